@@ -1,0 +1,35 @@
+-- A bench database: the twin of the event log, the aggregates, and their streams.
+--
+-- Variables of psql: streams, how many for each aggregate type.
+SET client_min_messages = warning;
+CREATE EXTENSION evpg;
+\ir ../examples/bank/bank.sql
+
+-- Like the log in columns, constraints and indexes: here go the INSERTs that everything is measured against.
+CREATE SCHEMA bench;
+CREATE TABLE bench.twin (LIKE evpg.event_log INCLUDING ALL);
+CREATE SEQUENCE bench.twin_position CACHE 1;
+
+-- The bank account of the example under a name for each contender, so that each has streams of its own.
+SELECT evpg_register_aggregate('bench_append', library => 'evpg_bank', symbol => 'bank_account');
+SELECT evpg_register_aggregate('bench_c', library => 'evpg_bank', symbol => 'bank_account');
+SELECT evpg_register_aggregate('bench_sql', handler => 'bank.account_handle', reducer => 'bank.account_apply',
+  invariant => 'bank.account_invariant', initial_state => '{"open": false, "balance": 0}');
+-- without snapshots: its state is folded from all events
+SELECT evpg_register_aggregate('bench_load', library => 'evpg_bank', symbol => 'bank_account', snapshot_every => 0);
+
+SELECT count(e.version)
+  FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql']) AS t, generate_series(1, :streams) AS i,
+       evpg_append(t, i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
+
+-- 1,000 events, as composites and as arrays of their parts; stored uncompressed, so that reading them costs little.
+CREATE TABLE bench.batch (events evpg.new_event[], types text[], datas jsonb[]);
+ALTER TABLE bench.batch ALTER events SET STORAGE EXTERNAL, ALTER types SET STORAGE EXTERNAL, ALTER datas SET STORAGE EXTERNAL;
+INSERT INTO bench.batch
+SELECT array_agg(evpg_event('MoneyDeposited', d)), array_agg('MoneyDeposited'::text), array_agg(d)
+  FROM generate_series(1, 1000) AS i, jsonb_build_object('amount', i) AS d;
+
+SELECT count(e.version) FROM generate_series(1, 10) AS i, bench.batch AS b, evpg_append('bench_load', '1', b.events) AS e;
+
+VACUUM ANALYZE evpg.event_log, evpg.stream, bench.batch;
+CHECKPOINT;

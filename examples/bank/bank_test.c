@@ -1,0 +1,217 @@
+/*-------------------------------------------------------------------------
+ *
+ * bank_test.c
+ *		Unit test of the account, without a server: given a state, when a
+ *		command comes, then these events or that rejection.  Prints TAP.
+ *
+ *		cc -I<directory of evpg.h> bank_test.c bank.c -ljson-c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <stdlib.h>
+
+#include "evpg.h"
+
+extern const evpg_aggregate *bank_account(void);
+
+static int	tests = 0;
+static int	failures = 0;
+static evpg_json *state = NULL;
+static evpg_result out = EVPG_RESULT_INIT;
+
+static void
+ok(bool passed, const char *name)
+{
+	tests++;
+	if (!passed)
+		failures++;
+	printf("%sok %d - %s\n", passed ? "" : "not ", tests, name);
+}
+
+/* Compares JSON texts by value. */
+static void
+is_json(evpg_json *got, const char *expected, const char *name)
+{
+	evpg_json  *value = json_tokener_parse(expected);
+	bool		equal = json_object_equal(got, value) != 0;
+
+	ok(equal, name);
+	if (!equal)
+		printf("# got      %s\n# expected %s\n", json_object_to_json_string(got), expected);
+	json_object_put(value);
+}
+
+static bool
+execute(const char *type, const char *json)
+{
+	evpg_json  *data = json_tokener_parse(json);
+	evpg_command command = {
+		.aggregate_type = "account",
+		.aggregate_id = "alice",
+		.type = type,
+		.data = data
+	};
+	evpg_json  *next = evpg_copy(state);
+	bool		accepted = evpg_decide(bank_account(), next, &command, &out);
+
+	/* as the server does: a refused command leaves the state alone */
+	if (accepted)
+	{
+		json_object_put(state);
+		state = next;
+	}
+	else
+		json_object_put(next);
+	json_object_put(data);
+	return accepted;
+}
+
+static void
+fold(const char *type, const char *json)
+{
+	evpg_json  *data = json_tokener_parse(json);
+	evpg_event	event = {
+		.aggregate_type = "account",
+		.aggregate_id = "alice",
+		.type = type,
+		.data = data,
+		.event_id = "",
+		.correlation_id = ""
+	};
+
+	evpg_apply(bank_account(), state, &event);
+	json_object_put(data);
+}
+
+static void
+given_new(void)
+{
+	json_object_put(state);
+	state = evpg_initial_state(bank_account());
+}
+
+static void
+given_balance(int64_t balance)
+{
+	given_new();
+	fold("AccountOpened", "{\"owner\": \"Alice\"}");
+	if (balance > 0)
+	{
+		char		json[64];
+
+		snprintf(json, sizeof(json), "{\"amount\": %lld}", (long long) balance);
+		fold("MoneyDeposited", json);
+	}
+}
+
+/* When command, then events (a JSON array; NULL for none: a no-op). */
+static void
+accepts(const char *type, const char *json, const char *events, const char *name)
+{
+	bool		accepted = execute(type, json);
+
+	ok(accepted && !out.rejected && !out.failed, name);
+	if (!accepted)
+		printf("# refused: %s: %s\n", out.code, out.message);
+	is_json(out.events, events == NULL ? "null" : events, "... and its events");
+}
+
+/* When command, then the rejection, and the state is as it was. */
+static void
+rejects(const char *type, const char *json, const char *code, const char *message, const char *detail, const char *name)
+{
+	evpg_json  *before = evpg_copy(state);
+	bool		accepted = execute(type, json);
+	bool		as_expected = !accepted && out.rejected && !out.failed &&
+	strcmp(out.code, code) == 0 && strcmp(out.message, message) == 0;
+
+	ok(as_expected, name);
+	if (!as_expected)
+		printf("# got %s: \"%s\" \"%s\"\n", accepted ? "accepted" : "refused", out.code, out.message);
+	is_json(out.detail, detail == NULL ? "null" : detail, "... and its detail");
+	ok(json_object_equal(before, state) != 0, "... and the state is as it was");
+	json_object_put(before);
+}
+
+#define lengthof(array)	(sizeof(array) / sizeof((array)[0]))
+#define NOT_OPEN		"account \"alice\" is not open"
+#define INVALID_AMOUNT	"amount must be an integer from 1 to 1000000000000"
+
+int
+main(void)
+{
+	static const char *const bad_amounts[] = {
+		"{}", "{\"amount\": null}", "{\"amount\": 0}", "{\"amount\": -5}", "{\"amount\": 1.5}",
+		"{\"amount\": \"12\"}", "{\"amount\": true}", "{\"amount\": [12]}", "{\"amount\": 1000000000001}",
+		"{\"amount\": 9223372036854775807}", "{\"amount\": 1e400}", "5", "[]", "null"
+	};
+	static const char *const bad_owners[] = {
+		"{}", "{\"owner\": null}", "{\"owner\": \"\"}", "{\"owner\": 7}", "\"Alice\"", "null"
+	};
+
+	ok(bank_account()->header.magic == EVPG_MAGIC && bank_account()->header.abi_major == EVPG_ABI_MAJOR &&
+	   bank_account()->header.size == sizeof(evpg_aggregate) && bank_account()->header.kind == EVPG_KIND_AGGREGATE,
+	   "the definition names its ABI");
+
+	given_new();
+	is_json(state, "{\"open\": false, \"balance\": 0}", "initial state");
+	rejects("Deposit", "{\"amount\": 5}", "account_not_open", NOT_OPEN, NULL, "no deposit before Open");
+	rejects("Withdraw", "{\"amount\": 5}", "account_not_open", NOT_OPEN, NULL, "no withdrawal before Open");
+	rejects("Close", "{}", "account_not_open", NOT_OPEN, NULL, "no Close before Open");
+	for (size_t i = 0; i < lengthof(bad_owners); i++)
+		rejects("Open", bad_owners[i], "owner_missing", "an account needs an owner", NULL, bad_owners[i]);
+	accepts("Open", "{\"owner\": \"Alice\"}", "[{\"type\": \"AccountOpened\", \"data\": {\"owner\": \"Alice\"}}]", "Open");
+	is_json(state, "{\"open\": true, \"balance\": 0, \"owner\": \"Alice\"}", "an open account");
+	accepts("Open", "{\"owner\": \"Bob\"}", NULL, "Open again does nothing");
+
+	given_balance(0);
+	for (size_t i = 0; i < lengthof(bad_amounts); i++)
+	{
+		rejects("Deposit", bad_amounts[i], "invalid_amount", INVALID_AMOUNT, NULL, bad_amounts[i]);
+		rejects("Withdraw", bad_amounts[i], "invalid_amount", INVALID_AMOUNT, NULL, bad_amounts[i]);
+	}
+	accepts("Deposit", "{\"amount\": 100}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 100}}]", "Deposit");
+	is_json(state, "{\"open\": true, \"balance\": 100, \"owner\": \"Alice\"}", "the balance after it");
+
+	given_balance(100);
+	rejects("Withdraw", "{\"amount\": 101}", "insufficient_funds", "balance 100 is less than 101",
+			"{\"balance\": 100, \"amount\": 101}", "no overdraft");
+	accepts("Withdraw", "{\"amount\": 100}", "[{\"type\": \"MoneyWithdrawn\", \"data\": {\"amount\": 100}}]", "Withdraw all");
+	is_json(state, "{\"open\": true, \"balance\": 0, \"owner\": \"Alice\"}", "nothing is left");
+
+	given_balance(INT64_C(999999999999999));
+	accepts("Deposit", "{\"amount\": 1}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 1}}]", "Deposit up to the limit");
+	rejects("Deposit", "{\"amount\": 1}", "balance_limit", "balance cannot exceed 1000000000000000", NULL, "no deposit beyond it");
+
+	given_balance(1);
+	rejects("Close", "{}", "balance_not_zero", "balance is 1", "{\"balance\": 1}", "no Close with money left");
+	given_balance(0);
+	accepts("Close", "{}", "[{\"type\": \"AccountClosed\", \"data\": {}}]", "Close");
+	is_json(state, "{\"open\": false, \"balance\": 0, \"owner\": \"Alice\"}", "a closed account");
+	rejects("Open", "{\"owner\": \"Alice\"}", "account_closed", "account \"alice\" is closed", NULL, "a closed account stays closed");
+	rejects("Deposit", "{\"amount\": 5}", "account_not_open", NOT_OPEN, NULL, "no deposit into a closed account");
+
+	ok(!execute("Wihdraw", "{}") && out.failed && !out.rejected, "an unknown command is a defect, not a rejection");
+
+	given_balance(5);
+	fold("MoneyWithdrawn", "{\"amount\": 15}");
+	rejects("Deposit", "{\"amount\": 9}", "overdrawn", "balance must not be negative", NULL, "the invariant holds after every command");
+	accepts("Deposit", "{\"amount\": 10}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 10}}]", "which may put it right");
+	is_json(state, "{\"open\": true, \"balance\": 0, \"owner\": \"Alice\"}", "and did");
+
+	given_balance(0);
+	fold("InterestPromised", "{\"rate\": 3}");
+	is_json(state, "{\"open\": true, \"balance\": 0, \"owner\": \"Alice\"}", "an unknown event changes nothing");
+	fold("MoneyDeposited", "{\"amount\": 9223372036854775807}");
+	fold("MoneyDeposited", "{\"amount\": 9223372036854775807}");
+	ok(evpg_int(state, "balance") == INT64_MAX, "a fold never overflows");
+	fold("MoneyWithdrawn", "{\"amount\": -9223372036854775808}");
+	fold("MoneyWithdrawn", "{}");
+	fold("MoneyWithdrawn", "null");
+	ok(evpg_int(state, "balance") == INT64_MAX, "a fold takes any data");
+
+	json_object_put(state);
+	evpg_result_reset(&out);
+	printf("1..%d\n", tests);
+	return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,347 @@
+-- evpg 1.0: types and storage in schema evpg, functions in the schema of the extension.
+--
+-- The order of the columns of evpg.event_log, evpg.event and the composite types
+-- is known to the C code (src/event.h): columns are only ever appended.
+
+\echo Use "CREATE EXTENSION evpg" to load this file. \quit
+
+DO $$
+BEGIN
+  IF pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.<>) 'UTF8' THEN
+    RAISE EXCEPTION 'evpg needs a database with encoding UTF8'
+      USING ERRCODE = 'feature_not_supported', HINT = 'Create the database with ENCODING ''UTF8'' TEMPLATE template0.';
+  END IF;
+END $$;
+
+CREATE SCHEMA evpg;
+COMMENT ON SCHEMA evpg IS 'tables, types and views of the evpg extension';
+
+-- ------------------------------------------------------------------ storage
+
+-- Functions and roles are kept by name: reg* columns would make pg_upgrade refuse the cluster.
+CREATE TABLE evpg.aggregate_type (
+  aggregate_type  text COLLATE "C" PRIMARY KEY,
+  library         text,
+  symbol          text,
+  handler         text,
+  reducer         text,
+  invariant       text,
+  initial_state   jsonb NOT NULL,
+  snapshot_every  int NOT NULL,
+  snapshot_keep   int NOT NULL,
+  reducer_version int NOT NULL,
+  generation      bigint NOT NULL,
+  search_path     text NOT NULL,
+  registered_by   text NOT NULL,
+  registered_at   timestamptz NOT NULL,
+  CHECK ((library IS NULL) = (symbol IS NULL)),
+  CHECK ((library IS NULL) <> (handler IS NULL)),
+  CHECK ((handler IS NULL) = (reducer IS NULL))
+);
+COMMENT ON TABLE evpg.aggregate_type IS 'registered aggregates: a symbol of a shared object, or functions';
+
+-- COLLATE "C": ids are compared bytewise, and no library upgrade can spoil the index.
+CREATE TABLE evpg.stream (
+  stream_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  version        bigint NOT NULL DEFAULT 0,
+  last_position  bigint NOT NULL DEFAULT 0,
+  created_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  aggregate_type text COLLATE "C" NOT NULL,
+  aggregate_id   text COLLATE "C" NOT NULL,
+  UNIQUE (aggregate_type, aggregate_id)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE evpg.stream IS 'one row per aggregate instance: how many events it has, and where the last one is';
+
+CREATE SEQUENCE evpg.event_position CACHE 1;
+COMMENT ON SEQUENCE evpg.event_position IS 'draws positions, only under the lock on evpg.fence; its CACHE must stay 1';
+
+CREATE TABLE evpg.event_log (
+  "position"     bigint PRIMARY KEY,
+  stream_id      bigint NOT NULL,
+  version        bigint NOT NULL,
+  occurred_at    timestamptz NOT NULL,
+  recorded_at    timestamptz NOT NULL,
+  event_id       uuid NOT NULL UNIQUE,
+  schema_version int NOT NULL,
+  type           text COLLATE "C" NOT NULL,
+  data           jsonb,
+  metadata       jsonb,
+  tags           text[],
+  command_id     text COLLATE "C",
+  correlation_id text COLLATE "C",
+  causation_id   text COLLATE "C",
+  actor          text,
+  UNIQUE (stream_id, version)
+);
+COMMENT ON TABLE evpg.event_log IS 'the event log, append-only; read it through the view evpg.event';
+COMMENT ON COLUMN evpg.event_log.correlation_id IS 'NULL: the event''s own id';
+COMMENT ON COLUMN evpg.event_log.data IS 'NULL: an event without data';
+
+CREATE VIEW evpg.event AS
+  SELECT e."position", s.aggregate_type, s.aggregate_id, e.version, e.event_id, e.type, e.schema_version,
+         e.data, e.metadata, e.tags, e.command_id, coalesce(e.correlation_id, e.event_id::text) AS correlation_id,
+         e.causation_id, e.actor, e.occurred_at, e.recorded_at
+    FROM evpg.event_log e JOIN evpg.stream s USING (stream_id);
+COMMENT ON VIEW evpg.event IS 'events; its row type is what functions receive and return';
+
+CREATE TABLE evpg.command_record (
+  stream_id     bigint NOT NULL,
+  first_version bigint NOT NULL,
+  last_version  bigint NOT NULL,
+  recorded_at   timestamptz NOT NULL,
+  payload_hash  bytea NOT NULL,
+  command_id    text COLLATE "C" NOT NULL,
+  PRIMARY KEY (stream_id, command_id)
+);
+COMMENT ON TABLE evpg.command_record IS 'commands that succeeded under a command_id: the durable idempotency record';
+
+CREATE TABLE evpg.snapshot (
+  stream_id       bigint NOT NULL,
+  version         bigint NOT NULL,
+  reducer_version int NOT NULL,
+  created_at      timestamptz NOT NULL,
+  state           jsonb NOT NULL,
+  PRIMARY KEY (stream_id, version)
+);
+COMMENT ON TABLE evpg.snapshot IS 'folded states: a cache, safe to delete at any time';
+
+CREATE TABLE evpg.interceptor (
+  name            text COLLATE "C" PRIMARY KEY,
+  interceptor     text NOT NULL,
+  aggregate_types text[],
+  command_types   text[],
+  priority        int NOT NULL,
+  search_path     text NOT NULL
+);
+COMMENT ON TABLE evpg.interceptor IS 'functions that see every command before it is executed';
+
+CREATE TABLE evpg.fence ();
+COMMENT ON TABLE evpg.fence IS 'always empty: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
+
+SELECT pg_catalog.pg_extension_config_dump('evpg.aggregate_type', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.stream', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.stream_stream_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.event_position', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.event_log', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.command_record', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.snapshot', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.interceptor', '');
+
+-- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
+CREATE FUNCTION evpg.refuse_change() RETURNS trigger
+  AS 'MODULE_PATHNAME', 'evpg_refuse_change' LANGUAGE C;
+COMMENT ON FUNCTION evpg.refuse_change() IS 'trigger: history is append-only';
+CREATE TRIGGER evpg_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON evpg.event_log
+  FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_change();
+ALTER TABLE evpg.event_log ENABLE ALWAYS TRIGGER evpg_append_only;
+
+-- ------------------------------------------------------------------ types
+
+CREATE TYPE evpg.new_event AS (
+  type text, data jsonb, metadata jsonb, tags text[], schema_version int,
+  occurred_at timestamptz, event_id uuid, caused_by int);
+COMMENT ON TYPE evpg.new_event IS 'an event to be appended; make it with evpg_event()';
+
+CREATE TYPE evpg.stream_info AS (
+  aggregate_type text, aggregate_id text, version bigint, created_at timestamptz);
+COMMENT ON TYPE evpg.stream_info IS 'a stream, as evpg_streams() lists it';
+
+CREATE TYPE evpg.command AS (
+  aggregate_type text, aggregate_id text, command_type text, data jsonb, expected_version bigint,
+  command_id text, metadata jsonb, actor text, correlation_id text, causation_id text,
+  version bigint, received_at timestamptz);
+COMMENT ON TYPE evpg.command IS 'a command; evpg fills version and received_at for the handler';
+
+CREATE TYPE evpg.outcome AS (
+  status text, aggregate_type text, aggregate_id text, version bigint, last_position bigint,
+  events jsonb, sqlstate text, code text, message text, detail jsonb, hint text);
+COMMENT ON TYPE evpg.outcome IS 'what became of a command: ok, noop, duplicate, rejected, conflict, invariant or intercepted';
+
+-- ------------------------------------------------------------------ constructors
+
+CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
+    schema_version int DEFAULT 1, occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, caused_by int DEFAULT NULL)
+  RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_event IS 'makes an event; caused_by is the 1-based number of an earlier event of the same call';
+
+CREATE FUNCTION evpg_events(events jsonb)
+  RETURNS evpg.new_event[] AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_events IS 'makes events of a JSON object or array of objects; an unknown key is an error';
+
+CREATE FUNCTION evpg_command(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+    expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
+  RETURNS evpg.command AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_command IS 'makes a command';
+
+CREATE FUNCTION evpg_commands(commands jsonb)
+  RETURNS evpg.command[] AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_commands IS 'makes commands of a JSON object or array of objects; an unknown key is an error';
+
+-- VOLATILE, so that it is never evaluated while planning; typed, so that it fits into CASE.
+CREATE FUNCTION evpg_reject(code text, message text DEFAULT NULL, detail jsonb DEFAULT NULL)
+  RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_reject IS 'refuses the command: raises VE002 with the code as constraint name';
+
+-- ------------------------------------------------------------------ aggregates
+
+CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEFAULT NULL, reducer regproc DEFAULT NULL,
+    initial_state jsonb DEFAULT '{}', invariant regproc DEFAULT NULL,
+    snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1,
+    library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_aggregate IS 'registers an aggregate: functions, or a symbol of a shared object; true when something changed';
+
+CREATE FUNCTION evpg_drop_aggregate(aggregate_type text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_drop_aggregate IS 'removes the registration of an aggregate; its events stay';
+
+CREATE FUNCTION evpg_register_interceptor(name text, interceptor regproc, aggregate_types text[] DEFAULT NULL,
+    command_types text[] DEFAULT NULL, priority int DEFAULT 0)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_interceptor IS 'registers f(evpg.command) returns evpg.command, called before each command, lowest priority first';
+
+CREATE FUNCTION evpg_drop_interceptor(name text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_drop_interceptor IS 'removes an interceptor';
+
+CREATE FUNCTION evpg_set_context(actor text DEFAULT NULL, correlation_id text DEFAULT NULL, metadata jsonb DEFAULT NULL)
+  RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_set_context IS 'sets actor, correlation_id and metadata of the commands that follow in this transaction';
+
+CREATE FUNCTION evpg_execute(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+    expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
+  RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 2;
+COMMENT ON FUNCTION evpg_execute IS 'executes a command and returns its events; a refusal is an error';
+
+CREATE FUNCTION evpg_try_execute(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+    expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
+  RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_try_execute IS 'executes a command and returns its outcome; a refusal is a row';
+
+CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.new_event[], expected_version bigint DEFAULT NULL,
+    command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
+  RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 5;
+COMMENT ON FUNCTION evpg_append IS 'appends events that the caller decided, without handler and invariant';
+
+CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event)
+  RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_inject IS 'appends one event as it is; no row and no effect when its event_id is known in any stream';
+
+CREATE FUNCTION evpg_create_stream(aggregate_type text, aggregate_id text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_create_stream IS 'creates an empty stream; false when it was there';
+
+-- ------------------------------------------------------------------ reading
+
+CREATE FUNCTION evpg_streams(aggregate_type text DEFAULT NULL, after_id text DEFAULT NULL, max_count int DEFAULT 1000,
+    after_type text DEFAULT NULL)
+  RETURNS SETOF evpg.stream_info AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg_streams IS 'lists streams by type and id, bytewise; max_count NULL lists all';
+
+CREATE FUNCTION evpg_stream_version(aggregate_type text, aggregate_id text)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION evpg_stream_version IS 'count of events in a stream; NULL when it was never created';
+
+CREATE FUNCTION evpg_read_stream(aggregate_type text, aggregate_id text, from_version bigint DEFAULT 1, max_count int DEFAULT NULL,
+    backwards boolean DEFAULT false, missing_ok boolean DEFAULT false)
+  RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg_read_stream IS 'events of a stream with version >= from_version, oldest first, or newest first when backwards';
+
+CREATE FUNCTION evpg_read_all(after_position bigint DEFAULT 0, max_count int DEFAULT 1000, aggregate_types text[] DEFAULT NULL,
+    event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true)
+  RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_read_all IS 'events in position order; stable_only stops at evpg_stable_position(), so that paging never skips one; tags: any of them';
+
+CREATE FUNCTION evpg_stable_position()
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_stable_position IS 'a position at or below which no event can still appear';
+
+CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bigint DEFAULT NULL, at_time timestamptz DEFAULT NULL)
+  RETURNS TABLE (version bigint, state jsonb, last_position bigint) AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 1;
+COMMENT ON FUNCTION evpg_state IS 'state of an aggregate: now, at a version, or of the events that had occurred by a time; no row when it was never created';
+
+CREATE FUNCTION evpg_take_snapshot(aggregate_type text, aggregate_id text)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_take_snapshot IS 'stores the state of an aggregate and returns its version';
+
+CREATE FUNCTION evpg_version()
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg_version IS 'versions of extension, library and module ABI';
+
+CREATE FUNCTION evpg_session_stats()
+  RETURNS TABLE (aggregate_type text, commands bigint, rejected bigint, conflicts bigint, noops bigint, duplicates bigint,
+    events bigint, unknown_events bigint, cache_hits bigint, folds bigint, snapshots bigint)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_session_stats IS 'what this session did, by aggregate type; includes what was rolled back';
+
+-- ------------------------------------------------------------------ privileges
+
+-- Nothing is granted to PUBLIC; evpg_grant() gives what a role needs.  reader: read; writer: execute and append too;
+-- operator: register and snapshot too.  A caller needs the right to grant: the owner of the extension, or a superuser.
+CREATE FUNCTION evpg.privileges(access text) RETURNS SETOF text
+  LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT p.object
+    FROM (VALUES
+      (1, 'USAGE ON SCHEMA evpg'), (1, 'SELECT ON evpg.event, evpg.stream'),
+      (1, 'EXECUTE ON FUNCTION evpg_streams'), (1, 'EXECUTE ON FUNCTION evpg_stream_version'),
+      (1, 'EXECUTE ON FUNCTION evpg_read_stream'), (1, 'EXECUTE ON FUNCTION evpg_read_all'),
+      (1, 'EXECUTE ON FUNCTION evpg_stable_position'), (1, 'EXECUTE ON FUNCTION evpg_state'),
+      (1, 'EXECUTE ON FUNCTION evpg_version'), (1, 'EXECUTE ON FUNCTION evpg_session_stats'),
+      (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
+      (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
+      (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),
+      (2, 'EXECUTE ON FUNCTION evpg_try_execute'), (2, 'EXECUTE ON FUNCTION evpg_append'),
+      (2, 'EXECUTE ON FUNCTION evpg_create_stream'),
+      (3, 'EXECUTE ON FUNCTION evpg_inject'), (3, 'EXECUTE ON FUNCTION evpg_take_snapshot'),
+      (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
+      (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
+      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor')) AS p (level, object)
+   WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
+END;
+COMMENT ON FUNCTION evpg.privileges(text) IS 'what evpg_grant() grants for an access';
+
+CREATE FUNCTION evpg_grant(grantee regrole, access text) RETURNS void
+  LANGUAGE plpgsql STRICT SET search_path = @extschema@, pg_catalog, pg_temp AS $$
+DECLARE
+  privilege text;
+BEGIN
+  IF access NOT IN ('reader', 'writer', 'operator') THEN
+    RAISE EXCEPTION 'unknown access "%"', access USING ERRCODE = 'invalid_parameter_value', HINT = 'Use reader, writer or operator.';
+  END IF;
+  FOR privilege IN SELECT evpg.privileges(access) LOOP
+    EXECUTE format('GRANT %s TO %s', privilege, grantee);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION evpg_grant IS 'lets a role read (reader), read, execute and append (writer), or register as well (operator)';
+
+CREATE FUNCTION evpg_revoke(grantee regrole, access text) RETURNS void
+  LANGUAGE plpgsql STRICT SET search_path = @extschema@, pg_catalog, pg_temp AS $$
+DECLARE
+  privilege text;
+BEGIN
+  IF access NOT IN ('reader', 'writer', 'operator') THEN
+    RAISE EXCEPTION 'unknown access "%"', access USING ERRCODE = 'invalid_parameter_value', HINT = 'Use reader, writer or operator.';
+  END IF;
+  FOR privilege IN SELECT evpg.privileges(access) LOOP
+    EXECUTE format('REVOKE %s FROM %s', privilege, grantee);
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION evpg_revoke IS 'takes back what evpg_grant() gave';
+
+DO $$
+DECLARE
+  f pg_catalog.regprocedure;
+BEGIN
+  FOR f IN SELECT d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+              AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+              AND d.deptype OPERATOR(pg_catalog.=) 'e' AND e.extname OPERATOR(pg_catalog.=) 'evpg'
+  LOOP
+    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+  END LOOP;
+END $$;

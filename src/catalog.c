@@ -1,0 +1,237 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *		Looks up evpg's own relations and types, and switches to their owner.
+ *
+ * The answers are kept for the session in EvpgCatalogContext and looked up
+ * again after an invalidation, so DROP and CREATE EXTENSION in one session
+ * work.  Callbacks only flip flags: they run at any time, also while a command
+ * holds pointers, so what a command may still hold is freed at the end of the
+ * transaction.
+ *
+ * The registry (registry.c) is told of changes by an invalidation of the
+ * relations evpg.aggregate_type and evpg.interceptor, which registration
+ * functions send, and of functions by the cache of pg_proc.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#define OWN_SEARCH_PATH "pg_catalog, pg_temp"
+
+static MemoryContext EvpgCatalogContext = NULL;
+static EvpgCatalog catalog;
+static bool catalog_valid = false;
+static uint64 catalog_changes = 0;	/* seen by the callbacks */
+static uint64 registry_generation = 1;
+static uint64 identity = 1;
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid)
+	{
+		catalog_valid = false;
+		catalog_changes++;
+		registry_generation++;
+	}
+	else if (relid == catalog.aggregate_type || relid == catalog.interceptor)
+		registry_generation++;
+	if (relid == catalog.event_log || relid == catalog.fence || relid == catalog.event_position)
+	{
+		catalog_valid = false;
+		catalog_changes++;
+	}
+}
+
+static void
+function_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	registry_generation++;
+}
+
+static void
+namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	catalog_valid = false;
+	catalog_changes++;
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgCatalogInit(void)
+{
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, namespace_changed, (Datum) 0);
+}
+
+static Oid
+lookup_relation(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"evpg.%s\" does not exist", name),
+				 errhint("The extension evpg is damaged or being dropped.")));
+	return relid;
+}
+
+/* Row type of a relation or composite type, in EvpgCatalogContext. */
+static TupleDesc
+lookup_row_type(Oid schema, const char *name)
+{
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									   CStringGetDatum(name), ObjectIdGetDatum(schema));
+	TupleDesc	desc;
+	MemoryContext old;
+
+	if (!OidIsValid(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("type \"evpg.%s\" does not exist", name)));
+	old = MemoryContextSwitchTo(EvpgCatalogContext);
+	desc = lookup_rowtype_tupdesc_copy(type, -1);
+	MemoryContextSwitchTo(old);
+	return desc;
+}
+
+/*
+ * EvpgCatalogGet
+ *		The catalog, valid to the end of the transaction even if it is then
+ *		invalidated.  Error if the extension is not installed here.
+ */
+const EvpgCatalog *
+EvpgCatalogGet(void)
+{
+	EvpgCatalog new = {0};
+	Oid			schema;
+	HeapTuple	tuple;
+	uint64		changes = catalog_changes;
+
+	if (likely(catalog_valid))
+		return &catalog;
+
+	schema = get_namespace_oid("evpg", true);
+	if (!OidIsValid(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"evpg\" is not installed in this database"),
+				 errhint("Run CREATE EXTENSION evpg.")));
+
+	/* Row types are small and change never; the old ones may be in use. */
+	if (EvpgCatalogContext == NULL)
+		EvpgCatalogContext = AllocSetContextCreate(CacheMemoryContext, "EvpgCatalog",
+												   ALLOCSET_SMALL_SIZES);
+	new.aggregate_type = lookup_relation(schema, "aggregate_type");
+	new.interceptor = lookup_relation(schema, "interceptor");
+	new.event_log = lookup_relation(schema, "event_log");
+	new.event_log_stream_index = lookup_relation(schema, "event_log_stream_id_version_key");
+	new.event_position = lookup_relation(schema, "event_position");
+	new.fence = lookup_relation(schema, "fence");
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(new.event_log));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", new.event_log);
+	new.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+
+	if (new.event_log == catalog.event_log)
+	{
+		new.event = catalog.event;
+		new.new_event = catalog.new_event;
+		new.command = catalog.command;
+	}
+	else
+	{
+		new.event = lookup_row_type(schema, "event");
+		new.new_event = lookup_row_type(schema, "new_event");
+		new.command = lookup_row_type(schema, "command");
+		identity++;
+		registry_generation++;
+	}
+	catalog = new;
+	catalog_valid = (changes == catalog_changes);
+	return &catalog;
+}
+
+/* Changes whenever a registration or a function may have changed. */
+uint64
+EvpgCatalogRegistryGeneration(void)
+{
+	return registry_generation;
+}
+
+/* Changes when the tables are other ones than before (DROP and CREATE EXTENSION). */
+uint64
+EvpgCatalogIdentity(void)
+{
+	return identity;
+}
+
+/*
+ * EvpgEnter
+ *		Begins a call from SQL: runs as the owner of the tables, under a fixed
+ *		search_path.  One path for all of evpg's own statements, because a saved
+ *		plan is analysed anew whenever the path differs from the last time.
+ *
+ * writer names the function if it writes, else NULL.  An ERROR undoes the
+ * switch with the (sub)transaction; otherwise call EvpgLeave.
+ */
+void
+EvpgEnter(EvpgScope *scope, const char *writer)
+{
+	if (writer != NULL)
+	{
+		PreventCommandIfReadOnly(writer);
+		PreventCommandIfParallelMode(writer);
+	}
+	/* What another backend registered before this call must be seen. */
+	AcceptInvalidationMessages();
+	EvpgEnterAs(scope, EvpgCatalogGet()->owner, OWN_SEARCH_PATH);
+}
+
+/*
+ * EvpgEnterAs
+ *		Switches to a user and a search_path, for evpg's own statements or a
+ *		user's function.
+ *
+ * The flags are added, never replaced: without them a deferred trigger of that
+ * user would later run as the caller.
+ */
+void
+EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path)
+{
+	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	SetUserIdAndSecContext(userid, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION,
+					  GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Ends what EvpgEnter or EvpgEnterAs began. */
+void
+EvpgLeave(const EvpgScope *scope)
+{
+	AtEOXact_GUC(true, scope->guc_level);
+	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}

@@ -1,0 +1,43 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.h
+ *		What evpg knows of its own objects, and how it works on them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_CATALOG_H
+#define EVPG_CATALOG_H
+
+#include "access/tupdesc.h"
+
+typedef struct EvpgCatalog
+{
+	Oid			owner;			/* of the tables; evpg's statements run as it */
+	Oid			aggregate_type; /* relations */
+	Oid			interceptor;
+	Oid			event_log;
+	Oid			event_log_stream_index; /* unique on (stream_id, version) */
+	Oid			event_position; /* sequence */
+	Oid			fence;
+	TupleDesc	event;			/* row types */
+	TupleDesc	new_event;
+	TupleDesc	command;
+} EvpgCatalog;
+
+/* Where a caller was before EvpgEnter. */
+typedef struct EvpgScope
+{
+	Oid			userid;
+	int			sec_context;
+	int			guc_level;
+} EvpgScope;
+
+extern void EvpgCatalogInit(void);
+extern const EvpgCatalog *EvpgCatalogGet(void);
+extern uint64 EvpgCatalogRegistryGeneration(void);
+extern uint64 EvpgCatalogIdentity(void);
+extern void EvpgEnter(EvpgScope *scope, const char *writer);
+extern void EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path);
+extern void EvpgLeave(const EvpgScope *scope);
+
+#endif							/* EVPG_CATALOG_H */

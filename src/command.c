@@ -1,0 +1,548 @@
+/*-------------------------------------------------------------------------
+ *
+ * command.c
+ *		The command path (rules 1 to 5): one function that every caller uses.
+ *
+ * In this order: interceptors, lock the stream, duplicate command?,
+ * expected_version, load the state, handler, fold and invariant, append,
+ * idempotency record, snapshot.  Nothing is written before the last thing that
+ * can refuse has passed, so a refusal leaves no trace, without a subtransaction.
+ *
+ * Under READ COMMITTED a command without expected_version never fails for
+ * concurrency: it waits for the row lock and decides on what it then finds.  A
+ * stream that does not exist cannot be locked; if another transaction creates
+ * it first, the command starts over.  Functions may write, so they must not be
+ * run twice: they reserve the stream first.
+ *
+ * Memory: everything is in CurrentMemoryContext, which the entry points in
+ * entry.c make for one call.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "access/xact.h"
+#include "command.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "context.h"
+#include "errors.h"
+#include "log.h"
+#include "miscadmin.h"
+#include "plan.h"
+#include "state.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/json.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Commands that this session is executing, innermost first. */
+typedef struct Running
+{
+	const char *aggregate_type;
+	const char *aggregate_id;
+	struct Running *outer;
+} Running;
+
+static Running *running = NULL;
+
+/* ------------------------------------------------------------------ idempotency */
+
+/* A string as JSON, for DETAIL. */
+static char *
+quote_json(const char *text)
+{
+	StringInfoData buffer;
+
+	initStringInfo(&buffer);
+	escape_json(&buffer, text);
+	return buffer.data;
+}
+
+static void
+hash_text(pg_cryptohash_ctx *hash, const char *text)
+{
+	/* The NUL too: it keeps neighbours apart. */
+	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+}
+
+static void
+hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
+{
+	hash_text(hash, jsonb == NULL ? "" : JsonbToCString(NULL, (JsonbContainer *) &jsonb->root, VARSIZE_ANY(jsonb)));
+}
+
+/* What a command asks for, so that another one under its id is noticed: SHA-256. */
+static bytea *
+payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
+{
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+	bytea	   *result = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+
+	if (hash == NULL || pg_cryptohash_init(hash) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	hash_text(hash, command->command_type);
+	hash_jsonb(hash, command->data);
+	for (int i = 0; i < count; i++)
+	{
+		hash_text(hash, events[i].type);
+		hash_jsonb(hash, events[i].data);
+		hash_jsonb(hash, events[i].metadata);
+		hash_text(hash, psprintf("%d", events[i].schema_version));
+		if (events[i].tags != NULL)
+			hash_text(hash, OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(events[i].tags)));
+	}
+	SET_VARSIZE(result, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	return result;
+}
+
+static EvpgEvent *
+copy_event(const EvpgEvent *event)
+{
+	EvpgEvent  *copy = palloc(sizeof(EvpgEvent));
+
+#define COPY_TEXT(field) copy->field = event->field == NULL ? NULL : pstrdup(event->field)
+#define COPY_VALUE(field) copy->field = event->field == NULL ? NULL : \
+	memcpy(palloc(VARSIZE_ANY(event->field)), event->field, VARSIZE_ANY(event->field))
+	*copy = *event;
+	COPY_TEXT(type);
+	COPY_VALUE(data);
+	COPY_VALUE(metadata);
+	COPY_VALUE(tags);
+	COPY_TEXT(command_id);
+	COPY_TEXT(correlation_id);
+	COPY_TEXT(causation_id);
+	COPY_TEXT(actor);
+	return copy;
+}
+
+/* The events of a command that succeeded before. */
+static void
+read_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outcome)
+{
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+
+	outcome->events = palloc(sizeof(EvpgEvent) * (last - first + 1));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanBegin(stream, first, false);
+	while (outcome->count < last - first + 1 && EvpgLogScanNext(scan, &event))
+		outcome->events[outcome->count++] = *copy_event(&event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+}
+
+/* Whether a command under this id succeeded before on this stream; then *outcome has its events. */
+static bool
+find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
+{
+	Datum		values[2] = {
+		Int64GetDatum(stream->stream_id),
+		CStringGetTextDatum(command->command_id)
+	};
+	bool		found = EvpgPlanRun(EVPG_PLAN_COMMAND_READ, values, NULL) > 0;
+	int64		first = 0;
+	int64		last = 0;
+	bool		same = false;
+
+	if (found)
+	{
+		Datum		value;
+		bytea	   *known;
+
+		(void) EvpgPlanResult(0, 1, &value);
+		first = DatumGetInt64(value);
+		(void) EvpgPlanResult(0, 2, &value);
+		last = DatumGetInt64(value);
+		(void) EvpgPlanResult(0, 3, &value);
+		known = DatumGetByteaPP(value);
+		same = VARSIZE_ANY_EXHDR(known) == PG_SHA256_DIGEST_LENGTH &&
+			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH) == 0;
+	}
+	EvpgPlanDone();
+	if (!found)
+		return false;
+	if (!same)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_COMMAND_ID_REUSED),
+				 errmsg("command id \"%s\" was used for another command", command->command_id),
+				 errdetail("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"version\": " INT64_FORMAT "}",
+						   quote_json(command->aggregate_type), quote_json(command->aggregate_id), last),
+				 errhint("A command id names one command with one payload; use a new one.")));
+	read_events(stream, first, last, outcome);
+	return true;
+}
+
+static void
+record_command(const EvpgCommand *command, const EvpgStream *stream, int64 first, const bytea *hash)
+{
+	Datum		values[6] = {
+		Int64GetDatum(stream->stream_id),
+		CStringGetTextDatum(command->command_id),
+		Int64GetDatum(first),
+		Int64GetDatum(stream->version),
+		PointerGetDatum(hash),
+		TimestampTzGetDatum(command->received_at)
+	};
+
+	(void) EvpgPlanRun(EVPG_PLAN_COMMAND_WRITE, values, NULL);
+	EvpgPlanDone();
+}
+
+/* ------------------------------------------------------------------ the steps */
+
+static void
+refuse(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why)
+{
+	outcome->status = status;
+	outcome->code = why->code;
+	outcome->message = why->message;
+	outcome->detail = why->detail;
+	outcome->hint = why->hint;
+}
+
+/* Rule 2; false if the stream is not what the caller expects. */
+static bool
+version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome)
+{
+	if (!command->has_expected)
+		return true;
+	if (command->expected_version == -1 ? stream->stream_id != 0 : command->expected_version == stream->version)
+		return true;
+
+	outcome->status = EVPG_STATUS_CONFLICT;
+	if (command->expected_version == -1)
+		outcome->message = psprintf("version conflict on aggregate \"%s\", stream \"%s\": expected it to exist",
+									command->aggregate_type, command->aggregate_id);
+	else
+		outcome->message = psprintf("version conflict on aggregate \"%s\", stream \"%s\": expected "
+									INT64_FORMAT ", actual " INT64_FORMAT,
+									command->aggregate_type, command->aggregate_id,
+									command->expected_version, stream->version);
+	outcome->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf(
+		"{\"aggregate_type\": %s, \"aggregate_id\": %s, \"expected\": " INT64_FORMAT ", \"actual\": " INT64_FORMAT "}",
+		quote_json(command->aggregate_type), quote_json(command->aggregate_id),
+		command->expected_version, stream->version))));
+	outcome->hint = "Read the stream and decide again, or leave expected_version out.";
+	return false;
+}
+
+/*
+ * Locks the stream; a stream that is not there is reserved if the caller must
+ * not find out later that another transaction has created it.
+ */
+static void
+lock_stream(EvpgStream *stream, bool reserve)
+{
+	if (!EvpgStreamLock(stream) && reserve)
+	{
+		EvpgStreamReserve(stream);
+		(void) EvpgStreamLock(stream);
+	}
+}
+
+static bool
+listed(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	if (names == NIL)
+		return true;
+	foreach(cell, names)
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	return false;
+}
+
+/* Lets the interceptors see the command; false if one refused. */
+static bool
+intercept(EvpgCommand *command, EvpgOutcome *outcome)
+{
+	ListCell   *cell;
+
+	foreach(cell, EvpgRegistryInterceptors())
+	{
+		EvpgInterceptor *interceptor = lfirst(cell);
+		EvpgDecision why;
+
+		if (!listed(interceptor->aggregate_types, command->aggregate_type) ||
+			!listed(interceptor->command_types, command->command_type))
+			continue;
+		if (!EvpgReducerIntercept(interceptor, command, &why))
+		{
+			refuse(outcome, EVPG_STATUS_INTERCEPTED, &why);
+			if (outcome->code == NULL)
+				outcome->code = interceptor->name;
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * One try at a command; false if the stream was created by another transaction
+ * meanwhile.  Nothing was written then.
+ */
+static bool
+try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, bool catch, EvpgOutcome *outcome)
+{
+	EvpgStream *stream = &outcome->stream;
+	EvpgState	state;
+	EvpgDecision decision;
+	EvpgDecision why;
+	int64		first;
+
+	stream->aggregate_type = command->aggregate_type;
+	stream->aggregate_id = command->aggregate_id;
+	lock_stream(stream, !aggregate->native);
+	/* Under the lock, so that times grow with versions. */
+	command->received_at = GetCurrentTimestamp();
+	if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
+	{
+		outcome->status = EVPG_STATUS_DUPLICATE;
+		return true;
+	}
+	if (!version_fits(command, stream, outcome))
+		return true;
+
+	EvpgStateLoad(&state, aggregate, stream, false);
+	command->version = stream->version;
+	EvpgReducerDecide(&state, command, catch, &decision);
+	if (decision.rejected || decision.count == 0)
+	{
+		if (decision.rejected)
+			refuse(outcome, EVPG_STATUS_REJECTED, &decision);
+		else
+			outcome->status = EVPG_STATUS_NOOP;
+		if (stream->stream_id != 0)
+			EvpgStateKeep(&state, stream->stream_id);
+		return true;
+	}
+
+	EvpgContextStamp(command, decision.events, decision.count);
+	for (int i = 0; i < decision.count; i++)
+	{
+		decision.events[i].version = stream->version + 1 + i;
+		EvpgReducerFold(&state, &decision.events[i], decision.data != NULL ? decision.data[i] : NULL);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (!EvpgReducerHolds(&state, command, catch, &why))
+	{
+		refuse(outcome, EVPG_STATUS_INVARIANT, &why);
+		return true;
+	}
+
+	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
+		return false;
+	first = stream->version + 1;
+	EvpgLogAppend(stream, decision.events, decision.count);
+	state.last_position = stream->last_position;
+	if (hash != NULL)
+		record_command(command, stream, first, hash);
+	if (aggregate->snapshot_every > 0 &&
+		(first - 1) / aggregate->snapshot_every < stream->version / aggregate->snapshot_every)
+		(void) EvpgStateSnapshot(&state, stream->stream_id);
+	EvpgStateKeep(&state, stream->stream_id);
+
+	outcome->status = EVPG_STATUS_OK;
+	outcome->events = decision.events;
+	outcome->count = decision.count;
+	return true;
+}
+
+static void
+count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
+{
+	counters->commands++;
+	switch (outcome->status)
+	{
+		case EVPG_STATUS_OK:
+			counters->events += outcome->count;
+			break;
+		case EVPG_STATUS_NOOP:
+			counters->noops++;
+			break;
+		case EVPG_STATUS_DUPLICATE:
+			counters->duplicates++;
+			break;
+		case EVPG_STATUS_CONFLICT:
+			counters->conflicts++;
+			break;
+		case EVPG_STATUS_REJECTED:
+		case EVPG_STATUS_INVARIANT:
+		case EVPG_STATUS_INTERCEPTED:
+			counters->rejected++;
+			break;
+	}
+}
+
+/*
+ * EvpgCommandExecute
+ *		Executes a checked command, which it completes from the context.
+ *
+ * A refusal is an outcome.  Only a refusal by a function is raised as it is,
+ * unless catch asks for an outcome then too, at the price of a subtransaction.
+ */
+void
+EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
+{
+	EvpgAggregate *aggregate;
+	Running		self;
+
+	memset(outcome, 0, sizeof(EvpgOutcome));
+	check_stack_depth();
+	command->received_at = GetCurrentTimestamp();
+	EvpgContextApply(command);
+	aggregate = EvpgRegistryAggregate(command->aggregate_type);
+	outcome->stream.aggregate_type = command->aggregate_type;
+	outcome->stream.aggregate_id = command->aggregate_id;
+
+	for (Running *r = running; r != NULL; r = r->outer)
+		if (strcmp(r->aggregate_type, command->aggregate_type) == 0 &&
+			strcmp(r->aggregate_id, command->aggregate_id) == 0)
+			ereport(ERROR,
+					(errcode(EVPG_ERRCODE_REENTERED),
+					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
+							command->aggregate_type, command->aggregate_id),
+					 errdetail("A handler has executed a command on its own stream."),
+					 errhint("Let the handler return the events instead.")));
+	self.aggregate_type = command->aggregate_type;
+	self.aggregate_id = command->aggregate_id;
+	self.outer = running;
+	running = &self;
+	PG_TRY();
+	{
+		if (intercept(command, outcome))
+		{
+			bytea	   *hash = command->command_id == NULL ? NULL : payload_hash(command, NULL, 0);
+
+			while (!try_command(command, aggregate, hash, catch, outcome))
+				CHECK_FOR_INTERRUPTS();
+		}
+		else
+			(void) EvpgStreamRead(&outcome->stream, false);
+	}
+	PG_FINALLY();
+	{
+		running = self.outer;
+	}
+	PG_END_TRY();
+	count_outcome(aggregate->counters, outcome);
+}
+
+/*
+ * EvpgCommandAppend
+ *		Appends events that the caller decided.  The same as a command but for
+ *		the handler, the state and the invariant; no events are a no-op.
+ */
+void
+EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcome *outcome)
+{
+	EvpgAggregate *aggregate;
+	EvpgStream *stream = &outcome->stream;
+	bytea	   *hash;
+	int64		first;
+
+	memset(outcome, 0, sizeof(EvpgOutcome));
+	stream->aggregate_type = command->aggregate_type;
+	stream->aggregate_id = command->aggregate_id;
+	EvpgContextApply(command);
+	aggregate = EvpgRegistryAggregate(command->aggregate_type);
+	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);
+
+	do
+	{
+		lock_stream(stream, !aggregate->native);
+		command->received_at = GetCurrentTimestamp();
+		if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
+		{
+			outcome->status = EVPG_STATUS_DUPLICATE;
+			return;
+		}
+		if (!version_fits(command, stream, outcome))
+			return;
+		if (count == 0)
+		{
+			outcome->status = EVPG_STATUS_NOOP;
+			return;
+		}
+		CHECK_FOR_INTERRUPTS();
+	} while (stream->stream_id == 0 && !EvpgStreamCreate(stream));
+
+	EvpgContextStamp(command, events, count);
+	first = stream->version + 1;
+	EvpgLogAppend(stream, events, count);
+	if (hash != NULL)
+		record_command(command, stream, first, hash);
+	aggregate->counters->events += count;
+	outcome->status = EVPG_STATUS_OK;
+	outcome->events = events;
+	outcome->count = count;
+}
+
+/* Creates an empty stream of a registered type; false if it was there. */
+bool
+EvpgCommandCreateStream(EvpgStream *stream)
+{
+	EvpgAggregate *aggregate = EvpgRegistryAggregate(stream->aggregate_type);
+
+	if (EvpgStreamRead(stream, false))
+		return false;
+	if (!aggregate->native)
+		EvpgStreamReserve(stream);
+	return EvpgStreamCreate(stream);
+}
+
+/* ------------------------------------------------------------------ outcomes */
+
+static const struct
+{
+	const char *name;
+	int			sqlstate;
+}			statuses[] =
+{
+	[EVPG_STATUS_OK] = {"ok", ERRCODE_SUCCESSFUL_COMPLETION},
+	[EVPG_STATUS_NOOP] = {"noop", ERRCODE_SUCCESSFUL_COMPLETION},
+	[EVPG_STATUS_DUPLICATE] = {"duplicate", ERRCODE_SUCCESSFUL_COMPLETION},
+	[EVPG_STATUS_REJECTED] = {"rejected", EVPG_ERRCODE_REJECTED},
+	[EVPG_STATUS_CONFLICT] = {"conflict", EVPG_ERRCODE_VERSION_CONFLICT},
+	[EVPG_STATUS_INVARIANT] = {"invariant", EVPG_ERRCODE_INVARIANT},
+	[EVPG_STATUS_INTERCEPTED] = {"intercepted", EVPG_ERRCODE_INTERCEPTED},
+};
+
+const char *
+EvpgOutcomeName(const EvpgOutcome *outcome)
+{
+	return statuses[outcome->status].name;
+}
+
+/* Of a refusal; ERRCODE_SUCCESSFUL_COMPLETION if it is none. */
+int
+EvpgOutcomeSqlstate(const EvpgOutcome *outcome)
+{
+	return statuses[outcome->status].sqlstate;
+}
+
+/* Raises a refusal; returns if the outcome is none. */
+void
+EvpgOutcomeRaise(const EvpgOutcome *outcome)
+{
+	int			sqlstate = EvpgOutcomeSqlstate(outcome);
+
+	if (sqlstate == ERRCODE_SUCCESSFUL_COMPLETION)
+		return;
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("%s", outcome->message),
+			 outcome->detail == NULL ? 0 :
+			 errdetail("%s", JsonbToCString(NULL, &outcome->detail->root, VARSIZE(outcome->detail))),
+			 outcome->hint == NULL ? 0 : errhint("%s", outcome->hint),
+			 outcome->code == NULL ? 0 : err_generic_string(PG_DIAG_CONSTRAINT_NAME, outcome->code)));
+}

@@ -1,0 +1,109 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.c
+ *		Actor, correlation id and metadata: where they come from, and how they
+ *		get onto events.
+ *
+ * An argument of the call wins over evpg_set_context().  Metadata is merged
+ * key by key: the event's own wins over the command's, and that over the
+ * context's.  Nothing to store is stored as NULL, never as {}.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "check.h"
+#include "context.h"
+#include "settings.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+PG_FUNCTION_INFO_V1(evpg_set_context);
+
+/* right's keys win; either may be NULL; NULL if nothing is left */
+static Jsonb *
+merge(Jsonb *left, Jsonb *right)
+{
+	Jsonb	   *merged = left == NULL ? right : right == NULL ? left :
+		DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(left), JsonbPGetDatum(right)));
+
+	return merged != NULL && JB_ROOT_COUNT(merged) == 0 ? NULL : merged;
+}
+
+static const char *
+setting(const char *value)
+{
+	return value != NULL && value[0] != '\0' ? value : NULL;
+}
+
+/* Fills what the call left open from evpg_set_context(). */
+void
+EvpgContextApply(EvpgCommand *command)
+{
+	if (command->actor == NULL)
+		command->actor = setting(EvpgActor);
+	if (command->correlation_id == NULL)
+		command->correlation_id = setting(EvpgCorrelationId);
+	if (setting(EvpgMetadata) != NULL)
+	{
+		Jsonb	   *metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(EvpgMetadata)));
+
+		EvpgCheckMetadata(metadata);
+		command->metadata = merge(metadata, command->metadata);
+	}
+	else
+		command->metadata = merge(NULL, command->metadata);
+}
+
+/*
+ * EvpgContextStamp
+ *		Gives events their ids, times and context.  Positions and versions come
+ *		when they are appended.
+ */
+void
+EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		EvpgEvent  *event = &events[i];
+
+		event->aggregate_type = command->aggregate_type;
+		event->aggregate_id = command->aggregate_id;
+		if (!event->has_event_id)
+			EvpgEventNewId(&event->event_id);
+		event->has_event_id = true;
+		event->metadata = merge(command->metadata, event->metadata);
+		event->command_id = command->command_id;
+		/* All events of a command share one; that of the first is left to its own id. */
+		if (command->correlation_id != NULL)
+			event->correlation_id = command->correlation_id;
+		else if (i > 0)
+			event->correlation_id = EvpgUuidText(&events[0].event_id);
+		event->causation_id = event->caused_by > 0 ?
+			EvpgUuidText(&events[event->caused_by - 1].event_id) : command->causation_id;
+		event->actor = command->actor;
+		event->recorded_at = command->received_at;
+		if (event->occurred_at == 0)
+			event->occurred_at = event->recorded_at;
+	}
+}
+
+/*
+ * Settings keep it to the end of the transaction, and a ROLLBACK TO brings back
+ * what was before; each call replaces all three.
+ */
+Datum
+evpg_set_context(PG_FUNCTION_ARGS)
+{
+	char	   *actor = EvpgArgOptionalId(fcinfo, 0, "actor");
+	char	   *correlation_id = EvpgArgOptionalId(fcinfo, 1, "correlation id");
+	Jsonb	   *metadata = EvpgArgJsonb(fcinfo, 2, "metadata");
+
+	if (metadata != NULL)
+		EvpgCheckMetadata(metadata);
+	EvpgSettingSetLocal("evpg.actor", actor != NULL ? actor : "");
+	EvpgSettingSetLocal("evpg.correlation_id", correlation_id != NULL ? correlation_id : "");
+	EvpgSettingSetLocal("evpg.metadata", metadata != NULL ?
+						JsonbToCString(NULL, &metadata->root, VARSIZE(metadata)) : "");
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.h
+ *		Actor, correlation and metadata of a command, and stamping its events.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_CONTEXT_H
+#define EVPG_CONTEXT_H
+
+#include "event.h"
+
+extern void EvpgContextApply(EvpgCommand *command);
+extern void EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count);
+
+#endif							/* EVPG_CONTEXT_H */

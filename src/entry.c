@@ -1,0 +1,288 @@
+/*-------------------------------------------------------------------------
+ *
+ * entry.c
+ *		The SQL functions that write: execute, append, inject.
+ *
+ * Each checks its arguments, becomes the owner of the tables, calls the command
+ * path, and returns rows.  All memory of a call is in one context, deleted at
+ * its end, or by an ERROR with its parent.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog.h"
+#include "check.h"
+#include "command.h"
+#include "errors.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "plan.h"
+#include "settings.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_execute);
+PG_FUNCTION_INFO_V1(evpg_try_execute);
+PG_FUNCTION_INFO_V1(evpg_append);
+PG_FUNCTION_INFO_V1(evpg_inject);
+PG_FUNCTION_INFO_V1(evpg_create_stream);
+
+/* One call from SQL. */
+typedef struct Entry
+{
+	MemoryContext caller;
+	MemoryContext context;
+	EvpgScope	scope;
+} Entry;
+
+static void
+begin_entry(Entry *entry)
+{
+	entry->caller = CurrentMemoryContext;
+	entry->context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(entry->context);
+}
+
+static void
+end_entry(Entry *entry)
+{
+	MemoryContextSwitchTo(entry->caller);
+	MemoryContextDelete(entry->context);
+}
+
+/* The arguments of evpg_execute and evpg_try_execute. */
+static void
+command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
+{
+	memset(command, 0, sizeof(EvpgCommand));
+	command->aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
+	command->aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
+	command->command_type = EvpgArgName(fcinfo, 2, "command type");
+	command->data = EvpgArgJsonb(fcinfo, 3, "command data");
+	command->has_expected = !PG_ARGISNULL(4);
+	if (command->has_expected)
+		command->expected_version = PG_GETARG_INT64(4);
+	command->command_id = EvpgArgOptionalId(fcinfo, 5, "command id");
+	command->metadata = EvpgArgJsonb(fcinfo, 6, "command metadata");
+	command->actor = EvpgArgOptionalId(fcinfo, 7, "actor");
+	command->correlation_id = EvpgArgOptionalId(fcinfo, 8, "correlation id");
+	command->causation_id = EvpgArgOptionalId(fcinfo, 9, "causation id");
+	EvpgCommandCheck(command);
+}
+
+static void
+return_events(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	for (int i = 0; i < outcome->count; i++)
+	{
+		Datum		values[EVPG_EVENT_NATTS];
+		bool		nulls[EVPG_EVENT_NATTS];
+
+		EvpgEventValues(&outcome->events[i], values, nulls);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+}
+
+Datum
+evpg_execute(PG_FUNCTION_ARGS)
+{
+	Entry		entry;
+	EvpgCommand command;
+	EvpgOutcome outcome;
+
+	InitMaterializedSRF(fcinfo, 0);
+	begin_entry(&entry);
+	command_from_arguments(fcinfo, &command);
+	EvpgEnter(&entry.scope, "evpg_execute()");
+	EvpgCommandExecute(&command, false, &outcome);
+	EvpgLeave(&entry.scope);
+	EvpgOutcomeRaise(&outcome);
+	return_events(fcinfo, &outcome);
+	end_entry(&entry);
+	PG_RETURN_NULL();
+}
+
+/* Columns of evpg.outcome, see sql/evpg--1.0.sql. */
+static void
+return_outcome(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			sqlstate = EvpgOutcomeSqlstate(outcome);
+	bool		refused = (sqlstate != ERRCODE_SUCCESSFUL_COMPLETION);
+	Datum		values[11];
+	bool		nulls[11] = {0};
+
+	values[0] = CStringGetTextDatum(EvpgOutcomeName(outcome));
+	values[1] = CStringGetTextDatum(outcome->stream.aggregate_type);
+	values[2] = CStringGetTextDatum(outcome->stream.aggregate_id);
+	values[3] = Int64GetDatum(outcome->stream.version);
+	nulls[4] = (outcome->count == 0);
+	values[4] = nulls[4] ? (Datum) 0 : Int64GetDatum(outcome->events[outcome->count - 1].position);
+	values[5] = JsonbPGetDatum(EvpgEventsToJsonb(outcome->events, outcome->count));
+	nulls[6] = !refused;
+	values[6] = refused ? CStringGetTextDatum(unpack_sql_state(sqlstate)) : (Datum) 0;
+	nulls[7] = (outcome->code == NULL);
+	values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(outcome->code);
+	nulls[8] = (outcome->message == NULL);
+	values[8] = nulls[8] ? (Datum) 0 : CStringGetTextDatum(outcome->message);
+	nulls[9] = (outcome->detail == NULL);
+	values[9] = nulls[9] ? (Datum) 0 : JsonbPGetDatum(outcome->detail);
+	nulls[10] = (outcome->hint == NULL);
+	values[10] = nulls[10] ? (Datum) 0 : CStringGetTextDatum(outcome->hint);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+Datum
+evpg_try_execute(PG_FUNCTION_ARGS)
+{
+	Entry		entry;
+	EvpgCommand command;
+	EvpgOutcome outcome;
+
+	InitMaterializedSRF(fcinfo, 0);
+	begin_entry(&entry);
+	command_from_arguments(fcinfo, &command);
+	EvpgEnter(&entry.scope, "evpg_try_execute()");
+	EvpgCommandExecute(&command, true, &outcome);
+	EvpgLeave(&entry.scope);
+	return_outcome(fcinfo, &outcome);
+	end_entry(&entry);
+	PG_RETURN_NULL();
+}
+
+/* The events of an array argument; NULL rows are no event. */
+static int
+events_from_array(ArrayType *array, EvpgEvent **events)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			nelements;
+	int			count = 0;
+
+	deconstruct_array(array, EvpgCatalogGet()->new_event->tdtypeid, -1, false, TYPALIGN_DOUBLE,
+					  &elements, &nulls, &nelements);
+	if (nelements > EvpgMaxEvents)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_LIMIT),
+				 errmsg("too many events in one call"),
+				 errdetail("There are %d; the limit is %d.", nelements, EvpgMaxEvents),
+				 errhint("Split the call, or let a superuser raise evpg.max_events.")));
+	*events = palloc(sizeof(EvpgEvent) * Max(nelements, 1));
+	for (int i = 0; i < nelements; i++)
+		if (!nulls[i] && EvpgEventFromNewEvent(DatumGetHeapTupleHeader(elements[i]), &(*events)[count]))
+			count++;
+	for (int i = 0; i < count; i++)
+		EvpgEventCheck(&(*events)[i], i + 1);
+	return count;
+}
+
+Datum
+evpg_append(PG_FUNCTION_ARGS)
+{
+	Entry		entry;
+	EvpgCommand command = {.command_type = "evpg_append"};
+	EvpgOutcome outcome;
+	EvpgEvent  *events;
+	int			count;
+
+	InitMaterializedSRF(fcinfo, 0);
+	begin_entry(&entry);
+	command.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
+	command.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("events must not be null")));
+	count = events_from_array(PG_GETARG_ARRAYTYPE_P(2), &events);
+	command.has_expected = !PG_ARGISNULL(3);
+	if (command.has_expected)
+		command.expected_version = PG_GETARG_INT64(3);
+	command.command_id = EvpgArgOptionalId(fcinfo, 4, "command id");
+	command.metadata = EvpgArgJsonb(fcinfo, 5, "command metadata");
+	command.actor = EvpgArgOptionalId(fcinfo, 6, "actor");
+	command.correlation_id = EvpgArgOptionalId(fcinfo, 7, "correlation id");
+	command.causation_id = EvpgArgOptionalId(fcinfo, 8, "causation id");
+	EvpgCommandCheck(&command);
+
+	EvpgEnter(&entry.scope, "evpg_append()");
+	EvpgCommandAppend(&command, events, count, &outcome);
+	EvpgLeave(&entry.scope);
+	EvpgOutcomeRaise(&outcome);
+	return_events(fcinfo, &outcome);
+	end_entry(&entry);
+	PG_RETURN_NULL();
+}
+
+/* Whether any stream has an event of this id, also one committed after the transaction's snapshot. */
+static bool
+event_id_known(const pg_uuid_t *event_id)
+{
+	Datum		value = UUIDPGetDatum(event_id);
+	bool		known;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	known = EvpgPlanRead(EVPG_PLAN_EVENT_ID_EXISTS, &value, NULL) > 0;
+	EvpgPlanDone();
+	PopActiveSnapshot();
+	return known;
+}
+
+/*
+ * Two sessions that inject one event id are serial by a lock on it, so that the
+ * second sees the event of the first.
+ */
+Datum
+evpg_inject(PG_FUNCTION_ARGS)
+{
+	Entry		entry;
+	EvpgCommand command = {.command_type = "evpg_inject"};
+	EvpgOutcome outcome;
+	EvpgEvent	event;
+
+	InitMaterializedSRF(fcinfo, 0);
+	begin_entry(&entry);
+	command.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
+	command.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
+	if (PG_ARGISNULL(2) || !EvpgEventFromNewEvent(PG_GETARG_HEAPTUPLEHEADER(2), &event))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("event must not be null")));
+	EvpgEventCheck(&event, 1);
+	EvpgCommandCheck(&command);
+
+	EvpgEnter(&entry.scope, "evpg_inject()");
+	if (event.has_event_id)
+		EvpgLockHash(EvpgHashPair("event_id", EvpgUuidText(&event.event_id)));
+	if (!event.has_event_id || !event_id_known(&event.event_id))
+	{
+		EvpgCommandAppend(&command, &event, 1, &outcome);
+		return_events(fcinfo, &outcome);
+	}
+	EvpgLeave(&entry.scope);
+	end_entry(&entry);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_create_stream(PG_FUNCTION_ARGS)
+{
+	Entry		entry;
+	EvpgStream	stream = {0};
+	bool		created;
+
+	begin_entry(&entry);
+	stream.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
+	stream.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
+	EvpgEnter(&entry.scope, "evpg_create_stream()");
+	created = EvpgCommandCreateStream(&stream);
+	EvpgLeave(&entry.scope);
+	end_entry(&entry);
+	PG_RETURN_BOOL(created);
+}

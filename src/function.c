@@ -1,0 +1,284 @@
+/*-------------------------------------------------------------------------
+ *
+ * function.c
+ *		User functions that fill a role: what they must look like, and calling
+ *		them.
+ *
+ * A function is called through a saved SPI plan, so CREATE OR REPLACE, inlining
+ * and every language work as in SQL.  It runs as its owner, under the
+ * search_path that was in force when it was registered (its own SET wins),
+ * never as the owner of the extension.  Who registers it must own it: whoever
+ * owns it could replace it later.
+ *
+ * Functions are remembered by schema, name and argument types as text, because
+ * stored oids do not survive a dump and reg* columns make pg_upgrade refuse.
+ *
+ * Memory: an EvpgFunction, its strings and its saved plan live as long as the
+ * context it was resolved in.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "errors.h"
+#include "executor/spi.h"
+#include "function.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+static const char *const role_names[] = {
+	[EVPG_ROLE_HANDLER] = "handler",
+	[EVPG_ROLE_REDUCER] = "reducer",
+	[EVPG_ROLE_INVARIANT] = "invariant",
+	[EVPG_ROLE_INTERCEPTOR] = "interceptor",
+};
+
+static const char *const role_shapes[] = {
+	[EVPG_ROLE_HANDLER] = "f(state jsonb, command evpg.command) returning evpg.new_event, a set of it, or jsonb",
+	[EVPG_ROLE_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb",
+	[EVPG_ROLE_INVARIANT] = "f(state jsonb) returning boolean",
+	[EVPG_ROLE_INTERCEPTOR] = "f(command evpg.command) returning evpg.command",
+};
+
+/* The argument types of a role. */
+static int
+role_arguments(EvpgRole role, Oid *types)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+
+	switch (role)
+	{
+		case EVPG_ROLE_HANDLER:
+			types[0] = JSONBOID;
+			types[1] = catalog->command->tdtypeid;
+			return 2;
+		case EVPG_ROLE_REDUCER:
+			types[0] = JSONBOID;
+			types[1] = catalog->event->tdtypeid;
+			return 2;
+		case EVPG_ROLE_INVARIANT:
+			types[0] = JSONBOID;
+			return 1;
+		case EVPG_ROLE_INTERCEPTOR:
+			types[0] = catalog->command->tdtypeid;
+			return 1;
+	}
+	pg_unreachable();
+}
+
+static bool
+role_fits(Form_pg_proc proc, EvpgRole role)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Oid			types[2];
+	int			count = role_arguments(role, types);
+
+	if (proc->prokind != PROKIND_FUNCTION || proc->pronargs != count)
+		return false;
+	for (int i = 0; i < count; i++)
+		if (proc->proargtypes.values[i] != types[i])
+			return false;
+	switch (role)
+	{
+		case EVPG_ROLE_HANDLER:
+			return proc->prorettype == catalog->new_event->tdtypeid ||
+				(proc->prorettype == JSONBOID && !proc->proretset);
+		case EVPG_ROLE_REDUCER:
+			return proc->prorettype == JSONBOID && !proc->proretset;
+		case EVPG_ROLE_INVARIANT:
+			return proc->prorettype == BOOLOID && !proc->proretset;
+		case EVPG_ROLE_INTERCEPTOR:
+			return proc->prorettype == catalog->command->tdtypeid && !proc->proretset;
+	}
+	pg_unreachable();
+}
+
+/*
+ * EvpgFunctionCheck
+ *		Error unless registrant may register the function for the role; returns
+ *		its signature.
+ */
+char *
+EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	char	   *signature;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with oid %u does not exist", function)));
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	signature = format_procedure_qualified(function);
+	if (!role_fits(proc, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be a %s", signature, role_names[role]),
+				 errdetail("A %s is a function %s.", role_names[role], role_shapes[role])));
+	if (proc->proisstrict)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be a %s because it is STRICT", signature, role_names[role]),
+				 errdetail("It would silently do nothing for a NULL argument."),
+				 errhint("Declare it CALLED ON NULL INPUT.")));
+	if (!superuser_arg(registrant) && !has_privs_of_role(registrant, proc->proowner))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FUNCTION, signature);
+	ReleaseSysCache(tuple);
+	return signature;
+}
+
+static void
+free_plan(void *arg)
+{
+	EvpgFunction *function = arg;
+
+	if (function->plan != NULL)
+		SPI_freeplan(function->plan);
+}
+
+/*
+ * EvpgFunctionResolve
+ *		Finds a registered function.  All its memory is in CurrentMemoryContext
+ *		and goes with it, the saved plan too.
+ */
+EvpgFunction *
+EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_path)
+{
+	EvpgFunction *function = palloc0(sizeof(EvpgFunction));
+	HeapTuple	tuple = NULL;
+	Form_pg_proc proc;
+
+	LOCAL_FCINFO(fcinfo, 1);
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = CStringGetTextDatum(signature);
+	fcinfo->args[0].isnull = false;
+	function->oid = DatumGetObjectId(to_regprocedure(fcinfo));
+	if (!fcinfo->isnull)
+		tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("%s function %s does not exist", role_names[role], signature),
+				 errhint("Create it again, or register another one.")));
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (!role_fits(proc, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be a %s", signature, role_names[role]),
+				 errdetail("A %s is a function %s.", role_names[role], role_shapes[role]),
+				 errhint("It was changed after it was registered.")));
+	function->role = role;
+	function->signature = pstrdup(signature);
+	function->search_path = pstrdup(search_path);
+	function->owner = proc->proowner;
+	function->result_type = proc->prorettype;
+	function->stamp = ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
+		((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^ ItemPointerGetOffsetNumber(&tuple->t_self) ^
+		function->oid;
+	ReleaseSysCache(tuple);
+	function->callback.func = free_plan;
+	function->callback.arg = function;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &function->callback);
+	return function;
+}
+
+static SPIPlanPtr
+prepare(EvpgFunction *function)
+{
+	Oid			types[2];
+	int			count = role_arguments(function->role, types);
+	char	   *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(function->oid)),
+												  get_func_name(function->oid));
+	SPIPlanPtr	plan = SPI_prepare(psprintf("SELECT %s(%s)", name, count == 2 ? "$1, $2" : "$1"), count, types);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare call of %s: %s", function->signature,
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	return plan;
+}
+
+/*
+ * EvpgFunctionCall
+ *		Calls a function as its owner and returns its rows (one, unless it
+ *		returns a set) in CurrentMemoryContext; at most max_rows of them.
+ *
+ * read_only is for functions that must be pure: they see the active snapshot.
+ */
+int
+EvpgFunctionCall(EvpgFunction *function, Datum *args, const char *nulls, bool read_only,
+				 int max_rows, Datum **rows, bool **row_nulls)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext old;
+	EvpgScope	scope;
+	int			result;
+	int			count;
+	int16		length;
+	bool		by_value;
+
+	check_stack_depth();
+	EvpgEnterAs(&scope, function->owner, function->search_path);
+	SPI_connect();
+	if (function->plan == NULL)
+		function->plan = prepare(function);
+	result = SPI_execute_plan(function->plan, args, nulls, read_only, max_rows);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(result));
+	count = (int) SPI_processed;
+
+	get_typlenbyval(function->result_type, &length, &by_value);
+	old = MemoryContextSwitchTo(caller);
+	*rows = palloc(sizeof(Datum) * Max(count, 1));
+	*row_nulls = palloc(sizeof(bool) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &(*row_nulls)[i]);
+
+		(*rows)[i] = (*row_nulls)[i] ? (Datum) 0 : datumCopy(value, by_value, length);
+	}
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+	EvpgLeave(&scope);
+	return count;
+}
+
+/*
+ * EvpgFunctionSearchPath
+ *		The search_path in force, for a function that is being registered: names
+ *		of schemas, so that "$user" cannot come to mean another one, and pg_temp
+ *		last, so that a temporary object never hides another.
+ */
+char *
+EvpgFunctionSearchPath(void)
+{
+	StringInfoData path;
+	List	   *schemas = fetch_search_path(false);
+	ListCell   *cell;
+
+	initStringInfo(&path);
+	foreach(cell, schemas)
+	{
+		char	   *name;
+
+		if (isAnyTempNamespace(lfirst_oid(cell)))
+			continue;
+		name = get_namespace_name(lfirst_oid(cell));
+		if (name != NULL)
+			appendStringInfo(&path, "%s, ", quote_identifier(name));
+	}
+	appendStringInfoString(&path, "pg_temp");
+	return path.data;
+}

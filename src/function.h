@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * function.h
+ *		User functions that fill a role: handler, reducer, invariant, interceptor.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_FUNCTION_H
+#define EVPG_FUNCTION_H
+
+#include "executor/spi.h"
+
+typedef enum EvpgRole
+{
+	EVPG_ROLE_HANDLER,
+	EVPG_ROLE_REDUCER,
+	EVPG_ROLE_INVARIANT,
+	EVPG_ROLE_INTERCEPTOR
+} EvpgRole;
+
+/* A function ready to be called. */
+typedef struct EvpgFunction
+{
+	EvpgRole	role;
+	char	   *signature;		/* schema.name(types) */
+	char	   *search_path;
+	Oid			oid;
+	Oid			owner;
+	Oid			result_type;
+	uint64		stamp;			/* differs once the function is replaced */
+	SPIPlanPtr	plan;			/* made at the first call */
+	MemoryContextCallback callback; /* frees the plan */
+} EvpgFunction;
+
+extern char *EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant);
+extern EvpgFunction *EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_path);
+extern int	EvpgFunctionCall(EvpgFunction *function, Datum *args, const char *nulls, bool read_only,
+							 int max_rows, Datum **rows, bool **row_nulls);
+extern char *EvpgFunctionSearchPath(void);
+
+#endif							/* EVPG_FUNCTION_H */

@@ -1,0 +1,407 @@
+/*-------------------------------------------------------------------------
+ *
+ * json.c
+ *		Converts between jsonb and json-c without going through text.
+ *
+ * Numbers are exact in both directions: an integer of 64 bits is a json-c
+ * integer, any other number a json-c double that keeps its text.  (json-c's
+ * own parser saturates big integers and stops at depth 32.)  Strings are
+ * UTF-8, since the extension accepts no other database.
+ *
+ * json-c allocates with malloc, which an ERROR does not free: a value is tied
+ * to a memory context (EvpgJsonOwn) before anything can fail, and leaves it
+ * (EvpgJsonLetGo) only into another owner.
+ *
+ * json-c frees and serialises by recursion without a stack check, so depth is
+ * limited here, when a value is built.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "check.h"
+#include "common/shortest_dec.h"
+#include "json.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "settings.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+
+static void
+free_json(void *arg)
+{
+	EvpgJsonOwner *owner = arg;
+
+	json_object_put(owner->json);
+	owner->json = NULL;
+}
+
+/*
+ * EvpgJsonOwn
+ *		Ties a value to CurrentMemoryContext, which frees it when it is reset.
+ *		NULL is allowed: set ->json once there is one.
+ */
+EvpgJsonOwner *
+EvpgJsonOwn(evpg_json *json)
+{
+	EvpgJsonOwner *owner = palloc(sizeof(EvpgJsonOwner));
+
+	owner->json = json;
+	owner->callback.func = free_json;
+	owner->callback.arg = owner;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owner->callback);
+	return owner;
+}
+
+/* Takes the value out of its owner; the caller must free it. */
+evpg_json *
+EvpgJsonLetGo(EvpgJsonOwner *owner)
+{
+	evpg_json  *json = owner->json;
+
+	owner->json = NULL;
+	return json;
+}
+
+static void *
+not_null(void *pointer)
+{
+	if (unlikely(pointer == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("Failed in json-c.")));
+	return pointer;
+}
+
+/* An integer of at most 18 digits in plain notation; false if text is anything else. */
+static bool
+parse_short_integer(const char *text, int64 *value)
+{
+	const char *digit = text;
+	int64		result = 0;
+
+	if (*digit == '-')
+		digit++;
+	if (*digit == '\0' || strlen(digit) > 18)
+		return false;
+	for (; *digit != '\0'; digit++)
+	{
+		if (*digit < '0' || *digit > '9')
+			return false;
+		result = result * 10 + (*digit - '0');
+	}
+	*value = text[0] == '-' ? -result : result;
+	return true;
+}
+
+static evpg_json *
+number_to_json(Numeric number)
+{
+	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(number)));
+	evpg_json  *json;
+	int64		integer;
+
+	if (parse_short_integer(text, &integer))
+		json = not_null(json_object_new_int64(integer));
+	else
+	{
+		char	   *end;
+		long long	wide;
+
+		errno = 0;
+		wide = strtoll(text, &end, 10);
+		if (*end == '\0' && errno == 0)
+			json = not_null(json_object_new_int64(wide));
+		else
+			json = not_null(json_object_new_double_s(strtod(text, NULL), text));
+	}
+	pfree(text);
+	return json;
+}
+
+static evpg_json *
+scalar_to_json(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return not_null(json_object_new_string_len(value->val.string.val, value->val.string.len));
+		case jbvNumeric:
+			return number_to_json(value->val.numeric);
+		case jbvBool:
+			return not_null(json_object_new_boolean(value->val.boolean));
+		case jbvNull:
+			return NULL;
+		default:
+			elog(ERROR, "unexpected jsonb value of type %d", (int) value->type);
+	}
+}
+
+/* A member or element; containers are attached empty and filled afterwards. */
+static void
+attach(evpg_json *parent, const char *key, evpg_json *child)
+{
+	int			result;
+
+	if (key != NULL)
+		result = json_object_object_add(parent, key, child);
+	else
+		result = json_object_array_add(parent, child);
+	if (unlikely(result != 0))
+	{
+		json_object_put(child);
+		not_null(NULL);
+	}
+}
+
+/*
+ * EvpgJsonFromJsonb
+ *		A json-c value equal to jsonb; the caller must own it at once.  what
+ *		names the value in errors.  NULL for JSON null.
+ */
+evpg_json *
+EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
+{
+	JsonbIterator *iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
+	JsonbValue	value;
+	JsonbIteratorToken token;
+	EvpgJsonOwner *root = NULL;
+	evpg_json **stack = NULL;	/* open containers */
+	int			depth = 0;
+	StringInfoData key;
+	bool		have_key = false;
+
+	if (JB_ROOT_IS_SCALAR((Jsonb *) jsonb))
+	{
+		(void) JsonbExtractScalar((JsonbContainer *) &jsonb->root, &value);
+		return scalar_to_json(&value);
+	}
+
+	initStringInfo(&key);
+	root = EvpgJsonOwn(NULL);
+	stack = palloc(sizeof(evpg_json *) * (EvpgMaxJsonDepth + 1));
+
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		evpg_json  *child;
+
+		switch (token)
+		{
+			case WJB_KEY:
+				resetStringInfo(&key);
+				appendBinaryStringInfo(&key, value.val.string.val, value.val.string.len);
+				have_key = true;
+				continue;
+			case WJB_END_ARRAY:
+			case WJB_END_OBJECT:
+				depth--;
+				have_key = false;
+				continue;
+			case WJB_BEGIN_ARRAY:
+				child = not_null(json_object_new_array());
+				break;
+			case WJB_BEGIN_OBJECT:
+				child = not_null(json_object_new_object());
+				break;
+			default:
+				child = scalar_to_json(&value);
+				break;
+		}
+		if (depth == 0)
+			root->json = child;
+		else
+			attach(stack[depth - 1], have_key ? key.data : NULL, child);
+		have_key = false;
+		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
+		{
+			if (depth >= EvpgMaxJsonDepth)
+				EvpgRaiseTooDeep(what);
+			stack[depth++] = child;
+		}
+	}
+	pfree(key.data);
+	pfree(stack);
+	return EvpgJsonLetGo(root);
+}
+
+static void
+check_text(const char *text, size_t length, const char *what)
+{
+	if (memchr(text, '\0', length) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
+				 errmsg("%s contains \\u0000", what),
+				 errdetail("jsonb cannot hold the character U+0000.")));
+	if (!pg_verify_mbstr(PG_UTF8, text, (int) length, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("%s contains text that is not valid UTF-8", what)));
+}
+
+static Numeric
+text_to_numeric(const char *text, const char *what)
+{
+	const char *digit = text[0] == '-' ? text + 1 : text;
+
+	/* numeric_in also takes NaN and Infinity, which JSON does not have. */
+	if (*digit < '0' || *digit > '9')
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("%s contains a number that JSON cannot hold: %s", what, text)));
+	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+											   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+}
+
+static Numeric
+number_from_json(const evpg_json *json, const char *what)
+{
+	char		buffer[Max(DOUBLE_SHORTEST_DECIMAL_LEN, 32)];
+
+	if (json_object_get_type(json) == json_type_int)
+	{
+		int64		value = json_object_get_int64(json);
+
+		/* The one type that json-c has beyond int64. */
+		if (value == PG_INT64_MAX && json_object_get_uint64(json) > (uint64) PG_INT64_MAX)
+		{
+			snprintf(buffer, sizeof(buffer), UINT64_FORMAT, (uint64) json_object_get_uint64(json));
+			return text_to_numeric(buffer, what);
+		}
+		return int64_to_numeric(value);
+	}
+
+	/*
+	 * A double made from text keeps it as its user data; one that a module
+	 * computed has none, and gets the shortest text that reads back as it.
+	 */
+	if (json_object_get_userdata((evpg_json *) json) != NULL)
+		return text_to_numeric(json_object_get_string((evpg_json *) json), what);
+	double_to_shortest_decimal_buf(json_object_get_double(json), buffer);
+	return text_to_numeric(buffer, what);
+}
+
+static JsonbValue *push_json(JsonbParseState **state, JsonbIteratorToken token, const evpg_json *json,
+							 int depth, const char *what);
+
+static void
+push_members(JsonbParseState **state, const evpg_json *json, int depth, const char *what)
+{
+	json_object_object_foreach(json, name, member)
+	{
+		JsonbValue	key;
+
+		key.type = jbvString;
+		key.val.string.val = name;
+		key.val.string.len = strlen(name);
+		check_text(name, key.val.string.len, what);
+		(void) pushJsonbValue(state, WJB_KEY, &key);
+		(void) push_json(state, WJB_VALUE, member, depth, what);
+	}
+}
+
+static JsonbValue *
+push_json(JsonbParseState **state, JsonbIteratorToken token, const evpg_json *json, int depth,
+		  const char *what)
+{
+	JsonbValue	value;
+
+	switch (json_object_get_type(json))
+	{
+		case json_type_null:
+			value.type = jbvNull;
+			break;
+		case json_type_boolean:
+			value.type = jbvBool;
+			value.val.boolean = json_object_get_boolean(json);
+			break;
+		case json_type_int:
+		case json_type_double:
+			value.type = jbvNumeric;
+			value.val.numeric = number_from_json(json, what);
+			break;
+		case json_type_string:
+			value.type = jbvString;
+			value.val.string.val = (char *) json_object_get_string((evpg_json *) json);
+			value.val.string.len = json_object_get_string_len(json);
+			check_text(value.val.string.val, value.val.string.len, what);
+			break;
+		case json_type_array:
+			if (depth >= EvpgMaxJsonDepth)
+				EvpgRaiseTooDeep(what);
+			(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+			for (size_t i = 0; i < json_object_array_length(json); i++)
+				(void) push_json(state, WJB_ELEM, json_object_array_get_idx(json, i), depth + 1, what);
+			return pushJsonbValue(state, WJB_END_ARRAY, NULL);
+		case json_type_object:
+			if (depth >= EvpgMaxJsonDepth)
+				EvpgRaiseTooDeep(what);
+			(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+			push_members(state, json, depth + 1, what);
+			return pushJsonbValue(state, WJB_END_OBJECT, NULL);
+	}
+	/* A scalar at the top is an array of one, in jsonb's way. */
+	if (depth == 0)
+	{
+		JsonbValue	array;
+
+		array.type = jbvArray;
+		array.val.array.rawScalar = true;
+		array.val.array.nElems = 1;
+		(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, &array);
+		(void) pushJsonbValue(state, WJB_ELEM, &value);
+		return pushJsonbValue(state, WJB_END_ARRAY, NULL);
+	}
+	return pushJsonbValue(state, token, &value);
+}
+
+/*
+ * EvpgJsonToJsonb
+ *		A jsonb value equal to json (NULL: JSON null), in CurrentMemoryContext.
+ *		what names the value in errors.
+ */
+Jsonb *
+EvpgJsonToJsonb(const evpg_json *json, const char *what)
+{
+	JsonbParseState *state = NULL;
+
+	return JsonbValueToJsonb(push_json(&state, WJB_DONE, json, 0, what));
+}
+
+static Size
+size_of_members(const evpg_json *json)
+{
+	/* json-c starts with a table of 16 entries and keeps it 2/3 full */
+	Size		size = 128 + 40 * Max(16, 2 * (Size) json_object_object_length(json));
+
+	json_object_object_foreach(json, name, member)
+		size += 16 + strlen(name) + EvpgJsonSize(member);
+	return size;
+}
+
+/* Roughly what json-c holds for a value, in bytes. */
+Size
+EvpgJsonSize(const evpg_json *json)
+{
+	Size		size;
+
+	switch (json_object_get_type(json))
+	{
+		case json_type_null:
+			return 0;
+		case json_type_string:
+			return 64 + json_object_get_string_len(json);
+		case json_type_array:
+			size = 64 + 8 * json_object_array_length(json);
+			for (size_t i = 0; i < json_object_array_length(json); i++)
+				size += EvpgJsonSize(json_object_array_get_idx(json, i));
+			return size;
+		case json_type_object:
+			return size_of_members(json);
+		default:
+			return 64;
+	}
+}

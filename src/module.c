@@ -1,0 +1,133 @@
+/*-------------------------------------------------------------------------
+ *
+ * module.c
+ *		Loads definitions from shared objects and checks them (src/evpg.h).
+ *
+ * PostgreSQL loads the object and checks its PG_MODULE_MAGIC; evpg then calls
+ * the accessor "evpg_definition_<symbol>", a name that only EVPG_DEFINE makes,
+ * so no other function is ever called by mistake.  The definition is copied
+ * into a struct of this server's size: what an older module does not know is
+ * zero.  Objects are never unloaded, so pointers into them stay valid.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "errors.h"
+#include "fmgr.h"
+#include "module.h"
+
+typedef const evpg_header *(*definition_fn) (void);
+
+/* Size of a definition in ABI 1.0; smaller ones are broken. */
+#define MIN_AGGREGATE_SIZE	(offsetof(evpg_aggregate, invariant) + sizeof(evpg_invariant_fn))
+
+static const char *
+kind_name(uint32 kind)
+{
+	switch (kind)
+	{
+		case EVPG_KIND_AGGREGATE:
+			return "an aggregate";
+		case EVPG_KIND_PROJECTION:
+			return "a projection";
+		case EVPG_KIND_SAGA:
+			return "a saga";
+		default:
+			return "of an unknown kind";
+	}
+}
+
+/*
+ * EvpgModulePath
+ *		The file that a library name means: a plain name or $libdir/name lies in
+ *		$libdir; anything else must be an absolute path.
+ */
+char *
+EvpgModulePath(const char *library)
+{
+	if (strncmp(library, "$libdir/", 8) == 0 && strchr(library + 8, '/') == NULL)
+		return pstrdup(library);
+	if (strchr(library, '/') == NULL && strcmp(library, "$libdir") != 0)
+		return psprintf("$libdir/%s", library);
+	if (library[0] == '/' && strstr(library, "/../") == NULL)
+		return pstrdup(library);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("library \"%s\" is neither a name in $libdir nor an absolute path", library)));
+}
+
+static const evpg_header *
+load(const char *library, const char *symbol, uint32 kind, Size min_size)
+{
+	char	   *name = psprintf("evpg_definition_%s", symbol);
+	definition_fn definition;
+	const evpg_header *header;
+
+	definition = (definition_fn) load_external_function(library, name, false, NULL);
+	if (definition == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("library \"%s\" defines no symbol \"%s\"", library, symbol),
+				 errdetail("It has no function \"%s\".", name),
+				 errhint("Define it with EVPG_AGGREGATE(%s, ...).", symbol)));
+	header = definition();
+	if (header == NULL || header->magic != EVPG_MAGIC)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("symbol \"%s\" of library \"%s\" is not an evpg definition", symbol, library),
+				 errdetail("Its magic number is missing or wrong.")));
+	if (header->abi_major != EVPG_ABI_MAJOR || header->abi_minor > EVPG_ABI_MINOR)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("symbol \"%s\" of library \"%s\" has another module ABI", symbol, library),
+				 errdetail("It was built for ABI %u.%u; this server has %u.%u.",
+						   header->abi_major, header->abi_minor, EVPG_ABI_MAJOR, EVPG_ABI_MINOR),
+				 errhint("Build the library again with this server's evpg.h.")));
+	if (header->kind != kind)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("symbol \"%s\" of library \"%s\" is not %s", symbol, library, kind_name(kind)),
+				 errdetail("It is %s.", kind_name(header->kind))));
+	if (header->size < min_size)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("symbol \"%s\" of library \"%s\" is too small", symbol, library),
+				 errdetail("It has %u bytes; ABI %u.%u has %zu.", header->size, header->abi_major,
+						   header->abi_minor, min_size)));
+	return header;
+}
+
+static void
+raise_missing(const char *library, const char *symbol, const char *what)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_MODULE),
+			 errmsg("symbol \"%s\" of library \"%s\" has no %s", symbol, library, what)));
+}
+
+/*
+ * EvpgModuleLoadAggregate
+ *		Fills *definition from a library that EvpgModulePath returned.  Error
+ *		if it cannot be loaded or is not a complete aggregate.
+ */
+void
+EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate *definition)
+{
+	const evpg_header *header = load(library, symbol, EVPG_KIND_AGGREGATE, MIN_AGGREGATE_SIZE);
+
+	memset(definition, 0, sizeof(evpg_aggregate));
+	memcpy(definition, header, Min(header->size, sizeof(evpg_aggregate)));
+	if (definition->commands == NULL)
+		raise_missing(library, symbol, "commands");
+	if (definition->events == NULL)
+		raise_missing(library, symbol, "events");
+	for (const evpg_command_entry *entry = definition->commands; entry->type != NULL; entry++)
+		if (entry->call == NULL)
+			raise_missing(library, symbol, psprintf("callback for command \"%s\"", entry->type));
+	for (const evpg_event_entry *entry = definition->events; entry->type != NULL; entry++)
+		if (entry->call == NULL)
+			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
+}

@@ -1,0 +1,206 @@
+/*-------------------------------------------------------------------------
+ *
+ * plan.c
+ *		evpg's own SQL statements, prepared once a session over SPI.
+ *
+ * Every name is qualified, and the caller has pinned evpg's search_path
+ * (EvpgEnter), so a plan is analysed once.  Between EvpgPlanRun and
+ * EvpgPlanDone the result is in SPI's memory: copy out what outlives it.  Runs
+ * may nest, since user functions run in between, so every run is its own SPI
+ * connection.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "plan.h"
+
+typedef struct PlanText
+{
+	const char *text;
+	int			nargs;
+	Oid			args[14];
+} PlanText;
+
+static const PlanText texts[EVPG_PLAN_COUNT] = {
+	[EVPG_PLAN_AGGREGATE_DELETE] = {
+		"DELETE FROM evpg.aggregate_type WHERE aggregate_type OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_AGGREGATE_READ] = {
+		"SELECT library, symbol, handler, reducer, invariant, initial_state, snapshot_every, snapshot_keep,"
+		" reducer_version, generation, search_path, registered_by"
+		" FROM evpg.aggregate_type WHERE aggregate_type OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_AGGREGATE_WRITE] = {
+		"INSERT INTO evpg.aggregate_type AS a (aggregate_type, library, symbol, handler, reducer, invariant,"
+		" initial_state, snapshot_every, snapshot_keep, reducer_version, search_path, registered_by,"
+		" generation, registered_at)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, pg_catalog.clock_timestamp())"
+		" ON CONFLICT (aggregate_type) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
+		" handler = excluded.handler, reducer = excluded.reducer, invariant = excluded.invariant,"
+		" initial_state = excluded.initial_state, snapshot_every = excluded.snapshot_every,"
+		" snapshot_keep = excluded.snapshot_keep, reducer_version = excluded.reducer_version,"
+		" search_path = excluded.search_path, registered_by = excluded.registered_by,"
+		" registered_at = excluded.registered_at,"
+		" generation = GREATEST(excluded.generation, a.generation OPERATOR(pg_catalog.+) 1)"
+		" WHERE (a.library, a.symbol, a.handler, a.reducer, a.invariant, a.initial_state, a.snapshot_every,"
+		" a.snapshot_keep, a.reducer_version, a.search_path)"
+		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.handler, excluded.reducer,"
+		" excluded.invariant, excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep,"
+		" excluded.reducer_version, excluded.search_path)",
+		13, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID, INT4OID,
+			TEXTOID, TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_COMMAND_READ] = {
+		"SELECT first_version, last_version, payload_hash FROM evpg.command_record"
+		" WHERE stream_id OPERATOR(pg_catalog.=) $1 AND command_id OPERATOR(pg_catalog.=) $2",
+		2, {INT8OID, TEXTOID}
+	},
+	[EVPG_PLAN_COMMAND_WRITE] = {
+		"INSERT INTO evpg.command_record (stream_id, command_id, first_version, last_version, payload_hash, recorded_at)"
+		" VALUES ($1, $2, $3, $4, $5, $6)",
+		6, {INT8OID, TEXTOID, INT8OID, INT8OID, BYTEAOID, TIMESTAMPTZOID}
+	},
+	[EVPG_PLAN_EVENT_ID_EXISTS] = {
+		"SELECT 1 FROM evpg.event_log WHERE event_id OPERATOR(pg_catalog.=) $1",
+		1, {UUIDOID}
+	},
+	[EVPG_PLAN_EVENTS_READ_ALL] = {
+		"SELECT * FROM evpg.event e WHERE e.\"position\" OPERATOR(pg_catalog.>) $1"
+		" AND ($2 IS NULL OR e.\"position\" OPERATOR(pg_catalog.<=) $2)"
+		" AND ($3 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($3))"
+		" AND ($4 IS NULL OR e.type OPERATOR(pg_catalog.=) ANY ($4))"
+		" AND ($5 IS NULL OR e.tags OPERATOR(pg_catalog.&&) $5)"
+		" ORDER BY e.\"position\" LIMIT $6",
+		6, {INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID}
+	},
+	[EVPG_PLAN_EXTENSION_VERSION] = {
+		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
+		0, {0}
+	},
+	[EVPG_PLAN_INTERCEPTOR_DELETE] = {
+		"DELETE FROM evpg.interceptor WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_INTERCEPTOR_READ] = {
+		"SELECT name, interceptor, aggregate_types, command_types, search_path"
+		" FROM evpg.interceptor ORDER BY priority, name",
+		0, {0}
+	},
+	[EVPG_PLAN_INTERCEPTOR_WRITE] = {
+		"INSERT INTO evpg.interceptor AS i (name, interceptor, aggregate_types, command_types, priority, search_path)"
+		" VALUES ($1, $2, $3, $4, $5, $6)"
+		" ON CONFLICT (name) DO UPDATE SET interceptor = excluded.interceptor,"
+		" aggregate_types = excluded.aggregate_types, command_types = excluded.command_types,"
+		" priority = excluded.priority, search_path = excluded.search_path"
+		" WHERE (i.interceptor, i.aggregate_types, i.command_types, i.priority, i.search_path)"
+		" IS DISTINCT FROM (excluded.interceptor, excluded.aggregate_types, excluded.command_types,"
+		" excluded.priority, excluded.search_path)",
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID}
+	},
+	[EVPG_PLAN_SNAPSHOT_READ] = {
+		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"
+		" AND version OPERATOR(pg_catalog.<=) $2 AND reducer_version OPERATOR(pg_catalog.=) $3"
+		" ORDER BY version DESC LIMIT 1",
+		3, {INT8OID, INT8OID, INT4OID}
+	},
+	[EVPG_PLAN_SNAPSHOT_WRITE] = {
+		"INSERT INTO evpg.snapshot (stream_id, version, reducer_version, created_at, state)"
+		" VALUES ($1, $2, $3, pg_catalog.clock_timestamp(), $4)"
+		" ON CONFLICT (stream_id, version) DO UPDATE SET reducer_version = excluded.reducer_version,"
+		" created_at = excluded.created_at, state = excluded.state",
+		4, {INT8OID, INT8OID, INT4OID, JSONBOID}
+	},
+	[EVPG_PLAN_SNAPSHOT_TRIM] = {
+		"DELETE FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.<="
+		") (SELECT version FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"
+		" ORDER BY version DESC OFFSET $2 LIMIT 1)",
+		2, {INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_STREAM_ADVANCE] = {
+		"UPDATE evpg.stream SET version = $2, last_position = $3 WHERE stream_id OPERATOR(pg_catalog.=) $1",
+		3, {INT8OID, INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_STREAM_CREATE] = {
+		"INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES ($1, $2)"
+		" ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING RETURNING stream_id, version, last_position",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_STREAM_LIST] = {
+		"SELECT aggregate_type, aggregate_id, version, created_at FROM evpg.stream"
+		" WHERE ($1 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) $1)"
+		" AND ($2 IS NULL OR (aggregate_type, aggregate_id) OPERATOR(pg_catalog.>) ($2, $3))"
+		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
+		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_STREAM_LOCK] = {
+		"SELECT stream_id, version, last_position FROM evpg.stream"
+		" WHERE aggregate_type OPERATOR(pg_catalog.=) $1 AND aggregate_id OPERATOR(pg_catalog.=) $2 FOR NO KEY UPDATE",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_STREAM_READ] = {
+		"SELECT stream_id, version, last_position FROM evpg.stream"
+		" WHERE aggregate_type OPERATOR(pg_catalog.=) $1 AND aggregate_id OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}
+	},
+};
+
+static SPIPlanPtr plans[EVPG_PLAN_COUNT];
+
+static uint64
+run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
+{
+	int			result;
+
+	SPI_connect();
+	if (unlikely(plans[id] == NULL))
+	{
+		SPIPlanPtr	plan = SPI_prepare(texts[id].text, texts[id].nargs, (Oid *) texts[id].args);
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare statement: %s", SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		plans[id] = plan;
+	}
+	result = SPI_execute_plan(plans[id], values, nulls, read_only, 0);
+	if (result < 0)
+		elog(ERROR, "could not execute statement: %s", SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+/*
+ * EvpgPlanRun
+ *		Runs a statement with a new snapshot (in READ COMMITTED) and returns the
+ *		number of rows; the rows are there until EvpgPlanDone.
+ */
+uint64
+EvpgPlanRun(EvpgPlan id, Datum *values, const char *nulls)
+{
+	return run(id, values, nulls, false);
+}
+
+/* The same under the caller's snapshot, for STABLE functions. */
+uint64
+EvpgPlanRead(EvpgPlan id, Datum *values, const char *nulls)
+{
+	return run(id, values, nulls, true);
+}
+
+/* Gets a value of the last result, in SPI's memory; false if it is NULL.  Columns count from 1. */
+bool
+EvpgPlanResult(uint64 row, int column, Datum *value)
+{
+	bool		isnull;
+
+	*value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+	return !isnull;
+}
+
+void
+EvpgPlanDone(void)
+{
+	SPI_finish();
+}

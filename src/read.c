@@ -1,0 +1,298 @@
+/*-------------------------------------------------------------------------
+ *
+ * read.c
+ *		The SQL functions that read: streams, events, states.
+ *
+ * STABLE ones see what the calling statement sees.  evpg_read_all with
+ * stable_only and evpg_stable_position are VOLATILE: they must read with a
+ * snapshot that is newer than the mark.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "catalog.h"
+#include "catalog/pg_type.h"
+#include "check.h"
+#include "errors.h"
+#include "fence.h"
+#include "funcapi.h"
+#include "log.h"
+#include "miscadmin.h"
+#include "plan.h"
+#include "state.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_streams);
+PG_FUNCTION_INFO_V1(evpg_stream_version);
+PG_FUNCTION_INFO_V1(evpg_read_stream);
+PG_FUNCTION_INFO_V1(evpg_read_all);
+PG_FUNCTION_INFO_V1(evpg_stable_position);
+PG_FUNCTION_INFO_V1(evpg_state);
+PG_FUNCTION_INFO_V1(evpg_take_snapshot);
+
+/* How many; NULL is all, as -1. */
+static int64
+arg_max_count(FunctionCallInfo fcinfo, int arg)
+{
+	int			count;
+
+	if (PG_ARGISNULL(arg))
+		return -1;
+	count = PG_GETARG_INT32(arg);
+	if (count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_count must not be negative")));
+	return count;
+}
+
+static bool
+arg_bool(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	return PG_GETARG_BOOL(arg);
+}
+
+static void
+raise_no_stream(const EvpgStream *stream)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_STREAM_NOT_FOUND),
+			 errmsg("stream \"%s\" of aggregate \"%s\" does not exist", stream->aggregate_id, stream->aggregate_type)));
+}
+
+/* Copies the result of a plan, whose columns are those of the function. */
+static void
+return_plan(FunctionCallInfo fcinfo, uint64 rows)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	for (uint64 row = 0; row < rows; row++)
+		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
+}
+
+Datum
+evpg_streams(PG_FUNCTION_ARGS)
+{
+	Datum		values[4];
+	char		nulls[4] = {' ', ' ', ' ', ' '};
+	int64		max_count = arg_max_count(fcinfo, 2);
+	EvpgScope	scope;
+
+	/* The page starts after (after_type, after_id); the type may be implied. */
+	if (!PG_ARGISNULL(1) && PG_ARGISNULL(0) && PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("after_id needs a type"),
+				 errhint("Give aggregate_type, or after_type of the last row.")));
+	InitMaterializedSRF(fcinfo, 0);
+	values[0] = PG_GETARG_DATUM(0);
+	nulls[0] = PG_ARGISNULL(0) ? 'n' : ' ';
+	values[1] = PG_ARGISNULL(3) ? PG_GETARG_DATUM(0) : PG_GETARG_DATUM(3);
+	values[2] = PG_GETARG_DATUM(1);
+	nulls[1] = nulls[2] = PG_ARGISNULL(1) ? 'n' : ' ';
+	values[3] = Int64GetDatum(max_count);
+	nulls[3] = max_count < 0 ? 'n' : ' ';
+	EvpgEnter(&scope, NULL);
+	return_plan(fcinfo, EvpgPlanRead(EVPG_PLAN_STREAM_LIST, values, nulls));
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_stream_version(PG_FUNCTION_ARGS)
+{
+	EvpgStream	stream = {
+		.aggregate_type = text_to_cstring(PG_GETARG_TEXT_PP(0)),
+		.aggregate_id = text_to_cstring(PG_GETARG_TEXT_PP(1))
+	};
+	EvpgScope	scope;
+	bool		found;
+
+	EvpgEnter(&scope, NULL);
+	found = EvpgStreamRead(&stream, true);
+	EvpgLeave(&scope);
+	if (!found)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(stream.version);
+}
+
+Datum
+evpg_read_stream(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	int64		from_version = PG_ARGISNULL(2) ? 1 : PG_GETARG_INT64(2);
+	int64		max_count = arg_max_count(fcinfo, 3);
+	bool		backwards = arg_bool(fcinfo, 4, "backwards");
+	bool		missing_ok = arg_bool(fcinfo, 5, "missing_ok");
+	EvpgScope	scope;
+
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	if (EvpgStreamRead(&stream, true))
+	{
+		EvpgLogScan *scan = EvpgLogScanBegin(&stream, from_version, backwards);
+		MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
+		EvpgEvent	event;
+
+		for (int64 n = 0; n != max_count && EvpgLogScanNext(scan, &event); n++)
+		{
+			Datum		values[EVPG_EVENT_NATTS];
+			bool		nulls[EVPG_EVENT_NATTS];
+			MemoryContext old = MemoryContextSwitchTo(row);
+
+			EvpgEventValues(&event, values, nulls);
+			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(row);
+		}
+		MemoryContextDelete(row);
+		EvpgLogScanEnd(scan);
+	}
+	else if (!missing_ok)
+		raise_no_stream(&stream);
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_read_all(PG_FUNCTION_ARGS)
+{
+	Datum		values[6] = {0};
+	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	int64		max_count = arg_max_count(fcinfo, 1);
+	bool		stable_only = arg_bool(fcinfo, 5, "stable_only");
+	ArrayType  *filters[3];
+	EvpgScope	scope;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("after_position must not be null")));
+	filters[0] = EvpgArgTextArray(fcinfo, 2, "aggregate_types");
+	filters[1] = EvpgArgTextArray(fcinfo, 3, "event_types");
+	filters[2] = EvpgArgTextArray(fcinfo, 4, "tags");
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	values[0] = PG_GETARG_DATUM(0);
+	nulls[1] = stable_only ? ' ' : 'n';
+	if (stable_only)
+		values[1] = Int64GetDatum(EvpgFenceStablePosition());
+	for (int i = 0; i < 3; i++)
+	{
+		values[2 + i] = PointerGetDatum(filters[i]);
+		nulls[2 + i] = filters[i] == NULL ? 'n' : ' ';
+	}
+	values[5] = Int64GetDatum(max_count);
+	nulls[5] = max_count < 0 ? 'n' : ' ';
+	return_plan(fcinfo, EvpgPlanRun(EVPG_PLAN_EVENTS_READ_ALL, values, nulls));
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_stable_position(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(EvpgFenceStablePosition());
+}
+
+Datum
+evpg_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	EvpgScope	scope;
+	EvpgAggregate *aggregate;
+	MemoryContext context;
+	MemoryContext caller;
+
+	if (!PG_ARGISNULL(2) && !PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at_version and at_time cannot both be given")));
+	InitMaterializedSRF(fcinfo, 0);
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	EvpgEnter(&scope, NULL);
+	aggregate = EvpgRegistryAggregate(stream.aggregate_type);
+	if (EvpgStreamRead(&stream, true))
+	{
+		EvpgState	state;
+		Datum		values[3];
+		bool		nulls[3] = {0};
+
+		if (!PG_ARGISNULL(2))
+		{
+			int64		version = PG_GETARG_INT64(2);
+
+			if (version < 0 || version > stream.version)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("stream \"%s\" of aggregate \"%s\" has no version " INT64_FORMAT,
+								stream.aggregate_id, stream.aggregate_type, version),
+						 errdetail("Its versions are 0 to " INT64_FORMAT ".", stream.version)));
+			EvpgStateLoadVersion(&state, aggregate, &stream, version);
+		}
+		else if (!PG_ARGISNULL(3))
+			EvpgStateLoadTime(&state, aggregate, &stream, PG_GETARG_TIMESTAMPTZ(3));
+		else
+			EvpgStateLoad(&state, aggregate, &stream, true);
+
+		values[0] = Int64GetDatum(state.version);
+		values[1] = JsonbPGetDatum(EvpgReducerValue(&state));
+		values[2] = Int64GetDatum(state.last_position);
+		nulls[2] = (state.last_position == 0);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		if (PG_ARGISNULL(2) && PG_ARGISNULL(3))
+			EvpgStateKeep(&state, stream.stream_id);
+	}
+	EvpgLeave(&scope);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_take_snapshot(PG_FUNCTION_ARGS)
+{
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	EvpgScope	scope;
+	EvpgAggregate *aggregate;
+	EvpgState	state;
+
+	EvpgEnter(&scope, "evpg_take_snapshot()");
+	aggregate = EvpgRegistryAggregate(stream.aggregate_type);
+	if (!EvpgStreamLock(&stream))
+		raise_no_stream(&stream);
+	EvpgStateLoad(&state, aggregate, &stream, false);
+	/* An empty stream needs none. */
+	if (stream.version > 0 && !EvpgStateSnapshot(&state, stream.stream_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not save a snapshot of stream \"%s\" of aggregate \"%s\"",
+						stream.aggregate_id, stream.aggregate_type)));
+	EvpgStateKeep(&state, stream.stream_id);
+	EvpgLeave(&scope);
+	PG_RETURN_INT64(stream.version);
+}

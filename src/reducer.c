@@ -1,0 +1,691 @@
+/*-------------------------------------------------------------------------
+ *
+ * reducer.c
+ *		Runs the code of an aggregate, a module's callbacks or functions: a
+ *		handler decides, a reducer folds, an invariant checks.
+ *
+ * A module's state is a json-c object that folds change in place; a function's
+ * is a jsonb that every fold replaces.  An event of a command is folded while
+ * its position is not drawn yet; a fold must not depend on it.
+ *
+ * Every call runs under an error context that says whose code it is.  A domain
+ * refusal of a function is an error (evpg_reject), so a caller that wants it
+ * as an answer (catch) has the function run in a subtransaction; any other
+ * error is a defect and passes unchanged.
+ *
+ * Memory: EvpgState has a context of its own, child of the one current at
+ * EvpgReducerInit; what is needed for one event only is in its scratch context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "check.h"
+#include "datatype/timestamp.h"
+#include "errors.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "reducer.h"
+#include "settings.h"
+#include "utils/array.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#define UNIX_EPOCH_OFFSET ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* Whose code is running, for error messages. */
+typedef struct Frame
+{
+	ErrorContextCallback callback;
+	const char *role;
+	const char *aggregate_type;
+	const char *aggregate_id;
+	const char *type;			/* of the command or event */
+	int64		version;
+	int64		position;
+} Frame;
+
+static void
+check_interrupts(void)
+{
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+log_message(const char *message)
+{
+	ereport(LOG, (errmsg("evpg module: %s", message)));
+}
+
+static const evpg_host host = {
+	.size = sizeof(evpg_host),
+	.check_interrupts = check_interrupts,
+	.log = log_message
+};
+
+static void
+describe_frame(void *arg)
+{
+	Frame	   *frame = arg;
+
+	if (frame->position > 0)
+		errcontext("%s of aggregate \"%s\", stream \"%s\", event \"%s\" of version " INT64_FORMAT " at position " INT64_FORMAT,
+				   frame->role, frame->aggregate_type, frame->aggregate_id, frame->type, frame->version, frame->position);
+	else
+		errcontext("%s of aggregate \"%s\", stream \"%s\", \"%s\" at version " INT64_FORMAT,
+				   frame->role, frame->aggregate_type, frame->aggregate_id, frame->type, frame->version);
+}
+
+static void
+push_frame(Frame *frame)
+{
+	frame->callback.callback = describe_frame;
+	frame->callback.arg = frame;
+	frame->callback.previous = error_context_stack;
+	error_context_stack = &frame->callback;
+}
+
+static void
+pop_frame(Frame *frame)
+{
+	error_context_stack = frame->callback.previous;
+}
+
+/* ------------------------------------------------------------------ states */
+
+/* Makes an empty *state; give it a value with EvpgReducerStart. */
+void
+EvpgReducerInit(EvpgState *state, EvpgAggregate *aggregate)
+{
+	MemoryContext old;
+
+	memset(state, 0, sizeof(EvpgState));
+	state->aggregate = aggregate;
+	state->context = AllocSetContextCreate(CurrentMemoryContext, "EvpgState", ALLOCSET_DEFAULT_SIZES);
+	state->scratch = AllocSetContextCreate(state->context, "EvpgState event", ALLOCSET_DEFAULT_SIZES);
+	if (aggregate->native)
+	{
+		old = MemoryContextSwitchTo(state->context);
+		state->json = EvpgJsonOwn(NULL);
+		state->event_data = EvpgJsonOwn(NULL);
+		state->event_metadata = EvpgJsonOwn(NULL);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+static void
+let_json_go(EvpgJsonOwner *owner)
+{
+	json_object_put(EvpgJsonLetGo(owner));
+}
+
+static Jsonb *
+copy_jsonb(MemoryContext context, const Jsonb *jsonb)
+{
+	Jsonb	   *copy = MemoryContextAlloc(context, VARSIZE_ANY(jsonb));
+
+	memcpy(copy, jsonb, VARSIZE_ANY(jsonb));
+	return copy;
+}
+
+/* Gives a state its value; for a module it must be an object.  Copies value. */
+void
+EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last_position)
+{
+	if (state->aggregate->native)
+	{
+		let_json_go(state->json);
+		state->json->json = EvpgJsonFromJsonb(value, "state");
+		state->size = EvpgJsonSize(state->json->json);
+		state->growth = 0;
+	}
+	else
+		state->jsonb = copy_jsonb(state->context, value);
+	state->version = version;
+	state->last_position = last_position;
+	state->valid = true;
+}
+
+/* The state as jsonb; a function's is the state's own, a module's a new one. */
+Jsonb *
+EvpgReducerValue(EvpgState *state)
+{
+	return state->aggregate->native ? EvpgJsonToJsonb(state->json->json, "state") : state->jsonb;
+}
+
+/* ------------------------------------------------------------------ folding */
+
+static int64
+unix_time(TimestampTz time)
+{
+	return time + UNIX_EPOCH_OFFSET;
+}
+
+static void
+fold_native(EvpgState *state, const EvpgEvent *event, evpg_json *data)
+{
+	const evpg_event_entry *entry = evpg_find_event(&state->aggregate->module, event->type);
+	char	   *event_id;
+	char	  **tags = NULL;
+	int			ntags = 0;
+	evpg_event	out;
+
+	if (entry == NULL)
+	{
+		state->aggregate->counters->unknown_events++;
+		return;
+	}
+	if (data == NULL && event->data != NULL)
+	{
+		data = EvpgJsonFromJsonb(event->data, "event data");
+		state->event_data->json = data;
+	}
+	if (event->metadata != NULL)
+		state->event_metadata->json = EvpgJsonFromJsonb(event->metadata, "event metadata");
+	if (event->tags != NULL)
+	{
+		Datum	   *elements;
+
+		deconstruct_array(event->tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &ntags);
+		tags = palloc(sizeof(char *) * Max(ntags, 1));
+		for (int i = 0; i < ntags; i++)
+			tags[i] = TextDatumGetCString(elements[i]);
+	}
+	event_id = EvpgUuidText(&event->event_id);
+	out = (evpg_event)
+	{
+		.position = event->position,
+			.version = event->version,
+			.aggregate_type = event->aggregate_type,
+			.aggregate_id = event->aggregate_id,
+			.type = event->type,
+			.schema_version = event->schema_version,
+			.ntags = ntags,
+			.tags = (const char *const *) tags,
+			.data = data,
+			.metadata = state->event_metadata->json,
+			.event_id = event_id,
+			.command_id = event->command_id,
+			.correlation_id = event->correlation_id != NULL ? event->correlation_id : event_id,
+			.causation_id = event->causation_id,
+			.actor = event->actor,
+			.occurred_at = unix_time(event->occurred_at),
+			.recorded_at = unix_time(event->recorded_at),
+			.host = &host
+	};
+	entry->call(state->json->json, &out);
+	state->growth += 256 + (event->data != NULL ? 4 * (Size) VARSIZE_ANY(event->data) : 0);
+	let_json_go(state->event_data);
+	let_json_go(state->event_metadata);
+}
+
+static void
+fold_by_function(EvpgState *state, const EvpgEvent *event)
+{
+	EvpgFunction *reducer = state->aggregate->reducer;
+	Datum		args[2] = {JsonbPGetDatum(state->jsonb), EvpgEventDatum(event)};
+	Datum	   *rows;
+	bool	   *nulls;
+	Jsonb	   *next;
+
+	if (EvpgFunctionCall(reducer, args, NULL, true, 1, &rows, &nulls) != 1 || nulls[0])
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("reducer %s returned null", reducer->signature),
+				 errdetail("A reducer returns the new state, or the same state for an event that changes nothing."),
+				 errhint("A CASE without ELSE returns null: add ELSE state.")));
+	next = copy_jsonb(state->context, DatumGetJsonbP(rows[0]));
+	pfree(state->jsonb);
+	state->jsonb = next;
+}
+
+/*
+ * EvpgReducerFold
+ *		Folds an event into a state.  The state is not valid in between: an
+ *		error leaves it marked so.  data is the event's data as json-c, if the
+ *		caller has it.
+ */
+void
+EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data)
+{
+	MemoryContext old = MemoryContextSwitchTo(state->scratch);
+	Frame		frame = {
+		.role = "reducer",
+		.aggregate_type = event->aggregate_type,
+		.aggregate_id = event->aggregate_id,
+		.type = event->type,
+		.version = event->version,
+		.position = event->position
+	};
+
+	state->valid = false;
+	push_frame(&frame);
+	if (state->aggregate->native)
+		fold_native(state, event, data);
+	else
+		fold_by_function(state, event);
+	pop_frame(&frame);
+	state->version = event->version;
+	state->last_position = event->position;
+	state->valid = true;
+	state->aggregate->counters->folds++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(state->scratch);
+}
+
+/* ------------------------------------------------------------------ refusals of functions */
+
+/* A call of a function that may refuse. */
+typedef struct Call
+{
+	EvpgFunction *function;
+	Datum	   *args;
+	const char *nulls;
+	int			max_rows;
+	Datum	   *rows;
+	bool	   *row_nulls;
+	int			count;
+} Call;
+
+static void
+run_call(Call *call)
+{
+	call->count = EvpgFunctionCall(call->function, call->args, call->nulls, false, call->max_rows,
+								   &call->rows, &call->row_nulls);
+}
+
+/* What a refusal says, copied out of its error. */
+static void
+take_refusal(ErrorData *error, EvpgDecision *decision)
+{
+	decision->rejected = true;
+	decision->code = error->constraint_name;
+	decision->message = error->message;
+	decision->hint = error->hint;
+	decision->detail = NULL;
+	if (error->detail != NULL)
+	{
+		/* By evpg_reject it is JSON; by RAISE it may be any text. */
+		if (error->detail[0] == '{' || error->detail[0] == '[')
+			decision->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(error->detail)));
+		else
+		{
+			evpg_json  *json = json_object_new_string(error->detail);
+
+			decision->detail = EvpgJsonToJsonb(EvpgJsonOwn(json)->json, "detail");
+		}
+	}
+}
+
+/*
+ * Runs a call; with catch in a subtransaction, and false is returned if it
+ * refused (SQLSTATE VE002 or the one given) and *decision says how.
+ */
+static bool
+run_refusable(Call *call, bool catch, int also, EvpgDecision *decision)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorContextCallback *callbacks = error_context_stack;
+	ErrorData  *volatile error = NULL;
+
+	if (!catch)
+	{
+		run_call(call);
+		return true;
+	}
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		run_call(call);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		error_context_stack = callbacks;
+	}
+	PG_END_TRY();
+
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode != EVPG_ERRCODE_REJECTED && error->sqlerrcode != also)
+		ReThrowError(error);
+	take_refusal(error, decision);
+	return false;
+}
+
+/* ------------------------------------------------------------------ deciding */
+
+static void
+reset_result(void *arg)
+{
+	evpg_result_reset(arg);
+}
+
+static char *
+copy_text(const char *text, const char *what)
+{
+	if (!pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("%s contains text that is not valid UTF-8", what)));
+	return pstrdup(text);
+}
+
+static void
+take_native_refusal(evpg_result *result, EvpgDecision *decision)
+{
+	decision->rejected = true;
+	/* snprintf may have cut a character in two */
+	result->code[pg_mbcliplen(result->code, strlen(result->code), sizeof(result->code) - 1)] = '\0';
+	result->message[pg_mbcliplen(result->message, strlen(result->message), sizeof(result->message) - 1)] = '\0';
+	decision->code = copy_text(result->code, "rejection code");
+	decision->message = copy_text(result->message, "rejection message");
+	if (decision->message[0] == '\0')
+		decision->message = decision->code;
+	if (result->detail != NULL)
+		decision->detail = EvpgJsonToJsonb(result->detail, "rejection detail");
+}
+
+static void
+raise_failed(const evpg_result *result, const char *role, const EvpgCommand *command)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_MODULE),
+			 errmsg("%s of aggregate \"%s\" failed: %s", role, command->aggregate_type,
+					copy_text(result->message, "failure message"))));
+}
+
+/* An event that a module emitted. */
+static void
+event_from_json(evpg_json *json, EvpgEvent *event)
+{
+	evpg_json  *type = evpg_get(json, "type");
+	evpg_json  *data = evpg_get(json, "data");
+	evpg_json  *metadata = evpg_get(json, "metadata");
+	evpg_json  *tags = evpg_get(json, "tags");
+	evpg_json  *schema_version = evpg_get(json, "schema_version");
+
+	memset(event, 0, sizeof(EvpgEvent));
+	if (json_object_get_type(type) == json_type_string)
+	{
+		if (memchr(json_object_get_string(type), '\0', json_object_get_string_len(type)) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
+					 errmsg("event type contains \\u0000")));
+		event->type = copy_text(json_object_get_string(type), "event type");
+	}
+	if (data != NULL)
+		event->data = EvpgJsonToJsonb(data, "event data");
+	if (metadata != NULL)
+		event->metadata = EvpgJsonToJsonb(metadata, "event metadata");
+	event->schema_version = schema_version == NULL ? 1 : json_object_get_int(schema_version);
+	if (json_object_get_type(tags) == json_type_array)
+	{
+		size_t		count = json_object_array_length(tags);
+		Datum	   *elements = palloc(sizeof(Datum) * Max(count, 1));
+
+		for (size_t i = 0; i < count; i++)
+		{
+			evpg_json  *tag = json_object_array_get_idx(tags, i);
+
+			if (json_object_get_type(tag) != json_type_string)
+				ereport(ERROR,
+						(errcode(EVPG_ERRCODE_MODULE),
+						 errmsg("tag %d of event \"%s\" is not a string", (int) i + 1,
+								event->type != NULL ? event->type : "")));
+			elements[i] = CStringGetTextDatum(copy_text(json_object_get_string(tag), "tag"));
+		}
+		event->tags = construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
+	}
+}
+
+static void
+raise_too_many(const EvpgCommand *command)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_LIMIT),
+			 errmsg("command \"%s\" emits too many events", command->command_type),
+			 errdetail("The limit is %d.", EvpgMaxEvents),
+			 errhint("Split the command, or let a superuser raise evpg.max_events.")));
+}
+
+static void
+decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+{
+	const evpg_command_entry *entry = evpg_find_command(&state->aggregate->module, command->command_type);
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	evpg_result *result = palloc0(sizeof(evpg_result));
+	EvpgJsonOwner *data = EvpgJsonOwn(NULL);
+	EvpgJsonOwner *metadata = EvpgJsonOwn(NULL);
+	evpg_command in;
+
+	if (entry == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_COMMAND),
+				 errmsg("aggregate \"%s\" has no command \"%s\"", command->aggregate_type, command->command_type)));
+	if (command->data != NULL)
+	{
+		data->json = EvpgJsonFromJsonb(command->data, "command data");
+		if (data->json != NULL && json_object_get_type(data->json) != json_type_object)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("data of command \"%s\" must be a JSON object", command->command_type)));
+	}
+	if (command->metadata != NULL)
+		metadata->json = EvpgJsonFromJsonb(command->metadata, "command metadata");
+
+	result->size = sizeof(evpg_result);
+	result->host = &host;
+	callback->func = reset_result;
+	callback->arg = result;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	in = (evpg_command)
+	{
+		.version = state->version,
+			.aggregate_type = command->aggregate_type,
+			.aggregate_id = command->aggregate_id,
+			.type = command->command_type,
+			.data = data->json,
+			.metadata = metadata->json,
+			.command_id = command->command_id,
+			.correlation_id = command->correlation_id,
+			.causation_id = command->causation_id,
+			.actor = command->actor,
+			.received_at = unix_time(command->received_at)
+	};
+	entry->call(result, state->json->json, &in);
+
+	if (result->failed)
+		raise_failed(result, "handler", command);
+	if (result->rejected)
+	{
+		take_native_refusal(result, decision);
+		return;
+	}
+	if (result->events == NULL)
+		return;
+	if (json_object_array_length(result->events) > (size_t) EvpgMaxEvents)
+		raise_too_many(command);
+	decision->count = json_object_array_length(result->events);
+	decision->events = palloc(sizeof(EvpgEvent) * decision->count);
+	decision->data = palloc(sizeof(evpg_json *) * decision->count);
+	for (int i = 0; i < decision->count; i++)
+	{
+		evpg_json  *emitted = json_object_array_get_idx(result->events, i);
+
+		event_from_json(emitted, &decision->events[i]);
+		decision->data[i] = evpg_get(emitted, "data");
+	}
+}
+
+static void
+decide_by_function(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *decision)
+{
+	EvpgFunction *handler = state->aggregate->handler;
+	Datum		args[2] = {JsonbPGetDatum(state->jsonb), EvpgCommandDatum(command)};
+	Call		call = {.function = handler, .args = args, .max_rows = EvpgMaxEvents + 1};
+
+	if (!run_refusable(&call, catch, EVPG_ERRCODE_REJECTED, decision))
+		return;
+	if (handler->result_type == JSONBOID)
+	{
+		Jsonb	   *jsonb = call.count == 0 || call.row_nulls[0] ? NULL : DatumGetJsonbP(call.rows[0]);
+
+		/* null, in SQL or JSON, is no event */
+		if (jsonb != NULL && !(JB_ROOT_IS_SCALAR(jsonb) && EvpgJsonFromJsonb(jsonb, "events") == NULL))
+			decision->count = EvpgEventsFromJsonb(jsonb, &decision->events);
+	}
+	else
+	{
+		decision->events = palloc(sizeof(EvpgEvent) * Max(call.count, 1));
+		for (int i = 0; i < call.count; i++)
+			if (!call.row_nulls[i] &&
+				EvpgEventFromNewEvent(DatumGetHeapTupleHeader(call.rows[i]), &decision->events[decision->count]))
+				decision->count++;
+	}
+	if (decision->count > EvpgMaxEvents || call.count > EvpgMaxEvents)
+		raise_too_many(command);
+}
+
+/*
+ * EvpgReducerDecide
+ *		Lets the handler decide a command on a state, which it does not change.
+ *		The answer is in CurrentMemoryContext.  Without catch, a refusal by a
+ *		function is raised; a module's is always returned.
+ */
+void
+EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *decision)
+{
+	Frame		frame = {
+		.role = "handler",
+		.aggregate_type = command->aggregate_type,
+		.aggregate_id = command->aggregate_id,
+		.type = command->command_type,
+		.version = state->version
+	};
+
+	Assert(state->valid);
+	memset(decision, 0, sizeof(EvpgDecision));
+	push_frame(&frame);
+	if (state->aggregate->native)
+		decide_native(state, command, decision);
+	else
+		decide_by_function(state, command, catch, decision);
+	for (int i = 0; i < decision->count; i++)
+		EvpgEventCheck(&decision->events[i], i + 1);
+	pop_frame(&frame);
+}
+
+/*
+ * EvpgReducerHolds
+ *		Whether the invariant holds of a state; if not, *why says why.
+ */
+bool
+EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *why)
+{
+	EvpgAggregate *aggregate = state->aggregate;
+	bool		holds = true;
+	Frame		frame = {
+		.role = "invariant",
+		.aggregate_type = command->aggregate_type,
+		.aggregate_id = command->aggregate_id,
+		.type = command->command_type,
+		.version = state->version
+	};
+
+	memset(why, 0, sizeof(EvpgDecision));
+	push_frame(&frame);
+	if (aggregate->native && aggregate->module.invariant != NULL)
+	{
+		MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+		evpg_result *result = palloc0(sizeof(evpg_result));
+
+		result->size = sizeof(evpg_result);
+		result->host = &host;
+		callback->func = reset_result;
+		callback->arg = result;
+		MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+		holds = aggregate->module.invariant(result, state->json->json);
+		if (result->failed)
+			raise_failed(result, "invariant", command);
+		if (result->rejected)
+			take_native_refusal(result, why);
+		holds = holds && !result->rejected;
+	}
+	else if (!aggregate->native && aggregate->invariant != NULL)
+	{
+		Datum		args[1] = {JsonbPGetDatum(state->jsonb)};
+		Call		call = {.function = aggregate->invariant, .args = args, .max_rows = 1};
+
+		holds = run_refusable(&call, catch, EVPG_ERRCODE_INVARIANT, why) &&
+			(call.count != 1 || call.row_nulls[0] || DatumGetBool(call.rows[0]));
+	}
+	pop_frame(&frame);
+	if (!holds && !why->rejected)
+	{
+		why->rejected = true;
+		why->code = pstrdup("invariant");
+		why->message = psprintf("command \"%s\" would violate the invariant of aggregate \"%s\"",
+								command->command_type, command->aggregate_type);
+	}
+	return holds;
+}
+
+/*
+ * EvpgReducerIntercept
+ *		Lets an interceptor see and change a command.  False if it refused and
+ *		*why says how: it is an answer of another SQLSTATE, so it is always caught.
+ */
+bool
+EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why)
+{
+	Datum		args[1] = {EvpgCommandDatum(command)};
+	Call		call = {.function = interceptor->function, .args = args, .max_rows = 1};
+	EvpgCommand changed;
+	bool		passed;
+	Frame		frame = {
+		.role = psprintf("interceptor \"%s\"", interceptor->name),
+		.aggregate_type = command->aggregate_type,
+		.aggregate_id = command->aggregate_id,
+		.type = command->command_type
+	};
+
+	memset(why, 0, sizeof(EvpgDecision));
+	push_frame(&frame);
+	passed = run_refusable(&call, true, EVPG_ERRCODE_INTERCEPTED, why);
+	if (passed)
+	{
+		if (call.count != 1 || call.row_nulls[0])
+			ereport(ERROR,
+					(errcode(EVPG_ERRCODE_MODULE),
+					 errmsg("interceptor \"%s\" returned null", interceptor->name),
+					 errhint("Return the command, or refuse it with evpg_reject().")));
+		EvpgCommandFromTuple(DatumGetHeapTupleHeader(call.rows[0]), &changed);
+		changed.received_at = command->received_at;
+		EvpgCommandCheck(&changed);
+		if (strcmp(changed.aggregate_type, command->aggregate_type) != 0 ||
+			strcmp(changed.aggregate_id, command->aggregate_id) != 0)
+			ereport(ERROR,
+					(errcode(EVPG_ERRCODE_MODULE),
+					 errmsg("interceptor \"%s\" must not change aggregate type and id", interceptor->name)));
+		*command = changed;
+	}
+	pop_frame(&frame);
+	return passed;
+}

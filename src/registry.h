@@ -1,0 +1,63 @@
+/*-------------------------------------------------------------------------
+ *
+ * registry.h
+ *		Registered aggregates and interceptors, ready to be used.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_REGISTRY_H
+#define EVPG_REGISTRY_H
+
+#include "evpg.h"
+#include "function.h"
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+/* What a session did with an aggregate type; kept to the end of the session. */
+typedef struct EvpgCounters
+{
+	char		aggregate_type[256];	/* hash key */
+	int64		commands;
+	int64		rejected;
+	int64		conflicts;
+	int64		noops;
+	int64		duplicates;
+	int64		events;
+	int64		unknown_events;
+	int64		cache_hits;
+	int64		folds;
+	int64		snapshots;
+} EvpgCounters;
+
+/* An aggregate type; lives to the end of the transaction at least. */
+typedef struct EvpgAggregate
+{
+	char		aggregate_type[256];	/* hash key */
+	MemoryContext context;
+	bool		native;			/* a symbol of a module, else functions */
+	evpg_aggregate module;		/* if native */
+	EvpgFunction *handler;		/* if not */
+	EvpgFunction *reducer;
+	EvpgFunction *invariant;	/* may be NULL */
+	Jsonb	   *initial_state;
+	int			snapshot_every; /* 0: never */
+	int			snapshot_keep;
+	int			reducer_version;
+	int64		generation;		/* of the registration */
+	uint64		stamp;			/* of the reducer function */
+	EvpgCounters *counters;
+} EvpgAggregate;
+
+typedef struct EvpgInterceptor
+{
+	char	   *name;
+	EvpgFunction *function;
+	List	   *aggregate_types;	/* NIL: all */
+	List	   *command_types;	/* NIL: all */
+} EvpgInterceptor;
+
+extern void EvpgRegistryInit(void);
+extern EvpgAggregate *EvpgRegistryAggregate(const char *aggregate_type);
+extern List *EvpgRegistryInterceptors(void);
+
+#endif							/* EVPG_REGISTRY_H */

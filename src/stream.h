@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.h
+ *		Streams: finding, locking, creating.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_STREAM_H
+#define EVPG_STREAM_H
+
+/* A stream as its row says; stream_id 0 = there is no row. */
+typedef struct EvpgStream
+{
+	const char *aggregate_type;
+	const char *aggregate_id;
+	int64		stream_id;
+	int64		version;
+	int64		last_position;
+} EvpgStream;
+
+extern bool EvpgStreamLock(EvpgStream *stream);
+extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);
+extern bool EvpgStreamCreate(EvpgStream *stream);
+extern void EvpgStreamReserve(const EvpgStream *stream);
+extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position);
+extern void EvpgLockHash(uint64 hash);
+extern uint64 EvpgHashPair(const char *first, const char *second);
+
+#endif							/* EVPG_STREAM_H */
