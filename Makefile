@@ -21,7 +21,7 @@ PG_CONFIG := $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 endif
 export PG_CONFIG
 
-.PHONY: all install help setup test accept lint format demo serve stop bench clean clean-build
+.PHONY: all install help setup test accept lint format typedefs demo serve stop bench clean clean-build
 
 all:
 
@@ -34,7 +34,7 @@ help:
 	@echo 'make test         all tests; TESTS="unit regress isolation pgtap tap" or names of files choose some'
 	@echo 'make accept       take the output of the last make test as the expected one (then read git diff)'
 	@echo 'make lint         formatting, warnings, static analysis, exported symbols, the public header'
-	@echo 'make format       reformat the C sources'
+	@echo 'make format       reformat the C sources (make typedefs first, if there are new types)'
 	@echo 'make bench        measure; BENCH="--quick" passes options to bench/run'
 	@echo 'make clean        remove what was built, and the private server'
 
@@ -48,6 +48,8 @@ lint:
 	@scripts/lint
 format:
 	@scripts/indent
+typedefs:
+	@scripts/indent --typedefs
 demo:
 	@scripts/demo
 serve:

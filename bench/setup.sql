@@ -29,7 +29,8 @@ INSERT INTO bench.batch
 SELECT array_agg(evpg_event('MoneyDeposited', d)), array_agg('MoneyDeposited'::text), array_agg(d)
   FROM generate_series(1, 1000) AS i, jsonb_build_object('amount', i) AS d;
 
-SELECT count(e.version) FROM generate_series(1, 10) AS i, bench.batch AS b, evpg_append('bench_load', '1', b.events) AS e;
+SELECT count(e.version)
+  FROM generate_series(0, 9) AS i, bench.batch AS b, evpg_append('bench_load', '1', b.events, expected_version => i * 1000) AS e;
 
 VACUUM ANALYZE evpg.event_log, evpg.stream, bench.batch;
 CHECKPOINT;

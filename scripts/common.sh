@@ -2,8 +2,7 @@
 #
 # Sets a clean environment, goes to the top of the tree, and defines
 #   as_ordinary_user   PostgreSQL does not run as root: start over as another user, in a copy of the tree
-#   build              build evpg and all modules, install them into a private server tree
-#   mirror             a build directory of links to sources
+#   use_build, build   build evpg and all modules, and install them into a private server tree
 
 set -euo pipefail
 umask 022
@@ -98,58 +97,67 @@ mirror()
 	done
 }
 
-# use_build <plain | assert>: names a private server tree and puts its programs first
+# use_build <name>: build/<name> is where to build, with a private server tree whose programs come first
 use_build()
 {
-	flavour=$1
-	out=$top/build/$flavour
+	local bin
+
+	bin=$("$PG_CONFIG" --bindir)
+	out=$top/build/$1
 	root=$out/root
-	export PATH=$root$("$PG_CONFIG" --bindir):$PATH
+	export PATH=$root$bin:$PATH
 }
 
 # A copy of the installed server, which finds its files relative to its programs; so nothing is installed in the system.
 copy_server()
 {
-	local directory
+	local bin directory
 
-	cmp -s "$("$PG_CONFIG" --bindir)/postgres" "$root$("$PG_CONFIG" --bindir)/postgres" && return
+	bin=$("$PG_CONFIG" --bindir)
+	cmp -s "$bin/postgres" "$root$bin/postgres" && return
 	rm -rf "$root"
-	for directory in "$("$PG_CONFIG" --pkglibdir)" "$("$PG_CONFIG" --sharedir)" "$("$PG_CONFIG" --includedir-server)" \
-		"$("$PG_CONFIG" --bindir)"; do
+	for directory in --pkglibdir --sharedir --includedir-server --bindir; do
+		directory=$("$PG_CONFIG" $directory)
 		mkdir -p "$root$directory"
 		cp -a "$directory/." "$root$directory/"
 	done
 }
 
-# build <plain | assert>: assert has the assertions of evpg on
-build()
+# make_each <target>... -- <assignment>...: in a mirror of evpg, then of the modules of the tests and of each example
+make_each()
 {
-	local copt=${COPT:-} directory
+	local targets=() directory target
 
-	use_build "$1"
-	mkdir -p "$out"
-	copy_server
-	[ "$flavour" = plain ] || copt="-DUSE_ASSERT_CHECKING $copt"
-	if [ "$copt" != "$(cat "$out/copt" 2>/dev/null)" ]; then
-		rm -rf "$out/evpg" "$out/modules" "$out/examples"
-		echo "$copt" >"$out/copt"
+	while [ "$1" != -- ]; do
+		targets+=("$1")
+		shift
+	done
+	shift
+	if [ "$*" != "$(cat "$out/made-with" 2>/dev/null)" ]; then
+		rm -rf "$out/evpg" "$out/test" "$out/examples"
+		mkdir -p "$out"
+		echo "$*" >"$out/made-with"
 	fi
 	mirror . "$out/evpg" \( -path './src/*.[ch]' -o -path ./src/export.txt -o -path './sql/*.sql' -o -path ./Makefile \
 		-o -path ./evpg.control \)
-	install_from "$out/evpg" "$copt"
-	mirror test/modules "$out/modules" \( -name '*.[ch]' -o -name Makefile \)
-	install_from "$out/modules"
-	for directory in examples/*/; do
-		directory=${directory%/}
-		mirror "$directory" "$out/$directory" \( -name '*.[ch]' -o -name Makefile \)
-		install_from "$out/$directory"
+	for directory in test/modules examples/*/; do
+		mirror "${directory%/}" "$out/${directory%/}" \( -name '*.[ch]' -o -name Makefile \)
+	done
+	for directory in evpg test/modules examples/*/; do
+		for target in "${targets[@]}"; do
+			make -s -j "$jobs" -C "$out/$directory" with_llvm=no "$@" "$target" >"$out/make.log" 2>&1 || {
+				cat "$out/make.log" >&2
+				say "make $target failed in $directory"
+				return 1
+			}
+			[ "$target" != all ] || cat "$out/make.log" >&2		# warnings
+		done
 	done
 }
 
-# install_from <directory> [options of the compiler]: makes and installs into the private server tree
-install_from()
+# build <assignment>...: all that is built with make, into the private server tree
+build()
 {
-	make -s -j "$jobs" -C "$1" PG_CONFIG="$(command -v pg_config)" COPT="${2:-}" all >&2
-	make -s -C "$1" PG_CONFIG="$(command -v pg_config)" COPT="${2:-}" install >"$out/install.log" 2>&1 ||
-		die "make install failed in $1: $(cat "$out/install.log")"
+	copy_server
+	make_each all install -- PG_CONFIG="$root$("$PG_CONFIG" --bindir)/pg_config" "$@"
 }

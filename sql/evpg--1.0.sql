@@ -278,6 +278,28 @@ CREATE FUNCTION evpg_session_stats()
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_session_stats IS 'what this session did, by aggregate type; includes what was rolled back';
 
+-- ------------------------------------------------------------------ idempotency
+
+-- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
+CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETURNS text
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN encode(sha256(convert_to(to_json(array_prepend(domain, components))::text, 'UTF8')), 'hex');
+COMMENT ON FUNCTION evpg_operation_key IS 'a command_id made of what an operation is about: the same parts give the same id';
+
+CREATE FUNCTION evpg_prune_commands(older_than interval) RETURNS bigint
+  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pruned bigint;
+BEGIN
+  IF older_than < interval '0' THEN
+    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  DELETE FROM evpg.command_record WHERE recorded_at < clock_timestamp() - older_than;
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  RETURN pruned;
+END $$;
+COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
+
 -- ------------------------------------------------------------------ privileges
 
 -- Nothing is granted to PUBLIC; evpg_grant() gives what a role needs.  reader: read; writer: execute and append too;
@@ -296,8 +318,9 @@ BEGIN ATOMIC
       (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
       (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),
       (2, 'EXECUTE ON FUNCTION evpg_try_execute'), (2, 'EXECUTE ON FUNCTION evpg_append'),
-      (2, 'EXECUTE ON FUNCTION evpg_create_stream'),
+      (2, 'EXECUTE ON FUNCTION evpg_create_stream'), (2, 'EXECUTE ON FUNCTION evpg_operation_key'),
       (3, 'EXECUTE ON FUNCTION evpg_inject'), (3, 'EXECUTE ON FUNCTION evpg_take_snapshot'),
+      (3, 'EXECUTE ON FUNCTION evpg_prune_commands'),
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
       (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor')) AS p (level, object)

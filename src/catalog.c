@@ -54,7 +54,8 @@ relation_changed(Datum arg, Oid relid)
 	}
 	else if (relid == catalog.aggregate_type || relid == catalog.interceptor)
 		registry_generation++;
-	if (relid == catalog.event_log || relid == catalog.fence || relid == catalog.event_position)
+	if (relid == catalog.stream || relid == catalog.event_log || relid == catalog.fence ||
+		relid == catalog.event_position)
 	{
 		catalog_valid = false;
 		catalog_changes++;
@@ -144,6 +145,8 @@ EvpgCatalogGet(void)
 												   ALLOCSET_SMALL_SIZES);
 	new.aggregate_type = lookup_relation(schema, "aggregate_type");
 	new.interceptor = lookup_relation(schema, "interceptor");
+	new.stream = lookup_relation(schema, "stream");
+	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
 	new.event_log = lookup_relation(schema, "event_log");
 	new.event_log_stream_index = lookup_relation(schema, "event_log_stream_id_version_key");
 	new.event_position = lookup_relation(schema, "event_position");

@@ -15,6 +15,9 @@ typedef struct EvpgCatalog
 	Oid			owner;			/* of the tables; evpg's statements run as it */
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
+	Oid			stream;
+	Oid			stream_key_index;	/* unique on (aggregate_type,
+									 * aggregate_id) */
 	Oid			event_log;
 	Oid			event_log_stream_index; /* unique on (stream_id, version) */
 	Oid			event_position; /* sequence */

@@ -383,6 +383,21 @@ count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
 	}
 }
 
+/* A handler that writes to its own stream would pull the state from under the command. */
+static void
+refuse_reentry(const EvpgCommand *command)
+{
+	for (Running *r = running; r != NULL; r = r->outer)
+		if (strcmp(r->aggregate_type, command->aggregate_type) == 0 &&
+			strcmp(r->aggregate_id, command->aggregate_id) == 0)
+			ereport(ERROR,
+					(errcode(EVPG_ERRCODE_REENTERED),
+					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
+							command->aggregate_type, command->aggregate_id),
+					 errdetail("Its handler cannot write to its own stream."),
+					 errhint("Let the handler return the events instead.")));
+}
+
 /*
  * EvpgCommandExecute
  *		Executes a checked command, which it completes from the context.
@@ -399,20 +414,13 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	check_stack_depth();
 	command->received_at = GetCurrentTimestamp();
+	command->version = -1;		/* not known yet */
 	EvpgContextApply(command);
 	aggregate = EvpgRegistryAggregate(command->aggregate_type);
 	outcome->stream.aggregate_type = command->aggregate_type;
 	outcome->stream.aggregate_id = command->aggregate_id;
 
-	for (Running *r = running; r != NULL; r = r->outer)
-		if (strcmp(r->aggregate_type, command->aggregate_type) == 0 &&
-			strcmp(r->aggregate_id, command->aggregate_id) == 0)
-			ereport(ERROR,
-					(errcode(EVPG_ERRCODE_REENTERED),
-					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
-							command->aggregate_type, command->aggregate_id),
-					 errdetail("A handler has executed a command on its own stream."),
-					 errhint("Let the handler return the events instead.")));
+	refuse_reentry(command);
 	self.aggregate_type = command->aggregate_type;
 	self.aggregate_id = command->aggregate_id;
 	self.outer = running;
@@ -455,6 +463,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	stream->aggregate_id = command->aggregate_id;
 	EvpgContextApply(command);
 	aggregate = EvpgRegistryAggregate(command->aggregate_type);
+	refuse_reentry(command);
 	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);
 
 	do

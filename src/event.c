@@ -549,7 +549,7 @@ EvpgCommandDatum(const EvpgCommand *command)
 	values[EVPG_COMMAND_VERSION] = Int64GetDatum(command->version);
 	values[EVPG_COMMAND_RECEIVED_AT] = TimestampTzGetDatum(command->received_at);
 	nulls[EVPG_COMMAND_RECEIVED_AT] = (command->received_at == 0);
-	nulls[EVPG_COMMAND_VERSION] = (command->received_at == 0);
+	nulls[EVPG_COMMAND_VERSION] = (command->version < 0);
 	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->command, values, nulls));
 }
 

@@ -57,7 +57,7 @@ typedef struct EvpgCommand
 	const char *actor;
 	const char *correlation_id;
 	const char *causation_id;
-	int64		version;		/* of the stream, once it is known */
+	int64		version;		/* of the stream; -1: not known yet */
 	TimestampTz received_at;
 } EvpgCommand;
 

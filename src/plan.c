@@ -120,13 +120,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" ORDER BY version DESC OFFSET $2 LIMIT 1)",
 		2, {INT8OID, INT8OID}
 	},
-	[EVPG_PLAN_STREAM_ADVANCE] = {
-		"UPDATE evpg.stream SET version = $2, last_position = $3 WHERE stream_id OPERATOR(pg_catalog.=) $1",
-		3, {INT8OID, INT8OID, INT8OID}
-	},
 	[EVPG_PLAN_STREAM_CREATE] = {
 		"INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES ($1, $2)"
-		" ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING RETURNING stream_id, version, last_position",
+		" ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING RETURNING stream_id, ctid",
 		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_STREAM_LIST] = {
@@ -135,16 +131,6 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" AND ($2 IS NULL OR (aggregate_type, aggregate_id) OPERATOR(pg_catalog.>) ($2, $3))"
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
-	},
-	[EVPG_PLAN_STREAM_LOCK] = {
-		"SELECT stream_id, version, last_position FROM evpg.stream"
-		" WHERE aggregate_type OPERATOR(pg_catalog.=) $1 AND aggregate_id OPERATOR(pg_catalog.=) $2 FOR NO KEY UPDATE",
-		2, {TEXTOID, TEXTOID}
-	},
-	[EVPG_PLAN_STREAM_READ] = {
-		"SELECT stream_id, version, last_position FROM evpg.stream"
-		" WHERE aggregate_type OPERATOR(pg_catalog.=) $1 AND aggregate_id OPERATOR(pg_catalog.=) $2",
-		2, {TEXTOID, TEXTOID}
 	},
 };
 

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "check.h"
+#include "common/jsonapi.h"
 #include "datatype/timestamp.h"
 #include "errors.h"
 #include "mb/pg_wchar.h"
@@ -310,8 +311,10 @@ take_refusal(ErrorData *error, EvpgDecision *decision)
 	decision->detail = NULL;
 	if (error->detail != NULL)
 	{
+		JsonLexContext *lex = makeJsonLexContextCstringLen(error->detail, strlen(error->detail), PG_UTF8, true);
+
 		/* By evpg_reject it is JSON; by RAISE it may be any text. */
-		if (error->detail[0] == '{' || error->detail[0] == '[')
+		if (pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS)
 			decision->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(error->detail)));
 		else
 		{

@@ -8,6 +8,8 @@
 #ifndef EVPG_STREAM_H
 #define EVPG_STREAM_H
 
+#include "storage/itemptr.h"
+
 /* A stream as its row says; stream_id 0 = there is no row. */
 typedef struct EvpgStream
 {
@@ -16,6 +18,7 @@ typedef struct EvpgStream
 	int64		stream_id;
 	int64		version;
 	int64		last_position;
+	ItemPointerData tid;		/* of the row version that was locked */
 } EvpgStream;
 
 extern bool EvpgStreamLock(EvpgStream *stream);

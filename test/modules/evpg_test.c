@@ -1,0 +1,423 @@
+/*-------------------------------------------------------------------------
+ *
+ * evpg_test.c
+ *		Aggregates for the tests, each behind a symbol:
+ *
+ * counter		the twin of the functions in test/pgtap/include/counter.sql
+ * counter_twice	the same with another fold, hence another reducer_version
+ * echo			gives back what it is given: values, commands, events
+ * hostile		does what a module must not do
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+#include "fmgr.h"
+
+#include <math.h>
+
+#include "evpg.h"
+
+EVPG_MODULE;
+
+/* ------------------------------------------------------------------ counter */
+
+static void
+add(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_emit(out, "Added", evpg_object(EVPG_INT("n", evpg_int(command->data, "n"))));
+}
+
+static void
+add_each(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_json  *numbers = evpg_get(command->data, "ns");
+
+	for (size_t i = 0; i < json_object_array_length(numbers); i++)
+		evpg_emit(out, "Added", evpg_object(EVPG_JSON("n", evpg_share(json_object_array_get_idx(numbers, i)))));
+}
+
+static void
+add_many(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	for (int64_t i = 0; i < evpg_int(command->data, "count"); i++)
+		evpg_emit(out, "Added", evpg_object(EVPG_INT("n", 1)));
+}
+
+static void
+subtract(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	int64_t		n = evpg_int(command->data, "n");
+	int64_t		total = evpg_int(state, "total");
+
+	if (n > total)
+	{
+		evpg_reject(out, "underflow", "total %lld is less than %lld", (long long) total, (long long) n);
+		evpg_reject_detail(out, evpg_object(EVPG_INT("total", total)));
+		return;
+	}
+	evpg_emit(out, "Subtracted", evpg_object(EVPG_INT("n", n)));
+}
+
+/* Events first, then a refusal: they must be dropped. */
+static void
+add_and_refuse(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	add(out, state, command);
+	evpg_reject(out, "changed_mind", "no");
+	evpg_reject(out, "second", "the first refusal counts");
+}
+
+static void
+nothing(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+}
+
+/* Emits the events that it is told. */
+static void
+emit(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_json  *events = evpg_get(command->data, "events");
+
+	for (size_t i = 0; i < json_object_array_length(events); i++)
+	{
+		evpg_json  *told = json_object_array_get_idx(events, i);
+		evpg_json  *tags = evpg_get(told, "tags");
+		evpg_json  *event = evpg_emit(out, evpg_text(told, "type"), evpg_share(evpg_get(told, "data")));
+
+		for (size_t t = 0; tags != NULL && t < json_object_array_length(tags); t++)
+			evpg_with_tag(event, json_object_get_string(json_object_array_get_idx(tags, t)));
+		if (evpg_get(told, "metadata") != NULL)
+			evpg_with_metadata(event, evpg_share(evpg_get(told, "metadata")));
+		if (evpg_get(told, "schema_version") != NULL)
+			evpg_set(event, "schema_version", evpg_share(evpg_get(told, "schema_version")));
+	}
+}
+
+static void
+fail(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_fail(out, "broken by \"%s\"", command->type);
+}
+
+static void
+spin(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	for (;;)
+		evpg_check_interrupts(out->host);
+}
+
+static void
+fold_total(evpg_json *state, int64_t n)
+{
+	evpg_set_int(state, "total", evpg_int(state, "total") + n);
+	evpg_set_int(state, "applied", evpg_int(state, "applied") + 1);
+}
+
+static void
+added(evpg_json *state, const evpg_event *event)
+{
+	fold_total(state, evpg_int(event->data, "n"));
+}
+
+static void
+added_twice(evpg_json *state, const evpg_event *event)
+{
+	fold_total(state, 2 * evpg_int(event->data, "n"));
+}
+
+static void
+subtracted(evpg_json *state, const evpg_event *event)
+{
+	fold_total(state, -evpg_int(event->data, "n"));
+}
+
+static void
+spun(evpg_json *state, const evpg_event *event)
+{
+	for (;;)
+		evpg_check_interrupts(event->host);
+}
+
+/* Three ways to say no. */
+static bool
+in_range(evpg_result *why, const evpg_json *state)
+{
+	int64_t		total = evpg_int(state, "total");
+
+	if (total == 666)
+		evpg_fail(why, "cannot say");
+	if (total > 1000)
+	{
+		evpg_reject(why, "limit", "total %lld is above 1000", (long long) total);
+		evpg_reject_detail(why, evpg_object(EVPG_INT("total", total)));
+	}
+	return total >= -1000;
+}
+
+#define COUNTER_COMMANDS \
+	EVPG_COMMANDS(EVPG_ON("Add", add), EVPG_ON("AddEach", add_each), EVPG_ON("AddMany", add_many), \
+				  EVPG_ON("Subtract", subtract), EVPG_ON("AddAndRefuse", add_and_refuse), \
+				  EVPG_ON("Nothing", nothing), EVPG_ON("Emit", emit), EVPG_ON("Fail", fail), EVPG_ON("Spin", spin))
+
+EVPG_AGGREGATE(counter,
+			   .initial_state = "{\"total\": 0, \"applied\": 0}",
+			   .commands = COUNTER_COMMANDS,
+			   .events = EVPG_EVENTS(EVPG_ON("Added", added), EVPG_ON("Subtracted", subtracted), EVPG_ON("Spun", spun)),
+			   .invariant = in_range);
+
+EVPG_AGGREGATE(counter_twice,
+			   .initial_state = "{\"total\": 0, \"applied\": 0}",
+			   .reducer_version = 2,
+			   .commands = COUNTER_COMMANDS,
+			   .events = EVPG_EVENTS(EVPG_ON("Added", added_twice), EVPG_ON("Subtracted", subtracted)));
+
+/* ------------------------------------------------------------------ echo */
+
+static void
+echo_value(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_emit(out, "Echoed", evpg_share(command->data));
+}
+
+/* The value in the state, as a copy: what went through a fold, and maybe a snapshot. */
+static void
+echo_state(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_emit(out, "Echoed", evpg_object(EVPG_JSON("value", evpg_copy(evpg_get(state, "value")))));
+}
+
+static void
+echoed(evpg_json *state, const evpg_event *event)
+{
+	evpg_set(state, "value", evpg_share(evpg_get(event->data, "value")));
+}
+
+/* Says what a handler is given, and whether it could be NULL. */
+static void
+describe(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_json  *event = evpg_emit(out, "Described", evpg_object(
+		EVPG_INT("version", command->version),
+		EVPG_TEXT("aggregate_type", command->aggregate_type),
+		EVPG_TEXT("aggregate_id", command->aggregate_id),
+		EVPG_TEXT("command_type", command->type),
+		EVPG_BOOL("has_data", command->data != NULL),
+		EVPG_JSON("data", evpg_share(command->data)),
+		EVPG_JSON("metadata", evpg_share(command->metadata)),
+		EVPG_TEXT("command_id", command->command_id),
+		EVPG_TEXT("correlation_id", command->correlation_id),
+		EVPG_TEXT("causation_id", command->causation_id),
+		EVPG_TEXT("actor", command->actor),
+		EVPG_INT("received_at", command->received_at),
+		EVPG_BOOL("host", EVPG_HOST_HAS(out->host, check_interrupts) && EVPG_HOST_HAS(out->host, log))));
+
+	evpg_with_tag(evpg_with_tag(event, "one"), "zwei");
+	evpg_with_metadata(event, evpg_object(EVPG_TEXT("by", "handler")));
+}
+
+/* Says what a fold is given. */
+static void
+described(evpg_json *state, const evpg_event *event)
+{
+	evpg_json  *tags = NULL;
+
+	for (int i = 0; i < event->ntags; i++)
+	{
+		if (tags == NULL)
+			tags = json_object_new_array();
+		json_object_array_add(tags, json_object_new_string(event->tags[i]));
+	}
+	evpg_set(state, "event", evpg_object(
+		EVPG_INT("version", event->version),
+		EVPG_TEXT("aggregate_type", event->aggregate_type),
+		EVPG_TEXT("aggregate_id", event->aggregate_id),
+		EVPG_TEXT("type", event->type),
+		EVPG_INT("schema_version", event->schema_version),
+		EVPG_JSON("tags", tags),
+		EVPG_JSON("data", evpg_share(event->data)),
+		EVPG_JSON("metadata", evpg_share(event->metadata)),
+		EVPG_TEXT("event_id", event->event_id),
+		EVPG_TEXT("command_id", event->command_id),
+		EVPG_TEXT("correlation_id", event->correlation_id),
+		EVPG_TEXT("causation_id", event->causation_id),
+		EVPG_TEXT("actor", event->actor),
+		EVPG_INT("occurred_at", event->occurred_at),
+		EVPG_INT("recorded_at", event->recorded_at),
+		EVPG_BOOL("host", EVPG_HOST_HAS(event->host, check_interrupts))));
+}
+
+EVPG_AGGREGATE(echo,
+			   .commands = EVPG_COMMANDS(EVPG_ON("Echo", echo_value), EVPG_ON("EchoState", echo_state),
+										 EVPG_ON("Describe", describe)),
+			   .events = EVPG_EVENTS(EVPG_ON("Echoed", echoed), EVPG_ON("Described", described)));
+
+/* ------------------------------------------------------------------ hostile */
+
+/* A string that PostgreSQL cannot hold: not UTF-8, a surrogate, over-long, or with U+0000. */
+static evpg_json *
+bad_string(const char *how)
+{
+	if (strcmp(how, "zero") == 0)
+		return json_object_new_string_len("a\0b", 3);
+	if (strcmp(how, "surrogate") == 0)
+		return json_object_new_string("\xed\xa0\x80");
+	if (strcmp(how, "overlong") == 0)
+		return json_object_new_string("\xc0\xaf");
+	return json_object_new_string("caf\xe9");
+}
+
+/* Puts a bad string where it is told. */
+static void
+bad_text(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	const char *where = evpg_text(command->data, "where");
+	evpg_json  *bad = bad_string(evpg_text(command->data, "how"));
+	const char *text = json_object_get_string(bad);
+	evpg_json  *event;
+
+	if (strcmp(where, "code") == 0)
+		evpg_reject(out, text, "refused");
+	else if (strcmp(where, "message") == 0)
+		evpg_reject(out, "code", "%s", text);
+	else if (strcmp(where, "detail") == 0)
+	{
+		evpg_reject(out, "code", "refused");
+		evpg_reject_detail(out, evpg_object(EVPG_JSON("x", evpg_share(bad))));
+	}
+	else if (strcmp(where, "failure") == 0)
+		evpg_fail(out, "%s", text);
+	else
+	{
+		event = evpg_emit(out, "Tried", json_object_new_object());
+		if (strcmp(where, "type") == 0)
+			evpg_set(event, "type", evpg_share(bad));
+		else if (strcmp(where, "data") == 0)
+			evpg_set(event, "data", evpg_object(EVPG_JSON("x", evpg_share(bad))));
+		else if (strcmp(where, "key") == 0)
+			evpg_set(event, "data", evpg_object(EVPG_INT(text, 1)));
+		else if (strcmp(where, "scalar") == 0)
+			evpg_set(event, "data", evpg_share(bad));
+		else if (strcmp(where, "metadata") == 0)
+			evpg_with_metadata(event, evpg_object(EVPG_JSON("x", evpg_share(bad))));
+		else if (strcmp(where, "tag") == 0)
+		{
+			evpg_with_tag(event, "good");
+			json_object_array_add(evpg_get(event, "tags"), evpg_share(bad));
+		}
+	}
+	json_object_put(bad);
+}
+
+/* Data of any depth. */
+static void
+deep(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_json  *value = NULL;
+
+	for (int64_t i = 0; i < evpg_int(command->data, "depth"); i++)
+	{
+		evpg_json  *outer = json_object_new_array();
+
+		json_object_array_add(outer, value);
+		value = outer;
+	}
+	evpg_emit(out, "Tried", value);
+}
+
+/* Data of any size. */
+static void
+large(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	int64_t		size = evpg_int(command->data, "size");
+	char	   *text = malloc(size);
+
+	memset(text, 'x', size);
+	evpg_emit(out, "Tried", json_object_new_string_len(text, size));
+	free(text);
+}
+
+/* Numbers that a module computes. */
+static void
+number(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	const char *which = evpg_text(command->data, "which");
+	evpg_json  *value = NULL;
+
+	if (strcmp(which, "nan") == 0)
+		value = json_object_new_double(NAN);
+	else if (strcmp(which, "infinity") == 0)
+		value = json_object_new_double(INFINITY);
+	else if (strcmp(which, "-infinity") == 0)
+		value = json_object_new_double(-INFINITY);
+	else if (strcmp(which, "nan by text") == 0)
+		value = json_object_new_double_s(0, "NaN");
+	else if (strcmp(which, "infinity by text") == 0)
+		value = json_object_new_double_s(0, "Infinity");
+	else if (strcmp(which, "nonsense by text") == 0)
+		value = json_object_new_double_s(0, "1 or 2");
+	else if (strcmp(which, "tenth") == 0)
+		value = json_object_new_double(0.1);
+	else if (strcmp(which, "smallest") == 0)
+		value = json_object_new_double(5e-324);
+	else if (strcmp(which, "largest") == 0)
+		value = json_object_new_double(1.7976931348623157e308);
+	else if (strcmp(which, "uint64") == 0)
+		value = json_object_new_uint64(UINT64_MAX);
+	else if (strcmp(which, "int64") == 0)
+		value = json_object_new_int64(INT64_MIN);
+	else if (strcmp(which, "exact") == 0)
+		value = json_object_new_double_s(0, "12345678901234567890.12");
+	evpg_emit(out, "Tried", value);
+}
+
+/* Envelopes that are not what evpg_emit() makes. */
+static void
+envelope(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_json  *event = evpg_emit(out, "Tried", NULL);
+	evpg_json  *changes = evpg_get(command->data, "change");
+
+	json_object_object_foreach(changes, key, value)
+		evpg_set(event, key, evpg_share(value));
+}
+
+/* A refusal that says nothing, or more than fits. */
+static void
+refuse(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_reject(out, evpg_text(command->data, "code"), "%s", evpg_text(command->data, "message"));
+	if (evpg_get(command->data, "detail") != NULL)
+		evpg_reject_detail(out, evpg_share(evpg_get(command->data, "detail")));
+}
+
+static void
+spoil(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_emit(out, "Spoiled", evpg_share(command->data));
+}
+
+static void
+fold_forever(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_emit(out, "Spun", NULL);
+}
+
+/* A state that cannot be shown or stored. */
+static void
+spoiled(evpg_json *state, const evpg_event *event)
+{
+	evpg_set(state, "spoiled", bad_string(evpg_text(event->data, "how")));
+}
+
+static void
+tried(evpg_json *state, const evpg_event *event)
+{
+	evpg_set_int(state, "tries", evpg_int(state, "tries") + 1);
+}
+
+EVPG_AGGREGATE(hostile,
+			   .commands = EVPG_COMMANDS(EVPG_ON("BadText", bad_text), EVPG_ON("Deep", deep), EVPG_ON("Large", large),
+										 EVPG_ON("Number", number), EVPG_ON("Envelope", envelope),
+										 EVPG_ON("Refuse", refuse), EVPG_ON("Spoil", spoil),
+										 EVPG_ON("FoldForever", fold_forever), EVPG_ON("Nothing", nothing)),
+			   .events = EVPG_EVENTS(EVPG_ON("Tried", tried), EVPG_ON("Spoiled", spoiled), EVPG_ON("Spun", spun)));

@@ -1,0 +1,92 @@
+/*-------------------------------------------------------------------------
+ *
+ * evpg_test_broken.c
+ *		Definitions that evpg must refuse, one symbol each, and two odd ones
+ *		that it must accept (larger, older_fold).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+#include "fmgr.h"
+
+#include "evpg.h"
+
+EVPG_MODULE;
+
+static void
+nothing(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+}
+
+static void
+same(evpg_json *state, const evpg_event *event)
+{
+}
+
+#define COMMANDS	EVPG_COMMANDS(EVPG_ON("Nothing", nothing))
+#define EVENTS		EVPG_EVENTS(EVPG_ON("Same", same))
+
+/* A definition whose header says what it should not. */
+#define WITH_HEADER(symbol, ...) \
+	static const evpg_aggregate symbol##_definition = {.header = {__VA_ARGS__}, .commands = COMMANDS, .events = EVENTS}; \
+	extern EVPG_EXPORT const evpg_header *evpg_definition_##symbol(void); \
+	const evpg_header *evpg_definition_##symbol(void) { return &symbol##_definition.header; } \
+	extern const evpg_header *evpg_definition_##symbol(void)
+
+WITH_HEADER(wrong_magic, 0x12345678, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
+WITH_HEADER(no_magic, 0, 0, 0, 0, 0);
+WITH_HEADER(older_major, EVPG_MAGIC, EVPG_ABI_MAJOR - 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
+WITH_HEADER(newer_major, EVPG_MAGIC, EVPG_ABI_MAJOR + 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
+WITH_HEADER(newer_minor, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR + 1, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
+WITH_HEADER(too_small, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_header), EVPG_KIND_AGGREGATE);
+WITH_HEADER(a_projection, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_PROJECTION);
+WITH_HEADER(a_saga, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_SAGA);
+WITH_HEADER(a_riddle, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), 99);
+
+extern EVPG_EXPORT const evpg_header *evpg_definition_nowhere(void);
+const evpg_header *
+evpg_definition_nowhere(void)
+{
+	return NULL;
+}
+
+/* An ordinary function: not a definition, never to be called. */
+extern EVPG_EXPORT void plain_function(void);
+void
+plain_function(void)
+{
+	abort();
+}
+
+EVPG_AGGREGATE(no_commands, .events = EVENTS);
+EVPG_AGGREGATE(no_events, .commands = COMMANDS);
+EVPG_AGGREGATE(no_handler, .commands = EVPG_COMMANDS(EVPG_ON("Nothing", NULL)), .events = EVENTS);
+EVPG_AGGREGATE(no_fold, .commands = COMMANDS, .events = EVPG_EVENTS(EVPG_ON("Same", NULL)));
+EVPG_AGGREGATE(array_state, .initial_state = "[1]", .commands = COMMANDS, .events = EVENTS);
+EVPG_AGGREGATE(null_state, .initial_state = "null", .commands = COMMANDS, .events = EVENTS);
+EVPG_AGGREGATE(unfinished_state, .initial_state = "{\"a\":", .commands = COMMANDS, .events = EVENTS);
+
+/* Of a later minor version that has more members, but says the ABI of today: they are not read. */
+typedef struct larger_aggregate
+{
+	evpg_aggregate known;
+	void	   *later[4];
+} larger_aggregate;
+
+static const larger_aggregate larger_definition = {
+	.known = {
+		.header = {EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(larger_aggregate), EVPG_KIND_AGGREGATE},
+		.commands = COMMANDS,
+		.events = EVENTS
+	}
+};
+
+extern EVPG_EXPORT const evpg_header *evpg_definition_larger(void);
+const evpg_header *
+evpg_definition_larger(void)
+{
+	return &larger_definition.known.header;
+}
+
+/* Neither is a version: both count as 1. */
+EVPG_AGGREGATE(older_fold, .reducer_version = -5, .commands = COMMANDS, .events = EVENTS);

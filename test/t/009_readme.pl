@@ -1,0 +1,216 @@
+#!/usr/bin/perl
+#
+# What README.md and docs/ show is what happens.
+#
+# The ```sql blocks of README.md and of docs/tutorial.md run in order, each file in one psql session in a new database.  A
+# statement followed by comments has this output, row by row (psql -A -t -F ' | ') or as an error; a statement without
+# comments must not fail.  Blocks whose fence names a file (```c counter.c) are written to that file, and the directory is
+# built and installed with PGXS as a third party would do it, before the session starts.
+#
+# Then: every link leads to a file, every test that the documentation names exists, and every feature is in coverage.md once.
+
+use strict;
+use warnings;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use File::Path qw(make_path);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $top = abs_path(dirname(__FILE__) . '/../..');
+
+# The fenced blocks of a file: [info string, text, line number of the first line].
+sub blocks
+{
+	my ($name) = @_;
+	my @blocks;
+	my $open;
+
+	my $number = 0;
+	foreach my $line (split /\n/, slurp_file("$top/$name"))
+	{
+		$number++;
+		if (!$open && $line =~ /^```(\S.*)$/)
+		{
+			$open = [ $1, '', $number + 1 ];
+		}
+		elsif ($open && $line eq '```')
+		{
+			push @blocks, $open;
+			$open = undef;
+		}
+		elsif ($open)
+		{
+			$open->[1] .= "$line\n";
+		}
+	}
+	die "$name: a block is not closed" if $open;
+	return @blocks;
+}
+
+# The statements of a block of SQL: [text, expected output, line number].
+sub statements
+{
+	my ($text, $number) = @_;
+	my @statements;
+	my ($statement, $start, $quoted) = ('', $number, 0);
+
+	foreach my $line (split /\n/, $text)
+	{
+		my ($end, $comment);
+
+		if ($statement eq '' && $line =~ /^\s*--\s?(.*)$/)
+		{
+			$statements[-1][1] .= "$1\n" if @statements;
+		}
+		elsif ($statement ne '' || $line =~ /\S/)
+		{
+			$start = $number if $statement eq '';
+			$statement .= "$line\n";
+			$quoted ^= 1 for $line =~ /\$\$/g;
+			if (!$quoted && ($line =~ /;\s*(?:--\s?(.*))?$/ || $line =~ /^\\/))
+			{
+				push @statements, [ $statement, defined $1 ? "$1\n" : '', $start ];
+				$statement = '';
+			}
+		}
+		$number++;
+	}
+	die "the statement at line $start does not end" if $statement ne '';
+	return @statements;
+}
+
+# What psql printed between two marks.
+sub between
+{
+	my ($text, $number) = @_;
+
+	return $text =~ /^mark \Q$number\E\n(.*?)^mark @{[$number + 1]}$/ms ? $1 : undef;
+}
+
+my $node = PostgreSQL::Test::Cluster->new('readme');
+$node->init;
+$node->start;
+
+my $directory = 0;
+
+foreach my $name ('README.md', 'docs/tutorial.md')
+{
+	my @blocks = blocks($name);
+	my $build = PostgreSQL::Test::Utils::tempdir();
+	my @files;
+	my $script = '';
+	my @statements;
+
+	foreach my $block (@blocks)
+	{
+		my ($info, $text, $number) = @$block;
+
+		if ($info =~ /^(\w+) (\S+)$/)
+		{
+			append_to_file("$build/$2", $text);
+			push @files, $2;
+		}
+		push @statements, statements($text, $number) if $info eq 'sql';
+	}
+	cmp_ok(scalar @statements, '>', 10, "$name has statements to run");
+
+	if (@files)
+	{
+		ok(system_log('make', '-s', '-C', $build, 'all', 'install') == 0, "$name: @files build and install");
+	}
+
+	foreach my $i (0 .. $#statements)
+	{
+		$script .= "\\echo mark $i\n\\warn mark $i\n" . $statements[$i][0];
+	}
+	$script .= "\\echo mark @{[scalar @statements]}\n\\warn mark @{[scalar @statements]}\n";
+
+	my $database = $name =~ /(\w+)\.md$/ ? lc $1 : die;
+	my ($stdout, $stderr);
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	IPC::Run::run(
+		[ 'psql', '-X', '-q', '-A', '-t', '-F', ' | ', '-d', $node->connstr($database) ],
+		'<', \$script, '>', \$stdout, '2>', \$stderr);
+
+	foreach my $i (0 .. $#statements)
+	{
+		my ($statement, $expected, $number) = @{ $statements[$i] };
+		my $output = between($stdout, $i);
+		my $error = between($stderr, $i);
+		my $title = "$name:$number " . (split /\n/, $statement)[0];
+
+		s/ +$//mg foreach grep { defined } $output, $error, $expected;
+
+		if (!defined $output || !defined $error)
+		{
+			fail("$title: the session ended before it");
+		}
+		elsif ($expected =~ /^ERROR:/)
+		{
+			$error =~ s/^psql:.*?: (?=ERROR:)//;
+			$error =~ s/^CONTEXT:.*//ms;
+			is($error, $expected, $title);
+		}
+		else
+		{
+			is($error, '', "$title does not fail");
+			is($output, $expected, $title) if $expected ne '';
+		}
+	}
+}
+
+# ------------------------------------------------------------------ names
+
+my @documents = ('README.md', 'CHANGELOG.md', map { "docs/$_" } grep { /\.md$/ } slurp_dir("$top/docs"));
+my @missing;
+
+foreach my $name (@documents)
+{
+	my $text = slurp_file("$top/$name");
+
+	$text =~ s/^```.*?^```$//msg;
+	while ($text =~ /\]\(([^)#:]+)(?:#[^)]*)?\)/g)
+	{
+		my $path = dirname("$top/$name") . "/$1";
+		push @missing, "$name links to $1" if !-e $path;
+	}
+	while ($text =~ /\b((?:test|examples)\/[\w\/]+\.(?:sql|spec|pl|c))\b/g)
+	{
+		push @missing, "$name names $1" if !-e "$top/$1";
+	}
+}
+is(join("\n", @missing), '', 'what the documentation links to and names is there');
+
+my %rows;
+my @wrong;
+
+foreach my $line (split /\n/, slurp_file("$top/docs/coverage.md"))
+{
+	my ($id, $status, $where, $why) = $line =~ /^\| ([A-D]\d\d) \| (.*?) \| (.*?) \| (.*?) \|$/ or next;
+
+	$rows{$id}++;
+	push @wrong, "$id has no status" if $status !~ /^(?:done|open|declined)$/;
+	push @wrong, "$id is done, but names no test" if $status eq 'done' && $why !~ /\btest\/\S|examples\/\S/;
+	push @wrong, "$id says nothing" if $where eq '' || $why eq '';
+}
+
+my %last = (A => 52, B => 69, C => 48, D => 99);
+my %gaps = map { $_ => 1 } 'B29', (map { "B$_" } 42 .. 49), (map { "C$_" } 24 .. 29, 33 .. 39),
+  (map { "D$_" } 12 .. 19, 33 .. 39, 71 .. 79);
+
+foreach my $letter (sort keys %last)
+{
+	foreach my $number (1 .. $last{$letter})
+	{
+		my $id = sprintf('%s%02d', $letter, $number);
+		my $wanted = $gaps{$id} ? 0 : 1;
+
+		push @wrong, "$id has " . ($rows{$id} || 0) . ' rows' if ($rows{$id} || 0) != $wanted;
+	}
+}
+is(join("\n", @wrong), '', 'coverage.md has every feature once, with a status and a reason');
+
+done_testing();
