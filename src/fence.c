@@ -34,6 +34,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
@@ -87,14 +88,35 @@ last_drawn(Oid sequence)
 	return result;
 }
 
-/* Who holds the lock of an appender, without this backend. */
-static VirtualTransactionId *
-holders(Oid fence, int *count)
+static bool
+held_by_me(Oid fence)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, fence);
-	return GetLockConflicts(&tag, ShareLock, count);
+	return LockHeldByMe(&tag, RowExclusiveLock);
+}
+
+/*
+ * Who holds the lock of an appender.  GetLockConflicts leaves this transaction
+ * out; but what it has appended is as undecided as the rest, and stays so when
+ * it is prepared, under the same virtual transaction id.
+ */
+static VirtualTransactionId *
+holders(Oid fence, int *count)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *result;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, fence);
+	result = GetLockConflicts(&tag, ShareLock, count);
+	if (held_by_me(fence))
+	{
+		result = repalloc(result, sizeof(VirtualTransactionId) * (*count + 1));
+		GET_VXID_FROM_PGPROC(result[*count], *MyProc);
+		(*count)++;
+	}
+	return result;
 }
 
 /* Looks once; never waits.  Returns true if the mark covers all that was drawn when it looked. */
@@ -156,7 +178,6 @@ EvpgFenceStablePosition(void)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
-	LOCKTAG		tag;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -187,8 +208,7 @@ EvpgFenceStablePosition(void)
 	if (look(catalog) || stable >= wanted)
 		return stable;
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, catalog->fence);
-	if (LockHeldByMe(&tag, RowExclusiveLock))
+	if (held_by_me(catalog->fence))
 		return stable;
 	for (int i = 0; i < MAX_LOOKS && stable < wanted; i++)
 	{
