@@ -52,7 +52,8 @@ relation_changed(Datum arg, Oid relid)
 		catalog_changes++;
 		registry_generation++;
 	}
-	else if (relid == catalog.aggregate_type || relid == catalog.interceptor)
+	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
+			 relid == catalog.projection)
 		registry_generation++;
 	if (relid == catalog.stream || relid == catalog.event_log || relid == catalog.fence ||
 		relid == catalog.event_position)
@@ -145,6 +146,7 @@ EvpgCatalogGet(void)
 												   ALLOCSET_SMALL_SIZES);
 	new.aggregate_type = lookup_relation(schema, "aggregate_type");
 	new.interceptor = lookup_relation(schema, "interceptor");
+	new.projection = lookup_relation(schema, "projection");
 	new.stream = lookup_relation(schema, "stream");
 	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
 	new.event_log = lookup_relation(schema, "event_log");
@@ -162,12 +164,14 @@ EvpgCatalogGet(void)
 		new.event = catalog.event;
 		new.new_event = catalog.new_event;
 		new.command = catalog.command;
+		new.projected = catalog.projected;
 	}
 	else
 	{
 		new.event = lookup_row_type(schema, "event");
 		new.new_event = lookup_row_type(schema, "new_event");
 		new.command = lookup_row_type(schema, "command");
+		new.projected = lookup_row_type(schema, "projected");
 		identity++;
 		registry_generation++;
 	}

@@ -15,6 +15,7 @@ typedef struct EvpgCatalog
 	Oid			owner;			/* of the tables; evpg's statements run as it */
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
+	Oid			projection;
 	Oid			stream;
 	Oid			stream_key_index;	/* unique on (aggregate_type,
 									 * aggregate_id) */
@@ -25,6 +26,7 @@ typedef struct EvpgCatalog
 	TupleDesc	event;			/* row types */
 	TupleDesc	new_event;
 	TupleDesc	command;
+	TupleDesc	projected;
 } EvpgCatalog;
 
 /* Where a caller was before EvpgEnter. */

@@ -248,19 +248,6 @@ lock_stream(EvpgStream *stream, bool reserve)
 	}
 }
 
-static bool
-listed(List *names, const char *name)
-{
-	ListCell   *cell;
-
-	if (names == NIL)
-		return true;
-	foreach(cell, names)
-		if (strcmp(lfirst(cell), name) == 0)
-			return true;
-	return false;
-}
-
 /* Lets the interceptors see the command; false if one refused. */
 static bool
 intercept(EvpgCommand *command, EvpgOutcome *outcome)
@@ -272,8 +259,8 @@ intercept(EvpgCommand *command, EvpgOutcome *outcome)
 		EvpgInterceptor *interceptor = lfirst(cell);
 		EvpgDecision why;
 
-		if (!listed(interceptor->aggregate_types, command->aggregate_type) ||
-			!listed(interceptor->command_types, command->command_type))
+		if (!EvpgRegistryListed(interceptor->aggregate_types, command->aggregate_type) ||
+			!EvpgRegistryListed(interceptor->command_types, command->command_type))
 			continue;
 		if (!EvpgReducerIntercept(interceptor, command, &why))
 		{

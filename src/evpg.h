@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * evpg.h
- *		The one public header: aggregates in C.
+ *		The one public header: aggregates and projections in C.
  *
  * A module is a shared object that describes itself in static const tables.
  * Every callback is a pure function over JSON values; it never calls the
@@ -153,8 +153,10 @@ typedef struct evpg_result
 	evpg_json  *events;			/* array of {type, data, tags?, metadata?,
 								 * schema_version?} */
 	evpg_json  *detail;			/* of a refusal */
+	evpg_json  *delta;			/* projection: what listeners are sent */
 	bool		rejected;		/* refused: a domain answer */
 	bool		failed;			/* a defect, not a domain answer */
+	bool		deleted;		/* projection: remove the row */
 	char		code[64];		/* of a refusal, cut to fit */
 	char		message[512];	/* of a refusal or defect, cut to fit */
 } evpg_result;
@@ -171,6 +173,15 @@ typedef void (*evpg_apply_fn) (evpg_json *state, const evpg_event *event);
 
 /* What must hold of every state a command leaves; says why not with evpg_reject(). */
 typedef bool (*evpg_invariant_fn) (evpg_result *why, const evpg_json *state);
+
+/*
+ * Projects: changes the state of a key in place, says what listeners are sent
+ * with evpg_delta(), or removes the row with evpg_delete().  Pure.
+ */
+typedef void (*evpg_project_fn) (evpg_result *out, evpg_json *state, const evpg_event *event);
+
+/* The key of an event, lent from the event or static; NULL = no key, not ours. */
+typedef const char *(*evpg_key_fn) (const evpg_event *event);
 
 /*
  * Tables of types.  Written only through the macros, which add the end; an
@@ -190,9 +201,18 @@ typedef struct evpg_event_entry
 	const void *reserved;
 } evpg_event_entry;
 
+typedef struct evpg_project_entry
+{
+	const char *type;
+	evpg_project_fn call;
+	const void *reserved;
+} evpg_project_entry;
+
 #define EVPG_ON(name, function)	{.type = (name), .call = (function)}
 #define EVPG_COMMANDS(...)	(const evpg_command_entry[]) {__VA_ARGS__, {.type = NULL}}
 #define EVPG_EVENTS(...)	(const evpg_event_entry[]) {__VA_ARGS__, {.type = NULL}}
+#define EVPG_PROJECTS(...)	(const evpg_project_entry[]) {__VA_ARGS__, {.type = NULL}}
+#define EVPG_TYPES(...)		(const char *const[]) {__VA_ARGS__, NULL}
 
 /* ------------------------------------------------------------------ definitions */
 typedef enum evpg_kind
@@ -224,6 +244,16 @@ typedef struct evpg_aggregate
 	evpg_invariant_fn invariant;	/* NULL = none */
 } evpg_aggregate;
 
+typedef struct evpg_projection
+{
+	evpg_header header;
+	const char *initial_state;	/* JSON object text; NULL = {} */
+	const char *const *aggregate_types; /* NULL = all */
+	const evpg_project_entry *events;	/* required; also the subscription: no
+										 * entry, no call */
+	evpg_key_fn key;			/* NULL = aggregate id */
+} evpg_projection;
+
 /*
  * The exported symbol carries the prefix, so that the server never calls a
  * function that is not a definition; the plain name is for unit tests.
@@ -239,6 +269,8 @@ typedef struct evpg_aggregate
 	extern const t *symbol(void)
 
 #define EVPG_AGGREGATE(symbol, ...) EVPG_DEFINE(EVPG_KIND_AGGREGATE, evpg_aggregate, symbol, __VA_ARGS__)
+
+#define EVPG_PROJECTION(symbol, ...) EVPG_DEFINE(EVPG_KIND_PROJECTION, evpg_projection, symbol, __VA_ARGS__)
 
 /* ------------------------------------------------------------------ JSON, short
  *
@@ -435,6 +467,21 @@ evpg_reject_detail(evpg_result *out, evpg_json *detail)
 	out->detail = detail;
 }
 
+/* Projection: what listeners are sent; takes delta.  No call, no frame. */
+static inline void
+evpg_delta(evpg_result *out, evpg_json *delta)
+{
+	json_object_put(out->delta);
+	out->delta = delta;
+}
+
+/* Projection: remove the row of this key. */
+static inline void
+evpg_delete(evpg_result *out)
+{
+	out->deleted = true;
+}
+
 /* Any callback with a result: the input is impossible, a defect (SQLSTATE VE009). */
 static inline void EVPG_PRINTF(2, 3)
 evpg_fail(evpg_result *out, const char *format,...)
@@ -466,6 +513,7 @@ evpg_result_reset(evpg_result *out)
 
 	json_object_put(out->events);
 	json_object_put(out->detail);
+	json_object_put(out->delta);
 	*out = (evpg_result) EVPG_RESULT_INIT;
 	out->host = host;
 }
@@ -551,6 +599,28 @@ evpg_decide(const evpg_aggregate *aggregate, evpg_json *state, const evpg_comman
 		evpg_apply(aggregate, state, &event);
 	}
 	return aggregate->invariant == NULL || aggregate->invariant(out, state);
+}
+
+/* NULL if the projection does not take the event type. */
+static inline const evpg_project_entry *
+evpg_find_projected(const evpg_projection *projection, const char *type)
+{
+	for (const evpg_project_entry *entry = projection->events; entry->type != NULL; entry++)
+		if (strcmp(entry->type, type) == 0)
+			return entry;
+	return NULL;
+}
+
+/* Projects one event into state; false: not its event type, same state. */
+static inline bool
+evpg_project(const evpg_projection *projection, evpg_json *state, const evpg_event *event, evpg_result *out)
+{
+	const evpg_project_entry *entry = evpg_find_projected(projection, event->type);
+
+	evpg_result_reset(out);
+	if (entry != NULL)
+		entry->call(out, state, event);
+	return entry != NULL;
 }
 
 #endif							/* EVPG_H */

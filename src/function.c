@@ -41,6 +41,9 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_REDUCER] = "reducer",
 	[EVPG_ROLE_INVARIANT] = "invariant",
 	[EVPG_ROLE_INTERCEPTOR] = "interceptor",
+	[EVPG_ROLE_PROJECTION_REDUCER] = "projection reducer",
+	[EVPG_ROLE_PROJECTION_HANDLER] = "projection handler",
+	[EVPG_ROLE_KEY] = "key function",
 };
 
 static const char *const role_shapes[] = {
@@ -48,6 +51,9 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb",
 	[EVPG_ROLE_INVARIANT] = "f(state jsonb) returning boolean",
 	[EVPG_ROLE_INTERCEPTOR] = "f(command evpg.command) returning evpg.command",
+	[EVPG_ROLE_PROJECTION_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb or evpg.projected",
+	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) returning jsonb",
+	[EVPG_ROLE_KEY] = "f(event evpg.event) returning text or text[]",
 };
 
 /* The argument types of a role. */
@@ -63,9 +69,14 @@ role_arguments(EvpgRole role, Oid *types)
 			types[1] = catalog->command->tdtypeid;
 			return 2;
 		case EVPG_ROLE_REDUCER:
+		case EVPG_ROLE_PROJECTION_REDUCER:
 			types[0] = JSONBOID;
 			types[1] = catalog->event->tdtypeid;
 			return 2;
+		case EVPG_ROLE_PROJECTION_HANDLER:
+		case EVPG_ROLE_KEY:
+			types[0] = catalog->event->tdtypeid;
+			return 1;
 		case EVPG_ROLE_INVARIANT:
 			types[0] = JSONBOID;
 			return 1;
@@ -99,6 +110,13 @@ role_fits(Form_pg_proc proc, EvpgRole role)
 			return proc->prorettype == BOOLOID && !proc->proretset;
 		case EVPG_ROLE_INTERCEPTOR:
 			return proc->prorettype == catalog->command->tdtypeid && !proc->proretset;
+		case EVPG_ROLE_PROJECTION_REDUCER:
+			return (proc->prorettype == JSONBOID || proc->prorettype == catalog->projected->tdtypeid) &&
+				!proc->proretset;
+		case EVPG_ROLE_PROJECTION_HANDLER:
+			return proc->prorettype == JSONBOID && !proc->proretset;
+		case EVPG_ROLE_KEY:
+			return (proc->prorettype == TEXTOID || proc->prorettype == TEXTARRAYOID) && !proc->proretset;
 	}
 	pg_unreachable();
 }

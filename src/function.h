@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * function.h
- *		User functions that fill a role: handler, reducer, invariant, interceptor.
+ *		User functions that fill a role: handler, reducer, key function, ...
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +15,10 @@ typedef enum EvpgRole
 	EVPG_ROLE_HANDLER,
 	EVPG_ROLE_REDUCER,
 	EVPG_ROLE_INVARIANT,
-	EVPG_ROLE_INTERCEPTOR
+	EVPG_ROLE_INTERCEPTOR,
+	EVPG_ROLE_PROJECTION_REDUCER,
+	EVPG_ROLE_PROJECTION_HANDLER,
+	EVPG_ROLE_KEY
 } EvpgRole;
 
 /* A function ready to be called. */

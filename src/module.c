@@ -18,11 +18,14 @@
 #include "errors.h"
 #include "fmgr.h"
 #include "module.h"
+#include "utils/builtins.h"
 
 typedef const evpg_header *(*definition_fn) (void);
 
 /* Size of a definition in ABI 1.0; smaller ones are broken. */
 #define MIN_AGGREGATE_SIZE	(offsetof(evpg_aggregate, invariant) + sizeof(evpg_invariant_fn))
+
+#define MIN_PROJECTION_SIZE (offsetof(evpg_projection, key) + sizeof(evpg_key_fn))
 
 static const char *
 kind_name(uint32 kind)
@@ -72,7 +75,8 @@ load(const char *library, const char *symbol, uint32 kind, Size min_size)
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("library \"%s\" defines no symbol \"%s\"", library, symbol),
 				 errdetail("It has no function \"%s\".", name),
-				 errhint("Define it with EVPG_AGGREGATE(%s, ...).", symbol)));
+				 errhint("Define it with %s(%s, ...).",
+						 kind == EVPG_KIND_AGGREGATE ? "EVPG_AGGREGATE" : "EVPG_PROJECTION", symbol)));
 	header = definition();
 	if (header == NULL || header->magic != EVPG_MAGIC)
 		ereport(ERROR,
@@ -130,4 +134,32 @@ EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate 
 	for (const evpg_event_entry *entry = definition->events; entry->type != NULL; entry++)
 		if (entry->call == NULL)
 			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
+}
+
+/* The same for a projection. */
+void
+EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection *definition)
+{
+	const evpg_header *header = load(library, symbol, EVPG_KIND_PROJECTION, MIN_PROJECTION_SIZE);
+
+	memset(definition, 0, sizeof(evpg_projection));
+	memcpy(definition, header, Min(header->size, sizeof(evpg_projection)));
+	if (definition->events == NULL)
+		raise_missing(library, symbol, "events");
+	for (const evpg_project_entry *entry = definition->events; entry->type != NULL; entry++)
+		if (entry->call == NULL)
+			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
+}
+
+/* The initial state of a definition, which must be an object; copied. */
+Jsonb *
+EvpgModuleInitialState(const char *library, const char *symbol, const char *text)
+{
+	Jsonb	   *state = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text == NULL ? "{}" : text)));
+
+	if (!JB_ROOT_IS_OBJECT(state))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("initial state of symbol \"%s\" of library \"%s\" is not a JSON object", symbol, library)));
+	return state;
 }

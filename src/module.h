@@ -10,7 +10,11 @@
 
 #include "evpg.h"
 
+#include "utils/jsonb.h"
+
 extern char *EvpgModulePath(const char *library);
 extern void EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate *definition);
+extern void EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection *definition);
+extern Jsonb *EvpgModuleInitialState(const char *library, const char *symbol, const char *text);
 
 #endif							/* EVPG_MODULE_H */

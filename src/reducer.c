@@ -26,7 +26,6 @@
 #include "catalog/pg_type.h"
 #include "check.h"
 #include "common/jsonapi.h"
-#include "datatype/timestamp.h"
 #include "errors.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -36,8 +35,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
-
-#define UNIX_EPOCH_OFFSET ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
 /* Whose code is running, for error messages. */
 typedef struct Frame
@@ -50,24 +47,6 @@ typedef struct Frame
 	int64		version;
 	int64		position;
 } Frame;
-
-static void
-check_interrupts(void)
-{
-	CHECK_FOR_INTERRUPTS();
-}
-
-static void
-log_message(const char *message)
-{
-	ereport(LOG, (errmsg("evpg module: %s", message)));
-}
-
-static const evpg_host host = {
-	.size = sizeof(evpg_host),
-	.check_interrupts = check_interrupts,
-	.log = log_message
-};
 
 static void
 describe_frame(void *arg)
@@ -113,8 +92,7 @@ EvpgReducerInit(EvpgState *state, EvpgAggregate *aggregate)
 	{
 		old = MemoryContextSwitchTo(state->context);
 		state->json = EvpgJsonOwn(NULL);
-		state->event_data = EvpgJsonOwn(NULL);
-		state->event_metadata = EvpgJsonOwn(NULL);
+		EvpgNativeEventInit(&state->event);
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -161,68 +139,20 @@ EvpgReducerValue(EvpgState *state)
 
 /* ------------------------------------------------------------------ folding */
 
-static int64
-unix_time(TimestampTz time)
-{
-	return time + UNIX_EPOCH_OFFSET;
-}
-
 static void
 fold_native(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 {
 	const evpg_event_entry *entry = evpg_find_event(&state->aggregate->module, event->type);
-	char	   *event_id;
-	char	  **tags = NULL;
-	int			ntags = 0;
-	evpg_event	out;
 
 	if (entry == NULL)
 	{
 		state->aggregate->counters->unknown_events++;
 		return;
 	}
-	if (data == NULL && event->data != NULL)
-	{
-		data = EvpgJsonFromJsonb(event->data, "event data");
-		state->event_data->json = data;
-	}
-	if (event->metadata != NULL)
-		state->event_metadata->json = EvpgJsonFromJsonb(event->metadata, "event metadata");
-	if (event->tags != NULL)
-	{
-		Datum	   *elements;
-
-		deconstruct_array(event->tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &ntags);
-		tags = palloc(sizeof(char *) * Max(ntags, 1));
-		for (int i = 0; i < ntags; i++)
-			tags[i] = TextDatumGetCString(elements[i]);
-	}
-	event_id = EvpgUuidText(&event->event_id);
-	out = (evpg_event)
-	{
-		.position = event->position,
-			.version = event->version,
-			.aggregate_type = event->aggregate_type,
-			.aggregate_id = event->aggregate_id,
-			.type = event->type,
-			.schema_version = event->schema_version,
-			.ntags = ntags,
-			.tags = (const char *const *) tags,
-			.data = data,
-			.metadata = state->event_metadata->json,
-			.event_id = event_id,
-			.command_id = event->command_id,
-			.correlation_id = event->correlation_id != NULL ? event->correlation_id : event_id,
-			.causation_id = event->causation_id,
-			.actor = event->actor,
-			.occurred_at = unix_time(event->occurred_at),
-			.recorded_at = unix_time(event->recorded_at),
-			.host = &host
-	};
-	entry->call(state->json->json, &out);
+	EvpgNativeEventSet(&state->event, event, data);
+	entry->call(state->json->json, &state->event.event);
+	EvpgNativeEventClear(&state->event);
 	state->growth += 256 + (event->data != NULL ? 4 * (Size) VARSIZE_ANY(event->data) : 0);
-	let_json_go(state->event_data);
-	let_json_go(state->event_metadata);
 }
 
 static void
@@ -374,12 +304,6 @@ run_refusable(Call *call, bool catch, int also, EvpgDecision *decision)
 
 /* ------------------------------------------------------------------ deciding */
 
-static void
-reset_result(void *arg)
-{
-	evpg_result_reset(arg);
-}
-
 static char *
 copy_text(const char *text, const char *what)
 {
@@ -472,8 +396,7 @@ static void
 decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
 {
 	const evpg_command_entry *entry = evpg_find_command(&state->aggregate->module, command->command_type);
-	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
-	evpg_result *result = palloc0(sizeof(evpg_result));
+	evpg_result *result = EvpgNativeResult();
 	EvpgJsonOwner *data = EvpgJsonOwn(NULL);
 	EvpgJsonOwner *metadata = EvpgJsonOwn(NULL);
 	evpg_command in;
@@ -493,11 +416,6 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 	if (command->metadata != NULL)
 		metadata->json = EvpgJsonFromJsonb(command->metadata, "command metadata");
 
-	result->size = sizeof(evpg_result);
-	result->host = &host;
-	callback->func = reset_result;
-	callback->arg = result;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
 	in = (evpg_command)
 	{
 		.version = state->version,
@@ -510,7 +428,7 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 			.correlation_id = command->correlation_id,
 			.causation_id = command->causation_id,
 			.actor = command->actor,
-			.received_at = unix_time(command->received_at)
+			.received_at = EvpgNativeTime(command->received_at)
 	};
 	entry->call(result, state->json->json, &in);
 
@@ -616,14 +534,8 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, bool catch, EvpgD
 	push_frame(&frame);
 	if (aggregate->native && aggregate->module.invariant != NULL)
 	{
-		MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
-		evpg_result *result = palloc0(sizeof(evpg_result));
+		evpg_result *result = EvpgNativeResult();
 
-		result->size = sizeof(evpg_result);
-		result->host = &host;
-		callback->func = reset_result;
-		callback->arg = result;
-		MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
 		holds = aggregate->module.invariant(result, state->json->json);
 		if (result->failed)
 			raise_failed(result, "invariant", command);

@@ -12,6 +12,7 @@
 
 #include "event.h"
 #include "json.h"
+#include "native.h"
 #include "registry.h"
 
 /*
@@ -24,8 +25,7 @@ typedef struct EvpgState
 	MemoryContext context;		/* holds what follows; reset per event: scratch */
 	MemoryContext scratch;
 	EvpgJsonOwner *json;		/* native */
-	EvpgJsonOwner *event_data;	/* native: of the event being folded */
-	EvpgJsonOwner *event_metadata;
+	EvpgNativeEvent event;		/* native: the one being folded */
 	Jsonb	   *jsonb;			/* functions */
 	int64		version;
 	int64		last_position;

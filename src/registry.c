@@ -78,15 +78,20 @@ EvpgRegistryInit(void)
 	RegisterXactCallback(free_dropped, NULL);
 }
 
-/* Lets a context go as soon as no command can be using it. */
-static void
-drop_later(MemoryContext context)
+/*
+ * EvpgRegistryDropLater
+ *		Lets a context go as soon as no command can be using it.
+ */
+void
+EvpgRegistryDropLater(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(EvpgRegistryContext);
 
 	dropped = lappend(dropped, context);
 	MemoryContextSwitchTo(old);
 }
+
+static void refresh(void);
 
 static HTAB *
 make_table(const char *name, Size entry_size)
@@ -98,6 +103,14 @@ make_table(const char *name, Size entry_size)
 	};
 
 	return hash_create(name, 16, &info, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+}
+
+/* The context of what is kept for the session. */
+MemoryContext
+EvpgRegistryMemory(void)
+{
+	refresh();
+	return EvpgRegistryContext;
 }
 
 /* Forgets what an invalidation has made doubtful. */
@@ -119,11 +132,11 @@ refresh(void)
 	hash_seq_init(&status, aggregates);
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
-		drop_later(entry->aggregate->context);
+		EvpgRegistryDropLater(entry->aggregate->context);
 		hash_search(aggregates, entry->aggregate_type, HASH_REMOVE, NULL);
 	}
 	if (EvpgInterceptorContext != NULL)
-		drop_later(EvpgInterceptorContext);
+		EvpgRegistryDropLater(EvpgInterceptorContext);
 	EvpgInterceptorContext = NULL;
 	interceptors = NIL;
 }
@@ -250,7 +263,7 @@ EvpgRegistryAggregate(const char *aggregate_type)
 	if (before != generation)
 	{
 		/* Invalidated while it was loaded: use it this once. */
-		drop_later(aggregate->context);
+		EvpgRegistryDropLater(aggregate->context);
 		return aggregate;
 	}
 	entry = hash_search(aggregates, aggregate_type, HASH_ENTER, NULL);
@@ -261,15 +274,16 @@ EvpgRegistryAggregate(const char *aggregate_type)
 /* ------------------------------------------------------------------ registration */
 
 /* Tells every backend, this one too, once the change is there. */
-static void
-announce(Oid relation)
+void
+EvpgRegistryAnnounce(Oid relation)
 {
 	CacheInvalidateRelcacheByRelid(relation);
 	CommandCounterIncrement();
 }
 
-static void
-check_options(FunctionCallInfo fcinfo, int arg)
+/* No option is known yet; an unknown one is an error. */
+void
+EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg)
 {
 	Jsonb	   *options = EvpgArgJsonb(fcinfo, arg, "options");
 	JsonbIterator *iterator;
@@ -306,8 +320,9 @@ arg_int(FunctionCallInfo fcinfo, int arg, const char *what, int low)
 	return value;
 }
 
-static void
-put(Datum *values, char *nulls, int column, const char *text)
+/* Sets a parameter of a plan to a text, or NULL. */
+void
+EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text)
 {
 	nulls[column] = (text == NULL) ? 'n' : ' ';
 	values[column] = (text == NULL) ? (Datum) 0 : CStringGetTextDatum(text);
@@ -335,7 +350,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgCheckNewName(aggregate_type, "aggregate type");
-	check_options(fcinfo, 10);
+	EvpgRegistryCheckOptions(fcinfo, 10);
 	if (initial_state == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -360,7 +375,6 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	else
 	{
 		evpg_aggregate module;
-		evpg_json  *json;
 
 		if (!superuser_arg(registrant))
 			ereport(ERROR,
@@ -374,31 +388,23 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("initial_state and reducer_version of a library are what its symbol says"),
 					 errhint("Leave both arguments out.")));
-		json = evpg_initial_state(&module);
-		if (json_object_get_type(json) != json_type_object)
-		{
-			json_object_put(json);
-			ereport(ERROR,
-					(errcode(EVPG_ERRCODE_MODULE),
-					 errmsg("initial state of symbol \"%s\" of library \"%s\" is not a JSON object", symbol, library)));
-		}
-		initial_state = EvpgJsonToJsonb(EvpgJsonOwn(json)->json, "initial state");
+		initial_state = EvpgModuleInitialState(library, symbol, module.initial_state);
 		reducer_version = Max(module.reducer_version, 1);
 	}
 
 	memset(nulls, ' ', sizeof(nulls));
-	put(values, nulls, 0, aggregate_type);
-	put(values, nulls, 1, library);
-	put(values, nulls, 2, symbol);
-	put(values, nulls, 3, handler);
-	put(values, nulls, 4, reducer);
-	put(values, nulls, 5, invariant);
+	EvpgRegistryPut(values, nulls, 0, aggregate_type);
+	EvpgRegistryPut(values, nulls, 1, library);
+	EvpgRegistryPut(values, nulls, 2, symbol);
+	EvpgRegistryPut(values, nulls, 3, handler);
+	EvpgRegistryPut(values, nulls, 4, reducer);
+	EvpgRegistryPut(values, nulls, 5, invariant);
 	values[6] = JsonbPGetDatum(initial_state);
 	values[7] = Int32GetDatum(snapshot_every);
 	values[8] = Int32GetDatum(snapshot_keep);
 	values[9] = Int32GetDatum(reducer_version);
-	put(values, nulls, 10, search_path);
-	put(values, nulls, 11, GetUserNameFromId(registrant, false));
+	EvpgRegistryPut(values, nulls, 10, search_path);
+	EvpgRegistryPut(values, nulls, 11, GetUserNameFromId(registrant, false));
 	/* Grows over DROP and registering again too, so that no backend takes one for the other. */
 	values[12] = Int64GetDatum(GetCurrentTimestamp());
 
@@ -406,13 +412,14 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	changed = EvpgPlanRun(EVPG_PLAN_AGGREGATE_WRITE, values, nulls);
 	EvpgPlanDone();
 	if (changed > 0)
-		announce(EvpgCatalogGet()->aggregate_type);
+		EvpgRegistryAnnounce(EvpgCatalogGet()->aggregate_type);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
 
-static bool
-drop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing, const char *what, const char *writer)
+/* Deletes a registration by the name in argument 0; argument 1 is missing_ok. */
+bool
+EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing, const char *what, const char *writer)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Datum		value = CStringGetTextDatum(name);
@@ -423,7 +430,7 @@ drop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing, 
 	deleted = EvpgPlanRun(plan, &value, NULL);
 	EvpgPlanDone();
 	if (deleted > 0)
-		announce(relation);
+		EvpgRegistryAnnounce(relation);
 	else if (!PG_GETARG_BOOL(1))
 		ereport(ERROR,
 				(errcode(errcode_missing),
@@ -435,7 +442,7 @@ drop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing, 
 Datum
 evpg_drop_aggregate(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(drop(fcinfo, EVPG_PLAN_AGGREGATE_DELETE, EvpgCatalogGet()->aggregate_type,
+	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_AGGREGATE_DELETE, EvpgCatalogGet()->aggregate_type,
 						EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
 }
 
@@ -458,20 +465,20 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("interceptor must not be null")));
 	memset(nulls, ' ', sizeof(nulls));
-	put(values, nulls, 0, name);
-	put(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
+	EvpgRegistryPut(values, nulls, 0, name);
+	EvpgRegistryPut(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
 	values[2] = PointerGetDatum(aggregate_types);
 	nulls[2] = aggregate_types == NULL ? 'n' : ' ';
 	values[3] = PointerGetDatum(command_types);
 	nulls[3] = command_types == NULL ? 'n' : ' ';
 	values[4] = Int32GetDatum(arg_int(fcinfo, 4, "priority", PG_INT32_MIN));
-	put(values, nulls, 5, search_path);
+	EvpgRegistryPut(values, nulls, 5, search_path);
 
 	EvpgEnter(&scope, "evpg_register_interceptor()");
 	changed = EvpgPlanRun(EVPG_PLAN_INTERCEPTOR_WRITE, values, nulls);
 	EvpgPlanDone();
 	if (changed > 0)
-		announce(EvpgCatalogGet()->interceptor);
+		EvpgRegistryAnnounce(EvpgCatalogGet()->interceptor);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
@@ -479,14 +486,15 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 Datum
 evpg_drop_interceptor(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(drop(fcinfo, EVPG_PLAN_INTERCEPTOR_DELETE, EvpgCatalogGet()->interceptor,
+	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_INTERCEPTOR_DELETE, EvpgCatalogGet()->interceptor,
 						ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
 }
 
 /* ------------------------------------------------------------------ interceptors */
 
-static List *
-array_to_list(uint64 row, int column)
+/* A text[] column of the last result as a list of strings; NIL if NULL. */
+List *
+EvpgRegistryList(uint64 row, int column)
 {
 	Datum		value;
 	Datum	   *elements;
@@ -532,8 +540,8 @@ EvpgRegistryInterceptors(void)
 		(void) EvpgPlanResult(row, 2, &signature);
 		(void) EvpgPlanResult(row, 5, &search_path);
 		interceptor->name = TextDatumGetCString(name);
-		interceptor->aggregate_types = array_to_list(row, 3);
-		interceptor->command_types = array_to_list(row, 4);
+		interceptor->aggregate_types = EvpgRegistryList(row, 3);
+		interceptor->command_types = EvpgRegistryList(row, 4);
 		interceptor->function = EvpgFunctionResolve(TextDatumGetCString(signature), EVPG_ROLE_INTERCEPTOR,
 													TextDatumGetCString(search_path));
 		list = lappend(list, interceptor);
@@ -544,6 +552,20 @@ EvpgRegistryInterceptors(void)
 	interceptors = list;
 	EvpgInterceptorContext = context;
 	return interceptors;
+}
+
+/* Whether a name is in a list that means all when it is NIL. */
+bool
+EvpgRegistryListed(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	if (names == NIL)
+		return true;
+	foreach(cell, names)
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	return false;
 }
 
 /* ------------------------------------------------------------------ counters */

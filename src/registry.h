@@ -11,6 +11,7 @@
 #include "evpg.h"
 #include "function.h"
 #include "nodes/pg_list.h"
+#include "plan.h"
 #include "utils/jsonb.h"
 
 /* What a session did with an aggregate type; kept to the end of the session. */
@@ -59,5 +60,16 @@ typedef struct EvpgInterceptor
 extern void EvpgRegistryInit(void);
 extern EvpgAggregate *EvpgRegistryAggregate(const char *aggregate_type);
 extern List *EvpgRegistryInterceptors(void);
+extern bool EvpgRegistryListed(List *names, const char *name);
+
+/* for other registrations */
+extern MemoryContext EvpgRegistryMemory(void);
+extern void EvpgRegistryDropLater(MemoryContext context);
+extern void EvpgRegistryAnnounce(Oid relation);
+extern void EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg);
+extern bool EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing,
+							 const char *what, const char *writer);
+extern List *EvpgRegistryList(uint64 row, int column);
+extern void EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text);
 
 #endif							/* EVPG_REGISTRY_H */

@@ -1,0 +1,132 @@
+/*-------------------------------------------------------------------------
+ *
+ * native.c
+ *		Handing values to the callbacks of modules, and taking their answers.
+ *
+ * What a callback gets is lent: it is freed by EvpgNativeEventClear, or after
+ * an ERROR with the memory context that was current when it was made.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
+#include "miscadmin.h"
+#include "native.h"
+#include "utils/array.h"
+
+static void
+check_interrupts(void)
+{
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+log_message(const char *message)
+{
+	ereport(LOG, (errmsg("evpg module: %s", message)));
+}
+
+const evpg_host EvpgNativeHost = {
+	.size = sizeof(evpg_host),
+	.check_interrupts = check_interrupts,
+	.log = log_message
+};
+
+static void
+reset_result(void *arg)
+{
+	evpg_result_reset(arg);
+}
+
+/* An empty result, which frees what it holds with CurrentMemoryContext. */
+evpg_result *
+EvpgNativeResult(void)
+{
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	evpg_result *result = palloc0(sizeof(evpg_result));
+
+	result->size = sizeof(evpg_result);
+	result->host = &EvpgNativeHost;
+	callback->func = reset_result;
+	callback->arg = result;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	return result;
+}
+
+/* Makes a place for events, one at a time, in CurrentMemoryContext. */
+void
+EvpgNativeEventInit(EvpgNativeEvent *native)
+{
+	native->data = EvpgJsonOwn(NULL);
+	native->metadata = EvpgJsonOwn(NULL);
+}
+
+/*
+ * EvpgNativeEventSet
+ *		Fills native->event.  Strings are the event's or in CurrentMemoryContext;
+ *		data is the event's data as json-c, if the caller has it, else NULL.
+ */
+void
+EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *data)
+{
+	char	   *event_id = EvpgUuidText(&event->event_id);
+	char	  **tags = NULL;
+	int			ntags = 0;
+
+	if (data == NULL && event->data != NULL)
+	{
+		data = EvpgJsonFromJsonb(event->data, "event data");
+		native->data->json = data;
+	}
+	if (event->metadata != NULL)
+		native->metadata->json = EvpgJsonFromJsonb(event->metadata, "event metadata");
+	if (event->tags != NULL)
+	{
+		Datum	   *elements;
+
+		deconstruct_array(event->tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &ntags);
+		tags = palloc(sizeof(char *) * Max(ntags, 1));
+		for (int i = 0; i < ntags; i++)
+			tags[i] = TextDatumGetCString(elements[i]);
+	}
+	native->event = (evpg_event)
+	{
+		.position = event->position,
+			.version = event->version,
+			.aggregate_type = event->aggregate_type,
+			.aggregate_id = event->aggregate_id,
+			.type = event->type,
+			.schema_version = event->schema_version,
+			.ntags = ntags,
+			.tags = (const char *const *) tags,
+			.data = data,
+			.metadata = native->metadata->json,
+			.event_id = event_id,
+			.command_id = event->command_id,
+			.correlation_id = event->correlation_id != NULL ? event->correlation_id : event_id,
+			.causation_id = event->causation_id,
+			.actor = event->actor,
+			.occurred_at = EvpgNativeTime(event->occurred_at),
+			.recorded_at = EvpgNativeTime(event->recorded_at),
+			.host = &EvpgNativeHost
+	};
+}
+
+/* Frees what EvpgNativeEventSet made. */
+void
+EvpgNativeEventClear(EvpgNativeEvent *native)
+{
+	json_object_put(EvpgJsonLetGo(native->data));
+	json_object_put(EvpgJsonLetGo(native->metadata));
+}
+
+/* Microseconds since 1970. */
+int64
+EvpgNativeTime(TimestampTz time)
+{
+	return time + (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+}

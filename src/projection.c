@@ -1,0 +1,434 @@
+/*-------------------------------------------------------------------------
+ *
+ * projection.c
+ *		Registers projections, keeps them for the session, and says which events
+ *		and keys are theirs.
+ *
+ * Who registers or drops a projection holds ShareLock on evpg.fence, so it
+ * waits for appenders in mid-flight and they for it: an event is either
+ * appended by a transaction that knows the projection, or committed before the
+ * registration.  For the same reason the command path asks for the projections
+ * after it has entered the fence.
+ *
+ * The functions of a projection are resolved at the first event it takes, so
+ * that a broken one stops only the commands that need it.
+ *
+ * Memory: all projections are in one context below EvpgRegistryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "catalog.h"
+#include "catalog/pg_type.h"
+#include "check.h"
+#include "errors.h"
+#include "miscadmin.h"
+#include "module.h"
+#include "native.h"
+#include "plan.h"
+#include "projection.h"
+#include "registry.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/jsonpath.h"
+#include "utils/memutils.h"
+
+PG_FUNCTION_INFO_V1(evpg_register_projection);
+PG_FUNCTION_INFO_V1(evpg_drop_projection);
+
+static List *projections = NIL; /* of EvpgProjection, by name */
+static MemoryContext EvpgProjectionContext = NULL;	/* of the list; NULL: not
+													 * loaded */
+static uint64 generation = 0;	/* of the list */
+
+/* ------------------------------------------------------------------ the list */
+
+static char *
+result_text(uint64 row, int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(row, column, &value) ? TextDatumGetCString(value) : NULL;
+}
+
+static Jsonb *
+result_jsonb(uint64 row, int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(row, column, &value) ? DatumGetJsonbPCopy(value) : NULL;
+}
+
+static EvpgProjection *
+load_projection(uint64 row)
+{
+	EvpgProjection *projection = palloc0(sizeof(EvpgProjection));
+	char	   *library = result_text(row, 2);
+	Datum		path;
+
+	projection->name = result_text(row, 1);
+	projection->native = (library != NULL);
+	if (projection->native)
+		EvpgModuleLoadProjection(library, result_text(row, 3), &projection->module);
+	projection->reducer_signature = result_text(row, 4);
+	projection->handler_signature = result_text(row, 5);
+	projection->key_signature = result_text(row, 6);
+	if (EvpgPlanResult(row, 7, &path))
+		projection->key_path = (Jsonb *) PG_DETOAST_DATUM_COPY(path);
+	projection->constant_key = result_text(row, 8);
+	projection->aggregate_types = EvpgRegistryList(row, 9);
+	projection->event_types = EvpgRegistryList(row, 10);
+	projection->tags = EvpgRegistryList(row, 11);
+	projection->initial_state = result_jsonb(row, 12);
+	projection->broadcast = EvpgBroadcastFromName(result_text(row, 13));
+	projection->event_name = result_text(row, 14);
+	projection->search_path = result_text(row, 15);
+	if (projection->native && projection->aggregate_types == NIL && projection->module.aggregate_types != NULL)
+		for (const char *const *type = projection->module.aggregate_types; *type != NULL; type++)
+			projection->aggregate_types = lappend(projection->aggregate_types, pstrdup(*type));
+	return projection;
+}
+
+/*
+ * EvpgProjections
+ *		All projections, by name.  The caller is inside EvpgEnter.  Read with
+ *		the latest snapshot, also under REPEATABLE READ.
+ */
+List *
+EvpgProjections(void)
+{
+	MemoryContext memory = EvpgRegistryMemory();
+	MemoryContext context;
+	MemoryContext old;
+	List	   *list = NIL;
+	uint64		rows;
+
+	if (likely(EvpgProjectionContext != NULL && generation == EvpgCatalogRegistryGeneration()))
+		return projections;
+	if (EvpgProjectionContext != NULL)
+	{
+		EvpgRegistryDropLater(EvpgProjectionContext);
+		EvpgProjectionContext = NULL;
+		projections = NIL;
+	}
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProjections", ALLOCSET_SMALL_SIZES);
+	generation = EvpgCatalogRegistryGeneration();
+	rows = EvpgPlanReadLatest(EVPG_PLAN_PROJECTION_READ, NULL, NULL);
+	old = MemoryContextSwitchTo(context);
+	for (uint64 row = 0; row < rows; row++)
+		list = lappend(list, load_projection(row));
+	MemoryContextSwitchTo(old);
+	EvpgPlanDone();
+	MemoryContextSetParent(context, memory);
+	projections = list;
+	EvpgProjectionContext = context;
+	return projections;
+}
+
+/* A projection by name; error if there is none. */
+EvpgProjection *
+EvpgProjectionFind(const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, EvpgProjections())
+	{
+		EvpgProjection *projection = lfirst(cell);
+
+		if (strcmp(projection->name, name) == 0)
+			return projection;
+	}
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_UNKNOWN_PROJECTION),
+			 errmsg("projection \"%s\" is not registered", name)));
+}
+
+/* ------------------------------------------------------------------ events and keys */
+
+static bool
+tagged(List *wanted, ArrayType *tags)
+{
+	Datum	   *elements;
+	int			count;
+
+	if (wanted == NIL)
+		return true;
+	if (tags == NULL)
+		return false;
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		if (EvpgRegistryListed(wanted, TextDatumGetCString(elements[i])))
+			return true;
+	return false;
+}
+
+/* Whether an event is one that the projection takes. */
+bool
+EvpgProjectionTakes(const EvpgProjection *projection, const EvpgEvent *event)
+{
+	if (!EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) ||
+		!EvpgRegistryListed(projection->event_types, event->type) ||
+		!tagged(projection->tags, event->tags))
+		return false;
+	return !projection->native || evpg_find_projected(&projection->module, event->type) != NULL;
+}
+
+static EvpgFunction *
+resolve(const char *signature, EvpgRole role, const char *search_path)
+{
+	MemoryContext old = MemoryContextSwitchTo(EvpgProjectionContext);
+	EvpgFunction *function = EvpgFunctionResolve(signature, role, search_path);
+
+	MemoryContextSwitchTo(old);
+	return function;
+}
+
+/* The reducer or handler of a projection that is not native. */
+EvpgFunction *
+EvpgProjectionFunction(EvpgProjection *projection)
+{
+	if (projection->function == NULL)
+		projection->function = projection->reducer_signature != NULL ?
+			resolve(projection->reducer_signature, EVPG_ROLE_PROJECTION_REDUCER, projection->search_path) :
+			resolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER, projection->search_path);
+	return projection->function;
+}
+
+/* A key once, in the order they come. */
+static List *
+add_key(List *keys, char *key)
+{
+	ListCell   *cell;
+
+	if (key[0] != '\0')
+		EvpgCheckId(key, "projection key");
+	foreach(cell, keys)
+		if (strcmp(lfirst(cell), key) == 0)
+			return keys;
+	return lappend(keys, key);
+}
+
+/* What a path finds in an event; scalars are keys, null is none. */
+static List *
+keys_by_path(EvpgProjection *projection, const EvpgEvent *event)
+{
+	Jsonb	   *events = EvpgEventsToJsonb(event, 1);
+	Jsonb	   *found;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	List	   *keys = NIL;
+
+	/* EvpgEventsToJsonb gives an array of one; a lax path looks into it by itself. */
+	found = DatumGetJsonbP(DirectFunctionCall4(jsonb_path_query_array,
+											   JsonbPGetDatum(EvpgJsonbElement(events)),
+											   PointerGetDatum(projection->key_path),
+											   JsonbPGetDatum(EvpgJsonbEmpty()),
+											   BoolGetDatum(true)));
+	iterator = JsonbIteratorInit(&found->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token != WJB_ELEM)
+			continue;
+		switch (value.type)
+		{
+			case jbvNull:
+				break;
+			case jbvString:
+				keys = add_key(keys, pnstrdup(value.val.string.val, value.val.string.len));
+				break;
+			case jbvNumeric:
+				keys = add_key(keys, DatumGetCString(DirectFunctionCall1(numeric_out,
+																		 NumericGetDatum(value.val.numeric))));
+				break;
+			case jbvBool:
+				keys = add_key(keys, value.val.boolean ? "true" : "false");
+				break;
+			default:
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("key path of projection \"%s\" finds an object or array", projection->name),
+						 errhint("A key is a string, a number or a boolean.")));
+		}
+	}
+	return keys;
+}
+
+static List *
+keys_by_function(EvpgProjection *projection, const EvpgEvent *event)
+{
+	Datum		args[1] = {EvpgEventDatum(event)};
+	Datum	   *rows;
+	bool	   *nulls;
+	List	   *keys = NIL;
+	Datum	   *elements;
+	int			count;
+
+	if (projection->key_function == NULL)
+		projection->key_function = resolve(projection->key_signature, EVPG_ROLE_KEY, projection->search_path);
+	if (EvpgFunctionCall(projection->key_function, args, NULL, true, 1, &rows, &nulls) != 1 || nulls[0])
+		return NIL;
+	if (projection->key_function->result_type == TEXTOID)
+		return add_key(NIL, TextDatumGetCString(rows[0]));
+	deconstruct_array(DatumGetArrayTypeP(rows[0]), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		if (!nulls[i])
+			keys = add_key(keys, TextDatumGetCString(elements[i]));
+	return keys;
+}
+
+/*
+ * EvpgProjectionKeys
+ *		The keys that an event is applied to, in CurrentMemoryContext; NIL: none.
+ */
+List *
+EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
+{
+	if (projection->constant_key != NULL)
+		return list_make1(projection->constant_key);
+	if (projection->key_path != NULL)
+		return keys_by_path(projection, event);
+	if (projection->key_signature != NULL)
+		return keys_by_function(projection, event);
+	if (projection->native && projection->module.key != NULL)
+	{
+		EvpgNativeEvent native;
+		const char *key;
+		List	   *keys;
+
+		EvpgNativeEventInit(&native);
+		EvpgNativeEventSet(&native, event, NULL);
+		key = projection->module.key(&native.event);
+		keys = key == NULL ? NIL : add_key(NIL, pstrdup(key));
+		EvpgNativeEventClear(&native);
+		return keys;
+	}
+	return list_make1((char *) event->aggregate_id);
+}
+
+/* ------------------------------------------------------------------ registration */
+
+static void
+put_array(Datum *values, char *nulls, int column, ArrayType *array)
+{
+	values[column] = PointerGetDatum(array);
+	nulls[column] = array == NULL ? 'n' : ' ';
+}
+
+static char *
+arg_name(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	char	   *name = EvpgArgName(fcinfo, arg, what);
+
+	EvpgCheckNewName(name, what);
+	return name;
+}
+
+Datum
+evpg_register_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = arg_name(fcinfo, 0, "projection name");
+	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, 10, "initial state");
+	Oid			registrant = GetUserId();
+	bool		by_functions = !PG_ARGISNULL(1) || !PG_ARGISNULL(2);
+	char	   *library = NULL;
+	char	   *symbol = NULL;
+	char	   *search_path = EvpgFunctionSearchPath();
+	int			nkeys = !PG_ARGISNULL(7) + !PG_ARGISNULL(8) + !PG_ARGISNULL(9);
+	Datum		values[17];
+	char		nulls[17];
+	uint64		changed;
+	EvpgScope	scope;
+
+	memset(nulls, ' ', sizeof(nulls));
+	EvpgRegistryCheckOptions(fcinfo, 15);
+	if (initial_state == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("initial state must not be null")));
+	if (strcmp(EvpgArgName(fcinfo, 3, "mode"), "inline") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown projection mode \"%s\"", EvpgArgName(fcinfo, 3, "mode")),
+				 errhint("Use inline.")));
+	if (by_functions == (!PG_ARGISNULL(13) || !PG_ARGISNULL(14)) || (!PG_ARGISNULL(1) && !PG_ARGISNULL(2)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection is registered with either a reducer, a handler, or a library"),
+				 errhint("Give reducer, or handler, or library and symbol.")));
+	if (nkeys > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection has one kind of key"),
+				 errhint("Give key_path, or key_function, or constant_key, or none of them for the aggregate id.")));
+
+	EvpgRegistryPut(values, nulls, 0, name);
+	if (!by_functions)
+	{
+		evpg_projection module;
+
+		if (!superuser_arg(registrant))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("must be superuser to register a library")));
+		library = EvpgModulePath(EvpgArgId(fcinfo, 13, "library"));
+		symbol = EvpgArgName(fcinfo, 14, "symbol");
+		EvpgModuleLoadProjection(library, symbol, &module);
+		if (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("initial_state of a library is what its symbol says"),
+					 errhint("Leave the argument out.")));
+		initial_state = EvpgModuleInitialState(library, symbol, module.initial_state);
+	}
+	EvpgRegistryPut(values, nulls, 1, library);
+	EvpgRegistryPut(values, nulls, 2, symbol);
+	EvpgRegistryPut(values, nulls, 3, PG_ARGISNULL(1) ? NULL :
+					EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_PROJECTION_REDUCER, registrant));
+	EvpgRegistryPut(values, nulls, 4, PG_ARGISNULL(2) ? NULL :
+					EvpgFunctionCheck(PG_GETARG_OID(2), EVPG_ROLE_PROJECTION_HANDLER, registrant));
+	EvpgRegistryPut(values, nulls, 5, PG_ARGISNULL(8) ? NULL :
+					EvpgFunctionCheck(PG_GETARG_OID(8), EVPG_ROLE_KEY, registrant));
+	values[6] = PG_GETARG_DATUM(7);
+	nulls[6] = PG_ARGISNULL(7) ? 'n' : ' ';
+	EvpgRegistryPut(values, nulls, 7, PG_ARGISNULL(9) ? NULL : EvpgArgId(fcinfo, 9, "constant_key"));
+	put_array(values, nulls, 8, EvpgArgTextArray(fcinfo, 4, "aggregate_types"));
+	put_array(values, nulls, 9, EvpgArgTextArray(fcinfo, 5, "event_types"));
+	put_array(values, nulls, 10, EvpgArgTextArray(fcinfo, 6, "tags"));
+	values[11] = JsonbPGetDatum(initial_state);
+	EvpgRegistryPut(values, nulls, 12, EvpgArgName(fcinfo, 11, "broadcast"));
+	(void) EvpgBroadcastFromName(TextDatumGetCString(values[12]));
+	EvpgRegistryPut(values, nulls, 13, EvpgArgName(fcinfo, 12, "event_name"));
+	EvpgRegistryPut(values, nulls, 14, search_path);
+	EvpgRegistryPut(values, nulls, 15, GetUserNameFromId(registrant, false));
+
+	EvpgEnter(&scope, "evpg_register_projection()");
+	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
+	changed = EvpgPlanRun(EVPG_PLAN_PROJECTION_WRITE, values, nulls);
+	EvpgPlanDone();
+	if (changed > 0)
+		EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(changed > 0);
+}
+
+/* Drops the rows too: they would be read as if they were still kept up. */
+Datum
+evpg_drop_projection(PG_FUNCTION_ARGS)
+{
+	EvpgScope	scope;
+	Datum		name = PG_GETARG_DATUM(0);
+	bool		dropped;
+
+	EvpgEnter(&scope, "evpg_drop_projection()");
+	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
+	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,
+							   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
+	(void) EvpgPlanRun(EVPG_PLAN_PROJECTION_CLEAR, &name, NULL);
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(dropped);
+}

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * projection.h
+ *		Registered projections, ready to be used.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_PROJECTION_H
+#define EVPG_PROJECTION_H
+
+#include "evpg.h"
+
+#include "broadcast.h"
+#include "event.h"
+#include "function.h"
+#include "nodes/pg_list.h"
+
+/* A projection; lives to the end of the transaction at least. */
+typedef struct EvpgProjection
+{
+	char	   *name;
+	bool		native;			/* a symbol of a module, else functions */
+	evpg_projection module;		/* if native */
+	char	   *reducer_signature;	/* if not: one of these two */
+	char	   *handler_signature;
+	char	   *key_signature;	/* how the key is found; none: aggregate id */
+	Jsonb	   *key_path;		/* a jsonpath, in a jsonb-sized varlena */
+	char	   *constant_key;
+	EvpgFunction *function;		/* reducer or handler, once it is used */
+	EvpgFunction *key_function; /* once it is used */
+	char	   *search_path;
+	List	   *aggregate_types;	/* NIL: all, as the next two */
+	List	   *event_types;
+	List	   *tags;
+	Jsonb	   *initial_state;
+	EvpgBroadcast broadcast;
+	char	   *event_name;
+} EvpgProjection;
+
+extern List *EvpgProjections(void);
+extern EvpgProjection *EvpgProjectionFind(const char *name);
+extern bool EvpgProjectionTakes(const EvpgProjection *projection, const EvpgEvent *event);
+extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);
+extern EvpgFunction *EvpgProjectionFunction(EvpgProjection *projection);
+
+#endif							/* EVPG_PROJECTION_H */
