@@ -23,7 +23,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(evpg_execute);
@@ -227,10 +226,8 @@ event_id_known(const pg_uuid_t *event_id)
 	Datum		value = UUIDPGetDatum(event_id);
 	bool		known;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	known = EvpgPlanRead(EVPG_PLAN_EVENT_ID_EXISTS, &value, NULL) > 0;
+	known = EvpgPlanReadLatest(EVPG_PLAN_EVENT_ID_EXISTS, &value, NULL) > 0;
 	EvpgPlanDone();
-	PopActiveSnapshot();
 	return known;
 }
 

@@ -287,6 +287,57 @@ push_time(JsonbParseState **state, const char *key, TimestampTz time)
 	(void) pushJsonbValue(state, WJB_VALUE, &value);
 }
 
+/* An event object with the names of evpg.event. */
+static JsonbValue *
+push_event(JsonbParseState **state, const EvpgEvent *event)
+{
+	char	   *event_id = EvpgUuidText(&event->event_id);
+
+	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	push_int(state, "position", event->position);
+	push_text(state, "aggregate_type", event->aggregate_type);
+	push_text(state, "aggregate_id", event->aggregate_id);
+	push_int(state, "version", event->version);
+	push_text(state, "event_id", event_id);
+	push_text(state, "type", event->type);
+	push_int(state, "schema_version", event->schema_version);
+	push_jsonb(state, "data", event->data);
+	push_jsonb(state, "metadata", event->metadata);
+	push_key(state, "tags");
+	if (event->tags == NULL)
+	{
+		JsonbValue	value;
+
+		value.type = jbvNull;
+		(void) pushJsonbValue(state, WJB_VALUE, &value);
+	}
+	else
+	{
+		Datum	   *tags;
+		int			ntags;
+
+		deconstruct_array(event->tags, TEXTOID, -1, false, TYPALIGN_INT, &tags, NULL, &ntags);
+		(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+		for (int t = 0; t < ntags; t++)
+		{
+			JsonbValue	value;
+
+			value.type = jbvString;
+			value.val.string.val = TextDatumGetCString(tags[t]);
+			value.val.string.len = strlen(value.val.string.val);
+			(void) pushJsonbValue(state, WJB_ELEM, &value);
+		}
+		(void) pushJsonbValue(state, WJB_END_ARRAY, NULL);
+	}
+	push_text(state, "command_id", event->command_id);
+	push_text(state, "correlation_id", event->correlation_id != NULL ? event->correlation_id : event_id);
+	push_text(state, "causation_id", event->causation_id);
+	push_text(state, "actor", event->actor);
+	push_time(state, "occurred_at", event->occurred_at);
+	push_time(state, "recorded_at", event->recorded_at);
+	return pushJsonbValue(state, WJB_END_OBJECT, NULL);
+}
+
 /* An array of event objects with the names of evpg.event, [] if there is none. */
 Jsonb *
 EvpgEventsToJsonb(const EvpgEvent *events, int count)
@@ -295,55 +346,46 @@ EvpgEventsToJsonb(const EvpgEvent *events, int count)
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < count; i++)
-	{
-		const EvpgEvent *event = &events[i];
-		char	   *event_id = EvpgUuidText(&event->event_id);
-
-		(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-		push_int(&state, "position", event->position);
-		push_text(&state, "aggregate_type", event->aggregate_type);
-		push_text(&state, "aggregate_id", event->aggregate_id);
-		push_int(&state, "version", event->version);
-		push_text(&state, "event_id", event_id);
-		push_text(&state, "type", event->type);
-		push_int(&state, "schema_version", event->schema_version);
-		push_jsonb(&state, "data", event->data);
-		push_jsonb(&state, "metadata", event->metadata);
-		push_key(&state, "tags");
-		if (event->tags == NULL)
-		{
-			JsonbValue	value;
-
-			value.type = jbvNull;
-			(void) pushJsonbValue(&state, WJB_VALUE, &value);
-		}
-		else
-		{
-			Datum	   *tags;
-			int			ntags;
-
-			deconstruct_array(event->tags, TEXTOID, -1, false, TYPALIGN_INT, &tags, NULL, &ntags);
-			(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-			for (int t = 0; t < ntags; t++)
-			{
-				JsonbValue	value;
-
-				value.type = jbvString;
-				value.val.string.val = TextDatumGetCString(tags[t]);
-				value.val.string.len = strlen(value.val.string.val);
-				(void) pushJsonbValue(&state, WJB_ELEM, &value);
-			}
-			(void) pushJsonbValue(&state, WJB_END_ARRAY, NULL);
-		}
-		push_text(&state, "command_id", event->command_id);
-		push_text(&state, "correlation_id", event->correlation_id != NULL ? event->correlation_id : event_id);
-		push_text(&state, "causation_id", event->causation_id);
-		push_text(&state, "actor", event->actor);
-		push_time(&state, "occurred_at", event->occurred_at);
-		push_time(&state, "recorded_at", event->recorded_at);
-		(void) pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	}
+		(void) push_event(&state, &events[i]);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+}
+
+/* One event object. */
+Jsonb *
+EvpgEventToJsonb(const EvpgEvent *event)
+{
+	JsonbParseState *state = NULL;
+
+	return JsonbValueToJsonb(push_event(&state, event));
+}
+
+/* Reads a row of evpg.event, which must outlive the event. */
+void
+EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event)
+{
+	Datum		values[EVPG_EVENT_NATTS];
+	bool		nulls[EVPG_EVENT_NATTS];
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	memset(event, 0, sizeof(EvpgEvent));
+	event->position = DatumGetInt64(values[EVPG_EVENT_POSITION]);
+	event->aggregate_type = get_text(values, nulls, EVPG_EVENT_AGGREGATE_TYPE);
+	event->aggregate_id = get_text(values, nulls, EVPG_EVENT_AGGREGATE_ID);
+	event->version = DatumGetInt64(values[EVPG_EVENT_VERSION]);
+	event->event_id = *DatumGetUUIDP(values[EVPG_EVENT_EVENT_ID]);
+	event->has_event_id = true;
+	event->type = get_text(values, nulls, EVPG_EVENT_TYPE);
+	event->schema_version = DatumGetInt32(values[EVPG_EVENT_SCHEMA_VERSION]);
+	event->data = get_jsonb(values, nulls, EVPG_EVENT_DATA);
+	event->metadata = get_jsonb(values, nulls, EVPG_EVENT_METADATA);
+	if (!nulls[EVPG_EVENT_TAGS])
+		event->tags = DatumGetArrayTypeP(values[EVPG_EVENT_TAGS]);
+	event->command_id = get_text(values, nulls, EVPG_EVENT_COMMAND_ID);
+	event->correlation_id = get_text(values, nulls, EVPG_EVENT_CORRELATION_ID);
+	event->causation_id = get_text(values, nulls, EVPG_EVENT_CAUSATION_ID);
+	event->actor = get_text(values, nulls, EVPG_EVENT_ACTOR);
+	event->occurred_at = DatumGetTimestampTz(values[EVPG_EVENT_OCCURRED_AT]);
+	event->recorded_at = DatumGetTimestampTz(values[EVPG_EVENT_RECORDED_AT]);
 }
 
 /* ------------------------------------------------------------------ JSON forms */

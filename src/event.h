@@ -111,6 +111,8 @@ extern Datum EvpgEventDatum(const EvpgEvent *event);
 extern bool EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event);
 extern int	EvpgEventsFromJsonb(Jsonb *jsonb, EvpgEvent **events);
 extern Jsonb *EvpgEventsToJsonb(const EvpgEvent *events, int count);
+extern Jsonb *EvpgEventToJsonb(const EvpgEvent *event);
+extern void EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event);
 extern void EvpgEventCheck(const EvpgEvent *event, int number);
 extern void EvpgEventNewId(pg_uuid_t *id);
 extern char *EvpgUuidText(const pg_uuid_t *id);

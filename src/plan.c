@@ -15,12 +15,13 @@
 
 #include "catalog/pg_type.h"
 #include "plan.h"
+#include "utils/snapmgr.h"
 
 typedef struct PlanText
 {
 	const char *text;
 	int			nargs;
-	Oid			args[14];
+	Oid			args[16];
 } PlanText;
 
 static const PlanText texts[EVPG_PLAN_COUNT] = {
@@ -101,6 +102,83 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" excluded.priority, excluded.search_path)",
 		6, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID}
 	},
+	[EVPG_PLAN_PROJECTION_CLEAR] = {
+		"DELETE FROM evpg.projection_state WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_PROJECTION_DELETE] = {
+		"DELETE FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_PROJECTION_READ] = {
+		"SELECT name, library, symbol, reducer, handler, key_function, key_path, constant_key, aggregate_types,"
+		" event_types, tags, initial_state, broadcast, event_name, search_path FROM evpg.projection ORDER BY name",
+		0, {0}
+	},
+	[EVPG_PLAN_PROJECTION_WRITE] = {
+		"INSERT INTO evpg.projection AS p (name, library, symbol, reducer, handler, key_function, key_path,"
+		" constant_key, aggregate_types, event_types, tags, initial_state, broadcast, event_name, search_path,"
+		" registered_by, registered_at)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, pg_catalog.clock_timestamp())"
+		" ON CONFLICT (name) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
+		" reducer = excluded.reducer, handler = excluded.handler, key_function = excluded.key_function,"
+		" key_path = excluded.key_path, constant_key = excluded.constant_key,"
+		" aggregate_types = excluded.aggregate_types, event_types = excluded.event_types, tags = excluded.tags,"
+		" initial_state = excluded.initial_state, broadcast = excluded.broadcast, event_name = excluded.event_name,"
+		" search_path = excluded.search_path, registered_by = excluded.registered_by,"
+		" registered_at = excluded.registered_at"
+		" WHERE (p.library, p.symbol, p.reducer, p.handler, p.key_function, p.key_path::pg_catalog.text, p.constant_key,"
+		" p.aggregate_types, p.event_types, p.tags, p.initial_state, p.broadcast, p.event_name, p.search_path)"
+		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.handler,"
+		" excluded.key_function, excluded.key_path::pg_catalog.text, excluded.constant_key, excluded.aggregate_types,"
+		" excluded.event_types, excluded.tags, excluded.initial_state, excluded.broadcast, excluded.event_name,"
+		" excluded.search_path)",
+		16, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID,
+			TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PROJECTION_EVENTS] = {
+		"SELECT * FROM evpg.event e"
+		" WHERE ($1 IS NULL OR e.aggregate_id OPERATOR(pg_catalog.=) $1)"
+		" AND ($2 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($2))"
+		" AND ($3 IS NULL OR e.type OPERATOR(pg_catalog.=) ANY ($3))"
+		" ORDER BY e.\"position\"",
+		3, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID}
+	},
+	[EVPG_PLAN_PROJECTED_CHANGES] = {
+		"SELECT key, state, generation, version, \"position\", updated_at"
+		" FROM evpg.projection_state WHERE name OPERATOR(pg_catalog.=) $1"
+		" AND \"position\" OPERATOR(pg_catalog.>) $2 AND \"position\" OPERATOR(pg_catalog.<=) $3"
+		" ORDER BY \"position\" FETCH FIRST ($4) ROWS WITH TIES",
+		4, {TEXTOID, INT8OID, INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_PROJECTED_CREATE] = {
+		"INSERT INTO evpg.projection_state (name, key, generation, version, \"position\", deleted, updated_at)"
+		" VALUES ($1, $2, 1, 0, 0, true, pg_catalog.clock_timestamp()) ON CONFLICT (name, key) DO NOTHING",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PROJECTED_LOCK] = {
+		"SELECT state, generation, version, \"position\", deleted FROM evpg.projection_state"
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 FOR NO KEY UPDATE",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PROJECTED_READ] = {
+		"SELECT state, generation, version, \"position\", updated_at FROM evpg.projection_state"
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND NOT deleted",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PROJECTED_REMOVE] = {
+		"DELETE FROM evpg.projection_state"
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PROJECTED_WRITE] = {
+		"UPDATE evpg.projection_state SET state = $3, generation = $4, version = $5,"
+		" \"position\" = GREATEST(\"position\", $6), deleted = $7,"
+		" updated_at = GREATEST(pg_catalog.clock_timestamp(), updated_at OPERATOR(pg_catalog.+)"
+		" '1 microsecond'::pg_catalog.interval)"
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		7, {TEXTOID, TEXTOID, JSONBOID, INT4OID, INT8OID, INT8OID, BOOLOID}
+	},
 	[EVPG_PLAN_SNAPSHOT_READ] = {
 		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"
 		" AND version OPERATOR(pg_catalog.<=) $2 AND reducer_version OPERATOR(pg_catalog.=) $3"
@@ -173,6 +251,22 @@ uint64
 EvpgPlanRead(EvpgPlan id, Datum *values, const char *nulls)
 {
 	return run(id, values, nulls, true);
+}
+
+/*
+ * EvpgPlanReadLatest
+ *		The same with a snapshot that sees all that is committed now, under every
+ *		isolation level.
+ */
+uint64
+EvpgPlanReadLatest(EvpgPlan id, Datum *values, const char *nulls)
+{
+	uint64		rows;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	rows = run(id, values, nulls, true);
+	PopActiveSnapshot();
+	return rows;
 }
 
 /* Gets a value of the last result, in SPI's memory; false if it is NULL.  Columns count from 1. */

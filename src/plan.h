@@ -23,6 +23,17 @@ typedef enum EvpgPlan
 	EVPG_PLAN_INTERCEPTOR_DELETE,
 	EVPG_PLAN_INTERCEPTOR_READ,
 	EVPG_PLAN_INTERCEPTOR_WRITE,
+	EVPG_PLAN_PROJECTED_CHANGES,
+	EVPG_PLAN_PROJECTED_CREATE,
+	EVPG_PLAN_PROJECTED_LOCK,
+	EVPG_PLAN_PROJECTED_READ,
+	EVPG_PLAN_PROJECTED_REMOVE,
+	EVPG_PLAN_PROJECTED_WRITE,
+	EVPG_PLAN_PROJECTION_CLEAR,
+	EVPG_PLAN_PROJECTION_DELETE,
+	EVPG_PLAN_PROJECTION_EVENTS,
+	EVPG_PLAN_PROJECTION_READ,
+	EVPG_PLAN_PROJECTION_WRITE,
 	EVPG_PLAN_SNAPSHOT_READ,
 	EVPG_PLAN_SNAPSHOT_WRITE,
 	EVPG_PLAN_SNAPSHOT_TRIM,
@@ -33,6 +44,7 @@ typedef enum EvpgPlan
 
 extern uint64 EvpgPlanRun(EvpgPlan id, Datum *values, const char *nulls);
 extern uint64 EvpgPlanRead(EvpgPlan id, Datum *values, const char *nulls);
+extern uint64 EvpgPlanReadLatest(EvpgPlan id, Datum *values, const char *nulls);
 extern bool EvpgPlanResult(uint64 row, int column, Datum *value);
 extern void EvpgPlanDone(void);
 

@@ -33,7 +33,7 @@
 #include "registry.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/jsonpath.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 PG_FUNCTION_INFO_V1(evpg_register_projection);
@@ -77,7 +77,7 @@ load_projection(uint64 row)
 	projection->handler_signature = result_text(row, 5);
 	projection->key_signature = result_text(row, 6);
 	if (EvpgPlanResult(row, 7, &path))
-		projection->key_path = (Jsonb *) PG_DETOAST_DATUM_COPY(path);
+		projection->key_path = PG_DETOAST_DATUM_COPY(path);
 	projection->constant_key = result_text(row, 8);
 	projection->aggregate_types = EvpgRegistryList(row, 9);
 	projection->event_types = EvpgRegistryList(row, 10);
@@ -215,18 +215,16 @@ add_key(List *keys, char *key)
 static List *
 keys_by_path(EvpgProjection *projection, const EvpgEvent *event)
 {
-	Jsonb	   *events = EvpgEventsToJsonb(event, 1);
 	Jsonb	   *found;
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	List	   *keys = NIL;
 
-	/* EvpgEventsToJsonb gives an array of one; a lax path looks into it by itself. */
 	found = DatumGetJsonbP(DirectFunctionCall4(jsonb_path_query_array,
-											   JsonbPGetDatum(EvpgJsonbElement(events)),
+											   JsonbPGetDatum(EvpgEventToJsonb(event)),
 											   PointerGetDatum(projection->key_path),
-											   JsonbPGetDatum(EvpgJsonbEmpty()),
+											   DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")),
 											   BoolGetDatum(true)));
 	iterator = JsonbIteratorInit(&found->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)

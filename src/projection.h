@@ -24,7 +24,7 @@ typedef struct EvpgProjection
 	char	   *reducer_signature;	/* if not: one of these two */
 	char	   *handler_signature;
 	char	   *key_signature;	/* how the key is found; none: aggregate id */
-	Jsonb	   *key_path;		/* a jsonpath, in a jsonb-sized varlena */
+	struct varlena *key_path;	/* a jsonpath */
 	char	   *constant_key;
 	EvpgFunction *function;		/* reducer or handler, once it is used */
 	EvpgFunction *key_function; /* once it is used */

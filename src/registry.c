@@ -194,7 +194,7 @@ load_aggregate(const char *aggregate_type)
 
 	/* An error below leaves the context to the caller's. */
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgAggregate", ALLOCSET_SMALL_SIZES);
-	if (EvpgPlanRun(EVPG_PLAN_AGGREGATE_READ, &key, NULL) == 0)
+	if (EvpgPlanReadLatest(EVPG_PLAN_AGGREGATE_READ, &key, NULL) == 0)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_AGGREGATE),
 				 errmsg("aggregate type \"%s\" is not registered", aggregate_type),
@@ -527,7 +527,7 @@ EvpgRegistryInterceptors(void)
 		return interceptors;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgInterceptors", ALLOCSET_SMALL_SIZES);
-	rows = EvpgPlanRun(EVPG_PLAN_INTERCEPTOR_READ, NULL, NULL);
+	rows = EvpgPlanReadLatest(EVPG_PLAN_INTERCEPTOR_READ, NULL, NULL);
 	old = MemoryContextSwitchTo(context);
 	for (uint64 row = 0; row < rows; row++)
 	{
