@@ -15,8 +15,6 @@ unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL CDPATH LANGUAGE
 for variable in "${!PG@}"; do
 	[[ $variable == PG_* ]] || unset "$variable"
 done
-directory=${TMPDIR:-}
-[ ${#directory} -le 40 ] || unset TMPDIR		# sockets lie there
 : "${PG_CONFIG:=/usr/lib/postgresql/15/bin/pg_config}"
 export PG_CONFIG
 jobs=$(getconf _NPROCESSORS_ONLN)
@@ -73,7 +71,7 @@ as_ordinary_user()
 	install -d "${own[@]}" "$private/tree" "$private/home" "$private/input"
 	say "root becomes $private_user, in $private/tree"
 	(run_private find . -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +)
-	tar -c --exclude-vcs --exclude-from=.gitignore . | (run_private tar -x)
+	tar -c --exclude=./.git --exclude-from=.gitignore . | (run_private tar -x)
 	if [ -n "${LOG:-}" ] && ! (run_private test -r "$LOG"); then
 		install "${own[@]}" "$LOG" "$private/input/"
 		export LOG=$private/input/${LOG##*/}

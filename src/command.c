@@ -320,7 +320,7 @@ try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, b
 		EvpgReducerFold(&state, &decision.events[i], decision.data != NULL ? decision.data[i] : NULL);
 		CHECK_FOR_INTERRUPTS();
 	}
-	if (!EvpgReducerHolds(&state, command, catch, &why))
+	if (!EvpgReducerHolds(&state, command, &why))
 	{
 		refuse(outcome, EVPG_STATUS_INVARIANT, &why);
 		return true;

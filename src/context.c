@@ -36,18 +36,27 @@ setting(const char *value)
 	return value != NULL && value[0] != '\0' ? value : NULL;
 }
 
-/* Fills what the call left open from evpg_set_context(). */
+/* Fills what the call left open from evpg_set_context(); SET can put anything there, so it is checked. */
 void
 EvpgContextApply(EvpgCommand *command)
 {
 	if (command->actor == NULL)
+	{
 		command->actor = setting(EvpgActor);
+		if (command->actor != NULL)
+			EvpgCheckId(command->actor, "actor");
+	}
 	if (command->correlation_id == NULL)
+	{
 		command->correlation_id = setting(EvpgCorrelationId);
+		if (command->correlation_id != NULL)
+			EvpgCheckId(command->correlation_id, "correlation id");
+	}
 	if (setting(EvpgMetadata) != NULL)
 	{
 		Jsonb	   *metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(EvpgMetadata)));
 
+		EvpgJsonbCheckLimits(metadata, "metadata");
 		EvpgCheckMetadata(metadata);
 		command->metadata = merge(metadata, command->metadata);
 	}

@@ -515,10 +515,11 @@ EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, bool catch, Evpg
 
 /*
  * EvpgReducerHolds
- *		Whether the invariant holds of a state; if not, *why says why.
+ *		Whether the invariant holds of a state; if not, *why says why.  A refusal
+ *		by a function is always caught: it is an answer of another SQLSTATE.
  */
 bool
-EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *why)
+EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why)
 {
 	EvpgAggregate *aggregate = state->aggregate;
 	bool		holds = true;
@@ -548,7 +549,7 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, bool catch, EvpgD
 		Datum		args[1] = {JsonbPGetDatum(state->jsonb)};
 		Call		call = {.function = aggregate->invariant, .args = args, .max_rows = 1};
 
-		holds = run_refusable(&call, catch, EVPG_ERRCODE_INVARIANT, why) &&
+		holds = run_refusable(&call, true, EVPG_ERRCODE_INVARIANT, why) &&
 			(call.count != 1 || call.row_nulls[0] || DatumGetBool(call.rows[0]));
 	}
 	pop_frame(&frame);

@@ -51,7 +51,7 @@ extern void EvpgReducerInit(EvpgState *state, EvpgAggregate *aggregate);
 extern void EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last_position);
 extern void EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *decision);
 extern void EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data);
-extern bool EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *why);
+extern bool EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why);
 extern Jsonb *EvpgReducerValue(EvpgState *state);
 extern bool EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why);
 

@@ -2,9 +2,8 @@
 -- their states (opening an open account changes nothing).
 \if :warm = 0
 \set warm 1
-\set per :streams / :clients
-\set low :client_id * :per + 1
-\set high :low + :per - 1
+\set low :client_id * :streams + 1
+\set high :low + :streams - 1
 SELECT count(version) FROM generate_series(:low::int, :high::int) AS i, evpg_execute(:type, i::text, 'Open');
 \endif
 \set id random(:low, :high)

@@ -173,6 +173,9 @@ main(void)
 	accepts("Deposit", "{\"amount\": 100}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 100}}]", "Deposit");
 	is_json(state, "{\"open\": true, \"balance\": 100, \"owner\": \"Alice\"}", "the balance after it");
 
+	given_balance(0);
+	accepts("Deposit", "{\"amount\": 1000000000000}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 1000000000000}}]", "the largest amount");
+
 	given_balance(100);
 	rejects("Withdraw", "{\"amount\": 101}", "insufficient_funds", "balance 100 is less than 101",
 			"{\"balance\": 100, \"amount\": 101}", "no overdraft");

@@ -2,10 +2,10 @@
 #
 # What README.md and docs/ show is what happens.
 #
-# The ```sql blocks of README.md and of docs/tutorial.md run in order, each file in one psql session in a new database.  A
-# statement followed by comments has this output, row by row (psql -A -t -F ' | ') or as an error; a statement without
-# comments must not fail.  Blocks whose fence names a file (```c counter.c) are written to that file, and the directory is
-# built and installed with PGXS as a third party would do it, before the session starts.
+# The ```sql blocks of each page run in order, in one psql session in a new database.  A statement followed by comments has
+# this output, row by row (psql -A -t -F ' | ') or as an error; a statement without comments must not fail.  Blocks whose
+# fence names a file (```c counter.c) are written to that file, and the directory is built and installed with PGXS as a
+# third party would do it, before the session starts.
 #
 # Then: every link leads to a file, every test that the documentation names exists, and every feature is in coverage.md once.
 
@@ -95,7 +95,7 @@ $node->start;
 
 my $directory = 0;
 
-foreach my $name ('README.md', 'docs/tutorial.md')
+foreach my $name ('README.md', map { "docs/$_.md" } qw(tutorial reducer-abi operations))
 {
 	my @blocks = blocks($name);
 	my $build = PostgreSQL::Test::Utils::tempdir();
@@ -114,11 +114,12 @@ foreach my $name ('README.md', 'docs/tutorial.md')
 		}
 		push @statements, statements($text, $number) if $info eq 'sql';
 	}
-	cmp_ok(scalar @statements, '>', 10, "$name has statements to run");
+	cmp_ok(scalar @statements, '>', 5, "$name has statements to run");
 
 	if (@files)
 	{
 		ok(system_log('make', '-s', '-C', $build, 'all', 'install') == 0, "$name: @files build and install");
+		ok(system_log('make', '-s', '-C', $build, 'unit') == 0, "$name: unit test") if grep { /_test\.c$/ } @files;
 	}
 
 	foreach my $i (0 .. $#statements)
@@ -127,10 +128,10 @@ foreach my $name ('README.md', 'docs/tutorial.md')
 	}
 	$script .= "\\echo mark @{[scalar @statements]}\n\\warn mark @{[scalar @statements]}\n";
 
-	my $database = $name =~ /(\w+)\.md$/ ? lc $1 : die;
+	my $database = $name =~ /([\w-]+)\.md$/ ? lc $1 : die;
 	my ($stdout, $stderr);
 
-	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	$node->safe_psql('postgres', qq{CREATE DATABASE "$database"});
 	IPC::Run::run(
 		[ 'psql', '-X', '-q', '-A', '-t', '-F', ' | ', '-d', $node->connstr($database) ],
 		'<', \$script, '>', \$stdout, '2>', \$stderr);

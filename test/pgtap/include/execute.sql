@@ -101,7 +101,7 @@ SELECT is(try('shapes', 'Add', '{"n": 2}'), 'ok 5', kind() || ', rule 8: and cou
 -- many commands
 SELECT is((SELECT count(*) FROM generate_series(1, 200) i, evpg_execute(kind(), 'many', 'Add', jsonb_build_object('n', i % 3))), 200::bigint,
   kind() || ', A04: two hundred commands in one statement');
-SELECT ok((SELECT array_agg(version ORDER BY position) = array_agg(n ORDER BY n) FROM evpg.event, generate_series(1, 200) n
-            WHERE aggregate_type = kind() AND aggregate_id = 'many' AND version = n), kind() || ', rule 3: positions and versions have one order');
-SELECT is(total('many'), '200 199', kind() || ', rule 6: and the state is right');
+SELECT is((SELECT array_agg(version ORDER BY position) FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'many'),
+  (SELECT array_agg(n::bigint) FROM generate_series(1, 200) n), kind() || ', rule 3: positions and versions have one order');
+SELECT is(total('many'), '200 201', kind() || ', rule 6: and the state is right');
 SELECT is((SELECT array_agg(total(id) ORDER BY id) FROM (VALUES ('a'), ('b'), ('c')) x (id)), '{3 3,4 0,3 12}', kind() || ', 1.2 test 7: ids are apart');

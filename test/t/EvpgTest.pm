@@ -1,0 +1,144 @@
+# EvpgTest: what the TAP tests share: a server with evpg and the bank, starting it again after a crash, and the
+# inspection of everything that evpg has stored.
+
+package EvpgTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use FindBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(usleep);
+
+our @EXPORT = qw(evpg_node create_evpg start_again wait_until inspect tree sqlstate);
+
+# The top of the source tree.
+sub tree
+{
+	return "$FindBin::RealBin/../..";
+}
+
+# A running server whose database postgres has evpg and the accounts of the bank example.
+sub evpg_node
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(
+		extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ],
+		allows_streaming => $options{allows_streaming});
+	# log_statement: else most of a load test goes into the log
+	$node->append_conf('postgresql.conf', "log_statement = none\n" . ($options{conf} // ''));
+	$node->start;
+	create_evpg($node, 'postgres') unless $options{bare};
+	return $node;
+}
+
+sub create_evpg
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql($database, 'CREATE EXTENSION evpg');
+	$node->safe_psql($database, slurp_file(tree() . '/examples/bank/bank.sql'));
+	return;
+}
+
+# Starts a server that was killed: what is left of it may take a moment to go.
+sub start_again
+{
+	my ($node) = @_;
+	my $started = wait_until(
+		sub {
+			return 1 if $node->start(fail_ok => 1);
+			# it has taken over the process id of the dead one
+			$node->stop('fast', fail_ok => 1);
+			return 0;
+		});
+
+	die 'the server does not start again' unless $started;
+	return;
+}
+
+# Waits until a condition holds; false if it never does.
+sub wait_until
+{
+	my ($condition) = @_;
+
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if $condition->();
+		usleep(100_000);
+	}
+	return 0;
+}
+
+# The SQLSTATE with which a statement fails, '00000' if it does not.
+sub sqlstate
+{
+	my ($node, $statement, $database) = @_;
+	my ($code, $stdout, $stderr) = $node->psql($database // 'postgres', "\\set VERBOSITY sqlstate\n$statement");
+
+	return $stderr =~ /^(?:psql:\S+ )?(?:ERROR|FATAL):\s+([0-9A-Z]{5})$/m ? $1 : $code == 0 ? '00000' : $stderr;
+}
+
+# Everything that contradicts itself in what is stored, one line each; empty if all is well.
+sub inspect
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql($database // 'postgres', <<'SQL');
+BEGIN;
+-- look at the tables, not at their unique indexes
+SET LOCAL enable_indexscan = off;
+SET LOCAL enable_indexonlyscan = off;
+SET LOCAL enable_bitmapscan = off;
+
+SELECT 'rule 3: versions of a stream are contiguous, its row agrees', s.*, e.*
+  FROM evpg.stream s
+  FULL JOIN (SELECT stream_id, count(*), min(version) AS first, max(version) AS last, max(position) AS last_position
+               FROM evpg.event_log GROUP BY stream_id) e USING (stream_id)
+ WHERE s.stream_id IS NULL OR s.version <> coalesce(e.count, 0) OR s.last_position <> coalesce(e.last_position, 0)
+    OR e.first <> 1 OR e.last <> s.version;
+
+SELECT 'rule 3: positions of a stream are in the order of versions', stream_id, version
+  FROM (SELECT *, lag(position) OVER (PARTITION BY stream_id ORDER BY version) AS previous FROM evpg.event_log) e
+ WHERE previous >= position;
+
+SELECT 'rule 9: a position is drawn once', position, count(*) FROM evpg.event_log GROUP BY position HAVING count(*) > 1;
+
+SELECT 'rule 9: no position is above the sequence', e.position, q.last_value
+  FROM evpg.event_log e, evpg.event_position q WHERE e.position > q.last_value OR NOT q.is_called;
+
+SELECT 'rule 4: a command has its record, a record its events', stream_id, command_id, e.*, r.*
+  FROM (SELECT stream_id, command_id, count(*), min(version) AS first_version, max(version) AS last_version
+          FROM evpg.event_log WHERE command_id IS NOT NULL GROUP BY stream_id, command_id) e
+  FULL JOIN evpg.command_record r USING (stream_id, command_id)
+ WHERE e.first_version IS DISTINCT FROM r.first_version OR e.last_version IS DISTINCT FROM r.last_version
+    OR e.count <> r.last_version - r.first_version + 1;
+
+RESET enable_indexscan;
+RESET enable_indexonlyscan;
+RESET enable_bitmapscan;
+
+-- states as they are loaded with the snapshots that there are, then without any
+CREATE TEMPORARY TABLE loaded ON COMMIT DROP AS
+  SELECT s.stream_id, s.aggregate_type, s.aggregate_id, s.version, f.version AS reached, f.state, f.last_position
+    FROM evpg.stream s CROSS JOIN LATERAL evpg_state(s.aggregate_type, s.aggregate_id) f;
+CREATE TEMPORARY TABLE stored ON COMMIT DROP AS SELECT * FROM evpg.snapshot;
+DELETE FROM evpg.snapshot;
+SELECT 'rule 7: a state is what all events fold to', l.*, f.*
+  FROM loaded l CROSS JOIN LATERAL evpg_state(l.aggregate_type, l.aggregate_id, at_version => l.version) f
+ WHERE (l.reached, l.state, coalesce(l.last_position, 0)) IS DISTINCT FROM (f.version, f.state, coalesce(f.last_position, 0));
+SELECT 'rule 7: a snapshot is what its events fold to', n.*, f.state
+  FROM stored n JOIN evpg.stream s USING (stream_id)
+ CROSS JOIN LATERAL evpg_state(s.aggregate_type, s.aggregate_id, at_version => n.version) f
+ WHERE n.state IS DISTINCT FROM f.state;
+SELECT 'rule 7: a snapshot has a stream that came so far', n.*
+  FROM stored n LEFT JOIN evpg.stream s USING (stream_id) WHERE s.stream_id IS NULL OR s.version < n.version;
+ROLLBACK;
+SQL
+}
+
+1;
