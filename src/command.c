@@ -177,6 +177,8 @@ find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea
 						   quote_json(command->aggregate_type), quote_json(command->aggregate_id), last),
 				 errhint("A command id names one command with one payload; use a new one.")));
 	read_events(stream, first, last, outcome);
+	/* The same answer for ever: not what came after. */
+	outcome->stream.version = last;
 	return true;
 }
 

@@ -25,8 +25,8 @@ SELECT refused($$SELECT evpg_append('nope', 'a', '{}')$$, 'VE003 %', 'A17: appen
 -- all or nothing
 SELECT gen_random_uuid() AS known \gset
 SELECT is((SELECT event_id FROM evpg_append('counter', 'ids', ARRAY[evpg_event('Odd', event_id => :'known')])), :'known'::uuid, 'D43: an event keeps the id that it is given');
-SELECT refused(format($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd'), evpg_event('Odd', event_id => %L), evpg_event('Odd')])$$, :'known'),
-  '23505 %', 'D43: a known event id') OFFSET 0 LIMIT 1;
+SELECT alike(error_of(format($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd'), evpg_event('Odd', event_id => %L), evpg_event('Odd')])$$, :'known')),
+  '23505 %', 'D43: a known event id');
 SELECT is((SELECT version FROM evpg_state('counter', 'a')), 3::bigint, 'rule 3, D46: all or nothing');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a2', 'Emit', '{"events": [{"type": "Odd"}, {"type": "Odd"}]}')), 2::bigint, 'rule 3: events of a handler');
 SELECT alike(error_of($$SELECT evpg_execute('counter', 'a2', 'Emit', '{"events": [{"type": "Added", "data": {"n": 1}, "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"},
@@ -57,7 +57,7 @@ SELECT is((SELECT version FROM evpg_inject('counter', 'i', evpg_event('Added', '
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter', 'i')), '1 3', '1.2 test 5: the next read of the state sees it');
 SELECT is((SELECT occurred_at FROM evpg_read_stream('counter', 'i')), '2001-01-01 00:00+00'::timestamptz, 'A17: as it is');
 SELECT is((SELECT version FROM evpg_execute('counter', 'i', 'Subtract', '{"n": 3}')), 2::bigint, '1.2 test 5: and so does the next command');
-SELECT same($$SELECT version FROM (VALUES (1), (2)) x (n), evpg_inject('counter', 'i', evpg_event('Added', '{"n": 1}'))$$, 'VALUES (3), (4)',
+SELECT same($$SELECT version FROM (VALUES (1), (2)) x (n), evpg_inject('counter', 'i', evpg_event('Added', jsonb_build_object('n', n)))$$, 'VALUES (3), (4)',
   'A18, 1.2 test 5: without an id, twice is twice');
 SELECT is((SELECT version FROM evpg_inject('counter', 'i', evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 5::bigint,
   'A18: with an id');
@@ -107,7 +107,7 @@ SELECT refused(format('SELECT evpg_events(%L)', events), error, 'evpg_events: ' 
   ('{"type": "A", "tags": {"x": 1}}', '22023 %must be an array of strings'), ('{"type": "A", "tags": [1]}', '22023 %must be an array of strings'),
   ('{"type": "A", "tags": [["x"]]}', '22023 %must be an array of strings'), ('{"type": "A", "tags": [null]}', '22023 %must be an array of strings'),
   ('{"type": "A", "occurred_at": "soon"}', '22007 %'), ('{"type": "A", "event_id": "x"}', '22P02 %')) x (events, error);
-SELECT refused($$SELECT evpg_append('counter', 'a', evpg_events('{}'))$$, '22004 %', 'evpg_events: an event needs a type when it is appended') OFFSET 0 LIMIT 1;
+SELECT refused($$SELECT evpg_append('counter', 'a', evpg_events('{}'))$$, '22004 %', 'evpg_events: an event needs a type when it is appended');
 SELECT refused($$SELECT evpg_event(NULL)$$, '22004 event type must not be null', 'evpg_event: a type is needed');
 
 -- commands as rows, which the functions of later features take
