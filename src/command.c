@@ -5,8 +5,9 @@
  *
  * In this order: interceptors, lock the stream, duplicate command?,
  * expected_version, load the state, handler, fold and invariant, append,
- * idempotency record, snapshot.  Nothing is written before the last thing that
- * can refuse has passed, so a refusal leaves no trace, without a subtransaction.
+ * projections, idempotency record, snapshot.  Nothing is written before handler
+ * and invariant have passed, so a refusal leaves no trace, without a
+ * subtransaction.  Only a constraint of a user's table can refuse later.
  *
  * Under READ COMMITTED a command without expected_version never fails for
  * concurrency: it waits for the row lock and decides on what it then finds.  A
@@ -24,6 +25,7 @@
 #include "evpg.h"
 
 #include "access/xact.h"
+#include "attempt.h"
 #include "command.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
@@ -32,6 +34,7 @@
 #include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
+#include "project.h"
 #include "state.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -275,6 +278,34 @@ intercept(EvpgCommand *command, EvpgOutcome *outcome)
 	return true;
 }
 
+/* Events to be written, and what they came to. */
+typedef struct Write
+{
+	const EvpgCommand *command;
+	EvpgStream *stream;
+	EvpgEvent  *events;
+	int			count;
+	const bytea *hash;			/* NULL: no command id */
+	bool		created;		/* false: another transaction made the stream */
+} Write;
+
+/* All that an accepted command writes, but its snapshot. */
+static void
+write_events(void *arg)
+{
+	Write	   *write = arg;
+	int64		first;
+
+	write->created = write->stream->stream_id != 0 || EvpgStreamCreate(write->stream);
+	if (!write->created)
+		return;
+	first = write->stream->version + 1;
+	EvpgLogAppend(write->stream, write->events, write->count);
+	EvpgProject(write->events, write->count);
+	if (write->hash != NULL)
+		record_command(write->command, write->stream, first, write->hash);
+}
+
 /*
  * One try at a command; false if the stream was created by another transaction
  * meanwhile.  Nothing was written then.
@@ -286,6 +317,7 @@ try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, b
 	EvpgState	state;
 	EvpgDecision decision;
 	EvpgDecision why;
+	Write		write;
 	int64		first;
 
 	stream->aggregate_type = command->aggregate_type;
@@ -328,13 +360,38 @@ try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, b
 		return true;
 	}
 
-	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
-		return false;
 	first = stream->version + 1;
-	EvpgLogAppend(stream, decision.events, decision.count);
+	write = (Write) {
+		.command = command,
+			.stream = stream,
+			.events = decision.events,
+			.count = decision.count,
+			.hash = hash
+	};
+	if (catch && EvpgProjectAny(decision.events, decision.count))
+	{
+		EvpgStream	found = *stream;
+		ErrorData  *error = EvpgAttempt(write_events, &write);
+
+		if (error != NULL)
+		{
+			/* A constraint of the user's tables has refused (rule 8). */
+			if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+				ReThrowError(error);
+			*stream = found;
+			outcome->status = EVPG_STATUS_REJECTED;
+			outcome->sqlstate = error->sqlerrcode;
+			outcome->code = error->constraint_name;
+			outcome->message = error->message;
+			outcome->hint = error->hint;
+			return true;
+		}
+	}
+	else
+		write_events(&write);
+	if (!write.created)
+		return false;
 	state.last_position = stream->last_position;
-	if (hash != NULL)
-		record_command(command, stream, first, hash);
 	if (aggregate->snapshot_every > 0 &&
 		(first - 1) / aggregate->snapshot_every < stream->version / aggregate->snapshot_every)
 		(void) EvpgStateSnapshot(&state, stream->stream_id);
@@ -445,7 +502,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	EvpgAggregate *aggregate;
 	EvpgStream *stream = &outcome->stream;
 	bytea	   *hash;
-	int64		first;
+	Write		write;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	stream->aggregate_type = command->aggregate_type;
@@ -475,10 +532,14 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	} while (stream->stream_id == 0 && !EvpgStreamCreate(stream));
 
 	EvpgContextStamp(command, events, count);
-	first = stream->version + 1;
-	EvpgLogAppend(stream, events, count);
-	if (hash != NULL)
-		record_command(command, stream, first, hash);
+	write = (Write) {
+		.command = command,
+			.stream = stream,
+			.events = events,
+			.count = count,
+			.hash = hash
+	};
+	write_events(&write);
 	aggregate->counters->events += count;
 	outcome->status = EVPG_STATUS_OK;
 	outcome->events = events;
@@ -525,7 +586,7 @@ EvpgOutcomeName(const EvpgOutcome *outcome)
 int
 EvpgOutcomeSqlstate(const EvpgOutcome *outcome)
 {
-	return statuses[outcome->status].sqlstate;
+	return outcome->sqlstate != 0 ? outcome->sqlstate : statuses[outcome->status].sqlstate;
 }
 
 /* Raises a refusal; returns if the outcome is none. */

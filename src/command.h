@@ -29,6 +29,7 @@ typedef struct EvpgOutcome
 	EvpgStream	stream;			/* afterwards (ok, duplicate) or as found */
 	EvpgEvent  *events;
 	int			count;
+	int			sqlstate;		/* of a refusal, if not that of its status */
 	char	   *code;			/* the rest: of a refusal, may be NULL */
 	char	   *message;
 	Jsonb	   *detail;

@@ -256,7 +256,7 @@ evpg_inject(PG_FUNCTION_ARGS)
 
 	EvpgEnter(&entry.scope, "evpg_inject()");
 	if (event.has_event_id)
-		EvpgLockHash(EvpgHashPair("event_id", EvpgUuidText(&event.event_id)));
+		(void) EvpgLockHash(EvpgHashPair("event_id", EvpgUuidText(&event.event_id)));
 	if (!event.has_event_id || !event_id_known(&event.event_id))
 	{
 		EvpgCommandAppend(&command, &event, 1, &outcome);

@@ -10,11 +10,13 @@
  *		context.c				actor, correlation, metadata
  *		state.c					cache, snapshots, replay
  *		reducer.c				handlers, reducers, invariants: user code
- *		registry.c				registered aggregates and interceptors
- *		module.c, function.c	user code in shared objects, and in SQL
+ *		project.c, broadcast.c	events into keys of projections, frames to listeners
+ *		registry.c, projection.c	what is registered
+ *		module.c, native.c, function.c	user code in shared objects, and in SQL
  *		log.c, stream.c			events and streams
  *		fence.c					positions
  *		event.c, json.c, check.c	values
+ *		attempt.c				subtransactions
  *		plan.c, catalog.c, settings.c, errors.h	evpg's own statements, objects, settings
  *
  *-------------------------------------------------------------------------
@@ -28,6 +30,7 @@
 #include "errors.h"
 #include "fmgr.h"
 #include "plan.h"
+#include "project.h"
 #include "registry.h"
 #include "settings.h"
 #include "utils/builtins.h"
@@ -48,6 +51,7 @@ _PG_init(void)
 	EvpgSettingsInit();
 	EvpgCatalogInit();
 	EvpgRegistryInit();
+	EvpgProjectInit();
 }
 
 Datum

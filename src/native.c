@@ -14,6 +14,7 @@
 
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "native.h"
 #include "utils/array.h"
@@ -122,6 +123,17 @@ EvpgNativeEventClear(EvpgNativeEvent *native)
 {
 	json_object_put(EvpgJsonLetGo(native->data));
 	json_object_put(EvpgJsonLetGo(native->metadata));
+}
+
+/* A copy of a text from a module; what names it in errors. */
+char *
+EvpgNativeText(const char *text, const char *what)
+{
+	if (!pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("%s contains text that is not valid UTF-8", what)));
+	return pstrdup(text);
 }
 
 /* Microseconds since 1970. */

@@ -214,11 +214,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 
 static SPIPlanPtr plans[EVPG_PLAN_COUNT];
 
-static uint64
-run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
+static SPIPlanPtr
+connect(EvpgPlan id)
 {
-	int			result;
-
 	SPI_connect();
 	if (unlikely(plans[id] == NULL))
 	{
@@ -229,10 +227,27 @@ run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 		SPI_keepplan(plan);
 		plans[id] = plan;
 	}
-	result = SPI_execute_plan(plans[id], values, nulls, read_only, 0);
+	return plans[id];
+}
+
+static uint64
+run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
+{
+	SPIPlanPtr	plan = connect(id);
+	int			result = SPI_execute_plan(plan, values, nulls, read_only, 0);
+
 	if (result < 0)
 		elog(ERROR, "could not execute statement: %s", SPI_result_code_string(result));
 	return SPI_processed;
+}
+
+/* Opens a cursor over a statement with a new snapshot; close it before EvpgPlanDone. */
+Portal
+EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls)
+{
+	SPIPlanPtr	plan = connect(id);
+
+	return SPI_cursor_open(NULL, plan, values, nulls, false);
 }
 
 /*

@@ -22,7 +22,7 @@
 
 #include "evpg.h"
 
-#include "access/xact.h"
+#include "attempt.h"
 #include "catalog/pg_type.h"
 #include "check.h"
 #include "common/jsonapi.h"
@@ -33,7 +33,6 @@
 #include "settings.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 /* Whose code is running, for error messages. */
@@ -224,8 +223,10 @@ typedef struct Call
 } Call;
 
 static void
-run_call(Call *call)
+run_call(void *arg)
 {
+	Call	   *call = arg;
+
 	call->count = EvpgFunctionCall(call->function, call->args, call->nulls, false, call->max_rows,
 								   &call->rows, &call->row_nulls);
 }
@@ -262,38 +263,14 @@ take_refusal(ErrorData *error, EvpgDecision *decision)
 static bool
 run_refusable(Call *call, bool catch, int also, EvpgDecision *decision)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorContextCallback *callbacks = error_context_stack;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error;
 
 	if (!catch)
 	{
 		run_call(call);
 		return true;
 	}
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		run_call(call);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		error_context_stack = callbacks;
-	}
-	PG_END_TRY();
-
+	error = EvpgAttempt(run_call, call);
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != EVPG_ERRCODE_REJECTED && error->sqlerrcode != also)
@@ -304,16 +281,6 @@ run_refusable(Call *call, bool catch, int also, EvpgDecision *decision)
 
 /* ------------------------------------------------------------------ deciding */
 
-static char *
-copy_text(const char *text, const char *what)
-{
-	if (!pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
-		ereport(ERROR,
-				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
-				 errmsg("%s contains text that is not valid UTF-8", what)));
-	return pstrdup(text);
-}
-
 static void
 take_native_refusal(evpg_result *result, EvpgDecision *decision)
 {
@@ -321,8 +288,8 @@ take_native_refusal(evpg_result *result, EvpgDecision *decision)
 	/* snprintf may have cut a character in two */
 	result->code[pg_mbcliplen(result->code, strlen(result->code), sizeof(result->code) - 1)] = '\0';
 	result->message[pg_mbcliplen(result->message, strlen(result->message), sizeof(result->message) - 1)] = '\0';
-	decision->code = copy_text(result->code, "rejection code");
-	decision->message = copy_text(result->message, "rejection message");
+	decision->code = EvpgNativeText(result->code, "rejection code");
+	decision->message = EvpgNativeText(result->message, "rejection message");
 	if (decision->message[0] == '\0')
 		decision->message = decision->code;
 	if (result->detail != NULL)
@@ -335,7 +302,7 @@ raise_failed(const evpg_result *result, const char *role, const EvpgCommand *com
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_MODULE),
 			 errmsg("%s of aggregate \"%s\" failed: %s", role, command->aggregate_type,
-					copy_text(result->message, "failure message"))));
+					EvpgNativeText(result->message, "failure message"))));
 }
 
 /* An event that a module emitted. */
@@ -355,7 +322,7 @@ event_from_json(evpg_json *json, EvpgEvent *event)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
 					 errmsg("event type contains \\u0000")));
-		event->type = copy_text(json_object_get_string(type), "event type");
+		event->type = EvpgNativeText(json_object_get_string(type), "event type");
 	}
 	if (data != NULL)
 		event->data = EvpgJsonToJsonb(data, "event data");
@@ -376,7 +343,7 @@ event_from_json(evpg_json *json, EvpgEvent *event)
 						(errcode(EVPG_ERRCODE_MODULE),
 						 errmsg("tag %d of event \"%s\" is not a string", (int) i + 1,
 								event->type != NULL ? event->type : "")));
-			elements[i] = CStringGetTextDatum(copy_text(json_object_get_string(tag), "tag"));
+			elements[i] = CStringGetTextDatum(EvpgNativeText(json_object_get_string(tag), "tag"));
 		}
 		event->tags = construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
 	}

@@ -568,6 +568,18 @@ EvpgRegistryListed(List *names, const char *name)
 	return false;
 }
 
+/* A list of strings as text[]. */
+Datum
+EvpgRegistryArray(List *names)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(names), 1));
+	ListCell   *cell;
+
+	foreach(cell, names)
+		elements[foreach_current_index(cell)] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(elements, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 /* ------------------------------------------------------------------ counters */
 
 Datum

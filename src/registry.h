@@ -70,6 +70,7 @@ extern void EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg);
 extern bool EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing,
 							 const char *what, const char *writer);
 extern List *EvpgRegistryList(uint64 row, int column);
+extern Datum EvpgRegistryArray(List *names);
 extern void EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text);
 
 #endif							/* EVPG_REGISTRY_H */

@@ -17,10 +17,12 @@
 #include "utils/guc.h"
 
 char	   *EvpgActor;
+bool		EvpgBroadcastOn;
 char	   *EvpgCorrelationId;
 int			EvpgMaxEventSize;
 int			EvpgMaxEvents;
 int			EvpgMaxJsonDepth;
+int			EvpgMaxKeyLocks;
 char	   *EvpgMetadata;
 int			EvpgStateCacheSize;
 
@@ -34,6 +36,11 @@ EvpgSettingsInit(void)
 							   &EvpgActor, "", PGC_USERSET,
 							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
 							   NULL, NULL, NULL);
+	DefineCustomBoolVariable("evpg.broadcast",
+							 "Whether projections send frames to listeners.",
+							 NULL,
+							 &EvpgBroadcastOn, true, PGC_SUSET,
+							 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("evpg.correlation_id",
 							   "Correlation id of the commands of this transaction.",
 							   "Set by evpg_set_context().",
@@ -54,6 +61,11 @@ EvpgSettingsInit(void)
 							"Deepest nesting of data, metadata and states.",
 							NULL,
 							&EvpgMaxJsonDepth, 100, 1, 1000, PGC_SUSET,
+							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.max_key_locks",
+							"Most projection keys that one transaction locks by advisory locks.",
+							"Frames of further keys come without data.",
+							&EvpgMaxKeyLocks, 64, 0, 100000, PGC_SUSET,
 							0, NULL, NULL, NULL);
 	DefineCustomStringVariable("evpg.metadata",
 							   "Metadata of the commands of this transaction.",

@@ -9,10 +9,12 @@
 #define EVPG_SETTINGS_H
 
 extern char *EvpgActor;
+extern bool EvpgBroadcastOn;
 extern char *EvpgCorrelationId;
 extern int	EvpgMaxEventSize;
 extern int	EvpgMaxEvents;
 extern int	EvpgMaxJsonDepth;
+extern int	EvpgMaxKeyLocks;
 extern char *EvpgMetadata;
 extern int	EvpgStateCacheSize;
 

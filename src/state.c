@@ -27,7 +27,7 @@
 
 #include "evpg.h"
 
-#include "access/xact.h"
+#include "attempt.h"
 #include "catalog.h"
 #include "errors.h"
 #include "lib/ilist.h"
@@ -38,7 +38,6 @@
 #include "state.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 typedef struct CacheEntry
@@ -358,17 +357,25 @@ EvpgStateLoadTime(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *
 
 /* ------------------------------------------------------------------ snapshots */
 
-static void
-write_snapshot(EvpgState *state, int64 stream_id)
+typedef struct SnapshotToWrite
 {
+	EvpgState  *state;
+	int64		stream_id;
+} SnapshotToWrite;
+
+static void
+write_snapshot(void *arg)
+{
+	SnapshotToWrite *snapshot = arg;
+	EvpgState  *state = snapshot->state;
 	Datum		values[4] = {
-		Int64GetDatum(stream_id),
+		Int64GetDatum(snapshot->stream_id),
 		Int64GetDatum(state->version),
 		Int32GetDatum(state->aggregate->reducer_version),
 		JsonbPGetDatum(EvpgReducerValue(state))
 	};
 	Datum		trim[2] = {
-		Int64GetDatum(stream_id),
+		Int64GetDatum(snapshot->stream_id),
 		Int64GetDatum(state->aggregate->snapshot_keep)
 	};
 
@@ -386,42 +393,22 @@ write_snapshot(EvpgState *state, int64 stream_id)
 bool
 EvpgStateSnapshot(EvpgState *state, int64 stream_id)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool saved = false;
+	SnapshotToWrite snapshot = {.state = state, .stream_id = stream_id};
+	ErrorData  *error = EvpgAttempt(write_snapshot, &snapshot);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	if (error == NULL)
 	{
-		write_snapshot(state, stream_id);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		saved = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		/* What ends the statement or the session is not the snapshot's fault. */
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN ||
-			error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg("could not save a snapshot of version " INT64_FORMAT ": %s", state->version, error->message),
-				 errdetail("The command is not affected.")));
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	if (saved)
 		state->aggregate->counters->snapshots++;
-	return saved;
+		return true;
+	}
+	/* What ends the statement or the session is not the snapshot's fault. */
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN ||
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
+		ReThrowError(error);
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not save a snapshot of version " INT64_FORMAT ": %s", state->version, error->message),
+			 errdetail("The command is not affected.")));
+	FreeErrorData(error);
+	return false;
 }

@@ -179,7 +179,7 @@ EvpgStreamCreate(EvpgStream *stream)
 void
 EvpgStreamReserve(const EvpgStream *stream)
 {
-	EvpgLockHash(EvpgHashPair(stream->aggregate_type, stream->aggregate_id));
+	(void) EvpgLockHash(EvpgHashPair(stream->aggregate_type, stream->aggregate_id));
 }
 
 /* A row version that did not fit on its page needs entries of its own. */
@@ -237,14 +237,14 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position)
 	stream->last_position = last_position;
 }
 
-/* Takes an advisory lock of evpg's own class to the end of the transaction. */
-void
+/* Takes an advisory lock of evpg's own class to the end of the transaction; false if it had it. */
+bool
 EvpgLockHash(uint64 hash)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, LOCK_CLASS);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
 }
 
 /* 64 bits of two strings; ("ab", "c") and ("a", "bc") differ. */

@@ -26,7 +26,7 @@ extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);
 extern bool EvpgStreamCreate(EvpgStream *stream);
 extern void EvpgStreamReserve(const EvpgStream *stream);
 extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position);
-extern void EvpgLockHash(uint64 hash);
+extern bool EvpgLockHash(uint64 hash);
 extern uint64 EvpgHashPair(const char *first, const char *second);
 
 #endif							/* EVPG_STREAM_H */

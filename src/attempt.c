@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * attempt.c
+ *		Runs an action in a subtransaction, which is rolled back if it fails.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "attempt.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+/*
+ * EvpgAttempt
+ *		NULL if the action succeeded; else nothing of it is left but the error,
+ *		in CurrentMemoryContext.  The caller raises again what it does not mean
+ *		to answer (ReThrowError): a cancelled query above all.
+ */
+ErrorData *
+EvpgAttempt(void (*action) (void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorContextCallback *callbacks = error_context_stack;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		action(arg);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		error_context_stack = callbacks;
+	}
+	PG_END_TRY();
+	return error;
+}

@@ -1,0 +1,13 @@
+/*-------------------------------------------------------------------------
+ *
+ * attempt.h
+ *		Doing something that may fail without failing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_ATTEMPT_H
+#define EVPG_ATTEMPT_H
+
+extern ErrorData *EvpgAttempt(void (*action) (void *arg), void *arg);
+
+#endif							/* EVPG_ATTEMPT_H */

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * broadcast.h
+ *		Channels and frames: what listeners hear of projections.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_BROADCAST_H
+#define EVPG_BROADCAST_H
+
+#include "utils/jsonb.h"
+
+typedef enum EvpgBroadcast
+{
+	EVPG_BROADCAST_NONE,
+	EVPG_BROADCAST_POINTER,		/* frames without data */
+	EVPG_BROADCAST_DELTA
+} EvpgBroadcast;
+
+/* A frame, about a row of a projection as it is after an event. */
+typedef struct EvpgFrame
+{
+	const char *event;			/* name of the frame */
+	const char *projection;
+	const char *key;
+	int			generation;
+	int64		version;
+	int64		position;
+	bool		deleted;
+	bool		with_data;		/* data counts, NULL = null */
+	Jsonb	   *data;
+} EvpgFrame;
+
+extern EvpgBroadcast EvpgBroadcastFromName(const char *name);
+extern char *EvpgBroadcastChannel(const char *projection, const char *key);
+extern void EvpgBroadcastSend(const EvpgFrame *frame);
+
+#endif							/* EVPG_BROADCAST_H */
