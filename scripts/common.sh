@@ -60,6 +60,7 @@ as_ordinary_user()
 {
 	if [ "$(id -u)" != 0 ]; then
 		mkdir -p build 2>/dev/null && [ -w build ] || die "$(id -un) cannot write to $top/build"
+		[[ $top != *[[:space:]]* ]] || die "make cannot work in a directory with a space in its name: $top"
 		[ "${EVPG_LOCKED:-}" = yes ] || lock build/lock
 		return
 	fi

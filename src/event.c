@@ -703,6 +703,17 @@ evpg_events(PG_FUNCTION_ARGS)
 	Datum	   *rows;
 	int			count = rows_from_jsonb(PG_GETARG_JSONB_P(0), "event", desc, EVPG_NEW_EVENT_NATTS, &rows);
 
+	/* A row of NULLs would be taken for no event later. */
+	for (int i = 0; i < count; i++)
+	{
+		EvpgEvent	event;
+
+		if (!EvpgEventFromNewEvent(DatumGetHeapTupleHeader(rows[i]), &event) || event.type == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("event type must not be null"),
+					 errdetail("Event %d of the call has none.", i + 1)));
+	}
 	PG_RETURN_ARRAYTYPE_P(rows_to_array(rows, count, desc));
 }
 

@@ -168,13 +168,13 @@ look(const EvpgCatalog *catalog)
  *		A position at or below which no event can still appear.  Read events up
  *		to it with a snapshot taken afterwards, so only under READ COMMITTED.
  *
- * If appenders are in mid-flight it looks again for at most a tenth of a
- * second, until those of the first look are through; longer ones hold the
+ * With wait, if appenders are in mid-flight, it looks again for at most a tenth
+ * of a second, until those of the first look are through; longer ones hold the
  * mark.  A transaction that has appended does not look again: two of them
  * would look at each other.
  */
 int64
-EvpgFenceStablePosition(void)
+EvpgFenceStablePosition(bool wait)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
@@ -208,7 +208,7 @@ EvpgFenceStablePosition(void)
 	if (look(catalog) || stable >= wanted)
 		return stable;
 
-	if (held_by_me(catalog->fence))
+	if (!wait || held_by_me(catalog->fence))
 		return stable;
 	for (int i = 0; i < MAX_LOOKS && stable < wanted; i++)
 	{

@@ -177,6 +177,8 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	int64		max_count = arg_max_count(fcinfo, 1);
 	bool		stable_only = arg_bool(fcinfo, 5, "stable_only");
 	ArrayType  *filters[3];
+	uint64		rows;
+	int64		mark;
 	EvpgScope	scope;
 
 	if (PG_ARGISNULL(0))
@@ -190,8 +192,6 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, NULL);
 	values[0] = PG_GETARG_DATUM(0);
 	nulls[1] = stable_only ? ' ' : 'n';
-	if (stable_only)
-		values[1] = Int64GetDatum(EvpgFenceStablePosition());
 	for (int i = 0; i < 3; i++)
 	{
 		values[2 + i] = PointerGetDatum(filters[i]);
@@ -199,7 +199,22 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	}
 	values[5] = Int64GetDatum(max_count);
 	nulls[5] = max_count < 0 ? 'n' : ' ';
-	return_plan(fcinfo, EvpgPlanRun(EVPG_PLAN_EVENTS_READ_ALL, values, nulls));
+	mark = stable_only ? EvpgFenceStablePosition(false) : 0;
+	values[1] = Int64GetDatum(mark);
+	rows = EvpgPlanRun(EVPG_PLAN_EVENTS_READ_ALL, values, nulls);
+	/* A page that is not full is worth waiting for appenders in mid-flight. */
+	if (stable_only && rows != (uint64) max_count)
+	{
+		int64		later = EvpgFenceStablePosition(true);
+
+		if (later > mark)
+		{
+			EvpgPlanDone();
+			values[1] = Int64GetDatum(later);
+			rows = EvpgPlanRun(EVPG_PLAN_EVENTS_READ_ALL, values, nulls);
+		}
+	}
+	return_plan(fcinfo, rows);
 	EvpgPlanDone();
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
@@ -208,7 +223,7 @@ evpg_read_all(PG_FUNCTION_ARGS)
 Datum
 evpg_stable_position(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(EvpgFenceStablePosition());
+	PG_RETURN_INT64(EvpgFenceStablePosition(true));
 }
 
 Datum

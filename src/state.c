@@ -258,7 +258,7 @@ start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_sna
 	};
 	uint64		rows;
 
-	if (version > 0 && aggregate->snapshot_every > 0)
+	if (version > 0)
 	{
 		rows = caller_snapshot ? EvpgPlanRead(EVPG_PLAN_SNAPSHOT_READ, values, NULL) :
 			EvpgPlanRun(EVPG_PLAN_SNAPSHOT_READ, values, NULL);

@@ -178,7 +178,7 @@ foreach my $name (@documents)
 		my $path = dirname("$top/$name") . "/$1";
 		push @missing, "$name links to $1" if !-e $path;
 	}
-	while ($text =~ /\b((?:test|examples)\/[\w\/]+\.(?:sql|spec|pl|c))\b/g)
+	while ($text =~ /\b((?:test|examples)\/[\w\/-]+\.(?:sql|spec|pl|c))\b/g)
 	{
 		push @missing, "$name names $1" if !-e "$top/$1";
 	}

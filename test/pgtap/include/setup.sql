@@ -3,6 +3,8 @@
 \set QUIET on
 \pset format unaligned
 \pset tuples_only on
+-- several tests in one row are several lines
+\pset fieldsep '\n'
 SET client_min_messages = warning;
 CREATE SCHEMA test;
 SET search_path = public, test;

@@ -1,0 +1,36 @@
+-- cache.sql: the backend's cache of states is always right (rule 6).
+
+\ir include/setup.sql
+\ir include/counter.sql
+
+SELECT plan(1);
+
+-- How often this transaction has read the event log, by index or in full.
+CREATE FUNCTION test.reads() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT seq_scan + idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'evpg.event_log'::regclass $$;
+BEGIN;
+SELECT reads() AS reads \gset
+SELECT count(*) FROM evpg_append('counter', 'x', evpg_events('{"type": "Odd"}')) \g /dev/null
+SELECT count(*) FROM evpg_read_stream('counter', 'x') \g /dev/null
+SELECT is(reads() - :reads, 1::bigint, 'rule 6: reading a stream counts as a read, appending does not');
+ROLLBACK;
+
+SET test.kind = counter;
+\ir include/cache.sql
+SET test.kind = counter_c;
+\ir include/cache.sql
+
+-- the extension made anew: the same stream numbers and positions mean other events
+SET test.kind = counter_c;
+SELECT is(total('warm'), '16 61', 'rule 6: a state is in the cache');
+SELECT stream_id AS old_id, last_position AS old_position FROM evpg.stream WHERE aggregate_type = 'counter_c' AND aggregate_id = 'warm' \gset
+SET client_min_messages = error;
+DROP EXTENSION evpg CASCADE;
+CREATE EXTENSION evpg;
+RESET client_min_messages;
+SELECT evpg_register_aggregate('counter_c', library => 'evpg_test', symbol => 'counter') \g /dev/null
+SELECT setval('evpg.stream_stream_id_seq', :old_id, false), setval('evpg.event_position', :old_position - 15, false) \g /dev/null
+SELECT count(*) FROM evpg_execute('counter_c', 'other', 'AddEach', '{"ns": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]}') \g /dev/null
+SELECT is((SELECT (stream_id, version, last_position)::text FROM evpg.stream), format('(%s,16,%s)', :old_id, :old_position), 'rule 6: the same stream number, version and position');
+SELECT is((SELECT state->>'total' FROM evpg_state('counter_c', 'other')), '136', 'rule 6: another extension, another cache');
+SELECT * FROM finish();

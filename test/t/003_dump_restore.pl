@@ -1,0 +1,113 @@
+# A dump, custom or plain, brings everything back: events, streams, snapshots, registrations, interceptors, command ids (rule
+# 4: what was sent before the dump is a duplicate after it), and sequences that go on.  Also with evpg in a schema of its own.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use EvpgTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = evpg_node('dump', bare => 1);
+my $directory = PostgreSQL::Test::Utils::tempdir;
+
+# Everything, as text that does not depend on the database.
+my $contents = <<'SQL';
+SELECT * FROM evpg.event_log ORDER BY position;
+SELECT * FROM evpg.event ORDER BY position;
+SELECT * FROM evpg.stream ORDER BY stream_id;
+SELECT * FROM evpg.command_record ORDER BY stream_id, command_id;
+SELECT * FROM evpg.snapshot ORDER BY stream_id, version;
+SELECT * FROM evpg.aggregate_type ORDER BY aggregate_type;
+SELECT * FROM evpg.interceptor ORDER BY name;
+SELECT last_value, is_called FROM evpg.event_position;
+SELECT last_value, is_called FROM evpg.stream_stream_id_seq;
+SELECT extversion, extnamespace::regnamespace FROM pg_extension WHERE extname = 'evpg';
+SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'evpg.event_log'::regclass;
+SELECT s.aggregate_type, s.aggregate_id, f.* FROM evpg.stream s CROSS JOIN LATERAL SCHEMA.evpg_state(s.aggregate_type, s.aggregate_id) f
+ ORDER BY s.aggregate_type, s.aggregate_id;
+SQL
+
+foreach my $schema ('public', 'es')
+{
+	my $from = "from_$schema";
+	my $path = "SET search_path = $schema;";
+	(my $look = $contents) =~ s/SCHEMA/$schema/;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $from");
+	$node->safe_psql($from, $schema eq 'public' ? 'CREATE EXTENSION evpg' : "CREATE SCHEMA $schema; CREATE EXTENSION evpg SCHEMA $schema");
+	$node->safe_psql($from, $path . slurp_file(tree() . '/examples/bank/bank.sql'));
+	$node->safe_psql($from, $path . <<'SQL');
+CREATE FUNCTION pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS 'SELECT command';
+SELECT evpg_register_interceptor('pass', 'pass', aggregate_types => '{account}', priority => 3);
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Open', '{"owner": "Ælfgifu \\ \"x\""}', command_id => 'open') e;
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Deposit', '{"amount": 100}',
+  command_id => 'first', metadata => '{"n": 12345678901234567890.12}', actor => 'me', correlation_id => 'c', causation_id => 'd') e;
+SELECT count(*) FROM evpg_append('account', 'b', ARRAY[evpg_event('Noted', '{"n": 1e400}', tags => '{x,"y z"}', schema_version => 3)]);
+SELECT evpg_create_stream('account', 'empty');
+SELECT evpg_take_snapshot('account', 'a');
+BEGIN;
+SELECT count(*) FROM evpg_execute('account', 'a', 'Deposit', '{"amount": 7}');
+ROLLBACK;
+SQL
+	my $before = $node->safe_psql($from, $look);
+	cmp_ok(length $before, '>', 2000, "$schema: there is something to dump");
+
+	$node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/$schema.dump", '-d', $node->connstr($from) ], "$schema: pg_dump -Fc");
+	$node->command_ok([ 'pg_dump', '-f', "$directory/$schema.sql", '-d', $node->connstr($from) ], "$schema: pg_dump");
+
+	foreach my $format ('dump', 'sql')
+	{
+		my $what = "$schema, $format";
+		my $to = "to_${schema}_$format";
+
+		$node->safe_psql('postgres', "CREATE DATABASE $to");
+		$node->command_ok(
+			$format eq 'dump'
+			? [ 'pg_restore', '--exit-on-error', '-d', $node->connstr($to), "$directory/$schema.dump" ]
+			: [ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($to), '-f', "$directory/$schema.sql" ],
+			"$what: restored without an error");
+		is($node->safe_psql($to, $look), $before, "$what: all is there as it was");
+		is(inspect_in($to, $schema), '', "$what: all that is stored agrees");
+
+		# rule 4: in a new session, with the right payload and with another
+		is( $node->safe_psql($to, "$path SELECT status, version, events->0->>'event_id' = (SELECT event_id::text FROM evpg.event
+				WHERE aggregate_type = t AND aggregate_id = 'a' AND version = 2)
+			FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_try_execute(t, 'a', 'Deposit', '{\"amount\": 100}', command_id => 'first') e"),
+			"duplicate|2|t\nduplicate|2|t", "$what: rule 4: a command sent before the dump is a duplicate");
+		is(sqlstate($node, "$path SELECT evpg_execute('account', 'a', 'Deposit', '{\"amount\": 101}', command_id => 'first')", $to),
+			'VE005', "$what: rule 4: its id with another payload is an error");
+		# sequences go on, also past what was rolled back
+		is( $node->safe_psql($to, "$path SELECT e.position > q.last_value, e.version, e.event_id IS NOT NULL
+				FROM (SELECT last_value FROM evpg.event_position) q,
+				     unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Withdraw', '{\"amount\": 100}', 2) e"),
+			"t|3|t\nt|3|t", "$what: positions and versions go on");
+		is($node->safe_psql($to, "$path SELECT evpg_create_stream('account_c', 'new'); SELECT count(DISTINCT stream_id) = count(*) FROM evpg.stream"),
+			"t\nt", "$what: so do the numbers of streams");
+		is($node->safe_psql($to, "$path SELECT evpg_stable_position() = max(position) FROM evpg.event_log"), 't', "$what: rule 9: the mark covers it");
+		is(sqlstate($node, 'DELETE FROM evpg.event_log', $to), 'VE012', "$what: history is append-only again");
+		is(inspect_in($to, $schema), '', "$what: and all agrees still");
+	}
+}
+
+# A dump of data alone, into a database that has the extension.
+$node->safe_psql('postgres', 'CREATE DATABASE to_data');
+$node->safe_psql('to_data', 'CREATE EXTENSION evpg');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-n', 'evpg', '-d', $node->connstr('to_data'), "$directory/public.dump" ],
+	'data alone is restored');
+is( $node->safe_psql('to_data', 'SELECT count(*) FROM evpg.event'), $node->safe_psql('from_public', 'SELECT count(*) FROM evpg.event'),
+	'its events are there');
+
+# inspect() looks for functions in the search_path
+sub inspect_in
+{
+	my ($database, $schema) = @_;
+
+	$node->safe_psql('postgres', "ALTER DATABASE $database SET search_path = $schema");
+	return inspect($node, $database);
+}
+
+$node->stop;
+done_testing();
