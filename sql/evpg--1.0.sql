@@ -115,6 +115,51 @@ CREATE TABLE evpg.interceptor (
 );
 COMMENT ON TABLE evpg.interceptor IS 'functions that see every command before it is executed';
 
+CREATE TABLE evpg.projection (
+  name            text COLLATE "C" PRIMARY KEY,
+  library         text,
+  symbol          text,
+  reducer         text,
+  handler         text,
+  key_function    text,
+  key_path        jsonpath,
+  constant_key    text,
+  aggregate_types text[],
+  event_types     text[],
+  tags            text[],
+  initial_state   jsonb NOT NULL,
+  broadcast       text NOT NULL CHECK (broadcast IN ('none', 'pointer', 'delta')),
+  event_name      text NOT NULL,
+  search_path     text NOT NULL,
+  registered_by   text NOT NULL,
+  registered_at   timestamptz NOT NULL,
+  CHECK ((library IS NULL) = (symbol IS NULL)),
+  CHECK (num_nonnulls(library, reducer, handler) = 1),
+  CHECK (num_nonnulls(key_function, key_path, constant_key) <= 1)
+);
+COMMENT ON TABLE evpg.projection IS 'registered projections: a symbol of a shared object, or functions';
+
+-- A deleted key keeps its row, so that (generation, version) never goes back.
+CREATE TABLE evpg.projection_state (
+  version    bigint NOT NULL,
+  "position" bigint NOT NULL,
+  updated_at timestamptz NOT NULL,
+  generation int NOT NULL,
+  deleted    boolean NOT NULL,
+  name       text COLLATE "C" NOT NULL,
+  key        text COLLATE "C" NOT NULL,
+  state      jsonb,
+  PRIMARY KEY (name, key)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE evpg.projection_state IS 'rows of projections; read them through the view evpg.projected_state';
+COMMENT ON COLUMN evpg.projection_state.version IS 'count of events applied in this generation';
+COMMENT ON COLUMN evpg.projection_state.state IS 'NULL: deleted, or the row of a table projection';
+
+CREATE VIEW evpg.projected_state AS
+  SELECT p.name, p.key, p.state, p.generation, p.version, p."position", p.updated_at
+    FROM evpg.projection_state p WHERE NOT p.deleted;
+COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
+
 CREATE TABLE evpg.fence ();
 COMMENT ON TABLE evpg.fence IS 'always empty: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
 
@@ -126,6 +171,8 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.event_log', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.command_record', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.snapshot', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.interceptor', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.projection', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
@@ -157,6 +204,9 @@ CREATE TYPE evpg.outcome AS (
   events jsonb, sqlstate text, code text, message text, detail jsonb, hint text);
 COMMENT ON TYPE evpg.outcome IS 'what became of a command: ok, noop, duplicate, rejected, conflict, invariant or intercepted';
 
+CREATE TYPE evpg.projected AS (state jsonb, delta jsonb);
+COMMENT ON TYPE evpg.projected IS 'what a projection reducer says: the new state, NULL = delete the row; the delta for listeners, NULL = silence';
+
 -- ------------------------------------------------------------------ constructors
 
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
@@ -182,6 +232,11 @@ COMMENT ON FUNCTION evpg_commands IS 'makes commands of a JSON object or array o
 CREATE FUNCTION evpg_reject(code text, message text DEFAULT NULL, detail jsonb DEFAULT NULL)
   RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_reject IS 'refuses the command: raises VE002 with the code as constraint name';
+
+CREATE FUNCTION evpg_projected(state jsonb, delta jsonb) RETURNS evpg.projected
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ROW(state, delta)::evpg.projected;
+COMMENT ON FUNCTION evpg_projected IS 'makes the result of a projection reducer: the new state and what listeners are sent';
 
 -- ------------------------------------------------------------------ aggregates
 
@@ -278,6 +333,55 @@ CREATE FUNCTION evpg_session_stats()
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_session_stats IS 'what this session did, by aggregate type; includes what was rolled back';
 
+-- ------------------------------------------------------------------ projections
+
+CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL, handler regproc DEFAULT NULL,
+    mode text DEFAULT 'inline', aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL,
+    key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL, constant_key text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
+    broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta', library text DEFAULT NULL, symbol text DEFAULT NULL,
+    options jsonb DEFAULT '{}')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_projection IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed';
+
+CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_drop_projection IS 'removes a projection and its rows';
+
+CREATE FUNCTION evpg_projection(name text, key text DEFAULT '')
+  RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
+  AS 'MODULE_PATHNAME', 'evpg_projection_read' LANGUAGE C STABLE STRICT ROWS 1;
+COMMENT ON FUNCTION evpg_projection IS 'the row of a key; no row when there is none';
+
+CREATE FUNCTION evpg_projection_required(name text, key text DEFAULT '')
+  RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
+  AS 'MODULE_PATHNAME', 'evpg_projection_required' LANGUAGE C STABLE STRICT ROWS 1;
+COMMENT ON FUNCTION evpg_projection_required IS 'the row of a key; an error when there is none';
+
+CREATE FUNCTION evpg_projection_changes(name text, after_position bigint DEFAULT 0, max_count int DEFAULT 1000)
+  RETURNS TABLE (key text, state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz, next_position bigint)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_projection_changes IS 'rows changed after a position, up to the stable one, deleted ones with state NULL; go on from next_position';
+
+CREATE FUNCTION evpg_projection_put(name text, key text, state jsonb)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_projection_put IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
+
+CREATE FUNCTION evpg_rebuild_projection(name text, key text)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_rebuild_projection IS 'folds the events of a key again from the first on, and returns how many there are';
+
+CREATE FUNCTION evpg_channel(name text, key text DEFAULT NULL)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg_channel IS 'the channel of a key of a projection, or of all its keys';
+
+CREATE FUNCTION evpg_listen(name text, key text DEFAULT NULL)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_listen IS 'LISTEN on evpg_channel(name, key), which it returns';
+
+CREATE FUNCTION evpg_unlisten(name text, key text DEFAULT NULL)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_unlisten IS 'UNLISTEN on evpg_channel(name, key), which it returns';
+
 -- ------------------------------------------------------------------ idempotency
 
 -- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
@@ -314,16 +418,21 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_read_stream'), (1, 'EXECUTE ON FUNCTION evpg_read_all'),
       (1, 'EXECUTE ON FUNCTION evpg_stable_position'), (1, 'EXECUTE ON FUNCTION evpg_state'),
       (1, 'EXECUTE ON FUNCTION evpg_version'), (1, 'EXECUTE ON FUNCTION evpg_session_stats'),
+      (1, 'EXECUTE ON FUNCTION evpg_projection'), (1, 'EXECUTE ON FUNCTION evpg_projection_required'),
+      (1, 'EXECUTE ON FUNCTION evpg_projection_changes'), (1, 'EXECUTE ON FUNCTION evpg_channel'),
+      (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state'),
       (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
       (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
       (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),
       (2, 'EXECUTE ON FUNCTION evpg_try_execute'), (2, 'EXECUTE ON FUNCTION evpg_append'),
       (2, 'EXECUTE ON FUNCTION evpg_create_stream'), (2, 'EXECUTE ON FUNCTION evpg_operation_key'),
       (3, 'EXECUTE ON FUNCTION evpg_inject'), (3, 'EXECUTE ON FUNCTION evpg_take_snapshot'),
-      (3, 'EXECUTE ON FUNCTION evpg_prune_commands'),
+      (3, 'EXECUTE ON FUNCTION evpg_prune_commands'), (2, 'EXECUTE ON FUNCTION evpg_projected'),
+      (3, 'EXECUTE ON FUNCTION evpg_register_projection'), (3, 'EXECUTE ON FUNCTION evpg_drop_projection'),
+      (3, 'EXECUTE ON FUNCTION evpg_projection_put'), (3, 'EXECUTE ON FUNCTION evpg_rebuild_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
-      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor')) AS p (level, object)
+      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection')) AS p (level, object)
    WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
 END;
 COMMENT ON FUNCTION evpg.privileges(text) IS 'what evpg_grant() grants for an access';

@@ -32,6 +32,7 @@
 #include "catalog.h"
 #include "check.h"
 #include "errors.h"
+#include "executor/executor.h"
 #include "fence.h"
 #include "miscadmin.h"
 #include "native.h"
@@ -44,7 +45,6 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(evpg_projection_put);
 PG_FUNCTION_INFO_V1(evpg_rebuild_projection);

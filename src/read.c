@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * read.c
- *		The SQL functions that read: streams, events, states.
+ *		The SQL functions that read: streams, events, states, projections.
  *
  * STABLE ones see what the calling statement sees.  evpg_read_all with
  * stable_only and evpg_stable_position are VOLATILE: they must read with a
@@ -22,6 +22,7 @@
 #include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
+#include "projection.h"
 #include "state.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -35,6 +36,9 @@ PG_FUNCTION_INFO_V1(evpg_read_all);
 PG_FUNCTION_INFO_V1(evpg_stable_position);
 PG_FUNCTION_INFO_V1(evpg_state);
 PG_FUNCTION_INFO_V1(evpg_take_snapshot);
+PG_FUNCTION_INFO_V1(evpg_projection_read);
+PG_FUNCTION_INFO_V1(evpg_projection_required);
+PG_FUNCTION_INFO_V1(evpg_projection_changes);
 
 /* How many; NULL is all, as -1. */
 static int64
@@ -310,4 +314,96 @@ evpg_take_snapshot(PG_FUNCTION_ARGS)
 	EvpgStateKeep(&state, stream.stream_id);
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(stream.version);
+}
+
+/* Returns the row of a key; false if there is none. */
+static bool
+return_key(FunctionCallInfo fcinfo)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	Datum		values[2];
+	EvpgScope	scope;
+	uint64		rows;
+
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	(void) EvpgProjectionFind(name);
+	values[0] = PG_GETARG_DATUM(0);
+	values[1] = PG_GETARG_DATUM(1);
+	rows = EvpgPlanRead(EVPG_PLAN_PROJECTED_READ, values, NULL);
+	return_plan(fcinfo, rows);
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	return rows > 0;
+}
+
+Datum
+evpg_projection_read(PG_FUNCTION_ARGS)
+{
+	(void) return_key(fcinfo);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_projection_required(PG_FUNCTION_ARGS)
+{
+	if (!return_key(fcinfo))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_STATE_NOT_FOUND),
+				 errmsg("projection \"%s\" has no key \"%s\"",
+						text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)))));
+	PG_RETURN_NULL();
+}
+
+/*
+ * Rows of inline projections commit out of the order of positions, as events
+ * do, so this goes no further than the stable position.  A full page ends with
+ * all rows of its last position.
+ */
+Datum
+evpg_projection_changes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	int64		max_count = arg_max_count(fcinfo, 2);
+	int64		mark;
+	Datum		parameters[4];
+	char		no_limit[4] = {' ', ' ', ' ', 'n'};
+	uint64		rows;
+	EvpgScope	scope;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("after_position must not be null")));
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	(void) EvpgProjectionFind(name);
+	mark = EvpgFenceStablePosition(true);
+	parameters[0] = PG_GETARG_DATUM(0);
+	parameters[1] = PG_GETARG_DATUM(1);
+	parameters[2] = Int64GetDatum(mark);
+	parameters[3] = Int64GetDatum(max_count);
+	rows = EvpgPlanRun(EVPG_PLAN_PROJECTED_CHANGES, parameters, max_count < 0 ? no_limit : NULL);
+	if (max_count >= 0 && rows >= (uint64) max_count && rows > 0)
+	{
+		Datum		last;
+
+		(void) EvpgPlanResult(rows - 1, 5, &last);
+		mark = DatumGetInt64(last);
+	}
+	for (uint64 row = 0; row < rows; row++)
+	{
+		Datum		values[7];
+		bool		nulls[7];
+
+		for (int column = 0; column < 6; column++)
+			nulls[column] = !EvpgPlanResult(row, column + 1, &values[column]);
+		values[6] = Int64GetDatum(mark);
+		nulls[6] = false;
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
 }
