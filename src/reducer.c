@@ -290,8 +290,10 @@ take_native_refusal(evpg_result *result, EvpgDecision *decision)
 	result->message[pg_mbcliplen(result->message, strlen(result->message), sizeof(result->message) - 1)] = '\0';
 	decision->code = EvpgNativeText(result->code, "rejection code");
 	decision->message = EvpgNativeText(result->message, "rejection message");
+	if (decision->code[0] == '\0')
+		decision->code = NULL;
 	if (decision->message[0] == '\0')
-		decision->message = decision->code;
+		decision->message = decision->code != NULL ? decision->code : "command rejected";
 	if (result->detail != NULL)
 		decision->detail = EvpgJsonToJsonb(result->detail, "rejection detail");
 }
@@ -303,6 +305,19 @@ raise_failed(const evpg_result *result, const char *role, const EvpgCommand *com
 			(errcode(EVPG_ERRCODE_MODULE),
 			 errmsg("%s of aggregate \"%s\" failed: %s", role, command->aggregate_type,
 					EvpgNativeText(result->message, "failure message"))));
+}
+
+/* A string that a module emitted, copied. */
+static char *
+text_from_json(evpg_json *json, const char *what)
+{
+	const char *string = json_object_get_string(json);
+
+	if (memchr(string, '\0', json_object_get_string_len(json)) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
+				 errmsg("%s contains \\u0000", what)));
+	return EvpgNativeText(string, what);
 }
 
 /* An event that a module emitted. */
@@ -317,13 +332,7 @@ event_from_json(evpg_json *json, EvpgEvent *event)
 
 	memset(event, 0, sizeof(EvpgEvent));
 	if (json_object_get_type(type) == json_type_string)
-	{
-		if (memchr(json_object_get_string(type), '\0', json_object_get_string_len(type)) != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
-					 errmsg("event type contains \\u0000")));
-		event->type = EvpgNativeText(json_object_get_string(type), "event type");
-	}
+		event->type = text_from_json(type, "event type");
 	if (data != NULL)
 		event->data = EvpgJsonToJsonb(data, "event data");
 	if (metadata != NULL)
@@ -343,7 +352,7 @@ event_from_json(evpg_json *json, EvpgEvent *event)
 						(errcode(EVPG_ERRCODE_MODULE),
 						 errmsg("tag %d of event \"%s\" is not a string", (int) i + 1,
 								event->type != NULL ? event->type : "")));
-			elements[i] = CStringGetTextDatum(EvpgNativeText(json_object_get_string(tag), "tag"));
+			elements[i] = CStringGetTextDatum(text_from_json(tag, "tag"));
 		}
 		event->tags = construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
 	}

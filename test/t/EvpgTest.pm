@@ -8,11 +8,18 @@ use warnings;
 
 use Exporter 'import';
 use FindBin;
+use PostgreSQL::Test::BackgroundPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(evpg_node create_evpg start_again wait_until inspect tree sqlstate);
+
+# A background psql tells each statement and its result: too much where comments are shown.
+{
+	no warnings 'redefine';
+	*PostgreSQL::Test::BackgroundPsql::note = sub { };
+}
 
 # The top of the source tree.
 sub tree

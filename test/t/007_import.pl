@@ -1,0 +1,243 @@
+# The importer of examples/loan: all rows once, whatever happens in between: a second run, a kill in the middle, two at once,
+# a file that is broken.  With a real log of a bank (LOG=path, or found where make demo finds it) also its known totals.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use Cwd qw(realpath);
+use EvpgTest;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $import = realpath(tree() . '/examples/loan/import');
+my $sample = realpath(tree() . '/examples/loan/sample.csv');
+my $node = evpg_node('import', bare => 1, conf => "max_wal_size = 2GB\n");
+my $directory = PostgreSQL::Test::Utils::tempdir;
+my ($header, @rows) = split /(?<=\n)/, slurp_file($sample);
+my $rows = @rows;
+my $database;
+
+delete @ENV{qw(PGUSER PGPASSWORD PGSERVICE PGOPTIONS)};
+$ENV{PGHOST} = $node->host;
+$ENV{PGPORT} = $node->port;
+
+# A new database that has the loan application.
+sub begin
+{
+	($database) = @_;
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	$node->safe_psql($database, 'CREATE EXTENSION evpg');
+	$node->safe_psql($database, slurp_file(tree() . '/examples/loan/loan.sql'));
+	$ENV{PGDATABASE} = $database;
+	return;
+}
+
+# Runs the importer: exit code, stdout, stderr.
+sub import_file
+{
+	my ($file, @options) = @_;
+	my ($stdout, $stderr);
+
+	IPC::Run::run([ $import, @options, $file ], '<', \undef, '>', \$stdout, '2>', \$stderr);
+	return ($? >> 8, $stdout, $stderr);
+}
+
+sub imported_ok
+{
+	my ($file, $imported, $skipped, $what, @options) = @_;
+	my ($code, $stdout, $stderr) = import_file($file, @options);
+
+	is("$code " . ($stdout =~ s/,[^,]* s, .*//sr), "0 $imported events imported, $skipped skipped", $what) or diag($stderr);
+	return;
+}
+
+sub value
+{
+	my ($statement) = @_;
+
+	return $node->safe_psql($database, $statement);
+}
+
+sub write_file
+{
+	my ($name, $text) = @_;
+	my $file = "$directory/$name";
+
+	unlink $file;
+	open(my $handle, '>:raw', $file) or die "$file: $!";
+	print $handle $text;
+	close($handle) or die "$file: $!";
+	return $file;
+}
+
+# ------------------------------------------------------------------ the sample, and again
+
+begin('sample');
+imported_ok($sample, $rows, 0, 'the sample is imported');
+is(value('SELECT count(*) FROM evpg.event'), $rows, 'each row is an event');
+my %cases = map { (split /,/)[1] => 1 } @rows;
+is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application')"), keys(%cases) . "|$rows", 'each case is a stream');
+is(value("SELECT position FROM (SELECT position, occurred_at < lag(occurred_at) OVER (ORDER BY position) AS wrong FROM evpg.event) e WHERE wrong"),
+	'', 'positions follow time');
+my $case = (split /,/, $rows[0])[1];
+my $moment = (split /,/, $rows[0])[0];
+is(value("SELECT occurred_at = '$moment', occurred_at < recorded_at FROM evpg_read_stream('loan_application', '$case', max_count => 1)"),
+	't|t', 'occurred_at is the time of the row');
+my $final = 'SELECT status, applications, events FROM loan.final_states';
+my $expected = value($final);
+note $expected;
+imported_ok($sample, 0, $rows, 'again: nothing is imported twice');
+imported_ok($sample, 0, $rows, 'again, a row at a time', '--batch', 1);
+my $gz = "$directory/sample.csv.gz";
+system("gzip -c '$sample' > '$gz'") == 0 or die 'gzip';
+imported_ok($gz, 0, $rows, 'again, compressed');
+is(value('SELECT count(*) FROM evpg.event'), $rows, 'there are no more events');
+is(inspect($node, $database), '', 'all that is stored agrees');
+
+# a file that has grown
+begin('grown');
+imported_ok(write_file('half.csv', join '', $header, @rows[ 0 .. 19 ]), 20, 0, 'half of it');
+imported_ok($sample, $rows - 20, 20, 'the rest');
+is(value($final), $expected, 'the states are the same');
+
+# ------------------------------------------------------------------ killed in the middle
+
+# A lock on a stream stops the importer where that case begins; there it is killed.
+begin('killed');
+my $blocked = (split /,/, $rows[-1])[1];
+my $first = (grep { (split /,/, $rows[$_])[1] eq $blocked } 0 .. $#rows)[0];
+my $session = $node->background_psql($database, on_error_stop => 1);
+$session->query_safe("BEGIN; SELECT evpg_create_stream('loan_application', '$blocked')");
+my $process = IPC::Run::start([ $import, '--batch', 5, $sample ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
+ok($node->poll_query_until($database, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'evpg loan import' AND wait_event_type = 'Lock'"),
+	'the importer is in the middle of a batch');
+my $whole = 5 * int($first / 5);
+is(value('SELECT count(*) FROM evpg.event'), $whole, 'the batches before it are there as a whole');
+$process->kill_kill(grace => 0);
+$session->query_safe('ROLLBACK');
+$session->quit;
+# its batch may be in flight still: the server does not look at the client before it has done
+my ($code, $stdout, $stderr) = import_file($sample, '--batch', 5);
+is($code, 0, 'rerun') or diag($stderr);
+ok($node->poll_query_until($database, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'evpg loan import'"), 'all importers are gone');
+is(value('SELECT count(*), count(DISTINCT (aggregate_id, version)) FROM evpg.event'), "$rows|$rows", 'each row is an event, once');
+is(value($final), $expected, 'the states are the same');
+is(inspect($node, $database), '', 'all that is stored agrees');
+
+# killed for good: the server too
+begin('crashed');
+$node->append_conf('postgresql.conf', 'restart_after_crash = on');
+$node->reload;
+$session = $node->background_psql($database, on_error_stop => 1);
+$session->query_safe("BEGIN; SELECT evpg_create_stream('loan_application', '$blocked')");
+$process = IPC::Run::start([ $import, '--batch', 5, $sample ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
+ok($node->poll_query_until($database, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'evpg loan import' AND wait_event_type = 'Lock'"),
+	'the importer waits');
+$node->stop('immediate');
+$process->finish;
+is($process->result(0), 1, 'the server goes: exit code 1');
+like(slurp_file("$directory/err"), qr/^import: .+$/m, 'and one line that says so');
+eval { $session->quit };
+start_again($node);
+is(value('SELECT count(*) FROM evpg.event'), $whole, 'the batches before it are there as a whole');
+imported_ok($sample, $rows - $whole, $whole, 'rerun: the rest', '--batch', 5);
+is(value($final), $expected, 'the states are the same');
+
+# two at once
+begin('twice');
+my @two = map { IPC::Run::start([ $import, '--batch', 3, $sample ], '<', \undef, '>', "$directory/out$_", '2>', "$directory/err$_") } 1, 2;
+$_->finish foreach @two;
+is(join(' ', map { $_->result(0) } @two), '0 0', 'two importers at once') or diag(slurp_file("$directory/err1"), slurp_file("$directory/err2"));
+my ($sum) = (0);
+$sum += (split / /, slurp_file("$directory/out$_"))[0] foreach 1, 2;
+is($sum, $rows, 'together they imported each row once');
+is(value($final), $expected, 'the states are the same');
+
+# ------------------------------------------------------------------ broken files
+
+begin('broken');
+my @columns = split /,/, $rows[3];
+
+sub with_row
+{
+	my ($change) = @_;
+	my @copy = @rows[ 0 .. 5 ];
+	my @fields = split /,/, $copy[3];
+
+	$change->(\@fields);
+	$copy[3] = join ',', @fields;
+	return join '', $header, @copy;
+}
+
+foreach my $test (
+	[ 'an empty file', '', qr/empty/, 0 ],
+	[ 'another header', "a,b,c\n1,2,3\n", qr/row 1: no column "time"/, 0 ],
+	[ 'a row with too few fields', with_row(sub { splice @{ $_[0] }, 4, 2 }), qr/row 5: 6 fields/, 3 ],
+	[ 'a time that is none', with_row(sub { $_[0][0] = 'yesterday' }), qr/row 5: time "yesterday" is not a time/, 3 ],
+	[ 'a time without zone', with_row(sub { $_[0][0] = '2024-01-01T10:00:00' }), qr/row 5: .* no time zone/, 3 ],
+	[ 'no case', with_row(sub { $_[0][1] = '' }), qr/row 5: no case/, 3 ],
+	[ 'a case that is too long', with_row(sub { $_[0][1] = 'x' x 1025; $_[0][2] = 1 }), qr/row 5: .*1024/, 3 ],
+	[ 'seq that is no number', with_row(sub { $_[0][2] = '1_000' }), qr/row 5: seq "1_000" is not an integer/, 3 ],
+	[ 'seq that is 0', with_row(sub { $_[0][2] = 0 }), qr/row 5: seq "0"/, 3 ],
+	[ 'a gap in seq', with_row(sub { $_[0][2] = 9 }), qr/row 5: case ".*" goes on with seq 9, not/, 3 ],
+	[ 'no activity', with_row(sub { $_[0][5] = '' }), qr/row 5: no activity/, 3 ],
+	[ 'a transition that is unknown', with_row(sub { $_[0][5] = 'W_x'; $_[0][6] = 'PAUSE' }), qr/row 5: unknown transition "PAUSE"/, 3 ],
+	[ 'what is not UTF-8', with_row(sub { $_[0][7] = "\xff\n" }), qr/row 5: not UTF-8/, 3 ],
+	[ 'a zero byte', with_row(sub { $_[0][7] = "\0\n" }), qr/row \d+: /, undef ],
+	[ 'a quote that is never closed', with_row(sub { $_[0][7] = "\"x\n" }), qr/row \d+: /, 3 ])
+{
+	my ($what, $text, $error, $count) = @$test;
+
+	value('ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only; DELETE FROM evpg.event_log; DELETE FROM evpg.stream;'
+		. 'ALTER TABLE evpg.event_log ENABLE ALWAYS TRIGGER evpg_append_only');
+	($code, $stdout, $stderr) = import_file(write_file('broken.csv', $text));
+	is($code, 1, "$what: exit code 1");
+	like($stderr, qr/^import: .*$error/m, "$what: the error names it");
+	unlike($stderr, qr/Traceback/, "$what: and is no accident");
+	is(value('SELECT count(*) FROM evpg.event'), $count, "$what: the rows before it are in") if defined $count;
+}
+($code, $stdout, $stderr) = import_file("$directory/nothing.csv");
+is($code, 1, 'no file: exit code 1');
+like($stderr, qr/^import: .*nothing\.csv: No such file/, 'no file: the error names it');
+my $bytes = slurp_file($gz);
+($code, $stdout, $stderr) = import_file(write_file('cut.csv.gz', substr($bytes, 0, length($bytes) / 2)));
+is($code, 1, 'a compressed file that was cut: exit code 1');
+like($stderr, qr/ends too early/, 'a compressed file that was cut: the error says so');
+# a stream with another history
+begin('foreign');
+value("SELECT FROM evpg_append('loan_application', '$case', ARRAY[evpg_event('Other')])");
+($code, $stdout, $stderr) = import_file($sample);
+is($code, 1, 'a stream that has another event there: exit code 1');
+like($stderr, qr/row 2: case "\Q$case\E" has another event at version 1/, 'a stream that has another event there: the error says so');
+
+# ------------------------------------------------------------------ a real log
+
+my ($log) = grep { defined && length && -r } $ENV{LOG}, glob(tree() . '/{.,..,../*}/data/loan-applications.csv{,.gz}');
+if (defined $log)
+{
+	begin('real');
+	# killed in the middle, then run to the end, then again
+	$process = IPC::Run::start([ $import, $log ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
+	ok($node->poll_query_until($database, 'SELECT count(*) > 20000 FROM evpg.event_log'), 'the log: the import is on its way');
+	$process->kill_kill(grace => 0);
+	($code, $stdout, $stderr) = import_file($log);
+	is($code, 0, 'the log: killed and run again') or diag($stderr);
+	cmp_ok((split / /, $stdout)[0], '<', 262200, 'the log: it did not begin anew');
+	imported_ok($log, 0, 262200, 'the log: nothing is imported twice');
+	is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application', max_count => NULL)"), '13087|262200', 'the log: streams and events');
+	is( value("SELECT string_agg(status || ' ' || applications, ', ') FROM loan.final_states"),
+		'approved 2246, cancelled 2807, declined 7635, undecided 399', 'the log: how the applications ended');
+	my $declined = value("SELECT application FROM loan.application WHERE status = 'declined' ORDER BY application LIMIT 1");
+	is(value("SELECT status, code FROM evpg_try_execute('loan_application', '$declined', 'Approve')"), 'rejected|already_decided',
+		'the log: a declined application cannot be approved');
+}
+else
+{
+	diag('there is no log of a bank (LOG=path): only the sample was imported');
+}
+
+$node->stop;
+done_testing();
