@@ -320,41 +320,81 @@ text_from_json(evpg_json *json, const char *what)
 	return EvpgNativeText(string, what);
 }
 
-/* An event that a module emitted. */
+static void
+raise_bad_member(const char *name, const char *wanted)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_MODULE),
+			 errmsg("member \"%s\" of an emitted event is not %s", name, wanted)));
+}
+
+static ArrayType *
+tags_from_json(evpg_json *tags)
+{
+	size_t		count;
+	Datum	   *elements;
+
+	if (json_object_get_type(tags) != json_type_array)
+		raise_bad_member("tags", "an array of strings");
+	count = json_object_array_length(tags);
+	elements = palloc(sizeof(Datum) * Max(count, 1));
+	for (size_t i = 0; i < count; i++)
+	{
+		evpg_json  *tag = json_object_array_get_idx(tags, i);
+
+		if (json_object_get_type(tag) != json_type_string)
+			raise_bad_member("tags", "an array of strings");
+		elements[i] = CStringGetTextDatum(text_from_json(tag, "tag"));
+	}
+	return construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/* A member of an event that a module emitted; null members are as if they were not there. */
+static void
+take_member(EvpgEvent *event, const char *name, evpg_json *value)
+{
+	if (strcmp(name, "type") == 0)
+	{
+		if (json_object_get_type(value) != json_type_string)
+			raise_bad_member(name, "a string");
+		event->type = text_from_json(value, "event type");
+	}
+	else if (strcmp(name, "data") == 0)
+		event->data = EvpgJsonToJsonb(value, "event data");
+	else if (strcmp(name, "metadata") == 0)
+		event->metadata = EvpgJsonToJsonb(value, "event metadata");
+	else if (strcmp(name, "tags") == 0)
+		event->tags = tags_from_json(value);
+	else if (strcmp(name, "schema_version") == 0)
+	{
+		int64		version = json_object_get_int64(value);
+
+		if (json_object_get_type(value) != json_type_int || version < 1 || version > PG_INT32_MAX)
+			raise_bad_member(name, "a positive integer");
+		event->schema_version = (int) version;
+	}
+	else
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("an emitted event has an unknown member")));
+}
+
+/* An event that a module emitted; as strict as the JSON form of functions. */
 static void
 event_from_json(evpg_json *json, EvpgEvent *event)
 {
-	evpg_json  *type = evpg_get(json, "type");
-	evpg_json  *data = evpg_get(json, "data");
-	evpg_json  *metadata = evpg_get(json, "metadata");
-	evpg_json  *tags = evpg_get(json, "tags");
-	evpg_json  *schema_version = evpg_get(json, "schema_version");
-
 	memset(event, 0, sizeof(EvpgEvent));
-	if (json_object_get_type(type) == json_type_string)
-		event->type = text_from_json(type, "event type");
-	if (data != NULL)
-		event->data = EvpgJsonToJsonb(data, "event data");
-	if (metadata != NULL)
-		event->metadata = EvpgJsonToJsonb(metadata, "event metadata");
-	event->schema_version = schema_version == NULL ? 1 : json_object_get_int(schema_version);
-	if (json_object_get_type(tags) == json_type_array)
+	event->schema_version = 1;
+	if (json_object_get_type(json) != json_type_object)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("an emitted event is not a JSON object")));
 	{
-		size_t		count = json_object_array_length(tags);
-		Datum	   *elements = palloc(sizeof(Datum) * Max(count, 1));
-
-		for (size_t i = 0; i < count; i++)
+		json_object_object_foreach(json, name, value)
 		{
-			evpg_json  *tag = json_object_array_get_idx(tags, i);
-
-			if (json_object_get_type(tag) != json_type_string)
-				ereport(ERROR,
-						(errcode(EVPG_ERRCODE_MODULE),
-						 errmsg("tag %d of event \"%s\" is not a string", (int) i + 1,
-								event->type != NULL ? event->type : "")));
-			elements[i] = CStringGetTextDatum(text_from_json(tag, "tag"));
+			if (value != NULL)
+				take_member(event, name, value);
 		}
-		event->tags = construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
 	}
 }
 

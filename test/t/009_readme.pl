@@ -7,7 +7,8 @@
 # fence names a file (```c counter.c) are written to that file, and the directory is built and installed with PGXS as a
 # third party would do it, before the session starts.
 #
-# Then: every link leads to a file, every test that the documentation names exists, and every feature is in coverage.md once.
+# Then: every link leads to a file, every test that the documentation names exists, reference.md names everything that there
+# is, and every feature is in coverage.md once.
 
 use strict;
 use warnings;
@@ -184,6 +185,30 @@ foreach my $name (@documents)
 	}
 }
 is(join("\n", @missing), '', 'what the documentation links to and names is there');
+
+# ------------------------------------------------------------------ reference.md names everything that there is
+
+my $reference = slurp_file("$top/docs/reference.md");
+my @objects = split /\n/, $node->safe_psql('readme', <<'SQL');
+LOAD 'evpg';
+SELECT p.proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+  JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid AND e.extname = 'evpg'
+ WHERE p.proname LIKE 'evpg\_%'
+UNION ALL SELECT 'evpg.' || relname FROM pg_class WHERE relnamespace = 'evpg'::regnamespace AND relkind IN ('r', 'v', 'c')
+UNION ALL SELECT attname FROM pg_attribute
+ WHERE attrelid IN ('evpg.event'::regclass, 'evpg.new_event'::regclass, 'evpg.command'::regclass, 'evpg.outcome'::regclass) AND attnum > 0
+UNION ALL SELECT name FROM pg_settings WHERE name LIKE 'evpg.%'
+SQL
+my @states = slurp_file("$top/src/errors.h") =~ /MAKE_SQLSTATE\((.*?)\)/g;
+
+s/[', ]//g foreach @states;
+cmp_ok(scalar @objects, '>', 50, 'there is something to name');
+cmp_ok(scalar @states, '>', 10, 'there are SQLSTATEs to name');
+is(join("\n", grep { $reference !~ /(?<![\w.])\Q$_\E(?!\w)/ } @objects), '', 'reference.md names every function, relation, column and setting');
+is(join("\n", grep { $reference !~ /^\| $_ \|/m } @states), '', 'reference.md has every SQLSTATE of its own');
+is(join("\n", grep { my $state = $_; !grep { $_ eq $state } @states } $reference =~ /^\| (VE\d+) \|/mg), '', 'and no other');
+
+# ------------------------------------------------------------------ coverage.md has every feature
 
 my %rows;
 my @wrong;
