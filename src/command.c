@@ -217,6 +217,8 @@ refuse(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why)
 static bool
 version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome)
 {
+	char	   *detail;
+
 	if (!command->has_expected)
 		return true;
 	if (command->expected_version == -1 ? stream->stream_id != 0 : command->expected_version == stream->version)
@@ -231,10 +233,11 @@ version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *
 									INT64_FORMAT ", actual " INT64_FORMAT,
 									command->aggregate_type, command->aggregate_id,
 									command->expected_version, stream->version);
-	outcome->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf(
-		"{\"aggregate_type\": %s, \"aggregate_id\": %s, \"expected\": " INT64_FORMAT ", \"actual\": " INT64_FORMAT "}",
-		quote_json(command->aggregate_type), quote_json(command->aggregate_id),
-		command->expected_version, stream->version))));
+	detail = psprintf("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"expected\": " INT64_FORMAT
+					  ", \"actual\": " INT64_FORMAT "}",
+					  quote_json(command->aggregate_type), quote_json(command->aggregate_id),
+					  command->expected_version, stream->version);
+	outcome->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(detail)));
 	outcome->hint = "Read the stream and decide again, or leave expected_version out.";
 	return false;
 }
@@ -253,6 +256,24 @@ lock_stream(EvpgStream *stream, bool reserve)
 	}
 }
 
+<<<<<<< HEAD
+=======
+static bool
+listed(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	if (names == NIL)
+		return true;
+	foreach(cell, names)
+	{
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+>>>>>>> main
 /* Lets the interceptors see the command; false if one refused. */
 static bool
 intercept(EvpgCommand *command, EvpgOutcome *outcome)

@@ -269,6 +269,8 @@ project_native(EvpgProjection *projection, const Jsonb *state, const EvpgEvent *
 				 errmsg("projection \"%s\" failed: %s", projection->name, EvpgNativeText(result->message, "failure message"))));
 	applied->deleted = result->deleted;
 	applied->state = result->deleted ? NULL : EvpgJsonToJsonb(json->json, "projection state");
+	if (applied->state != NULL)
+		EvpgJsonbCheckLimits(applied->state, "projection state");
 	applied->silent = (result->delta == NULL);
 	applied->delta = result->delta == NULL ? NULL : EvpgJsonToJsonb(result->delta, "delta");
 	EvpgNativeEventClear(&native);
@@ -456,12 +458,12 @@ EvpgProject(const EvpgEvent *events, int count)
 
 /*
  * A change from outside the events gets a position of its own, so that who
- * catches up by positions sees it.
+ * catches up by positions sees it.  The caller entered the fence before it
+ * locked the key, as a command does, so that the two cannot deadlock.
  */
 static void
 draw_position(Row *row)
 {
-	EvpgFenceEnter();
 	row->position = EvpgFenceDraw();
 }
 
@@ -503,6 +505,7 @@ evpg_projection_put(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_projection_put()");
 	projection = EvpgProjectionFind(name);
 	refuse_table_projection(projection, "put");
+	EvpgFenceEnter();
 	lock_row(&row, projection, key);
 	if (state == NULL && row.version == 0)
 		remove_row(&row);
@@ -526,8 +529,7 @@ static int64
 replay(Row *row)
 {
 	EvpgProjection *projection = row->projection;
-	bool		by_id = projection->constant_key == NULL && projection->key_path == NULL &&
-		projection->key_signature == NULL && !(projection->native && projection->module.key != NULL);
+	bool		by_id = EvpgProjectionKeyedById(projection);
 	Datum		values[3];
 	char		nulls[3] = {' ', ' ', ' '};
 	Portal		portal;
@@ -606,6 +608,7 @@ evpg_rebuild_projection(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_rebuild_projection()");
 	projection = EvpgProjectionFind(name);
 	refuse_table_projection(projection, "rebuild");
+	EvpgFenceEnter();
 	lock_row(&row, projection, key);
 	existed = !row.deleted;
 	if (row.version > 0)

@@ -10,8 +10,8 @@
  * registration.  For the same reason the command path asks for the projections
  * after it has entered the fence.
  *
- * The functions of a projection are resolved at the first event it takes, so
- * that a broken one stops only the commands that need it.
+ * The functions or library of a projection are resolved at the first event it
+ * takes, so that a broken one stops only the commands that need it.
  *
  * Memory: all projections are in one context below EvpgRegistryContext.
  *
@@ -71,8 +71,8 @@ load_projection(uint64 row)
 
 	projection->name = result_text(row, 1);
 	projection->native = (library != NULL);
-	if (projection->native)
-		EvpgModuleLoadProjection(library, result_text(row, 3), &projection->module);
+	projection->library = library;
+	projection->symbol = result_text(row, 3);
 	projection->reducer_signature = result_text(row, 4);
 	projection->handler_signature = result_text(row, 5);
 	projection->key_signature = result_text(row, 6);
@@ -86,9 +86,6 @@ load_projection(uint64 row)
 	projection->broadcast = EvpgBroadcastFromName(result_text(row, 13));
 	projection->event_name = result_text(row, 14);
 	projection->search_path = result_text(row, 15);
-	if (projection->native && projection->aggregate_types == NIL && projection->module.aggregate_types != NULL)
-		for (const char *const *type = projection->module.aggregate_types; *type != NULL; type++)
-			projection->aggregate_types = lappend(projection->aggregate_types, pstrdup(*type));
 	return projection;
 }
 
@@ -165,15 +162,40 @@ tagged(List *wanted, ArrayType *tags)
 	return false;
 }
 
+/* The definition of a native projection; its types count if the registration names none. */
+static const evpg_projection *
+definition(EvpgProjection *projection)
+{
+	if (projection->module.events == NULL)
+	{
+		evpg_projection module;
+		MemoryContext old = MemoryContextSwitchTo(EvpgProjectionContext);
+
+		EvpgModuleLoadProjection(projection->library, projection->symbol, &module);
+		if (projection->aggregate_types == NIL && module.aggregate_types != NULL)
+			for (const char *const *type = module.aggregate_types; *type != NULL; type++)
+				projection->aggregate_types = lappend(projection->aggregate_types, pstrdup(*type));
+		projection->module = module;
+		MemoryContextSwitchTo(old);
+	}
+	return &projection->module;
+}
+
 /* Whether an event is one that the projection takes. */
 bool
-EvpgProjectionTakes(const EvpgProjection *projection, const EvpgEvent *event)
+EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 {
+	const evpg_projection *module;
+
 	if (!EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) ||
 		!EvpgRegistryListed(projection->event_types, event->type) ||
 		!tagged(projection->tags, event->tags))
 		return false;
-	return !projection->native || evpg_find_projected(&projection->module, event->type) != NULL;
+	if (!projection->native)
+		return true;
+	module = definition(projection);
+	return EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) &&
+		evpg_find_projected(module, event->type) != NULL;
 }
 
 static EvpgFunction *
@@ -276,6 +298,14 @@ keys_by_function(EvpgProjection *projection, const EvpgEvent *event)
 		if (!nulls[i])
 			keys = add_key(keys, TextDatumGetCString(elements[i]));
 	return keys;
+}
+
+/* Whether the aggregate id is the key. */
+bool
+EvpgProjectionKeyedById(EvpgProjection *projection)
+{
+	return projection->constant_key == NULL && projection->key_path == NULL && projection->key_signature == NULL &&
+		(!projection->native || definition(projection)->key == NULL);
 }
 
 /*

@@ -20,7 +20,9 @@ typedef struct EvpgProjection
 {
 	char	   *name;
 	bool		native;			/* a symbol of a module, else functions */
-	evpg_projection module;		/* if native */
+	char	   *library;		/* if native */
+	char	   *symbol;
+	evpg_projection module;		/* once it is used */
 	char	   *reducer_signature;	/* if not: one of these two */
 	char	   *handler_signature;
 	char	   *key_signature;	/* how the key is found; none: aggregate id */
@@ -39,7 +41,8 @@ typedef struct EvpgProjection
 
 extern List *EvpgProjections(void);
 extern EvpgProjection *EvpgProjectionFind(const char *name);
-extern bool EvpgProjectionTakes(const EvpgProjection *projection, const EvpgEvent *event);
+extern bool EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event);
+extern bool EvpgProjectionKeyedById(EvpgProjection *projection);
 extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);
 extern EvpgFunction *EvpgProjectionFunction(EvpgProjection *projection);
 
