@@ -256,24 +256,6 @@ lock_stream(EvpgStream *stream, bool reserve)
 	}
 }
 
-<<<<<<< HEAD
-=======
-static bool
-listed(List *names, const char *name)
-{
-	ListCell   *cell;
-
-	if (names == NIL)
-		return true;
-	foreach(cell, names)
-	{
-		if (strcmp(lfirst(cell), name) == 0)
-			return true;
-	}
-	return false;
-}
-
->>>>>>> main
 /* Lets the interceptors see the command; false if one refused. */
 static bool
 intercept(EvpgCommand *command, EvpgOutcome *outcome)

@@ -563,8 +563,10 @@ EvpgRegistryListed(List *names, const char *name)
 	if (names == NIL)
 		return true;
 	foreach(cell, names)
+	{
 		if (strcmp(lfirst(cell), name) == 0)
 			return true;
+	}
 	return false;
 }
 
