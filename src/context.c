@@ -92,8 +92,9 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 			EvpgUuidText(&events[event->caused_by - 1].event_id) : command->causation_id;
 		event->actor = command->actor;
 		event->recorded_at = command->received_at;
-		if (event->occurred_at == 0)
+		if (!event->has_occurred_at)
 			event->occurred_at = event->recorded_at;
+		event->has_occurred_at = true;
 	}
 }
 

@@ -131,7 +131,8 @@ EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event)
 		event->tags = DatumGetArrayTypeP(values[EVPG_NEW_EVENT_TAGS]);
 	event->schema_version = nulls[EVPG_NEW_EVENT_SCHEMA_VERSION] ? 1 :
 		DatumGetInt32(values[EVPG_NEW_EVENT_SCHEMA_VERSION]);
-	if (!nulls[EVPG_NEW_EVENT_OCCURRED_AT])
+	event->has_occurred_at = !nulls[EVPG_NEW_EVENT_OCCURRED_AT];
+	if (event->has_occurred_at)
 		event->occurred_at = DatumGetTimestampTz(values[EVPG_NEW_EVENT_OCCURRED_AT]);
 	if (!nulls[EVPG_NEW_EVENT_EVENT_ID])
 	{
@@ -175,7 +176,7 @@ EvpgEventCheck(const EvpgEvent *event, int number)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("schema_version must be at least 1"),
 				 errdetail("Event %d of the call has %d.", number, event->schema_version)));
-	if (TIMESTAMP_NOT_FINITE(event->occurred_at))
+	if (event->has_occurred_at && TIMESTAMP_NOT_FINITE(event->occurred_at))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("occurred_at must be finite"),

@@ -39,7 +39,8 @@ typedef struct EvpgEvent
 	const char *correlation_id; /* NULL: its own event_id */
 	const char *causation_id;	/* NULL: none */
 	const char *actor;			/* NULL: none */
-	TimestampTz occurred_at;	/* 0: when it is recorded */
+	TimestampTz occurred_at;	/* if given; else when it is recorded */
+	bool		has_occurred_at;
 	TimestampTz recorded_at;
 } EvpgEvent;
 

@@ -224,6 +224,7 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	event->tags = get_varlena(slot, LOG_TAGS);
 	event->event_id = *DatumGetUUIDP(slot->tts_values[LOG_EVENT_ID]);
 	event->has_event_id = true;
+	event->has_occurred_at = true;
 	event->caused_by = 0;
 	event->command_id = get_text(slot, LOG_COMMAND_ID);
 	event->correlation_id = get_text(slot, LOG_CORRELATION_ID);

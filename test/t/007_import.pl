@@ -207,7 +207,7 @@ my $bytes = slurp_file($gz);
 is($code, 1, 'a compressed file that was cut: exit code 1');
 like($stderr, qr/ends too early/, 'a compressed file that was cut: the error says so');
 # a stream with another history
-begin('foreign');
+begin('other');
 value("SELECT FROM evpg_append('loan_application', '$case', ARRAY[evpg_event('Other')])");
 ($code, $stdout, $stderr) = import_file($sample);
 is($code, 1, 'a stream that has another event there: exit code 1');

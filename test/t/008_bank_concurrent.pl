@@ -13,7 +13,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my ($clients, $commands, $accounts) = (8, 200, 5);
-my $node = evpg_node('bank');
+# transfers run into deadlocks, which are noticed after this time
+my $node = evpg_node('bank', conf => "deadlock_timeout = 10ms\n");
 my $directory = PostgreSQL::Test::Utils::tempdir;
 
 foreach my $type ('account', 'account_c')
@@ -98,8 +99,8 @@ CREATE FUNCTION pair_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE
   SELECT to_jsonb(state::bigint + (event.data->>'by')::bigint)
 $$;
 SELECT evpg_register_aggregate('half', 'pair_handle', 'pair_apply', initial_state => '0', snapshot_every => 0);
-SELECT count(*) FROM generate_series(1, 3) n, LATERAL evpg_execute('half', 'left' || n, 'Change', '{"by": 60}') l,
-                                              LATERAL evpg_execute('half', 'right' || n, 'Change', '{"by": 60}') r;
+SELECT count(*) FROM generate_series(1, 3) n, LATERAL evpg_execute('half', 'left' || n, 'Change', '{"by": 600}') l,
+                                              LATERAL evpg_execute('half', 'right' || n, 'Change', '{"by": 625}') r;
 SELECT count(*) FROM generate_series(1, 5) n, LATERAL evpg_execute('account_c', 's' || n, 'Open', '{"owner": "Alice"}') o,
                                               LATERAL evpg_execute('account_c', 's' || n, 'Deposit', '{"amount": 1000}') d;
 CREATE TABLE tally (side text, accepted boolean);
@@ -148,7 +149,7 @@ sub pgbench
 
 my $retried = pgbench('pair', 'SERIALIZABLE');
 cmp_ok($retried, '>', 0, 'SERIALIZABLE: transactions had to be tried again');
-is( $node->safe_psql('postgres', <<'SQL'), "1|20\n2|20\n3|20", 'SERIALIZABLE: no pair has spent more than it had, each all that it could');
+is( $node->safe_psql('postgres', <<'SQL'), "1|25\n2|25\n3|25", 'SERIALIZABLE: no pair has spent more than it had, each all that it could');
 SELECT n, sum(state::bigint) FROM generate_series(1, 3) n, unnest(ARRAY['left', 'right']) s, LATERAL evpg_state('half', s || n) GROUP BY n ORDER BY n
 SQL
 foreach my $level ('SERIALIZABLE', 'REPEATABLE READ', 'READ COMMITTED')
