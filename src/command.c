@@ -96,6 +96,8 @@ payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
 		hash_jsonb(hash, events[i].data);
 		hash_jsonb(hash, events[i].metadata);
 		hash_text(hash, psprintf("%d", events[i].schema_version));
+		hash_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
+		hash_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
 		if (events[i].tags != NULL)
 			hash_text(hash, OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(events[i].tags)));
 	}
