@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * evpg.c
+ * library.c
  *		The library: what happens when it is loaded, and which one it is.
  *
  * How the files hang together, from what SQL calls down to what is stored:
