@@ -52,6 +52,8 @@ CREATE TABLE evpg.stream (
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE evpg.stream IS 'one row per aggregate instance: how many events it has, and where the last one is';
 
+COMMENT ON SEQUENCE evpg.stream_stream_id_seq IS 'draws stream ids';
+
 CREATE SEQUENCE evpg.event_position CACHE 1;
 COMMENT ON SEQUENCE evpg.event_position IS 'draws positions, only under the lock on evpg.fence; its CACHE must stay 1';
 

@@ -263,7 +263,9 @@ bad_string(const char *how)
 		return json_object_new_string("\xed\xa0\x80");
 	if (strcmp(how, "overlong") == 0)
 		return json_object_new_string("\xc0\xaf");
-	return json_object_new_string("caf\xe9");
+	if (strcmp(how, "latin1") == 0)
+		return json_object_new_string("caf\xe9");
+	return json_object_new_string("nothing bad");
 }
 
 /* Puts a bad string where it is told. */

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(1);
+SELECT plan(55);
 SET test.kind = counter;
 SELECT try('a', 'AddEach', '{"ns": [1, 2, 3]}') \g /dev/null
 CREATE TABLE test.before AS SELECT * FROM evpg.event_log;

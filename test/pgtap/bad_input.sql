@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo') \g /dev/null
 
-SELECT plan(1);
+SELECT plan(377);
 SET test.kind = counter_c;
 SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 1', 'a stream');
 

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(1);
+SELECT plan(108);
 
 -- How often this transaction has read the event log, by index or in full.
 CREATE FUNCTION test.reads() RETURNS bigint LANGUAGE sql VOLATILE AS $$

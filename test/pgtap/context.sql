@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo') \g /dev/null
 
-SELECT plan(1);
+SELECT plan(75);
 
 CREATE FUNCTION test.context_of(event evpg.event) RETURNS text LANGUAGE sql AS $$
   SELECT concat_ws(' ', coalesce(event.actor, '-'), CASE WHEN event.correlation_id = event.event_id::text THEN 'own' ELSE event.correlation_id END,

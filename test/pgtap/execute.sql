@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(1);
+SELECT plan(104);
 
 SET test.kind = counter;
 \ir include/execute.sql

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(1);
+SELECT plan(52);
 
 SET test.kind = counter;
 \ir include/expected_version.sql

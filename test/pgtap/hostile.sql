@@ -3,7 +3,7 @@
 \ir include/setup.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile', snapshot_every => 2) \g /dev/null
 
-SELECT plan(1);
+SELECT plan(151);
 SET test.kind = hostile;
 CREATE FUNCTION test.hostile(command_type text, data jsonb) RETURNS text LANGUAGE sql AS $$
   SELECT format('SELECT evpg_execute(%L, %L, %L, %L)', 'hostile', 'a', command_type, data) $$;
@@ -30,12 +30,12 @@ SELECT is((SELECT (status, coalesce(code, ''), message <> '')::text FROM evpg_tr
 
 -- envelopes
 SELECT refused(hostile('Envelope', jsonb_build_object('change', change)), error, 'an event of a module: ' || left(change::text, 60)) FROM (VALUES
-  ('{"type": null}'::jsonb, '22004 event type must not be null'), ('{"type": ""}', '22023 event type must not be empty'), ('{"type": 7}', '22004 event type must not be null'),
+  ('{"type": null}'::jsonb, '22004 event type must not be null'), ('{"type": ""}', '22023 event type must not be empty'), ('{"type": 7}', 'VE009 member "type" of an emitted event is not a string'),
   ('{"type": "a\nb"}', '22023 event type contains a control character'), ('{"type": "evpg.x"}', 'VE017 event type "evpg.x" is reserved'),
   ('{"type": "EVPG.x"}', 'VE017 event type "EVPG.x" is reserved'), (jsonb_build_object('type', repeat('x', 256)), 'VE014 event type is too long'),
   ('{"metadata": []}', '22023 metadata must be a JSON object'), ('{"metadata": {"evpg.x": 1}}', 'VE017 metadata key "evpg.x" is reserved'),
-  ('{"tags": [1]}', 'VE009 tag 1 of event "Tried" is not a string'), ('{"tags": ["a", null]}', 'VE009 tag 2 of event "Tried" is not a string'), ('{"tags": "red"}', 'VE009 %'),
-  ('{"tags": [""]}', '22023 tag must not be empty'), ('{"schema_version": 0}', '22023 schema_version must be at least 1'), ('{"schema_version": -1}', '22023 %'),
+  ('{"tags": [1]}', 'VE009 member "tags" of an emitted event is not an array of strings'), ('{"tags": ["a", null]}', 'VE009 %not an array of strings'), ('{"tags": "red"}', 'VE009 %not an array of strings'),
+  ('{"tags": [""]}', '22023 tag must not be empty'), ('{"schema_version": 0}', 'VE009 member "schema_version" of an emitted event is not a positive integer'), ('{"schema_version": -1}', 'VE009 %'),
   ('{"schema_version": "2"}', 'VE009 %'), ('{"schema_version": 2.5}', 'VE009 %'), ('{"schema_version": 5000000000}', 'VE009 %'), ('{"surprise": 1}', 'VE009 %')) x (change, error);
 
 -- depth and size

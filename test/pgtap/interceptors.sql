@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(1);
+SELECT plan(94);
 SET test.kind = counter_c;
 
 -- An interceptor writes what it sees into seen; what it must do is in the name of its function.

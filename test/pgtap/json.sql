@@ -4,7 +4,7 @@
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo', snapshot_every => 0) \g /dev/null
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(1);
+SELECT plan(220);
 CREATE TABLE test.value (n int GENERATED ALWAYS AS IDENTITY, v jsonb);
 INSERT INTO test.value (v) VALUES
   ('null'), ('true'), ('false'), ('{}'), ('[]'), ('[[]]'), ('[{}]'), ('{"a": {}}'), ('""'), ('[null]'), ('{"a": null}'), ('[null, [null], {"a": [null]}]'),

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo') \g /dev/null
 
-SELECT plan(1);
+SELECT plan(94);
 SET test.kind = counter_c;
 
 -- 300 MB: a jsonb string has at most 256 MB, so more of them

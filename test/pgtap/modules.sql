@@ -9,7 +9,7 @@ UPDATE evpg.aggregate_type SET library = '$libdir/evpg_gone' WHERE aggregate_typ
 UPDATE evpg.aggregate_type SET symbol = 'lost' WHERE aggregate_type = 'lost';
 \connect -
 SET search_path = public, test;
-SELECT plan(1);
+SELECT plan(108);
 SELECT refused($$SELECT evpg_execute('gone', 'a', 'Add', '{"n": 1}')$$, '58P01 %', 'rule 5: a library that is gone');
 SELECT refused($$SELECT evpg_state('gone', 'a')$$, '58P01 %', 'A07: has no states');
 SELECT refused($$SELECT evpg_execute('lost', 'a', 'Add', '{"n": 1}')$$, 'VE009 %defines no symbol "lost"', 'rule 5: a symbol that is gone');

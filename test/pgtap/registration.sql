@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(1);
+SELECT plan(173);
 SET test.kind = counter;
 
 -- what may be a handler, a reducer, an invariant

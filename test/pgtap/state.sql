@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(1);
+SELECT plan(88);
 CREATE FUNCTION test.state_at(kind text, args text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   result text;

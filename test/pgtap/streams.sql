@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(1);
+SELECT plan(104);
 SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'A14, A15, 1.2 test 6: an empty store has no streams');
 SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'A42: and no events');
 SELECT is(evpg_stable_position(), 0::bigint, 'rule 9: and nothing is drawn');
@@ -83,9 +83,11 @@ SELECT same('SELECT * FROM evpg_read_all()', 'SELECT * FROM evpg.event ORDER BY 
 SELECT is(evpg_stable_position(), (SELECT max(position) FROM evpg.event), 'rule 9: with no appender about, all is stable');
 BEGIN;
 SELECT try('own', 'Add', '{"n": 1}') \g /dev/null
-SELECT is(found('after_position => 10'), 'own1', 'rule 9: a transaction reads its own events');
+SELECT is(found('after_position => 10'), '-', 'rule 9: a transaction''s own events are not stable before it ends');
+SELECT is(evpg_stable_position(), 10::bigint, 'rule 9: nor is their position');
+SELECT is(found('after_position => 10, stable_only => false'), 'own1', 'rule 9: it can read them all the same');
 ROLLBACK;
-SELECT is(found('after_position => 10'), '-', 'rule 9: which are not there after a rollback');
+SELECT is(found('after_position => 10, stable_only => false'), '-', 'rule 9: and not after a rollback');
 SELECT is(try('own', 'Add', '{"n": 1}'), 'ok 1', 'D04: after the end, more');
 SELECT is(found('after_position => 10'), 'own1', 'D04: is found by reading on');
 SELECT refused(statement, error, 'A42: ' || statement) FROM (VALUES
