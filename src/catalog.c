@@ -55,7 +55,7 @@ relation_changed(Datum arg, Oid relid)
 	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
 			 relid == catalog.projection)
 		registry_generation++;
-	if (relid == catalog.stream || relid == catalog.event_log || relid == catalog.fence ||
+	if (relid == catalog.stream || relid == catalog.projection_state || relid == catalog.event_log || relid == catalog.fence ||
 		relid == catalog.event_position)
 	{
 		catalog_valid = false;
@@ -147,6 +147,8 @@ EvpgCatalogGet(void)
 	new.aggregate_type = lookup_relation(schema, "aggregate_type");
 	new.interceptor = lookup_relation(schema, "interceptor");
 	new.projection = lookup_relation(schema, "projection");
+	new.projection_state = lookup_relation(schema, "projection_state");
+	new.projection_state_key_index = lookup_relation(schema, "projection_state_pkey");
 	new.stream = lookup_relation(schema, "stream");
 	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
 	new.event_log = lookup_relation(schema, "event_log");

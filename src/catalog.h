@@ -16,6 +16,8 @@ typedef struct EvpgCatalog
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
 	Oid			projection;
+	Oid			projection_state;
+	Oid			projection_state_key_index; /* unique on (name, key) */
 	Oid			stream;
 	Oid			stream_key_index;	/* unique on (aggregate_type,
 									 * aggregate_id) */

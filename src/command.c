@@ -434,10 +434,18 @@ count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
 	}
 }
 
-/* A handler that writes to its own stream would pull the state from under the command. */
+/*
+ * A handler that writes to its own stream would pull the state from under the
+ * command; a projection that writes events would do so for its rows.
+ */
 static void
 refuse_reentry(const EvpgCommand *command)
 {
+	if (EvpgProjecting())
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_REENTERED),
+				 errmsg("a projection cannot write events"),
+				 errhint("Let a client that listens execute the command.")));
 	for (Running *r = running; r != NULL; r = r->outer)
 		if (strcmp(r->aggregate_type, command->aggregate_type) == 0 &&
 			strcmp(r->aggregate_id, command->aggregate_id) == 0)

@@ -156,11 +156,6 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" VALUES ($1, $2, 1, 0, 0, true, pg_catalog.clock_timestamp()) ON CONFLICT (name, key) DO NOTHING",
 		2, {TEXTOID, TEXTOID}
 	},
-	[EVPG_PLAN_PROJECTED_LOCK] = {
-		"SELECT state, generation, version, \"position\", deleted FROM evpg.projection_state"
-		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 FOR NO KEY UPDATE",
-		2, {TEXTOID, TEXTOID}
-	},
 	[EVPG_PLAN_PROJECTED_READ] = {
 		"SELECT state, generation, version, \"position\", updated_at FROM evpg.projection_state"
 		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND NOT deleted",
@@ -170,14 +165,6 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"DELETE FROM evpg.projection_state"
 		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
-	},
-	[EVPG_PLAN_PROJECTED_WRITE] = {
-		"UPDATE evpg.projection_state SET state = $3, generation = $4, version = $5,"
-		" \"position\" = GREATEST(\"position\", $6), deleted = $7,"
-		" updated_at = GREATEST(pg_catalog.clock_timestamp(), updated_at OPERATOR(pg_catalog.+)"
-		" '1 microsecond'::pg_catalog.interval)"
-		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
-		7, {TEXTOID, TEXTOID, JSONBOID, INT4OID, INT8OID, INT8OID, BOOLOID}
 	},
 	[EVPG_PLAN_SNAPSHOT_READ] = {
 		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"
@@ -200,7 +187,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_STREAM_CREATE] = {
 		"INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES ($1, $2)"
-		" ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING RETURNING stream_id, ctid",
+		" ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING RETURNING stream_id",
 		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_STREAM_LIST] = {

@@ -40,11 +40,13 @@
 #include "project.h"
 #include "projection.h"
 #include "registry.h"
+#include "row.h"
 #include "settings.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(evpg_projection_put);
 PG_FUNCTION_INFO_V1(evpg_rebuild_projection);
@@ -67,7 +69,9 @@ typedef struct Row
 	int			generation;
 	int64		version;		/* 0: never applied */
 	int64		position;
+	TimestampTz updated_at;
 	bool		deleted;
+	HeapTuple	tuple;			/* as it is stored */
 } Row;
 
 /* What a projection made of an event. */
@@ -78,6 +82,9 @@ typedef struct Applied
 	bool		silent;
 	Jsonb	   *delta;			/* NULL: null */
 } Applied;
+
+/* A projection is being applied: it must not write events itself. */
+static bool projecting = false;
 
 /* Advisory key locks of the current transaction; a rollback to a savepoint only makes it too high. */
 static int	key_locks = 0;
@@ -140,6 +147,14 @@ pop_frame(Frame *frame)
 
 /* ------------------------------------------------------------------ rows */
 
+/* Columns of evpg.projection_state, see sql/evpg--1.0.sql. */
+#define STATE_VERSION		1
+#define STATE_POSITION		2
+#define STATE_UPDATED_AT	3
+#define STATE_GENERATION	4
+#define STATE_DELETED		5
+#define STATE_STATE			8
+
 static void
 key_parameters(const Row *row, Datum *values)
 {
@@ -147,14 +162,19 @@ key_parameters(const Row *row, Datum *values)
 	values[1] = CStringGetTextDatum(row->key);
 }
 
+static Datum
+get_value(const Row *row, int column, bool *isnull)
+{
+	return EvpgRowValue(EvpgCatalogGet()->projection_state, row->tuple, column, isnull);
+}
+
 /* Locks the row of a key and reads it, in CurrentMemoryContext; makes it if it is missing. */
 static void
 lock_row(Row *row, EvpgProjection *projection, const char *key)
 {
-	MemoryContext context = CurrentMemoryContext;
-	MemoryContext old;
-	Datum		values[2];
+	const EvpgCatalog *catalog = EvpgCatalogGet();
 	Datum		value;
+	bool		isnull;
 
 	memset(row, 0, sizeof(Row));
 	row->projection = projection;
@@ -165,44 +185,44 @@ lock_row(Row *row, EvpgProjection *projection, const char *key)
 			key_locks++;
 		row->ordered = true;
 	}
-	key_parameters(row, values);
-	while (EvpgPlanRun(EVPG_PLAN_PROJECTED_LOCK, values, NULL) == 0)
+	while ((row->tuple = EvpgRowFind(catalog->projection_state, catalog->projection_state_key_index,
+									 projection->name, key, GetTransactionSnapshot(), true)) == NULL)
 	{
-		EvpgPlanDone();
+		Datum		values[2];
+
+		key_parameters(row, values);
 		(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_CREATE, values, NULL);
 		EvpgPlanDone();
 		CHECK_FOR_INTERRUPTS();
 	}
-	old = MemoryContextSwitchTo(context);
-	if (EvpgPlanResult(0, 1, &value))
+	row->generation = DatumGetInt32(get_value(row, STATE_GENERATION, &isnull));
+	row->version = DatumGetInt64(get_value(row, STATE_VERSION, &isnull));
+	row->position = DatumGetInt64(get_value(row, STATE_POSITION, &isnull));
+	row->updated_at = DatumGetTimestampTz(get_value(row, STATE_UPDATED_AT, &isnull));
+	row->deleted = DatumGetBool(get_value(row, STATE_DELETED, &isnull));
+	value = get_value(row, STATE_STATE, &isnull);
+	if (!isnull)
 		row->state = DatumGetJsonbPCopy(value);
-	(void) EvpgPlanResult(0, 2, &value);
-	row->generation = DatumGetInt32(value);
-	(void) EvpgPlanResult(0, 3, &value);
-	row->version = DatumGetInt64(value);
-	(void) EvpgPlanResult(0, 4, &value);
-	row->position = DatumGetInt64(value);
-	(void) EvpgPlanResult(0, 5, &value);
-	row->deleted = DatumGetBool(value);
-	MemoryContextSwitchTo(old);
-	EvpgPlanDone();
 }
 
+/* Writes a locked row; its time advances, also within a transaction. */
 static void
-write_row(const Row *row)
+write_row(Row *row)
 {
-	Datum		values[7];
-	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	int			columns[6] = {
+		STATE_VERSION, STATE_POSITION, STATE_UPDATED_AT, STATE_GENERATION, STATE_DELETED, STATE_STATE
+	};
+	bool		nulls[6] = {false, false, false, false, false, row->state == NULL};
+	Datum		values[6];
 
-	key_parameters(row, values);
-	values[2] = PointerGetDatum(row->state);
-	nulls[2] = row->state == NULL ? 'n' : ' ';
+	row->updated_at = Max(GetCurrentTimestamp(), row->updated_at + 1);
+	values[0] = Int64GetDatum(row->version);
+	values[1] = Int64GetDatum(row->position);
+	values[2] = TimestampTzGetDatum(row->updated_at);
 	values[3] = Int32GetDatum(row->generation);
-	values[4] = Int64GetDatum(row->version);
-	values[5] = Int64GetDatum(row->position);
-	values[6] = BoolGetDatum(row->deleted);
-	(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_WRITE, values, nulls);
-	EvpgPlanDone();
+	values[4] = BoolGetDatum(row->deleted);
+	values[5] = PointerGetDatum(row->state);
+	row->tuple = EvpgRowReplace(EvpgCatalogGet()->projection_state, row->tuple, 6, columns, values, nulls);
 }
 
 static void
@@ -379,28 +399,22 @@ EvpgProjectAny(const EvpgEvent *events, int count)
 	return false;
 }
 
-/*
- * EvpgProject
- *		Applies events that this transaction has just appended to all
- *		projections that take them.
- */
-void
-EvpgProject(const EvpgEvent *events, int count)
+/* Whether user code of a projection is running. */
+bool
+EvpgProjecting(void)
 {
-	List	   *projections = EvpgProjections();
-	MemoryContext context;
-	MemoryContext row_context;
-	MemoryContext old;
-	Work	   *work;
-	int			nwork = 0;
+	return projecting;
+}
+
+/* The keys that events are to be applied to, in the order in which they are locked. */
+static Work *
+collect(List *projections, const EvpgEvent *events, int count, int *nwork)
+{
 	int			space = 16;
+	Work	   *work = palloc(sizeof(Work) * space);
 	ListCell   *cell;
 
-	if (projections == NIL)
-		return;
-	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
-	work = palloc(sizeof(Work) * space);
+	*nwork = 0;
 	foreach(cell, projections)
 	{
 		EvpgProjection *projection = lfirst(cell);
@@ -418,38 +432,73 @@ EvpgProject(const EvpgEvent *events, int count)
 			pop_frame(&frame);
 			foreach(key, keys)
 			{
-				if (nwork == space)
+				if (*nwork == space)
 					work = repalloc_huge(work, sizeof(Work) * (space *= 2));
-				work[nwork].projection = projection;
-				work[nwork].key = lfirst(key);
-				work[nwork].event = &events[i];
-				nwork++;
+				work[*nwork].projection = projection;
+				work[*nwork].key = lfirst(key);
+				work[*nwork].event = &events[i];
+				(*nwork)++;
 			}
 		}
 	}
-	qsort(work, nwork, sizeof(Work), compare_work);
+	qsort(work, *nwork, sizeof(Work), compare_work);
+	return work;
+}
 
-	row_context = AllocSetContextCreate(context, "EvpgProject key", ALLOCSET_DEFAULT_SIZES);
-	for (int i = 0; i < nwork;)
+/* Applies all that there is for the first key of work, and returns how much that is. */
+static int
+apply_key(const Work *work, int nwork)
+{
+	Row			row;
+	int			done = 0;
+
+	lock_row(&row, work->projection, work->key);
+	for (; done < nwork && work[done].projection == work->projection && strcmp(work[done].key, work->key) == 0; done++)
 	{
-		EvpgProjection *projection = work[i].projection;
-		const char *key = work[i].key;
-		Row			row;
+		Applied		applied;
 
-		MemoryContextReset(row_context);
-		MemoryContextSwitchTo(row_context);
-		lock_row(&row, projection, key);
-		for (; i < nwork && work[i].projection == projection && strcmp(work[i].key, key) == 0; i++)
-		{
-			Applied		applied;
-
-			apply(&row, work[i].event, &applied);
-			if (!applied.silent)
-				send_frame(&row, projection->event_name, true, applied.delta);
-			CHECK_FOR_INTERRUPTS();
-		}
-		write_row(&row);
+		apply(&row, work[done].event, &applied);
+		if (!applied.silent)
+			send_frame(&row, row.projection->event_name, true, applied.delta);
+		CHECK_FOR_INTERRUPTS();
 	}
+	write_row(&row);
+	return done;
+}
+
+/*
+ * EvpgProject
+ *		Applies events that this transaction has just appended to all
+ *		projections that take them.
+ */
+void
+EvpgProject(const EvpgEvent *events, int count)
+{
+	List	   *projections = EvpgProjections();
+	MemoryContext context;
+	MemoryContext key_context;
+	MemoryContext old;
+
+	if (projections == NIL)
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject", ALLOCSET_DEFAULT_SIZES);
+	key_context = AllocSetContextCreate(context, "EvpgProject key", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	projecting = true;
+	PG_TRY();
+	{
+		int			nwork;
+		Work	   *work = collect(projections, events, count, &nwork);
+
+		MemoryContextSwitchTo(key_context);
+		for (int done = 0; done < nwork; MemoryContextReset(key_context))
+			done += apply_key(&work[done], nwork - done);
+	}
+	PG_FINALLY();
+	{
+		projecting = false;
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }
@@ -603,7 +652,7 @@ evpg_rebuild_projection(PG_FUNCTION_ARGS)
 	EvpgProjection *projection;
 	Row			row;
 	bool		existed;
-	int64		count;
+	volatile int64 count = 0;
 
 	EvpgEnter(&scope, "evpg_rebuild_projection()");
 	projection = EvpgProjectionFind(name);
@@ -617,7 +666,16 @@ evpg_rebuild_projection(PG_FUNCTION_ARGS)
 	row.position = 0;
 	row.state = NULL;
 	row.deleted = false;
-	count = replay(&row);
+	projecting = true;
+	PG_TRY();
+	{
+		count = replay(&row);
+	}
+	PG_FINALLY();
+	{
+		projecting = false;
+	}
+	PG_END_TRY();
 
 	if (count == 0 && row.generation == 1)
 		remove_row(&row);

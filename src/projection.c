@@ -69,6 +69,7 @@ load_projection(uint64 row)
 	char	   *library = result_text(row, 2);
 	Datum		path;
 
+	projection->context = CurrentMemoryContext;
 	projection->name = result_text(row, 1);
 	projection->native = (library != NULL);
 	projection->library = library;
@@ -169,7 +170,7 @@ definition(EvpgProjection *projection)
 	if (projection->module.events == NULL)
 	{
 		evpg_projection module;
-		MemoryContext old = MemoryContextSwitchTo(EvpgProjectionContext);
+		MemoryContext old = MemoryContextSwitchTo(projection->context);
 
 		EvpgModuleLoadProjection(projection->library, projection->symbol, &module);
 		if (projection->aggregate_types == NIL && module.aggregate_types != NULL)
@@ -199,10 +200,10 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 }
 
 static EvpgFunction *
-resolve(const char *signature, EvpgRole role, const char *search_path)
+resolve(const EvpgProjection *projection, const char *signature, EvpgRole role)
 {
-	MemoryContext old = MemoryContextSwitchTo(EvpgProjectionContext);
-	EvpgFunction *function = EvpgFunctionResolve(signature, role, search_path);
+	MemoryContext old = MemoryContextSwitchTo(projection->context);
+	EvpgFunction *function = EvpgFunctionResolve(signature, role, projection->search_path);
 
 	MemoryContextSwitchTo(old);
 	return function;
@@ -214,8 +215,8 @@ EvpgProjectionFunction(EvpgProjection *projection)
 {
 	if (projection->function == NULL)
 		projection->function = projection->reducer_signature != NULL ?
-			resolve(projection->reducer_signature, EVPG_ROLE_PROJECTION_REDUCER, projection->search_path) :
-			resolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER, projection->search_path);
+			resolve(projection, projection->reducer_signature, EVPG_ROLE_PROJECTION_REDUCER) :
+			resolve(projection, projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER);
 	return projection->function;
 }
 
@@ -288,7 +289,7 @@ keys_by_function(EvpgProjection *projection, const EvpgEvent *event)
 	int			count;
 
 	if (projection->key_function == NULL)
-		projection->key_function = resolve(projection->key_signature, EVPG_ROLE_KEY, projection->search_path);
+		projection->key_function = resolve(projection, projection->key_signature, EVPG_ROLE_KEY);
 	if (EvpgFunctionCall(projection->key_function, args, NULL, true, 1, &rows, &nulls) != 1 || nulls[0])
 		return NIL;
 	if (projection->key_function->result_type == TEXTOID)

@@ -18,6 +18,7 @@
 /* A projection; lives to the end of the transaction at least. */
 typedef struct EvpgProjection
 {
+	MemoryContext context;
 	char	   *name;
 	bool		native;			/* a symbol of a module, else functions */
 	char	   *library;		/* if native */

@@ -8,7 +8,7 @@
 #ifndef EVPG_STREAM_H
 #define EVPG_STREAM_H
 
-#include "storage/itemptr.h"
+#include "access/htup.h"
 
 /* A stream as its row says; stream_id 0 = there is no row. */
 typedef struct EvpgStream
@@ -18,7 +18,7 @@ typedef struct EvpgStream
 	int64		stream_id;
 	int64		version;
 	int64		last_position;
-	ItemPointerData tid;		/* of the row version that was locked */
+	HeapTuple	row;			/* as it was found or written last */
 } EvpgStream;
 
 extern bool EvpgStreamLock(EvpgStream *stream);
