@@ -554,6 +554,10 @@ evpg_projection_put(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_projection_put()");
 	projection = EvpgProjectionFind(name);
 	refuse_table_projection(projection, "put");
+	if (projection->native && state != NULL && !JB_ROOT_IS_OBJECT(state))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("state of projection \"%s\" must be a JSON object", projection->name)));
 	EvpgFenceEnter();
 	lock_row(&row, projection, key);
 	if (state == NULL && row.version == 0)

@@ -331,7 +331,7 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
 		EvpgNativeEventInit(&native);
 		EvpgNativeEventSet(&native, event, NULL);
 		key = projection->module.key(&native.event);
-		keys = key == NULL ? NIL : add_key(NIL, pstrdup(key));
+		keys = key == NULL ? NIL : add_key(NIL, EvpgNativeText(key, "projection key"));
 		EvpgNativeEventClear(&native);
 		return keys;
 	}
