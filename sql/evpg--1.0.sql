@@ -447,6 +447,7 @@ BEGIN
   IF access NOT IN ('reader', 'writer', 'operator') THEN
     RAISE EXCEPTION 'unknown access "%"', access USING ERRCODE = 'invalid_parameter_value', HINT = 'Use reader, writer or operator.';
   END IF;
+  EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %s', grantee);
   FOR privilege IN SELECT evpg.privileges(access) LOOP
     EXECUTE format('GRANT %s TO %s', privilege, grantee);
   END LOOP;

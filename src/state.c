@@ -181,8 +181,10 @@ EvpgStateKeep(EvpgState *state, int64 stream_id)
 	if (entry != NULL)
 		remove_entry(entry);
 	if (size + growth + ENTRY_OVERHEAD > limit)
+	{
+		shrink_to(limit);
 		return;
-
+	}
 	shrink_to(limit - (size + growth + ENTRY_OVERHEAD));
 	if (!aggregate->native)
 	{

@@ -31,16 +31,16 @@ RESET evpg.max_event_size;
 -- depth
 CREATE FUNCTION test.nested(depth int, open text, inner_ text, close text) RETURNS jsonb LANGUAGE sql AS $$ SELECT (repeat(open, depth) || inner_ || repeat(close, depth))::jsonb $$;
 SELECT refused(format($$SELECT evpg_execute(%L, 'deep', 'Nothing', test.nested(%s, '{"a":', '1', '}'))$$, kind, depth), 'VE014 command data is nested too deeply', kind || ': command data, ' || depth || ' objects deep')
-  FROM unnest('{counter,counter_c}'::text[]) kind, unnest('{101,5000}'::int[]) depth;
+  FROM unnest('{counter,counter_c}'::text[]) kind, unnest('{101,10000}'::int[]) depth;
 SELECT refused(format($$SELECT evpg_execute(%L, 'deep', 'Nothing', test.nested(%s, '[', '', ']'))$$, kind, depth), 'VE014 command data is nested too deeply', kind || ': command data, ' || depth || ' arrays deep')
-  FROM unnest('{counter,counter_c}'::text[]) kind, unnest('{101,5000}'::int[]) depth;
-SELECT refused(format($$SELECT evpg_append('counter', 'deep', ARRAY[evpg_event('Odd', test.nested(%s, '[', '', ']'))])$$, depth), 'VE014 event data is nested too deeply', 'append: ' || depth || ' levels') FROM unnest('{101,5000}'::int[]) depth;
+  FROM unnest('{counter,counter_c}'::text[]) kind, unnest('{101,10000}'::int[]) depth;
+SELECT refused(format($$SELECT evpg_append('counter', 'deep', ARRAY[evpg_event('Odd', test.nested(%s, '[', '', ']'))])$$, depth), 'VE014 event data is nested too deeply', 'append: ' || depth || ' levels') FROM unnest('{101,10000}'::int[]) depth;
 SELECT refused($$SELECT evpg_append('counter', 'deep', ARRAY[evpg_event('Odd', metadata => test.nested(101, '{"a":', '1', '}'))])$$, 'VE014 event metadata is nested too deeply', 'append: metadata, 101 levels');
 SELECT is((SELECT count(*) FROM evpg_append('counter', 'deep', ARRAY[evpg_event('Odd', test.nested(100, '[', '', ']'))])), 1::bigint, 'a hundred levels are good');
 CREATE FUNCTION test.deep_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT evpg_event('Deep', test.nested((command.data->>'depth')::int, '[', '', ']')) $$;
 CREATE FUNCTION test.deep_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_array(state, event.data) $$;
 SELECT evpg_register_aggregate('deep', 'test.deep_handle', 'test.deep_apply') \g /dev/null
-SELECT refused(format($$SELECT evpg_execute('deep', 'a', 'Deep', '{"depth": %s}')$$, depth), 'VE014 event data is nested too deeply', 'emitted by a function: ' || depth || ' levels') FROM unnest('{101,5000}'::int[]) depth;
+SELECT refused(format($$SELECT evpg_execute('deep', 'a', 'Deep', '{"depth": %s}')$$, depth), 'VE014 event data is nested too deeply', 'emitted by a function: ' || depth || ' levels') FROM unnest('{101,10000}'::int[]) depth;
 SELECT is((SELECT count(*) FROM generate_series(1, 200) n, evpg_execute('deep', 'a', 'Deep', jsonb_build_object('depth', 1 + n % 100))), 200::bigint, 'a state of functions may be deep: it never leaves jsonb');
 SET evpg.max_json_depth = 5;
 SELECT refused($$SELECT evpg_execute('echo', 'd', 'Echo', '{"value": [[[[[]]]]]}')$$, 'VE014 command data is nested too deeply', 'evpg.max_json_depth');

@@ -129,4 +129,10 @@ SELECT is(total('cold'), '10 100', kind() || ', rule 6: catching up on what will
 ROLLBACK TO s1;
 SELECT count(*) FROM evpg_append(kind(), 'cold', evpg_events('[{"type": "Added", "data": {"n": 1}}, {"type": "Added", "data": {"n": 2}}]')) \g /dev/null
 SELECT is(total('cold'), '11 3', kind() || ', rule 6: the entry of another history is not caught up from');
+ROLLBACK TO s1;
+SELECT try('cold', 'Add', '{"n": 7}') \g /dev/null
+ROLLBACK TO s1;
+SELECT count(*) FROM evpg_append(kind(), 'cold', evpg_events('{"type": "Added", "data": {"n": 8}}')) \g /dev/null
+SELECT is(total('cold'), '10 8', kind() || ', rule 6: nor is one of the same version, but another event');
+SELECT is(try('cold', 'Subtract', '{"n": 8}'), 'ok 11', kind() || ', rule 6: in a command, too');
 COMMIT;
