@@ -130,7 +130,7 @@ static char *
 channel_of_arguments(FunctionCallInfo fcinfo)
 {
 	return EvpgBroadcastChannel(EvpgArgName(fcinfo, 0, "projection name"),
-								EvpgArgOptionalId(fcinfo, 1, "projection key"));
+								PG_ARGISNULL(1) ? NULL : EvpgArgKey(fcinfo, 1));
 }
 
 Datum

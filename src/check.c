@@ -193,6 +193,23 @@ EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what)
 	return id;
 }
 
+/* The key of a projection, which may be empty. */
+void
+EvpgCheckKey(const char *key)
+{
+	if (key[0] != '\0')
+		EvpgCheckId(key, "projection key");
+}
+
+char *
+EvpgArgKey(FunctionCallInfo fcinfo, int arg)
+{
+	char	   *key = required_text(fcinfo, arg, "projection key");
+
+	EvpgCheckKey(key);
+	return key;
+}
+
 /* NULL if the argument is NULL. */
 char *
 EvpgArgOptionalId(FunctionCallInfo fcinfo, int arg, const char *what)

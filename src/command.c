@@ -35,6 +35,7 @@
 #include "miscadmin.h"
 #include "plan.h"
 #include "project.h"
+#include "projection.h"
 #include "state.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -441,11 +442,7 @@ count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
 static void
 refuse_reentry(const EvpgCommand *command)
 {
-	if (EvpgProjecting())
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_REENTERED),
-				 errmsg("a projection cannot write events"),
-				 errhint("Let a client that listens execute the command.")));
+	EvpgProjectionRefuse("write events");
 	for (Running *r = running; r != NULL; r = r->outer)
 		if (strcmp(r->aggregate_type, command->aggregate_type) == 0 &&
 			strcmp(r->aggregate_id, command->aggregate_id) == 0)

@@ -83,9 +83,6 @@ typedef struct Applied
 	Jsonb	   *delta;			/* NULL: null */
 } Applied;
 
-/* A projection is being applied: it must not write events itself. */
-static bool projecting = false;
-
 /* Advisory key locks of the current transaction; a rollback to a savepoint only makes it too high. */
 static int	key_locks = 0;
 
@@ -399,13 +396,6 @@ EvpgProjectAny(const EvpgEvent *events, int count)
 	return false;
 }
 
-/* Whether user code of a projection is running. */
-bool
-EvpgProjecting(void)
-{
-	return projecting;
-}
-
 /* The keys that events are to be applied to, in the order in which they are locked. */
 static Work *
 collect(List *projections, const EvpgEvent *events, int count, int *nwork)
@@ -484,7 +474,7 @@ EvpgProject(const EvpgEvent *events, int count)
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject", ALLOCSET_DEFAULT_SIZES);
 	key_context = AllocSetContextCreate(context, "EvpgProject key", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	projecting = true;
+	EvpgProjecting = true;
 	PG_TRY();
 	{
 		int			nwork;
@@ -496,7 +486,7 @@ EvpgProject(const EvpgEvent *events, int count)
 	}
 	PG_FINALLY();
 	{
-		projecting = false;
+		EvpgProjecting = false;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
@@ -516,21 +506,6 @@ draw_position(Row *row)
 	row->position = EvpgFenceDraw();
 }
 
-static char *
-arg_key(FunctionCallInfo fcinfo, int arg)
-{
-	char	   *key;
-
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("projection key must not be null")));
-	key = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (key[0] != '\0')
-		EvpgCheckId(key, "projection key");
-	return key;
-}
-
 static void
 refuse_table_projection(const EvpgProjection *projection, const char *action)
 {
@@ -545,12 +520,13 @@ Datum
 evpg_projection_put(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	char	   *key = arg_key(fcinfo, 1);
+	char	   *key = EvpgArgKey(fcinfo, 1);
 	Jsonb	   *state = EvpgArgJsonb(fcinfo, 2, "projection state");
 	EvpgScope	scope;
 	EvpgProjection *projection;
 	Row			row;
 
+	EvpgProjectionRefuse("put projections");
 	EvpgEnter(&scope, "evpg_projection_put()");
 	projection = EvpgProjectionFind(name);
 	refuse_table_projection(projection, "put");
@@ -651,13 +627,14 @@ Datum
 evpg_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	char	   *key = arg_key(fcinfo, 1);
+	char	   *key = EvpgArgKey(fcinfo, 1);
 	EvpgScope	scope;
 	EvpgProjection *projection;
 	Row			row;
 	bool		existed;
 	volatile int64 count = 0;
 
+	EvpgProjectionRefuse("rebuild projections");
 	EvpgEnter(&scope, "evpg_rebuild_projection()");
 	projection = EvpgProjectionFind(name);
 	refuse_table_projection(projection, "rebuild");
@@ -670,14 +647,14 @@ evpg_rebuild_projection(PG_FUNCTION_ARGS)
 	row.position = 0;
 	row.state = NULL;
 	row.deleted = false;
-	projecting = true;
+	EvpgProjecting = true;
 	PG_TRY();
 	{
 		count = replay(&row);
 	}
 	PG_FINALLY();
 	{
-		projecting = false;
+		EvpgProjecting = false;
 	}
 	PG_END_TRY();
 

@@ -11,7 +11,6 @@
 #include "event.h"
 
 extern void EvpgProjectInit(void);
-extern bool EvpgProjecting(void);
 extern bool EvpgProjectAny(const EvpgEvent *events, int count);
 extern void EvpgProject(const EvpgEvent *events, int count);
 

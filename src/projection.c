@@ -39,6 +39,9 @@
 PG_FUNCTION_INFO_V1(evpg_register_projection);
 PG_FUNCTION_INFO_V1(evpg_drop_projection);
 
+/* User code of a projection is running. */
+bool		EvpgProjecting = false;
+
 static List *projections = NIL; /* of EvpgProjection, by name */
 static MemoryContext EvpgProjectionContext = NULL;	/* of the list; NULL: not
 													 * loaded */
@@ -226,8 +229,7 @@ add_key(List *keys, char *key)
 {
 	ListCell   *cell;
 
-	if (key[0] != '\0')
-		EvpgCheckId(key, "projection key");
+	EvpgCheckKey(key);
 	foreach(cell, keys)
 		if (strcmp(lfirst(cell), key) == 0)
 			return keys;
@@ -356,6 +358,20 @@ arg_name(FunctionCallInfo fcinfo, int arg, const char *what)
 	return name;
 }
 
+/*
+ * What user code of a projection may not do: the projections are being used,
+ * and rows would change under those who have locked them.
+ */
+void
+EvpgProjectionRefuse(const char *what)
+{
+	if (EvpgProjecting)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_REENTERED),
+				 errmsg("a projection cannot %s", what),
+				 errhint("Let a client that listens do it.")));
+}
+
 Datum
 evpg_register_projection(PG_FUNCTION_ARGS)
 {
@@ -434,6 +450,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgRegistryPut(values, nulls, 14, search_path);
 	EvpgRegistryPut(values, nulls, 15, GetUserNameFromId(registrant, false));
 
+	EvpgProjectionRefuse("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	changed = EvpgPlanRun(EVPG_PLAN_PROJECTION_WRITE, values, nulls);
@@ -452,6 +469,7 @@ evpg_drop_projection(PG_FUNCTION_ARGS)
 	Datum		name = PG_GETARG_DATUM(0);
 	bool		dropped;
 
+	EvpgProjectionRefuse("drop projections");
 	EvpgEnter(&scope, "evpg_drop_projection()");
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,

@@ -40,11 +40,14 @@ typedef struct EvpgProjection
 	char	   *event_name;
 } EvpgProjection;
 
+extern bool EvpgProjecting;
+
 extern List *EvpgProjections(void);
 extern EvpgProjection *EvpgProjectionFind(const char *name);
 extern bool EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event);
 extern bool EvpgProjectionKeyedById(EvpgProjection *projection);
 extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);
+extern void EvpgProjectionRefuse(const char *what);
 extern EvpgFunction *EvpgProjectionFunction(EvpgProjection *projection);
 
 #endif							/* EVPG_PROJECTION_H */
