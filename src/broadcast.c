@@ -80,7 +80,7 @@ EvpgBroadcastChannel(const char *projection, const char *key)
 }
 
 static char *
-frame_text(const EvpgFrame *frame, bool with_data)
+frame_text(const EvpgFrame *frame, bool truncated)
 {
 	StringInfoData text;
 
@@ -95,7 +95,9 @@ frame_text(const EvpgFrame *frame, bool with_data)
 					 frame->generation, frame->version, frame->position);
 	if (frame->deleted)
 		appendStringInfoString(&text, ", \"deleted\": true");
-	if (with_data)
+	if (truncated)
+		appendStringInfoString(&text, ", \"truncated\": true");
+	else if (frame->with_data)
 	{
 		appendStringInfoString(&text, ", \"data\": ");
 		if (frame->data == NULL)
@@ -103,8 +105,6 @@ frame_text(const EvpgFrame *frame, bool with_data)
 		else
 			(void) JsonbToCString(&text, &frame->data->root, VARSIZE_ANY(frame->data));
 	}
-	else if (frame->with_data)
-		appendStringInfoString(&text, ", \"truncated\": true");
 	appendStringInfoChar(&text, '}');
 	return text.data;
 }
@@ -117,9 +117,9 @@ EvpgBroadcastSend(const EvpgFrame *frame)
 
 	if (!EvpgBroadcastOn)
 		return;
-	text = frame_text(frame, frame->with_data);
+	text = frame_text(frame, frame->truncated);
 	if (strlen(text) > MAX_FRAME)
-		text = frame_text(frame, false);
+		text = frame_text(frame, true);
 	Async_Notify(EvpgBroadcastChannel(frame->projection, frame->key), text);
 	Async_Notify(EvpgBroadcastChannel(frame->projection, NULL), text);
 }

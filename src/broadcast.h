@@ -28,6 +28,7 @@ typedef struct EvpgFrame
 	int64		position;
 	bool		deleted;
 	bool		with_data;		/* data counts, NULL = null */
+	bool		truncated;		/* data is not sent though it should be */
 	Jsonb	   *data;
 } EvpgFrame;
 

@@ -31,6 +31,7 @@
 #include "common/sha2.h"
 #include "context.h"
 #include "errors.h"
+#include "fence.h"
 #include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
@@ -374,6 +375,8 @@ try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, b
 			.count = decision.count,
 			.hash = hash
 	};
+	/* The projections are those of who has entered the fence, see projection.c. */
+	EvpgFenceEnter();
 	if (catch && EvpgProjectAny(decision.events, decision.count))
 	{
 		EvpgStream	found = *stream;

@@ -244,7 +244,7 @@ bring_back(Row *row)
 }
 
 static void
-send_frame(const Row *row, const char *name, bool with_data, Jsonb *data)
+send_frame(const Row *row, const char *name, Jsonb *data)
 {
 	EvpgFrame	frame = {
 		.event = name,
@@ -254,7 +254,8 @@ send_frame(const Row *row, const char *name, bool with_data, Jsonb *data)
 		.version = row->version,
 		.position = row->position,
 		.deleted = row->deleted,
-		.with_data = with_data && row->ordered && row->projection->broadcast == EVPG_BROADCAST_DELTA,
+		.with_data = row->projection->broadcast == EVPG_BROADCAST_DELTA,
+		.truncated = !row->ordered && row->projection->broadcast == EVPG_BROADCAST_DELTA,
 		.data = data
 	};
 
@@ -449,7 +450,7 @@ apply_key(const Work *work, int nwork)
 
 		apply(&row, work[done].event, &applied);
 		if (!applied.silent)
-			send_frame(&row, row.projection->event_name, true, applied.delta);
+			send_frame(&row, row.projection->event_name, applied.delta);
 		CHECK_FOR_INTERRUPTS();
 	}
 	write_row(&row);
@@ -547,7 +548,7 @@ evpg_projection_put(PG_FUNCTION_ARGS)
 		row.version++;
 		draw_position(&row);
 		write_row(&row);
-		send_frame(&row, "put", true, state);
+		send_frame(&row, "put", state);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(row.version);
@@ -674,7 +675,7 @@ evpg_rebuild_projection(PG_FUNCTION_ARGS)
 		row.version = count;
 		draw_position(&row);
 		write_row(&row);
-		send_frame(&row, "rebuild", true, row.state);
+		send_frame(&row, "rebuild", row.state);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(count);
