@@ -4,12 +4,12 @@
  *		The position fence (rule 9): positions are drawn before commit, so a
  *		reader at position n could miss a smaller one that commits later.
  *
- * Who appends holds RowExclusiveLock on the empty relation evpg.fence from
+ * Who appends holds RowExclusiveLock on the view evpg.fence, of no use else, from
  * before its first draw to the end of its transaction.  A reader first reads
  * how far the sequence was drawn, then who holds that lock: when none of these
  * holders is a holder any more, every position up to there is decided.  Only
- * appenders matter: not other transactions, other databases, VACUUM or
- * CREATE INDEX CONCURRENTLY, which lock the log but never the fence.
+ * appenders matter: not other transactions, other databases, VACUUM, ANALYZE
+ * or CREATE INDEX CONCURRENTLY, which lock tables but never a view.
  *
  * A position that a rolled-back subtransaction drew is dead: never appended
  * later, so it does not matter that ROLLBACK TO gives the lock back early.
