@@ -15,11 +15,21 @@ SELECT evpg_register_aggregate('bench_append', library => 'evpg_bank', symbol =>
 SELECT evpg_register_aggregate('bench_c', library => 'evpg_bank', symbol => 'bank_account');
 SELECT evpg_register_aggregate('bench_sql', handler => 'bank.account_handle', reducer => 'bank.account_apply',
   invariant => 'bank.account_invariant', initial_state => '{"open": false, "balance": 0}');
+-- The same in C, each with one projection under its name.
+SELECT evpg_register_aggregate(t, library => 'evpg_bank', symbol => 'bank_account')
+  FROM unnest(ARRAY['bench_projected_sql', 'bench_broadcast_none', 'bench_broadcast_pointer', 'bench_broadcast_delta']) AS t;
+SELECT evpg_register_projection('bench_broadcast_' || b, library => 'evpg_bank', symbol => 'bank_balances',
+         aggregate_types => ARRAY['bench_broadcast_' || b], broadcast => b)
+  FROM unnest(ARRAY['none', 'pointer', 'delta']) AS b;
+SELECT evpg_register_projection('bench_projected_sql', reducer => 'bank.balances_apply', aggregate_types => '{bench_projected_sql}',
+  event_types => '{AccountOpened,MoneyDeposited,MoneyWithdrawn,AccountClosed}', initial_state => '{"balance": 0}', broadcast => 'none');
 -- without snapshots: its state is folded from all events
 SELECT evpg_register_aggregate('bench_load', library => 'evpg_bank', symbol => 'bank_account', snapshot_every => 0);
 
+SET evpg.broadcast = off;
 SELECT count(e.version)
-  FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql']) AS t, generate_series(1, :streams) AS i,
+  FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql', 'bench_projected_sql', 'bench_broadcast_none',
+                    'bench_broadcast_pointer', 'bench_broadcast_delta']) AS t, generate_series(1, :streams) AS i,
        evpg_append(t, i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
 
 -- 1,000 events, as composites and as arrays of their parts; stored uncompressed, so that reading them costs little.
@@ -32,5 +42,5 @@ SELECT array_agg(evpg_event('MoneyDeposited', d)), array_agg('MoneyDeposited'::t
 SELECT count(e.version)
   FROM generate_series(0, 9) AS i, bench.batch AS b, evpg_append('bench_load', '1', b.events, expected_version => i * 1000) AS e;
 
-VACUUM ANALYZE evpg.event_log, evpg.stream, bench.batch;
+VACUUM ANALYZE evpg.event_log, evpg.stream, evpg.projection_state, bench.batch;
 CHECKPOINT;

@@ -1,15 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * bank.c
- *		A bank account as an aggregate in C.  Amounts are integers, in cents.
+ *		A bank account as an aggregate in C, and the balances of all accounts as
+ *		a projection.  Amounts are integers, in cents.
  *
  * state	{"open": true, "balance": 1250, "owner": "Alice"}
  * command	Open {"owner": "Alice"}; Deposit and Withdraw {"amount": 500}; Close
  * event	AccountOpened {"owner": "Alice"}; MoneyDeposited and MoneyWithdrawn
  *			{"amount": 500}; AccountClosed {}
+ * row		{"owner": "Alice", "balance": 1250}; none once the account is closed
  *
- * bank.sql holds the same aggregate in PL/pgSQL and SQL: same commands, same
- * events, same states, same rejections.  Change both.
+ * bank.sql holds the same in PL/pgSQL and SQL: same commands, same events, same
+ * states, same rejections, same rows.  Change both.
  *
  *-------------------------------------------------------------------------
  */
@@ -153,7 +155,36 @@ closed(evpg_json *state, const evpg_event *event)
 	evpg_set_bool(state, "open", false);
 }
 
-/* ------------------------------------------------------------------ definition */
+/* ------------------------------------------------------------------ project */
+
+static void
+row_begins(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_set(state, "owner", evpg_share(evpg_get(event->data, "owner")));
+	evpg_delta(out, evpg_copy(state));
+}
+
+/* Listeners are sent what changed, not the whole row. */
+static void
+row_changes(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	if (strcmp(event->type, "MoneyDeposited") == 0)
+		deposited(state, event);
+	else
+		withdrawn(state, event);
+	evpg_delta(out, evpg_object(EVPG_INT("balance", evpg_int(state, "balance"))));
+}
+
+static void
+row_ends(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	(void) state;
+	(void) event;
+	evpg_delete(out);
+	evpg_delta(out, evpg_object(EVPG_BOOL("closed", true)));
+}
+
+/* ------------------------------------------------------------------ definitions */
 
 static bool
 solvent(evpg_result *why, const evpg_json *state)
@@ -175,3 +206,11 @@ EVPG_AGGREGATE(bank_account,
 									 EVPG_ON("MoneyWithdrawn", withdrawn),
 									 EVPG_ON("AccountClosed", closed)),
 			   .invariant = solvent);
+
+/* The key is the account.  Of which aggregate type, the registration says. */
+EVPG_PROJECTION(bank_balances,
+				.initial_state = "{\"balance\": 0}",
+				.events = EVPG_PROJECTS(EVPG_ON("AccountOpened", row_begins),
+										EVPG_ON("MoneyDeposited", row_changes),
+										EVPG_ON("MoneyWithdrawn", row_changes),
+										EVPG_ON("AccountClosed", row_ends)));

@@ -1,6 +1,6 @@
--- bank.sql: a bank account as an aggregate in PL/pgSQL and SQL, and the registration of both forms of it.
+-- bank.sql: a bank account as an aggregate in PL/pgSQL and SQL, its read models, and the registration of both forms of it.
 --
--- The same account as bank.c: same commands, events, states and rejections.  Change both.
+-- The same account as bank.c: same commands, events, states, rejections, and rows of balances.  Change both.
 -- Amounts are integers, in cents.  Can be run again at any time.
 
 CREATE SCHEMA IF NOT EXISTS bank;
@@ -65,9 +65,10 @@ BEGIN
   END IF;
 END $$;
 
--- Folds: the state and an event give the next state.
+-- Folds: the state and an event give the next state.  STABLE, as jsonb_build_object() is: a function in SQL that claims to be
+-- more cannot be inlined, and is several times slower.
 CREATE OR REPLACE FUNCTION bank.account_apply(state jsonb, event evpg.event) RETURNS jsonb
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql STABLE AS $$
   SELECT CASE event.type
     WHEN 'AccountOpened' THEN state || jsonb_build_object('open', true, 'owner', event.data->'owner')
     WHEN 'MoneyDeposited' THEN state || jsonb_build_object('balance', (state->>'balance')::numeric + (event.data->>'amount')::numeric)
@@ -89,3 +90,57 @@ SELECT evpg_register_aggregate('account', handler => 'bank.account_handle', redu
 
 -- The one in C: account_c.  Needs a superuser, and "make install" in this directory.
 SELECT evpg_register_aggregate('account_c', library => 'evpg_bank', symbol => 'bank_account') AS account_c_changed;
+
+-- ------------------------------------------------------------------ read models
+
+-- Balances: a row of jsonb for each account, {"owner": "Alice", "balance": 1250}; none once it is closed.
+-- Listeners are sent what changed, not the whole row.
+CREATE OR REPLACE FUNCTION bank.balance_after(state jsonb, event evpg.event) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+  SELECT jsonb_build_object('balance', (state->>'balance')::numeric
+    + CASE event.type WHEN 'MoneyDeposited' THEN 1 ELSE -1 END * (event.data->>'amount')::numeric)
+$$;
+
+CREATE OR REPLACE FUNCTION bank.balances_apply(state jsonb, event evpg.event) RETURNS evpg.projected
+LANGUAGE sql STABLE AS $$
+  SELECT CASE event.type
+    WHEN 'AccountOpened' THEN evpg_projected(state || jsonb_build_object('owner', event.data->'owner'),
+                                             state || jsonb_build_object('owner', event.data->'owner'))
+    WHEN 'AccountClosed' THEN evpg_projected(NULL, '{"closed": true}')  -- no state: the row goes
+    ELSE evpg_projected(state || bank.balance_after(state, event), bank.balance_after(state, event))
+  END
+$$;
+
+-- The statement: an ordinary table with a line for each deposit and withdrawal, written by a table projection.
+CREATE TABLE IF NOT EXISTS bank.statement (
+  account   text COLLATE "C",
+  version   bigint,                     -- of the account after it
+  booked_at timestamptz NOT NULL,
+  text      text NOT NULL,              -- deposit, withdrawal
+  amount    numeric NOT NULL,           -- what it added: less than zero for a withdrawal
+  balance   numeric NOT NULL,
+  PRIMARY KEY (account, version)
+);
+
+-- Lines of one account are written one after the other, so the last one has the balance.
+CREATE OR REPLACE FUNCTION bank.statement_write(event evpg.event) RETURNS jsonb
+LANGUAGE sql AS $$
+  INSERT INTO bank.statement (account, version, booked_at, text, amount, balance)
+  SELECT event.aggregate_id, event.version, event.occurred_at, line.text, line.amount,
+         line.amount + coalesce((SELECT balance FROM bank.statement WHERE account = event.aggregate_id ORDER BY version DESC LIMIT 1), 0)
+    FROM (SELECT CASE event.type WHEN 'MoneyDeposited' THEN 'deposit' ELSE 'withdrawal' END AS text,
+                 CASE event.type WHEN 'MoneyDeposited' THEN 1 ELSE -1 END * (event.data->>'amount')::numeric AS amount) AS line
+  RETURNING jsonb_build_object('version', version)
+$$;
+
+SELECT evpg_register_projection('balances', reducer => 'bank.balances_apply', aggregate_types => '{account}',
+  event_types => '{AccountOpened,MoneyDeposited,MoneyWithdrawn,AccountClosed}', initial_state => '{"balance": 0}',
+  broadcast => 'delta') AS balances_changed;
+
+-- Listeners of the statement are told where to look, and read the table.
+SELECT evpg_register_projection('statement', handler => 'bank.statement_write', aggregate_types => '{account}',
+  event_types => '{MoneyDeposited,MoneyWithdrawn}', broadcast => 'pointer') AS statement_changed;
+
+-- The same balances in C, of the account in C.
+SELECT evpg_register_projection('balances_c', library => 'evpg_bank', symbol => 'bank_balances',
+  aggregate_types => '{account_c}', broadcast => 'delta') AS balances_c_changed;

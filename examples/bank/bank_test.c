@@ -2,7 +2,8 @@
  *
  * bank_test.c
  *		Unit test of the account, without a server: given a state, when a
- *		command comes, then these events or that rejection.  Prints TAP.
+ *		command comes, then these events or that rejection; and of the balances:
+ *		given a row, when an event comes, then that row and delta.  Prints TAP.
  *
  *		cc -I<directory of evpg.h> bank_test.c bank.c -ljson-c
  *
@@ -13,6 +14,7 @@
 #include "evpg.h"
 
 extern const evpg_aggregate *bank_account(void);
+extern const evpg_projection *bank_balances(void);
 
 static int	tests = 0;
 static int	failures = 0;
@@ -133,6 +135,34 @@ rejects(const char *type, const char *json, const char *code, const char *messag
 	json_object_put(before);
 }
 
+/* Given a row, when an event comes, then the row and the delta; a row NULL is none. */
+static void
+projects(const char *row, const char *type, const char *json, const char *next, const char *delta, const char *name)
+{
+	const evpg_projection *balances = bank_balances();
+	evpg_json  *projected = json_tokener_parse(row != NULL ? row : balances->initial_state);
+	evpg_json  *data = json_tokener_parse(json);
+	evpg_event	event = {
+		.aggregate_type = "account",
+		.aggregate_id = "alice",
+		.type = type,
+		.data = data,
+		.event_id = "",
+		.correlation_id = ""
+	};
+	bool		taken = evpg_project(balances, projected, &event, &out);
+
+	ok(taken && !out.failed && out.deleted == (next == NULL), name);
+	if (next != NULL)
+		is_json(projected, next, "... and its row");
+	is_json(out.delta, delta, "... and what listeners are sent");
+	/* only the row counts from here on: it must not share what the event loses */
+	json_object_put(data);
+	if (next != NULL)
+		is_json(projected, next, "... and the row outlives the event");
+	json_object_put(projected);
+}
+
 #define lengthof(array)	(sizeof(array) / sizeof((array)[0]))
 #define NOT_OPEN		"account \"alice\" is not open"
 #define INVALID_AMOUNT	"amount must be an integer from 1 to 1000000000000"
@@ -212,6 +242,16 @@ main(void)
 	fold("MoneyWithdrawn", "{}");
 	fold("MoneyWithdrawn", "null");
 	ok(evpg_int(state, "balance") == INT64_MAX, "a fold takes any data");
+
+	projects(NULL, "AccountOpened", "{\"owner\": \"Alice\"}", "{\"owner\": \"Alice\", \"balance\": 0}",
+			 "{\"owner\": \"Alice\", \"balance\": 0}", "an opened account begins a row");
+	projects("{\"owner\": \"Alice\", \"balance\": 0}", "MoneyDeposited", "{\"amount\": 100}",
+			 "{\"owner\": \"Alice\", \"balance\": 100}", "{\"balance\": 100}", "a deposit");
+	projects("{\"owner\": \"Alice\", \"balance\": 100}", "MoneyWithdrawn", "{\"amount\": 30}",
+			 "{\"owner\": \"Alice\", \"balance\": 70}", "{\"balance\": 70}", "a withdrawal");
+	projects(NULL, "MoneyDeposited", "{\"amount\": 5}", "{\"balance\": 5}", "{\"balance\": 5}", "a deposit into an unknown account");
+	projects("{\"owner\": \"Alice\", \"balance\": 0}", "AccountClosed", "{}", NULL, "{\"closed\": true}", "a closed account has no row");
+	ok(evpg_find_projected(bank_balances(), "InterestPromised") == NULL, "no row changes by other events");
 
 	json_object_put(state);
 	evpg_result_reset(&out);

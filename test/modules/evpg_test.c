@@ -8,6 +8,8 @@
  * echo			gives back what it is given: values, commands, events
  * hostile		does what a module must not do
  *
+ * and projections of them: totals, group_totals (by a key of its own), bad_key_totals.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -423,3 +425,95 @@ EVPG_AGGREGATE(hostile,
 										 EVPG_ON("Refuse", refuse), EVPG_ON("Spoil", spoil),
 										 EVPG_ON("FoldForever", fold_forever), EVPG_ON("Nothing", nothing)),
 			   .events = EVPG_EVENTS(EVPG_ON("Tried", tried), EVPG_ON("Spoiled", spoiled), EVPG_ON("Spun", spun)));
+
+/* ------------------------------------------------------------------ projections */
+
+static void
+project_total(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	int64_t		n = evpg_int(event->data, "n");
+
+	fold_total(state, strcmp(event->type, "Added") == 0 ? n : -n);
+	/* silent when nothing changes */
+	if (n != 0)
+		evpg_delta(out, evpg_object(EVPG_INT("n", n), EVPG_INT("total", evpg_int(state, "total"))));
+}
+
+static void
+project_cleared(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_delete(out);
+	evpg_delta(out, evpg_object(EVPG_TEXT("cleared_by", event->actor)));
+}
+
+static void
+project_broken(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_fail(out, "broken by \"%s\"", event->type);
+}
+
+/* A state or delta that cannot be stored. */
+static void
+project_spoiled(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_json  *bad = bad_string(evpg_text(event->data, "how"));
+
+	if (strcmp(evpg_text(event->data, "where"), "delta") == 0)
+		evpg_delta(out, bad);
+	else
+		evpg_set(state, "spoiled", bad);
+}
+
+static void
+project_deep(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_json  *value = NULL;
+
+	for (int64_t i = 0; i < evpg_int(event->data, "depth"); i++)
+	{
+		evpg_json  *outer = json_object_new_array();
+
+		json_object_array_add(outer, value);
+		value = outer;
+	}
+	evpg_set(state, "deep", value);
+}
+
+static void
+project_spun(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	for (;;)
+		evpg_check_interrupts(out->host);
+}
+
+/* totals: the twin of test.sum_project in test/pgtap/include/projections.sql, but for unknown events. */
+EVPG_PROJECTION(totals,
+				.initial_state = "{\"total\": 0, \"applied\": 0}",
+				.aggregate_types = EVPG_TYPES("counter", "counter_c"),
+				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total), EVPG_ON("Subtracted", project_total),
+										EVPG_ON("Cleared", project_cleared), EVPG_ON("Broken", project_broken),
+										EVPG_ON("Spoiled", project_spoiled), EVPG_ON("Deep", project_deep),
+										EVPG_ON("Spun", project_spun)));
+
+static const char *
+group_of(const evpg_event *event)
+{
+	evpg_json  *group = evpg_get(event->data, "group");
+
+	return group == NULL ? NULL : json_object_get_string(group);
+}
+
+static const char *
+bad_key(const evpg_event *event)
+{
+	return "caf\xe9";
+}
+
+EVPG_PROJECTION(group_totals,
+				.initial_state = "{\"total\": 0, \"applied\": 0}",
+				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total), EVPG_ON("Subtracted", project_total)),
+				.key = group_of);
+
+EVPG_PROJECTION(bad_key_totals,
+				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total)),
+				.key = bad_key);

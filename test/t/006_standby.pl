@@ -69,6 +69,8 @@ is(sqlstate($standby, "SELECT evpg_drop_aggregate('account')"), '25006', '25006:
 
 $primary->safe_psql('postgres', <<'SQL');
 BEGIN;
+-- a transaction that has frames cannot be prepared
+SET LOCAL evpg.broadcast = off;
 SELECT FROM evpg_execute('account_c', 'p', 'Open', '{"owner": "Paul"}');
 PREPARE TRANSACTION 'appender';
 SQL
