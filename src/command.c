@@ -525,6 +525,7 @@ static const struct
 	const char *name;
 	int			sqlstate;
 }			statuses[] =
+
 {
 	[EVPG_STATUS_OK] = {"ok", ERRCODE_SUCCESSFUL_COMPLETION},
 	[EVPG_STATUS_NOOP] = {"noop", ERRCODE_SUCCESSFUL_COMPLETION},

@@ -25,7 +25,7 @@ static Jsonb *
 merge(Jsonb *left, Jsonb *right)
 {
 	Jsonb	   *merged = left == NULL ? right : right == NULL ? left :
-		DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(left), JsonbPGetDatum(right)));
+	DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(left), JsonbPGetDatum(right)));
 
 	return merged != NULL && JB_ROOT_COUNT(merged) == 0 ? NULL : merged;
 }
@@ -83,7 +83,11 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 		event->has_event_id = true;
 		event->metadata = merge(command->metadata, event->metadata);
 		event->command_id = command->command_id;
-		/* All events of a command share one; that of the first is left to its own id. */
+
+		/*
+		 * All events of a command share one; that of the first is left to its
+		 * own id.
+		 */
 		if (command->correlation_id != NULL)
 			event->correlation_id = command->correlation_id;
 		else if (i > 0)

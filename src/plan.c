@@ -52,7 +52,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" excluded.invariant, excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep,"
 		" excluded.reducer_version, excluded.search_path)",
 		13, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID, INT4OID,
-			TEXTOID, TEXTOID, INT8OID}
+		TEXTOID, TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_COMMAND_READ] = {
 		"SELECT first_version, last_version, payload_hash FROM evpg.command_record"

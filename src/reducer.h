@@ -21,7 +21,8 @@
 typedef struct EvpgState
 {
 	EvpgAggregate *aggregate;
-	MemoryContext context;		/* holds what follows; reset per event: scratch */
+	MemoryContext context;		/* holds what follows; reset per event:
+								 * scratch */
 	MemoryContext scratch;
 	EvpgJsonOwner *json;		/* native */
 	EvpgJsonOwner *event_data;	/* native: of the event being folded */
