@@ -234,7 +234,7 @@ fold_by_function(EvpgState *state, const EvpgEvent *event)
 	bool	   *nulls;
 	Jsonb	   *next;
 
-	if (EvpgFunctionCall(reducer, args, NULL, true, 1, &rows, &nulls) != 1 || nulls[0])
+	if (EvpgFunctionCall(reducer, args, true, 1, &rows, &nulls) != 1 || nulls[0])
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("reducer %s returned null", reducer->signature),
@@ -286,7 +286,6 @@ typedef struct Call
 {
 	EvpgFunction *function;
 	Datum	   *args;
-	const char *nulls;
 	int			max_rows;
 	Datum	   *rows;
 	bool	   *row_nulls;
@@ -296,8 +295,7 @@ typedef struct Call
 static void
 run_call(Call *call)
 {
-	call->count = EvpgFunctionCall(call->function, call->args, call->nulls, false, call->max_rows,
-								   &call->rows, &call->row_nulls);
+	call->count = EvpgFunctionCall(call->function, call->args, false, call->max_rows, &call->rows, &call->row_nulls);
 }
 
 /* What a refusal says, copied out of its error. */
