@@ -218,7 +218,7 @@ CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DE
 COMMENT ON FUNCTION evpg_event IS 'makes an event; caused_by is the 1-based number of an earlier event of the same call';
 
 CREATE FUNCTION evpg_events(events jsonb)
-  RETURNS evpg.new_event[] AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+  RETURNS evpg.new_event[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_events IS 'makes events of a JSON object or array of objects; an unknown key is an error';
 
 CREATE FUNCTION evpg_command(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',

@@ -237,10 +237,14 @@ EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path)
 					  GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Ends what EvpgEnter or EvpgEnterAs began. */
+/*
+ * Ends what EvpgEnter or EvpgEnterAs began.  Settings that user code made in
+ * between go too: else a function of one role could change the search_path of
+ * another.
+ */
 void
 EvpgLeave(const EvpgScope *scope)
 {
-	AtEOXact_GUC(true, scope->guc_level);
+	AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
 }

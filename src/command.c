@@ -260,10 +260,33 @@ lock_stream(EvpgStream *stream, bool reserve)
 	}
 }
 
+/* Whose refusal an error would be. */
+typedef enum Phase
+{
+	PHASE_OURS,
+	PHASE_DECIDING,				/* the handler's */
+	PHASE_PROJECTING			/* that of a constraint of a user's table */
+} Phase;
+
+/* A command that is being executed. */
+typedef struct Execution
+{
+	EvpgCommand *command;
+	EvpgAggregate *aggregate;
+	const bytea *hash;			/* of the payload; NULL: no command id */
+	EvpgOutcome *outcome;
+	EvpgStream	found;			/* the stream before anything was written */
+	Phase		phase;
+	bool		catch;			/* a refusal is to be an outcome */
+	bool		attempt;		/* in a subtransaction, and refusals raised */
+	bool		refusing;		/* outcome is a refusal that is raised */
+} Execution;
+
 /* Lets the interceptors see the command; false if one refused. */
 static bool
-intercept(EvpgCommand *command, EvpgOutcome *outcome)
+intercept(Execution *execution)
 {
+	EvpgCommand *command = execution->command;
 	ListCell   *cell;
 
 	foreach(cell, EvpgRegistryInterceptors())
@@ -276,63 +299,60 @@ intercept(EvpgCommand *command, EvpgOutcome *outcome)
 			continue;
 		if (!EvpgReducerIntercept(interceptor, command, &why))
 		{
-			refuse(outcome, EVPG_STATUS_INTERCEPTED, &why);
-			if (outcome->code == NULL)
-				outcome->code = interceptor->name;
+			refuse(execution->outcome, EVPG_STATUS_INTERCEPTED, &why);
+			if (execution->outcome->code == NULL)
+				execution->outcome->code = interceptor->name;
+			(void) EvpgStreamRead(&execution->outcome->stream, false);
 			return false;
 		}
 	}
 	return true;
 }
 
-/* Events to be written, and what they came to. */
-typedef struct Write
+/*
+ * Writes events and what follows from them, but for the snapshot; false if the
+ * stream was created by another transaction meanwhile, then nothing is written.
+ */
+static bool
+write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, int count, const bytea *hash,
+			 Phase *phase)
 {
-	const EvpgCommand *command;
-	EvpgStream *stream;
-	EvpgEvent  *events;
-	int			count;
-	const bytea *hash;			/* NULL: no command id */
-	bool		created;		/* false: another transaction made the stream */
-} Write;
-
-/* All that an accepted command writes, but its snapshot. */
-static void
-write_events(void *arg)
-{
-	Write	   *write = arg;
 	int64		first;
 
-	write->created = write->stream->stream_id != 0 || EvpgStreamCreate(write->stream);
-	if (!write->created)
-		return;
-	first = write->stream->version + 1;
-	EvpgLogAppend(write->stream, write->events, write->count);
-	EvpgProject(write->events, write->count);
-	if (write->hash != NULL)
-		record_command(write->command, write->stream, first, write->hash);
+	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
+		return false;
+	first = stream->version + 1;
+	EvpgLogAppend(stream, events, count);
+	*phase = PHASE_PROJECTING;
+	EvpgProject(events, count);
+	*phase = PHASE_OURS;
+	if (hash != NULL)
+		record_command(command, stream, first, hash);
+	return true;
 }
 
 /*
- * One try at a command; false if the stream was created by another transaction
- * meanwhile.  Nothing was written then.
+ * One try at a command; false if it must be tried again and nothing was
+ * written: another transaction created the stream, or an attempt is needed.
  */
 static bool
-try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, bool catch, EvpgOutcome *outcome)
+try_command(Execution *execution)
 {
+	EvpgCommand *command = execution->command;
+	EvpgAggregate *aggregate = execution->aggregate;
+	EvpgOutcome *outcome = execution->outcome;
 	EvpgStream *stream = &outcome->stream;
 	EvpgState	state;
 	EvpgDecision decision;
 	EvpgDecision why;
-	Write		write;
-	int64		first;
+	int64		before;
 
-	stream->aggregate_type = command->aggregate_type;
-	stream->aggregate_id = command->aggregate_id;
 	lock_stream(stream, !aggregate->native);
+	execution->found = *stream;
 	/* Under the lock, so that times grow with versions. */
 	command->received_at = GetCurrentTimestamp();
-	if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
+	if (execution->hash != NULL && stream->stream_id != 0 &&
+		find_duplicate(command, stream, execution->hash, outcome))
 	{
 		outcome->status = EVPG_STATUS_DUPLICATE;
 		return true;
@@ -342,7 +362,9 @@ try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, b
 
 	EvpgStateLoad(&state, aggregate, stream, false);
 	command->version = stream->version;
-	EvpgReducerDecide(&state, command, catch, &decision);
+	execution->phase = PHASE_DECIDING;
+	EvpgReducerDecide(&state, command, &decision);
+	execution->phase = PHASE_OURS;
 	if (decision.rejected || decision.count == 0)
 	{
 		if (decision.rejected)
@@ -367,42 +389,19 @@ try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, b
 		return true;
 	}
 
-	first = stream->version + 1;
-	write = (Write) {
-		.command = command,
-			.stream = stream,
-			.events = decision.events,
-			.count = decision.count,
-			.hash = hash
-	};
-	/* The projections are those of who has entered the fence, see projection.c. */
+	/* Who has entered the fence knows all projections, see projection.c. */
 	EvpgFenceEnter();
-	if (catch && EvpgProjectAny(decision.events, decision.count))
+	if (execution->catch && !execution->attempt && EvpgProjectAny(decision.events, decision.count))
 	{
-		EvpgStream	found = *stream;
-		ErrorData  *error = EvpgAttempt(write_events, &write);
-
-		if (error != NULL)
-		{
-			/* A constraint of the user's tables has refused (rule 8). */
-			if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
-				ReThrowError(error);
-			*stream = found;
-			outcome->status = EVPG_STATUS_REJECTED;
-			outcome->sqlstate = error->sqlerrcode;
-			outcome->code = error->constraint_name;
-			outcome->message = error->message;
-			outcome->hint = error->hint;
-			return true;
-		}
+		execution->attempt = true;
+		return false;
 	}
-	else
-		write_events(&write);
-	if (!write.created)
+	before = stream->version;
+	if (!write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase))
 		return false;
 	state.last_position = stream->last_position;
 	if (aggregate->snapshot_every > 0 &&
-		(first - 1) / aggregate->snapshot_every < stream->version / aggregate->snapshot_every)
+		before / aggregate->snapshot_every < stream->version / aggregate->snapshot_every)
 		(void) EvpgStateSnapshot(&state, stream->stream_id);
 	EvpgStateKeep(&state, stream->stream_id);
 
@@ -410,6 +409,63 @@ try_command(EvpgCommand *command, EvpgAggregate *aggregate, const bytea *hash, b
 	outcome->events = decision.events;
 	outcome->count = decision.count;
 	return true;
+}
+
+/* Executes a command; inside an attempt a refusal is raised, so that it leaves no trace. */
+static void
+execute(void *arg)
+{
+	Execution  *execution = arg;
+	bool		attempt = execution->attempt;
+
+	if (intercept(execution))
+	{
+		if (execution->command->command_id != NULL)
+			execution->hash = payload_hash(execution->command, NULL, 0);
+		while (!try_command(execution))
+		{
+			if (attempt != execution->attempt)
+				return;
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	if (attempt)
+	{
+		execution->refusing = true;
+		EvpgOutcomeRaise(execution->outcome);
+	}
+}
+
+/*
+ * Executes a command in a subtransaction, and makes an outcome of a refusal:
+ * ours, one that the handler has raised, or one of a constraint (rule 8).  Any
+ * other error is a defect.
+ */
+static void
+attempt_command(Execution *execution)
+{
+	EvpgOutcome *outcome = execution->outcome;
+	EvpgDecision why;
+	ErrorData  *error;
+
+	execution->attempt = true;
+	error = EvpgAttempt(execute, execution);
+	if (error == NULL || execution->refusing)
+		return;
+	outcome->stream = execution->found;
+	outcome->events = NULL;
+	outcome->count = 0;
+	EvpgReducerRefusal(error, &why);
+	if (execution->phase == PHASE_DECIDING && error->sqlerrcode == EVPG_ERRCODE_REJECTED)
+		refuse(outcome, EVPG_STATUS_REJECTED, &why);
+	else if (execution->phase == PHASE_PROJECTING &&
+			 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+	{
+		refuse(outcome, EVPG_STATUS_REJECTED, &why);
+		outcome->sqlstate = error->sqlerrcode;
+	}
+	else
+		ReThrowError(error);
 }
 
 static void
@@ -443,16 +499,16 @@ count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
  * command; a projection that writes events would do so for its rows.
  */
 static void
-refuse_reentry(const EvpgCommand *command)
+refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 {
 	EvpgProjectionRefuse("write events");
 	for (Running *r = running; r != NULL; r = r->outer)
-		if (strcmp(r->aggregate_type, command->aggregate_type) == 0 &&
-			strcmp(r->aggregate_id, command->aggregate_id) == 0)
+		if (strcmp(r->aggregate_type, aggregate_type) == 0 &&
+			strcmp(r->aggregate_id, aggregate_id) == 0)
 			ereport(ERROR,
 					(errcode(EVPG_ERRCODE_REENTERED),
 					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
-							command->aggregate_type, command->aggregate_id),
+							aggregate_type, aggregate_id),
 					 errdetail("Its handler cannot write to its own stream."),
 					 errhint("Let the handler return the events instead.")));
 }
@@ -461,13 +517,14 @@ refuse_reentry(const EvpgCommand *command)
  * EvpgCommandExecute
  *		Executes a checked command, which it completes from the context.
  *
- * A refusal is an outcome.  Only a refusal by a function is raised as it is,
- * unless catch asks for an outcome then too, at the price of a subtransaction.
+ * With catch, every refusal is an outcome.  Without, a refusal by a function is
+ * raised as it is, and so is any other error.  User code that may write takes a
+ * subtransaction with catch; a module alone does not.
  */
 void
 EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 {
-	EvpgAggregate *aggregate;
+	Execution	execution = {.command = command, .outcome = outcome, .catch = catch};
 	Running		self;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
@@ -475,33 +532,33 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	command->received_at = GetCurrentTimestamp();
 	command->version = -1;		/* not known yet */
 	EvpgContextApply(command);
-	aggregate = EvpgRegistryAggregate(command->aggregate_type);
+	execution.aggregate = EvpgRegistryAggregate(command->aggregate_type);
 	outcome->stream.aggregate_type = command->aggregate_type;
 	outcome->stream.aggregate_id = command->aggregate_id;
+	execution.found = outcome->stream;
 
-	refuse_reentry(command);
+	refuse_reentry(command->aggregate_type, command->aggregate_id);
 	self.aggregate_type = command->aggregate_type;
 	self.aggregate_id = command->aggregate_id;
 	self.outer = running;
 	running = &self;
 	PG_TRY();
 	{
-		if (intercept(command, outcome))
-		{
-			bytea	   *hash = command->command_id == NULL ? NULL : payload_hash(command, NULL, 0);
-
-			while (!try_command(command, aggregate, hash, catch, outcome))
-				CHECK_FOR_INTERRUPTS();
-		}
+		if (catch && (!execution.aggregate->native || EvpgRegistryInterceptors() != NIL))
+			attempt_command(&execution);
 		else
-			(void) EvpgStreamRead(&outcome->stream, false);
+		{
+			execute(&execution);
+			if (execution.attempt)
+				attempt_command(&execution);
+		}
 	}
 	PG_FINALLY();
 	{
 		running = self.outer;
 	}
 	PG_END_TRY();
-	count_outcome(aggregate->counters, outcome);
+	count_outcome(execution.aggregate->counters, outcome);
 }
 
 /*
@@ -515,14 +572,14 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	EvpgAggregate *aggregate;
 	EvpgStream *stream = &outcome->stream;
 	bytea	   *hash;
-	Write		write;
+	Phase		phase;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	stream->aggregate_type = command->aggregate_type;
 	stream->aggregate_id = command->aggregate_id;
 	EvpgContextApply(command);
 	aggregate = EvpgRegistryAggregate(command->aggregate_type);
-	refuse_reentry(command);
+	refuse_reentry(command->aggregate_type, command->aggregate_id);
 	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);
 
 	do
@@ -545,14 +602,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	} while (stream->stream_id == 0 && !EvpgStreamCreate(stream));
 
 	EvpgContextStamp(command, events, count);
-	write = (Write) {
-		.command = command,
-			.stream = stream,
-			.events = events,
-			.count = count,
-			.hash = hash
-	};
-	write_events(&write);
+	(void) write_events(command, stream, events, count, hash, &phase);
 	aggregate->counters->events += count;
 	outcome->status = EVPG_STATUS_OK;
 	outcome->events = events;
@@ -565,6 +615,7 @@ EvpgCommandCreateStream(EvpgStream *stream)
 {
 	EvpgAggregate *aggregate = EvpgRegistryAggregate(stream->aggregate_type);
 
+	refuse_reentry(stream->aggregate_type, stream->aggregate_id);
 	if (EvpgStreamRead(stream, false))
 		return false;
 	if (!aggregate->native)
@@ -579,6 +630,7 @@ static const struct
 	const char *name;
 	int			sqlstate;
 }			statuses[] =
+
 {
 	[EVPG_STATUS_OK] = {"ok", ERRCODE_SUCCESSFUL_COMPLETION},
 	[EVPG_STATUS_NOOP] = {"noop", ERRCODE_SUCCESSFUL_COMPLETION},

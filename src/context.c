@@ -25,21 +25,24 @@ static Jsonb *
 merge(Jsonb *left, Jsonb *right)
 {
 	Jsonb	   *merged = left == NULL ? right : right == NULL ? left :
-		DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(left), JsonbPGetDatum(right)));
+	DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(left), JsonbPGetDatum(right)));
 
 	return merged != NULL && JB_ROOT_COUNT(merged) == 0 ? NULL : merged;
 }
 
+/* A setting's value, NULL if none; a copy, because user code may set it anew. */
 static const char *
 setting(const char *value)
 {
-	return value != NULL && value[0] != '\0' ? value : NULL;
+	return value != NULL && value[0] != '\0' ? pstrdup(value) : NULL;
 }
 
 /* Fills what the call left open from evpg_set_context(); SET can put anything there, so it is checked. */
 void
 EvpgContextApply(EvpgCommand *command)
 {
+	const char *text;
+
 	if (command->actor == NULL)
 	{
 		command->actor = setting(EvpgActor);
@@ -52,9 +55,10 @@ EvpgContextApply(EvpgCommand *command)
 		if (command->correlation_id != NULL)
 			EvpgCheckId(command->correlation_id, "correlation id");
 	}
-	if (setting(EvpgMetadata) != NULL)
+	text = setting(EvpgMetadata);
+	if (text != NULL)
 	{
-		Jsonb	   *metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(EvpgMetadata)));
+		Jsonb	   *metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 
 		EvpgJsonbCheckLimits(metadata, "metadata");
 		EvpgCheckMetadata(metadata);
@@ -83,7 +87,11 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 		event->has_event_id = true;
 		event->metadata = merge(command->metadata, event->metadata);
 		event->command_id = command->command_id;
-		/* All events of a command share one; that of the first is left to its own id. */
+
+		/*
+		 * All events of a command share one; that of the first is left to its
+		 * own id.
+		 */
 		if (command->correlation_id != NULL)
 			event->correlation_id = command->correlation_id;
 		else if (i > 0)

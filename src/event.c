@@ -559,7 +559,8 @@ EvpgEventsFromJsonb(Jsonb *jsonb, EvpgEvent **events)
 	*events = palloc(sizeof(EvpgEvent) * Max(count, 1));
 	for (int i = 0; i < count; i++)
 		if (!EvpgEventFromNewEvent(DatumGetHeapTupleHeader(rows[i]), &(*events)[i]))
-			memset(&(*events)[i], 0, sizeof(EvpgEvent));	/* {}: the check asks for a type */
+			memset(&(*events)[i], 0, sizeof(EvpgEvent));	/* {}: the check asks
+															 * for a type */
 	return count;
 }
 

@@ -88,7 +88,8 @@ typedef struct evpg_host
 	size_t		size;
 	void		(*check_interrupts) (void); /* may not return: hold nothing of
 											 * your own */
-	void		(*log) (const char *message);	/* to the server log, level LOG */
+	void		(*log) (const char *message);	/* to the server log, level
+												 * LOG */
 } evpg_host;
 
 #define EVPG_HOST_HAS(host, member) \
@@ -445,7 +446,8 @@ evpg_with_metadata(evpg_json *event, evpg_json *metadata)
 }
 
 /* Handler, invariant: refuse.  Events already emitted are dropped; the first refusal counts. */
-static inline void EVPG_PRINTF(3, 4)
+static inline void
+EVPG_PRINTF(3, 4)
 evpg_reject(evpg_result *out, const char *code, const char *format,...)
 {
 	va_list		args;
@@ -483,7 +485,8 @@ evpg_delete(evpg_result *out)
 }
 
 /* Any callback with a result: the input is impossible, a defect (SQLSTATE VE009). */
-static inline void EVPG_PRINTF(2, 3)
+static inline void
+EVPG_PRINTF(2, 3)
 evpg_fail(evpg_result *out, const char *format,...)
 {
 	va_list		args;

@@ -44,7 +44,8 @@
 
 static Oid	known_sequence = InvalidOid;	/* what the rest is about */
 static int64 stable = 0;		/* the mark */
-static int64 pending_position = 0;	/* becomes the mark when the pending are gone */
+static int64 pending_position = 0;	/* becomes the mark when the pending are
+									 * gone */
 static VirtualTransactionId *pending = NULL;	/* in TopMemoryContext */
 static int	npending = 0;
 

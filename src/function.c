@@ -4,8 +4,8 @@
  *		User functions that fill a role: what they must look like, and calling
  *		them.
  *
- * A function is called through a saved SPI plan, so CREATE OR REPLACE, inlining
- * and every language work as in SQL.  It runs as its owner, under the
+ * A function is called through a saved plan, so CREATE OR REPLACE, inlining and
+ * every language work as in SQL.  It runs as its owner, under the
  * search_path that was in force when it was registered (its own SET wins),
  * never as the owner of the extension.  Who registers it must own it: whoever
  * owns it could replace it later.
@@ -29,6 +29,9 @@
 #include "executor/spi.h"
 #include "function.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/params.h"
+#include "parser/parse_node.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -157,6 +160,15 @@ EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
 }
 
 static void
+raise_missing(const char *signature, EvpgRole role)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			 errmsg("%s function %s does not exist", role_names[role], signature),
+			 errhint("Create it again, or register another one.")));
+}
+
+static void
 free_plan(void *arg)
 {
 	EvpgFunction *function = arg;
@@ -186,10 +198,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_pat
 	if (!fcinfo->isnull)
 		tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("%s function %s does not exist", role_names[role], signature),
-				 errhint("Create it again, or register another one.")));
+		raise_missing(signature, role);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (!role_fits(proc, role))
 		ereport(ERROR,
@@ -212,20 +221,89 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_pat
 	return function;
 }
 
+/*
+ * The expression that calls a function: in place of the one parameter of the
+ * statement that the plan is made of.  So the plan is about this very function,
+ * never about another one that has come to have its name.  It is asked for
+ * again whenever the function has changed.
+ */
+static Node *
+call_expression(ParseState *pstate, ParamRef *ref)
+{
+	EvpgFunction *function = pstate->p_ref_hook_state;
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
+	Form_pg_proc proc;
+	Oid			types[2];
+	int			count = role_arguments(function->role, types);
+	List	   *args = NIL;
+	FuncExpr   *call;
+
+	if (!HeapTupleIsValid(tuple))
+		raise_missing(function->signature, function->role);
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (proc->proowner != function->owner || !role_fits(proc, function->role))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("function %s was changed while it was being used", function->signature),
+				 errhint("Repeat the command.")));
+	for (int i = 0; i < count; i++)
+	{
+		Param	   *param = makeNode(Param);
+
+		param->paramkind = PARAM_EXTERN;
+		param->paramid = i + 1;
+		param->paramtype = types[i];
+		param->paramtypmod = -1;
+		param->location = -1;
+		args = lappend(args, param);
+	}
+	call = makeFuncExpr(function->oid, proc->prorettype, args, get_typcollation(proc->prorettype),
+						InvalidOid, COERCE_EXPLICIT_CALL);
+	call->funcretset = proc->proretset;
+	if (call->funcretset)
+	{
+		pstate->p_hasTargetSRFs = true;
+		pstate->p_last_srf = (Node *) call;
+	}
+	ReleaseSysCache(tuple);
+	return (Node *) call;
+}
+
+static void
+set_up_parser(ParseState *pstate, void *function)
+{
+	pstate->p_ref_hook_state = function;
+	pstate->p_paramref_hook = call_expression;
+}
+
+/* A generic plan: the arguments differ with each call, and planning costs more than calling. */
 static SPIPlanPtr
 prepare(EvpgFunction *function)
 {
-	Oid			types[2];
-	int			count = role_arguments(function->role, types);
-	char	   *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(function->oid)),
-												  get_func_name(function->oid));
-	SPIPlanPtr	plan = SPI_prepare(psprintf("SELECT %s(%s)", name, count == 2 ? "$1, $2" : "$1"), count, types);
+	SPIPlanPtr	plan = SPI_prepare_params("SELECT $1", set_up_parser, function, CURSOR_OPT_GENERIC_PLAN);
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare call of %s: %s", function->signature,
 			 SPI_result_code_string(SPI_result));
 	SPI_keepplan(plan);
 	return plan;
+}
+
+static ParamListInfo
+parameters(EvpgFunction *function, Datum *args)
+{
+	Oid			types[2];
+	int			count = role_arguments(function->role, types);
+	ParamListInfo params = makeParamList(count);
+
+	for (int i = 0; i < count; i++)
+	{
+		params->params[i].value = args[i];
+		params->params[i].isnull = false;
+		params->params[i].pflags = 0;
+		params->params[i].ptype = types[i];
+	}
+	return params;
 }
 
 /*
@@ -236,9 +314,9 @@ prepare(EvpgFunction *function)
  * read_only is for functions that must be pure: they see the active snapshot.
  */
 int
-EvpgFunctionCall(EvpgFunction *function, Datum *args, const char *nulls, bool read_only,
-				 int max_rows, Datum **rows, bool **row_nulls)
+EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows, Datum **rows, bool **row_nulls)
 {
+	SPIExecuteOptions options = {.read_only = read_only, .tcount = max_rows};
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext old;
 	EvpgScope	scope;
@@ -252,10 +330,12 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, const char *nulls, bool re
 	SPI_connect();
 	if (function->plan == NULL)
 		function->plan = prepare(function);
-	result = SPI_execute_plan(function->plan, args, nulls, read_only, max_rows);
+	options.params = parameters(function, args);
+	result = SPI_execute_plan_extended(function->plan, &options);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(result));
 	count = (int) SPI_processed;
+	Assert(SPI_gettypeid(SPI_tuptable->tupdesc, 1) == function->result_type);
 
 	get_typlenbyval(function->result_type, &length, &by_value);
 	old = MemoryContextSwitchTo(caller);

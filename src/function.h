@@ -37,8 +37,8 @@ typedef struct EvpgFunction
 
 extern char *EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant);
 extern EvpgFunction *EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_path);
-extern int	EvpgFunctionCall(EvpgFunction *function, Datum *args, const char *nulls, bool read_only,
-							 int max_rows, Datum **rows, bool **row_nulls);
+extern int	EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows,
+							 Datum **rows, bool **row_nulls);
 extern char *EvpgFunctionSearchPath(void);
 
 #endif							/* EVPG_FUNCTION_H */

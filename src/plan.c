@@ -15,6 +15,7 @@
 
 #include "catalog/pg_type.h"
 #include "plan.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 
 typedef struct PlanText
@@ -53,7 +54,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" excluded.invariant, excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep,"
 		" excluded.reducer_version, excluded.search_path)",
 		13, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID, INT4OID,
-			TEXTOID, TEXTOID, INT8OID}
+		TEXTOID, TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_COMMAND_READ] = {
 		"SELECT first_version, last_version, payload_hash FROM evpg.command_record"
@@ -228,13 +229,27 @@ run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 	return SPI_processed;
 }
 
-/* Opens a cursor over a statement with a new snapshot; close it before EvpgPlanDone. */
+/*
+ * Opens a cursor over a statement with a new snapshot; close it with
+ * EvpgPlanClose.  It is pinned: user code that runs between two fetches cannot
+ * close it.
+ */
 Portal
 EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls)
 {
 	SPIPlanPtr	plan = connect(id);
+	Portal		portal = SPI_cursor_open(NULL, plan, values, nulls, false);
 
-	return SPI_cursor_open(NULL, plan, values, nulls, false);
+	PinPortal(portal);
+	return portal;
+}
+
+void
+EvpgPlanClose(Portal portal)
+{
+	UnpinPortal(portal);
+	SPI_cursor_close(portal);
+	SPI_finish();
 }
 
 /*

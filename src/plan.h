@@ -44,6 +44,7 @@ extern uint64 EvpgPlanRun(EvpgPlan id, Datum *values, const char *nulls);
 extern uint64 EvpgPlanRead(EvpgPlan id, Datum *values, const char *nulls);
 extern uint64 EvpgPlanReadLatest(EvpgPlan id, Datum *values, const char *nulls);
 extern Portal EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls);
+extern void EvpgPlanClose(Portal portal);
 extern bool EvpgPlanResult(uint64 row, int column, Datum *value);
 extern void EvpgPlanDone(void);
 

@@ -304,7 +304,7 @@ project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *sta
 	Datum		args[2] = {JsonbPGetDatum(state), EvpgEventDatum(event)};
 	Datum	   *rows;
 	bool	   *nulls;
-	bool		isnull = EvpgFunctionCall(reducer, args, NULL, true, 1, &rows, &nulls) != 1 || nulls[0];
+	bool		isnull = EvpgFunctionCall(reducer, args, true, 1, &rows, &nulls) != 1 || nulls[0];
 
 	if (reducer->result_type == JSONBOID)
 	{
@@ -335,7 +335,7 @@ project_by_handler(EvpgFunction *handler, const EvpgEvent *event, Applied *appli
 	Datum	   *rows;
 	bool	   *nulls;
 
-	applied->silent = EvpgFunctionCall(handler, args, NULL, false, 1, &rows, &nulls) != 1 || nulls[0];
+	applied->silent = EvpgFunctionCall(handler, args, false, 1, &rows, &nulls) != 1 || nulls[0];
 	if (!applied->silent)
 		applied->delta = DatumGetJsonbP(rows[0]);
 }
@@ -613,8 +613,7 @@ replay(Row *row)
 		}
 		SPI_freetuptable(rows);
 	}
-	SPI_cursor_close(portal);
-	EvpgPlanDone();
+	EvpgPlanClose(portal);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(event_context);
 	return count;

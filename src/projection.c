@@ -173,14 +173,15 @@ definition(EvpgProjection *projection)
 	if (projection->module.events == NULL)
 	{
 		evpg_projection module;
-		MemoryContext old = MemoryContextSwitchTo(projection->context);
+		MemoryContext old;
 
 		EvpgModuleLoadProjection(projection->library, projection->symbol, &module);
+		old = MemoryContextSwitchTo(projection->context);
 		if (projection->aggregate_types == NIL && module.aggregate_types != NULL)
 			for (const char *const *type = module.aggregate_types; *type != NULL; type++)
 				projection->aggregate_types = lappend(projection->aggregate_types, pstrdup(*type));
-		projection->module = module;
 		MemoryContextSwitchTo(old);
+		projection->module = module;
 	}
 	return &projection->module;
 }
@@ -202,13 +203,16 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 		evpg_find_projected(module, event->type) != NULL;
 }
 
+/* An error leaves what was made to the caller's context. */
 static EvpgFunction *
 resolve(const EvpgProjection *projection, const char *signature, EvpgRole role)
 {
-	MemoryContext old = MemoryContextSwitchTo(projection->context);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgFunction", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 	EvpgFunction *function = EvpgFunctionResolve(signature, role, projection->search_path);
 
 	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(context, projection->context);
 	return function;
 }
 
@@ -292,7 +296,7 @@ keys_by_function(EvpgProjection *projection, const EvpgEvent *event)
 
 	if (projection->key_function == NULL)
 		projection->key_function = resolve(projection, projection->key_signature, EVPG_ROLE_KEY);
-	if (EvpgFunctionCall(projection->key_function, args, NULL, true, 1, &rows, &nulls) != 1 || nulls[0])
+	if (EvpgFunctionCall(projection->key_function, args, true, 1, &rows, &nulls) != 1 || nulls[0])
 		return NIL;
 	if (projection->key_function->result_type == TEXTOID)
 		return add_key(NIL, TextDatumGetCString(rows[0]));

@@ -9,9 +9,8 @@
  * its position is not drawn yet; a fold must not depend on it.
  *
  * Every call runs under an error context that says whose code it is.  A domain
- * refusal of a function is an error (evpg_reject), so a caller that wants it
- * as an answer (catch) has the function run in a subtransaction; any other
- * error is a defect and passes unchanged.
+ * refusal of a function is an error (evpg_reject); any other error is a defect
+ * and passes unchanged.
  *
  * Memory: EvpgState has a context of its own, child of the one current at
  * EvpgReducerInit; what is needed for one event only is in its scratch context.
@@ -163,7 +162,7 @@ fold_by_function(EvpgState *state, const EvpgEvent *event)
 	bool	   *nulls;
 	Jsonb	   *next;
 
-	if (EvpgFunctionCall(reducer, args, NULL, true, 1, &rows, &nulls) != 1 || nulls[0])
+	if (EvpgFunctionCall(reducer, args, true, 1, &rows, &nulls) != 1 || nulls[0])
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("reducer %s returned null", reducer->signature),
@@ -215,7 +214,6 @@ typedef struct Call
 {
 	EvpgFunction *function;
 	Datum	   *args;
-	const char *nulls;
 	int			max_rows;
 	Datum	   *rows;
 	bool	   *row_nulls;
@@ -227,19 +225,21 @@ run_call(void *arg)
 {
 	Call	   *call = arg;
 
-	call->count = EvpgFunctionCall(call->function, call->args, call->nulls, false, call->max_rows,
-								   &call->rows, &call->row_nulls);
+	call->count = EvpgFunctionCall(call->function, call->args, false, call->max_rows, &call->rows, &call->row_nulls);
 }
 
-/* What a refusal says, copied out of its error. */
-static void
-take_refusal(ErrorData *error, EvpgDecision *decision)
+/*
+ * EvpgReducerRefusal
+ *		What a refusal says that was raised.
+ */
+void
+EvpgReducerRefusal(const ErrorData *error, EvpgDecision *decision)
 {
+	memset(decision, 0, sizeof(EvpgDecision));
 	decision->rejected = true;
 	decision->code = error->constraint_name;
 	decision->message = error->message;
 	decision->hint = error->hint;
-	decision->detail = NULL;
 	if (error->detail != NULL)
 	{
 		JsonLexContext *lex = makeJsonLexContextCstringLen(error->detail, strlen(error->detail), PG_UTF8, true);
@@ -257,25 +257,20 @@ take_refusal(ErrorData *error, EvpgDecision *decision)
 }
 
 /*
- * Runs a call; with catch in a subtransaction, and false is returned if it
- * refused (SQLSTATE VE002 or the one given) and *decision says how.
+ * Runs a call whose refusal is an answer of another SQLSTATE than the function
+ * gives it: in a subtransaction; false is returned if it refused (VE002 or the
+ * one given) and *decision says how.
  */
 static bool
-run_refusable(Call *call, bool catch, int also, EvpgDecision *decision)
+run_refusable(Call *call, int also, EvpgDecision *decision)
 {
-	ErrorData  *error;
+	ErrorData  *error = EvpgAttempt(run_call, call);
 
-	if (!catch)
-	{
-		run_call(call);
-		return true;
-	}
-	error = EvpgAttempt(run_call, call);
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != EVPG_ERRCODE_REJECTED && error->sqlerrcode != also)
 		ReThrowError(error);
-	take_refusal(error, decision);
+	EvpgReducerRefusal(error, decision);
 	return false;
 }
 
@@ -472,20 +467,21 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 }
 
 static void
-decide_by_function(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *decision)
+decide_by_function(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
 {
 	EvpgFunction *handler = state->aggregate->handler;
 	Datum		args[2] = {JsonbPGetDatum(state->jsonb), EvpgCommandDatum(command)};
 	Call		call = {.function = handler, .args = args, .max_rows = EvpgMaxEvents + 1};
 
-	if (!run_refusable(&call, catch, EVPG_ERRCODE_REJECTED, decision))
-		return;
+	run_call(&call);
 	if (handler->result_type == JSONBOID)
 	{
 		Jsonb	   *jsonb = call.count == 0 || call.row_nulls[0] ? NULL : DatumGetJsonbP(call.rows[0]);
 
+		JsonbValue	scalar;
+
 		/* null, in SQL or JSON, is no event */
-		if (jsonb != NULL && !(JB_ROOT_IS_SCALAR(jsonb) && EvpgJsonFromJsonb(jsonb, "events") == NULL))
+		if (jsonb != NULL && !(JsonbExtractScalar(&jsonb->root, &scalar) && scalar.type == jbvNull))
 			decision->count = EvpgEventsFromJsonb(jsonb, &decision->events);
 	}
 	else
@@ -503,11 +499,11 @@ decide_by_function(EvpgState *state, const EvpgCommand *command, bool catch, Evp
 /*
  * EvpgReducerDecide
  *		Lets the handler decide a command on a state, which it does not change.
- *		The answer is in CurrentMemoryContext.  Without catch, a refusal by a
- *		function is raised; a module's is always returned.
+ *		The answer is in CurrentMemoryContext.  A refusal by a module is
+ *		returned, one by a function raised.
  */
 void
-EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *decision)
+EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
 {
 	Frame		frame = {
 		.role = "handler",
@@ -523,7 +519,7 @@ EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, bool catch, Evpg
 	if (state->aggregate->native)
 		decide_native(state, command, decision);
 	else
-		decide_by_function(state, command, catch, decision);
+		decide_by_function(state, command, decision);
 	for (int i = 0; i < decision->count; i++)
 		EvpgEventCheck(&decision->events[i], i + 1);
 	pop_frame(&frame);
@@ -565,7 +561,7 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why
 		Datum		args[1] = {JsonbPGetDatum(state->jsonb)};
 		Call		call = {.function = aggregate->invariant, .args = args, .max_rows = 1};
 
-		holds = run_refusable(&call, true, EVPG_ERRCODE_INVARIANT, why) &&
+		holds = run_refusable(&call, EVPG_ERRCODE_INVARIANT, why) &&
 			(call.count != 1 || call.row_nulls[0] || DatumGetBool(call.rows[0]));
 	}
 	pop_frame(&frame);
@@ -600,7 +596,7 @@ EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDec
 
 	memset(why, 0, sizeof(EvpgDecision));
 	push_frame(&frame);
-	passed = run_refusable(&call, true, EVPG_ERRCODE_INTERCEPTED, why);
+	passed = run_refusable(&call, EVPG_ERRCODE_INTERCEPTED, why);
 	if (passed)
 	{
 		if (call.count != 1 || call.row_nulls[0])

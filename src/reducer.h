@@ -22,7 +22,8 @@
 typedef struct EvpgState
 {
 	EvpgAggregate *aggregate;
-	MemoryContext context;		/* holds what follows; reset per event: scratch */
+	MemoryContext context;		/* holds what follows; reset per event:
+								 * scratch */
 	MemoryContext scratch;
 	EvpgJsonOwner *json;		/* native */
 	EvpgNativeEvent event;		/* native: the one being folded */
@@ -49,7 +50,8 @@ typedef struct EvpgDecision
 
 extern void EvpgReducerInit(EvpgState *state, EvpgAggregate *aggregate);
 extern void EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last_position);
-extern void EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, bool catch, EvpgDecision *decision);
+extern void EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision);
+extern void EvpgReducerRefusal(const ErrorData *error, EvpgDecision *decision);
 extern void EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data);
 extern bool EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why);
 extern Jsonb *EvpgReducerValue(EvpgState *state);

@@ -222,7 +222,11 @@ load_aggregate(const char *aggregate_type)
 	if (aggregate->native)
 	{
 		EvpgModuleLoadAggregate(library, symbol, &aggregate->module);
-		/* The module in memory says what its fold is, not the one that was there at registration. */
+
+		/*
+		 * The module in memory says what its fold is, not the one that was
+		 * there at registration.
+		 */
 		aggregate->reducer_version = Max(aggregate->module.reducer_version, 1);
 	}
 	else
@@ -405,7 +409,11 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	values[9] = Int32GetDatum(reducer_version);
 	EvpgRegistryPut(values, nulls, 10, search_path);
 	EvpgRegistryPut(values, nulls, 11, GetUserNameFromId(registrant, false));
-	/* Grows over DROP and registering again too, so that no backend takes one for the other. */
+
+	/*
+	 * Grows over DROP and registering again too, so that no backend takes one
+	 * for the other.
+	 */
 	values[12] = Int64GetDatum(GetCurrentTimestamp());
 
 	EvpgEnter(&scope, "evpg_register_aggregate()");

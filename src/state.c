@@ -165,7 +165,10 @@ EvpgStateKeep(EvpgState *state, int64 stream_id)
 	state->valid = false;
 	if (aggregate->native)
 	{
-		/* A walk over the state costs, so what was folded in counts until it is much. */
+		/*
+		 * A walk over the state costs, so what was folded in counts until it
+		 * is much.
+		 */
 		if (state->growth > state->size / 2 + 4096)
 		{
 			state->size = EvpgJsonSize(state->json->json);
@@ -273,7 +276,11 @@ start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_sna
 			(void) EvpgPlanResult(0, 1, &snapshot_version);
 			(void) EvpgPlanResult(0, 2, &snapshot_state);
 			value = DatumGetJsonbP(snapshot_state);
-			/* A module's state is an object; anything else is no snapshot of ours. */
+
+			/*
+			 * A module's state is an object; anything else is no snapshot of
+			 * ours.
+			 */
 			if (!aggregate->native || JB_ROOT_IS_OBJECT(value))
 			{
 				EvpgReducerStart(state, value, DatumGetInt64(snapshot_version), 0);

@@ -198,21 +198,23 @@ echoed(evpg_json *state, const evpg_event *event)
 static void
 describe(evpg_result *out, const evpg_json *state, const evpg_command *command)
 {
-	evpg_json  *event = evpg_emit(out, "Described", evpg_object(
-		EVPG_INT("version", command->version),
-		EVPG_TEXT("aggregate_type", command->aggregate_type),
-		EVPG_TEXT("aggregate_id", command->aggregate_id),
-		EVPG_TEXT("command_type", command->type),
-		EVPG_BOOL("has_data", command->data != NULL),
-		EVPG_JSON("data", evpg_share(command->data)),
-		EVPG_JSON("metadata", evpg_share(command->metadata)),
-		EVPG_TEXT("command_id", command->command_id),
-		EVPG_TEXT("correlation_id", command->correlation_id),
-		EVPG_TEXT("causation_id", command->causation_id),
-		EVPG_TEXT("actor", command->actor),
-		EVPG_INT("received_at", command->received_at),
-		EVPG_BOOL("host", EVPG_HOST_HAS(out->host, check_interrupts) && EVPG_HOST_HAS(out->host, log))));
+	evpg_json  *facts;
+	evpg_json  *event;
 
+	facts = evpg_object(EVPG_INT("version", command->version),
+						EVPG_TEXT("aggregate_type", command->aggregate_type),
+						EVPG_TEXT("aggregate_id", command->aggregate_id),
+						EVPG_TEXT("command_type", command->type),
+						EVPG_BOOL("has_data", command->data != NULL),
+						EVPG_JSON("data", evpg_share(command->data)),
+						EVPG_JSON("metadata", evpg_share(command->metadata)),
+						EVPG_TEXT("command_id", command->command_id),
+						EVPG_TEXT("correlation_id", command->correlation_id),
+						EVPG_TEXT("causation_id", command->causation_id),
+						EVPG_TEXT("actor", command->actor),
+						EVPG_INT("received_at", command->received_at),
+						EVPG_BOOL("host", EVPG_HOST_HAS(out->host, check_interrupts) && EVPG_HOST_HAS(out->host, log)));
+	event = evpg_emit(out, "Described", facts);
 	evpg_with_tag(evpg_with_tag(event, "one"), "zwei");
 	evpg_with_metadata(event, evpg_object(EVPG_TEXT("by", "handler")));
 }
@@ -221,6 +223,7 @@ describe(evpg_result *out, const evpg_json *state, const evpg_command *command)
 static void
 described(evpg_json *state, const evpg_event *event)
 {
+	evpg_json  *facts;
 	evpg_json  *tags = NULL;
 
 	for (int i = 0; i < event->ntags; i++)
@@ -229,23 +232,23 @@ described(evpg_json *state, const evpg_event *event)
 			tags = json_object_new_array();
 		json_object_array_add(tags, json_object_new_string(event->tags[i]));
 	}
-	evpg_set(state, "event", evpg_object(
-		EVPG_INT("version", event->version),
-		EVPG_TEXT("aggregate_type", event->aggregate_type),
-		EVPG_TEXT("aggregate_id", event->aggregate_id),
-		EVPG_TEXT("type", event->type),
-		EVPG_INT("schema_version", event->schema_version),
-		EVPG_JSON("tags", tags),
-		EVPG_JSON("data", evpg_share(event->data)),
-		EVPG_JSON("metadata", evpg_share(event->metadata)),
-		EVPG_TEXT("event_id", event->event_id),
-		EVPG_TEXT("command_id", event->command_id),
-		EVPG_TEXT("correlation_id", event->correlation_id),
-		EVPG_TEXT("causation_id", event->causation_id),
-		EVPG_TEXT("actor", event->actor),
-		EVPG_INT("occurred_at", event->occurred_at),
-		EVPG_INT("recorded_at", event->recorded_at),
-		EVPG_BOOL("host", EVPG_HOST_HAS(event->host, check_interrupts))));
+	facts = evpg_object(EVPG_INT("version", event->version),
+						EVPG_TEXT("aggregate_type", event->aggregate_type),
+						EVPG_TEXT("aggregate_id", event->aggregate_id),
+						EVPG_TEXT("type", event->type),
+						EVPG_INT("schema_version", event->schema_version),
+						EVPG_JSON("tags", tags),
+						EVPG_JSON("data", evpg_share(event->data)),
+						EVPG_JSON("metadata", evpg_share(event->metadata)),
+						EVPG_TEXT("event_id", event->event_id),
+						EVPG_TEXT("command_id", event->command_id),
+						EVPG_TEXT("correlation_id", event->correlation_id),
+						EVPG_TEXT("causation_id", event->causation_id),
+						EVPG_TEXT("actor", event->actor),
+						EVPG_INT("occurred_at", event->occurred_at),
+						EVPG_INT("recorded_at", event->recorded_at),
+						EVPG_BOOL("host", EVPG_HOST_HAS(event->host, check_interrupts)));
+	evpg_set(state, "event", facts);
 }
 
 EVPG_AGGREGATE(echo,

@@ -7,126 +7,181 @@ SELECT plan(121);
 SET test.kind = counter_c;
 
 -- append
-SELECT same($$SELECT version, type, data FROM evpg_append('counter', 'a', ARRAY[evpg_event('Added', '{"n": 5000}'), evpg_event('Added', '{"n": 1}')])$$,
-  $$VALUES (1::bigint, 'Added', '{"n": 5000}'::jsonb), (2, 'Added', '{"n": 1}')$$, 'A17: append needs no handler, and makes the stream');
-SELECT is((SELECT version || ' ' || state FROM evpg_state('counter', 'a')), '2 {"total": 5001, "applied": 2}', 'A17: nor an invariant');
-SELECT refused($$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 1}')$$, 'VE006 total 5002 is above 1000', 'B13: but the next command meets it');
+SELECT same($$SELECT version, type, data FROM evpg_append('counter', 'a',
+  ARRAY[evpg_event('Added', '{"n": 5000}'), evpg_event('Added', '{"n": 1}')])$$,
+  $$VALUES (1::bigint, 'Added', '{"n": 5000}'::jsonb), (2, 'Added', '{"n": 1}')$$,
+  'A17: append needs no handler, and makes the stream');
+SELECT is((SELECT version || ' ' || state FROM evpg_state('counter', 'a')), '2 {"total": 5001, "applied": 2}',
+  'A17: nor an invariant');
+SELECT refused($$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 1}')$$, 'VE006 total 5002 is above 1000',
+  'B13: but the next command meets it');
 SELECT trace() AS before \gset
 SELECT is((SELECT count(*) FROM evpg_append('counter', 'none', '{}')), 0::bigint, 'D46: append of nothing');
-SELECT is((SELECT count(*) FROM evpg_append('counter', 'none', ARRAY[NULL, (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)]::evpg.new_event[])), 0::bigint,
+SELECT is((SELECT count(*) FROM evpg_append('counter', 'none',
+  ARRAY[NULL, (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)]::evpg.new_event[])), 0::bigint,
   'D46: rows of NULL are no events');
 SELECT is(trace(), :'before', 'rule 5: writes nothing');
-SELECT is((SELECT version FROM evpg_append('counter', 'a', ARRAY[NULL, evpg_event('Odd'), NULL])), 3::bigint, 'D46: nor do they count beside one that is');
+SELECT is((SELECT version FROM evpg_append('counter', 'a', ARRAY[NULL, evpg_event('Odd'), NULL])), 3::bigint,
+  'D46: nor do they count beside one that is');
 
 SELECT refused($$SELECT evpg_append('counter', 'a', NULL)$$, '22004 events must not be null', 'A17: NULL for the events');
-SELECT refused($$SELECT evpg_append('nope', 'a', evpg_events('{"type": "Odd"}'))$$, 'VE003 %', 'A17: append to an unknown type');
+SELECT refused($$SELECT evpg_append('nope', 'a', evpg_events('{"type": "Odd"}'))$$, 'VE003 %',
+  'A17: append to an unknown type');
 SELECT refused($$SELECT evpg_append('nope', 'a', '{}')$$, 'VE003 %', 'A17: append of nothing to an unknown type');
 
 -- all or nothing
 SELECT gen_random_uuid() AS known \gset
-SELECT is((SELECT event_id FROM evpg_append('counter', 'ids', ARRAY[evpg_event('Odd', event_id => :'known')])), :'known'::uuid, 'D43: an event keeps the id that it is given');
-SELECT alike(error_of(format($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd'), evpg_event('Odd', event_id => %L), evpg_event('Odd')])$$, :'known')),
+SELECT is((SELECT event_id FROM evpg_append('counter', 'ids', ARRAY[evpg_event('Odd', event_id => :'known')])),
+  :'known'::uuid, 'D43: an event keeps the id that it is given');
+SELECT alike(error_of(format($$SELECT evpg_append('counter', 'a',
+  ARRAY[evpg_event('Odd'), evpg_event('Odd', event_id => %L), evpg_event('Odd')])$$, :'known')),
   '23505 %', 'D43: a known event id');
 SELECT is((SELECT version FROM evpg_state('counter', 'a')), 3::bigint, 'rule 3, D46: all or nothing');
-SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a2', 'Emit', '{"events": [{"type": "Odd"}, {"type": "Odd"}]}')), 2::bigint, 'rule 3: events of a handler');
-SELECT alike(error_of($$SELECT evpg_execute('counter', 'a2', 'Emit', '{"events": [{"type": "Added", "data": {"n": 1}, "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"},
+SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a2', 'Emit', '{"events": [{"type": "Odd"}, {"type": "Odd"}]}')),
+  2::bigint, 'rule 3: events of a handler');
+SELECT alike(error_of($$SELECT evpg_execute('counter', 'a2', 'Emit',
+  '{"events": [{"type": "Added", "data": {"n": 1}, "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"},
     {"type": "Odd", "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"}]}')$$), '23505 %', 'D43: one id twice in a command');
-SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter', 'a2')), '2 0', 'rule 3, rule 6: none of them is there');
+SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter', 'a2')), '2 0',
+  'rule 3, rule 6: none of them is there');
 
 -- what an event can say
 SELECT same($$SELECT type, data, metadata, tags, schema_version, occurred_at, event_id FROM evpg_append('counter', 'full',
-    ARRAY[evpg_event('Full', '[1, {"x": null}]', '{"m": [1]}', '{a,b}', 7, '1999-12-31 23:59:59.999999+00', '01890a5d-ac96-774b-bcce-b302099a8001'),
+    ARRAY[evpg_event('Full', '[1, {"x": null}]', '{"m": [1]}', '{a,b}', 7, '1999-12-31 23:59:59.999999+00',
+    '01890a5d-ac96-774b-bcce-b302099a8001'),
           evpg_event('Bare', NULL), evpg_event('Default')])$$,
-  $$VALUES ('Full', '[1, {"x": null}]'::jsonb, '{"m": [1]}'::jsonb, '{a,b}'::text[], 7, '1999-12-31 23:59:59.999999+00'::timestamptz, '01890a5d-ac96-774b-bcce-b302099a8001'::uuid),
-           ('Bare', NULL, NULL, NULL, 1, (SELECT recorded_at FROM evpg.event WHERE type = 'Bare'), (SELECT event_id FROM evpg.event WHERE type = 'Bare')),
-           ('Default', '{}', NULL, NULL, 1, (SELECT recorded_at FROM evpg.event WHERE type = 'Default'), (SELECT event_id FROM evpg.event WHERE type = 'Default'))$$,
+  $$VALUES ('Full', '[1, {"x": null}]'::jsonb, '{"m": [1]}'::jsonb, '{a,b}'::text[], 7,
+  '1999-12-31 23:59:59.999999+00'::timestamptz, '01890a5d-ac96-774b-bcce-b302099a8001'::uuid),
+           ('Bare', NULL, NULL, NULL, 1, (SELECT recorded_at FROM evpg.event WHERE type = 'Bare'),
+           (SELECT event_id FROM evpg.event WHERE type = 'Bare')),
+           ('Default', '{}', NULL, NULL, 1, (SELECT recorded_at FROM evpg.event WHERE type = 'Default'),
+           (SELECT event_id FROM evpg.event WHERE type = 'Default'))$$,
   'A22, B10: everything that an event can say is kept');
 
 -- causation within a call
 CREATE TEMP TABLE caused AS SELECT * FROM evpg_append('counter', 'caused',
-  ARRAY[evpg_event('One'), evpg_event('Two', caused_by => 1), evpg_event('Three', caused_by => 1), evpg_event('Four', caused_by => 3)], causation_id => 'outer');
-SELECT is((SELECT array_agg(c.causation_id || ' ' || coalesce(p.type, '-') ORDER BY c.version) FROM caused c LEFT JOIN caused p ON p.event_id::text = c.causation_id),
-  (SELECT ARRAY['outer -', one.event_id || ' One', one.event_id || ' One', three.event_id || ' Three'] FROM caused one, caused three
-    WHERE one.type = 'One' AND three.type = 'Three'), 'D47: caused_by is the id of an earlier event, else the argument counts');
-SELECT refused(format($$SELECT evpg_append('counter', 'caused', ARRAY[evpg_event('One'), evpg_event('Two', caused_by => %s), evpg_event('Three')])$$, n),
-  '22023 caused_by must be the number of an earlier event of the call', 'D47: caused_by ' || n) FROM unnest('{2,3,4,0,-1,2147483647,-2147483648}'::int[]) n;
+  ARRAY[evpg_event('One'), evpg_event('Two', caused_by => 1), evpg_event('Three', caused_by => 1),
+  evpg_event('Four', caused_by => 3)], causation_id => 'outer');
+SELECT is((SELECT array_agg(c.causation_id || ' ' || coalesce(p.type, '-') ORDER BY c.version) FROM caused c LEFT
+  JOIN caused p ON p.event_id::text = c.causation_id),
+  (SELECT ARRAY['outer -', one.event_id || ' One', one.event_id || ' One', three.event_id || ' Three'] FROM caused one,
+  caused three
+    WHERE one.type = 'One' AND three.type = 'Three'),
+    'D47: caused_by is the id of an earlier event, else the argument counts');
+SELECT refused(format($$SELECT evpg_append('counter', 'caused',
+  ARRAY[evpg_event('One'), evpg_event('Two', caused_by => %s), evpg_event('Three')])$$, n),
+  '22023 caused_by must be the number of an earlier event of the call', 'D47: caused_by ' || n)
+  FROM unnest('{2,3,4,0,-1,2147483647,-2147483648}'::int[]) n;
 
 -- inject
-SELECT is((SELECT version FROM evpg_inject('counter', 'i', evpg_event('Added', '{"n": 3}', occurred_at => '2001-01-01 00:00+00'))), 1::bigint,
+SELECT is((SELECT version FROM evpg_inject('counter', 'i',
+  evpg_event('Added', '{"n": 3}', occurred_at => '2001-01-01 00:00+00'))), 1::bigint,
   'A17, 1.2 test 5: inject makes a stream');
-SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter', 'i')), '1 3', '1.2 test 5: the next read of the state sees it');
+SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter', 'i')), '1 3',
+  '1.2 test 5: the next read of the state sees it');
 SELECT is((SELECT occurred_at FROM evpg_read_stream('counter', 'i')), '2001-01-01 00:00+00'::timestamptz, 'A17: as it is');
-SELECT is((SELECT version FROM evpg_execute('counter', 'i', 'Subtract', '{"n": 3}')), 2::bigint, '1.2 test 5: and so does the next command');
-SELECT same($$SELECT version FROM (VALUES (1), (2)) x (n), evpg_inject('counter', 'i', evpg_event('Added', jsonb_build_object('n', n)))$$, 'VALUES (3), (4)',
+SELECT is((SELECT version FROM evpg_execute('counter', 'i', 'Subtract', '{"n": 3}')), 2::bigint,
+  '1.2 test 5: and so does the next command');
+SELECT same($$SELECT version FROM (VALUES (1), (2)) x (n),
+  evpg_inject('counter', 'i', evpg_event('Added', jsonb_build_object('n', n)))$$, 'VALUES (3), (4)',
   'A18, 1.2 test 5: without an id, twice is twice');
-SELECT is((SELECT version FROM evpg_inject('counter', 'i', evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 5::bigint,
+SELECT is((SELECT version FROM evpg_inject('counter', 'i',
+  evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 5::bigint,
   'A18: with an id');
 SELECT trace() AS before \gset
-SELECT is((SELECT count(*) FROM evpg_inject('counter', 'i', evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
+SELECT is((SELECT count(*) FROM evpg_inject('counter', 'i',
+  evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
   'A18, 1.2 test 5: twice is once');
-SELECT is((SELECT count(*) FROM evpg_inject('counter', 'other', evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
+SELECT is((SELECT count(*) FROM evpg_inject('counter', 'other',
+  evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
   'A18: in any stream');
-SELECT is((SELECT count(*) FROM evpg_inject('counter_c', 'other', evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
+SELECT is((SELECT count(*) FROM evpg_inject('counter_c', 'other',
+  evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
   'A18: of any type');
 SELECT is(trace(), :'before', 'A18: and leaves nothing');
 BEGIN;
 SAVEPOINT before;
-SELECT count(*) FROM evpg_inject('counter', 'i', evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8101')) \g /dev/null
+SELECT count(*) FROM evpg_inject('counter', 'i', evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8101'))
+  \g /dev/null
 ROLLBACK TO before;
-SELECT is((SELECT version FROM evpg_inject('counter', 'i', evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8101'))), 6::bigint,
+SELECT is((SELECT version FROM evpg_inject('counter', 'i',
+  evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8101'))), 6::bigint,
   'A18: an id is known only if its event is there');
 COMMIT;
 SELECT refused($$SELECT evpg_inject('counter', 'i', NULL)$$, '22004 event must not be null', 'A17: inject of NULL');
-SELECT refused($$SELECT evpg_inject('counter', 'i', (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::evpg.new_event)$$, '22004 event must not be null',
+SELECT refused($$SELECT evpg_inject('counter', 'i', (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::evpg.new_event)$$,
+  '22004 event must not be null',
   'A17: inject of a row of NULL');
 SELECT refused($$SELECT evpg_inject('nope', 'i', evpg_event('Odd'))$$, 'VE003 %', 'A17: inject to an unknown type');
-SELECT refused($$SELECT evpg_inject('counter', 'i', evpg_event('Odd', caused_by => 1))$$, '22023 caused_by %', 'A17: inject has no earlier event');
+SELECT refused($$SELECT evpg_inject('counter', 'i', evpg_event('Odd', caused_by => 1))$$, '22023 caused_by %',
+  'A17: inject has no earlier event');
 
 -- create_stream
-SELECT is(ARRAY[evpg_create_stream('counter', 'made'), evpg_create_stream('counter', 'made'), evpg_create_stream('counter_c', 'made'), evpg_create_stream('counter', 'a')],
+SELECT is(ARRAY[evpg_create_stream('counter', 'made'), evpg_create_stream('counter', 'made'),
+  evpg_create_stream('counter_c', 'made'), evpg_create_stream('counter', 'a')],
   '{t,f,t,f}', 'A13: a stream is created once');
-SELECT same($$SELECT version, state, last_position FROM evpg_state('counter', 'made')$$, $$VALUES (0::bigint, '{"total": 0, "applied": 0}'::jsonb, NULL::bigint)$$,
+SELECT same($$SELECT version, state, last_position FROM evpg_state('counter', 'made')$$,
+  $$VALUES (0::bigint, '{"total": 0, "applied": 0}'::jsonb, NULL::bigint)$$,
   'A13: and empty');
 SELECT refused($$SELECT evpg_create_stream('nope', 'made')$$, 'VE003 %', 'A13: of an unknown type');
 
 -- the JSON form of events
-SELECT same($$SELECT * FROM unnest(evpg_events('[{"type": "A"}, {"type": "B", "data": [1], "metadata": {}, "tags": ["x"], "schema_version": 2,
+SELECT same($$SELECT *
+  FROM unnest(evpg_events('[{"type": "A"}, {"type": "B", "data": [1], "metadata": {}, "tags": ["x"], "schema_version": 2,
     "occurred_at": "2020-02-02T00:00:00Z", "event_id": "01890a5d-ac96-774b-bcce-b302099a8057", "caused_by": 1}]'))$$,
   $$VALUES ('A', NULL::jsonb, NULL::jsonb, NULL::text[], NULL::int, NULL::timestamptz, NULL::uuid, NULL::int),
-           ('B', '[1]', '{}', '{x}', 2, '2020-02-02 00:00:00+00', '01890a5d-ac96-774b-bcce-b302099a8057', 1)$$, 'evpg_events: every key');
-SELECT same($$SELECT type FROM unnest(evpg_events('{"type": "one"}'))$$, $$VALUES ('one')$$, 'evpg_events: an object is one event');
+           ('B', '[1]', '{}', '{x}', 2, '2020-02-02 00:00:00+00', '01890a5d-ac96-774b-bcce-b302099a8057',
+           1)$$, 'evpg_events: every key');
+SELECT same($$SELECT type FROM unnest(evpg_events('{"type": "one"}'))$$, $$VALUES ('one')$$,
+  'evpg_events: an object is one event');
 SELECT is((SELECT cardinality(evpg_events('[]'))), 0, 'evpg_events: an empty array is none');
 SELECT is(evpg_events(NULL), NULL, 'evpg_events: NULL is NULL');
-SELECT same($$SELECT data, occurred_at FROM unnest(evpg_events('{"type": "A", "data": null, "occurred_at": null}'))$$, 'VALUES (NULL, NULL)',
+SELECT same($$SELECT data, occurred_at FROM unnest(evpg_events('{"type": "A", "data": null, "occurred_at": null}'))$$,
+  'VALUES (NULL, NULL)',
   'evpg_events: null is NULL');
 SELECT refused(format('SELECT evpg_events(%L)', events), error, 'evpg_events: ' || events) FROM (VALUES
-  ('{"type": "A", "payload": 1}', '22023 unknown key "payload" in event'), ('[{"type": "A"}, 1]', '22023 event must be %'), ('"A"', '22023 event must be %'),
-  ('null', '22023 event must be %'), ('[[]]', '22023 event must be %'), ('{"type": 1}', '22023 "type" of event must be a string'),
+  ('{"type": "A", "payload": 1}', '22023 unknown key "payload" in event'), ('[{"type": "A"}, 1]', '22023 event must be %'),
+  ('"A"', '22023 event must be %'),
+  ('null', '22023 event must be %'), ('[[]]', '22023 event must be %'),
+  ('{"type": 1}', '22023 "type" of event must be a string'),
   ('{"type": "A", "schema_version": "1"}', '22023 %must be an integer'), ('{"type": "A", "schema_version": 1.5}', '22P02 %'),
-  ('{"type": "A", "schema_version": 3000000000}', '22003 %'), ('{"type": "A", "tags": "x"}', '22023 %must be an array of strings'),
-  ('{"type": "A", "tags": {"x": 1}}', '22023 %must be an array of strings'), ('{"type": "A", "tags": [1]}', '22023 %must be an array of strings'),
-  ('{"type": "A", "tags": [["x"]]}', '22023 %must be an array of strings'), ('{"type": "A", "tags": [null]}', '22023 %must be an array of strings'),
+  ('{"type": "A", "schema_version": 3000000000}', '22003 %'),
+  ('{"type": "A", "tags": "x"}', '22023 %must be an array of strings'),
+  ('{"type": "A", "tags": {"x": 1}}', '22023 %must be an array of strings'),
+  ('{"type": "A", "tags": [1]}', '22023 %must be an array of strings'),
+  ('{"type": "A", "tags": [["x"]]}', '22023 %must be an array of strings'),
+  ('{"type": "A", "tags": [null]}', '22023 %must be an array of strings'),
   ('{"type": "A", "occurred_at": "soon"}', '22007 %'), ('{"type": "A", "event_id": "x"}', '22P02 %')) x (events, error);
-SELECT refused($$SELECT evpg_append('counter', 'a', evpg_events('{}'))$$, '22004 %', 'evpg_events: an event needs a type when it is appended');
+SELECT refused($$SELECT evpg_append('counter', 'a', evpg_events('{}'))$$, '22004 %',
+  'evpg_events: an event needs a type when it is appended');
 SELECT refused($$SELECT evpg_event(NULL)$$, '22004 event type must not be null', 'evpg_event: a type is needed');
 
 -- commands as rows, which the functions of later features take
 SELECT same($$SELECT * FROM evpg_command('counter', 'a', 'Add')$$,
-  $$VALUES ('counter', 'a', 'Add', '{}'::jsonb, NULL::bigint, NULL::text, NULL::jsonb, NULL::text, NULL::text, NULL::text, NULL::bigint, NULL::timestamptz)$$,
+  $$VALUES ('counter', 'a', 'Add', '{}'::jsonb, NULL::bigint, NULL::text, NULL::jsonb, NULL::text, NULL::text, NULL::text,
+  NULL::bigint, NULL::timestamptz)$$,
   'B01: a command');
 SELECT same($$SELECT * FROM evpg_command('counter', 'a', 'Add', '{"n": 1}', 3, 'c', '{"m": 1}', 'me', 'corr', 'cause')$$,
-  $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, 3::bigint, 'c', '{"m": 1}'::jsonb, 'me', 'corr', 'cause', NULL::bigint, NULL::timestamptz)$$,
+  $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, 3::bigint, 'c', '{"m": 1}'::jsonb, 'me', 'corr', 'cause', NULL::bigint,
+  NULL::timestamptz)$$,
   'B01: with everything');
-SELECT same($$SELECT * FROM unnest(evpg_commands('[{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add", "data": {"n": 1}, "expected_version": 3,
+SELECT same($$SELECT *
+  FROM unnest(evpg_commands('[{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add",
+    "data": {"n": 1}, "expected_version": 3,
     "command_id": "c", "metadata": {"m": 1}, "actor": "me", "correlation_id": "corr", "causation_id": "cause"}]'))$$,
-  $$SELECT * FROM evpg_command('counter', 'a', 'Add', '{"n": 1}', 3, 'c', '{"m": 1}', 'me', 'corr', 'cause')$$, 'B01: and as JSON');
+  $$SELECT * FROM evpg_command('counter', 'a', 'Add', '{"n": 1}', 3, 'c', '{"m": 1}', 'me', 'corr', 'cause')$$,
+  'B01: and as JSON');
 SELECT refused(format('SELECT evpg_commands(%L)', commands), error, 'evpg_commands: ' || commands) FROM (VALUES
   ('{}', '22004 aggregate type must not be null'), ('{"aggregate_type": "c"}', '22004 aggregate id must not be null'),
   ('{"aggregate_type": "c", "aggregate_id": "a"}', '22004 command type must not be null'),
-  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "version": 1}', '22023 unknown key "version" in command'),
-  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "received_at": "2020-01-01"}', '22023 unknown key "received_at" in command'),
-  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "expected_version": -2}', '22023 expected_version -2 is out of range'),
-  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "metadata": []}', '22023 metadata must be a JSON object'),
+  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "version": 1}',
+  '22023 unknown key "version" in command'),
+  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "received_at": "2020-01-01"}',
+  '22023 unknown key "received_at" in command'),
+  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "expected_version": -2}',
+  '22023 expected_version -2 is out of range'),
+  ('{"aggregate_type": "c", "aggregate_id": "a", "command_type": "x", "metadata": []}',
+  '22023 metadata must be a JSON object'),
   ('7', '22023 command must be %')) x (commands, error);
 SELECT refused($$SELECT evpg_command('counter', 'a', NULL)$$, '22004 command type must not be null', 'evpg_command: NULL');
 SELECT * FROM finish();

@@ -8,20 +8,30 @@ SET test.kind = counter;
 SELECT try('a', 'AddEach', '{"ns": [1, 2, 3]}') \g /dev/null
 CREATE TABLE test.before AS SELECT * FROM evpg.event_log;
 
-SELECT refused(statement, error, role || ': ' || statement) FROM unnest('{origin,replica,local}'::text[]) role, LATERAL (SELECT set_config('session_replication_role', role, false)) s, (VALUES
-  ('UPDATE evpg.event_log SET data = NULL', 'VE012 %'), ('UPDATE evpg.event_log SET data = NULL WHERE false', 'VE012 %'), ('DELETE FROM evpg.event_log', 'VE012 %'),
-  ('DELETE FROM evpg.event_log WHERE version = 3', 'VE012 %'), ('TRUNCATE evpg.event_log', 'VE012 %'), ('UPDATE evpg.event SET data = NULL', '55000 cannot update view "event"'),
+SELECT refused(statement, error, role || ': ' || statement) FROM unnest('{origin,replica,local}'::text[]) role,
+  LATERAL (SELECT set_config('session_replication_role', role, false)) s, (VALUES
+  ('UPDATE evpg.event_log SET data = NULL', 'VE012 %'), ('UPDATE evpg.event_log SET data = NULL WHERE false', 'VE012 %'),
+  ('DELETE FROM evpg.event_log', 'VE012 %'),
+  ('DELETE FROM evpg.event_log WHERE version = 3', 'VE012 %'), ('TRUNCATE evpg.event_log', 'VE012 %'),
+  ('UPDATE evpg.event SET data = NULL', '55000 cannot update view "event"'),
   ('DELETE FROM evpg.event', '55000 cannot delete from view "event"'),
-  ('INSERT INTO evpg.event_log SELECT position, stream_id, 9, occurred_at, recorded_at, gen_random_uuid(), 1, type FROM evpg.event_log ON CONFLICT (position) DO UPDATE SET data = NULL', 'VE012 %'))
+  ('INSERT INTO evpg.event_log SELECT * FROM test.before ON CONFLICT (position) DO UPDATE SET data = NULL',
+  'VE012 %'))
   x (statement, error);
 RESET session_replication_role;
-SELECT is((SELECT count(*) FROM (SELECT * FROM test.before EXCEPT SELECT * FROM evpg.event_log) x), 0::bigint, 'history is what it was');
-SELECT is((SELECT tgenabled FROM pg_trigger WHERE tgname = 'evpg_append_only'), 'A'::"char", 'the trigger is enabled always');
+SELECT is((SELECT count(*) FROM (SELECT * FROM test.before EXCEPT SELECT * FROM evpg.event_log) x), 0::bigint,
+  'history is what it was');
+SELECT is((SELECT tgenabled FROM pg_trigger WHERE tgname = 'evpg_append_only'), 'A'::"char",
+  'the trigger is enabled always');
 SELECT is(error_fields('DELETE FROM evpg.event_log') <> '', true, 'the error has a detail or a hint');
 
 -- unique: positions, versions of a stream, event ids
-SELECT alike(error_of(format('INSERT INTO evpg.event_log (position, stream_id, version, occurred_at, recorded_at, event_id, schema_version, type) SELECT %s FROM evpg.event_log LIMIT 1', columns)), '23505 %', 'unique: ' || what)
-  FROM (VALUES ('position, 77, 77, now(), now(), gen_random_uuid(), 1, ''x''', 'position'), ('77, stream_id, version, now(), now(), gen_random_uuid(), 1, ''x''', 'version'),
+SELECT alike(error_of(format(
+  'INSERT INTO evpg.event_log (position, stream_id, version, occurred_at, recorded_at, event_id, schema_version, type)
+   SELECT %s FROM evpg.event_log LIMIT 1',
+  columns)), '23505 %', 'unique: ' || what)
+  FROM (VALUES ('position, 77, 77, now(), now(), gen_random_uuid(), 1, ''x''', 'position'),
+  ('77, stream_id, version, now(), now(), gen_random_uuid(), 1, ''x''', 'version'),
                ('77, 77, 77, now(), now(), event_id, 1, ''x''', 'event id')) x (columns, what);
 SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 4', 'and appending goes on');
 SELECT * FROM finish();

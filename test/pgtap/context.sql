@@ -7,83 +7,115 @@ SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo')
 SELECT plan(75);
 
 CREATE FUNCTION test.context_of(event evpg.event) RETURNS text LANGUAGE sql AS $$
-  SELECT concat_ws(' ', coalesce(event.actor, '-'), CASE WHEN event.correlation_id = event.event_id::text THEN 'own' ELSE event.correlation_id END,
+  SELECT concat_ws(' ', coalesce(event.actor, '-'), CASE WHEN event.correlation_id = event.event_id::text THEN 'own'
+  ELSE event.correlation_id END,
                    coalesce(event.causation_id, '-'), coalesce(event.metadata::text, '-'))
 $$;
 
 -- none
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -', 'A20, A21, 1.2 test 11: without context there is none, and correlation is the event''s own id');
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', metadata => '{}') e), '- own - -', 'A21: {} is stored as NULL');
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -',
+  'A20, A21, 1.2 test 11: without context there is none, and correlation is the event''s own id');
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', metadata => '{}') e), '- own - -',
+  'A21: {} is stored as NULL');
 SELECT ok((SELECT count(DISTINCT correlation_id) = 1 AND min(correlation_id) = min(event_id::text) FILTER (WHERE version = 3)
-             FROM evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 3]}')), 'D40: the events of a command have the id of the first one as correlation');
+             FROM evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 3]}')),
+             'D40: the events of a command have the id of the first one as correlation');
 
 -- arguments
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', '{}', NULL, NULL, '{"k": 1}', 'me', 'corr', 'cause') e), 'me corr cause {"k": 1}',
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', '{}', NULL, NULL, '{"k": 1}', 'me', 'corr',
+  'cause') e), 'me corr cause {"k": 1}',
   'A20, 4.6 test 7: arguments of execute');
-SELECT is((SELECT context_of(e) FROM evpg_append('counter', 'a', evpg_events('{"type": "Odd"}'), NULL, NULL, '{"k": 1}', 'me', 'corr', 'cause') e), 'me corr cause {"k": 1}',
+SELECT is((SELECT context_of(e) FROM evpg_append('counter', 'a', evpg_events('{"type": "Odd"}'), NULL, NULL, '{"k": 1}',
+  'me', 'corr', 'cause') e), 'me corr cause {"k": 1}',
   'A20: arguments of append');
 
 -- evpg_set_context
 BEGIN;
 SELECT evpg_set_context('ann', 'corr1', '{"from": "context", "k": 0}') \g /dev/null
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'ann corr1 - {"k": 0, "from": "context"}', 'A20: evpg_set_context');
-SELECT is((SELECT context_of(e) FROM evpg_append('counter', 'a', evpg_events('{"type": "Odd"}')) e), 'ann corr1 - {"k": 0, "from": "context"}', 'A20: for append too');
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', metadata => '{"k": 1}', actor => 'bob', correlation_id => 'corr2') e),
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'ann corr1 - {"k": 0, "from": "context"}',
+  'A20: evpg_set_context');
+SELECT is((SELECT context_of(e) FROM evpg_append('counter', 'a', evpg_events('{"type": "Odd"}')) e),
+  'ann corr1 - {"k": 0, "from": "context"}', 'A20: for append too');
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', metadata => '{"k": 1}', actor => 'bob',
+  correlation_id => 'corr2') e),
   'bob corr2 - {"k": 1, "from": "context"}', 'A21: an argument wins, metadata key by key');
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": {"k": 2, "own": true}}]}', metadata => '{"k": 1, "arg": true}') e),
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit',
+  '{"events": [{"type": "Odd", "metadata": {"k": 2, "own": true}}]}', metadata => '{"k": 1, "arg": true}') e),
   'ann corr1 - {"k": 2, "arg": true, "own": true, "from": "context"}', 'A21: the event''s own metadata wins over both');
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": {"k": {"deep": 1}}}]}', metadata => '{"k": {"other": 1}}') e),
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit',
+  '{"events": [{"type": "Odd", "metadata": {"k": {"deep": 1}}}]}', metadata => '{"k": {"other": 1}}') e),
   'ann corr1 - {"k": {"deep": 1}, "from": "context"}', 'A21: keys are replaced, not merged into');
 SAVEPOINT before;
 SELECT evpg_set_context('carl') \g /dev/null
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'carl own - -', 'A20: each call replaces all three');
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'carl own - -',
+  'A20: each call replaces all three');
 ROLLBACK TO before;
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'ann corr1 - {"k": 0, "from": "context"}', 'A20: ROLLBACK TO brings the former back');
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'ann corr1 - {"k": 0, "from": "context"}',
+  'A20: ROLLBACK TO brings the former back');
 COMMIT;
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -', 'A20: it ends with the transaction');
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -',
+  'A20: it ends with the transaction');
 BEGIN;
 SELECT evpg_set_context('ann', 'corr1', '{"k": 0}') \g /dev/null
 SELECT evpg_set_context() \g /dev/null
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -', 'A20: or with a call without arguments');
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -',
+  'A20: or with a call without arguments');
 COMMIT;
 
 -- what code in C is told
 BEGIN;
 SELECT evpg_set_context('ann', 'corr1', '{"from": "context"}') \g /dev/null
-CREATE TEMP TABLE described AS SELECT * FROM evpg_execute('echo', 'd', 'Describe', '{"x": 1}', 0, 'cmd', '{"arg": 1}', causation_id => 'cause');
-SELECT is((SELECT data - 'received_at' FROM described), '{"version": 0, "aggregate_type": "echo", "aggregate_id": "d", "command_type": "Describe", "has_data": true, "data": {"x": 1},
-   "metadata": {"arg": 1, "from": "context"}, "command_id": "cmd", "correlation_id": "corr1", "causation_id": "cause", "actor": "ann", "host": true}',
+CREATE TEMP TABLE described AS SELECT * FROM evpg_execute('echo', 'd', 'Describe', '{"x": 1}', 0, 'cmd', '{"arg": 1}',
+  causation_id => 'cause');
+SELECT is((SELECT data - 'received_at' FROM described),
+  '{"version": 0, "aggregate_type": "echo", "aggregate_id": "d", "command_type": "Describe", "has_data": true,
+    "data": {"x": 1}, "metadata": {"arg": 1, "from": "context"}, "command_id": "cmd", "correlation_id": "corr1",
+    "causation_id": "cause", "actor": "ann", "host": true}',
   'A20: what a handler in C is told');
-SELECT is((SELECT (data->>'received_at')::bigint FROM described), (SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint FROM described),
+SELECT is((SELECT (data->>'received_at')::bigint FROM described),
+  (SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint FROM described),
   'B02: received_at is recorded_at, in microseconds since 1970');
-SELECT is((SELECT metadata || to_jsonb(tags) FROM described), '[{"by": "handler", "arg": 1, "from": "context"}, "one", "zwei"]', 'A21: metadata and tags by a handler in C');
+SELECT is((SELECT metadata || to_jsonb(tags) FROM described),
+  '[{"by": "handler", "arg": 1, "from": "context"}, "one", "zwei"]', 'A21: metadata and tags by a handler in C');
 COMMIT;
 SELECT is((SELECT (state->'event') - '{occurred_at,recorded_at,data}'::text[] FROM evpg_state('echo', 'd')),
-  (SELECT jsonb_build_object('version', 1, 'aggregate_type', 'echo', 'aggregate_id', 'd', 'type', 'Described', 'schema_version', 1, 'tags', tags,
-     'metadata', metadata, 'event_id', event_id, 'command_id', 'cmd', 'correlation_id', 'corr1', 'causation_id', 'cause', 'actor', 'ann', 'host', true) FROM described),
+  (SELECT jsonb_build_object('version', 1, 'aggregate_type', 'echo', 'aggregate_id', 'd', 'type', 'Described',
+  'schema_version', 1, 'tags', tags,
+     'metadata', metadata, 'event_id', event_id, 'command_id', 'cmd', 'correlation_id', 'corr1', 'causation_id', 'cause',
+     'actor', 'ann', 'host', true) FROM described),
   'A20: what a fold in C is told');
 SELECT is((SELECT state->'event'->'data' FROM evpg_state('echo', 'd')), (SELECT data FROM described), 'A22: and the data');
-SELECT is((SELECT ARRAY[(state->'event'->>'occurred_at')::bigint, (state->'event'->>'recorded_at')::bigint] FROM evpg_state('echo', 'd')),
-  (SELECT ARRAY[(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM recorded_at) * 1000000)::bigint] FROM described), 'A22: and the times');
+SELECT is((SELECT ARRAY[(state->'event'->>'occurred_at')::bigint, (state->'event'->>'recorded_at')::bigint]
+  FROM evpg_state('echo', 'd')),
+  (SELECT ARRAY[(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM recorded_at) * 1000000)::bigint]
+  FROM described), 'A22: and the times');
 SELECT state AS warm FROM evpg_state('echo', 'd') \gset
 SET evpg.state_cache_size = 0;
 SELECT state FROM evpg_state('echo', 'd') \g /dev/null
-SELECT is((SELECT state FROM evpg_state('echo', 'd')), :'warm'::jsonb, 'rule 6: a replay folds the same event as the command did');
+SELECT is((SELECT state FROM evpg_state('echo', 'd')), :'warm'::jsonb,
+  'rule 6: a replay folds the same event as the command did');
 RESET evpg.state_cache_size;
 SELECT is((SELECT data - 'received_at' FROM evpg_execute('echo', 'e', 'Describe', NULL)),
-  (SELECT jsonb_build_object('version', 0, 'aggregate_type', 'echo', 'aggregate_id', 'e', 'command_type', 'Describe', 'has_data', false, 'data', NULL, 'metadata', NULL,
-     'command_id', NULL, 'correlation_id', NULL, 'causation_id', NULL, 'actor', NULL, 'host', true)), 'A20: what is not there is NULL in C');
+  (SELECT jsonb_build_object('version', 0, 'aggregate_type', 'echo', 'aggregate_id', 'e', 'command_type', 'Describe',
+  'has_data', false, 'data', NULL, 'metadata', NULL,
+     'command_id', NULL, 'correlation_id', NULL, 'causation_id', NULL, 'actor', NULL, 'host', true)),
+     'A20: what is not there is NULL in C');
 
 -- what a function is told
 CREATE FUNCTION test.tell(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql AS $$
   SELECT jsonb_build_object('type', 'Told', 'data', to_jsonb(command)) $$;
-CREATE FUNCTION test.keep(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_jsonb(event) - 'position' $$;
+CREATE FUNCTION test.keep(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT to_jsonb(event) - 'position' $$;
 SELECT evpg_register_aggregate('tell', handler => 'test.tell', reducer => 'test.keep') \g /dev/null
-CREATE TEMP TABLE told AS SELECT * FROM evpg_execute('tell', 't', 'Tell', '[1]', 0, 'cmd', '{"m": 1}', 'ann', 'corr', 'cause');
-SELECT is((SELECT data FROM told), (SELECT jsonb_build_object('aggregate_type', 'tell', 'aggregate_id', 't', 'command_type', 'Tell', 'data', '[1]'::jsonb, 'expected_version', 0,
-    'command_id', 'cmd', 'metadata', '{"m": 1}'::jsonb, 'actor', 'ann', 'correlation_id', 'corr', 'causation_id', 'cause', 'version', 0, 'received_at', recorded_at) FROM told),
+CREATE TEMP TABLE told AS SELECT * FROM evpg_execute('tell', 't', 'Tell', '[1]', 0, 'cmd', '{"m": 1}', 'ann', 'corr',
+  'cause');
+SELECT is((SELECT data FROM told), (SELECT jsonb_build_object('aggregate_type', 'tell', 'aggregate_id', 't', 'command_type',
+  'Tell', 'data', '[1]'::jsonb, 'expected_version', 0,
+    'command_id', 'cmd', 'metadata', '{"m": 1}'::jsonb, 'actor', 'ann', 'correlation_id', 'corr', 'causation_id', 'cause',
+    'version', 0, 'received_at', recorded_at) FROM told),
   'A20: what a handler that is a function is told');
-SELECT is((SELECT state FROM evpg_state('tell', 't')), (SELECT to_jsonb(told) - 'position' FROM told), 'A20: what a reducer that is a function is told: the row of the event');
+SELECT is((SELECT state FROM evpg_state('tell', 't')), (SELECT to_jsonb(told) - 'position' FROM told),
+  'A20: what a reducer that is a function is told: the row of the event');
 
 -- refused
 SELECT refused(statement, error, 'A21: ' || statement) FROM (VALUES
@@ -101,16 +133,23 @@ SELECT refused(statement, error, 'A21: ' || statement) FROM (VALUES
   ($$SELECT evpg_execute('counter', 'a', 'Add', actor => E'\x7f')$$, '22023 actor contains a control character'),
   ($$SELECT evpg_execute('counter', 'a', 'Add', correlation_id => repeat('x', 1025))$$, 'VE014 correlation id is too long'),
   ($$SELECT evpg_execute('counter', 'a', 'Add', causation_id => '')$$, '22023 causation id must not be empty'),
-  ($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd', metadata => '"x"')])$$, '22023 metadata must be a JSON object'),
-  ($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd', metadata => '{"evpg.": 1}')])$$, 'VE017 metadata key "evpg." is reserved'),
-  ($$SELECT evpg_execute('counter', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": 1}]}')$$, '22023 metadata must be a JSON object'),
-  ($$SELECT evpg_execute('counter_c', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": [1]}]}')$$, '22023 metadata must be a JSON object'),
-  ($$SELECT evpg_execute('counter_c', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": {"evpg.a": 1}}]}')$$, 'VE017 metadata key "evpg.a" is reserved')) x (statement, error);
-SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": {"nested": {"evpg.x": 1}, "evpgx": 2}}]}') e),
+  ($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd', metadata => '"x"')])$$,
+  '22023 metadata must be a JSON object'),
+  ($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd', metadata => '{"evpg.": 1}')])$$,
+  'VE017 metadata key "evpg." is reserved'),
+  ($$SELECT evpg_execute('counter', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": 1}]}')$$,
+  '22023 metadata must be a JSON object'),
+  ($$SELECT evpg_execute('counter_c', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": [1]}]}')$$,
+  '22023 metadata must be a JSON object'),
+  ($$SELECT evpg_execute('counter_c', 'a', 'Emit', '{"events": [{"type": "Odd", "metadata": {"evpg.a": 1}}]}')$$,
+  'VE017 metadata key "evpg.a" is reserved')) x (statement, error);
+SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit',
+  '{"events": [{"type": "Odd", "metadata": {"nested": {"evpg.x": 1}, "evpgx": 2}}]}') e),
   '- own - {"evpgx": 2, "nested": {"evpg.x": 1}}', 'D52: only keys at the top that start with "evpg." are reserved');
 
 -- the settings that evpg_set_context() fills are nobody's way around its checks
-SELECT refused(format($q$DO $$BEGIN PERFORM set_config('evpg.%s', %L, true); PERFORM evpg_execute('counter', 'a', 'Add'); END$$$q$, name, value), error, what) FROM (VALUES
+SELECT refused(format($q$DO $$BEGIN PERFORM set_config('evpg.%s', %L, true); PERFORM evpg_execute('counter', 'a', 'Add');
+  END$$$q$, name, value), error, what) FROM (VALUES
   ('actor', repeat('x', 5000), 'VE014 %', 'D55: an actor too long, by SET'),
   ('actor', E'a\nb', '22023 %', 'D55: an actor with a control character, by SET'),
   ('correlation_id', E'a\nb', '22023 %', 'D55: a correlation id with a control character, by SET'),

@@ -12,14 +12,19 @@ SET test.kind = counter_c;
 
 -- both
 SELECT same(
-  $$SELECT aggregate_id, version, type, data, tags, schema_version FROM evpg.event WHERE aggregate_type = 'counter' ORDER BY position$$,
-  $$SELECT aggregate_id, version, type, data, tags, schema_version FROM evpg.event WHERE aggregate_type = 'counter_c' ORDER BY position$$,
+  $$SELECT aggregate_id, version, type, data, tags, schema_version FROM evpg.event WHERE aggregate_type = 'counter'
+  ORDER BY position$$,
+  $$SELECT aggregate_id, version, type, data, tags, schema_version FROM evpg.event WHERE aggregate_type = 'counter_c'
+  ORDER BY position$$,
   'A01: functions and C decide the same events');
-SELECT is((SELECT array_agg(aggregate_id) FROM evpg_streams('counter')), (SELECT array_agg(aggregate_id) FROM evpg_streams('counter_c')),
+SELECT is((SELECT array_agg(aggregate_id) FROM evpg_streams('counter')),
+  (SELECT array_agg(aggregate_id) FROM evpg_streams('counter_c')),
   '1.2 test 7: two aggregate types coexist, with the same ids');
-SELECT is((SELECT count(*) FROM evpg.event_log l JOIN evpg.stream s USING (stream_id) WHERE l.version > s.version), 0::bigint,
+SELECT is((SELECT count(*) FROM evpg.event_log l JOIN evpg.stream s USING (stream_id) WHERE l.version > s.version),
+  0::bigint,
   'rule 3: no event is beyond its stream''s version');
-SELECT is((SELECT count(*) FROM evpg.stream s WHERE s.version <> (SELECT count(*) FROM evpg.event_log l WHERE l.stream_id = s.stream_id)
+SELECT is((SELECT count(*) FROM evpg.stream s WHERE s.version
+  <> (SELECT count(*) FROM evpg.event_log l WHERE l.stream_id = s.stream_id)
               OR s.last_position <> (SELECT max(position) FROM evpg.event_log l WHERE l.stream_id = s.stream_id)), 0::bigint,
   'rule 3: every stream row says what its events say');
 SELECT * FROM finish();

@@ -10,62 +10,88 @@ CREATE FUNCTION test.hostile(command_type text, data jsonb) RETURNS text LANGUAG
 SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 1', 'a stream');
 
 -- text that PostgreSQL cannot hold
-SELECT refused(hostile('BadText', jsonb_build_object('where', w, 'how', how)), '22021 % contains text that is not valid UTF-8', 'invalid UTF-8 (' || how || ') from a module: ' || w)
-  FROM unnest('{latin1,surrogate,overlong}'::text[]) how, unnest('{type,data,key,scalar,metadata,tag,code,message,detail,failure}'::text[]) w;
-SELECT refused(hostile('BadText', jsonb_build_object('where', w, 'how', 'zero')), '22P05 % contains \\u0000', '\u0000 from a module: ' || w)
+SELECT refused(hostile('BadText', jsonb_build_object('where', w, 'how', how)),
+  '22021 % contains text that is not valid UTF-8', 'invalid UTF-8 (' || how || ') from a module: ' || w)
+  FROM unnest('{latin1,surrogate,overlong}'::text[]) how,
+  unnest('{type,data,key,scalar,metadata,tag,code,message,detail,failure}'::text[]) w;
+SELECT refused(hostile('BadText', jsonb_build_object('where', w, 'how', 'zero')), '22P05 % contains \\u0000',
+  '\u0000 from a module: ' || w)
   FROM unnest('{type,data,scalar,metadata,tag,detail}'::text[]) w;
-SELECT refused(replace(hostile('BadText', jsonb_build_object('where', w, 'how', 'latin1')), 'evpg_execute', 'evpg_try_execute'), '22021 %', 'invalid UTF-8 in an outcome: ' || w)
+SELECT refused(replace(hostile('BadText', jsonb_build_object('where', w, 'how', 'latin1')), 'evpg_execute',
+  'evpg_try_execute'), '22021 %', 'invalid UTF-8 in an outcome: ' || w)
   FROM unnest('{code,message,detail,failure}'::text[]) w;
 
 -- refusals: cut where they are too long, not in the middle of a character
-SELECT is((SELECT (status, length(code), length(message), code = left(repeat('€', 100), 21), message = left(repeat('ä', 600), 255))::text
-             FROM evpg_try_execute('hostile', 'a', 'Refuse', jsonb_build_object('code', repeat('€', 100), 'message', repeat('ä', 600)))), '(rejected,21,255,t,t)',
+SELECT is((SELECT (status, length(code), length(message), code = left(repeat('€', 100), 21), message
+  = left(repeat('ä', 600), 255))::text
+             FROM evpg_try_execute('hostile', 'a', 'Refuse',
+             jsonb_build_object('code', repeat('€', 100), 'message', repeat('ä', 600)))), '(rejected,21,255,t,t)',
   'B08: code and message are cut between characters');
-SELECT same($$SELECT status, code, message, detail FROM evpg_try_execute('hostile', 'a', 'Refuse', '{"code": "only"}')$$, $$VALUES ('rejected', 'only', 'only', NULL::jsonb)$$,
+SELECT same($$SELECT status, code, message, detail FROM evpg_try_execute('hostile', 'a', 'Refuse', '{"code": "only"}')$$,
+  $$VALUES ('rejected', 'only', 'only', NULL::jsonb)$$,
   'B08: without a message the code is the message');
-SELECT same($$SELECT code, message, detail FROM evpg_try_execute('hostile', 'a', 'Refuse', '{"code": "c", "message": "100 % %s %n", "detail": [1.50, null]}')$$,
+SELECT same($$SELECT code, message, detail FROM evpg_try_execute('hostile', 'a', 'Refuse',
+  '{"code": "c", "message": "100 % %s %n", "detail": [1.50, null]}')$$,
   $$VALUES ('c', '100 % %s %n', '[1.50, null]'::jsonb)$$, 'B08: percent signs are text, detail is exact');
 SELECT refused(hostile('Refuse', '{"code": "c", "message": "100 % %s %n"}'), 'VE002 100 \% \%s \%n', 'B08: as an error too');
-SELECT is((SELECT (status, coalesce(code, ''), message <> '')::text FROM evpg_try_execute('hostile', 'a', 'Refuse', '{}')), '(rejected,"",t)', 'B08: a refusal without code and message still has a message');
+SELECT is((SELECT (status, coalesce(code, ''), message <> '')::text FROM evpg_try_execute('hostile', 'a', 'Refuse', '{}')),
+  '(rejected,"",t)', 'B08: a refusal without code and message still has a message');
 
 -- envelopes
-SELECT refused(hostile('Envelope', jsonb_build_object('change', change)), error, 'an event of a module: ' || left(change::text, 60)) FROM (VALUES
-  ('{"type": null}'::jsonb, '22004 event type must not be null'), ('{"type": ""}', '22023 event type must not be empty'), ('{"type": 7}', 'VE009 member "type" of an emitted event is not a string'),
-  ('{"type": "a\nb"}', '22023 event type contains a control character'), ('{"type": "evpg.x"}', 'VE017 event type "evpg.x" is reserved'),
-  ('{"type": "EVPG.x"}', 'VE017 event type "EVPG.x" is reserved'), (jsonb_build_object('type', repeat('x', 256)), 'VE014 event type is too long'),
-  ('{"metadata": []}', '22023 metadata must be a JSON object'), ('{"metadata": {"evpg.x": 1}}', 'VE017 metadata key "evpg.x" is reserved'),
-  ('{"tags": [1]}', 'VE009 member "tags" of an emitted event is not an array of strings'), ('{"tags": ["a", null]}', 'VE009 %not an array of strings'), ('{"tags": "red"}', 'VE009 %not an array of strings'),
-  ('{"tags": [""]}', '22023 tag must not be empty'), ('{"schema_version": 0}', 'VE009 member "schema_version" of an emitted event is not a positive integer'), ('{"schema_version": -1}', 'VE009 %'),
-  ('{"schema_version": "2"}', 'VE009 %'), ('{"schema_version": 2.5}', 'VE009 %'), ('{"schema_version": 5000000000}', 'VE009 %'), ('{"surprise": 1}', 'VE009 %')) x (change, error);
+SELECT refused(hostile('Envelope', jsonb_build_object('change', change)), error, 'an event of a module: '
+  || left(change::text, 60)) FROM (VALUES
+  ('{"type": null}'::jsonb, '22004 event type must not be null'), ('{"type": ""}', '22023 event type must not be empty'),
+  ('{"type": 7}', 'VE009 member "type" of an emitted event is not a string'),
+  ('{"type": "a\nb"}', '22023 event type contains a control character'),
+  ('{"type": "evpg.x"}', 'VE017 event type "evpg.x" is reserved'),
+  ('{"type": "EVPG.x"}', 'VE017 event type "EVPG.x" is reserved'),
+  (jsonb_build_object('type', repeat('x', 256)), 'VE014 event type is too long'),
+  ('{"metadata": []}', '22023 metadata must be a JSON object'),
+  ('{"metadata": {"evpg.x": 1}}', 'VE017 metadata key "evpg.x" is reserved'),
+  ('{"tags": [1]}', 'VE009 member "tags" of an emitted event is not an array of strings'),
+  ('{"tags": ["a", null]}', 'VE009 %not an array of strings'), ('{"tags": "red"}', 'VE009 %not an array of strings'),
+  ('{"tags": [""]}', '22023 tag must not be empty'),
+  ('{"schema_version": 0}', 'VE009 member "schema_version" of an emitted event is not a positive integer'),
+  ('{"schema_version": -1}', 'VE009 %'),
+  ('{"schema_version": "2"}', 'VE009 %'), ('{"schema_version": 2.5}', 'VE009 %'),
+  ('{"schema_version": 5000000000}', 'VE009 %'), ('{"surprise": 1}', 'VE009 %')) x (change, error);
 
 -- depth and size
 SELECT is(try('deep', 'Deep', '{"depth": 100}'), 'ok 1', 'a hundred levels from a module');
-SELECT refused(hostile('Deep', jsonb_build_object('depth', depth)), 'VE014 event data is nested too deeply', depth || ' levels from a module') FROM unnest('{101,10000}'::int[]) depth;
+SELECT refused(hostile('Deep', jsonb_build_object('depth', depth)), 'VE014 event data is nested too deeply', depth
+  || ' levels from a module') FROM unnest('{101,10000}'::int[]) depth;
 SELECT is(try('large', 'Large', '{"size": 16000000}'), 'ok 1', '16 MB from a module');
 SELECT refused(hostile('Large', '{"size": 20000000}'), 'VE014 event data is too large', '20 MB from a module');
 
 -- loops: statement_timeout ends them
 SET statement_timeout = '500ms';
-SELECT refused(hostile('FoldForever', '{}'), '57014 canceling statement due to statement timeout', 'a fold that loops for ever');
+SELECT refused(hostile('FoldForever', '{}'), '57014 canceling statement due to statement timeout',
+  'a fold that loops for ever');
 RESET statement_timeout;
 SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 2', 'and the session works on');
 SELECT count(*) FROM evpg_append('hostile', 'spun', evpg_events('[{"type": "Tried"}, {"type": "Spun"}]')) \g /dev/null
 SET statement_timeout = '500ms';
 SELECT refused($$SELECT evpg_state('hostile', 'spun')$$, '57014 %', 'a fold that loops for ever, in a state');
-SELECT refused($$SELECT evpg_execute('hostile', 'spun', 'Nothing')$$, '57014 %', 'a fold that loops for ever, in a replay of a command');
+SELECT refused($$SELECT evpg_execute('hostile', 'spun', 'Nothing')$$, '57014 %',
+  'a fold that loops for ever, in a replay of a command');
 RESET statement_timeout;
-SELECT is((SELECT state FROM evpg_state('hostile', 'spun', at_version => 1)), '{"tries": 1}', 'the version before can be read');
+SELECT is((SELECT state FROM evpg_state('hostile', 'spun', at_version => 1)), '{"tries": 1}',
+  'the version before can be read');
 SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 3', 'and the session works on');
 
 -- a fold that spoils the state: the events are safe, the state says what is wrong, no snapshot is kept
 SET client_min_messages = error;
-SELECT is(try('spoiled', 'Spoil', jsonb_build_object('how', how)), 'ok ' || n, 'rule 7: a state with ' || how || ' cannot be a snapshot, but the command succeeds')
+SELECT is(try('spoiled', 'Spoil', jsonb_build_object('how', how)), 'ok ' || n, 'rule 7: a state with ' || how
+  || ' cannot be a snapshot, but the command succeeds')
   FROM unnest('{latin1,zero,surrogate}'::text[]) WITH ORDINALITY x (how, n);
 RESET client_min_messages;
-SELECT is((SELECT count(*) FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE aggregate_id = 'spoiled'), 0::bigint, 'rule 7: there is none');
-SELECT refused($$SELECT evpg_state('hostile', 'spoiled')$$, '22021 state contains text that is not valid UTF-8', 'A07: the state cannot be shown');
+SELECT is((SELECT count(*) FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE aggregate_id = 'spoiled'),
+  0::bigint, 'rule 7: there is none');
+SELECT refused($$SELECT evpg_state('hostile', 'spoiled')$$, '22021 state contains text that is not valid UTF-8',
+  'A07: the state cannot be shown');
 SELECT is((SELECT count(*) FROM evpg_read_stream('hostile', 'spoiled')), 3::bigint, 'A16: its events can');
-SELECT is(try('spoiled', 'Number', '{"which": "tenth"}'), 'ok 4', 'and the stream goes on') FROM set_config('client_min_messages', 'error', false);
+SELECT is(try('spoiled', 'Number', '{"which": "tenth"}'), 'ok 4', 'and the stream goes on')
+  FROM set_config('client_min_messages', 'error', false);
 RESET client_min_messages;
 SELECT is(evpg_stream_version('hostile', 'a'), 3::bigint, 'rule 5: the refused ones left nothing');
 SELECT * FROM finish();

@@ -56,7 +56,8 @@ END $$;
 SELECT is(evpg_register_interceptor('one', 'test.pass'), true, 'B03: registered');
 SELECT is(evpg_register_interceptor('one', 'test.pass'), false, 'B03: the same again changes nothing');
 SELECT is(try('a', 'Add', '{"n": 1}', 0, 'cmd'), 'ok 1', 'B03: a command passes');
-SELECT same($$SELECT who, (command).aggregate_type, (command).aggregate_id, (command).command_type, (command).data, (command).expected_version, (command).command_id FROM test.seen$$,
+SELECT same($$SELECT who, (command).aggregate_type, (command).aggregate_id, (command).command_type, (command).data,
+  (command).expected_version, (command).command_id FROM test.seen$$,
   $$VALUES ('pass', 'counter_c', 'a', 'Add', '{"n": 1}'::jsonb, 0::bigint, 'cmd')$$, 'B03: it was seen');
 SELECT is(try('a', 'Add', '{"n": 1}', 0, 'cmd'), 'duplicate 1', 'B03, rule 1: a duplicate');
 SELECT is((SELECT count(*) FROM test.seen), 2::bigint, 'B03, rule 1: is seen, too');
@@ -67,7 +68,8 @@ SELECT is((SELECT count(*) FROM test.seen), 3::bigint, 'B03: append is no comman
 BEGIN;
 SELECT evpg_set_context('ann', 'corr', '{"m": 1}') \g /dev/null
 SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 3', 'B03: with a context');
-SELECT is((SELECT ((command).actor, (command).correlation_id, (command).metadata)::text FROM test.seen ORDER BY n DESC LIMIT 1), '(ann,corr,"{""m"": 1}")', 'B03: it sees the context');
+SELECT is((SELECT ((command).actor, (command).correlation_id, (command).metadata)::text FROM test.seen
+  ORDER BY n DESC LIMIT 1), '(ann,corr,"{""m"": 1}")', 'B03: it sees the context');
 COMMIT;
 
 -- order and filters
@@ -82,10 +84,13 @@ SELECT is((SELECT string_agg(who, ' ' ORDER BY n) FROM test.seen), 'pass_too pas
 SELECT evpg_register_interceptor('late', 'test.pass_too', '{counter}', '{Add}') \g /dev/null
 SELECT evpg_register_interceptor('one', 'test.pass', '{counter,counter_c}', '{Nothing,Subtract}') \g /dev/null
 TRUNCATE test.seen;
-SELECT count(*) FROM (VALUES ('counter', 'Add'), ('counter', 'Nothing'), ('counter_c', 'Add'), ('counter_c', 'Nothing')) x (t, c), evpg_try_execute(t, 'f', c, '{"n": 1}') \g /dev/null
-SELECT is((SELECT string_agg(who || ':' || (command).aggregate_type || ':' || (command).command_type, ' ' ORDER BY n) FROM test.seen),
+SELECT count(*) FROM (VALUES ('counter', 'Add'), ('counter', 'Nothing'), ('counter_c', 'Add'),
+  ('counter_c', 'Nothing')) x (t, c), evpg_try_execute(t, 'f', c, '{"n": 1}') \g /dev/null
+SELECT is((SELECT string_agg(who || ':' || (command).aggregate_type || ':' || (command).command_type, ' ' ORDER BY n)
+  FROM test.seen),
   'pass_too:counter:Add pass:counter:Nothing pass:counter_c:Nothing', 'B03: filters by aggregate and command type');
-SELECT is(ARRAY[evpg_drop_interceptor('late'), evpg_drop_interceptor('one'), evpg_drop_interceptor('one', true)], '{t,t,f}', 'B03: dropped');
+SELECT is(ARRAY[evpg_drop_interceptor('late'), evpg_drop_interceptor('one'), evpg_drop_interceptor('one', true)], '{t,t,f}',
+  'B03: dropped');
 SELECT refused($$SELECT evpg_drop_interceptor('one')$$, '42704 interceptor "one" is not registered', 'B03: once');
 TRUNCATE test.seen;
 SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 6', 'B03: a command');
@@ -93,10 +98,12 @@ SELECT is((SELECT count(*) FROM test.seen), 0::bigint, 'B03: is seen by nobody')
 
 -- changing the command
 SELECT evpg_register_interceptor('double', 'test.double', NULL, '{Add}') \g /dev/null
-SELECT same($$SELECT data, metadata FROM evpg_execute('counter_c', 'd', 'Add', '{"n": 3}')$$, $$VALUES ('{"n": 6}'::jsonb, '{"doubled": true}'::jsonb)$$,
+SELECT same($$SELECT data, metadata FROM evpg_execute('counter_c', 'd', 'Add', '{"n": 3}')$$,
+  $$VALUES ('{"n": 6}'::jsonb, '{"doubled": true}'::jsonb)$$,
   'B03: an interceptor changes data and metadata');
 SELECT evpg_register_interceptor('double twice', 'test.double', NULL, '{Add}', 1) \g /dev/null
-SELECT is((SELECT data FROM evpg_execute('counter_c', 'd', 'Add', '{"n": 3}')), '{"n": 12}', 'B03: the next sees what the one before made of it');
+SELECT is((SELECT data FROM evpg_execute('counter_c', 'd', 'Add', '{"n": 3}')), '{"n": 12}',
+  'B03: the next sees what the one before made of it');
 SELECT is(try('d', 'Add', '{"n": 5}', NULL, 'twice'), 'ok 3', 'rule 4: under an id');
 SELECT is(try('d', 'Add', '{"n": 5}', NULL, 'twice'), 'duplicate 3', 'rule 4: it is the same command again');
 SELECT evpg_drop_interceptor('double'), evpg_drop_interceptor('double twice') \g /dev/null
@@ -107,19 +114,27 @@ SELECT evpg_register_interceptor('after', 'test.pass', priority => 1) \g /dev/nu
 TRUNCATE test.seen;
 SELECT trace() AS before \gset
 SELECT same($$SELECT * FROM evpg_try_execute('counter_c', 'd', 'Add', '{"n": 13}')$$,
-  $$VALUES ('intercepted', 'counter_c', 'd', 3::bigint, NULL::bigint, '[]'::jsonb, 'VE011', 'unlucky', 'not thirteen', '{"n": 13}'::jsonb, NULL::text)$$,
+  $$VALUES ('intercepted', 'counter_c', 'd', 3::bigint, NULL::bigint, '[]'::jsonb, 'VE011', 'unlucky', 'not thirteen',
+  '{"n": 13}'::jsonb, NULL::text)$$,
   'B03, rule 8: an interceptor refuses');
-SELECT same($$SELECT status, version, code, message, detail, hint FROM evpg_try_execute('counter_c', 'new', 'Add', '{"n": 14}')$$,
-  $$VALUES ('intercepted', 0::bigint, 'guard', 'nor fourteen', NULL::jsonb, 'try fifteen')$$, 'B03, rule 8: or raises VE011; the code is its name');
+SELECT same($$SELECT status, version, code, message, detail, hint
+  FROM evpg_try_execute('counter_c', 'new', 'Add', '{"n": 14}')$$,
+  $$VALUES ('intercepted', 0::bigint, 'guard', 'nor fourteen', NULL::jsonb, 'try fifteen')$$,
+  'B03, rule 8: or raises VE011; the code is its name');
 SELECT is(trace(), :'before', 'rule 5: nothing is written');
 SELECT is((SELECT count(*) FROM test.seen), 0::bigint, 'B03: the first refusal counts, the next is not asked');
-SELECT refused($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 13}')$$, 'VE011 not thirteen', 'rule 8: execute raises VE011');
-SELECT is(error_fields($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 13}')$$), 'unlucky|{"n": 13}|', 'rule 8: with code and detail');
-SELECT refused(format($$SELECT %s('counter_c', 'd', 'Add', '{"n": %s}')$$, f, n), error, 'rule 8: ' || f || ': interceptor ' || what)
+SELECT refused($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 13}')$$, 'VE011 not thirteen',
+  'rule 8: execute raises VE011');
+SELECT is(error_fields($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 13}')$$), 'unlucky|{"n": 13}|',
+  'rule 8: with code and detail');
+SELECT refused(format($$SELECT %s('counter_c', 'd', 'Add', '{"n": %s}')$$, f, n), error, 'rule 8: ' || f || ': interceptor '
+  || what)
   FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
   (16, 'P0001 a defect', 'with a defect'), (17, 'VE009 interceptor "guard" returned null', 'that returns NULL'),
-  (18, 'VE009 interceptor "guard" must not change aggregate type and id', 'that changes the id'), (19, '22023 command type must not be empty', 'that empties the type'),
-  (20, 'VE009 interceptor "guard" must not change aggregate type and id', 'that changes the aggregate type'), (21, '22023 expected_version -5 is out of range', 'that expects -5'),
+  (18, 'VE009 interceptor "guard" must not change aggregate type and id', 'that changes the id'),
+  (19, '22023 command type must not be empty', 'that empties the type'),
+  (20, 'VE009 interceptor "guard" must not change aggregate type and id', 'that changes the aggregate type'),
+  (21, '22023 expected_version -5 is out of range', 'that expects -5'),
   (22, '22023 metadata must be a JSON object', 'that spoils the metadata')) x (n, error, what);
 SELECT is(try('d', 'Add', '{"n": 23}'), 'conflict 3', 'B03: it may add an expectation');
 SELECT is(try('d', 'Subtract', '{"n": 24}'), 'ok 4', 'B03: or none');
@@ -130,20 +145,26 @@ SELECT is(try('d', 'Add', '{"n": 13}'), 'ok 5', 'B03: thirteen passes');
 CREATE FUNCTION test.strict_one(command evpg.command) RETURNS evpg.command LANGUAGE sql STRICT AS $$ SELECT command $$;
 CREATE FUNCTION test.set_of(command evpg.command) RETURNS SETOF evpg.command LANGUAGE sql AS $$ SELECT command $$;
 CREATE FUNCTION test.other(command jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT command $$;
-SELECT refused(format('SELECT evpg_register_interceptor(%s)', args), error, 'B03, B24: register_interceptor(' || args || ')') FROM (VALUES
-  ($$'x', 'test.strict_one'$$, '42P13 %because it is STRICT'), ($$'x', 'test.set_of'$$, '42P13 %cannot be a interceptor'), ($$'x', 'test.other'$$, '42P13 %cannot be a interceptor'),
-  ($$'x', NULL$$, '22004 interceptor must not be null'), ($$NULL, 'test.pass'$$, '22004 interceptor name must not be null'), ($$'', 'test.pass'$$, '22023 interceptor name must not be empty'),
-  ($$'evpg.x', 'test.pass'$$, 'VE017 %'), ($$'x', 'test.nope'$$, '42883 %'), ($$'x', 0$$, '42883 %'), ($$'x', 'test.pass', '{NULL}'$$, '22023 aggregate_types must be %'),
+SELECT refused(format('SELECT evpg_register_interceptor(%s)', args), error, 'B03, B24: register_interceptor(' || args || ')')
+  FROM (VALUES
+  ($$'x', 'test.strict_one'$$, '42P13 %because it is STRICT'), ($$'x', 'test.set_of'$$, '42P13 %cannot be a interceptor'),
+  ($$'x', 'test.other'$$, '42P13 %cannot be a interceptor'),
+  ($$'x', NULL$$, '22004 interceptor must not be null'), ($$NULL, 'test.pass'$$, '22004 interceptor name must not be null'),
+  ($$'', 'test.pass'$$, '22023 interceptor name must not be empty'),
+  ($$'evpg.x', 'test.pass'$$, 'VE017 %'), ($$'x', 'test.nope'$$, '42883 %'), ($$'x', 0$$, '42883 %'),
+  ($$'x', 'test.pass', '{NULL}'$$, '22023 aggregate_types must be %'),
   ($$'x', 'test.pass', priority => NULL$$, '22004 priority must not be null')) x (args, error);
 
 -- one that is gone stops every command, with a clear error
 DROP FUNCTION test.pass(evpg.command);
-SELECT refused($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 1}')$$, '42883 interceptor function test.pass(evpg.command) does not exist', 'B03: a function that is gone');
+SELECT refused($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 1}')$$,
+  '42883 interceptor function test.pass(evpg.command) does not exist', 'B03: a function that is gone');
 SELECT is(evpg_drop_interceptor('after'), true, 'B03: unless it is dropped');
 SELECT is(try('d', 'Add', '{"n": 1}'), 'ok 6', 'B03: then they go on');
 
 -- rolled back
-CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$ BEGIN INSERT INTO test.seen (who) VALUES ('pass'); RETURN command; END $$;
+CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO test.seen (who) VALUES ('pass'); RETURN command; END $$;
 TRUNCATE test.seen;
 BEGIN;
 SAVEPOINT s;

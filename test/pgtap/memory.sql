@@ -5,36 +5,50 @@
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
 SELECT plan(9);
-CREATE FUNCTION test.contexts() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM pg_backend_memory_contexts WHERE name LIKE 'Evpg%' $$;
+CREATE FUNCTION test.contexts() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM pg_backend_memory_contexts
+  WHERE name LIKE 'Evpg%' $$;
 
 -- errors of every kind, after a first round that fills what is kept for the session
 CREATE FUNCTION test.errors(times int) RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT count(*) FROM generate_series(1, times) n, (VALUES
-    ('counter', 'Fail', '{}'), ('counter', 'AddAndRefuse', '{"n": 1}'), ('counter', 'Add', '{"n": 666}'), ('counter', 'Add', '{"n": 5000}'), ('counter', 'Nope', '{}'),
-    ('counter_c', 'Fail', '{}'), ('counter_c', 'AddAndRefuse', '{"n": 1}'), ('counter_c', 'Add', '{"n": 666}'), ('counter_c', 'Add', '{"n": 5000}'), ('counter_c', 'Nope', '{}'), ('counter_c', 'Add', '[]'),
-    ('hostile', 'BadText', '{"where": "data", "how": "zero"}'), ('hostile', 'BadText', '{"where": "detail", "how": "latin1"}'), ('hostile', 'Deep', '{"depth": 500}'), ('hostile', 'Number', '{"which": "nan"}'),
+    ('counter', 'Fail', '{}'), ('counter', 'AddAndRefuse', '{"n": 1}'), ('counter', 'Add', '{"n": 666}'),
+    ('counter', 'Add', '{"n": 5000}'), ('counter', 'Nope', '{}'),
+    ('counter_c', 'Fail', '{}'), ('counter_c', 'AddAndRefuse', '{"n": 1}'), ('counter_c', 'Add', '{"n": 666}'),
+    ('counter_c', 'Add', '{"n": 5000}'), ('counter_c', 'Nope', '{}'), ('counter_c', 'Add', '[]'),
+    ('hostile', 'BadText', '{"where": "data", "how": "zero"}'),
+    ('hostile', 'BadText', '{"where": "detail", "how": "latin1"}'), ('hostile', 'Deep', '{"depth": 500}'),
+    ('hostile', 'Number', '{"which": "nan"}'),
     ('hostile', 'Envelope', '{"change": {"type": null}}'), ('nope', 'X', '{}')) x (kind, command, data),
-    test.error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', kind, 'e' || n % 3, command, data)) e WHERE e <> 'no error' $$;
+    test.error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', kind, 'e' || n % 3, command, data)) e WHERE e
+    <> 'no error' $$;
 SELECT is(errors(1), 17::bigint, 'seventeen errors');
 SELECT contexts() AS before \gset
 SELECT is(errors(100), 1700::bigint, 'a hundred times');
 SELECT is(contexts(), :before::bigint, 'leave no memory context behind');
 
 -- registrations
-SELECT is((SELECT count(*) FROM generate_series(1, 100) n, evpg_register_aggregate('counter', 'test.counter_handle', 'test.counter_apply', jsonb_build_object('total', n, 'applied', 0)) r,
-             LATERAL (SELECT status FROM evpg_try_execute('counter', CASE WHEN r THEN 'reg' ELSE 'x' END, 'Nothing')) s), 100::bigint, 'a hundred registrations, each with a command');
+SELECT is((SELECT count(*) FROM generate_series(1, 100) n,
+  evpg_register_aggregate('counter', 'test.counter_handle', 'test.counter_apply',
+  jsonb_build_object('total', n, 'applied', 0)) r,
+             LATERAL (SELECT status FROM evpg_try_execute('counter', CASE WHEN r THEN 'reg' ELSE 'x' END, 'Nothing')) s),
+             100::bigint, 'a hundred registrations, each with a command');
 SELECT count(*) FROM evpg_try_execute('counter', 'reg', 'Nothing') \g /dev/null
 SELECT ok(contexts() <= :before, 'leave no memory context behind');
 
 -- the cache is bounded
 SET evpg.state_cache_size = '1MB';
-CREATE FUNCTION test.wide_handle(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('type', 'Wide', 'data', repeat(md5(command.aggregate_id), 64)) $$;
+CREATE FUNCTION test.wide_handle(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT jsonb_build_object('type', 'Wide', 'data', repeat(md5(command.aggregate_id), 64)) $$;
 CREATE FUNCTION test.wide_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT event.data $$;
 SELECT evpg_register_aggregate('wide', 'test.wide_handle', 'test.wide_apply') \g /dev/null
-SELECT is((SELECT count(*) FROM generate_series(1, 3000) n, evpg_execute('wide', n::text, 'X')), 3000::bigint, 'A08: three thousand states of 2 kB');
-SELECT ok((SELECT sum(total_bytes) BETWEEN 500000 AND 2500000 FROM pg_backend_memory_contexts WHERE name IN ('EvpgStateCache', 'evpg states')), 'A08: are not all kept in a cache of 1 MB');
-SELECT is((SELECT count(*) FROM generate_series(1, 3000, 37) n, evpg_state('wide', n::text) s WHERE s.state = to_jsonb(repeat(md5(n::text), 64))), 82::bigint, 'rule 6: every state is right');
+SELECT is((SELECT count(*) FROM generate_series(1, 3000) n, evpg_execute('wide', n::text, 'X')), 3000::bigint,
+  'A08: three thousand states of 2 kB');
+SELECT ok((SELECT sum(total_bytes) BETWEEN 500000 AND 2500000 FROM pg_backend_memory_contexts
+  WHERE name IN ('EvpgStateCache', 'evpg states')), 'A08: are not all kept in a cache of 1 MB');
+SELECT is((SELECT count(*) FROM generate_series(1, 3000, 37) n, evpg_state('wide', n::text) s WHERE s.state
+  = to_jsonb(repeat(md5(n::text), 64))), 82::bigint, 'rule 6: every state is right');
 SET evpg.state_cache_size = 0;
 SELECT count(*) FROM evpg_execute('wide', '1', 'X') \g /dev/null
-SELECT ok((SELECT sum(used_bytes) < 100000 FROM pg_backend_memory_contexts WHERE name IN ('EvpgStateCache', 'evpg states')), 'A08: a smaller cache gives its memory back');
+SELECT ok((SELECT sum(used_bytes) < 100000 FROM pg_backend_memory_contexts WHERE name IN ('EvpgStateCache', 'evpg states')),
+  'A08: a smaller cache gives its memory back');
 SELECT * FROM finish();

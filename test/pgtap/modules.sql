@@ -3,7 +3,8 @@
 \ir include/setup.sql
 
 -- libraries and symbols that disappear after registration, as after a restore on another machine
-SELECT evpg_register_aggregate(t, library => 'evpg_test', symbol => 'counter') FROM unnest('{gone,lost,fine}'::text[]) t \g /dev/null
+SELECT evpg_register_aggregate(t, library => 'evpg_test', symbol => 'counter') FROM unnest('{gone,lost,fine}'::text[]) t
+  \g /dev/null
 SELECT count(*) FROM unnest('{gone,lost,fine}'::text[]) t, evpg_execute(t, 'a', 'Add', '{"n": 1}') \g /dev/null
 UPDATE evpg.aggregate_type SET library = '$libdir/evpg_gone' WHERE aggregate_type = 'gone';
 UPDATE evpg.aggregate_type SET symbol = 'lost' WHERE aggregate_type = 'lost';
@@ -12,50 +13,81 @@ SET search_path = public, test;
 SELECT plan(108);
 SELECT refused($$SELECT evpg_execute('gone', 'a', 'Add', '{"n": 1}')$$, '58P01 %', 'rule 5: a library that is gone');
 SELECT refused($$SELECT evpg_state('gone', 'a')$$, '58P01 %', 'A07: has no states');
-SELECT refused($$SELECT evpg_execute('lost', 'a', 'Add', '{"n": 1}')$$, 'VE009 %defines no symbol "lost"', 'rule 5: a symbol that is gone');
+SELECT refused($$SELECT evpg_execute('lost', 'a', 'Add', '{"n": 1}')$$, 'VE009 %defines no symbol "lost"',
+  'rule 5: a symbol that is gone');
 SELECT is((SELECT count(*) FROM evpg_read_stream('gone', 'a')), 1::bigint, 'A16: but the events can be read');
-SELECT is((SELECT version FROM evpg_append('fine', 'a', evpg_events('{"type": "Odd"}'))), 2::bigint, 'A17: and other types go on');
+SELECT is((SELECT version FROM evpg_append('fine', 'a', evpg_events('{"type": "Odd"}'))), 2::bigint,
+  'A17: and other types go on');
 SELECT is(evpg_register_aggregate('gone', library => 'evpg_test', symbol => 'counter'), true, 'B24: registered again');
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('gone', 'a')), '1 1', 'B24: it has its state');
 
 -- the good ones
-SELECT is(evpg_register_aggregate('counter', library => 'evpg_test', symbol => 'counter'), true, 'A01: a symbol of a library');
-SELECT is(evpg_register_aggregate('counter', library => 'evpg_test', symbol => 'counter'), false, 'B24: the same again changes nothing');
-SELECT is(evpg_register_aggregate('libdir', library => '$libdir/evpg_test', symbol => 'counter'), true, 'A01: $libdir by name');
+SELECT is(evpg_register_aggregate('counter', library => 'evpg_test', symbol => 'counter'), true,
+  'A01: a symbol of a library');
+SELECT is(evpg_register_aggregate('counter', library => 'evpg_test', symbol => 'counter'), false,
+  'B24: the same again changes nothing');
+SELECT is(evpg_register_aggregate('libdir', library => '$libdir/evpg_test', symbol => 'counter'), true,
+  'A01: $libdir by name');
 SELECT setting || '/evpg_test.so' AS file FROM pg_config WHERE name = 'PKGLIBDIR' \gset
 SELECT is(evpg_register_aggregate('absolute', library => :'file', symbol => 'counter'), true, 'A01: an absolute path');
-SELECT is((SELECT array_agg(status) FROM unnest('{counter,libdir,absolute}'::text[]) t, evpg_try_execute(t, 'a', 'Add', '{"n": 1}')), '{ok,ok,ok}', 'A01: each of them executes');
-SELECT is((SELECT initial_state || jsonb_build_object('version', reducer_version, 'library', library) FROM evpg.aggregate_type WHERE aggregate_type = 'counter'),
-  '{"total": 0, "applied": 0, "version": 1, "library": "$libdir/evpg_test"}', 'A12: the catalogue says what the module says');
-SELECT is(evpg_register_aggregate('odd', library => 'evpg_test_broken', symbol => 'larger'), true, 'ABI: a definition with members that this server does not know');
+SELECT is((SELECT array_agg(status) FROM unnest('{counter,libdir,absolute}'::text[]) t,
+  evpg_try_execute(t, 'a', 'Add', '{"n": 1}')), '{ok,ok,ok}', 'A01: each of them executes');
+SELECT is((SELECT initial_state || jsonb_build_object('version', reducer_version, 'library', library)
+  FROM evpg.aggregate_type WHERE aggregate_type = 'counter'),
+  '{"total": 0, "applied": 0, "version": 1, "library": "$libdir/evpg_test"}',
+  'A12: the catalogue says what the module says');
+SELECT is(evpg_register_aggregate('odd', library => 'evpg_test_broken', symbol => 'larger'), true,
+  'ABI: a definition with members that this server does not know');
 SELECT is((SELECT status FROM evpg_try_execute('odd', 'a', 'Nothing')), 'noop', 'ABI: works');
-SELECT is(evpg_register_aggregate('odd', library => 'evpg_test_broken', symbol => 'older_fold'), true, 'ABI: a reducer_version below 1');
+SELECT is(evpg_register_aggregate('odd', library => 'evpg_test_broken', symbol => 'older_fold'), true,
+  'ABI: a reducer_version below 1');
 SELECT is((SELECT reducer_version FROM evpg.aggregate_type WHERE aggregate_type = 'odd'), 1, 'ABI: counts as 1');
 
 -- the bad ones: refused, and nothing is registered
-SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol => %L)', 'bad', 'evpg_test_broken', symbol), error, 'ABI, B24: ' || symbol) FROM (VALUES
-  ('wrong_magic', 'VE009 symbol "wrong_magic" of library "$libdir/evpg_test_broken" is not an evpg definition'), ('no_magic', 'VE009 %is not an evpg definition'),
-  ('nowhere', 'VE009 %is not an evpg definition'), ('older_major', 'VE009 %has another module ABI'), ('newer_major', 'VE009 %has another module ABI'),
-  ('newer_minor', 'VE009 %has another module ABI'), ('too_small', 'VE009 %is too small'), ('a_projection', 'VE009 %is not an aggregate'), ('a_saga', 'VE009 %is not an aggregate'),
-  ('a_riddle', 'VE009 %is not an aggregate'), ('no_commands', 'VE009 %has no commands'), ('no_events', 'VE009 %has no events'),
-  ('no_handler', 'VE009 %has no callback for command "Nothing"'), ('no_fold', 'VE009 %has no callback for event "Same"'), ('array_state', 'VE009 initial state %is not a JSON object'),
-  ('null_state', 'VE009 initial state %is not a JSON object'), ('unfinished_state', 'VE009 initial state %is not a JSON object'),
-  ('missing', 'VE009 library "$libdir/evpg_test_broken" defines no symbol "missing"'), ('plain_function', 'VE009 %defines no symbol "plain_function"'),
+SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol => %L)', 'bad', 'evpg_test_broken', symbol),
+  error, 'ABI, B24: ' || symbol) FROM (VALUES
+  ('wrong_magic', 'VE009 symbol "wrong_magic" of library "$libdir/evpg_test_broken" is not an evpg definition'),
+  ('no_magic', 'VE009 %is not an evpg definition'),
+  ('nowhere', 'VE009 %is not an evpg definition'), ('older_major', 'VE009 %has another module ABI'),
+  ('newer_major', 'VE009 %has another module ABI'),
+  ('newer_minor', 'VE009 %has another module ABI'), ('too_small', 'VE009 %is too small'),
+  ('a_projection', 'VE009 %is not an aggregate'), ('a_saga', 'VE009 %is not an aggregate'),
+  ('a_riddle', 'VE009 %is not an aggregate'), ('no_commands', 'VE009 %has no commands'),
+  ('no_events', 'VE009 %has no events'),
+  ('no_handler', 'VE009 %has no callback for command "Nothing"'), ('no_fold', 'VE009 %has no callback for event "Same"'),
+  ('array_state', 'VE009 initial state %is not a JSON object'),
+  ('null_state', 'VE009 initial state %is not a JSON object'),
+  ('unfinished_state', 'VE009 initial state %is not a JSON object'),
+  ('missing', 'VE009 library "$libdir/evpg_test_broken" defines no symbol "missing"'),
+  ('plain_function', 'VE009 %defines no symbol "plain_function"'),
   ('Pg_magic_func', 'VE009 %defines no symbol%')) x (symbol, error);
 SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'newer_minor')$$),
-  '|It was built for ABI 1.1; this server has 1.0.|Build the library again with this server''s evpg.h.', 'ABI: both versions are said');
-SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'a_saga')$$), '|It is a saga.|', 'ABI: what it is');
-SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol => %L)', 'bad', library, 'counter'), error, 'ABI, B24: library ' || left(to_json(library)::text, 60)) FROM (VALUES
-  ('evpg_test_foreign', '% incompatible library %: missing magic block'), ('evpg_nowhere', '58P01 could not access file "$libdir/evpg_nowhere": %'),
-  ('/nowhere/evpg_test', '58P01 could not access file "/nowhere/evpg_test": %'), ('/etc/passwd', '% could not load library "/etc/passwd": %'), ('/tmp', '% could not %'),
-  ('lib/evpg_test', '22023 library "lib/evpg_test" is neither a name in $libdir nor an absolute path'), ('../evpg_test', '22023 %'), ('./evpg_test', '22023 %'),
-  ('$libdir/../evpg_test', '22023 %'), ('$libdir/sub/evpg_test', '22023 %'), ('$libdir', '22023 %'), ('/tmp/../tmp/x', '22023 %'), ('', '22023 library must not be empty'), (E'evpg\ntest', '22023 library contains a control character'),
+  '|It was built for ABI 1.1; this server has 1.0.|Build the library again with this server''s evpg.h.',
+  'ABI: both versions are said');
+SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'a_saga')$$),
+  '|It is a saga.|', 'ABI: what it is');
+SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol => %L)', 'bad', library, 'counter'), error,
+  'ABI, B24: library ' || left(to_json(library)::text, 60)) FROM (VALUES
+  ('evpg_test_foreign', '% incompatible library %: missing magic block'),
+  ('evpg_nowhere', '58P01 could not access file "$libdir/evpg_nowhere": %'),
+  ('/nowhere/evpg_test', '58P01 could not access file "/nowhere/evpg_test": %'),
+  ('/etc/passwd', '% could not load library "/etc/passwd": %'), ('/tmp', '% could not %'),
+  ('lib/evpg_test', '22023 library "lib/evpg_test" is neither a name in $libdir nor an absolute path'),
+  ('../evpg_test', '22023 %'), ('./evpg_test', '22023 %'),
+  ('$libdir/../evpg_test', '22023 %'), ('$libdir/sub/evpg_test', '22023 %'), ('$libdir', '22023 %'),
+  ('/tmp/../tmp/x', '22023 %'), ('', '22023 library must not be empty'),
+  (E'evpg\ntest', '22023 library contains a control character'),
   (repeat('x', 1025), 'VE014 library is too long')) x (library, error);
-SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: register_aggregate(' || args || ')') FROM (VALUES
-  ($$'bad', library => 'evpg_test'$$, '22004 symbol must not be null'), ($$'bad', symbol => 'counter'$$, '22004 library must not be null'),
-  ($$'bad', library => 'evpg_test', symbol => ''$$, '22023 symbol must not be empty'), ($$'bad', library => 'evpg_test', symbol => 'no such; symbol'$$, 'VE009 %defines no symbol%'),
-  ($$'bad', library => 'evpg_test', symbol => 'counter', initial_state => '{"a": 1}'$$, '22023 initial_state and reducer_version %'),
-  ($$'bad', library => 'evpg_test', symbol => 'counter', reducer_version => 2$$, '22023 initial_state and reducer_version %'),
+SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: register_aggregate(' || args || ')')
+  FROM (VALUES
+  ($$'bad', library => 'evpg_test'$$, '22004 symbol must not be null'),
+  ($$'bad', symbol => 'counter'$$, '22004 library must not be null'),
+  ($$'bad', library => 'evpg_test', symbol => ''$$, '22023 symbol must not be empty'),
+  ($$'bad', library => 'evpg_test', symbol => 'no such; symbol'$$, 'VE009 %defines no symbol%'),
+  ($$'bad', library => 'evpg_test', symbol => 'counter', initial_state => '{"a": 1}'$$,
+  '22023 initial_state and reducer_version %'),
+  ($$'bad', library => 'evpg_test', symbol => 'counter', reducer_version => 2$$,
+  '22023 initial_state and reducer_version %'),
   ($$'bad'$$, '22023 an aggregate is registered with either functions or a library')) x (args, error);
 SELECT is((SELECT count(*) FROM evpg.aggregate_type WHERE aggregate_type = 'bad'), 0::bigint, 'B24: nothing was registered');
 SELECT is((SELECT status FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')), 'ok', 'B24: and the session goes on');

@@ -23,43 +23,66 @@ EXCEPTION WHEN OTHERS THEN
   RETURN SQLSTATE || ' ' || SQLERRM;
 END $$;
 
-SELECT is(evpg_grant('evpg_test_reader', 'reader')::text || evpg_grant('evpg_test_writer', 'writer') || evpg_grant('evpg_test_operator', 'operator'), '', 'evpg_grant');
+SELECT is(evpg_grant('evpg_test_reader', 'reader')::text || evpg_grant('evpg_test_writer', 'writer')
+  || evpg_grant('evpg_test_operator', 'operator'), '', 'evpg_grant');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint, 'a stream');
 
 -- what each access allows
 CREATE TABLE test.call (level int, statement text);
 INSERT INTO test.call VALUES
-  (1, 'SELECT * FROM evpg.event'), (1, 'SELECT * FROM evpg.stream'), (1, 'SELECT evpg_streams()'), (1, $$SELECT evpg_stream_version('counter', 'a')$$), (1, $$SELECT evpg_read_stream('counter', 'a')$$),
-  (1, 'SELECT evpg_read_all()'), (1, 'SELECT evpg_stable_position()'), (1, $$SELECT evpg_state('counter', 'a')$$), (1, 'SELECT evpg_version()'), (1, 'SELECT evpg_session_stats()'),
-  (2, $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$), (2, $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$), (2, $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),
-  (2, $$SELECT evpg_create_stream('counter', 'made')$$), (2, $$SELECT evpg_event('Odd')$$), (2, $$SELECT evpg_command('counter', 'a', 'Add')$$), (2, $$SELECT evpg_commands('[]')$$), (2, $$SELECT evpg_set_context('me')$$),
-  (3, $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$), (3, $$SELECT evpg_take_snapshot('counter', 'a')$$), (3, $$SELECT evpg_drop_aggregate('nope', true)$$), (3, $$SELECT evpg_drop_interceptor('nope', true)$$),
-  (3, 'SELECT * FROM evpg.aggregate_type'), (3, 'SELECT * FROM evpg.command_record'), (3, 'SELECT * FROM evpg.snapshot'), (3, 'SELECT * FROM evpg.interceptor'),
-  (4, 'SELECT * FROM evpg.event_log'), (4, 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'), (4, 'UPDATE evpg.stream SET version = 0'), (4, 'DELETE FROM evpg.stream'),
-  (4, 'DELETE FROM evpg.event_log'), (4, 'DELETE FROM evpg.snapshot'), (4, 'TRUNCATE evpg.event_log'), (4, 'SELECT nextval(''evpg.event_position'')'), (4, 'SELECT setval(''evpg.event_position'', 1)'),
-  (4, 'SELECT last_value FROM evpg.event_position'), (4, 'LOCK TABLE evpg.fence'), (4, 'CREATE TABLE evpg.mine ()'), (4, 'ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only'),
-  (4, 'UPDATE evpg.aggregate_type SET library = ''x'''), (4, 'SELECT evpg_grant(''evpg_test_nobody'', ''reader'')'), (4, 'SELECT evpg.privileges(''reader'')');
-SELECT alike(as_role(role, statement), CASE WHEN c.level <= r.level THEN 'done' ELSE '42501 %' END, role || ': ' || statement)
-  FROM (VALUES (0, 'evpg_test_nobody'), (1, 'evpg_test_reader'), (2, 'evpg_test_writer'), (3, 'evpg_test_operator')) r (level, role), test.call c ORDER BY r.level, c.level, statement;
+  (1, 'SELECT * FROM evpg.event'), (1, 'SELECT * FROM evpg.stream'), (1, 'SELECT evpg_streams()'),
+  (1, $$SELECT evpg_stream_version('counter', 'a')$$), (1, $$SELECT evpg_read_stream('counter', 'a')$$),
+  (1, 'SELECT evpg_read_all()'), (1, 'SELECT evpg_stable_position()'), (1, $$SELECT evpg_state('counter', 'a')$$),
+  (1, 'SELECT evpg_version()'), (1, 'SELECT evpg_session_stats()'),
+  (2, $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
+  (2, $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
+  (2, $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),
+  (2, $$SELECT evpg_create_stream('counter', 'made')$$), (2, $$SELECT evpg_event('Odd')$$),
+  (2, $$SELECT evpg_command('counter', 'a', 'Add')$$), (2, $$SELECT evpg_commands('[]')$$),
+  (2, $$SELECT evpg_set_context('me')$$),
+  (3, $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$), (3, $$SELECT evpg_take_snapshot('counter', 'a')$$),
+  (3, $$SELECT evpg_drop_aggregate('nope', true)$$), (3, $$SELECT evpg_drop_interceptor('nope', true)$$),
+  (3, 'SELECT * FROM evpg.aggregate_type'), (3, 'SELECT * FROM evpg.command_record'), (3, 'SELECT * FROM evpg.snapshot'),
+  (3, 'SELECT * FROM evpg.interceptor'),
+  (4, 'SELECT * FROM evpg.event_log'), (4, 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
+  (4, 'UPDATE evpg.stream SET version = 0'), (4, 'DELETE FROM evpg.stream'),
+  (4, 'DELETE FROM evpg.event_log'), (4, 'DELETE FROM evpg.snapshot'), (4, 'TRUNCATE evpg.event_log'),
+  (4, 'SELECT nextval(''evpg.event_position'')'), (4, 'SELECT setval(''evpg.event_position'', 1)'),
+  (4, 'SELECT last_value FROM evpg.event_position'), (4, 'LOCK TABLE evpg.fence'), (4, 'CREATE TABLE evpg.mine ()'),
+  (4, 'ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only'),
+  (4, 'UPDATE evpg.aggregate_type SET library = ''x'''), (4, 'SELECT evpg_grant(''evpg_test_nobody'', ''reader'')'),
+  (4, 'SELECT evpg.privileges(''reader'')');
+SELECT alike(as_role(role, statement), CASE WHEN c.level <= r.level THEN 'done' ELSE '42501 %' END, role || ': '
+  || statement)
+  FROM (VALUES (0, 'evpg_test_nobody'), (1, 'evpg_test_reader'), (2, 'evpg_test_writer'),
+  (3, 'evpg_test_operator')) r (level, role), test.call c ORDER BY r.level, c.level, statement;
 SELECT is(evpg_revoke('evpg_test_writer', 'writer')::text, '', 'evpg_revoke');
 SELECT alike(as_role('evpg_test_writer', statement), '42501 %', 'revoked: ' || statement) FROM test.call WHERE level <= 2;
 SELECT evpg_grant('evpg_test_writer', 'writer') \g /dev/null
-SELECT refused($$SELECT evpg_grant('evpg_test_nobody', 'owner')$$, '22023 unknown access "owner"', 'evpg_grant: of an unknown access');
+SELECT refused($$SELECT evpg_grant('evpg_test_nobody', 'owner')$$, '22023 unknown access "owner"',
+  'evpg_grant: of an unknown access');
 SELECT refused($$SELECT evpg_grant('evpg_test_nobody_else', 'reader')$$, '42704 %', 'evpg_grant: to nobody');
 
 -- registering needs the function
 GRANT CREATE ON SCHEMA test TO evpg_test_operator, evpg_test_owner;
 SELECT is(as_role('evpg_test_operator', statement), error, 'registration: ' || what) FROM (VALUES
-  ($$SELECT evpg_register_aggregate('op', library => 'evpg_test', symbol => 'counter')$$, '42501 must be superuser to register a library', 'a library by a non-superuser'),
-  ($$SELECT evpg_register_aggregate('op', 'test.counter_handle', 'test.counter_apply')$$, '42501 must be owner of function test.counter_handle(pg_catalog.jsonb,evpg.command)', 'functions of another'),
-  ($$SELECT evpg_register_aggregate('counter', library => '/tmp/evil', symbol => 'x')$$, '42501 must be superuser to register a library', 'a library in place of functions')) x (statement, error, what);
+  ($$SELECT evpg_register_aggregate('op', library => 'evpg_test', symbol => 'counter')$$,
+  '42501 must be superuser to register a library', 'a library by a non-superuser'),
+  ($$SELECT evpg_register_aggregate('op', 'test.counter_handle', 'test.counter_apply')$$,
+  '42501 must be owner of function test.counter_handle(pg_catalog.jsonb,evpg.command)', 'functions of another'),
+  ($$SELECT evpg_register_aggregate('counter', library => '/tmp/evil', symbol => 'x')$$,
+  '42501 must be superuser to register a library', 'a library in place of functions')) x (statement, error, what);
 SET ROLE evpg_test_operator;
 CREATE FUNCTION test.op_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
-  SELECT evpg_event('Ran', jsonb_build_object('as', current_user, 'session', session_user, 'path', current_setting('search_path'), 'schemas', current_schemas(false))) $$;
-CREATE FUNCTION test.op_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('folded as', current_user) || event.data $$;
-CREATE FUNCTION test.op_invariant(state jsonb) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('test.invariant', current_user, false); RETURN true; END $$;
+  SELECT evpg_event('Ran', jsonb_build_object('as', current_user, 'session', session_user, 'path',
+  current_setting('search_path'), 'schemas', current_schemas(false))) $$;
+CREATE FUNCTION test.op_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT jsonb_build_object('folded as', current_user) || event.data $$;
+CREATE FUNCTION test.op_invariant(state jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+  BEGIN PERFORM set_config('test.invariant', current_user, false); RETURN true; END $$;
 CREATE FUNCTION test.op_intercept(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
-BEGIN command.metadata := jsonb_build_object('intercepted as', current_user, 'path', current_setting('search_path')); RETURN command; END $$;
+BEGIN command.metadata := jsonb_build_object('intercepted as', current_user, 'path', current_setting('search_path'));
+  RETURN command; END $$;
 SET search_path = test, public, pg_temp;
 SELECT evpg_register_aggregate('op', 'op_handle', 'op_apply', invariant => 'op_invariant') AS registered \gset
 SELECT evpg_register_interceptor('op', 'op_intercept', '{op}') AS registered_too \gset
@@ -74,16 +97,21 @@ SET search_path = pg_catalog;
 SELECT public.evpg_execute('op', 'a', 'X') \g /dev/null
 RESET ROLE;
 SET search_path = public, test;
-SELECT same($$SELECT data->>'as', data->>'path', metadata->>'intercepted as', metadata->>'path' FROM evpg.event WHERE aggregate_type = 'op'$$,
-  $$VALUES ('evpg_test_operator', 'test, public, pg_temp', 'evpg_test_operator', 'test, public, pg_temp')$$, 'functions run as their owner, with the search_path of their registration');
+SELECT same($$SELECT data->>'as', data->>'path', metadata->>'intercepted as', metadata->>'path' FROM evpg.event
+  WHERE aggregate_type = 'op'$$,
+  $$VALUES ('evpg_test_operator', 'test, public, pg_temp', 'evpg_test_operator', 'test, public, pg_temp')$$,
+  'functions run as their owner, with the search_path of their registration');
 SELECT is(current_setting('test.invariant'), 'evpg_test_operator', 'the invariant, too');
 SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_operator', 'and the reducer');
-SELECT is(as_role('evpg_test_reader', $$SELECT evpg_state('op', 'a')$$), 'done', 'a reader of states needs no right on the functions');
-SELECT is(current_user || ' ' || current_setting('search_path'), session_user || ' public, test', 'and the caller is who it was');
+SELECT is(as_role('evpg_test_reader', $$SELECT evpg_state('op', 'a')$$), 'done',
+  'a reader of states needs no right on the functions');
+SELECT is(current_user || ' ' || current_setting('search_path'), session_user || ' public, test',
+  'and the caller is who it was');
 
 -- a schema that hides names
 CREATE SCHEMA evil;
-CREATE FUNCTION evil.evpg_event(type text, data jsonb) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT public.evpg_event('Evil') $$;
+CREATE FUNCTION evil.evpg_event(type text, data jsonb) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT public.evpg_event('Evil') $$;
 CREATE FUNCTION evil.jsonb_build_object(VARIADIC "any") RETURNS jsonb LANGUAGE internal AS 'jsonb_build_object';
 CREATE FUNCTION evil.eq(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'evil operator'; END $$;
 CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.eq);
@@ -94,7 +122,8 @@ SET search_path = public, test;
 SELECT is(:'ran_as'::text, 'evpg_test_operator', 'a caller''s search_path changes nothing');
 SELECT is(:read, 1, 'in reading, too');
 CREATE TEMP TABLE event (x int);
-CREATE FUNCTION pg_temp.evpg_event(type text, data jsonb) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT public.evpg_event('Evil') $$;
+CREATE FUNCTION pg_temp.evpg_event(type text, data jsonb) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT public.evpg_event('Evil') $$;
 SELECT is((SELECT type FROM evpg_execute('op', 'b', 'X')), 'Ran', 'nor do temporary objects');
 DROP TABLE pg_temp.event;
 
@@ -113,21 +142,28 @@ BEGIN
   RETURN evpg_event('Ran');
 END $$;
 RESET ROLE;
-SELECT alike(error_of(format($$SELECT evpg_execute('op', 'c', 'X', %L)$$, jsonb_build_object('run', run))), '42501 %', 'a function cannot: ' || run) FROM unnest(ARRAY[
-  'DELETE FROM evpg.event_log', 'SET ROLE evpg_test_owner', 'SET SESSION AUTHORIZATION postgres', 'RESET ROLE', 'UPDATE evpg.aggregate_type SET symbol = ''x''', 'CREATE TABLE evpg.mine ()']) run;
-SELECT is(error_of(format($$SELECT evpg_execute('op', 'c', 'X', %L)$$, jsonb_build_object('run', 'SELECT count(*) FROM evpg.event'))), 'no error', 'but what its owner may');
+SELECT alike(error_of(format($$SELECT evpg_execute('op', 'c', 'X', %L)$$, jsonb_build_object('run', run))), '42501 %',
+  'a function cannot: ' || run) FROM unnest(ARRAY[
+  'DELETE FROM evpg.event_log', 'SET ROLE evpg_test_owner', 'SET SESSION AUTHORIZATION postgres', 'RESET ROLE',
+  'UPDATE evpg.aggregate_type SET symbol = ''x''', 'CREATE TABLE evpg.mine ()']) run;
+SELECT is(error_of(format($$SELECT evpg_execute('op', 'c', 'X', %L)$$,
+  jsonb_build_object('run', 'SELECT count(*) FROM evpg.event'))), 'no error', 'but what its owner may');
 
 -- another owner
 ALTER FUNCTION test.op_apply(jsonb, evpg.event) OWNER TO evpg_test_owner;
 SET evpg.state_cache_size = 0;
-SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_owner', 'a function that changes hands runs as its new owner');
+SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_owner',
+  'a function that changes hands runs as its new owner');
 RESET evpg.state_cache_size;
-SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$), '42501 must be owner of function test.op_apply(pg_catalog.jsonb,evpg.event)', 'and its old owner cannot register it');
+SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$),
+  '42501 must be owner of function test.op_apply(pg_catalog.jsonb,evpg.event)', 'and its old owner cannot register it');
 GRANT evpg_test_owner TO evpg_test_operator;
-SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$), 'done', 'unless it is a member of the new one');
+SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$), 'done',
+  'unless it is a member of the new one');
 
 -- settings
-SELECT alike(as_role('evpg_test_writer', 'SET evpg.' || s), '42501 %', 'a limit is a superuser''s: ' || s) FROM unnest('{max_event_size = 1,max_events = 1,max_json_depth = 1}'::text[]) s;
+SELECT alike(as_role('evpg_test_writer', 'SET evpg.' || s), '42501 %', 'a limit is a superuser''s: ' || s)
+  FROM unnest('{max_event_size = 1,max_events = 1,max_json_depth = 1}'::text[]) s;
 SELECT is(as_role('evpg_test_writer', 'SET evpg.state_cache_size = 1'), 'done', 'the cache is everybody''s own');
 SELECT alike(error_of('SET evpg.nonsense = 1'), '42602 %', 'an unknown setting is an error');
 

@@ -9,7 +9,8 @@ BEGIN
   INSERT INTO test.side VALUES (command.command_type);
   CASE command.command_type
     WHEN 'Reject' THEN PERFORM evpg_reject(command.data->>'code', command.data->>'message', command.data->'detail');
-    WHEN 'Raise' THEN RAISE EXCEPTION '%', command.data->>'message' USING ERRCODE = 'VE002', DETAIL = command.data->>'detail', HINT = 'a hint', CONSTRAINT = 'raised';
+    WHEN 'Raise' THEN RAISE EXCEPTION '%', command.data->>'message' USING ERRCODE = 'VE002', DETAIL
+    = command.data->>'detail', HINT = 'a hint', CONSTRAINT = 'raised';
     WHEN 'RaiseBare' THEN RAISE EXCEPTION 'bare' USING ERRCODE = 'VE002';
     WHEN 'RaiseOther' THEN RAISE EXCEPTION 'other' USING ERRCODE = command.data->>'sqlstate';
     WHEN 'Unique' THEN INSERT INTO test.taken VALUES (1), (1);
@@ -22,27 +23,43 @@ CREATE FUNCTION test.apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE
 SELECT evpg_register_aggregate('r', 'test.handle', 'test.apply') \g /dev/null
 
 -- evpg_reject
-SELECT same(format($$SELECT status, code, message, detail, hint FROM evpg_try_execute('r', 'a', 'Reject', %L)$$, data), wanted, 'B08: evpg_reject: ' || data) FROM (VALUES
-  ('{"code": "c", "message": "m", "detail": {"n": 1.50}}', $$VALUES ('rejected', 'c', 'm', '{"n": 1.50}'::jsonb, NULL::text)$$), ('{"code": "c"}', $$VALUES ('rejected', 'c', 'c', NULL::jsonb, NULL::text)$$),
-  ('{"code": "c", "message": "100 % %s"}', $$VALUES ('rejected', 'c', '100 % %s', NULL::jsonb, NULL::text)$$), ('{"code": "c", "detail": [1, "€"]}', $$VALUES ('rejected', 'c', 'c', '[1, "€"]'::jsonb, NULL::text)$$),
-  ('{"code": "c", "detail": "text"}', $$VALUES ('rejected', 'c', 'c', '"text"'::jsonb, NULL::text)$$), ('{"code": "c", "detail": 7}', $$VALUES ('rejected', 'c', 'c', '7'::jsonb, NULL::text)$$),
+SELECT same(format($$SELECT status, code, message, detail, hint FROM evpg_try_execute('r', 'a', 'Reject', %L)$$, data),
+  wanted, 'B08: evpg_reject: ' || data) FROM (VALUES
+  ('{"code": "c", "message": "m", "detail": {"n": 1.50}}',
+  $$VALUES ('rejected', 'c', 'm', '{"n": 1.50}'::jsonb, NULL::text)$$),
+  ('{"code": "c"}', $$VALUES ('rejected', 'c', 'c', NULL::jsonb, NULL::text)$$),
+  ('{"code": "c", "message": "100 % %s"}', $$VALUES ('rejected', 'c', '100 % %s', NULL::jsonb, NULL::text)$$),
+  ('{"code": "c", "detail": [1, "€"]}', $$VALUES ('rejected', 'c', 'c', '[1, "€"]'::jsonb, NULL::text)$$),
+  ('{"code": "c", "detail": "text"}', $$VALUES ('rejected', 'c', 'c', '"text"'::jsonb, NULL::text)$$),
+  ('{"code": "c", "detail": 7}', $$VALUES ('rejected', 'c', 'c', '7'::jsonb, NULL::text)$$),
   ('{"code": "c", "detail": {}}', $$VALUES ('rejected', 'c', 'c', '{}'::jsonb, NULL::text)$$)) x (data, wanted);
-SELECT refused(format($$SELECT %s('r', 'a', 'Reject', %L)$$, f, data), error, 'B08: ' || f || ': evpg_reject: ' || left(data, 40)) FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
-  ('{}', '22004 rejection code must not be null'), ('{"code": ""}', '22023 rejection code must not be empty'), ('{"code": "a\nb"}', '22023 rejection code contains a control character'),
+SELECT refused(format($$SELECT %s('r', 'a', 'Reject', %L)$$, f, data), error, 'B08: ' || f || ': evpg_reject: '
+  || left(data, 40)) FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
+  ('{}', '22004 rejection code must not be null'), ('{"code": ""}', '22023 rejection code must not be empty'),
+  ('{"code": "a\nb"}', '22023 rejection code contains a control character'),
   (jsonb_build_object('code', repeat('x', 256))::text, 'VE014 rejection code is too long')) x (data, error);
-SELECT alike(error_of($$SELECT evpg_reject('c', 'outside of a handler')$$), 'VE002 outside of a handler', 'B08: evpg_reject is an ordinary error');
-SELECT is((SELECT CASE WHEN true THEN evpg_event('A') ELSE evpg_reject('never') END).type, 'A', 'B08: it fits into CASE, and is not evaluated while planning');
+SELECT alike(error_of($$SELECT evpg_reject('c', 'outside of a handler')$$), 'VE002 outside of a handler',
+  'B08: evpg_reject is an ordinary error');
+SELECT is((SELECT CASE WHEN true THEN evpg_event('A') ELSE evpg_reject('never') END).type, 'A',
+  'B08: it fits into CASE, and is not evaluated while planning');
 
 -- RAISE with the SQLSTATE of a refusal
-SELECT same(format($$SELECT status, sqlstate, code, message, detail, hint FROM evpg_try_execute('r', 'a', 'Raise', %L)$$, data), wanted, 'B08: RAISE: ' || data) FROM (VALUES
+SELECT same(format($$SELECT status, sqlstate, code, message, detail, hint FROM evpg_try_execute('r', 'a', 'Raise', %L)$$,
+  data), wanted, 'B08: RAISE: ' || data) FROM (VALUES
   ('{"message": "m", "detail": "{\"n\": 1}"}', $$VALUES ('rejected', 'VE002', 'raised', 'm', '{"n": 1}'::jsonb, 'a hint')$$),
-  ('{"message": "m", "detail": "plain \"text\""}', $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('plain "text"'::text), 'a hint')$$),
+  ('{"message": "m", "detail": "plain \"text\""}',
+  $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('plain "text"'::text), 'a hint')$$),
   ('{"message": "m", "detail": "{no json"}', $$VALUES ('rejected', 'VE002', 'raised', 'm', '"{no json"'::jsonb, 'a hint')$$),
-  ('{"message": "m", "detail": "[1, 2"}', $$VALUES ('rejected', 'VE002', 'raised', 'm', '"[1, 2"'::jsonb, 'a hint')$$)) x (data, wanted);
-SELECT is((SELECT (status, coalesce(code, 'none'), message)::text FROM evpg_try_execute('r', 'a', 'RaiseBare')), '(rejected,none,bare)', 'B08: RAISE without a constraint name');
-SELECT refused(format($$SELECT %s('r', 'a', 'RaiseOther', '{"sqlstate": "%s"}')$$, f, s), s || ' other', 'rule 8: ' || f || ': any other error is raised unchanged: ' || s)
-  FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, unnest('{P0001,22023,40001,40P01,VE001,VE003,VE006,VE009,VE011,23505,XX000}'::text[]) s;
-SELECT refused($$SELECT evpg_try_execute('r', 'a', 'Unique')$$, '23505 %one_of_each%', 'rule 8: a constraint that the handler violates is a defect, too');
+  ('{"message": "m", "detail": "[1, 2"}',
+  $$VALUES ('rejected', 'VE002', 'raised', 'm', '"[1, 2"'::jsonb, 'a hint')$$)) x (data, wanted);
+SELECT is((SELECT (status, coalesce(code, 'none'), message)::text FROM evpg_try_execute('r', 'a', 'RaiseBare')),
+  '(rejected,none,bare)', 'B08: RAISE without a constraint name');
+SELECT refused(format($$SELECT %s('r', 'a', 'RaiseOther', '{"sqlstate": "%s"}')$$, f, s), s || ' other', 'rule 8: ' || f
+  || ': any other error is raised unchanged: ' || s)
+  FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f,
+  unnest('{P0001,22023,40001,40P01,VE001,VE003,VE006,VE009,VE011,23505,XX000}'::text[]) s;
+SELECT refused($$SELECT evpg_try_execute('r', 'a', 'Unique')$$, '23505 %one_of_each%',
+  'rule 8: a constraint that the handler violates is a defect, too');
 
 -- what a handler wrote
 SELECT is((SELECT count(*) FROM test.side), 0::bigint, 'rule 5: what refused handlers wrote is gone');
@@ -51,10 +68,14 @@ SELECT is((SELECT array_agg(what) FROM test.side), '{Do}', 'rule 5: wrote stays'
 SELECT is((SELECT array_agg(version) FROM evpg_read_stream('r', 'a')), '{1}', 'rule 5: one event in all');
 
 -- counters of the session
-SELECT results_eq($$SELECT aggregate_type, commands, rejected, conflicts, noops, duplicates, events, unknown_events, cache_hits, folds, snapshots FROM evpg_session_stats() WHERE aggregate_type = 'nope'$$,
-  $$SELECT ''::text, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint WHERE false$$, 'A23: a type that was not used has no counters');
+SELECT results_eq($$SELECT aggregate_type, commands, rejected, conflicts, noops, duplicates, events, unknown_events,
+  cache_hits, folds, snapshots FROM evpg_session_stats() WHERE aggregate_type = 'nope'$$,
+  $$SELECT ''::text, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint,
+  0::bigint WHERE false$$, 'A23: a type that was not used has no counters');
 SELECT evpg_register_aggregate('s', 'test.handle', 'test.apply', snapshot_every => 2) \g /dev/null
-SELECT count(*) FROM (VALUES ('Do', NULL, NULL), ('Do', NULL, 'id'), ('Do', NULL, 'id'), ('Nothing', NULL, NULL), ('Do', 0, NULL), ('RaiseBare', NULL, NULL), ('Do', 2, NULL)) x (t, v, id),
+SELECT count(*) FROM (VALUES ('Do', NULL, NULL), ('Do', NULL, 'id'), ('Do', NULL, 'id'), ('Nothing', NULL, NULL),
+  ('Do', 0, NULL), ('RaiseBare', NULL, NULL), ('Do', 2, NULL)) x (t, v, id),
   evpg_try_execute('s', 'a', t, '{}', v, id) \g /dev/null
-SELECT is((SELECT s::text FROM evpg_session_stats() s WHERE aggregate_type = 's'), '(s,7,1,1,1,1,3,0,4,3,1)', 'A23: commands, rejected, conflicts, no-ops, duplicates, events, unknown, cache hits, folds, snapshots');
+SELECT is((SELECT s::text FROM evpg_session_stats() s WHERE aggregate_type = 's'), '(s,7,1,1,1,1,3,0,4,3,1)',
+  'A23: commands, rejected, conflicts, no-ops, duplicates, events, unknown, cache hits, folds, snapshots');
 SELECT * FROM finish();

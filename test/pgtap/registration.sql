@@ -7,15 +7,20 @@ SELECT plan(173);
 SET test.kind = counter;
 
 -- what may be a handler, a reducer, an invariant
-CREATE FUNCTION test.h_one(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT evpg_event('One') $$;
-CREATE FUNCTION test.h_set(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE sql AS $$ SELECT (evpg_event('Set')).* UNION ALL SELECT (evpg_event('Set')).* $$;
+CREATE FUNCTION test.h_one(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT evpg_event('One') $$;
+CREATE FUNCTION test.h_set(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE sql AS $$
+  SELECT (evpg_event('Set')).* UNION ALL SELECT (evpg_event('Set')).* $$;
 CREATE FUNCTION test.h_json(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql AS $$ SELECT command.data $$;
-CREATE FUNCTION test.h_json_set(state jsonb, command evpg.command) RETURNS SETOF jsonb LANGUAGE sql AS $$ SELECT command.data $$;
-CREATE FUNCTION test.h_strict(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql STRICT AS $$ SELECT command.data $$;
+CREATE FUNCTION test.h_json_set(state jsonb, command evpg.command) RETURNS SETOF jsonb LANGUAGE sql AS $$
+  SELECT command.data $$;
+CREATE FUNCTION test.h_strict(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql STRICT AS $$
+  SELECT command.data $$;
 CREATE FUNCTION test.h_text(state jsonb, command evpg.command) RETURNS text LANGUAGE sql AS $$ SELECT ''::text $$;
 CREATE FUNCTION test.h_json_arg(state jsonb, command jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT command $$;
 CREATE FUNCTION test.h_few(state jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
-CREATE FUNCTION test.h_more(state jsonb, command evpg.command, more int DEFAULT 1) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
+CREATE FUNCTION test.h_more(state jsonb, command evpg.command, more int DEFAULT 1) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT state $$;
 CREATE FUNCTION test.h_record(state jsonb, command evpg.command) RETURNS SETOF record LANGUAGE sql AS $$ SELECT 1, 2 $$;
 CREATE PROCEDURE test.h_procedure(state jsonb, command evpg.command) LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION test.r_same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
@@ -30,34 +35,62 @@ CREATE FUNCTION test.twice(state jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT 
 SELECT is(evpg_register_aggregate('good', h, 'test.r_same'), true, 'A01: a handler that returns ' || what) FROM (VALUES
   ('test.h_one'::regproc, 'an event'), ('test.h_set', 'a set of events'), ('test.h_json', 'jsonb')) x (h, what);
 SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: ' || args) FROM (VALUES
-  ($$'x', 'test.h_json_set', 'test.r_same'$$, '42P13 function test.h_json_set(pg_catalog.jsonb,evpg.command) cannot be a handler'), ($$'x', 'test.h_strict', 'test.r_same'$$, '42P13 %because it is STRICT'),
-  ($$'x', 'test.h_text', 'test.r_same'$$, '42P13 %cannot be a handler'), ($$'x', 'test.h_json_arg', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_few', 'test.r_same'$$, '42P13 %cannot be a handler'), ($$'x', 'test.h_more', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_record', 'test.r_same'$$, '42P13 %cannot be a handler'), ($$'x', 'test.h_procedure', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'pg_catalog.sum', 'test.r_same'$$, '42725 %'), ($$'x', 'pg_catalog.now', 'test.r_same'$$, '42P13 %cannot be a handler'), ($$'x', 'test.r_same', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_one', 'test.r_strict'$$, '42P13 %because it is STRICT'), ($$'x', 'test.h_one', 'test.r_set'$$, '42P13 %cannot be a reducer'), ($$'x', 'test.h_one', 'test.r_text'$$, '42P13 %cannot be a reducer'),
-  ($$'x', 'test.h_one', 'test.h_one'$$, '42P13 %cannot be a reducer'), ($$'x', 'test.h_one', 'test.r_same', invariant => 'test.i_text'$$, '42P13 %'), ($$'x', 'test.h_one', 'test.r_same', invariant => 'test.i_strict'$$, '42P13 %because it is STRICT'),
-  ($$'x', 'test.nope', 'test.r_same'$$, '42883 %'), ($$'x', 'test.twice', 'test.r_same'$$, '42725 %'), ($$'x', 0, 'test.r_same'$$, '42883 %'),
-  ($$'x', 'test.h_one'$$, '22004 reducer must not be null'), ($$'x', reducer => 'test.r_same'$$, '22004 handler must not be null'), ($$'x', invariant => 'test.counter_invariant'$$, '22004 handler must not be null'),
-  ($$'x', 'test.h_one', 'test.r_same', library => 'evpg_test'$$, '22023 an aggregate is registered with either %'), ($$'x', 'test.h_one', 'test.r_same', symbol => 'counter'$$, '22023 an aggregate is registered with either %'),
-  ($$'x', 'test.h_one', 'test.r_same', NULL$$, '22004 initial state must not be null'), ($$'x', 'test.h_one', 'test.r_same', snapshot_every => -1$$, '22023 snapshot_every must be at least 0'),
-  ($$'x', 'test.h_one', 'test.r_same', snapshot_every => NULL$$, '22004 snapshot_every must not be null'), ($$'x', 'test.h_one', 'test.r_same', snapshot_keep => 0$$, '22023 snapshot_keep must be at least 1'),
-  ($$'x', 'test.h_one', 'test.r_same', reducer_version => 0$$, '22023 reducer_version must be at least 1'), ($$'x', 'test.h_one', 'test.r_same', options => '{"speed": 1}'$$, '22023 unknown option "speed"'),
+  ($$'x', 'test.h_json_set', 'test.r_same'$$,
+  '42P13 function test.h_json_set(pg_catalog.jsonb,evpg.command) cannot be a handler'),
+  ($$'x', 'test.h_strict', 'test.r_same'$$, '42P13 %because it is STRICT'),
+  ($$'x', 'test.h_text', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.h_json_arg', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.h_few', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.h_more', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.h_record', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.h_procedure', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'pg_catalog.sum', 'test.r_same'$$, '42725 %'),
+  ($$'x', 'pg_catalog.now', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.r_same', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.h_one', 'test.r_strict'$$, '42P13 %because it is STRICT'),
+  ($$'x', 'test.h_one', 'test.r_set'$$, '42P13 %cannot be a reducer'),
+  ($$'x', 'test.h_one', 'test.r_text'$$, '42P13 %cannot be a reducer'),
+  ($$'x', 'test.h_one', 'test.h_one'$$, '42P13 %cannot be a reducer'),
+  ($$'x', 'test.h_one', 'test.r_same', invariant => 'test.i_text'$$, '42P13 %'),
+  ($$'x', 'test.h_one', 'test.r_same', invariant => 'test.i_strict'$$, '42P13 %because it is STRICT'),
+  ($$'x', 'test.nope', 'test.r_same'$$, '42883 %'), ($$'x', 'test.twice', 'test.r_same'$$, '42725 %'),
+  ($$'x', 0, 'test.r_same'$$, '42883 %'),
+  ($$'x', 'test.h_one'$$, '22004 reducer must not be null'),
+  ($$'x', reducer => 'test.r_same'$$, '22004 handler must not be null'),
+  ($$'x', invariant => 'test.counter_invariant'$$, '22004 handler must not be null'),
+  ($$'x', 'test.h_one', 'test.r_same', library => 'evpg_test'$$, '22023 an aggregate is registered with either %'),
+  ($$'x', 'test.h_one', 'test.r_same', symbol => 'counter'$$, '22023 an aggregate is registered with either %'),
+  ($$'x', 'test.h_one', 'test.r_same', NULL$$, '22004 initial state must not be null'),
+  ($$'x', 'test.h_one', 'test.r_same', snapshot_every => -1$$, '22023 snapshot_every must be at least 0'),
+  ($$'x', 'test.h_one', 'test.r_same', snapshot_every => NULL$$, '22004 snapshot_every must not be null'),
+  ($$'x', 'test.h_one', 'test.r_same', snapshot_keep => 0$$, '22023 snapshot_keep must be at least 1'),
+  ($$'x', 'test.h_one', 'test.r_same', reducer_version => 0$$, '22023 reducer_version must be at least 1'),
+  ($$'x', 'test.h_one', 'test.r_same', options => '{"speed": 1}'$$, '22023 unknown option "speed"'),
   ($$'x', 'test.h_one', 'test.r_same', options => '[]'$$, '22023 options must be a JSON object')) x (args, error);
 SELECT is(evpg_register_aggregate('good', 'test.h_json', 'test.r_same', options => NULL), false, 'B24: options may be NULL');
-SELECT is(evpg_register_aggregate('scalar', 'test.h_json', 'test.r_same', initial_state => s), true, 'A01: the state of functions may be ' || s::text) FROM unnest(ARRAY['null', '0', '"x"', '[1]']::jsonb[]) s;
+SELECT is(evpg_register_aggregate('scalar', 'test.h_json', 'test.r_same', initial_state => s), true,
+  'A01: the state of functions may be ' || s::text) FROM unnest(ARRAY['null', '0', '"x"', '[1]']::jsonb[]) s;
 SELECT is((SELECT status FROM evpg_try_execute('scalar', 'a', 'X', '{"type": "A"}')), 'ok', 'A01: and is folded');
 SELECT is((SELECT state FROM evpg_state('scalar', 'a')), '[1]', 'A01: as it is');
 
 -- what a handler that returns jsonb may return
-SELECT same(format($$SELECT type, data, tags FROM evpg_execute('good', 'j', 'X', %L)$$, events), wanted, 'A02: jsonb of a handler: ' || coalesce(events, 'NULL')) FROM (VALUES
-  ('{"type": "A"}', $$VALUES ('A', NULL::jsonb, NULL::text[])$$), ('[{"type": "A", "data": 1}, {"type": "B", "tags": ["t"]}]', $$VALUES ('A', '1'::jsonb, NULL::text[]), ('B', NULL, '{t}')$$),
+SELECT same(format($$SELECT type, data, tags FROM evpg_execute('good', 'j', 'X', %L)$$, events), wanted,
+  'A02: jsonb of a handler: ' || coalesce(events, 'NULL')) FROM (VALUES
+  ('{"type": "A"}', $$VALUES ('A', NULL::jsonb, NULL::text[])$$),
+  ('[{"type": "A", "data": 1}, {"type": "B", "tags": ["t"]}]',
+  $$VALUES ('A', '1'::jsonb, NULL::text[]), ('B', NULL, '{t}')$$),
   ('[]', 'SELECT 1 WHERE false'), ('null', 'SELECT 1 WHERE false'), (NULL, 'SELECT 1 WHERE false')) x (events, wanted);
-SELECT refused(format($$SELECT evpg_execute('good', 'j', 'X', %L)$$, events), error, 'A02: jsonb of a handler: ' || events) FROM (VALUES
-  ('{}', '22004 event type must not be null'), ('[{"type": "A"}, {}]', '22004 event type must not be null'), ('{"data": 1}', '22004 event type must not be null'), ('7', '22023 %'), ('"A"', '22023 %'), ('[1]', '22023 %'),
-  ('[[{"type": "A"}]]', '22023 %'), ('[null]', '22023 %'), ('{"typ": "A"}', '22023 unknown key "typ" in event'), ('{"type": "A", "position": 1}', '22023 unknown key "position" in event'),
-  ('{"type": "evpg.A"}', 'VE017 %'), ('[{"type": "A", "caused_by": 2}, {"type": "B"}]', '22023 caused_by %')) x (events, error);
-SELECT is((SELECT array_agg(e.causation_id = f.event_id::text) FROM evpg_execute('good', 'c', 'X', '[{"type": "A"}, {"type": "B", "caused_by": 1}]') e, LATERAL (SELECT e.correlation_id AS event_id) f), '{NULL,t}', 'D47: caused_by in a handler');
+SELECT refused(format($$SELECT evpg_execute('good', 'j', 'X', %L)$$, events), error, 'A02: jsonb of a handler: ' || events)
+  FROM (VALUES
+  ('{}', '22004 event type must not be null'), ('[{"type": "A"}, {}]', '22004 event type must not be null'),
+  ('{"data": 1}', '22004 event type must not be null'), ('7', '22023 %'), ('"A"', '22023 %'), ('[1]', '22023 %'),
+  ('[[{"type": "A"}]]', '22023 %'), ('[null]', '22023 %'), ('{"typ": "A"}', '22023 unknown key "typ" in event'),
+  ('{"type": "A", "position": 1}', '22023 unknown key "position" in event'),
+  ('{"type": "evpg.A"}', 'VE017 %'), ('[{"type": "A", "caused_by": 2}, {"type": "B"}]', '22023 caused_by %')) x (events,
+  error);
+SELECT is((SELECT array_agg(e.causation_id = f.event_id::text)
+  FROM evpg_execute('good', 'c', 'X', '[{"type": "A"}, {"type": "B", "caused_by": 1}]') e,
+  LATERAL (SELECT e.correlation_id AS event_id) f), '{NULL,t}', 'D47: caused_by in a handler');
 
 -- rows of a handler
 CREATE FUNCTION test.h_rows(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql AS $$
@@ -68,33 +101,46 @@ BEGIN
   RETURN NEXT CASE WHEN false THEN evpg_event('Never') END;
   RETURN NEXT evpg_event('Two');
 END $$;
-CREATE FUNCTION test.h_null(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT CASE WHEN command.command_type = 'X' THEN evpg_event('One') END $$;
-CREATE FUNCTION test.h_data(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT (NULL, '{"n": 1}', NULL, NULL, NULL, NULL, NULL, NULL)::evpg.new_event $$;
-SELECT evpg_register_aggregate('rows', 'test.h_rows', 'test.r_same'), evpg_register_aggregate('null', 'test.h_null', 'test.r_same'), evpg_register_aggregate('data', 'test.h_data', 'test.r_same') \g /dev/null
-SELECT same($$SELECT version, type FROM evpg_execute('rows', 'a', 'X')$$, $$VALUES (1::bigint, 'One'), (2, 'Two')$$, 'A03: rows of NULL are no events');
-SELECT is((SELECT array_agg(status) FROM unnest('{X,Y}'::text[]) c, evpg_try_execute('null', 'a', c)), '{ok,noop}', 'A03: NULL is no event');
-SELECT refused($$SELECT evpg_execute('data', 'a', 'X')$$, '22004 event type must not be null', 'A02: data without a type is an error');
+CREATE FUNCTION test.h_null(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT CASE
+  WHEN command.command_type = 'X' THEN evpg_event('One') END $$;
+CREATE FUNCTION test.h_data(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT (NULL, '{"n": 1}', NULL, NULL, NULL, NULL, NULL, NULL)::evpg.new_event $$;
+SELECT evpg_register_aggregate('rows', 'test.h_rows', 'test.r_same'),
+  evpg_register_aggregate('null', 'test.h_null', 'test.r_same'),
+  evpg_register_aggregate('data', 'test.h_data', 'test.r_same') \g /dev/null
+SELECT same($$SELECT version, type FROM evpg_execute('rows', 'a', 'X')$$, $$VALUES (1::bigint, 'One'), (2, 'Two')$$,
+  'A03: rows of NULL are no events');
+SELECT is((SELECT array_agg(status) FROM unnest('{X,Y}'::text[]) c, evpg_try_execute('null', 'a', c)), '{ok,noop}',
+  'A03: NULL is no event');
+SELECT refused($$SELECT evpg_execute('data', 'a', 'X')$$, '22004 event type must not be null',
+  'A02: data without a type is an error');
 
 -- a reducer that returns NULL, or raises
 CREATE FUNCTION test.r_bad(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
-  IF event.type = 'Null' THEN RETURN NULL; ELSIF event.type = 'Raise' THEN RAISE EXCEPTION 'cannot fold' USING ERRCODE = 'XX123'; ELSIF event.type = 'Reject' THEN PERFORM evpg_reject('late', 'too late'); END IF;
+  IF event.type = 'Null' THEN RETURN NULL; ELSIF event.type = 'Raise' THEN RAISE EXCEPTION 'cannot fold' USING ERRCODE
+  = 'XX123'; ELSIF event.type = 'Reject' THEN PERFORM evpg_reject('late', 'too late'); END IF;
   RETURN state || '{"folded": true}';
 END $$;
 SELECT evpg_register_aggregate('bad', 'test.h_json', 'test.r_bad') \g /dev/null
-SELECT refused(format($$SELECT %s('bad', 'a', 'X', '[{"type": "Good"}, {"type": "%s"}]')$$, f, type), error, 'a reducer that does ' || type || ', in ' || f) FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
-  ('Null', 'VE009 reducer test.r_bad(pg_catalog.jsonb,evpg.event) returned null'), ('Raise', 'XX123 cannot fold'), ('Reject', 'VE002 too late')) x (type, error);
+SELECT refused(format($$SELECT %s('bad', 'a', 'X', '[{"type": "Good"}, {"type": "%s"}]')$$, f, type), error,
+  'a reducer that does ' || type || ', in ' || f) FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
+  ('Null', 'VE009 reducer test.r_bad(pg_catalog.jsonb,evpg.event) returned null'), ('Raise', 'XX123 cannot fold'),
+  ('Reject', 'VE002 too late')) x (type, error);
 SELECT is((SELECT status FROM evpg_try_execute('bad', 'a', 'X', '{"type": "Good"}')), 'ok', 'rule 6: the stream goes on');
 SELECT count(*) FROM evpg_append('bad', 'a', evpg_events('{"type": "Null"}')) \g /dev/null
 SELECT refused($$SELECT evpg_state('bad', 'a')$$, 'VE009 %', 'a reducer that returns NULL in a replay');
-SELECT refused($$SELECT evpg_execute('bad', 'a', 'X', '{"type": "Good"}')$$, 'VE009 %', 'a reducer that returns NULL, before a command');
-SELECT is((SELECT version || ' ' || state FROM evpg_state('bad', 'a', at_version => 1)), '1 {"folded": true}', 'the version before can be read');
+SELECT refused($$SELECT evpg_execute('bad', 'a', 'X', '{"type": "Good"}')$$, 'VE009 %',
+  'a reducer that returns NULL, before a command');
+SELECT is((SELECT version || ' ' || state FROM evpg_state('bad', 'a', at_version => 1)), '1 {"folded": true}',
+  'the version before can be read');
 
 -- CREATE OR REPLACE
 SELECT is(test.try('change', 'AddEach', '{"ns": [1, 2, 3]}'), 'ok 3', 'rule 6: three events');
 SELECT is(test.total('change'), '3 6', 'rule 6: their state');
 CREATE OR REPLACE FUNCTION test.counter_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-  SELECT jsonb_build_object('total', (state->>'total')::bigint + 100 * (event.data->>'n')::bigint, 'applied', (state->>'applied')::bigint + 1) $$;
+  SELECT jsonb_build_object('total', (state->>'total')::bigint + 100 * (event.data->>'n')::bigint, 'applied',
+  (state->>'applied')::bigint + 1) $$;
 SELECT is(test.total('change'), '3 600', 'rule 6: a reducer that is replaced counts at once');
 SELECT is(test.try('change', 'Subtract', '{"n": 601}'), 'rejected 3 underflow', 'rule 6: for the handler too');
 BEGIN;
@@ -107,18 +153,23 @@ SELECT is(test.total('change'), '4 -10', 'rule 6: on its state');
 ROLLBACK TO s;
 SELECT is(test.total('change'), '3 600', 'rule 6: and rolled back');
 COMMIT;
-CREATE OR REPLACE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql AS $$ BEGIN RETURN NEXT evpg_event('Added', '{"n": 1}'); END $$;
+CREATE OR REPLACE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event
+  LANGUAGE plpgsql AS $$ BEGIN RETURN NEXT evpg_event('Added', '{"n": 1}'); END $$;
 SELECT is(test.try('change', 'Anything'), 'ok 4', 'a handler that is replaced counts at once');
 SELECT is(test.total('change'), '4 700', 'rule 6: and the state goes on');
 
 -- changed into something else
 DROP FUNCTION test.counter_handle(jsonb, evpg.command);
-SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$, '42883 handler function test.counter_handle(pg_catalog.jsonb,evpg.command) does not exist', 'a handler that is dropped');
+SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$,
+  '42883 handler function test.counter_handle(pg_catalog.jsonb,evpg.command) does not exist', 'a handler that is dropped');
 SELECT refused($$SELECT evpg_state('counter', 'change')$$, '42883 %', 'no state either, though the reducer is there');
 CREATE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS text LANGUAGE sql AS $$ SELECT ''::text $$;
-SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$, '42P13 function test.counter_handle(pg_catalog.jsonb,evpg.command) cannot be a handler', 'a handler that returns something else');
+SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$,
+  '42P13 function test.counter_handle(pg_catalog.jsonb,evpg.command) cannot be a handler',
+  'a handler that returns something else');
 DROP FUNCTION test.counter_handle(jsonb, evpg.command);
-CREATE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT evpg_event('Added', '{"n": 1}') $$;
+CREATE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT evpg_event('Added', '{"n": 1}') $$;
 SELECT is(test.try('change', 'Anything'), 'ok 5', 'a handler made anew');
 ALTER FUNCTION test.counter_handle(jsonb, evpg.command) RENAME TO counter_handle_2;
 SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$, '42883 %', 'a handler that is renamed');
@@ -126,32 +177,43 @@ ALTER FUNCTION test.counter_handle_2(jsonb, evpg.command) RENAME TO counter_hand
 SELECT is(test.try('change', 'Anything'), 'ok 6', 'and back');
 
 -- registering again
-SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), true, 'B24: registered');
+SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), true,
+  'B24: registered');
 SELECT is((SELECT status FROM evpg_try_execute('again', 'a', 'X', '{"type": "A"}')), 'ok', 'B24: used');
 SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 1}', 'B24: its state');
-SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), false, 'B24: the same changes nothing');
-SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 2}'), true, 'B24: another initial state');
+SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), false,
+  'B24: the same changes nothing');
+SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 2}'), true,
+  'B24: another initial state');
 SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 2}', 'rule 6: counts at once');
 BEGIN;
 SAVEPOINT s;
-SELECT is(evpg_register_aggregate('again', 'test.h_one', 'test.r_bad', initial_state => '{"v": 3}'), true, 'B24: in the middle of a transaction');
+SELECT is(evpg_register_aggregate('again', 'test.h_one', 'test.r_bad', initial_state => '{"v": 3}'), true,
+  'B24: in the middle of a transaction');
 SELECT is((SELECT type FROM evpg_execute('again', 'a', 'X', '{"type": "A"}')), 'One', 'B24: the new handler decides');
 SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 3, "folded": true}', 'B24: the new reducer folds');
 ROLLBACK TO s;
-SELECT is((SELECT type FROM evpg_execute('again', 'a', 'X', '{"type": "A"}')), 'A', 'B24: rolled back: the old handler decides');
+SELECT is((SELECT type FROM evpg_execute('again', 'a', 'X', '{"type": "A"}')), 'A',
+  'B24: rolled back: the old handler decides');
 SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 2}', 'B24, rule 6: the old reducer folds');
 COMMIT;
 SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 2}', 'B24: and stays');
 SELECT is(evpg_drop_aggregate('again'), true, 'B24: dropped');
 SELECT refused($$SELECT evpg_execute('again', 'a', 'X', '{"type": "A"}')$$, 'VE003 %', 'B24: unknown then');
-SELECT refused($$SELECT evpg_drop_aggregate('again')$$, 'VE003 aggregate type "again" is not registered', 'B24: dropped once');
+SELECT refused($$SELECT evpg_drop_aggregate('again')$$, 'VE003 aggregate type "again" is not registered',
+  'B24: dropped once');
 SELECT is(evpg_drop_aggregate('again', true), false, 'B24: or missing_ok');
 SELECT is((SELECT count(*) FROM evpg_read_stream('again', 'a')), 2::bigint, 'B24: its events stay');
-SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_bad', initial_state => '{"v": 4}'), true, 'B24: registered anew');
-SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 4, "folded": true}', 'B24, rule 6: with its events and the new reducer');
-SELECT is(evpg_register_aggregate('again', library => 'evpg_test', symbol => 'counter'), true, 'B24: from functions to a library');
-SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"total": 0, "applied": 0}', 'B24, rule 6: it folds, too');
-SELECT is((SELECT unknown_events FROM evpg_session_stats() WHERE aggregate_type = 'again'), 2::bigint, 'rule 8, A23: and counts the events that it does not know');
+SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_bad', initial_state => '{"v": 4}'), true,
+  'B24: registered anew');
+SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 4, "folded": true}',
+  'B24, rule 6: with its events and the new reducer');
+SELECT is(evpg_register_aggregate('again', library => 'evpg_test', symbol => 'counter'), true,
+  'B24: from functions to a library');
+SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"total": 0, "applied": 0}',
+  'B24, rule 6: it folds, too');
+SELECT is((SELECT unknown_events FROM evpg_session_stats() WHERE aggregate_type = 'again'), 2::bigint,
+  'rule 8, A23: and counts the events that it does not know');
 
 -- registered by a handler, in the middle of its own command
 CREATE FUNCTION test.h_swap(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -163,5 +225,6 @@ END $$;
 SELECT evpg_register_aggregate('swap', 'test.h_swap', 'test.r_bad') \g /dev/null
 SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'Swapped', 'a handler that registers another one in its place');
 SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'One', 'is replaced afterwards');
-SELECT is((SELECT version || ' ' || state FROM evpg_state('swap', 'a')), '2 {"swapped": true}', 'rule 6: and so is its state');
+SELECT is((SELECT version || ' ' || state FROM evpg_state('swap', 'a')), '2 {"swapped": true}',
+  'rule 6: and so is its state');
 SELECT * FROM finish();

@@ -4,10 +4,13 @@
 \ir include/counter.sql
 
 -- 2.4 test 4, first session: 25 commands, a snapshot every 10
-SELECT evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}', snapshot_every => 10) \g /dev/null
+SELECT evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+  snapshot_every => 10) \g /dev/null
 SELECT evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'counter', snapshot_every => 10) \g /dev/null
-SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}', snapshot_every => 0) \g /dev/null
-SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, generate_series(1, 25) n, evpg_execute(kind, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
+SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+  snapshot_every => 0) \g /dev/null
+SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, generate_series(1, 25) n,
+  evpg_execute(kind, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
 SELECT count(*) FROM evpg_execute('manual', 'a', 'AddEach', '{"ns": [1, 2, 3, 4, 5]}') \g /dev/null
 SELECT evpg_take_snapshot('manual', 'a') AS taken \gset
 SELECT count(*) FROM evpg_execute('manual', 'a', 'Add', '{"n": 6}') \g /dev/null
@@ -18,18 +21,23 @@ SET search_path = public, test;
 CREATE FUNCTION test.folds(kind text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT coalesce((SELECT folds FROM evpg_session_stats() WHERE aggregate_type = kind), 0) $$;
 CREATE FUNCTION test.snapshots(kind text, id text) RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT string_agg(p.version || CASE WHEN p.reducer_version > 1 THEN '/' || p.reducer_version ELSE '' END, ' ' ORDER BY p.version)
+  SELECT string_agg(p.version || CASE WHEN p.reducer_version > 1 THEN '/' || p.reducer_version ELSE '' END, ' '
+  ORDER BY p.version)
     FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE s.aggregate_type = kind AND s.aggregate_id = id $$;
 
 SELECT plan(64);
-SELECT is(snapshots(kind, 'a'), '20', kind || ', rule 7, B14, B15, 2.4 test 4: 25 events, every 10, keep 1: the newest is at 20'),
-       is((SELECT version || ' ' || (state->>'total') FROM evpg_state(kind, 'a')), '25 325', kind || ', 2.4 test 4: a new session has the right state'),
+SELECT is(snapshots(kind, 'a'), '20', kind
+  || ', rule 7, B14, B15, 2.4 test 4: 25 events, every 10, keep 1: the newest is at 20'),
+       is((SELECT version || ' ' || (state->>'total') FROM evpg_state(kind, 'a')), '25 325', kind
+       || ', 2.4 test 4: a new session has the right state'),
        is(folds(kind), 5::bigint, kind || ', B16, 2.4 test 4: of 5 events after the snapshot')
   FROM unnest('{ten,ten_c}'::text[]) kind;
-SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('manual', 'a')), '6 21', 'B14: manual policy: the state is right');
+SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('manual', 'a')), '6 21',
+  'B14: manual policy: the state is right');
 SELECT is(folds('manual'), 1::bigint, 'B14, B16: manual policy: a snapshot that was taken is used');
 SELECT is(:taken, 5, 'B14: evpg_take_snapshot returns the version');
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a', at_version => v)), (v * (v + 1) / 2)::text, kind || ', B16: version ' || v || ', with a snapshot at 20')
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a', at_version => v)), (v * (v + 1) / 2)::text, kind
+  || ', B16: version ' || v || ', with a snapshot at 20')
   FROM unnest('{ten,ten_c}'::text[]) kind, unnest('{19,20,21}'::int[]) v;
 
 -- an interval that is crossed, not hit
@@ -40,11 +48,14 @@ SELECT is(snapshots(kind, 'leap'), '37', kind || ', rule 7, B14: 37 events at on
        is((SELECT version FROM evpg_execute(kind, 'short', 'Add')), 10::bigint, kind || ', B14: the tenth'),
        is(snapshots(kind, 'short'), '10', kind || ', B14: hits the interval')
   FROM unnest('{ten,ten_c}'::text[]) kind;
-SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, generate_series(1, 4) n, evpg_execute(kind, 'threes', 'AddEach', jsonb_build_object('ns', ARRAY[n, n, n])) \g /dev/null
-SELECT is(snapshots(kind, 'threes'), '12', kind || ', rule 7, B14: four times three events: crossed at 12') FROM unnest('{ten,ten_c}'::text[]) kind;
+SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, generate_series(1, 4) n,
+  evpg_execute(kind, 'threes', 'AddEach', jsonb_build_object('ns', ARRAY[n, n, n])) \g /dev/null
+SELECT is(snapshots(kind, 'threes'), '12', kind || ', rule 7, B14: four times three events: crossed at 12')
+  FROM unnest('{ten,ten_c}'::text[]) kind;
 
 -- retention counts rows
-SELECT evpg_register_aggregate('keep', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}', snapshot_every => 5, snapshot_keep => 3) \g /dev/null
+SELECT evpg_register_aggregate('keep', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+  snapshot_every => 5, snapshot_keep => 3) \g /dev/null
 SELECT count(*) FROM generate_series(1, 32) n, evpg_execute('keep', 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
 SELECT is(snapshots('keep', 'a'), '20 25 30', 'rule 7, B15: the newest three are kept, by count');
 SELECT is(evpg_take_snapshot('keep', 'a'), 32::bigint, 'B14: one by hand');
@@ -56,7 +67,8 @@ SELECT is(snapshots('keep', 'a'), '25 30 32', 'rule 7, B15: replaces itself');
 SELECT evpg_create_stream('manual', 'empty') \g /dev/null
 SELECT is(evpg_take_snapshot('manual', 'empty'), 0::bigint, 'B14: of an empty stream');
 SELECT is(snapshots('manual', 'empty'), NULL, 'B14: none is needed');
-SELECT refused($$SELECT evpg_take_snapshot('manual', 'never')$$, 'VE004 stream "never" of aggregate "manual" does not exist', 'B14: of a stream that is not there');
+SELECT refused($$SELECT evpg_take_snapshot('manual', 'never')$$, 'VE004 stream "never" of aggregate "manual" does not exist',
+  'B14: of a stream that is not there');
 SELECT refused($$SELECT evpg_take_snapshot('nope', 'never')$$, 'VE003 %', 'B14: of an unknown type');
 SELECT count(*) FROM evpg_execute('manual', 'b', 'AddMany', '{"count": 500}') \g /dev/null
 SELECT is(snapshots('manual', 'b'), NULL, 'B14: snapshot_every 0 takes none');
@@ -67,48 +79,62 @@ SAVEPOINT before;
 SELECT count(*) FROM evpg_execute('ten', 'undone', 'AddMany', '{"count": 10}') \g /dev/null
 SELECT is(snapshots('ten', 'undone'), '10', 'rule 7: a snapshot');
 ROLLBACK TO before;
-SELECT is((SELECT count(*) FROM evpg.snapshot p WHERE NOT EXISTS (SELECT FROM evpg.stream s WHERE s.stream_id = p.stream_id)), 0::bigint, 'rule 7: goes with its events');
+SELECT is((SELECT count(*) FROM evpg.snapshot p WHERE NOT EXISTS (SELECT FROM evpg.stream s WHERE s.stream_id
+  = p.stream_id)), 0::bigint, 'rule 7: goes with its events');
 COMMIT;
 
 -- a cache: it may be deleted, unreadable, or of another reducer
 DELETE FROM evpg.snapshot;
 SET evpg.state_cache_size = 0;
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7: without snapshots') FROM unnest('{ten,ten_c}'::text[]) kind;
-INSERT INTO evpg.snapshot SELECT stream_id, 20, 1, now(), '{"total": 100000, "applied": 20}' FROM evpg.stream WHERE aggregate_id = 'a' AND aggregate_type IN ('ten', 'ten_c');
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '100115', kind || ', B16: a snapshot is used when it fits') FROM unnest('{ten,ten_c}'::text[]) kind;
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7: without snapshots')
+  FROM unnest('{ten,ten_c}'::text[]) kind;
+INSERT INTO evpg.snapshot SELECT stream_id, 20, 1, now(), '{"total": 100000, "applied": 20}' FROM evpg.stream
+  WHERE aggregate_id = 'a' AND aggregate_type IN ('ten', 'ten_c');
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '100115', kind || ', B16: a snapshot is used when it fits')
+  FROM unnest('{ten,ten_c}'::text[]) kind;
 UPDATE evpg.snapshot SET reducer_version = 2;
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7, B16: of another reducer_version: not used') FROM unnest('{ten,ten_c}'::text[]) kind;
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind
+  || ', rule 7, B16: of another reducer_version: not used') FROM unnest('{ten,ten_c}'::text[]) kind;
 UPDATE evpg.snapshot SET reducer_version = 1, state = '[1]';
 SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'a')), '325', 'rule 7: no object, so unreadable for C: not used');
 UPDATE evpg.snapshot SET state = 'null';
 SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'a')), '325', 'rule 7: JSON null: not used');
 UPDATE evpg.snapshot SET version = 26, state = '{"total": 0}';
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7: beyond the stream: not used') FROM unnest('{ten,ten_c}'::text[]) kind;
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7: beyond the stream: not used')
+  FROM unnest('{ten,ten_c}'::text[]) kind;
 DELETE FROM evpg.snapshot;
 RESET evpg.state_cache_size;
 
 -- another reducer
 SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, evpg_execute(kind, 'fold', 'AddMany', '{"count": 10}') \g /dev/null
-SELECT is(snapshots(kind, 'fold'), '10', kind || ', B16: a snapshot by the first fold') FROM unnest('{ten,ten_c}'::text[]) kind;
-SELECT is(evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'counter_twice', snapshot_every => 10), true, 'B16: a module with another reducer_version');
-SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'fold')), '20', 'rule 7, rule 6, B16: its fold counts, snapshot or cache or not');
-SELECT is((SELECT version FROM evpg_execute('ten_c', 'fold', 'AddMany', '{"count": 10}') ORDER BY version DESC LIMIT 1), 20::bigint, 'B16: and goes on');
+SELECT is(snapshots(kind, 'fold'), '10', kind || ', B16: a snapshot by the first fold')
+  FROM unnest('{ten,ten_c}'::text[]) kind;
+SELECT is(evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'counter_twice', snapshot_every => 10), true,
+  'B16: a module with another reducer_version');
+SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'fold')), '20',
+  'rule 7, rule 6, B16: its fold counts, snapshot or cache or not');
+SELECT is((SELECT version FROM evpg_execute('ten_c', 'fold', 'AddMany', '{"count": 10}') ORDER BY version DESC LIMIT 1),
+  20::bigint, 'B16: and goes on');
 SELECT is(snapshots('ten_c', 'fold'), '20/2', 'rule 7: its snapshots carry its reducer_version');
 CREATE FUNCTION test.counter_apply_twice(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT state || jsonb_build_object('total', (state->>'total')::bigint + 2 * (event.data->>'n')::bigint) $$;
-SELECT is(evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply_twice', '{"total": 0, "applied": 0}', snapshot_every => 10, reducer_version => 2), true,
+SELECT is(evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply_twice', '{"total": 0, "applied": 0}',
+  snapshot_every => 10, reducer_version => 2), true,
   'B16: another reducer and reducer_version');
 SELECT is((SELECT state->>'total' FROM evpg_state('ten', 'fold')), '20', 'rule 7, rule 6: its fold counts');
 
 -- a failed save never fails a command
-CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = 'disk_full'; END $$;
+CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE
+  = 'disk_full'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON evpg.snapshot FOR EACH ROW EXECUTE FUNCTION test.refuse();
 SET client_min_messages = error;
-SELECT is((SELECT max(version) FROM evpg_execute('ten_c', 'full', 'AddMany', '{"count": 10}')), 10::bigint, 'rule 7, B14: the command succeeds');
+SELECT is((SELECT max(version) FROM evpg_execute('ten_c', 'full', 'AddMany', '{"count": 10}')), 10::bigint,
+  'rule 7, B14: the command succeeds');
 SELECT is((SELECT count(*) FROM evpg_read_stream('ten_c', 'full')), 10::bigint, 'rule 7: its events are there');
 SELECT is(snapshots('ten_c', 'full'), NULL, 'rule 7: the snapshot is not');
 SELECT is((SELECT version FROM evpg_execute('ten_c', 'full', 'Add', '{"n": 1}')), 11::bigint, 'rule 7: the stream goes on');
 SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'full')), '22', 'rule 7: its state is right');
-SELECT refused($$SELECT evpg_take_snapshot('ten_c', 'full')$$, '55000 could not save a snapshot %', 'B14: by hand it is an error');
+SELECT refused($$SELECT evpg_take_snapshot('ten_c', 'full')$$, '55000 could not save a snapshot %',
+  'B14: by hand it is an error');
 RESET client_min_messages;
 SELECT * FROM finish();

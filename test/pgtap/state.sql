@@ -8,7 +8,8 @@ CREATE FUNCTION test.state_at(kind text, args text) RETURNS text LANGUAGE plpgsq
 DECLARE
   result text;
 BEGIN
-  EXECUTE format('SELECT concat_ws('' '', version, state->>''total'', (SELECT e.version FROM evpg.event e WHERE e.position = last_position))
+  EXECUTE format('SELECT concat_ws('' '', version, state->>''total'',
+                                   (SELECT e.version FROM evpg.event e WHERE e.position = last_position))
                     FROM evpg_state(%L, ''a'' %s)', kind, args) INTO result;
   RETURN coalesce(result, '-');
 END $$;
@@ -24,41 +25,61 @@ SELECT is(state_at(kind, ''), '-', kind || ', A07: never created: no row'),
 
 -- five events: times in another order than versions, one unknown
 SELECT count(*) FROM unnest('{counter,counter_c}'::text[]) kind, evpg_append(kind, 'a', ARRAY[
-  evpg_event('Added', '{"n": 1}', occurred_at => '2020-01-01 00:00+00'), evpg_event('Added', '{"n": 10}', occurred_at => '2020-01-03 00:00+00'),
-  evpg_event('Added', '{"n": 100}', occurred_at => '2020-01-02 00:00+00'), evpg_event('Odd', occurred_at => '2020-01-04 00:00+00'),
+  evpg_event('Added', '{"n": 1}', occurred_at => '2020-01-01 00:00+00'),
+  evpg_event('Added', '{"n": 10}', occurred_at => '2020-01-03 00:00+00'),
+  evpg_event('Added', '{"n": 100}', occurred_at => '2020-01-02 00:00+00'),
+  evpg_event('Odd', occurred_at => '2020-01-04 00:00+00'),
   evpg_event('Subtracted', '{"n": 50}', occurred_at => '2020-01-05 00:00+00')]) \g /dev/null
 SELECT is(state_at(kind, args), wanted, kind || ', state' || args) FROM unnest('{counter,counter_c}'::text[]) kind, (VALUES
-  ('', '5 61 5'), (', at_version => 0', '0 0'), (', at_version => 1', '1 1 1'), (', at_version => 2', '2 11 2'), (', at_version => 3', '3 111 3'),
+  ('', '5 61 5'), (', at_version => 0', '0 0'), (', at_version => 1', '1 1 1'), (', at_version => 2', '2 11 2'),
+  (', at_version => 3', '3 111 3'),
   (', at_version => 4', '4 111 4'), (', at_version => 5', '5 61 5'), (', at_version => NULL, at_time => NULL', '5 61 5'),
-  (', at_time => ''2019-12-31 23:59:59.999999+00''', '0 0'), (', at_time => ''-infinity''', '0 0'), (', at_time => ''2020-01-01 00:00+00''', '1 1 1'),
-  (', at_time => ''2020-01-02 00:00+00''', '3 101 3'), (', at_time => ''2020-01-03 00:00+00''', '3 111 3'), (', at_time => ''2020-01-04 12:00+00''', '4 111 4'),
-  (', at_time => ''2020-01-05 00:00+00''', '5 61 5'), (', at_time => ''infinity''', '5 61 5'), ('', '5 61 5')) x (args, wanted);
-SELECT refused(format('SELECT evpg_state(%L, %s)', kind, args), error, kind || ', state(' || args || ')') FROM unnest('{counter,counter_c}'::text[]) kind, (VALUES
-  ($$'a', at_version => 6$$, '22023 stream "a" of aggregate % has no version 6'), ($$'a', at_version => -1$$, '22023 %has no version -1'),
+  (', at_time => ''2019-12-31 23:59:59.999999+00''', '0 0'), (', at_time => ''-infinity''', '0 0'),
+  (', at_time => ''2020-01-01 00:00+00''', '1 1 1'),
+  (', at_time => ''2020-01-02 00:00+00''', '3 101 3'), (', at_time => ''2020-01-03 00:00+00''', '3 111 3'),
+  (', at_time => ''2020-01-04 12:00+00''', '4 111 4'),
+  (', at_time => ''2020-01-05 00:00+00''', '5 61 5'), (', at_time => ''infinity''', '5 61 5'), ('', '5 61 5')) x (args,
+  wanted);
+SELECT refused(format('SELECT evpg_state(%L, %s)', kind, args), error, kind || ', state(' || args || ')')
+  FROM unnest('{counter,counter_c}'::text[]) kind, (VALUES
+  ($$'a', at_version => 6$$, '22023 stream "a" of aggregate % has no version 6'),
+  ($$'a', at_version => -1$$, '22023 %has no version -1'),
   ($$'a', at_version => 9223372036854775807$$, '22023 %has no version 9223372036854775807'),
-  ($$'a', at_version => 1, at_time => now()$$, '22023 at_version and at_time cannot both be given'), ('NULL', '22004 aggregate id must not be null'),
+  ($$'a', at_version => 1, at_time => now()$$, '22023 at_version and at_time cannot both be given'),
+  ('NULL', '22004 aggregate id must not be null'),
   ($$''$$, '22023 aggregate id must not be empty')) x (args, error);
-SELECT refused($$SELECT evpg_state('nope', 'a')$$, 'VE003 aggregate type "nope" is not registered', 'A07: of an unknown type');
+SELECT refused($$SELECT evpg_state('nope', 'a')$$, 'VE003 aggregate type "nope" is not registered',
+  'A07: of an unknown type');
 SELECT refused($$SELECT evpg_state(NULL, 'a')$$, '22004 aggregate type must not be null', 'A07: of type NULL');
 
 -- reading a state in the past does not spoil the one of now
-SELECT is((SELECT array_agg(state_at(kind, args)) FROM (VALUES (''), (', at_version => 2'), (''), (', at_time => ''2020-01-02''')) x (args)), '{5 61 5,2 11 2,5 61 5,3 101 3}',
+SELECT is((SELECT array_agg(state_at(kind, args))
+  FROM (VALUES (''), (', at_version => 2'), (''), (', at_time => ''2020-01-02''')) x (args)),
+  '{5 61 5,2 11 2,5 61 5,3 101 3}',
   kind || ', rule 6: past and present by turns') FROM unnest('{counter,counter_c}'::text[]) kind;
 
 -- a state by every way is the same
-SELECT count(*) FROM unnest('{counter,counter_c}'::text[]) kind, generate_series(1, 30) n, evpg_execute(kind, 'long', 'AddEach', jsonb_build_object('ns', ARRAY[n, 1 - n])) \g /dev/null
-SELECT is((SELECT state FROM evpg_state(kind, 'long')), (SELECT state FROM evpg_state(kind, 'long', at_version => 60)), kind || ', rule 6: cached and replayed states are equal'),
-       is((SELECT (state->>'total')::int FROM evpg_state(kind, 'long')), (SELECT sum((data->>'n')::int)::int FROM evpg_read_stream(kind, 'long')), kind || ', rule 6: and are the fold of the events')
+SELECT count(*) FROM unnest('{counter,counter_c}'::text[]) kind, generate_series(1, 30) n,
+  evpg_execute(kind, 'long', 'AddEach', jsonb_build_object('ns', ARRAY[n, 1 - n])) \g /dev/null
+SELECT is((SELECT state FROM evpg_state(kind, 'long')), (SELECT state FROM evpg_state(kind, 'long', at_version => 60)), kind
+  || ', rule 6: cached and replayed states are equal'),
+       is((SELECT (state->>'total')::int FROM evpg_state(kind, 'long')),
+       (SELECT sum((data->>'n')::int)::int FROM evpg_read_stream(kind, 'long')), kind
+       || ', rule 6: and are the fold of the events')
   FROM unnest('{counter,counter_c}'::text[]) kind;
 SELECT is((SELECT count(*) FROM generate_series(0, 60) v, evpg_state(kind, 'long', at_version => v) s
-            WHERE (s.state->>'applied')::int <> v OR (s.state->>'total')::int <> (SELECT coalesce(sum((data->>'n')::int), 0) FROM evpg_read_stream(kind, 'long', 1, v))), 0::bigint,
+            WHERE (s.state->>'applied')::int <> v OR (s.state->>'total')::int
+            <> (SELECT coalesce(sum((data->>'n')::int), 0) FROM evpg_read_stream(kind, 'long', 1, v))), 0::bigint,
   kind || ', at_version: every version') FROM unnest('{counter,counter_c}'::text[]) kind;
 
 -- what a statement sees: the state at its start
-SELECT is((SELECT array_agg((SELECT version FROM evpg_state('counter_c', 'stable')) ORDER BY v) FROM (SELECT version AS v FROM generate_series(1, 3) n, evpg_execute('counter_c', 'stable', 'Add', jsonb_build_object('n', n)) OFFSET 0) x),
+SELECT is((SELECT array_agg((SELECT version FROM evpg_state('counter_c', 'stable')) ORDER BY v)
+  FROM (SELECT version AS v FROM generate_series(1, 3) n,
+  evpg_execute('counter_c', 'stable', 'Add', jsonb_build_object('n', n)) OFFSET 0) x),
   '{NULL,NULL,NULL}', 'A07: a statement that executes commands sees the state of before');
 SELECT is((SELECT version FROM evpg_state('counter_c', 'stable')), 3::bigint, 'A07: the next one that of after');
 SELECT provolatile = 's' AS stable FROM pg_proc WHERE proname = 'evpg_state' \gset
 SELECT ok(:'stable'::boolean, 'A07: evpg_state is STABLE');
-SELECT is((SELECT count(*) FROM pg_locks WHERE relation = 'evpg.stream'::regclass AND mode = 'RowShareLock' AND pid = pg_backend_pid()), 0::bigint, 'A07: and locks nothing');
+SELECT is((SELECT count(*) FROM pg_locks WHERE relation = 'evpg.stream'::regclass AND mode = 'RowShareLock' AND pid
+  = pg_backend_pid()), 0::bigint, 'A07: and locks nothing');
 SELECT * FROM finish();

@@ -11,26 +11,33 @@ SELECT is(evpg_stable_position(), 0::bigint, 'rule 9: and nothing is drawn');
 SET test.kind = counter_c;
 
 -- streams
-SELECT evpg_create_stream(t, id) FROM (VALUES ('counter', 'b'), ('counter', 'a'), ('counter_c', 'a'), ('counter', 'B'), ('counter', 'é'), ('counter', 'a b'), ('counter', 'aa')) x (t, id) \g /dev/null
+SELECT evpg_create_stream(t, id) FROM (VALUES ('counter', 'b'), ('counter', 'a'), ('counter_c', 'a'), ('counter', 'B'),
+  ('counter', 'é'), ('counter', 'a b'), ('counter', 'aa')) x (t, id) \g /dev/null
 SELECT count(*) FROM evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2]}') \g /dev/null
 SELECT same('SELECT aggregate_type, aggregate_id, version FROM evpg_streams()',
-  $$VALUES ('counter', 'B', 0::bigint), ('counter', 'a', 2), ('counter', 'a b', 0), ('counter', 'aa', 0), ('counter', 'b', 0), ('counter', 'é', 0), ('counter_c', 'a', 0)$$,
+  $$VALUES ('counter', 'B', 0::bigint), ('counter', 'a', 2), ('counter', 'a b', 0), ('counter', 'aa', 0),
+  ('counter', 'b', 0), ('counter', 'é', 0), ('counter_c', 'a', 0)$$,
   'A15, 1.2 test 6: all streams, by type and id, bytewise');
 SELECT same($$SELECT aggregate_id FROM evpg_streams('counter_c')$$, $$VALUES ('a')$$, 'A14, A15: of one type');
 SELECT is((SELECT count(*) FROM evpg_streams('nope')), 0::bigint, 'A15, 1.2 test 6: of an unknown type: none, and no error');
 SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', NULL, 2)$$, $$VALUES ('B'), ('a')$$, 'A15: a page');
-SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a', 2)$$, $$VALUES ('a b'), ('aa')$$, 'A15: the next page starts after the last id');
-SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a!', 1)$$, $$VALUES ('aa')$$, 'A15: which need not be there');
-SELECT same($$SELECT aggregate_type, aggregate_id FROM evpg_streams(NULL, 'b', 10, 'counter')$$, $$VALUES ('counter', 'é'), ('counter_c', 'a')$$,
+SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a', 2)$$, $$VALUES ('a b'), ('aa')$$,
+  'A15: the next page starts after the last id');
+SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a!', 1)$$, $$VALUES ('aa')$$,
+  'A15: which need not be there');
+SELECT same($$SELECT aggregate_type, aggregate_id FROM evpg_streams(NULL, 'b', 10, 'counter')$$,
+  $$VALUES ('counter', 'é'), ('counter_c', 'a')$$,
   'A15: pages over all types');
 SELECT is((SELECT count(*) FROM evpg_streams('counter', 'é')), 0::bigint, 'A15: past the last');
 SELECT is((SELECT count(*) FROM evpg_streams(max_count => 0)), 0::bigint, 'A15: max_count 0');
 SELECT is((SELECT count(*) FROM evpg_streams(max_count => NULL)), 7::bigint, 'A15: max_count NULL');
 SELECT refused($$SELECT evpg_streams(NULL, 'a')$$, '22023 after_id needs a type', 'A15: after_id alone');
 SELECT refused($$SELECT evpg_streams(max_count => -1)$$, '22023 max_count must not be negative', 'A15: max_count -1');
-SELECT ok((SELECT bool_and(created_at BETWEEN now() - interval '1 hour' AND clock_timestamp()) FROM evpg_streams()), 'A13: with the time of creation');
+SELECT ok((SELECT bool_and(created_at BETWEEN now() - interval '1 hour' AND clock_timestamp()) FROM evpg_streams()),
+  'A13: with the time of creation');
 
-SELECT is(ARRAY[evpg_stream_version('counter', 'a'), evpg_stream_version('counter', 'b'), evpg_stream_version('counter', 'x'), evpg_stream_version('nope', 'a')],
+SELECT is(ARRAY[evpg_stream_version('counter', 'a'), evpg_stream_version('counter', 'b'),
+  evpg_stream_version('counter', 'x'), evpg_stream_version('nope', 'a')],
   '{2,0,NULL,NULL}', 'A13: the version of a stream, of an empty one, of none');
 SELECT is(evpg_stream_version('counter', NULL), NULL, 'A13: of NULL');
 
@@ -43,22 +50,32 @@ BEGIN
   EXECUTE format('SELECT string_agg(version::text, '' '') FROM evpg_read_stream(''counter'', ''r'', %s)', args) INTO result;
   RETURN coalesce(result, '-');
 END $$;
-SELECT same($$SELECT * FROM evpg_read_stream('counter', 'r')$$, $$SELECT * FROM evpg.event WHERE aggregate_id = 'r' ORDER BY version$$,
+SELECT same($$SELECT * FROM evpg_read_stream('counter', 'r')$$,
+  $$SELECT * FROM evpg.event WHERE aggregate_id = 'r' ORDER BY version$$,
   'A16, A10, 1.2 test 6: all events of a stream, in order');
 SELECT is(versions(args), wanted, 'A16, A42: read_stream(' || args || ')') FROM (VALUES
-  ('from_version => 3', '3 4 5'), ('from_version => 5', '5'), ('from_version => 6', '-'), ('from_version => 9223372036854775807', '-'),
+  ('from_version => 3', '3 4 5'), ('from_version => 5', '5'), ('from_version => 6', '-'),
+  ('from_version => 9223372036854775807', '-'),
   ('from_version => 0', '1 2 3 4 5'), ('from_version => -5', '1 2 3 4 5'), ('from_version => NULL', '1 2 3 4 5'),
-  ('max_count => 2', '1 2'), ('max_count => 0', '-'), ('max_count => 99', '1 2 3 4 5'), ('max_count => NULL', '1 2 3 4 5'), ('2, 2', '2 3'),
-  ('backwards => true', '5 4 3 2 1'), ('1, 2, true', '5 4'), ('3, NULL, true', '5 4 3'), ('6, NULL, true', '-'), ('1, 1, true', '5')) x (args, wanted);
-SELECT same($$SELECT * FROM evpg_read_stream('counter', 'r')$$, $$SELECT * FROM evpg_read_stream('counter', 'r')$$, '2.4 test 15: twice the same');
-SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'b')), 0::bigint, 'A16, 1.2 test 6: of a stream that is empty: none');
-SELECT refused($$SELECT evpg_read_stream('counter', 'never')$$, 'VE004 stream "never" of aggregate "counter" does not exist', 'A16, 1.2 test 6: of one that was never created');
+  ('max_count => 2', '1 2'), ('max_count => 0', '-'), ('max_count => 99', '1 2 3 4 5'), ('max_count => NULL', '1 2 3 4 5'),
+  ('2, 2', '2 3'),
+  ('backwards => true', '5 4 3 2 1'), ('1, 2, true', '5 4'), ('3, NULL, true', '5 4 3'), ('6, NULL, true', '-'),
+  ('1, 1, true', '5')) x (args, wanted);
+SELECT same($$SELECT * FROM evpg_read_stream('counter', 'r')$$, $$SELECT * FROM evpg_read_stream('counter', 'r')$$,
+  '2.4 test 15: twice the same');
+SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'b')), 0::bigint,
+  'A16, 1.2 test 6: of a stream that is empty: none');
+SELECT refused($$SELECT evpg_read_stream('counter', 'never')$$, 'VE004 stream "never" of aggregate "counter" does not exist',
+  'A16, 1.2 test 6: of one that was never created');
 SELECT refused($$SELECT evpg_read_stream('nope', 'a')$$, 'VE004 %', 'A16: of an unknown type');
-SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'never', missing_ok => true)), 0::bigint, 'A16: unless missing_ok');
-SELECT refused($$SELECT evpg_read_stream('counter', 'r', max_count => -1)$$, '22023 max_count must not be negative', 'A16: max_count -1');
+SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'never', missing_ok => true)), 0::bigint,
+  'A16: unless missing_ok');
+SELECT refused($$SELECT evpg_read_stream('counter', 'r', max_count => -1)$$, '22023 max_count must not be negative',
+  'A16: max_count -1');
 SELECT refused($$SELECT evpg_read_stream('counter', NULL)$$, '22004 aggregate id must not be null', 'A16: NULL for the id');
 SELECT refused($$SELECT evpg_read_stream(NULL, 'r')$$, '22004 aggregate type must not be null', 'A16: NULL for the type');
-SELECT refused($$SELECT evpg_read_stream('counter', 'r', backwards => NULL)$$, '22004 backwards must not be null', 'A16: NULL for backwards');
+SELECT refused($$SELECT evpg_read_stream('counter', 'r', backwards => NULL)$$, '22004 backwards must not be null',
+  'A16: NULL for backwards');
 SELECT is((SELECT version FROM evpg_read_stream('counter', 'r') LIMIT 1), 1::bigint, 'A16: a caller may stop early');
 
 -- all events
@@ -69,13 +86,19 @@ BEGIN
   EXECUTE format('SELECT string_agg(aggregate_id || version, '' '') FROM evpg_read_all(%s)', args) INTO result;
   RETURN coalesce(result, '-');
 END $$;
-SELECT count(*) FROM evpg_append('counter_c', 't', ARRAY[evpg_event('Odd', tags => '{red,blue}'), evpg_event('Even', tags => '{blue}'), evpg_event('Odd', tags => '{}')]) \g /dev/null
+SELECT count(*) FROM evpg_append('counter_c', 't',
+  ARRAY[evpg_event('Odd', tags => '{red,blue}'), evpg_event('Even', tags => '{blue}'), evpg_event('Odd', tags => '{}')])
+  \g /dev/null
 SELECT is(found(args), wanted, 'A42, D68: read_all(' || args || ')') FROM (VALUES
-  ('', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'), ('max_count => 3', 'a1 a2 r1'), ('max_count => 0', '-'), ('max_count => NULL', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'),
-  ('after_position => 2, max_count => 2', 'r1 r2'), ('after_position => 7', 't1 t2 t3'), ('after_position => 10', '-'), ('after_position => -1, max_count => 1', 'a1'),
+  ('', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'), ('max_count => 3', 'a1 a2 r1'), ('max_count => 0', '-'),
+  ('max_count => NULL', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'),
+  ('after_position => 2, max_count => 2', 'r1 r2'), ('after_position => 7', 't1 t2 t3'), ('after_position => 10', '-'),
+  ('after_position => -1, max_count => 1', 'a1'),
   ('after_position => 9223372036854775807', '-'),
-  ('aggregate_types => ''{counter_c}''', 't1 t2 t3'), ('aggregate_types => ''{counter_c,counter}'', after_position => 6', 'r5 t1 t2 t3'), ('aggregate_types => ''{}''', '-'),
-  ('event_types => ''{Odd}''', 't1 t3'), ('event_types => ''{Odd,Added}'', max_count => 8', 'a1 a2 r1 r2 r3 r4 r5 t1'), ('event_types => ''{Nope}''', '-'),
+  ('aggregate_types => ''{counter_c}''', 't1 t2 t3'),
+  ('aggregate_types => ''{counter_c,counter}'', after_position => 6', 'r5 t1 t2 t3'), ('aggregate_types => ''{}''', '-'),
+  ('event_types => ''{Odd}''', 't1 t3'), ('event_types => ''{Odd,Added}'', max_count => 8', 'a1 a2 r1 r2 r3 r4 r5 t1'),
+  ('event_types => ''{Nope}''', '-'),
   ('tags => ''{red}''', 't1'), ('tags => ''{red,blue}''', 't1 t2'), ('tags => ''{green}''', '-'), ('tags => ''{}''', '-'),
   ('aggregate_types => ''{counter_c}'', event_types => ''{Odd}'', tags => ''{blue}''', 't1'),
   ('stable_only => false', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3')) x (args, wanted);
@@ -91,14 +114,18 @@ SELECT is(found('after_position => 10, stable_only => false'), '-', 'rule 9: and
 SELECT is(try('own', 'Add', '{"n": 1}'), 'ok 1', 'D04: after the end, more');
 SELECT is(found('after_position => 10'), 'own1', 'D04: is found by reading on');
 SELECT refused(statement, error, 'A42: ' || statement) FROM (VALUES
-  ('SELECT evpg_read_all(NULL)', '22004 after_position must not be null'), ('SELECT evpg_read_all(max_count => -1)', '22023 max_count must not be negative'),
-  ('SELECT evpg_read_all(stable_only => NULL)', '22004 stable_only must not be null'), ('SELECT evpg_read_all(tags => ''{a,NULL}'')', '22023 tags must be %'),
-  ('SELECT evpg_read_all(event_types => ''{{a},{b}}'')', '22023 event_types must be %'), ('SELECT evpg_read_all(aggregate_types => ''{NULL}'')', '22023 aggregate_types must be %'))
+  ('SELECT evpg_read_all(NULL)', '22004 after_position must not be null'),
+  ('SELECT evpg_read_all(max_count => -1)', '22023 max_count must not be negative'),
+  ('SELECT evpg_read_all(stable_only => NULL)', '22004 stable_only must not be null'),
+  ('SELECT evpg_read_all(tags => ''{a,NULL}'')', '22023 tags must be %'),
+  ('SELECT evpg_read_all(event_types => ''{{a},{b}}'')', '22023 event_types must be %'),
+  ('SELECT evpg_read_all(aggregate_types => ''{NULL}'')', '22023 aggregate_types must be %'))
   x (statement, error);
 
 -- other isolation levels, read-only transactions
 BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT refused('SELECT evpg_stable_position()', '25000 the stable position needs isolation level READ COMMITTED', 'rule 9: under REPEATABLE READ');
+SELECT refused('SELECT evpg_stable_position()', '25000 the stable position needs isolation level READ COMMITTED',
+  'rule 9: under REPEATABLE READ');
 SELECT refused('SELECT evpg_read_all()', '25000 %', 'rule 9: read_all, too');
 SELECT is(found('stable_only => false, after_position => 10'), 'own1', 'rule 9: unless told that gaps do not matter');
 COMMIT;

@@ -36,7 +36,8 @@ SELECT evpg_execute('toy', 'nobody', 'Add', '{"n": 2}', expected_version => -1);
 -- VE002: refused, by a function and by a module
 SELECT evpg_execute('toy', 't', 'Refuse');
 \echo :LAST_ERROR_SQLSTATE
-SELECT evpg_execute('toy_c', 't', 'Refuse', '{"code": "no_way", "message": "this toy refuses", "detail": {"reason": "principle"}}');
+SELECT evpg_execute('toy_c', 't', 'Refuse',
+  '{"code": "no_way", "message": "this toy refuses", "detail": {"reason": "principle"}}');
 \echo :LAST_ERROR_SQLSTATE
 -- VE003: unknown aggregate type
 SELECT evpg_execute('toys', 't', 'Add');

@@ -7,7 +7,8 @@ SELECT evpg_version();
 -- every public object has a comment
 CREATE VIEW member AS
   SELECT d.classid, d.objid, i.type, i.identity, obj_description(d.objid, c.relname) AS comment
-    FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+    FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid AND d.refclassid = 'pg_extension'::regclass
+     AND d.deptype = 'e'
     JOIN pg_class c ON c.oid = d.classid, pg_identify_object(d.classid, d.objid, 0) i
    WHERE e.extname = 'evpg';
 SELECT type, count(*) FROM member GROUP BY 1 ORDER BY 1;
@@ -20,7 +21,8 @@ SELECT m.type, m.identity, a.privilege_type
   LEFT JOIN pg_class c ON m.classid = 'pg_class'::regclass AND c.oid = m.objid
   LEFT JOIN pg_namespace n ON m.classid = 'pg_namespace'::regclass AND n.oid = m.objid,
        aclexplode(CASE WHEN p.oid IS NOT NULL THEN coalesce(p.proacl, acldefault('f', p.proowner))
-                       WHEN c.oid IS NOT NULL THEN coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))
+                       WHEN c.oid IS NOT NULL THEN coalesce(c.relacl,
+                       acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))
                        WHEN n.oid IS NOT NULL THEN coalesce(n.nspacl, acldefault('n', n.nspowner)) END) a
  WHERE a.grantee = 0
  ORDER BY 1, 2, 3;
@@ -28,7 +30,8 @@ SELECT m.type, m.identity, a.privilege_type
 -- functions
 SELECT p.oid::regprocedure, pg_get_function_result(p.oid) AS returns,
        CASE p.provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END AS volatility,
-       CASE p.proparallel WHEN 's' THEN 'safe' WHEN 'r' THEN 'restricted' ELSE 'unsafe' END AS parallel, p.proisstrict AS strict, p.prosecdef AS definer
+       CASE p.proparallel WHEN 's' THEN 'safe' WHEN 'r' THEN 'restricted' ELSE 'unsafe' END AS parallel,
+       p.proisstrict AS strict, p.prosecdef AS definer
   FROM pg_proc p JOIN member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
  ORDER BY p.oid::regprocedure::text;
 
@@ -36,13 +39,15 @@ SELECT p.oid::regprocedure, pg_get_function_result(p.oid) AS returns,
 SELECT unnest(extconfig)::regclass AS saved FROM pg_extension WHERE extname = 'evpg' ORDER BY 1;
 
 -- the log: its indexes, no foreign keys, no rules, the one trigger
-SELECT indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'evpg.event_log'::regclass ORDER BY 1;
+SELECT indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'evpg.event_log'::regclass
+  ORDER BY 1;
 SELECT conname, contype FROM pg_constraint WHERE conrelid = 'evpg.event_log'::regclass ORDER BY 1;
 SELECT tgname, tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'evpg.event_log'::regclass;
 SELECT seqcache FROM pg_sequence WHERE seqrelid = 'evpg.event_position'::regclass;
 
 -- the columns of an event
-SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'evpg.event'::regclass AND attnum > 0 ORDER BY attnum;
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'evpg.event'::regclass AND attnum > 0
+  ORDER BY attnum;
 
 -- settings (what evpg_set_context() sets is not shown)
 SELECT name, setting, unit, context, min_val, max_val, short_desc FROM pg_settings WHERE name LIKE 'evpg.%' ORDER BY 1;

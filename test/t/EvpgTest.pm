@@ -13,7 +13,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(evpg_node create_evpg start_again wait_until inspect tree sqlstate);
+our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate);
 
 # A background psql tells each statement and its result: too much where comments are shown.
 {

@@ -48,10 +48,11 @@ is_json(evpg_json *json, const char *expected, const char *name)
 static void
 test_objects(void)
 {
+	static const evpg_member nothing[] = {{.key = NULL}};
 	evpg_json  *inner = evpg_object(EVPG_INT("x", 1));
 	evpg_json  *object;
 
-	is_json(evpg_object_of((const evpg_member[]) {{.key = NULL}}), "{}", "an object without members");
+	is_json(evpg_object_of(nothing), "{}", "an object without members");
 	is_json(evpg_object(EVPG_INT("i", INT64_MIN), EVPG_INT("j", INT64_MAX), EVPG_BOOL("t", true), EVPG_BOOL("f", false),
 						EVPG_TEXT("s", "text"), EVPG_TEXT("n", NULL), EVPG_JSON("o", inner), EVPG_JSON("m", NULL)),
 			"{\"i\":-9223372036854775808,\"j\":9223372036854775807,\"t\":true,\"f\":false,"

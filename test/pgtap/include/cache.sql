@@ -5,10 +5,12 @@ SELECT try('warm', 'AddMany', '{"count": 5}') \g /dev/null
 SELECT total('warm') \g /dev/null
 BEGIN;
 SELECT reads() AS reads, cache_hits, folds FROM evpg_session_stats() WHERE aggregate_type = kind() \gset
-SELECT is((SELECT count(*) FROM generate_series(1, 10) n, try('warm', 'Add', jsonb_build_object('n', n)) t WHERE t = 'ok ' || 5 + n), 10::bigint, kind() || ', rule 6: ten commands');
+SELECT is((SELECT count(*) FROM generate_series(1, 10) n, try('warm', 'Add', jsonb_build_object('n', n)) t WHERE t = 'ok '
+  || 5 + n), 10::bigint, kind() || ', rule 6: ten commands');
 SELECT is(total('warm'), '15 60', kind() || ', rule 6: and the state');
 SELECT is(reads() - :reads, 0::bigint, kind() || ', rule 6: warm, they read no events');
-SELECT is((SELECT (cache_hits - :cache_hits, folds - :folds)::text FROM evpg_session_stats() WHERE aggregate_type = kind()), '(11,10)',
+SELECT is((SELECT (cache_hits - :cache_hits, folds - :folds)::text FROM evpg_session_stats() WHERE aggregate_type = kind()),
+  '(11,10)',
   kind() || ', rule 6: and fold each event once');
 SELECT is(try('warm', 'Subtract', '{"n": 1000}'), 'rejected 15 underflow', kind() || ', rule 6: a refusal');
 SELECT is(try('warm', 'Nothing'), 'noop 15', kind() || ', rule 6: and a no-op');
@@ -77,13 +79,15 @@ BEGIN
 END $$;
 SELECT is(pg_temp.attempts('x'), '4 601', kind() || ', rule 6: after exceptions in PL/pgSQL');
 SELECT is(total('x'), '4 601', kind() || ', rule 6: and afterwards');
-SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'x'), 4::bigint, kind() || ', rule 6: with the events that stayed');
+SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'x'), 4::bigint, kind()
+  || ', rule 6: with the events that stayed');
 
 -- an error in the middle of a command, after the fold
 SELECT try('e', 'Add', '{"n": 1}') \g /dev/null
 SELECT refused(format($$SELECT evpg_execute(kind(), 'e', 'Fail')$$), 'VE009 %', kind() || ', rule 6: a defect');
 SELECT is(total('e'), '1 1', kind() || ', rule 6: leaves the state');
-SELECT refused($$SELECT evpg_execute(kind(), 'e', 'Add', '{"n": 665}')$$, 'VE009 %cannot say', kind() || ', rule 6: a defect of the invariant, after the fold');
+SELECT refused($$SELECT evpg_execute(kind(), 'e', 'Add', '{"n": 665}')$$, 'VE009 %cannot say', kind()
+  || ', rule 6: a defect of the invariant, after the fold');
 SELECT is(total('e'), '1 1', kind() || ', rule 6: leaves the state, too');
 SELECT is(try('e', 'Add', '{"n": 1}'), 'ok 2', kind() || ', rule 6: which goes on');
 SELECT is(total('e'), '2 2', kind() || ', rule 6: right');
@@ -103,12 +107,15 @@ SELECT is(total('r'), '4 67', kind() || ', rule 6: after COMMIT PREPARED');
 
 -- no cache, and one that is too small for all
 SET evpg.state_cache_size = 0;
-SELECT is((SELECT count(*) FROM generate_series(1, 5) n, try('cold', 'Add', jsonb_build_object('n', n)) t WHERE t = 'ok ' || n), 5::bigint, kind() || ', A08: without a cache');
+SELECT is((SELECT count(*) FROM generate_series(1, 5) n, try('cold', 'Add', jsonb_build_object('n', n)) t WHERE t = 'ok '
+  || n), 5::bigint, kind() || ', A08: without a cache');
 SELECT is(total('cold'), '5 15', kind() || ', A08: the state is the same');
 SET evpg.state_cache_size = '4kB';
-SELECT is((SELECT count(*) FROM generate_series(1, 3) n, generate_series(1, 50) i, try('small' || i, 'Add', jsonb_build_object('n', i + 0 * n)) t WHERE t = 'ok ' || n), 150::bigint,
+SELECT is((SELECT count(*) FROM generate_series(1, 3) n, generate_series(1, 50) i,
+  try('small' || i, 'Add', jsonb_build_object('n', i + 0 * n)) t WHERE t = 'ok ' || n), 150::bigint,
   kind() || ', A08: fifty streams by turns in a small cache');
-SELECT is((SELECT count(*) FROM generate_series(1, 50) i WHERE total('small' || i) = '3 ' || 3 * i), 50::bigint, kind() || ', A08: every state is right');
+SELECT is((SELECT count(*) FROM generate_series(1, 50) i WHERE total('small' || i) = '3 ' || 3 * i), 50::bigint, kind()
+  || ', A08: every state is right');
 RESET evpg.state_cache_size;
 
 -- a read between commands, of another version
@@ -127,7 +134,8 @@ SAVEPOINT s1;
 SELECT count(*) FROM evpg_append(kind(), 'cold', evpg_events('{"type": "Added", "data": {"n": 100}}')) \g /dev/null
 SELECT is(total('cold'), '10 100', kind() || ', rule 6: catching up on what will be undone');
 ROLLBACK TO s1;
-SELECT count(*) FROM evpg_append(kind(), 'cold', evpg_events('[{"type": "Added", "data": {"n": 1}}, {"type": "Added", "data": {"n": 2}}]')) \g /dev/null
+SELECT count(*) FROM evpg_append(kind(), 'cold',
+  evpg_events('[{"type": "Added", "data": {"n": 1}}, {"type": "Added", "data": {"n": 2}}]')) \g /dev/null
 SELECT is(total('cold'), '11 3', kind() || ', rule 6: the entry of another history is not caught up from');
 ROLLBACK TO s1;
 SELECT try('cold', 'Add', '{"n": 7}') \g /dev/null

@@ -13,23 +13,28 @@ SELECT is((SELECT count(*) FROM evpg_execute(kind(), 'a', 'Add', '{"n": 1}') x,
   kind() || ', A04: two commands in one statement run one after the other');
 SELECT is(total('a'), '3 3', kind() || ', 1.2 test 1: three times one is three');
 SELECT same(
-  $$SELECT try('b', 'Add', '{"n": 1}') UNION ALL SELECT try('b', 'Add', '{"n": 10}') UNION ALL SELECT try('b', 'Subtract', '{"n": 1}')$$,
+  $$SELECT try('b', 'Add', '{"n": 1}') UNION ALL SELECT try('b', 'Add', '{"n": 10}')
+  UNION ALL SELECT try('b', 'Subtract', '{"n": 1}')$$,
   $$VALUES ('ok 1'), ('ok 2'), ('ok 3')$$, kind() || ', A02: a version counts events');
 SELECT is(total('b'), '3 10', kind() || ', 1.2 test 1: 1, +10, -1 is ten');
 
 -- what is stored is what was returned
 CREATE TEMP TABLE returned AS SELECT * FROM evpg_execute(kind(), 'rows', 'AddEach', '{"ns": [1, 2, 3]}');
-SELECT same('SELECT * FROM returned', $$SELECT * FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'rows' ORDER BY position$$,
+SELECT same('SELECT * FROM returned', $$SELECT * FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'rows'
+  ORDER BY position$$,
   kind() || ', rule 3: the rows that execute returns are the rows of the log');
 SELECT is((SELECT array_agg(version ORDER BY position) FROM returned), '{1,2,3}'::bigint[],
   kind() || ', rule 3, B11: versions are contiguous in the order of positions');
 SELECT is((SELECT array_agg((data->>'n')::int ORDER BY version) FROM returned), '{1,2,3}',
   kind() || ', rule 3: events keep their order');
 SELECT is((SELECT count(DISTINCT event_id) FROM returned), 3::bigint, kind() || ', A22: event ids are distinct');
-SELECT is((SELECT count(DISTINCT recorded_at) FROM returned), 1::bigint, kind() || ', A02: the events of a command have one recorded_at');
-SELECT ok((SELECT bool_and(occurred_at = recorded_at AND recorded_at BETWEEN statement_timestamp() - interval '1 hour' AND clock_timestamp())
+SELECT is((SELECT count(DISTINCT recorded_at) FROM returned), 1::bigint, kind()
+  || ', A02: the events of a command have one recorded_at');
+SELECT ok((SELECT bool_and(occurred_at = recorded_at AND recorded_at BETWEEN statement_timestamp() - interval '1 hour'
+  AND clock_timestamp())
              FROM returned), kind() || ', A42: occurred_at is recorded_at unless told');
-SELECT ok((SELECT bool_and(substr(event_id::text, 15, 1) = '7' AND substr(event_id::text, 20, 1) IN ('8', '9', 'a', 'b')) FROM returned),
+SELECT ok((SELECT bool_and(substr(event_id::text, 15, 1) = '7' AND substr(event_id::text, 20, 1) IN ('8', '9', 'a', 'b'))
+  FROM returned),
   kind() || ', A22: event ids are UUIDs of version 7');
 SELECT is((SELECT count(DISTINCT event_id) FROM evpg_execute(kind(), 'same', 'AddEach', '{"ns": [1, 1]}')), 2::bigint,
   kind() || ', A22: equal events have different ids');
@@ -43,8 +48,10 @@ CREATE TEMP TABLE outcome AS SELECT * FROM evpg_try_execute(kind(), 'outcome', '
 SELECT same('SELECT status, aggregate_type, aggregate_id, version, sqlstate, code, message, detail, hint FROM outcome',
   $$VALUES ('ok', kind(), 'outcome', 2::bigint, NULL::text, NULL::text, NULL::text, NULL::jsonb, NULL::text)$$,
   kind() || ', A41: the outcome of a success');
-SELECT is((SELECT last_position FROM outcome), (SELECT max(position) FROM evpg.event), kind() || ', A41: last_position is that of the last event');
-SELECT is((SELECT jsonb_agg(to_jsonb(e) ORDER BY position) FROM evpg.event e WHERE aggregate_type = kind() AND aggregate_id = 'outcome'),
+SELECT is((SELECT last_position FROM outcome), (SELECT max(position) FROM evpg.event), kind()
+  || ', A41: last_position is that of the last event');
+SELECT is((SELECT jsonb_agg(to_jsonb(e) ORDER BY position) FROM evpg.event e WHERE aggregate_type = kind() AND aggregate_id
+  = 'outcome'),
   (SELECT events FROM outcome), kind() || ', A41: events of the outcome are the rows of the log as JSON');
 DROP TABLE outcome;
 
@@ -56,40 +63,53 @@ SELECT is(error_fields($$SELECT evpg_execute(kind(), 'b', 'Subtract', '{"n": 100
 SELECT trace() AS before \gset
 SELECT same(
   $$SELECT * FROM evpg_try_execute(kind(), 'b', 'Subtract', '{"n": 100}')$$,
-  $$VALUES ('rejected', kind(), 'b', 3::bigint, NULL::bigint, '[]'::jsonb, 'VE002', 'underflow', 'total 10 is less than 100', '{"total": 10}'::jsonb, NULL::text)$$,
+  $$VALUES ('rejected', kind(), 'b', 3::bigint, NULL::bigint, '[]'::jsonb, 'VE002', 'underflow', 'total 10 is less than 100',
+  '{"total": 10}'::jsonb, NULL::text)$$,
   kind() || ', B08: the outcome of a refusal');
-SELECT is(try('fresh', 'Subtract', '{"n": 1}'), 'rejected 0 underflow', kind() || ', rule 5: refused on a stream that is not there');
-SELECT is(try('fresh', 'AddAndRefuse', '{"n": 1}'), 'rejected 0 changed_mind', kind() || ', rule 5: events before a refusal are dropped, the first refusal counts');
-SELECT is(try('b', 'AddAndRefuse', '{"n": 1}'), 'rejected 3 changed_mind', kind() || ', rule 5: on a stream that is there too');
+SELECT is(try('fresh', 'Subtract', '{"n": 1}'), 'rejected 0 underflow', kind()
+  || ', rule 5: refused on a stream that is not there');
+SELECT is(try('fresh', 'AddAndRefuse', '{"n": 1}'), 'rejected 0 changed_mind', kind()
+  || ', rule 5: events before a refusal are dropped, the first refusal counts');
+SELECT is(try('b', 'AddAndRefuse', '{"n": 1}'), 'rejected 3 changed_mind', kind()
+  || ', rule 5: on a stream that is there too');
 SELECT is(trace(), :'before', kind() || ', rule 5: a refusal as an outcome writes nothing and draws no position');
 SELECT is(total('b'), '3 10', kind() || ', rule 5: nor does it change the state');
 SELECT is(try('b', 'Subtract', '{"n": 10}'), 'ok 4', kind() || ', rule 4: it is decided anew the next time');
 
 -- 2.4 test 1
-SELECT same($$SELECT try('c', t, d) FROM (VALUES ('Add', '{"n": 5}'::jsonb), ('Add', '{"n": 10}'), ('Subtract', '{"n": 100}'), ('Subtract', '{"n": 3}')) c (t, d)$$,
+SELECT same($$SELECT try('c', t, d) FROM (VALUES ('Add', '{"n": 5}'::jsonb), ('Add', '{"n": 10}'),
+  ('Subtract', '{"n": 100}'), ('Subtract', '{"n": 3}')) c (t, d)$$,
   $$VALUES ('ok 1'), ('ok 2'), ('rejected 2 underflow'), ('ok 3')$$, kind() || ', 2.4 test 1: 5, +10, -100, -3');
-SELECT is((SELECT state FROM evpg_state(kind(), 'c')), '{"total": 12, "applied": 3}', kind() || ', 2.4 test 1: is 12 by three events');
+SELECT is((SELECT state FROM evpg_state(kind(), 'c')), '{"total": 12, "applied": 3}', kind()
+  || ', 2.4 test 1: is 12 by three events');
 
 -- no-ops
 SELECT trace() AS before \gset
-SELECT is((SELECT count(*) FROM evpg_execute(kind(), 'c', 'Nothing')), 0::bigint, kind() || ', A03, B09: a no-op returns no events');
-SELECT is((SELECT count(*) FROM evpg_execute(kind(), 'none', 'Nothing')), 0::bigint, kind() || ', A03: nor on a stream that is not there');
+SELECT is((SELECT count(*) FROM evpg_execute(kind(), 'c', 'Nothing')), 0::bigint, kind()
+  || ', A03, B09: a no-op returns no events');
+SELECT is((SELECT count(*) FROM evpg_execute(kind(), 'none', 'Nothing')), 0::bigint, kind()
+  || ', A03: nor on a stream that is not there');
 SELECT same($$SELECT * FROM evpg_try_execute(kind(), 'c', 'Nothing')$$,
-  $$VALUES ('noop', kind(), 'c', 3::bigint, NULL::bigint, '[]'::jsonb, NULL::text, NULL::text, NULL::text, NULL::jsonb, NULL::text)$$,
+  $$VALUES ('noop', kind(), 'c', 3::bigint, NULL::bigint, '[]'::jsonb, NULL::text, NULL::text, NULL::text, NULL::jsonb,
+  NULL::text)$$,
   kind() || ', A03: the outcome of a no-op');
 SELECT is(trace(), :'before', kind() || ', rule 5, A03, 2.4 test 16: a no-op leaves nothing');
 
 -- defects
-SELECT refused($$SELECT evpg_execute(kind(), 'c', 'Fail')$$, 'VE009 %broken by "Fail"', kind() || ', rule 8: a defect is an error of execute');
-SELECT refused($$SELECT evpg_try_execute(kind(), 'c', 'Fail')$$, 'VE009 %broken by "Fail"', kind() || ', rule 8: and of try_execute too');
+SELECT refused($$SELECT evpg_execute(kind(), 'c', 'Fail')$$, 'VE009 %broken by "Fail"', kind()
+  || ', rule 8: a defect is an error of execute');
+SELECT refused($$SELECT evpg_try_execute(kind(), 'c', 'Fail')$$, 'VE009 %broken by "Fail"', kind()
+  || ', rule 8: and of try_execute too');
 SELECT refused($$SELECT evpg_execute(kind(), 'c', 'Juggle')$$, 'VE018 %"Juggle"%', kind() || ', A36: an unknown command');
-SELECT refused($$SELECT evpg_execute('nothing like it', 'c', 'Add')$$, 'VE003 aggregate type "nothing like it" is not registered',
+SELECT refused($$SELECT evpg_execute('nothing like it', 'c', 'Add')$$,
+  'VE003 aggregate type "nothing like it" is not registered',
   kind() || ', A36: an unknown aggregate type');
 SELECT is(total('c'), '3 12', kind() || ', rule 5: the state is what it was');
 
 -- events of any shape
 SELECT same($$SELECT type, data, metadata, tags, schema_version FROM evpg_execute(kind(), 'shapes', 'Emit',
-    '{"events": [{"type": "Plain", "data": null}, {"type": "Tagged", "data": [1], "tags": ["x", "y"], "metadata": {"m": 1}, "schema_version": 3},
+    '{"events": [{"type": "Plain", "data": null},
+                 {"type": "Tagged", "data": [1], "tags": ["x", "y"], "metadata": {"m": 1}, "schema_version": 3},
                  {"type": "Scalar", "data": "text"}, {"type": "Empty", "data": {}}]}')$$,
   $$VALUES ('Plain', NULL::jsonb, NULL::jsonb, NULL::text[], 1), ('Tagged', '[1]', '{"m": 1}', '{x,y}', 3),
            ('Scalar', '"text"', NULL, NULL, 1), ('Empty', '{}', NULL, NULL, 1)$$,
@@ -99,9 +119,12 @@ SELECT is((SELECT state FROM evpg_state(kind(), 'shapes')), '{"total": 0, "appli
 SELECT is(try('shapes', 'Add', '{"n": 2}'), 'ok 5', kind() || ', rule 8: and count as versions');
 
 -- many commands
-SELECT is((SELECT count(*) FROM generate_series(1, 200) i, evpg_execute(kind(), 'many', 'Add', jsonb_build_object('n', i % 3))), 200::bigint,
+SELECT is((SELECT count(*) FROM generate_series(1, 200) i,
+  evpg_execute(kind(), 'many', 'Add', jsonb_build_object('n', i % 3))), 200::bigint,
   kind() || ', A04: two hundred commands in one statement');
-SELECT is((SELECT array_agg(version ORDER BY position) FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'many'),
+SELECT is((SELECT array_agg(version ORDER BY position) FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id
+  = 'many'),
   (SELECT array_agg(n::bigint) FROM generate_series(1, 200) n), kind() || ', rule 3: positions and versions have one order');
 SELECT is(total('many'), '200 201', kind() || ', rule 6: and the state is right');
-SELECT is((SELECT array_agg(total(id) ORDER BY id) FROM (VALUES ('a'), ('b'), ('c')) x (id)), '{3 3,4 0,3 12}', kind() || ', 1.2 test 7: ids are apart');
+SELECT is((SELECT array_agg(total(id) ORDER BY id) FROM (VALUES ('a'), ('b'), ('c')) x (id)), '{3 3,4 0,3 12}', kind()
+  || ', 1.2 test 7: ids are apart');

@@ -29,28 +29,37 @@ SELECT same($$SELECT * FROM evpg_try_execute(kind(), 'a', 'Add', '{}', 1)$$,
             'Read the stream and decide again, or leave expected_version out.')$$,
   kind() || ', rule 2: the outcome of a conflict has both versions');
 SELECT refused($$SELECT evpg_execute(kind(), 'a', 'Add', '{}', 1)$$,
-  'VE001 version conflict on aggregate "' || kind() || '", stream "a": expected 1, actual 3', kind() || ', rule 2, 4.6 test 7: a conflict is VE001');
+  'VE001 version conflict on aggregate "' || kind() || '", stream "a": expected 1, actual 3', kind()
+  || ', rule 2, 4.6 test 7: a conflict is VE001');
 SELECT is((split_part(error_fields($$SELECT evpg_execute(kind(), 'a', 'Add', '{}', 1)$$), '|', 2))::jsonb,
   jsonb_build_object('aggregate_type', kind(), 'aggregate_id', 'a', 'expected', 1, 'actual', 3),
   kind() || ', rule 2: its DETAIL is JSON with both versions');
-SELECT refused($$SELECT evpg_execute(kind(), 'never', 'Add', '{}', -1)$$, 'VE001 %expected it to exist', kind() || ', rule 2: -1 on a stream that is not there');
+SELECT refused($$SELECT evpg_execute(kind(), 'never', 'Add', '{}', -1)$$, 'VE001 %expected it to exist', kind()
+  || ', rule 2: -1 on a stream that is not there');
 SELECT is(try('qu"ote\', 'Add', '{}', 1), 'conflict 0', kind() || ', rule 2: an id that needs quoting in JSON');
 
 -- order of checks (rule 1)
-SELECT is(try('a', 'Subtract', '{"n": 1000}', 1), 'conflict 3', kind() || ', rule 1: the version is checked before the handler decides');
+SELECT is(try('a', 'Subtract', '{"n": 1000}', 1), 'conflict 3', kind()
+  || ', rule 1: the version is checked before the handler decides');
 SELECT is(try('a', 'Fail', '{}', 1), 'conflict 3', kind() || ', rule 1: so a defect of the handler does not show');
 
 -- out of range
-SELECT refused(format($$SELECT evpg_execute(kind(), 'a', 'Add', '{}', %s)$$, v), '22023 expected_version ' || v || ' is out of range',
+SELECT refused(format($$SELECT evpg_execute(kind(), 'a', 'Add', '{}', %s)$$, v), '22023 expected_version ' || v
+  || ' is out of range',
   kind() || ', rule 2: expected_version ' || v) FROM (VALUES ('-2'), ('-9223372036854775808')) x (v);
-SELECT refused($$SELECT evpg_execute(kind(), 'a', 'Add', '{}', 9223372036854775808)$$, '42883 %', kind() || ', rule 2: expected_version beyond bigint');
-SELECT refused($$SELECT evpg_append(kind(), 'a', evpg_events('{"type": "Added"}'), -2)$$, '22023 expected_version -2 is out of range',
+SELECT refused($$SELECT evpg_execute(kind(), 'a', 'Add', '{}', 9223372036854775808)$$, '42883 %', kind()
+  || ', rule 2: expected_version beyond bigint');
+SELECT refused($$SELECT evpg_append(kind(), 'a', evpg_events('{"type": "Added"}'), -2)$$,
+  '22023 expected_version -2 is out of range',
   kind() || ', rule 2: of append');
 
 -- append
-SELECT refused($$SELECT evpg_append(kind(), 'a', evpg_events('{"type": "Added", "data": {"n": 1}}'), 2)$$, 'VE001 %expected 2, actual 3',
+SELECT refused($$SELECT evpg_append(kind(), 'a', evpg_events('{"type": "Added", "data": {"n": 1}}'), 2)$$,
+  'VE001 %expected 2, actual 3',
   kind() || ', D42: append checks it too');
-SELECT is((SELECT max(version) FROM evpg_append(kind(), 'a', evpg_events('{"type": "Added", "data": {"n": 1}}'), 3)), 4::bigint,
+SELECT is((SELECT max(version) FROM evpg_append(kind(), 'a', evpg_events('{"type": "Added", "data": {"n": 1}}'), 3)),
+  4::bigint,
   kind() || ', D42: and appends where it fits');
-SELECT refused($$SELECT evpg_append(kind(), 'a', '{}', 3)$$, 'VE001 %expected 3, actual 4', kind() || ', D42: no events with a stale expectation');
+SELECT refused($$SELECT evpg_append(kind(), 'a', '{}', 3)$$, 'VE001 %expected 3, actual 4', kind()
+  || ', D42: no events with a stale expectation');
 SELECT is(try('empty', 'Add', '{"n": 1}', -1), 'ok 1', kind() || ', rule 2: -1 fits a stream that is created and empty');
