@@ -280,7 +280,11 @@ set_up_parser(ParseState *pstate, void *function)
 static SPIPlanPtr
 prepare(EvpgFunction *function)
 {
-	SPIPlanPtr	plan = SPI_prepare_params("SELECT $1", set_up_parser, function, CURSOR_OPT_GENERIC_PLAN);
+	/* The comment is for whoever reads the context of an error. */
+	const char *comment = strstr(function->signature, "*/") == NULL && strstr(function->signature, "/*") == NULL ?
+	psprintf(" /* %s */", function->signature) : "";
+	SPIPlanPtr	plan = SPI_prepare_params(psprintf("SELECT $1%s", comment), set_up_parser, function,
+										  CURSOR_OPT_GENERIC_PLAN);
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare call of %s: %s", function->signature,

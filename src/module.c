@@ -15,8 +15,10 @@
 
 #include "evpg.h"
 
+#include "common/jsonapi.h"
 #include "errors.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "module.h"
 #include "utils/builtins.h"
 
@@ -151,13 +153,19 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
 }
 
-/* The initial state of a definition, which must be an object; copied. */
+/* The initial state of a definition, which must be a JSON object, as jsonb. */
 Jsonb *
 EvpgModuleInitialState(const char *library, const char *symbol, const char *text)
 {
-	Jsonb	   *state = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text == NULL ? "{}" : text)));
+	JsonLexContext *lex;
+	Jsonb	   *state = NULL;
 
-	if (!JB_ROOT_IS_OBJECT(state))
+	if (text == NULL)
+		text = "{}";
+	lex = makeJsonLexContextCstringLen(pstrdup(text), strlen(text), PG_UTF8, true);
+	if (pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS)
+		state = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	if (state == NULL || !JB_ROOT_IS_OBJECT(state))
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("initial state of symbol \"%s\" of library \"%s\" is not a JSON object", symbol, library)));

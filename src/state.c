@@ -13,9 +13,9 @@
  * entry's version again and wants the same position there, else all is read.
  * Besides, the registration and the reducer function must be the same.
  *
- * Because a module folds in place, an entry that is used leaves the cache, and
- * comes back (EvpgStateKeep) only with a state that is known to be right.  An
- * error on the way frees it with the memory of the call.
+ * A module folds in place, so an entry of one that is used leaves the cache, and
+ * comes back (EvpgStateKeep) only with a state that is known to be right; an
+ * error on the way frees it with the memory of the call.  Functions get a copy.
  *
  * Memory: EvpgStateCacheContext, bounded by evpg.state_cache_size, for the
  * entries and states of functions; states of modules are json-c's, and their
@@ -124,6 +124,9 @@ take_cached(EvpgState *state, const EvpgStream *stream)
 		remove_entry(entry);
 		return false;
 	}
+	state->version = entry->version;
+	state->last_position = entry->last_position;
+	state->valid = true;
 	if (aggregate->native)
 	{
 		json_object_put(EvpgJsonLetGo(state->json));
@@ -131,16 +134,14 @@ take_cached(EvpgState *state, const EvpgStream *stream)
 		state->size = entry->size;
 		state->growth = entry->growth;
 		entry->json = NULL;
+		remove_entry(entry);
 	}
 	else
 	{
 		state->jsonb = MemoryContextAlloc(state->context, VARSIZE_ANY(entry->jsonb));
 		memcpy(state->jsonb, entry->jsonb, VARSIZE_ANY(entry->jsonb));
+		dlist_move_head(&recently_used, &entry->node);
 	}
-	state->version = entry->version;
-	state->last_position = entry->last_position;
-	state->valid = true;
-	remove_entry(entry);
 	return true;
 }
 

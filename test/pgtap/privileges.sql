@@ -79,7 +79,8 @@ CREATE FUNCTION test.op_handle(state jsonb, command evpg.command) RETURNS evpg.n
 CREATE FUNCTION test.op_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
   SELECT jsonb_build_object('folded as', current_user) || event.data $$;
 CREATE FUNCTION test.op_invariant(state jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
-  BEGIN PERFORM set_config('test.invariant', current_user, false); RETURN true; END $$;
+  BEGIN PERFORM set_config('test.invariant', current_user, false), set_config('search_path', 'evil', false);
+  RETURN current_user = 'evpg_test_operator'; END $$;
 CREATE FUNCTION test.op_intercept(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
 BEGIN command.metadata := jsonb_build_object('intercepted as', current_user, 'path', current_setting('search_path'));
   RETURN command; END $$;
@@ -101,7 +102,8 @@ SELECT same($$SELECT data->>'as', data->>'path', metadata->>'intercepted as', me
   WHERE aggregate_type = 'op'$$,
   $$VALUES ('evpg_test_operator', 'test, public, pg_temp', 'evpg_test_operator', 'test, public, pg_temp')$$,
   'functions run as their owner, with the search_path of their registration');
-SELECT is(current_setting('test.invariant'), 'evpg_test_operator', 'the invariant, too');
+SELECT is(coalesce(nullif(current_setting('test.invariant', true), ''), 'none') || ' ' || current_setting('search_path'), 'none public, test',
+  'the invariant, too, which would have refused; and its settings end with it');
 SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_operator', 'and the reducer');
 SELECT is(as_role('evpg_test_reader', $$SELECT evpg_state('op', 'a')$$), 'done',
   'a reader of states needs no right on the functions');
