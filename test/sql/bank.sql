@@ -79,3 +79,15 @@ SELECT s.n, s.command_type, s.data, f.status, c.status, f.code, c.code, f.messag
        IS DISTINCT FROM (c.status, c.version, c.code, c.message, c.event);
 SELECT version, state FROM evpg_state('account', 'bob');
 SELECT version, state FROM evpg_state('account_c', 'bob');
+
+-- read models: who has closed the account has no row, in SQL and in C; the statement adds up
+SELECT name, key, state, generation, version FROM evpg.projected_state ORDER BY name, key;
+SELECT name, generation, version, deleted FROM evpg.projection_state WHERE key = 'bob' ORDER BY name;
+SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind, evpg_try_execute(kind, 'carol', 'Open', '{"owner": "Carol"}');
+SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind, evpg_try_execute(kind, 'carol', 'Deposit', '{"amount": 20}');
+SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind, evpg_try_execute(kind, 'carol', 'Withdraw', '{"amount": 5}');
+SELECT name, state, version FROM evpg.projected_state WHERE key = 'carol' AND name <> 'statement' ORDER BY name;
+SELECT account, version, text, amount, balance FROM bank.statement ORDER BY account, version;
+-- a rebuild comes to the same
+SELECT name, evpg_rebuild_projection(name, 'carol') FROM unnest('{balances,balances_c}'::text[]) name;
+SELECT name, state, generation, version FROM evpg.projected_state WHERE key = 'carol' AND name <> 'statement' ORDER BY name;

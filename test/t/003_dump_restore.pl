@@ -22,6 +22,9 @@ SELECT * FROM evpg.command_record ORDER BY stream_id, command_id;
 SELECT * FROM evpg.snapshot ORDER BY stream_id, version;
 SELECT * FROM evpg.aggregate_type ORDER BY aggregate_type;
 SELECT * FROM evpg.interceptor ORDER BY name;
+SELECT * FROM evpg.projection ORDER BY name;
+SELECT * FROM evpg.projection_state ORDER BY name, key;
+SELECT * FROM bank.statement ORDER BY account, version;
 SELECT last_value, is_called FROM evpg.event_position;
 SELECT last_value, is_called FROM evpg.stream_stream_id_seq;
 SELECT extversion, extnamespace::regnamespace FROM pg_extension WHERE extname = 'evpg';
@@ -87,6 +90,9 @@ SQL
 		is($node->safe_psql($to, "$path SELECT evpg_create_stream('account_c', 'new'); SELECT count(DISTINCT stream_id) = count(*) FROM evpg.stream"),
 			"t\nt", "$what: so do the numbers of streams");
 		is($node->safe_psql($to, "$path SELECT evpg_stable_position() = max(position) FROM evpg.event_log"), 't', "$what: rule 9: the mark covers it");
+		is( $node->safe_psql($to, "SELECT name, key, version, state->>'balance' FROM evpg.projected_state WHERE key = 'a' ORDER BY name"),
+			"balances|a|3|0\nbalances_c|a|3|0\nstatement|a|2|", "$what: C23: projections go on");
+		is($node->safe_psql($to, 'SELECT sum(amount), min(balance) FROM bank.statement'), '0|0', "$what: C23: a table projection too");
 		is(sqlstate($node, 'DELETE FROM evpg.event_log', $to), 'VE012', "$what: history is append-only again");
 		is(inspect_in($to, $schema), '', "$what: and all agrees still");
 	}
