@@ -59,7 +59,7 @@ char *
 EvpgBroadcastChannel(const char *projection, const char *key)
 {
 	char	   *channel = key == NULL ? psprintf("projection.%s", projection) :
-		psprintf("projection.%s.%s", projection, key);
+	psprintf("projection.%s.%s", projection, key);
 	pg_cryptohash_ctx *hash;
 	uint8		digest[PG_SHA256_DIGEST_LENGTH];
 	StringInfoData hashed;

@@ -135,7 +135,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" excluded.event_types, excluded.tags, excluded.initial_state, excluded.broadcast, excluded.event_name,"
 		" excluded.search_path)",
 		16, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID,
-			TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PROJECTION_EVENTS] = {
 		"SELECT * FROM evpg.event e"

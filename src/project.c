@@ -392,8 +392,8 @@ EvpgProjectAny(const EvpgEvent *events, int count)
 
 	foreach(cell, EvpgProjections())
 		for (int i = 0; i < count; i++)
-			if (EvpgProjectionTakes(lfirst(cell), &events[i]))
-				return true;
+		if (EvpgProjectionTakes(lfirst(cell), &events[i]))
+			return true;
 	return false;
 }
 

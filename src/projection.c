@@ -236,7 +236,7 @@ add_key(List *keys, char *key)
 	EvpgCheckKey(key);
 	foreach(cell, keys)
 		if (strcmp(lfirst(cell), key) == 0)
-			return keys;
+		return keys;
 	return lappend(keys, key);
 }
 

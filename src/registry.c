@@ -451,7 +451,7 @@ Datum
 evpg_drop_aggregate(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_AGGREGATE_DELETE, EvpgCatalogGet()->aggregate_type,
-						EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
+									EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
 }
 
 Datum
@@ -495,7 +495,7 @@ Datum
 evpg_drop_interceptor(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_INTERCEPTOR_DELETE, EvpgCatalogGet()->interceptor,
-						ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
+									ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
 }
 
 /* ------------------------------------------------------------------ interceptors */

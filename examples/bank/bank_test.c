@@ -156,7 +156,11 @@ projects(const char *row, const char *type, const char *json, const char *next, 
 	if (next != NULL)
 		is_json(projected, next, "... and its row");
 	is_json(out.delta, delta, "... and what listeners are sent");
-	/* only the row counts from here on: it must not share what the event loses */
+
+	/*
+	 * only the row counts from here on: it must not share what the event
+	 * loses
+	 */
 	json_object_put(data);
 	if (next != NULL)
 		is_json(projected, next, "... and the row outlives the event");
