@@ -31,6 +31,7 @@ CREATE TABLE evpg.aggregate_type (
   snapshot_keep   int NOT NULL,
   reducer_version int NOT NULL,
   generation      bigint NOT NULL,
+  fold_generation bigint NOT NULL,
   search_path     text NOT NULL,
   registered_by   text NOT NULL,
   registered_at   timestamptz NOT NULL,
@@ -39,6 +40,8 @@ CREATE TABLE evpg.aggregate_type (
   CHECK ((handler IS NULL) = (reducer IS NULL))
 );
 COMMENT ON TABLE evpg.aggregate_type IS 'registered aggregates: a symbol of a shared object, or functions';
+COMMENT ON COLUMN evpg.aggregate_type.generation IS 'rises with each change of the registration';
+COMMENT ON COLUMN evpg.aggregate_type.fold_generation IS 'the first generation with this reducer and initial state: older snapshots are not used';
 
 -- COLLATE "C": ids are compared bytewise, and no library upgrade can spoil the index.
 CREATE TABLE evpg.stream (
@@ -100,8 +103,9 @@ COMMENT ON TABLE evpg.command_record IS 'commands that succeeded under a command
 CREATE TABLE evpg.snapshot (
   stream_id       bigint NOT NULL,
   version         bigint NOT NULL,
-  reducer_version int NOT NULL,
+  generation      bigint NOT NULL,
   created_at      timestamptz NOT NULL,
+  reducer_version int NOT NULL,
   state           jsonb NOT NULL,
   PRIMARY KEY (stream_id, version)
 );

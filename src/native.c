@@ -125,6 +125,15 @@ EvpgNativeEventClear(EvpgNativeEvent *native)
 	json_object_put(EvpgJsonLetGo(native->metadata));
 }
 
+/* Removes what snprintf may have left of a character when it cut a text to fit; returns result. */
+evpg_result *
+EvpgNativeClip(evpg_result *result)
+{
+	result->code[pg_mbcliplen(result->code, strlen(result->code), sizeof(result->code) - 1)] = '\0';
+	result->message[pg_mbcliplen(result->message, strlen(result->message), sizeof(result->message) - 1)] = '\0';
+	return result;
+}
+
 /* A copy of a text from a module; what names it in errors. */
 char *
 EvpgNativeText(const char *text, const char *what)

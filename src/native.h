@@ -27,6 +27,7 @@ extern evpg_result *EvpgNativeResult(void);
 extern void EvpgNativeEventInit(EvpgNativeEvent *native);
 extern void EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *data);
 extern void EvpgNativeEventClear(EvpgNativeEvent *native);
+extern evpg_result *EvpgNativeClip(evpg_result *result);
 extern char *EvpgNativeText(const char *text, const char *what);
 extern int64 EvpgNativeTime(TimestampTz time);
 

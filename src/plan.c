@@ -32,22 +32,25 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_AGGREGATE_READ] = {
 		"SELECT library, symbol, handler, reducer, invariant, initial_state, snapshot_every, snapshot_keep,"
-		" reducer_version, generation, search_path, registered_by"
+		" reducer_version, generation, search_path, fold_generation"
 		" FROM evpg.aggregate_type WHERE aggregate_type OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_AGGREGATE_WRITE] = {
 		"INSERT INTO evpg.aggregate_type AS a (aggregate_type, library, symbol, handler, reducer, invariant,"
 		" initial_state, snapshot_every, snapshot_keep, reducer_version, search_path, registered_by,"
-		" generation, registered_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, pg_catalog.clock_timestamp())"
+		" generation, fold_generation, registered_at)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, pg_catalog.clock_timestamp())"
 		" ON CONFLICT (aggregate_type) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
 		" handler = excluded.handler, reducer = excluded.reducer, invariant = excluded.invariant,"
 		" initial_state = excluded.initial_state, snapshot_every = excluded.snapshot_every,"
 		" snapshot_keep = excluded.snapshot_keep, reducer_version = excluded.reducer_version,"
 		" search_path = excluded.search_path, registered_by = excluded.registered_by,"
 		" registered_at = excluded.registered_at,"
-		" generation = GREATEST(excluded.generation, a.generation OPERATOR(pg_catalog.+) 1)"
+		" generation = GREATEST(excluded.generation, a.generation OPERATOR(pg_catalog.+) 1),"
+		" fold_generation = CASE WHEN (a.library, a.symbol, a.reducer, a.initial_state)"
+		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.initial_state)"
+		" THEN GREATEST(excluded.generation, a.generation OPERATOR(pg_catalog.+) 1) ELSE a.fold_generation END"
 		" WHERE (a.library, a.symbol, a.handler, a.reducer, a.invariant, a.initial_state, a.snapshot_every,"
 		" a.snapshot_keep, a.reducer_version, a.search_path)"
 		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.handler, excluded.reducer,"
@@ -170,15 +173,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_SNAPSHOT_READ] = {
 		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"
 		" AND version OPERATOR(pg_catalog.<=) $2 AND reducer_version OPERATOR(pg_catalog.=) $3"
-		" ORDER BY version DESC LIMIT 1",
-		3, {INT8OID, INT8OID, INT4OID}
+		" AND generation OPERATOR(pg_catalog.>=) $4 ORDER BY version DESC LIMIT 1",
+		4, {INT8OID, INT8OID, INT4OID, INT8OID}
 	},
 	[EVPG_PLAN_SNAPSHOT_WRITE] = {
-		"INSERT INTO evpg.snapshot (stream_id, version, reducer_version, created_at, state)"
-		" VALUES ($1, $2, $3, pg_catalog.clock_timestamp(), $4)"
+		"INSERT INTO evpg.snapshot (stream_id, version, reducer_version, generation, created_at, state)"
+		" VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp(), $5)"
 		" ON CONFLICT (stream_id, version) DO UPDATE SET reducer_version = excluded.reducer_version,"
-		" created_at = excluded.created_at, state = excluded.state",
-		4, {INT8OID, INT8OID, INT4OID, JSONBOID}
+		" generation = excluded.generation, created_at = excluded.created_at, state = excluded.state",
+		5, {INT8OID, INT8OID, INT4OID, INT8OID, JSONBOID}
 	},
 	[EVPG_PLAN_SNAPSHOT_TRIM] = {
 		"DELETE FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.<="

@@ -176,9 +176,10 @@ lock_row(Row *row, EvpgProjection *projection, const char *key)
 	memset(row, 0, sizeof(Row));
 	row->projection = projection;
 	row->key = key;
+	/* Another hash than that of a stream of the same names. */
 	if (projection->broadcast != EVPG_BROADCAST_NONE && key_locks < EvpgMaxKeyLocks)
 	{
-		if (EvpgLockHash(EvpgHashPair(projection->name, key)))
+		if (EvpgLockHash(~EvpgHashPair(projection->name, key)))
 			key_locks++;
 		row->ordered = true;
 	}
@@ -284,7 +285,8 @@ project_native(EvpgProjection *projection, const Jsonb *state, const EvpgEvent *
 	if (result->failed)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
-				 errmsg("projection \"%s\" failed: %s", projection->name, EvpgNativeText(result->message, "failure message"))));
+				 errmsg("projection \"%s\" failed: %s", projection->name,
+						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
 	applied->deleted = result->deleted;
 	applied->state = result->deleted ? NULL : EvpgJsonToJsonb(json->json, "projection state");
 	if (applied->state != NULL)
@@ -436,22 +438,44 @@ collect(List *projections, const EvpgEvent *events, int count, int *nwork)
 	return work;
 }
 
+/*
+ * Applies an event to a locked row, whose state is kept in CurrentMemoryContext
+ * while all else goes with event_context; sends its frame if asked.
+ */
+static void
+fold(Row *row, const EvpgEvent *event, MemoryContext event_context, bool send)
+{
+	MemoryContext old = MemoryContextSwitchTo(event_context);
+	Jsonb	   *before = row->state;
+	Applied		applied;
+
+	apply(row, event, &applied);
+	if (send && !applied.silent)
+		send_frame(row, row->projection->event_name, applied.delta);
+	MemoryContextSwitchTo(old);
+	if (row->state != NULL)
+	{
+		row->state = palloc(VARSIZE_ANY(applied.state));
+		memcpy(row->state, applied.state, VARSIZE_ANY(applied.state));
+	}
+	if (before != NULL)
+		pfree(before);
+	CHECK_FOR_INTERRUPTS();
+}
+
 /* Applies all that there is for the first key of work, and returns how much that is. */
 static int
 apply_key(const Work *work, int nwork)
 {
+	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
 	Row			row;
 	int			done = 0;
 
 	lock_row(&row, work->projection, work->key);
 	for (; done < nwork && work[done].projection == work->projection && strcmp(work[done].key, work->key) == 0; done++)
 	{
-		Applied		applied;
-
-		apply(&row, work[done].event, &applied);
-		if (!applied.silent)
-			send_frame(&row, row.projection->event_name, applied.delta);
-		CHECK_FOR_INTERRUPTS();
+		fold(&row, work[done].event, event_context, true);
+		MemoryContextReset(event_context);
 	}
 	write_row(&row);
 	return done;
@@ -593,19 +617,10 @@ replay(Row *row)
 			if (EvpgProjectionTakes(projection, &event))
 				foreach(key, EvpgProjectionKeys(projection, &event))
 					ours |= strcmp(lfirst(key), row->key) == 0;
+			MemoryContextSwitchTo(caller);
 			if (ours)
 			{
-				Applied		applied;
-				Jsonb	   *before = row->state;
-
-				apply(row, &event, &applied);
-				if (row->state != NULL)
-				{
-					row->state = MemoryContextAlloc(caller, VARSIZE_ANY(applied.state));
-					memcpy(row->state, applied.state, VARSIZE_ANY(applied.state));
-				}
-				if (before != NULL)
-					pfree(before);
+				fold(row, &event, event_context, false);
 				count++;
 			}
 			MemoryContextReset(event_context);

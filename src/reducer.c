@@ -280,9 +280,7 @@ static void
 take_native_refusal(evpg_result *result, EvpgDecision *decision)
 {
 	decision->rejected = true;
-	/* snprintf may have cut a character in two */
-	result->code[pg_mbcliplen(result->code, strlen(result->code), sizeof(result->code) - 1)] = '\0';
-	result->message[pg_mbcliplen(result->message, strlen(result->message), sizeof(result->message) - 1)] = '\0';
+	(void) EvpgNativeClip(result);
 	decision->code = EvpgNativeText(result->code, "rejection code");
 	decision->message = EvpgNativeText(result->message, "rejection message");
 	if (decision->code[0] == '\0')
@@ -294,12 +292,12 @@ take_native_refusal(evpg_result *result, EvpgDecision *decision)
 }
 
 static void
-raise_failed(const evpg_result *result, const char *role, const EvpgCommand *command)
+raise_failed(evpg_result *result, const char *role, const EvpgCommand *command)
 {
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_MODULE),
 			 errmsg("%s of aggregate \"%s\" failed: %s", role, command->aggregate_type,
-					EvpgNativeText(result->message, "failure message"))));
+					EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
 }
 
 /* A string that a module emitted, copied. */

@@ -215,6 +215,7 @@ load_aggregate(const char *aggregate_type)
 	aggregate->reducer_version = DatumGetInt32(result_value(9));
 	aggregate->generation = DatumGetInt64(result_value(10));
 	search_path = result_text(11, context);
+	aggregate->fold_generation = DatumGetInt64(result_value(12));
 	EvpgPlanDone();
 
 	old = MemoryContextSwitchTo(context);

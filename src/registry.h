@@ -45,6 +45,7 @@ typedef struct EvpgAggregate
 	int			snapshot_keep;
 	int			reducer_version;
 	int64		generation;		/* of the registration */
+	int64		fold_generation;	/* the first with this fold */
 	uint64		stamp;			/* of the reducer function */
 	EvpgCounters *counters;
 } EvpgAggregate;

@@ -257,10 +257,11 @@ static void
 start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_snapshot)
 {
 	EvpgAggregate *aggregate = state->aggregate;
-	Datum		values[3] = {
+	Datum		values[4] = {
 		Int64GetDatum(stream->stream_id),
 		Int64GetDatum(version),
-		Int32GetDatum(aggregate->reducer_version)
+		Int32GetDatum(aggregate->reducer_version),
+		Int64GetDatum(aggregate->fold_generation)
 	};
 	uint64		rows;
 
@@ -378,10 +379,11 @@ write_snapshot(void *arg)
 {
 	SnapshotToWrite *snapshot = arg;
 	EvpgState  *state = snapshot->state;
-	Datum		values[4] = {
+	Datum		values[5] = {
 		Int64GetDatum(snapshot->stream_id),
 		Int64GetDatum(state->version),
 		Int32GetDatum(state->aggregate->reducer_version),
+		Int64GetDatum(state->aggregate->generation),
 		JsonbPGetDatum(EvpgReducerValue(state))
 	};
 	Datum		trim[2] = {
