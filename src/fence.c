@@ -4,17 +4,20 @@
  *		The position fence (rule 9): positions are drawn before commit, so a
  *		reader at position n could miss a smaller one that commits later.
  *
- * Who appends holds RowExclusiveLock on the view evpg.fence, of no use else, from
- * before its first draw to the end of its transaction.  A reader first reads
- * how far the sequence was drawn, then who holds that lock: when none of these
- * holders is a holder any more, every position up to there is decided.  Only
- * appenders matter: not other transactions, other databases, VACUUM, ANALYZE
- * or CREATE INDEX CONCURRENTLY, which lock tables but never a view.
+ * Before its first draw, and to the end of its transaction, an appender holds
+ * two locks: RowExclusiveLock on the view evpg.fence, of no use else, and an
+ * advisory lock whose key is the last position that was drawn before.  So what
+ * it draws lies above its key.  A reader first reads how far the sequence was
+ * drawn, then looks at the locks: every position up to there, and up to the
+ * lowest key, is decided.  That is the mark, and every session that looks sees
+ * the same.
  *
- * A position that a rolled-back subtransaction drew is dead: never appended
- * later, so it does not matter that ROLLBACK TO gives the lock back early.
+ * Only appenders matter: not other transactions, other databases, VACUUM,
+ * ANALYZE or CREATE INDEX CONCURRENTLY, which lock tables but never a view.  A
+ * prepared transaction keeps its locks, over a restart too.  A position that a
+ * rolled-back subtransaction drew is dead: never appended later, so it does not
+ * matter that ROLLBACK TO gives both locks back early.
  *
- * What a backend remembers between two looks is plain memory of its own.
  * Nothing is ever stored, so a dump, a restart or a failover leaves no trace.
  *
  *-------------------------------------------------------------------------
@@ -34,38 +37,14 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
-#include "storage/proc.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 
-/* A single look may find appenders in mid-flight: how often it looks again, each after 1 ms. */
+/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are appenders. */
+#define APPENDER_CLASS 17751
+
+/* A look may find appenders in mid-flight: how often it is repeated, each time after 1 ms. */
 #define MAX_LOOKS 100
-
-static Oid	known_sequence = InvalidOid;	/* what the rest is about */
-static int64 stable = 0;		/* the mark */
-static int64 pending_position = 0;	/* becomes the mark when the pending are
-									 * gone */
-static VirtualTransactionId *pending = NULL;	/* in TopMemoryContext */
-static int	npending = 0;
-
-/*
- * EvpgFenceEnter
- *		Takes the lock of an appender.  To be called before every draw, also if
- *		this transaction took it before: a ROLLBACK TO may have given it back.
- */
-void
-EvpgFenceEnter(void)
-{
-	LockRelationOid(EvpgCatalogGet()->fence, RowExclusiveLock);
-}
-
-/* Draws a position.  The caller has entered the fence and holds the stream. */
-int64
-EvpgFenceDraw(void)
-{
-	return nextval_internal(EvpgCatalogGet()->event_position, false);
-}
 
 /* The highest position drawn so far, 0 if none. */
 static int64
@@ -99,69 +78,64 @@ held_by_me(Oid fence)
 }
 
 /*
- * Who holds the lock of an appender.  GetLockConflicts leaves this transaction
- * out; but what it has appended is as undecided as the rest, and stays so when
- * it is prepared, under the same virtual transaction id.
+ * EvpgFenceEnter
+ *		Takes the locks of an appender.  To be called before every draw, also if
+ *		this transaction took them before: a ROLLBACK TO may have given them
+ *		back, both together.
  */
-static VirtualTransactionId *
-holders(Oid fence, int *count)
+void
+EvpgFenceEnter(void)
 {
-	LOCKTAG		tag;
-	VirtualTransactionId *result;
+	const EvpgCatalog *catalog = EvpgCatalogGet();
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, fence);
-	result = GetLockConflicts(&tag, ShareLock, count);
-	if (held_by_me(fence))
+	if (!held_by_me(catalog->fence))
 	{
-		result = repalloc(result, sizeof(VirtualTransactionId) * (*count + 1));
-		GET_VXID_FROM_PGPROC(result[*count], *MyProc);
-		(*count)++;
+		uint64		drawn = last_drawn(catalog->event_position);
+		LOCKTAG		tag;
+
+		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (drawn >> 32), (uint32) drawn, APPENDER_CLASS);
+		(void) LockAcquire(&tag, ShareLock, false, false);
 	}
-	return result;
+	LockRelationOid(catalog->fence, RowExclusiveLock);
 }
 
-/* Looks once; never waits.  Returns true if the mark covers all that was drawn when it looked. */
-static bool
-look(const EvpgCatalog *catalog)
+/* Draws a position.  The caller has entered the fence and holds the stream. */
+int64
+EvpgFenceDraw(void)
 {
-	int64		drawn;
-	VirtualTransactionId *current;
-	int			ncurrent;
+	return nextval_internal(EvpgCatalogGet()->event_position, false);
+}
 
-	if (npending > 0)
+/* The mark as it is now. */
+static int64
+look(const EvpgCatalog *catalog, int64 drawn)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *others;
+	int			nothers;
+	LockData   *locks;
+	int64		mark = drawn;
+
+	/*
+	 * Most of the time there is no appender, and all locks need not be looked
+	 * at.
+	 */
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, catalog->fence);
+	others = GetLockConflicts(&tag, ShareLock, &nothers);
+	pfree(others);
+	if (nothers == 0 && !held_by_me(catalog->fence))
+		return drawn;
+
+	locks = GetLockStatusData();
+	for (int i = 0; i < locks->nelements; i++)
 	{
-		int			kept = 0;
+		const LockInstanceData *lock = &locks->locks[i];
 
-		current = holders(catalog->fence, &ncurrent);
-		for (int i = 0; i < npending; i++)
-			for (int j = 0; j < ncurrent; j++)
-				if (VirtualTransactionIdEquals(pending[i], current[j]))
-				{
-					pending[kept++] = pending[i];
-					break;
-				}
-		npending = kept;
-		pfree(current);
-		if (npending > 0)
-			return false;
-		stable = pending_position;
+		if (lock->locktag.locktag_type == LOCKTAG_ADVISORY && lock->locktag.locktag_field1 == MyDatabaseId &&
+			lock->locktag.locktag_field4 == APPENDER_CLASS && lock->holdMask != 0)
+			mark = Min(mark, (int64) (((uint64) lock->locktag.locktag_field2 << 32) | lock->locktag.locktag_field3));
 	}
-
-	drawn = last_drawn(catalog->event_position);
-	current = holders(catalog->fence, &ncurrent);
-	if (ncurrent == 0)
-		stable = drawn;
-	else
-	{
-		pending = pending == NULL ?
-			MemoryContextAlloc(TopMemoryContext, sizeof(VirtualTransactionId) * ncurrent) :
-			repalloc(pending, sizeof(VirtualTransactionId) * ncurrent);
-		memcpy(pending, current, sizeof(VirtualTransactionId) * ncurrent);
-		npending = ncurrent;
-		pending_position = drawn;
-	}
-	pfree(current);
-	return ncurrent == 0;
+	return mark;
 }
 
 /*
@@ -179,6 +153,7 @@ EvpgFenceStablePosition(bool wait)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
+	int64		mark;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -193,31 +168,16 @@ EvpgFenceStablePosition(bool wait)
 				 errdetail("The snapshot of this transaction may be older than the position."),
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
-	if (known_sequence != catalog->event_position)
-	{
-		known_sequence = catalog->event_position;
-		stable = 0;
-		npending = 0;
-	}
 	wanted = last_drawn(catalog->event_position);
-	if (wanted < stable)
-	{
-		/* The sequence was set back, as a restore does. */
-		stable = 0;
-		npending = 0;
-	}
-	if (look(catalog) || stable >= wanted)
-		return stable;
-
+	mark = look(catalog, wanted);
 	if (!wait || held_by_me(catalog->fence))
-		return stable;
-	for (int i = 0; i < MAX_LOOKS && stable < wanted; i++)
+		return mark;
+	for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (look(catalog))
-			break;
+		mark = look(catalog, last_drawn(catalog->event_position));
 	}
-	return stable;
+	return mark;
 }
