@@ -1,0 +1,133 @@
+-- user_code.sql: user functions that change what is being used while it is used: the server stays up, nothing of another role or
+-- another function slips in, and a refusal leaves no trace (rules 5, 7 and 8).
+
+\ir include/setup.sql
+
+SELECT plan(25);
+
+CREATE SCHEMA app;
+CREATE FUNCTION app.same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
+CREATE FUNCTION app.count(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS
+  $$ SELECT jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1) $$;
+CREATE FUNCTION app.add(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE sql STABLE AS
+  $$ SELECT evpg_event('Added', command.data) FROM generate_series(1, coalesce((command.data->>'times')::int, 1)) $$;
+CREATE TABLE app.log (line text);
+SELECT evpg_register_aggregate('plain', 'app.add', 'app.same') \g /dev/null
+
+-- ------------------------------------------------------------------ functions that go, or become others, in mid-command
+
+CREATE FUNCTION app.gone(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
+CREATE FUNCTION app.drops(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN DROP FUNCTION app.gone(jsonb, evpg.event); RETURN evpg_event('Added'); END $$;
+SELECT evpg_register_aggregate('drops', 'app.drops', 'app.gone') \g /dev/null
+SELECT throws_ok($$SELECT evpg_execute('drops', '1', 'X')$$, '42883', NULL, 'a handler drops the reducer: an error');
+SELECT is(evpg_stream_version('drops', '1'), NULL, 'rule 5: and no stream');
+
+CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
+CREATE FUNCTION app.replaces(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN
+  IF command.command_type = 'Evil' THEN
+    DROP FUNCTION app.turns(jsonb, evpg.event);
+    CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS bigint LANGUAGE sql AS 'SELECT 1311768467463790320';
+  END IF;
+  RETURN evpg_event('Added');
+END $$;
+SELECT evpg_register_aggregate('turns', 'app.replaces', 'app.turns') \g /dev/null
+SELECT lives_ok($$SELECT evpg_execute('turns', '1', 'Good')$$, 'a reducer works');
+SELECT throws_ok($$SELECT evpg_execute('turns', '1', 'Evil')$$, '42883', NULL, 'a handler replaces it by one of another type: an error, nothing is read from it');
+SELECT is(evpg_stream_version('turns', '1'), 1::bigint, 'rule 5: and no event');
+DROP FUNCTION app.turns(jsonb, evpg.event);
+CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS bigint LANGUAGE sql AS 'SELECT 1311768467463790320';
+SELECT throws_like($$SELECT evpg_execute('turns', '1', 'Good')$$, '%cannot be a reducer%', 'the next command finds that it cannot be a reducer');
+
+-- ------------------------------------------------------------------ the context
+
+CREATE FUNCTION app.talks(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM evpg_set_context(actor => 'the handler, a name that is long', correlation_id => 'inner');
+  PERFORM set_config('search_path', 'app, pg_catalog', false);
+  RETURN NEXT public.evpg_event('Added'); RETURN NEXT public.evpg_event('Added');
+END $$;
+SELECT evpg_register_aggregate('talks', 'app.talks', 'app.same') \g /dev/null
+SELECT current_setting('search_path') AS path \gset
+BEGIN;
+SELECT evpg_set_context(actor => 'alice, a name that is long', correlation_id => 'outer') \g /dev/null
+SELECT same($$SELECT actor, correlation_id FROM evpg_execute('talks', '1', 'X')$$,
+  $$VALUES ('alice, a name that is long', 'outer'), ('alice, a name that is long', 'outer')$$, 'A20: what a handler sets is not the context of its command');
+COMMIT;
+SELECT is(current_setting('search_path'), :'path', 'section 9: and no setting outlives it');
+
+-- ------------------------------------------------------------------ refusals leave no trace
+
+CREATE FUNCTION app.writes(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO app.log VALUES (command.aggregate_id);
+  PERFORM evpg_execute('plain', 'nested-' || command.aggregate_id, 'Add');
+  RETURN evpg_event('Added');
+END $$;
+CREATE FUNCTION app.never(state jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT false $$;
+SELECT evpg_register_aggregate('writes', 'app.writes', 'app.same', invariant => 'app.never') \g /dev/null
+SELECT is((SELECT status FROM evpg_try_execute('writes', '1', 'X')), 'invariant', 'rule 5: a handler that wrote is refused by the invariant');
+SELECT is_empty($$SELECT * FROM app.log$$, 'rule 5: what it wrote is gone');
+SELECT is(evpg_stream_version('plain', 'nested-1'), NULL, 'rule 5: and what it executed');
+SELECT throws_ok($$SELECT evpg_execute('writes', '1', 'X')$$, 'VE006', NULL, 'rule 5: as an error');
+SELECT is_empty($$SELECT * FROM app.log$$, 'rule 5: the same');
+
+CREATE FUNCTION app.creates(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO app.log VALUES ('once'); PERFORM evpg_create_stream('creates', command.aggregate_id); RETURN evpg_event('Added'); END $$;
+SELECT evpg_register_aggregate('creates', 'app.creates', 'app.same') \g /dev/null
+SELECT throws_ok($$SELECT evpg_execute('creates', '1', 'X')$$, 'VE020', NULL, 'a handler does not create its own stream');
+
+-- a defect of the log is one with a projection, too (rule 8)
+CREATE FUNCTION app.one_id(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS
+  $$ SELECT evpg_event('Added', event_id => '00000000-0000-7000-8000-000000000001') $$;
+SELECT evpg_register_aggregate('one_id', 'app.one_id', 'app.same') \g /dev/null
+SELECT lives_ok($$SELECT evpg_try_execute('one_id', '1', 'X')$$, 'an event with an id of its own');
+SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL, 'rule 8: the same id again is no domain answer');
+SELECT evpg_register_projection('one_id', reducer => 'app.count', aggregate_types => '{one_id}') \g /dev/null
+SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL, 'rule 8: nor with a projection');
+
+-- ------------------------------------------------------------------ snapshots belong to the fold that made them
+
+SELECT evpg_register_aggregate('fold', 'app.add', 'app.count', snapshot_every => 1) \g /dev/null
+SELECT evpg_execute('fold', '1', 'Add', '{"times": 2}') \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.snapshot JOIN evpg.stream USING (stream_id) WHERE aggregate_type = 'fold'), 1::bigint, 'B14: a snapshot');
+CREATE FUNCTION app.tens(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS
+  $$ SELECT jsonb_build_object('total', coalesce((state->>'total')::int, 0) + 10) $$;
+SELECT is(evpg_register_aggregate('fold', 'app.add', 'app.tens', snapshot_every => 1), true, 'rule 7: another reducer is registered');
+SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"total": 20}', 'rule 7: it is not started from a state that it never made');
+SELECT evpg_drop_aggregate('fold') \g /dev/null
+SELECT evpg_register_aggregate('fold', 'app.add', 'app.count', snapshot_every => 1) \g /dev/null
+SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"n": 2}', 'rule 7: nor after the type was dropped');
+
+-- ------------------------------------------------------------------ memory and cursors
+
+CREATE FUNCTION app.lost(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
+SELECT evpg_register_projection('lost', reducer => 'app.lost', aggregate_types => '{plain}') \g /dev/null
+DROP FUNCTION app.lost(jsonb, evpg.event);
+DO $$ BEGIN FOR i IN 1..2000 LOOP
+  BEGIN PERFORM evpg_execute('plain', 'x', 'Add'); EXCEPTION WHEN undefined_function THEN NULL; END;
+END LOOP; END $$;
+SELECT cmp_ok((SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name IN ('EvpgProjections', 'EvpgFunction')), '<', 200000::numeric,
+  'a projection whose function is gone costs no memory');
+SELECT evpg_drop_projection('lost') \g /dev/null
+
+CREATE FUNCTION app.closes(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE c refcursor; n text;
+BEGIN
+  SELECT name INTO n FROM pg_cursors WHERE statement LIKE 'SELECT * FROM evpg.event e%';
+  IF n IS NOT NULL THEN c := n; CLOSE c; END IF;
+  RETURN event.data;
+END $$;
+SELECT evpg_execute('plain', 'many', 'Add', '{"times": 1500}') \g /dev/null
+SELECT evpg_register_projection('closes', reducer => 'app.closes', aggregate_types => '{plain}') \g /dev/null
+SELECT throws_like($$SELECT evpg_rebuild_projection('closes', 'many')$$, '%pinned portal%', 'rule 13: a projection cannot close the cursor of its rebuild');
+SELECT evpg_drop_projection('closes') \g /dev/null
+
+-- folding much into one key keeps one state at a time
+CREATE FUNCTION app.large(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS
+  $$ SELECT jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1, 'text', repeat('x', 10000)) $$;
+SELECT evpg_register_projection('large', reducer => 'app.large', aggregate_types => '{plain}', broadcast => 'none') \g /dev/null
+SELECT lives_ok($$SELECT evpg_execute('plain', 'large', 'Add', '{"times": 3000}')$$, 'rule 11: many events for one key with a large state');
+SELECT is((SELECT state->>'n' FROM evpg_projection('large', 'large')), '3000', 'rule 11: each is applied');
+SELECT * FROM finish();
