@@ -121,50 +121,142 @@ CREATE TABLE evpg.interceptor (
 );
 COMMENT ON TABLE evpg.interceptor IS 'functions that see every command before it is executed';
 
+CREATE SEQUENCE evpg.projection_build;
+COMMENT ON SEQUENCE evpg.projection_build IS 'draws builds: the rows of a projection between two rebuilds';
+
 CREATE TABLE evpg.projection (
-  name            text COLLATE "C" PRIMARY KEY,
-  library         text,
-  symbol          text,
-  reducer         text,
-  handler         text,
-  key_function    text,
-  key_path        jsonpath,
-  constant_key    text,
-  aggregate_types text[],
-  event_types     text[],
-  tags            text[],
-  initial_state   jsonb NOT NULL,
-  broadcast       text NOT NULL CHECK (broadcast IN ('none', 'pointer', 'delta')),
-  event_name      text NOT NULL,
-  search_path     text NOT NULL,
-  registered_by   text NOT NULL,
-  registered_at   timestamptz NOT NULL,
+  name             text COLLATE "C" PRIMARY KEY,
+  library          text,
+  symbol           text,
+  reducer          text,
+  handler          text,
+  key_function     text,
+  key_path         jsonpath,
+  constant_key     text,
+  aggregate_types  text[],
+  event_types      text[],
+  tags             text[],
+  initial_state    jsonb NOT NULL,
+  broadcast        text NOT NULL CHECK (broadcast IN ('none', 'pointer', 'delta')),
+  event_name       text NOT NULL,
+  search_path      text NOT NULL,
+  registered_by    text NOT NULL,
+  registered_at    timestamptz NOT NULL,
+  mode             text NOT NULL CHECK (mode IN ('inline', 'async')),
+  on_error         text NOT NULL CHECK (on_error IN ('stop', 'park', 'skip')),
+  max_attempts     int NOT NULL,
+  reset            text,
+  tables           text[],
+  start_position   bigint NOT NULL,
+  version          int NOT NULL,
+  build            bigint NOT NULL DEFAULT nextval('evpg.projection_build') UNIQUE,
+  generation_base  int NOT NULL DEFAULT 0,
+  rebuilt_position bigint NOT NULL DEFAULT 0,
   CHECK ((library IS NULL) = (symbol IS NULL)),
   CHECK (num_nonnulls(library, reducer, handler) = 1),
   CHECK (num_nonnulls(key_function, key_path, constant_key) <= 1)
 );
 COMMENT ON TABLE evpg.projection IS 'registered projections: a symbol of a shared object, or functions';
+COMMENT ON COLUMN evpg.projection.build IS 'the rows that are read; a rebuild makes other ones beside them';
+COMMENT ON COLUMN evpg.projection.generation_base IS 'what the generation of a row counts from: the generations before the last rebuild of all keys';
+COMMENT ON COLUMN evpg.projection.rebuilt_position IS 'drawn by the last rebuild of all keys; no row is shown with a lower one';
 
 -- A deleted key keeps its row, so that (generation, version) never goes back.
 CREATE TABLE evpg.projection_state (
+  build      bigint NOT NULL,
   version    bigint NOT NULL,
   "position" bigint NOT NULL,
   updated_at timestamptz NOT NULL,
   generation int NOT NULL,
   deleted    boolean NOT NULL,
-  name       text COLLATE "C" NOT NULL,
   key        text COLLATE "C" NOT NULL,
   state      jsonb,
-  PRIMARY KEY (name, key)
+  PRIMARY KEY (build, key)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE evpg.projection_state IS 'rows of projections; read them through the view evpg.projected_state';
 COMMENT ON COLUMN evpg.projection_state.version IS 'count of events applied in this generation';
+COMMENT ON COLUMN evpg.projection_state.generation IS 'from 1 on in a build';
 COMMENT ON COLUMN evpg.projection_state.state IS 'NULL: deleted, or the row of a table projection';
+-- Few rows; says at once how many generations the next build has to skip.
+CREATE INDEX projection_state_generation ON evpg.projection_state (build, generation) WHERE generation > 1;
 
 CREATE VIEW evpg.projected_state AS
-  SELECT p.name, p.key, p.state, p.generation, p.version, p."position", p.updated_at
-    FROM evpg.projection_state p WHERE NOT p.deleted;
+  SELECT p.name, s.key, s.state, p.generation_base + s.generation AS generation, s.version,
+         greatest(s."position", p.rebuilt_position) AS "position", s.updated_at
+    FROM evpg.projection p JOIN evpg.projection_state s USING (build) WHERE NOT s.deleted;
 COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
+
+-- Who changes a row holds the advisory lock of the consumer's name, see src/consumer.c.
+CREATE TABLE evpg.consumer (
+  checkpoint     bigint NOT NULL,
+  events_total   bigint NOT NULL DEFAULT 0,
+  errors_total   bigint NOT NULL DEFAULT 0,
+  updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  error_position bigint,
+  retry_at       timestamptz,
+  last_error_at  timestamptz,
+  attempts       int NOT NULL DEFAULT 0,
+  name           text COLLATE "C" PRIMARY KEY,
+  kind           text NOT NULL CHECK (kind IN ('projection')),
+  status         text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'paused', 'stopped')),
+  last_error     text,
+  last_sqlstate  text
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.consumer IS 'how far asynchronous projections have come';
+COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
+COMMENT ON COLUMN evpg.consumer.error_position IS 'the event that fails';
+COMMENT ON COLUMN evpg.consumer.attempts IS 'how often that event has failed';
+
+CREATE TABLE evpg.parked_event (
+  parked_event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  "position"      bigint NOT NULL,
+  parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+  attempts        int NOT NULL,
+  name            text COLLATE "C" NOT NULL,
+  key             text COLLATE "C",
+  error           text,
+  sqlstate        text,
+  skip_reason     text,
+  skipped_by      text
+);
+CREATE INDEX ON evpg.parked_event (name, "position");
+COMMENT ON TABLE evpg.parked_event IS 'events that a consumer could not apply, and those of the same key that wait behind them';
+COMMENT ON COLUMN evpg.parked_event.key IS 'NULL: no key was found in the event';
+COMMENT ON COLUMN evpg.parked_event.error IS 'NULL: the event waits behind another one of its key';
+COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; NULL: it is to be replayed';
+
+CREATE TABLE evpg.rebuild (
+  name         text COLLATE "C" PRIMARY KEY,
+  build        bigint NOT NULL,
+  status       text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'failed')),
+  parts        int NOT NULL,
+  start_position bigint NOT NULL,
+  goal         bigint NOT NULL,
+  started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  retry_at     timestamptz,
+  attempts     int NOT NULL DEFAULT 0,
+  started_by   text NOT NULL,
+  last_error   text
+);
+COMMENT ON TABLE evpg.rebuild IS 'rebuilds of all keys of a projection that are under way, or have failed';
+COMMENT ON COLUMN evpg.rebuild.goal IS 'the last position when the rebuild began';
+
+CREATE TABLE evpg.rebuild_part (
+  checkpoint bigint NOT NULL,
+  events     bigint NOT NULL DEFAULT 0,
+  build      bigint NOT NULL,
+  part       int NOT NULL,
+  PRIMARY KEY (build, part)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.rebuild_part IS 'how far the parts of rebuilds have come; each part has the keys of its own streams, or of its own hashes';
+
+CREATE TABLE evpg.old_build (
+  build    bigint PRIMARY KEY,
+  name     text COLLATE "C" NOT NULL,
+  replaced boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or never were, and are deleted by and by';
+COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
 
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
@@ -179,7 +271,14 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.command_record', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.snapshot', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.interceptor', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.projection_build', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.consumer', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event_parked_event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild_part', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.old_build', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
@@ -345,8 +444,9 @@ COMMENT ON FUNCTION evpg_session_stats IS 'what this session did, by aggregate t
 CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL, handler regproc DEFAULT NULL,
     mode text DEFAULT 'inline', aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL,
     key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL, constant_key text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
-    broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta', library text DEFAULT NULL, symbol text DEFAULT NULL,
-    options jsonb DEFAULT '{}')
+    broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta', on_error text DEFAULT 'stop', max_attempts int DEFAULT 5,
+    reset regproc DEFAULT NULL, tables text[] DEFAULT NULL, start_position bigint DEFAULT 0, version int DEFAULT 1,
+    library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_register_projection IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed';
 

@@ -124,6 +124,24 @@ EvpgBroadcastSend(const EvpgFrame *frame)
 	Async_Notify(EvpgBroadcastChannel(frame->projection, NULL), text);
 }
 
+/*
+ * EvpgBroadcastRebuilt
+ *		Tells that all rows of a projection are new ones: on its own channel, and on
+ *		that of everybody who may have missed something, since who listens to
+ *		single keys does not hear the former.
+ */
+void
+EvpgBroadcastRebuilt(const char *projection, int64 position)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "{\"event\": \"rebuild\", \"projection\": ");
+	escape_json(&text, projection);
+	appendStringInfo(&text, ", \"position\": " INT64_FORMAT "}", position);
+	send(EvpgBroadcastChannel(projection, NULL), RESYNC_CHANNEL, text.data);
+}
+
 /* ------------------------------------------------------------------ SQL */
 
 static char *

@@ -181,3 +181,10 @@ EvpgFenceStablePosition(bool wait)
 	}
 	return mark;
 }
+
+/* The highest position drawn so far, 0 if none: that of an event only if no appender is in mid-flight. */
+int64
+EvpgFenceLastDrawn(void)
+{
+	return last_drawn(EvpgCatalogGet()->event_position);
+}

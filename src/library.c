@@ -30,7 +30,8 @@
 #include "errors.h"
 #include "fmgr.h"
 #include "plan.h"
-#include "project.h"
+#include "projected.h"
+#include "rebuild.h"
 #include "registry.h"
 #include "settings.h"
 #include "utils/builtins.h"
@@ -51,7 +52,8 @@ _PG_init(void)
 	EvpgSettingsInit();
 	EvpgCatalogInit();
 	EvpgRegistryInit();
-	EvpgProjectInit();
+	EvpgProjectedInit();
+	EvpgRebuildInit();
 }
 
 Datum
