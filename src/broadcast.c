@@ -115,7 +115,7 @@ EvpgBroadcastSend(const EvpgFrame *frame)
 {
 	char	   *text;
 
-	if (!EvpgBroadcastOn)
+	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
 		return;
 	text = frame_text(frame, frame->truncated);
 	if (strlen(text) > MAX_FRAME)

@@ -33,6 +33,7 @@
 #include "project.h"
 #include "registry.h"
 #include "settings.h"
+#include "shared.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
@@ -49,6 +50,7 @@ void
 _PG_init(void)
 {
 	EvpgSettingsInit();
+	EvpgSharedInit();
 	EvpgCatalogInit();
 	EvpgRegistryInit();
 	EvpgProjectInit();
