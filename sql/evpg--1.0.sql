@@ -389,6 +389,15 @@ CREATE FUNCTION evpg_unlisten(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_unlisten IS 'UNLISTEN on evpg_channel(name, key), which it returns';
 
+CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT sent bigint, OUT dropped bigint, OUT resyncs bigint)
+  AS 'MODULE_PATHNAME', 'evpg_broadcast_counters' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg.broadcast_counters() IS 'what the broadcaster of this database did; read it through evpg.stat_broadcast';
+
+CREATE VIEW evpg.stat_broadcast AS
+  SELECT c.mode, c.queued, c.sent, c.dropped, c.resyncs, pg_notification_queue_usage() AS queue_usage
+    FROM evpg.broadcast_counters() c;
+COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
+
 -- ------------------------------------------------------------------ idempotency
 
 -- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
@@ -428,6 +437,7 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_projection'), (1, 'EXECUTE ON FUNCTION evpg_projection_required'),
       (1, 'EXECUTE ON FUNCTION evpg_projection_changes'), (1, 'EXECUTE ON FUNCTION evpg_channel'),
       (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state'),
+      (1, 'EXECUTE ON FUNCTION evpg.broadcast_counters'), (1, 'SELECT ON evpg.stat_broadcast'),
       (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
       (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
       (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),

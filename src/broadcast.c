@@ -3,10 +3,11 @@
  * broadcast.c
  *		Channels and frames: what listeners hear of projections (rule 14).
  *
- * A frame goes to the channel of its key and to that of its projection with
- * NOTIFY, so it is sent when the transaction commits, and never for what was
- * rolled back, to a savepoint too.  PostgreSQL sends the frames of commits in
- * the order of the commits.  A transaction with frames cannot be prepared.
+ * A frame goes to the channel of its key and to that of its projection, when
+ * the transaction has committed, and never for what was rolled back, to a
+ * savepoint too; frames of a key in the order of the commits.  With the library
+ * preloaded a background process sends them (ring.c, rule 15), else the
+ * transaction itself with NOTIFY.  A transaction with frames cannot be prepared.
  *
  * NOTIFY has no access control, so the default is a frame that says what to
  * read; data only goes out if a projection is registered with delta.
@@ -22,6 +23,7 @@
 #include "common/sha2.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "ring.h"
 #include "settings.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -114,14 +116,23 @@ void
 EvpgBroadcastSend(const EvpgFrame *frame)
 {
 	char	   *text;
+	char	   *key_channel;
+	char	   *projection_channel;
 
 	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
 		return;
 	text = frame_text(frame, frame->truncated);
 	if (strlen(text) > MAX_FRAME)
 		text = frame_text(frame, true);
-	Async_Notify(EvpgBroadcastChannel(frame->projection, frame->key), text);
-	Async_Notify(EvpgBroadcastChannel(frame->projection, NULL), text);
+	key_channel = EvpgBroadcastChannel(frame->projection, frame->key);
+	projection_channel = EvpgBroadcastChannel(frame->projection, NULL);
+	if (EvpgBroadcastBy != EVPG_BROADCAST_COMMIT && EvpgRingUsable(EvpgBroadcastBy == EVPG_BROADCAST_WORKER))
+		EvpgRingPut(key_channel, projection_channel, text);
+	else
+	{
+		Async_Notify(key_channel, text);
+		Async_Notify(projection_channel, text);
+	}
 }
 
 /* ------------------------------------------------------------------ SQL */
