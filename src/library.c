@@ -31,6 +31,7 @@
 #include "commands/trigger.h"
 #include "errors.h"
 #include "fmgr.h"
+#include "launcher.h"
 #include "plan.h"
 #include "project.h"
 #include "registry.h"
@@ -58,6 +59,7 @@ _PG_init(void)
 	EvpgCatalogInit();
 	EvpgRegistryInit();
 	EvpgProjectInit();
+	EvpgLauncherInit();
 }
 
 Datum

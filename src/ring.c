@@ -174,12 +174,10 @@ static void
 hand_over(EvpgDatabase *slot, int64 count)
 {
 	EvpgRing   *ring = &slot->ring;
-	bool		was_empty;
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
-	was_empty = (ring->head == ring->tail && ring->dropped == ring->announced);
 	if (slot->database != MyDatabaseId)
-		was_empty = false;		/* the extension is gone, and whoever listened */
+		;						/* the extension is gone, and whoever listened */
 	else if (marks[nmarks - 1].lost || ring->head - ring->tail + frames.len > ring_size())
 		ring->dropped += count;
 	else
@@ -188,14 +186,7 @@ hand_over(EvpgDatabase *slot, int64 count)
 		ring->put += count;
 	}
 	LWLockRelease(ring->lock);
-	/* Else it looks again before it sleeps. */
-	if (was_empty)
-	{
-		Latch	   *latch = *(Latch *volatile *) &slot->processes[EVPG_BROADCASTER].latch;
-
-		if (latch != NULL)
-			SetLatch(latch);
-	}
+	EvpgSharedWake(&slot->processes[EVPG_BROADCASTER]);
 }
 
 static void

@@ -226,8 +226,9 @@ EvpgSharedFind(bool claim)
 	return found = slot;
 }
 
-static void
-wake(EvpgProcess *process)
+/* There is work for a process, if it is there.  The caller has made the work visible. */
+void
+EvpgSharedWake(EvpgProcess *process)
 {
 	Latch	   *latch = *(Latch *volatile *) &process->latch;
 
@@ -448,7 +449,7 @@ tell(bool committed)
 	pg_memory_barrier();
 	if (slot != NULL && wake_consumers)
 		for (int number = 0; number < EVPG_MAX_WORKERS; number++)
-			wake(&slot->processes[number]);
+			EvpgSharedWake(&slot->processes[number]);
 	if (slot != NULL && committed)
 		wake_all_waiters(slot);
 	if (held > 0)

@@ -63,6 +63,7 @@ typedef struct EvpgShared
 	Latch	   *launcher;		/* NULL: not there */
 	bool		rescan;			/* databases came, went, or gave up their slot */
 	Oid			refused;		/* a database that found no free slot */
+	Oid			probed;			/* where the last probe came to its end */
 	int			count;
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgShared;
@@ -76,6 +77,7 @@ extern void EvpgSharedFree(Oid database);
 extern void EvpgSharedDismiss(Oid database);
 extern void EvpgSharedRescan(void);
 extern void EvpgSharedWakeLauncher(void);
+extern void EvpgSharedWake(EvpgProcess *process);
 extern EvpgProcess *EvpgSharedAttach(int number);
 extern bool EvpgSharedUnwanted(void);
 

@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * run.h
+ *		One pass over all that is due.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_RUN_H
+#define EVPG_RUN_H
+
+#include "datatype/timestamp.h"
+
+extern bool EvpgRunPass(void (*commit) (void), TimestampTz *next);
+
+#endif							/* EVPG_RUN_H */
