@@ -473,9 +473,13 @@ CREATE FUNCTION evpg_projection_put(name text, key text, state jsonb)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_projection_put IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
 
-CREATE FUNCTION evpg_rebuild_projection(name text, key text)
+CREATE FUNCTION evpg_rebuild_projection(name text, key text DEFAULT NULL, background boolean DEFAULT false)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_rebuild_projection IS 'folds the events of a key again from the first on, and returns how many there are';
+COMMENT ON FUNCTION evpg_rebuild_projection IS 'folds the events of a key, or of all keys, again from the first on, and returns how many there are; in the background: NULL';
+
+CREATE FUNCTION evpg_cancel_rebuild(name text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_cancel_rebuild IS 'ends a rebuild of all keys, whose old rows stay; false when there is none';
 
 CREATE FUNCTION evpg_channel(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
@@ -488,6 +492,76 @@ COMMENT ON FUNCTION evpg_listen IS 'LISTEN on evpg_channel(name, key), which it 
 CREATE FUNCTION evpg_unlisten(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_unlisten IS 'UNLISTEN on evpg_channel(name, key), which it returns';
+
+CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT sent bigint, OUT dropped bigint, OUT resyncs bigint)
+  AS 'MODULE_PATHNAME', 'evpg_broadcast_counters' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg.broadcast_counters() IS 'what the broadcaster of this database did; read it through evpg.stat_broadcast';
+
+CREATE VIEW evpg.stat_broadcast AS
+  SELECT c.mode, c.queued, c.sent, c.dropped, c.resyncs, pg_notification_queue_usage() AS queue_usage
+    FROM evpg.broadcast_counters() c;
+COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
+
+-- ------------------------------------------------------------------ consumers
+
+CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
+  AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON PROCEDURE evpg_run IS 'does what workers do, until there is nothing more to be done now; commits between batches';
+
+CREATE FUNCTION evpg_pause(name text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_pause IS 'pauses a consumer after its current batch; false when it was';
+
+CREATE FUNCTION evpg_resume(name text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_resume IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
+
+CREATE FUNCTION evpg_skip_event(name text, event_position bigint, reason text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_skip_event IS 'gives an event up that a consumer has not consumed, or has parked; kept in evpg.parked_event with the reason';
+
+CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key text DEFAULT NULL)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_replay_parked IS 'applies parked events, each key in order, up to one that fails again; returns how many';
+
+CREATE VIEW evpg.stat_consumer AS
+  SELECT p.name, 'projection' AS kind, p.mode,
+         CASE WHEN p.mode = 'inline' THEN 'running' ELSE c.status END AS status,
+         p.version, c.checkpoint,
+         CASE WHEN p.mode = 'async' THEN greatest(l.last_position - c.checkpoint, 0) END AS lag_events,
+         CASE WHEN p.mode = 'async' THEN coalesce(round(extract(epoch FROM clock_timestamp() - e.recorded_at), 3), 0) END AS lag_seconds,
+         c.events_total, c.errors_total,
+         (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL) AS parked,
+         c.last_error, c.last_sqlstate, c.last_error_at, c.error_position AS last_error_position, c.retry_at,
+         w.pid AS worker_pid, c.updated_at
+    FROM evpg.projection p
+    LEFT JOIN evpg.consumer c USING (name)
+    CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
+    LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" > c.checkpoint ORDER BY e."position" LIMIT 1) e ON true
+    LEFT JOIN (SELECT pid, (classid::bigint << 32) | objid::bigint AS hash FROM pg_catalog.pg_locks
+                WHERE locktype = 'advisory' AND objsubid = 17752 AND granted
+                  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) w
+           ON w.hash = hashtextextended(p.name COLLATE "C", 0);
+COMMENT ON VIEW evpg.stat_consumer IS 'how far projections are, what they could not do, and who works on them; lag_events counts positions';
+
+CREATE VIEW evpg.progress_rebuild AS
+  SELECT r.name, r.build, CASE WHEN r.status = 'failed' THEN 'failed' WHEN t.checkpoint < r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
+         t.events AS events_done, e.events_total, r.started_at,
+         r.parts, w.workers, f.rate AS events_per_second,
+         CASE WHEN r.status = 'running' AND f.rate > 0 AND t.checkpoint > r.start_position
+              THEN make_interval(secs => greatest(r.goal - t.checkpoint, 0) * extract(epoch FROM clock_timestamp() - r.started_at)::float8
+                                         / (t.checkpoint - r.start_position)) END AS eta,
+         r.attempts, r.retry_at, r.last_error
+    FROM evpg.rebuild r
+    CROSS JOIN LATERAL (SELECT min(p.checkpoint) AS checkpoint, sum(p.events)::bigint AS events
+                          FROM evpg.rebuild_part p WHERE p.build = r.build) t
+    CROSS JOIN LATERAL (SELECT greatest(l.last_value - r.start_position, 0) AS events_total FROM evpg.event_position l) e
+    CROSS JOIN LATERAL (SELECT round(t.events / greatest(extract(epoch FROM clock_timestamp() - r.started_at), 0.001)) AS rate) f
+    CROSS JOIN LATERAL (SELECT count(DISTINCT k.pid) AS workers FROM pg_catalog.pg_locks k, generate_series(1, r.parts) AS part
+                         WHERE k.locktype = 'advisory' AND k.objsubid = 17753 AND k.granted
+                           AND k.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+                           AND (k.classid::bigint << 32) | k.objid::bigint = hashtextextended(r.name COLLATE "C", part)) w;
+COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: how far they are, how fast, and when they will be through';
 
 -- ------------------------------------------------------------------ idempotency
 
@@ -528,6 +602,7 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_projection'), (1, 'EXECUTE ON FUNCTION evpg_projection_required'),
       (1, 'EXECUTE ON FUNCTION evpg_projection_changes'), (1, 'EXECUTE ON FUNCTION evpg_channel'),
       (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state'),
+      (1, 'EXECUTE ON FUNCTION evpg.broadcast_counters'), (1, 'SELECT ON evpg.stat_broadcast'),
       (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
       (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
       (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),
@@ -537,9 +612,14 @@ BEGIN ATOMIC
       (3, 'EXECUTE ON FUNCTION evpg_prune_commands'), (2, 'EXECUTE ON FUNCTION evpg_projected'),
       (3, 'EXECUTE ON FUNCTION evpg_register_projection'), (3, 'EXECUTE ON FUNCTION evpg_drop_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_projection_put'), (3, 'EXECUTE ON FUNCTION evpg_rebuild_projection'),
+      (3, 'EXECUTE ON FUNCTION evpg_cancel_rebuild'), (3, 'EXECUTE ON PROCEDURE evpg_run'),
+      (3, 'EXECUTE ON FUNCTION evpg_pause'), (3, 'EXECUTE ON FUNCTION evpg_resume'),
+      (3, 'EXECUTE ON FUNCTION evpg_skip_event'), (3, 'EXECUTE ON FUNCTION evpg_replay_parked'),
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
-      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection')) AS p (level, object)
+      (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
+      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection'),
+      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part')) AS p (level, object)
    WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
 END;
 COMMENT ON FUNCTION evpg.privileges(text) IS 'what evpg_grant() grants for an access';
@@ -582,6 +662,6 @@ BEGIN
               AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
               AND d.deptype OPERATOR(pg_catalog.=) 'e' AND e.extname OPERATOR(pg_catalog.=) 'evpg'
   LOOP
-    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', f);
   END LOOP;
 END $$;

@@ -298,7 +298,7 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 		if (count >= max_count)
 			break;
 		if (parked->skipped || (only_key != NULL && (parked->key == NULL || strcmp(parked->key, only_key) != 0)) ||
-			(parked->key != NULL && EvpgRegistryListed(failed, parked->key)))
+			(parked->key != NULL && failed != NIL && EvpgRegistryListed(failed, parked->key)))
 			continue;
 		if (replay(projection, parked))
 			count++;

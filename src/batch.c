@@ -152,7 +152,7 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 }
 
 static void
-write(rows_hash *rows, MemoryContext event_context)
+write_rows(rows_hash *rows, MemoryContext event_context)
 {
 	rows_iterator iterator;
 	RowEntry   *entry;
@@ -194,7 +194,7 @@ EvpgBatchRun(EvpgBatch *batch)
 	{
 		mark_waiting(batch, rows);
 		scan(batch, rows, event_context);
-		write(rows, event_context);
+		write_rows(rows, event_context);
 	}
 	PG_FINALLY();
 	{

@@ -3,10 +3,11 @@
  * broadcast.c
  *		Channels and frames: what listeners hear of projections (rule 14).
  *
- * A frame goes to the channel of its key and to that of its projection with
- * NOTIFY, so it is sent when the transaction commits, and never for what was
- * rolled back, to a savepoint too.  PostgreSQL sends the frames of commits in
- * the order of the commits.  A transaction with frames cannot be prepared.
+ * A frame goes to the channel of its key and to that of its projection, when
+ * the transaction has committed, and never for what was rolled back, to a
+ * savepoint too; frames of a key in the order of the commits.  With the library
+ * preloaded a background process sends them (ring.c, rule 15), else the
+ * transaction itself with NOTIFY.  A transaction with frames cannot be prepared.
  *
  * NOTIFY has no access control, so the default is a frame that says what to
  * read; data only goes out if a projection is registered with delta.
@@ -22,6 +23,7 @@
 #include "common/sha2.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "ring.h"
 #include "settings.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -109,19 +111,31 @@ frame_text(const EvpgFrame *frame, bool truncated)
 	return text.data;
 }
 
+/* Sends a text to two channels at commit, each way in its own manner. */
+static void
+send(char *channel, char *wider_channel, char *text)
+{
+	if (EvpgBroadcastBy != EVPG_BROADCAST_COMMIT && EvpgRingUsable(EvpgBroadcastBy == EVPG_BROADCAST_WORKER))
+		EvpgRingPut(channel, wider_channel, text);
+	else
+	{
+		Async_Notify(channel, text);
+		Async_Notify(wider_channel, text);
+	}
+}
+
 /* Sends a frame at commit, unless evpg.broadcast is off. */
 void
 EvpgBroadcastSend(const EvpgFrame *frame)
 {
 	char	   *text;
 
-	if (!EvpgBroadcastOn)
+	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
 		return;
 	text = frame_text(frame, frame->truncated);
 	if (strlen(text) > MAX_FRAME)
 		text = frame_text(frame, true);
-	Async_Notify(EvpgBroadcastChannel(frame->projection, frame->key), text);
-	Async_Notify(EvpgBroadcastChannel(frame->projection, NULL), text);
+	send(EvpgBroadcastChannel(frame->projection, frame->key), EvpgBroadcastChannel(frame->projection, NULL), text);
 }
 
 /*
@@ -139,7 +153,8 @@ EvpgBroadcastRebuilt(const char *projection, int64 position)
 	appendStringInfoString(&text, "{\"event\": \"rebuild\", \"projection\": ");
 	escape_json(&text, projection);
 	appendStringInfo(&text, ", \"position\": " INT64_FORMAT "}", position);
-	send(EvpgBroadcastChannel(projection, NULL), RESYNC_CHANNEL, text.data);
+	if (EvpgBroadcastBy != EVPG_BROADCAST_OFF)
+		send(EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL, text.data);
 }
 
 /* ------------------------------------------------------------------ SQL */

@@ -10,6 +10,9 @@
 
 #include "utils/jsonb.h"
 
+/* Where it is announced that listeners may have missed something. */
+#define EVPG_RESYNC_CHANNEL "evpg.resync"
+
 typedef enum EvpgBroadcast
 {
 	EVPG_BROADCAST_NONE,

@@ -33,6 +33,7 @@
 #include "fence.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "shared.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -97,6 +98,7 @@ EvpgFenceEnter(void)
 		(void) LockAcquire(&tag, ShareLock, false, false);
 	}
 	LockRelationOid(catalog->fence, RowExclusiveLock);
+	EvpgWakeConsumers();
 }
 
 /* Draws a position.  The caller has entered the fence and holds the stream. */

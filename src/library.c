@@ -10,11 +10,13 @@
  *		context.c				actor, correlation, metadata
  *		state.c					cache, snapshots, replay
  *		reducer.c				handlers, reducers, invariants: user code
+ *		launcher.c, worker.c	background processes, if the library was preloaded
  *		project.c, broadcast.c	events into keys of projections, frames to listeners
  *		registry.c, projection.c	what is registered
  *		module.c, native.c, function.c	user code in shared objects, and in SQL
  *		log.c, stream.c			events and streams
  *		fence.c					positions
+ *		ring.c, shared.c		shared memory: frames to be sent, who is to be woken
  *		event.c, json.c, check.c	values
  *		attempt.c				subtransactions
  *		plan.c, catalog.c, settings.c, errors.h	evpg's own statements, objects, settings
@@ -29,11 +31,14 @@
 #include "commands/trigger.h"
 #include "errors.h"
 #include "fmgr.h"
+#include "launcher.h"
 #include "plan.h"
 #include "projected.h"
 #include "rebuild.h"
 #include "registry.h"
+#include "ring.h"
 #include "settings.h"
+#include "shared.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
@@ -50,10 +55,13 @@ void
 _PG_init(void)
 {
 	EvpgSettingsInit();
+	EvpgSharedInit();
+	EvpgRingInit();
 	EvpgCatalogInit();
 	EvpgRegistryInit();
 	EvpgProjectedInit();
 	EvpgRebuildInit();
+	EvpgLauncherInit();
 }
 
 Datum

@@ -23,6 +23,7 @@
 #include "nodes/parsenodes.h"
 #include "rebuild.h"
 #include "run.h"
+#include "tcop/pquery.h"
 #include "tcop/utility.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"

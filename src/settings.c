@@ -13,18 +13,62 @@
 
 #include <limits.h>
 
+#include "miscadmin.h"
 #include "settings.h"
+#include "shared.h"
 #include "utils/guc.h"
 
 char	   *EvpgActor;
-bool		EvpgBroadcastOn;
+int			EvpgBroadcastBy;
+int			EvpgBroadcastBuffer;
 char	   *EvpgCorrelationId;
+int			EvpgMaxDatabases;
 int			EvpgMaxEventSize;
 int			EvpgMaxEvents;
 int			EvpgMaxJsonDepth;
 int			EvpgMaxKeyLocks;
 char	   *EvpgMetadata;
+int			EvpgNaptime;
 int			EvpgStateCacheSize;
+int			EvpgWorkers;
+
+static const struct config_enum_entry broadcast_ways[] = {
+	{"auto", EVPG_BROADCAST_AUTO, false},
+	{"commit", EVPG_BROADCAST_COMMIT, false},
+	{"worker", EVPG_BROADCAST_WORKER, false},
+	{"off", EVPG_BROADCAST_OFF, false},
+	{"on", EVPG_BROADCAST_AUTO, true},
+	{"true", EVPG_BROADCAST_AUTO, true},
+	{"false", EVPG_BROADCAST_OFF, true},
+	{NULL, 0, false}
+};
+
+/* Frames that nobody would send must not be collected. */
+static bool
+check_broadcast(int *value, void **extra, GucSource source)
+{
+	if (*value != EVPG_BROADCAST_WORKER || EvpgSharedPreloaded() || process_shared_preload_libraries_in_progress)
+		return true;
+	GUC_check_errdetail("There is no broadcaster: the library is not preloaded.");
+	GUC_check_errhint("Put evpg into \"shared_preload_libraries\" and restart the server.");
+	return false;
+}
+
+/* What is fixed when the server starts; only defined then. */
+static void
+define_for_postmaster(void)
+{
+	DefineCustomIntVariable("evpg.broadcast_buffer",
+							"Shared memory of each database for frames that are still to be sent.",
+							NULL,
+							&EvpgBroadcastBuffer, 4096, 64, 1024 * 1024, PGC_POSTMASTER,
+							GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.max_databases",
+							"Most databases that have workers.",
+							NULL,
+							&EvpgMaxDatabases, 8, 1, EVPG_MAX_DATABASES, PGC_POSTMASTER,
+							0, NULL, NULL, NULL);
+}
 
 /* Called once, from _PG_init. */
 void
@@ -36,11 +80,11 @@ EvpgSettingsInit(void)
 							   &EvpgActor, "", PGC_USERSET,
 							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
 							   NULL, NULL, NULL);
-	DefineCustomBoolVariable("evpg.broadcast",
-							 "Whether projections send frames to listeners.",
-							 NULL,
-							 &EvpgBroadcastOn, true, PGC_SUSET,
-							 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("evpg.broadcast",
+							 "How projections send frames to listeners.",
+							 "auto: by the broadcaster if there is one, else with the commit.",
+							 &EvpgBroadcastBy, EVPG_BROADCAST_AUTO, broadcast_ways, PGC_SUSET,
+							 0, check_broadcast, NULL, NULL);
 	DefineCustomStringVariable("evpg.correlation_id",
 							   "Correlation id of the commands of this transaction.",
 							   "Set by evpg_set_context().",
@@ -73,11 +117,23 @@ EvpgSettingsInit(void)
 							   &EvpgMetadata, "", PGC_USERSET,
 							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.naptime",
+							"Longest time that a worker sleeps.",
+							"Commits of events wake it before.",
+							&EvpgNaptime, 1000, 1, 3600 * 1000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("evpg.state_cache_size",
 							"Memory that each backend may use to keep states of aggregates.",
 							"0 keeps none: every command reads the events since the last snapshot.",
 							&EvpgStateCacheSize, 16 * 1024, 0, MAX_KILOBYTES, PGC_USERSET,
 							GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.workers",
+							"Workers of each database.",
+							"They need the library to be preloaded.",
+							&EvpgWorkers, 1, 0, EVPG_MAX_WORKERS, PGC_SIGHUP,
+							0, NULL, NULL, NULL);
+	if (process_shared_preload_libraries_in_progress)
+		define_for_postmaster();
 	MarkGUCPrefixReserved("evpg");
 }
 

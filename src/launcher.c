@@ -1,0 +1,501 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *		Starts the background processes of databases, if the library was
+ *		preloaded, and sees to it that they are not in the way of commands on
+ *		whole databases.
+ *
+ * The launcher is connected to no database.  It has every database that takes
+ * connections and is no template looked at once, by a probe (worker.c), which
+ * claims a slot for it if the extension is there; a database where the
+ * extension is created later claims one by itself.  For databases with a slot
+ * it keeps evpg.workers workers running, and a broadcaster once there are
+ * frames; one that ended is started again after a pause, longer each time.
+ *
+ * The server starts the launcher when recovery is over, so on a standby when it
+ * is promoted, and again after a crash; with pg_upgrade, never.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "launcher.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "settings.h"
+#include "shared.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+#include "worker.h"
+
+/* A process that ended is started again after a pause between these; ms. */
+#define FIRST_PAUSE 1000
+#define LAST_PAUSE 60000
+
+/* The server starts the launcher again after this, in s. */
+#define LAUNCHER_PAUSE 5
+
+/* A process that the launcher keeps running, or the probe. */
+typedef struct Task
+{
+	BackgroundWorkerHandle *handle; /* NULL: not started, or ended */
+	Oid			database;
+	TimestampTz started_at;
+	TimestampTz start_at;		/* not before this */
+	long		pause;
+} Task;
+
+/* A database that can have the extension. */
+typedef struct Known
+{
+	Oid			database;
+	TimestampTz probe_at;		/* DT_NOEND: it was looked at */
+} Known;
+
+/* What a slot said when the launcher looked. */
+typedef struct Look
+{
+	Oid			database;
+	bool		held;
+	bool		wants_broadcaster;
+	bool		running[EVPG_PROCESSES];
+} Look;
+
+static ProcessUtility_hook_type next_utility = NULL;
+
+static Task *tasks;				/* of all slots, by slot and number */
+static Oid *seen;				/* the database of each slot at the last look */
+static Task probe;
+static Known *known = NULL;
+static int	nknown = 0;
+static TimestampTz room_at = 0; /* no process could be started: try again */
+static long room_pause = 0;
+
+/* ------------------------------------------------------------------ processes */
+
+static void
+advance(TimestampTz *next, TimestampTz candidate)
+{
+	*next = Min(*next, candidate);
+}
+
+/*
+ * Whether the process of a task runs or is about to.  If it has ended, the next
+ * one has to wait, unless it was sent away.
+ */
+static bool
+is_running(Task *task, bool held)
+{
+	pid_t		pid;
+
+	if (task->handle == NULL)
+		return false;
+	if (GetBackgroundWorkerPid(task->handle, &pid) != BGWH_STOPPED)
+		return true;
+	pfree(task->handle);
+	task->handle = NULL;
+	if (held)
+		task->pause = 0;
+	else if (TimestampDifferenceExceeds(task->started_at, GetCurrentTimestamp(), LAST_PAUSE))
+		task->pause = FIRST_PAUSE;
+	else
+		task->pause = Min(Max(task->pause * 2, FIRST_PAUSE), LAST_PAUSE);
+	task->start_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), task->pause);
+	return false;
+}
+
+/* Starts a process, or warns, once, that it cannot. */
+static void
+start(Task *task, const char *what, const char *function, Oid database, int number)
+{
+	BackgroundWorker worker = {0};
+	EvpgWorkerStart extra = {.database = database, .number = number};
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	snprintf(worker.bgw_type, BGW_MAXLEN, "evpg %s", what);
+	if (number < EVPG_MAX_WORKERS)
+		snprintf(worker.bgw_name, BGW_MAXLEN, "evpg %s %d of database %u", what, number + 1, database);
+	else
+		snprintf(worker.bgw_name, BGW_MAXLEN, "evpg %s of database %u", what, database);
+	strlcpy(worker.bgw_library_name, "evpg", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, function, BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	memcpy(worker.bgw_extra, &extra, sizeof(extra));
+
+	task->database = database;
+	task->started_at = GetCurrentTimestamp();
+	if (RegisterDynamicBackgroundWorker(&worker, &task->handle))
+		room_pause = 0;
+	else
+	{
+		task->handle = NULL;
+		if (room_pause == 0)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("could not start %s", worker.bgw_name),
+					 errdetail("All background worker slots are in use; evpg will try again."),
+					 errhint("Increase max_worker_processes.")));
+		room_pause = Min(Max(room_pause * 2, FIRST_PAUSE), LAST_PAUSE);
+		room_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), room_pause);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* ------------------------------------------------------------------ databases */
+
+static Known *
+find_known(Oid database)
+{
+	for (int i = 0; i < nknown; i++)
+		if (known[i].database == database)
+			return &known[i];
+	return NULL;
+}
+
+/* Reads pg_database: all databases, and anew into known those that are to be looked at. */
+static List *
+read_databases(void)
+{
+	Relation	relation = table_open(DatabaseRelationId, AccessShareLock);
+	TableScanDesc scan = table_beginscan_catalog(relation, 0, NULL);
+	List	   *databases = NIL;
+	Known	   *now = NULL;
+	int			count = 0;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		Known	   *before = find_known(database->oid);
+
+		databases = lappend_oid(databases, database->oid);
+		if (!database->datallowconn || database->datistemplate)
+			continue;
+		now = now == NULL ? MemoryContextAlloc(TopMemoryContext, sizeof(Known)) : repalloc(now, sizeof(Known) * (count + 1));
+		now[count].database = database->oid;
+		now[count].probe_at = before == NULL ? 0 : before->probe_at;
+		count++;
+	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	if (known != NULL)
+		pfree(known);
+	known = now;
+	nknown = count;
+	return databases;
+}
+
+/* Learns which databases there are, and frees the slots of those that are gone. */
+static void
+rescan(void)
+{
+	List	   *databases;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	databases = read_databases();
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	{
+		Oid			database = EvpgSharedMemory->databases[i].database;
+
+		if (OidIsValid(database) && !list_member_oid(databases, database))
+			EvpgSharedFree(database);
+	}
+	CommitTransactionCommand();
+}
+
+/* Whether there was something new to learn. */
+static bool
+rescan_wanted(void)
+{
+	bool		wanted;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	wanted = EvpgSharedMemory->rescan;
+	EvpgSharedMemory->rescan = false;
+	LWLockRelease(EvpgSharedMemory->lock);
+	return wanted;
+}
+
+/* ------------------------------------------------------------------ probing */
+
+/* What came of the last probe. */
+static void
+end_probe(void)
+{
+	Known	   *entry = find_known(probe.database);
+	bool		answered;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	answered = EvpgSharedMemory->probed == probe.database && EvpgSharedMemory->refused != probe.database;
+	EvpgSharedMemory->probed = InvalidOid;
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (entry != NULL)
+		entry->probe_at = answered ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LAST_PAUSE);
+	probe.database = InvalidOid;
+}
+
+static bool
+has_slot(Oid database)
+{
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+		if (seen[i] == database)
+			return true;
+	return false;
+}
+
+/* Has the next database looked at, one after the other. */
+static void
+probe_next(TimestampTz *next)
+{
+	if (is_running(&probe, true))
+		return;
+	if (OidIsValid(probe.database))
+		end_probe();
+	for (int i = 0; i < nknown; i++)
+	{
+		if (known[i].probe_at == DT_NOEND || has_slot(known[i].database))
+			continue;
+		if (known[i].probe_at <= GetCurrentTimestamp())
+		{
+			start(&probe, "probe", "evpg_probe_main", known[i].database, EVPG_BROADCASTER);
+			if (probe.handle == NULL)
+				advance(next, room_at);
+			return;
+		}
+		advance(next, known[i].probe_at);
+	}
+}
+
+/* ------------------------------------------------------------------ slots */
+
+/* A slot was freed: its database is looked at again, and those that found none free. */
+static void
+slot_freed(Oid database)
+{
+	Known	   *entry = find_known(database);
+
+	if (entry != NULL)
+		entry->probe_at = 0;
+	for (int i = 0; i < nknown; i++)
+		if (known[i].probe_at != DT_NOEND)
+			known[i].probe_at = 0;
+}
+
+static void
+look_at_slot(int slot, Look *look)
+{
+	EvpgDatabase *database = &EvpgSharedMemory->databases[slot];
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	look->database = database->database;
+	look->held = database->holds > 0;
+	look->wants_broadcaster = database->wants_broadcaster;
+	for (int number = 0; number < EVPG_PROCESSES; number++)
+		look->running[number] = database->processes[number].pid != 0;
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (seen[slot] != look->database)
+	{
+		if (OidIsValid(seen[slot]))
+			slot_freed(seen[slot]);
+		seen[slot] = look->database;
+	}
+}
+
+/* Starts what a slot lacks. */
+static void
+fill_slot(int slot, TimestampTz *next)
+{
+	Look		look;
+
+	look_at_slot(slot, &look);
+	for (int number = 0; number < EVPG_PROCESSES; number++)
+	{
+		Task	   *task = &tasks[slot * EVPG_PROCESSES + number];
+		bool		wanted = number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers;
+
+		if (is_running(task, look.held) || look.running[number] || look.held || !OidIsValid(look.database) || !wanted)
+			continue;
+		if (task->database != look.database)
+			task->pause = task->start_at = 0;
+		if (Max(task->start_at, room_at) > GetCurrentTimestamp())
+			advance(next, Max(task->start_at, room_at));
+		else if (number == EVPG_BROADCASTER)
+			start(task, "broadcaster", "evpg_broadcaster_main", look.database, number);
+		else
+			start(task, "worker", "evpg_worker_main", look.database, number);
+		if (room_pause > 0)
+			advance(next, room_at);
+	}
+}
+
+/* Warns, once until a slot is freed, that a database found none. */
+static void
+warn_of_refused(void)
+{
+	static Oid	warned = InvalidOid;
+	Oid			refused = EvpgSharedMemory->refused;
+
+	if (OidIsValid(refused) && !OidIsValid(warned))
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("database with OID %u has no workers", refused),
+				 errdetail("%d databases with evpg have workers.", EvpgMaxDatabases),
+				 errhint("Increase evpg.max_databases and restart the server.")));
+	warned = refused;
+}
+
+/* ------------------------------------------------------------------ launcher */
+
+static void
+forget_launcher(int code, Datum arg)
+{
+	EvpgSharedMemory->launcher = NULL;
+}
+
+static void
+prepare(void)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	on_shmem_exit(forget_launcher, (Datum) 0);
+	EvpgSharedMemory->launcher = MyLatch;
+	EvpgSharedMemory->rescan = true;
+	tasks = MemoryContextAllocZero(TopMemoryContext, sizeof(Task) * EVPG_PROCESSES * EvpgSharedMemory->count);
+	seen = MemoryContextAllocZero(TopMemoryContext, sizeof(Oid) * EvpgSharedMemory->count);
+}
+
+static void
+sleep_until(TimestampTz next)
+{
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (next == DT_NOEND ? 0 : WL_TIMEOUT);
+
+	(void) WaitLatch(MyLatch, events, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	if (ProcDiePending)
+		proc_exit(0);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+void
+evpg_launcher_main(Datum arg)
+{
+	prepare();
+	for (;;)
+	{
+		TimestampTz next = DT_NOEND;
+
+		if (rescan_wanted())
+			rescan();
+		for (int slot = 0; slot < EvpgSharedMemory->count; slot++)
+			fill_slot(slot, &next);
+		probe_next(&next);
+		warn_of_refused();
+		sleep_until(next);
+	}
+}
+
+/* ------------------------------------------------------------------ commands on whole databases */
+
+static const char *
+option_value(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst(cell);
+
+		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/* The database that nobody else may be connected to, NULL if the statement is not about one. */
+static const char *
+needs_alone(Node *statement)
+{
+	if (IsA(statement, DropdbStmt))
+		return ((DropdbStmt *) statement)->dbname;
+	if (IsA(statement, CreatedbStmt))
+		return option_value(((CreatedbStmt *) statement)->options, "template");
+	if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+		return ((RenameStmt *) statement)->subname;
+	if (IsA(statement, AlterDatabaseStmt) && option_value(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)
+		return ((AlterDatabaseStmt *) statement)->dbname;
+	return NULL;
+}
+
+/* Sends background processes away where they are in the way, if the user is who may say so. */
+static void
+make_room(Node *statement)
+{
+	const char *name = needs_alone(statement);
+	Oid			database = name == NULL ? InvalidOid : get_database_oid(name, true);
+
+	if (OidIsValid(database) && pg_database_ownercheck(database, GetUserId()))
+		EvpgSharedDismiss(database);
+	if (name != NULL || IsA(statement, CreatedbStmt))
+		EvpgSharedRescan();
+	if (IsA(statement, CreateExtensionStmt) && strcmp(((CreateExtensionStmt *) statement)->extname, "evpg") == 0)
+		EvpgWakeLauncher();
+}
+
+static void
+utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
+		ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
+{
+	make_room(statement->utilityStmt);
+	(next_utility != NULL ? next_utility : standard_ProcessUtility)
+		(statement, query, read_only_tree, context, params, environment, receiver, completion);
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgLauncherInit(void)
+{
+	BackgroundWorker worker = {0};
+
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+	next_utility = ProcessUtility_hook;
+	ProcessUtility_hook = utility;
+	strlcpy(worker.bgw_type, "evpg launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "evpg launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "evpg", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "evpg_launcher_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = LAUNCHER_PAUSE;
+	RegisterBackgroundWorker(&worker);
+}

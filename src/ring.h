@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * ring.h
+ *		Frames on their way from a transaction to the broadcaster.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_RING_H
+#define EVPG_RING_H
+
+/* What the broadcaster takes at once: copies of the oldest frames. */
+typedef struct EvpgRingBatch
+{
+	char	   *bytes;
+	Size		size;			/* of whole frames */
+	int			frames;
+	int64		dropped;		/* to be announced */
+} EvpgRingBatch;
+
+extern void EvpgRingInit(void);
+extern bool EvpgRingUsable(bool needed);
+extern void EvpgRingPut(const char *key_channel, const char *projection_channel, const char *text);
+
+extern bool EvpgRingTake(EvpgRingBatch *batch);
+extern const char *EvpgRingNext(const char *frame, const char **key_channel, const char **projection_channel,
+								const char **text);
+extern void EvpgRingSent(const EvpgRingBatch *batch);
+
+#endif							/* EVPG_RING_H */

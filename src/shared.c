@@ -1,0 +1,554 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared.c
+ *		Shared memory, if the library was preloaded: what sessions of a database
+ *		and its background processes tell each other.
+ *
+ * A database with the extension has one of evpg.max_databases slots.  It is
+ * claimed by who finds that it has none: a process that looks whether the
+ * extension is there (worker.c), or a transaction that appended.  It is freed
+ * when the extension or the database is gone, which launcher.c and worker.c
+ * see.  So a pointer to a slot is only good for as long as the slot still says
+ * the database: where that matters it is checked under the lock.  Waking
+ * somebody for nothing does no harm, so wakers do not check.
+ *
+ * What a transaction has to tell is remembered in static variables and told in
+ * the callback at its end, where the commit is visible to others.  Nothing may
+ * fail there, so it only takes locks and sets latches.  COMMIT PREPARED has no
+ * callback: who waits looks at least once a second.
+ *
+ * A wake-up is not lost: who has work for a process sets woken, then its latch;
+ * the process clears woken, then looks for work, and sleeps only if woken is
+ * still clear.  A waiter counts itself before it looks; a waker makes its
+ * commit visible before it reads the count.
+ *
+ * Locks: EvpgShared.lock for slots, below it the lock of a ring.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "port/pg_bitutils.h"
+#include "settings.h"
+#include "shared.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+/* Who waits looks at least this often, in ms. */
+#define LONGEST_WAIT 1000
+
+/* Processes that are to leave get this long to end their batch, then they are interrupted; ms. */
+#define LEAVE_BY_THEMSELVES 1000
+#define LEAVE 5000
+
+EvpgShared *EvpgSharedMemory = NULL;
+
+static shmem_request_hook_type next_shmem_request = NULL;
+static shmem_startup_hook_type next_shmem_startup = NULL;
+
+/* The slot of MyDatabaseId as it was last found. */
+static EvpgDatabase *found = NULL;
+
+/* What this process is, if it is a background process of a database. */
+static EvpgProcess *myself = NULL;
+
+/* To be told at the end of this transaction. */
+static bool wake_consumers = false;
+static bool wake_launcher = false;
+static bool rescan = false;
+static uint64 wake_buckets = 0;
+static int	held = 0;
+static bool holding[EVPG_MAX_DATABASES];
+
+/* What this session waits for; bucket -1: nothing. */
+static int	wait_bucket = -1;
+static EvpgDatabase *wait_slot;
+static SubTransactionId wait_subid;
+static long wait_pause;			/* without shared memory, in ms */
+
+/* ------------------------------------------------------------------ start of the server */
+
+static Size
+slots_size(void)
+{
+	return MAXALIGN(add_size(offsetof(EvpgShared, databases), mul_size(sizeof(EvpgDatabase), EvpgMaxDatabases)));
+}
+
+static Size
+ring_size(void)
+{
+	return (Size) EvpgBroadcastBuffer * 1024;
+}
+
+static void
+request(void)
+{
+	if (next_shmem_request != NULL)
+		next_shmem_request();
+	RequestAddinShmemSpace(add_size(slots_size(), mul_size(ring_size(), EvpgMaxDatabases)));
+	RequestNamedLWLockTranche("evpg", 1 + EvpgMaxDatabases);
+}
+
+static void
+create(void)
+{
+	LWLockPadded *locks = GetNamedLWLockTranche("evpg");
+
+	memset(EvpgSharedMemory, 0, slots_size());
+	EvpgSharedMemory->lock = &locks[0].lock;
+	EvpgSharedMemory->rescan = true;
+	EvpgSharedMemory->count = EvpgMaxDatabases;
+	for (int i = 0; i < EvpgMaxDatabases; i++)
+	{
+		EvpgDatabase *database = &EvpgSharedMemory->databases[i];
+
+		database->ring.lock = &locks[1 + i].lock;
+		database->ring.bytes = (char *) EvpgSharedMemory + slots_size() + i * ring_size();
+		for (int bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
+		{
+			ConditionVariableInit(&database->wakers[bucket]);
+			pg_atomic_init_u32(&database->waiters[bucket], 0);
+		}
+	}
+}
+
+static void
+startup(void)
+{
+	bool		exists;
+
+	if (next_shmem_startup != NULL)
+		next_shmem_startup();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	EvpgSharedMemory = ShmemInitStruct("evpg", slots_size() + ring_size() * EvpgMaxDatabases, &exists);
+	if (!exists)
+		create();
+	LWLockRelease(AddinShmemInitLock);
+}
+
+bool
+EvpgSharedPreloaded(void)
+{
+	return EvpgSharedMemory != NULL;
+}
+
+/* ------------------------------------------------------------------ slots */
+
+/* The caller holds the lock. */
+static EvpgDatabase *
+lookup(Oid database)
+{
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+		if (EvpgSharedMemory->databases[i].database == database)
+			return &EvpgSharedMemory->databases[i];
+	return NULL;
+}
+
+/* A slot that nobody has, and where no process of the last owner is left.  The caller holds the lock. */
+static EvpgDatabase *
+lookup_free(void)
+{
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	{
+		EvpgDatabase *slot = &EvpgSharedMemory->databases[i];
+		bool		used = OidIsValid(slot->database) || slot->holds > 0;
+
+		for (int number = 0; number < EVPG_PROCESSES; number++)
+			used |= slot->processes[number].pid != 0;
+		if (!used)
+			return slot;
+	}
+	return NULL;
+}
+
+static void
+empty_ring(EvpgRing *ring)
+{
+	ring->head = ring->tail = 0;
+	ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
+}
+
+/* Gives MyDatabaseId a slot, and lets the launcher know; NULL if there is none. */
+static EvpgDatabase *
+claim_slot(void)
+{
+	EvpgDatabase *slot;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(MyDatabaseId);
+	if (slot == NULL)
+	{
+		slot = lookup_free();
+		if (slot == NULL)
+			EvpgSharedMemory->refused = MyDatabaseId;
+		else
+		{
+			slot->wants_broadcaster = false;
+			LWLockAcquire(slot->ring.lock, LW_EXCLUSIVE);
+			empty_ring(&slot->ring);
+			slot->database = MyDatabaseId;
+			LWLockRelease(slot->ring.lock);
+		}
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	EvpgSharedWakeLauncher();
+	return slot;
+}
+
+/*
+ * EvpgSharedFind
+ *		The slot of this database, NULL if it has none.  With claim it gets one,
+ *		if one is free.  Does not fail, so it can be called in callbacks.
+ */
+EvpgDatabase *
+EvpgSharedFind(bool claim)
+{
+	EvpgDatabase *slot;
+
+	if (EvpgSharedMemory == NULL || !OidIsValid(MyDatabaseId))
+		return NULL;
+	if (likely(found != NULL && found->database == MyDatabaseId))
+		return found;
+	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	slot = lookup(MyDatabaseId);
+	/* Once somebody was refused nobody need try before a slot is freed. */
+	claim &= slot == NULL && !OidIsValid(EvpgSharedMemory->refused);
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (claim)
+		slot = claim_slot();
+	return found = slot;
+}
+
+/* There is work for a process, if it is there.  The caller has made the work visible. */
+void
+EvpgSharedWake(EvpgProcess *process)
+{
+	Latch	   *latch = *(Latch *volatile *) &process->latch;
+
+	if (latch != NULL && !process->woken)
+	{
+		process->woken = true;
+		SetLatch(latch);
+	}
+}
+
+/* Lets the processes of a slot look whether they are still wanted.  The caller holds the lock. */
+static void
+alert(EvpgDatabase *slot)
+{
+	for (int number = 0; number < EVPG_PROCESSES; number++)
+		if (slot->processes[number].latch != NULL)
+			SetLatch(slot->processes[number].latch);
+}
+
+/* Frees the slot of a database, if it has one that is not held. */
+void
+EvpgSharedFree(Oid database)
+{
+	EvpgDatabase *slot;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(database);
+	if (slot != NULL && slot->holds == 0)
+	{
+		slot->database = InvalidOid;
+		alert(slot);
+		EvpgSharedMemory->refused = InvalidOid;
+
+		/*
+		 * Somebody may have created the extension in the meantime, or want
+		 * the slot.
+		 */
+		EvpgSharedMemory->rescan = true;
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	EvpgSharedWakeLauncher();
+}
+
+void
+EvpgSharedWakeLauncher(void)
+{
+	Latch	   *latch = *(Latch *volatile *) &EvpgSharedMemory->launcher;
+
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+/* ------------------------------------------------------------------ background processes */
+
+static void
+detach(int code, Datum arg)
+{
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	myself->latch = NULL;
+	myself->pid = 0;
+	LWLockRelease(EvpgSharedMemory->lock);
+	EvpgSharedWakeLauncher();
+}
+
+/*
+ * EvpgSharedAttach
+ *		Makes this process the numbered one of its database, to its end.  NULL
+ *		if it is not wanted: no slot, a hold, or there already is one.
+ */
+EvpgProcess *
+EvpgSharedAttach(int number)
+{
+	EvpgDatabase *slot;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(MyDatabaseId);
+	if (slot != NULL && slot->holds == 0 && slot->processes[number].pid == 0)
+	{
+		myself = &slot->processes[number];
+		myself->pid = MyProcPid;
+		myself->woken = false;
+		myself->latch = MyLatch;
+		found = slot;
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (myself != NULL)
+		on_shmem_exit(detach, (Datum) 0);
+	return myself;
+}
+
+/* Whether this process, which is attached, is to leave. */
+bool
+EvpgSharedUnwanted(void)
+{
+	return found->database != MyDatabaseId || found->holds > 0;
+}
+
+/* ------------------------------------------------------------------ holds */
+
+/* Whether processes of a slot are there; interrupts them if asked. */
+static bool
+anybody_there(EvpgDatabase *slot, bool interrupt)
+{
+	bool		anybody = false;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	for (int number = 0; number < EVPG_PROCESSES; number++)
+	{
+		pid_t		pid = slot->processes[number].pid;
+
+		anybody |= pid != 0;
+		if (pid != 0 && interrupt)
+			(void) kill(pid, SIGTERM);
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	return anybody;
+}
+
+/*
+ * EvpgSharedDismiss
+ *		Makes the processes of a database leave, and keeps new ones away to the
+ *		end of this transaction.  Waits for them, but not for ever: what they
+ *		are in the way of then fails as for any other session.
+ */
+void
+EvpgSharedDismiss(Oid database)
+{
+	EvpgDatabase *slot;
+
+	if (EvpgSharedMemory == NULL)
+		return;
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(database);
+	if (slot != NULL && !holding[slot - EvpgSharedMemory->databases])
+	{
+		holding[slot - EvpgSharedMemory->databases] = true;
+		held++;
+		slot->holds++;
+		alert(slot);
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (slot == NULL)
+		return;
+	for (int waited = 0; waited < LEAVE && anybody_there(slot, waited == LEAVE_BY_THEMSELVES); waited += 10)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+let_go(void)
+{
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+		if (holding[i])
+		{
+			EvpgSharedMemory->databases[i].holds--;
+			holding[i] = false;
+		}
+	held = 0;
+	LWLockRelease(EvpgSharedMemory->lock);
+}
+
+/* At the end of this transaction the launcher looks which databases there are. */
+void
+EvpgSharedRescan(void)
+{
+	rescan = true;
+}
+
+/* ------------------------------------------------------------------ end of a transaction */
+
+/*
+ * EvpgWakeConsumers
+ *		At the end of this transaction, commit or not, wakes the workers of the
+ *		database.  For appenders: both move the stable position.
+ */
+void
+EvpgWakeConsumers(void)
+{
+	wake_consumers = true;
+}
+
+/* At commit sees to it that this database has workers. */
+void
+EvpgWakeLauncher(void)
+{
+	wake_launcher = true;
+}
+
+/* At commit wakes those who wait for a hash. */
+void
+EvpgWakeWaiters(uint64 hash)
+{
+	wake_buckets |= UINT64CONST(1) << (hash % EVPG_WAIT_BUCKETS);
+}
+
+static void
+wake_all_waiters(EvpgDatabase *slot)
+{
+	for (; wake_buckets != 0; wake_buckets &= wake_buckets - 1)
+	{
+		int			bucket = pg_rightmost_one_pos64(wake_buckets);
+
+		if (pg_atomic_read_u32(&slot->waiters[bucket]) > 0)
+			ConditionVariableBroadcast(&slot->wakers[bucket]);
+	}
+}
+
+static void
+tell(bool committed)
+{
+	EvpgDatabase *slot = EvpgSharedFind(committed && (wake_consumers || wake_launcher));
+
+	/* What was committed is visible before anybody is looked at. */
+	pg_memory_barrier();
+	if (slot != NULL && wake_consumers)
+		for (int number = 0; number < EVPG_MAX_WORKERS; number++)
+			EvpgSharedWake(&slot->processes[number]);
+	if (slot != NULL && committed)
+		wake_all_waiters(slot);
+	if (held > 0)
+		let_go();
+	if (rescan)
+		EvpgSharedMemory->rescan = true;
+	if (rescan || (committed && wake_launcher))
+		EvpgSharedWakeLauncher();
+}
+
+static void
+at_end(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	EvpgWaitEnd();
+	if (EvpgSharedMemory != NULL && (wake_consumers || wake_launcher || rescan || wake_buckets != 0 || held > 0))
+		tell(event == XACT_EVENT_COMMIT);
+	wake_consumers = wake_launcher = rescan = false;
+	wake_buckets = 0;
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && wait_bucket >= 0 && wait_subid >= mine)
+		EvpgWaitEnd();
+}
+
+/* Called once, from _PG_init, after the settings are defined. */
+void
+EvpgSharedInit(void)
+{
+	RegisterXactCallback(at_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	next_shmem_request = shmem_request_hook;
+	shmem_request_hook = request;
+	next_shmem_startup = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+/* ------------------------------------------------------------------ waiting */
+
+/*
+ * EvpgWaitPrepare
+ *		Before the condition is checked: from now on a wake-up for this hash ends
+ *		EvpgWaitSleep.  False if there is no shared memory: then that polls.  A
+ *		wait ends with EvpgWaitEnd, an error, or the (sub)transaction.
+ */
+bool
+EvpgWaitPrepare(uint64 hash)
+{
+	EvpgWaitEnd();
+	wait_pause = 10;
+	wait_slot = EvpgSharedFind(false);
+	if (wait_slot == NULL)
+		return false;
+	wait_bucket = hash % EVPG_WAIT_BUCKETS;
+	wait_subid = GetCurrentSubTransactionId();
+	pg_atomic_fetch_add_u32(&wait_slot->waiters[wait_bucket], 1);
+	ConditionVariablePrepareToSleep(&wait_slot->wakers[wait_bucket]);
+	return true;
+}
+
+/*
+ * EvpgWaitSleep
+ *		Sleeps until the condition may hold; false if until has passed.  Looks
+ *		at least once a second: COMMIT PREPARED wakes nobody.
+ */
+bool
+EvpgWaitSleep(uint64 hash, TimestampTz until)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+	CHECK_FOR_INTERRUPTS();
+	if (left <= 0)
+		return false;
+	left = Min(left, LONGEST_WAIT);
+	if (wait_bucket >= 0)
+	{
+		Assert(wait_bucket == hash % EVPG_WAIT_BUCKETS);
+		(void) ConditionVariableTimedSleep(&wait_slot->wakers[wait_bucket], left, PG_WAIT_EXTENSION);
+		return true;
+	}
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(left, wait_pause), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	wait_pause = Min(wait_pause * 2, 100);
+	CHECK_FOR_INTERRUPTS();
+	return true;
+}
+
+void
+EvpgWaitEnd(void)
+{
+	if (wait_bucket < 0)
+		return;
+	ConditionVariableCancelSleep();
+	pg_atomic_fetch_sub_u32(&wait_slot->waiters[wait_bucket], 1);
+	wait_bucket = -1;
+}

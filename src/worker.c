@@ -1,0 +1,340 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		Background processes of a database: workers, which do what is due in it;
+ *		the broadcaster, which sends the frames of its ring; and the probe, which
+ *		looks whether the extension is there.
+ *
+ * The launcher starts them (launcher.c).  They are never in the way: between
+ * two rounds a process holds no lock and has no transaction, and it ends when
+ * the extension is gone, when there are to be fewer workers, or when somebody
+ * wants nobody connected to the database.  In a round it locks the extension,
+ * as DROP EXTENSION does.
+ *
+ * An error ends a round, not the process; the next round comes later each time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "broadcast.h"
+#include "catalog/pg_extension.h"
+#include "commands/async.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "ring.h"
+#include "run.h"
+#include "settings.h"
+#include "shared.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+#include "worker.h"
+
+/* Pauses after errors double from the first to the last; ms. */
+#define FIRST_PAUSE 100
+#define LAST_PAUSE 60000
+
+/* An idle broadcaster looks this often whether the extension is still there; ms. */
+#define BROADCASTER_NAPTIME 60000
+
+/*
+ * With more frames than this in a batch the broadcaster lets the next ones
+ * gather, longer each time: one commit then serves more of them.
+ */
+#define BUSY_BATCH 16
+#define LONGEST_GATHERING 5		/* ms */
+
+/* Losses are announced at once if no frames are left, else this often; ms. */
+#define ANNOUNCEMENT_PAUSE 1000
+
+static EvpgWorkerStart start;
+static EvpgProcess *process;
+
+/* ------------------------------------------------------------------ what all have in common */
+
+static void
+force(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Connects to the database, as the bootstrap superuser and under settings that
+ * ALTER DATABASE cannot change.
+ */
+static void
+connect_to_database(void)
+{
+	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
+	force("default_transaction_isolation", "read committed");
+	force("default_transaction_read_only", "off");
+	force("default_transaction_deferrable", "off");
+	force("synchronous_commit", "off");
+	force("statement_timeout", "0");
+	force("lock_timeout", "0");
+	force("idle_in_transaction_session_timeout", "0");
+	force("idle_session_timeout", "0");
+}
+
+/* Becomes the process that the launcher asked for; ends if that is not wanted any more. */
+static void
+attach(void)
+{
+	process = EvpgSharedAttach(start.number);
+	if (process == NULL)
+		proc_exit(0);
+}
+
+/* Between rounds: ends the process if it is not wanted, reads changed settings. */
+static void
+attend(void)
+{
+	if (ProcDiePending)
+		proc_exit(0);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (EvpgSharedUnwanted() || (start.number < EVPG_MAX_WORKERS && start.number >= EvpgWorkers))
+		proc_exit(0);
+}
+
+/* Sleeps until then, or until there is work, if that is what it waits for. */
+static void
+sleep_until(TimestampTz until, bool for_work)
+{
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		attend();
+		if (left <= 0 || (for_work && process->woken))
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+static TimestampTz
+after(long ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+/* Whether the extension is there, which it then is to the end of the transaction. */
+static bool
+lock_extension(void)
+{
+	Oid			extension = get_extension_oid("evpg", true);
+
+	if (!OidIsValid(extension))
+		return false;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	return get_extension_oid("evpg", true) == extension;
+}
+
+/* Begins a transaction with the extension; ends the process if that is gone. */
+static void
+begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (!lock_extension())
+	{
+		CommitTransactionCommand();
+		EvpgSharedFree(MyDatabaseId);
+		proc_exit(0);
+	}
+}
+
+/*
+ * Does a round; after an error false, and *pause, which is 0 after a good one,
+ * is how long to wait.  Only the first of errors in a row is logged if quiet.
+ */
+static bool
+survive(void (*round) (void), long *pause, bool quiet)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = false;
+
+	pgstat_report_activity(STATE_RUNNING, MyBgworkerEntry->bgw_name);
+	PG_TRY();
+	{
+		round();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		if (!quiet || *pause == 0)
+			EmitErrorReport();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	*pause = done ? 0 : Min(Max(*pause * 2, FIRST_PAUSE), LAST_PAUSE);
+	return done;
+}
+
+/* ------------------------------------------------------------------ probe */
+
+void
+evpg_probe_main(Datum arg)
+{
+	connect_to_database();
+	StartTransactionCommand();
+	if (lock_extension())
+		(void) EvpgSharedFind(true);
+	CommitTransactionCommand();
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	EvpgSharedMemory->probed = MyDatabaseId;
+	LWLockRelease(EvpgSharedMemory->lock);
+	proc_exit(0);
+}
+
+/* ------------------------------------------------------------------ workers */
+
+/* What the last pass said. */
+static bool more;
+static TimestampTz next;
+
+/* Ends a batch and begins the next one. */
+static void
+commit_batch(void)
+{
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	attend();
+	begin();
+}
+
+static void
+run_pass(void)
+{
+	begin();
+	more = EvpgRunPass(commit_batch, &next);
+	CommitTransactionCommand();
+}
+
+void
+evpg_worker_main(Datum arg)
+{
+	long		pause = 0;
+
+	connect_to_database();
+	attach();
+	for (;;)
+	{
+		attend();
+		process->woken = false;
+		/* What is committed from now on sets it again. */
+		pg_memory_barrier();
+		if (!survive(run_pass, &pause, false))
+			sleep_until(after(pause), false);
+		else if (!more)
+			sleep_until(Min(after(EvpgNaptime), next), true);
+	}
+}
+
+/* ------------------------------------------------------------------ broadcaster */
+
+static EvpgRingBatch batch;
+
+static void
+send_batch(void)
+{
+	const char *frame = batch.bytes;
+
+	begin();
+	for (int i = 0; i < batch.frames; i++)
+	{
+		const char *key_channel;
+		const char *projection_channel;
+		const char *text;
+
+		frame = EvpgRingNext(frame, &key_channel, &projection_channel, &text);
+		Async_Notify(key_channel, text);
+		Async_Notify(projection_channel, text);
+	}
+	if (batch.dropped > 0)
+		Async_Notify(EVPG_RESYNC_CHANNEL, psprintf("{\"event\": \"resync\", \"reason\": \"overflow\", \"dropped\": " INT64_FORMAT "}",
+											 batch.dropped));
+	CommitTransactionCommand();
+	EvpgRingSent(&batch);
+}
+
+static void
+check_extension(void)
+{
+	begin();
+	CommitTransactionCommand();
+}
+
+/* Leaves the announcement of losses for later if frames go on coming. */
+static void
+hold_back_announcement(void)
+{
+	static TimestampTz last = 0;
+
+	if (batch.dropped == 0)
+		return;
+	if (batch.frames > 0 && !TimestampDifferenceExceeds(last, GetCurrentTimestamp(), ANNOUNCEMENT_PAUSE))
+		batch.dropped = 0;
+	else
+		last = GetCurrentTimestamp();
+}
+
+void
+evpg_broadcaster_main(Datum arg)
+{
+	long		pause = 0;
+	long		gathering = 0;
+
+	connect_to_database();
+	attach();
+	for (;;)
+	{
+		attend();
+		process->woken = false;
+		if (!EvpgRingTake(&batch))
+		{
+			gathering = 0;
+			if (survive(check_extension, &pause, false))
+				sleep_until(after(BROADCASTER_NAPTIME), true);
+			else
+				sleep_until(after(pause), false);
+			continue;
+		}
+		hold_back_announcement();
+		/* A full queue or a full disk must not fill the log as well. */
+		if (!survive(send_batch, &pause, true))
+		{
+			sleep_until(after(Min(pause, 1000)), false);
+			continue;
+		}
+		gathering = batch.frames < BUSY_BATCH ? 0 : Min(gathering + 1, LONGEST_GATHERING);
+		if (gathering > 0)
+			pg_usleep(gathering * 1000);
+	}
+}
