@@ -170,6 +170,28 @@ COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
 
+-- An appender's lock says what had been drawn before it (src/fence.c).  On a standby nobody can know who appends.
+CREATE VIEW evpg.stat_stable_position AS
+  WITH drawn AS MATERIALIZED (
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS last_position FROM evpg.event_position),
+  held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted),
+  appender AS (
+    SELECT h.pid, h.virtualtransaction, (h.classid::bigint << 32) | h.objid::bigint AS drawn_before
+      FROM held h
+     WHERE h.locktype = 'advisory' AND h.objsubid = 17751
+       AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+  prepared AS (
+    SELECT h.virtualtransaction, p.gid, p.prepared
+      FROM pg_prepared_xacts p JOIN held h ON h.pid IS NULL AND h.transactionid = p.transaction)
+  SELECT CASE WHEN NOT pg_is_in_recovery() THEN least(d.last_position, min(a.drawn_before) OVER ()) END AS stable_position,
+         d.last_position, a.pid AS blocker_pid, p.gid AS blocker_gid, coalesce(s.xact_start, p.prepared) AS blocker_xact_start,
+         CASE WHEN p.gid IS NOT NULL THEN 'prepared' ELSE s.state END AS blocker_state, s.query AS blocker_query
+    FROM drawn d
+    LEFT JOIN appender a ON a.drawn_before < d.last_position
+    LEFT JOIN pg_stat_activity s ON s.pid = a.pid
+    LEFT JOIN prepared p ON a.pid IS NULL AND p.virtualtransaction = a.virtualtransaction;
+COMMENT ON VIEW evpg.stat_stable_position IS 'how far readers may read, how far positions are drawn, and who holds readers back';
+
 SELECT pg_catalog.pg_extension_config_dump('evpg.aggregate_type', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.stream', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.stream_stream_id_seq', '');
@@ -427,7 +449,7 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_version'), (1, 'EXECUTE ON FUNCTION evpg_session_stats'),
       (1, 'EXECUTE ON FUNCTION evpg_projection'), (1, 'EXECUTE ON FUNCTION evpg_projection_required'),
       (1, 'EXECUTE ON FUNCTION evpg_projection_changes'), (1, 'EXECUTE ON FUNCTION evpg_channel'),
-      (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state'),
+      (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state, evpg.stat_stable_position'),
       (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
       (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
       (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),

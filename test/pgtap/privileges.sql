@@ -9,7 +9,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(221);
+SELECT plan(226);
 CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   result text;
@@ -33,7 +33,7 @@ INSERT INTO test.call VALUES
   (1, 'SELECT * FROM evpg.event'), (1, 'SELECT * FROM evpg.stream'), (1, 'SELECT evpg_streams()'),
   (1, $$SELECT evpg_stream_version('counter', 'a')$$), (1, $$SELECT evpg_read_stream('counter', 'a')$$),
   (1, 'SELECT evpg_read_all()'), (1, 'SELECT evpg_stable_position()'), (1, $$SELECT evpg_state('counter', 'a')$$),
-  (1, 'SELECT evpg_version()'), (1, 'SELECT evpg_session_stats()'),
+  (1, 'SELECT evpg_version()'), (1, 'SELECT evpg_session_stats()'), (1, 'SELECT * FROM evpg.stat_stable_position'),
   (2, $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   (2, $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   (2, $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),

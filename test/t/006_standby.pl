@@ -46,6 +46,8 @@ my ($code, $stdout, $stderr) = $standby->psql('postgres', 'SELECT evpg_stable_po
 like($stderr, qr/ERROR:  there is no stable position during recovery.*HINT: /s, 'rule 9: the stable position is refused, with a hint');
 is(sqlstate($standby, 'SELECT evpg_stable_position()'), '55000', 'rule 9: its SQLSTATE');
 is(sqlstate($standby, 'SELECT FROM evpg_read_all(0)'), '55000', 'rule 9: so are pages up to it');
+is($standby->safe_psql('postgres', 'SELECT stable_position IS NULL, last_position >= 6, blocker_pid FROM evpg.stat_stable_position'),
+	't|t|', 'rule 9: the view does not pretend to know it');
 foreach my $type ('account', 'account_c')
 {
 	foreach my $write (
@@ -83,6 +85,8 @@ ok($standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()'), 'th
 my $prepared = $last - 1;
 is( $session->query_safe("SELECT count(*) = (SELECT count(*) FROM evpg.event WHERE position < $prepared), max(position) < $prepared FROM evpg_read_all(0)"),
 	't|t', 'rule 9: what is prepared still holds the mark, of a session that is new to it as well');
+is($session->query_safe("SELECT stable_position = $prepared - 1, last_position >= $last, blocker_gid, blocker_state FROM evpg.stat_stable_position"),
+	't|t|appender|prepared', 'rule 9: the view shows who holds it');
 is($session->query_safe("SELECT version FROM evpg_execute('account_c', 'a', 'Deposit', '{\"amount\": 1}')"), '4', 'a session from before commands');
 is( $standby->safe_psql('postgres', <<'SQL'), "ok|5\nduplicate|2", 'so does a new one; command ids are known (rule 4)');
 SELECT status, version FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 1}', 4);
