@@ -166,6 +166,16 @@ CREATE VIEW evpg.projected_state AS
     FROM evpg.projection_state p WHERE NOT p.deleted;
 COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
 
+-- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/home.c).
+CREATE TABLE evpg.meta (
+  system_identifier bigint NOT NULL,
+  database          oid NOT NULL
+);
+COMMENT ON TABLE evpg.meta IS 'which database this is: consumers run only where all rows say it is this one';
+INSERT INTO evpg.meta (system_identifier, database)
+  SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+   WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
+
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
@@ -202,6 +212,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.snapshot', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.interceptor', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.meta', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
@@ -433,6 +444,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
+-- ------------------------------------------------------------------ copies
+
+CREATE FUNCTION evpg_activate()
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_activate IS 'lets consumers run in this database after it was restored or copied; false when they could already';
+
 -- ------------------------------------------------------------------ privileges
 
 -- Nothing is granted to PUBLIC; evpg_grant() gives what a role needs.  reader: read; writer: execute and append too;
@@ -461,7 +478,8 @@ BEGIN ATOMIC
       (3, 'EXECUTE ON FUNCTION evpg_projection_put'), (3, 'EXECUTE ON FUNCTION evpg_rebuild_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
-      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection')) AS p (level, object)
+      (3, 'EXECUTE ON FUNCTION evpg_activate'),
+      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection, evpg.meta')) AS p (level, object)
    WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
 END;
 COMMENT ON FUNCTION evpg.privileges(text) IS 'what evpg_grant() grants for an access';

@@ -15,6 +15,7 @@
  *		module.c, native.c, function.c	user code in shared objects, and in SQL
  *		log.c, stream.c			events and streams
  *		fence.c					positions
+ *		home.c					whether this database is a copy
  *		event.c, json.c, check.c	values
  *		attempt.c				subtransactions
  *		plan.c, catalog.c, settings.c, errors.h	evpg's own statements, objects, settings

@@ -86,6 +86,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
 		0, {0}
 	},
+	[EVPG_PLAN_HOME_READ] = {
+		"SELECT pg_catalog.bool_and(system_identifier OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $2)"
+		" FROM evpg.meta",
+		2, {INT8OID, OIDOID}
+	},
+	[EVPG_PLAN_HOME_WRITE] = {
+		"WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
+		2, {INT8OID, OIDOID}
+	},
 	[EVPG_PLAN_INTERCEPTOR_DELETE] = {
 		"DELETE FROM evpg.interceptor WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}

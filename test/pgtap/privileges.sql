@@ -9,7 +9,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(226);
+SELECT plan(234);
 CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   result text;
@@ -43,7 +43,7 @@ INSERT INTO test.call VALUES
   (3, $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$), (3, $$SELECT evpg_take_snapshot('counter', 'a')$$),
   (3, $$SELECT evpg_drop_aggregate('nope', true)$$), (3, $$SELECT evpg_drop_interceptor('nope', true)$$),
   (3, 'SELECT * FROM evpg.aggregate_type'), (3, 'SELECT * FROM evpg.command_record'), (3, 'SELECT * FROM evpg.snapshot'),
-  (3, 'SELECT * FROM evpg.interceptor'),
+  (3, 'SELECT * FROM evpg.interceptor'), (3, 'SELECT * FROM evpg.meta'), (3, 'SELECT evpg_activate()'),
   (4, 'SELECT * FROM evpg.event_log'), (4, 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
   (4, 'UPDATE evpg.stream SET version = 0'), (4, 'DELETE FROM evpg.stream'),
   (4, 'DELETE FROM evpg.event_log'), (4, 'DELETE FROM evpg.snapshot'), (4, 'TRUNCATE evpg.event_log'),
