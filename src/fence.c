@@ -37,6 +37,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "testing.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 
@@ -77,6 +78,16 @@ held_by_me(Oid fence)
 	return LockHeldByMe(&tag, RowExclusiveLock);
 }
 
+/* Says that what this transaction draws from now on lies above a position. */
+static void
+hold(uint64 drawn)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (drawn >> 32), (uint32) drawn, APPENDER_CLASS);
+	(void) LockAcquire(&tag, ShareLock, false, false);
+}
+
 /*
  * EvpgFenceEnter
  *		Takes the locks of an appender.  To be called before every draw, also if
@@ -88,14 +99,10 @@ EvpgFenceEnter(void)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 
+	if (EVPG_MUTATION("fence_late"))
+		return;
 	if (!held_by_me(catalog->fence))
-	{
-		uint64		drawn = last_drawn(catalog->event_position);
-		LOCKTAG		tag;
-
-		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (drawn >> 32), (uint32) drawn, APPENDER_CLASS);
-		(void) LockAcquire(&tag, ShareLock, false, false);
-	}
+		hold(last_drawn(catalog->event_position));
 	LockRelationOid(catalog->fence, RowExclusiveLock);
 }
 
@@ -103,7 +110,16 @@ EvpgFenceEnter(void)
 int64
 EvpgFenceDraw(void)
 {
-	return nextval_internal(EvpgCatalogGet()->event_position, false);
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	int64		position = nextval_internal(catalog->event_position, false);
+
+	EVPG_WAIT_POINT("fence_drawn");
+	if (EVPG_MUTATION("fence_late"))
+	{
+		hold(position - 1);
+		LockRelationOid(catalog->fence, RowExclusiveLock);
+	}
+	return position;
 }
 
 /* The mark as it is now. */
@@ -123,7 +139,7 @@ look(const EvpgCatalog *catalog, int64 drawn)
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, catalog->fence);
 	others = GetLockConflicts(&tag, ShareLock, &nothers);
 	pfree(others);
-	if (nothers == 0 && !held_by_me(catalog->fence))
+	if (EVPG_MUTATION("fence_ignored") || (nothers == 0 && !held_by_me(catalog->fence)))
 		return drawn;
 
 	locks = GetLockStatusData();

@@ -18,6 +18,7 @@
  *		home.c					whether this database is a copy
  *		event.c, json.c, check.c	values
  *		attempt.c				subtransactions
+ *		testing.c				hooks for tests, in test builds alone
  *		plan.c, catalog.c, settings.c, errors.h	evpg's own statements, objects, settings
  *
  *-------------------------------------------------------------------------
@@ -34,6 +35,7 @@
 #include "project.h"
 #include "registry.h"
 #include "settings.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
@@ -49,6 +51,7 @@ void		_PG_init(void);
 void
 _PG_init(void)
 {
+	EVPG_TESTING_INIT();
 	EvpgSettingsInit();
 	EvpgCatalogInit();
 	EvpgRegistryInit();
