@@ -47,9 +47,9 @@
 /* A look may find appenders in mid-flight: how often it is repeated, each time after 1 ms. */
 #define MAX_LOOKS 100
 
-/* The highest position drawn so far, 0 if none. */
+/* The highest position drawn so far, 0 if none; lsn: up to where WAL must be kept for a crash not to forget it. */
 static int64
-last_drawn(Oid sequence)
+last_drawn(Oid sequence, XLogRecPtr * lsn)
 {
 	Relation	relation = relation_open(sequence, AccessShareLock);
 	Buffer		buffer = ReadBuffer(relation, 0);
@@ -64,6 +64,7 @@ last_drawn(Oid sequence)
 	data = (Form_pg_sequence_data) ((char *) PageGetItem(page, item) +
 									((HeapTupleHeader) PageGetItem(page, item))->t_hoff);
 	result = data->is_called ? data->last_value : data->last_value - 1;
+	*lsn = PageGetLSN(page);
 	UnlockReleaseBuffer(buffer);
 	relation_close(relation, AccessShareLock);
 	return result;
@@ -98,11 +99,12 @@ void
 EvpgFenceEnter(void)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
+	XLogRecPtr	lsn;
 
 	if (EVPG_MUTATION("fence_late"))
 		return;
 	if (!held_by_me(catalog->fence))
-		hold(last_drawn(catalog->event_position));
+		hold(last_drawn(catalog->event_position, &lsn));
 	LockRelationOid(catalog->fence, RowExclusiveLock);
 }
 
@@ -163,6 +165,12 @@ look(const EvpgCatalog *catalog, int64 drawn)
  * of a second, until those of the first look are through; longer ones hold the
  * mark.  A transaction that has appended does not look again: two of them
  * would look at each other.
+ *
+ * Positions drawn in vain are part of the mark, and perhaps no commit has
+ * written them to disk.  After a crash they would be drawn again, below the
+ * mark that somebody keeps elsewhere; so they are written now.  A checkpoint
+ * stored in this database does not need it, since its own commit comes later in
+ * the WAL; with synchronous_commit off a crash may take back what was seen.
  */
 int64
 EvpgFenceStablePosition(bool wait)
@@ -170,6 +178,7 @@ EvpgFenceStablePosition(bool wait)
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
 	int64		mark;
+	XLogRecPtr	lsn;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -184,16 +193,17 @@ EvpgFenceStablePosition(bool wait)
 				 errdetail("The snapshot of this transaction may be older than the position."),
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
-	wanted = last_drawn(catalog->event_position);
+	wanted = last_drawn(catalog->event_position, &lsn);
 	mark = look(catalog, wanted);
-	if (!wait || held_by_me(catalog->fence))
-		return mark;
-	for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		mark = look(catalog, last_drawn(catalog->event_position));
-	}
+	if (wait && !held_by_me(catalog->fence))
+		for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
+		{
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+			mark = look(catalog, last_drawn(catalog->event_position, &lsn));
+		}
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_OFF && !EVPG_MUTATION("fence_unwritten"))
+		XLogFlush(lsn);
 	return mark;
 }

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = evpg_node('stable');
+my $node = evpg_node('stable', conf => "autovacuum = off\n");
 my $append = "SELECT FROM evpg_append('account_c', gen_random_uuid()::text, ARRAY[evpg_event('Noted')])";
 
 # The view must have these rows "stable|last|pid|gid|state", oldest transaction first.
@@ -140,6 +140,29 @@ is( $node->safe_psql('postgres', <<'SQL'), 't|t|', 'rule 9: the other is rolled 
 SELECT stable_position = last_position, stable_position = evpg_stable_position(), blocker_gid FROM evpg.stat_stable_position
 SQL
 is($node->safe_psql('postgres', "SELECT string_agg((position - $base)::text, ' ') FROM evpg_read_all($base)"), '1 3', 'rule 9: what was committed is read');
+
+# ------------------------------------------------------------------ crash
+
+# Positions drawn in vain count for the mark, and who was told it must not miss what is appended after a crash, though no
+# commit and no background process has written the WAL; else they are drawn again.
+foreach my $mutation ('', 'fence_unwritten')
+{
+	$node->safe_psql('postgres', "ALTER DATABASE postgres SET evpg.test_mutation = '$mutation'");
+	my @writers = split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer')");
+
+	kill('STOP', @writers);
+	my $mark = $node->safe_psql('postgres', <<'SQL');
+BEGIN;
+SELECT FROM evpg_append('account_c', 'lost', array_fill(evpg_event('Lost'), ARRAY[200]));
+ROLLBACK;
+SELECT evpg_stable_position();
+SQL
+	$node->kill9;
+	kill('KILL', @writers);
+	start_again($node);
+	is( $node->safe_psql('postgres', "SELECT position > $mark FROM evpg_append('account_c', gen_random_uuid()::text, ARRAY[evpg_event('Noted')])"),
+		$mutation eq '' ? 't' : 'f', 'rule 9: a crash ' . ($mutation eq '' ? 'does not take back the mark' : 'would take it back if it were not written'));
+}
 is(inspect($node), '', 'all that is stored agrees');
 
 $node->stop;
