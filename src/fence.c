@@ -49,7 +49,7 @@
 
 /* The highest position drawn so far, 0 if none; lsn: up to where WAL must be kept for a crash not to forget it. */
 static int64
-last_drawn(Oid sequence, XLogRecPtr * lsn)
+last_drawn(Oid sequence, XLogRecPtr *lsn)
 {
 	Relation	relation = relation_open(sequence, AccessShareLock);
 	Buffer		buffer = ReadBuffer(relation, 0);
