@@ -257,10 +257,41 @@ CREATE TABLE evpg.old_build (
 );
 COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or never were, and are deleted by and by';
 COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
+-- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/home.c).
+CREATE TABLE evpg.meta (
+  system_identifier bigint NOT NULL,
+  database          oid NOT NULL
+);
+COMMENT ON TABLE evpg.meta IS 'which database this is: consumers run only where all rows say it is this one';
+INSERT INTO evpg.meta (system_identifier, database)
+  SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+   WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
+
+-- An appender's lock says what had been drawn before it (src/fence.c).  On a standby nobody can know who appends.
+CREATE VIEW evpg.stat_stable_position AS
+  WITH drawn AS MATERIALIZED (
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS last_position FROM evpg.event_position),
+  held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted),
+  appender AS (
+    SELECT h.pid, h.virtualtransaction, (h.classid::bigint << 32) | h.objid::bigint AS drawn_before
+      FROM held h
+     WHERE h.locktype = 'advisory' AND h.objsubid = 17751
+       AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+  prepared AS (
+    SELECT h.virtualtransaction, p.gid, p.prepared
+      FROM pg_prepared_xacts p JOIN held h ON h.pid IS NULL AND h.transactionid = p.transaction)
+  SELECT CASE WHEN NOT pg_is_in_recovery() THEN least(d.last_position, min(a.drawn_before) OVER ()) END AS stable_position,
+         d.last_position, a.pid AS blocker_pid, p.gid AS blocker_gid, coalesce(s.xact_start, p.prepared) AS blocker_xact_start,
+         CASE WHEN p.gid IS NOT NULL THEN 'prepared' ELSE s.state END AS blocker_state, s.query AS blocker_query
+    FROM drawn d
+    LEFT JOIN appender a ON a.drawn_before < d.last_position
+    LEFT JOIN pg_stat_activity s ON s.pid = a.pid
+    LEFT JOIN prepared p ON a.pid IS NULL AND p.virtualtransaction = a.virtualtransaction;
+COMMENT ON VIEW evpg.stat_stable_position IS 'how far readers may read, how far positions are drawn, and who holds readers back';
 
 SELECT pg_catalog.pg_extension_config_dump('evpg.aggregate_type', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.stream', '');
@@ -279,6 +310,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event_parked_event_id_se
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild_part', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.old_build', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.meta', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
@@ -502,6 +534,16 @@ CREATE VIEW evpg.stat_broadcast AS
     FROM evpg.broadcast_counters() c;
 COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
 
+CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_wait_for IS 'waits until a projection has applied all events up to a position; false when it did not in time';
+
+CREATE FUNCTION evpg_watch(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
+    after_generation int DEFAULT NULL)
+  RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_watch IS 'waits until a key has another version than the one that is known, and returns its row, with state NULL when deleted; no row when it did not in time';
+
 -- ------------------------------------------------------------------ consumers
 
 CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
@@ -585,6 +627,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
+-- ------------------------------------------------------------------ copies
+
+CREATE FUNCTION evpg_activate()
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_activate IS 'lets consumers run in this database after it was restored or copied; false when they could already';
+
 -- ------------------------------------------------------------------ privileges
 
 -- Nothing is granted to PUBLIC; evpg_grant() gives what a role needs.  reader: read; writer: execute and append too;
@@ -602,7 +650,7 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_projection'), (1, 'EXECUTE ON FUNCTION evpg_projection_required'),
       (1, 'EXECUTE ON FUNCTION evpg_projection_changes'), (1, 'EXECUTE ON FUNCTION evpg_channel'),
       (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state'),
-      (1, 'EXECUTE ON FUNCTION evpg.broadcast_counters'), (1, 'SELECT ON evpg.stat_broadcast'),
+      (1, 'EXECUTE ON FUNCTION evpg.broadcast_counters'), (1, 'SELECT ON evpg.stat_broadcast, evpg.stat_stable_position'),
       (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
       (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
       (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),
@@ -618,8 +666,10 @@ BEGIN ATOMIC
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
       (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
-      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection'),
-      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part')) AS p (level, object)
+      (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
+      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),
+      (3, 'EXECUTE ON FUNCTION evpg_activate'),
+      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection, evpg.meta')) AS p (level, object)
    WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
 END;
 COMMENT ON FUNCTION evpg.privileges(text) IS 'what evpg_grant() grants for an access';

@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "async.h"
 #include "attempt.h"
 #include "batch.h"
@@ -27,12 +29,14 @@
 #include "check.h"
 #include "consumer.h"
 #include "fence.h"
+#include "log.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "project.h"
 #include "registry.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(evpg_replay_parked);
@@ -54,7 +58,8 @@ typedef struct Pace
 	char		name[EVPG_MAX_NAME + 1];	/* hash key */
 	int			max_events;
 	int64		checkpoint;		/* as it is stored */
-	int64		looked;			/* and how far the session has looked from there */
+	int64		looked;			/* and how far the session has looked from
+								 * there */
 	uint64		generation;		/* of the registry, then */
 	TimestampTz written_at;
 } Pace;
@@ -249,6 +254,50 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	}
 	EvpgLeave(&scope);
 	return error != NULL || batch.reached < mark;
+}
+
+/* Whether there is an event between two positions that the projection takes. */
+static bool
+any_event(EvpgProjection *projection, int64 after, int64 upto)
+{
+	EvpgLogFilter filter = {
+		.after = after,
+		.upto = upto,
+		.aggregate_types = projection->aggregate_types,
+		.event_types = projection->event_types
+	};
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		any = false;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	while (!any && EvpgLogScanNext(scan, &event))
+		any = EvpgProjectionTakes(projection, &event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	return any;
+}
+
+/*
+ * EvpgAsyncReached
+ *		Whether an asynchronous projection has applied all that it takes up to a
+ *		position.  The checkpoint need not be there: see advance().
+ */
+bool
+EvpgAsyncReached(const char *name, int64 position)
+{
+	EvpgProjection *projection = EvpgProjectionFind(name);
+	EvpgConsumer consumer;
+
+	if (!EvpgConsumerRead(name, &consumer))
+		return true;
+	if (consumer.checkpoint >= position)
+		return true;
+	if (position - consumer.checkpoint > MAX_UNWRITTEN || IsolationUsesXactSnapshot() || RecoveryInProgress() ||
+		EvpgFenceStablePosition(false) < position)
+		return false;
+	return !any_event(projection, consumer.checkpoint, position);
 }
 
 /* ------------------------------------------------------------------ parked events */

@@ -11,5 +11,6 @@
 #include "datatype/timestamp.h"
 
 extern bool EvpgAsyncRun(const char *name, TimestampTz *next);
+extern bool EvpgAsyncReached(const char *name, int64 position);
 
 #endif							/* EVPG_ASYNC_H */

@@ -124,7 +124,8 @@ static void
 scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
 	EvpgProjection *projection = batch->projection;
-	bool		by_id = EvpgProjectionKeyedById(projection);	/* loads the module, which knows the types */
+	bool		by_id = EvpgProjectionKeyedById(projection);	/* loads the module,
+																 * which knows the types */
 	EvpgLogFilter filter = {
 		.after = batch->after,
 		.upto = batch->upto,

@@ -29,7 +29,9 @@
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
+#include "shared.h"
 #include "storage/lock.h"
+#include "stream.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -146,6 +148,7 @@ EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events
 	Datum		values[3] = {CStringGetTextDatum(consumer->name), Int64GetDatum(checkpoint), Int64GetDatum(events)};
 
 	run(EVPG_PLAN_CONSUMER_ADVANCE, values, NULL);
+	EvpgWakeWaiters(EvpgHashPair(consumer->name, ""));
 }
 
 /* Starts over from a checkpoint, with no error. */
@@ -155,6 +158,7 @@ EvpgConsumerRestart(const char *name, int64 checkpoint)
 	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(checkpoint)};
 
 	run(EVPG_PLAN_CONSUMER_RESTART, values, NULL);
+	EvpgWakeWaiters(EvpgHashPair(name, ""));
 }
 
 /* When to try again after so many attempts: 1 s, 2 s, 4 s, with up to a quarter more so that not all come at once. */
@@ -337,6 +341,8 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	own(name, &consumer);
 	changed = EvpgPlanRun(EVPG_PLAN_CONSUMER_RUN, values, NULL) > 0;
 	EvpgPlanDone();
+	EvpgWakeLauncher();
+	EvpgWakeConsumers();
 	EvpgLeave(&scope);
 	return changed;
 }

@@ -133,6 +133,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
 		0, {0}
 	},
+	[EVPG_PLAN_HOME_READ] = {
+		"SELECT pg_catalog.bool_and(system_identifier OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $2)"
+		" FROM evpg.meta",
+		2, {INT8OID, OIDOID}
+	},
+	[EVPG_PLAN_HOME_WRITE] = {
+		"WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
+		2, {INT8OID, OIDOID}
+	},
 	[EVPG_PLAN_INTERCEPTOR_DELETE] = {
 		"DELETE FROM evpg.interceptor WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
@@ -233,7 +242,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" excluded.search_path, excluded.mode, excluded.on_error, excluded.max_attempts, excluded.reset, excluded.tables,"
 		" excluded.start_position, excluded.version)",
 		23, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID,
+			TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID,
 		INT8OID, INT4OID}
 	},
 	[EVPG_PLAN_PROJECTION_EVENTS] = {
@@ -337,6 +346,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" FROM evpg.projection p, LATERAL pg_catalog.unnest($2) AS k (key)"
 		" WHERE p.name OPERATOR(pg_catalog.=) $1 ON CONFLICT (build, key) DO NOTHING",
 		3, {TEXTOID, TEXTARRAYOID, INT8OID}
+	},
+	[EVPG_PLAN_PROJECTED_WATCH] = {
+		"SELECT s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation, s.version,"
+		" GREATEST(s.\"position\", p.rebuilt_position), s.updated_at"
+		" FROM evpg.projection p JOIN evpg.projection_state s USING (build)"
+		" WHERE p.name OPERATOR(pg_catalog.=) $1 AND s.key OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_SNAPSHOT_READ] = {
 		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"

@@ -398,4 +398,3 @@ EvpgProject(const EvpgEvent *events, int count)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }
-

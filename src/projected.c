@@ -36,6 +36,7 @@
 #include "projected.h"
 #include "row.h"
 #include "settings.h"
+#include "shared.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -172,6 +173,8 @@ EvpgProjectedWrite(EvpgProjected *row)
 		row->tuple = EvpgRowInsert(table, values, nulls);
 	else
 		row->tuple = EvpgRowReplace(table, row->tuple, values, nulls, replaced);
+	if (row->build == row->projection->build)
+		EvpgWakeWaiters(EvpgHashPair(row->projection->name, row->key));
 }
 
 /* Takes a row away that was only put there to be locked. */

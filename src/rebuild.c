@@ -47,8 +47,10 @@
 #include "rebuild.h"
 #include "registry.h"
 #include "settings.h"
+#include "shared.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -382,19 +384,19 @@ check_shadow(List *tables, bool raise)
 
 	if (OidIsValid(shadow))
 		foreach(cell, tables)
-		{
-			RangeTblEntry *entry = lfirst(cell);
-			bool		writes = (entry->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0;
+	{
+		RangeTblEntry *entry = lfirst(cell);
+		bool		writes = (entry->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0;
 
-			if (entry->rtekind != RTE_RELATION || (!writes && !list_member_oid(originals, entry->relid)) ||
-				get_rel_namespace(entry->relid) == shadow || isTempOrTempToastNamespace(get_rel_namespace(entry->relid)))
-				continue;
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("the handler works on table \"%s\" itself, where the rebuild needs it to work on a copy",
-							get_rel_name(entry->relid)),
-					 errhint("Declare the table in \"tables\", and let the handler name it without a schema.")));
-		}
+		if (entry->rtekind != RTE_RELATION || (!writes && !list_member_oid(originals, entry->relid)) ||
+			get_rel_namespace(entry->relid) == shadow || isTempOrTempToastNamespace(get_rel_namespace(entry->relid)))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the handler works on table \"%s\" itself, where the rebuild needs it to work on a copy",
+						get_rel_name(entry->relid)),
+				 errhint("Declare the table in \"tables\", and let the handler name it without a schema.")));
+	}
 	return next_check == NULL || next_check(tables, raise);
 }
 
@@ -466,7 +468,10 @@ apply_part(Rebuild *rebuild, int part)
 	Datum		values[4];
 	ListCell   *cell;
 
-	/* What waits to be replayed is applied by the rebuild; what was given up is not. */
+	/*
+	 * What waits to be replayed is applied by the rebuild; what was given up
+	 * is not.
+	 */
 	foreach(cell, EvpgConsumerParked(rebuild->name))
 		if (((EvpgParked *) lfirst(cell))->skipped)
 		batch.parked = lappend(batch.parked, lfirst(cell));
@@ -550,6 +555,13 @@ finish(Rebuild *rebuild)
 		EvpgConsumerRestart(name, rebuild->mark);
 	EvpgConsumerUnpark(name, NULL);
 	EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
+
+	/*
+	 * Whoever waits for a key of this projection: a bucket is the rest of the
+	 * hash.
+	 */
+	for (uint64 bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
+		EvpgWakeWaiters(bucket);
 	if (projection->broadcast != EVPG_BROADCAST_NONE)
 		EvpgBroadcastRebuilt(name, position);
 }
@@ -682,12 +694,15 @@ static void
 bury(const char *name, List *keys)
 {
 	Datum		values[3] = {CStringGetTextDatum(name), EvpgRegistryArray(keys)};
+	ListCell   *cell;
 
 	if (keys == NIL)
 		return;
 	EvpgFenceEnter();
 	values[2] = Int64GetDatum(EvpgFenceDraw());
 	run(EVPG_PLAN_REBUILD_TOMBSTONES, values, NULL);
+	foreach(cell, keys)
+		EvpgWakeWaiters(EvpgHashPair(name, lfirst(cell)));
 }
 
 /*
@@ -789,6 +804,8 @@ void
 EvpgRebuildStart(EvpgProjection *projection)
 {
 	(void) EvpgRebuildCancel(projection->name);
+	EvpgWakeLauncher();
+	EvpgWakeConsumers();
 	start(projection, parts_for(projection));
 }
 
@@ -821,7 +838,11 @@ rebuild_now(EvpgProjection *projection)
 	(void) read_rebuild(name, &rebuild);
 	read_parts(&rebuild);
 	rebuild.wait = true;
-	/* What can be done without keeping appenders out; a reset comes first, though. */
+
+	/*
+	 * What can be done without keeping appenders out; a reset comes first,
+	 * though.
+	 */
 	rebuild.mark = EvpgFenceStablePosition(false);
 	if (rebuild.projection->reset_signature == NULL)
 		apply_rest(&rebuild);

@@ -28,6 +28,7 @@
 #include "projection.h"
 #include "rebuild.h"
 #include "registry.h"
+#include "shared.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 
@@ -175,7 +176,11 @@ settle(const char *name, bool existed, EvpgMode mode_before, int version_before,
 		EvpgConsumerCreate(name, last_drawn);
 	else if (projection->mode == EVPG_MODE_INLINE && existed && mode_before == EVPG_MODE_ASYNC)
 		catch_up(name);
-	/* What has been rebuilt by the old definition is of no use; a new version asks for a rebuild. */
+
+	/*
+	 * What has been rebuilt by the old definition is of no use; a new version
+	 * asks for a rebuild.
+	 */
 	if (EvpgRebuildUnderWay(name) || (existed && projection->version != version_before))
 		EvpgRebuildStart(projection);
 }
@@ -257,6 +262,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	if (changed > 0)
 	{
 		EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
+		EvpgWakeLauncher();
+		EvpgWakeConsumers();
 		settle(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
 	}
 	EvpgLeave(&scope);

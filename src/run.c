@@ -19,6 +19,7 @@
 #include "consumer.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "home.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "rebuild.h"
@@ -73,11 +74,23 @@ clean(const char *nothing, TimestampTz *next)
 	return EvpgRebuildClean();
 }
 
+static bool
+at_home(void)
+{
+	EvpgScope	scope;
+	bool		here;
+
+	EvpgEnter(&scope, NULL);
+	here = EvpgHomeHere();
+	EvpgLeave(&scope);
+	return here;
+}
+
 /*
  * EvpgRunPass
  *		Does one batch of every task that is due, each in a transaction of its
  *		own, which commit() ends, starting the next one and choosing the memory
- *		context in which that goes on.  Called inside a
+ *		context in which that goes on; nothing in a database that is a copy.  Called inside a
  *		transaction, under READ COMMITTED, and left inside one.  True if there is
  *		more to be done now; else *next is when something becomes due, DT_NOEND if
  *		nothing is known to.
@@ -85,10 +98,13 @@ clean(const char *nothing, TimestampTz *next)
 bool
 EvpgRunPass(void (*commit) (void), TimestampTz *next)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
+	MemoryContext context;
 	volatile bool more = false;
 
 	*next = DT_NOEND;
+	if (!at_home())
+		return false;
+	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
 		more |= run_tasks(list_tasks(EvpgConsumerNames, context), EvpgAsyncRun, context, commit, next);
@@ -123,6 +139,7 @@ evpg_run(PG_FUNCTION_ARGS)
 	int			max_rounds = PG_ARGISNULL(0) ? PG_INT32_MAX : PG_GETARG_INT32(0);
 	CallContext *call = (CallContext *) fcinfo->context;
 	TimestampTz next;
+	EvpgScope	scope;
 
 	if (call == NULL || !IsA(call, CallContext) || call->atomic)
 		ereport(ERROR,
@@ -134,6 +151,9 @@ evpg_run(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_rounds must be at least 1")));
 	PreventCommandDuringRecovery("evpg_run()");
+	EvpgEnter(&scope, NULL);
+	EvpgHomeRequire();
+	EvpgLeave(&scope);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	procedure = CurrentMemoryContext;
 	for (int round = 0; round < max_rounds; round++)

@@ -279,7 +279,7 @@ send_batch(void)
 	}
 	if (batch.dropped > 0)
 		Async_Notify(EVPG_RESYNC_CHANNEL, psprintf("{\"event\": \"resync\", \"reason\": \"overflow\", \"dropped\": " INT64_FORMAT "}",
-											 batch.dropped));
+												   batch.dropped));
 	CommitTransactionCommand();
 	EvpgRingSent(&batch);
 }
