@@ -251,12 +251,14 @@ CREATE TABLE evpg.rebuild_part (
 COMMENT ON TABLE evpg.rebuild_part IS 'how far the parts of rebuilds have come; each part has the keys of its own streams, or of its own hashes';
 
 CREATE TABLE evpg.old_build (
-  build    bigint PRIMARY KEY,
-  name     text COLLATE "C" NOT NULL,
-  replaced boolean NOT NULL DEFAULT false
+  build      bigint PRIMARY KEY,
+  name       text COLLATE "C" NOT NULL,
+  replaced   boolean NOT NULL DEFAULT false,
+  clean_from text COLLATE "C" NOT NULL DEFAULT ''
 );
 COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or never were, and are deleted by and by';
 COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
+COMMENT ON COLUMN evpg.old_build.clean_from IS 'smaller keys are deleted already';
 -- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/home.c).
 CREATE TABLE evpg.meta (
   system_identifier bigint NOT NULL,
