@@ -791,7 +791,10 @@ EvpgRebuildClean(void)
 		run(EVPG_PLAN_REBUILD_FORGET, &old.build, NULL);
 	else
 	{
-		/* The next key there can be: who goes on must not look at what is deleted again. */
+		/*
+		 * The next key there can be: who goes on must not look at what is
+		 * deleted again.
+		 */
 		Datum		values[2] = {old.build, CStringGetTextDatum(psprintf("%s\001", last))};
 
 		run(EVPG_PLAN_REBUILD_CLEANED, values, NULL);
