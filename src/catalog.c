@@ -53,7 +53,7 @@ relation_changed(Datum arg, Oid relid)
 		registry_generation++;
 	}
 	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
-			 relid == catalog.projection)
+			 relid == catalog.projection || relid == catalog.saga)
 		registry_generation++;
 	if (relid == catalog.stream || relid == catalog.projection_state || relid == catalog.event_log || relid == catalog.fence ||
 		relid == catalog.event_position)
@@ -147,6 +147,7 @@ EvpgCatalogGet(void)
 	new.aggregate_type = lookup_relation(schema, "aggregate_type");
 	new.interceptor = lookup_relation(schema, "interceptor");
 	new.projection = lookup_relation(schema, "projection");
+	new.saga = lookup_relation(schema, "saga");
 	new.projection_state = lookup_relation(schema, "projection_state");
 	new.projection_state_key_index = lookup_relation(schema, "projection_state_pkey");
 	new.stream = lookup_relation(schema, "stream");

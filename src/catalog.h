@@ -16,6 +16,7 @@ typedef struct EvpgCatalog
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
 	Oid			projection;
+	Oid			saga;
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			stream;
