@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(145);
+SELECT plan(148);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ modes
@@ -253,6 +253,7 @@ SELECT add('other', 1) \g /dev/null
 SELECT is(watched('inl', 'v') IS NOT NULL, true, 'rule 9: in a transaction that has appended, what is there is no wait');
 SELECT is(left(error_of($$SELECT evpg_watch('asy', 'v', 1, '10 ms', 2)$$), 5), 'VE015', 'rule 9: but a wait keeps every consumer waiting, so it is refused');
 ROLLBACK;
+SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_id = 'other'), 0::bigint, 'rule 9: and all is rolled back');
 DROP OWNED BY evpg_async_reader, evpg_async_writer, evpg_async_operator, evpg_async_nobody CASCADE;
 DROP ROLE evpg_async_reader, evpg_async_writer, evpg_async_operator, evpg_async_nobody;
 SELECT * FROM finish();
