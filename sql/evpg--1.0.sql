@@ -570,7 +570,7 @@ CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, 'projection' AS kind, p.mode,
          CASE WHEN p.mode = 'inline' THEN 'running' ELSE c.status END AS status,
          p.version, c.checkpoint,
-         CASE WHEN p.mode = 'async' THEN greatest(l.last_position - c.checkpoint, 0) END AS lag_events,
+         CASE WHEN p.mode = 'async' THEN CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position - c.checkpoint END END AS lag_events,
          CASE WHEN p.mode = 'async' THEN coalesce(round(extract(epoch FROM clock_timestamp() - e.recorded_at), 3), 0) END AS lag_seconds,
          c.events_total, c.errors_total,
          (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL) AS parked,

@@ -28,6 +28,7 @@
 #include "tcop/utility.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(evpg_run);
@@ -60,7 +61,9 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 	foreach(cell, names)
 	{
 		MemoryContextSwitchTo(task);
+		PushActiveSnapshot(GetTransactionSnapshot());
 		more |= run(lfirst(cell), next);
+		PopActiveSnapshot();
 		commit();
 		MemoryContextReset(task);
 		CHECK_FOR_INTERRUPTS();
@@ -80,9 +83,12 @@ at_home(void)
 	EvpgScope	scope;
 	bool		here;
 
+	/* SPI wants a snapshot, which is not there in a worker. */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, NULL);
 	here = EvpgHomeHere();
 	EvpgLeave(&scope);
+	PopActiveSnapshot();
 	return here;
 }
 
