@@ -459,6 +459,18 @@ COMMENT ON TYPE evpg.outcome IS 'what became of a command: ok, noop, duplicate, 
 CREATE TYPE evpg.projected AS (state jsonb, delta jsonb);
 COMMENT ON TYPE evpg.projected IS 'what a projection reducer says: the new state, NULL = delete the row; the delta for listeners, NULL = silence';
 
+CREATE TYPE evpg.reaction AS (state jsonb, actions jsonb);
+COMMENT ON TYPE evpg.reaction IS 'what a saga says to an event, a refused command or a timer; make it with evpg_reaction()';
+
+CREATE TYPE evpg.rejection AS (
+  saga text, key text, label text, aggregate_type text, aggregate_id text, command_type text, data jsonb,
+  sqlstate text, code text, message text, detail jsonb, attempts int, source_position bigint);
+COMMENT ON TYPE evpg.rejection IS 'a command that a saga sent and that was refused; attempts counts from 1, source_position is that of the event the saga reacts to, NULL = a timer';
+
+CREATE TYPE evpg.fired_timer AS (
+  saga text, key text, timer text, payload jsonb, scheduled_at timestamptz, due_at timestamptz, fired_at timestamptz);
+COMMENT ON TYPE evpg.fired_timer IS 'a timer of a saga that is due';
+
 -- ------------------------------------------------------------------ constructors
 
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
@@ -489,6 +501,37 @@ CREATE FUNCTION evpg_projected(state jsonb, delta jsonb) RETURNS evpg.projected
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW(state, delta)::evpg.projected;
 COMMENT ON FUNCTION evpg_projected IS 'makes the result of a projection reducer: the new state and what listeners are sent';
+
+CREATE FUNCTION evpg_reaction(state jsonb, VARIADIC actions jsonb[] DEFAULT '{}')
+  RETURNS evpg.reaction AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_reaction IS 'makes the answer of a saga: its new state, and actions, which are done in this order; NULL actions are left out';
+
+CREATE FUNCTION evpg_action_send(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+    label text DEFAULT NULL, undo jsonb DEFAULT NULL, expected_version bigint DEFAULT NULL, metadata jsonb DEFAULT NULL)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_send IS 'action of a saga: send a command; undo is another one, which evpg_action_compensate() sends if this one succeeds';
+
+CREATE FUNCTION evpg_action_schedule(timer text, delay interval DEFAULT NULL, due_at timestamptz DEFAULT NULL, payload jsonb DEFAULT NULL)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_schedule IS 'action of a saga: fire a timer after a delay (days have 24 hours, months 30 days) or at a time; a pending one of the same name is replaced';
+
+CREATE FUNCTION evpg_action_cancel(timer text)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_cancel IS 'action of a saga: forget a pending timer, if there is one';
+
+CREATE FUNCTION evpg_action_compensate(reason text DEFAULT NULL) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN jsonb_strip_nulls(jsonb_object(ARRAY['do', 'compensate', 'reason', reason]));
+COMMENT ON FUNCTION evpg_action_compensate IS 'action of a saga: send the undo commands, last first, then complete';
+
+CREATE FUNCTION evpg_action_complete() RETURNS jsonb
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{"do": "complete"}'::jsonb;
+COMMENT ON FUNCTION evpg_action_complete IS 'action of a saga: this instance is done; its timers go, later actions and events are ignored';
+
+CREATE FUNCTION evpg_action_fail(reason text)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_fail IS 'action of a saga: make this reaction a dead letter at once; nothing of it is done';
 
 -- ------------------------------------------------------------------ aggregates
 
@@ -857,6 +900,10 @@ BEGIN ATOMIC
       (2, 'EXECUTE ON FUNCTION evpg_create_stream'), (2, 'EXECUTE ON FUNCTION evpg_operation_key'),
       (3, 'EXECUTE ON FUNCTION evpg_inject'), (3, 'EXECUTE ON FUNCTION evpg_take_snapshot'),
       (3, 'EXECUTE ON FUNCTION evpg_prune_commands'), (2, 'EXECUTE ON FUNCTION evpg_projected'),
+      (2, 'EXECUTE ON FUNCTION evpg_reaction'), (2, 'EXECUTE ON FUNCTION evpg_action_send'),
+      (2, 'EXECUTE ON FUNCTION evpg_action_schedule'), (2, 'EXECUTE ON FUNCTION evpg_action_cancel'),
+      (2, 'EXECUTE ON FUNCTION evpg_action_compensate'), (2, 'EXECUTE ON FUNCTION evpg_action_complete'),
+      (2, 'EXECUTE ON FUNCTION evpg_action_fail'),
       (3, 'EXECUTE ON FUNCTION evpg_register_projection'), (3, 'EXECUTE ON FUNCTION evpg_drop_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_projection_put'), (3, 'EXECUTE ON FUNCTION evpg_rebuild_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_cancel_rebuild'), (3, 'EXECUTE ON PROCEDURE evpg_run'),

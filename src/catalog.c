@@ -206,6 +206,9 @@ EvpgCatalogGet(void)
 		new.new_event = catalog.new_event;
 		new.command = catalog.command;
 		new.projected = catalog.projected;
+		new.reaction = catalog.reaction;
+		new.rejection = catalog.rejection;
+		new.fired_timer = catalog.fired_timer;
 	}
 	else
 	{
@@ -213,6 +216,9 @@ EvpgCatalogGet(void)
 		new.new_event = lookup_row_type(schema, "new_event");
 		new.command = lookup_row_type(schema, "command");
 		new.projected = lookup_row_type(schema, "projected");
+		new.reaction = lookup_row_type(schema, "reaction");
+		new.rejection = lookup_row_type(schema, "rejection");
+		new.fired_timer = lookup_row_type(schema, "fired_timer");
 		identity++;
 		registry_generation++;
 	}

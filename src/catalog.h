@@ -33,6 +33,9 @@ typedef struct EvpgCatalog
 	TupleDesc	new_event;
 	TupleDesc	command;
 	TupleDesc	projected;
+	TupleDesc	reaction;
+	TupleDesc	rejection;
+	TupleDesc	fired_timer;
 } EvpgCatalog;
 
 /* Where a caller was before EvpgEnter. */
