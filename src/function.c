@@ -48,6 +48,7 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_PROJECTION_HANDLER] = "projection handler",
 	[EVPG_ROLE_KEY] = "key function",
 	[EVPG_ROLE_RESET] = "reset function",
+	[EVPG_ROLE_TRANSLATOR] = "translator",
 };
 
 static const char *const role_shapes[] = {
@@ -59,6 +60,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) returning jsonb",
 	[EVPG_ROLE_KEY] = "f(event evpg.event) returning text or text[]",
 	[EVPG_ROLE_RESET] = "f() returning void",
+	[EVPG_ROLE_TRANSLATOR] = "f(payload jsonb) returning evpg.command or a set of it",
 };
 
 /* The argument types of a role. */
@@ -83,6 +85,7 @@ role_arguments(EvpgRole role, Oid *types)
 			types[0] = catalog->event->tdtypeid;
 			return 1;
 		case EVPG_ROLE_INVARIANT:
+		case EVPG_ROLE_TRANSLATOR:
 			types[0] = JSONBOID;
 			return 1;
 		case EVPG_ROLE_INTERCEPTOR:
@@ -126,6 +129,8 @@ role_fits(Form_pg_proc proc, EvpgRole role)
 			return (proc->prorettype == TEXTOID || proc->prorettype == TEXTARRAYOID) && !proc->proretset;
 		case EVPG_ROLE_RESET:
 			return proc->prorettype == VOIDOID && !proc->proretset;
+		case EVPG_ROLE_TRANSLATOR:
+			return proc->prorettype == catalog->command->tdtypeid;
 	}
 	pg_unreachable();
 }

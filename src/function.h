@@ -19,7 +19,8 @@ typedef enum EvpgRole
 	EVPG_ROLE_PROJECTION_REDUCER,
 	EVPG_ROLE_PROJECTION_HANDLER,
 	EVPG_ROLE_KEY,
-	EVPG_ROLE_RESET
+	EVPG_ROLE_RESET,
+	EVPG_ROLE_TRANSLATOR
 } EvpgRole;
 
 /* A function ready to be called. */

@@ -142,6 +142,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
 		2, {INT8OID, OIDOID}
 	},
+	[EVPG_PLAN_INBOX_WRITE] = {
+		"INSERT INTO evpg.inbox (source, message_key) VALUES ($1, $2) ON CONFLICT (source, message_key) DO NOTHING",
+		2, {TEXTOID, TEXTOID}
+	},
 	[EVPG_PLAN_INTERCEPTOR_DELETE] = {
 		"DELETE FROM evpg.interceptor WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
@@ -388,6 +392,20 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" AND ($2 IS NULL OR (aggregate_type, aggregate_id) OPERATOR(pg_catalog.>) ($2, $3))"
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_TRANSLATOR_DELETE] = {
+		"DELETE FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_READ] = {
+		"SELECT translator, search_path FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_WRITE] = {
+		"INSERT INTO evpg.translator AS t (name, translator, search_path) VALUES ($1, $2, $3)"
+		" ON CONFLICT (name) DO UPDATE SET translator = excluded.translator, search_path = excluded.search_path"
+		" WHERE (t.translator, t.search_path) IS DISTINCT FROM (excluded.translator, excluded.search_path)",
+		3, {TEXTOID, TEXTOID, TEXTOID}
 	},
 };
 
