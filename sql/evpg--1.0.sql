@@ -869,6 +869,59 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
+-- ------------------------------------------------------------------ messages from outside
+
+CREATE TABLE evpg.inbox (
+  received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  source      text COLLATE "C" NOT NULL,
+  message_key text COLLATE "C" NOT NULL,
+  PRIMARY KEY (source, message_key)
+);
+COMMENT ON TABLE evpg.inbox IS 'messages from outside that were received';
+SELECT pg_catalog.pg_extension_config_dump('evpg.inbox', '');
+
+CREATE TABLE evpg.translator (
+  name        text COLLATE "C" PRIMARY KEY,
+  translator  text NOT NULL,
+  search_path text NOT NULL
+);
+COMMENT ON TABLE evpg.translator IS 'functions that make commands of messages from outside';
+SELECT pg_catalog.pg_extension_config_dump('evpg.translator', '');
+
+CREATE FUNCTION evpg_receive(source text, message_key text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_receive IS 'marks a message as received in this transaction; false when it was received before';
+
+CREATE FUNCTION evpg_receive_message(source text, message_key text, translator text, payload jsonb)
+  RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_receive_message IS 'receives a message, translates it and executes its commands, all or none; no row when it was received before';
+
+CREATE FUNCTION evpg_prune_inbox(older_than interval) RETURNS bigint
+  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pruned bigint;
+BEGIN
+  IF older_than < interval '0' THEN
+    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  DELETE FROM evpg.inbox WHERE received_at < clock_timestamp() - older_than;
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  RETURN pruned;
+END $$;
+COMMENT ON FUNCTION evpg_prune_inbox IS 'forgets messages received longer ago: a redelivery would then be received again';
+
+CREATE FUNCTION evpg_register_translator(name text, translator regproc)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_translator IS 'registers f(jsonb) returns evpg.command, or a set of it, which makes commands of messages; true when something changed';
+
+CREATE FUNCTION evpg_drop_translator(name text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_drop_translator IS 'removes a translator';
+
+CREATE FUNCTION evpg_translate(translator text, payload jsonb)
+  RETURNS SETOF evpg.command AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_translate IS 'the commands that a translator makes of a payload; none of them is executed';
+
 -- ------------------------------------------------------------------ copies
 
 CREATE FUNCTION evpg_activate()
@@ -911,6 +964,10 @@ BEGIN ATOMIC
       (3, 'EXECUTE ON FUNCTION evpg_skip_event'), (3, 'EXECUTE ON FUNCTION evpg_replay_parked'),
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
+      (2, 'EXECUTE ON FUNCTION evpg_receive'), (2, 'EXECUTE ON FUNCTION evpg_receive_message'),
+      (2, 'EXECUTE ON FUNCTION evpg_translate'), (3, 'EXECUTE ON FUNCTION evpg_prune_inbox'),
+      (3, 'EXECUTE ON FUNCTION evpg_register_translator'), (3, 'EXECUTE ON FUNCTION evpg_drop_translator'),
+      (3, 'SELECT ON evpg.inbox, evpg.translator'),
       (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
       (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
       (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),

@@ -19,6 +19,7 @@ typedef struct EvpgCatalog
 	Oid			saga;
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
+	Oid			translator;
 	Oid			stream;
 	Oid			stream_id_index;	/* unique on stream_id */
 	Oid			stream_key_index;	/* unique on (aggregate_type,

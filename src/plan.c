@@ -142,6 +142,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
 		2, {INT8OID, OIDOID}
 	},
+	[EVPG_PLAN_INBOX_WRITE] = {
+		"INSERT INTO evpg.inbox (source, message_key) VALUES ($1, $2) ON CONFLICT (source, message_key) DO NOTHING",
+		2, {TEXTOID, TEXTOID}
+	},
 	[EVPG_PLAN_INTERCEPTOR_DELETE] = {
 		"DELETE FROM evpg.interceptor WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
@@ -565,6 +569,20 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"evpg.saga_instance i WHERE i.saga OPERATOR(pg_catalog.=) $1 AND i.key OPERATOR(pg_catalog.=) k.key "
 		"AND i.status OPERATOR(pg_catalog.=) 'completed') ON CONFLICT (saga, key, \"position\") DO NOTHING",
 		3, {TEXTOID, TEXTARRAYOID, INT8ARRAYOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_DELETE] = {
+		"DELETE FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_READ] = {
+		"SELECT translator, search_path FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_WRITE] = {
+		"INSERT INTO evpg.translator AS t (name, translator, search_path) VALUES ($1, $2, $3)"
+		" ON CONFLICT (name) DO UPDATE SET translator = excluded.translator, search_path = excluded.search_path"
+		" WHERE (t.translator, t.search_path) IS DISTINCT FROM (excluded.translator, excluded.search_path)",
+		3, {TEXTOID, TEXTOID, TEXTOID}
 	},
 };
 
