@@ -350,6 +350,7 @@ CREATE TABLE evpg.timer (
 );
 CREATE INDEX ON evpg.timer (due_at);
 CREATE INDEX ON evpg.timer (retry_at) WHERE retry_at IS NOT NULL;
+COMMENT ON SEQUENCE evpg.timer_timer_id_seq IS 'draws ids of timers';
 COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and commands of evpg_schedule()';
 
 CREATE TABLE evpg.dead_letter (
@@ -372,6 +373,7 @@ CREATE TABLE evpg.dead_letter (
   resolved_by     text
 );
 CREATE INDEX ON evpg.dead_letter (saga, key) WHERE resolved_at IS NULL;
+COMMENT ON SEQUENCE evpg.dead_letter_dead_letter_id_seq IS 'draws ids of dead letters';
 COMMENT ON TABLE evpg.dead_letter IS 'what sagas and scheduled commands could not do, with the command that failed; later events of the instance wait';
 
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
@@ -724,16 +726,19 @@ CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key tex
 COMMENT ON FUNCTION evpg_replay_parked IS 'applies parked events, each key in order, up to one that fails again; returns how many';
 
 CREATE VIEW evpg.stat_consumer AS
-  SELECT p.name, 'projection' AS kind, p.mode,
+  SELECT p.name, p.kind, p.mode,
          CASE WHEN p.mode = 'inline' THEN 'running' ELSE c.status END AS status,
          p.version, c.checkpoint,
-         CASE WHEN p.mode = 'async' THEN CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position - c.checkpoint END END AS lag_events,
+         CASE WHEN p.mode = 'async' THEN CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position - c.checkpoint END
+              + (SELECT count(*) FROM evpg.saga_event r WHERE r.saga = p.name) END AS lag_events,
          CASE WHEN p.mode = 'async' THEN coalesce(round(extract(epoch FROM clock_timestamp() - e.recorded_at), 3), 0) END AS lag_seconds,
          c.events_total, c.errors_total,
-         (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL) AS parked,
+         (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL)
+           + (SELECT count(*) FROM evpg.dead_letter d WHERE d.saga = p.name AND d.resolved_at IS NULL) AS parked,
          c.last_error, c.last_sqlstate, c.last_error_at, c.error_position AS last_error_position, c.retry_at,
          w.pid AS worker_pid, c.updated_at
-    FROM evpg.projection p
+    FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
+          UNION ALL SELECT name, 'saga', 'async', max(version) FROM evpg.saga GROUP BY name) p
     LEFT JOIN evpg.consumer c USING (name)
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
     LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" > c.checkpoint ORDER BY e."position" LIMIT 1) e ON true
@@ -741,7 +746,7 @@ CREATE VIEW evpg.stat_consumer AS
                 WHERE locktype = 'advisory' AND objsubid = 17752 AND granted
                   AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) w
            ON w.hash = hashtextextended(p.name COLLATE "C", 0);
-COMMENT ON VIEW evpg.stat_consumer IS 'how far projections are, what they could not do, and who works on them; lag_events counts positions';
+COMMENT ON VIEW evpg.stat_consumer IS 'how far projections and sagas are, what they could not do, and who works on them; lag_events counts positions, and events that instances of sagas have before them';
 
 CREATE VIEW evpg.progress_rebuild AS
   SELECT r.name, r.build, CASE WHEN r.status = 'failed' THEN 'failed' WHEN t.checkpoint < r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
@@ -790,7 +795,7 @@ COMMENT ON FUNCTION evpg_run_sagas IS 'lets sagas react to what there is now, in
 CREATE FUNCTION evpg_schedule(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL,
     causation_id text DEFAULT NULL)
-  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+  RETURNS bigint AS 'MODULE_PATHNAME', 'evpg_schedule_command' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_schedule IS 'executes a command at a time, once; returns the id of the timer';
 
 CREATE FUNCTION evpg_reschedule(timer_id bigint, due_at timestamptz)
@@ -798,7 +803,7 @@ CREATE FUNCTION evpg_reschedule(timer_id bigint, due_at timestamptz)
 COMMENT ON FUNCTION evpg_reschedule IS 'moves a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_cancel(timer_id bigint)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME', 'evpg_cancel_timer' LANGUAGE C STRICT;
 COMMENT ON FUNCTION evpg_cancel IS 'removes a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_retry_dead_letter(dead_letter_id bigint)

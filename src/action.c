@@ -152,8 +152,8 @@ derive_command_id(const EvpgActing *acting)
 static void
 push_text(JsonbParseState **state, const char *name, const char *text)
 {
-	JsonbValue	key = {.type = jbvString, .val.string = {.val = (char *) name, .len = strlen(name)}};
-	JsonbValue	value = {.type = jbvString, .val.string = {.val = (char *) text, .len = strlen(text)}};
+	JsonbValue	key = {.type = jbvString,.val.string = {.val = (char *) name, .len = strlen(name)}};
+	JsonbValue	value = {.type = jbvString,.val.string = {.val = (char *) text, .len = strlen(text)}};
 
 	(void) pushJsonbValue(state, WJB_KEY, &key);
 	(void) pushJsonbValue(state, WJB_VALUE, &value);
@@ -164,9 +164,9 @@ static Jsonb *
 stamp(const EvpgActing *acting, Jsonb *metadata)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue	key = {.type = jbvString, .val.string = {.val = "evpg", .len = 4}};
-	JsonbValue	depth_key = {.type = jbvString, .val.string = {.val = "depth", .len = 5}};
-	JsonbValue	depth = {.type = jbvNumeric, .val.numeric = int64_to_numeric(acting->depth)};
+	JsonbValue	key = {.type = jbvString,.val.string = {.val = "evpg", .len = 4}};
+	JsonbValue	depth_key = {.type = jbvString,.val.string = {.val = "depth", .len = 5}};
+	JsonbValue	depth = {.type = jbvNumeric,.val.numeric = int64_to_numeric(acting->depth)};
 	Jsonb	   *own;
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);

@@ -79,8 +79,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_CREATE] = {
-		"INSERT INTO evpg.consumer (name, kind, checkpoint) VALUES ($1, 'projection', $2)",
-		2, {TEXTOID, INT8OID}
+		"INSERT INTO evpg.consumer (name, kind, checkpoint) VALUES ($1, $2, $3)",
+		3, {TEXTOID, TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_DELETE] = {
 		"DELETE FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
@@ -95,8 +95,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		7, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_LIST] = {
-		"SELECT name FROM evpg.consumer WHERE status OPERATOR(pg_catalog.=) 'running' ORDER BY name",
-		0, {0}
+		"SELECT name FROM evpg.consumer WHERE kind OPERATOR(pg_catalog.=) $1"
+		" AND status OPERATOR(pg_catalog.=) 'running' ORDER BY name",
+		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_READ] = {
 		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at"
@@ -369,6 +370,28 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" FROM evpg.projection p JOIN evpg.projection_state s USING (build)"
 		" WHERE p.name OPERATOR(pg_catalog.=) $1 AND s.key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_SAGA_WRITE] = {
+		"INSERT INTO evpg.saga AS s (name, version, library, symbol, handler, rejection_handler, timer_handler, key_function,"
+		" key_path, aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts, backoff,"
+		" max_backoff, search_path, registered_by)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+		" ON CONFLICT (name, version) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
+		" handler = excluded.handler, rejection_handler = excluded.rejection_handler, timer_handler = excluded.timer_handler,"
+		" key_function = excluded.key_function, key_path = excluded.key_path, aggregate_types = excluded.aggregate_types,"
+		" event_types = excluded.event_types, start_event_types = excluded.start_event_types,"
+		" initial_state = excluded.initial_state, transitions = excluded.transitions, max_attempts = excluded.max_attempts,"
+		" backoff = excluded.backoff, max_backoff = excluded.max_backoff, search_path = excluded.search_path,"
+		" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+		" WHERE (s.library, s.symbol, s.handler, s.rejection_handler, s.timer_handler, s.key_function,"
+		" s.key_path::pg_catalog.text, s.aggregate_types, s.event_types, s.start_event_types, s.initial_state,"
+		" s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path)"
+		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.handler, excluded.rejection_handler,"
+		" excluded.timer_handler, excluded.key_function, excluded.key_path::pg_catalog.text, excluded.aggregate_types,"
+		" excluded.event_types, excluded.start_event_types, excluded.initial_state, excluded.transitions,"
+		" excluded.max_attempts, excluded.backoff, excluded.max_backoff, excluded.search_path)",
+		19, {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, INT4OID, INTERVALOID, INTERVALOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_SNAPSHOT_READ] = {
 		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"

@@ -23,8 +23,10 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-static List *sagas = NIL;		/* of EvpgSaga, by name, the highest version first */
-static MemoryContext EvpgSagaContext = NULL;	/* of the list; NULL: not loaded */
+static List *sagas = NIL;		/* of EvpgSaga, by name, the highest version
+								 * first */
+static MemoryContext EvpgSagaContext = NULL;	/* of the list; NULL: not
+												 * loaded */
 static uint64 generation = 0;	/* of the list */
 
 static char *
