@@ -260,13 +260,6 @@ EvpgSharedFree(Oid database)
 	{
 		slot->database = InvalidOid;
 		alert(slot);
-		EvpgSharedMemory->refused = InvalidOid;
-
-		/*
-		 * Somebody may have created the extension in the meantime, or want
-		 * the slot.
-		 */
-		EvpgSharedMemory->rescan = true;
 	}
 	LWLockRelease(EvpgSharedMemory->lock);
 	EvpgSharedWakeLauncher();

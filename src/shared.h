@@ -61,7 +61,7 @@ typedef struct EvpgShared
 {
 	LWLock	   *lock;
 	Latch	   *launcher;		/* NULL: not there */
-	bool		rescan;			/* databases came, went, or gave up their slot */
+	bool		rescan;			/* databases came or went */
 	Oid			refused;		/* a database that found no free slot */
 	Oid			probed;			/* where the last probe came to its end */
 	int			count;
