@@ -121,54 +121,177 @@ CREATE TABLE evpg.interceptor (
 );
 COMMENT ON TABLE evpg.interceptor IS 'functions that see every command before it is executed';
 
+CREATE SEQUENCE evpg.projection_build;
+COMMENT ON SEQUENCE evpg.projection_build IS 'draws builds: the rows of a projection between two rebuilds';
+
 CREATE TABLE evpg.projection (
-  name            text COLLATE "C" PRIMARY KEY,
-  library         text,
-  symbol          text,
-  reducer         text,
-  handler         text,
-  key_function    text,
-  key_path        jsonpath,
-  constant_key    text,
-  aggregate_types text[],
-  event_types     text[],
-  tags            text[],
-  initial_state   jsonb NOT NULL,
-  broadcast       text NOT NULL CHECK (broadcast IN ('none', 'pointer', 'delta')),
-  event_name      text NOT NULL,
-  search_path     text NOT NULL,
-  registered_by   text NOT NULL,
-  registered_at   timestamptz NOT NULL,
+  name             text COLLATE "C" PRIMARY KEY,
+  library          text,
+  symbol           text,
+  reducer          text,
+  handler          text,
+  key_function     text,
+  key_path         jsonpath,
+  constant_key     text,
+  aggregate_types  text[],
+  event_types      text[],
+  tags             text[],
+  initial_state    jsonb NOT NULL,
+  broadcast        text NOT NULL CHECK (broadcast IN ('none', 'pointer', 'delta')),
+  event_name       text NOT NULL,
+  search_path      text NOT NULL,
+  registered_by    text NOT NULL,
+  registered_at    timestamptz NOT NULL,
+  mode             text NOT NULL CHECK (mode IN ('inline', 'async')),
+  on_error         text NOT NULL CHECK (on_error IN ('stop', 'park', 'skip')),
+  max_attempts     int NOT NULL,
+  reset            text,
+  tables           text[],
+  start_position   bigint NOT NULL,
+  version          int NOT NULL,
+  build            bigint NOT NULL DEFAULT nextval('evpg.projection_build') UNIQUE,
+  generation_base  int NOT NULL DEFAULT 0,
+  rebuilt_position bigint NOT NULL DEFAULT 0,
   CHECK ((library IS NULL) = (symbol IS NULL)),
   CHECK (num_nonnulls(library, reducer, handler) = 1),
   CHECK (num_nonnulls(key_function, key_path, constant_key) <= 1)
 );
 COMMENT ON TABLE evpg.projection IS 'registered projections: a symbol of a shared object, or functions';
+COMMENT ON COLUMN evpg.projection.build IS 'the rows that are read; a rebuild makes other ones beside them';
+COMMENT ON COLUMN evpg.projection.generation_base IS 'what the generation of a row counts from: the generations before the last rebuild of all keys';
+COMMENT ON COLUMN evpg.projection.rebuilt_position IS 'drawn by the last rebuild of all keys; no row is shown with a lower one';
 
 -- A deleted key keeps its row, so that (generation, version) never goes back.
 CREATE TABLE evpg.projection_state (
+  build      bigint NOT NULL,
   version    bigint NOT NULL,
   "position" bigint NOT NULL,
   updated_at timestamptz NOT NULL,
   generation int NOT NULL,
   deleted    boolean NOT NULL,
-  name       text COLLATE "C" NOT NULL,
   key        text COLLATE "C" NOT NULL,
   state      jsonb,
-  PRIMARY KEY (name, key)
+  PRIMARY KEY (build, key)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE evpg.projection_state IS 'rows of projections; read them through the view evpg.projected_state';
 COMMENT ON COLUMN evpg.projection_state.version IS 'count of events applied in this generation';
+COMMENT ON COLUMN evpg.projection_state.generation IS 'from 1 on in a build';
 COMMENT ON COLUMN evpg.projection_state.state IS 'NULL: deleted, or the row of a table projection';
+-- Few rows; says at once how many generations the next build has to skip.
+CREATE INDEX projection_state_generation ON evpg.projection_state (build, generation) WHERE generation > 1;
 
 CREATE VIEW evpg.projected_state AS
-  SELECT p.name, p.key, p.state, p.generation, p.version, p."position", p.updated_at
-    FROM evpg.projection_state p WHERE NOT p.deleted;
+  SELECT p.name, s.key, s.state, p.generation_base + s.generation AS generation, s.version,
+         greatest(s."position", p.rebuilt_position) AS "position", s.updated_at
+    FROM evpg.projection p JOIN evpg.projection_state s USING (build) WHERE NOT s.deleted;
 COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
+
+-- Who changes a row holds the advisory lock of the consumer's name, see src/consumer.c.
+CREATE TABLE evpg.consumer (
+  checkpoint     bigint NOT NULL,
+  events_total   bigint NOT NULL DEFAULT 0,
+  errors_total   bigint NOT NULL DEFAULT 0,
+  updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  error_position bigint,
+  retry_at       timestamptz,
+  last_error_at  timestamptz,
+  attempts       int NOT NULL DEFAULT 0,
+  name           text COLLATE "C" PRIMARY KEY,
+  kind           text NOT NULL CHECK (kind IN ('projection')),
+  status         text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'paused', 'stopped')),
+  last_error     text,
+  last_sqlstate  text
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.consumer IS 'how far asynchronous projections have come';
+COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
+COMMENT ON COLUMN evpg.consumer.error_position IS 'the event that fails';
+COMMENT ON COLUMN evpg.consumer.attempts IS 'how often that event has failed';
+
+CREATE TABLE evpg.parked_event (
+  parked_event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  "position"      bigint NOT NULL,
+  parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+  attempts        int NOT NULL,
+  name            text COLLATE "C" NOT NULL,
+  key             text COLLATE "C",
+  error           text,
+  sqlstate        text,
+  skip_reason     text,
+  skipped_by      text
+);
+CREATE INDEX ON evpg.parked_event (name, "position");
+COMMENT ON TABLE evpg.parked_event IS 'events that a consumer could not apply, and those of the same key that wait behind them';
+COMMENT ON COLUMN evpg.parked_event.key IS 'NULL: no key was found in the event';
+COMMENT ON COLUMN evpg.parked_event.error IS 'NULL: the event waits behind another one of its key';
+COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; NULL: it is to be replayed';
+
+CREATE TABLE evpg.rebuild (
+  name         text COLLATE "C" PRIMARY KEY,
+  build        bigint NOT NULL,
+  status       text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'failed')),
+  parts        int NOT NULL,
+  start_position bigint NOT NULL,
+  goal         bigint NOT NULL,
+  started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  retry_at     timestamptz,
+  attempts     int NOT NULL DEFAULT 0,
+  started_by   text NOT NULL,
+  last_error   text
+);
+COMMENT ON TABLE evpg.rebuild IS 'rebuilds of all keys of a projection that are under way, or have failed';
+COMMENT ON COLUMN evpg.rebuild.goal IS 'the last position when the rebuild began';
+
+CREATE TABLE evpg.rebuild_part (
+  checkpoint bigint NOT NULL,
+  events     bigint NOT NULL DEFAULT 0,
+  build      bigint NOT NULL,
+  part       int NOT NULL,
+  PRIMARY KEY (build, part)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.rebuild_part IS 'how far the parts of rebuilds have come; each part has the keys of its own streams, or of its own hashes';
+
+CREATE TABLE evpg.old_build (
+  build    bigint PRIMARY KEY,
+  name     text COLLATE "C" NOT NULL,
+  replaced boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or never were, and are deleted by and by';
+COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
+-- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/home.c).
+CREATE TABLE evpg.meta (
+  system_identifier bigint NOT NULL,
+  database          oid NOT NULL
+);
+COMMENT ON TABLE evpg.meta IS 'which database this is: consumers run only where all rows say it is this one';
+INSERT INTO evpg.meta (system_identifier, database)
+  SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+   WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
+
+-- An appender's lock says what had been drawn before it (src/fence.c).  On a standby nobody can know who appends.
+CREATE VIEW evpg.stat_stable_position AS
+  WITH drawn AS MATERIALIZED (
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS last_position FROM evpg.event_position),
+  held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted),
+  appender AS (
+    SELECT h.pid, h.virtualtransaction, (h.classid::bigint << 32) | h.objid::bigint AS drawn_before
+      FROM held h
+     WHERE h.locktype = 'advisory' AND h.objsubid = 17751
+       AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+  prepared AS (
+    SELECT h.virtualtransaction, p.gid, p.prepared
+      FROM pg_prepared_xacts p JOIN held h ON h.pid IS NULL AND h.transactionid = p.transaction)
+  SELECT CASE WHEN NOT pg_is_in_recovery() THEN least(d.last_position, min(a.drawn_before) OVER ()) END AS stable_position,
+         d.last_position, a.pid AS blocker_pid, p.gid AS blocker_gid, coalesce(s.xact_start, p.prepared) AS blocker_xact_start,
+         CASE WHEN p.gid IS NOT NULL THEN 'prepared' ELSE s.state END AS blocker_state, s.query AS blocker_query
+    FROM drawn d
+    LEFT JOIN appender a ON a.drawn_before < d.last_position
+    LEFT JOIN pg_stat_activity s ON s.pid = a.pid
+    LEFT JOIN prepared p ON a.pid IS NULL AND p.virtualtransaction = a.virtualtransaction;
+COMMENT ON VIEW evpg.stat_stable_position IS 'how far readers may read, how far positions are drawn, and who holds readers back';
 
 SELECT pg_catalog.pg_extension_config_dump('evpg.aggregate_type', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.stream', '');
@@ -179,7 +302,15 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.command_record', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.snapshot', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.interceptor', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.projection_build', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.consumer', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event_parked_event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild_part', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.old_build', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.meta', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
@@ -345,8 +476,9 @@ COMMENT ON FUNCTION evpg_session_stats IS 'what this session did, by aggregate t
 CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL, handler regproc DEFAULT NULL,
     mode text DEFAULT 'inline', aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL,
     key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL, constant_key text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
-    broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta', library text DEFAULT NULL, symbol text DEFAULT NULL,
-    options jsonb DEFAULT '{}')
+    broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta', on_error text DEFAULT 'stop', max_attempts int DEFAULT 5,
+    reset regproc DEFAULT NULL, tables text[] DEFAULT NULL, start_position bigint DEFAULT 0, version int DEFAULT 1,
+    library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_register_projection IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed';
 
@@ -373,9 +505,13 @@ CREATE FUNCTION evpg_projection_put(name text, key text, state jsonb)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_projection_put IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
 
-CREATE FUNCTION evpg_rebuild_projection(name text, key text)
+CREATE FUNCTION evpg_rebuild_projection(name text, key text DEFAULT NULL, background boolean DEFAULT false)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_rebuild_projection IS 'folds the events of a key again from the first on, and returns how many there are';
+COMMENT ON FUNCTION evpg_rebuild_projection IS 'folds the events of a key, or of all keys, again from the first on, and returns how many there are; in the background: NULL';
+
+CREATE FUNCTION evpg_cancel_rebuild(name text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_cancel_rebuild IS 'ends a rebuild of all keys, whose old rows stay; false when there is none';
 
 CREATE FUNCTION evpg_channel(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
@@ -397,6 +533,77 @@ CREATE VIEW evpg.stat_broadcast AS
   SELECT c.mode, c.queued, c.sent, c.dropped, c.resyncs, pg_notification_queue_usage() AS queue_usage
     FROM evpg.broadcast_counters() c;
 COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
+
+CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_wait_for IS 'waits until a projection has applied all events up to a position; false when it did not in time';
+
+CREATE FUNCTION evpg_watch(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
+    after_generation int DEFAULT NULL)
+  RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_watch IS 'waits until a key has another version than the one that is known, and returns its row, with state NULL when deleted; no row when it did not in time';
+
+-- ------------------------------------------------------------------ consumers
+
+CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
+  AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON PROCEDURE evpg_run IS 'does what workers do, until there is nothing more to be done now; commits between batches';
+
+CREATE FUNCTION evpg_pause(name text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_pause IS 'pauses a consumer after its current batch; false when it was';
+
+CREATE FUNCTION evpg_resume(name text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_resume IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
+
+CREATE FUNCTION evpg_skip_event(name text, event_position bigint, reason text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_skip_event IS 'gives an event up that a consumer has not consumed, or has parked; kept in evpg.parked_event with the reason';
+
+CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key text DEFAULT NULL)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_replay_parked IS 'applies parked events, each key in order, up to one that fails again; returns how many';
+
+CREATE VIEW evpg.stat_consumer AS
+  SELECT p.name, 'projection' AS kind, p.mode,
+         CASE WHEN p.mode = 'inline' THEN 'running' ELSE c.status END AS status,
+         p.version, c.checkpoint,
+         CASE WHEN p.mode = 'async' THEN CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position - c.checkpoint END END AS lag_events,
+         CASE WHEN p.mode = 'async' THEN coalesce(round(extract(epoch FROM clock_timestamp() - e.recorded_at), 3), 0) END AS lag_seconds,
+         c.events_total, c.errors_total,
+         (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL) AS parked,
+         c.last_error, c.last_sqlstate, c.last_error_at, c.error_position AS last_error_position, c.retry_at,
+         w.pid AS worker_pid, c.updated_at
+    FROM evpg.projection p
+    LEFT JOIN evpg.consumer c USING (name)
+    CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
+    LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" > c.checkpoint ORDER BY e."position" LIMIT 1) e ON true
+    LEFT JOIN (SELECT pid, (classid::bigint << 32) | objid::bigint AS hash FROM pg_catalog.pg_locks
+                WHERE locktype = 'advisory' AND objsubid = 17752 AND granted
+                  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) w
+           ON w.hash = hashtextextended(p.name COLLATE "C", 0);
+COMMENT ON VIEW evpg.stat_consumer IS 'how far projections are, what they could not do, and who works on them; lag_events counts positions';
+
+CREATE VIEW evpg.progress_rebuild AS
+  SELECT r.name, r.build, CASE WHEN r.status = 'failed' THEN 'failed' WHEN t.checkpoint < r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
+         t.events AS events_done, e.events_total, r.started_at,
+         r.parts, w.workers, f.rate AS events_per_second,
+         CASE WHEN r.status = 'running' AND f.rate > 0 AND t.checkpoint > r.start_position
+              THEN make_interval(secs => greatest(r.goal - t.checkpoint, 0) * extract(epoch FROM clock_timestamp() - r.started_at)::float8
+                                         / (t.checkpoint - r.start_position)) END AS eta,
+         r.attempts, r.retry_at, r.last_error
+    FROM evpg.rebuild r
+    CROSS JOIN LATERAL (SELECT min(p.checkpoint) AS checkpoint, sum(p.events)::bigint AS events
+                          FROM evpg.rebuild_part p WHERE p.build = r.build) t
+    CROSS JOIN LATERAL (SELECT greatest(l.last_value - r.start_position, 0) AS events_total FROM evpg.event_position l) e
+    CROSS JOIN LATERAL (SELECT round(t.events / greatest(extract(epoch FROM clock_timestamp() - r.started_at), 0.001)) AS rate) f
+    CROSS JOIN LATERAL (SELECT count(DISTINCT k.pid) AS workers FROM pg_catalog.pg_locks k, generate_series(1, r.parts) AS part
+                         WHERE k.locktype = 'advisory' AND k.objsubid = 17753 AND k.granted
+                           AND k.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+                           AND (k.classid::bigint << 32) | k.objid::bigint = hashtextextended(r.name COLLATE "C", part)) w;
+COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: how far they are, how fast, and when they will be through';
 
 -- ------------------------------------------------------------------ idempotency
 
@@ -420,6 +627,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
+-- ------------------------------------------------------------------ copies
+
+CREATE FUNCTION evpg_activate()
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_activate IS 'lets consumers run in this database after it was restored or copied; false when they could already';
+
 -- ------------------------------------------------------------------ privileges
 
 -- Nothing is granted to PUBLIC; evpg_grant() gives what a role needs.  reader: read; writer: execute and append too;
@@ -437,7 +650,7 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_projection'), (1, 'EXECUTE ON FUNCTION evpg_projection_required'),
       (1, 'EXECUTE ON FUNCTION evpg_projection_changes'), (1, 'EXECUTE ON FUNCTION evpg_channel'),
       (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state'),
-      (1, 'EXECUTE ON FUNCTION evpg.broadcast_counters'), (1, 'SELECT ON evpg.stat_broadcast'),
+      (1, 'EXECUTE ON FUNCTION evpg.broadcast_counters'), (1, 'SELECT ON evpg.stat_broadcast, evpg.stat_stable_position'),
       (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
       (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
       (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),
@@ -447,9 +660,16 @@ BEGIN ATOMIC
       (3, 'EXECUTE ON FUNCTION evpg_prune_commands'), (2, 'EXECUTE ON FUNCTION evpg_projected'),
       (3, 'EXECUTE ON FUNCTION evpg_register_projection'), (3, 'EXECUTE ON FUNCTION evpg_drop_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_projection_put'), (3, 'EXECUTE ON FUNCTION evpg_rebuild_projection'),
+      (3, 'EXECUTE ON FUNCTION evpg_cancel_rebuild'), (3, 'EXECUTE ON PROCEDURE evpg_run'),
+      (3, 'EXECUTE ON FUNCTION evpg_pause'), (3, 'EXECUTE ON FUNCTION evpg_resume'),
+      (3, 'EXECUTE ON FUNCTION evpg_skip_event'), (3, 'EXECUTE ON FUNCTION evpg_replay_parked'),
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
-      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection')) AS p (level, object)
+      (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
+      (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
+      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),
+      (3, 'EXECUTE ON FUNCTION evpg_activate'),
+      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection, evpg.meta')) AS p (level, object)
    WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
 END;
 COMMENT ON FUNCTION evpg.privileges(text) IS 'what evpg_grant() grants for an access';
@@ -492,6 +712,6 @@ BEGIN
               AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
               AND d.deptype OPERATOR(pg_catalog.=) 'e' AND e.extname OPERATOR(pg_catalog.=) 'evpg'
   LOOP
-    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', f);
   END LOOP;
 END $$;

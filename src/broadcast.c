@@ -111,28 +111,50 @@ frame_text(const EvpgFrame *frame, bool truncated)
 	return text.data;
 }
 
+/* Sends a text to two channels at commit, each way in its own manner. */
+static void
+send(char *channel, char *wider_channel, char *text)
+{
+	if (EvpgBroadcastBy != EVPG_BROADCAST_COMMIT && EvpgRingUsable(EvpgBroadcastBy == EVPG_BROADCAST_WORKER))
+		EvpgRingPut(channel, wider_channel, text);
+	else
+	{
+		Async_Notify(channel, text);
+		Async_Notify(wider_channel, text);
+	}
+}
+
 /* Sends a frame at commit, unless evpg.broadcast is off. */
 void
 EvpgBroadcastSend(const EvpgFrame *frame)
 {
 	char	   *text;
-	char	   *key_channel;
-	char	   *projection_channel;
 
 	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
 		return;
 	text = frame_text(frame, frame->truncated);
 	if (strlen(text) > MAX_FRAME)
 		text = frame_text(frame, true);
-	key_channel = EvpgBroadcastChannel(frame->projection, frame->key);
-	projection_channel = EvpgBroadcastChannel(frame->projection, NULL);
-	if (EvpgBroadcastBy != EVPG_BROADCAST_COMMIT && EvpgRingUsable(EvpgBroadcastBy == EVPG_BROADCAST_WORKER))
-		EvpgRingPut(key_channel, projection_channel, text);
-	else
-	{
-		Async_Notify(key_channel, text);
-		Async_Notify(projection_channel, text);
-	}
+	send(EvpgBroadcastChannel(frame->projection, frame->key), EvpgBroadcastChannel(frame->projection, NULL), text);
+}
+
+/*
+ * EvpgBroadcastRebuilt
+ *		Tells that all rows of a projection are new ones: on its own channel, and on
+ *		that of everybody who may have missed something, since who listens to
+ *		single keys does not hear the former.
+ */
+void
+EvpgBroadcastRebuilt(const char *projection, int64 position)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "{\"event\": \"rebuild\", \"projection\": ");
+	escape_json(&text, projection);
+	appendStringInfo(&text, ", \"position\": " INT64_FORMAT "}", position);
+	if (EvpgBroadcastBy != EVPG_BROADCAST_OFF)
+		send(EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL, text.data);
 }
 
 /* ------------------------------------------------------------------ SQL */

@@ -10,6 +10,9 @@
 
 #include "utils/jsonb.h"
 
+/* Where it is announced that listeners may have missed something. */
+#define EVPG_RESYNC_CHANNEL "evpg.resync"
+
 typedef enum EvpgBroadcast
 {
 	EVPG_BROADCAST_NONE,
@@ -35,5 +38,6 @@ typedef struct EvpgFrame
 extern EvpgBroadcast EvpgBroadcastFromName(const char *name);
 extern char *EvpgBroadcastChannel(const char *projection, const char *key);
 extern void EvpgBroadcastSend(const EvpgFrame *frame);
+extern void EvpgBroadcastRebuilt(const char *projection, int64 position);
 
 #endif							/* EVPG_BROADCAST_H */

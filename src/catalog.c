@@ -150,8 +150,10 @@ EvpgCatalogGet(void)
 	new.projection_state = lookup_relation(schema, "projection_state");
 	new.projection_state_key_index = lookup_relation(schema, "projection_state_pkey");
 	new.stream = lookup_relation(schema, "stream");
+	new.stream_id_index = lookup_relation(schema, "stream_pkey");
 	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
 	new.event_log = lookup_relation(schema, "event_log");
+	new.event_log_position_index = lookup_relation(schema, "event_log_pkey");
 	new.event_log_stream_index = lookup_relation(schema, "event_log_stream_id_version_key");
 	new.event_position = lookup_relation(schema, "event_position");
 	new.fence = lookup_relation(schema, "fence");

@@ -17,11 +17,13 @@ typedef struct EvpgCatalog
 	Oid			interceptor;
 	Oid			projection;
 	Oid			projection_state;
-	Oid			projection_state_key_index; /* unique on (name, key) */
+	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			stream;
+	Oid			stream_id_index;	/* unique on stream_id */
 	Oid			stream_key_index;	/* unique on (aggregate_type,
 									 * aggregate_id) */
 	Oid			event_log;
+	Oid			event_log_position_index;	/* unique on position */
 	Oid			event_log_stream_index; /* unique on (stream_id, version) */
 	Oid			event_position; /* sequence */
 	Oid			fence;

@@ -38,6 +38,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "testing.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 
@@ -47,9 +48,9 @@
 /* A look may find appenders in mid-flight: how often it is repeated, each time after 1 ms. */
 #define MAX_LOOKS 100
 
-/* The highest position drawn so far, 0 if none. */
+/* The highest position drawn so far, 0 if none; lsn: up to where WAL must be kept for a crash not to forget it. */
 static int64
-last_drawn(Oid sequence)
+last_drawn(Oid sequence, XLogRecPtr *lsn)
 {
 	Relation	relation = relation_open(sequence, AccessShareLock);
 	Buffer		buffer = ReadBuffer(relation, 0);
@@ -64,6 +65,7 @@ last_drawn(Oid sequence)
 	data = (Form_pg_sequence_data) ((char *) PageGetItem(page, item) +
 									((HeapTupleHeader) PageGetItem(page, item))->t_hoff);
 	result = data->is_called ? data->last_value : data->last_value - 1;
+	*lsn = PageGetLSN(page);
 	UnlockReleaseBuffer(buffer);
 	relation_close(relation, AccessShareLock);
 	return result;
@@ -78,6 +80,16 @@ held_by_me(Oid fence)
 	return LockHeldByMe(&tag, RowExclusiveLock);
 }
 
+/* Says that what this transaction draws from now on lies above a position. */
+static void
+hold(uint64 drawn)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (drawn >> 32), (uint32) drawn, APPENDER_CLASS);
+	(void) LockAcquire(&tag, ShareLock, false, false);
+}
+
 /*
  * EvpgFenceEnter
  *		Takes the locks of an appender.  To be called before every draw, also if
@@ -88,15 +100,12 @@ void
 EvpgFenceEnter(void)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
+	XLogRecPtr	lsn;
 
+	if (EVPG_MUTATION("fence_late"))
+		return;
 	if (!held_by_me(catalog->fence))
-	{
-		uint64		drawn = last_drawn(catalog->event_position);
-		LOCKTAG		tag;
-
-		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (drawn >> 32), (uint32) drawn, APPENDER_CLASS);
-		(void) LockAcquire(&tag, ShareLock, false, false);
-	}
+		hold(last_drawn(catalog->event_position, &lsn));
 	LockRelationOid(catalog->fence, RowExclusiveLock);
 	EvpgWakeConsumers();
 }
@@ -105,7 +114,16 @@ EvpgFenceEnter(void)
 int64
 EvpgFenceDraw(void)
 {
-	return nextval_internal(EvpgCatalogGet()->event_position, false);
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	int64		position = nextval_internal(catalog->event_position, false);
+
+	EVPG_WAIT_POINT("fence_drawn");
+	if (EVPG_MUTATION("fence_late"))
+	{
+		hold(position - 1);
+		LockRelationOid(catalog->fence, RowExclusiveLock);
+	}
+	return position;
 }
 
 /* The mark as it is now. */
@@ -125,7 +143,7 @@ look(const EvpgCatalog *catalog, int64 drawn)
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, catalog->fence);
 	others = GetLockConflicts(&tag, ShareLock, &nothers);
 	pfree(others);
-	if (nothers == 0 && !held_by_me(catalog->fence))
+	if (EVPG_MUTATION("fence_ignored") || (nothers == 0 && !held_by_me(catalog->fence)))
 		return drawn;
 
 	locks = GetLockStatusData();
@@ -149,6 +167,12 @@ look(const EvpgCatalog *catalog, int64 drawn)
  * of a second, until those of the first look are through; longer ones hold the
  * mark.  A transaction that has appended does not look again: two of them
  * would look at each other.
+ *
+ * Positions drawn in vain are part of the mark, and perhaps no commit has
+ * written them to disk.  After a crash they would be drawn again, below the
+ * mark that somebody keeps elsewhere; so they are written now.  A checkpoint
+ * stored in this database does not need it, since its own commit comes later in
+ * the WAL; with synchronous_commit off a crash may take back what was seen.
  */
 int64
 EvpgFenceStablePosition(bool wait)
@@ -156,6 +180,7 @@ EvpgFenceStablePosition(bool wait)
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
 	int64		mark;
+	XLogRecPtr	lsn;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -170,16 +195,33 @@ EvpgFenceStablePosition(bool wait)
 				 errdetail("The snapshot of this transaction may be older than the position."),
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
-	wanted = last_drawn(catalog->event_position);
+	wanted = last_drawn(catalog->event_position, &lsn);
 	mark = look(catalog, wanted);
-	if (!wait || held_by_me(catalog->fence))
-		return mark;
-	for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		mark = look(catalog, last_drawn(catalog->event_position));
-	}
+	if (wait && !held_by_me(catalog->fence))
+		for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
+		{
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+			mark = look(catalog, last_drawn(catalog->event_position, &lsn));
+		}
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_OFF && !EVPG_MUTATION("fence_unwritten"))
+		XLogFlush(lsn);
 	return mark;
+}
+
+/* The highest position drawn so far, 0 if none: that of an event only if no appender is in mid-flight. */
+int64
+EvpgFenceLastDrawn(void)
+{
+	XLogRecPtr	lsn;
+
+	return last_drawn(EvpgCatalogGet()->event_position, &lsn);
+}
+
+/* Whether this transaction is an appender. */
+bool
+EvpgFenceHeld(void)
+{
+	return held_by_me(EvpgCatalogGet()->fence);
 }

@@ -10,6 +10,8 @@
 
 extern void EvpgFenceEnter(void);
 extern int64 EvpgFenceDraw(void);
+extern int64 EvpgFenceLastDrawn(void);
+extern bool EvpgFenceHeld(void);
 extern int64 EvpgFenceStablePosition(bool wait);
 
 #endif							/* EVPG_FENCE_H */

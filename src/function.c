@@ -47,6 +47,7 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_PROJECTION_REDUCER] = "projection reducer",
 	[EVPG_ROLE_PROJECTION_HANDLER] = "projection handler",
 	[EVPG_ROLE_KEY] = "key function",
+	[EVPG_ROLE_RESET] = "reset function",
 };
 
 static const char *const role_shapes[] = {
@@ -57,6 +58,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_PROJECTION_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb or evpg.projected",
 	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) returning jsonb",
 	[EVPG_ROLE_KEY] = "f(event evpg.event) returning text or text[]",
+	[EVPG_ROLE_RESET] = "f() returning void",
 };
 
 /* The argument types of a role. */
@@ -86,6 +88,8 @@ role_arguments(EvpgRole role, Oid *types)
 		case EVPG_ROLE_INTERCEPTOR:
 			types[0] = catalog->command->tdtypeid;
 			return 1;
+		case EVPG_ROLE_RESET:
+			return 0;
 	}
 	pg_unreachable();
 }
@@ -120,6 +124,8 @@ role_fits(Form_pg_proc proc, EvpgRole role)
 			return proc->prorettype == JSONBOID && !proc->proretset;
 		case EVPG_ROLE_KEY:
 			return (proc->prorettype == TEXTOID || proc->prorettype == TEXTARRAYOID) && !proc->proretset;
+		case EVPG_ROLE_RESET:
+			return proc->prorettype == VOIDOID && !proc->proretset;
 	}
 	pg_unreachable();
 }

@@ -18,7 +18,8 @@ typedef enum EvpgRole
 	EVPG_ROLE_INTERCEPTOR,
 	EVPG_ROLE_PROJECTION_REDUCER,
 	EVPG_ROLE_PROJECTION_HANDLER,
-	EVPG_ROLE_KEY
+	EVPG_ROLE_KEY,
+	EVPG_ROLE_RESET
 } EvpgRole;
 
 /* A function ready to be called. */

@@ -17,8 +17,10 @@
  *		log.c, stream.c			events and streams
  *		fence.c					positions
  *		ring.c, shared.c		shared memory: frames to be sent, who is to be woken
+ *		home.c					whether this database is a copy
  *		event.c, json.c, check.c	values
  *		attempt.c				subtransactions
+ *		testing.c				hooks for tests, in test builds alone
  *		plan.c, catalog.c, settings.c, errors.h	evpg's own statements, objects, settings
  *
  *-------------------------------------------------------------------------
@@ -33,11 +35,13 @@
 #include "fmgr.h"
 #include "launcher.h"
 #include "plan.h"
-#include "project.h"
+#include "projected.h"
+#include "rebuild.h"
 #include "registry.h"
 #include "ring.h"
 #include "settings.h"
 #include "shared.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
@@ -53,12 +57,14 @@ void		_PG_init(void);
 void
 _PG_init(void)
 {
+	EVPG_TESTING_INIT();
 	EvpgSettingsInit();
 	EvpgSharedInit();
 	EvpgRingInit();
 	EvpgCatalogInit();
 	EvpgRegistryInit();
-	EvpgProjectInit();
+	EvpgProjectedInit();
+	EvpgRebuildInit();
 	EvpgLauncherInit();
 }
 

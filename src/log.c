@@ -2,7 +2,7 @@
  *
  * log.c
  *		The event log evpg.event_log: inserting events, and scanning those of a
- *		stream.
+ *		stream, or of all streams by position.
  *
  * Both work on the table directly instead of over SPI, as the apply worker of
  * logical replication does: a whole command is inserted with one setup, arrays
@@ -27,6 +27,7 @@
 #include "catalog.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "fence.h"
 #include "log.h"
@@ -57,9 +58,15 @@
 #define LOG_ACTOR			14
 #define LOG_NATTS			15
 
+/* So many events that are not wanted end a scan of all streams: a transaction should not last. */
+#define MAX_UNWANTED 200000
+
 struct EvpgLogScan
 {
-	const EvpgStream *stream;
+	const EvpgStream *stream;	/* NULL: all streams */
+	const EvpgLogFilter *filter;	/* if all streams */
+	text	  **event_types;	/* as the filter has them */
+	int64		reached;
 	Relation	log;
 	Relation	index;
 	IndexScanDesc scan;
@@ -163,6 +170,19 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position);
 }
 
+static EvpgLogScan *
+open_scan(Oid index)
+{
+	EvpgLogScan *scan = palloc0(sizeof(EvpgLogScan));
+
+	scan->log = table_open(EvpgCatalogGet()->event_log, AccessShareLock);
+	scan->index = index_open(index, AccessShareLock);
+	scan->slot = table_slot_create(scan->log, NULL);
+	scan->direction = ForwardScanDirection;
+	scan->event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgEvent", ALLOCSET_DEFAULT_SIZES);
+	return scan;
+}
+
 /*
  * EvpgLogScanBegin
  *		Scans the events of a stream with version >= from_version, in order of
@@ -171,20 +191,108 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 EvpgLogScan *
 EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
 {
-	EvpgLogScan *scan = palloc0(sizeof(EvpgLogScan));
+	EvpgLogScan *scan = open_scan(EvpgCatalogGet()->event_log_stream_index);
 	ScanKeyData keys[2];
 
 	scan->stream = stream;
-	scan->log = table_open(EvpgCatalogGet()->event_log, AccessShareLock);
-	scan->index = index_open(EvpgCatalogGet()->event_log_stream_index, AccessShareLock);
-	scan->slot = table_slot_create(scan->log, NULL);
 	scan->direction = backwards ? BackwardScanDirection : ForwardScanDirection;
-	scan->event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgEvent", ALLOCSET_DEFAULT_SIZES);
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->stream_id));
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
 	scan->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), 2, 0);
 	index_rescan(scan->scan, keys, 2, NULL, 0);
 	return scan;
+}
+
+/*
+ * EvpgLogScanAll
+ *		Scans the events of all streams in order of position, under the active
+ *		snapshot.  It may end early, after many events that are not wanted: go on
+ *		from EvpgLogScanReached.
+ */
+EvpgLogScan *
+EvpgLogScanAll(const EvpgLogFilter *filter)
+{
+	EvpgLogScan *scan = open_scan(EvpgCatalogGet()->event_log_position_index);
+	ScanKeyData keys[2];
+	ListCell   *cell;
+
+	scan->filter = filter;
+	scan->reached = filter->after;
+	scan->event_types = palloc(sizeof(text *) * list_length(filter->event_types));
+	foreach(cell, filter->event_types)
+		scan->event_types[foreach_current_index(cell)] = cstring_to_text(lfirst(cell));
+	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
+	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
+	scan->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), 2, 0);
+	index_rescan(scan->scan, keys, 2, NULL, 0);
+	return scan;
+}
+
+/* Every event up to here that is wanted has been returned. */
+int64
+EvpgLogScanReached(EvpgLogScan *scan)
+{
+	return scan->reached;
+}
+
+/* Which of so many parts has a key; the same everywhere and for ever. */
+int
+EvpgLogPart(const char *key, int parts)
+{
+	return DatumGetUInt32(hash_any((const unsigned char *) key, strlen(key))) % parts;
+}
+
+/* Whether the type of the event in the slot is wanted; looks at nothing else of it. */
+static bool
+type_wanted(EvpgLogScan *scan)
+{
+	int			ntypes = list_length(scan->filter->event_types);
+	text	   *type;
+
+	if (ntypes == 0)
+		return true;
+	slot_getsomeattrs(scan->slot, LOG_TYPE + 1);
+	type = DatumGetTextPP(scan->slot->tts_values[LOG_TYPE]);
+	for (int i = 0; i < ntypes; i++)
+		if (VARSIZE_ANY_EXHDR(type) == VARSIZE_ANY_EXHDR(scan->event_types[i]) &&
+			memcmp(VARDATA_ANY(type), VARDATA_ANY(scan->event_types[i]), VARSIZE_ANY_EXHDR(type)) == 0)
+			return true;
+	return false;
+}
+
+/* Whether the stream of the event in the slot is wanted; fills *stream. */
+static bool
+stream_wanted(EvpgLogScan *scan, EvpgStream *stream)
+{
+	const EvpgLogFilter *filter = scan->filter;
+	ListCell   *cell;
+	bool		wanted = (filter->aggregate_types == NIL);
+
+	slot_getsomeattrs(scan->slot, LOG_STREAM_ID + 1);
+	EvpgStreamById(DatumGetInt64(scan->slot->tts_values[LOG_STREAM_ID]), stream);
+	foreach(cell, filter->aggregate_types)
+		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
+	return wanted && (filter->parts <= 1 || EvpgLogPart(stream->aggregate_id, filter->parts) == filter->part);
+}
+
+/* Moves to the next event of all streams that is wanted. */
+static bool
+next_of_all(EvpgLogScan *scan, EvpgStream *stream)
+{
+	for (int looks = 0; looks < MAX_UNWANTED; looks++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!index_getnext_slot(scan->scan, ForwardScanDirection, scan->slot))
+		{
+			scan->reached = scan->filter->upto;
+			return false;
+		}
+		slot_getsomeattrs(scan->slot, LOG_POSITION + 1);
+		scan->reached = DatumGetInt64(scan->slot->tts_values[LOG_POSITION]);
+		if (type_wanted(scan) && stream_wanted(scan, stream))
+			return true;
+	}
+	return false;
 }
 
 static char *
@@ -204,10 +312,13 @@ bool
 EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 {
 	TupleTableSlot *slot = scan->slot;
+	EvpgStream	stream;
 	MemoryContext old;
 
 	CHECK_FOR_INTERRUPTS();
-	if (!index_getnext_slot(scan->scan, scan->direction, slot))
+	if (scan->stream != NULL)
+		stream = *scan->stream;
+	if (!(scan->stream != NULL ? index_getnext_slot(scan->scan, scan->direction, slot) : next_of_all(scan, &stream)))
 		return false;
 
 	MemoryContextReset(scan->event_context);
@@ -215,8 +326,8 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	slot_getallattrs(slot);
 	event->position = DatumGetInt64(slot->tts_values[LOG_POSITION]);
 	event->version = DatumGetInt64(slot->tts_values[LOG_VERSION]);
-	event->aggregate_type = scan->stream->aggregate_type;
-	event->aggregate_id = scan->stream->aggregate_id;
+	event->aggregate_type = stream.aggregate_type;
+	event->aggregate_id = stream.aggregate_id;
 	event->type = get_text(slot, LOG_TYPE);
 	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);
 	event->data = get_varlena(slot, LOG_DATA);

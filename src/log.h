@@ -9,12 +9,27 @@
 #define EVPG_LOG_H
 
 #include "event.h"
+#include "nodes/pg_list.h"
 #include "stream.h"
 
 typedef struct EvpgLogScan EvpgLogScan;
 
+/* Which events of all streams are wanted. */
+typedef struct EvpgLogFilter
+{
+	int64		after;			/* positions above this */
+	int64		upto;			/* and up to this */
+	List	   *aggregate_types;	/* NIL: all, as the next one */
+	List	   *event_types;
+	int			parts;			/* > 1: only the aggregate ids of one part */
+	int			part;
+} EvpgLogFilter;
+
 extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);
 extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);
+extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
+extern int64 EvpgLogScanReached(EvpgLogScan *scan);
+extern int	EvpgLogPart(const char *key, int parts);
 extern bool EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event);
 extern void EvpgLogScanEnd(EvpgLogScan *scan);
 

@@ -22,7 +22,7 @@ typedef struct PlanText
 {
 	const char *text;
 	int			nargs;
-	Oid			args[16];
+	Oid			args[24];
 } PlanText;
 
 static const PlanText texts[EVPG_PLAN_COUNT] = {
@@ -69,6 +69,53 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" VALUES ($1, $2, $3, $4, $5, $6)",
 		6, {INT8OID, TEXTOID, INT8OID, INT8OID, BYTEAOID, TIMESTAMPTZOID}
 	},
+	[EVPG_PLAN_CONSUMER_ADVANCE] = {
+		"UPDATE evpg.consumer SET checkpoint = $2, events_total = events_total OPERATOR(pg_catalog.+) $3,"
+		" updated_at = pg_catalog.clock_timestamp(),"
+		" attempts = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN attempts ELSE 0 END,"
+		" retry_at = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN retry_at END,"
+		" error_position = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN error_position END"
+		" WHERE name OPERATOR(pg_catalog.=) $1",
+		3, {TEXTOID, INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_CONSUMER_CREATE] = {
+		"INSERT INTO evpg.consumer (name, kind, checkpoint) VALUES ($1, 'projection', $2)",
+		2, {TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_CONSUMER_DELETE] = {
+		"DELETE FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_CONSUMER_FAIL] = {
+		"UPDATE evpg.consumer SET errors_total = errors_total OPERATOR(pg_catalog.+) 1,"
+		" error_position = NULLIF($2, 0), attempts = $3, retry_at = $4,"
+		" status = CASE WHEN $5 THEN 'stopped' ELSE status END, last_error = $6, last_sqlstate = $7,"
+		" last_error_at = pg_catalog.clock_timestamp(), updated_at = pg_catalog.clock_timestamp()"
+		" WHERE name OPERATOR(pg_catalog.=) $1",
+		7, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_CONSUMER_LIST] = {
+		"SELECT name FROM evpg.consumer WHERE status OPERATOR(pg_catalog.=) 'running' ORDER BY name",
+		0, {0}
+	},
+	[EVPG_PLAN_CONSUMER_READ] = {
+		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at"
+		" FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_CONSUMER_RESTART] = {
+		"UPDATE evpg.consumer SET checkpoint = $2, error_position = NULL, attempts = 0, retry_at = NULL,"
+		" status = CASE status WHEN 'stopped' THEN 'running' ELSE status END, updated_at = pg_catalog.clock_timestamp()"
+		" WHERE name OPERATOR(pg_catalog.=) $1",
+		2, {TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_CONSUMER_RUN] = {
+		"UPDATE evpg.consumer SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL,"
+		" updated_at = pg_catalog.clock_timestamp()"
+		" WHERE name OPERATOR(pg_catalog.=) $1"
+		" AND (status OPERATOR(pg_catalog.<>) CASE WHEN $2 THEN 'running' ELSE 'paused' END OR $2 AND retry_at IS NOT NULL)",
+		2, {TEXTOID, BOOLOID}
+	},
 	[EVPG_PLAN_EVENT_ID_EXISTS] = {
 		"SELECT 1 FROM evpg.event_log WHERE event_id OPERATOR(pg_catalog.=) $1",
 		1, {UUIDOID}
@@ -85,6 +132,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_EXTENSION_VERSION] = {
 		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
 		0, {0}
+	},
+	[EVPG_PLAN_HOME_READ] = {
+		"SELECT pg_catalog.bool_and(system_identifier OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $2)"
+		" FROM evpg.meta",
+		2, {INT8OID, OIDOID}
+	},
+	[EVPG_PLAN_HOME_WRITE] = {
+		"WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
+		2, {INT8OID, OIDOID}
 	},
 	[EVPG_PLAN_INTERCEPTOR_DELETE] = {
 		"DELETE FROM evpg.interceptor WHERE name OPERATOR(pg_catalog.=) $1",
@@ -106,8 +162,50 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" excluded.priority, excluded.search_path)",
 		6, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID}
 	},
+	[EVPG_PLAN_PARKED_CLEAR] = {
+		"DELETE FROM evpg.parked_event WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_PARKED_DELETE] = {
+		"DELETE FROM evpg.parked_event WHERE parked_event_id OPERATOR(pg_catalog.=) $1",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_PARKED_FAIL] = {
+		"UPDATE evpg.parked_event SET error = $2, sqlstate = $3, attempts = attempts OPERATOR(pg_catalog.+) 1"
+		" WHERE parked_event_id OPERATOR(pg_catalog.=) $1",
+		3, {INT8OID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PARKED_LIST] = {
+		"SELECT \"position\", key, skip_reason IS NOT NULL, parked_event_id FROM evpg.parked_event"
+		" WHERE name OPERATOR(pg_catalog.=) $1 ORDER BY \"position\", key",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_PARKED_SKIP] = {
+		"UPDATE evpg.parked_event SET skip_reason = $3, skipped_by = $4"
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND \"position\" OPERATOR(pg_catalog.=) $2 AND skip_reason IS NULL",
+		4, {TEXTOID, INT8OID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PARKED_SKIP_NEW] = {
+		"INSERT INTO evpg.parked_event (name, \"position\", attempts, error, sqlstate, skip_reason, skipped_by)"
+		" SELECT $1, $2, 0, c.last_error, c.last_sqlstate, $3, $4 FROM (SELECT) AS one"
+		" LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) $1 AND c.error_position OPERATOR(pg_catalog.=) $2"
+		" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name OPERATOR(pg_catalog.=) $1"
+		" AND p.\"position\" OPERATOR(pg_catalog.=) $2)",
+		4, {TEXTOID, INT8OID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PARKED_UNPARK] = {
+		"DELETE FROM evpg.parked_event WHERE name OPERATOR(pg_catalog.=) $1"
+		" AND ($2 IS NULL OR key OPERATOR(pg_catalog.=) $2) AND skip_reason IS NULL",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PARKED_WRITE] = {
+		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate) VALUES ($1, $2, $3, $4, $5, $6)",
+		6, {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID}
+	},
 	[EVPG_PLAN_PROJECTION_CLEAR] = {
-		"DELETE FROM evpg.projection_state WHERE name OPERATOR(pg_catalog.=) $1",
+		"WITH o AS (DELETE FROM evpg.old_build WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build)"
+		" DELETE FROM evpg.projection_state WHERE build OPERATOR(pg_catalog.=) ANY (ARRAY("
+		"SELECT build FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1 UNION ALL SELECT build FROM o))",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_PROJECTION_DELETE] = {
@@ -116,58 +214,144 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_PROJECTION_READ] = {
 		"SELECT name, library, symbol, reducer, handler, key_function, key_path, constant_key, aggregate_types,"
-		" event_types, tags, initial_state, broadcast, event_name, search_path FROM evpg.projection ORDER BY name",
+		" event_types, tags, initial_state, broadcast, event_name, search_path, mode, on_error, max_attempts, reset, tables,"
+		" start_position, version, build, generation_base FROM evpg.projection ORDER BY name",
 		0, {0}
 	},
 	[EVPG_PLAN_PROJECTION_WRITE] = {
 		"INSERT INTO evpg.projection AS p (name, library, symbol, reducer, handler, key_function, key_path,"
 		" constant_key, aggregate_types, event_types, tags, initial_state, broadcast, event_name, search_path,"
-		" registered_by, registered_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, pg_catalog.clock_timestamp())"
+		" registered_by, mode, on_error, max_attempts, reset, tables, start_position, version, registered_at)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,"
+		" pg_catalog.clock_timestamp())"
 		" ON CONFLICT (name) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
 		" reducer = excluded.reducer, handler = excluded.handler, key_function = excluded.key_function,"
 		" key_path = excluded.key_path, constant_key = excluded.constant_key,"
 		" aggregate_types = excluded.aggregate_types, event_types = excluded.event_types, tags = excluded.tags,"
 		" initial_state = excluded.initial_state, broadcast = excluded.broadcast, event_name = excluded.event_name,"
 		" search_path = excluded.search_path, registered_by = excluded.registered_by,"
-		" registered_at = excluded.registered_at"
+		" registered_at = excluded.registered_at, mode = excluded.mode, on_error = excluded.on_error,"
+		" max_attempts = excluded.max_attempts, reset = excluded.reset, tables = excluded.tables,"
+		" start_position = excluded.start_position, version = excluded.version"
 		" WHERE (p.library, p.symbol, p.reducer, p.handler, p.key_function, p.key_path::pg_catalog.text, p.constant_key,"
-		" p.aggregate_types, p.event_types, p.tags, p.initial_state, p.broadcast, p.event_name, p.search_path)"
+		" p.aggregate_types, p.event_types, p.tags, p.initial_state, p.broadcast, p.event_name, p.search_path,"
+		" p.mode, p.on_error, p.max_attempts, p.reset, p.tables, p.start_position, p.version)"
 		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.handler,"
 		" excluded.key_function, excluded.key_path::pg_catalog.text, excluded.constant_key, excluded.aggregate_types,"
 		" excluded.event_types, excluded.tags, excluded.initial_state, excluded.broadcast, excluded.event_name,"
-		" excluded.search_path)",
-		16, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		" excluded.search_path, excluded.mode, excluded.on_error, excluded.max_attempts, excluded.reset, excluded.tables,"
+		" excluded.start_position, excluded.version)",
+		23, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID,
+			TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID,
+		INT8OID, INT4OID}
 	},
 	[EVPG_PLAN_PROJECTION_EVENTS] = {
 		"SELECT * FROM evpg.event e"
 		" WHERE ($1 IS NULL OR e.aggregate_id OPERATOR(pg_catalog.=) $1)"
 		" AND ($2 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($2))"
 		" AND ($3 IS NULL OR e.type OPERATOR(pg_catalog.=) ANY ($3))"
-		" ORDER BY e.\"position\"",
-		3, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID}
+		" AND e.\"position\" OPERATOR(pg_catalog.<=) $4 ORDER BY e.\"position\"",
+		4, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID}
 	},
 	[EVPG_PLAN_PROJECTED_CHANGES] = {
-		"SELECT key, state, generation, version, \"position\", updated_at"
-		" FROM evpg.projection_state WHERE name OPERATOR(pg_catalog.=) $1"
-		" AND \"position\" OPERATOR(pg_catalog.>) $2 AND \"position\" OPERATOR(pg_catalog.<=) $3"
-		" ORDER BY \"position\" FETCH FIRST ($4) ROWS WITH TIES",
+		"SELECT s.key, s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation, s.version, c.\"position\", s.updated_at"
+		" FROM evpg.projection p JOIN evpg.projection_state s USING (build)"
+		" CROSS JOIN LATERAL (SELECT GREATEST(s.\"position\", p.rebuilt_position) AS \"position\") c"
+		" WHERE p.name OPERATOR(pg_catalog.=) $1"
+		" AND c.\"position\" OPERATOR(pg_catalog.>) $2 AND c.\"position\" OPERATOR(pg_catalog.<=) $3"
+		" ORDER BY c.\"position\" FETCH FIRST ($4) ROWS WITH TIES",
 		4, {TEXTOID, INT8OID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_PROJECTED_CREATE] = {
-		"INSERT INTO evpg.projection_state (name, key, generation, version, \"position\", deleted, updated_at)"
-		" VALUES ($1, $2, 1, 0, 0, true, pg_catalog.clock_timestamp()) ON CONFLICT (name, key) DO NOTHING",
-		2, {TEXTOID, TEXTOID}
+		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"
+		" VALUES ($1, $2, 1, 0, 0, true, pg_catalog.clock_timestamp()) ON CONFLICT (build, key) DO NOTHING",
+		2, {INT8OID, TEXTOID}
 	},
 	[EVPG_PLAN_PROJECTED_READ] = {
-		"SELECT state, generation, version, \"position\", updated_at FROM evpg.projection_state"
-		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND NOT deleted",
+		"SELECT state, generation, version, \"position\", updated_at FROM evpg.projected_state"
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PROJECTED_REMOVE] = {
 		"DELETE FROM evpg.projection_state"
-		" WHERE name OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		" WHERE build OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		2, {INT8OID, TEXTOID}
+	},
+	[EVPG_PLAN_REBUILD_ADVANCE] = {
+		"UPDATE evpg.rebuild_part SET checkpoint = $3, events = events OPERATOR(pg_catalog.+) $4"
+		" WHERE build OPERATOR(pg_catalog.=) $1 AND part OPERATOR(pg_catalog.=) $2",
+		4, {INT8OID, INT4OID, INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_CLEAN] = {
+		"DELETE FROM evpg.projection_state s USING (SELECT key FROM evpg.projection_state"
+		" WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY key LIMIT $2) d"
+		" WHERE s.build OPERATOR(pg_catalog.=) $1 AND s.key OPERATOR(pg_catalog.=) d.key RETURNING s.key, s.deleted",
+		2, {INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_DELETE] = {
+		"WITH r AS (DELETE FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build),"
+		" p AS (DELETE FROM evpg.rebuild_part USING r WHERE rebuild_part.build OPERATOR(pg_catalog.=) r.build)"
+		" INSERT INTO evpg.old_build (build, name) SELECT build, $1 FROM r RETURNING build",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_REBUILD_FAIL] = {
+		"UPDATE evpg.rebuild SET attempts = $2, retry_at = $3, last_error = $4,"
+		" status = CASE WHEN $5 THEN 'failed' ELSE status END WHERE name OPERATOR(pg_catalog.=) $1",
+		5, {TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, BOOLOID}
+	},
+	[EVPG_PLAN_REBUILD_FINISH] = {
+		"WITH r AS (DELETE FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build),"
+		" x AS (DELETE FROM evpg.rebuild_part USING r WHERE rebuild_part.build OPERATOR(pg_catalog.=) r.build),"
+		" o AS (INSERT INTO evpg.old_build (build, name, replaced) SELECT build, name, true FROM evpg.projection"
+		" WHERE name OPERATOR(pg_catalog.=) $1)"
+		" UPDATE evpg.projection p SET build = r.build, rebuilt_position = $2,"
+		" generation_base = p.generation_base OPERATOR(pg_catalog.+)"
+		" COALESCE((SELECT s.generation FROM evpg.projection_state s WHERE s.build OPERATOR(pg_catalog.=) p.build"
+		" AND s.generation OPERATOR(pg_catalog.>) 1 ORDER BY s.generation DESC LIMIT 1),"
+		" CASE WHEN EXISTS (SELECT FROM evpg.projection_state s WHERE s.build OPERATOR(pg_catalog.=) p.build) THEN 1 ELSE 0 END)"
+		" FROM r WHERE p.name OPERATOR(pg_catalog.=) $1",
+		2, {TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_FORGET] = {
+		"DELETE FROM evpg.old_build WHERE build OPERATOR(pg_catalog.=) $1",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_LIST] = {
+		"SELECT name FROM evpg.rebuild WHERE status OPERATOR(pg_catalog.=) 'running' ORDER BY name",
+		0, {0}
+	},
+	[EVPG_PLAN_REBUILD_OLD] = {
+		"SELECT build, name, replaced FROM evpg.old_build ORDER BY build",
+		0, {0}
+	},
+	[EVPG_PLAN_REBUILD_PART] = {
+		"SELECT checkpoint FROM evpg.rebuild_part WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY part",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_READ] = {
+		"SELECT build, status OPERATOR(pg_catalog.=) 'running', parts, attempts, retry_at"
+		" FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_REBUILD_START] = {
+		"WITH r AS (INSERT INTO evpg.rebuild (name, build, parts, start_position, goal, started_by)"
+		" VALUES ($1, pg_catalog.nextval('evpg.projection_build'), $2, $3, $4, $5) RETURNING build, parts)"
+		" INSERT INTO evpg.rebuild_part (build, part, checkpoint)"
+		" SELECT r.build, part, $3 FROM r, LATERAL pg_catalog.generate_series(0, r.parts OPERATOR(pg_catalog.-) 1) AS part",
+		5, {TEXTOID, INT4OID, INT8OID, INT8OID, TEXTOID}
+	},
+	[EVPG_PLAN_REBUILD_TOMBSTONES] = {
+		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"
+		" SELECT p.build, k.key, 1, 1, $3, true, pg_catalog.clock_timestamp()"
+		" FROM evpg.projection p, LATERAL pg_catalog.unnest($2) AS k (key)"
+		" WHERE p.name OPERATOR(pg_catalog.=) $1 ON CONFLICT (build, key) DO NOTHING",
+		3, {TEXTOID, TEXTARRAYOID, INT8OID}
+	},
+	[EVPG_PLAN_PROJECTED_WATCH] = {
+		"SELECT s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation, s.version,"
+		" GREATEST(s.\"position\", p.rebuilt_position), s.updated_at"
+		" FROM evpg.projection p JOIN evpg.projection_state s USING (build)"
+		" WHERE p.name OPERATOR(pg_catalog.=) $1 AND s.key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_SNAPSHOT_READ] = {

@@ -1,24 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * project.c
- *		Applies events to the keys of projections (rules 11 to 13), and rebuilds
- *		and replaces single keys.
+ *		Applies events to the keys of projections (rules 11 and 12).
  *
- * The row of (projection, key) is the guard of a key: whoever changes it has it
- * locked, a missing one is put there first, so applies to a key are serial.
- * Table projections have such a row too, without a state.  Besides, the first
- * evpg.max_key_locks keys of a transaction are locked by an advisory lock of
- * evpg's own; later ones send frames without data.  The keys of a command are
- * locked in one order, so two commands cannot deadlock over them.
+ * EvpgProjectFold applies one event to the row of one key, for everybody: the
+ * transaction that appends it (here), a batch (batch.c), a rebuild.
  *
- * A row that was deleted stays, marked, so that (generation, version) never
- * goes back: the generation rises when a key comes back or is rebuilt, the
- * version counts the applies of a generation.
- *
- * An event is applied in the transaction that appends it, by everyone who
- * appends, so it is applied once.  Applies to a key come in the order of its
- * locks, which for a key over several streams need not be that of positions;
- * a row keeps the highest.
+ * An event is applied to an inline projection in the transaction that appends
+ * it, by everyone who appends, so it is applied once.  The keys of a command are
+ * locked in one order, so two commands cannot deadlock over them.  Applies to a
+ * key come in the order of its locks, which for a key over several streams need
+ * not be that of positions; a row keeps the highest.
  *
  * Memory: one context for a call, one for a key below it.
  *
@@ -28,28 +20,16 @@
 
 #include "evpg.h"
 
-#include "access/xact.h"
 #include "catalog.h"
 #include "check.h"
 #include "errors.h"
 #include "executor/executor.h"
-#include "fence.h"
 #include "miscadmin.h"
 #include "native.h"
-#include "plan.h"
 #include "project.h"
-#include "projection.h"
 #include "registry.h"
-#include "row.h"
-#include "settings.h"
-#include "stream.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
-#include "utils/timestamp.h"
-
-PG_FUNCTION_INFO_V1(evpg_projection_put);
-PG_FUNCTION_INFO_V1(evpg_rebuild_projection);
 
 /* An event for a key of a projection. */
 typedef struct Work
@@ -59,47 +39,32 @@ typedef struct Work
 	const EvpgEvent *event;
 } Work;
 
-/* The row of a key, locked. */
-typedef struct Row
-{
-	EvpgProjection *projection;
-	const char *key;
-	bool		ordered;		/* has the advisory lock: frames may have data */
-	Jsonb	   *state;			/* NULL: none */
-	int			generation;
-	int64		version;		/* 0: never applied */
-	int64		position;
-	TimestampTz updated_at;
-	bool		deleted;
-	HeapTuple	tuple;			/* as it is stored */
-} Row;
-
 /* What a projection made of an event. */
 typedef struct Applied
 {
-	Jsonb	   *state;
 	bool		deleted;
 	bool		silent;
+	Jsonb	   *state;			/* not of a native projection */
 	Jsonb	   *delta;			/* NULL: null */
 } Applied;
 
-/* Advisory key locks of the current transaction; a rollback to a savepoint only makes it too high. */
-static int	key_locks = 0;
-
-static void
-forget_key_locks(XactEvent event, void *arg)
-{
-	key_locks = 0;
-}
-
-/* Called once, from _PG_init. */
-void
-EvpgProjectInit(void)
-{
-	RegisterXactCallback(forget_key_locks, NULL);
-}
-
 /* ------------------------------------------------------------------ whose code is running */
+
+/* What is being worked on: if it fails, this is where. */
+int64		EvpgProjectPosition = 0;	/* 0: no event */
+const char *EvpgProjectKey = NULL;	/* NULL: not known yet */
+
+static char last_key[EVPG_MAX_ID + 1];
+
+/* Says what is being worked on. */
+void
+EvpgProjectBlame(int64 position, const char *key)
+{
+	EvpgProjectPosition = position;
+	EvpgProjectKey = key == NULL ? NULL : last_key;
+	if (key != NULL)
+		strlcpy(last_key, key, sizeof(last_key));
+}
 
 typedef struct Frame
 {
@@ -127,6 +92,7 @@ describe_frame(void *arg)
 static void
 push_frame(Frame *frame, const EvpgProjection *projection, const char *key, const EvpgEvent *event)
 {
+	EvpgProjectBlame(event->position, key);
 	frame->projection = projection->name;
 	frame->key = key;
 	frame->event = event;
@@ -142,159 +108,50 @@ pop_frame(Frame *frame)
 	error_context_stack = frame->callback.previous;
 }
 
-/* ------------------------------------------------------------------ rows */
-
-/* Columns of evpg.projection_state, see sql/evpg--1.0.sql. */
-#define STATE_VERSION		1
-#define STATE_POSITION		2
-#define STATE_UPDATED_AT	3
-#define STATE_GENERATION	4
-#define STATE_DELETED		5
-#define STATE_STATE			8
-
-static void
-key_parameters(const Row *row, Datum *values)
-{
-	values[0] = CStringGetTextDatum(row->projection->name);
-	values[1] = CStringGetTextDatum(row->key);
-}
-
-static Datum
-get_value(const Row *row, int column, bool *isnull)
-{
-	return EvpgRowValue(EvpgCatalogGet()->projection_state, row->tuple, column, isnull);
-}
-
-/* Locks the row of a key and reads it, in CurrentMemoryContext; makes it if it is missing. */
-static void
-lock_row(Row *row, EvpgProjection *projection, const char *key)
-{
-	const EvpgCatalog *catalog = EvpgCatalogGet();
-	Datum		value;
-	bool		isnull;
-
-	memset(row, 0, sizeof(Row));
-	row->projection = projection;
-	row->key = key;
-	/* Another hash than that of a stream of the same names. */
-	if (projection->broadcast != EVPG_BROADCAST_NONE && key_locks < EvpgMaxKeyLocks)
-	{
-		if (EvpgLockHash(~EvpgHashPair(projection->name, key)))
-			key_locks++;
-		row->ordered = true;
-	}
-	while ((row->tuple = EvpgRowFind(catalog->projection_state, catalog->projection_state_key_index,
-									 projection->name, key, GetTransactionSnapshot(), true)) == NULL)
-	{
-		Datum		values[2];
-
-		key_parameters(row, values);
-		(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_CREATE, values, NULL);
-		EvpgPlanDone();
-		CHECK_FOR_INTERRUPTS();
-	}
-	row->generation = DatumGetInt32(get_value(row, STATE_GENERATION, &isnull));
-	row->version = DatumGetInt64(get_value(row, STATE_VERSION, &isnull));
-	row->position = DatumGetInt64(get_value(row, STATE_POSITION, &isnull));
-	row->updated_at = DatumGetTimestampTz(get_value(row, STATE_UPDATED_AT, &isnull));
-	row->deleted = DatumGetBool(get_value(row, STATE_DELETED, &isnull));
-	value = get_value(row, STATE_STATE, &isnull);
-	if (!isnull)
-		row->state = DatumGetJsonbPCopy(value);
-}
-
-/* Writes a locked row; its time advances, also within a transaction. */
-static void
-write_row(Row *row)
-{
-	int			columns[6] = {
-		STATE_VERSION, STATE_POSITION, STATE_UPDATED_AT, STATE_GENERATION, STATE_DELETED, STATE_STATE
-	};
-	bool		nulls[6] = {false, false, false, false, false, row->state == NULL};
-	Datum		values[6];
-
-	row->updated_at = Max(GetCurrentTimestamp(), row->updated_at + 1);
-	values[0] = Int64GetDatum(row->version);
-	values[1] = Int64GetDatum(row->position);
-	values[2] = TimestampTzGetDatum(row->updated_at);
-	values[3] = Int32GetDatum(row->generation);
-	values[4] = BoolGetDatum(row->deleted);
-	values[5] = PointerGetDatum(row->state);
-	row->tuple = EvpgRowReplace(EvpgCatalogGet()->projection_state, row->tuple, 6, columns, values, nulls);
-}
-
-static void
-remove_row(const Row *row)
-{
-	Datum		values[2];
-
-	key_parameters(row, values);
-	(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_REMOVE, values, NULL);
-	EvpgPlanDone();
-}
-
-/* A row that is not there comes to be: a new generation, unless it is the first. */
-static void
-bring_back(Row *row)
-{
-	if (row->version > 0)
-		row->generation++;
-	row->version = 0;
-	row->deleted = false;
-	row->state = NULL;
-}
-
-static void
-send_frame(const Row *row, const char *name, Jsonb *data)
-{
-	EvpgFrame	frame = {
-		.event = name,
-		.projection = row->projection->name,
-		.key = row->key,
-		.generation = row->generation,
-		.version = row->version,
-		.position = row->position,
-		.deleted = row->deleted,
-		.with_data = row->projection->broadcast == EVPG_BROADCAST_DELTA,
-		.truncated = !row->ordered && row->projection->broadcast == EVPG_BROADCAST_DELTA,
-		.data = data
-	};
-
-	if (row->projection->broadcast != EVPG_BROADCAST_NONE)
-		EvpgBroadcastSend(&frame);
-}
-
 /* ------------------------------------------------------------------ applying */
 
-static void
-project_native(EvpgProjection *projection, const Jsonb *state, const EvpgEvent *event, Applied *applied)
+/* The state of a row as json-c, which stays with the row. */
+static evpg_json *
+native_state(EvpgProjected *row, MemoryContext row_context)
 {
-	const evpg_project_entry *entry = evpg_find_projected(&projection->module, event->type);
-	EvpgJsonOwner *json = EvpgJsonOwn(NULL);
-	evpg_result *result = EvpgNativeResult();
-	EvpgNativeEvent native;
+	EvpgProjection *projection = row->projection;
 
-	json->json = EvpgJsonFromJsonb(state, "projection state");
-	if (json_object_get_type(json->json) != json_type_object)
+	if (row->json == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(row_context);
+
+		row->json = EvpgJsonOwn(NULL);
+		MemoryContextSwitchTo(old);
+	}
+	if (row->json->json == NULL)
+		row->json->json = EvpgJsonFromJsonb(row->state != NULL ? row->state : projection->initial_state,
+											"projection state");
+	if (json_object_get_type(row->json->json) != json_type_object)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("state of projection \"%s\" is not a JSON object", projection->name)));
+	return row->json->json;
+}
+
+static void
+project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, Applied *applied)
+{
+	const evpg_project_entry *entry = evpg_find_projected(&projection->module, event->type);
+	evpg_result *result = EvpgNativeResult();
+	EvpgNativeEvent native;
+
 	EvpgNativeEventInit(&native);
 	EvpgNativeEventSet(&native, event, NULL);
-	entry->call(result, json->json, &native.event);
+	entry->call(result, state, &native.event);
 	if (result->failed)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("projection \"%s\" failed: %s", projection->name,
 						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
 	applied->deleted = result->deleted;
-	applied->state = result->deleted ? NULL : EvpgJsonToJsonb(json->json, "projection state");
-	if (applied->state != NULL)
-		EvpgJsonbCheckLimits(applied->state, "projection state");
 	applied->silent = (result->delta == NULL);
 	applied->delta = result->delta == NULL ? NULL : EvpgJsonToJsonb(result->delta, "delta");
 	EvpgNativeEventClear(&native);
-	json_object_put(EvpgJsonLetGo(json));
 	evpg_result_reset(result);
 }
 
@@ -342,33 +199,87 @@ project_by_handler(EvpgFunction *handler, const EvpgEvent *event, Applied *appli
 		applied->delta = DatumGetJsonbP(rows[0]);
 }
 
-/* Applies an event to a locked row, in memory. */
 static void
-apply(Row *row, const EvpgEvent *event, Applied *applied)
+apply(EvpgProjected *row, MemoryContext row_context, const EvpgEvent *event, Applied *applied)
 {
 	EvpgProjection *projection = row->projection;
-	Frame		frame;
 
 	memset(applied, 0, sizeof(Applied));
-	if (row->deleted)
-		bring_back(row);
-	push_frame(&frame, projection, row->key, event);
-	if (!projection->native && projection->handler_signature != NULL)
+	if (projection->native)
+		project_native(projection, native_state(row, row_context), event, applied);
+	else if (projection->handler_signature != NULL)
 		project_by_handler(EvpgProjectionFunction(projection), event, applied);
 	else
-	{
-		Jsonb	   *state = row->state != NULL ? row->state : projection->initial_state;
+		project_by_reducer(projection, EvpgProjectionFunction(projection),
+						   row->state != NULL ? row->state : projection->initial_state, event, applied);
+}
 
-		if (projection->native)
-			project_native(projection, state, event, applied);
-		else
-			project_by_reducer(projection, EvpgProjectionFunction(projection), state, event, applied);
-		row->state = applied->state;
+/* Keeps a new state; whatever state the row had goes. */
+static void
+keep_state(EvpgProjected *row, const Applied *applied)
+{
+	Jsonb	   *before = row->state;
+
+	if (applied->deleted && row->json != NULL)
+		json_object_put(EvpgJsonLetGo(row->json));
+	row->state = NULL;
+	if (applied->state != NULL)
+	{
+		row->state = palloc(VARSIZE_ANY(applied->state));
+		memcpy(row->state, applied->state, VARSIZE_ANY(applied->state));
 	}
+	if (before != NULL)
+		pfree(before);
+}
+
+/*
+ * EvpgProjectFold
+ *		Applies an event to a row, in memory: the caller writes it in the end.
+ *		The state is kept in CurrentMemoryContext while all else goes with
+ *		event_context.  Sends the frame of the event if asked.
+ */
+void
+EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_context, bool send)
+{
+	MemoryContext row_context = MemoryContextSwitchTo(event_context);
+	Applied		applied;
+	Frame		frame;
+
+	if (row->deleted)
+		EvpgProjectedRevive(row);
+	push_frame(&frame, row->projection, row->key, event);
+	apply(row, row_context, event, &applied);
 	pop_frame(&frame);
-	row->deleted = applied->deleted;
+	row->deleted = applied.deleted;
 	row->version++;
 	row->position = Max(row->position, event->position);
+	if (send && !applied.silent)
+		EvpgProjectedSend(row, row->projection->event_name, applied.delta);
+	MemoryContextSwitchTo(row_context);
+	keep_state(row, &applied);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* The keys that an event is applied to, in CurrentMemoryContext. */
+List *
+EvpgProjectKeys(EvpgProjection *projection, const EvpgEvent *event)
+{
+	Frame		frame;
+	List	   *keys;
+
+	push_frame(&frame, projection, NULL, event);
+	keys = EvpgProjectionKeys(projection, event);
+	pop_frame(&frame);
+	return keys;
+}
+
+/* ------------------------------------------------------------------ inline projections */
+
+/* Whether the projection is kept up by who appends, and takes the event. */
+static bool
+takes_inline(EvpgProjection *projection, const EvpgEvent *event)
+{
+	return projection->mode == EVPG_MODE_INLINE && EvpgProjectionTakes(projection, event);
 }
 
 static int
@@ -386,7 +297,7 @@ compare_work(const void *a, const void *b)
 	return order;
 }
 
-/* Whether any projection takes any of the events. */
+/* Whether any inline projection takes any of the events. */
 bool
 EvpgProjectAny(const EvpgEvent *events, int count)
 {
@@ -394,7 +305,7 @@ EvpgProjectAny(const EvpgEvent *events, int count)
 
 	foreach(cell, EvpgProjections())
 		for (int i = 0; i < count; i++)
-		if (EvpgProjectionTakes(lfirst(cell), &events[i]))
+		if (takes_inline(lfirst(cell), &events[i]))
 			return true;
 	return false;
 }
@@ -414,16 +325,11 @@ collect(List *projections, const EvpgEvent *events, int count, int *nwork)
 
 		for (int i = 0; i < count; i++)
 		{
-			Frame		frame;
-			List	   *keys;
 			ListCell   *key;
 
-			if (!EvpgProjectionTakes(projection, &events[i]))
+			if (!takes_inline(projection, &events[i]))
 				continue;
-			push_frame(&frame, projection, NULL, &events[i]);
-			keys = EvpgProjectionKeys(projection, &events[i]);
-			pop_frame(&frame);
-			foreach(key, keys)
+			foreach(key, EvpgProjectKeys(projection, &events[i]))
 			{
 				if (*nwork == space)
 					work = repalloc_huge(work, sizeof(Work) * (space *= 2));
@@ -438,52 +344,27 @@ collect(List *projections, const EvpgEvent *events, int count, int *nwork)
 	return work;
 }
 
-/*
- * Applies an event to a locked row, whose state is kept in CurrentMemoryContext
- * while all else goes with event_context; sends its frame if asked.
- */
-static void
-fold(Row *row, const EvpgEvent *event, MemoryContext event_context, bool send)
-{
-	MemoryContext old = MemoryContextSwitchTo(event_context);
-	Jsonb	   *before = row->state;
-	Applied		applied;
-
-	apply(row, event, &applied);
-	if (send && !applied.silent)
-		send_frame(row, row->projection->event_name, applied.delta);
-	MemoryContextSwitchTo(old);
-	if (row->state != NULL)
-	{
-		row->state = palloc(VARSIZE_ANY(applied.state));
-		memcpy(row->state, applied.state, VARSIZE_ANY(applied.state));
-	}
-	if (before != NULL)
-		pfree(before);
-	CHECK_FOR_INTERRUPTS();
-}
-
 /* Applies all that there is for the first key of work, and returns how much that is. */
 static int
 apply_key(const Work *work, int nwork)
 {
 	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
-	Row			row;
+	EvpgProjected row;
 	int			done = 0;
 
-	lock_row(&row, work->projection, work->key);
+	EvpgProjectedLock(&row, work->projection, work->key);
 	for (; done < nwork && work[done].projection == work->projection && strcmp(work[done].key, work->key) == 0; done++)
 	{
-		fold(&row, work[done].event, event_context, true);
+		EvpgProjectFold(&row, work[done].event, event_context, true);
 		MemoryContextReset(event_context);
 	}
-	write_row(&row);
+	EvpgProjectedWrite(&row);
 	return done;
 }
 
 /*
  * EvpgProject
- *		Applies events that this transaction has just appended to all
+ *		Applies events that this transaction has just appended to all inline
  *		projections that take them.
  */
 void
@@ -516,181 +397,4 @@ EvpgProject(const EvpgEvent *events, int count)
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-}
-
-/* ------------------------------------------------------------------ single keys */
-
-/*
- * A change from outside the events gets a position of its own, so that who
- * catches up by positions sees it.  The caller entered the fence before it
- * locked the key, as a command does, so that the two cannot deadlock.
- */
-static void
-draw_position(Row *row)
-{
-	row->position = EvpgFenceDraw();
-}
-
-static void
-refuse_table_projection(const EvpgProjection *projection, const char *action)
-{
-	if (projection->handler_signature != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot %s a key of projection \"%s\"", action, projection->name),
-				 errdetail("It is a table projection: evpg does not know which rows of its tables belong to a key.")));
-}
-
-Datum
-evpg_projection_put(PG_FUNCTION_ARGS)
-{
-	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	char	   *key = EvpgArgKey(fcinfo, 1);
-	Jsonb	   *state = EvpgArgJsonb(fcinfo, 2, "projection state");
-	EvpgScope	scope;
-	EvpgProjection *projection;
-	Row			row;
-
-	EvpgProjectionRefuse("put projections");
-	EvpgEnter(&scope, "evpg_projection_put()");
-	projection = EvpgProjectionFind(name);
-	refuse_table_projection(projection, "put");
-	if (projection->native && state != NULL && !JB_ROOT_IS_OBJECT(state))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("state of projection \"%s\" must be a JSON object", projection->name)));
-	EvpgFenceEnter();
-	lock_row(&row, projection, key);
-	if (state == NULL && row.version == 0)
-		remove_row(&row);
-	else if (state != NULL || !row.deleted)
-	{
-		if (row.deleted)
-			bring_back(&row);
-		row.state = state;
-		row.deleted = (state == NULL);
-		row.version++;
-		draw_position(&row);
-		write_row(&row);
-		send_frame(&row, "put", state);
-	}
-	EvpgLeave(&scope);
-	PG_RETURN_INT64(row.version);
-}
-
-/* Folds the events of a key from the first on; returns how many there are. */
-static int64
-replay(Row *row)
-{
-	EvpgProjection *projection = row->projection;
-	bool		by_id = EvpgProjectionKeyedById(projection);
-	Datum		values[3];
-	char		nulls[3] = {' ', ' ', ' '};
-	Portal		portal;
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext event_context = AllocSetContextCreate(caller, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
-	int64		count = 0;
-
-	values[0] = CStringGetTextDatum(row->key);
-	nulls[0] = by_id ? ' ' : 'n';
-	values[1] = EvpgRegistryArray(projection->aggregate_types);
-	nulls[1] = projection->aggregate_types == NIL ? 'n' : ' ';
-	values[2] = EvpgRegistryArray(projection->event_types);
-	nulls[2] = projection->event_types == NIL ? 'n' : ' ';
-	portal = EvpgPlanOpen(EVPG_PLAN_PROJECTION_EVENTS, values, nulls);
-	for (;;)
-	{
-		SPITupleTable *rows;
-
-		SPI_cursor_fetch(portal, true, 1000);
-		rows = SPI_tuptable;
-		if (SPI_processed == 0)
-			break;
-		for (uint64 i = 0; i < rows->numvals; i++)
-		{
-			EvpgEvent	event;
-			bool		ours = false;
-			ListCell   *key;
-
-			MemoryContextSwitchTo(event_context);
-			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
-			if (EvpgProjectionTakes(projection, &event))
-				foreach(key, EvpgProjectionKeys(projection, &event))
-					ours |= strcmp(lfirst(key), row->key) == 0;
-			MemoryContextSwitchTo(caller);
-			if (ours)
-			{
-				fold(row, &event, event_context, false);
-				count++;
-			}
-			MemoryContextReset(event_context);
-			CHECK_FOR_INTERRUPTS();
-		}
-		SPI_freetuptable(rows);
-	}
-	EvpgPlanClose(portal);
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(event_context);
-	return count;
-}
-
-/*
- * The row is locked before the events are read, so what is not seen then is
- * applied by its appender afterwards.
- */
-Datum
-evpg_rebuild_projection(PG_FUNCTION_ARGS)
-{
-	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	char	   *key = EvpgArgKey(fcinfo, 1);
-	EvpgScope	scope;
-	EvpgProjection *projection;
-	Row			row;
-	bool		existed;
-	volatile int64 count = 0;
-
-	EvpgProjectionRefuse("rebuild projections");
-	EvpgEnter(&scope, "evpg_rebuild_projection()");
-	projection = EvpgProjectionFind(name);
-	refuse_table_projection(projection, "rebuild");
-	EvpgFenceEnter();
-	lock_row(&row, projection, key);
-	existed = !row.deleted;
-	if (row.version > 0)
-		row.generation++;
-	row.version = 0;
-	row.position = 0;
-	row.state = NULL;
-	row.deleted = false;
-	EvpgProjecting = true;
-	PG_TRY();
-	{
-		count = replay(&row);
-	}
-	PG_FINALLY();
-	{
-		EvpgProjecting = false;
-	}
-	PG_END_TRY();
-
-	if (count == 0 && row.generation == 1)
-		remove_row(&row);
-	else if (count == 0)
-	{
-		/* Nothing to fold: gone, and silence. */
-		row.deleted = true;
-		row.version = 1;
-		draw_position(&row);
-		if (existed)
-			write_row(&row);
-	}
-	else
-	{
-		row.version = count;
-		draw_position(&row);
-		write_row(&row);
-		send_frame(&row, "rebuild", row.state);
-	}
-	EvpgLeave(&scope);
-	PG_RETURN_INT64(count);
 }

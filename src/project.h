@@ -9,9 +9,15 @@
 #define EVPG_PROJECT_H
 
 #include "event.h"
+#include "projected.h"
 
-extern void EvpgProjectInit(void);
+extern int64 EvpgProjectPosition;
+extern const char *EvpgProjectKey;
+
+extern void EvpgProjectBlame(int64 position, const char *key);
 extern bool EvpgProjectAny(const EvpgEvent *events, int count);
 extern void EvpgProject(const EvpgEvent *events, int count);
+extern List *EvpgProjectKeys(EvpgProjection *projection, const EvpgEvent *event);
+extern void EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_context, bool send);
 
 #endif							/* EVPG_PROJECT_H */

@@ -1,14 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * projection.c
- *		Registers projections, keeps them for the session, and says which events
+ *		Keeps the registered projections for the session, and says which events
  *		and keys are theirs.
  *
- * Who registers or drops a projection holds ShareLock on evpg.fence, so it
- * waits for appenders in mid-flight and they for it: an event is either
- * appended by a transaction that knows the projection, or committed before the
- * registration.  For the same reason the command path asks for the projections
- * after it has entered the fence.
+ * Who registers or drops a projection, or ends a rebuild, locks evpg.fence (see
+ * register.c), so the command path asks for the projections after it has entered
+ * the fence.
  *
  * The functions or library of a projection are resolved at the first event it
  * takes, so that a broken one stops only the commands that need it.
@@ -31,13 +29,9 @@
 #include "plan.h"
 #include "projection.h"
 #include "registry.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
-
-PG_FUNCTION_INFO_V1(evpg_register_projection);
-PG_FUNCTION_INFO_V1(evpg_drop_projection);
 
 /* User code of a projection is running. */
 bool		EvpgProjecting = false;
@@ -65,6 +59,43 @@ result_jsonb(uint64 row, int column)
 	return EvpgPlanResult(row, column, &value) ? DatumGetJsonbPCopy(value) : NULL;
 }
 
+static int64
+result_int(uint64 row, int column)
+{
+	Datum		value;
+
+	(void) EvpgPlanResult(row, column, &value);
+	return DatumGetInt64(value);
+}
+
+EvpgMode
+EvpgModeFromName(const char *name)
+{
+	if (strcmp(name, "inline") == 0)
+		return EVPG_MODE_INLINE;
+	if (strcmp(name, "async") == 0)
+		return EVPG_MODE_ASYNC;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown projection mode \"%s\"", name),
+			 errhint("Use inline or async.")));
+}
+
+EvpgOnError
+EvpgOnErrorFromName(const char *name)
+{
+	if (strcmp(name, "stop") == 0)
+		return EVPG_ON_ERROR_STOP;
+	if (strcmp(name, "park") == 0)
+		return EVPG_ON_ERROR_PARK;
+	if (strcmp(name, "skip") == 0)
+		return EVPG_ON_ERROR_SKIP;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown on_error \"%s\"", name),
+			 errhint("Use stop, park or skip.")));
+}
+
 static EvpgProjection *
 load_projection(uint64 row)
 {
@@ -90,6 +121,15 @@ load_projection(uint64 row)
 	projection->broadcast = EvpgBroadcastFromName(result_text(row, 13));
 	projection->event_name = result_text(row, 14);
 	projection->search_path = result_text(row, 15);
+	projection->mode = EvpgModeFromName(result_text(row, 16));
+	projection->on_error = EvpgOnErrorFromName(result_text(row, 17));
+	projection->max_attempts = (int) result_int(row, 18);
+	projection->reset_signature = result_text(row, 19);
+	projection->tables = EvpgRegistryList(row, 20);
+	projection->start_position = result_int(row, 21);
+	projection->version = (int) result_int(row, 22);
+	projection->build = result_int(row, 23);
+	projection->generation_base = (int) result_int(row, 24);
 	return projection;
 }
 
@@ -129,9 +169,9 @@ EvpgProjections(void)
 	return projections;
 }
 
-/* A projection by name; error if there is none. */
+/* A projection by name; NULL if there is none. */
 EvpgProjection *
-EvpgProjectionFind(const char *name)
+EvpgProjectionLookup(const char *name)
 {
 	ListCell   *cell;
 
@@ -142,9 +182,20 @@ EvpgProjectionFind(const char *name)
 		if (strcmp(projection->name, name) == 0)
 			return projection;
 	}
-	ereport(ERROR,
-			(errcode(EVPG_ERRCODE_UNKNOWN_PROJECTION),
-			 errmsg("projection \"%s\" is not registered", name)));
+	return NULL;
+}
+
+/* The same; error if there is none. */
+EvpgProjection *
+EvpgProjectionFind(const char *name)
+{
+	EvpgProjection *projection = EvpgProjectionLookup(name);
+
+	if (projection == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_PROJECTION),
+				 errmsg("projection \"%s\" is not registered", name)));
+	return projection;
 }
 
 /* ------------------------------------------------------------------ events and keys */
@@ -180,6 +231,9 @@ definition(EvpgProjection *projection)
 		if (projection->aggregate_types == NIL && module.aggregate_types != NULL)
 			for (const char *const *type = module.aggregate_types; *type != NULL; type++)
 				projection->aggregate_types = lappend(projection->aggregate_types, pstrdup(*type));
+		if (projection->event_types == NIL)
+			for (const evpg_project_entry *entry = module.events; entry->type != NULL; entry++)
+				projection->event_types = lappend(projection->event_types, pstrdup(entry->type));
 		MemoryContextSwitchTo(old);
 		projection->module = module;
 	}
@@ -344,24 +398,6 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
 	return list_make1((char *) event->aggregate_id);
 }
 
-/* ------------------------------------------------------------------ registration */
-
-static void
-put_array(Datum *values, char *nulls, int column, ArrayType *array)
-{
-	values[column] = PointerGetDatum(array);
-	nulls[column] = array == NULL ? 'n' : ' ';
-}
-
-static char *
-arg_name(FunctionCallInfo fcinfo, int arg, const char *what)
-{
-	char	   *name = EvpgArgName(fcinfo, arg, what);
-
-	EvpgCheckNewName(name, what);
-	return name;
-}
-
 /*
  * What user code of a projection may not do: the projections are being used,
  * and rows would change under those who have locked them.
@@ -374,112 +410,4 @@ EvpgProjectionRefuse(const char *what)
 				(errcode(EVPG_ERRCODE_REENTERED),
 				 errmsg("a projection cannot %s", what),
 				 errhint("Let a client that listens do it.")));
-}
-
-Datum
-evpg_register_projection(PG_FUNCTION_ARGS)
-{
-	char	   *name = arg_name(fcinfo, 0, "projection name");
-	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, 10, "initial state");
-	Oid			registrant = GetUserId();
-	bool		by_functions = !PG_ARGISNULL(1) || !PG_ARGISNULL(2);
-	char	   *library = NULL;
-	char	   *symbol = NULL;
-	char	   *search_path = EvpgFunctionSearchPath();
-	int			nkeys = !PG_ARGISNULL(7) + !PG_ARGISNULL(8) + !PG_ARGISNULL(9);
-	Datum		values[17];
-	char		nulls[17];
-	uint64		changed;
-	EvpgScope	scope;
-
-	memset(nulls, ' ', sizeof(nulls));
-	EvpgRegistryCheckOptions(fcinfo, 15);
-	if (initial_state == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("initial state must not be null")));
-	if (strcmp(EvpgArgName(fcinfo, 3, "mode"), "inline") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown projection mode \"%s\"", EvpgArgName(fcinfo, 3, "mode")),
-				 errhint("Use inline.")));
-	if (by_functions == (!PG_ARGISNULL(13) || !PG_ARGISNULL(14)) || (!PG_ARGISNULL(1) && !PG_ARGISNULL(2)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a projection is registered with either a reducer, a handler, or a library"),
-				 errhint("Give reducer, or handler, or library and symbol.")));
-	if (nkeys > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a projection has one kind of key"),
-				 errhint("Give key_path, or key_function, or constant_key, or none of them for the aggregate id.")));
-
-	EvpgRegistryPut(values, nulls, 0, name);
-	if (!by_functions)
-	{
-		evpg_projection module;
-
-		if (!superuser_arg(registrant))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("must be superuser to register a library")));
-		library = EvpgModulePath(EvpgArgId(fcinfo, 13, "library"));
-		symbol = EvpgArgName(fcinfo, 14, "symbol");
-		EvpgModuleLoadProjection(library, symbol, &module);
-		if (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("initial_state of a library is what its symbol says"),
-					 errhint("Leave the argument out.")));
-		initial_state = EvpgModuleInitialState(library, symbol, module.initial_state);
-	}
-	EvpgRegistryPut(values, nulls, 1, library);
-	EvpgRegistryPut(values, nulls, 2, symbol);
-	EvpgRegistryPut(values, nulls, 3, PG_ARGISNULL(1) ? NULL :
-					EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_PROJECTION_REDUCER, registrant));
-	EvpgRegistryPut(values, nulls, 4, PG_ARGISNULL(2) ? NULL :
-					EvpgFunctionCheck(PG_GETARG_OID(2), EVPG_ROLE_PROJECTION_HANDLER, registrant));
-	EvpgRegistryPut(values, nulls, 5, PG_ARGISNULL(8) ? NULL :
-					EvpgFunctionCheck(PG_GETARG_OID(8), EVPG_ROLE_KEY, registrant));
-	values[6] = PG_GETARG_DATUM(7);
-	nulls[6] = PG_ARGISNULL(7) ? 'n' : ' ';
-	EvpgRegistryPut(values, nulls, 7, PG_ARGISNULL(9) ? NULL : EvpgArgId(fcinfo, 9, "constant_key"));
-	put_array(values, nulls, 8, EvpgArgTextArray(fcinfo, 4, "aggregate_types"));
-	put_array(values, nulls, 9, EvpgArgTextArray(fcinfo, 5, "event_types"));
-	put_array(values, nulls, 10, EvpgArgTextArray(fcinfo, 6, "tags"));
-	values[11] = JsonbPGetDatum(initial_state);
-	EvpgRegistryPut(values, nulls, 12, EvpgArgName(fcinfo, 11, "broadcast"));
-	(void) EvpgBroadcastFromName(TextDatumGetCString(values[12]));
-	EvpgRegistryPut(values, nulls, 13, EvpgArgName(fcinfo, 12, "event_name"));
-	EvpgRegistryPut(values, nulls, 14, search_path);
-	EvpgRegistryPut(values, nulls, 15, GetUserNameFromId(registrant, false));
-
-	EvpgProjectionRefuse("register projections");
-	EvpgEnter(&scope, "evpg_register_projection()");
-	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
-	changed = EvpgPlanRun(EVPG_PLAN_PROJECTION_WRITE, values, nulls);
-	EvpgPlanDone();
-	if (changed > 0)
-		EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
-	EvpgLeave(&scope);
-	PG_RETURN_BOOL(changed > 0);
-}
-
-/* Drops the rows too: they would be read as if they were still kept up. */
-Datum
-evpg_drop_projection(PG_FUNCTION_ARGS)
-{
-	EvpgScope	scope;
-	Datum		name = PG_GETARG_DATUM(0);
-	bool		dropped;
-
-	EvpgProjectionRefuse("drop projections");
-	EvpgEnter(&scope, "evpg_drop_projection()");
-	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
-	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,
-							   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
-	(void) EvpgPlanRun(EVPG_PLAN_PROJECTION_CLEAR, &name, NULL);
-	EvpgPlanDone();
-	EvpgLeave(&scope);
-	PG_RETURN_BOOL(dropped);
 }

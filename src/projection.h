@@ -15,6 +15,20 @@
 #include "function.h"
 #include "nodes/pg_list.h"
 
+typedef enum EvpgMode
+{
+	EVPG_MODE_INLINE,			/* applied by who appends */
+	EVPG_MODE_ASYNC				/* applied afterwards, by a consumer */
+} EvpgMode;
+
+/* What becomes of an event that cannot be applied. */
+typedef enum EvpgOnError
+{
+	EVPG_ON_ERROR_STOP,
+	EVPG_ON_ERROR_PARK,
+	EVPG_ON_ERROR_SKIP
+} EvpgOnError;
+
 /* A projection; lives to the end of the transaction at least. */
 typedef struct EvpgProjection
 {
@@ -38,12 +52,24 @@ typedef struct EvpgProjection
 	Jsonb	   *initial_state;
 	EvpgBroadcast broadcast;
 	char	   *event_name;
+	EvpgMode	mode;
+	EvpgOnError on_error;		/* unless inline, as max_attempts */
+	int			max_attempts;
+	char	   *reset_signature;	/* of a table projection, as tables */
+	List	   *tables;			/* qualified names */
+	int64		start_position; /* earlier events are not its own */
+	int			version;
+	int64		build;			/* the rows that are read */
+	int			generation_base;	/* of these rows */
 } EvpgProjection;
 
 extern bool EvpgProjecting;
 
+extern EvpgMode EvpgModeFromName(const char *name);
+extern EvpgOnError EvpgOnErrorFromName(const char *name);
 extern List *EvpgProjections(void);
 extern EvpgProjection *EvpgProjectionFind(const char *name);
+extern EvpgProjection *EvpgProjectionLookup(const char *name);
 extern bool EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event);
 extern bool EvpgProjectionKeyedById(EvpgProjection *projection);
 extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);

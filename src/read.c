@@ -16,6 +16,7 @@
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "check.h"
+#include "consumer.h"
 #include "errors.h"
 #include "fence.h"
 #include "funcapi.h"
@@ -370,6 +371,7 @@ evpg_projection_changes(PG_FUNCTION_ARGS)
 	Datum		parameters[4];
 	char		no_limit[4] = {' ', ' ', ' ', 'n'};
 	uint64		rows;
+	EvpgConsumer consumer;
 	EvpgScope	scope;
 
 	if (PG_ARGISNULL(1))
@@ -378,8 +380,10 @@ evpg_projection_changes(PG_FUNCTION_ARGS)
 				 errmsg("after_position must not be null")));
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
-	(void) EvpgProjectionFind(name);
 	mark = EvpgFenceStablePosition(true);
+	/* No further than an asynchronous projection is. */
+	if (EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC && EvpgConsumerRead(name, &consumer))
+		mark = Min(mark, consumer.checkpoint);
 	parameters[0] = PG_GETARG_DATUM(0);
 	parameters[1] = PG_GETARG_DATUM(1);
 	parameters[2] = Int64GetDatum(mark);

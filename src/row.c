@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * row.c
- *		Finds, locks and replaces a row by its unique key of two texts, working
- *		on the table directly instead of over SPI: streams and keys of
+ *		Finds, locks, inserts and replaces a row by its unique key of two columns,
+ *		working on the table directly instead of over SPI: streams and keys of
  *		projections are on the path of every command.
  *
  * A row is locked as by SELECT FOR NO KEY UPDATE, to the end of the
@@ -62,10 +62,11 @@ lock_slot(Relation table, Snapshot snapshot, TupleTableSlot *slot)
 /*
  * EvpgRowFind
  *		The row whose key is (first, second), NULL if there is none.  index is
- *		unique on two columns of type text with collation "C".
+ *		unique on two columns: one whose equality is the function equal, and one of
+ *		type text; texts have collation "C".
  */
 HeapTuple
-EvpgRowFind(Oid table, Oid index, const char *first, const char *second, Snapshot snapshot, bool lock)
+EvpgRowFind(Oid table, Oid index, RegProcedure equal, Datum first, const char *second, Snapshot snapshot, bool lock)
 {
 	Relation	relation = table_open(table, lock ? RowShareLock : AccessShareLock);
 	Relation	key = index_open(index, AccessShareLock);
@@ -74,8 +75,7 @@ EvpgRowFind(Oid table, Oid index, const char *first, const char *second, Snapsho
 	IndexScanDesc scan;
 	ScanKeyData keys[2];
 
-	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, CStringGetTextDatum(first));
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, equal, first);
 	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
 						   F_TEXTEQ, CStringGetTextDatum(second));
 	PushActiveSnapshot(snapshot);
@@ -92,6 +92,29 @@ EvpgRowFind(Oid table, Oid index, const char *first, const char *second, Snapsho
 	return row;
 }
 
+/* The row whose key, unique by index, is a number; NULL if there is none.  Under the active snapshot. */
+HeapTuple
+EvpgRowById(Oid table, Oid index, int64 id)
+{
+	Relation	relation = table_open(table, AccessShareLock);
+	Relation	key = index_open(index, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	HeapTuple	row = NULL;
+	IndexScanDesc scan;
+	ScanKeyData keys[1];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = index_beginscan(relation, key, GetActiveSnapshot(), 1, 0);
+	index_rescan(scan, keys, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+		row = ExecCopySlotHeapTuple(slot);
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(key, AccessShareLock);
+	table_close(relation, AccessShareLock);
+	return row;
+}
+
 /* A value of a row, which points into it. */
 Datum
 EvpgRowValue(Oid table, HeapTuple row, int column, bool *isnull)
@@ -103,9 +126,9 @@ EvpgRowValue(Oid table, HeapTuple row, int column, bool *isnull)
 	return value;
 }
 
-/* A row version that did not fit on its page needs entries of its own. */
+/* A new row needs entries, and a row version that did not fit on its page. */
 static void
-insert_index_entries(Relation relation, TupleTableSlot *slot)
+insert_index_entries(Relation relation, TupleTableSlot *slot, bool update)
 {
 	EState	   *estate = CreateExecutorState();
 	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
@@ -113,23 +136,45 @@ insert_index_entries(Relation relation, TupleTableSlot *slot)
 
 	InitResultRelInfo(target, relation, 0, NULL, 0);
 	ExecOpenIndices(target, false);
-	(void) ExecInsertIndexTuples(target, slot, estate, true, false, NULL, NIL);
+	(void) ExecInsertIndexTuples(target, slot, estate, update, false, NULL, NIL);
 	ExecCloseIndices(target);
 	MemoryContextSwitchTo(old);
 	FreeExecutorState(estate);
 }
 
-/*
- * EvpgRowReplace
- *		Writes new values into some columns of a row that the caller has locked,
- *		and returns the new version.  Key columns are not among them.
- */
+/* Inserts a row, and returns it as it is stored. */
 HeapTuple
-EvpgRowReplace(Oid table, HeapTuple row, int ncolumns, int *columns, Datum *values, bool *nulls)
+EvpgRowInsert(Oid table, Datum *values, bool *nulls)
 {
 	Relation	relation = table_open(table, RowExclusiveLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	HeapTuple	new = heap_modify_tuple_by_cols(row, RelationGetDescr(relation), ncolumns, columns, values, nulls);
+	HeapTuple	new = heap_form_tuple(RelationGetDescr(relation), values, nulls);
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ExecForceStoreHeapTuple(new, slot, false);
+	slot->tts_tableOid = table;
+	simple_table_tuple_insert(relation, slot);
+	insert_index_entries(relation, slot, false);
+	new->t_self = slot->tts_tid;
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(relation, NoLock);
+	CommandCounterIncrement();
+	return new;
+}
+
+/*
+ * EvpgRowReplace
+ *		Writes new values into some columns, those that are marked in replaced, of
+ *		a row that nobody else changes, and returns the new version.  Key columns
+ *		are not among them.
+ */
+HeapTuple
+EvpgRowReplace(Oid table, HeapTuple row, Datum *values, bool *nulls, bool *replaced)
+{
+	Relation	relation = table_open(table, RowExclusiveLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	HeapTuple	new = heap_modify_tuple(row, RelationGetDescr(relation), values, nulls, replaced);
 	bool		update_indexes;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -137,7 +182,7 @@ EvpgRowReplace(Oid table, HeapTuple row, int ncolumns, int *columns, Datum *valu
 	slot->tts_tableOid = table;
 	simple_table_tuple_update(relation, &row->t_self, slot, GetActiveSnapshot(), &update_indexes);
 	if (update_indexes)
-		insert_index_entries(relation, slot);
+		insert_index_entries(relation, slot, true);
 	new->t_self = slot->tts_tid;
 	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(slot);

@@ -11,8 +11,11 @@
 #include "access/htup.h"
 #include "utils/snapshot.h"
 
-extern HeapTuple EvpgRowFind(Oid table, Oid index, const char *first, const char *second, Snapshot snapshot, bool lock);
-extern HeapTuple EvpgRowReplace(Oid table, HeapTuple row, int ncolumns, int *columns, Datum *values, bool *nulls);
+extern HeapTuple EvpgRowFind(Oid table, Oid index, RegProcedure equal, Datum first, const char *second,
+							 Snapshot snapshot, bool lock);
+extern HeapTuple EvpgRowById(Oid table, Oid index, int64 id);
+extern HeapTuple EvpgRowInsert(Oid table, Datum *values, bool *nulls);
+extern HeapTuple EvpgRowReplace(Oid table, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
 extern Datum EvpgRowValue(Oid table, HeapTuple row, int column, bool *isnull);
 
 #endif							/* EVPG_ROW_H */

@@ -1,18 +1,176 @@
 /*-------------------------------------------------------------------------
  *
  * run.c
- *		One pass over all that is due.
+ *		What is done outside the transactions of appenders: one pass over all
+ *		tasks, for workers and for CALL evpg_run() alike.
+ *
+ * Each task is a transaction of its own, and takes what it works on by a lock
+ * that it does not wait for, so that any number of sessions may run passes.
+ *
+ * Memory: names of tasks outlive the transactions, in a context of the pass.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "async.h"
+#include "catalog.h"
+#include "consumer.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "home.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "rebuild.h"
 #include "run.h"
+#include "tcop/pquery.h"
+#include "tcop/utility.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+PG_FUNCTION_INFO_V1(evpg_run);
+
+/* Names of tasks, in context. */
+static List *
+list_tasks(List *(*list) (void), MemoryContext context)
+{
+	MemoryContext old;
+	List	   *names;
+	EvpgScope	scope;
+
+	EvpgEnter(&scope, NULL);
+	old = MemoryContextSwitchTo(context);
+	names = list();
+	MemoryContextSwitchTo(old);
+	EvpgLeave(&scope);
+	return names;
+}
+
+/* Runs every task of a kind, each with memory of its own; true if one has more to do. */
+static bool
+run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), MemoryContext context,
+		  void (*commit) (void), TimestampTz *next)
+{
+	MemoryContext task = AllocSetContextCreate(context, "EvpgTask", ALLOCSET_DEFAULT_SIZES);
+	bool		more = false;
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		MemoryContextSwitchTo(task);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		more |= run(lfirst(cell), next);
+		PopActiveSnapshot();
+		commit();
+		MemoryContextReset(task);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return more;
+}
+
+static bool
+clean(const char *nothing, TimestampTz *next)
+{
+	return EvpgRebuildClean();
+}
+
+static bool
+at_home(void)
+{
+	EvpgScope	scope;
+	bool		here;
+
+	/* SPI wants a snapshot, which is not there in a worker. */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	EvpgEnter(&scope, NULL);
+	here = EvpgHomeHere();
+	EvpgLeave(&scope);
+	PopActiveSnapshot();
+	return here;
+}
+
+/*
+ * EvpgRunPass
+ *		Does one batch of every task that is due, each in a transaction of its
+ *		own, which commit() ends, starting the next one and choosing the memory
+ *		context in which that goes on; nothing in a database that is a copy.  Called inside a
+ *		transaction, under READ COMMITTED, and left inside one.  True if there is
+ *		more to be done now; else *next is when something becomes due, DT_NOEND if
+ *		nothing is known to.
+ */
 bool
 EvpgRunPass(void (*commit) (void), TimestampTz *next)
 {
+	MemoryContext context;
+	volatile bool more = false;
+
 	*next = DT_NOEND;
-	return false;
+	if (!at_home())
+		return false;
+	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
+	PG_TRY();
+	{
+		more |= run_tasks(list_tasks(EvpgConsumerNames, context), EvpgAsyncRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
+		more |= run_tasks(list_make1(""), clean, context, commit, next);
+	}
+	PG_FINALLY();
+	{
+		MemoryContextDelete(context);
+	}
+	PG_END_TRY();
+	return more;
+}
+
+static MemoryContext procedure;
+
+static void
+commit_procedure(void)
+{
+	SPI_commit();
+	EnsurePortalSnapshotExists();
+	MemoryContextSwitchTo(procedure);
+}
+
+/*
+ * CALL evpg_run(max_rounds): a round is over when there is nothing more to be
+ * done now.  What a round makes necessary, the next one does.
+ */
+Datum
+evpg_run(PG_FUNCTION_ARGS)
+{
+	int			max_rounds = PG_ARGISNULL(0) ? PG_INT32_MAX : PG_GETARG_INT32(0);
+	CallContext *call = (CallContext *) fcinfo->context;
+	TimestampTz next;
+	EvpgScope	scope;
+
+	if (call == NULL || !IsA(call, CallContext) || call->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+				 errmsg("evpg_run() commits, so it cannot be called inside a transaction block"),
+				 errhint("CALL it by itself.")));
+	if (max_rounds < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_rounds must be at least 1")));
+	PreventCommandDuringRecovery("evpg_run()");
+	EvpgEnter(&scope, NULL);
+	EvpgHomeRequire();
+	EvpgLeave(&scope);
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	procedure = CurrentMemoryContext;
+	for (int round = 0; round < max_rounds; round++)
+	{
+		bool		idle = true;
+
+		while (EvpgRunPass(commit_procedure, &next))
+			idle = false;
+		if (idle)
+			break;
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
 }

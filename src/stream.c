@@ -8,6 +8,8 @@
  * after that is read with a new snapshot, so that it includes what the previous
  * holder committed.
  *
+ * Whose a stream_id is never changes, so a session remembers it.
+ *
  * A stream that does not exist has no row to lock.  Who must not be run twice
  * (a handler that is a function) reserves it first by an advisory lock on
  * (type, id), in a lock class of evpg's own.
@@ -16,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -24,6 +27,8 @@
 #include "storage/lock.h"
 #include "stream.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are evpg's. */
@@ -33,6 +38,35 @@
 #define STREAM_STREAM_ID		1
 #define STREAM_VERSION			2
 #define STREAM_LAST_POSITION	3
+#define STREAM_AGGREGATE_TYPE	5
+#define STREAM_AGGREGATE_ID		6
+#define STREAM_NATTS			6
+
+/* So many streams a session remembers by stream_id; then it starts anew. */
+#define MAX_NAMES 100000
+
+typedef struct Names
+{
+	int64		stream_id;
+	char	   *aggregate_type;
+	char	   *aggregate_id;
+	char		status;
+} Names;
+
+#define SH_PREFIX streams
+#define SH_ELEMENT_TYPE Names
+#define SH_KEY_TYPE int64
+#define SH_KEY stream_id
+#define SH_HASH_KEY(table, key) murmurhash32((uint32) (key) ^ (uint32) ((key) >> 32))
+#define SH_EQUAL(table, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+static MemoryContext EvpgStreamContext = NULL;	/* of names */
+static streams_hash *names = NULL;
+static uint64 names_of = 0;		/* EvpgCatalogIdentity() */
 
 static bool
 find_row(EvpgStream *stream, Snapshot snapshot, bool lock)
@@ -40,8 +74,8 @@ find_row(EvpgStream *stream, Snapshot snapshot, bool lock)
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	bool		isnull;
 
-	stream->row = EvpgRowFind(catalog->stream, catalog->stream_key_index, stream->aggregate_type,
-							  stream->aggregate_id, snapshot, lock);
+	stream->row = EvpgRowFind(catalog->stream, catalog->stream_key_index, F_TEXTEQ,
+							  CStringGetTextDatum(stream->aggregate_type), stream->aggregate_id, snapshot, lock);
 	if (stream->row == NULL)
 	{
 		stream->stream_id = stream->version = stream->last_position = 0;
@@ -65,6 +99,58 @@ bool
 EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 {
 	return find_row(stream, caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot(), false);
+}
+
+static void
+forget_names(void)
+{
+	if (EvpgStreamContext != NULL)
+		MemoryContextDelete(EvpgStreamContext);
+	EvpgStreamContext = AllocSetContextCreate(TopMemoryContext, "EvpgStream", ALLOCSET_DEFAULT_SIZES);
+	names = streams_create(EvpgStreamContext, 1024, NULL);
+	names_of = EvpgCatalogIdentity();
+}
+
+/*
+ * EvpgStreamById
+ *		Whose a stream_id is: its type and id, until the next call.
+ */
+void
+EvpgStreamById(int64 stream_id, EvpgStream *stream)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Names	   *entry;
+	bool		found;
+
+	if (names == NULL || names->members >= MAX_NAMES || names_of != EvpgCatalogIdentity())
+		forget_names();
+	entry = streams_lookup(names, stream_id);
+	if (entry == NULL)
+	{
+		HeapTuple	row = EvpgRowById(catalog->stream, catalog->stream_id_index, stream_id);
+		MemoryContext old;
+		char	   *type;
+		char	   *id;
+		bool		isnull;
+
+		if (row == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("stream with id " INT64_FORMAT " is missing", stream_id),
+					 errdetail("There is an event of it.")));
+		old = MemoryContextSwitchTo(EvpgStreamContext);
+		type = TextDatumGetCString(EvpgRowValue(catalog->stream, row, STREAM_AGGREGATE_TYPE, &isnull));
+		id = TextDatumGetCString(EvpgRowValue(catalog->stream, row, STREAM_AGGREGATE_ID, &isnull));
+		entry = streams_insert(names, stream_id, &found);
+		entry->aggregate_type = type;
+		entry->aggregate_id = id;
+		MemoryContextSwitchTo(old);
+		heap_freetuple(row);
+	}
+	memset(stream, 0, sizeof(EvpgStream));
+	stream->stream_id = stream_id;
+	stream->aggregate_type = entry->aggregate_type;
+	stream->aggregate_id = entry->aggregate_id;
 }
 
 /*
@@ -99,12 +185,15 @@ EvpgStreamReserve(const EvpgStream *stream)
 void
 EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position)
 {
-	int			columns[2] = {STREAM_VERSION, STREAM_LAST_POSITION};
-	Datum		values[2] = {Int64GetDatum(version), Int64GetDatum(last_position)};
-	bool		nulls[2] = {false, false};
+	Datum		values[STREAM_NATTS] = {0};
+	bool		nulls[STREAM_NATTS] = {0};
+	bool		replaced[STREAM_NATTS] = {0};
 
 	Assert(stream->row != NULL);
-	stream->row = EvpgRowReplace(EvpgCatalogGet()->stream, stream->row, 2, columns, values, nulls);
+	values[STREAM_VERSION - 1] = Int64GetDatum(version);
+	values[STREAM_LAST_POSITION - 1] = Int64GetDatum(last_position);
+	replaced[STREAM_VERSION - 1] = replaced[STREAM_LAST_POSITION - 1] = true;
+	stream->row = EvpgRowReplace(EvpgCatalogGet()->stream, stream->row, values, nulls, replaced);
 	stream->version = version;
 	stream->last_position = last_position;
 }

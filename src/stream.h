@@ -23,6 +23,7 @@ typedef struct EvpgStream
 
 extern bool EvpgStreamLock(EvpgStream *stream);
 extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);
+extern void EvpgStreamById(int64 stream_id, EvpgStream *stream);
 extern bool EvpgStreamCreate(EvpgStream *stream);
 extern void EvpgStreamReserve(const EvpgStream *stream);
 extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position);

@@ -20,6 +20,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "broadcast.h"
 #include "catalog/pg_extension.h"
 #include "commands/async.h"
 #include "commands/extension.h"
@@ -277,8 +278,8 @@ send_batch(void)
 		Async_Notify(projection_channel, text);
 	}
 	if (batch.dropped > 0)
-		Async_Notify("evpg.resync", psprintf("{\"event\": \"resync\", \"reason\": \"overflow\", \"dropped\": " INT64_FORMAT "}",
-											 batch.dropped));
+		Async_Notify(EVPG_RESYNC_CHANNEL, psprintf("{\"event\": \"resync\", \"reason\": \"overflow\", \"dropped\": " INT64_FORMAT "}",
+												   batch.dropped));
 	CommitTransactionCommand();
 	EvpgRingSent(&batch);
 }

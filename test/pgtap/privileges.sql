@@ -9,7 +9,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(221);
+SELECT plan(234);
 CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   result text;
@@ -33,7 +33,7 @@ INSERT INTO test.call VALUES
   (1, 'SELECT * FROM evpg.event'), (1, 'SELECT * FROM evpg.stream'), (1, 'SELECT evpg_streams()'),
   (1, $$SELECT evpg_stream_version('counter', 'a')$$), (1, $$SELECT evpg_read_stream('counter', 'a')$$),
   (1, 'SELECT evpg_read_all()'), (1, 'SELECT evpg_stable_position()'), (1, $$SELECT evpg_state('counter', 'a')$$),
-  (1, 'SELECT evpg_version()'), (1, 'SELECT evpg_session_stats()'),
+  (1, 'SELECT evpg_version()'), (1, 'SELECT evpg_session_stats()'), (1, 'SELECT * FROM evpg.stat_stable_position'),
   (2, $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   (2, $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   (2, $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),
@@ -43,7 +43,7 @@ INSERT INTO test.call VALUES
   (3, $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$), (3, $$SELECT evpg_take_snapshot('counter', 'a')$$),
   (3, $$SELECT evpg_drop_aggregate('nope', true)$$), (3, $$SELECT evpg_drop_interceptor('nope', true)$$),
   (3, 'SELECT * FROM evpg.aggregate_type'), (3, 'SELECT * FROM evpg.command_record'), (3, 'SELECT * FROM evpg.snapshot'),
-  (3, 'SELECT * FROM evpg.interceptor'),
+  (3, 'SELECT * FROM evpg.interceptor'), (3, 'SELECT * FROM evpg.meta'), (3, 'SELECT evpg_activate()'),
   (4, 'SELECT * FROM evpg.event_log'), (4, 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
   (4, 'UPDATE evpg.stream SET version = 0'), (4, 'DELETE FROM evpg.stream'),
   (4, 'DELETE FROM evpg.event_log'), (4, 'DELETE FROM evpg.snapshot'), (4, 'TRUNCATE evpg.event_log'),

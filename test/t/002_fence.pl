@@ -1,6 +1,6 @@
 # Rule 9: a reader that pages by evpg_read_all(stable_only => true) sees every committed event once, skips none that commits
 # late, and sees the events of a stream in order; while a dozen clients append with pauses before they commit, roll back,
-# use savepoints and prepare, and backends are killed.  And what happens without stable_only, so that it is known to matter.
+# use savepoints and prepare, the log is maintained, and backends are killed.  And what happens without stable_only, so that it is known to matter.
 
 use strict;
 use warnings;
@@ -165,6 +165,17 @@ foreach my $name (sort keys %scripts)
 	push @files, '-f', "$directory/$name.pgbench\@$weights{$name}";
 }
 
+# The log is maintained meanwhile, again and again.  After a crash it goes on.
+my $maintenance = "$directory/maintenance.sql";
+
+PostgreSQL::Test::Utils::append_to_file($maintenance, <<'SQL');
+DROP INDEX IF EXISTS evpg.maintained;
+CREATE INDEX CONCURRENTLY maintained ON evpg.event_log (type);
+VACUUM evpg.event_log;
+REINDEX INDEX CONCURRENTLY evpg.maintained;
+ANALYZE evpg.event_log;
+SQL
+
 # Clients append for some seconds; in the middle of it, one of their backends may be killed, which restarts the server.
 sub load
 {
@@ -176,6 +187,8 @@ sub load
 		[ 'pgbench', '-n', '-c', $clients, '-j', 2, '-T', $seconds, @files, '-d', $node->connstr('postgres') . ' application_name=appender' ],
 		'>', $file, '2>', "$file.err");
 
+	my $maintainer = IPC::Run::start([ 'pgbench', '-n', '-T', $seconds, '-f', $maintenance, '-d', $node->connstr('postgres') ], '>', "$file.maintenance", '2>', "$file.maintenance.err");
+
 	ok($node->poll_query_until('postgres', "SELECT count(*) > $before + 600 FROM evpg.event_log"), "$what: events come in");
 	ok($node->poll_query_until('postgres', "SELECT count(*) > $seen + 400 FROM seen"), "$what: the readers follow meanwhile");
 	if ($kill)
@@ -186,20 +199,24 @@ sub load
 		$pgbench->finish;
 		isnt($pgbench->result(0), 0, "$what: a backend was killed");
 		$_->finish foreach values %readers;
+		$maintainer->finish;
 		ok($node->poll_query_until('postgres', 'SELECT true'), "$what: the server came back");
-		# of the prepared transactions, some are committed, some not
+		start_readers();
+		# of the prepared transactions, some are committed, some not, while readers read
 		my $number = 0;
 		foreach my $gid (split /\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts'))
 		{
 			$node->safe_psql('postgres', ($number++ % 2 ? 'ROLLBACK' : 'COMMIT') . " PREPARED '$gid'");
 		}
 		note "$number prepared transactions were left behind";
-		start_readers();
 	}
 	else
 	{
 		$pgbench->finish;
 		is($pgbench->result(0), 0, "$what: the appenders met no error") or diag(slurp_file("$file.err"));
+		$maintainer->finish;
+		is($maintainer->result(0), 0, "$what: nor did maintenance") or diag(slurp_file("$file.maintenance.err"));
+		unlike(slurp_file("$file.maintenance"), qr/actually processed: 0/, "$what: which came through");
 	}
 	return;
 }

@@ -46,6 +46,8 @@ my ($code, $stdout, $stderr) = $standby->psql('postgres', 'SELECT evpg_stable_po
 like($stderr, qr/ERROR:  there is no stable position during recovery.*HINT: /s, 'rule 9: the stable position is refused, with a hint');
 is(sqlstate($standby, 'SELECT evpg_stable_position()'), '55000', 'rule 9: its SQLSTATE');
 is(sqlstate($standby, 'SELECT FROM evpg_read_all(0)'), '55000', 'rule 9: so are pages up to it');
+is($standby->safe_psql('postgres', 'SELECT stable_position IS NULL, last_position >= 6, blocker_pid FROM evpg.stat_stable_position'),
+	't|t|', 'rule 9: the view does not pretend to know it');
 foreach my $type ('account', 'account_c')
 {
 	foreach my $write (
@@ -74,15 +76,21 @@ SET LOCAL evpg.broadcast = off;
 SELECT FROM evpg_execute('account_c', 'p', 'Open', '{"owner": "Paul"}');
 PREPARE TRANSACTION 'appender';
 SQL
+# the primary fails with this one open
+my $lost = $primary->background_psql('postgres', on_error_stop => 1);
+$lost->query_safe("BEGIN; SELECT FROM evpg_append('account_c', 'lost', ARRAY[evpg_event('Lost')])");
 my $last = $primary->safe_psql('postgres', "SELECT position FROM evpg_execute('account', 'a', 'Deposit', '{\"amount\": 5}')");
 $primary->wait_for_catchup($standby);
-$primary->stop;
+$primary->stop('immediate');
+$lost->{run}->finish;
 $standby->promote;
 ok($standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()'), 'the standby is promoted');
 
-my $prepared = $last - 1;
+my $prepared = $last - 2;
 is( $session->query_safe("SELECT count(*) = (SELECT count(*) FROM evpg.event WHERE position < $prepared), max(position) < $prepared FROM evpg_read_all(0)"),
 	't|t', 'rule 9: what is prepared still holds the mark, of a session that is new to it as well');
+is($session->query_safe("SELECT stable_position = $prepared - 1, last_position >= $last, blocker_gid, blocker_state FROM evpg.stat_stable_position"),
+	't|t|appender|prepared', 'rule 9: the view shows who holds it');
 is($session->query_safe("SELECT version FROM evpg_execute('account_c', 'a', 'Deposit', '{\"amount\": 1}')"), '4', 'a session from before commands');
 is( $standby->safe_psql('postgres', <<'SQL'), "ok|5\nduplicate|2", 'so does a new one; command ids are known (rule 4)');
 SELECT status, version FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 1}', 4);
@@ -91,7 +99,9 @@ SQL
 is($standby->safe_psql('postgres', "SELECT count(*) FROM evpg.event WHERE position > $last AND aggregate_type = 'account_c'"), '2', 'positions go on');
 $standby->safe_psql('postgres', "COMMIT PREPARED 'appender'");
 is( $standby->safe_psql('postgres', "SELECT string_agg(position::text, ' ' ORDER BY position) FROM evpg_read_all($prepared - 1) WHERE position <= $last"),
-	"$prepared $last", 'rule 9: once it is committed, its event is seen in its place');
+	"$prepared $last", 'rule 9: once it is committed, its event is seen in its place; what was open on the primary is not');
+is($standby->safe_psql('postgres', 'SELECT stable_position = last_position, blocker_pid, blocker_gid FROM evpg.stat_stable_position'),
+	't||', 'rule 9: and nobody holds the mark');
 is( $session->query_safe('SELECT count(*) = (SELECT count(*) FROM evpg.event) FROM evpg_read_all(0)'), 't', 'rule 9: and everything after it');
 is(inspect($standby), '', 'all that is stored agrees');
 $session->quit;

@@ -1,0 +1,360 @@
+/*-------------------------------------------------------------------------
+ *
+ * async.c
+ *		Asynchronous projections: the consumer that applies a batch of events and
+ *		moves the checkpoint in one transaction (rule 10), and what it does about
+ *		events that cannot be applied.
+ *
+ * A batch runs in a subtransaction.  If an event in it fails, nothing of the
+ * batch remains but the failure: next time the events before it are applied, then
+ * the event alone, until it succeeds or has failed often enough.  Then the
+ * projection stops, or the event is parked, and later ones of its key behind it,
+ * or it is skipped.  Errors of concurrency are tried again without being
+ * counted.
+ *
+ * How many events a batch takes adapts to how long one lasted; a session keeps
+ * that in memory, and how far it has looked without finding an event, so that a
+ * projection of rare events does not write its checkpoint all the time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "async.h"
+#include "attempt.h"
+#include "batch.h"
+#include "catalog.h"
+#include "check.h"
+#include "consumer.h"
+#include "fence.h"
+#include "log.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "project.h"
+#include "registry.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evpg_replay_parked);
+
+#define MIN_EVENTS 10
+#define MAX_EVENTS 20000
+
+/* A batch should last so long, in milliseconds. */
+#define SHORT_BATCH 50
+#define LONG_BATCH 200
+
+/* A checkpoint that moved over nothing but foreign events is written after so many positions, or milliseconds. */
+#define MAX_UNWRITTEN 1000
+#define MAX_UNWRITTEN_TIME 1000
+
+/* What a session remembers of a consumer. */
+typedef struct Pace
+{
+	char		name[EVPG_MAX_NAME + 1];	/* hash key */
+	int			max_events;
+	int64		checkpoint;		/* as it is stored */
+	int64		looked;			/* and how far the session has looked from
+								 * there */
+	uint64		generation;		/* of the registry, then */
+	TimestampTz written_at;
+} Pace;
+
+static HTAB *paces = NULL;
+
+static Pace *
+find_pace(const char *name)
+{
+	Pace	   *pace;
+	bool		found;
+
+	if (paces == NULL)
+	{
+		HASHCTL		control = {.keysize = EVPG_MAX_NAME + 1, .entrysize = sizeof(Pace)};
+
+		paces = hash_create("EvpgAsync", 16, &control, HASH_ELEM | HASH_STRINGS);
+	}
+	pace = hash_search(paces, name, HASH_ENTER, &found);
+	if (!found)
+	{
+		pace->max_events = 100;
+		pace->checkpoint = -1;
+	}
+	return pace;
+}
+
+/* How far the session knows that there is nothing for the consumer. */
+static int64
+looked_to(const Pace *pace, const EvpgConsumer *consumer)
+{
+	return pace->checkpoint == consumer->checkpoint && pace->generation == EvpgCatalogRegistryGeneration() ?
+		pace->looked : consumer->checkpoint;
+}
+
+static void
+adapt(Pace *pace, const EvpgBatch *batch, instr_time started)
+{
+	instr_time	lasted;
+
+	INSTR_TIME_SET_CURRENT(lasted);
+	INSTR_TIME_SUBTRACT(lasted, started);
+	if (INSTR_TIME_GET_MILLISEC(lasted) > LONG_BATCH)
+		pace->max_events = Max(pace->max_events / 2, MIN_EVENTS);
+	else if (INSTR_TIME_GET_MILLISEC(lasted) < SHORT_BATCH && batch->events >= pace->max_events)
+		pace->max_events = Min(pace->max_events * 2, MAX_EVENTS);
+}
+
+/* Keeps how far a batch came; where it found nothing, writing that may wait. */
+static void
+advance(Pace *pace, const EvpgConsumer *consumer, const EvpgBatch *batch)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->error_position != 0 ||
+		TimestampDifferenceExceeds(pace->written_at, now, MAX_UNWRITTEN_TIME))
+	{
+		EvpgConsumerAdvance(consumer, batch->reached, batch->events);
+		pace->written_at = now;
+		pace->checkpoint = batch->reached;
+	}
+	else
+		pace->checkpoint = consumer->checkpoint;
+	pace->looked = batch->reached;
+	pace->generation = EvpgCatalogRegistryGeneration();
+}
+
+/*
+ * The event after the checkpoint has failed as often as it may; false if the
+ * projection is to stop.
+ */
+static bool
+give_up(const EvpgConsumer *consumer, const EvpgProjection *projection, const char *key, const ErrorData *error)
+{
+	if (consumer->error_position == 0 || projection->on_error == EVPG_ON_ERROR_STOP)
+		return false;
+	if (projection->on_error == EVPG_ON_ERROR_PARK)
+		EvpgConsumerPark(consumer->name, consumer->error_position, key, consumer->attempts, error);
+	else
+		EvpgConsumerSkip(consumer->name, consumer->error_position, error->message);
+	EvpgConsumerAdvance(consumer, consumer->error_position, 0);
+	return true;
+}
+
+/*
+ * A batch has failed, and nothing of it is left.  Position 0 is the projection
+ * itself: its key path, its library.
+ */
+static void
+fail(EvpgConsumer *consumer, const EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
+{
+	int64		position = EvpgProjectPosition;
+	int			attempts = 0;
+	bool		passed;
+
+	/* Among others it does not count: it is tried again alone. */
+	if (position == 0 || batch->upto == position)
+		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !EvpgConsumerTransient(error);
+	consumer->error_position = position;
+	consumer->attempts = attempts;
+	if (attempts < projection->max_attempts)
+	{
+		EvpgConsumerFail(consumer, position, attempts, false, error);
+		return;
+	}
+	passed = give_up(consumer, projection, EvpgProjectKey, error);
+	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, !passed, error);
+	ereport(LOG,
+			(errmsg("projection \"%s\" has %s at position " INT64_FORMAT, consumer->name,
+					!passed ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
+					position),
+			 errdetail("%s", error->message)));
+}
+
+static void
+run_batch(void *arg)
+{
+	EvpgBatchRun(arg);
+}
+
+/*
+ * EvpgAsyncRun
+ *		Applies the next batch of an asynchronous projection, in the current
+ *		transaction, whose end the caller brings about at once.  True if there is
+ *		more to be done now; *next is lowered to when it wants to be run again.
+ *		Does nothing if another session does it.
+ */
+bool
+EvpgAsyncRun(const char *name, TimestampTz *next)
+{
+	EvpgScope	scope;
+	EvpgProjection *projection;
+	EvpgConsumer consumer;
+	EvpgBatch	batch = {0};
+	Pace	   *pace;
+	int64		mark;
+	instr_time	started;
+	ErrorData  *error;
+
+	if (!EvpgConsumerLock(name, false))
+		return false;
+	EvpgEnter(&scope, "evpg_run()");
+	if (!EvpgConsumerRead(name, &consumer) || !consumer.running ||
+		(projection = EvpgProjectionLookup(name)) == NULL)
+	{
+		EvpgLeave(&scope);
+		return false;
+	}
+	if (consumer.retry_at > GetCurrentTimestamp())
+	{
+		*next = Min(*next, consumer.retry_at);
+		EvpgLeave(&scope);
+		return false;
+	}
+
+	INSTR_TIME_SET_CURRENT(started);
+	pace = find_pace(name);
+	mark = EvpgFenceStablePosition(false);
+	batch.projection = projection;
+	batch.build = projection->build;
+	batch.after = looked_to(pace, &consumer);
+	batch.upto = mark;
+	batch.max_events = pace->max_events;
+	batch.send = true;
+	batch.parked = EvpgConsumerParked(name);
+	/* First what comes before the event that fails, then it alone. */
+	if (consumer.error_position > batch.after)
+		batch.upto = Min(mark, consumer.error_position - (batch.after < consumer.error_position - 1));
+	if (batch.after >= mark)
+	{
+		if (batch.after > consumer.checkpoint)
+		{
+			batch.reached = batch.after;
+			advance(pace, &consumer, &batch);
+		}
+		EvpgLeave(&scope);
+		return false;
+	}
+
+	error = EvpgAttempt(run_batch, &batch);
+	if (error == NULL)
+	{
+		adapt(pace, &batch, started);
+		advance(pace, &consumer, &batch);
+	}
+	else
+	{
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(error);
+		batch.reached = batch.after;
+		fail(&consumer, projection, &batch, error);
+	}
+	EvpgLeave(&scope);
+	return error != NULL || batch.reached < mark;
+}
+
+/* Whether there is an event between two positions that the projection takes. */
+static bool
+any_event(EvpgProjection *projection, int64 after, int64 upto)
+{
+	EvpgLogFilter filter = {
+		.after = after,
+		.upto = upto,
+		.aggregate_types = projection->aggregate_types,
+		.event_types = projection->event_types
+	};
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		any = false;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	while (!any && EvpgLogScanNext(scan, &event))
+		any = EvpgProjectionTakes(projection, &event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	return any;
+}
+
+/*
+ * EvpgAsyncReached
+ *		Whether an asynchronous projection has applied all that it takes up to a
+ *		position.  The checkpoint need not be there: see advance().
+ */
+bool
+EvpgAsyncReached(const char *name, int64 position)
+{
+	EvpgProjection *projection = EvpgProjectionFind(name);
+	EvpgConsumer consumer;
+
+	if (!EvpgConsumerRead(name, &consumer))
+		return true;
+	if (consumer.checkpoint >= position)
+		return true;
+	if (position - consumer.checkpoint > MAX_UNWRITTEN || IsolationUsesXactSnapshot() || RecoveryInProgress() ||
+		EvpgFenceStablePosition(false) < position)
+		return false;
+	return !any_event(projection, consumer.checkpoint, position);
+}
+
+/* ------------------------------------------------------------------ parked events */
+
+/* Applies one parked event; false if it fails again. */
+static bool
+replay(EvpgProjection *projection, const EvpgParked *parked)
+{
+	EvpgBatch	batch = {
+		.projection = projection,
+		.build = projection->build,
+		.after = parked->position - 1,
+		.upto = parked->position,
+		.max_events = 1,
+		.only_key = parked->key,
+		.send = true
+	};
+	ErrorData  *error = EvpgAttempt(run_batch, &batch);
+
+	if (error != NULL && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(error);
+	EvpgConsumerReplayed(parked, error);
+	return error == NULL;
+}
+
+/* Of each key in order of position, up to the first that fails again. */
+Datum
+evpg_replay_parked(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
+	int			max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1);
+	char	   *only_key = PG_ARGISNULL(2) ? NULL : EvpgArgKey(fcinfo, 2);
+	EvpgProjection *projection;
+	List	   *failed = NIL;
+	ListCell   *cell;
+	int64		count = 0;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("replay events");
+	EvpgEnter(&scope, "evpg_replay_parked()");
+	(void) EvpgConsumerLock(name, true);
+	projection = EvpgProjectionFind(name);
+	foreach(cell, EvpgConsumerParked(name))
+	{
+		EvpgParked *parked = lfirst(cell);
+
+		if (count >= max_count)
+			break;
+		if (parked->skipped || (only_key != NULL && (parked->key == NULL || strcmp(parked->key, only_key) != 0)) ||
+			(parked->key != NULL && failed != NIL && EvpgRegistryListed(failed, parked->key)))
+			continue;
+		if (replay(projection, parked))
+			count++;
+		else if (parked->key != NULL)
+			failed = lappend(failed, parked->key);
+		CHECK_FOR_INTERRUPTS();
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_INT64(count);
+}

@@ -1,0 +1,207 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *		Applies many events of the log to a projection, in order of position,
+ *		for who owns all rows of a build: an asynchronous projection, a rebuild.
+ *
+ * Each key is read when its first event comes and written once, at the end.
+ * The caller has asked for the stable position before, so that the snapshot
+ * that is taken here sees every event up to it.
+ *
+ * Memory: one context for a batch, in which the rows are, one for an event
+ * below it.  max_events bounds the rows; MAX_BYTES bounds them too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "batch.h"
+#include "common/hashfn.h"
+#include "consumer.h"
+#include "log.h"
+#include "miscadmin.h"
+#include "project.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* A batch ends when its rows need more than this. */
+#define MAX_BYTES (64 * 1024 * 1024)
+
+typedef struct RowEntry
+{
+	const char *key;
+	bool		waits;			/* an event of the key is parked */
+	EvpgProjected *row;			/* NULL: not read yet */
+	uint32		hash;
+	char		status;
+} RowEntry;
+
+#define SH_PREFIX rows
+#define SH_ELEMENT_TYPE RowEntry
+#define SH_KEY_TYPE const char *
+#define SH_KEY key
+#define SH_HASH_KEY(table, key) hash_bytes((const unsigned char *) (key), strlen(key))
+#define SH_EQUAL(table, a, b) (strcmp(a, b) == 0)
+#define SH_STORE_HASH
+#define SH_GET_HASH(table, entry) ((entry)->hash)
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* The entry of a key, in the context of rows. */
+static RowEntry *
+find_entry(rows_hash *rows, const char *key)
+{
+	RowEntry   *entry = rows_lookup(rows, key);
+	bool		found;
+
+	if (entry == NULL)
+	{
+		entry = rows_insert(rows, MemoryContextStrdup(rows->ctx, key), &found);
+		entry->waits = false;
+		entry->row = NULL;
+	}
+	return entry;
+}
+
+/* Marks the keys whose events wait behind a parked one. */
+static void
+mark_waiting(EvpgBatch *batch, rows_hash *rows)
+{
+	ListCell   *cell;
+
+	foreach(cell, batch->parked)
+	{
+		EvpgParked *parked = lfirst(cell);
+
+		if (!parked->skipped && parked->key != NULL)
+			find_entry(rows, parked->key)->waits = true;
+	}
+}
+
+/* Applies an event to its keys. */
+static void
+apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext event_context)
+{
+	EvpgProjection *projection = batch->projection;
+	bool		by_id = EvpgProjectionKeyedById(projection);
+	MemoryContext context = MemoryContextSwitchTo(event_context);
+	List	   *keys = EvpgProjectKeys(projection, event);
+	ListCell   *cell;
+
+	MemoryContextSwitchTo(context);
+	foreach(cell, keys)
+	{
+		const char *key = lfirst(cell);
+		RowEntry   *entry;
+
+		/* Keyed by id, the scan has left out the other parts already. */
+		if (batch->parts > 1 && !by_id && EvpgLogPart(key, batch->parts) != batch->part)
+			continue;
+		if (batch->only_key != NULL && strcmp(key, batch->only_key) != 0)
+			continue;
+		entry = find_entry(rows, key);
+		if (entry->waits)
+		{
+			EvpgConsumerPark(projection->name, event->position, key, 0, NULL);
+			continue;
+		}
+		if (entry->row == NULL)
+		{
+			EvpgProjected *row = palloc(sizeof(EvpgProjected));
+
+			EvpgProjectedOpen(row, projection, batch->build, entry->key);
+			entry->row = row;
+		}
+		EvpgProjectFold(entry->row, event, event_context, batch->send);
+	}
+}
+
+static void
+scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
+{
+	EvpgProjection *projection = batch->projection;
+	bool		by_id = EvpgProjectionKeyedById(projection);	/* loads the module,
+																 * which knows the types */
+	EvpgLogFilter filter = {
+		.after = batch->after,
+		.upto = batch->upto,
+		.aggregate_types = projection->aggregate_types,
+		.event_types = projection->event_types,
+		.parts = by_id ? batch->parts : 1,
+		.part = batch->part
+	};
+	EvpgLogScan *events;
+	EvpgEvent	event;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	events = EvpgLogScanAll(&filter);
+	while (batch->events < batch->max_events && MemoryContextMemAllocated(rows->ctx, true) < MAX_BYTES &&
+		   EvpgLogScanNext(events, &event))
+	{
+		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, event.position))
+			apply(batch, rows, &event, event_context);
+		MemoryContextReset(event_context);
+		batch->events++;
+	}
+	batch->reached = EvpgLogScanReached(events);
+	EvpgLogScanEnd(events);
+	PopActiveSnapshot();
+}
+
+static void
+write_rows(rows_hash *rows, MemoryContext event_context)
+{
+	rows_iterator iterator;
+	RowEntry   *entry;
+
+	rows_start_iterate(rows, &iterator);
+	while ((entry = rows_iterate(rows, &iterator)) != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(event_context);
+
+		if (entry->row != NULL)
+		{
+			EvpgProjectBlame(entry->row->position, entry->key);
+			EvpgProjectedWrite(entry->row);
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(event_context);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * EvpgBatchRun
+ *		Applies a batch.  The caller owns the rows of the build to the end of the
+ *		transaction, and is inside EvpgEnter.
+ */
+void
+EvpgBatchRun(EvpgBatch *batch)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgBatch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext event_context = AllocSetContextCreate(context, "EvpgBatch event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	rows_hash  *rows = rows_create(context, 256, NULL);
+
+	batch->events = 0;
+	batch->reached = batch->after;
+	EvpgProjectBlame(0, NULL);
+	EvpgProjecting = true;
+	PG_TRY();
+	{
+		mark_waiting(batch, rows);
+		scan(batch, rows, event_context);
+		write_rows(rows, event_context);
+	}
+	PG_FINALLY();
+	{
+		EvpgProjecting = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.h
+ *		Applying many events of the log to a projection.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_BATCH_H
+#define EVPG_BATCH_H
+
+#include "nodes/pg_list.h"
+#include "projection.h"
+
+typedef struct EvpgBatch
+{
+	EvpgProjection *projection;
+	int64		build;			/* whose rows are changed */
+	int64		after;			/* positions above this */
+	int64		upto;			/* and up to this */
+	int			max_events;
+	int			parts;			/* > 1: only the keys of one part */
+	int			part;
+	const char *only_key;		/* NULL: all */
+	bool		send;			/* frames */
+	List	   *parked;			/* of EvpgParked: events to leave out */
+	/* what became of it */
+	int64		reached;		/* all up to here has been applied */
+	int64		events;			/* so many events */
+} EvpgBatch;
+
+extern void EvpgBatchRun(EvpgBatch *batch);
+
+#endif							/* EVPG_BATCH_H */

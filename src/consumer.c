@@ -1,0 +1,397 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.c
+ *		Consumers: who reads the log by position, how far each has come, what it
+ *		could not do, and the SQL functions to pause, resume and repair them.
+ *
+ * A consumer has one owner at a time: who holds the advisory lock of its name,
+ * in a lock class of evpg's own, to the end of the transaction.  Workers try it
+ * and go on to the next consumer; who changes a consumer from outside waits for
+ * it, which is for a batch at most.  The order of locks is: consumer, fence,
+ * keys.
+ *
+ * Rows are read with the latest snapshot, since the lock was taken after the
+ * transaction's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/xact.h"
+#include "catalog.h"
+#include "check.h"
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
+#include "consumer.h"
+#include "errors.h"
+#include "miscadmin.h"
+#include "plan.h"
+#include "projection.h"
+#include "shared.h"
+#include "storage/lock.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evpg_pause);
+PG_FUNCTION_INFO_V1(evpg_resume);
+PG_FUNCTION_INFO_V1(evpg_skip_event);
+
+/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are owners of consumers. */
+#define CONSUMER_CLASS 17752
+
+/* The first wait before an event is tried again, and the longest, in seconds. */
+#define FIRST_RETRY 1
+#define LAST_RETRY 300
+
+/*
+ * EvpgConsumerLock
+ *		Makes this transaction the owner of a consumer; false if it does not wait
+ *		and there is another one.
+ */
+bool
+EvpgConsumerLock(const char *name, bool wait)
+{
+	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), 0));
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, CONSUMER_CLASS);
+	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+static void
+run(EvpgPlan plan, Datum *values, const char *nulls)
+{
+	(void) EvpgPlanRun(plan, values, nulls);
+	EvpgPlanDone();
+}
+
+/* The caller owns the consumer, here and below. */
+void
+EvpgConsumerCreate(const char *name, int64 checkpoint)
+{
+	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(checkpoint)};
+
+	run(EVPG_PLAN_CONSUMER_CREATE, values, NULL);
+}
+
+/* Its parked events go too. */
+void
+EvpgConsumerDrop(const char *name)
+{
+	Datum		value = CStringGetTextDatum(name);
+
+	run(EVPG_PLAN_CONSUMER_DELETE, &value, NULL);
+	run(EVPG_PLAN_PARKED_CLEAR, &value, NULL);
+}
+
+static int64
+result_int(int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(0, column, &value) ? DatumGetInt64(value) : 0;
+}
+
+/* Reads a consumer; false if there is none. */
+bool
+EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
+{
+	Datum		value = CStringGetTextDatum(name);
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_READ, &value, NULL) > 0;
+
+	memset(consumer, 0, sizeof(EvpgConsumer));
+	consumer->name = name;
+	if (found)
+	{
+		Datum		running;
+
+		(void) EvpgPlanResult(0, 1, &running);
+		consumer->running = DatumGetBool(running);
+		consumer->checkpoint = result_int(2);
+		consumer->error_position = result_int(3);
+		consumer->attempts = (int) result_int(4);
+		consumer->retry_at = result_int(5);
+	}
+	EvpgPlanDone();
+	return found;
+}
+
+/* Names of the consumers that are running, in CurrentMemoryContext.  None need be owned. */
+List *
+EvpgConsumerNames(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_LIST, NULL, NULL);
+	List	   *names = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old;
+		Datum		name;
+
+		(void) EvpgPlanResult(row, 1, &name);
+		old = MemoryContextSwitchTo(caller);
+		names = lappend(names, TextDatumGetCString(name));
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	return names;
+}
+
+/* Moves the checkpoint; an error at or before it is over. */
+void
+EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events)
+{
+	Datum		values[3] = {CStringGetTextDatum(consumer->name), Int64GetDatum(checkpoint), Int64GetDatum(events)};
+
+	run(EVPG_PLAN_CONSUMER_ADVANCE, values, NULL);
+	EvpgWakeWaiters(EvpgHashPair(consumer->name, ""));
+}
+
+/* Starts over from a checkpoint, with no error. */
+void
+EvpgConsumerRestart(const char *name, int64 checkpoint)
+{
+	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(checkpoint)};
+
+	run(EVPG_PLAN_CONSUMER_RESTART, values, NULL);
+	EvpgWakeWaiters(EvpgHashPair(name, ""));
+}
+
+/* When to try again after so many attempts: 1 s, 2 s, 4 s, with up to a quarter more so that not all come at once. */
+TimestampTz
+EvpgConsumerRetryAt(int attempts)
+{
+	double		seconds = Min(FIRST_RETRY * pow(2, Min(attempts, 30) - 1), LAST_RETRY);
+
+	return GetCurrentTimestamp() +
+		(int64) (seconds * (1 + pg_prng_double(&pg_global_prng_state) / 4) * USECS_PER_SEC);
+}
+
+/* An error that need not come back: of concurrency, or of a server that is short of something. */
+bool
+EvpgConsumerTransient(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+			return true;
+		default:
+			return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+/* Keeps what went wrong; position 0 is the consumer itself.  With no attempt counted it is tried again at once. */
+void
+EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, bool stop, const ErrorData *error)
+{
+	Datum		values[7] = {
+		CStringGetTextDatum(consumer->name),
+		Int64GetDatum(position),
+		Int32GetDatum(attempts),
+		TimestampTzGetDatum(attempts == 0 ? GetCurrentTimestamp() : EvpgConsumerRetryAt(attempts)),
+		BoolGetDatum(stop),
+		CStringGetTextDatum(error->message),
+		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode))
+	};
+
+	run(EVPG_PLAN_CONSUMER_FAIL, values, NULL);
+}
+
+/* The events that are not to be applied now, in CurrentMemoryContext. */
+List *
+EvpgConsumerParked(const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		value = CStringGetTextDatum(name);
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_PARKED_LIST, &value, NULL);
+	List	   *parked = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		EvpgParked *event = palloc(sizeof(EvpgParked));
+		Datum		result;
+
+		(void) EvpgPlanResult(row, 1, &result);
+		event->position = DatumGetInt64(result);
+		event->key = EvpgPlanResult(row, 2, &result) ? TextDatumGetCString(result) : NULL;
+		(void) EvpgPlanResult(row, 3, &result);
+		event->skipped = DatumGetBool(result);
+		(void) EvpgPlanResult(row, 4, &result);
+		event->id = DatumGetInt64(result);
+		parked = lappend(parked, event);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	return parked;
+}
+
+/* Parks an event; key NULL: it has none; error NULL: it waits behind another one of its key. */
+void
+EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error)
+{
+	Datum		values[6] = {CStringGetTextDatum(name), Int64GetDatum(position)};
+	char		nulls[6] = {' ', ' ', key == NULL ? 'n' : ' ', ' ', error == NULL ? 'n' : ' ', error == NULL ? 'n' : ' '};
+
+	if (key != NULL)
+		values[2] = CStringGetTextDatum(key);
+	values[3] = Int32GetDatum(attempts);
+	if (error != NULL)
+	{
+		values[4] = CStringGetTextDatum(error->message);
+		values[5] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	}
+	run(EVPG_PLAN_PARKED_WRITE, values, nulls);
+}
+
+/* Gives an event up that has not been consumed, nor parked; whoever is the current user is noted. */
+void
+EvpgConsumerSkip(const char *name, int64 position, const char *reason)
+{
+	Datum		values[4] = {
+		CStringGetTextDatum(name),
+		Int64GetDatum(position),
+		CStringGetTextDatum(reason),
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+	};
+
+	run(EVPG_PLAN_PARKED_SKIP_NEW, values, NULL);
+}
+
+/* Whether an event has been given up. */
+bool
+EvpgConsumerSkips(List *parked, int64 position)
+{
+	ListCell   *cell;
+
+	foreach(cell, parked)
+	{
+		EvpgParked *event = lfirst(cell);
+
+		if (event->skipped && event->position == position)
+			return true;
+	}
+	return false;
+}
+
+/* The events parked for a key, for all keys if it is NULL, have been applied by a rebuild. */
+void
+EvpgConsumerUnpark(const char *name, const char *key)
+{
+	Datum		values[2] = {CStringGetTextDatum(name)};
+	char		nulls[2] = {' ', key == NULL ? 'n' : ' '};
+
+	if (key != NULL)
+		values[1] = CStringGetTextDatum(key);
+	run(EVPG_PLAN_PARKED_UNPARK, values, nulls);
+}
+
+/* A parked event was tried again; error NULL: it succeeded. */
+void
+EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error)
+{
+	Datum		values[3] = {Int64GetDatum(parked->id)};
+
+	if (error == NULL)
+	{
+		run(EVPG_PLAN_PARKED_DELETE, values, NULL);
+		return;
+	}
+	values[1] = CStringGetTextDatum(error->message);
+	values[2] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	run(EVPG_PLAN_PARKED_FAIL, values, NULL);
+}
+
+/* ------------------------------------------------------------------ SQL */
+
+/* Owns a consumer that a user has named, and reads it; error if there is none. */
+static void
+own(const char *name, EvpgConsumer *consumer)
+{
+	(void) EvpgConsumerLock(name, true);
+	if (EvpgConsumerRead(name, consumer))
+		return;
+	if (EvpgProjectionLookup(name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is inline", name),
+				 errdetail("Its events are applied by the transactions that append them.")));
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+			 errmsg("there is no consumer \"%s\"", name)));
+}
+
+/* Sets whether a consumer runs; false if nothing changed. */
+static bool
+set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
+	Datum		values[2] = {CStringGetTextDatum(name), BoolGetDatum(running)};
+	EvpgConsumer consumer;
+	bool		changed;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("change consumers");
+	EvpgEnter(&scope, writer);
+	own(name, &consumer);
+	changed = EvpgPlanRun(EVPG_PLAN_CONSUMER_RUN, values, NULL) > 0;
+	EvpgPlanDone();
+	EvpgWakeLauncher();
+	EvpgWakeConsumers();
+	EvpgLeave(&scope);
+	return changed;
+}
+
+Datum
+evpg_pause(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(set_running(fcinfo, false, "evpg_pause()"));
+}
+
+/* Also tries an event again at once that has failed. */
+Datum
+evpg_resume(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(set_running(fcinfo, true, "evpg_resume()"));
+}
+
+/* Gives an event up: one that was not consumed yet, or one that is parked. */
+Datum
+evpg_skip_event(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
+	int64		position = PG_GETARG_INT64(1);
+	char	   *reason = EvpgArgId(fcinfo, 2, "reason");
+	Datum		values[4] = {
+		CStringGetTextDatum(name),
+		Int64GetDatum(position),
+		CStringGetTextDatum(reason),
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+	};
+	EvpgConsumer consumer;
+	bool		skipped;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("change consumers");
+	EvpgEnter(&scope, "evpg_skip_event()");
+	own(name, &consumer);
+	skipped = EvpgPlanRun(EVPG_PLAN_PARKED_SKIP, values, NULL) > 0;
+	EvpgPlanDone();
+	if (!skipped && position > consumer.checkpoint)
+	{
+		EvpgConsumerSkip(name, position, reason);
+		if (position == consumer.error_position)
+		{
+			values[1] = BoolGetDatum(true);
+			run(EVPG_PLAN_CONSUMER_RUN, values, NULL);
+		}
+		skipped = true;
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(skipped);
+}

@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.h
+ *		Consumers: how far each has come, and what it could not do.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_CONSUMER_H
+#define EVPG_CONSUMER_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/elog.h"
+
+/* A consumer, locked. */
+typedef struct EvpgConsumer
+{
+	const char *name;
+	bool		running;
+	int64		checkpoint;
+	int64		error_position; /* the event that fails; 0: none */
+	int			attempts;		/* at that event */
+	TimestampTz retry_at;		/* not before; 0: at once */
+} EvpgConsumer;
+
+/* An event that is not to be applied now. */
+typedef struct EvpgParked
+{
+	int64		id;
+	int64		position;
+	char	   *key;			/* NULL: none */
+	bool		skipped;		/* given up; else it waits to be replayed */
+} EvpgParked;
+
+extern bool EvpgConsumerLock(const char *name, bool wait);
+extern void EvpgConsumerCreate(const char *name, int64 checkpoint);
+extern void EvpgConsumerDrop(const char *name);
+extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
+extern List *EvpgConsumerNames(void);
+extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
+extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, bool stop,
+							 const ErrorData *error);
+extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
+extern TimestampTz EvpgConsumerRetryAt(int attempts);
+extern bool EvpgConsumerTransient(const ErrorData *error);
+extern List *EvpgConsumerParked(const char *name);
+extern void EvpgConsumerSkip(const char *name, int64 position, const char *reason);
+extern bool EvpgConsumerSkips(List *parked, int64 position);
+extern void EvpgConsumerUnpark(const char *name, const char *key);
+extern void EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error);
+extern void EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error);
+
+#endif							/* EVPG_CONSUMER_H */

@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * home.h
+ *		Whether consumers may run in this database, or it is a copy of another.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_HOME_H
+#define EVPG_HOME_H
+
+extern bool EvpgHomeHere(void);
+extern void EvpgHomeRequire(void);
+
+#endif							/* EVPG_HOME_H */

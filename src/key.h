@@ -1,0 +1,13 @@
+/*-------------------------------------------------------------------------
+ *
+ * key.h
+ *		Rebuilding a single key of a projection.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_KEY_H
+#define EVPG_KEY_H
+
+extern int64 EvpgKeyRebuild(const char *name, const char *key);
+
+#endif							/* EVPG_KEY_H */

@@ -1,0 +1,911 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild.c
+ *		Rebuilds all keys of a projection (rule 13): a new build is made beside the
+ *		one that is read, while events come in, and takes its place at once when it
+ *		has caught up.
+ *
+ * A rebuild has parts, each with the keys of its own and a checkpoint that moves
+ * with its rows, so that several sessions work on one rebuild and any of them can
+ * go on after a crash.  Frames are not sent.  The end is one transaction: for an
+ * inline projection it keeps appenders out by evpg.fence, for an asynchronous one
+ * it owns the consumer; it applies what is left, and makes the new build the one
+ * that is read.  The rows of the old one are deleted afterwards, in batches; a
+ * key that has none any more gets a row that says so.
+ *
+ * Tables of a projection cannot be had twice under one name.  With declared
+ * tables, the handler is run under a search_path that begins with a schema of
+ * empty copies, and the end replaces the contents of the tables.  A statement
+ * that would write elsewhere is an error, so a handler that qualifies names loses
+ * nothing.  With a reset function everything is one transaction: readers see the
+ * old rows until it commits, but appenders to an inline projection wait.
+ *
+ * Locks, in the order of everybody: consumer, rebuild (shared by those who work
+ * on parts), part, fence.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "attempt.h"
+#include "batch.h"
+#include "catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "check.h"
+#include "common/hashfn.h"
+#include "consumer.h"
+#include "executor/executor.h"
+#include "fence.h"
+#include "key.h"
+#include "miscadmin.h"
+#include "plan.h"
+#include "project.h"
+#include "rebuild.h"
+#include "registry.h"
+#include "settings.h"
+#include "shared.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "stream.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+PG_FUNCTION_INFO_V1(evpg_rebuild_projection);
+PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
+
+/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are rebuilds and their parts. */
+#define REBUILD_CLASS 17753
+
+#define BATCH_EVENTS 20000
+
+/* So near to the last event, in positions, a rebuild tries to end. */
+#define NEAR 2000
+
+/* How long the end of a rebuild waits for appenders; longer ones would keep others waiting too. */
+#define FENCE_TIMEOUT "200ms"
+
+/* Rows of an old build are deleted so many at a time. */
+#define CLEAN_ROWS 5000
+
+/* A rebuild, as its row says. */
+typedef struct Rebuild
+{
+	const char *name;
+	EvpgProjection *projection;
+	int64		build;
+	bool		running;
+	int			parts;
+	int64	   *checkpoints;	/* of the parts */
+	int			attempts;
+	TimestampTz retry_at;		/* 0: at once */
+	int64		events;			/* applied in this call */
+	/* what an attempt is about */
+	int			part;
+	int64		mark;
+	bool		wait;			/* for appenders */
+} Rebuild;
+
+/* ------------------------------------------------------------------ locks */
+
+static bool
+lock(const char *name, int number, LOCKMODE mode, bool wait)
+{
+	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), number));
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, REBUILD_CLASS);
+	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+static bool
+lock_rebuild(const char *name, LOCKMODE mode, bool wait)
+{
+	return lock(name, 0, mode, wait);
+}
+
+static bool
+lock_part(const Rebuild *rebuild, int part)
+{
+	return lock(rebuild->name, part + 1, ExclusiveLock, false);
+}
+
+/* ------------------------------------------------------------------ what is stored */
+
+static void
+run(EvpgPlan plan, Datum *values, const char *nulls)
+{
+	(void) EvpgPlanRun(plan, values, nulls);
+	EvpgPlanDone();
+}
+
+static int64
+result_int(uint64 row, int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(row, column, &value) ? DatumGetInt64(value) : 0;
+}
+
+/* Reads a rebuild; false if there is none. */
+static bool
+read_rebuild(const char *name, Rebuild *rebuild)
+{
+	Datum		value = CStringGetTextDatum(name);
+	MemoryContext caller = CurrentMemoryContext;
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_READ, &value, NULL) > 0;
+
+	memset(rebuild, 0, sizeof(Rebuild));
+	rebuild->name = name;
+	if (found)
+	{
+		Datum		running;
+
+		rebuild->build = result_int(0, 1);
+		(void) EvpgPlanResult(0, 2, &running);
+		rebuild->running = DatumGetBool(running);
+		rebuild->parts = (int) result_int(0, 3);
+		rebuild->attempts = (int) result_int(0, 4);
+		rebuild->retry_at = result_int(0, 5);
+	}
+	EvpgPlanDone();
+	if (!found)
+		return false;
+	rebuild->projection = EvpgProjectionFind(name);
+	rebuild->checkpoints = MemoryContextAllocZero(caller, sizeof(int64) * rebuild->parts);
+	return true;
+}
+
+/* Reads how far the parts are. */
+static void
+read_parts(Rebuild *rebuild)
+{
+	Datum		value = Int64GetDatum(rebuild->build);
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_PART, &value, NULL);
+
+	for (uint64 row = 0; row < rows && row < (uint64) rebuild->parts; row++)
+		rebuild->checkpoints[row] = result_int(row, 1);
+	EvpgPlanDone();
+}
+
+static List *
+read_names(EvpgPlan plan)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	uint64		rows = EvpgPlanReadLatest(plan, NULL, NULL);
+	List	   *names = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		Datum		name;
+
+		(void) EvpgPlanResult(row, 1, &name);
+		names = lappend(names, TextDatumGetCString(name));
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	return names;
+}
+
+/* Names of the projections that are being rebuilt, in CurrentMemoryContext. */
+List *
+EvpgRebuildNames(void)
+{
+	return read_names(EVPG_PLAN_REBUILD_LIST);
+}
+
+/* Whether a projection is being rebuilt, or its rebuild has failed. */
+bool
+EvpgRebuildUnderWay(const char *name)
+{
+	Rebuild		rebuild;
+
+	return read_rebuild(name, &rebuild);
+}
+
+/* ------------------------------------------------------------------ tables */
+
+static char *
+shadow_schema(int64 build)
+{
+	return psprintf("evpg_rebuild_" INT64_FORMAT, build);
+}
+
+/* Runs a statement of ours as a role, with nothing in the search_path. */
+static void
+execute_as(Oid role, const char *statement)
+{
+	EvpgScope	scope;
+	int			result;
+
+	EvpgEnterAs(&scope, role, "pg_catalog, pg_temp");
+	SPI_connect();
+	result = SPI_execute(statement, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(result));
+	SPI_finish();
+	EvpgLeave(&scope);
+}
+
+static Oid
+function_owner(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static void
+check_table(Oid relid, const char *name, Oid owner)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+
+	if (relation->rd_rel->relkind != RELKIND_RELATION || relation->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be a table of a projection", name),
+				 errdetail("It must be an ordinary table.")));
+	if (relation->rd_rel->relowner != owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("table \"%s\" does not belong to the owner of the handler", name)));
+	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
+		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table \"%s\" has an identity column, so a projection cannot fill a copy of it", name),
+					 errhint("Use keys that follow from the events.")));
+	table_close(relation, AccessShareLock);
+}
+
+/* Tables that a registration names, as qualified names; NULL: none. */
+ArrayType *
+EvpgRebuildCheckTables(ArrayType *tables, Oid handler)
+{
+	Datum	   *elements;
+	int			count;
+
+	if (tables == NULL)
+		return NULL;
+	deconstruct_array(tables, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+	{
+		char	   *name = TextDatumGetCString(elements[i]);
+		List	   *names = stringToQualifiedNameList(name);
+		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
+
+		check_table(relid, name, function_owner(handler));
+		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																	 get_rel_name(relid)));
+	}
+	return construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/* Who may do what the handler of a projection does. */
+static Oid
+handler_owner(EvpgProjection *projection)
+{
+	return EvpgProjectionFunction(projection)->owner;
+}
+
+static void
+make_shadow(EvpgProjection *projection, int64 build)
+{
+	Oid			owner = handler_owner(projection);
+	char	   *schema = shadow_schema(build);
+	ListCell   *cell;
+
+	execute_as(EvpgCatalogGet()->owner,
+			   psprintf("CREATE SCHEMA %s AUTHORIZATION %s", schema,
+						quote_identifier(GetUserNameFromId(owner, false))));
+	foreach(cell, projection->tables)
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell));
+
+		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema,
+								   quote_identifier(strVal(llast(names))), (char *) lfirst(cell)));
+	}
+}
+
+static void
+drop_shadow(int64 build)
+{
+	execute_as(EvpgCatalogGet()->owner,
+			   psprintf("SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS %s CASCADE", shadow_schema(build)));
+}
+
+/* The columns of a table that can be written. */
+static char *
+column_list(Oid relid)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation), i);
+
+		if (attribute->attisdropped || attribute->attgenerated != '\0')
+			continue;
+		appendStringInfo(&list, "%s%s", list.len == 0 ? "" : ", ", quote_identifier(NameStr(attribute->attname)));
+	}
+	table_close(relation, AccessShareLock);
+	return list.data;
+}
+
+/* Puts the contents of the copies in place of those of the tables: first all go, in reverse, for foreign keys. */
+static void
+copy_shadow(EvpgProjection *projection, int64 build)
+{
+	Oid			owner = handler_owner(projection);
+
+	for (int i = list_length(projection->tables) - 1; i >= 0; i--)
+		execute_as(owner, psprintf("DELETE FROM %s", (char *) list_nth(projection->tables, i)));
+	for (int i = 0; i < list_length(projection->tables); i++)
+	{
+		char	   *table = list_nth(projection->tables, i);
+		List	   *names = stringToQualifiedNameList(table);
+		char	   *columns = column_list(RangeVarGetRelid(makeRangeVarFromNameList(names), RowExclusiveLock, false));
+
+		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,
+								   shadow_schema(build), quote_identifier(strVal(llast(names)))));
+	}
+}
+
+/* While a handler fills copies: their schema, and the tables they are copies of. */
+static Oid	shadow = InvalidOid;
+static List *originals = NIL;	/* of Oid */
+static ExecutorCheckPerms_hook_type next_check = NULL;
+
+/* What a handler that fills copies may touch: it may write to nothing else, and not read the originals. */
+static bool
+check_shadow(List *tables, bool raise)
+{
+	ListCell   *cell;
+
+	if (OidIsValid(shadow))
+		foreach(cell, tables)
+	{
+		RangeTblEntry *entry = lfirst(cell);
+		bool		writes = (entry->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0;
+
+		if (entry->rtekind != RTE_RELATION || (!writes && !list_member_oid(originals, entry->relid)) ||
+			get_rel_namespace(entry->relid) == shadow || isTempOrTempToastNamespace(get_rel_namespace(entry->relid)))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the handler works on table \"%s\" itself, where the rebuild needs it to work on a copy",
+						get_rel_name(entry->relid)),
+				 errhint("Declare the table in \"tables\", and let the handler name it without a schema.")));
+	}
+	return next_check == NULL || next_check(tables, raise);
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgRebuildInit(void)
+{
+	next_check = ExecutorCheckPerms_hook;
+	ExecutorCheckPerms_hook = check_shadow;
+}
+
+/* The projection as it is run over copies of its tables, in CurrentMemoryContext. */
+static EvpgProjection *
+shadowed(EvpgProjection *projection, int64 build)
+{
+	EvpgProjection *copy = palloc(sizeof(EvpgProjection));
+
+	*copy = *projection;
+	copy->context = CurrentMemoryContext;
+	copy->search_path = psprintf("%s, %s", shadow_schema(build), projection->search_path);
+	copy->function = NULL;
+	copy->key_function = NULL;
+	return copy;
+}
+
+/* ------------------------------------------------------------------ applying */
+
+/* Runs a batch; into copies of its tables if the projection has declared them. */
+static void
+run_batch(EvpgBatch *batch)
+{
+	ListCell   *cell;
+
+	if (batch->projection->tables == NIL)
+	{
+		EvpgBatchRun(batch);
+		return;
+	}
+	foreach(cell, batch->projection->tables)
+		originals = lappend_oid(originals, RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(cell))),
+															AccessShareLock, false));
+	batch->projection = shadowed(batch->projection, batch->build);
+	shadow = get_namespace_oid(shadow_schema(batch->build), false);
+	PG_TRY();
+	{
+		EvpgBatchRun(batch);
+	}
+	PG_FINALLY();
+	{
+		shadow = InvalidOid;
+		originals = NIL;
+	}
+	PG_END_TRY();
+}
+
+/* Applies the next batch of a part, up to the mark. */
+static void
+apply_part(Rebuild *rebuild, int part)
+{
+	EvpgBatch	batch = {
+		.projection = rebuild->projection,
+		.build = rebuild->build,
+		.after = rebuild->checkpoints[part],
+		.upto = rebuild->mark,
+		.max_events = BATCH_EVENTS,
+		.parts = rebuild->parts,
+		.part = part
+	};
+	Datum		values[4];
+	ListCell   *cell;
+
+	/*
+	 * What waits to be replayed is applied by the rebuild; what was given up
+	 * is not.
+	 */
+	foreach(cell, EvpgConsumerParked(rebuild->name))
+		if (((EvpgParked *) lfirst(cell))->skipped)
+		batch.parked = lappend(batch.parked, lfirst(cell));
+	run_batch(&batch);
+	rebuild->checkpoints[part] = batch.reached;
+	rebuild->events += batch.events;
+	values[0] = Int64GetDatum(rebuild->build);
+	values[1] = Int32GetDatum(part);
+	values[2] = Int64GetDatum(batch.reached);
+	values[3] = Int64GetDatum(batch.events);
+	run(EVPG_PLAN_REBUILD_ADVANCE, values, NULL);
+}
+
+static void
+apply_rest(Rebuild *rebuild)
+{
+	for (int part = 0; part < rebuild->parts; part++)
+		while (rebuild->checkpoints[part] < rebuild->mark)
+			apply_part(rebuild, part);
+}
+
+static void
+call_reset(EvpgProjection *projection)
+{
+	EvpgFunction *reset = EvpgFunctionResolve(projection->reset_signature, EVPG_ROLE_RESET, projection->search_path);
+	Datum	   *rows;
+	bool	   *nulls;
+
+	EvpgProjecting = true;
+	PG_TRY();
+	{
+		(void) EvpgFunctionCall(reset, NULL, false, 1, &rows, &nulls);
+	}
+	PG_FINALLY();
+	{
+		EvpgProjecting = false;
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Keeps everybody out who changes the projection, and sees all they did.  The
+ * caller has the rebuild to itself, and the consumer of an asynchronous
+ * projection.
+ */
+static void
+close_in(Rebuild *rebuild)
+{
+	int64		position;
+
+	if (!rebuild->wait)
+		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (rebuild->projection->mode == EVPG_MODE_INLINE)
+		LockRelationOid(EvpgCatalogGet()->fence, ShareRowExclusiveLock);
+	position = EvpgFenceStablePosition(false);
+	if (rebuild->projection->mode == EVPG_MODE_INLINE)
+		position = EvpgFenceLastDrawn();
+	rebuild->projection = EvpgProjectionFind(rebuild->name);
+	rebuild->mark = Max(rebuild->mark, position);
+}
+
+/* Makes the new build the one that is read. */
+static void
+finish(Rebuild *rebuild)
+{
+	EvpgProjection *projection = rebuild->projection;
+	const char *name = rebuild->name;
+	Datum		values[2] = {CStringGetTextDatum(name)};
+	int64		position;
+
+	if (projection->tables != NIL)
+	{
+		copy_shadow(projection, rebuild->build);
+		drop_shadow(rebuild->build);
+	}
+	EvpgFenceEnter();
+	position = EvpgFenceDraw();
+	values[1] = Int64GetDatum(position);
+	run(EVPG_PLAN_REBUILD_FINISH, values, NULL);
+	if (projection->mode == EVPG_MODE_ASYNC)
+		EvpgConsumerRestart(name, rebuild->mark);
+	EvpgConsumerUnpark(name, NULL);
+	EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
+
+	/*
+	 * Whoever waits for a key of this projection: a bucket is the rest of the
+	 * hash.
+	 */
+	for (uint64 bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
+		EvpgWakeWaiters(bucket);
+	if (projection->broadcast != EVPG_BROADCAST_NONE)
+		EvpgBroadcastRebuilt(name, position);
+}
+
+/* The end of a rebuild. */
+static void
+end(void *arg)
+{
+	Rebuild    *rebuild = arg;
+
+	close_in(rebuild);
+	if (rebuild->projection->reset_signature != NULL)
+		call_reset(rebuild->projection);
+	apply_rest(rebuild);
+	finish(rebuild);
+}
+
+static void
+attempt_part(void *arg)
+{
+	Rebuild    *rebuild = arg;
+
+	apply_part(rebuild, rebuild->part);
+}
+
+/* ------------------------------------------------------------------ in the background */
+
+static void
+fail(Rebuild *rebuild, const ErrorData *error)
+{
+	bool		counts = !EvpgConsumerTransient(error);
+	int			attempts = rebuild->attempts + counts;
+	bool		failed = (attempts >= rebuild->projection->max_attempts);
+	Datum		values[5];
+
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(unconstify(ErrorData *, error));
+	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
+		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)
+	{
+		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition, error->message);
+		failed = false;
+		attempts = 0;
+	}
+	values[0] = CStringGetTextDatum(rebuild->name);
+	values[1] = Int32GetDatum(attempts);
+	values[2] = TimestampTzGetDatum(counts && attempts > 0 ? EvpgConsumerRetryAt(attempts) :
+									TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 100));
+	values[3] = CStringGetTextDatum(error->message);
+	values[4] = BoolGetDatum(failed);
+	run(EVPG_PLAN_REBUILD_FAIL, values, NULL);
+	if (failed)
+		ereport(LOG,
+				(errmsg("rebuild of projection \"%s\" has failed", rebuild->name),
+				 errdetail("%s", error->message)));
+}
+
+/* Applies a batch of a part that nobody else works on; false if there is none. */
+static bool
+run_part(Rebuild *rebuild)
+{
+	rebuild->mark = EvpgFenceStablePosition(false);
+	for (rebuild->part = 0; rebuild->part < rebuild->parts; rebuild->part++)
+	{
+		ErrorData  *error;
+
+		if (!lock_part(rebuild, rebuild->part))
+			continue;
+		read_parts(rebuild);
+		if (rebuild->mark - rebuild->checkpoints[rebuild->part] <= NEAR)
+			continue;
+		error = EvpgAttempt(attempt_part, rebuild);
+		if (error != NULL)
+			fail(rebuild, error);
+		return true;
+	}
+	return false;
+}
+
+/* Ends the rebuild if all parts are near; false if they are not, or others are in the way. */
+static bool
+run_end(Rebuild *rebuild)
+{
+	ErrorData  *error;
+
+	if (!lock_rebuild(rebuild->name, ExclusiveLock, false) || !EvpgConsumerLock(rebuild->name, false))
+		return false;
+	read_parts(rebuild);
+	if (rebuild->projection->reset_signature == NULL)
+		for (int part = 0; part < rebuild->parts; part++)
+			if (rebuild->mark - rebuild->checkpoints[part] > 2 * NEAR)
+				return true;
+	error = EvpgAttempt(end, rebuild);
+	if (error != NULL)
+		fail(rebuild, error);
+	return true;
+}
+
+/*
+ * EvpgRebuildRun
+ *		Does the next batch of a rebuild, in the current transaction, whose end the
+ *		caller brings about at once.  True if there is more to be done now; *next
+ *		is lowered to when it wants to be run again.
+ */
+bool
+EvpgRebuildRun(const char *name, TimestampTz *next)
+{
+	Rebuild		rebuild;
+	EvpgScope	scope;
+	bool		more;
+
+	if (!lock_rebuild(name, ShareLock, false))
+		return false;
+	EvpgEnter(&scope, "evpg_run()");
+	if (!read_rebuild(name, &rebuild) || !rebuild.running)
+		more = false;
+	else if (rebuild.retry_at > GetCurrentTimestamp())
+	{
+		*next = Min(*next, rebuild.retry_at);
+		more = false;
+	}
+	else
+		more = (rebuild.projection->reset_signature == NULL && run_part(&rebuild)) || run_end(&rebuild);
+	EvpgLeave(&scope);
+	return more;
+}
+
+/* Tells who catches up by positions of keys that are gone. */
+static void
+bury(const char *name, List *keys)
+{
+	Datum		values[3] = {CStringGetTextDatum(name), EvpgRegistryArray(keys)};
+	ListCell   *cell;
+
+	if (keys == NIL)
+		return;
+	EvpgFenceEnter();
+	values[2] = Int64GetDatum(EvpgFenceDraw());
+	run(EVPG_PLAN_REBUILD_TOMBSTONES, values, NULL);
+	foreach(cell, keys)
+		EvpgWakeWaiters(EvpgHashPair(name, lfirst(cell)));
+}
+
+/*
+ * EvpgRebuildClean
+ *		Deletes some rows of a build that is not read any more; false if there are
+ *		none, or another session does it.
+ */
+bool
+EvpgRebuildClean(void)
+{
+	EvpgScope	scope;
+	Datum		values[2];
+	uint64		rows;
+	char	   *name;
+	bool		replaced;
+	Datum		value;
+	List	   *keys = NIL;
+	MemoryContext caller = CurrentMemoryContext;
+
+	EvpgEnter(&scope, "evpg_run()");
+	rows = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_OLD, NULL, NULL);
+	if (rows == 0 || !lock("", 0, ExclusiveLock, false))
+	{
+		EvpgPlanDone();
+		EvpgLeave(&scope);
+		return false;
+	}
+	values[0] = Int64GetDatum(result_int(0, 1));
+	values[1] = Int64GetDatum(CLEAN_ROWS);
+	(void) EvpgPlanResult(0, 2, &value);
+	name = MemoryContextStrdup(caller, TextDatumGetCString(value));
+	(void) EvpgPlanResult(0, 3, &value);
+	replaced = DatumGetBool(value);
+	EvpgPlanDone();
+
+	rows = EvpgPlanRun(EVPG_PLAN_REBUILD_CLEAN, values, NULL);
+	for (uint64 row = 0; row < rows && replaced; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		(void) EvpgPlanResult(row, 2, &value);
+		if (!DatumGetBool(value))
+		{
+			(void) EvpgPlanResult(row, 1, &value);
+			keys = lappend(keys, TextDatumGetCString(value));
+		}
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	bury(name, keys);
+	if (rows == 0)
+		run(EVPG_PLAN_REBUILD_FORGET, values, NULL);
+	EvpgLeave(&scope);
+	return true;
+}
+
+/* ------------------------------------------------------------------ starting and cancelling */
+
+/* How many sessions can work on a rebuild at once. */
+static int
+parts_for(const EvpgProjection *projection)
+{
+	return projection->handler_signature != NULL || projection->constant_key != NULL ? 1 : Max(EvpgWorkers, 1);
+}
+
+/* Has the rebuild to itself. */
+static void
+start(EvpgProjection *projection, int parts)
+{
+	Datum		values[5] = {
+		CStringGetTextDatum(projection->name),
+		Int32GetDatum(parts),
+		Int64GetDatum(projection->start_position),
+		Int64GetDatum(EvpgFenceLastDrawn()),
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+	};
+
+	if (projection->handler_signature != NULL && projection->tables == NIL && projection->reset_signature == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot rebuild projection \"%s\"", projection->name),
+				 errdetail("It is a table projection, and evpg does not know its tables."),
+				 errhint("Register it with its tables, or with a reset function.")));
+	run(EVPG_PLAN_REBUILD_START, values, NULL);
+	if (projection->tables != NIL)
+	{
+		Rebuild		rebuild;
+
+		(void) read_rebuild(projection->name, &rebuild);
+		make_shadow(projection, rebuild.build);
+	}
+}
+
+/*
+ * EvpgRebuildStart
+ *		Starts a rebuild, anew if there is one.  The caller owns the consumer.
+ */
+void
+EvpgRebuildStart(EvpgProjection *projection)
+{
+	(void) EvpgRebuildCancel(projection->name);
+	EvpgWakeLauncher();
+	EvpgWakeConsumers();
+	start(projection, parts_for(projection));
+}
+
+/* Ends a rebuild without a result; false if there is none.  The caller owns the consumer. */
+bool
+EvpgRebuildCancel(const char *name)
+{
+	Datum		value = CStringGetTextDatum(name);
+	int64		build = 0;
+
+	(void) lock_rebuild(name, ExclusiveLock, true);
+	if (EvpgPlanRun(EVPG_PLAN_REBUILD_DELETE, &value, NULL) > 0)
+		build = result_int(0, 1);
+	EvpgPlanDone();
+	if (build != 0)
+		drop_shadow(build);
+	return build != 0;
+}
+
+/* The whole rebuild in the transaction of the caller; how many events it took. */
+static int64
+rebuild_now(EvpgProjection *projection)
+{
+	char	   *name = pstrdup(projection->name);
+	Rebuild		rebuild;
+
+	(void) EvpgConsumerLock(name, true);
+	(void) EvpgRebuildCancel(name);
+	start(EvpgProjectionFind(name), 1);
+	(void) read_rebuild(name, &rebuild);
+	read_parts(&rebuild);
+	rebuild.wait = true;
+
+	/*
+	 * What can be done without keeping appenders out; a reset comes first,
+	 * though.
+	 */
+	rebuild.mark = EvpgFenceStablePosition(false);
+	if (rebuild.projection->reset_signature == NULL)
+		apply_rest(&rebuild);
+	end(&rebuild);
+	while (EvpgRebuildClean())
+		CHECK_FOR_INTERRUPTS();
+	return rebuild.events;
+}
+
+static void
+rebuild_later(EvpgProjection *projection)
+{
+	char	   *name = pstrdup(projection->name);
+	Rebuild		rebuild;
+
+	(void) EvpgConsumerLock(name, true);
+	if (read_rebuild(name, &rebuild) && rebuild.running)
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" is being rebuilt already", name)));
+	else
+		EvpgRebuildStart(EvpgProjectionFind(name));
+}
+
+/* How many events were folded; NULL in the background. */
+Datum
+evpg_rebuild_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	bool		background = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	int64		count = 0;
+	EvpgScope	scope;
+
+	if (background && !PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a single key is not rebuilt in the background"),
+				 errhint("Leave key or background out.")));
+	EvpgProjectionRefuse("rebuild projections");
+	EvpgEnter(&scope, "evpg_rebuild_projection()");
+	if (!PG_ARGISNULL(1))
+		count = EvpgKeyRebuild(name, EvpgArgKey(fcinfo, 1));
+	else if (background)
+		rebuild_later(EvpgProjectionFind(name));
+	else
+		count = rebuild_now(EvpgProjectionFind(name));
+	EvpgLeave(&scope);
+	if (background)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(count);
+}
+
+Datum
+evpg_cancel_rebuild(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	bool		cancelled;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("cancel rebuilds");
+	EvpgEnter(&scope, "evpg_cancel_rebuild()");
+	(void) EvpgProjectionFind(name);
+	(void) EvpgConsumerLock(name, true);
+	cancelled = EvpgRebuildCancel(name);
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(cancelled);
+}

@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild.h
+ *		Rebuilding all keys of a projection beside those that are read.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_REBUILD_H
+#define EVPG_REBUILD_H
+
+#include "projection.h"
+
+extern void EvpgRebuildInit(void);
+extern ArrayType *EvpgRebuildCheckTables(ArrayType *tables, Oid handler);
+extern bool EvpgRebuildUnderWay(const char *name);
+extern void EvpgRebuildStart(EvpgProjection *projection);
+extern bool EvpgRebuildCancel(const char *name);
+extern List *EvpgRebuildNames(void);
+extern bool EvpgRebuildRun(const char *name, TimestampTz *next);
+extern bool EvpgRebuildClean(void);
+
+#endif							/* EVPG_REBUILD_H */

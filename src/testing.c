@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * testing.c
+ *		Hooks for tests; empty unless built with -DEVPG_TEST.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "testing.h"
+
+#ifdef EVPG_TEST
+
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+
+#define WAIT_KEY 17751
+
+static char *mutation;
+static char *wait_point;
+
+/* Called once, from _PG_init, before the prefix of the settings is reserved.  Not shown: the list of settings is tested. */
+void
+EvpgTestingInit(void)
+{
+	DefineCustomStringVariable("evpg.test_mutation", "The defect that this session has.", NULL,
+							   &mutation, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("evpg.test_wait", "The point where this session waits.", NULL,
+							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+}
+
+bool
+EvpgTestingMutation(const char *name)
+{
+	return strcmp(mutation, name) == 0;
+}
+
+void
+EvpgTestingWait(const char *name)
+{
+	if (strcmp(wait_point, name) != 0)
+		return;
+	DirectFunctionCall1(pg_advisory_lock_shared_int8, Int64GetDatum(WAIT_KEY));
+	DirectFunctionCall1(pg_advisory_unlock_shared_int8, Int64GetDatum(WAIT_KEY));
+}
+
+#endif

@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * testing.h
+ *		Hooks for tests, there only if built with -DEVPG_TEST, as scripts/test
+ *		does.  In other builds they are constants and cost nothing.
+ *
+ * EVPG_MUTATION(name) is true where the setting evpg.test_mutation has that
+ * name: a defect that a test must notice.  EVPG_WAIT_POINT(name) waits, where
+ * evpg.test_wait has that name, for who holds pg_advisory_lock(17751).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_TESTING_H
+#define EVPG_TESTING_H
+
+#ifdef EVPG_TEST
+
+extern void EvpgTestingInit(void);
+extern bool EvpgTestingMutation(const char *name);
+extern void EvpgTestingWait(const char *name);
+
+#define EVPG_TESTING_INIT()		EvpgTestingInit()
+#define EVPG_MUTATION(name)		EvpgTestingMutation(name)
+#define EVPG_WAIT_POINT(name)	EvpgTestingWait(name)
+
+#else
+
+#define EVPG_TESTING_INIT()		((void) 0)
+#define EVPG_MUTATION(name)		false
+#define EVPG_WAIT_POINT(name)	((void) 0)
+
+#endif
+
+#endif							/* EVPG_TESTING_H */

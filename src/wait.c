@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *		The SQL functions that wait: until a projection has come to a position, and
+ *		until a key has changed.
+ *
+ * Who waits is woken by the commit that changes what it waits for: it says that
+ * it waits before it looks, so no wake-up is lost.  It looks with the latest
+ * snapshot, under every isolation level.  While a function waits, its statement
+ * holds back VACUUM, as any long statement does.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "async.h"
+#include "catalog.h"
+#include "check.h"
+#include "errors.h"
+#include "fence.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "plan.h"
+#include "projection.h"
+#include "shared.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_wait_for);
+PG_FUNCTION_INFO_V1(evpg_watch);
+
+/* When a wait ends that begins now. */
+static TimestampTz
+arg_until(FunctionCallInfo fcinfo, int arg)
+{
+	Interval	zero = {0};
+
+	if (PG_ARGISNULL(arg))
+		return DT_NOEND;
+	if (DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&zero))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
+												   PG_GETARG_DATUM(arg)));
+}
+
+/* What is waited for, and how it is found out. */
+typedef struct Wait
+{
+	char	   *name;
+	char	   *key;
+	int64		position;		/* or version */
+	bool		has_generation;
+	int32		generation;
+	FunctionCallInfo fcinfo;
+} Wait;
+
+/* Looks until it is there; false if time is up.  hash is what is woken. */
+static bool
+wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, TimestampTz until)
+{
+	volatile bool found;
+
+	(void) EvpgWaitPrepare(hash);
+	PG_TRY();
+	{
+		while (!(found = look(wait)) && EvpgWaitSleep(hash, until))
+			;
+	}
+	PG_FINALLY();
+	{
+		EvpgWaitEnd();
+	}
+	PG_END_TRY();
+	return found;
+}
+
+/* A transaction that has appended keeps the stable position below what it has drawn. */
+static bool
+has_come(const Wait *wait)
+{
+	EvpgScope	scope;
+	bool		come;
+
+	EvpgEnter(&scope, NULL);
+	come = EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE || EvpgAsyncReached(wait->name, wait->position);
+	EvpgLeave(&scope);
+	if (!come && EvpgFenceHeld())
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
+				 errmsg("cannot wait for projection \"%s\" in a transaction that has appended events", wait->name),
+				 errdetail("Consumers see its events when it has committed."),
+				 errhint("Commit first.")));
+	return come;
+}
+
+Datum
+evpg_wait_for(PG_FUNCTION_ARGS)
+{
+	Wait		wait = {.name = EvpgArgName(fcinfo, 0, "projection name")};
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("min_position must not be null")));
+	wait.position = PG_GETARG_INT64(1);
+	PG_RETURN_BOOL(wait_until(has_come, &wait, EvpgHashPair(wait.name, ""), arg_until(fcinfo, 2)));
+}
+
+/* Whether the row of a key is another one than is known; then it is returned. */
+static bool
+has_changed(const Wait *wait)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) wait->fcinfo->resultinfo;
+	Datum		parameters[2] = {CStringGetTextDatum(wait->name), CStringGetTextDatum(wait->key)};
+	EvpgScope	scope;
+	bool		changed = false;
+
+	EvpgEnter(&scope, NULL);
+	(void) EvpgProjectionFind(wait->name);
+	if (EvpgPlanReadLatest(EVPG_PLAN_PROJECTED_WATCH, parameters, NULL) > 0)
+	{
+		Datum		values[5];
+		bool		nulls[5];
+
+		for (int column = 0; column < 5; column++)
+			nulls[column] = !EvpgPlanResult(0, column + 1, &values[column]);
+		if (wait->has_generation && DatumGetInt32(values[1]) != wait->generation)
+			changed = DatumGetInt32(values[1]) > wait->generation;
+		else if (wait->has_generation)
+			changed = DatumGetInt64(values[2]) > wait->position;
+		else
+			changed = DatumGetInt64(values[2]) != wait->position;
+		if (changed)
+			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	return changed;
+}
+
+Datum
+evpg_watch(PG_FUNCTION_ARGS)
+{
+	Wait		wait = {
+		.name = EvpgArgName(fcinfo, 0, "projection name"),
+		.key = EvpgArgKey(fcinfo, 1),
+		.position = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2),
+		.has_generation = !PG_ARGISNULL(4),
+		.generation = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4),
+		.fcinfo = fcinfo
+	};
+
+	InitMaterializedSRF(fcinfo, 0);
+	(void) wait_until(has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_until(fcinfo, 3));
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,100 @@
+# A database that was restored, or copied from another, keeps its consumers paused until evpg_activate(): a copy must not
+# send what the original sends.  The original, and one restored over itself, go on.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use EvpgTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = evpg_node('home');
+my $far = evpg_node('far', bare => 1);
+my $directory = PostgreSQL::Test::Utils::tempdir;
+my $own = <<'SQL';
+SELECT count(*), count(*) FILTER (WHERE m.system_identifier = s.system_identifier AND m.database = d.oid)
+  FROM evpg.meta m, pg_control_system() s, pg_database d WHERE d.datname = current_database()
+SQL
+
+# Whether consumers are paused: what evpg_activate() would change.
+sub paused
+{
+	my ($where, $database) = @_;
+
+	return $where->safe_psql($database, 'BEGIN; SELECT evpg_activate(); ROLLBACK');
+}
+
+sub is_copy
+{
+	my ($where, $database, $what) = @_;
+
+	is(paused($where, $database), 't', "$what: paused");
+	is( $where->safe_psql($database, "SELECT version FROM evpg_execute('account', 'a', 'Deposit', '{\"amount\": 1}')"),
+		'2', "$what: commands work");
+	is($where->safe_psql($database, 'SELECT evpg_activate(), evpg_activate()'), 't|f', "$what: activated, once");
+	is(paused($where, $database), 'f', "$what: not paused any more");
+	is($where->safe_psql($database, $own), '1|1', "$what: it is the only home of its contents");
+	return;
+}
+
+$node->safe_psql('postgres', 'CREATE DATABASE original');
+create_evpg($node, 'original');
+$node->safe_psql('original', "SELECT FROM evpg_execute('account', 'a', 'Open', '{\"owner\": \"Alice\"}')");
+is(paused($node, 'original'), 'f', 'where it was created: not paused');
+is($node->safe_psql('original', $own), '1|1', 'and known');
+$node->restart;
+is(paused($node, 'original'), 'f', 'nor after a restart');
+$node->safe_psql('postgres', 'ALTER DATABASE original RENAME TO renamed');
+is(paused($node, 'renamed'), 'f', 'nor under another name');
+
+# ------------------------------------------------------------------ copies
+
+$node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE renamed');
+is_copy($node, 'copy', 'a copy of a template');
+is(paused($node, 'renamed'), 'f', 'the original is not touched');
+
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/dump", '-d', $node->connstr('renamed') ], 'pg_dump');
+foreach my $to ([ $node, 'here', 'restored on the same server' ], [ $far, 'there', 'restored on another server' ])
+{
+	my ($where, $database, $what) = @$to;
+
+	$where->safe_psql('postgres', "CREATE DATABASE $database");
+	$where->command_ok([ 'pg_restore', '--exit-on-error', '-d', $where->connstr($database), "$directory/dump" ], $what);
+	is($where->safe_psql($database, $own), '2|1', "$what: there are the rows of both");
+	is_copy($where, $database, $what);
+}
+
+$node->safe_psql('postgres', 'CREATE DATABASE data');
+$node->safe_psql('data', 'CREATE EXTENSION evpg');
+is(paused($node, 'data'), 'f', 'another one of its own');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-n', 'evpg', '-d', $node->connstr('data'), "$directory/dump" ], 'data alone');
+is(paused($node, 'data'), 't', 'data alone: paused');
+
+# A dump of what was activated, and of what was not: the row of the one who made it, or of all, comes along.
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/again", '-d', $node->connstr('data') ], 'a dump of a paused copy');
+$node->safe_psql('postgres', 'CREATE DATABASE again');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('again'), "$directory/again" ], 'restored');
+is($node->safe_psql('again', $own), '3|1', 'a copy of a copy knows all');
+is(paused($node, 'again'), 't', 'and is paused');
+
+# ------------------------------------------------------------------ what is no copy
+
+$node->safe_psql('renamed', 'DROP EXTENSION evpg CASCADE; DROP SCHEMA bank CASCADE');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--clean', '--if-exists', '-d', $node->connstr('renamed'), "$directory/dump" ],
+	'restored over itself');
+is($node->safe_psql('renamed', $own), '2|2', 'there are two rows that say the same');
+is(paused($node, 'renamed'), 'f', 'not paused');
+
+# ------------------------------------------------------------------ who must not, what if nothing is known
+
+$node->safe_psql('renamed', 'DELETE FROM evpg.meta');
+is(paused($node, 'renamed'), 't', 'no row: paused');
+$node->safe_psql('postgres', 'CREATE ROLE writer');
+$node->safe_psql('copy', "SELECT evpg_grant('writer', 'writer')");
+is(sqlstate($node, 'SET ROLE writer; SELECT evpg_activate()', 'copy'), '42501', 'a writer must not activate');
+is(sqlstate($node, 'BEGIN READ ONLY; SELECT evpg_activate()', 'copy'), '25006', 'nor can a transaction that is read only');
+
+$_->stop foreach $node, $far;
+done_testing();
