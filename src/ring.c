@@ -176,6 +176,7 @@ hand_over(EvpgDatabase *slot, int64 count)
 	EvpgRing   *ring = &slot->ring;
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
+	ring->commits++;
 	if (slot->database != MyDatabaseId)
 		;						/* the extension is gone, and whoever listened */
 	else if (marks[nmarks - 1].lost || ring->head - ring->tail + frames.len > ring_size())
@@ -245,6 +246,7 @@ EvpgRingTake(EvpgRingBatch *batch)
 {
 	EvpgDatabase *slot = EvpgSharedFind(false);
 	EvpgRing   *ring = &slot->ring;
+	static int64 commits = 0;
 	uint64		tail;
 	Size		there;
 	Size		at;
@@ -258,6 +260,8 @@ EvpgRingTake(EvpgRingBatch *batch)
 	tail = ring->tail;
 	there = Min(ring->head - tail, Min(MAX_BATCH, ring_size()));
 	batch->dropped = ring->dropped - ring->announced;
+	batch->commits = ring->commits - commits;
+	commits = ring->commits;
 	LWLockRelease(ring->lock);
 
 	/* Writers leave alone what is between tail and head. */

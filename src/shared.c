@@ -172,7 +172,7 @@ static void
 empty_ring(EvpgRing *ring)
 {
 	ring->head = ring->tail = 0;
-	ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
+	ring->commits = ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
 }
 
 /* Gives MyDatabaseId a slot, and lets the launcher know; NULL if there is none. */

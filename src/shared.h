@@ -37,6 +37,7 @@ typedef struct EvpgRing
 	char	   *bytes;			/* evpg.broadcast_buffer */
 	uint64		head;
 	uint64		tail;
+	int64		commits;		/* with frames */
 	int64		put;			/* counts of frames */
 	int64		sent;
 	int64		dropped;

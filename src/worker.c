@@ -49,11 +49,11 @@
 #define BROADCASTER_NAPTIME 60000
 
 /*
- * With more frames than this in a batch the broadcaster lets the next ones
- * gather, longer each time: one commit then serves more of them.
+ * If several transactions commit frames while a batch is sent, the broadcaster
+ * lets the next ones gather, longer each time up to this, so that one commit of
+ * its own serves more of them; ms.
  */
-#define BUSY_BATCH 16
-#define LONGEST_GATHERING 5		/* ms */
+#define LONGEST_GATHERING 5
 
 /* Losses are announced at once if no frames are left, else this often; ms. */
 #define ANNOUNCEMENT_PAUSE 1000
@@ -333,7 +333,7 @@ evpg_broadcaster_main(Datum arg)
 			sleep_until(after(Min(pause, 1000)), false);
 			continue;
 		}
-		gathering = batch.frames < BUSY_BATCH ? 0 : Min(gathering + 1, LONGEST_GATHERING);
+		gathering = batch.commits > 1 ? Min(gathering + 1, LONGEST_GATHERING) : Max(gathering - 1, 0);
 		if (gathering > 0)
 			pg_usleep(gathering * 1000);
 	}
