@@ -102,10 +102,10 @@ advance(TimestampTz *next, TimestampTz candidate)
 
 /*
  * Whether the process of a task runs or is about to.  If it has ended, the next
- * one has to wait, unless it was sent away.
+ * one has to wait, unless it left because it was not wanted.
  */
 static bool
-is_running(Task *task, bool held)
+is_running(Task *task, bool wanted)
 {
 	pid_t		pid;
 
@@ -115,7 +115,7 @@ is_running(Task *task, bool held)
 		return true;
 	pfree(task->handle);
 	task->handle = NULL;
-	if (held)
+	if (!wanted)
 		task->pause = 0;
 	else if (TimestampDifferenceExceeds(task->started_at, GetCurrentTimestamp(), LAST_PAUSE))
 		task->pause = FIRST_PAUSE;
@@ -270,7 +270,7 @@ has_slot(Oid database)
 static void
 probe_next(TimestampTz *next)
 {
-	if (is_running(&probe, true))
+	if (is_running(&probe, false))
 		return;
 	if (OidIsValid(probe.database))
 		end_probe();
@@ -338,9 +338,10 @@ fill_slot(int slot, TimestampTz *next)
 	for (int number = 0; number < EVPG_PROCESSES; number++)
 	{
 		Task	   *task = &tasks[slot * EVPG_PROCESSES + number];
-		bool		wanted = number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers;
+		bool		wanted = OidIsValid(look.database) && !look.held &&
+			(number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers);
 
-		if (is_running(task, look.held) || look.running[number] || look.held || !OidIsValid(look.database) || !wanted)
+		if (is_running(task, wanted) || look.running[number] || !wanted)
 			continue;
 		if (task->database != look.database)
 			task->pause = task->start_at = 0;
