@@ -251,12 +251,14 @@ CREATE TABLE evpg.rebuild_part (
 COMMENT ON TABLE evpg.rebuild_part IS 'how far the parts of rebuilds have come; each part has the keys of its own streams, or of its own hashes';
 
 CREATE TABLE evpg.old_build (
-  build    bigint PRIMARY KEY,
-  name     text COLLATE "C" NOT NULL,
-  replaced boolean NOT NULL DEFAULT false
+  build      bigint PRIMARY KEY,
+  name       text COLLATE "C" NOT NULL,
+  replaced   boolean NOT NULL DEFAULT false,
+  clean_from text COLLATE "C" NOT NULL DEFAULT ''
 );
 COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or never were, and are deleted by and by';
 COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
+COMMENT ON COLUMN evpg.old_build.clean_from IS 'smaller keys are deleted already';
 -- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/home.c).
 CREATE TABLE evpg.meta (
   system_identifier bigint NOT NULL,
@@ -605,6 +607,40 @@ CREATE VIEW evpg.progress_rebuild AS
                            AND (k.classid::bigint << 32) | k.objid::bigint = hashtextextended(r.name COLLATE "C", part)) w;
 COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: how far they are, how fast, and when they will be through';
 
+-- ------------------------------------------------------------------ optional indexes
+
+CREATE TABLE evpg.optional_index (
+  index_name text PRIMARY KEY,
+  enabled_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE evpg.optional_index IS 'which indexes of the event log evpg_enable_index() has made; a restored database does not have them until it is called again';
+SELECT pg_catalog.pg_extension_config_dump('evpg.optional_index', '');
+
+CREATE FUNCTION evpg_enable_index(index_name text, enabled boolean DEFAULT true) RETURNS boolean
+  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+  definition text := CASE index_name
+    WHEN 'event_type' THEN '(type, "position")'
+    WHEN 'correlation' THEN '(correlation_id)'
+    WHEN 'recorded_at' THEN '(recorded_at)'
+    WHEN 'tags' THEN 'USING gin (tags)' END;
+  existed boolean := to_regclass('evpg.event_log_' || index_name) IS NOT NULL;
+BEGIN
+  IF definition IS NULL THEN
+    RAISE EXCEPTION 'there is no optional index "%"', index_name
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Use event_type, correlation, recorded_at or tags.';
+  END IF;
+  IF enabled THEN
+    INSERT INTO evpg.optional_index VALUES (index_name) ON CONFLICT DO NOTHING;
+    EXECUTE format('CREATE INDEX IF NOT EXISTS event_log_%s ON evpg.event_log %s', index_name, definition);
+  ELSE
+    DELETE FROM evpg.optional_index o WHERE o.index_name = evpg_enable_index.index_name;
+    EXECUTE format('DROP INDEX IF EXISTS evpg.event_log_%s', index_name);
+  END IF;
+  RETURN enabled <> existed;
+END $$;
+COMMENT ON FUNCTION evpg_enable_index IS 'makes or drops an index of the event log: event_type (for consumers of rare types), correlation, recorded_at, tags; true when something changed';
+
 -- ------------------------------------------------------------------ idempotency
 
 -- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
@@ -668,7 +704,7 @@ BEGIN ATOMIC
       (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
       (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
       (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),
-      (3, 'EXECUTE ON FUNCTION evpg_activate'),
+      (3, 'EXECUTE ON FUNCTION evpg_activate'), (3, 'EXECUTE ON FUNCTION evpg_enable_index'),
       (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection, evpg.meta')) AS p (level, object)
    WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
 END;

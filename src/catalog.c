@@ -154,6 +154,7 @@ EvpgCatalogGet(void)
 	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
 	new.event_log = lookup_relation(schema, "event_log");
 	new.event_log_position_index = lookup_relation(schema, "event_log_pkey");
+	new.event_log_type_index = get_relname_relid("event_log_event_type", schema);
 	new.event_log_stream_index = lookup_relation(schema, "event_log_stream_id_version_key");
 	new.event_position = lookup_relation(schema, "event_position");
 	new.fence = lookup_relation(schema, "fence");

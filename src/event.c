@@ -212,10 +212,24 @@ EvpgEventNewId(pg_uuid_t *id)
 	id->data[8] = (id->data[8] & 0x3F) | 0x80;
 }
 
+#define UUID_TEXT_LEN 36
+
+/* As uuid_out, in a fraction of its time: modules get every event with its id as text. */
 char *
 EvpgUuidText(const pg_uuid_t *id)
 {
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
+	char		hex[2 * UUID_LEN];
+	char	   *text = palloc(UUID_TEXT_LEN + 1);
+
+	(void) hex_encode((const char *) id->data, UUID_LEN, hex);
+	memcpy(text, hex, 8);
+	memcpy(text + 9, hex + 8, 4);
+	memcpy(text + 14, hex + 12, 4);
+	memcpy(text + 19, hex + 16, 4);
+	memcpy(text + 24, hex + 20, 12);
+	text[8] = text[13] = text[18] = text[23] = '-';
+	text[UUID_TEXT_LEN] = '\0';
+	return text;
 }
 
 static void

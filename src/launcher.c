@@ -339,7 +339,7 @@ fill_slot(int slot, TimestampTz *next)
 	{
 		Task	   *task = &tasks[slot * EVPG_PROCESSES + number];
 		bool		wanted = OidIsValid(look.database) && !look.held &&
-			(number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers);
+		(number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers);
 
 		if (is_running(task, wanted) || look.running[number] || !wanted)
 			continue;

@@ -25,6 +25,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
@@ -58,19 +59,34 @@
 #define LOG_ACTOR			14
 #define LOG_NATTS			15
 
+/* With the index on types, so many types at most are read by it. */
+#define MAX_TYPE_SOURCES 16
+
 /* So many events that are not wanted end a scan of all streams: a transaction should not last. */
 #define MAX_UNWANTED 200000
+
+/* An index scan, which yields events in the order that is wanted. */
+typedef struct Source
+{
+	IndexScanDesc scan;
+	TupleTableSlot *slot;
+	bool		fetched;		/* the slot has an event that was not returned
+								 * yet */
+	bool		ended;
+	int64		position;		/* of that event */
+} Source;
 
 struct EvpgLogScan
 {
 	const EvpgStream *stream;	/* NULL: all streams */
 	const EvpgLogFilter *filter;	/* if all streams */
-	text	  **event_types;	/* as the filter has them */
+	text	  **event_types;	/* as the filter has them; NULL: none, or each
+								 * has a source */
 	int64		reached;
 	Relation	log;
 	Relation	index;
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
+	int			nsources;
+	Source	   *sources;
 	ScanDirection direction;
 	MemoryContext event_context;	/* reset for each event */
 };
@@ -171,16 +187,25 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 }
 
 static EvpgLogScan *
-open_scan(Oid index)
+open_scan(Oid index, int nsources)
 {
 	EvpgLogScan *scan = palloc0(sizeof(EvpgLogScan));
 
 	scan->log = table_open(EvpgCatalogGet()->event_log, AccessShareLock);
 	scan->index = index_open(index, AccessShareLock);
-	scan->slot = table_slot_create(scan->log, NULL);
+	scan->nsources = nsources;
+	scan->sources = palloc0(sizeof(Source) * nsources);
 	scan->direction = ForwardScanDirection;
 	scan->event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgEvent", ALLOCSET_DEFAULT_SIZES);
 	return scan;
+}
+
+static void
+open_source(EvpgLogScan *scan, Source *source, ScanKey keys, int nkeys)
+{
+	source->slot = table_slot_create(scan->log, NULL);
+	source->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), nkeys, 0);
+	index_rescan(source->scan, keys, nkeys, NULL, 0);
 }
 
 /*
@@ -191,40 +216,58 @@ open_scan(Oid index)
 EvpgLogScan *
 EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
 {
-	EvpgLogScan *scan = open_scan(EvpgCatalogGet()->event_log_stream_index);
+	EvpgLogScan *scan = open_scan(EvpgCatalogGet()->event_log_stream_index, 1);
 	ScanKeyData keys[2];
 
 	scan->stream = stream;
 	scan->direction = backwards ? BackwardScanDirection : ForwardScanDirection;
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->stream_id));
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
-	scan->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), 2, 0);
-	index_rescan(scan->scan, keys, 2, NULL, 0);
+	open_source(scan, &scan->sources[0], keys, 2);
 	return scan;
 }
 
 /*
  * EvpgLogScanAll
  *		Scans the events of all streams in order of position, under the active
- *		snapshot.  It may end early, after many events that are not wanted: go on
+ *		snapshot; with the optional index on types, only those of the types that
+ *		are wanted, however rare they are.  It may end early, after many events that are not wanted: go on
  *		from EvpgLogScanReached.
  */
 EvpgLogScan *
 EvpgLogScanAll(const EvpgLogFilter *filter)
 {
-	EvpgLogScan *scan = open_scan(EvpgCatalogGet()->event_log_position_index);
-	ScanKeyData keys[2];
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	int			ntypes = list_length(filter->event_types);
+	bool		by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
+	EvpgLogScan *scan = by_type ? open_scan(catalog->event_log_type_index, ntypes) :
+	open_scan(catalog->event_log_position_index, 1);
+	text	  **types = palloc(sizeof(text *) * Max(ntypes, 1));
+	ScanKeyData keys[3];
 	ListCell   *cell;
 
 	scan->filter = filter;
 	scan->reached = filter->after;
-	scan->event_types = palloc(sizeof(text *) * list_length(filter->event_types));
 	foreach(cell, filter->event_types)
-		scan->event_types[foreach_current_index(cell)] = cstring_to_text(lfirst(cell));
-	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
-	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
-	scan->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), 2, 0);
-	index_rescan(scan->scan, keys, 2, NULL, 0);
+		types[foreach_current_index(cell)] = cstring_to_text(lfirst(cell));
+	if (by_type)
+	{
+		ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
+		ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
+		for (int i = 0; i < ntypes; i++)
+		{
+			ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+								   F_TEXTEQ, PointerGetDatum(types[i]));
+			open_source(scan, &scan->sources[i], keys, 3);
+		}
+	}
+	else
+	{
+		scan->event_types = ntypes > 0 ? types : NULL;
+		ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
+		ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
+		open_source(scan, &scan->sources[0], keys, 2);
+	}
 	return scan;
 }
 
@@ -242,57 +285,95 @@ EvpgLogPart(const char *key, int parts)
 	return DatumGetUInt32(hash_any((const unsigned char *) key, strlen(key))) % parts;
 }
 
-/* Whether the type of the event in the slot is wanted; looks at nothing else of it. */
+/* Whether the type of an event is wanted; looks at nothing else of it. */
 static bool
-type_wanted(EvpgLogScan *scan)
+type_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
-	int			ntypes = list_length(scan->filter->event_types);
 	text	   *type;
 
-	if (ntypes == 0)
+	if (scan->event_types == NULL)
 		return true;
-	slot_getsomeattrs(scan->slot, LOG_TYPE + 1);
-	type = DatumGetTextPP(scan->slot->tts_values[LOG_TYPE]);
-	for (int i = 0; i < ntypes; i++)
+	slot_getsomeattrs(slot, LOG_TYPE + 1);
+	type = DatumGetTextPP(slot->tts_values[LOG_TYPE]);
+	for (int i = 0; i < list_length(scan->filter->event_types); i++)
 		if (VARSIZE_ANY_EXHDR(type) == VARSIZE_ANY_EXHDR(scan->event_types[i]) &&
 			memcmp(VARDATA_ANY(type), VARDATA_ANY(scan->event_types[i]), VARSIZE_ANY_EXHDR(type)) == 0)
 			return true;
 	return false;
 }
 
-/* Whether the stream of the event in the slot is wanted; fills *stream. */
+/* Whether the stream of an event is wanted; fills *stream. */
 static bool
-stream_wanted(EvpgLogScan *scan, EvpgStream *stream)
+stream_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 {
 	const EvpgLogFilter *filter = scan->filter;
 	ListCell   *cell;
 	bool		wanted = (filter->aggregate_types == NIL);
 
-	slot_getsomeattrs(scan->slot, LOG_STREAM_ID + 1);
-	EvpgStreamById(DatumGetInt64(scan->slot->tts_values[LOG_STREAM_ID]), stream);
+	slot_getsomeattrs(slot, LOG_STREAM_ID + 1);
+	EvpgStreamById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
 	foreach(cell, filter->aggregate_types)
 		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
 	return wanted && (filter->parts <= 1 || EvpgLogPart(stream->aggregate_id, filter->parts) == filter->part);
 }
 
-/* Moves to the next event of all streams that is wanted. */
-static bool
+/* The next event of all sources, in order of position; NULL at the end. */
+static TupleTableSlot *
+next_position(EvpgLogScan *scan)
+{
+	Source	   *first = NULL;
+
+	for (int i = 0; i < scan->nsources; i++)
+	{
+		Source	   *source = &scan->sources[i];
+
+		if (!source->fetched && !source->ended)
+		{
+			source->ended = !index_getnext_slot(source->scan, ForwardScanDirection, source->slot);
+			if (source->ended)
+				continue;
+			slot_getsomeattrs(source->slot, LOG_POSITION + 1);
+			source->position = DatumGetInt64(source->slot->tts_values[LOG_POSITION]);
+			source->fetched = true;
+		}
+		if (!source->ended && (first == NULL || source->position < first->position))
+			first = source;
+	}
+	if (first == NULL)
+		return NULL;
+	first->fetched = false;
+	scan->reached = first->position;
+	return first->slot;
+}
+
+/* The next event of all streams that is wanted; NULL at the end. */
+static TupleTableSlot *
 next_of_all(EvpgLogScan *scan, EvpgStream *stream)
 {
 	for (int looks = 0; looks < MAX_UNWANTED; looks++)
 	{
+		TupleTableSlot *slot = next_position(scan);
+
 		CHECK_FOR_INTERRUPTS();
-		if (!index_getnext_slot(scan->scan, ForwardScanDirection, scan->slot))
+		if (slot == NULL)
 		{
 			scan->reached = scan->filter->upto;
-			return false;
+			return NULL;
 		}
-		slot_getsomeattrs(scan->slot, LOG_POSITION + 1);
-		scan->reached = DatumGetInt64(scan->slot->tts_values[LOG_POSITION]);
-		if (type_wanted(scan) && stream_wanted(scan, stream))
-			return true;
+		if (type_wanted(scan, slot) && stream_wanted(scan, slot, stream))
+			return slot;
 	}
-	return false;
+	return NULL;
+}
+
+/* The next event of one stream; NULL at the end. */
+static TupleTableSlot *
+next_of_stream(EvpgLogScan *scan)
+{
+	Source	   *source = &scan->sources[0];
+
+	CHECK_FOR_INTERRUPTS();
+	return index_getnext_slot(source->scan, scan->direction, source->slot) ? source->slot : NULL;
 }
 
 static char *
@@ -311,14 +392,14 @@ get_varlena(TupleTableSlot *slot, int column)
 bool
 EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 {
-	TupleTableSlot *slot = scan->slot;
+	TupleTableSlot *slot;
 	EvpgStream	stream;
 	MemoryContext old;
 
-	CHECK_FOR_INTERRUPTS();
 	if (scan->stream != NULL)
 		stream = *scan->stream;
-	if (!(scan->stream != NULL ? index_getnext_slot(scan->scan, scan->direction, slot) : next_of_all(scan, &stream)))
+	slot = scan->stream != NULL ? next_of_stream(scan) : next_of_all(scan, &stream);
+	if (slot == NULL)
 		return false;
 
 	MemoryContextReset(scan->event_context);
@@ -350,8 +431,11 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 void
 EvpgLogScanEnd(EvpgLogScan *scan)
 {
-	index_endscan(scan->scan);
-	ExecDropSingleTupleTableSlot(scan->slot);
+	for (int i = 0; i < scan->nsources; i++)
+	{
+		index_endscan(scan->sources[i].scan);
+		ExecDropSingleTupleTableSlot(scan->sources[i].slot);
+	}
 	index_close(scan->index, AccessShareLock);
 	table_close(scan->log, AccessShareLock);
 	MemoryContextDelete(scan->event_context);

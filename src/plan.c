@@ -283,10 +283,14 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		4, {INT8OID, INT4OID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_CLEAN] = {
-		"DELETE FROM evpg.projection_state s USING (SELECT key FROM evpg.projection_state"
-		" WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY key LIMIT $2) d"
-		" WHERE s.build OPERATOR(pg_catalog.=) $1 AND s.key OPERATOR(pg_catalog.=) d.key RETURNING s.key, s.deleted",
-		2, {INT8OID, INT8OID}
+		"DELETE FROM evpg.projection_state WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
+		"SELECT ctid FROM evpg.projection_state WHERE build OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.>=) $2"
+		" ORDER BY key LIMIT $3)) RETURNING key, deleted",
+		3, {INT8OID, TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_CLEANED] = {
+		"UPDATE evpg.old_build SET clean_from = $2 WHERE build OPERATOR(pg_catalog.=) $1",
+		2, {INT8OID, TEXTOID}
 	},
 	[EVPG_PLAN_REBUILD_DELETE] = {
 		"WITH r AS (DELETE FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build),"
@@ -321,7 +325,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		0, {0}
 	},
 	[EVPG_PLAN_REBUILD_OLD] = {
-		"SELECT build, name, replaced FROM evpg.old_build ORDER BY build",
+		"SELECT build, name, replaced, clean_from FROM evpg.old_build ORDER BY build",
 		0, {0}
 	},
 	[EVPG_PLAN_REBUILD_PART] = {

@@ -133,8 +133,9 @@ native_state(EvpgProjected *row, MemoryContext row_context)
 	return row->json->json;
 }
 
+/* The delta is of no use unless it is sent. */
 static void
-project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, Applied *applied)
+project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, bool send, Applied *applied)
 {
 	const evpg_project_entry *entry = evpg_find_projected(&projection->module, event->type);
 	evpg_result *result = EvpgNativeResult();
@@ -149,8 +150,8 @@ project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *ev
 				 errmsg("projection \"%s\" failed: %s", projection->name,
 						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
 	applied->deleted = result->deleted;
-	applied->silent = (result->delta == NULL);
-	applied->delta = result->delta == NULL ? NULL : EvpgJsonToJsonb(result->delta, "delta");
+	applied->silent = (result->delta == NULL || !send);
+	applied->delta = applied->silent ? NULL : EvpgJsonToJsonb(result->delta, "delta");
 	EvpgNativeEventClear(&native);
 	evpg_result_reset(result);
 }
@@ -200,13 +201,13 @@ project_by_handler(EvpgFunction *handler, const EvpgEvent *event, Applied *appli
 }
 
 static void
-apply(EvpgProjected *row, MemoryContext row_context, const EvpgEvent *event, Applied *applied)
+apply(EvpgProjected *row, MemoryContext row_context, const EvpgEvent *event, bool send, Applied *applied)
 {
 	EvpgProjection *projection = row->projection;
 
 	memset(applied, 0, sizeof(Applied));
 	if (projection->native)
-		project_native(projection, native_state(row, row_context), event, applied);
+		project_native(projection, native_state(row, row_context), event, send, applied);
 	else if (projection->handler_signature != NULL)
 		project_by_handler(EvpgProjectionFunction(projection), event, applied);
 	else
@@ -248,7 +249,7 @@ EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_
 	if (row->deleted)
 		EvpgProjectedRevive(row);
 	push_frame(&frame, row->projection, row->key, event);
-	apply(row, row_context, event, &applied);
+	apply(row, row_context, event, send, &applied);
 	pop_frame(&frame);
 	row->deleted = applied.deleted;
 	row->version++;

@@ -705,6 +705,68 @@ bury(const char *name, List *keys)
 		EvpgWakeWaiters(EvpgHashPair(name, lfirst(cell)));
 }
 
+/* A build that is not read any more. */
+typedef struct OldBuild
+{
+	Datum		build;
+	char	   *name;
+	bool		replaced;
+	char	   *clean_from;
+} OldBuild;
+
+/* Reads the oldest of them, in CurrentMemoryContext; false if there is none. */
+static bool
+read_old_build(OldBuild *old)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_OLD, NULL, NULL) > 0;
+
+	if (found)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+		Datum		value;
+
+		old->build = Int64GetDatum(result_int(0, 1));
+		(void) EvpgPlanResult(0, 2, &value);
+		old->name = TextDatumGetCString(value);
+		(void) EvpgPlanResult(0, 3, &value);
+		old->replaced = DatumGetBool(value);
+		(void) EvpgPlanResult(0, 4, &value);
+		old->clean_from = TextDatumGetCString(value);
+		MemoryContextSwitchTo(spi);
+	}
+	EvpgPlanDone();
+	return found;
+}
+
+/* Deletes some rows, adding keys that were there to *keys; the last key of all, NULL if there was none. */
+static char *
+delete_rows(const OldBuild *old, List **keys)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[3] = {old->build, CStringGetTextDatum(old->clean_from), Int64GetDatum(CLEAN_ROWS)};
+	uint64		rows = EvpgPlanRun(EVPG_PLAN_REBUILD_CLEAN, values, NULL);
+	char	   *last = NULL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+		Datum		value;
+		char	   *key;
+
+		(void) EvpgPlanResult(row, 1, &value);
+		key = TextDatumGetCString(value);
+		if (last == NULL || strcmp(key, last) > 0)
+			last = key;
+		(void) EvpgPlanResult(row, 2, &value);
+		if (!DatumGetBool(value))
+			*keys = lappend(*keys, key);
+		MemoryContextSwitchTo(spi);
+	}
+	EvpgPlanDone();
+	return last;
+}
+
 /*
  * EvpgRebuildClean
  *		Deletes some rows of a build that is not read any more; false if there are
@@ -714,47 +776,31 @@ bool
 EvpgRebuildClean(void)
 {
 	EvpgScope	scope;
-	Datum		values[2];
-	uint64		rows;
-	char	   *name;
-	bool		replaced;
-	Datum		value;
+	OldBuild	old;
 	List	   *keys = NIL;
-	MemoryContext caller = CurrentMemoryContext;
+	char	   *last;
 
 	EvpgEnter(&scope, "evpg_run()");
-	rows = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_OLD, NULL, NULL);
-	if (rows == 0 || !lock("", 0, ExclusiveLock, false))
+	if (!lock("", 0, ExclusiveLock, false) || !read_old_build(&old))
 	{
-		EvpgPlanDone();
 		EvpgLeave(&scope);
 		return false;
 	}
-	values[0] = Int64GetDatum(result_int(0, 1));
-	values[1] = Int64GetDatum(CLEAN_ROWS);
-	(void) EvpgPlanResult(0, 2, &value);
-	name = MemoryContextStrdup(caller, TextDatumGetCString(value));
-	(void) EvpgPlanResult(0, 3, &value);
-	replaced = DatumGetBool(value);
-	EvpgPlanDone();
-
-	rows = EvpgPlanRun(EVPG_PLAN_REBUILD_CLEAN, values, NULL);
-	for (uint64 row = 0; row < rows && replaced; row++)
+	last = delete_rows(&old, &keys);
+	if (last == NULL)
+		run(EVPG_PLAN_REBUILD_FORGET, &old.build, NULL);
+	else
 	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
+		/*
+		 * The next key there can be: who goes on must not look at what is
+		 * deleted again.
+		 */
+		Datum		values[2] = {old.build, CStringGetTextDatum(psprintf("%s\001", last))};
 
-		(void) EvpgPlanResult(row, 2, &value);
-		if (!DatumGetBool(value))
-		{
-			(void) EvpgPlanResult(row, 1, &value);
-			keys = lappend(keys, TextDatumGetCString(value));
-		}
-		MemoryContextSwitchTo(old);
+		run(EVPG_PLAN_REBUILD_CLEANED, values, NULL);
+		if (old.replaced)
+			bury(old.name, keys);
 	}
-	EvpgPlanDone();
-	bury(name, keys);
-	if (rows == 0)
-		run(EVPG_PLAN_REBUILD_FORGET, values, NULL);
 	EvpgLeave(&scope);
 	return true;
 }

@@ -525,7 +525,7 @@ EvpgWaitSleep(uint64 hash, TimestampTz until)
 	left = Min(left, LONGEST_WAIT);
 	if (wait_bucket >= 0)
 	{
-		Assert((uint64) wait_bucket == hash % EVPG_WAIT_BUCKETS);
+		Assert(wait_bucket == (int) (hash % EVPG_WAIT_BUCKETS));
 		(void) ConditionVariableTimedSleep(&wait_slot->wakers[wait_bucket], left, PG_WAIT_EXTENSION);
 		return true;
 	}
