@@ -115,6 +115,8 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	{
 		more |= run_tasks(list_tasks(EvpgConsumerNames, context), EvpgAsyncRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
+		/* A transaction's memory would not outlive the task. */
+		MemoryContextSwitchTo(context);
 		more |= run_tasks(list_make1(""), clean, context, commit, next);
 	}
 	PG_FINALLY();
