@@ -16,7 +16,8 @@
  * the ring could take.
  *
  * The broadcaster copies the oldest frames out, sends them, and only then gives
- * their room free: a frame can be sent twice, but not get lost.
+ * their room free: a frame can be sent twice, but not get lost.  It works on the
+ * slot it is attached to, which is not emptied for somebody else before it ends.
  *
  * In the ring a frame is its size, aligned, and three strings: channel of the
  * key, channel of the projection, text.  head and tail count bytes since ever;
@@ -244,16 +245,13 @@ EvpgRingInit(void)
 bool
 EvpgRingTake(EvpgRingBatch *batch)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
-	EvpgRing   *ring = &slot->ring;
+	EvpgRing   *ring = &EvpgSharedHome()->ring;
 	static int64 commits = 0;
 	uint64		tail;
 	Size		there;
 	Size		at;
 	Size		first;
 
-	if (slot == NULL)
-		return false;
 	if (batch->bytes == NULL)
 		batch->bytes = MemoryContextAlloc(TopMemoryContext, Min(MAX_BATCH, ring_size()));
 	LWLockAcquire(ring->lock, LW_SHARED);
@@ -297,16 +295,14 @@ EvpgRingNext(const char *frame, const char **key_channel, const char **projectio
 void
 EvpgRingSent(const EvpgRingBatch *batch)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
+	EvpgRing   *ring = &EvpgSharedHome()->ring;
 
-	if (slot == NULL)
-		return;
-	LWLockAcquire(slot->ring.lock, LW_EXCLUSIVE);
-	slot->ring.tail += batch->size;
-	slot->ring.sent += batch->frames;
-	slot->ring.announced += batch->dropped;
-	slot->ring.resyncs += (batch->dropped > 0);
-	LWLockRelease(slot->ring.lock);
+	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
+	ring->tail += batch->size;
+	ring->sent += batch->frames;
+	ring->announced += batch->dropped;
+	ring->resyncs += (batch->dropped > 0);
+	LWLockRelease(ring->lock);
 }
 
 /* ------------------------------------------------------------------ SQL */

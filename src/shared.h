@@ -80,6 +80,7 @@ extern void EvpgSharedRescan(void);
 extern void EvpgSharedWakeLauncher(void);
 extern void EvpgSharedWake(EvpgProcess *process);
 extern EvpgProcess *EvpgSharedAttach(int number);
+extern EvpgDatabase *EvpgSharedHome(void);
 extern bool EvpgSharedUnwanted(void);
 
 extern void EvpgWakeConsumers(void);
