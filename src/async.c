@@ -195,7 +195,11 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 
 	/* After others it does not count: it is tried again alone. */
 	if (position == 0 || position == batch->first)
+	{
 		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !EvpgConsumerTransient(error);
+		if (position - 1 > consumer->checkpoint)
+			EvpgConsumerAdvance(consumer, position - 1, 0);
+	}
 	consumer->error_position = position;
 	consumer->attempts = attempts;
 	if (attempts < projection->max_attempts)

@@ -128,9 +128,9 @@ SELECT dblink_exec('listener', 'ROLLBACK') \g /dev/null
 SELECT is(error_of($$SELECT dblink_exec('listener', 'CALL evpg_run(0)')$$), '22023 max_rounds must be at least 1', 'rule 10: with no round at all');
 SELECT add('rr', 1) \g /dev/null
 SELECT dblink_exec('listener', 'SET default_transaction_isolation = ''repeatable read''') \g /dev/null
-SELECT is(error_of($$SELECT dblink_exec('listener', 'CALL evpg_run()')$$), '25000 the stable position needs isolation level READ COMMITTED', 'rule 9: under REPEATABLE READ');
+SELECT is(error_of($$SELECT dblink_exec('listener', 'CALL evpg_run()')$$), '25000 evpg_run() needs isolation level READ COMMITTED', 'rule 9: under REPEATABLE READ');
 SELECT dblink_exec('listener', 'SET default_transaction_isolation = ''serializable''') \g /dev/null
-SELECT is(error_of($$SELECT dblink_exec('listener', 'CALL evpg_run()')$$), '25000 the stable position needs isolation level READ COMMITTED', 'rule 9: under SERIALIZABLE');
+SELECT is(error_of($$SELECT dblink_exec('listener', 'CALL evpg_run()')$$), '25000 evpg_run() needs isolation level READ COMMITTED', 'rule 9: under SERIALIZABLE');
 SELECT dblink_exec('listener', 'SET default_transaction_isolation = ''read committed''') \g /dev/null
 SELECT is(row_of('asy', 'rr'), NULL, 'rule 9: nothing was applied');
 SELECT dblink_exec('listener', 'CALL evpg_run(NULL)') \g /dev/null
@@ -251,7 +251,7 @@ COMMIT;
 BEGIN;
 SELECT add('other', 1) \g /dev/null
 SELECT is(watched('inl', 'v') IS NOT NULL, true, 'rule 9: in a transaction that has appended, what is there is no wait');
-SELECT is(left(error_of($$SELECT evpg_watch('asy', 'v', 1, '10 ms', 2)$$), 5), 'VE015', 'rule 9: but a wait keeps every consumer waiting, so it is refused');
+SELECT is(left(error_of($$SELECT evpg_watch('asy', 'v', 1, '10 ms', 3)$$), 5), 'VE015', 'rule 9: but a wait keeps every consumer waiting, so it is refused');
 ROLLBACK;
 SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_id = 'other'), 0::bigint, 'rule 9: and all is rolled back');
 DROP OWNED BY evpg_async_reader, evpg_async_writer, evpg_async_operator, evpg_async_nobody CASCADE;
