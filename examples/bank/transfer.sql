@@ -113,7 +113,7 @@ $$;
 SELECT evpg_register_saga('transfer', handler => 'bank.transfer_react', rejection_handler => 'bank.transfer_refused',
   timer_handler => 'bank.transfer_too_late', correlation_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
   event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}',
-  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done", "failed"]}') AS transfer_saga_changed;
+  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done"]}') AS transfer_saga_changed;
 
 SELECT evpg_register_saga('transfer_c', library => 'evpg_bank', symbol => 'bank_transfer',
-  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done", "failed"]}') AS transfer_c_saga_changed;
+  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done"]}') AS transfer_c_saga_changed;
