@@ -223,8 +223,9 @@ typedef void (*evpg_project_fn) (evpg_result *out, evpg_json *state, const evpg_
 typedef void (*evpg_react_fn) (evpg_result *out, evpg_json *state, const evpg_event *event);
 
 /*
- * Reacts to a refused send: its actions take the place of the send, and what
- * follows the send is not done.  Or evpg_unhandled().
+ * Reacts to a refused send: its actions are done in the place of the send, and
+ * then what follows the send, unless the instance has completed.  Or
+ * evpg_unhandled().  The state is the one that the reaction has left.
  */
 typedef void (*evpg_rejected_fn) (evpg_result *out, evpg_json *state, const evpg_rejection *rejection);
 
@@ -602,12 +603,18 @@ evpg_send(evpg_result *out, const char *label, const char *aggregate_type, const
 	return evpg_act(out, action);
 }
 
-/* The command that evpg_compensate() sends if `send` succeeds.  Takes data (NULL = {}). */
-static inline void
+/*
+ * The command that evpg_compensate() sends if `send` succeeds.  Takes data (NULL
+ * = {}); returns that command, lent, for evpg_with_metadata() and the like.
+ */
+static inline evpg_json *
 evpg_undo(evpg_json *send, const char *aggregate_type, const char *aggregate_id, const char *command_type,
 		  evpg_json *data)
 {
-	evpg_set(send, "undo", evpg_command_of(aggregate_type, aggregate_id, command_type, data));
+	evpg_json  *undo = evpg_command_of(aggregate_type, aggregate_id, command_type, data);
+
+	evpg_set(send, "undo", undo);
+	return undo;
 }
 
 /*
