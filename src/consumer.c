@@ -404,8 +404,12 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 
 	EvpgProjectionRefuse("change consumers");
 	EvpgEnter(&scope, "evpg_skip_event()");
-	(void) EvpgProjectionFind(name);
 	own(name, &consumer);
+	if (EvpgProjectionLookup(name) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is a saga", name),
+				 errhint("Use evpg_discard_dead_letter().")));
 	if (position > EvpgFenceLastDrawn())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
