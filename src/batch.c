@@ -181,7 +181,8 @@ write_rows(rows_hash *rows, MemoryContext event_context)
 /*
  * EvpgBatchRun
  *		Applies a batch.  The caller owns the rows of the build to the end of the
- *		transaction, and is inside EvpgEnter.
+ *		transaction, and is inside EvpgEnter.  After an error EvpgProjectPosition
+ *		is the event that failed, 0 if none did.
  */
 void
 EvpgBatchRun(EvpgBatch *batch)
@@ -201,6 +202,7 @@ EvpgBatchRun(EvpgBatch *batch)
 		mark_waiting(batch, rows);
 		scan(batch, rows, event_context);
 		write_rows(rows, event_context);
+		EvpgProjectBlame(0, NULL);
 	}
 	PG_FINALLY();
 	{

@@ -254,6 +254,13 @@ function_owner(Oid function)
 	return owner;
 }
 
+/* Locks a table and returns its OID; the name is a qualified one. */
+static Oid
+table_oid(const char *name, LOCKMODE mode)
+{
+	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), mode, false);
+}
+
 static void
 check_table(Oid relid, const char *name, Oid owner)
 {
@@ -290,8 +297,7 @@ EvpgRebuildCheckTables(ArrayType *tables, Oid handler)
 	for (int i = 0; i < count; i++)
 	{
 		char	   *name = TextDatumGetCString(elements[i]);
-		List	   *names = stringToQualifiedNameList(name);
-		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
+		Oid			relid = table_oid(name, AccessShareLock);
 
 		check_table(relid, name, function_owner(handler));
 		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
@@ -389,7 +395,7 @@ copy_shadow(EvpgProjection *projection, int64 build)
 	{
 		char	   *table = list_nth(projection->tables, i);
 		List	   *names = stringToQualifiedNameList(table);
-		char	   *columns = column_list(RangeVarGetRelid(makeRangeVarFromNameList(names), RowExclusiveLock, false));
+		char	   *columns = column_list(table_oid(table, RowExclusiveLock));
 
 		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,
 								   shadow_schema(build), quote_identifier(strVal(llast(names)))));
@@ -398,7 +404,7 @@ copy_shadow(EvpgProjection *projection, int64 build)
 
 /* While a handler fills copies: their schema, and the tables they are copies of. */
 static Oid	shadow = InvalidOid;
-static List *originals = NIL;	/* of Oid */
+static List *originals = NIL;	/* of Oid, as long as shadow is set */
 static ExecutorCheckPerms_hook_type next_check_perms = NULL;
 static object_access_hook_type next_access = NULL;
 
@@ -472,24 +478,30 @@ shadowed(EvpgProjection *projection, int64 build)
 
 /* ------------------------------------------------------------------ applying */
 
+/* From here on the handler of a projection may not work on its tables, but on the copies. */
+static void
+begin_shadow(EvpgProjection *projection, int64 build)
+{
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		originals = lappend_oid(originals, table_oid(lfirst(cell), AccessShareLock));
+	shadow = get_namespace_oid(shadow_schema(build), false);
+}
+
 /* Runs a batch; into copies of its tables if the projection has declared them. */
 static void
 run_batch(EvpgBatch *batch)
 {
-	ListCell   *cell;
-
 	if (batch->projection->tables == NIL)
 	{
 		EvpgBatchRun(batch);
 		return;
 	}
-	foreach(cell, batch->projection->tables)
-		originals = lappend_oid(originals, RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(cell))),
-															AccessShareLock, false));
-	batch->projection = shadowed(batch->projection, batch->build);
-	shadow = get_namespace_oid(shadow_schema(batch->build), false);
 	PG_TRY();
 	{
+		begin_shadow(batch->projection, batch->build);
+		batch->projection = shadowed(batch->projection, batch->build);
 		EvpgBatchRun(batch);
 	}
 	PG_FINALLY();
@@ -620,6 +632,7 @@ end(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
+	EvpgProjectBlame(0, NULL);
 	close_in(rebuild);
 	if (rebuild->projection->reset_signature != NULL)
 		call_reset(rebuild->projection);
@@ -632,6 +645,7 @@ attempt_part(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
+	EvpgProjectBlame(0, NULL);
 	apply_part(rebuild, rebuild->part);
 }
 
