@@ -6,7 +6,8 @@
  *
  * Each key is read when its first event comes and written once, at the end.
  * The caller has asked for the stable position before, so that the snapshot
- * that is taken here sees every event up to it.
+ * that is taken here sees every event up to it: only under READ COMMITTED.  An
+ * event is read once (rule 12).
  *
  * Memory: one context for a batch, in which the rows are, one for an event
  * below it.  max_events bounds the rows; MAX_BYTES bounds them too.
@@ -17,6 +18,7 @@
 
 #include "evpg.h"
 
+#include "access/xact.h"
 #include "batch.h"
 #include "common/hashfn.h"
 #include "consumer.h"
@@ -138,12 +140,16 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	};
 	EvpgLogScan *events;
 	EvpgEvent	event;
+	int64		last = batch->after;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	events = EvpgLogScanAll(&filter);
 	while (batch->events < batch->max_events && MemoryContextMemAllocated(rows->ctx, true) < MAX_BYTES &&
 		   EvpgLogScanNext(events, &event))
 	{
+		if (event.position <= last)
+			elog(ERROR, "event at position " INT64_FORMAT " was read after " INT64_FORMAT, event.position, last);
+		last = event.position;
 		if (batch->first == 0)
 			batch->first = event.position;
 		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, event.position))
@@ -179,6 +185,20 @@ write_rows(rows_hash *rows, MemoryContext event_context)
 }
 
 /*
+ * EvpgBatchRequireNewSnapshots
+ *		Error if a snapshot that is taken now would not see what is committed.
+ */
+void
+EvpgBatchRequireNewSnapshots(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("applying events of the log needs isolation level READ COMMITTED"),
+				 errdetail("The snapshot of this transaction may be older than the events.")));
+}
+
+/*
  * EvpgBatchRun
  *		Applies a batch.  The caller owns the rows of the build to the end of the
  *		transaction, and is inside EvpgEnter.  After an error EvpgProjectPosition
@@ -192,6 +212,7 @@ EvpgBatchRun(EvpgBatch *batch)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	rows_hash  *rows = rows_create(context, 256, NULL);
 
+	EvpgBatchRequireNewSnapshots();
 	batch->events = 0;
 	batch->first = 0;
 	batch->reached = batch->after;

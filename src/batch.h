@@ -30,6 +30,7 @@ typedef struct EvpgBatch
 	int64		first;			/* the first of them; 0: none */
 } EvpgBatch;
 
+extern void EvpgBatchRequireNewSnapshots(void);
 extern void EvpgBatchRun(EvpgBatch *batch);
 
 #endif							/* EVPG_BATCH_H */
