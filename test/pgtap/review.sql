@@ -54,4 +54,57 @@ SELECT is(parked_of('child') || (SELECT count(*) FROM evpg.progress_rebuild), '-
 SELECT is((SELECT string_agg(id, ' ' ORDER BY id) FROM child), 's1 s2', 'rule 13: it alone');
 SELECT evpg_drop_projection('child') \g /dev/null
 
+-- ------------------------------------------------------------------ a type that is named twice
+
+SELECT evpg_enable_index('event_type') \g /dev/null
+SELECT evpg_register_projection('twice', 'test.sum_apply', mode => 'async', event_types => '{Added,Odd,Added}', start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT add('twice', 1), add('twice', 2), add('twice', 3, 'Odd') \g /dev/null
+CALL evpg_run();
+SELECT is(row_of('twice', 'twice'), '1.3 {"sum": 3, "count": 3}', 'rule 12: an event is applied once, though its type is named twice and has an index');
+SELECT evpg_rebuild_projection('twice') \g /dev/null
+SELECT is(row_of('twice', 'twice'), '2.3 {"sum": 3, "count": 3}', 'rule 12: by a rebuild, too');
+SELECT evpg_enable_index('event_type', false), evpg_drop_projection('twice') \g /dev/null
+
+-- ------------------------------------------------------------------ a snapshot that is older than events
+
+SELECT evpg_register_projection('old', 'test.list_apply', mode => 'async', on_error => 'park', max_attempts => 1, start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+CALL evpg_run();
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM evpg.stream \g /dev/null
+SELECT * FROM dblink('listener', $$SELECT add('old', 1), add('old', 2)$$) x (a bigint, b bigint) \g /dev/null
+SELECT alike(error_of($$SELECT evpg_register_projection('old', 'test.list_apply', mode => 'inline', start_position => (SELECT start_position FROM evpg.projection))$$), '25000 %READ COMMITTED', 'rule 9: an asynchronous projection does not become inline by a snapshot that is older than events');
+COMMIT;
+SELECT add('old', 3) \g /dev/null
+CALL evpg_run();
+SELECT is(row_of('old', 'old'), '1.3 [1, 2, 3]', 'rule 9: no event is lost');
+SET test.break = 4;
+SELECT dblink_exec('listener', 'SET test.break = 4') \g /dev/null
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM evpg.stream \g /dev/null
+SELECT * FROM dblink('listener', $$SELECT add('old', 4)$$) x (a bigint) \g /dev/null
+SELECT dblink_exec('listener', 'CALL evpg_run()') \g /dev/null
+RESET test.break;
+SELECT alike(error_of($$SELECT evpg_replay_parked('old')$$), '25000 %READ COMMITTED', 'rule 9: nor is a parked event replayed');
+COMMIT;
+SELECT is(parked_of('old'), 'old 4 tried 1 I break at 4 P0001', 'rule 9: which is not counted');
+SELECT is(evpg_replay_parked('old') || ' ' || row_of('old', 'old'), '1 1.4 [1, 2, 3, 4]', 'rule 9: but under READ COMMITTED');
+SELECT evpg_drop_projection('old') \g /dev/null
+
+-- ------------------------------------------------------------------ skipping an event of a consumer that is paused
+
+SELECT evpg_register_projection('paused', 'test.list_apply', mode => 'async', max_attempts => 1, start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT add('p', 1) AS position \gset
+SELECT add('p', 2) \g /dev/null
+SET test.break = 1;
+CALL evpg_run();
+RESET test.break;
+SELECT evpg_pause('paused'), evpg_skip_event('paused', :position, 'bad') \g /dev/null
+SELECT is(consumer_of('paused'), 'paused -2 tried 0 errors 1', 'rule 10: a consumer that somebody has paused stays so when the event that fails is skipped');
+CALL evpg_run();
+SELECT is(rows_of('paused'), '', 'rule 10: and does nothing');
+SELECT evpg_resume('paused') \g /dev/null
+CALL evpg_run();
+SELECT is(rows_of('paused'), 'p: 1.1 [2]', 'rule 10: until it is resumed');
+SELECT evpg_drop_projection('paused') \g /dev/null
+
 SELECT * FROM finish();
