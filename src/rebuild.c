@@ -35,6 +35,7 @@
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "check.h"
 #include "common/hashfn.h"
@@ -261,6 +262,7 @@ table_oid(const char *name, LOCKMODE mode)
 	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), mode, false);
 }
 
+/* Error unless the rows of a table can be replaced by those of a copy. */
 static void
 check_table(Oid relid, const char *name, Oid owner)
 {
@@ -275,6 +277,15 @@ check_table(Oid relid, const char *name, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("table \"%s\" does not belong to the owner of the handler", name)));
+	if (find_inheritance_children(relid, NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has children, so a projection cannot replace its rows", name)));
+	if (relation->rd_rel->relrowsecurity && relation->rd_rel->relforcerowsecurity)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has row security for its owner, so a projection cannot replace its rows", name),
+				 errhint("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.", name)));
 	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
 		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
 			ereport(ERROR,
@@ -382,20 +393,32 @@ refuse_cascade(EvpgProjection *projection)
 				 errhint("Let the foreign key do nothing on delete, or declare that table, too.")));
 }
 
+/* Error if the tables have changed since they were registered so that their rows cannot be replaced any more. */
+static void
+check_tables(EvpgProjection *projection, LOCKMODE mode)
+{
+	Oid			owner = handler_owner(projection);
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		check_table(table_oid(lfirst(cell), mode), lfirst(cell), owner);
+	refuse_cascade(projection);
+}
+
 /* Puts the contents of the copies in place of those of the tables: first all go, in reverse, for foreign keys. */
 static void
 copy_shadow(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
 
-	refuse_cascade(projection);
+	check_tables(projection, RowExclusiveLock);
 	for (int i = list_length(projection->tables) - 1; i >= 0; i--)
-		execute_as(owner, psprintf("DELETE FROM %s", (char *) list_nth(projection->tables, i)));
+		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(projection->tables, i)));
 	for (int i = 0; i < list_length(projection->tables); i++)
 	{
 		char	   *table = list_nth(projection->tables, i);
 		List	   *names = stringToQualifiedNameList(table);
-		char	   *columns = column_list(table_oid(table, RowExclusiveLock));
+		char	   *columns = column_list(table_oid(table, NoLock));
 
 		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,
 								   shadow_schema(build), quote_identifier(strVal(llast(names)))));
@@ -899,7 +922,7 @@ start(EvpgProjection *projection, int parts)
 	{
 		Rebuild		rebuild;
 
-		refuse_cascade(projection);
+		check_tables(projection, AccessShareLock);
 		(void) read_rebuild(projection->name, &rebuild);
 		make_shadow(projection, rebuild.build);
 	}

@@ -107,4 +107,34 @@ CALL evpg_run();
 SELECT is(rows_of('paused'), 'p: 1.1 [2]', 'rule 10: until it is resumed');
 SELECT evpg_drop_projection('paused') \g /dev/null
 
+-- ------------------------------------------------------------------ tables whose rows cannot be replaced
+
+CREATE TABLE test.mine (id text);
+CREATE FUNCTION test.mine_write(event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN INSERT INTO mine VALUES (event.aggregate_id); RETURN NULL; END $$;
+CREATE TABLE test.heir () INHERITS (test.mine);
+SELECT alike(error_of($$SELECT evpg_register_projection('mine', handler => 'test.mine_write', tables => '{mine}')$$), '0A000 table "mine" has children%', 'rule 13: a table with children is refused');
+DROP TABLE heir;
+ALTER TABLE mine ENABLE ROW LEVEL SECURITY;
+SELECT evpg_register_projection('mine', handler => 'test.mine_write', tables => '{mine}', start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT add('m', 1) \g /dev/null
+SELECT is(evpg_rebuild_projection('mine'), 1::bigint, 'rule 13: row security that does not concern the owner is no obstacle');
+ALTER TABLE mine FORCE ROW LEVEL SECURITY;
+SELECT alike(error_of($$SELECT evpg_rebuild_projection('mine')$$), '0A000 table "test.mine" has row security%', 'rule 13: but the one that does');
+ALTER TABLE mine NO FORCE ROW LEVEL SECURITY;
+SELECT evpg_rebuild_projection('mine', background => true) \g /dev/null
+CREATE TABLE test.heir () INHERITS (test.mine);
+INSERT INTO heir VALUES ('heir');
+CALL evpg_run();
+SELECT alike((SELECT last_error FROM evpg.progress_rebuild), 'table "test.mine" has children%', 'rule 13: a child that comes during the rebuild');
+SELECT is((SELECT string_agg(id, ' ' ORDER BY id) FROM mine), 'heir m', 'rule 13: keeps its rows, and the table those that it had');
+SELECT evpg_cancel_rebuild('mine') \g /dev/null
+DROP TABLE heir;
+-- triggers act on what is replaced
+CREATE TABLE test.history (n serial, deed text);
+CREATE FUNCTION test.note_history() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO test.history (deed) VALUES (TG_OP); RETURN NULL; END $$;
+CREATE TRIGGER history AFTER INSERT OR DELETE ON mine FOR EACH ROW EXECUTE FUNCTION test.note_history();
+SELECT evpg_rebuild_projection('mine') \g /dev/null
+SELECT is((SELECT string_agg(deed, ' ' ORDER BY n) FROM history), 'DELETE INSERT', 'rule 13: triggers of a table act when its contents are replaced');
+SELECT evpg_drop_projection('mine') \g /dev/null
+
 SELECT * FROM finish();
