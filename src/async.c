@@ -172,6 +172,8 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	int			attempts = 0;
 	bool		passed;
 
+	if (position <= batch->after || position > batch->upto)
+		position = 0;
 	/* After others it does not count: it is tried again alone. */
 	if (position == 0 || position == batch->first)
 	{
@@ -239,6 +241,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	batch.upto = mark;
 	batch.max_events = pace->max_events;
 	batch.send = true;
+	batch.narrow = true;
 	batch.parked = EvpgConsumerParked(name);
 	/* First what comes before the event that fails, then it alone. */
 	if (consumer.error_position > batch.after)

@@ -37,6 +37,8 @@ typedef struct RowEntry
 	const char *key;
 	bool		waits;			/* an event of the key is parked */
 	EvpgProjected *row;			/* NULL: not read yet */
+	int64		position;		/* the last event that was applied to it */
+	int64		events;			/* how many were */
 	uint32		hash;
 	char		status;
 } RowEntry;
@@ -119,7 +121,10 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 
 			EvpgProjectedOpen(row, projection, batch->build, entry->key);
 			entry->row = row;
+			entry->events = 0;
 		}
+		entry->position = event->position;
+		entry->events++;
 		EvpgProjectFold(entry->row, event, event_context, batch->send);
 	}
 }
@@ -162,8 +167,9 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	PopActiveSnapshot();
 }
 
+/* Whether a row can be written is known after all its events: one of them is blamed, if it is known which. */
 static void
-write_rows(rows_hash *rows, MemoryContext event_context)
+write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
 	rows_iterator iterator;
 	RowEntry   *entry;
@@ -175,7 +181,7 @@ write_rows(rows_hash *rows, MemoryContext event_context)
 
 		if (entry->row != NULL)
 		{
-			EvpgProjectBlame(entry->row->position, entry->key);
+			EvpgProjectBlame(entry->events == 1 || batch->narrow ? entry->position : 0, entry->key);
 			EvpgProjectedWrite(entry->row);
 		}
 		MemoryContextSwitchTo(old);
@@ -222,7 +228,7 @@ EvpgBatchRun(EvpgBatch *batch)
 	{
 		mark_waiting(batch, rows);
 		scan(batch, rows, event_context);
-		write_rows(rows, event_context);
+		write_rows(batch, rows, event_context);
 		EvpgProjectBlame(0, NULL);
 	}
 	PG_FINALLY();

@@ -137,4 +137,28 @@ SELECT evpg_rebuild_projection('mine') \g /dev/null
 SELECT is((SELECT string_agg(deed, ' ' ORDER BY n) FROM history), 'DELETE INSERT', 'rule 13: triggers of a table act when its contents are replaced');
 SELECT evpg_drop_projection('mine') \g /dev/null
 
+-- ------------------------------------------------------------------ a row that cannot be written
+
+CREATE FUNCTION test.number_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT jsonb_build_object('x', coalesce(state->'x', '0'), 'n', coalesce((state->>'n')::int, 0) + 1) || CASE WHEN event.data->>'n' = '2' THEN '{"x": "none"}' ELSE '{}' END::jsonb
+$$;
+SELECT evpg_register_projection('number', 'test.number_apply', mode => 'async', on_error => on_error, max_attempts => 1, start_position => (SELECT last_value FROM evpg.event_position)) FROM unnest('{skip}'::text[]) on_error \g /dev/null
+CREATE INDEX number_x ON evpg.projection_state (((state->>'x')::int));
+SELECT add('w', 1), add('v', 1), add('w', 2), add('w', 3), add('v', 3) \g /dev/null
+-- draws a position above those of the events
+SELECT evpg_projection_put('number', 'w', '{"n": 10}') \g /dev/null
+SET statement_timeout = '10s';
+CALL evpg_run(100);
+RESET statement_timeout;
+SELECT is(parked_of('number'), '- 2 tried 1 invalid input syntax for type integer: "none" 22P02 skipped: invalid input syntax for type integer: "none"', 'rule 10: a row that cannot be written is blamed on the event that spoils it');
+SELECT is(rows_of('number'), 'v: 1.2 {"n": 2, "x": 0}, w: 1.3 {"n": 12, "x": 0}', 'rule 10: the others are applied');
+-- in a rebuild that is not known, so none is skipped
+DELETE FROM evpg.parked_event;
+SELECT evpg_rebuild_projection('number', background => true) \g /dev/null
+CALL evpg_run();
+SELECT alike((SELECT phase || ' ' || last_error FROM evpg.progress_rebuild), 'failed invalid input syntax%', 'rule 13: a rebuild fails for a row that cannot be written');
+SELECT is(parked_of('number'), '', 'rule 13: no event is skipped for it');
+DROP INDEX evpg.number_x;
+SELECT evpg_drop_projection('number') \g /dev/null
+
 SELECT * FROM finish();
