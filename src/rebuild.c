@@ -324,16 +324,21 @@ handler_owner(EvpgProjection *projection)
 	return EvpgProjectionFunction(projection)->owner;
 }
 
+/*
+ * Makes the copies, which belong to the owner of the handler; their schema does
+ * not, so that nobody can put anything else there, which the handler would find
+ * first, or rename it.
+ */
 static void
 make_shadow(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
+	Oid			evpg = EvpgCatalogGet()->owner;
+	const char *role = quote_identifier(GetUserNameFromId(owner, false));
 	char	   *schema = shadow_schema(build);
 	ListCell   *cell;
 
-	execute_as(EvpgCatalogGet()->owner,
-			   psprintf("CREATE SCHEMA %s AUTHORIZATION %s", schema,
-						quote_identifier(GetUserNameFromId(owner, false))));
+	execute_as(evpg, psprintf("CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, schema, role));
 	foreach(cell, projection->tables)
 	{
 		List	   *names = stringToQualifiedNameList(lfirst(cell));
@@ -341,6 +346,7 @@ make_shadow(EvpgProjection *projection, int64 build)
 		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema,
 								   quote_identifier(strVal(llast(names))), (char *) lfirst(cell)));
 	}
+	execute_as(evpg, psprintf("REVOKE CREATE ON SCHEMA %s FROM %s", schema, role));
 }
 
 static void
@@ -485,7 +491,11 @@ EvpgRebuildInit(void)
 	object_access_hook = check_access;
 }
 
-/* The projection as it is run over copies of its tables, in CurrentMemoryContext. */
+/*
+ * The projection as it is run over copies of its tables, in
+ * CurrentMemoryContext.  Only the handler finds them first: a key function may
+ * belong to somebody else.
+ */
 static EvpgProjection *
 shadowed(EvpgProjection *projection, int64 build)
 {
@@ -493,8 +503,8 @@ shadowed(EvpgProjection *projection, int64 build)
 
 	*copy = *projection;
 	copy->context = CurrentMemoryContext;
-	copy->search_path = psprintf("%s, %s", shadow_schema(build), projection->search_path);
-	copy->function = NULL;
+	copy->function = EvpgFunctionResolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER,
+										 psprintf("%s, %s", shadow_schema(build), projection->search_path));
 	copy->key_function = NULL;
 	return copy;
 }

@@ -161,4 +161,32 @@ SELECT is(parked_of('number'), '', 'rule 13: no event is skipped for it');
 DROP INDEX evpg.number_x;
 SELECT evpg_drop_projection('number') \g /dev/null
 
+-- ------------------------------------------------------------------ copies are no place for code
+
+CREATE ROLE rebuild_owner;
+GRANT USAGE ON SCHEMA test, public TO rebuild_owner;
+CREATE TABLE test.copied (key text, path text);
+CREATE FUNCTION test.copied_write(event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN INSERT INTO copied VALUES (event.aggregate_id, current_setting('search_path')); RETURN NULL; END $$;
+ALTER TABLE copied OWNER TO rebuild_owner;
+ALTER FUNCTION test.copied_write OWNER TO rebuild_owner;
+CREATE FUNCTION test.path_key(event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT 'path ' || current_setting('search_path') $$;
+SELECT evpg_register_projection('copied', handler => 'test.copied_write', key_function => 'test.path_key', mode => 'async', tables => '{copied}', start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT add('c', 1) \g /dev/null
+CALL evpg_run();
+SELECT evpg_rebuild_projection('copied', background => true) \g /dev/null
+SELECT nspname AS schema FROM pg_namespace WHERE nspname LIKE 'evpg\_rebuild%' \gset
+SET ROLE rebuild_owner;
+SELECT alike(error_of(format('CREATE FUNCTION %s.lower(text) RETURNS text LANGUAGE sql AS $x$ SELECT $1 $x$', :'schema')), '42501 permission denied%', 'rule 13: nobody puts functions where the copies are');
+SELECT alike(error_of(format('ALTER SCHEMA %s RENAME TO mine', :'schema')), '42501 must be owner%', 'rule 13: or renames that schema');
+RESET ROLE;
+CALL evpg_run();
+SELECT alike((SELECT path FROM copied), :'schema' || ',%', 'rule 13: the handler finds the copies first');
+SELECT is((SELECT string_agg(key, ' ') FROM stored WHERE name = 'copied' AND key LIKE '%evpg%'), NULL, 'rule 13: a key function, which may belong to somebody else, does not look there');
+SELECT is((SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'evpg\_rebuild%'), 0::bigint, 'rule 13: the schema is dropped');
+SELECT evpg_drop_projection('copied') \g /dev/null
+DROP TABLE copied;
+DROP FUNCTION copied_write;
+DROP OWNED BY rebuild_owner;
+DROP ROLE rebuild_owner;
+
 SELECT * FROM finish();
