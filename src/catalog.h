@@ -16,8 +16,10 @@ typedef struct EvpgCatalog
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
 	Oid			projection;
+	Oid			saga;
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
+	Oid			translator;
 	Oid			stream;
 	Oid			stream_id_index;	/* unique on stream_id */
 	Oid			stream_key_index;	/* unique on (aggregate_type,

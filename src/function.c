@@ -52,6 +52,7 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_SAGA_HANDLER] = "saga handler",
 	[EVPG_ROLE_SAGA_REJECTION] = "rejection handler",
 	[EVPG_ROLE_SAGA_TIMER] = "timer handler",
+	[EVPG_ROLE_TRANSLATOR] = "translator",
 };
 
 static const char *const role_shapes[] = {
@@ -66,6 +67,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_SAGA_HANDLER] = "f(state jsonb, event evpg.event) returning evpg.reaction",
 	[EVPG_ROLE_SAGA_REJECTION] = "f(state jsonb, rejection evpg.rejection) returning evpg.reaction",
 	[EVPG_ROLE_SAGA_TIMER] = "f(state jsonb, timer evpg.fired_timer) returning evpg.reaction",
+	[EVPG_ROLE_TRANSLATOR] = "f(payload jsonb) returning evpg.command or a set of it",
 };
 
 /* The argument types of a role. */
@@ -99,6 +101,7 @@ role_arguments(EvpgRole role, Oid *types)
 			types[0] = catalog->event->tdtypeid;
 			return 1;
 		case EVPG_ROLE_INVARIANT:
+		case EVPG_ROLE_TRANSLATOR:
 			types[0] = JSONBOID;
 			return 1;
 		case EVPG_ROLE_INTERCEPTOR:
@@ -146,6 +149,8 @@ role_fits(Form_pg_proc proc, EvpgRole role)
 		case EVPG_ROLE_SAGA_REJECTION:
 		case EVPG_ROLE_SAGA_TIMER:
 			return proc->prorettype == catalog->reaction->tdtypeid && !proc->proretset;
+		case EVPG_ROLE_TRANSLATOR:
+			return proc->prorettype == catalog->command->tdtypeid;
 	}
 	pg_unreachable();
 }

@@ -22,7 +22,8 @@ typedef enum EvpgRole
 	EVPG_ROLE_RESET,
 	EVPG_ROLE_SAGA_HANDLER,
 	EVPG_ROLE_SAGA_REJECTION,
-	EVPG_ROLE_SAGA_TIMER
+	EVPG_ROLE_SAGA_TIMER,
+	EVPG_ROLE_TRANSLATOR
 } EvpgRole;
 
 /* A function ready to be called. */
