@@ -235,6 +235,7 @@ CREATE TABLE evpg.rebuild (
   goal         bigint NOT NULL,
   started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
   retry_at     timestamptz,
+  last_error_at timestamptz,
   attempts     int NOT NULL DEFAULT 0,
   started_by   text NOT NULL,
   last_error   text

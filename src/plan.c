@@ -100,8 +100,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_READ] = {
-		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at"
-		" FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
+		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at,"
+		" last_error_at FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_RESTART] = {
@@ -313,7 +313,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_REBUILD_FAIL] = {
 		"UPDATE evpg.rebuild SET attempts = $2, retry_at = $3, last_error = $4,"
-		" status = CASE WHEN $5 THEN 'failed' ELSE status END WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at = pg_catalog.clock_timestamp(), status = CASE WHEN $5 THEN 'failed' ELSE status END WHERE name OPERATOR(pg_catalog.=) $1",
 		5, {TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, BOOLOID}
 	},
 	[EVPG_PLAN_REBUILD_FINISH] = {
@@ -346,8 +346,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_READ] = {
-		"SELECT build, status OPERATOR(pg_catalog.=) 'running', parts, attempts, retry_at"
-		" FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
+		"SELECT build, status OPERATOR(pg_catalog.=) 'running', parts, attempts, retry_at,"
+		" last_error_at FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_REBUILD_START] = {

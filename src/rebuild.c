@@ -76,6 +76,9 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
 
+/* How long to wait after the first error that need not come back, in ms. */
+#define FIRST_PAUSE 1000
+
 /* How long the end of a rebuild waits for appenders; longer ones would keep others waiting too. */
 #define FENCE_TIMEOUT "200ms"
 
@@ -93,6 +96,7 @@ typedef struct Rebuild
 	int64	   *checkpoints;	/* of the parts */
 	int			attempts;
 	TimestampTz retry_at;		/* 0: at once */
+	TimestampTz last_error_at;	/* 0: none */
 	int64		events;			/* applied in this call */
 	/* what an attempt is about */
 	int			part;
@@ -161,6 +165,7 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		rebuild->parts = (int) result_int(0, 3);
 		rebuild->attempts = (int) result_int(0, 4);
 		rebuild->retry_at = result_int(0, 5);
+		rebuild->last_error_at = result_int(0, 6);
 	}
 	EvpgPlanDone();
 	if (!found)
@@ -606,6 +611,22 @@ call_reset(EvpgProjection *projection)
 }
 
 /*
+ * Error if a transaction that has appended stays open: to queue behind it would
+ * be in vain, and who appends would queue behind us.
+ */
+static void
+look_before_queueing(void)
+{
+	int64		drawn = EvpgFenceLastDrawn();
+
+	if (EvpgFenceStablePosition(true) < drawn)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the rebuild cannot end while a transaction that has appended stays open"),
+				 errdetail("It is tried again.")));
+}
+
+/*
  * Keeps everybody out who changes the projection, and sees all they did.  The
  * caller has the rebuild to itself, and the consumer of an asynchronous
  * projection.
@@ -617,6 +638,8 @@ close_in(Rebuild *rebuild)
 
 	if (!rebuild->wait)
 		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (!rebuild->wait && rebuild->projection->mode == EVPG_MODE_INLINE)
+		look_before_queueing();
 	if (rebuild->projection->mode == EVPG_MODE_INLINE)
 		LockRelationOid(EvpgCatalogGet()->fence, ShareRowExclusiveLock);
 	position = EvpgFenceStablePosition(false);
@@ -690,6 +713,7 @@ fail(Rebuild *rebuild, const ErrorData *error)
 	bool		counts = !EvpgConsumerTransient(error);
 	int			attempts = rebuild->attempts + counts;
 	bool		failed = (attempts >= rebuild->projection->max_attempts);
+	bool		skipped = false;
 	Datum		values[5];
 
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
@@ -698,13 +722,14 @@ fail(Rebuild *rebuild, const ErrorData *error)
 		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)
 	{
 		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition, error->message, attempts, error);
+		skipped = true;
 		failed = false;
 		attempts = 0;
 	}
 	values[0] = CStringGetTextDatum(rebuild->name);
 	values[1] = Int32GetDatum(attempts);
-	values[2] = TimestampTzGetDatum(counts && attempts > 0 ? EvpgConsumerRetryAt(attempts) :
-									TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 100));
+	values[2] = TimestampTzGetDatum(skipped ? GetCurrentTimestamp() : counts ? EvpgConsumerRetryAt(attempts) :
+									EvpgConsumerPause(rebuild->last_error_at, rebuild->retry_at, FIRST_PAUSE));
 	values[3] = CStringGetTextDatum(error->message);
 	values[4] = BoolGetDatum(failed);
 	run(EVPG_PLAN_REBUILD_FAIL, values, NULL);
