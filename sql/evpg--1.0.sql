@@ -220,6 +220,7 @@ CREATE TABLE evpg.parked_event (
   skipped_by      text
 );
 CREATE INDEX ON evpg.parked_event (name, "position");
+COMMENT ON SEQUENCE evpg.parked_event_parked_event_id_seq IS 'draws ids of parked events';
 COMMENT ON TABLE evpg.parked_event IS 'events that a consumer could not apply, and those of the same key that wait behind them';
 COMMENT ON COLUMN evpg.parked_event.key IS 'NULL: no key was found in the event';
 COMMENT ON COLUMN evpg.parked_event.error IS 'NULL: the event waits behind another one of its key';
@@ -703,7 +704,7 @@ BEGIN ATOMIC
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
       (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
       (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
-      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),
+      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part, evpg.old_build, evpg.projection_state'),
       (3, 'EXECUTE ON FUNCTION evpg_activate'), (3, 'EXECUTE ON FUNCTION evpg_enable_index'),
       (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection, evpg.meta')) AS p (level, object)
    WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;

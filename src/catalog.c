@@ -22,7 +22,9 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
@@ -98,6 +100,39 @@ lookup_relation(Oid schema, const char *name)
 	return relid;
 }
 
+static Oid
+access_method(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			result;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	result = ((Form_pg_class) GETSTRUCT(tuple))->relam;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* The optional index on (type, position), if it is there and complete; else InvalidOid. */
+static Oid
+lookup_type_index(Oid schema, Oid event_log)
+{
+	Oid			index = get_relname_relid("event_log_event_type", schema);
+	HeapTuple	tuple = OidIsValid(index) ? SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index)) : NULL;
+	Form_pg_index form;
+	bool		usable;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	usable = form->indrelid == event_log && form->indisvalid && form->indisready && form->indislive &&
+		form->indnkeyatts == 2 && form->indkey.values[0] == get_attnum(event_log, "type") &&
+		form->indkey.values[1] == get_attnum(event_log, "position") &&
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && access_method(index) == BTREE_AM_OID;
+	ReleaseSysCache(tuple);
+	return usable ? index : InvalidOid;
+}
+
 /* Row type of a relation or composite type, in EvpgCatalogContext. */
 static TupleDesc
 lookup_row_type(Oid schema, const char *name)
@@ -154,7 +189,7 @@ EvpgCatalogGet(void)
 	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
 	new.event_log = lookup_relation(schema, "event_log");
 	new.event_log_position_index = lookup_relation(schema, "event_log_pkey");
-	new.event_log_type_index = get_relname_relid("event_log_event_type", schema);
+	new.event_log_type_index = lookup_type_index(schema, new.event_log);
 	new.event_log_stream_index = lookup_relation(schema, "event_log_stream_id_version_key");
 	new.event_position = lookup_relation(schema, "event_position");
 	new.fence = lookup_relation(schema, "fence");

@@ -26,6 +26,7 @@
 #include "common/pg_prng.h"
 #include "consumer.h"
 #include "errors.h"
+#include "fence.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
@@ -77,14 +78,15 @@ EvpgConsumerCreate(const char *name, int64 checkpoint)
 	run(EVPG_PLAN_CONSUMER_CREATE, values, NULL);
 }
 
-/* Its parked events go too. */
+/* Its parked events may stay: those that were given up are left out by a rebuild. */
 void
-EvpgConsumerDrop(const char *name)
+EvpgConsumerDrop(const char *name, bool with_parked)
 {
 	Datum		value = CStringGetTextDatum(name);
 
 	run(EVPG_PLAN_CONSUMER_DELETE, &value, NULL);
-	run(EVPG_PLAN_PARKED_CLEAR, &value, NULL);
+	if (with_parked)
+		run(EVPG_PLAN_PARKED_CLEAR, &value, NULL);
 }
 
 static int64
@@ -249,18 +251,27 @@ EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts
 	run(EVPG_PLAN_PARKED_WRITE, values, nulls);
 }
 
-/* Gives an event up that has not been consumed, nor parked; whoever is the current user is noted. */
+/* Gives an event up that has not been consumed, nor parked; error NULL: the last one of the consumer there. */
 void
-EvpgConsumerSkip(const char *name, int64 position, const char *reason)
+EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts, const ErrorData *error)
 {
-	Datum		values[4] = {
+	Datum		values[7] = {
 		CStringGetTextDatum(name),
 		Int64GetDatum(position),
 		CStringGetTextDatum(reason),
-		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false)),
+		Int32GetDatum(attempts)
 	};
+	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-	run(EVPG_PLAN_PARKED_SKIP_NEW, values, NULL);
+	if (error == NULL)
+		nulls[4] = nulls[5] = nulls[6] = 'n';
+	else
+	{
+		values[5] = CStringGetTextDatum(error->message);
+		values[6] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	}
+	run(EVPG_PLAN_PARKED_SKIP_NEW, values, nulls);
 }
 
 /* Whether an event has been given up. */
@@ -380,11 +391,15 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("change consumers");
 	EvpgEnter(&scope, "evpg_skip_event()");
 	own(name, &consumer);
+	if (position > EvpgFenceLastDrawn())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no event at position " INT64_FORMAT " yet", position)));
 	skipped = EvpgPlanRun(EVPG_PLAN_PARKED_SKIP, values, NULL) > 0;
 	EvpgPlanDone();
 	if (!skipped && position > consumer.checkpoint)
 	{
-		EvpgConsumerSkip(name, position, reason);
+		EvpgConsumerSkip(name, position, reason, 0, NULL);
 		if (position == consumer.error_position)
 		{
 			values[1] = BoolGetDatum(true);

@@ -187,11 +187,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_PARKED_SKIP_NEW] = {
 		"INSERT INTO evpg.parked_event (name, \"position\", attempts, error, sqlstate, skip_reason, skipped_by)"
-		" SELECT $1, $2, 0, c.last_error, c.last_sqlstate, $3, $4 FROM (SELECT) AS one"
+		" SELECT $1, $2, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error), COALESCE($7, c.last_sqlstate), $3, $4"
+		" FROM (SELECT) AS one"
 		" LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) $1 AND c.error_position OPERATOR(pg_catalog.=) $2"
 		" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name OPERATOR(pg_catalog.=) $1"
 		" AND p.\"position\" OPERATOR(pg_catalog.=) $2)",
-		4, {TEXTOID, INT8OID, TEXTOID, TEXTOID}
+		7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_UNPARK] = {
 		"DELETE FROM evpg.parked_event WHERE name OPERATOR(pg_catalog.=) $1"
@@ -250,8 +251,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" WHERE ($1 IS NULL OR e.aggregate_id OPERATOR(pg_catalog.=) $1)"
 		" AND ($2 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($2))"
 		" AND ($3 IS NULL OR e.type OPERATOR(pg_catalog.=) ANY ($3))"
-		" AND e.\"position\" OPERATOR(pg_catalog.<=) $4 ORDER BY e.\"position\"",
-		4, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID}
+		" AND e.\"position\" OPERATOR(pg_catalog.>) $4 AND e.\"position\" OPERATOR(pg_catalog.<=) $5 ORDER BY e.\"position\"",
+		5, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_PROJECTED_CHANGES] = {
 		"SELECT s.key, s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation, s.version, c.\"position\", s.updated_at"
@@ -281,6 +282,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.rebuild_part SET checkpoint = $3, events = events OPERATOR(pg_catalog.+) $4"
 		" WHERE build OPERATOR(pg_catalog.=) $1 AND part OPERATOR(pg_catalog.=) $2",
 		4, {INT8OID, INT4OID, INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_CASCADE] = {
+		"SELECT (conrelid::pg_catalog.regclass)::pg_catalog.text FROM pg_catalog.pg_constraint"
+		" WHERE contype OPERATOR(pg_catalog.=) 'f' AND confdeltype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog.\"char\"[])"
+		" AND confrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.regclass[]::pg_catalog.oid[])"
+		" AND conrelid OPERATOR(pg_catalog.<>) ALL ($1::pg_catalog.regclass[]::pg_catalog.oid[])",
+		1, {TEXTARRAYOID}
 	},
 	[EVPG_PLAN_REBUILD_CLEAN] = {
 		"DELETE FROM evpg.projection_state WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("

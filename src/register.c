@@ -161,7 +161,7 @@ catch_up(const char *name)
 	batch.parked = EvpgConsumerParked(name);
 	for (batch.after = consumer.checkpoint; batch.after < batch.upto; batch.after = batch.reached)
 		EvpgBatchRun(&batch);
-	EvpgConsumerDrop(name);
+	EvpgConsumerDrop(name, false);
 }
 
 /* What follows from a change of a registration; before is what it was. */
@@ -288,7 +288,7 @@ evpg_drop_projection(PG_FUNCTION_ARGS)
 	EvpgPlanDone();
 	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,
 							   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
-	EvpgConsumerDrop(name);
+	EvpgConsumerDrop(name, true);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(dropped);
 }

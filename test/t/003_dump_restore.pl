@@ -23,10 +23,17 @@ SELECT * FROM evpg.snapshot ORDER BY stream_id, version;
 SELECT * FROM evpg.aggregate_type ORDER BY aggregate_type;
 SELECT * FROM evpg.interceptor ORDER BY name;
 SELECT * FROM evpg.projection ORDER BY name;
-SELECT * FROM evpg.projection_state ORDER BY name, key;
+SELECT * FROM evpg.projection_state ORDER BY build, key;
+SELECT * FROM evpg.consumer ORDER BY name;
+SELECT * FROM evpg.parked_event ORDER BY parked_event_id;
+SELECT * FROM evpg.rebuild ORDER BY name;
+SELECT * FROM evpg.rebuild_part ORDER BY build, part;
+SELECT * FROM evpg.old_build ORDER BY build;
 SELECT * FROM bank.statement ORDER BY account, version;
 SELECT last_value, is_called FROM evpg.event_position;
 SELECT last_value, is_called FROM evpg.stream_stream_id_seq;
+SELECT last_value, is_called FROM evpg.projection_build;
+SELECT last_value, is_called FROM evpg.parked_event_parked_event_id_seq;
 SELECT extversion, extnamespace::regnamespace FROM pg_extension WHERE extname = 'evpg';
 SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'evpg.event_log'::regclass;
 SELECT s.aggregate_type, s.aggregate_id, f.* FROM evpg.stream s CROSS JOIN LATERAL SCHEMA.evpg_state(s.aggregate_type, s.aggregate_id) f
