@@ -17,12 +17,14 @@
 #include "async.h"
 #include "catalog.h"
 #include "consumer.h"
+#include "dispatch.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "home.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "rebuild.h"
+#include "route.h"
 #include "run.h"
 #include "tcop/pquery.h"
 #include "tcop/utility.h"
@@ -107,7 +109,9 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
-		more |= run_tasks(list_tasks(EvpgConsumerNames, context), EvpgAsyncRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgConsumerSagas, context), EvpgRouteRun, context, commit, next);
+		more |= EvpgDispatchPass(commit, context, next);
+		more |= run_tasks(list_tasks(EvpgConsumerProjections, context), EvpgAsyncRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		more |= EvpgRebuildClean();

@@ -5,7 +5,7 @@
 \ir include/projections.sql
 \ir include/listener.sql
 
-SELECT plan(99);
+SELECT plan(102);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ channels
@@ -160,6 +160,10 @@ SELECT is(heard(), '', 'rule 15: evpg.broadcast off');
 RESET evpg.broadcast;
 SELECT add('a', 1) \g /dev/null
 SELECT isnt(heard(), '', 'rule 15: and on again');
+SELECT is((SELECT s FROM evpg.stat_broadcast s)::text, '(commit,0,0,0,0,' || pg_notification_queue_usage() || ')', 'rule 15: without preloading, with the commit');
+SELECT throws_ok('SET evpg.broadcast = worker', '22023', 'invalid value for parameter "evpg.broadcast": "worker"', 'rule 15: without preloading, no broadcaster');
+SELECT is(array[set_config('evpg.broadcast', 'on', true), set_config('evpg.broadcast', 'false', true), set_config('evpg.broadcast', 'auto', true)],
+  '{auto,off,auto}', 'rule 15: on and off as before');
 -- one listener hears of all, one unlistens, none is no error
 SELECT * FROM dblink('listener', $$SELECT evpg_unlisten('sums')$$) x (channel text) \g /dev/null
 SELECT add('a', 1) \g /dev/null

@@ -29,6 +29,8 @@ SELECT * FROM evpg.parked_event ORDER BY parked_event_id;
 SELECT * FROM evpg.rebuild ORDER BY name;
 SELECT * FROM evpg.rebuild_part ORDER BY build, part;
 SELECT * FROM evpg.old_build ORDER BY build;
+SELECT * FROM evpg.translator ORDER BY name;
+SELECT * FROM evpg.inbox ORDER BY source, message_key;
 SELECT * FROM bank.statement ORDER BY account, version;
 SELECT last_value, is_called FROM evpg.event_position;
 SELECT last_value, is_called FROM evpg.stream_stream_id_seq;
@@ -52,6 +54,9 @@ foreach my $schema ('public', 'es')
 	$node->safe_psql($from, $path . <<'SQL');
 CREATE FUNCTION pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS 'SELECT command';
 SELECT evpg_register_interceptor('pass', 'pass', aggregate_types => '{account}', priority => 3);
+CREATE FUNCTION nothing(payload jsonb) RETURNS evpg.command LANGUAGE sql AS 'SELECT NULL::evpg.command';
+SELECT evpg_register_translator('nothing', 'nothing');
+SELECT count(*) FROM evpg_receive_message('shop', '1', 'nothing', '{}');
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Open', '{"owner": "Ælfgifu \\ \"x\""}', command_id => 'open') e;
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Deposit', '{"amount": 100}',
   command_id => 'first', metadata => '{"n": 12345678901234567890.12}', actor => 'me', correlation_id => 'c', causation_id => 'd') e;
