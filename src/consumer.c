@@ -167,7 +167,7 @@ EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events
 	EvpgWakeWaiters(EvpgHashPair(consumer->name, ""));
 }
 
-/* Starts over from a checkpoint, with no error. */
+/* Starts over from a checkpoint, with no error; what was paused stays so. */
 void
 EvpgConsumerRestart(const char *name, int64 checkpoint)
 {
@@ -385,7 +385,7 @@ evpg_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(set_running(fcinfo, true, "evpg_resume()"));
 }
 
-/* Gives an event up: one that was not consumed yet, or one that is parked. */
+/* Gives an event up: one that was not consumed yet, or one that is parked.  A consumer that has stopped at it goes on. */
 Datum
 evpg_skip_event(PG_FUNCTION_ARGS)
 {
@@ -420,10 +420,8 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 	{
 		EvpgConsumerSkip(name, position, reason, 0, NULL);
 		if (position == consumer.error_position)
-		{
-			values[1] = BoolGetDatum(true);
-			run(EVPG_PLAN_CONSUMER_RUN, values, NULL);
-		}
+			EvpgConsumerRestart(name, consumer.checkpoint);
+		EvpgWakeConsumers();
 		skipped = true;
 	}
 	EvpgLeave(&scope);

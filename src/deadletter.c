@@ -160,10 +160,8 @@ retry(int64 id, EvpgWork *work)
 
 	if (work->saga != NULL && work->key == NULL)
 		error = EvpgAttempt(route_again, work);
-	else if (EvpgDispatch(work, true, &sent, &error) == EVPG_DISPATCH_LATER)
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("saga \"%s\" is being changed", work->saga)));
+	else
+		(void) EvpgDispatch(work, true, &sent, &error);
 	if (error == NULL)
 		resolve(id, "retried", NULL);
 	return error;
@@ -294,7 +292,7 @@ evpg_discard_dead_letter(PG_FUNCTION_ARGS)
 	if (found)
 	{
 		if (work.key != NULL || work.timer_id != 0)
-			EvpgWorkDone(&work);
+			(void) EvpgWorkDone(&work);
 		resolve(id, "discarded", reason);
 	}
 	EvpgLeave(&scope);

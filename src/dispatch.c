@@ -27,6 +27,7 @@
 #include "access/xact.h"
 #include "action.h"
 #include "attempt.h"
+#include "batch.h"
 #include "catalog.h"
 #include "clock.h"
 #include "command.h"
@@ -52,6 +53,9 @@
 
 /* So much is claimed at once. */
 #define CLAIMS 50
+
+/* A scheduled command may fail so often. */
+#define MAX_ATTEMPTS 5
 
 /* A pause before what failed for a reason that need not come back is tried again. */
 #define TRANSIENT_PAUSE (USECS_PER_SEC / 2)
@@ -204,8 +208,7 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 
 	EvpgInstanceRead(acting->work, instance);
 	find_saga(acting);
-	EvpgWorkDone(acting->work);
-	if (instance->completed || event->position <= instance->position || !EvpgSagaTakes(acting->saga, event) ||
+	if (instance->completed || !EvpgSagaTakes(acting->saga, event) ||
 		(!instance->exists && !EvpgSagaStarts(acting->saga, event)))
 		return;
 	acting->source = EvpgUuidText(&event->event_id);
@@ -221,7 +224,7 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 	/* A key that is not known, and the saga does not want to. */
 	if (!instance->exists && reaction.state == NULL)
 		return;
-	instance->position = event->position;
+	instance->position = Max(instance->position, event->position);
 	follow(acting, &reaction, before);
 }
 
@@ -240,8 +243,6 @@ react_to_timer(EvpgActing *acting, const EvpgTimer *timer)
 	};
 
 	EvpgInstanceRead(acting->work, instance);
-	/* It may be set again by the reaction. */
-	EvpgWorkDone(acting->work);
 	if (!instance->exists || instance->completed)
 		return;
 	find_saga(acting);
@@ -263,7 +264,6 @@ execute_scheduled(EvpgActing *acting, const EvpgTimer *timer)
 	EvpgOutcome outcome;
 
 	acting->command = timer->command;
-	EvpgWorkDone(acting->work);
 	EvpgCommandFromJsonb(timer->command, &command);
 	if (command.command_id == NULL)
 		command.command_id = psprintf("timer:" INT64_FORMAT, acting->work->timer_id);
@@ -274,12 +274,17 @@ execute_scheduled(EvpgActing *acting, const EvpgTimer *timer)
 	acting->dispatched++;
 }
 
-/* The work of one transaction. */
+/* The work of one transaction.  It is taken away first, since a timer may be set again by the reaction to it. */
 static void
 work(void *arg)
 {
 	EvpgActing *acting = arg;
+	EvpgTimer	timer;
 
+	if (acting->work->position == 0 && !EvpgTimerRead(acting->work->timer_id, &timer))
+		return;
+	if (!EvpgWorkDone(acting->work))
+		return;
 	if (acting->work->position != 0)
 	{
 		EvpgLogFilter filter = {.after = acting->work->position - 1, .upto = acting->work->position};
@@ -288,24 +293,18 @@ work(void *arg)
 
 		PushActiveSnapshot(GetTransactionSnapshot());
 		scan = EvpgLogScanAll(&filter);
-		if (EvpgLogScanNext(scan, &event))
-			react_to_event(acting, &event);
-		else
-			EvpgWorkDone(acting->work);
+		if (!EvpgLogScanNext(scan, &event))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("there is no event at position " INT64_FORMAT, acting->work->position)));
+		react_to_event(acting, &event);
 		EvpgLogScanEnd(scan);
 		PopActiveSnapshot();
 	}
+	else if (acting->work->saga == NULL)
+		execute_scheduled(acting, &timer);
 	else
-	{
-		EvpgTimer	timer;
-
-		if (!EvpgTimerRead(acting->work->timer_id, &timer))
-			return;
-		if (acting->work->saga == NULL)
-			execute_scheduled(acting, &timer);
-		else
-			react_to_timer(acting, &timer);
-	}
+		react_to_timer(acting, &timer);
 	EVPG_WAIT_POINT("saga_reacted");
 }
 
@@ -324,30 +323,43 @@ retry_at(const EvpgSaga *saga, int attempts)
 	return EvpgClockNow() + (int64) pause;
 }
 
+/* How often work may fail. */
+static int
+max_attempts(const EvpgWork *work)
+{
+	EvpgSaga   *saga = work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0);
+
+	return saga == NULL ? MAX_ATTEMPTS : saga->max_attempts;
+}
+
 static EvpgDispatched
-fail(EvpgActing *acting, const ErrorData *error)
+bury(EvpgActing *acting, const ErrorData *error)
 {
 	const EvpgWork *work = acting->work;
-	EvpgSaga   *saga = work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0);
-	int			max_attempts = saga == NULL ? 5 : saga->max_attempts;
 	EvpgDeadLetter letter = {.work = work, .label = acting->label, .command = acting->command, .error = error};
 
-	if (EvpgConsumerTransient(error))
-	{
-		EvpgWorkRetry(work, EvpgClockNow() + TRANSIENT_PAUSE, work->attempts - 1);
-		return EVPG_DISPATCH_LATER;
-	}
-	if (!acting->given_up && work->attempts < max_attempts)
-	{
-		EvpgWorkRetry(work, retry_at(saga, work->attempts), work->attempts);
-		return EVPG_DISPATCH_LATER;
-	}
 	(void) EvpgWorkBury(&letter);
 	ereport(LOG,
 			(work->saga == NULL ? errmsg("scheduled command has become a dead letter") :
 			 errmsg("saga \"%s\", key \"%s\" has a dead letter", work->saga, work->key),
 			 errdetail("%s", error->message)));
 	return EVPG_DISPATCH_DEAD;
+}
+
+static EvpgDispatched
+fail(EvpgActing *acting, const ErrorData *error)
+{
+	const EvpgWork *work = acting->work;
+
+	if (EvpgConsumerTransient(error))
+	{
+		EvpgWorkRetry(work, EvpgClockNow() + TRANSIENT_PAUSE, work->attempts - 1);
+		return EVPG_DISPATCH_LATER;
+	}
+	if (acting->given_up || work->attempts >= max_attempts(work))
+		return bury(acting, error);
+	EvpgWorkRetry(work, retry_at(work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0), work->attempts), work->attempts);
+	return EVPG_DISPATCH_LATER;
 }
 
 /*
@@ -363,8 +375,28 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	EvpgActing	acting = {.work = what};
 	ErrorData  *failure;
 
-	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, false))
+	EvpgBatchRequireNewSnapshots();
+	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
+	{
+		/* The saga is being changed: that was no attempt. */
+		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
 		return EVPG_DISPATCH_LATER;
+	}
+	if (!again && what->attempts > max_attempts(what))
+	{
+		/*
+		 * It was begun so often and never came to an end: the server crashed,
+		 * or the session was ended.
+		 */
+		ErrorData	crash = {
+			.sqlerrcode = ERRCODE_CRASH_SHUTDOWN,
+			.message = psprintf("%d attempts ended without a result", what->attempts - 1),
+			.detail = "The server crashed each time, or the session was terminated."
+		};
+
+		what->attempts--;
+		return bury(&acting, &crash);
+	}
 	failure = EvpgAttempt(work, &acting);
 	if (error != NULL)
 		*error = failure;

@@ -193,14 +193,14 @@ EvpgWorkClaim(EvpgWork *work)
 	return claimed;
 }
 
-static void
-run_for(const EvpgWork *work, EvpgPlan event_plan, EvpgPlan timer_plan, int nmore, const Datum *more, const char *more_nulls)
+/* Runs the statement for events or that for timers, with further parameters; whether it found the row. */
+static bool
+run_for(const EvpgWork *work, EvpgPlan event_plan, EvpgPlan timer_plan, int nmore, const Datum *more)
 {
 	Datum		values[8];
-	char		nulls[8];
 	int			n = 0;
+	bool		found;
 
-	memset(nulls, ' ', sizeof(nulls));
 	if (work->position != 0)
 	{
 		values[n++] = CStringGetTextDatum(work->saga);
@@ -210,18 +210,17 @@ run_for(const EvpgWork *work, EvpgPlan event_plan, EvpgPlan timer_plan, int nmor
 	else
 		values[n++] = Int64GetDatum(work->timer_id);
 	for (int i = 0; i < nmore; i++)
-	{
-		nulls[n] = more_nulls == NULL ? ' ' : more_nulls[i];
 		values[n++] = more[i];
-	}
-	run(work->position != 0 ? event_plan : timer_plan, values, nulls);
+	found = EvpgPlanRun(work->position != 0 ? event_plan : timer_plan, values, NULL) > 0;
+	EvpgPlanDone();
+	return found;
 }
 
-/* Takes away what has been done. */
-void
+/* Takes away what has been done; false if it was taken away by somebody else. */
+bool
 EvpgWorkDone(const EvpgWork *work)
 {
-	run_for(work, EVPG_PLAN_WORK_DONE, EVPG_PLAN_TIMER_DONE, 0, NULL, NULL);
+	return run_for(work, EVPG_PLAN_WORK_DONE, EVPG_PLAN_TIMER_DONE, 0, NULL);
 }
 
 /* Leaves work for later. */
@@ -230,7 +229,7 @@ EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts)
 {
 	Datum		more[2] = {TimestampTzGetDatum(retry_at), Int32GetDatum(attempts)};
 
-	run_for(work, EVPG_PLAN_WORK_RETRY, EVPG_PLAN_TIMER_RETRY, 2, more, NULL);
+	(void) run_for(work, EVPG_PLAN_WORK_RETRY, EVPG_PLAN_TIMER_RETRY, 2, more);
 }
 
 /* Writes a dead letter, behind which its instance waits; returns its id. */
@@ -261,7 +260,7 @@ EvpgWorkBury(const EvpgDeadLetter *letter)
 	(void) EvpgPlanResult(0, 1, &id);
 	EvpgPlanDone();
 	if (work->key != NULL || work->timer_id != 0)
-		run_for(work, EVPG_PLAN_WORK_BURY, EVPG_PLAN_TIMER_BURY, 1, &id, NULL);
+		(void) run_for(work, EVPG_PLAN_WORK_BURY, EVPG_PLAN_TIMER_BURY, 1, &id);
 	return DatumGetInt64(id);
 }
 

@@ -64,7 +64,7 @@ extern void EvpgInstanceWrite(const EvpgWork *work, const EvpgInstance *instance
 extern List *EvpgWorkDue(int max_count, const char *saga, TimestampTz now);
 extern TimestampTz EvpgWorkNext(TimestampTz now);
 extern bool EvpgWorkClaim(EvpgWork *work);
-extern void EvpgWorkDone(const EvpgWork *work);
+extern bool EvpgWorkDone(const EvpgWork *work);
 extern void EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts);
 extern void EvpgWorkRoute(const char *saga, List *keys, List *positions);
 extern int64 EvpgWorkBury(const EvpgDeadLetter *letter);

@@ -445,6 +445,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"dead_letter_id",
 		11, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
+	[EVPG_PLAN_INSTANCE_LIST] = {
+		"SELECT key FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND ($2 IS NULL OR key OPERATOR(pg_catalog.=) $2)",
+		2, {TEXTOID, TEXTOID}
+	},
 	[EVPG_PLAN_INSTANCE_READ] = {
 		"SELECT state, undo, version, \"position\", saga_version, CASE status WHEN 'completed' THEN 1 ELSE 0 "
 		"END FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
@@ -460,6 +465,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"WHERE l.saga OPERATOR(pg_catalog.=) i.saga AND l.key OPERATOR(pg_catalog.=) i.key AND l.resolved_at "
 		"IS NULL) d WHERE i.saga OPERATOR(pg_catalog.=) $1 AND i.key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_INSTANCE_STATE] = {
+		"UPDATE evpg.saga_instance SET state = $3, updated_at = pg_catalog.clock_timestamp()"
+		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		3, {TEXTOID, TEXTOID, JSONBOID}
 	},
 	[EVPG_PLAN_INSTANCE_WRITE] = {
 		"INSERT INTO evpg.saga_instance (saga, key, state, undo, version, \"position\", saga_version, status, "

@@ -35,6 +35,7 @@
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "check.h"
 #include "common/hashfn.h"
@@ -254,6 +255,14 @@ function_owner(Oid function)
 	return owner;
 }
 
+/* Locks a table and returns its OID; the name is a qualified one. */
+static Oid
+table_oid(const char *name, LOCKMODE mode)
+{
+	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), mode, false);
+}
+
+/* Error unless the rows of a table can be replaced by those of a copy. */
 static void
 check_table(Oid relid, const char *name, Oid owner)
 {
@@ -268,6 +277,15 @@ check_table(Oid relid, const char *name, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("table \"%s\" does not belong to the owner of the handler", name)));
+	if (find_inheritance_children(relid, NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has children, so a projection cannot replace its rows", name)));
+	if (relation->rd_rel->relrowsecurity && relation->rd_rel->relforcerowsecurity)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has row security for its owner, so a projection cannot replace its rows", name),
+				 errhint("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.", name)));
 	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
 		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
 			ereport(ERROR,
@@ -290,8 +308,7 @@ EvpgRebuildCheckTables(ArrayType *tables, Oid handler)
 	for (int i = 0; i < count; i++)
 	{
 		char	   *name = TextDatumGetCString(elements[i]);
-		List	   *names = stringToQualifiedNameList(name);
-		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
+		Oid			relid = table_oid(name, AccessShareLock);
 
 		check_table(relid, name, function_owner(handler));
 		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
@@ -307,16 +324,21 @@ handler_owner(EvpgProjection *projection)
 	return EvpgProjectionFunction(projection)->owner;
 }
 
+/*
+ * Makes the copies, which belong to the owner of the handler; their schema does
+ * not, so that nobody can put anything else there, which the handler would find
+ * first, or rename it.
+ */
 static void
 make_shadow(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
+	Oid			evpg = EvpgCatalogGet()->owner;
+	const char *role = quote_identifier(GetUserNameFromId(owner, false));
 	char	   *schema = shadow_schema(build);
 	ListCell   *cell;
 
-	execute_as(EvpgCatalogGet()->owner,
-			   psprintf("CREATE SCHEMA %s AUTHORIZATION %s", schema,
-						quote_identifier(GetUserNameFromId(owner, false))));
+	execute_as(evpg, psprintf("CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, schema, role));
 	foreach(cell, projection->tables)
 	{
 		List	   *names = stringToQualifiedNameList(lfirst(cell));
@@ -324,6 +346,7 @@ make_shadow(EvpgProjection *projection, int64 build)
 		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema,
 								   quote_identifier(strVal(llast(names))), (char *) lfirst(cell)));
 	}
+	execute_as(evpg, psprintf("REVOKE CREATE ON SCHEMA %s FROM %s", schema, role));
 }
 
 static void
@@ -376,20 +399,32 @@ refuse_cascade(EvpgProjection *projection)
 				 errhint("Let the foreign key do nothing on delete, or declare that table, too.")));
 }
 
+/* Error if the tables have changed since they were registered so that their rows cannot be replaced any more. */
+static void
+check_tables(EvpgProjection *projection, LOCKMODE mode)
+{
+	Oid			owner = handler_owner(projection);
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		check_table(table_oid(lfirst(cell), mode), lfirst(cell), owner);
+	refuse_cascade(projection);
+}
+
 /* Puts the contents of the copies in place of those of the tables: first all go, in reverse, for foreign keys. */
 static void
 copy_shadow(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
 
-	refuse_cascade(projection);
+	check_tables(projection, RowExclusiveLock);
 	for (int i = list_length(projection->tables) - 1; i >= 0; i--)
-		execute_as(owner, psprintf("DELETE FROM %s", (char *) list_nth(projection->tables, i)));
+		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(projection->tables, i)));
 	for (int i = 0; i < list_length(projection->tables); i++)
 	{
 		char	   *table = list_nth(projection->tables, i);
 		List	   *names = stringToQualifiedNameList(table);
-		char	   *columns = column_list(RangeVarGetRelid(makeRangeVarFromNameList(names), RowExclusiveLock, false));
+		char	   *columns = column_list(table_oid(table, NoLock));
 
 		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,
 								   shadow_schema(build), quote_identifier(strVal(llast(names)))));
@@ -398,7 +433,7 @@ copy_shadow(EvpgProjection *projection, int64 build)
 
 /* While a handler fills copies: their schema, and the tables they are copies of. */
 static Oid	shadow = InvalidOid;
-static List *originals = NIL;	/* of Oid */
+static List *originals = NIL;	/* of Oid, as long as shadow is set */
 static ExecutorCheckPerms_hook_type next_check_perms = NULL;
 static object_access_hook_type next_access = NULL;
 
@@ -456,7 +491,11 @@ EvpgRebuildInit(void)
 	object_access_hook = check_access;
 }
 
-/* The projection as it is run over copies of its tables, in CurrentMemoryContext. */
+/*
+ * The projection as it is run over copies of its tables, in
+ * CurrentMemoryContext.  Only the handler finds them first: a key function may
+ * belong to somebody else.
+ */
 static EvpgProjection *
 shadowed(EvpgProjection *projection, int64 build)
 {
@@ -464,32 +503,38 @@ shadowed(EvpgProjection *projection, int64 build)
 
 	*copy = *projection;
 	copy->context = CurrentMemoryContext;
-	copy->search_path = psprintf("%s, %s", shadow_schema(build), projection->search_path);
-	copy->function = NULL;
+	copy->function = EvpgFunctionResolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER,
+										 psprintf("%s, %s", shadow_schema(build), projection->search_path));
 	copy->key_function = NULL;
 	return copy;
 }
 
 /* ------------------------------------------------------------------ applying */
 
+/* From here on the handler of a projection may not work on its tables, but on the copies. */
+static void
+begin_shadow(EvpgProjection *projection, int64 build)
+{
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		originals = lappend_oid(originals, table_oid(lfirst(cell), AccessShareLock));
+	shadow = get_namespace_oid(shadow_schema(build), false);
+}
+
 /* Runs a batch; into copies of its tables if the projection has declared them. */
 static void
 run_batch(EvpgBatch *batch)
 {
-	ListCell   *cell;
-
 	if (batch->projection->tables == NIL)
 	{
 		EvpgBatchRun(batch);
 		return;
 	}
-	foreach(cell, batch->projection->tables)
-		originals = lappend_oid(originals, RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(cell))),
-															AccessShareLock, false));
-	batch->projection = shadowed(batch->projection, batch->build);
-	shadow = get_namespace_oid(shadow_schema(batch->build), false);
 	PG_TRY();
 	{
+		begin_shadow(batch->projection, batch->build);
+		batch->projection = shadowed(batch->projection, batch->build);
 		EvpgBatchRun(batch);
 	}
 	PG_FINALLY();
@@ -620,6 +665,7 @@ end(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
+	EvpgProjectBlame(0, NULL);
 	close_in(rebuild);
 	if (rebuild->projection->reset_signature != NULL)
 		call_reset(rebuild->projection);
@@ -632,6 +678,7 @@ attempt_part(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
+	EvpgProjectBlame(0, NULL);
 	apply_part(rebuild, rebuild->part);
 }
 
@@ -885,7 +932,7 @@ start(EvpgProjection *projection, int parts)
 	{
 		Rebuild		rebuild;
 
-		refuse_cascade(projection);
+		check_tables(projection, AccessShareLock);
 		(void) read_rebuild(projection->name, &rebuild);
 		make_shadow(projection, rebuild.build);
 	}
