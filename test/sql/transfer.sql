@@ -5,6 +5,7 @@
 \set bank :directory '/../examples/bank/bank.sql'
 \set transfer :directory '/../examples/bank/transfer.sql'
 \set ECHO none
+SET client_min_messages = warning;
 \o /dev/null
 \i :bank
 \i :transfer
