@@ -108,13 +108,13 @@ adapt(Pace *pace, const EvpgBatch *batch, instr_time started)
 		pace->max_events = Min(pace->max_events * 2, MAX_EVENTS);
 }
 
-/* Keeps how far a batch came; where it found nothing, writing that may wait. */
+/* Keeps how far a batch came; where it found nothing, a worker may write that later. */
 static void
-advance(Pace *pace, const EvpgConsumer *consumer, const EvpgBatch *batch)
+advance(Pace *pace, const EvpgConsumer *consumer, const EvpgBatch *batch, TimestampTz *next)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->error_position != 0 ||
+	if (MyBackendType != B_BG_WORKER || batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->error_position != 0 ||
 		TimestampDifferenceExceeds(pace->written_at, now, MAX_UNWRITTEN_TIME))
 	{
 		EvpgConsumerAdvance(consumer, batch->reached, batch->events);
@@ -122,24 +122,62 @@ advance(Pace *pace, const EvpgConsumer *consumer, const EvpgBatch *batch)
 		pace->checkpoint = batch->reached;
 	}
 	else
+	{
 		pace->checkpoint = consumer->checkpoint;
+		*next = Min(*next, TimestampTzPlusMilliseconds(pace->written_at, MAX_UNWRITTEN_TIME));
+	}
 	pace->looked = batch->reached;
 	pace->generation = EvpgCatalogRegistryGeneration();
 }
 
+static void
+run_batch(void *arg)
+{
+	EvpgBatchRun(arg);
+}
+
 /*
- * The event after the checkpoint has failed as often as it may; false if the
- * projection is to stop.
+ * Parks an event for each key for which it fails, and applies it to the others;
+ * without a key it is parked as a whole.
  */
+static void
+park(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
+{
+	EvpgBatch	batch = {
+		.projection = projection,
+		.build = projection->build,
+		.after = consumer->error_position - 1,
+		.upto = consumer->error_position,
+		.max_events = 1,
+		.send = true,
+		.parked = EvpgConsumerParked(consumer->name)
+	};
+
+	for (;;)
+	{
+		EvpgConsumerPark(consumer->name, consumer->error_position, key, consumer->attempts, error);
+		if (key == NULL)
+			return;
+		batch.except_keys = lappend(batch.except_keys, pstrdup(key));
+		error = EvpgAttempt(run_batch, &batch);
+		if (error == NULL)
+			return;
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(unconstify(ErrorData *, error));
+		key = EvpgProjectKey;
+	}
+}
+
+/* The event after the checkpoint has failed as often as it may; false if the projection is to stop. */
 static bool
-give_up(const EvpgConsumer *consumer, const EvpgProjection *projection, const char *key, const ErrorData *error)
+give_up(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorData *error)
 {
 	if (consumer->error_position == 0 || projection->on_error == EVPG_ON_ERROR_STOP)
 		return false;
 	if (projection->on_error == EVPG_ON_ERROR_PARK)
-		EvpgConsumerPark(consumer->name, consumer->error_position, key, consumer->attempts, error);
+		park(consumer, projection, EvpgProjectKey, error);
 	else
-		EvpgConsumerSkip(consumer->name, consumer->error_position, error->message);
+		EvpgConsumerSkip(consumer->name, consumer->error_position, error->message, consumer->attempts, error);
 	EvpgConsumerAdvance(consumer, consumer->error_position, 0);
 	return true;
 }
@@ -149,15 +187,19 @@ give_up(const EvpgConsumer *consumer, const EvpgProjection *projection, const ch
  * itself: its key path, its library.
  */
 static void
-fail(EvpgConsumer *consumer, const EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
+fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
 {
 	int64		position = EvpgProjectPosition;
 	int			attempts = 0;
 	bool		passed;
 
-	/* Among others it does not count: it is tried again alone. */
-	if (position == 0 || batch->upto == position)
+	/* After others it does not count: it is tried again alone. */
+	if (position == 0 || position == batch->first)
+	{
 		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !EvpgConsumerTransient(error);
+		if (position - 1 > consumer->checkpoint)
+			EvpgConsumerAdvance(consumer, position - 1, 0);
+	}
 	consumer->error_position = position;
 	consumer->attempts = attempts;
 	if (attempts < projection->max_attempts)
@@ -165,19 +207,13 @@ fail(EvpgConsumer *consumer, const EvpgProjection *projection, const EvpgBatch *
 		EvpgConsumerFail(consumer, position, attempts, false, error);
 		return;
 	}
-	passed = give_up(consumer, projection, EvpgProjectKey, error);
+	passed = give_up(consumer, projection, error);
 	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, !passed, error);
 	ereport(LOG,
 			(errmsg("projection \"%s\" has %s at position " INT64_FORMAT, consumer->name,
 					!passed ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
 					position),
 			 errdetail("%s", error->message)));
-}
-
-static void
-run_batch(void *arg)
-{
-	EvpgBatchRun(arg);
 }
 
 /*
@@ -233,7 +269,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		if (batch.after > consumer.checkpoint)
 		{
 			batch.reached = batch.after;
-			advance(pace, &consumer, &batch);
+			advance(pace, &consumer, &batch, next);
 		}
 		EvpgLeave(&scope);
 		return false;
@@ -243,7 +279,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	if (error == NULL)
 	{
 		adapt(pace, &batch, started);
-		advance(pace, &consumer, &batch);
+		advance(pace, &consumer, &batch, next);
 	}
 	else
 	{
@@ -336,6 +372,10 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	int64		count = 0;
 	EvpgScope	scope;
 
+	if (max_count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_count must not be negative")));
 	EvpgProjectionRefuse("replay events");
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);

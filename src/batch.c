@@ -23,6 +23,7 @@
 #include "log.h"
 #include "miscadmin.h"
 #include "project.h"
+#include "registry.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -101,7 +102,8 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 		/* Keyed by id, the scan has left out the other parts already. */
 		if (batch->parts > 1 && !by_id && EvpgLogPart(key, batch->parts) != batch->part)
 			continue;
-		if (batch->only_key != NULL && strcmp(key, batch->only_key) != 0)
+		if ((batch->only_key != NULL && strcmp(key, batch->only_key) != 0) ||
+			(batch->except_keys != NIL && EvpgRegistryListed(batch->except_keys, key)))
 			continue;
 		entry = find_entry(rows, key);
 		if (entry->waits)
@@ -142,6 +144,8 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	while (batch->events < batch->max_events && MemoryContextMemAllocated(rows->ctx, true) < MAX_BYTES &&
 		   EvpgLogScanNext(events, &event))
 	{
+		if (batch->first == 0)
+			batch->first = event.position;
 		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, event.position))
 			apply(batch, rows, &event, event_context);
 		MemoryContextReset(event_context);
@@ -188,6 +192,7 @@ EvpgBatchRun(EvpgBatch *batch)
 	rows_hash  *rows = rows_create(context, 256, NULL);
 
 	batch->events = 0;
+	batch->first = 0;
 	batch->reached = batch->after;
 	EvpgProjectBlame(0, NULL);
 	EvpgProjecting = true;

@@ -21,11 +21,13 @@ typedef struct EvpgBatch
 	int			parts;			/* > 1: only the keys of one part */
 	int			part;
 	const char *only_key;		/* NULL: all */
+	List	   *except_keys;	/* of char * */
 	bool		send;			/* frames */
 	List	   *parked;			/* of EvpgParked: events to leave out */
 	/* what became of it */
 	int64		reached;		/* all up to here has been applied */
 	int64		events;			/* so many events */
+	int64		first;			/* the first of them; 0: none */
 } EvpgBatch;
 
 extern void EvpgBatchRun(EvpgBatch *batch);

@@ -23,7 +23,9 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
@@ -54,7 +56,7 @@ relation_changed(Datum arg, Oid relid)
 		registry_generation++;
 	}
 	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
-			 relid == catalog.projection || relid == catalog.translator)
+			 relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
 		registry_generation++;
 	if (relid == catalog.stream || relid == catalog.projection_state || relid == catalog.event_log || relid == catalog.fence ||
 		relid == catalog.event_position)
@@ -97,6 +99,39 @@ lookup_relation(Oid schema, const char *name)
 				 errmsg("relation \"evpg.%s\" does not exist", name),
 				 errhint("The extension evpg is damaged or being dropped.")));
 	return relid;
+}
+
+static Oid
+access_method(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			result;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	result = ((Form_pg_class) GETSTRUCT(tuple))->relam;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* The optional index on (type, position), if it is there and complete; else InvalidOid. */
+static Oid
+lookup_type_index(Oid schema, Oid event_log)
+{
+	Oid			index = get_relname_relid("event_log_event_type", schema);
+	HeapTuple	tuple = OidIsValid(index) ? SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index)) : NULL;
+	Form_pg_index form;
+	bool		usable;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	usable = form->indrelid == event_log && form->indisvalid && form->indisready && form->indislive &&
+		form->indnkeyatts == 2 && form->indkey.values[0] == get_attnum(event_log, "type") &&
+		form->indkey.values[1] == get_attnum(event_log, "position") &&
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && access_method(index) == BTREE_AM_OID;
+	ReleaseSysCache(tuple);
+	return usable ? index : InvalidOid;
 }
 
 /* Row type of a relation or composite type, in EvpgCatalogContext. */
@@ -148,6 +183,7 @@ EvpgCatalogGet(void)
 	new.aggregate_type = lookup_relation(schema, "aggregate_type");
 	new.interceptor = lookup_relation(schema, "interceptor");
 	new.projection = lookup_relation(schema, "projection");
+	new.saga = lookup_relation(schema, "saga");
 	new.projection_state = lookup_relation(schema, "projection_state");
 	new.projection_state_key_index = lookup_relation(schema, "projection_state_pkey");
 	new.translator = lookup_relation(schema, "translator");
@@ -156,7 +192,7 @@ EvpgCatalogGet(void)
 	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
 	new.event_log = lookup_relation(schema, "event_log");
 	new.event_log_position_index = lookup_relation(schema, "event_log_pkey");
-	new.event_log_type_index = get_relname_relid("event_log_event_type", schema);
+	new.event_log_type_index = lookup_type_index(schema, new.event_log);
 	new.event_log_stream_index = lookup_relation(schema, "event_log_stream_id_version_key");
 	new.event_position = lookup_relation(schema, "event_position");
 	new.fence = lookup_relation(schema, "fence");
@@ -172,6 +208,9 @@ EvpgCatalogGet(void)
 		new.new_event = catalog.new_event;
 		new.command = catalog.command;
 		new.projected = catalog.projected;
+		new.reaction = catalog.reaction;
+		new.rejection = catalog.rejection;
+		new.fired_timer = catalog.fired_timer;
 	}
 	else
 	{
@@ -179,6 +218,9 @@ EvpgCatalogGet(void)
 		new.new_event = lookup_row_type(schema, "new_event");
 		new.command = lookup_row_type(schema, "command");
 		new.projected = lookup_row_type(schema, "projected");
+		new.reaction = lookup_row_type(schema, "reaction");
+		new.rejection = lookup_row_type(schema, "rejection");
+		new.fired_timer = lookup_row_type(schema, "fired_timer");
 		identity++;
 		registry_generation++;
 	}

@@ -16,6 +16,7 @@ typedef struct EvpgCatalog
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
 	Oid			projection;
+	Oid			saga;
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			translator;
@@ -33,6 +34,9 @@ typedef struct EvpgCatalog
 	TupleDesc	new_event;
 	TupleDesc	command;
 	TupleDesc	projected;
+	TupleDesc	reaction;
+	TupleDesc	rejection;
+	TupleDesc	fired_timer;
 } EvpgCatalog;
 
 /* Where a caller was before EvpgEnter. */

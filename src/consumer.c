@@ -26,6 +26,7 @@
 #include "common/pg_prng.h"
 #include "consumer.h"
 #include "errors.h"
+#include "fence.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
@@ -70,21 +71,22 @@ run(EvpgPlan plan, Datum *values, const char *nulls)
 
 /* The caller owns the consumer, here and below. */
 void
-EvpgConsumerCreate(const char *name, int64 checkpoint)
+EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 {
-	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(checkpoint)};
+	Datum		values[3] = {CStringGetTextDatum(name), CStringGetTextDatum(kind), Int64GetDatum(checkpoint)};
 
 	run(EVPG_PLAN_CONSUMER_CREATE, values, NULL);
 }
 
-/* Its parked events go too. */
+/* Its parked events may stay: those that were given up are left out by a rebuild. */
 void
-EvpgConsumerDrop(const char *name)
+EvpgConsumerDrop(const char *name, bool with_parked)
 {
 	Datum		value = CStringGetTextDatum(name);
 
 	run(EVPG_PLAN_CONSUMER_DELETE, &value, NULL);
-	run(EVPG_PLAN_PARKED_CLEAR, &value, NULL);
+	if (with_parked)
+		run(EVPG_PLAN_PARKED_CLEAR, &value, NULL);
 }
 
 static int64
@@ -119,12 +121,13 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 	return found;
 }
 
-/* Names of the consumers that are running, in CurrentMemoryContext.  None need be owned. */
-List *
-EvpgConsumerNames(void)
+/* Names of the consumers of a kind that are running, in CurrentMemoryContext. */
+static List *
+names_of(const char *kind)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_LIST, NULL, NULL);
+	Datum		value = CStringGetTextDatum(kind);
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_LIST, &value, NULL);
 	List	   *names = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -139,6 +142,19 @@ EvpgConsumerNames(void)
 	}
 	EvpgPlanDone();
 	return names;
+}
+
+/* None of them need be owned. */
+List *
+EvpgConsumerProjections(void)
+{
+	return names_of("projection");
+}
+
+List *
+EvpgConsumerSagas(void)
+{
+	return names_of("saga");
 }
 
 /* Moves the checkpoint; an error at or before it is over. */
@@ -249,18 +265,27 @@ EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts
 	run(EVPG_PLAN_PARKED_WRITE, values, nulls);
 }
 
-/* Gives an event up that has not been consumed, nor parked; whoever is the current user is noted. */
+/* Gives an event up that has not been consumed, nor parked; error NULL: the last one of the consumer there. */
 void
-EvpgConsumerSkip(const char *name, int64 position, const char *reason)
+EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts, const ErrorData *error)
 {
-	Datum		values[4] = {
+	Datum		values[7] = {
 		CStringGetTextDatum(name),
 		Int64GetDatum(position),
 		CStringGetTextDatum(reason),
-		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false)),
+		Int32GetDatum(attempts)
 	};
+	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-	run(EVPG_PLAN_PARKED_SKIP_NEW, values, NULL);
+	if (error == NULL)
+		nulls[4] = nulls[5] = nulls[6] = 'n';
+	else
+	{
+		values[5] = CStringGetTextDatum(error->message);
+		values[6] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	}
+	run(EVPG_PLAN_PARKED_SKIP_NEW, values, nulls);
 }
 
 /* Whether an event has been given up. */
@@ -380,11 +405,20 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("change consumers");
 	EvpgEnter(&scope, "evpg_skip_event()");
 	own(name, &consumer);
+	if (EvpgProjectionLookup(name) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is a saga", name),
+				 errhint("Use evpg_discard_dead_letter().")));
+	if (position > EvpgFenceLastDrawn())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no event at position " INT64_FORMAT " yet", position)));
 	skipped = EvpgPlanRun(EVPG_PLAN_PARKED_SKIP, values, NULL) > 0;
 	EvpgPlanDone();
 	if (!skipped && position > consumer.checkpoint)
 	{
-		EvpgConsumerSkip(name, position, reason);
+		EvpgConsumerSkip(name, position, reason, 0, NULL);
 		if (position == consumer.error_position)
 		{
 			values[1] = BoolGetDatum(true);

@@ -33,10 +33,11 @@ typedef struct EvpgParked
 } EvpgParked;
 
 extern bool EvpgConsumerLock(const char *name, bool wait);
-extern void EvpgConsumerCreate(const char *name, int64 checkpoint);
-extern void EvpgConsumerDrop(const char *name);
+extern void EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint);
+extern void EvpgConsumerDrop(const char *name, bool with_parked);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
-extern List *EvpgConsumerNames(void);
+extern List *EvpgConsumerProjections(void);
+extern List *EvpgConsumerSagas(void);
 extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
 extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, bool stop,
 							 const ErrorData *error);
@@ -44,7 +45,8 @@ extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
 extern TimestampTz EvpgConsumerRetryAt(int attempts);
 extern bool EvpgConsumerTransient(const ErrorData *error);
 extern List *EvpgConsumerParked(const char *name);
-extern void EvpgConsumerSkip(const char *name, int64 position, const char *reason);
+extern void EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts,
+							 const ErrorData *error);
 extern bool EvpgConsumerSkips(List *parked, int64 position);
 extern void EvpgConsumerUnpark(const char *name, const char *key);
 extern void EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error);

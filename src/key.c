@@ -99,8 +99,8 @@ replay(EvpgProjected *row, int64 upto)
 	EvpgProjection *projection = row->projection;
 	bool		by_id = EvpgProjectionKeyedById(projection);
 	List	   *parked = EvpgConsumerParked(projection->name);
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', ' ', ' '};
+	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 	Portal		portal;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(caller, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
@@ -112,7 +112,8 @@ replay(EvpgProjected *row, int64 upto)
 	nulls[1] = projection->aggregate_types == NIL ? 'n' : ' ';
 	values[2] = EvpgRegistryArray(projection->event_types);
 	nulls[2] = projection->event_types == NIL ? 'n' : ' ';
-	values[3] = Int64GetDatum(upto);
+	values[3] = Int64GetDatum(projection->start_position);
+	values[4] = Int64GetDatum(upto);
 	portal = EvpgPlanOpen(EVPG_PLAN_PROJECTION_EVENTS, values, nulls);
 	for (;;)
 	{

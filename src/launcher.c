@@ -88,7 +88,9 @@ static Task probe;
 static Known *known = NULL;
 static int	nknown = 0;
 static TimestampTz room_at = 0; /* no process could be started: try again */
-static long room_pause = 0;
+static long room_pause = 0;		/* 0: all could be started */
+static bool lacking;			/* this round not all that is wanted was
+								 * started */
 
 /* ------------------------------------------------------------------ processes */
 
@@ -100,10 +102,10 @@ advance(TimestampTz *next, TimestampTz candidate)
 
 /*
  * Whether the process of a task runs or is about to.  If it has ended, the next
- * one has to wait, unless it was sent away.
+ * one has to wait, unless it left because it was not wanted.
  */
 static bool
-is_running(Task *task, bool held)
+is_running(Task *task, bool wanted)
 {
 	pid_t		pid;
 
@@ -113,7 +115,7 @@ is_running(Task *task, bool held)
 		return true;
 	pfree(task->handle);
 	task->handle = NULL;
-	if (held)
+	if (!wanted)
 		task->pause = 0;
 	else if (TimestampDifferenceExceeds(task->started_at, GetCurrentTimestamp(), LAST_PAUSE))
 		task->pause = FIRST_PAUSE;
@@ -146,9 +148,7 @@ start(Task *task, const char *what, const char *function, Oid database, int numb
 
 	task->database = database;
 	task->started_at = GetCurrentTimestamp();
-	if (RegisterDynamicBackgroundWorker(&worker, &task->handle))
-		room_pause = 0;
-	else
+	if (!RegisterDynamicBackgroundWorker(&worker, &task->handle))
 	{
 		task->handle = NULL;
 		if (room_pause == 0)
@@ -270,7 +270,7 @@ has_slot(Oid database)
 static void
 probe_next(TimestampTz *next)
 {
-	if (is_running(&probe, true))
+	if (is_running(&probe, false))
 		return;
 	if (OidIsValid(probe.database))
 		end_probe();
@@ -278,29 +278,33 @@ probe_next(TimestampTz *next)
 	{
 		if (known[i].probe_at == DT_NOEND || has_slot(known[i].database))
 			continue;
-		if (known[i].probe_at <= GetCurrentTimestamp())
+		if (Max(known[i].probe_at, room_at) <= GetCurrentTimestamp())
 		{
 			start(&probe, "probe", "evpg_probe_main", known[i].database, EVPG_BROADCASTER);
-			if (probe.handle == NULL)
-				advance(next, room_at);
+			lacking |= probe.handle == NULL;
 			return;
 		}
-		advance(next, known[i].probe_at);
+		advance(next, Max(known[i].probe_at, room_at));
 	}
 }
 
 /* ------------------------------------------------------------------ slots */
 
-/* A slot was freed: its database is looked at again, and those that found none free. */
+/*
+ * A slot was freed: its database is looked at again, for the extension may have
+ * come back in the meantime; all are, if any found no free slot.
+ */
 static void
 slot_freed(Oid database)
 {
-	Known	   *entry = find_known(database);
+	bool		refused;
 
-	if (entry != NULL)
-		entry->probe_at = 0;
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	refused = OidIsValid(EvpgSharedMemory->refused);
+	EvpgSharedMemory->refused = InvalidOid;
+	LWLockRelease(EvpgSharedMemory->lock);
 	for (int i = 0; i < nknown; i++)
-		if (known[i].probe_at != DT_NOEND)
+		if (refused || known[i].database == database)
 			known[i].probe_at = 0;
 }
 
@@ -334,9 +338,10 @@ fill_slot(int slot, TimestampTz *next)
 	for (int number = 0; number < EVPG_PROCESSES; number++)
 	{
 		Task	   *task = &tasks[slot * EVPG_PROCESSES + number];
-		bool		wanted = number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers;
+		bool		wanted = OidIsValid(look.database) && !look.held &&
+		(number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers);
 
-		if (is_running(task, look.held) || look.running[number] || look.held || !OidIsValid(look.database) || !wanted)
+		if (is_running(task, wanted) || look.running[number] || !wanted)
 			continue;
 		if (task->database != look.database)
 			task->pause = task->start_at = 0;
@@ -346,8 +351,7 @@ fill_slot(int slot, TimestampTz *next)
 			start(task, "broadcaster", "evpg_broadcaster_main", look.database, number);
 		else
 			start(task, "worker", "evpg_worker_main", look.database, number);
-		if (room_pause > 0)
-			advance(next, room_at);
+		lacking |= task->handle == NULL;
 	}
 }
 
@@ -396,8 +400,9 @@ sleep_until(TimestampTz next)
 
 	(void) WaitLatch(MyLatch, events, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
+	/* 1, so that the server starts it again if this is not a shutdown. */
 	if (ProcDiePending)
-		proc_exit(0);
+		proc_exit(1);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
@@ -416,9 +421,14 @@ evpg_launcher_main(Datum arg)
 
 		if (rescan_wanted())
 			rescan();
+		lacking = false;
 		for (int slot = 0; slot < EvpgSharedMemory->count; slot++)
 			fill_slot(slot, &next);
 		probe_next(&next);
+		if (!lacking)
+			room_pause = 0;
+		else if (room_at > GetCurrentTimestamp())
+			advance(&next, room_at);
 		warn_of_refused();
 		sleep_until(next);
 	}

@@ -271,6 +271,23 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	return scan;
 }
 
+/* Whether there is an event at a position, by now. */
+bool
+EvpgLogHas(int64 position)
+{
+	EvpgLogFilter filter = {.after = position - 1, .upto = position};
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		found;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	found = EvpgLogScanNext(scan, &event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	return found;
+}
+
 /* Every event up to here that is wanted has been returned. */
 int64
 EvpgLogScanReached(EvpgLogScan *scan)

@@ -28,6 +28,7 @@ typedef struct EvpgLogFilter
 extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);
 extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);
 extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
+extern bool EvpgLogHas(int64 position);
 extern int64 EvpgLogScanReached(EvpgLogScan *scan);
 extern int	EvpgLogPart(const char *key, int parts);
 extern bool EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event);

@@ -33,6 +33,7 @@
 #include "batch.h"
 #include "catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "check.h"
@@ -352,12 +353,36 @@ column_list(Oid relid)
 	return list.data;
 }
 
+/*
+ * Error if the contents of the tables could not be replaced without a trace:
+ * rows of other tables would go along.
+ */
+static void
+refuse_cascade(EvpgProjection *projection)
+{
+	Datum		value = EvpgRegistryArray(projection->tables);
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *table = NULL;
+	Datum		name;
+
+	if (EvpgPlanRun(EVPG_PLAN_REBUILD_CASCADE, &value, NULL) > 0 && EvpgPlanResult(0, 1, &name))
+		table = MemoryContextStrdup(caller, TextDatumGetCString(name));
+	EvpgPlanDone();
+	if (table != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot rebuild projection \"%s\"", projection->name),
+				 errdetail("Replacing the rows of its tables would delete or change rows of table %s.", table),
+				 errhint("Let the foreign key do nothing on delete, or declare that table, too.")));
+}
+
 /* Puts the contents of the copies in place of those of the tables: first all go, in reverse, for foreign keys. */
 static void
 copy_shadow(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
 
+	refuse_cascade(projection);
 	for (int i = list_length(projection->tables) - 1; i >= 0; i--)
 		execute_as(owner, psprintf("DELETE FROM %s", (char *) list_nth(projection->tables, i)));
 	for (int i = 0; i < list_length(projection->tables); i++)
@@ -374,11 +399,26 @@ copy_shadow(EvpgProjection *projection, int64 build)
 /* While a handler fills copies: their schema, and the tables they are copies of. */
 static Oid	shadow = InvalidOid;
 static List *originals = NIL;	/* of Oid */
-static ExecutorCheckPerms_hook_type next_check = NULL;
+static ExecutorCheckPerms_hook_type next_check_perms = NULL;
+static object_access_hook_type next_access = NULL;
 
-/* What a handler that fills copies may touch: it may write to nothing else, and not read the originals. */
+/* Error unless a handler that fills copies may work on a relation. */
+static void
+require_copy(Oid relid)
+{
+	Oid			schema = get_rel_namespace(relid);
+
+	if (schema != shadow && !isTempOrTempToastNamespace(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the handler works on table \"%s\" itself, where the rebuild needs it to work on a copy",
+						get_rel_name(relid)),
+				 errhint("Declare the table in \"tables\", and let the handler name it without a schema.")));
+}
+
+/* It may write to nothing but copies, and not read the originals. */
 static bool
-check_shadow(List *tables, bool raise)
+check_perms(List *tables, bool raise)
 {
 	ListCell   *cell;
 
@@ -386,26 +426,34 @@ check_shadow(List *tables, bool raise)
 		foreach(cell, tables)
 	{
 		RangeTblEntry *entry = lfirst(cell);
-		bool		writes = (entry->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0;
 
-		if (entry->rtekind != RTE_RELATION || (!writes && !list_member_oid(originals, entry->relid)) ||
-			get_rel_namespace(entry->relid) == shadow || isTempOrTempToastNamespace(get_rel_namespace(entry->relid)))
-			continue;
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the handler works on table \"%s\" itself, where the rebuild needs it to work on a copy",
-						get_rel_name(entry->relid)),
-				 errhint("Declare the table in \"tables\", and let the handler name it without a schema.")));
+		if (entry->rtekind == RTE_RELATION &&
+			((entry->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0 ||
+			 list_member_oid(originals, entry->relid)))
+			require_copy(entry->relid);
 	}
-	return next_check == NULL || next_check(tables, raise);
+	return next_check_perms == NULL || next_check_perms(tables, raise);
+}
+
+/* The same for what is no query: TRUNCATE, DROP, ALTER. */
+static void
+check_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (next_access != NULL)
+		next_access(access, class_id, object_id, sub_id, arg);
+	if (OidIsValid(shadow) && class_id == RelationRelationId &&
+		(access == OAT_TRUNCATE || access == OAT_DROP || access == OAT_POST_ALTER))
+		require_copy(object_id);
 }
 
 /* Called once, from _PG_init. */
 void
 EvpgRebuildInit(void)
 {
-	next_check = ExecutorCheckPerms_hook;
-	ExecutorCheckPerms_hook = check_shadow;
+	next_check_perms = ExecutorCheckPerms_hook;
+	ExecutorCheckPerms_hook = check_perms;
+	next_access = object_access_hook;
+	object_access_hook = check_access;
 }
 
 /* The projection as it is run over copies of its tables, in CurrentMemoryContext. */
@@ -602,7 +650,7 @@ fail(Rebuild *rebuild, const ErrorData *error)
 	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
 		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)
 	{
-		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition, error->message);
+		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition, error->message, attempts, error);
 		failed = false;
 		attempts = 0;
 	}
@@ -837,6 +885,7 @@ start(EvpgProjection *projection, int parts)
 	{
 		Rebuild		rebuild;
 
+		refuse_cascade(projection);
 		(void) read_rebuild(projection->name, &rebuild);
 		make_shadow(projection, rebuild.build);
 	}

@@ -16,7 +16,8 @@
  * the ring could take.
  *
  * The broadcaster copies the oldest frames out, sends them, and only then gives
- * their room free: a frame can be sent twice, but not get lost.
+ * their room free: a frame can be sent twice, but not get lost.  It works on the
+ * slot it is attached to, which is not emptied for somebody else before it ends.
  *
  * In the ring a frame is its size, aligned, and three strings: channel of the
  * key, channel of the projection, text.  head and tail count bytes since ever;
@@ -176,6 +177,7 @@ hand_over(EvpgDatabase *slot, int64 count)
 	EvpgRing   *ring = &slot->ring;
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
+	ring->commits++;
 	if (slot->database != MyDatabaseId)
 		;						/* the extension is gone, and whoever listened */
 	else if (marks[nmarks - 1].lost || ring->head - ring->tail + frames.len > ring_size())
@@ -243,21 +245,21 @@ EvpgRingInit(void)
 bool
 EvpgRingTake(EvpgRingBatch *batch)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
-	EvpgRing   *ring = &slot->ring;
+	EvpgRing   *ring = &EvpgSharedHome()->ring;
+	static int64 commits = 0;
 	uint64		tail;
 	Size		there;
 	Size		at;
 	Size		first;
 
-	if (slot == NULL)
-		return false;
 	if (batch->bytes == NULL)
 		batch->bytes = MemoryContextAlloc(TopMemoryContext, Min(MAX_BATCH, ring_size()));
 	LWLockAcquire(ring->lock, LW_SHARED);
 	tail = ring->tail;
 	there = Min(ring->head - tail, Min(MAX_BATCH, ring_size()));
 	batch->dropped = ring->dropped - ring->announced;
+	batch->commits = ring->commits - commits;
+	commits = ring->commits;
 	LWLockRelease(ring->lock);
 
 	/* Writers leave alone what is between tail and head. */
@@ -293,16 +295,14 @@ EvpgRingNext(const char *frame, const char **key_channel, const char **projectio
 void
 EvpgRingSent(const EvpgRingBatch *batch)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
+	EvpgRing   *ring = &EvpgSharedHome()->ring;
 
-	if (slot == NULL)
-		return;
-	LWLockAcquire(slot->ring.lock, LW_EXCLUSIVE);
-	slot->ring.tail += batch->size;
-	slot->ring.sent += batch->frames;
-	slot->ring.announced += batch->dropped;
-	slot->ring.resyncs += (batch->dropped > 0);
-	LWLockRelease(slot->ring.lock);
+	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
+	ring->tail += batch->size;
+	ring->sent += batch->frames;
+	ring->announced += batch->dropped;
+	ring->resyncs += (batch->dropped > 0);
+	LWLockRelease(ring->lock);
 }
 
 /* ------------------------------------------------------------------ SQL */

@@ -14,6 +14,7 @@ typedef struct EvpgRingBatch
 	char	   *bytes;
 	Size		size;			/* of whole frames */
 	int			frames;
+	int64		commits;		/* handed over frames since the last batch */
 	int64		dropped;		/* to be announced */
 } EvpgRingBatch;
 

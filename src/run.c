@@ -17,12 +17,14 @@
 #include "async.h"
 #include "catalog.h"
 #include "consumer.h"
+#include "dispatch.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "home.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "rebuild.h"
+#include "route.h"
 #include "run.h"
 #include "tcop/pquery.h"
 #include "tcop/utility.h"
@@ -72,12 +74,6 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 }
 
 static bool
-clean(const char *nothing, TimestampTz *next)
-{
-	return EvpgRebuildClean();
-}
-
-static bool
 at_home(void)
 {
 	EvpgScope	scope;
@@ -113,9 +109,14 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
-		more |= run_tasks(list_tasks(EvpgConsumerNames, context), EvpgAsyncRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgConsumerSagas, context), EvpgRouteRun, context, commit, next);
+		more |= EvpgDispatchPass(commit, context, next);
+		more |= run_tasks(list_tasks(EvpgConsumerProjections, context), EvpgAsyncRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
-		more |= run_tasks(list_make1(""), clean, context, commit, next);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		more |= EvpgRebuildClean();
+		PopActiveSnapshot();
+		commit();
 	}
 	PG_FINALLY();
 	{
@@ -156,6 +157,11 @@ evpg_run(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_rounds must be at least 1")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("evpg_run() needs isolation level READ COMMITTED"),
+				 errhint("SET default_transaction_isolation first.")));
 	PreventCommandDuringRecovery("evpg_run()");
 	EvpgEnter(&scope, NULL);
 	EvpgHomeRequire();

@@ -44,4 +44,9 @@ typedef struct EvpgSaga
 	int64		max_backoff;
 } EvpgSaga;
 
+extern EvpgSaga *EvpgSagaFind(const char *name, int version);
+extern List *EvpgSagaVersions(const char *name);
+extern bool EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event);
+extern bool EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event);
+
 #endif							/* EVPG_SAGA_H */

@@ -56,8 +56,9 @@ static shmem_startup_hook_type next_shmem_startup = NULL;
 /* The slot of MyDatabaseId as it was last found. */
 static EvpgDatabase *found = NULL;
 
-/* What this process is, if it is a background process of a database. */
+/* What this process is, if it is a background process of a database, and in which slot. */
 static EvpgProcess *myself = NULL;
+static EvpgDatabase *home = NULL;
 
 /* To be told at the end of this transaction. */
 static bool wake_consumers = false;
@@ -172,7 +173,7 @@ static void
 empty_ring(EvpgRing *ring)
 {
 	ring->head = ring->tail = 0;
-	ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
+	ring->commits = ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
 }
 
 /* Gives MyDatabaseId a slot, and lets the launcher know; NULL if there is none. */
@@ -260,13 +261,6 @@ EvpgSharedFree(Oid database)
 	{
 		slot->database = InvalidOid;
 		alert(slot);
-		EvpgSharedMemory->refused = InvalidOid;
-
-		/*
-		 * Somebody may have created the extension in the meantime, or want
-		 * the slot.
-		 */
-		EvpgSharedMemory->rescan = true;
 	}
 	LWLockRelease(EvpgSharedMemory->lock);
 	EvpgSharedWakeLauncher();
@@ -311,7 +305,7 @@ EvpgSharedAttach(int number)
 		myself->pid = MyProcPid;
 		myself->woken = false;
 		myself->latch = MyLatch;
-		found = slot;
+		home = slot;
 	}
 	LWLockRelease(EvpgSharedMemory->lock);
 	if (myself != NULL)
@@ -319,11 +313,22 @@ EvpgSharedAttach(int number)
 	return myself;
 }
 
+/*
+ * EvpgSharedHome
+ *		The slot that this process is attached to.  Nobody claims it anew before
+ *		this process has ended, but it may have been freed.
+ */
+EvpgDatabase *
+EvpgSharedHome(void)
+{
+	return home;
+}
+
 /* Whether this process, which is attached, is to leave. */
 bool
 EvpgSharedUnwanted(void)
 {
-	return found->database != MyDatabaseId || found->holds > 0;
+	return home->database != MyDatabaseId || home->holds > 0;
 }
 
 /* ------------------------------------------------------------------ holds */

@@ -37,6 +37,7 @@ typedef struct EvpgRing
 	char	   *bytes;			/* evpg.broadcast_buffer */
 	uint64		head;
 	uint64		tail;
+	int64		commits;		/* with frames */
 	int64		put;			/* counts of frames */
 	int64		sent;
 	int64		dropped;
@@ -61,7 +62,7 @@ typedef struct EvpgShared
 {
 	LWLock	   *lock;
 	Latch	   *launcher;		/* NULL: not there */
-	bool		rescan;			/* databases came, went, or gave up their slot */
+	bool		rescan;			/* databases came or went */
 	Oid			refused;		/* a database that found no free slot */
 	Oid			probed;			/* where the last probe came to its end */
 	int			count;
@@ -79,6 +80,7 @@ extern void EvpgSharedRescan(void);
 extern void EvpgSharedWakeLauncher(void);
 extern void EvpgSharedWake(EvpgProcess *process);
 extern EvpgProcess *EvpgSharedAttach(int number);
+extern EvpgDatabase *EvpgSharedHome(void);
 extern bool EvpgSharedUnwanted(void);
 
 extern void EvpgWakeConsumers(void);

@@ -13,12 +13,14 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "async.h"
 #include "catalog.h"
 #include "check.h"
 #include "errors.h"
 #include "fence.h"
 #include "funcapi.h"
+#include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
@@ -59,6 +61,18 @@ typedef struct Wait
 	FunctionCallInfo fcinfo;
 } Wait;
 
+/* A transaction that has appended keeps the stable position below what it has drawn, and consumers waiting with it. */
+static void
+refuse_writer(const Wait *wait)
+{
+	if (EvpgFenceHeld())
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
+				 errmsg("cannot wait for projection \"%s\" in a transaction that has appended events", wait->name),
+				 errdetail("Consumers see its events when it has committed."),
+				 errhint("Commit first.")));
+}
+
 /* Looks until it is there; false if time is up.  hash is what is woken. */
 static bool
 wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, TimestampTz until)
@@ -68,8 +82,12 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, Times
 	(void) EvpgWaitPrepare(hash);
 	PG_TRY();
 	{
-		while (!(found = look(wait)) && EvpgWaitSleep(hash, until))
-			;
+		while (!(found = look(wait)) && until > GetCurrentTimestamp())
+		{
+			refuse_writer(wait);
+			if (!EvpgWaitSleep(hash, until))
+				break;
+		}
 	}
 	PG_FINALLY();
 	{
@@ -79,7 +97,7 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, Times
 	return found;
 }
 
-/* A transaction that has appended keeps the stable position below what it has drawn. */
+/* An inline projection has what is committed, but a standby need not have that yet. */
 static bool
 has_come(const Wait *wait)
 {
@@ -87,14 +105,11 @@ has_come(const Wait *wait)
 	bool		come;
 
 	EvpgEnter(&scope, NULL);
-	come = EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE || EvpgAsyncReached(wait->name, wait->position);
+	if (EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE)
+		come = !RecoveryInProgress() || EvpgLogHas(wait->position);
+	else
+		come = EvpgAsyncReached(wait->name, wait->position);
 	EvpgLeave(&scope);
-	if (!come && EvpgFenceHeld())
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
-				 errmsg("cannot wait for projection \"%s\" in a transaction that has appended events", wait->name),
-				 errdetail("Consumers see its events when it has committed."),
-				 errhint("Commit first.")));
 	return come;
 }
 

@@ -49,11 +49,10 @@
 #define BROADCASTER_NAPTIME 60000
 
 /*
- * With more frames than this in a batch the broadcaster lets the next ones
- * gather, longer each time: one commit then serves more of them.
+ * If there is more while it works, a process lets work gather, longer each time
+ * up to this, so that one round serves more commits; ms.
  */
-#define BUSY_BATCH 16
-#define LONGEST_GATHERING 5		/* ms */
+#define LONGEST_GATHERING 5
 
 /* Losses are announced at once if no frames are left, else this often; ms. */
 #define ANNOUNCEMENT_PAUSE 1000
@@ -138,6 +137,17 @@ static TimestampTz
 after(long ms)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+/* After a round: lets work gather if commits come faster than rounds. */
+static void
+gather(bool busy)
+{
+	static long pause = 0;
+
+	pause = busy ? Min(pause + 1, LONGEST_GATHERING) : Max(pause - 1, 0);
+	if (pause > 0)
+		pg_usleep(pause * 1000);
 }
 
 /* Whether the extension is there, which it then is to the end of the transaction. */
@@ -253,7 +263,10 @@ evpg_worker_main(Datum arg)
 		if (!survive(run_pass, &pause, false))
 			sleep_until(after(pause), false);
 		else if (!more)
+		{
+			gather(process->woken);
 			sleep_until(Min(after(EvpgNaptime), next), true);
+		}
 	}
 }
 
@@ -309,7 +322,6 @@ void
 evpg_broadcaster_main(Datum arg)
 {
 	long		pause = 0;
-	long		gathering = 0;
 
 	connect_to_database();
 	attach();
@@ -319,7 +331,6 @@ evpg_broadcaster_main(Datum arg)
 		process->woken = false;
 		if (!EvpgRingTake(&batch))
 		{
-			gathering = 0;
 			if (survive(check_extension, &pause, false))
 				sleep_until(after(BROADCASTER_NAPTIME), true);
 			else
@@ -333,8 +344,6 @@ evpg_broadcaster_main(Datum arg)
 			sleep_until(after(Min(pause, 1000)), false);
 			continue;
 		}
-		gathering = batch.frames < BUSY_BATCH ? 0 : Min(gathering + 1, LONGEST_GATHERING);
-		if (gathering > 0)
-			pg_usleep(gathering * 1000);
+		gather(batch.commits > 1);
 	}
 }

@@ -2,7 +2,8 @@
  *
  * loan.c
  *		A loan application as an aggregate in C: where it stands, its offers,
- *		and the work that employees have on their desks because of it.
+ *		and the work that employees have on their desks because of it; and a
+ *		projection of what was asked for and how it ended.
  *
  * Events are the activities of a bank's own log, as import writes them:
  *
@@ -32,6 +33,11 @@
  *					an entry goes when nothing waits and nobody is at it
  *		done_work	{"Call client": 3}: how often somebody put it down
  *		registered, activated	the loan, after approval
+ *
+ * row of loan_outcomes, one for each application
+ *		outcome		undecided, then approved, declined or cancelled
+ *		amount		requested, in EUR
+ *		band		the lowest amount of its band: 0, 5000, 10000, ...
  *
  * What the log has taught, and the folds allow: work is put down and taken up
  * again without being scheduled anew; it is scheduled a second time while the
@@ -529,7 +535,44 @@ work_completed(evpg_json *state, const evpg_event *event)
 	}
 }
 
-/* ------------------------------------------------------------------ definition */
+/* ------------------------------------------------------------------ project */
+
+static int64_t
+band_of(int64_t amount)
+{
+	static const int64_t bands[] = {50000, 20000, 10000, 5000};
+
+	for (size_t i = 0; i < sizeof(bands) / sizeof(bands[0]); i++)
+		if (amount >= bands[i])
+			return bands[i];
+	return 0;
+}
+
+static void
+row_begins(evpg_result *out, evpg_json *row, const evpg_event *event)
+{
+	int64_t		amount = evpg_int(event->data, "amount");
+
+	(void) out;
+	evpg_set_int(row, "amount", amount);
+	evpg_set_int(row, "band", band_of(amount));
+}
+
+/* A_APPROVED, A_DECLINED, A_CANCELLED: listeners are told of decisions alone. */
+static void
+row_ends(evpg_result *out, evpg_json *row, const evpg_event *event)
+{
+	const char *outcome = "cancelled";
+
+	if (strcmp(event->type, "A_APPROVED") == 0)
+		outcome = "approved";
+	else if (strcmp(event->type, "A_DECLINED") == 0)
+		outcome = "declined";
+	evpg_set_text(row, "outcome", outcome);
+	evpg_delta(out, evpg_copy(row));
+}
+
+/* ------------------------------------------------------------------ definitions */
 
 /* Holds of every state in the log as well. */
 static bool
@@ -578,3 +621,12 @@ EVPG_AGGREGATE(loan_application,
 									 EVPG_ON("WorkStarted", work_started),
 									 EVPG_ON("WorkCompleted", work_completed)),
 			   .invariant = is_sound);
+
+/* The key is the application. */
+EVPG_PROJECTION(loan_outcomes,
+				.initial_state = "{\"outcome\": \"undecided\", \"amount\": 0, \"band\": 0}",
+				.aggregate_types = EVPG_TYPES("loan_application"),
+				.events = EVPG_PROJECTS(EVPG_ON("A_SUBMITTED", row_begins),
+										EVPG_ON("A_APPROVED", row_ends),
+										EVPG_ON("A_DECLINED", row_ends),
+										EVPG_ON("A_CANCELLED", row_ends)));

@@ -1,12 +1,11 @@
--- broadcast.sql: names of channels, and what a second connection hears (rule 14).  That connection is one of dblink, which gives
--- the frames that came.
+-- broadcast.sql: names of channels, and what a second connection hears (rule 14).
 
 \ir include/setup.sql
 \ir include/counter.sql
 \ir include/projections.sql
-CREATE EXTENSION dblink;
+\ir include/listener.sql
 
-SELECT plan(99);
+SELECT plan(102);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ channels
@@ -45,21 +44,6 @@ SELECT is((SELECT array_agg(c ORDER BY c) FROM pg_listening_channels() c), ARRAY
 UNLISTEN *;
 
 -- ------------------------------------------------------------------ frames
-
-SELECT dblink_connect('listener', format('host=%s port=%s user=%s dbname=%s', split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user, current_database())) \g /dev/null
-SELECT dblink_exec('listener', 'SET search_path = public, test') \g /dev/null
-CREATE FUNCTION test.listen(name text, key text DEFAULT NULL) RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT * FROM dblink('listener', format('SELECT evpg_listen(%L, %L)', name, key)) x (channel text) $$;
--- What has come since the last call.  Frames that were sent before a query are there before its answer.
-CREATE FUNCTION test.frames() RETURNS TABLE (n bigint, channel text, frame text) LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-  PERFORM * FROM dblink('listener', 'SELECT 1') x (one int);
-  RETURN QUERY SELECT row_number() OVER (), notify_name, extra FROM dblink_get_notify('listener');
-END $$;
--- "event key generation.version data" of what has come on a channel
-CREATE FUNCTION test.heard(of_channel text DEFAULT 'projection.sums') RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT coalesce(string_agg(concat_ws(' ', f->>'event', f->>'key', (f->>'generation') || '.' || (f->>'version'), f->>'data', CASE WHEN f ? 'deleted' THEN 'deleted' END, CASE WHEN f ? 'truncated' THEN 'truncated' END), ', ' ORDER BY n), '')
-    FROM (SELECT n, frame::jsonb AS f FROM frames() WHERE channel = of_channel) x $$;
 
 SELECT listen('sums'), listen('sums', 'a') \g /dev/null
 SELECT evpg_register_projection('sums', 'test.sum_apply', aggregate_types => '{counter}') \g /dev/null
@@ -176,6 +160,10 @@ SELECT is(heard(), '', 'rule 15: evpg.broadcast off');
 RESET evpg.broadcast;
 SELECT add('a', 1) \g /dev/null
 SELECT isnt(heard(), '', 'rule 15: and on again');
+SELECT is((SELECT s FROM evpg.stat_broadcast s)::text, '(commit,0,0,0,0,' || pg_notification_queue_usage() || ')', 'rule 15: without preloading, with the commit');
+SELECT throws_ok('SET evpg.broadcast = worker', '22023', 'invalid value for parameter "evpg.broadcast": "worker"', 'rule 15: without preloading, no broadcaster');
+SELECT is(array[set_config('evpg.broadcast', 'on', true), set_config('evpg.broadcast', 'false', true), set_config('evpg.broadcast', 'auto', true)],
+  '{auto,off,auto}', 'rule 15: on and off as before');
 -- one listener hears of all, one unlistens, none is no error
 SELECT * FROM dblink('listener', $$SELECT evpg_unlisten('sums')$$) x (channel text) \g /dev/null
 SELECT add('a', 1) \g /dev/null

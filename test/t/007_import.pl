@@ -1,5 +1,6 @@
 # The importer of examples/loan: all rows once, whatever happens in between: a second run, a kill in the middle, two at once,
-# a file that is broken.  With a real log of a bank (LOG=path, or found where make demo finds it) also its known totals.
+# a file that is broken; and its read models, which follow the log, exactly.  With a real log of a bank (LOG=path, or found
+# where make demo finds it) also its known totals.
 
 use strict;
 use warnings;
@@ -61,6 +62,23 @@ sub value
 	return $node->safe_psql($database, $statement);
 }
 
+# The read models, once workers or evpg_run have followed: the same rows as by plain SQL over the log.
+sub read_models_ok
+{
+	my ($applications, $what) = @_;
+
+	is(value("SELECT bool_and(evpg_wait_for(name, evpg_stable_position(), '5 minutes')) FROM unnest('{outcomes,work_days}'::text[]) AS name"),
+		't', "$what: the read models have followed");
+	foreach my $pair ([ 'loan.outcomes', 'loan.outcomes_of_log' ], [ 'loan.work_day', 'loan.work_day_of_log' ])
+	{
+		my ($rows, $log) = @$pair;
+
+		is(value("(TABLE $rows EXCEPT ALL TABLE $log) UNION ALL (TABLE $log EXCEPT ALL TABLE $rows)"), '', "$what: $rows is what the log says");
+	}
+	is(value('SELECT sum(applications) FROM loan.outcomes'), $applications, "$what: each application has an outcome");
+	return;
+}
+
 sub write_file
 {
 	my ($name, $text) = @_;
@@ -96,12 +114,18 @@ system("gzip -c '$sample' > '$gz'") == 0 or die 'gzip';
 imported_ok($gz, 0, $rows, 'again, compressed');
 is(value('SELECT count(*) FROM evpg.event'), $rows, 'there are no more events');
 is(inspect($node, $database), '', 'all that is stored agrees');
+value('CALL evpg_run(NULL)');
+read_models_ok(scalar keys %cases, 'the sample');
+is(value('SELECT sum(started), sum(completed) FROM loan.work_day'), '3|2', 'the sample: work of employees');
 
 # a file that has grown
 begin('grown');
 imported_ok(write_file('half.csv', join '', $header, @rows[ 0 .. 19 ]), 20, 0, 'half of it');
+value('CALL evpg_run(NULL)');
 imported_ok($sample, $rows - 20, 20, 'the rest');
 is(value($final), $expected, 'the states are the same');
+value('CALL evpg_run(NULL)');
+read_models_ok(scalar keys %cases, 'in two parts');
 
 # ------------------------------------------------------------------ killed in the middle
 
@@ -116,6 +140,10 @@ ok($node->poll_query_until($database, "SELECT count(*) = 1 FROM pg_stat_activity
 	'the importer is in the middle of a batch');
 my $whole = 5 * int($first / 5);
 is(value('SELECT count(*) FROM evpg.event'), $whole, 'the batches before it are there as a whole');
+# a rebuild meanwhile: it has the batches that are there
+value("SELECT evpg_rebuild_projection('work_days', background => true)");
+value('CALL evpg_run(NULL)');
+is(value('SELECT count(*) FROM evpg.progress_rebuild'), 0, 'a rebuild in the middle of an import comes to its end');
 $process->kill_kill(grace => 0);
 $session->query_safe('ROLLBACK');
 $session->quit;
@@ -125,6 +153,8 @@ is($code, 0, 'rerun') or diag($stderr);
 ok($node->poll_query_until($database, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'evpg loan import'"), 'all importers are gone');
 is(value('SELECT count(*), count(DISTINCT (aggregate_id, version)) FROM evpg.event'), "$rows|$rows", 'each row is an event, once');
 is(value($final), $expected, 'the states are the same');
+value('CALL evpg_run(NULL)');
+read_models_ok(scalar keys %cases, 'killed');
 is(inspect($node, $database), '', 'all that is stored agrees');
 
 # killed for good: the server too
@@ -155,6 +185,8 @@ my ($sum) = (0);
 $sum += (split / /, slurp_file("$directory/out$_"))[0] foreach 1, 2;
 is($sum, $rows, 'together they imported each row once');
 is(value($final), $expected, 'the states are the same');
+value('CALL evpg_run(NULL)');
+read_models_ok(scalar keys %cases, 'two at once');
 
 # ------------------------------------------------------------------ broken files
 
@@ -213,6 +245,18 @@ value("SELECT FROM evpg_append('loan_application', '$case', ARRAY[evpg_event('Ot
 is($code, 1, 'a stream that has another event there: exit code 1');
 like($stderr, qr/row 2: case "\Q$case\E" has another event at version 1/, 'a stream that has another event there: the error says so');
 
+# ------------------------------------------------------------------ workers follow
+
+# Each database with the extension would have workers of its own.
+$node->safe_psql('postgres', "DROP DATABASE $_") foreach qw(sample grown killed crashed twice broken other);
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evpg'\nevpg.workers = 2\n");
+$node->restart;
+begin('followed');
+value("SELECT evpg_rebuild_projection('work_days', background => true)");
+imported_ok($sample, $rows, 0, 'with workers');
+ok($node->poll_query_until($database, 'SELECT count(*) = 0 FROM evpg.progress_rebuild'), 'with workers: the rebuild is done');
+read_models_ok(scalar keys %cases, 'with workers');
+
 # ------------------------------------------------------------------ a real log
 
 my ($log) = grep { defined && length && -r } $ENV{LOG}, glob(tree() . '/{.,..,../*}/data/loan-applications.csv{,.gz}');
@@ -223,6 +267,7 @@ if (defined $log)
 	$process = IPC::Run::start([ $import, $log ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
 	ok($node->poll_query_until($database, 'SELECT count(*) > 20000 FROM evpg.event_log'), 'the log: the import is on its way');
 	$process->kill_kill(grace => 0);
+	value("SELECT evpg_rebuild_projection('work_days', background => true)");
 	($code, $stdout, $stderr) = import_file($log);
 	is($code, 0, 'the log: killed and run again') or diag($stderr);
 	cmp_ok((split / /, $stdout)[0], '<', 262200, 'the log: it did not begin anew');
@@ -230,6 +275,11 @@ if (defined $log)
 	is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application', max_count => NULL)"), '13087|262200', 'the log: streams and events');
 	is( value("SELECT string_agg(status || ' ' || applications, ', ') FROM loan.final_states"),
 		'approved 2246, cancelled 2807, declined 7635, undecided 399', 'the log: how the applications ended');
+	ok($node->poll_query_until($database, 'SELECT count(*) = 0 FROM evpg.progress_rebuild'), 'the log: the rebuild is done');
+	read_models_ok(13087, 'the log');
+	is(value("SELECT string_agg(outcome || ' ' || applications, ', ' ORDER BY outcome) FROM (SELECT outcome, sum(applications) AS applications FROM loan.outcomes GROUP BY outcome) o"),
+		'approved 2246, cancelled 2807, declined 7635, undecided 399', 'the log: the outcomes');
+	is(value('SELECT count(*), sum(started), sum(completed) FROM loan.work_day'), '2886|63376|64271', 'the log: work of employees');
 	my $declined = value("SELECT application FROM loan.application WHERE status = 'declined' ORDER BY application LIMIT 1");
 	is(value("SELECT status, code FROM evpg_try_execute('loan_application', '$declined', 'Approve')"), 'rejected|already_decided',
 		'the log: a declined application cannot be approved');

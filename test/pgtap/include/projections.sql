@@ -33,11 +33,16 @@ CREATE FUNCTION test.group_keys(event evpg.event) RETURNS text[] LANGUAGE sql IM
   SELECT array_agg(value) FROM jsonb_array_elements_text(event.data->'groups')
 $$;
 
+-- Rows of projections with those that are deleted, as they are stored but for the generation, which counts all builds.
+CREATE VIEW test.stored AS
+  SELECT p.name, s.key, p.generation_base + s.generation AS generation, s.version, s."position", s.deleted, s.updated_at, s.state
+    FROM evpg.projection p JOIN evpg.projection_state s USING (build);
+
 -- All that commands and projections have written: what is left of a command that failed is nothing.
 CREATE FUNCTION test.written() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT format('events %s, streams %s, records %s, rows %s, statement %s, projections %s',
     (SELECT count(*) FROM evpg.event_log), (SELECT md5(string_agg(s::text, ',' ORDER BY stream_id)) FROM evpg.stream s),
-    (SELECT count(*) FROM evpg.command_record), (SELECT md5(string_agg(p::text, ',' ORDER BY name, key)) FROM evpg.projection_state p),
+    (SELECT count(*) FROM evpg.command_record), (SELECT md5(string_agg(p::text, ',' ORDER BY build, key)) FROM evpg.projection_state p),
     (SELECT md5(string_agg(s::text, ',' ORDER BY position)) FROM statement s), (SELECT md5(string_agg(p::text, ',' ORDER BY name)) FROM evpg.projection p))
 $$;
 

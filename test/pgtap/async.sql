@@ -1,0 +1,99 @@
+-- async.sql: asynchronous projections: one consumer each, which moves its checkpoint in the transaction of what it applies
+-- (rules 9, 10, 11, 12).  CALL evpg_run() does in this session what workers do.
+
+\ir include/setup.sql
+\ir include/counter.sql
+\ir include/projections.sql
+\ir include/listener.sql
+\ir include/async.sql
+
+SELECT plan(75);
+SET test.kind = counter;
+
+-- ------------------------------------------------------------------ as an inline one
+
+CREATE TABLE test.kinds AS SELECT register_kinds('i ', 'inline') AS kind;
+SELECT * FROM register_kinds('a ', 'async') \g /dev/null
+SELECT events_at_random(300, 0.5) \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.projected_state WHERE starts_with(name, 'a ')), 0::bigint, 'rule 10: nothing is applied by who appends');
+SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT mode, status, checkpoint, lag_events, lag_seconds > 0, events_total FROM evpg.stat_consumer WHERE starts_with(name, 'a ')) c), '{"(async,running,0,300,t,0)"}', 'rule 10: the checkpoint is at the beginning');
+SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT mode, status, checkpoint, lag_events, lag_seconds, parked FROM evpg.stat_consumer WHERE starts_with(name, 'i ')) c), '{"(inline,running,,,,0)"}', 'rule 10: an inline projection has none');
+CALL evpg_run();
+SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rules 10, 11, 12: an asynchronous projection comes to what an inline one does: ' || kind) FROM kinds;
+SELECT cmp_ok((SELECT count(*) FROM stored WHERE name = 'a ' || kind), '>', 0::bigint, 'rule 10: and has rows: ' || kind) FROM kinds;
+SELECT is((SELECT array_agg(DISTINCT consumer_of('a ' || kind)) FROM kinds), '{"running 0 tried 0 errors 0"}', 'rule 10: the checkpoint is at the end');
+SELECT is((SELECT events_total FROM evpg.stat_consumer WHERE name = 'a ' || x.kind), counted, 'rule 10: events are counted: ' || kind) FROM (VALUES
+  ('both', 300::bigint), ('by_id', (SELECT count(*) FROM evpg.event WHERE aggregate_type = 'counter')), ('types', (SELECT count(*) FROM evpg.event WHERE type IN ('Added', 'Cleared')))) x (kind, counted);
+SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT lag_events, lag_seconds FROM evpg.stat_consumer WHERE starts_with(name, 'a ')) c), '{"(0,0)"}', 'rule 10: no lag');
+SELECT md5(string_agg(s::text, ',' ORDER BY build, key)) AS rows FROM evpg.projection_state s \gset
+CALL evpg_run(1000);
+SELECT is((SELECT md5(string_agg(s::text, ',' ORDER BY build, key)) FROM evpg.projection_state s), :'rows', 'rule 10: nothing is applied twice');
+
+-- piece by piece, with positions that nobody has committed
+SELECT events_at_random(7, 0.1) \g /dev/null
+CALL evpg_run();
+BEGIN;
+SELECT events_at_random(3, 0.2) \g /dev/null
+ROLLBACK;
+CALL evpg_run();
+SELECT events_at_random(1, 0.3) \g /dev/null
+CALL evpg_run();
+BEGIN;
+SELECT events_at_random(2, 0.4) \g /dev/null
+ROLLBACK;
+CALL evpg_run();
+SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rules 9, 10: batch by batch, over positions that were rolled back: ' || kind) FROM kinds;
+-- more than one batch
+SELECT count(*) FROM evpg_append('counter', 'long', (SELECT array_agg(evpg_event('Added', jsonb_build_object('n', n, 'group', 'g' || n % 7))) FROM generate_series(1, 3000) n)) \g /dev/null
+CALL evpg_run();
+SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rule 10: many batches: ' || kind) FROM kinds;
+SELECT is((SELECT sum((state->>'sum')::bigint) FROM evpg.projected_state WHERE name = 'a by_id' AND key = 'long'), 4501500::numeric, 'rule 10: that is the sum');
+SELECT evpg_drop_projection(p || kind) FROM kinds, unnest('{"i ","a "}'::text[]) p \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.consumer) + (SELECT count(*) FROM evpg.projection_state), 0::bigint, 'C11: dropped, with checkpoints and rows');
+
+-- a projection of rare events: its checkpoint is written now and then, and it can be waited for
+SELECT evpg_register_projection('rare', 'test.sum_apply', mode => 'async', event_types => '{Odd}') \g /dev/null
+CALL evpg_run();
+SELECT add('r', 1) AS position \gset
+CALL evpg_run();
+SELECT is(evpg_wait_for('rare', :position, '0'), true, 'rule 10: it has come past what it does not take');
+SELECT add('r', 1, 'Odd') AS position \gset
+SELECT is(evpg_wait_for('rare', :position, '0'), false, 'rule 10: not past what it takes');
+CALL evpg_run();
+SELECT is(evpg_wait_for('rare', :position, '0'), true, 'rule 10: until it is applied');
+SELECT is(row_of('rare', 'r'), '1.1 {"sum": 0, "count": 1}', 'rule 10: once');
+SELECT evpg_drop_projection('rare') \g /dev/null
+
+-- ------------------------------------------------------------------ tables
+
+SELECT evpg_register_projection('lines', handler => 'test.statement_write', mode => 'async', aggregate_types => '{counter}', event_types => '{Added}', start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT add('t', 1), add('t', 2), add('u', 3) \g /dev/null
+SELECT is((SELECT count(*) FROM statement), 0::bigint, 'rule 10: tables are not written by who appends');
+CALL evpg_run();
+SELECT same('SELECT id, n FROM statement ORDER BY position', $$VALUES ('t', 1), ('t', 2), ('u', 3)$$, 'rule 10: but by the consumer, in order');
+SELECT is(rows_of('lines'), 't: 1.2 -, u: 1.1 -', 'rule 11: a table projection has rows without a state');
+SELECT evpg_drop_projection('lines') \g /dev/null
+
+-- ------------------------------------------------------------------ frames
+
+SELECT listen('sums'), listen('sums', 'a') \g /dev/null
+SELECT evpg_register_projection('sums', 'test.sum_project', mode => 'async', aggregate_types => '{counter}', broadcast => 'delta', start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT add('a', 1), add('b', 2), add('a', 3), add('a', 4, 'Odd'), add('a', 5, 'Cleared'), add('a', 6) \g /dev/null
+SELECT is(heard(), '', 'rule 14: nothing is sent by who appends');
+CALL evpg_run();
+SELECT is(heard(), 'delta a 1.1 {"n": 1}, delta b 1.1 {"n": 2}, delta a 1.2 {"n": 3}, delta a 1.4 {"n": 5} deleted, delta a 2.1 {"n": 6}', 'rule 14: a frame for each event, in the order of positions');
+CALL evpg_run();
+SELECT is(heard(), '', 'rule 10: once');
+SELECT evpg_projection_put('sums', 'a', '{"sum": 9}') \g /dev/null
+SELECT is(heard(), 'put a 2.2 {"sum": 9}', 'C20: a put');
+SELECT add('a', 1) \g /dev/null
+CALL evpg_run();
+SELECT is(row_of('sums', 'a'), '2.3 {"sum": 10, "count": 1}', 'C20: from which the consumer goes on');
+SELECT heard() \g /dev/null
+SELECT add('a', 2) \g /dev/null
+SELECT is(evpg_rebuild_projection('sums', 'a'), 6::bigint, 'rule 13: a rebuild of a key folds what has been consumed');
+SELECT is(heard(), 'rebuild a 4.6 {"sum": 7, "count": 2}', 'rule 13: and sends the state');
+CALL evpg_run();
+SELECT is(row_of('sums', 'a'), '4.7 {"sum": 9, "count": 3}', 'rule 13: the next event is applied once, by the consumer');
+SELECT is(heard(), 'delta a 4.7 {"n": 2}', 'rule 13: with its frame');
+SELECT * FROM finish();

@@ -1,0 +1,17 @@
+-- listener.sql: a second connection, of dblink, which gives the frames that came.  Run after setup.sql.
+
+CREATE EXTENSION dblink;
+SELECT dblink_connect('listener', format('host=%s port=%s user=%s dbname=%s', split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user, current_database())) \g /dev/null
+SELECT dblink_exec('listener', 'SET search_path = public, test') \g /dev/null
+CREATE FUNCTION test.listen(name text, key text DEFAULT NULL) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT * FROM dblink('listener', format('SELECT evpg_listen(%L, %L)', name, key)) x (channel text) $$;
+-- What has come since the last call.  Frames that were sent before a query are there before its answer.
+CREATE FUNCTION test.frames() RETURNS TABLE (n bigint, channel text, frame text) LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  PERFORM * FROM dblink('listener', 'SELECT 1') x (one int);
+  RETURN QUERY SELECT row_number() OVER (), notify_name, extra FROM dblink_get_notify('listener');
+END $$;
+-- "event key generation.version data" of what has come on a channel
+CREATE FUNCTION test.heard(of_channel text DEFAULT 'projection.sums') RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT coalesce(string_agg(concat_ws(' ', f->>'event', f->>'key', (f->>'generation') || '.' || (f->>'version'), f->>'data', CASE WHEN f ? 'deleted' THEN 'deleted' END, CASE WHEN f ? 'truncated' THEN 'truncated' END), ', ' ORDER BY n), '')
+    FROM (SELECT n, frame::jsonb AS f FROM frames() WHERE channel = of_channel) x $$;
