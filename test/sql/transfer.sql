@@ -6,8 +6,10 @@
 \set transfer :directory '/../examples/bank/transfer.sql'
 \set ECHO none
 \o /dev/null
+SET client_min_messages = warning;
 \i :bank
 \i :transfer
+RESET client_min_messages;
 \o
 \set ECHO all
 
