@@ -7,8 +7,10 @@
 \set ECHO none
 SET client_min_messages = warning;
 \o /dev/null
+SET client_min_messages = warning;
 \i :bank
 \i :transfer
+RESET client_min_messages;
 \o
 \set ECHO all
 
