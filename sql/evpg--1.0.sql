@@ -235,6 +235,7 @@ CREATE TABLE evpg.rebuild (
   goal         bigint NOT NULL,
   started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
   retry_at     timestamptz,
+  last_error_at timestamptz,
   attempts     int NOT NULL DEFAULT 0,
   started_by   text NOT NULL,
   last_error   text
@@ -788,6 +789,10 @@ CREATE FUNCTION evpg_saga(name text, key text)
   AS 'MODULE_PATHNAME', 'evpg_saga_read' LANGUAGE C STABLE STRICT ROWS 1;
 COMMENT ON FUNCTION evpg_saga IS 'an instance of a saga; no row when there is none';
 
+CREATE FUNCTION evpg_rebuild_saga(name text, key text DEFAULT NULL)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_rebuild_saga IS 'folds the events that instances have reacted to once more, and keeps the state alone: nothing is sent; how many events';
+
 CREATE FUNCTION evpg_run_sagas(max_events int DEFAULT NULL, OUT dispatched bigint, OUT dead_lettered bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_run_sagas IS 'lets sagas react to what there is now, in this transaction: how many commands were sent, and how many dead letters written';
@@ -979,7 +984,7 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_saga'), (2, 'EXECUTE ON FUNCTION evpg_schedule'),
       (2, 'EXECUTE ON FUNCTION evpg_reschedule'), (2, 'EXECUTE ON FUNCTION evpg_cancel'),
       (3, 'EXECUTE ON FUNCTION evpg_register_saga'), (3, 'EXECUTE ON FUNCTION evpg_drop_saga'),
-      (3, 'EXECUTE ON FUNCTION evpg_run_sagas'), (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letter'),
+      (3, 'EXECUTE ON FUNCTION evpg_rebuild_saga'), (3, 'EXECUTE ON FUNCTION evpg_run_sagas'), (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letter'),
       (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letters'), (3, 'EXECUTE ON FUNCTION evpg_discard_dead_letter'),
       (3, 'SELECT ON evpg.saga, evpg.saga_instance, evpg.saga_event, evpg.timer, evpg.dead_letter'),
       (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part, evpg.old_build, evpg.projection_state'),

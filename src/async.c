@@ -9,8 +9,8 @@
  * batch remains but the failure: next time the events before it are applied, then
  * the event alone, until it succeeds or has failed often enough.  Then the
  * projection stops, or the event is parked, and later ones of its key behind it,
- * or it is skipped.  Errors of concurrency are tried again without being
- * counted.
+ * or it is skipped.  Errors of concurrency are not counted, but the pauses
+ * before the next attempt grow.
  *
  * How many events a batch takes adapts to how long one lasted; a session keeps
  * that in memory, and how far it has looked without finding an event, so that a
@@ -31,7 +31,7 @@
 #include "fence.h"
 #include "log.h"
 #include "miscadmin.h"
-#include "portability/instr_time.h"
+#include "pace.h"
 #include "project.h"
 #include "registry.h"
 #include "utils/builtins.h"
@@ -41,93 +41,75 @@
 
 PG_FUNCTION_INFO_V1(evpg_replay_parked);
 
-#define MIN_EVENTS 10
-#define MAX_EVENTS 20000
-
-/* A batch should last so long, in milliseconds. */
-#define SHORT_BATCH 50
-#define LONG_BATCH 200
-
 /* A checkpoint that moved over nothing but foreign events is written after so many positions, or milliseconds. */
 #define MAX_UNWRITTEN 1000
 #define MAX_UNWRITTEN_TIME 1000
 
+/* How long to wait after the first error that need not come back, in ms. */
+#define FIRST_PAUSE 100
+
 /* What a session remembers of a consumer. */
-typedef struct Pace
+typedef struct Look
 {
 	char		name[EVPG_MAX_NAME + 1];	/* hash key */
-	int			max_events;
 	int64		checkpoint;		/* as it is stored */
 	int64		looked;			/* and how far the session has looked from
 								 * there */
 	uint64		generation;		/* of the registry, then */
 	TimestampTz written_at;
-} Pace;
+} Look;
 
-static HTAB *paces = NULL;
+static HTAB *looks = NULL;
 
-static Pace *
-find_pace(const char *name)
+static Look *
+find_look(const char *name)
 {
-	Pace	   *pace;
+	Look	   *look;
 	bool		found;
 
-	if (paces == NULL)
+	if (looks == NULL)
 	{
-		HASHCTL		control = {.keysize = EVPG_MAX_NAME + 1, .entrysize = sizeof(Pace)};
+		HASHCTL		control = {.keysize = EVPG_MAX_NAME + 1, .entrysize = sizeof(Look)};
 
-		paces = hash_create("EvpgAsync", 16, &control, HASH_ELEM | HASH_STRINGS);
+		looks = hash_create("EvpgAsync", 16, &control, HASH_ELEM | HASH_STRINGS);
 	}
-	pace = hash_search(paces, name, HASH_ENTER, &found);
+	look = hash_search(looks, name, HASH_ENTER, &found);
 	if (!found)
 	{
-		pace->max_events = 100;
-		pace->checkpoint = -1;
+		look->checkpoint = -1;
+		look->written_at = 0;
 	}
-	return pace;
+	return look;
 }
 
 /* How far the session knows that there is nothing for the consumer. */
 static int64
-looked_to(const Pace *pace, const EvpgConsumer *consumer)
+looked_to(const Look *look, const EvpgConsumer *consumer)
 {
-	return pace->checkpoint == consumer->checkpoint && pace->generation == EvpgCatalogRegistryGeneration() ?
-		pace->looked : consumer->checkpoint;
-}
-
-static void
-adapt(Pace *pace, const EvpgBatch *batch, instr_time started)
-{
-	instr_time	lasted;
-
-	INSTR_TIME_SET_CURRENT(lasted);
-	INSTR_TIME_SUBTRACT(lasted, started);
-	if (INSTR_TIME_GET_MILLISEC(lasted) > LONG_BATCH)
-		pace->max_events = Max(pace->max_events / 2, MIN_EVENTS);
-	else if (INSTR_TIME_GET_MILLISEC(lasted) < SHORT_BATCH && batch->events >= pace->max_events)
-		pace->max_events = Min(pace->max_events * 2, MAX_EVENTS);
+	return look->checkpoint == consumer->checkpoint && look->generation == EvpgCatalogRegistryGeneration() ?
+		look->looked : consumer->checkpoint;
 }
 
 /* Keeps how far a batch came; where it found nothing, a worker may write that later. */
 static void
-advance(Pace *pace, const EvpgConsumer *consumer, const EvpgBatch *batch, TimestampTz *next)
+advance(Look *look, const EvpgConsumer *consumer, const EvpgBatch *batch, TimestampTz *next)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (MyBackendType != B_BG_WORKER || batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->error_position != 0 ||
-		TimestampDifferenceExceeds(pace->written_at, now, MAX_UNWRITTEN_TIME))
+	if (MyBackendType != B_BG_WORKER || batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->retry_at != 0 ||
+		TimestampDifferenceExceeds(look->written_at, now, MAX_UNWRITTEN_TIME))
 	{
 		EvpgConsumerAdvance(consumer, batch->reached, batch->events);
-		pace->written_at = now;
-		pace->checkpoint = batch->reached;
+		look->written_at = now;
+		look->checkpoint = batch->reached;
 	}
 	else
 	{
-		pace->checkpoint = consumer->checkpoint;
-		*next = Min(*next, TimestampTzPlusMilliseconds(pace->written_at, MAX_UNWRITTEN_TIME));
+		look->checkpoint = consumer->checkpoint;
+		*next = Min(*next, TimestampTzPlusMilliseconds(look->written_at, MAX_UNWRITTEN_TIME));
 	}
-	pace->looked = batch->reached;
-	pace->generation = EvpgCatalogRegistryGeneration();
+	look->looked = batch->reached;
+	look->generation = EvpgCatalogRegistryGeneration();
 }
 
 static void
@@ -191,12 +173,19 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 {
 	int64		position = EvpgProjectPosition;
 	int			attempts = 0;
+	TimestampTz retry_at = GetCurrentTimestamp();
 	bool		passed;
 
-	/* After others it does not count: it is tried again alone. */
+	if (position <= batch->after || position > batch->upto)
+		position = 0;
+	/* After others it does not count: it is tried again alone, at once. */
 	if (position == 0 || position == batch->first)
 	{
-		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !EvpgConsumerTransient(error);
+		bool		transient = EvpgConsumerTransient(error);
+
+		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !transient;
+		retry_at = transient ? EvpgConsumerPause(consumer->last_error_at, consumer->retry_at, FIRST_PAUSE) :
+			EvpgConsumerRetryAt(attempts);
 		if (position - 1 > consumer->checkpoint)
 			EvpgConsumerAdvance(consumer, position - 1, 0);
 	}
@@ -204,11 +193,12 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	consumer->attempts = attempts;
 	if (attempts < projection->max_attempts)
 	{
-		EvpgConsumerFail(consumer, position, attempts, false, error);
+		EvpgConsumerFail(consumer, position, attempts, retry_at, false, error);
 		return;
 	}
 	passed = give_up(consumer, projection, error);
-	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, !passed, error);
+	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? GetCurrentTimestamp() : retry_at,
+					 !passed, error);
 	ereport(LOG,
 			(errmsg("projection \"%s\" has %s at position " INT64_FORMAT, consumer->name,
 					!passed ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
@@ -230,9 +220,9 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	EvpgProjection *projection;
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {0};
-	Pace	   *pace;
+	Look	   *look;
+	EvpgPace   *pace;
 	int64		mark;
-	instr_time	started;
 	ErrorData  *error;
 
 	if (!EvpgConsumerLock(name, false))
@@ -251,15 +241,16 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		return false;
 	}
 
-	INSTR_TIME_SET_CURRENT(started);
-	pace = find_pace(name);
+	look = find_look(name);
+	pace = EvpgPaceStart(name);
 	mark = EvpgFenceStablePosition(false);
 	batch.projection = projection;
 	batch.build = projection->build;
-	batch.after = looked_to(pace, &consumer);
+	batch.after = looked_to(look, &consumer);
 	batch.upto = mark;
 	batch.max_events = pace->max_events;
 	batch.send = true;
+	batch.narrow = true;
 	batch.parked = EvpgConsumerParked(name);
 	/* First what comes before the event that fails, then it alone. */
 	if (consumer.error_position > batch.after)
@@ -269,7 +260,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		if (batch.after > consumer.checkpoint)
 		{
 			batch.reached = batch.after;
-			advance(pace, &consumer, &batch, next);
+			advance(look, &consumer, &batch, next);
 		}
 		EvpgLeave(&scope);
 		return false;
@@ -278,8 +269,8 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	error = EvpgAttempt(run_batch, &batch);
 	if (error == NULL)
 	{
-		adapt(pace, &batch, started);
-		advance(pace, &consumer, &batch, next);
+		EvpgPaceEnd(pace, batch.events);
+		advance(look, &consumer, &batch, next);
 	}
 	else
 	{
@@ -377,6 +368,7 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count must not be negative")));
 	EvpgProjectionRefuse("replay events");
+	EvpgBatchRequireNewSnapshots();
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
 	projection = EvpgProjectionFind(name);

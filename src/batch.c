@@ -6,7 +6,8 @@
  *
  * Each key is read when its first event comes and written once, at the end.
  * The caller has asked for the stable position before, so that the snapshot
- * that is taken here sees every event up to it.
+ * that is taken here sees every event up to it: only under READ COMMITTED.  An
+ * event is read once (rule 12).
  *
  * Memory: one context for a batch, in which the rows are, one for an event
  * below it.  max_events bounds the rows; MAX_BYTES bounds them too.
@@ -17,6 +18,7 @@
 
 #include "evpg.h"
 
+#include "access/xact.h"
 #include "batch.h"
 #include "common/hashfn.h"
 #include "consumer.h"
@@ -35,6 +37,8 @@ typedef struct RowEntry
 	const char *key;
 	bool		waits;			/* an event of the key is parked */
 	EvpgProjected *row;			/* NULL: not read yet */
+	int64		position;		/* the last event that was applied to it */
+	int64		events;			/* how many were */
 	uint32		hash;
 	char		status;
 } RowEntry;
@@ -117,7 +121,10 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 
 			EvpgProjectedOpen(row, projection, batch->build, entry->key);
 			entry->row = row;
+			entry->events = 0;
 		}
+		entry->position = event->position;
+		entry->events++;
 		EvpgProjectFold(entry->row, event, event_context, batch->send);
 	}
 }
@@ -138,12 +145,16 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	};
 	EvpgLogScan *events;
 	EvpgEvent	event;
+	int64		last = batch->after;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	events = EvpgLogScanAll(&filter);
 	while (batch->events < batch->max_events && MemoryContextMemAllocated(rows->ctx, true) < MAX_BYTES &&
 		   EvpgLogScanNext(events, &event))
 	{
+		if (event.position <= last)
+			elog(ERROR, "event at position " INT64_FORMAT " was read after " INT64_FORMAT, event.position, last);
+		last = event.position;
 		if (batch->first == 0)
 			batch->first = event.position;
 		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, event.position))
@@ -156,8 +167,9 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	PopActiveSnapshot();
 }
 
+/* Whether a row can be written is known after all its events: one of them is blamed, if it is known which. */
 static void
-write_rows(rows_hash *rows, MemoryContext event_context)
+write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
 	rows_iterator iterator;
 	RowEntry   *entry;
@@ -169,7 +181,7 @@ write_rows(rows_hash *rows, MemoryContext event_context)
 
 		if (entry->row != NULL)
 		{
-			EvpgProjectBlame(entry->row->position, entry->key);
+			EvpgProjectBlame(entry->events == 1 || batch->narrow ? entry->position : 0, entry->key);
 			EvpgProjectedWrite(entry->row);
 		}
 		MemoryContextSwitchTo(old);
@@ -179,9 +191,24 @@ write_rows(rows_hash *rows, MemoryContext event_context)
 }
 
 /*
+ * EvpgBatchRequireNewSnapshots
+ *		Error if a snapshot that is taken now would not see what is committed.
+ */
+void
+EvpgBatchRequireNewSnapshots(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("applying events of the log needs isolation level READ COMMITTED"),
+				 errdetail("The snapshot of this transaction may be older than the events.")));
+}
+
+/*
  * EvpgBatchRun
  *		Applies a batch.  The caller owns the rows of the build to the end of the
- *		transaction, and is inside EvpgEnter.
+ *		transaction, and is inside EvpgEnter.  After an error EvpgProjectPosition
+ *		is the event that failed, 0 if none did.
  */
 void
 EvpgBatchRun(EvpgBatch *batch)
@@ -191,6 +218,7 @@ EvpgBatchRun(EvpgBatch *batch)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	rows_hash  *rows = rows_create(context, 256, NULL);
 
+	EvpgBatchRequireNewSnapshots();
 	batch->events = 0;
 	batch->first = 0;
 	batch->reached = batch->after;
@@ -200,7 +228,8 @@ EvpgBatchRun(EvpgBatch *batch)
 	{
 		mark_waiting(batch, rows);
 		scan(batch, rows, event_context);
-		write_rows(rows, event_context);
+		write_rows(batch, rows, event_context);
+		EvpgProjectBlame(0, NULL);
 	}
 	PG_FINALLY();
 	{

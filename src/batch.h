@@ -23,6 +23,9 @@ typedef struct EvpgBatch
 	const char *only_key;		/* NULL: all */
 	List	   *except_keys;	/* of char * */
 	bool		send;			/* frames */
+	bool		narrow;			/* the caller tries again with less than the
+								 * event that is blamed, so that it may be any
+								 * of those of its key */
 	List	   *parked;			/* of EvpgParked: events to leave out */
 	/* what became of it */
 	int64		reached;		/* all up to here has been applied */
@@ -30,6 +33,7 @@ typedef struct EvpgBatch
 	int64		first;			/* the first of them; 0: none */
 } EvpgBatch;
 
+extern void EvpgBatchRequireNewSnapshots(void);
 extern void EvpgBatchRun(EvpgBatch *batch);
 
 #endif							/* EVPG_BATCH_H */

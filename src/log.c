@@ -34,6 +34,7 @@
 #include "log.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "registry.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -80,8 +81,9 @@ struct EvpgLogScan
 {
 	const EvpgStream *stream;	/* NULL: all streams */
 	const EvpgLogFilter *filter;	/* if all streams */
-	text	  **event_types;	/* as the filter has them; NULL: none, or each
-								 * has a source */
+	text	  **event_types;	/* of the filter; NULL: none, or each has a
+								 * source */
+	int			ntypes;
 	int64		reached;
 	Relation	log;
 	Relation	index;
@@ -227,6 +229,19 @@ EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
 	return scan;
 }
 
+/* Names once each: two sources of one type would return its events twice. */
+static List *
+without_duplicates(List *names)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, names)
+		if (result == NIL || !EvpgRegistryListed(result, lfirst(cell)))
+		result = lappend(result, lfirst(cell));
+	return result;
+}
+
 /*
  * EvpgLogScanAll
  *		Scans the events of all streams in order of position, under the active
@@ -238,7 +253,8 @@ EvpgLogScan *
 EvpgLogScanAll(const EvpgLogFilter *filter)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
-	int			ntypes = list_length(filter->event_types);
+	List	   *wanted = without_duplicates(filter->event_types);
+	int			ntypes = list_length(wanted);
 	bool		by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
 	EvpgLogScan *scan = by_type ? open_scan(catalog->event_log_type_index, ntypes) :
 	open_scan(catalog->event_log_position_index, 1);
@@ -248,7 +264,7 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 
 	scan->filter = filter;
 	scan->reached = filter->after;
-	foreach(cell, filter->event_types)
+	foreach(cell, wanted)
 		types[foreach_current_index(cell)] = cstring_to_text(lfirst(cell));
 	if (by_type)
 	{
@@ -264,6 +280,7 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	else
 	{
 		scan->event_types = ntypes > 0 ? types : NULL;
+		scan->ntypes = ntypes;
 		ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
 		ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
 		open_source(scan, &scan->sources[0], keys, 2);
@@ -312,7 +329,7 @@ type_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 		return true;
 	slot_getsomeattrs(slot, LOG_TYPE + 1);
 	type = DatumGetTextPP(slot->tts_values[LOG_TYPE]);
-	for (int i = 0; i < list_length(scan->filter->event_types); i++)
+	for (int i = 0; i < scan->ntypes; i++)
 		if (VARSIZE_ANY_EXHDR(type) == VARSIZE_ANY_EXHDR(scan->event_types[i]) &&
 			memcmp(VARDATA_ANY(type), VARDATA_ANY(scan->event_types[i]), VARSIZE_ANY_EXHDR(type)) == 0)
 			return true;

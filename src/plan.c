@@ -100,8 +100,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_READ] = {
-		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at"
-		" FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
+		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at,"
+		" last_error_at FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_RESTART] = {
@@ -313,7 +313,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_REBUILD_FAIL] = {
 		"UPDATE evpg.rebuild SET attempts = $2, retry_at = $3, last_error = $4,"
-		" status = CASE WHEN $5 THEN 'failed' ELSE status END WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at = pg_catalog.clock_timestamp(), status = CASE WHEN $5 THEN 'failed' ELSE status END WHERE name OPERATOR(pg_catalog.=) $1",
 		5, {TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, BOOLOID}
 	},
 	[EVPG_PLAN_REBUILD_FINISH] = {
@@ -346,8 +346,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_READ] = {
-		"SELECT build, status OPERATOR(pg_catalog.=) 'running', parts, attempts, retry_at"
-		" FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
+		"SELECT build, status OPERATOR(pg_catalog.=) 'running', parts, attempts, retry_at,"
+		" last_error_at FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_REBUILD_START] = {
@@ -445,6 +445,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"dead_letter_id",
 		11, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
+	[EVPG_PLAN_INSTANCE_LIST] = {
+		"SELECT key FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND ($2 IS NULL OR key OPERATOR(pg_catalog.=) $2)",
+		2, {TEXTOID, TEXTOID}
+	},
 	[EVPG_PLAN_INSTANCE_READ] = {
 		"SELECT state, undo, version, \"position\", saga_version, CASE status WHEN 'completed' THEN 1 ELSE 0 "
 		"END FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
@@ -460,6 +465,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"WHERE l.saga OPERATOR(pg_catalog.=) i.saga AND l.key OPERATOR(pg_catalog.=) i.key AND l.resolved_at "
 		"IS NULL) d WHERE i.saga OPERATOR(pg_catalog.=) $1 AND i.key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_INSTANCE_STATE] = {
+		"UPDATE evpg.saga_instance SET state = $3, updated_at = pg_catalog.clock_timestamp()"
+		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		3, {TEXTOID, TEXTOID, JSONBOID}
 	},
 	[EVPG_PLAN_INSTANCE_WRITE] = {
 		"INSERT INTO evpg.saga_instance (saga, key, state, undo, version, \"position\", saga_version, status, "

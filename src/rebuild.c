@@ -35,6 +35,7 @@
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "check.h"
 #include "common/hashfn.h"
@@ -75,6 +76,9 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
 
+/* How long to wait after the first error that need not come back, in ms. */
+#define FIRST_PAUSE 1000
+
 /* How long the end of a rebuild waits for appenders; longer ones would keep others waiting too. */
 #define FENCE_TIMEOUT "200ms"
 
@@ -92,6 +96,7 @@ typedef struct Rebuild
 	int64	   *checkpoints;	/* of the parts */
 	int			attempts;
 	TimestampTz retry_at;		/* 0: at once */
+	TimestampTz last_error_at;	/* 0: none */
 	int64		events;			/* applied in this call */
 	/* what an attempt is about */
 	int			part;
@@ -160,6 +165,7 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		rebuild->parts = (int) result_int(0, 3);
 		rebuild->attempts = (int) result_int(0, 4);
 		rebuild->retry_at = result_int(0, 5);
+		rebuild->last_error_at = result_int(0, 6);
 	}
 	EvpgPlanDone();
 	if (!found)
@@ -254,6 +260,14 @@ function_owner(Oid function)
 	return owner;
 }
 
+/* Locks a table and returns its OID; the name is a qualified one. */
+static Oid
+table_oid(const char *name, LOCKMODE mode)
+{
+	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), mode, false);
+}
+
+/* Error unless the rows of a table can be replaced by those of a copy. */
 static void
 check_table(Oid relid, const char *name, Oid owner)
 {
@@ -268,6 +282,15 @@ check_table(Oid relid, const char *name, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("table \"%s\" does not belong to the owner of the handler", name)));
+	if (find_inheritance_children(relid, NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has children, so a projection cannot replace its rows", name)));
+	if (relation->rd_rel->relrowsecurity && relation->rd_rel->relforcerowsecurity)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has row security for its owner, so a projection cannot replace its rows", name),
+				 errhint("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.", name)));
 	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
 		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
 			ereport(ERROR,
@@ -290,8 +313,7 @@ EvpgRebuildCheckTables(ArrayType *tables, Oid handler)
 	for (int i = 0; i < count; i++)
 	{
 		char	   *name = TextDatumGetCString(elements[i]);
-		List	   *names = stringToQualifiedNameList(name);
-		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
+		Oid			relid = table_oid(name, AccessShareLock);
 
 		check_table(relid, name, function_owner(handler));
 		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
@@ -307,16 +329,21 @@ handler_owner(EvpgProjection *projection)
 	return EvpgProjectionFunction(projection)->owner;
 }
 
+/*
+ * Makes the copies, which belong to the owner of the handler; their schema does
+ * not, so that nobody can put anything else there, which the handler would find
+ * first, or rename it.
+ */
 static void
 make_shadow(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
+	Oid			evpg = EvpgCatalogGet()->owner;
+	const char *role = quote_identifier(GetUserNameFromId(owner, false));
 	char	   *schema = shadow_schema(build);
 	ListCell   *cell;
 
-	execute_as(EvpgCatalogGet()->owner,
-			   psprintf("CREATE SCHEMA %s AUTHORIZATION %s", schema,
-						quote_identifier(GetUserNameFromId(owner, false))));
+	execute_as(evpg, psprintf("CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, schema, role));
 	foreach(cell, projection->tables)
 	{
 		List	   *names = stringToQualifiedNameList(lfirst(cell));
@@ -324,6 +351,7 @@ make_shadow(EvpgProjection *projection, int64 build)
 		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema,
 								   quote_identifier(strVal(llast(names))), (char *) lfirst(cell)));
 	}
+	execute_as(evpg, psprintf("REVOKE CREATE ON SCHEMA %s FROM %s", schema, role));
 }
 
 static void
@@ -376,20 +404,32 @@ refuse_cascade(EvpgProjection *projection)
 				 errhint("Let the foreign key do nothing on delete, or declare that table, too.")));
 }
 
+/* Error if the tables have changed since they were registered so that their rows cannot be replaced any more. */
+static void
+check_tables(EvpgProjection *projection, LOCKMODE mode)
+{
+	Oid			owner = handler_owner(projection);
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		check_table(table_oid(lfirst(cell), mode), lfirst(cell), owner);
+	refuse_cascade(projection);
+}
+
 /* Puts the contents of the copies in place of those of the tables: first all go, in reverse, for foreign keys. */
 static void
 copy_shadow(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
 
-	refuse_cascade(projection);
+	check_tables(projection, RowExclusiveLock);
 	for (int i = list_length(projection->tables) - 1; i >= 0; i--)
-		execute_as(owner, psprintf("DELETE FROM %s", (char *) list_nth(projection->tables, i)));
+		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(projection->tables, i)));
 	for (int i = 0; i < list_length(projection->tables); i++)
 	{
 		char	   *table = list_nth(projection->tables, i);
 		List	   *names = stringToQualifiedNameList(table);
-		char	   *columns = column_list(RangeVarGetRelid(makeRangeVarFromNameList(names), RowExclusiveLock, false));
+		char	   *columns = column_list(table_oid(table, NoLock));
 
 		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,
 								   shadow_schema(build), quote_identifier(strVal(llast(names)))));
@@ -398,7 +438,7 @@ copy_shadow(EvpgProjection *projection, int64 build)
 
 /* While a handler fills copies: their schema, and the tables they are copies of. */
 static Oid	shadow = InvalidOid;
-static List *originals = NIL;	/* of Oid */
+static List *originals = NIL;	/* of Oid, as long as shadow is set */
 static ExecutorCheckPerms_hook_type next_check_perms = NULL;
 static object_access_hook_type next_access = NULL;
 
@@ -456,7 +496,11 @@ EvpgRebuildInit(void)
 	object_access_hook = check_access;
 }
 
-/* The projection as it is run over copies of its tables, in CurrentMemoryContext. */
+/*
+ * The projection as it is run over copies of its tables, in
+ * CurrentMemoryContext.  Only the handler finds them first: a key function may
+ * belong to somebody else.
+ */
 static EvpgProjection *
 shadowed(EvpgProjection *projection, int64 build)
 {
@@ -464,32 +508,38 @@ shadowed(EvpgProjection *projection, int64 build)
 
 	*copy = *projection;
 	copy->context = CurrentMemoryContext;
-	copy->search_path = psprintf("%s, %s", shadow_schema(build), projection->search_path);
-	copy->function = NULL;
+	copy->function = EvpgFunctionResolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER,
+										 psprintf("%s, %s", shadow_schema(build), projection->search_path));
 	copy->key_function = NULL;
 	return copy;
 }
 
 /* ------------------------------------------------------------------ applying */
 
+/* From here on the handler of a projection may not work on its tables, but on the copies. */
+static void
+begin_shadow(EvpgProjection *projection, int64 build)
+{
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		originals = lappend_oid(originals, table_oid(lfirst(cell), AccessShareLock));
+	shadow = get_namespace_oid(shadow_schema(build), false);
+}
+
 /* Runs a batch; into copies of its tables if the projection has declared them. */
 static void
 run_batch(EvpgBatch *batch)
 {
-	ListCell   *cell;
-
 	if (batch->projection->tables == NIL)
 	{
 		EvpgBatchRun(batch);
 		return;
 	}
-	foreach(cell, batch->projection->tables)
-		originals = lappend_oid(originals, RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(cell))),
-															AccessShareLock, false));
-	batch->projection = shadowed(batch->projection, batch->build);
-	shadow = get_namespace_oid(shadow_schema(batch->build), false);
 	PG_TRY();
 	{
+		begin_shadow(batch->projection, batch->build);
+		batch->projection = shadowed(batch->projection, batch->build);
 		EvpgBatchRun(batch);
 	}
 	PG_FINALLY();
@@ -561,6 +611,22 @@ call_reset(EvpgProjection *projection)
 }
 
 /*
+ * Error if a transaction that has appended stays open: to queue behind it would
+ * be in vain, and who appends would queue behind us.
+ */
+static void
+look_before_queueing(void)
+{
+	int64		drawn = EvpgFenceLastDrawn();
+
+	if (EvpgFenceStablePosition(true) < drawn)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the rebuild cannot end while a transaction that has appended stays open"),
+				 errdetail("It is tried again.")));
+}
+
+/*
  * Keeps everybody out who changes the projection, and sees all they did.  The
  * caller has the rebuild to itself, and the consumer of an asynchronous
  * projection.
@@ -572,6 +638,8 @@ close_in(Rebuild *rebuild)
 
 	if (!rebuild->wait)
 		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (!rebuild->wait && rebuild->projection->mode == EVPG_MODE_INLINE)
+		look_before_queueing();
 	if (rebuild->projection->mode == EVPG_MODE_INLINE)
 		LockRelationOid(EvpgCatalogGet()->fence, ShareRowExclusiveLock);
 	position = EvpgFenceStablePosition(false);
@@ -620,6 +688,7 @@ end(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
+	EvpgProjectBlame(0, NULL);
 	close_in(rebuild);
 	if (rebuild->projection->reset_signature != NULL)
 		call_reset(rebuild->projection);
@@ -632,6 +701,7 @@ attempt_part(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
+	EvpgProjectBlame(0, NULL);
 	apply_part(rebuild, rebuild->part);
 }
 
@@ -643,6 +713,7 @@ fail(Rebuild *rebuild, const ErrorData *error)
 	bool		counts = !EvpgConsumerTransient(error);
 	int			attempts = rebuild->attempts + counts;
 	bool		failed = (attempts >= rebuild->projection->max_attempts);
+	bool		skipped = false;
 	Datum		values[5];
 
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
@@ -651,13 +722,14 @@ fail(Rebuild *rebuild, const ErrorData *error)
 		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)
 	{
 		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition, error->message, attempts, error);
+		skipped = true;
 		failed = false;
 		attempts = 0;
 	}
 	values[0] = CStringGetTextDatum(rebuild->name);
 	values[1] = Int32GetDatum(attempts);
-	values[2] = TimestampTzGetDatum(counts && attempts > 0 ? EvpgConsumerRetryAt(attempts) :
-									TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 100));
+	values[2] = TimestampTzGetDatum(skipped ? GetCurrentTimestamp() : counts ? EvpgConsumerRetryAt(attempts) :
+									EvpgConsumerPause(rebuild->last_error_at, rebuild->retry_at, FIRST_PAUSE));
 	values[3] = CStringGetTextDatum(error->message);
 	values[4] = BoolGetDatum(failed);
 	run(EVPG_PLAN_REBUILD_FAIL, values, NULL);
@@ -885,7 +957,7 @@ start(EvpgProjection *projection, int parts)
 	{
 		Rebuild		rebuild;
 
-		refuse_cascade(projection);
+		check_tables(projection, AccessShareLock);
 		(void) read_rebuild(projection->name, &rebuild);
 		make_shadow(projection, rebuild.build);
 	}

@@ -144,6 +144,7 @@ catch_up(const char *name)
 	};
 	ListCell   *cell;
 
+	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerRead(name, &consumer);
 	foreach(cell, EvpgConsumerParked(name))
 		if (!((EvpgParked *) lfirst(cell))->skipped)
