@@ -15,12 +15,13 @@ SELECT evpg_register_aggregate('bench_append', library => 'evpg_bank', symbol =>
 SELECT evpg_register_aggregate('bench_c', library => 'evpg_bank', symbol => 'bank_account');
 SELECT evpg_register_aggregate('bench_sql', handler => 'bank.account_handle', reducer => 'bank.account_apply',
   invariant => 'bank.account_invariant', initial_state => '{"open": false, "balance": 0}');
--- The same in C, each with one projection under its name.
+-- The same in C, each with a projection: without frames, by a function, with frames of what changed.
 SELECT evpg_register_aggregate(t, library => 'evpg_bank', symbol => 'bank_account')
-  FROM unnest(ARRAY['bench_projected_sql', 'bench_broadcast_none', 'bench_broadcast_pointer', 'bench_broadcast_delta']) AS t;
-SELECT evpg_register_projection('bench_broadcast_' || b, library => 'evpg_bank', symbol => 'bank_balances',
-         aggregate_types => ARRAY['bench_broadcast_' || b], broadcast => b)
-  FROM unnest(ARRAY['none', 'pointer', 'delta']) AS b;
+  FROM unnest(ARRAY['bench_projected_c', 'bench_projected_sql', 'bench_broadcast']) AS t;
+SELECT evpg_register_projection('bench_projected_c', library => 'evpg_bank', symbol => 'bank_balances',
+         aggregate_types => '{bench_projected_c}', broadcast => 'none');
+SELECT evpg_register_projection('bench_broadcast', library => 'evpg_bank', symbol => 'bank_balances',
+         aggregate_types => '{bench_broadcast}', broadcast => 'delta');
 SELECT evpg_register_projection('bench_projected_sql', reducer => 'bank.balances_apply', aggregate_types => '{bench_projected_sql}',
   event_types => '{AccountOpened,MoneyDeposited,MoneyWithdrawn,AccountClosed}', initial_state => '{"balance": 0}', broadcast => 'none');
 -- without snapshots: its state is folded from all events
@@ -28,8 +29,8 @@ SELECT evpg_register_aggregate('bench_load', library => 'evpg_bank', symbol => '
 
 SET evpg.broadcast = off;
 SELECT count(e.version)
-  FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql', 'bench_projected_sql', 'bench_broadcast_none',
-                    'bench_broadcast_pointer', 'bench_broadcast_delta']) AS t, generate_series(1, :streams) AS i,
+  FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql', 'bench_projected_c', 'bench_projected_sql', 'bench_broadcast']) AS t,
+       generate_series(1, :streams) AS i,
        evpg_append(t, i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
 
 -- 1,000 events, as composites and as arrays of their parts; stored uncompressed, so that reading them costs little.

@@ -197,7 +197,7 @@ CREATE TABLE evpg.consumer (
   last_error_at  timestamptz,
   attempts       int NOT NULL DEFAULT 0,
   name           text COLLATE "C" PRIMARY KEY,
-  kind           text NOT NULL CHECK (kind IN ('projection')),
+  kind           text NOT NULL CHECK (kind IN ('projection', 'saga')),
   status         text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'paused', 'stopped')),
   last_error     text,
   last_sqlstate  text
@@ -271,6 +271,112 @@ INSERT INTO evpg.meta (system_identifier, database)
   SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
+-- One row for each version: an instance keeps the version it began with.
+CREATE TABLE evpg.saga (
+  name              text COLLATE "C",
+  version           int,
+  library           text,
+  symbol            text,
+  handler           text,
+  rejection_handler text,
+  timer_handler     text,
+  key_function      text,
+  key_path          jsonpath,
+  aggregate_types   text[],
+  event_types       text[],
+  start_event_types text[],
+  initial_state     jsonb NOT NULL,
+  transitions       jsonb,
+  max_attempts      int NOT NULL,
+  backoff           interval NOT NULL,
+  max_backoff       interval NOT NULL,
+  search_path       text NOT NULL,
+  registered_by     text NOT NULL,
+  registered_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (name, version),
+  CHECK ((library IS NULL) = (symbol IS NULL)),
+  CHECK (num_nonnulls(library, handler) = 1),
+  CHECK (num_nonnulls(key_function, key_path) <= 1)
+);
+COMMENT ON TABLE evpg.saga IS 'registered sagas: a symbol of a shared object, or functions';
+
+CREATE TABLE evpg.saga_instance (
+  version      bigint NOT NULL,
+  "position"   bigint NOT NULL,
+  started_at   timestamptz NOT NULL,
+  updated_at   timestamptz NOT NULL,
+  saga_version int NOT NULL,
+  status       text NOT NULL CHECK (status IN ('running', 'completed')),
+  saga         text COLLATE "C" NOT NULL,
+  key          text COLLATE "C" NOT NULL,
+  state        jsonb NOT NULL,
+  undo         jsonb NOT NULL DEFAULT '[]',
+  PRIMARY KEY (saga, key)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE evpg.saga_instance IS 'state of sagas by correlation key; completed ones stay, so that late events do not start them again';
+COMMENT ON COLUMN evpg.saga_instance.version IS 'count of events and timers it has reacted to';
+COMMENT ON COLUMN evpg.saga_instance.undo IS 'commands that undo what was sent, the last one first';
+
+CREATE TABLE evpg.saga_event (
+  "position"     bigint NOT NULL,
+  retry_at       timestamptz,
+  dead_letter_id bigint,
+  attempts       int NOT NULL DEFAULT 0,
+  saga           text COLLATE "C" NOT NULL,
+  key            text COLLATE "C" NOT NULL,
+  PRIMARY KEY (saga, key, "position")
+);
+CREATE INDEX ON evpg.saga_event ("position");
+CREATE INDEX ON evpg.saga_event (retry_at) WHERE retry_at IS NOT NULL;
+COMMENT ON TABLE evpg.saga_event IS 'events that instances of sagas have not reacted to yet';
+COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'why the instance does not go on';
+
+CREATE TABLE evpg.timer (
+  timer_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  due_at         timestamptz NOT NULL,
+  scheduled_at   timestamptz NOT NULL,
+  retry_at       timestamptz,
+  dead_letter_id bigint,
+  attempts       int NOT NULL DEFAULT 0,
+  depth          int NOT NULL DEFAULT 0,
+  saga           text COLLATE "C",
+  key            text COLLATE "C",
+  name           text COLLATE "C",
+  payload        jsonb,
+  command        jsonb,
+  correlation_id text,
+  causation_id   text,
+  UNIQUE (saga, key, name),
+  CHECK ((saga IS NULL) = (command IS NOT NULL))
+);
+CREATE INDEX ON evpg.timer (due_at);
+CREATE INDEX ON evpg.timer (retry_at) WHERE retry_at IS NOT NULL;
+COMMENT ON SEQUENCE evpg.timer_timer_id_seq IS 'draws ids of timers';
+COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and commands of evpg_schedule()';
+
+CREATE TABLE evpg.dead_letter (
+  dead_letter_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+  source_position bigint,
+  timer_id        bigint,
+  attempts        int NOT NULL,
+  saga            text COLLATE "C",
+  key             text COLLATE "C",
+  label           text,
+  command         jsonb,
+  sqlstate        text NOT NULL,
+  code            text,
+  message         text NOT NULL,
+  detail          text,
+  resolved_at     timestamptz,
+  resolution      text CHECK (resolution IN ('retried', 'discarded')),
+  reason          text,
+  resolved_by     text
+);
+CREATE INDEX ON evpg.dead_letter (saga, key) WHERE resolved_at IS NULL;
+COMMENT ON SEQUENCE evpg.dead_letter_dead_letter_id_seq IS 'draws ids of dead letters';
+COMMENT ON TABLE evpg.dead_letter IS 'what sagas and scheduled commands could not do, with the command that failed; later events of the instance wait';
+
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
@@ -314,6 +420,13 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event_parked_event_id_se
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild_part', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.old_build', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.saga', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.saga_instance', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.saga_event', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.timer', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.timer_timer_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.dead_letter_dead_letter_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.meta', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
@@ -349,6 +462,18 @@ COMMENT ON TYPE evpg.outcome IS 'what became of a command: ok, noop, duplicate, 
 CREATE TYPE evpg.projected AS (state jsonb, delta jsonb);
 COMMENT ON TYPE evpg.projected IS 'what a projection reducer says: the new state, NULL = delete the row; the delta for listeners, NULL = silence';
 
+CREATE TYPE evpg.reaction AS (state jsonb, actions jsonb);
+COMMENT ON TYPE evpg.reaction IS 'what a saga says to an event, a refused command or a timer; make it with evpg_reaction()';
+
+CREATE TYPE evpg.rejection AS (
+  saga text, key text, label text, aggregate_type text, aggregate_id text, command_type text, data jsonb,
+  sqlstate text, code text, message text, detail jsonb, attempts int, source_position bigint);
+COMMENT ON TYPE evpg.rejection IS 'a command that a saga sent and that was refused; attempts counts from 1, source_position is that of the event the saga reacts to, NULL = a timer';
+
+CREATE TYPE evpg.fired_timer AS (
+  saga text, key text, timer text, payload jsonb, scheduled_at timestamptz, due_at timestamptz, fired_at timestamptz);
+COMMENT ON TYPE evpg.fired_timer IS 'a timer of a saga that is due';
+
 -- ------------------------------------------------------------------ constructors
 
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
@@ -379,6 +504,37 @@ CREATE FUNCTION evpg_projected(state jsonb, delta jsonb) RETURNS evpg.projected
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW(state, delta)::evpg.projected;
 COMMENT ON FUNCTION evpg_projected IS 'makes the result of a projection reducer: the new state and what listeners are sent';
+
+CREATE FUNCTION evpg_reaction(state jsonb, VARIADIC actions jsonb[] DEFAULT '{}')
+  RETURNS evpg.reaction AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_reaction IS 'makes the answer of a saga: its new state, and actions, which are done in this order; NULL actions are left out';
+
+CREATE FUNCTION evpg_action_send(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+    label text DEFAULT NULL, undo jsonb DEFAULT NULL, expected_version bigint DEFAULT NULL, metadata jsonb DEFAULT NULL)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_send IS 'action of a saga: send a command; undo is another one, which evpg_action_compensate() sends if this one succeeds';
+
+CREATE FUNCTION evpg_action_schedule(timer text, delay interval DEFAULT NULL, due_at timestamptz DEFAULT NULL, payload jsonb DEFAULT NULL)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_schedule IS 'action of a saga: fire a timer after a delay (days have 24 hours, months 30 days) or at a time; a pending one of the same name is replaced';
+
+CREATE FUNCTION evpg_action_cancel(timer text)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_cancel IS 'action of a saga: forget a pending timer, if there is one';
+
+CREATE FUNCTION evpg_action_compensate(reason text DEFAULT NULL) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN jsonb_strip_nulls(jsonb_object(ARRAY['do', 'compensate', 'reason', reason]));
+COMMENT ON FUNCTION evpg_action_compensate IS 'action of a saga: send the undo commands, last first, then complete';
+
+CREATE FUNCTION evpg_action_complete() RETURNS jsonb
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{"do": "complete"}'::jsonb;
+COMMENT ON FUNCTION evpg_action_complete IS 'action of a saga: this instance is done; its timers go, later actions and events are ignored';
+
+CREATE FUNCTION evpg_action_fail(reason text)
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_action_fail IS 'action of a saga: make this reaction a dead letter at once; nothing of it is done';
 
 -- ------------------------------------------------------------------ aggregates
 
@@ -571,16 +727,19 @@ CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key tex
 COMMENT ON FUNCTION evpg_replay_parked IS 'applies parked events, each key in order, up to one that fails again; returns how many';
 
 CREATE VIEW evpg.stat_consumer AS
-  SELECT p.name, 'projection' AS kind, p.mode,
+  SELECT p.name, p.kind, p.mode,
          CASE WHEN p.mode = 'inline' THEN 'running' ELSE c.status END AS status,
          p.version, c.checkpoint,
-         CASE WHEN p.mode = 'async' THEN CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position - c.checkpoint END END AS lag_events,
+         CASE WHEN p.mode = 'async' THEN CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position - c.checkpoint END
+              + (SELECT count(*) FROM evpg.saga_event r WHERE r.saga = p.name) END AS lag_events,
          CASE WHEN p.mode = 'async' THEN coalesce(round(extract(epoch FROM clock_timestamp() - e.recorded_at), 3), 0) END AS lag_seconds,
          c.events_total, c.errors_total,
-         (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL) AS parked,
+         (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL)
+           + (SELECT count(*) FROM evpg.dead_letter d WHERE d.saga = p.name AND d.resolved_at IS NULL) AS parked,
          c.last_error, c.last_sqlstate, c.last_error_at, c.error_position AS last_error_position, c.retry_at,
          w.pid AS worker_pid, c.updated_at
-    FROM evpg.projection p
+    FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
+          UNION ALL SELECT name, 'saga', 'async', max(version) FROM evpg.saga GROUP BY name) p
     LEFT JOIN evpg.consumer c USING (name)
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
     LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" > c.checkpoint ORDER BY e."position" LIMIT 1) e ON true
@@ -588,7 +747,7 @@ CREATE VIEW evpg.stat_consumer AS
                 WHERE locktype = 'advisory' AND objsubid = 17752 AND granted
                   AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) w
            ON w.hash = hashtextextended(p.name COLLATE "C", 0);
-COMMENT ON VIEW evpg.stat_consumer IS 'how far projections are, what they could not do, and who works on them; lag_events counts positions';
+COMMENT ON VIEW evpg.stat_consumer IS 'how far projections and sagas are, what they could not do, and who works on them; lag_events counts positions, and events that instances of sagas have before them';
 
 CREATE VIEW evpg.progress_rebuild AS
   SELECT r.name, r.build, CASE WHEN r.status = 'failed' THEN 'failed' WHEN t.checkpoint < r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
@@ -608,6 +767,61 @@ CREATE VIEW evpg.progress_rebuild AS
                            AND k.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
                            AND (k.classid::bigint << 32) | k.objid::bigint = hashtextextended(r.name COLLATE "C", part)) w;
 COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: how far they are, how fast, and when they will be through';
+
+-- ------------------------------------------------------------------ sagas and timers
+
+CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, rejection_handler regproc DEFAULT NULL,
+    timer_handler regproc DEFAULT NULL, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    start_event_types text[] DEFAULT NULL, correlation_path jsonpath DEFAULT NULL, correlation_function regproc DEFAULT NULL,
+    initial_state jsonb DEFAULT '{}', max_attempts int DEFAULT 5, backoff interval DEFAULT '1 second',
+    max_backoff interval DEFAULT '5 minutes', start_position bigint DEFAULT NULL, version int DEFAULT 1,
+    transitions jsonb DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_saga IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
+
+CREATE FUNCTION evpg_drop_saga(name text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_drop_saga IS 'removes a saga with its instances, timers and what they had still to do; dead letters stay';
+
+CREATE FUNCTION evpg_saga(name text, key text)
+  RETURNS TABLE (state jsonb, status text, version bigint, "position" bigint, pending_events int, pending_timers int, dead_letters int,
+    started_at timestamptz, updated_at timestamptz)
+  AS 'MODULE_PATHNAME', 'evpg_saga_read' LANGUAGE C STABLE STRICT ROWS 1;
+COMMENT ON FUNCTION evpg_saga IS 'an instance of a saga; no row when there is none';
+
+CREATE FUNCTION evpg_rebuild_saga(name text, key text DEFAULT NULL)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_rebuild_saga IS 'folds the events that instances have reacted to once more, and keeps the state alone: nothing is sent; how many events';
+
+CREATE FUNCTION evpg_run_sagas(max_events int DEFAULT NULL, OUT dispatched bigint, OUT dead_lettered bigint)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_run_sagas IS 'lets sagas react to what there is now, in this transaction: how many commands were sent, and how many dead letters written';
+
+CREATE FUNCTION evpg_schedule(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+    command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL,
+    causation_id text DEFAULT NULL)
+  RETURNS bigint AS 'MODULE_PATHNAME', 'evpg_schedule_command' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_schedule IS 'executes a command at a time, once; returns the id of the timer';
+
+CREATE FUNCTION evpg_reschedule(timer_id bigint, due_at timestamptz)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_reschedule IS 'moves a timer; false when it is not there any more';
+
+CREATE FUNCTION evpg_cancel(timer_id bigint)
+  RETURNS boolean AS 'MODULE_PATHNAME', 'evpg_cancel_timer' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_cancel IS 'removes a timer; false when it is not there any more';
+
+CREATE FUNCTION evpg_retry_dead_letter(dead_letter_id bigint)
+  RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C STRICT ROWS 1;
+COMMENT ON FUNCTION evpg_retry_dead_letter IS 'does once more what a dead letter is about; resolved when that succeeds, and the instance goes on; no row when it was resolved';
+
+CREATE FUNCTION evpg_retry_dead_letters(saga text, max_count int DEFAULT 100, OUT retried bigint, OUT failed bigint)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_retry_dead_letters IS 'retries the dead letters of a saga, or of scheduled commands when NULL, the oldest first';
+
+CREATE FUNCTION evpg_discard_dead_letter(dead_letter_id bigint, reason text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_discard_dead_letter IS 'gives up what a dead letter is about, and the instance goes on; false when it was resolved';
 
 -- ------------------------------------------------------------------ optional indexes
 
@@ -665,6 +879,59 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
+-- ------------------------------------------------------------------ messages from outside
+
+CREATE TABLE evpg.inbox (
+  received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  source      text COLLATE "C" NOT NULL,
+  message_key text COLLATE "C" NOT NULL,
+  PRIMARY KEY (source, message_key)
+);
+COMMENT ON TABLE evpg.inbox IS 'messages from outside that were received';
+SELECT pg_catalog.pg_extension_config_dump('evpg.inbox', '');
+
+CREATE TABLE evpg.translator (
+  name        text COLLATE "C" PRIMARY KEY,
+  translator  text NOT NULL,
+  search_path text NOT NULL
+);
+COMMENT ON TABLE evpg.translator IS 'functions that make commands of messages from outside';
+SELECT pg_catalog.pg_extension_config_dump('evpg.translator', '');
+
+CREATE FUNCTION evpg_receive(source text, message_key text)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_receive IS 'marks a message as received in this transaction; false when it was received before';
+
+CREATE FUNCTION evpg_receive_message(source text, message_key text, translator text, payload jsonb)
+  RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_receive_message IS 'receives a message, translates it and executes its commands, all or none; no row when it was received before';
+
+CREATE FUNCTION evpg_prune_inbox(older_than interval) RETURNS bigint
+  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pruned bigint;
+BEGIN
+  IF older_than < interval '0' THEN
+    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  DELETE FROM evpg.inbox WHERE received_at < clock_timestamp() - older_than;
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  RETURN pruned;
+END $$;
+COMMENT ON FUNCTION evpg_prune_inbox IS 'forgets messages received longer ago: a redelivery would then be received again';
+
+CREATE FUNCTION evpg_register_translator(name text, translator regproc)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_translator IS 'registers f(jsonb) returns evpg.command, or a set of it, which makes commands of messages; true when something changed';
+
+CREATE FUNCTION evpg_drop_translator(name text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+COMMENT ON FUNCTION evpg_drop_translator IS 'removes a translator';
+
+CREATE FUNCTION evpg_translate(translator text, payload jsonb)
+  RETURNS SETOF evpg.command AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION evpg_translate IS 'the commands that a translator makes of a payload; none of them is executed';
+
 -- ------------------------------------------------------------------ copies
 
 CREATE FUNCTION evpg_activate()
@@ -696,6 +963,10 @@ BEGIN ATOMIC
       (2, 'EXECUTE ON FUNCTION evpg_create_stream'), (2, 'EXECUTE ON FUNCTION evpg_operation_key'),
       (3, 'EXECUTE ON FUNCTION evpg_inject'), (3, 'EXECUTE ON FUNCTION evpg_take_snapshot'),
       (3, 'EXECUTE ON FUNCTION evpg_prune_commands'), (2, 'EXECUTE ON FUNCTION evpg_projected'),
+      (2, 'EXECUTE ON FUNCTION evpg_reaction'), (2, 'EXECUTE ON FUNCTION evpg_action_send'),
+      (2, 'EXECUTE ON FUNCTION evpg_action_schedule'), (2, 'EXECUTE ON FUNCTION evpg_action_cancel'),
+      (2, 'EXECUTE ON FUNCTION evpg_action_compensate'), (2, 'EXECUTE ON FUNCTION evpg_action_complete'),
+      (2, 'EXECUTE ON FUNCTION evpg_action_fail'),
       (3, 'EXECUTE ON FUNCTION evpg_register_projection'), (3, 'EXECUTE ON FUNCTION evpg_drop_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_projection_put'), (3, 'EXECUTE ON FUNCTION evpg_rebuild_projection'),
       (3, 'EXECUTE ON FUNCTION evpg_cancel_rebuild'), (3, 'EXECUTE ON PROCEDURE evpg_run'),
@@ -703,8 +974,19 @@ BEGIN ATOMIC
       (3, 'EXECUTE ON FUNCTION evpg_skip_event'), (3, 'EXECUTE ON FUNCTION evpg_replay_parked'),
       (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
       (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
+      (2, 'EXECUTE ON FUNCTION evpg_receive'), (2, 'EXECUTE ON FUNCTION evpg_receive_message'),
+      (2, 'EXECUTE ON FUNCTION evpg_translate'), (3, 'EXECUTE ON FUNCTION evpg_prune_inbox'),
+      (3, 'EXECUTE ON FUNCTION evpg_register_translator'), (3, 'EXECUTE ON FUNCTION evpg_drop_translator'),
+      (3, 'SELECT ON evpg.inbox, evpg.translator'),
       (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
       (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
+      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),
+      (1, 'EXECUTE ON FUNCTION evpg_saga'), (2, 'EXECUTE ON FUNCTION evpg_schedule'),
+      (2, 'EXECUTE ON FUNCTION evpg_reschedule'), (2, 'EXECUTE ON FUNCTION evpg_cancel'),
+      (3, 'EXECUTE ON FUNCTION evpg_register_saga'), (3, 'EXECUTE ON FUNCTION evpg_drop_saga'),
+      (3, 'EXECUTE ON FUNCTION evpg_rebuild_saga'), (3, 'EXECUTE ON FUNCTION evpg_run_sagas'), (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letter'),
+      (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letters'), (3, 'EXECUTE ON FUNCTION evpg_discard_dead_letter'),
+      (3, 'SELECT ON evpg.saga, evpg.saga_instance, evpg.saga_event, evpg.timer, evpg.dead_letter'),
       (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part, evpg.old_build, evpg.projection_state'),
       (3, 'EXECUTE ON FUNCTION evpg_activate'), (3, 'EXECUTE ON FUNCTION evpg_enable_index'),
       (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection, evpg.meta')) AS p (level, object)

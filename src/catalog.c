@@ -10,8 +10,9 @@
  * transaction.
  *
  * The registry (registry.c) is told of changes by an invalidation of the
- * relations evpg.aggregate_type and evpg.interceptor, which registration
- * functions send, and of functions by the cache of pg_proc.
+ * relations evpg.aggregate_type, evpg.interceptor, evpg.projection and
+ * evpg.translator, which registration functions send, and of functions by the
+ * cache of pg_proc.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,7 +56,7 @@ relation_changed(Datum arg, Oid relid)
 		registry_generation++;
 	}
 	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
-			 relid == catalog.projection)
+			 relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
 		registry_generation++;
 	if (relid == catalog.stream || relid == catalog.projection_state || relid == catalog.event_log || relid == catalog.fence ||
 		relid == catalog.event_position)
@@ -182,8 +183,10 @@ EvpgCatalogGet(void)
 	new.aggregate_type = lookup_relation(schema, "aggregate_type");
 	new.interceptor = lookup_relation(schema, "interceptor");
 	new.projection = lookup_relation(schema, "projection");
+	new.saga = lookup_relation(schema, "saga");
 	new.projection_state = lookup_relation(schema, "projection_state");
 	new.projection_state_key_index = lookup_relation(schema, "projection_state_pkey");
+	new.translator = lookup_relation(schema, "translator");
 	new.stream = lookup_relation(schema, "stream");
 	new.stream_id_index = lookup_relation(schema, "stream_pkey");
 	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
@@ -205,6 +208,9 @@ EvpgCatalogGet(void)
 		new.new_event = catalog.new_event;
 		new.command = catalog.command;
 		new.projected = catalog.projected;
+		new.reaction = catalog.reaction;
+		new.rejection = catalog.rejection;
+		new.fired_timer = catalog.fired_timer;
 	}
 	else
 	{
@@ -212,6 +218,9 @@ EvpgCatalogGet(void)
 		new.new_event = lookup_row_type(schema, "new_event");
 		new.command = lookup_row_type(schema, "command");
 		new.projected = lookup_row_type(schema, "projected");
+		new.reaction = lookup_row_type(schema, "reaction");
+		new.rejection = lookup_row_type(schema, "rejection");
+		new.fired_timer = lookup_row_type(schema, "fired_timer");
 		identity++;
 		registry_generation++;
 	}

@@ -16,8 +16,10 @@ typedef struct EvpgCatalog
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
 	Oid			projection;
+	Oid			saga;
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
+	Oid			translator;
 	Oid			stream;
 	Oid			stream_id_index;	/* unique on stream_id */
 	Oid			stream_key_index;	/* unique on (aggregate_type,
@@ -32,6 +34,9 @@ typedef struct EvpgCatalog
 	TupleDesc	new_event;
 	TupleDesc	command;
 	TupleDesc	projected;
+	TupleDesc	reaction;
+	TupleDesc	rejection;
+	TupleDesc	fired_timer;
 } EvpgCatalog;
 
 /* Where a caller was before EvpgEnter. */

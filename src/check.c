@@ -193,12 +193,12 @@ EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what)
 	return id;
 }
 
-/* The key of a projection, which may be empty. */
+/* The key of a projection or saga, which may be empty. */
 void
-EvpgCheckKey(const char *key)
+EvpgCheckKey(const char *key, const char *what)
 {
 	if (key[0] != '\0')
-		EvpgCheckId(key, "projection key");
+		EvpgCheckId(key, what);
 }
 
 char *
@@ -206,7 +206,7 @@ EvpgArgKey(FunctionCallInfo fcinfo, int arg)
 {
 	char	   *key = required_text(fcinfo, arg, "projection key");
 
-	EvpgCheckKey(key);
+	EvpgCheckKey(key, "projection key");
 	return key;
 }
 

@@ -25,7 +25,7 @@ extern void EvpgRaiseTooDeep(const char *what) pg_attribute_noreturn();
 extern void EvpgJsonbCheckLimits(const Jsonb *jsonb, const char *what);
 extern char *EvpgArgName(FunctionCallInfo fcinfo, int arg, const char *what);
 extern char *EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what);
-extern void EvpgCheckKey(const char *key);
+extern void EvpgCheckKey(const char *key, const char *what);
 extern char *EvpgArgKey(FunctionCallInfo fcinfo, int arg);
 extern char *EvpgArgOptionalId(FunctionCallInfo fcinfo, int arg, const char *what);
 extern Jsonb *EvpgArgJsonb(FunctionCallInfo fcinfo, int arg, const char *what);

@@ -32,6 +32,7 @@
 #include "context.h"
 #include "errors.h"
 #include "fence.h"
+#include "funcapi.h"
 #include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
@@ -43,6 +44,7 @@
 #include "utils/json.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 /* Commands that this session is executing, innermost first. */
 typedef struct Running
@@ -108,6 +110,35 @@ payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
 	pg_cryptohash_free(hash);
 	return result;
+}
+
+/*
+ * EvpgOperationKey
+ *		A command id made of parts, the same as evpg_operation_key() makes of
+ *		them: the SHA-256 of a JSON array.
+ */
+char *
+EvpgOperationKey(const char *const *parts, int count)
+{
+	StringInfoData array;
+	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+	char	   *key = palloc(2 * PG_SHA256_DIGEST_LENGTH + 1);
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+
+	initStringInfo(&array);
+	for (int i = 0; i < count; i++)
+	{
+		appendStringInfoChar(&array, i == 0 ? '[' : ',');
+		escape_json(&array, parts[i]);
+	}
+	appendStringInfoChar(&array, ']');
+	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
+		pg_cryptohash_update(hash, (uint8 *) array.data, array.len) < 0 ||
+		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	key[hex_encode((char *) digest, sizeof(digest), key)] = '\0';
+	return key;
 }
 
 static EvpgEvent *
@@ -669,4 +700,38 @@ EvpgOutcomeRaise(const EvpgOutcome *outcome)
 			 errdetail("%s", JsonbToCString(NULL, &outcome->detail->root, VARSIZE(outcome->detail))),
 			 outcome->hint == NULL ? 0 : errhint("%s", outcome->hint),
 			 outcome->code == NULL ? 0 : err_generic_string(PG_DIAG_CONSTRAINT_NAME, outcome->code)));
+}
+
+/*
+ * EvpgOutcomeReturn
+ *		Adds an outcome to the rows of a function that returns evpg.outcome; the
+ *		columns are in sql/evpg--1.0.sql.
+ */
+void
+EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			sqlstate = EvpgOutcomeSqlstate(outcome);
+	bool		refused = (sqlstate != ERRCODE_SUCCESSFUL_COMPLETION);
+	Datum		values[11];
+	bool		nulls[11] = {0};
+
+	values[0] = CStringGetTextDatum(EvpgOutcomeName(outcome));
+	values[1] = CStringGetTextDatum(outcome->stream.aggregate_type);
+	values[2] = CStringGetTextDatum(outcome->stream.aggregate_id);
+	values[3] = Int64GetDatum(outcome->stream.version);
+	nulls[4] = (outcome->count == 0);
+	values[4] = nulls[4] ? (Datum) 0 : Int64GetDatum(outcome->events[outcome->count - 1].position);
+	values[5] = JsonbPGetDatum(EvpgEventsToJsonb(outcome->events, outcome->count));
+	nulls[6] = !refused;
+	values[6] = refused ? CStringGetTextDatum(unpack_sql_state(sqlstate)) : (Datum) 0;
+	nulls[7] = (outcome->code == NULL);
+	values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(outcome->code);
+	nulls[8] = (outcome->message == NULL);
+	values[8] = nulls[8] ? (Datum) 0 : CStringGetTextDatum(outcome->message);
+	nulls[9] = (outcome->detail == NULL);
+	values[9] = nulls[9] ? (Datum) 0 : JsonbPGetDatum(outcome->detail);
+	nulls[10] = (outcome->hint == NULL);
+	values[10] = nulls[10] ? (Datum) 0 : CStringGetTextDatum(outcome->hint);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }

@@ -42,5 +42,7 @@ extern bool EvpgCommandCreateStream(EvpgStream *stream);
 extern const char *EvpgOutcomeName(const EvpgOutcome *outcome);
 extern int	EvpgOutcomeSqlstate(const EvpgOutcome *outcome);
 extern void EvpgOutcomeRaise(const EvpgOutcome *outcome);
+extern void EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome);
+extern char *EvpgOperationKey(const char *const *parts, int count);
 
 #endif							/* EVPG_COMMAND_H */

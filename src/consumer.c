@@ -75,9 +75,9 @@ run(EvpgPlan plan, Datum *values, const char *nulls)
 
 /* The caller owns the consumer, here and below. */
 void
-EvpgConsumerCreate(const char *name, int64 checkpoint)
+EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 {
-	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(checkpoint)};
+	Datum		values[3] = {CStringGetTextDatum(name), CStringGetTextDatum(kind), Int64GetDatum(checkpoint)};
 
 	run(EVPG_PLAN_CONSUMER_CREATE, values, NULL);
 }
@@ -126,12 +126,13 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 	return found;
 }
 
-/* Names of the consumers that are running, in CurrentMemoryContext.  None need be owned. */
-List *
-EvpgConsumerNames(void)
+/* Names of the consumers of a kind that are running, in CurrentMemoryContext. */
+static List *
+names_of(const char *kind)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_LIST, NULL, NULL);
+	Datum		value = CStringGetTextDatum(kind);
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_LIST, &value, NULL);
 	List	   *names = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -146,6 +147,19 @@ EvpgConsumerNames(void)
 	}
 	EvpgPlanDone();
 	return names;
+}
+
+/* None of them need be owned. */
+List *
+EvpgConsumerProjections(void)
+{
+	return names_of("projection");
+}
+
+List *
+EvpgConsumerSagas(void)
+{
+	return names_of("saga");
 }
 
 /* Moves the checkpoint; an error at or before it is over. */
@@ -414,6 +428,11 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("change consumers");
 	EvpgEnter(&scope, "evpg_skip_event()");
 	own(name, &consumer);
+	if (EvpgProjectionLookup(name) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is a saga", name),
+				 errhint("Use evpg_discard_dead_letter().")));
 	if (position > EvpgFenceLastDrawn())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -34,10 +34,11 @@ typedef struct EvpgParked
 } EvpgParked;
 
 extern bool EvpgConsumerLock(const char *name, bool wait);
-extern void EvpgConsumerCreate(const char *name, int64 checkpoint);
+extern void EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint);
 extern void EvpgConsumerDrop(const char *name, bool with_parked);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
-extern List *EvpgConsumerNames(void);
+extern List *EvpgConsumerProjections(void);
+extern List *EvpgConsumerSagas(void);
 extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
 extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
 							 bool stop, const ErrorData *error);

@@ -108,36 +108,6 @@ evpg_execute(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/* Columns of evpg.outcome, see sql/evpg--1.0.sql. */
-static void
-return_outcome(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	int			sqlstate = EvpgOutcomeSqlstate(outcome);
-	bool		refused = (sqlstate != ERRCODE_SUCCESSFUL_COMPLETION);
-	Datum		values[11];
-	bool		nulls[11] = {0};
-
-	values[0] = CStringGetTextDatum(EvpgOutcomeName(outcome));
-	values[1] = CStringGetTextDatum(outcome->stream.aggregate_type);
-	values[2] = CStringGetTextDatum(outcome->stream.aggregate_id);
-	values[3] = Int64GetDatum(outcome->stream.version);
-	nulls[4] = (outcome->count == 0);
-	values[4] = nulls[4] ? (Datum) 0 : Int64GetDatum(outcome->events[outcome->count - 1].position);
-	values[5] = JsonbPGetDatum(EvpgEventsToJsonb(outcome->events, outcome->count));
-	nulls[6] = !refused;
-	values[6] = refused ? CStringGetTextDatum(unpack_sql_state(sqlstate)) : (Datum) 0;
-	nulls[7] = (outcome->code == NULL);
-	values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(outcome->code);
-	nulls[8] = (outcome->message == NULL);
-	values[8] = nulls[8] ? (Datum) 0 : CStringGetTextDatum(outcome->message);
-	nulls[9] = (outcome->detail == NULL);
-	values[9] = nulls[9] ? (Datum) 0 : JsonbPGetDatum(outcome->detail);
-	nulls[10] = (outcome->hint == NULL);
-	values[10] = nulls[10] ? (Datum) 0 : CStringGetTextDatum(outcome->hint);
-	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-}
-
 Datum
 evpg_try_execute(PG_FUNCTION_ARGS)
 {
@@ -151,7 +121,7 @@ evpg_try_execute(PG_FUNCTION_ARGS)
 	EvpgEnter(&entry.scope, "evpg_try_execute()");
 	EvpgCommandExecute(&command, true, &outcome);
 	EvpgLeave(&entry.scope);
-	return_outcome(fcinfo, &outcome);
+	EvpgOutcomeReturn(fcinfo, &outcome);
 	end_entry(&entry);
 	PG_RETURN_NULL();
 }

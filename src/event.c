@@ -611,13 +611,18 @@ EvpgCommandDatum(const EvpgCommand *command)
 	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->command, values, nulls));
 }
 
-/* Reads a row of evpg.command; version and received_at are ignored. */
-void
+/*
+ * EvpgCommandFromTuple
+ *		Reads a row of evpg.command, but for version and received_at; false if
+ *		every column is NULL, which is no command.
+ */
+bool
 EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command)
 {
 	HeapTupleData data;
 	Datum		values[EVPG_COMMAND_NATTS];
 	bool		nulls[EVPG_COMMAND_NATTS];
+	bool		any = false;
 
 	data.t_len = HeapTupleHeaderGetDatumLength(tuple);
 	ItemPointerSetInvalid(&data.t_self);
@@ -638,6 +643,9 @@ EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command)
 	command->actor = get_text(values, nulls, EVPG_COMMAND_ACTOR);
 	command->correlation_id = get_text(values, nulls, EVPG_COMMAND_CORRELATION_ID);
 	command->causation_id = get_text(values, nulls, EVPG_COMMAND_CAUSATION_ID);
+	for (int i = 0; i < EVPG_COMMAND_NATTS; i++)
+		any |= !nulls[i];
+	return any;
 }
 
 static void
@@ -739,7 +747,7 @@ evpg_command(PG_FUNCTION_ARGS)
 	HeapTupleHeader row = row_of_arguments(fcinfo, EvpgCatalogGet()->command);
 	EvpgCommand command;
 
-	EvpgCommandFromTuple(row, &command);
+	(void) EvpgCommandFromTuple(row, &command);
 	EvpgCommandCheck(&command);
 	PG_RETURN_HEAPTUPLEHEADER(row);
 }
@@ -755,7 +763,7 @@ evpg_commands(PG_FUNCTION_ARGS)
 	{
 		EvpgCommand command;
 
-		EvpgCommandFromTuple(DatumGetHeapTupleHeader(rows[i]), &command);
+		(void) EvpgCommandFromTuple(DatumGetHeapTupleHeader(rows[i]), &command);
 		EvpgCommandCheck(&command);
 	}
 	PG_RETURN_ARRAYTYPE_P(rows_to_array(rows, count, desc));

@@ -118,7 +118,7 @@ extern void EvpgEventCheck(const EvpgEvent *event, int number);
 extern void EvpgEventNewId(pg_uuid_t *id);
 extern char *EvpgUuidText(const pg_uuid_t *id);
 extern Datum EvpgCommandDatum(const EvpgCommand *command);
-extern void EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command);
+extern bool EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command);
 extern void EvpgCommandCheck(EvpgCommand *command);
 
 #endif							/* EVPG_EVENT_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * evpg.h
- *		The one public header: aggregates and projections in C.
+ *		The one public header: aggregates, projections and sagas in C.
  *
  * A module is a shared object that describes itself in static const tables.
  * Every callback is a pure function over JSON values; it never calls the
@@ -24,8 +24,9 @@
  * need none of that.
  *
  * Ownership, in one sentence: what a callback receives is lent, except that
- * `state` of a fold may be changed in place; what it passes to an evpg_
- * function as `evpg_json *` is given away, even when the call fails.
+ * `state` of a fold, projection or saga may be changed in place; what it
+ * passes to an evpg_ function as `evpg_json *` is given away, even when the
+ * call fails.
  *
  * Strings are UTF-8, live until the callback returns, and are never NULL
  * unless the comment says so.
@@ -141,6 +142,35 @@ typedef struct evpg_command
 								 * microseconds since 1970-01-01 UTC */
 } evpg_command;
 
+/* A command that a saga sent was refused; nothing of it has happened. */
+typedef struct evpg_rejection
+{
+	const char *key;			/* of the saga's instance */
+	const char *label;			/* of the send; "" if none */
+	const char *aggregate_type;
+	const char *aggregate_id;
+	const char *command_type;
+	evpg_json  *data;			/* of the command; NULL if null */
+	const char *sqlstate;		/* five characters, such as "VE002" */
+	const char *code;			/* the domain's; "" if none */
+	const char *message;
+	evpg_json  *detail;			/* NULL if none */
+	int32_t		attempts;		/* at what the saga reacts to, first is 1 */
+	int64_t		source_position;	/* of the event the saga reacts to; 0: a
+									 * timer */
+} evpg_rejection;
+
+/* A timer that is due.  All times are microseconds since 1970-01-01 UTC. */
+typedef struct evpg_timer
+{
+	const char *key;			/* of the saga's instance */
+	const char *name;
+	evpg_json  *payload;		/* NULL if none */
+	int64_t		scheduled_at;
+	int64_t		due_at;
+	int64_t		fired_at;		/* now; not before due_at, but any time later */
+} evpg_timer;
+
 /* ------------------------------------------------------------------ values out
  *
  * The server (or a test) starts one with EVPG_RESULT_INIT and frees what it
@@ -160,6 +190,10 @@ typedef struct evpg_result
 	bool		deleted;		/* projection: remove the row */
 	char		code[64];		/* of a refusal, cut to fit */
 	char		message[512];	/* of a refusal or defect, cut to fit */
+	evpg_json  *actions;		/* saga: array of {do, ...}, as the actions of
+								 * evpg.reaction */
+	bool		unhandled;		/* saga: leaves a refused send to retries and
+								 * dead letters */
 } evpg_result;
 
 #define EVPG_RESULT_INIT {.size = sizeof(evpg_result)}
@@ -180,6 +214,23 @@ typedef bool (*evpg_invariant_fn) (evpg_result *why, const evpg_json *state);
  * with evpg_delta(), or removes the row with evpg_delete().  Pure.
  */
 typedef void (*evpg_project_fn) (evpg_result *out, evpg_json *state, const evpg_event *event);
+
+/*
+ * Reacts: changes the state of an instance in place, and says with evpg_send()
+ * and the like what is to be done, in that order.  Pure.  The state is stored and
+ * all is done in one transaction, or nothing.
+ */
+typedef void (*evpg_react_fn) (evpg_result *out, evpg_json *state, const evpg_event *event);
+
+/*
+ * Reacts to a refused send: its actions are done in the place of the send, and
+ * then what follows the send, unless the instance has completed.  Or
+ * evpg_unhandled().  The state is the one that the reaction has left.
+ */
+typedef void (*evpg_rejected_fn) (evpg_result *out, evpg_json *state, const evpg_rejection *rejection);
+
+/* Reacts to a timer. */
+typedef void (*evpg_timer_fn) (evpg_result *out, evpg_json *state, const evpg_timer *timer);
 
 /* The key of an event, lent from the event or static; NULL = no key, not ours. */
 typedef const char *(*evpg_key_fn) (const evpg_event *event);
@@ -209,10 +260,28 @@ typedef struct evpg_project_entry
 	const void *reserved;
 } evpg_project_entry;
 
+typedef struct evpg_react_entry
+{
+	const char *type;
+	evpg_react_fn call;
+	bool		starts;			/* may make an instance */
+	const void *reserved;
+} evpg_react_entry;
+
+typedef struct evpg_timer_entry
+{
+	const char *type;			/* the timer's name */
+	evpg_timer_fn call;
+	const void *reserved;
+} evpg_timer_entry;
+
 #define EVPG_ON(name, function)	{.type = (name), .call = (function)}
+#define EVPG_START(name, function) {.type = (name), .call = (function), .starts = true}
 #define EVPG_COMMANDS(...)	(const evpg_command_entry[]) {__VA_ARGS__, {.type = NULL}}
 #define EVPG_EVENTS(...)	(const evpg_event_entry[]) {__VA_ARGS__, {.type = NULL}}
 #define EVPG_PROJECTS(...)	(const evpg_project_entry[]) {__VA_ARGS__, {.type = NULL}}
+#define EVPG_REACTS(...)	(const evpg_react_entry[]) {__VA_ARGS__, {.type = NULL}}
+#define EVPG_TIMERS(...)	(const evpg_timer_entry[]) {__VA_ARGS__, {.type = NULL}}
 #define EVPG_TYPES(...)		(const char *const[]) {__VA_ARGS__, NULL}
 
 /* ------------------------------------------------------------------ definitions */
@@ -255,6 +324,19 @@ typedef struct evpg_projection
 	evpg_key_fn key;			/* NULL = aggregate id */
 } evpg_projection;
 
+typedef struct evpg_saga
+{
+	evpg_header header;
+	const char *initial_state;	/* JSON object text; NULL = {} */
+	const char *const *aggregate_types; /* NULL = all */
+	const evpg_react_entry *events; /* required; also the subscription: no
+									 * entry, no call.  Without an EVPG_START
+									 * each may make an instance */
+	const evpg_timer_entry *timers; /* NULL = none; others change nothing */
+	evpg_key_fn key;			/* which instance; NULL = aggregate id */
+	evpg_rejected_fn rejected;	/* NULL = retries, then a dead letter */
+} evpg_saga;
+
 /*
  * The exported symbol carries the prefix, so that the server never calls a
  * function that is not a definition; the plain name is for unit tests.
@@ -272,6 +354,8 @@ typedef struct evpg_projection
 #define EVPG_AGGREGATE(symbol, ...) EVPG_DEFINE(EVPG_KIND_AGGREGATE, evpg_aggregate, symbol, __VA_ARGS__)
 
 #define EVPG_PROJECTION(symbol, ...) EVPG_DEFINE(EVPG_KIND_PROJECTION, evpg_projection, symbol, __VA_ARGS__)
+
+#define EVPG_SAGA(symbol, ...) EVPG_DEFINE(EVPG_KIND_SAGA, evpg_saga, symbol, __VA_ARGS__)
 
 /* ------------------------------------------------------------------ JSON, short
  *
@@ -484,6 +568,108 @@ evpg_delete(evpg_result *out)
 	out->deleted = true;
 }
 
+/* Saga: appends an action; takes it. */
+static inline evpg_json *
+evpg_act(evpg_result *out, evpg_json *action)
+{
+	if (out->actions == NULL)
+		out->actions = json_object_new_array();
+	json_object_array_add(out->actions, action);
+	return action;
+}
+
+/* A command as an action or as the undo of one. */
+static inline evpg_json *
+evpg_command_of(const char *aggregate_type, const char *aggregate_id, const char *command_type, evpg_json *data)
+{
+	return evpg_object(EVPG_TEXT("do", "send"), EVPG_TEXT("aggregate_type", aggregate_type),
+					   EVPG_TEXT("aggregate_id", aggregate_id), EVPG_TEXT("command_type", command_type),
+					   EVPG_JSON("data", data != NULL ? data : json_object_new_object()));
+}
+
+/*
+ * Saga: send a command.  label (NULL = none) names it to the rejection callback.
+ * Takes data (NULL = {}); returns the action, lent, for evpg_undo(),
+ * evpg_with_metadata() and evpg_set_int(action, "expected_version", n).
+ */
+static inline evpg_json *
+evpg_send(evpg_result *out, const char *label, const char *aggregate_type, const char *aggregate_id,
+		  const char *command_type, evpg_json *data)
+{
+	evpg_json  *action = evpg_command_of(aggregate_type, aggregate_id, command_type, data);
+
+	if (label != NULL)
+		evpg_set_text(action, "label", label);
+	return evpg_act(out, action);
+}
+
+/*
+ * The command that evpg_compensate() sends if `send` succeeds.  Takes data (NULL
+ * = {}); returns that command, lent, for evpg_with_metadata() and the like.
+ */
+static inline evpg_json *
+evpg_undo(evpg_json *send, const char *aggregate_type, const char *aggregate_id, const char *command_type,
+		  evpg_json *data)
+{
+	evpg_json  *undo = evpg_command_of(aggregate_type, aggregate_id, command_type, data);
+
+	evpg_set(send, "undo", undo);
+	return undo;
+}
+
+/*
+ * Saga: wake this instance after delay seconds (0 = at once).  A pending timer
+ * of the same name is replaced.  Takes payload (NULL = none).
+ */
+static inline void
+evpg_schedule(evpg_result *out, const char *timer, int64_t delay, evpg_json *payload)
+{
+	evpg_json  *action = evpg_object(EVPG_TEXT("do", "schedule"), EVPG_TEXT("timer", timer), EVPG_INT("delay", delay));
+
+	if (payload != NULL)
+		evpg_set(action, "payload", payload);
+	evpg_act(out, action);
+}
+
+/* Saga: forget a pending timer, if there is one. */
+static inline void
+evpg_cancel(evpg_result *out, const char *timer)
+{
+	evpg_act(out, evpg_object(EVPG_TEXT("do", "cancel"), EVPG_TEXT("timer", timer)));
+}
+
+/* Saga: send the undo commands, last first, then complete.  reason NULL = none. */
+static inline void
+evpg_compensate(evpg_result *out, const char *reason)
+{
+	evpg_json  *action = evpg_object(EVPG_TEXT("do", "compensate"));
+
+	if (reason != NULL)
+		evpg_set_text(action, "reason", reason);
+	evpg_act(out, action);
+}
+
+/* Saga: this instance is done; its timers go, later actions and events are ignored. */
+static inline void
+evpg_complete(evpg_result *out)
+{
+	evpg_act(out, evpg_object(EVPG_TEXT("do", "complete")));
+}
+
+/* Saga: make this reaction a dead letter at once, without retries; nothing of it is done. */
+static inline void
+evpg_dead_letter(evpg_result *out, const char *reason)
+{
+	evpg_act(out, evpg_object(EVPG_TEXT("do", "fail"), EVPG_TEXT("reason", reason)));
+}
+
+/* Saga, refused send: not this callback's business; retried, then a dead letter. */
+static inline void
+evpg_unhandled(evpg_result *out)
+{
+	out->unhandled = true;
+}
+
 /* Any callback with a result: the input is impossible, a defect (SQLSTATE VE009). */
 static inline void
 EVPG_PRINTF(2, 3)
@@ -517,6 +703,7 @@ evpg_result_reset(evpg_result *out)
 	json_object_put(out->events);
 	json_object_put(out->detail);
 	json_object_put(out->delta);
+	json_object_put(out->actions);
 	*out = (evpg_result) EVPG_RESULT_INIT;
 	out->host = host;
 }
@@ -623,6 +810,62 @@ evpg_project(const evpg_projection *projection, evpg_json *state, const evpg_eve
 	evpg_result_reset(out);
 	if (entry != NULL)
 		entry->call(out, state, event);
+	return entry != NULL;
+}
+
+/* NULL if the saga does not take the event type. */
+static inline const evpg_react_entry *
+evpg_find_reaction(const evpg_saga *saga, const char *type)
+{
+	for (const evpg_react_entry *entry = saga->events; entry->type != NULL; entry++)
+		if (strcmp(entry->type, type) == 0)
+			return entry;
+	return NULL;
+}
+
+/* NULL if the saga has no timer of that name. */
+static inline const evpg_timer_entry *
+evpg_find_timer(const evpg_saga *saga, const char *name)
+{
+	for (const evpg_timer_entry *entry = saga->timers; entry != NULL && entry->type != NULL; entry++)
+		if (strcmp(entry->type, name) == 0)
+			return entry;
+	return NULL;
+}
+
+/* Lets a saga react to an event; false: not its event type, same state. */
+static inline bool
+evpg_react(const evpg_saga *saga, evpg_json *state, const evpg_event *event, evpg_result *out)
+{
+	const evpg_react_entry *entry = evpg_find_reaction(saga, event->type);
+
+	evpg_result_reset(out);
+	if (entry != NULL)
+		entry->call(out, state, event);
+	return entry != NULL;
+}
+
+/* Lets a saga react to a refused send; false: unhandled, state is then stale. */
+static inline bool
+evpg_react_rejection(const evpg_saga *saga, evpg_json *state, const evpg_rejection *rejection, evpg_result *out)
+{
+	evpg_result_reset(out);
+	if (saga->rejected == NULL)
+		out->unhandled = true;
+	else
+		saga->rejected(out, state, rejection);
+	return !out->unhandled;
+}
+
+/* Lets a saga react to a timer; false: it has none of that name, same state. */
+static inline bool
+evpg_react_timer(const evpg_saga *saga, evpg_json *state, const evpg_timer *timer, evpg_result *out)
+{
+	const evpg_timer_entry *entry = evpg_find_timer(saga, timer->name);
+
+	evpg_result_reset(out);
+	if (entry != NULL)
+		entry->call(out, state, timer);
 	return entry != NULL;
 }
 

@@ -36,6 +36,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
@@ -48,6 +49,10 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_PROJECTION_HANDLER] = "projection handler",
 	[EVPG_ROLE_KEY] = "key function",
 	[EVPG_ROLE_RESET] = "reset function",
+	[EVPG_ROLE_SAGA_HANDLER] = "saga handler",
+	[EVPG_ROLE_SAGA_REJECTION] = "rejection handler",
+	[EVPG_ROLE_SAGA_TIMER] = "timer handler",
+	[EVPG_ROLE_TRANSLATOR] = "translator",
 };
 
 static const char *const role_shapes[] = {
@@ -59,6 +64,10 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) returning jsonb",
 	[EVPG_ROLE_KEY] = "f(event evpg.event) returning text or text[]",
 	[EVPG_ROLE_RESET] = "f() returning void",
+	[EVPG_ROLE_SAGA_HANDLER] = "f(state jsonb, event evpg.event) returning evpg.reaction",
+	[EVPG_ROLE_SAGA_REJECTION] = "f(state jsonb, rejection evpg.rejection) returning evpg.reaction",
+	[EVPG_ROLE_SAGA_TIMER] = "f(state jsonb, timer evpg.fired_timer) returning evpg.reaction",
+	[EVPG_ROLE_TRANSLATOR] = "f(payload jsonb) returning evpg.command or a set of it",
 };
 
 /* The argument types of a role. */
@@ -75,14 +84,24 @@ role_arguments(EvpgRole role, Oid *types)
 			return 2;
 		case EVPG_ROLE_REDUCER:
 		case EVPG_ROLE_PROJECTION_REDUCER:
+		case EVPG_ROLE_SAGA_HANDLER:
 			types[0] = JSONBOID;
 			types[1] = catalog->event->tdtypeid;
+			return 2;
+		case EVPG_ROLE_SAGA_REJECTION:
+			types[0] = JSONBOID;
+			types[1] = catalog->rejection->tdtypeid;
+			return 2;
+		case EVPG_ROLE_SAGA_TIMER:
+			types[0] = JSONBOID;
+			types[1] = catalog->fired_timer->tdtypeid;
 			return 2;
 		case EVPG_ROLE_PROJECTION_HANDLER:
 		case EVPG_ROLE_KEY:
 			types[0] = catalog->event->tdtypeid;
 			return 1;
 		case EVPG_ROLE_INVARIANT:
+		case EVPG_ROLE_TRANSLATOR:
 			types[0] = JSONBOID;
 			return 1;
 		case EVPG_ROLE_INTERCEPTOR:
@@ -126,6 +145,12 @@ role_fits(Form_pg_proc proc, EvpgRole role)
 			return (proc->prorettype == TEXTOID || proc->prorettype == TEXTARRAYOID) && !proc->proretset;
 		case EVPG_ROLE_RESET:
 			return proc->prorettype == VOIDOID && !proc->proretset;
+		case EVPG_ROLE_SAGA_HANDLER:
+		case EVPG_ROLE_SAGA_REJECTION:
+		case EVPG_ROLE_SAGA_TIMER:
+			return proc->prorettype == catalog->reaction->tdtypeid && !proc->proretset;
+		case EVPG_ROLE_TRANSLATOR:
+			return proc->prorettype == catalog->command->tdtypeid;
 	}
 	pg_unreachable();
 }
@@ -224,6 +249,23 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_pat
 	function->callback.func = free_plan;
 	function->callback.arg = function;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &function->callback);
+	return function;
+}
+
+/*
+ * EvpgFunctionResolveIn
+ *		The same, in a child of a context; an error leaves what was made to
+ *		CurrentMemoryContext.
+ */
+EvpgFunction *
+EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role, const char *search_path)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgFunction", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EvpgFunction *function = EvpgFunctionResolve(signature, role, search_path);
+
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(context, parent);
 	return function;
 }
 

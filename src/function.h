@@ -19,7 +19,11 @@ typedef enum EvpgRole
 	EVPG_ROLE_PROJECTION_REDUCER,
 	EVPG_ROLE_PROJECTION_HANDLER,
 	EVPG_ROLE_KEY,
-	EVPG_ROLE_RESET
+	EVPG_ROLE_RESET,
+	EVPG_ROLE_SAGA_HANDLER,
+	EVPG_ROLE_SAGA_REJECTION,
+	EVPG_ROLE_SAGA_TIMER,
+	EVPG_ROLE_TRANSLATOR
 } EvpgRole;
 
 /* A function ready to be called. */
@@ -38,6 +42,8 @@ typedef struct EvpgFunction
 
 extern char *EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant);
 extern EvpgFunction *EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_path);
+extern EvpgFunction *EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role,
+										   const char *search_path);
 extern int	EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows,
 							 Datum **rows, bool **row_nulls);
 extern char *EvpgFunctionSearchPath(void);

@@ -6,6 +6,7 @@
  * How the files hang together, from what SQL calls down to what is stored:
  *
  *		entry.c, read.c			SQL functions that write and that read
+ *		inbox.c, translator.c	messages from outside, as commands
  *		command.c				the command path, in the order of the contract
  *		context.c				actor, correlation, metadata
  *		state.c					cache, snapshots, replay
@@ -17,6 +18,7 @@
  *		log.c, stream.c			events and streams
  *		fence.c					positions
  *		ring.c, shared.c		shared memory: frames to be sent, who is to be woken
+ *		clock.c					when timers become due
  *		home.c					whether this database is a copy
  *		event.c, json.c, check.c	values
  *		attempt.c				subtransactions

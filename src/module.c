@@ -29,6 +29,23 @@ typedef const evpg_header *(*definition_fn) (void);
 
 #define MIN_PROJECTION_SIZE (offsetof(evpg_projection, key) + sizeof(evpg_key_fn))
 
+#define MIN_SAGA_SIZE	(offsetof(evpg_saga, rejected) + sizeof(evpg_rejected_fn))
+
+/* The macro that makes a definition. */
+static const char *
+kind_macro(uint32 kind)
+{
+	switch (kind)
+	{
+		case EVPG_KIND_AGGREGATE:
+			return "EVPG_AGGREGATE";
+		case EVPG_KIND_PROJECTION:
+			return "EVPG_PROJECTION";
+		default:
+			return "EVPG_SAGA";
+	}
+}
+
 static const char *
 kind_name(uint32 kind)
 {
@@ -77,8 +94,7 @@ load(const char *library, const char *symbol, uint32 kind, Size min_size)
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("library \"%s\" defines no symbol \"%s\"", library, symbol),
 				 errdetail("It has no function \"%s\".", name),
-				 errhint("Define it with %s(%s, ...).",
-						 kind == EVPG_KIND_AGGREGATE ? "EVPG_AGGREGATE" : "EVPG_PROJECTION", symbol)));
+				 errhint("Define it with %s(%s, ...).", kind_macro(kind), symbol)));
 	header = definition();
 	if (header == NULL || header->magic != EVPG_MAGIC)
 		ereport(ERROR,
@@ -151,6 +167,24 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 	for (const evpg_project_entry *entry = definition->events; entry->type != NULL; entry++)
 		if (entry->call == NULL)
 			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
+}
+
+/* The same for a saga. */
+void
+EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga *definition)
+{
+	const evpg_header *header = load(library, symbol, EVPG_KIND_SAGA, MIN_SAGA_SIZE);
+
+	memset(definition, 0, sizeof(evpg_saga));
+	memcpy(definition, header, Min(header->size, sizeof(evpg_saga)));
+	if (definition->events == NULL)
+		raise_missing(library, symbol, "events");
+	for (const evpg_react_entry *entry = definition->events; entry->type != NULL; entry++)
+		if (entry->call == NULL)
+			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
+	for (const evpg_timer_entry *entry = definition->timers; entry != NULL && entry->type != NULL; entry++)
+		if (entry->call == NULL)
+			raise_missing(library, symbol, psprintf("callback for timer \"%s\"", entry->type));
 }
 
 /* The initial state of a definition, which must be a JSON object, as jsonb. */

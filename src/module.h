@@ -15,6 +15,7 @@
 extern char *EvpgModulePath(const char *library);
 extern void EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate *definition);
 extern void EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection *definition);
+extern void EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga *definition);
 extern Jsonb *EvpgModuleInitialState(const char *library, const char *symbol, const char *text);
 
 #endif							/* EVPG_MODULE_H */

@@ -79,8 +79,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_CREATE] = {
-		"INSERT INTO evpg.consumer (name, kind, checkpoint) VALUES ($1, 'projection', $2)",
-		2, {TEXTOID, INT8OID}
+		"INSERT INTO evpg.consumer (name, kind, checkpoint) VALUES ($1, $2, $3)",
+		3, {TEXTOID, TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_DELETE] = {
 		"DELETE FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
@@ -95,8 +95,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		7, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_LIST] = {
-		"SELECT name FROM evpg.consumer WHERE status OPERATOR(pg_catalog.=) 'running' ORDER BY name",
-		0, {0}
+		"SELECT name FROM evpg.consumer WHERE kind OPERATOR(pg_catalog.=) $1"
+		" AND status OPERATOR(pg_catalog.=) 'running' ORDER BY name",
+		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_READ] = {
 		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at,"
@@ -141,6 +142,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_HOME_WRITE] = {
 		"WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
 		2, {INT8OID, OIDOID}
+	},
+	[EVPG_PLAN_INBOX_WRITE] = {
+		"INSERT INTO evpg.inbox (source, message_key) VALUES ($1, $2) ON CONFLICT (source, message_key) DO NOTHING",
+		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_INTERCEPTOR_DELETE] = {
 		"DELETE FROM evpg.interceptor WHERE name OPERATOR(pg_catalog.=) $1",
@@ -367,6 +372,28 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" WHERE p.name OPERATOR(pg_catalog.=) $1 AND s.key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
 	},
+	[EVPG_PLAN_SAGA_WRITE] = {
+		"INSERT INTO evpg.saga AS s (name, version, library, symbol, handler, rejection_handler, timer_handler, key_function,"
+		" key_path, aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts, backoff,"
+		" max_backoff, search_path, registered_by)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+		" ON CONFLICT (name, version) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
+		" handler = excluded.handler, rejection_handler = excluded.rejection_handler, timer_handler = excluded.timer_handler,"
+		" key_function = excluded.key_function, key_path = excluded.key_path, aggregate_types = excluded.aggregate_types,"
+		" event_types = excluded.event_types, start_event_types = excluded.start_event_types,"
+		" initial_state = excluded.initial_state, transitions = excluded.transitions, max_attempts = excluded.max_attempts,"
+		" backoff = excluded.backoff, max_backoff = excluded.max_backoff, search_path = excluded.search_path,"
+		" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+		" WHERE (s.library, s.symbol, s.handler, s.rejection_handler, s.timer_handler, s.key_function,"
+		" s.key_path::pg_catalog.text, s.aggregate_types, s.event_types, s.start_event_types, s.initial_state,"
+		" s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path)"
+		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.handler, excluded.rejection_handler,"
+		" excluded.timer_handler, excluded.key_function, excluded.key_path::pg_catalog.text, excluded.aggregate_types,"
+		" excluded.event_types, excluded.start_event_types, excluded.initial_state, excluded.transitions,"
+		" excluded.max_attempts, excluded.backoff, excluded.max_backoff, excluded.search_path)",
+		19, {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, INT4OID, INTERVALOID, INTERVALOID, TEXTOID, TEXTOID}
+	},
 	[EVPG_PLAN_SNAPSHOT_READ] = {
 		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"
 		" AND version OPERATOR(pg_catalog.<=) $2 AND reducer_version OPERATOR(pg_catalog.=) $3"
@@ -397,6 +424,199 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" AND ($2 IS NULL OR (aggregate_type, aggregate_id) OPERATOR(pg_catalog.>) ($2, $3))"
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_DEAD_LETTER_LIST] = {
+		"SELECT dead_letter_id FROM evpg.dead_letter WHERE resolved_at IS NULL AND saga IS NOT DISTINCT FROM "
+		"$1 ORDER BY dead_letter_id LIMIT $2",
+		2, {TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_DEAD_LETTER_READ] = {
+		"SELECT saga, key, source_position, timer_id FROM evpg.dead_letter WHERE dead_letter_id "
+		"OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL FOR UPDATE",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_DEAD_LETTER_RESOLVE] = {
+		"UPDATE evpg.dead_letter SET resolved_at = pg_catalog.clock_timestamp(), resolution = $2, reason = "
+		"$3, resolved_by = $4 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
+		4, {INT8OID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_DEAD_LETTER_WRITE] = {
+		"INSERT INTO evpg.dead_letter (saga, key, source_position, timer_id, attempts, label, command, "
+		"sqlstate, code, message, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "
+		"dead_letter_id",
+		11, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_INSTANCE_LIST] = {
+		"SELECT key FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND ($2 IS NULL OR key OPERATOR(pg_catalog.=) $2)",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_INSTANCE_READ] = {
+		"SELECT state, undo, version, \"position\", saga_version, CASE status WHEN 'completed' THEN 1 ELSE 0 "
+		"END FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_INSTANCE_SHOW] = {
+		"SELECT i.state, CASE WHEN d.count OPERATOR(pg_catalog.>) 0 THEN 'failed' ELSE i.status END, "
+		"i.version, i.\"position\", (SELECT pg_catalog.count(*)::pg_catalog.int4 FROM evpg.saga_event e WHERE "
+		"e.saga OPERATOR(pg_catalog.=) i.saga AND e.key OPERATOR(pg_catalog.=) i.key), (SELECT "
+		"pg_catalog.count(*)::pg_catalog.int4 FROM evpg.timer t WHERE t.saga OPERATOR(pg_catalog.=) i.saga "
+		"AND t.key OPERATOR(pg_catalog.=) i.key), d.count, i.started_at, i.updated_at FROM evpg.saga_instance "
+		"i CROSS JOIN LATERAL (SELECT pg_catalog.count(*)::pg_catalog.int4 AS count FROM evpg.dead_letter l "
+		"WHERE l.saga OPERATOR(pg_catalog.=) i.saga AND l.key OPERATOR(pg_catalog.=) i.key AND l.resolved_at "
+		"IS NULL) d WHERE i.saga OPERATOR(pg_catalog.=) $1 AND i.key OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_INSTANCE_STATE] = {
+		"UPDATE evpg.saga_instance SET state = $3, updated_at = pg_catalog.clock_timestamp()"
+		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		3, {TEXTOID, TEXTOID, JSONBOID}
+	},
+	[EVPG_PLAN_INSTANCE_WRITE] = {
+		"INSERT INTO evpg.saga_instance (saga, key, state, undo, version, \"position\", saga_version, status, "
+		"started_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp(), "
+		"pg_catalog.clock_timestamp()) ON CONFLICT (saga, key) DO UPDATE SET state = excluded.state, undo = "
+		"excluded.undo, version = excluded.version, \"position\" = excluded.\"position\", status = "
+		"excluded.status, updated_at = excluded.updated_at",
+		8, {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT4OID, TEXTOID}
+	},
+	[EVPG_PLAN_SAGA_CLEAR] = {
+		"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1), t AS (DELETE FROM "
+		"evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1) DELETE FROM evpg.saga_event WHERE saga "
+		"OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_SAGA_DELETE] = {
+		"DELETE FROM evpg.saga WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_SAGA_READ] = {
+		"SELECT name, version, library, symbol, handler, rejection_handler, timer_handler, key_function, "
+		"key_path, aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts, "
+		"(EXTRACT(epoch FROM backoff) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, (EXTRACT(epoch FROM "
+		"max_backoff) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, search_path FROM evpg.saga ORDER BY "
+		"name, version DESC",
+		0, {0}
+	},
+	[EVPG_PLAN_SAGA_RETIRE] = {
+		"DELETE FROM evpg.saga s WHERE s.name OPERATOR(pg_catalog.=) $1 AND s.version OPERATOR(pg_catalog.<) "
+		"$2 AND NOT EXISTS (SELECT FROM evpg.saga_instance i WHERE i.saga OPERATOR(pg_catalog.=) s.name AND "
+		"i.saga_version OPERATOR(pg_catalog.=) s.version AND i.status OPERATOR(pg_catalog.=) 'running')",
+		2, {TEXTOID, INT4OID}
+	},
+	[EVPG_PLAN_TIMER_BURY] = {
+		"UPDATE evpg.timer SET dead_letter_id = $2 WHERE timer_id OPERATOR(pg_catalog.=) $1",
+		2, {INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_TIMER_CANCEL] = {
+		"DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND "
+		"name OPERATOR(pg_catalog.=) $3",
+		3, {TEXTOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_TIMER_CLAIM] = {
+		"UPDATE evpg.timer SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE timer_id "
+		"OPERATOR(pg_catalog.=) $1 AND attempts OPERATOR(pg_catalog.=) $2 AND due_at OPERATOR(pg_catalog.<=) "
+		"$3 AND dead_letter_id IS NULL",
+		3, {INT8OID, INT4OID, TIMESTAMPTZOID}
+	},
+	[EVPG_PLAN_TIMER_CLEAR] = {
+		"DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		2, {TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_TIMER_DONE] = {
+		"DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_TIMER_MOVE] = {
+		"UPDATE evpg.timer SET due_at = $2, attempts = 0, retry_at = NULL WHERE timer_id "
+		"OPERATOR(pg_catalog.=) $1 AND dead_letter_id IS NULL",
+		2, {INT8OID, TIMESTAMPTZOID}
+	},
+	[EVPG_PLAN_TIMER_READ] = {
+		"SELECT name, payload, command, scheduled_at, due_at, depth, correlation_id, causation_id FROM "
+		"evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_TIMER_RETRY] = {
+		"UPDATE evpg.timer SET retry_at = $2, attempts = $3 WHERE timer_id OPERATOR(pg_catalog.=) $1",
+		3, {INT8OID, TIMESTAMPTZOID, INT4OID}
+	},
+	[EVPG_PLAN_TIMER_WRITE] = {
+		"INSERT INTO evpg.timer (saga, key, name, payload, command, scheduled_at, due_at, depth, "
+		"correlation_id, causation_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (saga, "
+		"key, name) DO UPDATE SET payload = excluded.payload, scheduled_at = excluded.scheduled_at, due_at = "
+		"excluded.due_at, depth = excluded.depth, correlation_id = excluded.correlation_id, causation_id = "
+		"excluded.causation_id, attempts = 0, retry_at = NULL RETURNING timer_id",
+		10, {TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_WORK_BURY] = {
+		"UPDATE evpg.saga_event SET dead_letter_id = $4 WHERE saga OPERATOR(pg_catalog.=) $1 AND key "
+		"OPERATOR(pg_catalog.=) $2 AND \"position\" OPERATOR(pg_catalog.=) $3",
+		4, {TEXTOID, TEXTOID, INT8OID, INT8OID}
+	},
+	[EVPG_PLAN_WORK_CLAIM] = {
+		"UPDATE evpg.saga_event SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE saga "
+		"OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND \"position\" OPERATOR(pg_catalog.=) $3 "
+		"AND attempts OPERATOR(pg_catalog.=) $4 AND dead_letter_id IS NULL",
+		4, {TEXTOID, TEXTOID, INT8OID, INT4OID}
+	},
+	[EVPG_PLAN_WORK_DONE] = {
+		"DELETE FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 "
+		"AND \"position\" OPERATOR(pg_catalog.=) $3",
+		3, {TEXTOID, TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_WORK_DUE] = {
+		"(SELECT e.saga, e.key, e.\"position\", NULL::pg_catalog.int8, e.attempts FROM evpg.saga_event e WHERE "
+		"($3 IS NULL OR e.saga OPERATOR(pg_catalog.=) $3) AND e.dead_letter_id IS NULL AND (e.retry_at IS "
+		"NULL OR e.retry_at OPERATOR(pg_catalog.<=) $2) AND NOT EXISTS (SELECT FROM evpg.saga_event b WHERE "
+		"b.saga OPERATOR(pg_catalog.=) e.saga AND b.key OPERATOR(pg_catalog.=) e.key AND b.\"position\" "
+		"OPERATOR(pg_catalog.<) e.\"position\") AND NOT EXISTS (SELECT FROM evpg.timer d WHERE d.saga "
+		"OPERATOR(pg_catalog.=) e.saga AND d.key OPERATOR(pg_catalog.=) e.key AND d.dead_letter_id IS NOT "
+		"NULL) AND EXISTS (SELECT FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) e.saga AND "
+		"c.status OPERATOR(pg_catalog.=) 'running') ORDER BY e.\"position\" LIMIT $1) UNION ALL (SELECT t.saga, "
+		"t.key, NULL, t.timer_id, t.attempts FROM evpg.timer t WHERE ($3 IS NULL OR t.saga "
+		"OPERATOR(pg_catalog.=) $3) AND t.due_at OPERATOR(pg_catalog.<=) $2 AND t.dead_letter_id IS NULL AND "
+		"(t.retry_at IS NULL OR t.retry_at OPERATOR(pg_catalog.<=) $2) AND (t.saga IS NULL OR (NOT EXISTS "
+		"(SELECT FROM evpg.saga_event b WHERE b.saga OPERATOR(pg_catalog.=) t.saga AND b.key "
+		"OPERATOR(pg_catalog.=) t.key) AND NOT EXISTS (SELECT FROM evpg.timer d WHERE d.saga "
+		"OPERATOR(pg_catalog.=) t.saga AND d.key OPERATOR(pg_catalog.=) t.key AND (d.dead_letter_id IS NOT "
+		"NULL OR (d.due_at, d.timer_id) OPERATOR(pg_catalog.<) (t.due_at, t.timer_id))) AND EXISTS (SELECT "
+		"FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) t.saga AND c.status OPERATOR(pg_catalog.=) "
+		"'running'))) ORDER BY t.due_at LIMIT $1)",
+		3, {INT8OID, TIMESTAMPTZOID, TEXTOID}
+	},
+	[EVPG_PLAN_WORK_NEXT] = {
+		"SELECT LEAST((SELECT pg_catalog.min(retry_at) FROM evpg.saga_event WHERE retry_at "
+		"OPERATOR(pg_catalog.>) $1 AND dead_letter_id IS NULL), (SELECT pg_catalog.min(due_at) FROM "
+		"evpg.timer WHERE due_at OPERATOR(pg_catalog.>) $1), (SELECT pg_catalog.min(retry_at) FROM evpg.timer "
+		"WHERE retry_at OPERATOR(pg_catalog.>) $1 AND dead_letter_id IS NULL))",
+		1, {TIMESTAMPTZOID}
+	},
+	[EVPG_PLAN_WORK_RETRY] = {
+		"UPDATE evpg.saga_event SET retry_at = $4, attempts = $5 WHERE saga OPERATOR(pg_catalog.=) $1 AND key "
+		"OPERATOR(pg_catalog.=) $2 AND \"position\" OPERATOR(pg_catalog.=) $3",
+		5, {TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT4OID}
+	},
+	[EVPG_PLAN_WORK_ROUTE] = {
+		"INSERT INTO evpg.saga_event (saga, key, \"position\") SELECT $1, k.key, k.\"position\" FROM ROWS FROM "
+		"(pg_catalog.unnest($2), pg_catalog.unnest($3)) AS k (key, \"position\") WHERE NOT EXISTS (SELECT FROM "
+		"evpg.saga_instance i WHERE i.saga OPERATOR(pg_catalog.=) $1 AND i.key OPERATOR(pg_catalog.=) k.key "
+		"AND i.status OPERATOR(pg_catalog.=) 'completed') ON CONFLICT (saga, key, \"position\") DO NOTHING",
+		3, {TEXTOID, TEXTARRAYOID, INT8ARRAYOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_DELETE] = {
+		"DELETE FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_READ] = {
+		"SELECT translator, search_path FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_TRANSLATOR_WRITE] = {
+		"INSERT INTO evpg.translator AS t (name, translator, search_path) VALUES ($1, $2, $3)"
+		" ON CONFLICT (name) DO UPDATE SET translator = excluded.translator, search_path = excluded.search_path"
+		" WHERE (t.translator, t.search_path) IS DISTINCT FROM (excluded.translator, excluded.search_path)",
+		3, {TEXTOID, TEXTOID, TEXTOID}
 	},
 };
 

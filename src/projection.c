@@ -21,16 +21,14 @@
 
 #include "catalog.h"
 #include "catalog/pg_type.h"
-#include "check.h"
 #include "errors.h"
+#include "keys.h"
 #include "miscadmin.h"
 #include "module.h"
-#include "native.h"
 #include "plan.h"
 #include "projection.h"
 #include "registry.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 /* User code of a projection is running. */
@@ -257,108 +255,17 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 		evpg_find_projected(module, event->type) != NULL;
 }
 
-/* An error leaves what was made to the caller's context. */
-static EvpgFunction *
-resolve(const EvpgProjection *projection, const char *signature, EvpgRole role)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgFunction", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	EvpgFunction *function = EvpgFunctionResolve(signature, role, projection->search_path);
-
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(context, projection->context);
-	return function;
-}
-
 /* The reducer or handler of a projection that is not native. */
 EvpgFunction *
 EvpgProjectionFunction(EvpgProjection *projection)
 {
 	if (projection->function == NULL)
 		projection->function = projection->reducer_signature != NULL ?
-			resolve(projection, projection->reducer_signature, EVPG_ROLE_PROJECTION_REDUCER) :
-			resolve(projection, projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER);
+			EvpgFunctionResolveIn(projection->context, projection->reducer_signature,
+								  EVPG_ROLE_PROJECTION_REDUCER, projection->search_path) :
+			EvpgFunctionResolveIn(projection->context, projection->handler_signature,
+								  EVPG_ROLE_PROJECTION_HANDLER, projection->search_path);
 	return projection->function;
-}
-
-/* A key once, in the order they come. */
-static List *
-add_key(List *keys, char *key)
-{
-	ListCell   *cell;
-
-	EvpgCheckKey(key);
-	foreach(cell, keys)
-		if (strcmp(lfirst(cell), key) == 0)
-		return keys;
-	return lappend(keys, key);
-}
-
-/* What a path finds in an event; scalars are keys, null is none. */
-static List *
-keys_by_path(EvpgProjection *projection, const EvpgEvent *event)
-{
-	Jsonb	   *found;
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	List	   *keys = NIL;
-
-	found = DatumGetJsonbP(DirectFunctionCall4(jsonb_path_query_array,
-											   JsonbPGetDatum(EvpgEventToJsonb(event)),
-											   PointerGetDatum(projection->key_path),
-											   DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")),
-											   BoolGetDatum(true)));
-	iterator = JsonbIteratorInit(&found->root);
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		if (token != WJB_ELEM)
-			continue;
-		switch (value.type)
-		{
-			case jbvNull:
-				break;
-			case jbvString:
-				keys = add_key(keys, pnstrdup(value.val.string.val, value.val.string.len));
-				break;
-			case jbvNumeric:
-				keys = add_key(keys, DatumGetCString(DirectFunctionCall1(numeric_out,
-																		 NumericGetDatum(value.val.numeric))));
-				break;
-			case jbvBool:
-				keys = add_key(keys, value.val.boolean ? "true" : "false");
-				break;
-			default:
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("key path of projection \"%s\" finds an object or array", projection->name),
-						 errhint("A key is a string, a number or a boolean.")));
-		}
-	}
-	return keys;
-}
-
-static List *
-keys_by_function(EvpgProjection *projection, const EvpgEvent *event)
-{
-	Datum		args[1] = {EvpgEventDatum(event)};
-	Datum	   *rows;
-	bool	   *nulls;
-	List	   *keys = NIL;
-	Datum	   *elements;
-	int			count;
-
-	if (projection->key_function == NULL)
-		projection->key_function = resolve(projection, projection->key_signature, EVPG_ROLE_KEY);
-	if (EvpgFunctionCall(projection->key_function, args, true, 1, &rows, &nulls) != 1 || nulls[0])
-		return NIL;
-	if (projection->key_function->result_type == TEXTOID)
-		return add_key(NIL, TextDatumGetCString(rows[0]));
-	deconstruct_array(DatumGetArrayTypeP(rows[0]), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
-	for (int i = 0; i < count; i++)
-		if (!nulls[i])
-			keys = add_key(keys, TextDatumGetCString(elements[i]));
-	return keys;
 }
 
 /* Whether the aggregate id is the key. */
@@ -379,22 +286,16 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
 	if (projection->constant_key != NULL)
 		return list_make1(projection->constant_key);
 	if (projection->key_path != NULL)
-		return keys_by_path(projection, event);
+		return EvpgKeysByPath(projection->key_path, event, "projection", projection->name);
 	if (projection->key_signature != NULL)
-		return keys_by_function(projection, event);
-	if (projection->native && projection->module.key != NULL)
 	{
-		EvpgNativeEvent native;
-		const char *key;
-		List	   *keys;
-
-		EvpgNativeEventInit(&native);
-		EvpgNativeEventSet(&native, event, NULL);
-		key = projection->module.key(&native.event);
-		keys = key == NULL ? NIL : add_key(NIL, EvpgNativeText(key, "projection key"));
-		EvpgNativeEventClear(&native);
-		return keys;
+		if (projection->key_function == NULL)
+			projection->key_function = EvpgFunctionResolveIn(projection->context, projection->key_signature,
+															 EVPG_ROLE_KEY, projection->search_path);
+		return EvpgKeysByFunction(projection->key_function, event, "projection key");
 	}
+	if (projection->native && projection->module.key != NULL)
+		return EvpgKeysByModule(projection->module.key, event, "projection key");
 	return list_make1((char *) event->aggregate_id);
 }
 

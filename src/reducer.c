@@ -602,7 +602,7 @@ EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDec
 					(errcode(EVPG_ERRCODE_MODULE),
 					 errmsg("interceptor \"%s\" returned null", interceptor->name),
 					 errhint("Return the command, or refuse it with evpg_reject().")));
-		EvpgCommandFromTuple(DatumGetHeapTupleHeader(call.rows[0]), &changed);
+		(void) EvpgCommandFromTuple(DatumGetHeapTupleHeader(call.rows[0]), &changed);
 		changed.received_at = command->received_at;
 		EvpgCommandCheck(&changed);
 		if (strcmp(changed.aggregate_type, command->aggregate_type) != 0 ||

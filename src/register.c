@@ -28,6 +28,7 @@
 #include "projection.h"
 #include "rebuild.h"
 #include "registry.h"
+#include "saga.h"
 #include "shared.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -172,9 +173,9 @@ settle(const char *name, bool existed, EvpgMode mode_before, int version_before,
 	EvpgProjection *projection = EvpgProjectionFind(name);
 
 	if (projection->mode == EVPG_MODE_ASYNC && !existed)
-		EvpgConsumerCreate(name, projection->start_position);
+		EvpgConsumerCreate(name, "projection", projection->start_position);
 	else if (projection->mode == EVPG_MODE_ASYNC && mode_before == EVPG_MODE_INLINE)
-		EvpgConsumerCreate(name, last_drawn);
+		EvpgConsumerCreate(name, "projection", last_drawn);
 	else if (projection->mode == EVPG_MODE_INLINE && existed && mode_before == EVPG_MODE_ASYNC)
 		catch_up(name);
 
@@ -254,6 +255,11 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgRebuildLock(name);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	before = EvpgProjectionLookup(name);
+	if (EvpgSagaFind(name, 0) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("there is a saga \"%s\"", name),
+				 errhint("Projections and sagas share one name space.")));
 	if (before != NULL)
 	{
 		mode_before = before->mode;

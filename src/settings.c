@@ -21,12 +21,14 @@
 char	   *EvpgActor;
 int			EvpgBroadcastBy;
 int			EvpgBroadcastBuffer;
+int			EvpgClockOffset;
 char	   *EvpgCorrelationId;
 int			EvpgMaxDatabases;
 int			EvpgMaxEventSize;
 int			EvpgMaxEvents;
 int			EvpgMaxJsonDepth;
 int			EvpgMaxKeyLocks;
+int			EvpgMaxSagaDepth;
 char	   *EvpgMetadata;
 int			EvpgNaptime;
 int			EvpgStateCacheSize;
@@ -85,6 +87,11 @@ EvpgSettingsInit(void)
 							 "auto: by the broadcaster if there is one, else with the commit.",
 							 &EvpgBroadcastBy, EVPG_BROADCAST_AUTO, broadcast_ways, PGC_SUSET,
 							 0, check_broadcast, NULL, NULL);
+	DefineCustomIntVariable("evpg.clock_offset",
+							"How far the clock of timers and retries is ahead of the wall clock.",
+							"For tests.",
+							&EvpgClockOffset, 0, -INT_MAX, INT_MAX, PGC_SUSET,
+							GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomStringVariable("evpg.correlation_id",
 							   "Correlation id of the commands of this transaction.",
 							   "Set by evpg_set_context().",
@@ -110,6 +117,11 @@ EvpgSettingsInit(void)
 							"Most projection keys that one transaction locks by advisory locks.",
 							"Frames of further keys come without data.",
 							&EvpgMaxKeyLocks, 64, 0, 100000, PGC_SUSET,
+							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.max_saga_depth",
+							"Longest chain of sagas that react to what sagas did.",
+							"A command that would be sent beyond it is a dead letter.",
+							&EvpgMaxSagaDepth, 100, 1, 1000000, PGC_SUSET,
 							0, NULL, NULL, NULL);
 	DefineCustomStringVariable("evpg.metadata",
 							   "Metadata of the commands of this transaction.",

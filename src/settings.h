@@ -20,12 +20,14 @@ typedef enum EvpgBroadcastWay
 extern char *EvpgActor;
 extern int	EvpgBroadcastBy;
 extern int	EvpgBroadcastBuffer;
+extern int	EvpgClockOffset;
 extern char *EvpgCorrelationId;
 extern int	EvpgMaxDatabases;
 extern int	EvpgMaxEventSize;
 extern int	EvpgMaxEvents;
 extern int	EvpgMaxJsonDepth;
 extern int	EvpgMaxKeyLocks;
+extern int	EvpgMaxSagaDepth;
 extern char *EvpgMetadata;
 extern int	EvpgNaptime;
 extern int	EvpgStateCacheSize;

@@ -1,11 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * bank_test.c
- *		Unit test of the account, without a server: given a state, when a
- *		command comes, then these events or that rejection; and of the balances:
- *		given a row, when an event comes, then that row and delta.  Prints TAP.
+ *		Unit test of the bank, without a server.  Prints TAP.
  *
- *		cc -I<directory of evpg.h> bank_test.c bank.c -ljson-c
+ *		cc -I<directory of evpg.h> bank_test.c bank.c transfer.c -ljson-c
+ *
+ * account, transfer	given a state, when a command comes, then these events or
+ *						that rejection
+ * balances				given a row, when an event comes, then that row and delta
+ * saga					given a state, when an event, a refusal or a timer comes,
+ *						then that state and these actions
  *
  *-------------------------------------------------------------------------
  */
@@ -15,9 +19,12 @@
 
 extern const evpg_aggregate *bank_account(void);
 extern const evpg_projection *bank_balances(void);
+extern const evpg_aggregate *bank_transfer_order(void);
+extern const evpg_saga *bank_transfer(void);
 
 static int	tests = 0;
 static int	failures = 0;
+static const evpg_aggregate *aggregate = NULL;
 static evpg_json *state = NULL;
 static evpg_result out = EVPG_RESULT_INIT;
 
@@ -54,7 +61,7 @@ execute(const char *type, const char *json)
 		.data = data
 	};
 	evpg_json  *next = evpg_copy(state);
-	bool		accepted = evpg_decide(bank_account(), next, &command, &out);
+	bool		accepted = evpg_decide(aggregate, next, &command, &out);
 
 	/* as the server does: a refused command leaves the state alone */
 	if (accepted)
@@ -81,7 +88,7 @@ fold(const char *type, const char *json)
 		.correlation_id = ""
 	};
 
-	evpg_apply(bank_account(), state, &event);
+	evpg_apply(aggregate, state, &event);
 	json_object_put(data);
 }
 
@@ -89,7 +96,7 @@ static void
 given_new(void)
 {
 	json_object_put(state);
-	state = evpg_initial_state(bank_account());
+	state = evpg_initial_state(aggregate);
 }
 
 static void
@@ -167,9 +174,143 @@ projects(const char *row, const char *type, const char *json, const char *next, 
 	json_object_put(projected);
 }
 
+/* Given a state, what a saga makes of something. */
+static void
+reacts(bool taken, evpg_json *left, const char *next, const char *actions, const char *name)
+{
+	ok(taken && !out.failed && !out.unhandled, name);
+	is_json(left, next, "... and its state");
+	is_json(out.actions, actions == NULL ? "null" : actions, "... and its actions");
+	json_object_put(left);
+}
+
+static void
+reacts_to_event(const char *given, const char *aggregate_type, const char *aggregate_id, const char *type, const char *json,
+				const char *metadata_json, const char *next, const char *actions, const char *name)
+{
+	evpg_json  *before = json_tokener_parse(given);
+	evpg_json  *data = json_tokener_parse(json);
+	evpg_json  *metadata = json_tokener_parse(metadata_json);
+	evpg_event	event = {
+		.aggregate_type = aggregate_type,
+		.aggregate_id = aggregate_id,
+		.type = type,
+		.data = data,
+		.metadata = metadata,
+		.event_id = "",
+		.correlation_id = ""
+	};
+	const char *key = bank_transfer()->key(&event);
+	bool		taken = evpg_react(bank_transfer(), before, &event, &out);
+
+	ok(key != NULL && strcmp(key, "t1") == 0, "an event of transfer t1");
+	/* what the saga keeps and sends must outlive the event */
+	json_object_put(data);
+	json_object_put(metadata);
+	reacts(taken, before, next, actions, name);
+}
+
+static void
+reacts_to_refusal(const char *given, const char *label, const char *code, const char *next, const char *actions, const char *name)
+{
+	evpg_json  *before = json_tokener_parse(given);
+	evpg_rejection rejection = {.key = "t1", .label = label, .code = code, .sqlstate = "VE002", .message = "", .attempts = 1};
+	bool		taken = evpg_react_rejection(bank_transfer(), before, &rejection, &out);
+
+	reacts(taken, before, next, actions, name);
+}
+
+static void
+reacts_to_deadline(const char *given, const char *next, const char *actions, const char *name)
+{
+	evpg_json  *before = json_tokener_parse(given);
+	evpg_timer	timer = {.key = "t1", .name = "deadline"};
+	bool		taken = evpg_react_timer(bank_transfer(), before, &timer, &out);
+
+	reacts(taken, before, next, actions, name);
+}
+
 #define lengthof(array)	(sizeof(array) / sizeof((array)[0]))
 #define NOT_OPEN		"account \"alice\" is not open"
 #define INVALID_AMOUNT	"amount must be an integer from 1 to 1000000000000"
+
+#define TRANSFER		"{\"from\": \"alice\", \"to\": \"bob\", \"amount\": 30}"
+#define OF_TRANSFER		"{\"transfer\": \"t1\"}"
+#define WITHDRAWN		"{\"state\": \"withdrawn\", \"to\": \"bob\", \"amount\": 30}"
+#define DEPOSITED		"{\"state\": \"deposited\", \"to\": \"bob\", \"amount\": 30}"
+#define FAILED			"{\"state\": \"failed\", \"to\": \"bob\", \"amount\": 30}"
+#define GIVE_UP(reason)	"[{\"do\": \"send\", \"label\": \"finish\", \"aggregate_type\": \"transfer_c\", \"aggregate_id\": \"t1\"," \
+	" \"command_type\": \"Fail\", \"data\": {\"reason\": \"" reason "\"}}, {\"do\": \"compensate\", \"reason\": \"" reason "\"}]"
+
+static void
+test_transfer(void)
+{
+	static const char *const bad_accounts[] = {
+		"{}", "null", "5", "{\"from\": \"alice\", \"amount\": 30}", "{\"from\": \"alice\", \"to\": \"\", \"amount\": 30}",
+		"{\"from\": 7, \"to\": \"bob\", \"amount\": 30}"
+	};
+	static const char *const bad_amounts[] = {
+		"{\"from\": \"a\", \"to\": \"b\"}", "{\"from\": \"a\", \"to\": \"b\", \"amount\": 0}",
+		"{\"from\": \"a\", \"to\": \"b\", \"amount\": 1.5}", "{\"from\": \"a\", \"to\": \"b\", \"amount\": \"12\"}",
+		"{\"from\": \"a\", \"to\": \"b\", \"amount\": 1000000000001}"
+	};
+
+	aggregate = bank_transfer_order();
+	given_new();
+	rejects("Complete", "{}", "transfer_unknown", "transfer \"alice\" was never requested", NULL, "no end before a beginning");
+	rejects("Fail", "{}", "transfer_unknown", "transfer \"alice\" was never requested", NULL, "nor a failure");
+	for (size_t i = 0; i < lengthof(bad_accounts); i++)
+		rejects("Request", bad_accounts[i], "account_missing", "a transfer needs two accounts", NULL, bad_accounts[i]);
+	for (size_t i = 0; i < lengthof(bad_amounts); i++)
+		rejects("Request", bad_amounts[i], "invalid_amount", INVALID_AMOUNT, NULL, bad_amounts[i]);
+	rejects("Request", "{\"from\": \"a\", \"to\": \"a\", \"amount\": 30}", "same_account",
+			"a transfer needs two different accounts", NULL, "not to oneself");
+	accepts("Request", TRANSFER, "[{\"type\": \"TransferRequested\", \"data\": " TRANSFER "}]", "Request");
+	is_json(state, "{\"status\": \"requested\", \"from\": \"alice\", \"to\": \"bob\", \"amount\": 30}", "a requested transfer");
+	rejects("Request", TRANSFER, "transfer_exists", "transfer \"alice\" was requested before", NULL, "a transfer is requested once");
+	accepts("Complete", "{}", "[{\"type\": \"TransferCompleted\", \"data\": {}}]", "Complete");
+	accepts("Complete", "{}", NULL, "an end is an end");
+	accepts("Fail", "{\"reason\": \"deadline\"}", NULL, "of either kind");
+
+	given_new();
+	fold("TransferRequested", TRANSFER);
+	accepts("Fail", "{\"reason\": \"deadline\"}", "[{\"type\": \"TransferFailed\", \"data\": {\"reason\": \"deadline\"}}]", "Fail");
+	is_json(state, "{\"status\": \"failed\", \"from\": \"alice\", \"to\": \"bob\", \"amount\": 30, \"reason\": \"deadline\"}",
+			"a failed transfer");
+	accepts("Complete", "{}", NULL, "is never completed");
+}
+
+static void
+test_saga(void)
+{
+	evpg_event	other = {.aggregate_type = "account_c", .aggregate_id = "alice", .type = "MoneyDeposited"};
+	evpg_rejection refund = {.key = "t1", .label = "", .code = "account_not_open", .sqlstate = "VE002", .message = ""};
+	evpg_json  *unchanged = json_tokener_parse(WITHDRAWN);
+
+	ok(bank_transfer()->key(&other) == NULL, "a deposit that is of no transfer");
+	ok(evpg_find_reaction(bank_transfer(), "TransferRequested")->starts && !evpg_find_reaction(bank_transfer(), "MoneyWithdrawn")->starts &&
+	   !evpg_find_reaction(bank_transfer(), "MoneyDeposited")->starts, "a request alone begins a transfer");
+	reacts_to_event("{}", "transfer_c", "t1", "TransferRequested", TRANSFER, "null", WITHDRAWN,
+					"[{\"do\": \"send\", \"label\": \"withdraw\", \"aggregate_type\": \"account_c\", \"aggregate_id\": \"alice\","
+					" \"command_type\": \"Withdraw\", \"data\": {\"amount\": 30}, \"metadata\": " OF_TRANSFER ","
+					" \"undo\": {\"do\": \"send\", \"aggregate_type\": \"account_c\", \"aggregate_id\": \"alice\","
+					" \"command_type\": \"Deposit\", \"data\": {\"amount\": 30}, \"metadata\": " OF_TRANSFER "}},"
+					" {\"do\": \"schedule\", \"timer\": \"deadline\", \"delay\": 600}]", "a request: the money is withdrawn");
+	reacts_to_event(WITHDRAWN, "account_c", "alice", "MoneyWithdrawn", "{\"amount\": 30}", OF_TRANSFER, DEPOSITED,
+					"[{\"do\": \"send\", \"label\": \"deposit\", \"aggregate_type\": \"account_c\", \"aggregate_id\": \"bob\","
+					" \"command_type\": \"Deposit\", \"data\": {\"amount\": 30}, \"metadata\": " OF_TRANSFER "}]", "and deposited");
+	reacts_to_event(DEPOSITED, "account_c", "bob", "MoneyDeposited", "{\"amount\": 30}", OF_TRANSFER,
+					"{\"state\": \"done\", \"to\": \"bob\", \"amount\": 30}",
+					"[{\"do\": \"send\", \"label\": \"finish\", \"aggregate_type\": \"transfer_c\", \"aggregate_id\": \"t1\","
+					" \"command_type\": \"Complete\", \"data\": {}}, {\"do\": \"complete\"}]", "and that is all");
+	reacts_to_refusal(WITHDRAWN, "withdraw", "insufficient_funds", FAILED, GIVE_UP("insufficient_funds"), "a payer without money");
+	reacts_to_refusal(DEPOSITED, "deposit", "account_not_open", FAILED, GIVE_UP("account_not_open"), "a payee that is closed");
+	ok(!evpg_react_rejection(bank_transfer(), unchanged, &refund, &out) && out.actions == NULL, "a refund that is refused is not handled");
+	is_json(unchanged, WITHDRAWN, "... and the state is as it was");
+	json_object_put(unchanged);
+	reacts_to_deadline(WITHDRAWN, FAILED, GIVE_UP("deadline"), "too late: what was withdrawn goes back");
+	reacts_to_deadline(DEPOSITED, DEPOSITED, NULL, "but not what has arrived");
+}
 
 int
 main(void)
@@ -187,6 +328,7 @@ main(void)
 	   bank_account()->header.size == sizeof(evpg_aggregate) && bank_account()->header.kind == EVPG_KIND_AGGREGATE,
 	   "the definition names its ABI");
 
+	aggregate = bank_account();
 	given_new();
 	is_json(state, "{\"open\": false, \"balance\": 0}", "initial state");
 	rejects("Deposit", "{\"amount\": 5}", "account_not_open", NOT_OPEN, NULL, "no deposit before Open");
@@ -256,6 +398,9 @@ main(void)
 	projects(NULL, "MoneyDeposited", "{\"amount\": 5}", "{\"balance\": 5}", "{\"balance\": 5}", "a deposit into an unknown account");
 	projects("{\"owner\": \"Alice\", \"balance\": 0}", "AccountClosed", "{}", NULL, "{\"closed\": true}", "a closed account has no row");
 	ok(evpg_find_projected(bank_balances(), "InterestPromised") == NULL, "no row changes by other events");
+
+	test_transfer();
+	test_saga();
 
 	json_object_put(state);
 	evpg_result_reset(&out);

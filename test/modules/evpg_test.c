@@ -8,7 +8,9 @@
  * echo			gives back what it is given: values, commands, events
  * hostile		does what a module must not do
  *
- * and projections of them: totals, group_totals (by a key of its own), bad_key_totals.
+ * and projections of them: totals, group_totals (by a key of its own), bad_key_totals;
+ * and sagas: script, which does what the event's data say, group_script (by a key of
+ * its own, any event starts it), bad_key_script.
  *
  *-------------------------------------------------------------------------
  */
@@ -520,3 +522,90 @@ EVPG_PROJECTION(group_totals,
 EVPG_PROJECTION(bad_key_totals,
 				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total)),
 				.key = bad_key);
+
+/* ------------------------------------------------------------------ sagas */
+
+/* Does what it is told: {"set": {...}, "actions": [...], "bad": {where, how}, "fail": text, "reject": text, "unhandled": true, "spin": true}. */
+static void
+follow(evpg_result *out, evpg_json *state, const evpg_json *script)
+{
+	evpg_json  *set = evpg_get(script, "set");
+	evpg_json  *actions = evpg_get(script, "actions");
+	evpg_json  *bad = evpg_get(script, "bad");
+
+	if (set != NULL)
+	{
+		json_object_object_foreach(set, key, value)
+			evpg_set(state, key, evpg_copy(value));
+	}
+	for (size_t i = 0; actions != NULL && i < json_object_array_length(actions); i++)
+		evpg_act(out, evpg_copy(json_object_array_get_idx(actions, i)));
+	if (strcmp(evpg_text(bad, "where"), "state") == 0)
+		evpg_set(state, "bad", bad_string(evpg_text(bad, "how")));
+	else if (bad != NULL)
+		evpg_act(out, bad_string(evpg_text(bad, "how")));
+	if (evpg_get(script, "fail") != NULL)
+		evpg_fail(out, "%s", evpg_text(script, "fail"));
+	if (evpg_get(script, "reject") != NULL)
+		evpg_reject(out, "no", "%s", evpg_text(script, "reject"));
+	if (evpg_bool(script, "unhandled"))
+		evpg_unhandled(out);
+	while (evpg_bool(script, "spin"))
+		evpg_check_interrupts(out->host);
+}
+
+/* The script of an event is its data, that of a refusal in the state, that of a timer its payload. */
+static void
+follow_event(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_set_int(state, "seen", evpg_int(state, "seen") + 1);
+	evpg_set_int(state, "position", event->position);
+	follow(out, state, event->data);
+}
+
+static void
+follow_refusal(evpg_result *out, evpg_json *state, const evpg_rejection *rejection)
+{
+	evpg_set(state, "refused",
+			 evpg_object(EVPG_TEXT("key", rejection->key),
+						 EVPG_TEXT("label", rejection->label),
+						 EVPG_TEXT("aggregate_type", rejection->aggregate_type),
+						 EVPG_TEXT("aggregate_id", rejection->aggregate_id),
+						 EVPG_TEXT("command_type", rejection->command_type),
+						 EVPG_JSON("data", evpg_copy(rejection->data)),
+						 EVPG_TEXT("sqlstate", rejection->sqlstate),
+						 EVPG_TEXT("code", rejection->code),
+						 EVPG_TEXT("message", rejection->message),
+						 EVPG_JSON("detail", evpg_copy(rejection->detail)),
+						 EVPG_INT("attempts", rejection->attempts),
+						 EVPG_INT("source_position", rejection->source_position)));
+	follow(out, state, evpg_get(state, "on_refusal"));
+}
+
+static void
+follow_timer(evpg_result *out, evpg_json *state, const evpg_timer *timer)
+{
+	evpg_set(state, "fired",
+			 evpg_object(EVPG_TEXT("key", timer->key),
+						 EVPG_TEXT("name", timer->name),
+						 EVPG_JSON("payload", evpg_copy(timer->payload)),
+						 EVPG_INT("scheduled_at", timer->scheduled_at),
+						 EVPG_INT("due_at", timer->due_at),
+						 EVPG_INT("fired_at", timer->fired_at)));
+	follow(out, state, timer->payload);
+}
+
+EVPG_SAGA(script,
+		  .initial_state = "{\"seen\": 0}",
+		  .aggregate_types = EVPG_TYPES("counter", "counter_c"),
+		  .events = EVPG_REACTS(EVPG_START("Started", follow_event), EVPG_ON("Told", follow_event)),
+		  .timers = EVPG_TIMERS(EVPG_ON("script", follow_timer)),
+		  .rejected = follow_refusal);
+
+EVPG_SAGA(group_script,
+		  .events = EVPG_REACTS(EVPG_ON("Started", follow_event), EVPG_ON("Told", follow_event)),
+		  .key = group_of);
+
+EVPG_SAGA(bad_key_script,
+		  .events = EVPG_REACTS(EVPG_ON("Started", follow_event)),
+		  .key = bad_key);

@@ -90,3 +90,28 @@ evpg_definition_larger(void)
 
 /* Neither is a version: both count as 1. */
 EVPG_AGGREGATE(older_fold, .reducer_version = -5, .commands = COMMANDS, .events = EVENTS);
+
+/* ------------------------------------------------------------------ sagas */
+
+static void
+react(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+}
+
+EVPG_SAGA(saga_no_events, .initial_state = "{}");
+EVPG_SAGA(saga_no_reaction, .events = EVPG_REACTS(EVPG_ON("Same", react), EVPG_START("Started", NULL)));
+EVPG_SAGA(saga_no_timer, .events = EVPG_REACTS(EVPG_ON("Same", react)), .timers = EVPG_TIMERS(EVPG_ON("bell", NULL)));
+EVPG_SAGA(saga_array_state, .initial_state = "[1]", .events = EVPG_REACTS(EVPG_ON("Same", react)));
+
+/* Without the last member. */
+static const evpg_saga saga_too_small_definition = {
+	.header = {EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, offsetof(evpg_saga, rejected), EVPG_KIND_SAGA},
+	.events = EVPG_REACTS(EVPG_ON("Same", react))
+};
+
+extern EVPG_EXPORT const evpg_header *evpg_definition_saga_too_small(void);
+const evpg_header *
+evpg_definition_saga_too_small(void)
+{
+	return &saga_too_small_definition.header;
+}

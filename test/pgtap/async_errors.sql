@@ -6,7 +6,7 @@
 \ir include/projections.sql
 \ir include/async.sql
 
-SELECT plan(88);
+SELECT plan(89);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ stop
@@ -75,6 +75,8 @@ BEGIN
 END $$;
 SELECT evpg_register_projection('busy', 'test.busy_apply', mode => 'async', max_attempts => 2, start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
 SELECT add(sqlstate, 1, more => jsonb_build_object('sqlstate', sqlstate)) FROM unnest('{40001,40P01,55P03,53100}'::text[]) sqlstate \g /dev/null
+CALL evpg_run();
+SELECT cmp_ok((SELECT last_value FROM tries), '<', 4::bigint, 'rule 10: an error of concurrency is tried again later, not at once again and again');
 DO $$
 BEGIN
   FOR round IN 1 .. 100 LOOP

@@ -113,6 +113,9 @@ SELECT evpg_execute('toy_c', 't', 'BadText', '{"where": "data", "how": "latin1"}
 \echo :LAST_ERROR_SQLSTATE
 SELECT evpg_state('toy', 't', at_version => 7);
 \echo :LAST_ERROR_SQLSTATE
+-- VE022: unknown translator
+SELECT evpg_receive_message('shop', '1', 'nobody', '{}');
+\echo :LAST_ERROR_SQLSTATE
 -- registration
 SELECT evpg_register_aggregate('bad');
 \echo :LAST_ERROR_SQLSTATE

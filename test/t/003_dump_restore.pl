@@ -29,6 +29,8 @@ SELECT * FROM evpg.parked_event ORDER BY parked_event_id;
 SELECT * FROM evpg.rebuild ORDER BY name;
 SELECT * FROM evpg.rebuild_part ORDER BY build, part;
 SELECT * FROM evpg.old_build ORDER BY build;
+SELECT * FROM evpg.translator ORDER BY name;
+SELECT * FROM evpg.inbox ORDER BY source, message_key;
 SELECT * FROM bank.statement ORDER BY account, version;
 SELECT last_value, is_called FROM evpg.event_position;
 SELECT last_value, is_called FROM evpg.stream_stream_id_seq;
@@ -52,12 +54,26 @@ foreach my $schema ('public', 'es')
 	$node->safe_psql($from, $path . <<'SQL');
 CREATE FUNCTION pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS 'SELECT command';
 SELECT evpg_register_interceptor('pass', 'pass', aggregate_types => '{account}', priority => 3);
+CREATE FUNCTION nothing(payload jsonb) RETURNS evpg.command LANGUAGE sql AS 'SELECT NULL::evpg.command';
+SELECT evpg_register_translator('nothing', 'nothing');
+SELECT count(*) FROM evpg_receive_message('shop', '1', 'nothing', '{}');
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Open', '{"owner": "Ælfgifu \\ \"x\""}', command_id => 'open') e;
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Deposit', '{"amount": 100}',
   command_id => 'first', metadata => '{"n": 12345678901234567890.12}', actor => 'me', correlation_id => 'c', causation_id => 'd') e;
 SELECT count(*) FROM evpg_append('account', 'b', ARRAY[evpg_event('Noted', '{"n": 1e400}', tags => '{x,"y z"}', schema_version => 3)]);
 SELECT evpg_create_stream('account', 'empty');
 SELECT evpg_take_snapshot('account', 'a');
+CREATE FUNCTION count_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  IF event.type = 'Noted' THEN
+    RAISE EXCEPTION 'noted';
+  END IF;
+  RETURN jsonb_build_object('count', coalesce((state->>'count')::int, 0) + 1);
+END $$;
+SELECT evpg_register_projection('counts', 'count_apply', mode => 'async', on_error => 'park', max_attempts => 1);
+SELECT evpg_register_projection('again', 'count_apply', event_types => '{AccountOpened,MoneyDeposited}');
+CALL evpg_run();
+SELECT evpg_rebuild_projection('again', background => true);
 BEGIN;
 SELECT count(*) FROM evpg_execute('account', 'a', 'Deposit', '{"amount": 7}');
 ROLLBACK;
@@ -97,9 +113,15 @@ SQL
 		is($node->safe_psql($to, "$path SELECT evpg_create_stream('account_c', 'new'); SELECT count(DISTINCT stream_id) = count(*) FROM evpg.stream"),
 			"t\nt", "$what: so do the numbers of streams");
 		is($node->safe_psql($to, "$path SELECT evpg_stable_position() = max(position) FROM evpg.event_log"), 't', "$what: rule 9: the mark covers it");
-		is( $node->safe_psql($to, "SELECT name, key, version, state->>'balance' FROM evpg.projected_state WHERE key = 'a' ORDER BY name"),
+		is( $node->safe_psql($to, "SELECT name, key, version, state->>'balance' FROM evpg.projected_state WHERE key = 'a' AND name NOT IN ('counts', 'again') ORDER BY name"),
 			"balances|a|3|0\nbalances_c|a|3|0\nstatement|a|2|", "$what: C23: projections go on");
 		is($node->safe_psql($to, 'SELECT sum(amount), min(balance) FROM bank.statement'), '0|0', "$what: C23: a table projection too");
+		# a copy keeps its consumers paused until it is told that it is no copy (sections 4 and 10)
+		is(sqlstate($node, "$path CALL evpg_run()", $to), '55000', "$what: consumers do not run in a copy");
+		$node->safe_psql($to, "$path SELECT evpg_activate(); CALL evpg_run()");
+		is( $node->safe_psql($to, "SELECT name, key, state->>'count', generation FROM evpg.projected_state WHERE name IN ('counts', 'again') ORDER BY name DESC, key"),
+			"counts|a|6|1\nagain|a|4|1", "$what: rules 10, 13: asynchronous projections and rebuilds go on");
+		is($node->safe_psql($to, "SELECT name, key, error FROM evpg.parked_event"), 'counts|b|noted', "$what: rule 10: what was parked is parked");
 		is(sqlstate($node, 'DELETE FROM evpg.event_log', $to), 'VE012', "$what: history is append-only again");
 		is(inspect_in($to, $schema), '', "$what: and all agrees still");
 	}

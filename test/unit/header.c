@@ -354,6 +354,121 @@ test_decide(void)
 	json_object_put(state);
 }
 
+/* ------------------------------------------------------------------ sagas */
+
+static void
+sends(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_json  *action;
+
+	evpg_set_text(state, "id", event->aggregate_id);
+	action = evpg_send(out, "take", "account", "a", "Withdraw", evpg_object(EVPG_INT("amount", 5)));
+	evpg_undo(action, "account", "a", "Deposit", evpg_object(EVPG_INT("amount", 4)));
+	evpg_undo(action, "account", "a", "Deposit", evpg_object(EVPG_INT("amount", 5)));
+	evpg_with_metadata(action, evpg_object(EVPG_TEXT("k", "v")));
+	evpg_set_int(action, "expected_version", 3);
+	evpg_undo(evpg_send(out, NULL, "audit", "b", "Note", NULL), "audit", "b", "Strike", NULL);
+}
+
+static void
+ends(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	(void) event;
+	evpg_remove(state, "id");
+	evpg_schedule(out, "deadline", 600, evpg_object(EVPG_INT("n", 1)));
+	evpg_schedule(out, "reminder", 0, NULL);
+	evpg_cancel(out, "reminder");
+	evpg_compensate(out, "changed");
+	evpg_compensate(out, NULL);
+	evpg_complete(out);
+	evpg_dead_letter(out, "no way");
+}
+
+static void
+refused(evpg_result *out, evpg_json *state, const evpg_rejection *rejection)
+{
+	evpg_set_text(state, "refused", rejection->code);
+	if (rejection->label[0] == '\0')
+		evpg_unhandled(out);
+	else
+		evpg_complete(out);
+}
+
+static void
+rings(evpg_result *out, evpg_json *state, const evpg_timer *timer)
+{
+	evpg_set(state, "late", json_object_new_int64(timer->fired_at - timer->due_at));
+	evpg_send(out, "ring", "bell", timer->key, "Ring", evpg_share(timer->payload));
+}
+
+EVPG_SAGA(sequence,
+		  .initial_state = "{\"id\": null}",
+		  .aggregate_types = EVPG_TYPES("a", "b"),
+		  .events = EVPG_REACTS(EVPG_START("Begun", sends), EVPG_ON("Ended", ends)),
+		  .timers = EVPG_TIMERS(EVPG_ON("bell", rings)),
+		  .rejected = refused);
+
+EVPG_SAGA(bare_sequence,
+		  .events = EVPG_REACTS(EVPG_ON("Begun", sends)));
+
+static void
+test_sagas(void)
+{
+	const evpg_saga *saga = sequence();
+	evpg_json  *state = json_object_new_object();
+	evpg_json  *payload = evpg_object(EVPG_INT("n", 1));
+	evpg_result out = EVPG_RESULT_INIT;
+	evpg_event	begun = {.type = "Begun", .aggregate_id = "s1"};
+	evpg_event	ended = {.type = "Ended", .aggregate_id = "s1"};
+	evpg_event	other = {.type = "begun", .aggregate_id = "s1"};
+	evpg_timer	bell = {.key = "s1", .name = "bell", .payload = payload, .due_at = 5, .fired_at = 12};
+	evpg_timer	unknown = {.key = "s1", .name = "horn"};
+	evpg_rejection labelled = {.key = "s1", .label = "take", .code = "poor", .sqlstate = "VE002", .message = ""};
+	evpg_rejection unlabelled = {.key = "s1", .label = "", .code = "", .sqlstate = "VE002", .message = ""};
+
+	ok(evpg_definition_sequence()->kind == EVPG_KIND_SAGA && evpg_definition_sequence()->size == sizeof(evpg_saga),
+	   "a saga and its header");
+	ok(evpg_find_reaction(saga, "Begun")->starts && !evpg_find_reaction(saga, "Ended")->starts, "which events make an instance");
+	ok(evpg_find_reaction(saga, "begun") == NULL && evpg_find_timer(saga, "bell")->call == rings && evpg_find_timer(saga, "horn") == NULL &&
+	   evpg_find_timer(bare_sequence(), "bell") == NULL, "what is not there is not found");
+
+	ok(evpg_react(saga, state, &begun, &out), "a saga reacts");
+	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{\"id\":\"s1\"}", "with a state");
+	is(json_object_to_json_string_ext(out.actions, JSON_C_TO_STRING_PLAIN),
+	   "[{\"do\":\"send\",\"aggregate_type\":\"account\",\"aggregate_id\":\"a\",\"command_type\":\"Withdraw\",\"data\":{\"amount\":5},"
+	   "\"label\":\"take\","
+	   "\"undo\":{\"do\":\"send\",\"aggregate_type\":\"account\",\"aggregate_id\":\"a\",\"command_type\":\"Deposit\",\"data\":{\"amount\":5}},"
+	   "\"metadata\":{\"k\":\"v\"},\"expected_version\":3},"
+	   "{\"do\":\"send\",\"aggregate_type\":\"audit\",\"aggregate_id\":\"b\",\"command_type\":\"Note\",\"data\":{},"
+	   "\"undo\":{\"do\":\"send\",\"aggregate_type\":\"audit\",\"aggregate_id\":\"b\",\"command_type\":\"Strike\",\"data\":{}}}]",
+	   "and commands: the last undo counts, no data is an empty object, no label none");
+	ok(evpg_react(saga, state, &ended, &out), "reacting again forgets what came of it before");
+	is(json_object_to_json_string_ext(out.actions, JSON_C_TO_STRING_PLAIN),
+	   "[{\"do\":\"schedule\",\"timer\":\"deadline\",\"delay\":600,\"payload\":{\"n\":1}},"
+	   "{\"do\":\"schedule\",\"timer\":\"reminder\",\"delay\":0},{\"do\":\"cancel\",\"timer\":\"reminder\"},"
+	   "{\"do\":\"compensate\",\"reason\":\"changed\"},{\"do\":\"compensate\"},{\"do\":\"complete\"},"
+	   "{\"do\":\"fail\",\"reason\":\"no way\"}]",
+	   "all other actions, in their order");
+	ok(!evpg_react(saga, state, &other, &out) && out.actions == NULL, "not to events that it does not take");
+	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{}", "whose state is as before");
+
+	ok(evpg_react_timer(saga, state, &bell, &out) && evpg_int(state, "late") == 7, "a saga reacts to a timer");
+	is(json_object_to_json_string_ext(out.actions, JSON_C_TO_STRING_PLAIN),
+	   "[{\"do\":\"send\",\"aggregate_type\":\"bell\",\"aggregate_id\":\"s1\",\"command_type\":\"Ring\",\"data\":{\"n\":1},\"label\":\"ring\"}]",
+	   "with its key and payload");
+	ok(!evpg_react_timer(saga, state, &unknown, &out) && out.actions == NULL, "not to a timer that it does not know");
+
+	ok(evpg_react_rejection(saga, state, &labelled, &out) && !out.unhandled && json_object_array_length(out.actions) == 1,
+	   "a saga reacts to a refusal");
+	ok(!evpg_react_rejection(saga, state, &unlabelled, &out) && out.unhandled, "or leaves it unhandled");
+	ok(evpg_react(saga, state, &begun, &out) && !out.unhandled, "which the next reaction does not inherit");
+	ok(!evpg_react_rejection(bare_sequence(), state, &labelled, &out) && out.unhandled, "without a callback every refusal is");
+	evpg_result_reset(&out);
+	ok(out.actions == NULL && !out.unhandled, "a reset result has no actions");
+	json_object_put(payload);
+	json_object_put(state);
+}
+
 int
 main(void)
 {
@@ -363,6 +478,7 @@ main(void)
 	test_host();
 	test_definition();
 	test_decide();
+	test_sagas();
 	printf("1..%d\n", tests);
 	return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

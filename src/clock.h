@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * clock.h
+ *		The time by which timers and retries become due.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_CLOCK_H
+#define EVPG_CLOCK_H
+
+#include "datatype/timestamp.h"
+
+extern TimestampTz EvpgClockNow(void);
+
+#endif							/* EVPG_CLOCK_H */

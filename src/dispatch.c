@@ -1,0 +1,530 @@
+/*-------------------------------------------------------------------------
+ *
+ * dispatch.c
+ *		Lets instances of sagas react to events and timers, and scheduled commands
+ *		happen: each in one transaction, with everything that follows from it
+ *		(rules 16 to 18).
+ *
+ * Before that transaction an attempt is counted in one of its own, which is on
+ * disk before the work begins: so work that crashes the server is given up in the
+ * end like work that fails.  First attempts are counted for many at once; what
+ * was tried before is counted and tried alone, so that it cannot spoil the
+ * counts of others.
+ *
+ * Who works on an instance holds its advisory lock, from before the attempt is
+ * counted to the end of the work: a lock of the session, since the two are
+ * transactions.  Who changes the saga itself locks out all of its instances.
+ *
+ * A reaction runs in a subtransaction.  If it fails nothing of it remains; it is
+ * tried again after a pause that doubles each time, with some jitter, and in the
+ * end becomes a dead letter.  What need not come back (40001, 40P01, 55P03, class
+ * 53) does not count as an attempt.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "action.h"
+#include "attempt.h"
+#include "batch.h"
+#include "catalog.h"
+#include "clock.h"
+#include "command.h"
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
+#include "consumer.h"
+#include "dispatch.h"
+#include "errors.h"
+#include "log.h"
+#include "miscadmin.h"
+#include "settings.h"
+#include "storage/lock.h"
+#include "stream.h"
+#include "testing.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are instances, and sagas. */
+#define INSTANCE_CLASS 17754
+#define SAGA_CLASS 17755
+
+/* So much is claimed at once. */
+#define CLAIMS 50
+
+/* A scheduled command may fail so often. */
+#define MAX_ATTEMPTS 5
+
+/* A pause before what failed for a reason that need not come back is tried again. */
+#define TRANSIENT_PAUSE (USECS_PER_SEC / 2)
+
+/* ------------------------------------------------------------------ locks */
+
+/* Locks a saga: shared by who works on instances, to the end of the transaction. */
+bool
+EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait)
+{
+	uint64		hash = EvpgHashPair(saga, "");
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, SAGA_CLASS);
+	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+static void
+instance_tag(const EvpgWork *work, LOCKTAG *tag)
+{
+	uint64		hash = work->saga != NULL ? EvpgHashPair(work->saga, work->key) : (uint64) work->timer_id;
+
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, INSTANCE_CLASS);
+}
+
+/* Locks an instance, or a scheduled command. */
+bool
+EvpgDispatchLock(const EvpgWork *work, bool session, bool wait)
+{
+	LOCKTAG		tag;
+
+	instance_tag(work, &tag);
+	return LockAcquire(&tag, ExclusiveLock, session, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+static void
+unlock(EvpgWork *work)
+{
+	LOCKTAG		tag;
+
+	if (!work->locked)
+		return;
+	work->locked = false;
+	instance_tag(work, &tag);
+	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* ------------------------------------------------------------------ one reaction */
+
+/* How deep an event is in a chain of sagas that react to what sagas did. */
+static int
+depth_of(const EvpgEvent *event)
+{
+	JsonbValue *own;
+	JsonbValue *depth;
+
+	if (event->metadata == NULL || !JB_ROOT_IS_OBJECT(event->metadata))
+		return 0;
+	own = getKeyJsonValueFromContainer(&event->metadata->root, "evpg", 4, NULL);
+	if (own == NULL || own->type != jbvBinary || !JsonContainerIsObject(own->val.binary.data))
+		return 0;
+	depth = getKeyJsonValueFromContainer(own->val.binary.data, "depth", 5, NULL);
+	if (depth == NULL || depth->type != jbvNumeric)
+		return 0;
+	return DatumGetInt32(DirectFunctionCall1(numeric_int4, NumericGetDatum(depth->val.numeric)));
+}
+
+static void
+check_depth(EvpgActing *acting)
+{
+	if (acting->depth <= EvpgMaxSagaDepth)
+		return;
+	acting->given_up = true;
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_LIMIT),
+			 errmsg("saga \"%s\" reacts to itself, or to others that react to it, without end", acting->work->saga),
+			 errdetail("The chain is %d reactions long; the limit is %d.", acting->depth, EvpgMaxSagaDepth),
+			 errhint("Let an event that a saga has caused end the chain, or let a superuser raise evpg.max_saga_depth.")));
+}
+
+/* The name of a state, for declared transitions. */
+static char *
+state_name(Jsonb *state)
+{
+	JsonbValue *name = !JB_ROOT_IS_OBJECT(state) ? NULL : getKeyJsonValueFromContainer(&state->root, "state", 5, NULL);
+
+	return name == NULL || name->type != jbvString ? "" : pnstrdup(name->val.string.val, name->val.string.len);
+}
+
+/* A change from one state to another must have been declared. */
+static void
+check_transition(EvpgActing *acting, const char *before)
+{
+	Jsonb	   *transitions = acting->saga->transitions;
+	char	   *after = state_name(acting->instance.state);
+	JsonbValue *targets;
+
+	if (transitions == NULL || strcmp(before, after) == 0)
+		return;
+	targets = getKeyJsonValueFromContainer(&transitions->root, before, strlen(before), NULL);
+	if (targets != NULL && targets->type == jbvBinary)
+	{
+		JsonbValue	wanted = {.type = jbvString,.val.string = {.val = after, .len = strlen(after)}};
+
+		if (findJsonbValueFromContainer(targets->val.binary.data, JB_FARRAY, &wanted) != NULL)
+			return;
+	}
+	acting->given_up = true;
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_TRANSITION),
+			 errmsg("saga \"%s\" has no transition from \"%s\" to \"%s\"", acting->saga->name, before, after),
+			 errhint("Declare it in \"transitions\".")));
+}
+
+/* Which version of the saga an instance has; a new one the highest. */
+static void
+find_saga(EvpgActing *acting)
+{
+	acting->saga = EvpgSagaFind(acting->work->saga, acting->instance.exists ? acting->instance.saga_version : 0);
+	if (acting->saga == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+				 errmsg("version %d of saga \"%s\" is not registered", acting->instance.saga_version, acting->work->saga)));
+}
+
+/* Does what a reaction says, and keeps what the instance has come to. */
+static void
+follow(EvpgActing *acting, const EvpgReaction *reaction, const char *before)
+{
+	EvpgAct(acting, reaction);
+	check_transition(acting, before);
+	acting->instance.version++;
+	EvpgInstanceWrite(acting->work, &acting->instance);
+}
+
+static void
+begin_instance(EvpgActing *acting)
+{
+	acting->instance.state = acting->saga->initial_state;
+	acting->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
+	acting->instance.saga_version = acting->saga->version;
+}
+
+static void
+react_to_event(EvpgActing *acting, const EvpgEvent *event)
+{
+	EvpgInstance *instance = &acting->instance;
+	EvpgReaction reaction;
+	const char *before;
+
+	EvpgInstanceRead(acting->work, instance);
+	if (instance->completed)
+		return;
+	find_saga(acting);
+	if (!EvpgSagaTakes(acting->saga, event) ||
+		(!instance->exists && !EvpgSagaStarts(acting->saga, event)))
+		return;
+	acting->source = EvpgUuidText(&event->event_id);
+	acting->correlation_id = event->correlation_id != NULL ? event->correlation_id : acting->source;
+	acting->causation_id = acting->source;
+	acting->actor = event->actor;
+	acting->depth = depth_of(event) + 1;
+	check_depth(acting);
+	if (!instance->exists)
+		begin_instance(acting);
+	before = instance->exists ? state_name(instance->state) : "";
+	EvpgReactEvent(acting->saga, acting->work->key, instance->state, event, &reaction);
+	/* A key that is not known, and the saga does not want to. */
+	if (!instance->exists && reaction.state == NULL)
+		return;
+	instance->position = Max(instance->position, event->position);
+	follow(acting, &reaction, before);
+}
+
+static void
+react_to_timer(EvpgActing *acting, const EvpgTimer *timer)
+{
+	EvpgInstance *instance = &acting->instance;
+	EvpgReaction reaction;
+	EvpgFiredTimer fired = {
+		.key = acting->work->key,
+		.name = timer->name,
+		.payload = timer->payload,
+		.scheduled_at = timer->scheduled_at,
+		.due_at = timer->due_at,
+		.fired_at = EvpgClockNow()
+	};
+
+	EvpgInstanceRead(acting->work, instance);
+	if (!instance->exists || instance->completed)
+		return;
+	find_saga(acting);
+	acting->source = psprintf("timer " INT64_FORMAT " of " INT64_FORMAT, acting->work->timer_id, timer->scheduled_at);
+	acting->correlation_id = timer->correlation_id;
+	acting->causation_id = timer->causation_id;
+	/* A chain that waits is none that runs away. */
+	acting->depth = timer->due_at - timer->scheduled_at < USECS_PER_SEC ? timer->depth + 1 : 1;
+	check_depth(acting);
+	EvpgReactTimer(acting->saga, instance->state, &fired, &reaction);
+	follow(acting, &reaction, state_name(instance->state));
+}
+
+/* A command of evpg_schedule(); what is refused now would be refused again. */
+static void
+execute_scheduled(EvpgActing *acting, const EvpgTimer *timer)
+{
+	EvpgCommand command;
+	EvpgOutcome outcome;
+
+	acting->command = timer->command;
+	EvpgCommandFromJsonb(timer->command, &command);
+	if (command.command_id == NULL)
+		command.command_id = psprintf("timer:" INT64_FORMAT, acting->work->timer_id);
+	EvpgCommandExecute(&command, true, &outcome);
+	acting->given_up = true;
+	EvpgOutcomeRaise(&outcome);
+	acting->given_up = false;
+	acting->dispatched++;
+}
+
+/* The work of one transaction.  It is taken away first, since a timer may be set again by the reaction to it. */
+static void
+work(void *arg)
+{
+	EvpgActing *acting = arg;
+	EvpgTimer	timer;
+
+	if (acting->work->position == 0 && !EvpgTimerRead(acting->work->timer_id, &timer))
+		return;
+	if (!EvpgWorkDone(acting->work))
+		return;
+	if (acting->work->position != 0)
+	{
+		EvpgLogFilter filter = {.after = acting->work->position - 1, .upto = acting->work->position};
+		EvpgLogScan *scan;
+		EvpgEvent	event;
+
+		PushActiveSnapshot(GetTransactionSnapshot());
+		scan = EvpgLogScanAll(&filter);
+		if (!EvpgLogScanNext(scan, &event))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("there is no event at position " INT64_FORMAT, acting->work->position)));
+		react_to_event(acting, &event);
+		EvpgLogScanEnd(scan);
+		PopActiveSnapshot();
+	}
+	else if (acting->work->saga == NULL)
+		execute_scheduled(acting, &timer);
+	else
+		react_to_timer(acting, &timer);
+	EVPG_WAIT_POINT("saga_reacted");
+}
+
+/* ------------------------------------------------------------------ failures */
+
+/* When to try again after so many attempts. */
+static TimestampTz
+retry_at(const EvpgSaga *saga, int attempts)
+{
+	double		pause = saga == NULL ? USECS_PER_SEC : saga->backoff;
+	double		longest = saga == NULL ? 300.0 * USECS_PER_SEC : saga->max_backoff;
+
+	for (int i = 1; i < attempts && pause < longest; i++)
+		pause *= 2;
+	pause = Min(pause, longest) * (1 + pg_prng_double(&pg_global_prng_state) / 4);
+	return EvpgClockNow() + (int64) pause;
+}
+
+/* How often work may fail. */
+static int
+max_attempts(const EvpgWork *work)
+{
+	EvpgSaga   *saga = work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0);
+
+	return saga == NULL ? MAX_ATTEMPTS : saga->max_attempts;
+}
+
+static EvpgDispatched
+bury(EvpgActing *acting, const ErrorData *error)
+{
+	const EvpgWork *work = acting->work;
+	EvpgDeadLetter letter = {.work = work, .label = acting->label, .command = acting->command, .error = error};
+
+	(void) EvpgWorkBury(&letter);
+	ereport(LOG,
+			(work->saga == NULL ? errmsg("scheduled command has become a dead letter") :
+			 errmsg("saga \"%s\", key \"%s\" has a dead letter", work->saga, work->key),
+			 errdetail("%s", error->message)));
+	return EVPG_DISPATCH_DEAD;
+}
+
+static EvpgDispatched
+fail(EvpgActing *acting, const ErrorData *error)
+{
+	const EvpgWork *work = acting->work;
+
+	if (EvpgConsumerTransient(error))
+	{
+		EvpgWorkRetry(work, EvpgClockNow() + TRANSIENT_PAUSE, work->attempts - 1);
+		return EVPG_DISPATCH_LATER;
+	}
+	if (acting->given_up || work->attempts >= max_attempts(work))
+		return bury(acting, error);
+	EvpgWorkRetry(work, retry_at(work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0), work->attempts), work->attempts);
+	return EVPG_DISPATCH_LATER;
+}
+
+/*
+ * EvpgDispatch
+ *		Does work in the current transaction.  The caller holds its lock and is
+ *		inside EvpgEnter.  *sent grows by the commands that were sent; *error, if
+ *		wanted, is what went wrong.  again: it is a dead letter already, and stays
+ *		one if it fails.
+ */
+EvpgDispatched
+EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
+{
+	EvpgActing	acting = {.work = what};
+	ErrorData  *failure;
+
+	EvpgBatchRequireNewSnapshots();
+	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
+	{
+		/* The saga is being changed: that was no attempt. */
+		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
+		return EVPG_DISPATCH_LATER;
+	}
+	if (!again && what->attempts > max_attempts(what))
+	{
+		/*
+		 * It was begun so often and never came to an end: the server crashed,
+		 * or the session was ended.
+		 */
+		ErrorData	crash = {
+			.sqlerrcode = ERRCODE_CRASH_SHUTDOWN,
+			.message = psprintf("%d attempts ended without a result", what->attempts - 1),
+			.detail = "The server crashed each time, or the session was terminated."
+		};
+
+		what->attempts--;
+		return bury(&acting, &crash);
+	}
+	failure = EvpgAttempt(work, &acting);
+	if (error != NULL)
+		*error = failure;
+	if (failure == NULL)
+	{
+		*sent += acting.dispatched;
+		return EVPG_DISPATCHED;
+	}
+	if (ERRCODE_TO_CATEGORY(failure->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(failure);
+	return again ? EVPG_DISPATCH_DEAD : fail(&acting, failure);
+}
+
+/* ------------------------------------------------------------------ a pass */
+
+/* What this session has claimed, in the context of the pass. */
+static List *claimed = NIL;
+static bool any_claimed;
+
+static void
+unlock_all(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, claimed)
+		unlock(lfirst(cell));
+	claimed = NIL;
+}
+
+/* Locks what is due; what was tried before only alone. */
+static void
+lock_due(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	ListCell   *cell;
+
+	foreach(cell, EvpgWorkDue(CLAIMS, NULL, EvpgClockNow()))
+	{
+		EvpgWork   *what = lfirst(cell);
+
+		if (what->attempts > 0 && claimed != NIL)
+			continue;
+		claimed = lappend(claimed, what);
+		what->locked = EvpgDispatchLock(what, true, false);
+		if (!what->locked)
+			claimed = list_delete_last(claimed);
+		else if (what->attempts > 0)
+			break;
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* Locks what is due and counts an attempt at it, on disk when the transaction has ended. */
+static void
+claim(MemoryContext context, TimestampTz *next)
+{
+	ListCell   *cell;
+	EvpgScope	scope;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	EvpgEnter(&scope, "evpg_run()");
+	lock_due(context);
+	foreach(cell, claimed)
+		if (!EvpgWorkClaim(lfirst(cell)))
+		unlock(lfirst(cell));
+	if (claimed != NIL)
+		ForceSyncCommit();
+	else
+	{
+		TimestampTz due = EvpgWorkNext(EvpgClockNow());
+
+		if (!TIMESTAMP_NOT_FINITE(due))
+			*next = Min(*next, due - EvpgClockNow() + GetCurrentTimestamp());
+	}
+	EvpgLeave(&scope);
+	PopActiveSnapshot();
+}
+
+static void
+run_claimed(void (*commit) (void))
+{
+	ListCell   *cell;
+
+	foreach(cell, claimed)
+	{
+		EvpgWork   *what = lfirst(cell);
+		int64		sent = 0;
+		EvpgScope	scope;
+
+		if (!what->locked)
+			continue;
+		EVPG_WAIT_POINT("saga_claimed");
+		PushActiveSnapshot(GetTransactionSnapshot());
+		EvpgEnter(&scope, "evpg_run()");
+		(void) EvpgDispatch(what, false, &sent, NULL);
+		EvpgLeave(&scope);
+		PopActiveSnapshot();
+		commit();
+		unlock(what);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * EvpgDispatchPass
+ *		Does what is due, each in a transaction of its own: see EvpgRunPass.  True
+ *		if there may be more; else *next is lowered to when something is due.
+ *		context outlives the transactions.
+ */
+bool
+EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next)
+{
+	any_claimed = false;
+	PG_TRY();
+	{
+		claim(context, next);
+		any_claimed = (claimed != NIL);
+		commit();
+		run_claimed(commit);
+	}
+	PG_CATCH();
+	{
+		unlock_all();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	unlock_all();
+	return any_claimed;
+}

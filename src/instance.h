@@ -1,0 +1,76 @@
+/*-------------------------------------------------------------------------
+ *
+ * instance.h
+ *		Instances of sagas, and the work that they have before them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_INSTANCE_H
+#define EVPG_INSTANCE_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/elog.h"
+#include "utils/jsonb.h"
+
+/* An event or a timer that is to be reacted to, or a command that is due. */
+typedef struct EvpgWork
+{
+	char	   *saga;			/* NULL: a command of evpg_schedule() */
+	char	   *key;
+	int64		position;		/* of the event; 0: a timer */
+	int64		timer_id;
+	int			attempts;		/* so far, with this one */
+	bool		locked;			/* by this session, beyond the transaction */
+} EvpgWork;
+
+/* The row of an instance. */
+typedef struct EvpgInstance
+{
+	bool		exists;
+	bool		completed;
+	int			saga_version;
+	int64		version;
+	int64		position;
+	Jsonb	   *state;
+	Jsonb	   *undo;			/* an array */
+} EvpgInstance;
+
+/* The row of a timer. */
+typedef struct EvpgTimer
+{
+	char	   *name;			/* of a saga's */
+	Jsonb	   *payload;		/* NULL: none */
+	Jsonb	   *command;		/* of evpg_schedule(), else NULL */
+	TimestampTz scheduled_at;
+	TimestampTz due_at;
+	int			depth;
+	char	   *correlation_id; /* NULL: none */
+	char	   *causation_id;	/* NULL: none */
+} EvpgTimer;
+
+/* What a dead letter keeps. */
+typedef struct EvpgDeadLetter
+{
+	const EvpgWork *work;
+	const char *label;			/* of the send that failed; NULL: none */
+	Jsonb	   *command;		/* that send; NULL: none */
+	const ErrorData *error;
+} EvpgDeadLetter;
+
+extern void EvpgInstanceRead(const EvpgWork *work, EvpgInstance *instance);
+extern void EvpgInstanceWrite(const EvpgWork *work, const EvpgInstance *instance);
+
+extern List *EvpgWorkDue(int max_count, const char *saga, TimestampTz now);
+extern TimestampTz EvpgWorkNext(TimestampTz now);
+extern bool EvpgWorkClaim(EvpgWork *work);
+extern bool EvpgWorkDone(const EvpgWork *work);
+extern void EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts);
+extern void EvpgWorkRoute(const char *saga, List *keys, List *positions);
+extern int64 EvpgWorkBury(const EvpgDeadLetter *letter);
+
+extern bool EvpgTimerRead(int64 timer_id, EvpgTimer *timer);
+extern int64 EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer);
+extern void EvpgTimerCancel(const char *saga, const char *key, const char *name);
+
+#endif							/* EVPG_INSTANCE_H */

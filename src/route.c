@@ -1,0 +1,239 @@
+/*-------------------------------------------------------------------------
+ *
+ * route.c
+ *		Gives the events of the log to instances of sagas: one owner of a saga reads
+ *		them in order of position, finds their keys, and writes down which
+ *		instances have to react to which event; the checkpoint moves in the same
+ *		transaction.  So instances can then react side by side (dispatch.c), and
+ *		one that fails keeps nobody else waiting.
+ *
+ * An event goes to the keys that any registered version of the saga finds in it.
+ * One whose keys cannot be found becomes a dead letter without a key.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "attempt.h"
+#include "catalog.h"
+#include "consumer.h"
+#include "fence.h"
+#include "instance.h"
+#include "log.h"
+#include "miscadmin.h"
+#include "reaction.h"
+#include "registry.h"
+#include "route.h"
+#include "saga.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Events of a batch, at most. */
+#define BATCH_EVENTS 1000
+
+/* A checkpoint that moved over nothing but foreign events is written after so many positions. */
+#define MAX_UNWRITTEN 1000
+
+/* What a batch has found. */
+typedef struct Routes
+{
+	List	   *keys;			/* of char * */
+	List	   *positions;		/* of int64 *, of the same length */
+	int64		events;
+} Routes;
+
+/* The keys of an event, by one version of the saga: what may fail. */
+typedef struct Finding
+{
+	EvpgSaga   *saga;
+	const EvpgEvent *event;
+	List	   *keys;
+} Finding;
+
+static void
+find_keys(void *arg)
+{
+	Finding    *finding = arg;
+
+	finding->keys = EvpgReactKeys(finding->saga, finding->event);
+}
+
+static void
+bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
+{
+	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = 1};
+	EvpgDeadLetter letter = {.work = &work, .error = error};
+
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(unconstify(ErrorData *, error));
+	(void) EvpgWorkBury(&letter);
+	ereport(LOG,
+			(errmsg("saga \"%s\" has a dead letter: no key was found for the event at position " INT64_FORMAT,
+					saga->name, event->position),
+			 errdetail("%s", error->message)));
+}
+
+/* Adds the routes of an event, to the lists in context. */
+static void
+route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext context)
+{
+	ListCell   *cell;
+	List	   *found = NIL;
+
+	foreach(cell, versions)
+	{
+		Finding		finding = {.saga = lfirst(cell), .event = event};
+		ErrorData  *error;
+		ListCell   *key;
+
+		if (!EvpgSagaTakes(finding.saga, event))
+			continue;
+
+		error = EvpgAttempt(find_keys, &finding);
+		if (error != NULL)
+		{
+			bury(finding.saga, event, error);
+			return;
+		}
+		foreach(key, finding.keys)
+			if (found == NIL || !EvpgRegistryListed(found, lfirst(key)))
+			found = lappend(found, lfirst(key));
+	}
+	foreach(cell, found)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		int64	   *position = palloc(sizeof(int64));
+
+		*position = event->position;
+		routes->keys = lappend(routes->keys, pstrdup(lfirst(cell)));
+		routes->positions = lappend(routes->positions, position);
+		MemoryContextSwitchTo(old);
+	}
+	routes->events++;
+}
+
+/* Whether the log need only be searched for some types; *types is what any version takes. */
+static List *
+all_of(List *versions, bool of_aggregates)
+{
+	List	   *all = NIL;
+	ListCell   *cell;
+
+	foreach(cell, versions)
+	{
+		EvpgSaga   *saga = lfirst(cell);
+		List	   *types = of_aggregates ? saga->aggregate_types : saga->event_types;
+		ListCell   *type;
+
+		if (types == NIL)
+			return NIL;
+		foreach(type, types)
+			if (all == NIL || !EvpgRegistryListed(all, lfirst(type)))
+			all = lappend(all, lfirst(type));
+	}
+	return all;
+}
+
+/* Routes a batch of a saga that is owned; returns how far it came. */
+static int64
+route_batch(const EvpgConsumer *consumer, int64 mark)
+{
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
+	List	   *versions = EvpgSagaVersions(consumer->name);
+	EvpgLogFilter filter = {
+		.after = consumer->checkpoint,
+		.upto = mark,
+		.aggregate_types = all_of(versions, true),
+		.event_types = all_of(versions, false)
+	};
+	Routes		routes = {0};
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	int64		reached;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	while (routes.events < BATCH_EVENTS && EvpgLogScanNext(scan, &event))
+	{
+		MemoryContextSwitchTo(event_context);
+		route(&routes, versions, &event, context);
+		MemoryContextSwitchTo(context);
+		MemoryContextReset(event_context);
+	}
+	reached = EvpgLogScanReached(scan);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	if (routes.keys != NIL)
+		EvpgWorkRoute(consumer->name, routes.keys, routes.positions);
+	if (routes.events > 0 || reached - consumer->checkpoint > MAX_UNWRITTEN || MyBackendType != B_BG_WORKER)
+		EvpgConsumerAdvance(consumer, reached, routes.events);
+	return reached;
+}
+
+/*
+ * EvpgRouteRun
+ *		Routes the next batch of a saga, in the current transaction.  True if there
+ *		is more.  Does nothing if another session does it.
+ */
+bool
+EvpgRouteRun(const char *saga, TimestampTz *next)
+{
+	EvpgConsumer consumer;
+	EvpgScope	scope;
+	int64		mark;
+	bool		more = false;
+
+	if (!EvpgConsumerLock(saga, false))
+		return false;
+	EvpgEnter(&scope, "evpg_run()");
+	if (EvpgConsumerRead(saga, &consumer) && consumer.running)
+	{
+		mark = EvpgFenceStablePosition(false);
+		more = mark > consumer.checkpoint && route_batch(&consumer, mark) < mark;
+	}
+	EvpgLeave(&scope);
+	return more;
+}
+
+/* Routes all there is now of a saga, in the current transaction.  The caller is inside EvpgEnter. */
+void
+EvpgRouteAll(const char *saga)
+{
+	EvpgConsumer consumer;
+	int64		mark = EvpgFenceStablePosition(false);
+
+	(void) EvpgConsumerLock(saga, true);
+	while (EvpgConsumerRead(saga, &consumer) && consumer.running && consumer.checkpoint < mark)
+		(void) route_batch(&consumer, mark);
+}
+
+/* Routes one event once more; false if there is none.  An error of its keys is raised. */
+bool
+EvpgRouteAgain(const char *saga, int64 position)
+{
+	EvpgLogFilter filter = {.after = position - 1, .upto = position};
+	List	   *versions = EvpgSagaVersions(saga);
+	List	   *keys = NIL;
+	List	   *positions = NIL;
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		found;
+	ListCell   *cell;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	found = EvpgLogScanNext(scan, &event);
+	if (found)
+		foreach(cell, versions)
+			if (EvpgSagaTakes(lfirst(cell), &event))
+			keys = list_concat(keys, EvpgReactKeys(lfirst(cell), &event));
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	foreach(cell, keys)
+		positions = lappend(positions, &position);
+	if (keys != NIL)
+		EvpgWorkRoute(saga, keys, positions);
+	return found;
+}

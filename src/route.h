@@ -1,0 +1,17 @@
+/*-------------------------------------------------------------------------
+ *
+ * route.h
+ *		Giving the events of the log to instances of sagas.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_ROUTE_H
+#define EVPG_ROUTE_H
+
+#include "datatype/timestamp.h"
+
+extern bool EvpgRouteRun(const char *saga, TimestampTz *next);
+extern void EvpgRouteAll(const char *saga);
+extern bool EvpgRouteAgain(const char *saga, int64 position);
+
+#endif							/* EVPG_ROUTE_H */
