@@ -208,12 +208,6 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate) VALUES ($1, $2, $3, $4, $5, $6)",
 		6, {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID}
 	},
-	[EVPG_PLAN_PROJECTION_CLEAR] = {
-		"WITH o AS (DELETE FROM evpg.old_build WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build)"
-		" DELETE FROM evpg.projection_state WHERE build OPERATOR(pg_catalog.=) ANY (ARRAY("
-		"SELECT build FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1 UNION ALL SELECT build FROM o))",
-		1, {TEXTOID}
-	},
 	[EVPG_PLAN_PROJECTION_DELETE] = {
 		"DELETE FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
@@ -283,6 +277,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" WHERE build OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		2, {INT8OID, TEXTOID}
 	},
+	[EVPG_PLAN_REBUILD_ABANDON] = {
+		"WITH o AS (UPDATE evpg.old_build SET replaced = false WHERE name OPERATOR(pg_catalog.=) $1)"
+		" INSERT INTO evpg.old_build (build, name) SELECT build, name FROM evpg.projection"
+		" WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build",
+		1, {TEXTOID}
+	},
 	[EVPG_PLAN_REBUILD_ADVANCE] = {
 		"UPDATE evpg.rebuild_part SET checkpoint = $3, events = events OPERATOR(pg_catalog.+) $4"
 		" WHERE build OPERATOR(pg_catalog.=) $1 AND part OPERATOR(pg_catalog.=) $2",
@@ -338,8 +338,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		0, {0}
 	},
 	[EVPG_PLAN_REBUILD_OLD] = {
-		"SELECT build, name, replaced, clean_from FROM evpg.old_build ORDER BY build",
-		0, {0}
+		"SELECT build, name, replaced, clean_from FROM evpg.old_build"
+		" WHERE build OPERATOR(pg_catalog.>) $1 ORDER BY build LIMIT 1",
+		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_PART] = {
 		"SELECT checkpoint FROM evpg.rebuild_part WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY part",
