@@ -67,7 +67,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_run_sagas()");
 	EvpgHomeRequire();
 	foreach(cell, EvpgConsumerSagas())
-		EvpgRouteAll(lfirst(cell));
+		dead += EvpgRouteAll(lfirst(cell));
 	while (!idle && left > 0)
 	{
 		idle = true;

@@ -425,6 +425,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
 	},
+	[EVPG_PLAN_DEAD_LETTER_DISCARDED] = {
+		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL",
+		1, {TEXTOID}
+	},
 	[EVPG_PLAN_DEAD_LETTER_LIST] = {
 		"SELECT dead_letter_id FROM evpg.dead_letter WHERE resolved_at IS NULL AND saga IS NOT DISTINCT FROM "
 		"$1 ORDER BY dead_letter_id LIMIT $2",
