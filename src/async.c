@@ -9,8 +9,8 @@
  * batch remains but the failure: next time the events before it are applied, then
  * the event alone, until it succeeds or has failed often enough.  Then the
  * projection stops, or the event is parked, and later ones of its key behind it,
- * or it is skipped.  Errors of concurrency are tried again without being
- * counted.
+ * or it is skipped.  Errors of concurrency are not counted, but the pauses
+ * before the next attempt grow.
  *
  * How many events a batch takes adapts to how long one lasted; a session keeps
  * that in memory, and how far it has looked without finding an event, so that a
@@ -44,6 +44,9 @@ PG_FUNCTION_INFO_V1(evpg_replay_parked);
 /* A checkpoint that moved over nothing but foreign events is written after so many positions, or milliseconds. */
 #define MAX_UNWRITTEN 1000
 #define MAX_UNWRITTEN_TIME 1000
+
+/* How long to wait after the first error that need not come back, in ms. */
+#define FIRST_PAUSE 100
 
 /* What a session remembers of a consumer. */
 typedef struct Look
@@ -93,7 +96,7 @@ advance(Look *look, const EvpgConsumer *consumer, const EvpgBatch *batch, Timest
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (MyBackendType != B_BG_WORKER || batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->error_position != 0 ||
+	if (MyBackendType != B_BG_WORKER || batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->retry_at != 0 ||
 		TimestampDifferenceExceeds(look->written_at, now, MAX_UNWRITTEN_TIME))
 	{
 		EvpgConsumerAdvance(consumer, batch->reached, batch->events);
@@ -170,14 +173,19 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 {
 	int64		position = EvpgProjectPosition;
 	int			attempts = 0;
+	TimestampTz retry_at = GetCurrentTimestamp();
 	bool		passed;
 
 	if (position <= batch->after || position > batch->upto)
 		position = 0;
-	/* After others it does not count: it is tried again alone. */
+	/* After others it does not count: it is tried again alone, at once. */
 	if (position == 0 || position == batch->first)
 	{
-		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !EvpgConsumerTransient(error);
+		bool		transient = EvpgConsumerTransient(error);
+
+		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !transient;
+		retry_at = transient ? EvpgConsumerPause(consumer->last_error_at, consumer->retry_at, FIRST_PAUSE) :
+			EvpgConsumerRetryAt(attempts);
 		if (position - 1 > consumer->checkpoint)
 			EvpgConsumerAdvance(consumer, position - 1, 0);
 	}
@@ -185,11 +193,12 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	consumer->attempts = attempts;
 	if (attempts < projection->max_attempts)
 	{
-		EvpgConsumerFail(consumer, position, attempts, false, error);
+		EvpgConsumerFail(consumer, position, attempts, retry_at, false, error);
 		return;
 	}
 	passed = give_up(consumer, projection, error);
-	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, !passed, error);
+	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? GetCurrentTimestamp() : retry_at,
+					 !passed, error);
 	ereport(LOG,
 			(errmsg("projection \"%s\" has %s at position " INT64_FORMAT, consumer->name,
 					!passed ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",

@@ -47,6 +47,10 @@ PG_FUNCTION_INFO_V1(evpg_skip_event);
 #define FIRST_RETRY 1
 #define LAST_RETRY 300
 
+/* The longest wait after an error that need not come back, and when one is none of a row of them, in ms. */
+#define LAST_PAUSE 30000
+#define ROW_ENDS 60000
+
 /*
  * EvpgConsumerLock
  *		Makes this transaction the owner of a consumer; false if it does not wait
@@ -116,6 +120,7 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 		consumer->error_position = result_int(3);
 		consumer->attempts = (int) result_int(4);
 		consumer->retry_at = result_int(5);
+		consumer->last_error_at = result_int(6);
 	}
 	EvpgPlanDone();
 	return found;
@@ -187,6 +192,23 @@ EvpgConsumerRetryAt(int attempts)
 		(int64) (seconds * (1 + pg_prng_double(&pg_global_prng_state) / 4) * USECS_PER_SEC);
 }
 
+/*
+ * EvpgConsumerPause
+ *		When to try again after an error that need not come back: soon after the
+ *		first one, in ms; then after pauses that double.  The caller knows when the last
+ *		error came and when it was to be tried again then, 0 if there was none.
+ */
+TimestampTz
+EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		pause = 0;
+
+	if (retry_at > last_error_at && !TimestampDifferenceExceeds(retry_at, now, ROW_ENDS))
+		pause = (retry_at - last_error_at) / 1000 * 2;
+	return TimestampTzPlusMilliseconds(now, Min(Max(pause, first), LAST_PAUSE));
+}
+
 /* An error that need not come back: of concurrency, or of a server that is short of something. */
 bool
 EvpgConsumerTransient(const ErrorData *error)
@@ -201,15 +223,16 @@ EvpgConsumerTransient(const ErrorData *error)
 	}
 }
 
-/* Keeps what went wrong; position 0 is the consumer itself.  With no attempt counted it is tried again at once. */
+/* Keeps what went wrong; position 0 is the consumer itself. */
 void
-EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, bool stop, const ErrorData *error)
+EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at, bool stop,
+				 const ErrorData *error)
 {
 	Datum		values[7] = {
 		CStringGetTextDatum(consumer->name),
 		Int64GetDatum(position),
 		Int32GetDatum(attempts),
-		TimestampTzGetDatum(attempts == 0 ? GetCurrentTimestamp() : EvpgConsumerRetryAt(attempts)),
+		TimestampTzGetDatum(retry_at),
 		BoolGetDatum(stop),
 		CStringGetTextDatum(error->message),
 		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode))
@@ -366,6 +389,11 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	own(name, &consumer);
 	changed = EvpgPlanRun(EVPG_PLAN_CONSUMER_RUN, values, NULL) > 0;
 	EvpgPlanDone();
+	if (running)
+	{
+		changed |= EvpgPlanRun(EVPG_PLAN_SAGA_RESUME, values, NULL) > 0;
+		EvpgPlanDone();
+	}
 	EvpgWakeLauncher();
 	EvpgWakeConsumers();
 	EvpgLeave(&scope);

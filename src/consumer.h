@@ -21,6 +21,7 @@ typedef struct EvpgConsumer
 	int64		error_position; /* the event that fails; 0: none */
 	int			attempts;		/* at that event */
 	TimestampTz retry_at;		/* not before; 0: at once */
+	TimestampTz last_error_at;	/* 0: never */
 } EvpgConsumer;
 
 /* An event that is not to be applied now. */
@@ -39,10 +40,11 @@ extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
 extern List *EvpgConsumerProjections(void);
 extern List *EvpgConsumerSagas(void);
 extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
-extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, bool stop,
-							 const ErrorData *error);
+extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
+							 bool stop, const ErrorData *error);
 extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
 extern TimestampTz EvpgConsumerRetryAt(int attempts);
+extern TimestampTz EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
 extern bool EvpgConsumerTransient(const ErrorData *error);
 extern List *EvpgConsumerParked(const char *name);
 extern void EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts,

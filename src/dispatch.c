@@ -27,6 +27,7 @@
 #include "access/xact.h"
 #include "action.h"
 #include "attempt.h"
+#include "batch.h"
 #include "catalog.h"
 #include "clock.h"
 #include "command.h"
@@ -206,8 +207,10 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 	const char *before;
 
 	EvpgInstanceRead(acting->work, instance);
+	if (instance->completed)
+		return;
 	find_saga(acting);
-	if (instance->completed || !EvpgSagaTakes(acting->saga, event) ||
+	if (!EvpgSagaTakes(acting->saga, event) ||
 		(!instance->exists && !EvpgSagaStarts(acting->saga, event)))
 		return;
 	acting->source = EvpgUuidText(&event->event_id);
@@ -292,8 +295,11 @@ work(void *arg)
 
 		PushActiveSnapshot(GetTransactionSnapshot());
 		scan = EvpgLogScanAll(&filter);
-		if (EvpgLogScanNext(scan, &event))
-			react_to_event(acting, &event);
+		if (!EvpgLogScanNext(scan, &event))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("there is no event at position " INT64_FORMAT, acting->work->position)));
+		react_to_event(acting, &event);
 		EvpgLogScanEnd(scan);
 		PopActiveSnapshot();
 	}
@@ -371,6 +377,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	EvpgActing	acting = {.work = what};
 	ErrorData  *failure;
 
+	EvpgBatchRequireNewSnapshots();
 	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
 	{
 		/* The saga is being changed: that was no attempt. */
@@ -379,7 +386,10 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	}
 	if (!again && what->attempts > max_attempts(what))
 	{
-		/* It was begun so often and never came to an end: the server crashed, or the session was ended. */
+		/*
+		 * It was begun so often and never came to an end: the server crashed,
+		 * or the session was ended.
+		 */
 		ErrorData	crash = {
 			.sqlerrcode = ERRCODE_CRASH_SHUTDOWN,
 			.message = psprintf("%d attempts ended without a result", what->attempts - 1),

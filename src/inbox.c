@@ -93,12 +93,11 @@ receive(void *arg)
 	EvpgOutcome *refusal = NULL;
 	EvpgCommand *commands;
 	int			count;
-	ErrorContextCallback callback = {
-		.callback = describe_message,
-		.arg = message,
-		.previous = error_context_stack
-	};
+	ErrorContextCallback callback;
 
+	callback.callback = describe_message;
+	callback.arg = message;
+	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	if (mark(message->source, message->key))
 	{

@@ -181,16 +181,15 @@ EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 {
 	Translator *translator = find_translator(name);
 	Datum		args[1] = {JsonbPGetDatum(payload)};
-	ErrorContextCallback callback = {
-		.callback = describe_translator,
-		.arg = unconstify(char *, name),
-		.previous = error_context_stack
-	};
+	ErrorContextCallback callback;
 	Datum	   *rows;
 	bool	   *nulls;
 	int			count;
 	int			made = 0;
 
+	callback.callback = describe_translator;
+	callback.arg = unconstify(char *, name);
+	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	count = EvpgFunctionCall(translator->function, args, false, EvpgMaxEvents + 1, &rows, &nulls);
 	if (count > EvpgMaxEvents)

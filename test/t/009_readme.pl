@@ -96,7 +96,7 @@ $node->start;
 
 my $directory = 0;
 
-foreach my $name ('README.md', map { "docs/$_.md" } qw(tutorial projections outbox reducer-abi operations))
+foreach my $name ('README.md', map { "docs/$_.md" } qw(tutorial projections sagas outbox reducer-abi operations))
 {
 	my @blocks = blocks($name);
 	my $build = PostgreSQL::Test::Utils::tempdir();

@@ -148,8 +148,8 @@ SQL
 		}
 		$done = $position;
 	}
-	$done = $stable if $publisher->{rare} && @rows < $page;
 	published($publisher, $done) if defined $done;
+	published($publisher, $stable) if $publisher->{rare} && @rows < $page;
 	return scalar @rows;
 }
 
@@ -182,7 +182,7 @@ sub step
 my %scripts = (
 	commit => <<'SQL',
 \set s random(1, 12)
-\set pause random(0, 15)
+\set pause random(0, 40)
 BEGIN;
 SELECT count(*) FROM evpg_append('account_c', 's' || :s, array_fill(evpg_event('Noted'), ARRAY[1 + :s % 3]));
 \sleep :pause ms
@@ -191,7 +191,7 @@ COMMIT;
 SQL
 	rare => <<'SQL',
 \set s random(1, 12)
-\set pause random(0, 15)
+\set pause random(0, 40)
 BEGIN;
 SELECT count(*) FROM evpg_append('account_c', 'own:client_id', ARRAY[evpg_event('Rare')]);
 \sleep :pause ms
@@ -199,7 +199,7 @@ COMMIT;
 SQL
 	abort => <<'SQL',
 \set s random(1, 12)
-\set pause random(0, 15)
+\set pause random(0, 40)
 BEGIN;
 SELECT count(*) FROM evpg_append('account_c', 's' || :s, ARRAY[evpg_event('Lost'), evpg_event('Rare')]);
 \sleep :pause ms
@@ -220,7 +220,7 @@ sub start_writers
 	my ($transactions) = @_;
 
 	return IPC::Run::start(
-		[ 'pgbench', '-n', '-c', 8, '-t', $transactions, @files, '-d', $node->connstr('postgres') ],
+		[ 'pgbench', '-n', '-c', 5, '-t', $transactions, @files, '-d', $node->connstr('postgres') ],
 		'>', "$directory/pgbench.out", '2>', "$directory/pgbench.err");
 }
 
@@ -261,14 +261,34 @@ sub crash_server
 	return 1;
 }
 
-load('at first', 50);
+load('at first', 60);
 load('the server crashes', 1_000_000, \&crash_server);
-load('afterwards', 50);
-foreach my $publisher (@publishers)
+load('afterwards', 60);
+
+# An event that is committed after a later one, in the eyes of publishers that have come to the end in between.
+sub come_to_the_end
 {
-	1 while step($publisher) > 0;
-	forget($publisher);
+	foreach my $publisher (@publishers)
+	{
+		my $steps = 0;
+
+		while (step($publisher) > 0)
+		{
+			die "$publisher->{reader} comes to no end" if ++$steps > 10_000;
+		}
+	}
+	return;
 }
+
+my $late = $node->background_psql('postgres');
+come_to_the_end();
+$late->query_safe("BEGIN; SELECT FROM evpg_append('account_c', 'late', ARRAY[evpg_event('Rare')])");
+$node->safe_psql('postgres', "SELECT FROM evpg_append('account_c', 'early', ARRAY[evpg_event('Rare')])");
+come_to_the_end();
+$late->query_safe('COMMIT');
+come_to_the_end();
+$late->quit;
+forget($_) foreach @publishers;
 note "$_: $happened{$_}" foreach sort keys %happened;
 cmp_ok($happened{$_} // 0, '>', 0, "it happened: $_") foreach 'a message is refused', 'the broker goes down',
   'an acknowledgement is lost', 'attempts are counted', 'a publisher crashes before it moves the checkpoint',
