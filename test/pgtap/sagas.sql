@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(1);
+SELECT plan(295);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql

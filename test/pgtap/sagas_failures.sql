@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(1);
+SELECT plan(56);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 SELECT register_script('script') \g /dev/null

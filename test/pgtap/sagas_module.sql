@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(1);
+SELECT plan(110);
 SET test.kind = counter;
 SET test.kind_of_saga = 'C';
 \ir include/saga_script.sql
