@@ -66,7 +66,8 @@ bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
 	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = 1};
 	EvpgDeadLetter letter = {.work = &work, .error = error};
 
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+	/* What need not come back is for the next pass. */
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION || EvpgConsumerTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	(void) EvpgWorkBury(&letter);
 	ereport(LOG,
