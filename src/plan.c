@@ -425,6 +425,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
 	},
+	[EVPG_PLAN_DEAD_LETTER_DISCARDED] = {
+		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL",
+		1, {TEXTOID}
+	},
 	[EVPG_PLAN_DEAD_LETTER_LIST] = {
 		"SELECT dead_letter_id FROM evpg.dead_letter WHERE resolved_at IS NULL AND saga IS NOT DISTINCT FROM "
 		"$1 ORDER BY dead_letter_id LIMIT $2",
@@ -439,6 +444,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.dead_letter SET resolved_at = pg_catalog.clock_timestamp(), resolution = $2, reason = "
 		"$3, resolved_by = $4 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
 		4, {INT8OID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_DEAD_LETTER_RETRIED] = {
+		"UPDATE evpg.dead_letter SET attempts = attempts OPERATOR(pg_catalog.+) 1, sqlstate = $2, code = $3, message = $4,"
+		" detail = $5 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
+		5, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_WRITE] = {
 		"INSERT INTO evpg.dead_letter (saga, key, source_position, timer_id, attempts, label, command, "
@@ -481,9 +491,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		8, {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT4OID, TEXTOID}
 	},
 	[EVPG_PLAN_SAGA_CLEAR] = {
-		"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1), t AS (DELETE FROM "
-		"evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1) DELETE FROM evpg.saga_event WHERE saga "
-		"OPERATOR(pg_catalog.=) $1",
+		"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1),"
+		" t AS (DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1),"
+		" d AS (UPDATE evpg.dead_letter SET resolved_at = pg_catalog.clock_timestamp(), resolution = 'discarded',"
+		" reason = 'saga was dropped' WHERE saga OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL)"
+		" DELETE FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_SAGA_DELETE] = {
@@ -503,6 +515,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"$2 AND NOT EXISTS (SELECT FROM evpg.saga_instance i WHERE i.saga OPERATOR(pg_catalog.=) s.name AND "
 		"i.saga_version OPERATOR(pg_catalog.=) s.version AND i.status OPERATOR(pg_catalog.=) 'running')",
 		2, {TEXTOID, INT4OID}
+	},
+	[EVPG_PLAN_SAGA_RESUME] = {
+		"WITH e AS (UPDATE evpg.saga_event SET retry_at = NULL WHERE saga OPERATOR(pg_catalog.=) $1 AND retry_at IS NOT NULL RETURNING 1),"
+		" t AS (UPDATE evpg.timer SET retry_at = NULL WHERE saga OPERATOR(pg_catalog.=) $1 AND retry_at IS NOT NULL RETURNING 1)"
+		" SELECT FROM e UNION ALL SELECT FROM t",
+		1, {TEXTOID}
 	},
 	[EVPG_PLAN_TIMER_BURY] = {
 		"UPDATE evpg.timer SET dead_letter_id = $2 WHERE timer_id OPERATOR(pg_catalog.=) $1",
@@ -525,6 +543,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_TIMER_DONE] = {
 		"DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_TIMER_DROP] = {
+		"WITH t AS (DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 RETURNING dead_letter_id),"
+		" d AS (UPDATE evpg.dead_letter l SET resolved_at = pg_catalog.clock_timestamp(), resolution = 'discarded',"
+		" reason = 'timer was cancelled' FROM t WHERE l.dead_letter_id OPERATOR(pg_catalog.=) t.dead_letter_id)"
+		" SELECT FROM t",
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_TIMER_MOVE] = {

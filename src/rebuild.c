@@ -73,7 +73,7 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 #define REBUILD_CLASS 17753
 
 /* A batch that is not a transaction of its own. */
-#define BATCH_EVENTS 20000
+#define BATCH_EVENTS 500000
 
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
@@ -706,7 +706,7 @@ attempt_part(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
-	EvpgPace   *pace = EvpgPaceStart(rebuild->name);
+	EvpgPace   *pace = EvpgPaceStartRebuild(rebuild->name);
 
 	EvpgProjectBlame(0, NULL);
 	EvpgPaceEnd(pace, apply_part(rebuild, rebuild->part, pace->max_events));
