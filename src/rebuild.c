@@ -28,6 +28,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "attempt.h"
 #include "batch.h"
@@ -303,12 +304,32 @@ check_table(Oid relid, const char *name, Oid owner)
 	table_close(relation, AccessShareLock);
 }
 
+/* Error if a table is not one that a projection may fill, or its copy would have the name of another one. */
+static void
+check_declared(Oid relid, List *others, const char *name)
+{
+	ListCell   *cell;
+
+	if (relid < FirstNormalObjectId || get_rel_namespace(relid) == get_rel_namespace(EvpgCatalogGet()->event_log))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be a table of a projection", name),
+				 errdetail("It is a table of the system, or of evpg.")));
+	foreach(cell, others)
+		if (strcmp(get_rel_name(lfirst_oid(cell)), get_rel_name(relid)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("tables of a projection have one name: \"%s\"", get_rel_name(relid)),
+				 errhint("Name each table once; those of other schemas need other names.")));
+}
+
 /* Tables that a registration names, as qualified names; NULL: none. */
 ArrayType *
 EvpgRebuildCheckTables(ArrayType *tables, Oid handler)
 {
 	Datum	   *elements;
 	int			count;
+	List	   *others = NIL;
 
 	if (tables == NULL)
 		return NULL;
@@ -318,7 +339,9 @@ EvpgRebuildCheckTables(ArrayType *tables, Oid handler)
 		char	   *name = TextDatumGetCString(elements[i]);
 		Oid			relid = table_oid(name, AccessShareLock);
 
+		check_declared(relid, others, name);
 		check_table(relid, name, function_owner(handler));
+		others = lappend_oid(others, relid);
 		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 																	 get_rel_name(relid)));
 	}
@@ -573,7 +596,7 @@ apply_part(Rebuild *rebuild, int part, int max_events)
 	 * What waits to be replayed is applied by the rebuild; what was given up
 	 * is not.
 	 */
-	foreach(cell, EvpgConsumerParked(rebuild->name))
+	foreach(cell, EvpgConsumerParked(rebuild->name, batch.after))
 		if (((EvpgParked *) lfirst(cell))->skipped)
 		batch.parked = lappend(batch.parked, lfirst(cell));
 	run_batch(&batch);
