@@ -132,7 +132,7 @@ park(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, 
 		.upto = consumer->error_position,
 		.max_events = 1,
 		.send = true,
-		.parked = EvpgConsumerParked(consumer->name)
+		.parked = EvpgConsumerParked(consumer->name, consumer->error_position - 1)
 	};
 
 	for (;;)
@@ -251,7 +251,6 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	batch.max_events = pace->max_events;
 	batch.send = true;
 	batch.narrow = true;
-	batch.parked = EvpgConsumerParked(name);
 	/* First what comes before the event that fails, then it alone. */
 	if (consumer.error_position > batch.after)
 		batch.upto = Min(mark, consumer.error_position - (batch.after < consumer.error_position - 1));
@@ -266,6 +265,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		return false;
 	}
 
+	batch.parked = EvpgConsumerParked(name, batch.after);
 	error = EvpgAttempt(run_batch, &batch);
 	if (error == NULL)
 	{
@@ -372,13 +372,13 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
 	projection = EvpgProjectionFind(name);
-	foreach(cell, EvpgConsumerParked(name))
+	foreach(cell, EvpgConsumerParked(name, PG_INT64_MAX))
 	{
 		EvpgParked *parked = lfirst(cell);
 
 		if (count >= max_count)
 			break;
-		if (parked->skipped || (only_key != NULL && (parked->key == NULL || strcmp(parked->key, only_key) != 0)) ||
+		if ((only_key != NULL && (parked->key == NULL || strcmp(parked->key, only_key) != 0)) ||
 			(parked->key != NULL && failed != NIL && EvpgRegistryListed(failed, parked->key)))
 			continue;
 		if (replay(projection, parked))

@@ -158,6 +158,7 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	EvpgLogScan *events;
 	EvpgEvent	event;
 	int64		last = batch->after;
+	int			next_parked = 0;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	events = EvpgLogScanAll(&filter);
@@ -169,7 +170,7 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		last = event.position;
 		if (batch->first == 0)
 			batch->first = event.position;
-		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, event.position))
+		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, &next_parked, event.position))
 			apply(batch, rows, &event, event_context);
 		MemoryContextReset(event_context);
 		batch->events++;

@@ -142,12 +142,10 @@ catch_up(const char *name)
 		.max_events = 10000,
 		.send = true
 	};
-	ListCell   *cell;
 
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerRead(name, &consumer);
-	foreach(cell, EvpgConsumerParked(name))
-		if (!((EvpgParked *) lfirst(cell))->skipped)
+	if (EvpgConsumerParked(name, PG_INT64_MAX) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has parked events, so it cannot become inline", name),
@@ -160,7 +158,7 @@ catch_up(const char *name)
 						   batch.upto - consumer.checkpoint, MAX_CATCH_UP),
 				 errhint("Wait until it has caught up.")));
 	batch.build = batch.projection->build;
-	batch.parked = EvpgConsumerParked(name);
+	batch.parked = EvpgConsumerParked(name, consumer.checkpoint);
 	for (batch.after = consumer.checkpoint; batch.after < batch.upto; batch.after = batch.reached)
 		EvpgBatchRun(&batch);
 	EvpgConsumerDrop(name, false);
