@@ -368,6 +368,6 @@ SELECT evpg_drop_projection('gone') \g /dev/null
 CREATE SCHEMA other;
 CREATE TABLE other.mine (id text);
 SELECT alike(error_of(format($$SELECT evpg_register_projection('mine', handler => 'test.mine_write', tables => %L)$$, tables)), error, 'rule 13: refused: ' || tables)
-  FROM (VALUES ('{pg_catalog.pg_class}', '42809 "pg_catalog.pg_class" cannot be%'), ('{evpg.event_log}', '42809 "evpg.event_log" cannot be%'), ('{mine,test.mine}', '22023 tables of a projection have one name%'), ('{mine,other.mine}', '22023 tables of a projection have one name%')) x (tables, error);
+  FROM (VALUES ('{pg_catalog.pg_class}', '42809 "pg_catalog.pg_class" cannot be%'), ('{evpg.event_log}', '42809 "evpg.event_log" cannot be%'), ('{mine,test.mine}', '22023 two tables of a projection have the name "mine"%'), ('{mine,other.mine}', '22023 two tables of a projection have the name "mine"%')) x (tables, error);
 
 SELECT * FROM finish();
