@@ -207,8 +207,10 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 	const char *before;
 
 	EvpgInstanceRead(acting->work, instance);
+	if (instance->completed)
+		return;
 	find_saga(acting);
-	if (instance->completed || !EvpgSagaTakes(acting->saga, event) ||
+	if (!EvpgSagaTakes(acting->saga, event) ||
 		(!instance->exists && !EvpgSagaStarts(acting->saga, event)))
 		return;
 	acting->source = EvpgUuidText(&event->event_id);

@@ -84,20 +84,13 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 	foreach(cell, versions)
 	{
 		Finding		finding = {.saga = lfirst(cell), .event = event};
-		ErrorData  *error = NULL;
+		ErrorData  *error;
 		ListCell   *key;
 
 		if (!EvpgSagaTakes(finding.saga, event))
 			continue;
 
-		/*
-		 * A module or a path is not worth a subtransaction for each event,
-		 * and fails for a defect of its own.
-		 */
-		if (finding.saga->key_signature != NULL)
-			error = EvpgAttempt(find_keys, &finding);
-		else
-			find_keys(&finding);
+		error = EvpgAttempt(find_keys, &finding);
 		if (error != NULL)
 		{
 			bury(finding.saga, event, error);

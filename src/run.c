@@ -15,6 +15,7 @@
 
 #include "access/xact.h"
 #include "async.h"
+#include "attempt.h"
 #include "catalog.h"
 #include "consumer.h"
 #include "dispatch.h"
@@ -51,23 +52,58 @@ list_tasks(List *(*list) (void), MemoryContext context)
 	return names;
 }
 
-/* Runs every task of a kind, each with memory of its own; true if one has more to do. */
+typedef struct Task
+{
+	const char *name;
+	bool		(*run) (const char *name, TimestampTz *next);
+	TimestampTz next;
+	bool		more;
+} Task;
+
+static void
+run_task(void *arg)
+{
+	Task	   *task = arg;
+
+	task->more = task->run(task->name, &task->next);
+}
+
+/*
+ * Runs every task of a kind, each with memory of its own; true if one has more
+ * to do.  What a task cannot cope with by itself is told, and does not keep the
+ * others from running.
+ */
 static bool
 run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), MemoryContext context,
 		  void (*commit) (void), TimestampTz *next)
 {
-	MemoryContext task = AllocSetContextCreate(context, "EvpgTask", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory = AllocSetContextCreate(context, "EvpgTask", ALLOCSET_DEFAULT_SIZES);
 	bool		more = false;
 	ListCell   *cell;
 
 	foreach(cell, names)
 	{
-		MemoryContextSwitchTo(task);
+		Task		task = {.name = lfirst(cell), .run = run, .next = *next};
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(memory);
 		PushActiveSnapshot(GetTransactionSnapshot());
-		more |= run(lfirst(cell), next);
+		error = EvpgAttempt(run_task, &task);
 		PopActiveSnapshot();
+		if (error == NULL)
+		{
+			more |= task.more;
+			*next = task.next;
+		}
+		else if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(error);
+		else
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("\"%s\" could not be run: %s", task.name, error->message),
+					 error->detail == NULL ? 0 : errdetail("%s", error->detail)));
 		commit();
-		MemoryContextReset(task);
+		MemoryContextReset(memory);
 		CHECK_FOR_INTERRUPTS();
 	}
 	return more;
