@@ -457,7 +457,7 @@ COMMENT ON TYPE evpg.command IS 'a command; evpg fills version and received_at f
 CREATE TYPE evpg.outcome AS (
   status text, aggregate_type text, aggregate_id text, version bigint, last_position bigint,
   events jsonb, sqlstate text, code text, message text, detail jsonb, hint text);
-COMMENT ON TYPE evpg.outcome IS 'what became of a command: ok, noop, duplicate, rejected, conflict, invariant or intercepted';
+COMMENT ON TYPE evpg.outcome IS 'what became of a command: ok, noop, duplicate, rejected, conflict, invariant or intercepted; of a dead letter that was retried also failed';
 
 CREATE TYPE evpg.projected AS (state jsonb, delta jsonb);
 COMMENT ON TYPE evpg.projected IS 'what a projection reducer says: the new state, NULL = delete the row; the delta for listeners, NULL = silence';
@@ -478,7 +478,7 @@ COMMENT ON TYPE evpg.fired_timer IS 'a timer of a saga that is due';
 
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
     schema_version int DEFAULT 1, occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, caused_by int DEFAULT NULL)
-  RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+  RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_event IS 'makes an event; caused_by is the 1-based number of an earlier event of the same call';
 
 CREATE FUNCTION evpg_events(events jsonb)
@@ -488,11 +488,11 @@ COMMENT ON FUNCTION evpg_events IS 'makes events of a JSON object or array of ob
 CREATE FUNCTION evpg_command(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
-  RETURNS evpg.command AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+  RETURNS evpg.command AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_command IS 'makes a command';
 
 CREATE FUNCTION evpg_commands(commands jsonb)
-  RETURNS evpg.command[] AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+  RETURNS evpg.command[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_commands IS 'makes commands of a JSON object or array of objects; an unknown key is an error';
 
 -- VOLATILE, so that it is never evaluated while planning; typed, so that it fits into CASE.
@@ -506,20 +506,20 @@ RETURN ROW(state, delta)::evpg.projected;
 COMMENT ON FUNCTION evpg_projected IS 'makes the result of a projection reducer: the new state and what listeners are sent';
 
 CREATE FUNCTION evpg_reaction(state jsonb, VARIADIC actions jsonb[] DEFAULT '{}')
-  RETURNS evpg.reaction AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+  RETURNS evpg.reaction AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_reaction IS 'makes the answer of a saga: its new state, and actions, which are done in this order; NULL actions are left out';
 
 CREATE FUNCTION evpg_action_send(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     label text DEFAULT NULL, undo jsonb DEFAULT NULL, expected_version bigint DEFAULT NULL, metadata jsonb DEFAULT NULL)
-  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_action_send IS 'action of a saga: send a command; undo is another one, which evpg_action_compensate() sends if this one succeeds';
 
 CREATE FUNCTION evpg_action_schedule(timer text, delay interval DEFAULT NULL, due_at timestamptz DEFAULT NULL, payload jsonb DEFAULT NULL)
-  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_action_schedule IS 'action of a saga: fire a timer after a delay (days have 24 hours, months 30 days) or at a time; a pending one of the same name is replaced';
 
 CREATE FUNCTION evpg_action_cancel(timer text)
-  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_action_cancel IS 'action of a saga: forget a pending timer, if there is one';
 
 CREATE FUNCTION evpg_action_compensate(reason text DEFAULT NULL) RETURNS jsonb
@@ -533,7 +533,7 @@ RETURN '{"do": "complete"}'::jsonb;
 COMMENT ON FUNCTION evpg_action_complete IS 'action of a saga: this instance is done; its timers go, later actions and events are ignored';
 
 CREATE FUNCTION evpg_action_fail(reason text)
-  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+  RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_action_fail IS 'action of a saga: make this reaction a dead letter at once; nothing of it is done';
 
 -- ------------------------------------------------------------------ aggregates

@@ -255,13 +255,13 @@ send(EvpgActing *acting, Jsonb *action)
 	command.metadata = stamp(acting, command.metadata);
 	EvpgCommandExecute(&command, true, &outcome);
 	if (EvpgOutcomeSqlstate(&outcome) != ERRCODE_SUCCESSFUL_COMPLETION)
-	{
 		handle_rejection(acting, &command, &outcome);
-		return;
+	else
+	{
+		acting->dispatched++;
+		if (undo != NULL)
+			push_undo(acting, undo);
 	}
-	acting->dispatched++;
-	if (undo != NULL)
-		push_undo(acting, undo);
 	acting->label = NULL;
 	acting->command = NULL;
 }

@@ -389,6 +389,11 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	own(name, &consumer);
 	changed = EvpgPlanRun(EVPG_PLAN_CONSUMER_RUN, values, NULL) > 0;
 	EvpgPlanDone();
+	if (running)
+	{
+		changed |= EvpgPlanRun(EVPG_PLAN_SAGA_RESUME, values, NULL) > 0;
+		EvpgPlanDone();
+	}
 	EvpgWakeLauncher();
 	EvpgWakeConsumers();
 	EvpgLeave(&scope);

@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
+#include "reducer.h"
 #include "registry.h"
 #include "route.h"
 #include "shared.h"
@@ -66,7 +67,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_run_sagas()");
 	EvpgHomeRequire();
 	foreach(cell, EvpgConsumerSagas())
-		EvpgRouteAll(lfirst(cell));
+		dead += EvpgRouteAll(lfirst(cell));
 	while (!idle && left > 0)
 	{
 		idle = true;
@@ -164,6 +165,18 @@ retry(int64 id, EvpgWork *work)
 		(void) EvpgDispatch(work, true, &sent, &error);
 	if (error == NULL)
 		resolve(id, "retried", NULL);
+	else
+	{
+		Datum		values[5] = {Int64GetDatum(id)};
+		char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+
+		EvpgRegistryPut(values, nulls, 1, unpack_sql_state(error->sqlerrcode));
+		EvpgRegistryPut(values, nulls, 2, error->constraint_name);
+		EvpgRegistryPut(values, nulls, 3, error->message);
+		EvpgRegistryPut(values, nulls, 4, error->detail);
+		(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_RETRIED, values, nulls);
+		EvpgPlanDone();
+	}
 	return error;
 }
 
@@ -210,6 +223,7 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 		ErrorData  *error = retry(PG_GETARG_INT64(0), &work);
 		Datum		values[11] = {0};
 		bool		nulls[11];
+		EvpgDecision refusal;
 
 		memset(nulls, true, sizeof(nulls));
 		set_text(values, nulls, 0, error == NULL ? "ok" : status_of(error));
@@ -218,6 +232,9 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 			set_text(values, nulls, 6, unpack_sql_state(error->sqlerrcode));
 			set_text(values, nulls, 7, error->constraint_name);
 			set_text(values, nulls, 8, error->message);
+			EvpgReducerRefusal(error, &refusal);
+			nulls[9] = (refusal.detail == NULL);
+			values[9] = JsonbPGetDatum(refusal.detail);
 			set_text(values, nulls, 10, error->hint);
 		}
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);

@@ -208,12 +208,6 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate) VALUES ($1, $2, $3, $4, $5, $6)",
 		6, {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID}
 	},
-	[EVPG_PLAN_PROJECTION_CLEAR] = {
-		"WITH o AS (DELETE FROM evpg.old_build WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build)"
-		" DELETE FROM evpg.projection_state WHERE build OPERATOR(pg_catalog.=) ANY (ARRAY("
-		"SELECT build FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1 UNION ALL SELECT build FROM o))",
-		1, {TEXTOID}
-	},
 	[EVPG_PLAN_PROJECTION_DELETE] = {
 		"DELETE FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
@@ -283,6 +277,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" WHERE build OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		2, {INT8OID, TEXTOID}
 	},
+	[EVPG_PLAN_REBUILD_ABANDON] = {
+		"WITH o AS (UPDATE evpg.old_build SET replaced = false WHERE name OPERATOR(pg_catalog.=) $1)"
+		" INSERT INTO evpg.old_build (build, name) SELECT build, name FROM evpg.projection"
+		" WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build",
+		1, {TEXTOID}
+	},
 	[EVPG_PLAN_REBUILD_ADVANCE] = {
 		"UPDATE evpg.rebuild_part SET checkpoint = $3, events = events OPERATOR(pg_catalog.+) $4"
 		" WHERE build OPERATOR(pg_catalog.=) $1 AND part OPERATOR(pg_catalog.=) $2",
@@ -338,8 +338,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		0, {0}
 	},
 	[EVPG_PLAN_REBUILD_OLD] = {
-		"SELECT build, name, replaced, clean_from FROM evpg.old_build ORDER BY build",
-		0, {0}
+		"SELECT build, name, replaced, clean_from FROM evpg.old_build"
+		" WHERE build OPERATOR(pg_catalog.>) $1 ORDER BY build LIMIT 1",
+		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_PART] = {
 		"SELECT checkpoint FROM evpg.rebuild_part WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY part",
@@ -424,6 +425,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
 	},
+	[EVPG_PLAN_DEAD_LETTER_DISCARDED] = {
+		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL",
+		1, {TEXTOID}
+	},
 	[EVPG_PLAN_DEAD_LETTER_LIST] = {
 		"SELECT dead_letter_id FROM evpg.dead_letter WHERE resolved_at IS NULL AND saga IS NOT DISTINCT FROM "
 		"$1 ORDER BY dead_letter_id LIMIT $2",
@@ -438,6 +444,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.dead_letter SET resolved_at = pg_catalog.clock_timestamp(), resolution = $2, reason = "
 		"$3, resolved_by = $4 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
 		4, {INT8OID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_DEAD_LETTER_RETRIED] = {
+		"UPDATE evpg.dead_letter SET attempts = attempts OPERATOR(pg_catalog.+) 1, sqlstate = $2, code = $3, message = $4,"
+		" detail = $5 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
+		5, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_WRITE] = {
 		"INSERT INTO evpg.dead_letter (saga, key, source_position, timer_id, attempts, label, command, "
@@ -480,9 +491,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		8, {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT4OID, TEXTOID}
 	},
 	[EVPG_PLAN_SAGA_CLEAR] = {
-		"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1), t AS (DELETE FROM "
-		"evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1) DELETE FROM evpg.saga_event WHERE saga "
-		"OPERATOR(pg_catalog.=) $1",
+		"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1),"
+		" t AS (DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1),"
+		" d AS (UPDATE evpg.dead_letter SET resolved_at = pg_catalog.clock_timestamp(), resolution = 'discarded',"
+		" reason = 'saga was dropped' WHERE saga OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL)"
+		" DELETE FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_SAGA_DELETE] = {
@@ -502,6 +515,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"$2 AND NOT EXISTS (SELECT FROM evpg.saga_instance i WHERE i.saga OPERATOR(pg_catalog.=) s.name AND "
 		"i.saga_version OPERATOR(pg_catalog.=) s.version AND i.status OPERATOR(pg_catalog.=) 'running')",
 		2, {TEXTOID, INT4OID}
+	},
+	[EVPG_PLAN_SAGA_RESUME] = {
+		"WITH e AS (UPDATE evpg.saga_event SET retry_at = NULL WHERE saga OPERATOR(pg_catalog.=) $1 AND retry_at IS NOT NULL RETURNING 1),"
+		" t AS (UPDATE evpg.timer SET retry_at = NULL WHERE saga OPERATOR(pg_catalog.=) $1 AND retry_at IS NOT NULL RETURNING 1)"
+		" SELECT FROM e UNION ALL SELECT FROM t",
+		1, {TEXTOID}
 	},
 	[EVPG_PLAN_TIMER_BURY] = {
 		"UPDATE evpg.timer SET dead_letter_id = $2 WHERE timer_id OPERATOR(pg_catalog.=) $1",
@@ -524,6 +543,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_TIMER_DONE] = {
 		"DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1",
+		1, {INT8OID}
+	},
+	[EVPG_PLAN_TIMER_DROP] = {
+		"WITH t AS (DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 RETURNING dead_letter_id),"
+		" d AS (UPDATE evpg.dead_letter l SET resolved_at = pg_catalog.clock_timestamp(), resolution = 'discarded',"
+		" reason = 'timer was cancelled' FROM t WHERE l.dead_letter_id OPERATOR(pg_catalog.=) t.dead_letter_id)"
+		" SELECT FROM t",
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_TIMER_MOVE] = {

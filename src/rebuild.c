@@ -10,8 +10,8 @@
  * go on after a crash.  Frames are not sent.  The end is one transaction: for an
  * inline projection it keeps appenders out by evpg.fence, for an asynchronous one
  * it owns the consumer; it applies what is left, and makes the new build the one
- * that is read.  The rows of the old one are deleted afterwards, in batches; a
- * key that has none any more gets a row that says so.
+ * that is read.  The rows of the old one are deleted afterwards, in batches, by
+ * who owns the consumer; a key that has none any more gets a row that says so.
  *
  * Tables of a projection cannot be had twice under one name.  With declared
  * tables, the handler is run under a search_path that begins with a schema of
@@ -44,6 +44,7 @@
 #include "fence.h"
 #include "key.h"
 #include "miscadmin.h"
+#include "pace.h"
 #include "plan.h"
 #include "project.h"
 #include "rebuild.h"
@@ -71,7 +72,8 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are rebuilds and their parts. */
 #define REBUILD_CLASS 17753
 
-#define BATCH_EVENTS 20000
+/* A batch that is not a transaction of its own. */
+#define BATCH_EVENTS 500000
 
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
@@ -98,6 +100,7 @@ typedef struct Rebuild
 	TimestampTz retry_at;		/* 0: at once */
 	TimestampTz last_error_at;	/* 0: none */
 	int64		events;			/* applied in this call */
+	int64		replaced;		/* the build whose place it has taken */
 	/* what an attempt is about */
 	int			part;
 	int64		mark;
@@ -550,16 +553,16 @@ run_batch(EvpgBatch *batch)
 	PG_END_TRY();
 }
 
-/* Applies the next batch of a part, up to the mark. */
-static void
-apply_part(Rebuild *rebuild, int part)
+/* Applies the next batch of a part, up to the mark; returns how many events it took. */
+static int64
+apply_part(Rebuild *rebuild, int part, int max_events)
 {
 	EvpgBatch	batch = {
 		.projection = rebuild->projection,
 		.build = rebuild->build,
 		.after = rebuild->checkpoints[part],
 		.upto = rebuild->mark,
-		.max_events = BATCH_EVENTS,
+		.max_events = max_events,
 		.parts = rebuild->parts,
 		.part = part
 	};
@@ -581,6 +584,7 @@ apply_part(Rebuild *rebuild, int part)
 	values[2] = Int64GetDatum(batch.reached);
 	values[3] = Int64GetDatum(batch.events);
 	run(EVPG_PLAN_REBUILD_ADVANCE, values, NULL);
+	return batch.events;
 }
 
 static void
@@ -588,7 +592,7 @@ apply_rest(Rebuild *rebuild)
 {
 	for (int part = 0; part < rebuild->parts; part++)
 		while (rebuild->checkpoints[part] < rebuild->mark)
-			apply_part(rebuild, part);
+			(void) apply_part(rebuild, part, BATCH_EVENTS);
 }
 
 static void
@@ -666,6 +670,7 @@ finish(Rebuild *rebuild)
 	EvpgFenceEnter();
 	position = EvpgFenceDraw();
 	values[1] = Int64GetDatum(position);
+	rebuild->replaced = projection->build;
 	run(EVPG_PLAN_REBUILD_FINISH, values, NULL);
 	if (projection->mode == EVPG_MODE_ASYNC)
 		EvpgConsumerRestart(name, rebuild->mark);
@@ -701,8 +706,10 @@ attempt_part(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
+	EvpgPace   *pace = EvpgPaceStartRebuild(rebuild->name);
+
 	EvpgProjectBlame(0, NULL);
-	apply_part(rebuild, rebuild->part);
+	EvpgPaceEnd(pace, apply_part(rebuild, rebuild->part, pace->max_events));
 }
 
 /* ------------------------------------------------------------------ in the background */
@@ -828,25 +835,25 @@ bury(const char *name, List *keys)
 /* A build that is not read any more. */
 typedef struct OldBuild
 {
-	Datum		build;
+	int64		build;
 	char	   *name;
 	bool		replaced;
 	char	   *clean_from;
 } OldBuild;
 
-/* Reads the oldest of them, in CurrentMemoryContext; false if there is none. */
+/* Reads the oldest of them above a build, in CurrentMemoryContext; false if there is none. */
 static bool
-read_old_build(OldBuild *old)
+read_old_build(int64 above, OldBuild *old)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_OLD, NULL, NULL) > 0;
+	Datum		value = Int64GetDatum(above);
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_OLD, &value, NULL) > 0;
 
 	if (found)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(caller);
-		Datum		value;
 
-		old->build = Int64GetDatum(result_int(0, 1));
+		old->build = result_int(0, 1);
 		(void) EvpgPlanResult(0, 2, &value);
 		old->name = TextDatumGetCString(value);
 		(void) EvpgPlanResult(0, 3, &value);
@@ -859,14 +866,13 @@ read_old_build(OldBuild *old)
 	return found;
 }
 
-/* Deletes some rows, adding keys that were there to *keys; the last key of all, NULL if there was none. */
-static char *
-delete_rows(const OldBuild *old, List **keys)
+/* Deletes some rows, and returns how many; adds keys that were there to *keys, and says which is the last of all. */
+static uint64
+delete_rows(const OldBuild *old, List **keys, char **last)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[3] = {old->build, CStringGetTextDatum(old->clean_from), Int64GetDatum(CLEAN_ROWS)};
+	Datum		values[3] = {Int64GetDatum(old->build), CStringGetTextDatum(old->clean_from), Int64GetDatum(CLEAN_ROWS)};
 	uint64		rows = EvpgPlanRun(EVPG_PLAN_REBUILD_CLEAN, values, NULL);
-	char	   *last = NULL;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -876,53 +882,97 @@ delete_rows(const OldBuild *old, List **keys)
 
 		(void) EvpgPlanResult(row, 1, &value);
 		key = TextDatumGetCString(value);
-		if (last == NULL || strcmp(key, last) > 0)
-			last = key;
+		if (row == 0 || strcmp(key, *last) > 0)
+			*last = key;
 		(void) EvpgPlanResult(row, 2, &value);
 		if (!DatumGetBool(value))
 			*keys = lappend(*keys, key);
 		MemoryContextSwitchTo(spi);
 	}
 	EvpgPlanDone();
-	return last;
+	return rows;
 }
 
-/*
- * EvpgRebuildClean
- *		Deletes some rows of a build that is not read any more; false if there are
- *		none, or another session does it.
- */
-bool
-EvpgRebuildClean(void)
+/* Deletes some rows of a build, and forgets it when there are no more.  The caller owns the consumer. */
+static void
+clean(const OldBuild *old)
 {
-	EvpgScope	scope;
-	OldBuild	old;
 	List	   *keys = NIL;
 	char	   *last;
+	Datum		values[2] = {Int64GetDatum(old->build)};
 
-	EvpgEnter(&scope, "evpg_run()");
-	if (!lock("", 0, ExclusiveLock, false) || !read_old_build(&old))
-	{
-		EvpgLeave(&scope);
-		return false;
-	}
-	last = delete_rows(&old, &keys);
-	if (last == NULL)
-		run(EVPG_PLAN_REBUILD_FORGET, &old.build, NULL);
+	if (delete_rows(old, &keys, &last) < CLEAN_ROWS)
+		run(EVPG_PLAN_REBUILD_FORGET, values, NULL);
 	else
 	{
 		/*
 		 * The next key there can be: who goes on must not look at what is
 		 * deleted again.
 		 */
-		Datum		values[2] = {old.build, CStringGetTextDatum(psprintf("%s\001", last))};
-
+		values[1] = CStringGetTextDatum(psprintf("%s\001", last));
 		run(EVPG_PLAN_REBUILD_CLEANED, values, NULL);
-		if (old.replaced)
-			bury(old.name, keys);
+	}
+	if (old->replaced)
+		bury(old->name, keys);
+}
+
+/* The same for a build that this transaction has made an old one; the rest is done by others. */
+static void
+clean_own(int64 build)
+{
+	OldBuild	old;
+
+	if (read_old_build(build - 1, &old) && old.build == build)
+		clean(&old);
+	EvpgWakeConsumers();
+}
+
+/*
+ * EvpgRebuildClean
+ *		Deletes some rows of a build that is not read any more; false if there are
+ *		none, or others own the consumers of their projections, so that they may
+ *		drop them, or write the rows of the build that is read.
+ */
+bool
+EvpgRebuildClean(void)
+{
+	EvpgScope	scope;
+	OldBuild	old = {0};
+	bool		cleaned = false;
+
+	EvpgEnter(&scope, "evpg_run()");
+	while (!cleaned && read_old_build(old.build, &old))
+	{
+		int64		build = old.build;
+
+		if (!EvpgConsumerLock(old.name, false))
+			continue;
+		/* As it is now that nobody else can change it. */
+		cleaned = read_old_build(build - 1, &old) && old.build == build;
+		if (cleaned)
+			clean(&old);
+		old.build = build;
 	}
 	EvpgLeave(&scope);
-	return true;
+	return cleaned;
+}
+
+/*
+ * EvpgRebuildAbandon
+ *		Gives up the rows of a projection that is about to be dropped.  The caller owns
+ *		the consumer and keeps appenders out.
+ */
+void
+EvpgRebuildAbandon(const char *name)
+{
+	Datum		value = CStringGetTextDatum(name);
+	int64		build = 0;
+
+	if (EvpgPlanRun(EVPG_PLAN_REBUILD_ABANDON, &value, NULL) > 0)
+		build = result_int(0, 1);
+	EvpgPlanDone();
+	if (build != 0)
+		clean_own(build);
 }
 
 /* ------------------------------------------------------------------ starting and cancelling */
@@ -976,6 +1026,13 @@ EvpgRebuildStart(EvpgProjection *projection)
 	start(projection, parts_for(projection));
 }
 
+/* Waits until nobody works on the rebuild of a projection, if there is one.  The caller owns the consumer, but not the fence. */
+void
+EvpgRebuildLock(const char *name)
+{
+	(void) lock_rebuild(name, ExclusiveLock, true);
+}
+
 /* Ends a rebuild without a result; false if there is none.  The caller owns the consumer. */
 bool
 EvpgRebuildCancel(const char *name)
@@ -983,12 +1040,15 @@ EvpgRebuildCancel(const char *name)
 	Datum		value = CStringGetTextDatum(name);
 	int64		build = 0;
 
-	(void) lock_rebuild(name, ExclusiveLock, true);
+	EvpgRebuildLock(name);
 	if (EvpgPlanRun(EVPG_PLAN_REBUILD_DELETE, &value, NULL) > 0)
 		build = result_int(0, 1);
 	EvpgPlanDone();
 	if (build != 0)
+	{
 		drop_shadow(build);
+		EvpgWakeConsumers();
+	}
 	return build != 0;
 }
 
@@ -1014,8 +1074,7 @@ rebuild_now(EvpgProjection *projection)
 	if (rebuild.projection->reset_signature == NULL)
 		apply_rest(&rebuild);
 	end(&rebuild);
-	while (EvpgRebuildClean())
-		CHECK_FOR_INTERRUPTS();
+	clean_own(rebuild.replaced);
 	return rebuild.events;
 }
 

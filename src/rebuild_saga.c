@@ -88,18 +88,56 @@ read_instances(const char *saga, const char *key)
 
 		EvpgInstanceRead(&work, &rebuilt->instance);
 		rebuilt->instance.state = NULL;
+		/* Of a completed one it may be gone: then the state stays as it is. */
 		rebuilt->saga = EvpgSagaFind(saga, rebuilt->instance.saga_version);
-		if (rebuilt->saga == NULL)
-			ereport(ERROR,
-					(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
-					 errmsg("version %d of saga \"%s\" is not registered", rebuilt->instance.saga_version, saga)));
 	}
 	return instances;
 }
 
+/* What instances never reacted to, since it was given up: a list of EvpgWork, in CurrentMemoryContext. */
+static List *
+read_discarded(const char *saga)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		value = CStringGetTextDatum(saga);
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_DISCARDED, &value, NULL);
+	List	   *discarded = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		EvpgWork   *work = palloc0(sizeof(EvpgWork));
+		Datum		result;
+
+		(void) EvpgPlanResult(row, 1, &result);
+		work->key = TextDatumGetCString(result);
+		(void) EvpgPlanResult(row, 2, &result);
+		work->position = DatumGetInt64(result);
+		discarded = lappend(discarded, work);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	return discarded;
+}
+
+static bool
+is_discarded(List *discarded, const char *key, int64 position)
+{
+	ListCell   *cell;
+
+	foreach(cell, discarded)
+	{
+		EvpgWork   *work = lfirst(cell);
+
+		if (work->position == position && strcmp(work->key, key) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Folds an event for the instances that have reacted to it; how many these are. */
 static int
-fold(rebuilt_hash *instances, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
+fold(rebuilt_hash *instances, List *discarded, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
 {
 	ListCell   *cell;
 	int			count = 0;
@@ -110,7 +148,8 @@ fold(rebuilt_hash *instances, EvpgSaga *saga, const EvpgEvent *event, MemoryCont
 		EvpgReaction reaction;
 
 		if (rebuilt == NULL || rebuilt->saga != saga || event->position > rebuilt->instance.position ||
-			(rebuilt->instance.state == NULL && !EvpgSagaStarts(saga, event)))
+			(rebuilt->instance.state == NULL && !EvpgSagaStarts(saga, event)) ||
+			is_discarded(discarded, rebuilt->key, event->position))
 			continue;
 		EvpgReactEvent(saga, rebuilt->key, rebuilt->instance.state != NULL ? rebuilt->instance.state : saga->initial_state,
 					   event, &reaction);
@@ -134,6 +173,7 @@ replay(const char *saga, rebuilt_hash *instances, int64 upto)
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRebuildSaga event", ALLOCSET_DEFAULT_SIZES);
 	List	   *versions = EvpgSagaVersions(saga);
+	List	   *discarded = read_discarded(saga);
 	EvpgLogFilter filter = {.upto = upto};
 	int64		count = 0;
 
@@ -150,7 +190,7 @@ replay(const char *saga, rebuilt_hash *instances, int64 upto)
 			MemoryContextSwitchTo(event_context);
 			foreach(cell, versions)
 				if (EvpgSagaTakes(lfirst(cell), &event))
-				count += fold(instances, lfirst(cell), &event, context);
+				count += fold(instances, discarded, lfirst(cell), &event, context);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(event_context);
 		}

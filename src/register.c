@@ -3,8 +3,8 @@
  * register.c
  *		The SQL functions that register and drop projections.
  *
- * Who does holds the consumer's lock and ShareLock on evpg.fence, so it waits for
- * appenders in mid-flight and they for it: an event is either appended by a
+ * Who does holds the consumer's lock, that of the rebuild, and at last ShareLock on
+ * evpg.fence, so it waits for appenders in mid-flight and they for it: an event is either appended by a
  * transaction that knows the projection, or committed before.  An inline
  * projection that becomes asynchronous has had every event that was drawn; one
  * that becomes inline is brought up to there first.
@@ -252,6 +252,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
 	(void) EvpgConsumerLock(name, true);
+	EvpgRebuildLock(name);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	before = EvpgProjectionLookup(name);
 	if (EvpgSagaFind(name, 0) != NULL)
@@ -282,17 +283,15 @@ Datum
 evpg_drop_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Datum		value = PG_GETARG_DATUM(0);
 	EvpgScope	scope;
 	bool		dropped;
 
 	EvpgProjectionRefuse("drop projections");
 	EvpgEnter(&scope, "evpg_drop_projection()");
 	(void) EvpgConsumerLock(name, true);
-	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	(void) EvpgRebuildCancel(name);
-	(void) EvpgPlanRun(EVPG_PLAN_PROJECTION_CLEAR, &value, NULL);
-	EvpgPlanDone();
+	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
+	EvpgRebuildAbandon(name);
 	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,
 							   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
 	EvpgConsumerDrop(name, true);

@@ -41,6 +41,7 @@ typedef struct Routes
 	List	   *keys;			/* of char * */
 	List	   *positions;		/* of int64 *, of the same length */
 	int64		events;
+	int64		buried;			/* dead letters */
 } Routes;
 
 /* The keys of an event, by one version of the saga: what may fail. */
@@ -65,7 +66,8 @@ bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
 	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = 1};
 	EvpgDeadLetter letter = {.work = &work, .error = error};
 
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+	/* What need not come back is for the next pass. */
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION || EvpgConsumerTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	(void) EvpgWorkBury(&letter);
 	ereport(LOG,
@@ -94,6 +96,7 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 		if (error != NULL)
 		{
 			bury(finding.saga, event, error);
+			routes->buried++;
 			return;
 		}
 		foreach(key, finding.keys)
@@ -135,9 +138,9 @@ all_of(List *versions, bool of_aggregates)
 	return all;
 }
 
-/* Routes a batch of a saga that is owned; returns how far it came. */
+/* Routes a batch of a saga that is owned; returns how far it came.  *buried grows by the dead letters. */
 static int64
-route_batch(const EvpgConsumer *consumer, int64 mark)
+route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
@@ -169,6 +172,7 @@ route_batch(const EvpgConsumer *consumer, int64 mark)
 		EvpgWorkRoute(consumer->name, routes.keys, routes.positions);
 	if (routes.events > 0 || reached - consumer->checkpoint > MAX_UNWRITTEN || MyBackendType != B_BG_WORKER)
 		EvpgConsumerAdvance(consumer, reached, routes.events);
+	*buried += routes.buried;
 	return reached;
 }
 
@@ -183,6 +187,7 @@ EvpgRouteRun(const char *saga, TimestampTz *next)
 	EvpgConsumer consumer;
 	EvpgScope	scope;
 	int64		mark;
+	int64		buried = 0;
 	bool		more = false;
 
 	if (!EvpgConsumerLock(saga, false))
@@ -191,22 +196,28 @@ EvpgRouteRun(const char *saga, TimestampTz *next)
 	if (EvpgConsumerRead(saga, &consumer) && consumer.running)
 	{
 		mark = EvpgFenceStablePosition(false);
-		more = mark > consumer.checkpoint && route_batch(&consumer, mark) < mark;
+		more = mark > consumer.checkpoint && route_batch(&consumer, mark, &buried) < mark;
 	}
 	EvpgLeave(&scope);
 	return more;
 }
 
-/* Routes all there is now of a saga, in the current transaction.  The caller is inside EvpgEnter. */
-void
+/*
+ * EvpgRouteAll
+ *		Routes all there is now of a saga, in the current transaction; returns how
+ *		many dead letters that made.  The caller is inside EvpgEnter.
+ */
+int64
 EvpgRouteAll(const char *saga)
 {
 	EvpgConsumer consumer;
 	int64		mark = EvpgFenceStablePosition(false);
+	int64		buried = 0;
 
 	(void) EvpgConsumerLock(saga, true);
 	while (EvpgConsumerRead(saga, &consumer) && consumer.running && consumer.checkpoint < mark)
-		(void) route_batch(&consumer, mark);
+		(void) route_batch(&consumer, mark, &buried);
+	return buried;
 }
 
 /* Routes one event once more; false if there is none.  An error of its keys is raised. */

@@ -11,7 +11,7 @@
 #include "datatype/timestamp.h"
 
 extern bool EvpgRouteRun(const char *saga, TimestampTz *next);
-extern void EvpgRouteAll(const char *saga);
+extern int64 EvpgRouteAll(const char *saga);
 extern bool EvpgRouteAgain(const char *saga, int64 position);
 
 #endif							/* EVPG_ROUTE_H */

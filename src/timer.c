@@ -149,7 +149,7 @@ evpg_cancel_timer(PG_FUNCTION_ARGS)
 
 	EvpgProjectionRefuse("change timers");
 	EvpgEnter(&scope, "evpg_cancel()");
-	cancelled = EvpgPlanRun(EVPG_PLAN_TIMER_DONE, &value, NULL) > 0;
+	cancelled = EvpgPlanRun(EVPG_PLAN_TIMER_DROP, &value, NULL) > 0;
 	EvpgPlanDone();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(cancelled);

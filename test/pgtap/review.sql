@@ -241,4 +241,93 @@ CALL evpg_run();
 SELECT is(row_of('open', 'o') || (SELECT count(*) FROM evpg.rebuild), '2.2 {"sum": 3, "count": 2}0', 'rule 13: until the transaction is over');
 SELECT evpg_drop_projection('open') \g /dev/null
 
+-- ------------------------------------------------------------------ dropping a projection while a batch of its rebuild runs
+
+-- A batch waits for who holds the lock.
+CREATE FUNCTION test.held_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN state; END $$;
+CREATE FUNCTION test.wait_until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  holds boolean := false;
+BEGIN
+  FOR look IN 1 .. 1000 LOOP
+    EXECUTE condition INTO holds;
+    EXIT WHEN holds;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+  RETURN holds;
+END $$;
+SELECT dblink_connect('runner', format('host=%s port=%s user=%s dbname=%s', split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user, current_database())) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'before', (SELECT array_agg(evpg_event('Added', '{"n": 0}')) FROM generate_series(1, 2500) n)) \g /dev/null
+CREATE PROCEDURE test.hold_rebuild(change text) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM evpg_register_projection('held', 'test.held_apply', mode => 'async'), evpg_pause('held'), evpg_rebuild_projection('held', background => true);
+  PERFORM pg_advisory_lock(42);
+  COMMIT;
+  PERFORM dblink_send_query('runner', 'CALL evpg_run()');
+  PERFORM wait_until('SELECT count(*) = 1 FROM pg_locks WHERE locktype = ''advisory'' AND objid = 42 AND NOT granted');
+  PERFORM dblink_send_query('listener', change);
+END $$;
+CALL hold_rebuild($$SELECT evpg_register_projection('held', 'test.held_apply', mode => 'async', version => 2)$$);
+SELECT is(wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 17753 AND NOT granted$$), true, 'rule 13: who registers a projection again waits for a batch of its rebuild');
+-- before a deadlock would be found
+SET lock_timeout = '500ms';
+SELECT is(error_of($$SELECT add('meanwhile', 0)$$), 'no error', 'rule 13: but keeps nobody from appending meanwhile');
+RESET lock_timeout;
+SELECT pg_advisory_unlock(42) \g /dev/null
+SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
+SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
+SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
+SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
+SELECT is((SELECT version FROM evpg.projection WHERE name = 'held'), 2, 'rule 13: and then does it');
+SELECT evpg_drop_projection('held') \g /dev/null
+CALL hold_rebuild($$SELECT evpg_drop_projection('held')$$);
+SELECT is(wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 17753 AND NOT granted$$), true, 'rule 13: who drops a projection waits for a batch of its rebuild');
+-- before a deadlock would be found
+SET lock_timeout = '500ms';
+SELECT is(error_of($$SELECT add('meanwhile', 0)$$), 'no error', 'rule 13: but keeps nobody from appending meanwhile');
+RESET lock_timeout;
+SELECT pg_advisory_unlock(42) \g /dev/null
+SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
+SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
+SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
+SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.projection WHERE name = 'held') + (SELECT count(*) FROM evpg.rebuild), 0::bigint, 'rule 13: and then does it');
+CALL evpg_run();
+
+-- ------------------------------------------------------------------ rows of old builds
+
+CREATE FUNCTION test.left_over() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM evpg.projection_state WHERE build NOT IN (SELECT build FROM evpg.projection) $$;
+SELECT evpg_register_projection(name, 'test.sum_apply', mode => mode, start_position => (SELECT last_value FROM evpg.event_position)) FROM (VALUES ('many', 'inline'), ('few', 'inline'), ('seen', 'async')) x (name, mode) \g /dev/null
+SELECT evpg_projection_put('many', 'k' || n, '{}') FROM generate_series(1, 6000) n \g /dev/null
+SELECT evpg_projection_put(name, 'k', '{}') FROM unnest('{few,seen}'::text[]) name \g /dev/null
+SELECT left_over() AS before \gset
+SELECT evpg_rebuild_projection('many') \g /dev/null
+SELECT is(left_over() - :before, 1000::bigint, 'rule 13: a rebuild deletes the first old rows itself');
+SELECT evpg_rebuild_projection('few') \g /dev/null
+SELECT is(left_over() - :before, 1000::bigint, 'rule 13: and none of another projection, for which appenders would wait');
+SELECT is((SELECT count(*) FROM evpg.old_build), 1::bigint, 'rule 13: a pass does the rest');
+-- who owns the consumer has the rows to himself
+SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
+SELECT * FROM dblink('listener', $$SELECT evpg_cancel_rebuild('many')$$) x (cancelled boolean) \g /dev/null
+CALL evpg_run();
+SELECT is(left_over() - :before, 1000::bigint, 'rule 13: old rows are deleted by who owns the consumer');
+SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
+-- dropped and registered again, it gets none of the keys that went with the rows
+SELECT evpg_drop_projection('many'), evpg_register_projection('many', 'test.sum_apply') \g /dev/null
+CALL evpg_run();
+SELECT is(left_over() || ' ' || (SELECT count(*) FROM evpg.old_build) || ' ' || (SELECT count(*) FROM stored WHERE name = 'many'), '0 0 0', 'rule 13: nothing is left of a projection that was dropped');
+-- a large one is dropped in an instant
+SELECT evpg_projection_put('many', 'k' || n, '{}') FROM generate_series(1, 6000) n \g /dev/null
+SELECT evpg_drop_projection('many') \g /dev/null
+SELECT is(left_over(), 1000::bigint, 'rule 13: most rows of a large one are not deleted by who drops it');
+CALL evpg_run();
+SELECT is(left_over() + (SELECT count(*) FROM evpg.old_build), 0::bigint, 'rule 13: but by a pass');
+-- the parts of a rebuild are small at first: a transaction each
+SELECT evpg_register_projection('many', 'test.sum_apply', event_types => '{Small}', start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT count(add('many' || n, 1, 'Small')) FROM generate_series(1, 3000) n \g /dev/null
+SELECT evpg_rebuild_projection('many', background => true) \g /dev/null
+CALL evpg_run();
+SELECT cmp_ok((SELECT count(DISTINCT s.xmin::text) FROM evpg.projection_state s JOIN evpg.projection USING (build) WHERE name = 'many'), '>', 3::bigint, 'rule 13: a rebuild begins with small batches');
+SELECT evpg_drop_projection(name) FROM evpg.projection \g /dev/null
+
 SELECT * FROM finish();
