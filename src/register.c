@@ -29,6 +29,7 @@
 #include "rebuild.h"
 #include "registry.h"
 #include "saga.h"
+#include "shadow.h"
 #include "shared.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -244,8 +245,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgRegistryPut(values, nulls, 17, on_error);
 	values[18] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
 	EvpgRegistryPut(values, nulls, 19, check_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
-	put_array(values, nulls, 20, EvpgRebuildCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
-														PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
+	put_array(values, nulls, 20, EvpgShadowCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
+													   PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
 	values[21] = Int64GetDatum(arg_at_least(fcinfo, ARG_START_POSITION, "start_position", 0));
 	values[22] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_VERSION, "version", 1));
 
