@@ -83,6 +83,7 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 	ListCell   *cell;
 	List	   *found = NIL;
 
+	routes->events++;
 	foreach(cell, versions)
 	{
 		Finding		finding = {.saga = lfirst(cell), .event = event};
@@ -113,7 +114,6 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 		routes->positions = lappend(routes->positions, position);
 		MemoryContextSwitchTo(old);
 	}
-	routes->events++;
 }
 
 /* Whether the log need only be searched for some types; *types is what any version takes. */
