@@ -207,19 +207,38 @@ SQL
 	return ($wrong, @figures[ -6 .. -1 ]);
 }
 
+sub start_appenders
+{
+	return start('appender', 'pgbench', '-n', '-c', $clients, '-j', 2, @_, @files);
+}
+
+sub appended
+{
+	my ($what, $pgbench) = @_;
+
+	$pgbench->finish;
+	return is($pgbench->result(0), 0, "$what: the appenders met no error") || diag(slurp_file("$directory/appender.err"));
+}
+
 # Appenders, until everything has moved on; then, in the middle of it, something ends, and all is brought back.  Where the server
-# goes on, the appenders come to their end without an error.
+# goes on, the appenders come to their end, without an error.
 sub load
 {
 	my ($what, $runners, $others, $victim, $signal) = @_;
-	my $crash = $signal eq 'KILL';
+	my @options = $signal eq 'KILL' ? ('-T', 1000) : ('-t', 40);
 	my ($wrong, @start) = look();
 	my @goal = map { $start[$_] + (2400, 2000, 2000, 2, 2, 2)[$_] } 0 .. 5;
 	my @now = @start;
-	my $pgbench = start('appender', 'pgbench', '-n', '-c', $clients, '-j', 2, $crash ? ('-T', 1000) : ('-t', 130), @files);
+	my $pgbench = start_appenders(@options);
 
-	while ($wrong eq 'nothing' && $pgbench->pumpable && grep { $now[$_] < $goal[$_] } 0 .. 5)
+	foreach (1 .. 1000)
 	{
+		last if $wrong ne 'nothing' || !grep { $now[$_] < $goal[$_] } 0 .. 5;
+		if (!$pgbench->pumpable)
+		{
+			last if !appended($what, $pgbench);
+			$pgbench = start_appenders(@options);
+		}
 		($wrong, @now) = look();
 	}
 	is($wrong, 'nothing', "$what: before, each projection is what the events say");
@@ -236,7 +255,7 @@ sub load
 	{
 		is(kill($signal, sql("SELECT pid FROM pg_stat_activity WHERE $victim ORDER BY random() LIMIT 1")), 1, "$what: it is");
 	}
-	if ($crash)
+	if ($signal eq 'KILL')
 	{
 		$pgbench->finish;
 		isnt($pgbench->result(0), 0, "$what: the appenders were ended");
@@ -248,11 +267,7 @@ sub load
 	# somebody might pass by it
 	sql("$append 'after', notes(2, 2))");
 	sql("COMMIT PREPARED 'orphan'");
-	if (!$crash)
-	{
-		$pgbench->finish;
-		is($pgbench->result(0), 0, "$what: the appenders met no error") or diag(slurp_file("$directory/appender.err"));
-	}
+	appended($what, $pgbench) if $signal ne 'KILL';
 	my @prepared = split /\n/, sql('SELECT gid FROM pg_prepared_xacts');
 	foreach my $number (0 .. $#prepared)
 	{
