@@ -22,7 +22,7 @@ my $directory = PostgreSQL::Test::Utils::tempdir;
 my @rebuilt = qw(counted line stepped);
 my $setup = <<'SQL';
 CREATE FUNCTION notes(n int, room int, type text DEFAULT 'Noted') RETURNS evpg.new_event[] LANGUAGE sql AS $$
-  SELECT array_agg(evpg_event(type, jsonb_build_object('rooms', ARRAY['r' || (room + i) % 40, 'r' || room * i % 40]))) FROM generate_series(1, n) i
+  SELECT array_agg(evpg_event(type, jsonb_build_object('rooms', ARRAY['r' || (room + i) % 200, 'r' || room * i % 200]))) FROM generate_series(1, n) i
 $$;
 CREATE FUNCTION step(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT jsonb_build_object('version', event.version, 'position', event.position,
@@ -96,7 +96,7 @@ SQL
 
 my $append = "SELECT count(*) FROM evpg_append('account_c', ";
 my $variables = join '', map { "\\set $_\n" } 'a random(1, 30)', 'b random(1, 30)', 's least(:a, :b)', 't greatest(:a, :b)', 'n random(1, 5)',
-  'room random(0, 39)', 'pause random(0, 15)', 'rest random(0, 30)';
+  'room random(0, 199)', 'pause random(0, 15)', 'rest random(0, 30)';
 # weight and script; streams of many clients in one order, then those of the client's own
 my %scripts = (
 	alone => [ 5, "$append 's:s', notes(:n, :room));\n" ],
