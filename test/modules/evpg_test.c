@@ -566,6 +566,8 @@ follow_event(evpg_result *out, evpg_json *state, const evpg_event *event)
 static void
 follow_refusal(evpg_result *out, evpg_json *state, const evpg_rejection *rejection)
 {
+	evpg_json  *script;
+
 	evpg_set(state, "refused",
 			 evpg_object(EVPG_TEXT("key", rejection->key),
 						 EVPG_TEXT("label", rejection->label),
@@ -579,7 +581,9 @@ follow_refusal(evpg_result *out, evpg_json *state, const evpg_rejection *rejecti
 						 EVPG_JSON("detail", evpg_copy(rejection->detail)),
 						 EVPG_INT("attempts", rejection->attempts),
 						 EVPG_INT("source_position", rejection->source_position)));
-	follow(out, state, evpg_get(state, "on_refusal"));
+	script = evpg_share(evpg_get(state, "on_refusal"));	/* which it may set anew */
+	follow(out, state, script);
+	json_object_put(script);
 }
 
 static void
