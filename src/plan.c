@@ -428,7 +428,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_DEAD_LETTER_DISCARDED] = {
 		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
-		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL",
+		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL"
+		" AND reason OPERATOR(pg_catalog.<>) 'saga was dropped'",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_LIST] = {
