@@ -30,6 +30,7 @@
 #include "consumer.h"
 #include "fence.h"
 #include "log.h"
+#include "look.h"
 #include "miscadmin.h"
 #include "pace.h"
 #include "project.h"
@@ -41,76 +42,8 @@
 
 PG_FUNCTION_INFO_V1(evpg_replay_parked);
 
-/* A checkpoint that moved over nothing but foreign events is written after so many positions, or milliseconds. */
-#define MAX_UNWRITTEN 1000
-#define MAX_UNWRITTEN_TIME 1000
-
 /* How long to wait after the first error that need not come back, in ms. */
 #define FIRST_PAUSE 100
-
-/* What a session remembers of a consumer. */
-typedef struct Look
-{
-	char		name[EVPG_MAX_NAME + 1];	/* hash key */
-	int64		checkpoint;		/* as it is stored */
-	int64		looked;			/* and how far the session has looked from
-								 * there */
-	uint64		generation;		/* of the registry, then */
-	TimestampTz written_at;
-} Look;
-
-static HTAB *looks = NULL;
-
-static Look *
-find_look(const char *name)
-{
-	Look	   *look;
-	bool		found;
-
-	if (looks == NULL)
-	{
-		HASHCTL		control = {.keysize = EVPG_MAX_NAME + 1, .entrysize = sizeof(Look)};
-
-		looks = hash_create("EvpgAsync", 16, &control, HASH_ELEM | HASH_STRINGS);
-	}
-	look = hash_search(looks, name, HASH_ENTER, &found);
-	if (!found)
-	{
-		look->checkpoint = -1;
-		look->written_at = 0;
-	}
-	return look;
-}
-
-/* How far the session knows that there is nothing for the consumer. */
-static int64
-looked_to(const Look *look, const EvpgConsumer *consumer)
-{
-	return look->checkpoint == consumer->checkpoint && look->generation == EvpgCatalogRegistryGeneration() ?
-		look->looked : consumer->checkpoint;
-}
-
-/* Keeps how far a batch came; where it found nothing, a worker may write that later. */
-static void
-advance(Look *look, const EvpgConsumer *consumer, const EvpgBatch *batch, TimestampTz *next)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (MyBackendType != B_BG_WORKER || batch->events > 0 || batch->reached - consumer->checkpoint > MAX_UNWRITTEN || consumer->retry_at != 0 ||
-		TimestampDifferenceExceeds(look->written_at, now, MAX_UNWRITTEN_TIME))
-	{
-		EvpgConsumerAdvance(consumer, batch->reached, batch->events);
-		look->written_at = now;
-		look->checkpoint = batch->reached;
-	}
-	else
-	{
-		look->checkpoint = consumer->checkpoint;
-		*next = Min(*next, TimestampTzPlusMilliseconds(look->written_at, MAX_UNWRITTEN_TIME));
-	}
-	look->looked = batch->reached;
-	look->generation = EvpgCatalogRegistryGeneration();
-}
 
 static void
 run_batch(void *arg)
@@ -132,7 +65,7 @@ park(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, 
 		.upto = consumer->error_position,
 		.max_events = 1,
 		.send = true,
-		.parked = EvpgConsumerParked(consumer->name)
+		.parked = EvpgConsumerParked(consumer->name, consumer->error_position - 1)
 	};
 
 	for (;;)
@@ -220,7 +153,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	EvpgProjection *projection;
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {0};
-	Look	   *look;
+	EvpgLook   *look;
 	EvpgPace   *pace;
 	int64		mark;
 	ErrorData  *error;
@@ -241,36 +174,33 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		return false;
 	}
 
-	look = find_look(name);
+	look = EvpgLookFind(name);
 	pace = EvpgPaceStart(name);
 	mark = EvpgFenceStablePosition(false);
 	batch.projection = projection;
 	batch.build = projection->build;
-	batch.after = looked_to(look, &consumer);
+	batch.after = EvpgLookFrom(look, &consumer);
 	batch.upto = mark;
 	batch.max_events = pace->max_events;
 	batch.send = true;
 	batch.narrow = true;
-	batch.parked = EvpgConsumerParked(name);
 	/* First what comes before the event that fails, then it alone. */
 	if (consumer.error_position > batch.after)
 		batch.upto = Min(mark, consumer.error_position - (batch.after < consumer.error_position - 1));
 	if (batch.after >= mark)
 	{
 		if (batch.after > consumer.checkpoint)
-		{
-			batch.reached = batch.after;
-			advance(look, &consumer, &batch, next);
-		}
+			EvpgLookAdvance(look, &consumer, batch.after, 0, next);
 		EvpgLeave(&scope);
 		return false;
 	}
 
+	batch.parked = EvpgConsumerParked(name, batch.after);
 	error = EvpgAttempt(run_batch, &batch);
 	if (error == NULL)
 	{
 		EvpgPaceEnd(pace, batch.events);
-		advance(look, &consumer, &batch, next);
+		EvpgLookAdvance(look, &consumer, batch.reached, batch.events, next);
 	}
 	else
 	{
@@ -309,7 +239,7 @@ any_event(EvpgProjection *projection, int64 after, int64 upto)
 /*
  * EvpgAsyncReached
  *		Whether an asynchronous projection has applied all that it takes up to a
- *		position.  The checkpoint need not be there: see advance().
+ *		position.  The checkpoint need not be there: see look.c.
  */
 bool
 EvpgAsyncReached(const char *name, int64 position)
@@ -321,7 +251,7 @@ EvpgAsyncReached(const char *name, int64 position)
 		return true;
 	if (consumer.checkpoint >= position)
 		return true;
-	if (position - consumer.checkpoint > MAX_UNWRITTEN || IsolationUsesXactSnapshot() || RecoveryInProgress() ||
+	if (position - consumer.checkpoint > EVPG_MAX_UNWRITTEN || IsolationUsesXactSnapshot() || RecoveryInProgress() ||
 		EvpgFenceStablePosition(false) < position)
 		return false;
 	return !any_event(projection, consumer.checkpoint, position);
@@ -372,13 +302,13 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
 	projection = EvpgProjectionFind(name);
-	foreach(cell, EvpgConsumerParked(name))
+	foreach(cell, EvpgConsumerParked(name, PG_INT64_MAX))
 	{
 		EvpgParked *parked = lfirst(cell);
 
 		if (count >= max_count)
 			break;
-		if (parked->skipped || (only_key != NULL && (parked->key == NULL || strcmp(parked->key, only_key) != 0)) ||
+		if ((only_key != NULL && (parked->key == NULL || strcmp(parked->key, only_key) != 0)) ||
 			(parked->key != NULL && failed != NIL && EvpgRegistryListed(failed, parked->key)))
 			continue;
 		if (replay(projection, parked))

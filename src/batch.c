@@ -10,7 +10,8 @@
  * event is read once (rule 12).
  *
  * Memory: one context for a batch, in which the rows are, one for an event
- * below it.  max_events bounds the rows; MAX_BYTES bounds them too.
+ * below it.  max_events bounds the rows; MAX_BYTES bounds them too, with what
+ * json-c holds for native ones.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +33,9 @@
 /* A batch ends when its rows need more than this. */
 #define MAX_BYTES (64 * 1024 * 1024)
 
+/* How large a native state has become is looked at for so many events of its key once. */
+#define LOOK_EVERY 16
+
 typedef struct RowEntry
 {
 	const char *key;
@@ -39,6 +43,7 @@ typedef struct RowEntry
 	EvpgProjected *row;			/* NULL: not read yet */
 	int64		position;		/* the last event that was applied to it */
 	int64		events;			/* how many were */
+	Size		json;			/* what json-c holds for it, at the last look */
 	uint32		hash;
 	char		status;
 } RowEntry;
@@ -122,10 +127,17 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 			EvpgProjectedOpen(row, projection, batch->build, entry->key);
 			entry->row = row;
 			entry->events = 0;
+			entry->json = 0;
 		}
 		entry->position = event->position;
-		entry->events++;
 		EvpgProjectFold(entry->row, event, event_context, batch->send);
+		if (entry->events++ % LOOK_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
+		{
+			Size		size = EvpgJsonSize(entry->row->json->json);
+
+			batch->json += size - entry->json;
+			entry->json = size;
+		}
 	}
 }
 
@@ -146,10 +158,11 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	EvpgLogScan *events;
 	EvpgEvent	event;
 	int64		last = batch->after;
+	int			next_parked = 0;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	events = EvpgLogScanAll(&filter);
-	while (batch->events < batch->max_events && MemoryContextMemAllocated(rows->ctx, true) < MAX_BYTES &&
+	while (batch->events < batch->max_events && MemoryContextMemAllocated(rows->ctx, true) + batch->json < MAX_BYTES &&
 		   EvpgLogScanNext(events, &event))
 	{
 		if (event.position <= last)
@@ -157,7 +170,7 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		last = event.position;
 		if (batch->first == 0)
 			batch->first = event.position;
-		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, event.position))
+		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, &next_parked, event.position))
 			apply(batch, rows, &event, event_context);
 		MemoryContextReset(event_context);
 		batch->events++;
@@ -221,6 +234,7 @@ EvpgBatchRun(EvpgBatch *batch)
 	EvpgBatchRequireNewSnapshots();
 	batch->events = 0;
 	batch->first = 0;
+	batch->json = 0;
 	batch->reached = batch->after;
 	EvpgProjectBlame(0, NULL);
 	EvpgProjecting = true;

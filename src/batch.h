@@ -30,6 +30,7 @@ typedef struct EvpgBatch
 	/* what became of it */
 	int64		reached;		/* all up to here has been applied */
 	int64		events;			/* so many events */
+	Size		json;			/* what json-c holds for its rows, about */
 	int64		first;			/* the first of them; 0: none */
 } EvpgBatch;
 

@@ -241,13 +241,18 @@ EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, Tim
 	run(EVPG_PLAN_CONSUMER_FAIL, values, NULL);
 }
 
-/* The events that are not to be applied now, in CurrentMemoryContext. */
+/*
+ * EvpgConsumerParked
+ *		The events that are not to be applied now, in order of position, in
+ *		CurrentMemoryContext; of those that were given up only those after a
+ *		position.
+ */
 List *
-EvpgConsumerParked(const char *name)
+EvpgConsumerParked(const char *name, int64 after)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		value = CStringGetTextDatum(name);
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_PARKED_LIST, &value, NULL);
+	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(after)};
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_PARKED_LIST, values, NULL);
 	List	   *parked = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -311,16 +316,20 @@ EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attem
 	run(EVPG_PLAN_PARKED_SKIP_NEW, values, nulls);
 }
 
-/* Whether an event has been given up. */
+/*
+ * EvpgConsumerSkips
+ *		Whether an event has been given up.  Ask in order of position: *next, 0 at
+ *		first, is where the list goes on.
+ */
 bool
-EvpgConsumerSkips(List *parked, int64 position)
+EvpgConsumerSkips(List *parked, int *next, int64 position)
 {
-	ListCell   *cell;
-
-	foreach(cell, parked)
+	for (; *next < list_length(parked); (*next)++)
 	{
-		EvpgParked *event = lfirst(cell);
+		EvpgParked *event = list_nth(parked, *next);
 
+		if (event->position > position)
+			return false;
 		if (event->skipped && event->position == position)
 			return true;
 	}

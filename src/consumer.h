@@ -46,10 +46,10 @@ extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
 extern TimestampTz EvpgConsumerRetryAt(int attempts);
 extern TimestampTz EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
 extern bool EvpgConsumerTransient(const ErrorData *error);
-extern List *EvpgConsumerParked(const char *name);
+extern List *EvpgConsumerParked(const char *name, int64 after);
 extern void EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts,
 							 const ErrorData *error);
-extern bool EvpgConsumerSkips(List *parked, int64 position);
+extern bool EvpgConsumerSkips(List *parked, int *next, int64 position);
 extern void EvpgConsumerUnpark(const char *name, const char *key);
 extern void EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error);
 extern void EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error);

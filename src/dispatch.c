@@ -57,6 +57,9 @@
 /* A scheduled command may fail so often. */
 #define MAX_ATTEMPTS 5
 
+/* Deeper chains are taken for this long: more than evpg.max_saga_depth can be. */
+#define MAX_DEPTH 2000000
+
 /* A pause before what failed for a reason that need not come back is tried again. */
 #define TRANSIENT_PAUSE (USECS_PER_SEC / 2)
 
@@ -111,6 +114,7 @@ depth_of(const EvpgEvent *event)
 {
 	JsonbValue *own;
 	JsonbValue *depth;
+	double		value;
 
 	if (event->metadata == NULL || !JB_ROOT_IS_OBJECT(event->metadata))
 		return 0;
@@ -120,7 +124,9 @@ depth_of(const EvpgEvent *event)
 	depth = getKeyJsonValueFromContainer(own->val.binary.data, "depth", 5, NULL);
 	if (depth == NULL || depth->type != jbvNumeric)
 		return 0;
-	return DatumGetInt32(DirectFunctionCall1(numeric_int4, NumericGetDatum(depth->val.numeric)));
+	/* Anybody can write metadata, so it need not be a sensible number. */
+	value = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(depth->val.numeric)));
+	return (int) Max(0, Min(value, MAX_DEPTH));
 }
 
 static void
@@ -384,7 +390,12 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
 		return EVPG_DISPATCH_LATER;
 	}
-	if (!again && what->attempts > max_attempts(what))
+
+	/*
+	 * One more than it may: the first may have been counted without being
+	 * begun, since many are claimed at once.
+	 */
+	if (!again && what->attempts > max_attempts(what) + 1)
 	{
 		/*
 		 * It was begun so often and never came to an end: the server crashed,

@@ -98,7 +98,8 @@ replay(EvpgProjected *row, int64 upto)
 {
 	EvpgProjection *projection = row->projection;
 	bool		by_id = EvpgProjectionKeyedById(projection);
-	List	   *parked = EvpgConsumerParked(projection->name);
+	List	   *parked = EvpgConsumerParked(projection->name, 0);
+	int			next_parked = 0;
 	Datum		values[5];
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 	Portal		portal;
@@ -131,7 +132,7 @@ replay(EvpgProjected *row, int64 upto)
 
 			MemoryContextSwitchTo(event_context);
 			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
-			if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(parked, event.position))
+			if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(parked, &next_parked, event.position))
 				foreach(key, EvpgProjectKeys(projection, &event))
 					ours |= strcmp(lfirst(key), row->key) == 0;
 			MemoryContextSwitchTo(caller);

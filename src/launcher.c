@@ -43,6 +43,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 #include "worker.h"
@@ -312,15 +313,21 @@ static void
 look_at_slot(int slot, Look *look)
 {
 	EvpgDatabase *database = &EvpgSharedMemory->databases[slot];
+	bool		used;
 
 	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
 	look->database = database->database;
 	look->held = database->holds > 0;
 	look->wants_broadcaster = database->wants_broadcaster;
+	used = OidIsValid(look->database) || look->held;
 	for (int number = 0; number < EVPG_PROCESSES; number++)
+	{
 		look->running[number] = database->processes[number].pid != 0;
+		used |= look->running[number];
+	}
 	LWLockRelease(EvpgSharedMemory->lock);
-	if (seen[slot] != look->database)
+	/* It is free when nothing of the last owner is left. */
+	if (seen[slot] != look->database && (OidIsValid(look->database) || !used))
 	{
 		if (OidIsValid(seen[slot]))
 			slot_freed(seen[slot]);
@@ -366,7 +373,7 @@ warn_of_refused(void)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("database with OID %u has no workers", refused),
-				 errdetail("%d databases with evpg have workers.", EvpgMaxDatabases),
+				 errdetail("Only %d databases can have workers.", EvpgMaxDatabases),
 				 errhint("Increase evpg.max_databases and restart the server.")));
 	warned = refused;
 }
@@ -458,12 +465,35 @@ needs_alone(Node *statement)
 	if (IsA(statement, DropdbStmt))
 		return ((DropdbStmt *) statement)->dbname;
 	if (IsA(statement, CreatedbStmt))
-		return option_value(((CreatedbStmt *) statement)->options, "template");
+	{
+		const char *template = option_value(((CreatedbStmt *) statement)->options, "template");
+
+		return template != NULL ? template : "template1";
+	}
 	if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
 		return ((RenameStmt *) statement)->subname;
 	if (IsA(statement, AlterDatabaseStmt) && option_value(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)
 		return ((AlterDatabaseStmt *) statement)->dbname;
 	return NULL;
+}
+
+/* Whether the user may do to a database what the statement says. */
+static bool
+may(Node *statement, Oid database)
+{
+	HeapTuple	tuple;
+	bool		template;
+
+	if (pg_database_ownercheck(database, GetUserId()))
+		return true;
+	if (!IsA(statement, CreatedbStmt) || !have_createdb_privilege())
+		return false;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	ReleaseSysCache(tuple);
+	return template;
 }
 
 /* Sends background processes away where they are in the way, if the user is who may say so. */
@@ -473,9 +503,9 @@ make_room(Node *statement)
 	const char *name = needs_alone(statement);
 	Oid			database = name == NULL ? InvalidOid : get_database_oid(name, true);
 
-	if (OidIsValid(database) && pg_database_ownercheck(database, GetUserId()))
+	if (OidIsValid(database) && may(statement, database))
 		EvpgSharedDismiss(database);
-	if (name != NULL || IsA(statement, CreatedbStmt))
+	if (name != NULL)
 		EvpgSharedRescan();
 	if (IsA(statement, CreateExtensionStmt) && strcmp(((CreateExtensionStmt *) statement)->extname, "evpg") == 0)
 		EvpgWakeLauncher();

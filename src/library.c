@@ -5,21 +5,28 @@
  *
  * How the files hang together, from what SQL calls down to what is stored:
  *
- *		entry.c, read.c			SQL functions that write and that read
+ *		launcher.c, worker.c	background processes, if the library was preloaded
+ *		run.c					one pass over all that is due: workers, and CALL evpg_run()
+ *		entry.c, read.c, wait.c	SQL functions that write, read and wait
  *		inbox.c, translator.c	messages from outside, as commands
+ *		route.c, dispatch.c, action.c	sagas: events to instances, reactions, what they say
+ *		deadletter.c, timer.c, rebuild_saga.c	SQL functions about what sagas leave and wait for
+ *		async.c, rebuild.c, key.c	asynchronous projections, rebuilds of all keys and of one
+ *		shadow.c, batch.c, pace.c	copies of tables, many events at a time
  *		command.c				the command path, in the order of the contract
  *		context.c				actor, correlation, metadata
  *		state.c					cache, snapshots, replay
- *		reducer.c				handlers, reducers, invariants: user code
- *		launcher.c, worker.c	background processes, if the library was preloaded
- *		project.c, broadcast.c	events into keys of projections, frames to listeners
- *		registry.c, projection.c	what is registered
- *		module.c, native.c, function.c	user code in shared objects, and in SQL
- *		log.c, stream.c			events and streams
+ *		reducer.c, reaction.c	user code of aggregates, and of sagas
+ *		project.c, projected.c	an event into keys of projections, the rows of keys
+ *		broadcast.c				frames to listeners
+ *		register.c, register_saga.c	registering projections and sagas
+ *		registry.c, projection.c, saga.c, keys.c	what is registered, and the keys of events
+ *		module.c, native.c, function.c, constructor.c	user code in shared objects, and in SQL
+ *		consumer.c, instance.c	checkpoints and parked events, instances and their work
+ *		log.c, stream.c, row.c	events, streams, single rows
  *		fence.c					positions
  *		ring.c, shared.c		shared memory: frames to be sent, who is to be woken
- *		clock.c					when timers become due
- *		home.c					whether this database is a copy
+ *		clock.c, home.c			when timers become due, whether this database is a copy
  *		event.c, json.c, check.c	values
  *		attempt.c				subtransactions
  *		testing.c				hooks for tests, in test builds alone
@@ -38,10 +45,10 @@
 #include "launcher.h"
 #include "plan.h"
 #include "projected.h"
-#include "rebuild.h"
 #include "registry.h"
 #include "ring.h"
 #include "settings.h"
+#include "shadow.h"
 #include "shared.h"
 #include "testing.h"
 #include "utils/builtins.h"
@@ -66,7 +73,7 @@ _PG_init(void)
 	EvpgCatalogInit();
 	EvpgRegistryInit();
 	EvpgProjectedInit();
-	EvpgRebuildInit();
+	EvpgShadowInit();
 	EvpgLauncherInit();
 }
 

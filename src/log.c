@@ -35,6 +35,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "registry.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -252,16 +253,20 @@ without_duplicates(List *names)
 EvpgLogScan *
 EvpgLogScanAll(const EvpgLogFilter *filter)
 {
-	const EvpgCatalog *catalog = EvpgCatalogGet();
+	const EvpgCatalog *catalog;
 	List	   *wanted = without_duplicates(filter->event_types);
 	int			ntypes = list_length(wanted);
-	bool		by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
-	EvpgLogScan *scan = by_type ? open_scan(catalog->event_log_type_index, ntypes) :
-	open_scan(catalog->event_log_position_index, 1);
+	bool		by_type;
+	EvpgLogScan *scan;
 	text	  **types = palloc(sizeof(text *) * Max(ntypes, 1));
 	ScanKeyData keys[3];
 	ListCell   *cell;
 
+	/* So that nobody drops the index in between. */
+	LockRelationOid(EvpgCatalogGet()->event_log, AccessShareLock);
+	catalog = EvpgCatalogGet();
+	by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
+	scan = by_type ? open_scan(catalog->event_log_type_index, ntypes) : open_scan(catalog->event_log_position_index, 1);
 	scan->filter = filter;
 	scan->reached = filter->after;
 	foreach(cell, wanted)

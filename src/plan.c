@@ -182,8 +182,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_PARKED_LIST] = {
 		"SELECT \"position\", key, skip_reason IS NOT NULL, parked_event_id FROM evpg.parked_event"
-		" WHERE name OPERATOR(pg_catalog.=) $1 ORDER BY \"position\", key",
-		1, {TEXTOID}
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND (skip_reason IS NULL OR \"position\" OPERATOR(pg_catalog.>) $2)"
+		" ORDER BY \"position\", key",
+		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_PARKED_SKIP] = {
 		"UPDATE evpg.parked_event SET skip_reason = $3, skipped_by = $4"
@@ -427,7 +428,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_DEAD_LETTER_DISCARDED] = {
 		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
-		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL",
+		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL"
+		" AND reason OPERATOR(pg_catalog.<>) 'saga was dropped'",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_LIST] = {

@@ -10,8 +10,6 @@
 
 #include "projection.h"
 
-extern void EvpgRebuildInit(void);
-extern ArrayType *EvpgRebuildCheckTables(ArrayType *tables, Oid handler);
 extern bool EvpgRebuildUnderWay(const char *name);
 extern void EvpgRebuildStart(EvpgProjection *projection);
 extern void EvpgRebuildLock(const char *name);

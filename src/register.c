@@ -29,6 +29,7 @@
 #include "rebuild.h"
 #include "registry.h"
 #include "saga.h"
+#include "shadow.h"
 #include "shared.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -142,12 +143,10 @@ catch_up(const char *name)
 		.max_events = 10000,
 		.send = true
 	};
-	ListCell   *cell;
 
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerRead(name, &consumer);
-	foreach(cell, EvpgConsumerParked(name))
-		if (!((EvpgParked *) lfirst(cell))->skipped)
+	if (EvpgConsumerParked(name, PG_INT64_MAX) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has parked events, so it cannot become inline", name),
@@ -160,7 +159,7 @@ catch_up(const char *name)
 						   batch.upto - consumer.checkpoint, MAX_CATCH_UP),
 				 errhint("Wait until it has caught up.")));
 	batch.build = batch.projection->build;
-	batch.parked = EvpgConsumerParked(name);
+	batch.parked = EvpgConsumerParked(name, consumer.checkpoint);
 	for (batch.after = consumer.checkpoint; batch.after < batch.upto; batch.after = batch.reached)
 		EvpgBatchRun(&batch);
 	EvpgConsumerDrop(name, false);
@@ -244,8 +243,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgRegistryPut(values, nulls, 17, on_error);
 	values[18] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
 	EvpgRegistryPut(values, nulls, 19, check_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
-	put_array(values, nulls, 20, EvpgRebuildCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
-														PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
+	put_array(values, nulls, 20, EvpgShadowCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
+													   PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
 	values[21] = Int64GetDatum(arg_at_least(fcinfo, ARG_START_POSITION, "start_position", 0));
 	values[22] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_VERSION, "version", 1));
 

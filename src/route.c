@@ -20,6 +20,7 @@
 #include "fence.h"
 #include "instance.h"
 #include "log.h"
+#include "look.h"
 #include "miscadmin.h"
 #include "reaction.h"
 #include "registry.h"
@@ -31,9 +32,6 @@
 
 /* Events of a batch, at most. */
 #define BATCH_EVENTS 1000
-
-/* A checkpoint that moved over nothing but foreign events is written after so many positions. */
-#define MAX_UNWRITTEN 1000
 
 /* What a batch has found. */
 typedef struct Routes
@@ -66,7 +64,8 @@ bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
 	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = 1};
 	EvpgDeadLetter letter = {.work = &work, .error = error};
 
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+	/* What need not come back is for the next pass. */
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION || EvpgConsumerTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	(void) EvpgWorkBury(&letter);
 	ereport(LOG,
@@ -82,6 +81,7 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 	ListCell   *cell;
 	List	   *found = NIL;
 
+	routes->events++;
 	foreach(cell, versions)
 	{
 		Finding		finding = {.saga = lfirst(cell), .event = event};
@@ -112,7 +112,6 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 		routes->positions = lappend(routes->positions, position);
 		MemoryContextSwitchTo(old);
 	}
-	routes->events++;
 }
 
 /* Whether the log need only be searched for some types; *types is what any version takes. */
@@ -139,13 +138,14 @@ all_of(List *versions, bool of_aggregates)
 
 /* Routes a batch of a saga that is owned; returns how far it came.  *buried grows by the dead letters. */
 static int64
-route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried)
+route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz *next)
 {
+	EvpgLook   *look = EvpgLookFind(consumer->name);
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgLogFilter filter = {
-		.after = consumer->checkpoint,
+		.after = EvpgLookFrom(look, consumer),
 		.upto = mark,
 		.aggregate_types = all_of(versions, true),
 		.event_types = all_of(versions, false)
@@ -169,8 +169,7 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried)
 	PopActiveSnapshot();
 	if (routes.keys != NIL)
 		EvpgWorkRoute(consumer->name, routes.keys, routes.positions);
-	if (routes.events > 0 || reached - consumer->checkpoint > MAX_UNWRITTEN || MyBackendType != B_BG_WORKER)
-		EvpgConsumerAdvance(consumer, reached, routes.events);
+	EvpgLookAdvance(look, consumer, reached, routes.events, next);
 	*buried += routes.buried;
 	return reached;
 }
@@ -195,7 +194,7 @@ EvpgRouteRun(const char *saga, TimestampTz *next)
 	if (EvpgConsumerRead(saga, &consumer) && consumer.running)
 	{
 		mark = EvpgFenceStablePosition(false);
-		more = mark > consumer.checkpoint && route_batch(&consumer, mark, &buried) < mark;
+		more = mark > consumer.checkpoint && route_batch(&consumer, mark, &buried, next) < mark;
 	}
 	EvpgLeave(&scope);
 	return more;
@@ -212,10 +211,11 @@ EvpgRouteAll(const char *saga)
 	EvpgConsumer consumer;
 	int64		mark = EvpgFenceStablePosition(false);
 	int64		buried = 0;
+	TimestampTz next = DT_NOEND;
 
 	(void) EvpgConsumerLock(saga, true);
 	while (EvpgConsumerRead(saga, &consumer) && consumer.running && consumer.checkpoint < mark)
-		(void) route_batch(&consumer, mark, &buried);
+		(void) route_batch(&consumer, mark, &buried, &next);
 	return buried;
 }
 

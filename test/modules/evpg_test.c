@@ -581,7 +581,7 @@ follow_refusal(evpg_result *out, evpg_json *state, const evpg_rejection *rejecti
 						 EVPG_JSON("detail", evpg_copy(rejection->detail)),
 						 EVPG_INT("attempts", rejection->attempts),
 						 EVPG_INT("source_position", rejection->source_position)));
-	script = evpg_share(evpg_get(state, "on_refusal"));	/* which it may set anew */
+	script = evpg_share(evpg_get(state, "on_refusal")); /* which it may set anew */
 	follow(out, state, script);
 	json_object_put(script);
 }

@@ -330,4 +330,44 @@ CALL evpg_run();
 SELECT cmp_ok((SELECT count(DISTINCT s.xmin::text) FROM evpg.projection_state s JOIN evpg.projection USING (build) WHERE name = 'many'), '>', 3::bigint, 'rule 13: a rebuild begins with small batches');
 SELECT evpg_drop_projection(name) FROM evpg.projection \g /dev/null
 
+-- ------------------------------------------------------------------ an index that is dropped while a consumer is about to use it
+
+SELECT evpg_enable_index('event_type') \g /dev/null
+SELECT evpg_register_projection('indexed', 'test.sum_apply', mode => 'async', event_types => '{Rare}', max_attempts => 1) \g /dev/null
+SELECT add('i', 1, 'Rare') \g /dev/null
+SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
+SELECT * FROM dblink('listener', $$SELECT evpg_enable_index('event_type', false)$$) x (changed boolean) \g /dev/null
+SELECT dblink_send_query('runner', 'CALL evpg_run()') \g /dev/null
+SELECT is(wait_until($$SELECT count(*) > 0 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass AND NOT granted$$), true, 'rule 10: a consumer waits while an index of the log is dropped');
+SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
+SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
+SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
+SELECT is((SELECT status || ' ' || errors_total FROM evpg.consumer WHERE name = 'indexed') || ' ' || rows_of('indexed'), 'running 0 i: 1.1 {"sum": 0, "count": 1}', 'rule 10: and then does without it');
+SELECT evpg_drop_projection('indexed') \g /dev/null
+
+-- ------------------------------------------------------------------ events that were given up long ago
+
+SELECT evpg_register_projection('gone', 'test.list_apply', mode => 'async', on_error => 'park', max_attempts => 1, start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT add('g', 1) \g /dev/null
+SELECT add('g', 2) AS second \gset
+SELECT add('g', 3) \g /dev/null
+SELECT add('h', 4) \g /dev/null
+SELECT evpg_skip_event('gone', :second, 'no use') \g /dev/null
+SET test.break = 3;
+CALL evpg_run();
+RESET test.break;
+SELECT is(rows_of('gone'), 'g: 1.1 [1], h: 1.1 [4]', 'rule 10: an event is given up before it is read, the next one is parked');
+SELECT is(evpg_replay_parked('gone') || ' ' || row_of('gone', 'g'), '1 1.2 [1, 3]', 'rule 10: a replay leaves alone what was given up');
+SELECT is(evpg_rebuild_projection('gone', 'g') || ' ' || row_of('gone', 'g'), '2 2.2 [1, 3]', 'rule 13: so does a rebuild of a key');
+SELECT evpg_rebuild_projection('gone') \g /dev/null
+SELECT is(rows_of('gone'), 'g: 3.2 [1, 3], h: 3.1 [4]', 'rule 13: and one of all keys');
+SELECT evpg_drop_projection('gone') \g /dev/null
+
+-- ------------------------------------------------------------------ tables that are none of a projection
+
+CREATE SCHEMA other;
+CREATE TABLE other.mine (id text);
+SELECT alike(error_of(format($$SELECT evpg_register_projection('mine', handler => 'test.mine_write', tables => %L)$$, tables)), error, 'rule 13: refused: ' || tables)
+  FROM (VALUES ('{pg_catalog.pg_class}', '42809 "pg_catalog.pg_class" cannot be%'), ('{evpg.event_log}', '42809 "evpg.event_log" cannot be%'), ('{mine,test.mine}', '22023 two tables of a projection have the name "mine"%'), ('{mine,other.mine}', '22023 two tables of a projection have the name "mine"%')) x (tables, error);
+
 SELECT * FROM finish();

@@ -1,0 +1,374 @@
+/*-------------------------------------------------------------------------
+ *
+ * shadow.c
+ *		Copies of the tables of a projection, which its rebuild fills (rule 13).
+ *
+ * The handler is run under a search_path that begins with a schema of empty
+ * copies.  That schema belongs to the owner of evpg, so that nobody else can put
+ * anything there, and only the handler finds it first.  A statement that would
+ * write to another table, or read one that there is a copy of, is an error: the
+ * hooks see it whatever way the name was written.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/transam.h"
+#include "catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "registry.h"
+#include "shadow.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+static char *
+shadow_schema(int64 build)
+{
+	return psprintf("evpg_rebuild_" INT64_FORMAT, build);
+}
+
+/* Runs a statement of ours as a role, with nothing in the search_path. */
+static void
+execute_as(Oid role, const char *statement)
+{
+	EvpgScope	scope;
+	int			result;
+
+	EvpgEnterAs(&scope, role, "pg_catalog, pg_temp");
+	SPI_connect();
+	result = SPI_execute(statement, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(result));
+	SPI_finish();
+	EvpgLeave(&scope);
+}
+
+static Oid
+function_owner(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Locks a table and returns its OID; the name is a qualified one. */
+static Oid
+table_oid(const char *name, LOCKMODE mode)
+{
+	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), mode, false);
+}
+
+/* Error unless the rows of a table can be replaced by those of a copy. */
+static void
+check_table(Oid relid, const char *name, Oid owner)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+
+	if (relation->rd_rel->relkind != RELKIND_RELATION || relation->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be a table of a projection", name),
+				 errdetail("It must be an ordinary table.")));
+	if (relation->rd_rel->relowner != owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("table \"%s\" does not belong to the owner of the handler", name)));
+	if (find_inheritance_children(relid, NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has children, so a projection cannot replace its rows", name)));
+	if (relation->rd_rel->relrowsecurity && relation->rd_rel->relforcerowsecurity)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has row security for its owner, so a projection cannot replace its rows", name),
+				 errhint("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.", name)));
+	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
+		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table \"%s\" has an identity column, so a projection cannot fill a copy of it", name),
+					 errhint("Use keys that follow from the events.")));
+	table_close(relation, AccessShareLock);
+}
+
+/* Error if a table is not one that a projection may fill, or its copy would have the name of another one. */
+static void
+check_declared(Oid relid, List *others, const char *name)
+{
+	ListCell   *cell;
+
+	if (relid < FirstNormalObjectId || get_rel_namespace(relid) == get_rel_namespace(EvpgCatalogGet()->event_log))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be a table of a projection", name),
+				 errdetail("It is a table of the system, or of evpg.")));
+	foreach(cell, others)
+		if (strcmp(get_rel_name(lfirst_oid(cell)), get_rel_name(relid)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("two tables of a projection have the name \"%s\"", get_rel_name(relid)),
+				 errhint("Name each table once; those of other schemas need other names.")));
+}
+
+/* Tables that a registration names, as qualified names; NULL: none. */
+ArrayType *
+EvpgShadowCheckTables(ArrayType *tables, Oid handler)
+{
+	Datum	   *elements;
+	int			count;
+	List	   *others = NIL;
+
+	if (tables == NULL)
+		return NULL;
+	deconstruct_array(tables, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+	{
+		char	   *name = TextDatumGetCString(elements[i]);
+		Oid			relid = table_oid(name, AccessShareLock);
+
+		check_declared(relid, others, name);
+		check_table(relid, name, function_owner(handler));
+		others = lappend_oid(others, relid);
+		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																	 get_rel_name(relid)));
+	}
+	return construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/* Who may do what the handler of a projection does. */
+static Oid
+handler_owner(EvpgProjection *projection)
+{
+	return EvpgProjectionFunction(projection)->owner;
+}
+
+/*
+ * Makes the copies, which belong to the owner of the handler; their schema does
+ * not, so that nobody can put anything else there, which the handler would find
+ * first, or rename it.
+ */
+void
+EvpgShadowMake(EvpgProjection *projection, int64 build)
+{
+	Oid			owner = handler_owner(projection);
+	Oid			evpg = EvpgCatalogGet()->owner;
+	const char *role = quote_identifier(GetUserNameFromId(owner, false));
+	char	   *schema = shadow_schema(build);
+	ListCell   *cell;
+
+	execute_as(evpg, psprintf("CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, schema, role));
+	foreach(cell, projection->tables)
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell));
+
+		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema,
+								   quote_identifier(strVal(llast(names))), (char *) lfirst(cell)));
+	}
+	execute_as(evpg, psprintf("REVOKE CREATE ON SCHEMA %s FROM %s", schema, role));
+}
+
+void
+EvpgShadowDrop(int64 build)
+{
+	execute_as(EvpgCatalogGet()->owner,
+			   psprintf("SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS %s CASCADE", shadow_schema(build)));
+}
+
+/* The columns of a table that can be written. */
+static char *
+column_list(Oid relid)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation), i);
+
+		if (attribute->attisdropped || attribute->attgenerated != '\0')
+			continue;
+		appendStringInfo(&list, "%s%s", list.len == 0 ? "" : ", ", quote_identifier(NameStr(attribute->attname)));
+	}
+	table_close(relation, AccessShareLock);
+	return list.data;
+}
+
+/*
+ * Error if the contents of the tables could not be replaced without a trace:
+ * rows of other tables would go along.
+ */
+static void
+refuse_cascade(EvpgProjection *projection)
+{
+	Datum		value = EvpgRegistryArray(projection->tables);
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *table = NULL;
+	Datum		name;
+
+	if (EvpgPlanRun(EVPG_PLAN_REBUILD_CASCADE, &value, NULL) > 0 && EvpgPlanResult(0, 1, &name))
+		table = MemoryContextStrdup(caller, TextDatumGetCString(name));
+	EvpgPlanDone();
+	if (table != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot rebuild projection \"%s\"", projection->name),
+				 errdetail("Replacing the rows of its tables would delete or change rows of table %s.", table),
+				 errhint("Let the foreign key do nothing on delete, or declare that table, too.")));
+}
+
+/* Error if the tables have changed since they were registered so that their rows cannot be replaced any more. */
+void
+EvpgShadowCheck(EvpgProjection *projection, LOCKMODE mode)
+{
+	Oid			owner = handler_owner(projection);
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		check_table(table_oid(lfirst(cell), mode), lfirst(cell), owner);
+	refuse_cascade(projection);
+}
+
+/* Puts the contents of the copies in place of those of the tables: first all go, in reverse, for foreign keys. */
+void
+EvpgShadowCopy(EvpgProjection *projection, int64 build)
+{
+	Oid			owner = handler_owner(projection);
+
+	EvpgShadowCheck(projection, RowExclusiveLock);
+	for (int i = list_length(projection->tables) - 1; i >= 0; i--)
+		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(projection->tables, i)));
+	for (int i = 0; i < list_length(projection->tables); i++)
+	{
+		char	   *table = list_nth(projection->tables, i);
+		List	   *names = stringToQualifiedNameList(table);
+		char	   *columns = column_list(table_oid(table, NoLock));
+
+		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,
+								   shadow_schema(build), quote_identifier(strVal(llast(names)))));
+	}
+}
+
+/* While a handler fills copies: their schema, and the tables they are copies of. */
+static Oid	shadow = InvalidOid;
+static List *originals = NIL;	/* of Oid, as long as shadow is set */
+static ExecutorCheckPerms_hook_type next_check_perms = NULL;
+static object_access_hook_type next_access = NULL;
+
+/* Error unless a handler that fills copies may work on a relation. */
+static void
+require_copy(Oid relid)
+{
+	Oid			schema = get_rel_namespace(relid);
+
+	if (schema != shadow && !isTempOrTempToastNamespace(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the handler works on table \"%s\" itself, where the rebuild needs it to work on a copy",
+						get_rel_name(relid)),
+				 errhint("Declare the table in \"tables\", and let the handler name it without a schema.")));
+}
+
+/* It may write to nothing but copies, and not read the originals. */
+static bool
+check_perms(List *tables, bool raise)
+{
+	ListCell   *cell;
+
+	if (OidIsValid(shadow))
+		foreach(cell, tables)
+	{
+		RangeTblEntry *entry = lfirst(cell);
+
+		if (entry->rtekind == RTE_RELATION &&
+			((entry->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0 ||
+			 list_member_oid(originals, entry->relid)))
+			require_copy(entry->relid);
+	}
+	return next_check_perms == NULL || next_check_perms(tables, raise);
+}
+
+/* The same for what is no query: TRUNCATE, DROP, ALTER. */
+static void
+check_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (next_access != NULL)
+		next_access(access, class_id, object_id, sub_id, arg);
+	if (OidIsValid(shadow) && class_id == RelationRelationId &&
+		(access == OAT_TRUNCATE || access == OAT_DROP || access == OAT_POST_ALTER))
+		require_copy(object_id);
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgShadowInit(void)
+{
+	next_check_perms = ExecutorCheckPerms_hook;
+	ExecutorCheckPerms_hook = check_perms;
+	next_access = object_access_hook;
+	object_access_hook = check_access;
+}
+
+/*
+ * The projection as it is run over copies of its tables, in
+ * CurrentMemoryContext.  Only the handler finds them first: a key function may
+ * belong to somebody else.
+ */
+static EvpgProjection *
+shadowed(EvpgProjection *projection, int64 build)
+{
+	EvpgProjection *copy = palloc(sizeof(EvpgProjection));
+
+	*copy = *projection;
+	copy->context = CurrentMemoryContext;
+	copy->function = EvpgFunctionResolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER,
+										 psprintf("%s, %s", shadow_schema(build), projection->search_path));
+	copy->key_function = NULL;
+	return copy;
+}
+
+/* From here on the handler of a projection may not work on its tables, but on the copies. */
+static void
+begin_shadow(EvpgProjection *projection, int64 build)
+{
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		originals = lappend_oid(originals, table_oid(lfirst(cell), AccessShareLock));
+	shadow = get_namespace_oid(shadow_schema(build), false);
+}
+
+/* Runs a batch; into copies of its tables if the projection has declared them. */
+void
+EvpgShadowRun(EvpgBatch *batch)
+{
+	if (batch->projection->tables == NIL)
+	{
+		EvpgBatchRun(batch);
+		return;
+	}
+	PG_TRY();
+	{
+		begin_shadow(batch->projection, batch->build);
+		batch->projection = shadowed(batch->projection, batch->build);
+		EvpgBatchRun(batch);
+	}
+	PG_FINALLY();
+	{
+		shadow = InvalidOid;
+		originals = NIL;
+	}
+	PG_END_TRY();
+}

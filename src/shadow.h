@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * shadow.h
+ *		Copies of the tables of a projection, which its rebuild fills.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_SHADOW_H
+#define EVPG_SHADOW_H
+
+#include "batch.h"
+#include "storage/lockdefs.h"
+#include "utils/array.h"
+
+extern void EvpgShadowInit(void);
+extern ArrayType *EvpgShadowCheckTables(ArrayType *tables, Oid handler);
+extern void EvpgShadowCheck(EvpgProjection *projection, LOCKMODE mode);
+extern void EvpgShadowMake(EvpgProjection *projection, int64 build);
+extern void EvpgShadowDrop(int64 build);
+extern void EvpgShadowCopy(EvpgProjection *projection, int64 build);
+extern void EvpgShadowRun(EvpgBatch *batch);
+
+#endif							/* EVPG_SHADOW_H */

@@ -1,0 +1,73 @@
+# Defects of background processes that a review has found.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use EvpgTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = evpg_node('review', bare => 1, conf => <<'EOC');
+shared_preload_libraries = 'evpg'
+evpg.max_databases = 1
+EOC
+
+sub processes
+{
+	my ($count, $type, $database) = @_;
+
+	return "SELECT count(*) = $count FROM pg_stat_activity WHERE backend_type = 'evpg $type' AND datname = '$database'";
+}
+
+sub soon
+{
+	my ($condition, $name) = @_;
+
+	return ok($node->poll_query_until('postgres', $condition), $name);
+}
+
+# ------------------------------------------------------------------ a template with the extension
+
+$node->safe_psql('postgres', 'CREATE ROLE maker LOGIN CREATEDB; CREATE ROLE nobody LOGIN');
+$node->safe_psql('template1', 'CREATE EXTENSION evpg');
+soon(processes(1, 'worker', 'template1'), 'the extension is in template1, which has a worker');
+is($node->psql('postgres', 'CREATE DATABASE made'), 0, 'a database can be created');
+is($node->psql('postgres', 'DROP DATABASE made'), 0, 'and dropped');
+soon(processes(1, 'worker', 'template1'), 'the worker comes back');
+is($node->psql('postgres', 'CREATE DATABASE made', extra_params => [ '-U', 'maker' ]), 0, 'who may copy a template can create a database, too');
+$node->safe_psql('postgres', 'DROP DATABASE made');
+soon(processes(1, 'worker', 'template1'), 'the worker comes back');
+my $before = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker'");
+isnt($node->psql('postgres', 'CREATE DATABASE made', extra_params => [ '-U', 'nobody' ]), 0, 'who may not');
+is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), $before, 'does not disturb it');
+$node->safe_psql('template1', 'DROP EXTENSION evpg');
+soon(processes(0, 'worker', 'template1'), 'without the extension it leaves');
+
+# ------------------------------------------------------------------ a slot whose last process is slow to leave
+
+$node->safe_psql('postgres', 'CREATE DATABASE first');
+$node->safe_psql('postgres', 'CREATE DATABASE second');
+$node->safe_psql('first', 'CREATE EXTENSION evpg');
+soon(processes(1, 'worker', 'first'), 'a database takes the only slot');
+$node->safe_psql('first', <<'SQL');
+CREATE FUNCTION keep(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT event.data $$;
+SELECT evpg_register_projection('kept', 'keep');
+SELECT evpg_projection_put('kept', 'a', '{}');
+SQL
+soon(processes(1, 'broadcaster', 'first'), 'which has a broadcaster');
+my $broadcaster = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg broadcaster'");
+kill 'STOP', $broadcaster;
+$node->safe_psql('first', 'DROP EXTENSION evpg CASCADE');
+soon(processes(0, 'worker', 'first'), 'the extension is gone, and so is the worker');
+my $log = -s $node->logfile;
+$node->safe_psql('second', 'CREATE EXTENSION evpg');
+ok($node->wait_for_log(qr/has no workers.*\n.*DETAIL: .*Only 1 databases can have workers/, $log), 'a database that is refused');
+is($node->safe_psql('postgres', processes(0, 'worker', 'second')), 't', 'the slot is not free as long as the broadcaster is there');
+kill 'CONT', $broadcaster;
+soon(processes(0, 'broadcaster', 'first'), 'it leaves');
+soon(processes(1, 'worker', 'second'), 'and the slot goes to who was refused');
+
+$node->stop;
+done_testing();
