@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(130);
+SELECT plan(131);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ timers of sagas, of functions and in C
