@@ -613,3 +613,15 @@ EVPG_SAGA(group_script,
 EVPG_SAGA(bad_key_script,
 		  .events = EVPG_REACTS(EVPG_ON("Started", follow_event)),
 		  .key = bad_key);
+
+/* Ends the server, if it is told to. */
+static void
+survive(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	if (evpg_bool(event->data, "poison"))
+		abort();
+	evpg_set_int(state, "seen", evpg_int(state, "seen") + 1);
+}
+
+EVPG_SAGA(poisonable,
+		  .events = EVPG_REACTS(EVPG_ON("Served", survive)));

@@ -1,0 +1,234 @@
+# Sagas across crashes (rules 16 to 18): whatever dies, and whenever, no command of a saga is executed twice, none is lost, and every
+# transfer comes to its end; timers fire once; an event that crashes the server ends as a dead letter, and keeps nobody else waiting.
+#
+# Workers wait at the points of src/testing.h where evpg.test_wait says so, as long as a session holds an advisory lock.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use EvpgTest;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my $key = 17751;
+my $node = evpg_node('sagas', conf => <<'EOC');
+shared_preload_libraries = 'evpg'
+max_worker_processes = 12
+restart_after_crash = on
+evpg.naptime = 100ms
+evpg.workers = 2
+EOC
+
+$node->safe_psql('postgres', slurp_file(tree() . '/examples/bank/transfer.sql'));
+$node->safe_psql('postgres', <<'SQL');
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, generate_series(1, 10) n, evpg_execute(t, 'a' || n, 'Open', '{"owner": "Ann"}');
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, generate_series(1, 10) n, evpg_execute(t, 'a' || n, 'Deposit', '{"amount": 1000}');
+-- what belongs to a transfer, and what came of it
+CREATE VIEW transfer AS
+  SELECT replace(aggregate_type, 'account', 'transfer') AS kind, CASE WHEN aggregate_type LIKE 'account%' THEN metadata->>'transfer' ELSE aggregate_id END AS id,
+         coalesce(max(lower(substr(type, 9))) FILTER (WHERE type IN ('TransferCompleted', 'TransferFailed')), 'requested') AS status,
+         count(*) FILTER (WHERE type = 'MoneyWithdrawn') AS taken, count(*) FILTER (WHERE type = 'MoneyDeposited') AS given
+    FROM evpg.event WHERE aggregate_type LIKE 'transfer%' OR metadata ? 'transfer' GROUP BY 1, 2;
+SQL
+
+sub query
+{
+	my ($query) = @_;
+
+	return $node->safe_psql('postgres', $query);
+}
+
+sub soon
+{
+	my ($condition, $name) = @_;
+
+	return ok($node->poll_query_until('postgres', $condition), $name);
+}
+
+sub set
+{
+	my ($name, $value) = @_;
+
+	query("ALTER SYSTEM SET $name = '$value'");
+	query('SELECT pg_reload_conf()');
+	return;
+}
+
+sub transfer
+{
+	my ($id, $kind) = @_;
+
+	return query("SELECT count(*) FROM evpg_execute('transfer$kind', '$id', 'Request', '{\"from\": \"a1\", \"to\": \"a2\", \"amount\": 1}')");
+}
+
+# Kills a process, or the postmaster, and waits until the server is there again.
+sub crash
+{
+	my ($victim, $pid, @sessions) = @_;
+
+	if ($victim eq 'postmaster')
+	{
+		$node->kill9;
+		$_->{run}->finish foreach @sessions;
+		start_again($node);
+	}
+	else
+	{
+		is(kill('KILL', $pid), 1, "the $victim is killed");
+		$_->{run}->kill_kill foreach @sessions;
+		$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
+		  or die 'the server does not restart';
+	}
+	return;
+}
+
+my $waiter = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $key AND NOT granted";
+
+# Lets the workers come to a point, kills, and leaves no workers.
+sub crash_at
+{
+	my ($victim, $point, $begin) = @_;
+	my $holder = $node->background_psql('postgres', on_error_stop => 1);
+
+	$holder->query_safe("SELECT pg_advisory_lock($key)");
+	$begin->();
+	soon("SELECT EXISTS ($waiter)", "$victim, $point: a worker comes there");
+	my $pid = query("$waiter LIMIT 1");
+	set('evpg.workers', 0);
+	crash($victim, $pid, $holder);
+	is(query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), 0, "$victim, $point: there are no workers");
+	return;
+}
+
+# All that was begun comes to an end, with each thing done once.
+sub all_is_well
+{
+	my ($what) = @_;
+
+	set('evpg.workers', 2);
+	soon("SELECT count(*) = 0 FROM transfer WHERE status = 'requested'", "$what: every transfer ends");
+	soon('SELECT count(*) = 0 FROM evpg.saga_event', "$what: nothing is left to do");
+	is(query("SELECT * FROM transfer WHERE NOT CASE status WHEN 'completed' THEN taken = 1 AND given = 1 ELSE taken = given AND taken <= 1 END"), '', "$what: money is taken once and given once");
+	is(query("SELECT sum((state->>'balance')::int) FROM unnest('{account,account_c}'::text[]) t, generate_series(1, 10) n, evpg_state(t, 'a' || n)"), 20000, "$what: the sum of the balances is what it was");
+	is(query("SELECT count(*) FROM evpg.saga_instance WHERE status <> 'completed' AND saga LIKE 'transfer%'"), 0, "$what: every instance is completed");
+	is(query('SELECT count(*) FROM evpg.timer'), 0, "$what: no timer is left");
+	is(query('SELECT saga, key, sqlstate, message FROM evpg.dead_letter'), '', "$what: there is no dead letter");
+	is(inspect($node), '', "$what: all that is stored agrees");
+	return;
+}
+
+soon("SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", 'there are two workers');
+transfer('first', $_) foreach '', '_c';
+all_is_well('without a crash');
+is(query("SELECT count(*) FROM transfer WHERE status = 'completed'"), 2, 'without a crash: transfers are completed');
+
+# ------------------------------------------------------------------ between two steps
+
+foreach my $victim ('worker', 'postmaster')
+{
+	foreach my $point ('saga_claimed', 'saga_reacted')
+	{
+		foreach my $kind ('', '_c')
+		{
+			my $id = "$victim $point";
+
+			set('evpg.test_wait', $point);
+			set('evpg.workers', 0);
+			soon("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", "$id$kind: new workers");
+			crash_at($victim, "$point$kind", sub { transfer($id, $kind); set('evpg.workers', 2); });
+			is(query("SELECT status, taken, given FROM transfer WHERE kind = 'transfer$kind' AND id = '$id'"), 'requested|0|0', "$id$kind: no command of it is executed");
+			is(query("SELECT count(*) FROM evpg.saga_instance WHERE saga = 'transfer$kind' AND key = '$id'"), 0, "$id$kind: there is no instance");
+			is(query("SELECT attempts FROM evpg.saga_event WHERE saga = 'transfer$kind' AND key = '$id'"), 1, "$id$kind: the attempt is counted");
+			all_is_well("$id$kind");
+			is(query("SELECT status, taken, given FROM transfer WHERE kind = 'transfer$kind' AND id = '$id'"), 'completed|1|1', "$id$kind: then it is done");
+		}
+	}
+}
+query('ALTER SYSTEM RESET evpg.test_wait');
+
+# committed, one reaction at a time
+set('evpg.workers', 0);
+soon("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", 'no workers');
+transfer('committed', '_c');
+foreach my $step ('1|0', '1|1', '1|1')
+{
+	is(query('SET synchronous_commit = on; SELECT dispatched FROM evpg_run_sagas(1)'), 1, 'a reaction is committed');
+	crash('postmaster');
+	is(query("SELECT taken, given FROM transfer WHERE kind = 'transfer_c' AND id = 'committed'"), $step, 'and is there after a crash');
+}
+all_is_well('committed');
+
+# ------------------------------------------------------------------ under load
+
+my $script = PostgreSQL::Test::Utils::tempdir . '/load.sql';
+
+append_to_file($script, <<'SQL');
+\set from random(1, 10)
+\set step random(1, 9)
+\set to 1 + (:from + :step - 1) % 10
+\set amount random(1, 400)
+\set closed random(1, 8)
+SELECT count(*) FROM evpg_try_execute('transfer' || (ARRAY['', '_c'])[1 + :amount % 2], gen_random_uuid()::text, 'Request',
+  jsonb_build_object('from', 'a' || :from, 'to', CASE :closed WHEN 1 THEN 'nobody' ELSE 'a' || :to END, 'amount', :amount));
+SQL
+
+foreach my $victim ('worker', 'postmaster', 'worker', 'postmaster', 'client backend')
+{
+	my $output = "$script.out";
+	my $load = IPC::Run::start([ 'pgbench', '-n', '-c', 3, '-T', 2, '-f', $script, '-d', $node->connstr('postgres') ], '>', $output, '2>', $output);
+
+	usleep(500_000 + int(rand(1_000_000)));
+	my $type = $victim eq 'worker' ? 'evpg worker' : 'client backend';
+	crash($victim, $victim eq 'postmaster' ? undef : query("SELECT pid FROM pg_stat_activity WHERE backend_type = '$type' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"));
+	$load->finish;
+}
+all_is_well('under load');
+cmp_ok(query('SELECT count(*) FROM transfer'), '>', 50, 'under load: transfers');
+cmp_ok(query("SELECT count(*) FROM transfer WHERE status = '$_'"), '>', 5, "under load: $_ transfers") foreach 'completed', 'failed';
+cmp_ok(query("SELECT count(*) FROM transfer WHERE status = 'failed' AND taken = 1"), '>', 0, 'under load: some were paid back');
+
+# ------------------------------------------------------------------ timers
+
+my $deposit = q(SELECT evpg_schedule(clock_timestamp() + interval '%s', 'account', '%s', 'Deposit', '{"amount": 7}'));
+
+query(q(SELECT count(*) FROM unnest('{worker,postmaster,later}'::text[]) t, evpg_execute('account', t, 'Open', '{"owner": "Ann"}')));
+foreach my $victim ('worker', 'postmaster')
+{
+	set('evpg.test_wait', 'saga_reacted');
+	set('evpg.workers', 0);
+	soon("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", 'new workers');
+	crash_at($victim, 'timer', sub { query(sprintf($deposit, '0', $victim)); set('evpg.workers', 2); });
+	is(query("SELECT attempts FROM evpg.timer"), 1, "$victim: a scheduled command is still there");
+	set('evpg.workers', 2);
+	soon('SELECT count(*) = 0 FROM evpg.timer', "$victim: it is executed");
+	is(query("SELECT version, state->>'balance' FROM evpg_state('account', '$victim')"), '2|7', "$victim: once");
+}
+query('ALTER SYSTEM RESET evpg.test_wait');
+query(sprintf($deposit, '500 ms', 'later'));
+$node->restart;
+soon('SELECT count(*) = 0 FROM evpg.timer', 'a timer that becomes due around a restart fires');
+is(query("SELECT version, state->>'balance' FROM evpg_state('account', 'later')"), '2|7', 'once');
+
+# ------------------------------------------------------------------ an event that crashes the server
+
+set('evpg.workers', 1);
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", 'one worker');
+query("SELECT evpg_register_saga('poisonable', library => 'evpg_test', symbol => 'poisonable', max_attempts => 2, backoff => '0')");
+query(q(SELECT count(*) FROM (VALUES (1, 'fine'), (2, 'ill'), (3, 'also fine'), (4, 'ill')) x (n, id),
+  evpg_append('account', 'served ' || id, ARRAY[evpg_event('Served', jsonb_build_object('poison', n = 2))])));
+soon("SELECT count(*) = 1 FROM evpg.dead_letter WHERE saga = 'poisonable'", 'an event that crashes the server ends as a dead letter');
+is(query('SELECT key, attempts, sqlstate FROM evpg.dead_letter'), 'served ill|2|57P02', 'after max_attempts crashes');
+soon("SELECT count(*) = 2 FROM evpg.saga_instance WHERE saga = 'poisonable'", 'the other instances go on');
+is(query("SELECT string_agg(key || ' ' || (state->>'seen'), ', ' ORDER BY key) FROM evpg.saga_instance WHERE saga = 'poisonable'"), 'served also fine 1, served fine 1', 'each event counts once');
+is(query("SELECT count(*) FROM evpg.saga_event WHERE key = 'served ill'"), 2, 'what comes later for the ill one waits');
+is(query("SELECT evpg_discard_dead_letter(dead_letter_id, 'poison') FROM evpg.dead_letter"), 't', 'it is given up');
+soon("SELECT count(*) = 3 FROM evpg.saga_instance WHERE saga = 'poisonable'", 'and the instance goes on');
+is(scalar(() = slurp_file($node->logfile) =~ /evpg worker.*was terminated by signal 6/g), 2, 'there were so many crashes');
+
+$node->stop;
+is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
+done_testing();
