@@ -179,7 +179,7 @@ sub start
 sub start_others
 {
 	my ($runners) = @_;
-	my %others = (reader => start('reader', 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-c', 'CALL follow()'));
+	my %others = (reader => start('reader', 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-c', 'SET statement_timeout = 0', '-c', 'CALL follow()'));
 
 	$others{runner} = start('runner', 'pgbench', '-n', '-c', $runners, '-T', 1000, '-f', "$directory/run.pgbench") if $runners;
 	return \%others;
@@ -207,9 +207,10 @@ SQL
 	return ($wrong, @figures[ -6 .. -1 ]);
 }
 
+# At a rate, so that a slow machine does not have ever more events to rebuild.
 sub start_appenders
 {
-	return start('appender', 'pgbench', '-n', '-c', $clients, '-j', 2, @_, @files);
+	return start('appender', 'pgbench', '-n', '-c', $clients, '-j', 2, '-R', 250, @_, @files);
 }
 
 sub appended
