@@ -8,7 +8,7 @@ SELECT run() \g /dev/null
 SELECT tell('tech', script(evpg_action_schedule('bell', '1 minute'), send('x1', 'Add', 1, undo => send('x1', 'Subtract', 1)), send('x1', 'Fail', label => 'second'), send('x1', 'Add', 2)) || '{"set": {"new": 1}}'),
        tell('tech', script(send('x2', 'Add', 1))), start('other', script(send('x3', 'Add', 1))) \g /dev/null
 SELECT is(run(), '1 0', of() || 'rule 16: the second of three sends fails; another instance goes on');
-SELECT is(total('x1') || total('x2'), NULL, of() || 'rule 16, S2.5: the first is rolled back, the third is not sent, and what comes later waits');
+SELECT is(total('x1') || total('x2'), NULL, of() || 'rule 16, 2.5: the first is rolled back, the third is not sent, and what comes later waits');
 SELECT is(instance('tech') || ' ' || pending('tech'), 'running 1 {"old": 1, "seen": 1} 2 0 0', of() || 'rule 16, B54: neither state, timer nor undo of it is kept');
 SELECT is((SELECT undo FROM evpg.saga_instance WHERE saga = saga() AND key = 'tech'), '[]', of() || 'rule 16: there is nothing to undo');
 SELECT is(total('x3'), '1 1', of() || 'rule 17: other instances go on');

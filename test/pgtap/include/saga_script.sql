@@ -2,7 +2,7 @@
 
 SELECT is(register_script('script'), true, of() || 'B50: a saga is registered');
 SELECT is(register_script('script'), false, of() || 'B50: the same again changes nothing');
-SELECT is(run(), '0 0', of() || 'A31, S1.2-9: nothing to do');
+SELECT is(run(), '0 0', of() || 'A31, 1.2 test 9: nothing to do');
 
 -- ------------------------------------------------------------------ instances
 
@@ -22,20 +22,20 @@ SELECT is((SELECT count(*) FROM evpg.saga_event), 0::bigint, of() || 'B50: what 
 SELECT start('k1', '{"set": {"a": 9}}') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(instance('k1'), 'running 3 {"a": 9, "b": 2, "seen": 3}', of() || 'rule 18: another start event is an event of the instance');
--- S2.4-7: state 3 after three events, one more in another session: 4
+-- 2.4 test 7: state 3 after three events, one more in another session: 4
 SELECT start('count'), tell('count'), tell('count') \g /dev/null
 SELECT run() \g /dev/null
 SELECT tell('count') \g /dev/null
 CALL evpg_run();
-SELECT is(instance('count'), 'running 4 {"seen": 4}', of() || 'B55, S2.4-7: the state is kept, also by CALL evpg_run()');
+SELECT is(instance('count'), 'running 4 {"seen": 4}', of() || 'B55, 2.4 test 7: the state is kept, also by CALL evpg_run()');
 
 -- ------------------------------------------------------------------ sends
 
 SELECT tell('s1', script(send('t1', 'Add', 5, 'first'), send('t2', 'Add', 7), send('t1', 'Nothing'), send('t1', 'Subtract', 2)), 'Started', actor => 'ann', correlation_id => 'corr') AS source \gset
 SELECT tell('s2', script(send('t3', 'Add', 1)), 'Started') \g /dev/null
-SELECT is(run(), '5 0', of() || 'B51, S1.2-9: commands are sent, also one that changes nothing');
+SELECT is(run(), '5 0', of() || 'B51, 1.2 test 9: commands are sent, also one that changes nothing');
 SELECT is(total('t1') || ', ' || total('t2') || ', ' || total('t3'), '2 3, 1 7, 1 1', of() || 'B51: in order');
-SELECT is(run(), '0 0', of() || 'S1.2-9: once');
+SELECT is(run(), '0 0', of() || '1.2 test 9: once');
 SELECT same($$SELECT e.type, e.command_id, e.correlation_id, e.causation_id, e.actor, e.metadata FROM evpg.event e WHERE e.aggregate_id IN ('t1', 't2') ORDER BY position$$,
   format($$SELECT x.type, command_id(saga(), 's1', s.event_id::text, x.n), 'corr', s.event_id::text, 'ann', jsonb_build_object('evpg', jsonb_build_object('saga', saga(), 'key', 's1', 'depth', 1))
     FROM evpg.event s, (VALUES (1, 'Added'), (2, 'Added'), (4, 'Subtracted')) x (n, type) WHERE s.position = %s ORDER BY x.n$$, :source),
@@ -70,7 +70,7 @@ SELECT start('done', script(send('d1', 'Add', 1), evpg_action_schedule('bell', '
 SELECT is(run(), '1 0', of() || 'rule 18, B51: what comes after complete is skipped');
 SELECT is(instance('done') || ' ' || pending('done'), 'completed 1 {"seen": 1} 0 0 0', of() || 'rule 18, B51: the instance is completed, its timers are gone');
 SELECT tell('done', script(send('d1', 'Add', 8))), start('done', script(send('d1', 'Add', 16))) \g /dev/null
-SELECT is(run() || ' ' || total('d1'), '0 0 1 1', of() || 'rule 18, S2.4-8: late events do not start it again');
+SELECT is(run() || ' ' || total('d1'), '0 0 1 1', of() || 'rule 18, 2.4 test 8: late events do not start it again');
 SELECT is(instance('done') || ' ' || pending('done'), 'completed 1 {"seen": 1} 0 0 0', of() || 'rule 18: nor change it, nor wait for it');
 
 SELECT start('undo', script(send('u1', 'Add', 1, undo => send('u1', 'Subtract', 1)), send('u2', 'Add', 2), send('u3', 'Add', 3, undo => send('u3', 'Subtract', 3)))) \g /dev/null
