@@ -50,6 +50,7 @@
 /* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are instances, and sagas. */
 #define INSTANCE_CLASS 17754
 #define SAGA_CLASS 17755
+#define SUSPECT_CLASS 17756
 
 /* So much is claimed at once. */
 #define CLAIMS 50
@@ -429,14 +430,40 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 static List *claimed = NIL;
 static bool any_claimed;
 
+/* This session is the one that tries what may have crashed the server. */
+static bool suspects_locked = false;
+
+static void
+suspect_tag(LOCKTAG *tag)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 0, SUSPECT_CLASS);
+}
+
+/* One at a time in the whole database, so that a crash counts against nobody else. */
+static bool
+lock_suspects(void)
+{
+	LOCKTAG		tag;
+
+	suspect_tag(&tag);
+	if (!suspects_locked)
+		suspects_locked = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	return suspects_locked;
+}
+
 static void
 unlock_all(void)
 {
 	ListCell   *cell;
+	LOCKTAG		tag;
 
 	foreach(cell, claimed)
 		unlock(lfirst(cell));
 	claimed = NIL;
+	suspect_tag(&tag);
+	if (suspects_locked)
+		(void) LockRelease(&tag, ExclusiveLock, true);
+	suspects_locked = false;
 }
 
 /* Locks what is due; what was tried before only alone. */
@@ -450,7 +477,7 @@ lock_due(MemoryContext context)
 	{
 		EvpgWork   *what = lfirst(cell);
 
-		if (what->attempts > 0 && claimed != NIL)
+		if (what->attempts > 0 && (claimed != NIL || (what->suspect && !lock_suspects())))
 			continue;
 		claimed = lappend(claimed, what);
 		what->locked = EvpgDispatchLock(what, true, false);

@@ -139,6 +139,7 @@ EvpgWorkDue(int max_count, const char *saga, TimestampTz now)
 		work->position = result_int(row, 3);
 		work->timer_id = result_int(row, 4);
 		work->attempts = (int) result_int(row, 5);
+		work->suspect = work->attempts > 0 && result_int(row, 6) != 0;
 		due = lappend(due, work);
 		MemoryContextSwitchTo(old);
 	}

@@ -21,6 +21,8 @@ typedef struct EvpgWork
 	int64		position;		/* of the event; 0: a timer */
 	int64		timer_id;
 	int			attempts;		/* so far, with this one */
+	bool		suspect;		/* an attempt had no result: the server may
+								 * have crashed by it */
 	bool		locked;			/* by this session, beyond the transaction */
 } EvpgWork;
 

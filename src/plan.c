@@ -14,6 +14,8 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "jit/jit.h"
+#include "optimizer/cost.h"
 #include "plan.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
@@ -593,7 +595,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {TEXTOID, TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_WORK_DUE] = {
-		"(SELECT e.saga, e.key, e.\"position\", NULL::pg_catalog.int8, e.attempts FROM evpg.saga_event e WHERE "
+		"(SELECT e.saga, e.key, e.\"position\", NULL::pg_catalog.int8, e.attempts, e.retry_at IS NULL FROM evpg.saga_event e WHERE "
 		"($3 IS NULL OR e.saga OPERATOR(pg_catalog.=) $3) AND e.dead_letter_id IS NULL AND (e.retry_at IS "
 		"NULL OR e.retry_at OPERATOR(pg_catalog.<=) $2) AND NOT EXISTS (SELECT FROM evpg.saga_event b WHERE "
 		"b.saga OPERATOR(pg_catalog.=) e.saga AND b.key OPERATOR(pg_catalog.=) e.key AND b.\"position\" "
@@ -601,7 +603,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"OPERATOR(pg_catalog.=) e.saga AND d.key OPERATOR(pg_catalog.=) e.key AND d.dead_letter_id IS NOT "
 		"NULL) AND EXISTS (SELECT FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) e.saga AND "
 		"c.status OPERATOR(pg_catalog.=) 'running') ORDER BY e.\"position\" LIMIT $1) UNION ALL (SELECT t.saga, "
-		"t.key, NULL, t.timer_id, t.attempts FROM evpg.timer t WHERE ($3 IS NULL OR t.saga "
+		"t.key, NULL, t.timer_id, t.attempts, t.retry_at IS NULL FROM evpg.timer t WHERE ($3 IS NULL OR t.saga "
 		"OPERATOR(pg_catalog.=) $3) AND t.due_at OPERATOR(pg_catalog.<=) $2 AND t.dead_letter_id IS NULL AND "
 		"(t.retry_at IS NULL OR t.retry_at OPERATOR(pg_catalog.<=) $2) AND (t.saga IS NULL OR (NOT EXISTS "
 		"(SELECT FROM evpg.saga_event b WHERE b.saga OPERATOR(pg_catalog.=) t.saga AND b.key "
@@ -649,13 +651,47 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 
 static SPIPlanPtr plans[EVPG_PLAN_COUNT];
 
+/*
+ * How evpg's own statements are planned: by the indexes that were made for them,
+ * whatever the statistics say.  A table of work to be done is empty most of the
+ * time, and a plan for an empty table is a sequential scan, which the session
+ * would keep when there is much to be done.  Generic plans, made once; no JIT,
+ * which the costs of disabled ways would start.
+ */
+typedef struct Planning
+{
+	bool		seqscan;
+	bool		bitmapscan;
+	bool		sort;
+	bool		hashjoin;
+	bool		mergejoin;
+	bool		jit;
+} Planning;
+
+static Planning
+plan_by(Planning ways)
+{
+	Planning	before = {enable_seqscan, enable_bitmapscan, enable_sort, enable_hashjoin, enable_mergejoin, jit_enabled};
+
+	enable_seqscan = ways.seqscan;
+	enable_bitmapscan = ways.bitmapscan;
+	enable_sort = ways.sort;
+	enable_hashjoin = ways.hashjoin;
+	enable_mergejoin = ways.mergejoin;
+	jit_enabled = ways.jit;
+	return before;
+}
+
+static const Planning by_index = {false, false, false, false, false, false};
+
 static SPIPlanPtr
 connect(EvpgPlan id)
 {
 	SPI_connect();
 	if (unlikely(plans[id] == NULL))
 	{
-		SPIPlanPtr	plan = SPI_prepare(texts[id].text, texts[id].nargs, (Oid *) texts[id].args);
+		SPIPlanPtr	plan = SPI_prepare_cursor(texts[id].text, texts[id].nargs, (Oid *) texts[id].args,
+											  CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL)
 			elog(ERROR, "could not prepare statement: %s", SPI_result_code_string(SPI_result));
@@ -669,8 +705,18 @@ static uint64
 run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect(id);
-	int			result = SPI_execute_plan(plan, values, nulls, read_only, 0);
+	Planning	before = plan_by(by_index);
+	int			result = 0;
 
+	PG_TRY();
+	{
+		result = SPI_execute_plan(plan, values, nulls, read_only, 0);
+	}
+	PG_FINALLY();
+	{
+		(void) plan_by(before);
+	}
+	PG_END_TRY();
 	if (result < 0)
 		elog(ERROR, "could not execute statement: %s", SPI_result_code_string(result));
 	return SPI_processed;
@@ -685,8 +731,18 @@ Portal
 EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls)
 {
 	SPIPlanPtr	plan = connect(id);
-	Portal		portal = SPI_cursor_open(NULL, plan, values, nulls, false);
+	Planning	before = plan_by(by_index);
+	Portal		portal = NULL;
 
+	PG_TRY();
+	{
+		portal = SPI_cursor_open(NULL, plan, values, nulls, false);
+	}
+	PG_FINALLY();
+	{
+		(void) plan_by(before);
+	}
+	PG_END_TRY();
 	PinPortal(portal);
 	return portal;
 }
