@@ -1,0 +1,102 @@
+-- dead_letters.sql: dead letters beyond what sagas_failures.sql and timers.sql say: what becomes of them when their saga, their timer or
+-- their cause goes, and what does not count as an attempt (rule 17).
+
+\ir include/setup.sql
+\ir include/counter.sql
+\ir include/sagas.sql
+
+SELECT plan(26);
+SET test.kind = counter;
+SET test.kind_of_saga = functions;
+SELECT register_script('script', max_attempts => 1) \g /dev/null
+-- "attempts sqlstate code message detail" and how it was resolved
+CREATE FUNCTION test.letter(of_key text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT string_agg(concat_ws(' ', attempts, sqlstate, code, message, detail, resolution, reason), ', ' ORDER BY dead_letter_id) FROM evpg.dead_letter WHERE key = of_key $$;
+CREATE FUNCTION test.retry(of_key text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT concat_ws(' ', r.status, r.aggregate_type, r.sqlstate, r.code, r.message, r.detail, r.hint) FROM evpg.dead_letter d, evpg_retry_dead_letter(d.dead_letter_id) r WHERE d.key = of_key AND d.resolved_at IS NULL $$;
+
+-- ------------------------------------------------------------------ a retry
+
+-- each refusal says why, and the letter keeps the last one
+SELECT start('l1', '{"set": {"on_refusal": {"unhandled": true}}}' || script(send('x1', 'Subtract', 5, 'take'))) \g /dev/null
+SELECT is(run() || ' ' || letter('l1'), '0 1 1 VE002 underflow total 0 is less than 5 {"total": 0}', 'A34: a refusal');
+SELECT try('x1', 'Add', '{"n": 3}') \g /dev/null
+SELECT is(retry('l1'), 'rejected VE002 underflow total 3 is less than 5 {"total": 3}', 'A34: retried, it is refused for another reason');
+SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3}', 'A34: which is kept, and counted');
+SELECT start('l2', '{"set": {"on_refusal": {"unhandled": true}}}' || script(send('x2', 'Add', 2000))), start('l3', '{"set": {"on_refusal": {"unhandled": true}}}' || script(evpg_action_send('counter', 'x3', 'Add', '{"n": 1}', expected_version => 7))) \g /dev/null
+SELECT run() \g /dev/null
+SELECT is(retry('l2'), 'invariant VE006 limit total 2000 is above 1000 {"total": 2000}', 'A34: a violated invariant');
+SELECT is(retry('l3') LIKE 'conflict VE001 version conflict on aggregate "counter", stream "x3": expected 7, actual 0 {"actual": 0,%} Read the stream%', true, 'A34: a conflict');
+-- the saga is told how often
+SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL), 3::bigint, 'A34: all of them are still there');
+-- repaired by another handler
+SELECT start('l4', '{"fail": "no"}') \g /dev/null
+SELECT run() \g /dev/null
+CREATE OR REPLACE FUNCTION test.script_refused(state jsonb, rejection evpg.rejection) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT evpg_reaction(state || jsonb_build_object('gave up', rejection.code, 'tried', rejection.attempts), evpg_action_complete()) $$;
+SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('script')), '3 1', 'rule 17: a rejection handler that is repaired');
+SELECT is((SELECT concat_ws(' ', status, state->>'gave up') FROM evpg_saga('script', 'l1')), 'completed underflow', 'rule 17: handles what is retried');
+SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3} retried', 'A34: which is kept');
+SELECT is(letter('l4'), '2 VE009 saga failed: no', 'A34: one that fails still');
+
+-- while the saga is paused
+SELECT evpg_pause('script') \g /dev/null
+CREATE OR REPLACE FUNCTION test.script_follow(state jsonb, script jsonb) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$ SELECT (state || '{"mended": true}', script->'actions')::evpg.reaction $$;
+SELECT is(retry('l4'), 'ok', 'rule 17: an administrator can retry while the saga is paused');
+SELECT evpg_resume('script') \g /dev/null
+SELECT is((SELECT state->>'mended' FROM evpg_saga('script', 'l4')), 'true', 'rule 17: by a handler that is replaced');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+ROLLBACK;
+SELECT is((SELECT count(*) FROM evpg_retry_dead_letter(-1)) + (SELECT count(*) FROM evpg_retry_dead_letter(NULL)), 0::bigint, 'A34: one that does not exist');
+SELECT is(evpg_discard_dead_letter(-1, 'x'), false, 'A34: nor can it be discarded');
+SELECT is(error_of($$SELECT evpg_retry_dead_letters('script', -1)$$), '22023 max_count must not be negative', 'A34: less than none');
+BEGIN READ ONLY;
+SELECT is(error_of('SELECT evpg_retry_dead_letter(1)') || error_of($$SELECT evpg_retry_dead_letters('script')$$) || error_of($$SELECT evpg_discard_dead_letter(1, 'x')$$),
+  '25006 cannot execute evpg_retry_dead_letter() in a read-only transaction25006 cannot execute evpg_retry_dead_letters() in a read-only transaction25006 cannot execute evpg_discard_dead_letter() in a read-only transaction', 'A34: they write');
+ROLLBACK;
+
+-- ------------------------------------------------------------------ tried again
+
+-- errors that need not come back are not counted
+CREATE SEQUENCE test.tries;
+CREATE FUNCTION test.busy(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+BEGIN
+  IF nextval('test.tries') % 6 <> 0 THEN
+    RAISE EXCEPTION 'busy' USING ERRCODE = event.data->>'sqlstate';
+  END IF;
+  RETURN evpg_reaction('{"at": "last"}');
+END $$;
+SELECT evpg_register_saga('busy', 'test.busy', event_types => '{Asked}', max_attempts => 1) \g /dev/null
+SELECT count(*) FROM unnest('{40001,40P01,55P03,53100}'::text[]) s, evpg_append('counter', 'busy ' || s, ARRAY[evpg_event('Asked', jsonb_build_object('sqlstate', s))]) \g /dev/null
+DO $$ BEGIN FOR i IN 1 .. 30 LOOP PERFORM run(), later(2); END LOOP; END $$;
+SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'busy' AND state->>'at' = 'last'), 4::bigint, 'rule 17: errors of concurrency, or of a server that is short of something, are no attempts');
+SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE saga = 'busy'), 0::bigint, 'rule 17: nor dead letters');
+-- resumed: retries are due at once
+RESET evpg.clock_offset;
+SELECT evpg_register_saga('slow', 'test.busy', event_types => '{Called}', max_attempts => 3, backoff => '1 day') \g /dev/null
+SELECT setval('test.tries', 6) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'slow', ARRAY[evpg_event('Called', '{"sqlstate": "P0001"}')]) \g /dev/null
+SELECT run() \g /dev/null
+SELECT setval('test.tries', 5) \g /dev/null
+SELECT is(run() || (SELECT count(*) FROM evpg.saga_instance WHERE saga = 'slow'), '0 00', 'rule 17: a retry waits');
+SELECT is(evpg_resume('slow'), true, 'A46: evpg_resume() makes it due');
+SELECT run() \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'slow'), 1::bigint, 'A46: at once');
+
+-- ------------------------------------------------------------------ what it is about goes
+
+-- the timer
+SELECT evpg_schedule(now(), 'counter', 'x4', 'Subtract', '{"n": 1}') AS timer \gset
+SELECT run() \g /dev/null
+SELECT is(evpg_cancel(:timer), true, 'B26: the timer of a dead letter is cancelled');
+SELECT is((SELECT resolution || ' ' || reason FROM evpg.dead_letter WHERE timer_id = :timer), 'discarded timer was cancelled', 'A34: that resolves it');
+-- the saga
+SELECT evpg_register_saga('goes', 'test.busy', event_types => '{Left}', max_attempts => 1) \g /dev/null
+SELECT setval('test.tries', 6) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'left', ARRAY[evpg_event('Left', '{"sqlstate": "P0001"}')]) \g /dev/null
+SELECT run() \g /dev/null
+SELECT evpg_drop_saga('goes') \g /dev/null
+SELECT is(letter('left'), '1 P0001 busy discarded saga was dropped', 'A34: its saga is dropped: that resolves it');
+SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('goes')), '0 0', 'A34: it cannot be retried');
+SELECT is((SELECT source_position FROM evpg.dead_letter WHERE key = 'left'), (SELECT position FROM evpg.event WHERE type = 'Left'), 'A34: but is kept');
+SELECT * FROM finish();

@@ -1,0 +1,62 @@
+-- saga_rebuild.sql: the states of instances are folded once more, and nothing else happens (A35, rule 18).
+
+\ir include/setup.sql
+\ir include/counter.sql
+\ir include/sagas.sql
+
+SELECT plan(18);
+SET test.kind = counter;
+-- of a key that had events before there was a saga
+SELECT start('old', '{"set": {"before": 1}}'), tell('old', '{"set": {"before": 2}}') \g /dev/null
+SET test.kind_of_saga = functions;
+SELECT register_script('script') \g /dev/null
+
+SELECT start('old', '{"set": {"a": 1}}'), start('many', '{"set": {"x": [1, 2]}}'), tell('many', '{"set": {"y": 2}}' || script(send('sent', 'Add', 1, undo => send('sent', 'Subtract', 1)), evpg_action_schedule('script', '1 hour', payload => '{"set": {"rang": 1}}'))),
+       start('done', '{"set": {"z": 3}}' || script(send('sent', 'Add', 2), evpg_action_complete())), tell('never', '{"set": {"n": 1}}') \g /dev/null
+SELECT run() \g /dev/null
+SELECT tell('done', '{"set": {"late": 1}}') \g /dev/null
+SELECT run() \g /dev/null
+CREATE TABLE test.before AS SELECT * FROM evpg.saga_instance;
+CREATE FUNCTION test.differs() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT coalesce(string_agg(format('%s: %s | %s', key, b.*, i.*), ', '), '') FROM before b FULL JOIN evpg.saga_instance i USING (saga, key)
+   WHERE (b.version, b.position, b.started_at, b.saga_version, b.status, b.state, b.undo) IS DISTINCT FROM (i.version, i.position, i.started_at, i.saga_version, i.status, i.state, i.undo) $$;
+CREATE FUNCTION test.all_else() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT concat_ws(' ', trace(), (SELECT string_agg(t::text, ',' ORDER BY timer_id) FROM evpg.timer t), (SELECT count(*) FROM evpg.dead_letter), (SELECT c::text FROM evpg.consumer c WHERE name = saga())) $$;
+SELECT all_else() AS all_else \gset
+SELECT is(evpg_rebuild_saga('script'), 4::bigint, 'A35: the events that instances have reacted to');
+SELECT is(differs(), '', 'A35: fold to the states that there are, also of a completed instance, and of a key that is older than the saga');
+SELECT is(all_else(), :'all_else', 'rule 18: nothing is sent, no timer set, nothing else changes');
+-- a state that was damaged, one key
+UPDATE evpg.saga_instance SET state = '{"damaged": true}';
+SELECT is(evpg_rebuild_saga('script', 'many'), 2::bigint, 'A35: one instance');
+SELECT is((SELECT string_agg(key, ' ' ORDER BY key) FROM evpg.saga_instance WHERE state ? 'damaged'), 'done old', 'A35: no other');
+SELECT is(evpg_rebuild_saga('script', 'nobody'), 0::bigint, 'A35: one that is not there');
+SELECT evpg_rebuild_saga('script') \g /dev/null
+SELECT is(differs(), '', 'A35: all');
+SELECT is(all_else(), :'all_else', 'rule 18: and nothing else');
+-- events that it has before it, and those that were given up
+SELECT tell('many', script(evpg_action_fail('no')) || '{"set": {"failed": 1}}'), tell('many', '{"set": {"after": 1}}') \g /dev/null
+SELECT run() \g /dev/null
+SELECT evpg_rebuild_saga('script') \g /dev/null
+SELECT is(differs(), '', 'A35: what an instance has before it is not in its state');
+SELECT evpg_discard_dead_letter(dead_letter_id, 'never mind') FROM evpg.dead_letter WHERE resolved_at IS NULL \g /dev/null
+SELECT run() \g /dev/null
+SELECT instance('many') AS many \gset
+SELECT is(:'many' ~ 'after' AND :'many' !~ 'failed', true, 'rule 17: an event is given up, the next one is not');
+SELECT evpg_rebuild_saga('script') \g /dev/null
+SELECT is(instance('many'), :'many', 'A35: nor is what was given up');
+-- another handler
+CREATE OR REPLACE FUNCTION test.script_event(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT evpg_reaction(state || jsonb_build_object('new', coalesce((state->>'new')::int, 0) + 1), evpg_action_send('counter', 'sent', 'Add', '{"n": 100}')) $$;
+SELECT evpg_rebuild_saga('script') \g /dev/null
+SELECT is((SELECT string_agg(key || (state - 'seen')::text, ' ' ORDER BY key) FROM evpg.saga_instance), 'done{"new": 1} many{"new": 3} old{"new": 1}', 'A35: by the handler of now');
+SELECT is(total('sent'), '2 3', 'rule 18: whose commands are not sent');
+-- it fails: nothing changes
+CREATE OR REPLACE FUNCTION test.script_event(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+SELECT is(error_of($$SELECT evpg_rebuild_saga('script')$$), 'P0001 broken', 'A35: a handler that fails');
+SELECT is((SELECT string_agg(key || (state - 'seen')::text, ' ' ORDER BY key) FROM evpg.saga_instance), 'done{"new": 1} many{"new": 3} old{"new": 1}', 'A35: changes nothing');
+SELECT is(error_of($$SELECT evpg_rebuild_saga('nobody')$$), 'VE010 saga "nobody" is not registered', 'A35: a saga that is not there');
+SELECT is(error_of($$SELECT evpg_rebuild_saga(NULL)$$), '22004 saga name must not be null', 'A35: no saga');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT is(left(error_of($$SELECT evpg_rebuild_saga('script')$$), 5), '25000', 'A35: under REPEATABLE READ');
+ROLLBACK;
+SELECT * FROM finish();
