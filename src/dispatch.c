@@ -393,10 +393,10 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	}
 
 	/*
-	 * One more than it may: the first may have been counted without being
-	 * begun, since many are claimed at once.
+	 * The first attempt may have been counted without being begun, since many
+	 * are claimed at once; so there must have been two.
 	 */
-	if (!again && what->attempts > max_attempts(what) + 1)
+	if (!again && what->attempts > Max(max_attempts(what), 2))
 	{
 		/*
 		 * It was begun so often and never came to an end: the server crashed,
@@ -471,12 +471,17 @@ static void
 lock_due(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *due = EvpgWorkDue(CLAIMS, NULL, EvpgClockNow());
+	int			share = (list_length(due) + EvpgWorkers - 1) / Max(EvpgWorkers, 1);
 	ListCell   *cell;
 
-	foreach(cell, EvpgWorkDue(CLAIMS, NULL, EvpgClockNow()))
+	foreach(cell, due)
 	{
 		EvpgWork   *what = lfirst(cell);
 
+		/* The other workers want some, too. */
+		if (list_length(claimed) >= Max(share, 1))
+			break;
 		if (what->attempts > 0 && (claimed != NIL || (what->suspect && !lock_suspects())))
 			continue;
 		claimed = lappend(claimed, what);
