@@ -135,6 +135,47 @@ $node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-n', 'evpg'
 is( $node->safe_psql('to_data', 'SELECT count(*) FROM evpg.event'), $node->safe_psql('from_public', 'SELECT count(*) FROM evpg.event'),
 	'its events are there');
 
+# Sagas in the middle of what they do, timers and dead letters.
+my $sagas = <<'SQL';
+SELECT * FROM evpg.saga ORDER BY name, version;
+SELECT * FROM evpg.saga_instance ORDER BY saga, key;
+SELECT * FROM evpg.saga_event ORDER BY saga, key, position;
+SELECT * FROM evpg.timer ORDER BY timer_id;
+SELECT * FROM evpg.dead_letter ORDER BY dead_letter_id;
+SELECT * FROM evpg.consumer ORDER BY name;
+SELECT last_value, is_called FROM evpg.timer_timer_id_seq;
+SELECT last_value, is_called FROM evpg.dead_letter_dead_letter_id_seq;
+SQL
+my $transfers = q(SELECT t, state->>'status' FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_state(t, 'x') ORDER BY t);
+my $balances = q(SELECT t, id, state->>'balance' FROM unnest('{account,account_c}'::text[]) t, unnest('{payer,payee}'::text[]) id, evpg_state(t, id) ORDER BY t, id DESC);
+
+$node->safe_psql('postgres', 'CREATE DATABASE from_saga');
+create_evpg($node, 'from_saga');
+$node->safe_psql('from_saga', slurp_file(tree() . '/examples/bank/transfer.sql'));
+$node->safe_psql('from_saga', $_) foreach (
+	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, unnest('{payer,payee}'::text[]) id, evpg_execute(t, id, 'Open', '{"owner": "Ann"}')),
+	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, evpg_execute(t, 'payer', 'Deposit', '{"amount": 100}')),
+	q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Withdraw', '{"amount": 7}')),
+	q(SELECT evpg_run_sagas()),
+	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'x', 'Request', '{"from": "payer", "to": "payee", "amount": 60}')),
+	q(SELECT evpg_run_sagas()),
+	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'y', 'Request', '{"from": "payer", "to": "payee", "amount": 1}')),
+	q(SELECT evpg_run_sagas(1)),
+	q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')));
+my $before = $node->safe_psql('from_saga', $sagas);
+is($node->safe_psql('from_saga', $balances), "account|payer|40\naccount|payee|60\naccount_c|payer|40\naccount_c|payee|0", 'sagas: money is on its way');
+is($node->safe_psql('from_saga', 'SELECT (SELECT count(*) FROM evpg.saga_event) > 0, (SELECT count(*) FROM evpg.timer), (SELECT count(*) FROM evpg.dead_letter)'), 't|4|1', 'sagas: there is something to dump');
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/saga.dump", '-d', $node->connstr('from_saga') ], 'sagas: pg_dump');
+$node->safe_psql('postgres', 'CREATE DATABASE to_saga');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('to_saga'), "$directory/saga.dump" ], 'sagas: restored without an error');
+is($node->safe_psql('to_saga', $sagas), $before, 'sagas: all is there as it was');
+is(sqlstate($node, $_, 'to_saga'), '55000', "sagas: a copy does nothing: $_") foreach 'SELECT evpg_run_sagas()', 'SELECT evpg_retry_dead_letters(NULL)', 'CALL evpg_run()';
+$node->safe_psql('to_saga', 'SELECT evpg_activate(); CALL evpg_run()');
+is($node->safe_psql('to_saga', $transfers), "transfer|completed\ntransfer_c|completed", 'sagas: activated, they go on');
+is($node->safe_psql('to_saga', $balances), "account|payer|39\naccount|payee|66\naccount_c|payer|39\naccount_c|payee|61", 'sagas: each transfer is made once, a scheduled command executed');
+is($node->safe_psql('to_saga', 'SELECT retried, failed FROM evpg_retry_dead_letters(NULL)'), '1|0', 'sagas: a dead letter is retried');
+is($node->safe_psql('to_saga', q(SELECT evpg_schedule('2100-01-01', 'account', 'payee', 'Close') > max(timer_id) FROM evpg.dead_letter)), 't', 'sagas: ids of timers go on');
+
 # inspect() looks for functions in the search_path
 sub inspect_in
 {
