@@ -189,6 +189,7 @@ COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
 -- Who changes a row holds the advisory lock of the consumer's name, see src/consumer.c.
 CREATE TABLE evpg.consumer (
   checkpoint     bigint NOT NULL,
+  start_position bigint NOT NULL,
   events_total   bigint NOT NULL DEFAULT 0,
   errors_total   bigint NOT NULL DEFAULT 0,
   updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -204,6 +205,7 @@ CREATE TABLE evpg.consumer (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE evpg.consumer IS 'how far asynchronous projections have come';
 COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
+COMMENT ON COLUMN evpg.consumer.start_position IS 'the checkpoint with which it began';
 COMMENT ON COLUMN evpg.consumer.error_position IS 'the event that fails';
 COMMENT ON COLUMN evpg.consumer.attempts IS 'how often that event has failed';
 

@@ -121,6 +121,7 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 		consumer->attempts = (int) result_int(4);
 		consumer->retry_at = result_int(5);
 		consumer->last_error_at = result_int(6);
+		consumer->start_position = result_int(7);
 	}
 	EvpgPlanDone();
 	return found;

@@ -18,6 +18,7 @@ typedef struct EvpgConsumer
 	const char *name;
 	bool		running;
 	int64		checkpoint;
+	int64		start_position; /* the checkpoint with which it began */
 	int64		error_position; /* the event that fails; 0: none */
 	int			attempts;		/* at that event */
 	TimestampTz retry_at;		/* not before; 0: at once */

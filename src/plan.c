@@ -81,7 +81,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_CREATE] = {
-		"INSERT INTO evpg.consumer (name, kind, checkpoint) VALUES ($1, $2, $3)",
+		"INSERT INTO evpg.consumer (name, kind, checkpoint, start_position) VALUES ($1, $2, $3, $3)",
 		3, {TEXTOID, TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_DELETE] = {
@@ -103,7 +103,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_CONSUMER_READ] = {
 		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at,"
-		" last_error_at FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at, start_position FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_RESTART] = {

@@ -168,13 +168,13 @@ fold(rebuilt_hash *instances, List *discarded, EvpgSaga *saga, const EvpgEvent *
 }
 
 static int64
-replay(const char *saga, rebuilt_hash *instances, int64 upto)
+replay(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRebuildSaga event", ALLOCSET_DEFAULT_SIZES);
 	List	   *versions = EvpgSagaVersions(saga);
 	List	   *discarded = read_discarded(saga);
-	EvpgLogFilter filter = {.upto = upto};
+	EvpgLogFilter filter = {.after = after, .upto = upto};
 	int64		count = 0;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -241,7 +241,7 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
 				 errmsg("saga \"%s\" is not registered", saga)));
 	instances = read_instances(saga, key);
-	count = replay(saga, instances, consumer.checkpoint);
+	count = replay(saga, instances, consumer.start_position, consumer.checkpoint);
 	write_states(saga, instances);
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(count);
