@@ -984,7 +984,7 @@ BEGIN ATOMIC
       (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
       (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),
       (1, 'EXECUTE ON FUNCTION evpg_saga'), (2, 'EXECUTE ON FUNCTION evpg_schedule'),
-      (2, 'EXECUTE ON FUNCTION evpg_reschedule'), (2, 'EXECUTE ON FUNCTION evpg_cancel'),
+      (3, 'EXECUTE ON FUNCTION evpg_reschedule'), (3, 'EXECUTE ON FUNCTION evpg_cancel'),
       (3, 'EXECUTE ON FUNCTION evpg_register_saga'), (3, 'EXECUTE ON FUNCTION evpg_drop_saga'),
       (3, 'EXECUTE ON FUNCTION evpg_rebuild_saga'), (3, 'EXECUTE ON FUNCTION evpg_run_sagas'), (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letter'),
       (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letters'), (3, 'EXECUTE ON FUNCTION evpg_discard_dead_letter'),

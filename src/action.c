@@ -299,6 +299,10 @@ schedule(EvpgActing *acting, Jsonb *action)
 	else
 		timer.due_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(due_at),
 															   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	if (TIMESTAMP_NOT_FINITE(timer.due_at))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("due_at of timer \"%s\" must be finite", timer.name)));
 	(void) EvpgTimerWrite(acting->work->saga, acting->work->key, &timer);
 }
 

@@ -118,6 +118,18 @@ EvpgCheckMetadata(const Jsonb *metadata)
 					 errdetail("Keys that start with \"%s\" belong to evpg.", RESERVED_PREFIX)));
 }
 
+/* Metadata that a caller gives, may be NULL: the key under which sagas say how deep a chain is, is not his. */
+void
+EvpgCheckCallersMetadata(Jsonb *metadata)
+{
+	if (metadata != NULL && JB_ROOT_IS_OBJECT(metadata) &&
+		getKeyJsonValueFromContainer(&metadata->root, "evpg", 4, NULL) != NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_RESERVED_NAME),
+				 errmsg("metadata key \"evpg\" is reserved"),
+				 errdetail("The commands of sagas have it.")));
+}
+
 void
 EvpgRaiseTooDeep(const char *what)
 {

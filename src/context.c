@@ -62,10 +62,27 @@ EvpgContextApply(EvpgCommand *command)
 
 		EvpgJsonbCheckLimits(metadata, "metadata");
 		EvpgCheckMetadata(metadata);
+		EvpgCheckCallersMetadata(metadata);
 		command->metadata = merge(metadata, command->metadata);
 	}
 	else
 		command->metadata = merge(NULL, command->metadata);
+}
+
+/*
+ * EvpgContextLeave
+ *		From here on to the end of EvpgEnter's scope there is no context: what is
+ *		done now is not done for whoever has set it.
+ */
+void
+EvpgContextLeave(void)
+{
+	if (EvpgActor[0] != '\0')
+		EvpgSettingSetLocal("evpg.actor", "");
+	if (EvpgCorrelationId[0] != '\0')
+		EvpgSettingSetLocal("evpg.correlation_id", "");
+	if (EvpgMetadata[0] != '\0')
+		EvpgSettingSetLocal("evpg.metadata", "");
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "event.h"
 
+extern void EvpgContextLeave(void);
 extern void EvpgContextApply(EvpgCommand *command);
 extern void EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count);
 

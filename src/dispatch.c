@@ -34,6 +34,7 @@
 #include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "consumer.h"
+#include "context.h"
 #include "dispatch.h"
 #include "errors.h"
 #include "log.h"
@@ -259,7 +260,7 @@ react_to_timer(EvpgActing *acting, const EvpgTimer *timer)
 	acting->correlation_id = timer->correlation_id;
 	acting->causation_id = timer->causation_id;
 	/* A chain that waits is none that runs away. */
-	acting->depth = timer->due_at - timer->scheduled_at < USECS_PER_SEC ? timer->depth + 1 : 1;
+	acting->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
 	check_depth(acting);
 	EvpgReactTimer(acting->saga, instance->state, &fired, &reaction);
 	follow(acting, &reaction, state_name(instance->state));
@@ -385,6 +386,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	ErrorData  *failure;
 
 	EvpgBatchRequireNewSnapshots();
+	EvpgContextLeave();
 	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
 	{
 		/* The saga is being changed: that was no attempt. */

@@ -72,6 +72,7 @@ command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
 	command->correlation_id = EvpgArgOptionalId(fcinfo, 8, "correlation id");
 	command->causation_id = EvpgArgOptionalId(fcinfo, 9, "causation id");
 	EvpgCommandCheck(command);
+	EvpgCheckCallersMetadata(command->metadata);
 }
 
 static void
@@ -148,7 +149,10 @@ events_from_array(ArrayType *array, EvpgEvent **events)
 		if (!nulls[i] && EvpgEventFromNewEvent(DatumGetHeapTupleHeader(elements[i]), &(*events)[count]))
 			count++;
 	for (int i = 0; i < count; i++)
+	{
 		EvpgEventCheck(&(*events)[i], i + 1);
+		EvpgCheckCallersMetadata((*events)[i].metadata);
+	}
 	return count;
 }
 
@@ -179,6 +183,7 @@ evpg_append(PG_FUNCTION_ARGS)
 	command.correlation_id = EvpgArgOptionalId(fcinfo, 7, "correlation id");
 	command.causation_id = EvpgArgOptionalId(fcinfo, 8, "causation id");
 	EvpgCommandCheck(&command);
+	EvpgCheckCallersMetadata(command.metadata);
 
 	EvpgEnter(&entry.scope, "evpg_append()");
 	EvpgCommandAppend(&command, events, count, &outcome);
@@ -222,7 +227,9 @@ evpg_inject(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("event must not be null")));
 	EvpgEventCheck(&event, 1);
+	EvpgCheckCallersMetadata(event.metadata);
 	EvpgCommandCheck(&command);
+	EvpgCheckCallersMetadata(command.metadata);
 
 	EvpgEnter(&entry.scope, "evpg_inject()");
 	if (event.has_event_id)

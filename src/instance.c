@@ -167,6 +167,7 @@ EvpgWorkClaim(EvpgWork *work)
 {
 	bool		claimed;
 
+	work->due = EvpgClockNow();
 	if (work->position != 0)
 	{
 		Datum		values[4] = {
@@ -183,7 +184,7 @@ EvpgWorkClaim(EvpgWork *work)
 		Datum		values[3] = {
 			Int64GetDatum(work->timer_id),
 			Int32GetDatum(work->attempts),
-			TimestampTzGetDatum(EvpgClockNow())
+			TimestampTzGetDatum(work->due)
 		};
 
 		claimed = EvpgPlanRun(EVPG_PLAN_TIMER_CLAIM, values, NULL) > 0;
@@ -212,6 +213,9 @@ run_for(const EvpgWork *work, EvpgPlan event_plan, EvpgPlan timer_plan, int nmor
 		values[n++] = Int64GetDatum(work->timer_id);
 	for (int i = 0; i < nmore; i++)
 		values[n++] = more[i];
+	/* A timer that was moved meanwhile is another one. */
+	if (work->position == 0)
+		values[n++] = TimestampTzGetDatum(work->due == 0 ? DT_NOEND : work->due);
 	found = EvpgPlanRun(work->position != 0 ? event_plan : timer_plan, values, NULL) > 0;
 	EvpgPlanDone();
 	return found;

@@ -527,8 +527,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_TIMER_BURY] = {
-		"UPDATE evpg.timer SET dead_letter_id = $2 WHERE timer_id OPERATOR(pg_catalog.=) $1",
-		2, {INT8OID, INT8OID}
+		"UPDATE evpg.timer SET dead_letter_id = $2 WHERE timer_id OPERATOR(pg_catalog.=) $1 AND due_at OPERATOR(pg_catalog.<=) $3",
+		3, {INT8OID, INT8OID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_TIMER_CANCEL] = {
 		"DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND "
@@ -546,8 +546,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_TIMER_DONE] = {
-		"DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1",
-		1, {INT8OID}
+		"DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 AND due_at OPERATOR(pg_catalog.<=) $2",
+		2, {INT8OID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_TIMER_DROP] = {
 		"WITH t AS (DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 RETURNING dead_letter_id),"
@@ -567,8 +567,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_TIMER_RETRY] = {
-		"UPDATE evpg.timer SET retry_at = $2, attempts = $3 WHERE timer_id OPERATOR(pg_catalog.=) $1",
-		3, {INT8OID, TIMESTAMPTZOID, INT4OID}
+		"UPDATE evpg.timer SET retry_at = $2, attempts = $3 WHERE timer_id OPERATOR(pg_catalog.=) $1 AND due_at OPERATOR(pg_catalog.<=) $4",
+		4, {INT8OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_TIMER_WRITE] = {
 		"INSERT INTO evpg.timer (saga, key, name, payload, command, scheduled_at, due_at, depth, "

@@ -10,6 +10,7 @@
 #include "catalog.h"
 #include "check.h"
 #include "clock.h"
+#include "context.h"
 #include "dispatch.h"
 #include "event.h"
 #include "instance.h"
@@ -111,11 +112,14 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 				 errmsg("due_at must not be null")));
 	timer.due_at = check_due(PG_GETARG_TIMESTAMPTZ(0));
 	EvpgCommandCheck(&command);
-	timer.command = command_to_jsonb(&command);
+	EvpgCheckCallersMetadata(command.metadata);
+	/* Of who schedules it, not of who is there when it is due. */
+	EvpgContextApply(&command);
 	EvpgProjectionRefuse("schedule commands");
 	EvpgEnter(&scope, "evpg_schedule()");
 	/* A mistake should not wait for its time. */
 	(void) EvpgRegistryAggregate(command.aggregate_type);
+	timer.command = command_to_jsonb(&command);
 	timer_id = EvpgTimerWrite(NULL, NULL, &timer);
 	EvpgWakeLauncher();
 	EvpgWakeConsumers();

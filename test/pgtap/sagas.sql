@@ -315,7 +315,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 SELECT is(as_role('evpg_saga_' || role, statement), CASE WHEN level <= least THEN 'done' ELSE '42501' END, role || ': ' || statement)
   FROM (VALUES (3, 'reader'), (2, 'writer'), (1, 'operator')) r (level, role), (VALUES
-  (3, $$SELECT evpg_saga('script', 'x')$$), (2, $$SELECT evpg_action_complete()$$), (2, $$SELECT evpg_reaction('{}')$$), (2, $$SELECT evpg_cancel(evpg_schedule('2001-01-01', 'counter', 'sch', 'Add'))$$), (2, $$SELECT evpg_reschedule(0, '2001-01-01')$$),
+  (3, $$SELECT evpg_saga('script', 'x')$$), (2, $$SELECT evpg_action_complete()$$), (2, $$SELECT evpg_reaction('{}')$$), (1, $$SELECT evpg_cancel(evpg_schedule('2001-01-01', 'counter', 'sch', 'Add'))$$), (1, $$SELECT evpg_reschedule(0, '2001-01-01')$$),
   (1, $$SELECT evpg_run_sagas()$$), (1, $$SELECT evpg_retry_dead_letter(0)$$), (1, $$SELECT evpg_retry_dead_letters('nobody')$$), (1, $$SELECT evpg_discard_dead_letter(0, 'no')$$), (1, $$SELECT evpg_drop_saga('nobody', true)$$),
   (1, 'SELECT * FROM evpg.saga'), (1, 'SELECT * FROM evpg.saga_instance'), (1, 'SELECT * FROM evpg.saga_event'), (1, 'SELECT * FROM evpg.timer'), (1, 'SELECT * FROM evpg.dead_letter'),
   (0, 'DELETE FROM evpg.dead_letter'), (0, 'UPDATE evpg.saga_instance SET version = 0'), (0, 'DELETE FROM evpg.timer'), (0, $$SELECT evpg_register_saga('o', 'test.script_event')$$),

@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(131);
+SELECT plan(134);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ timers of sagas, of functions and in C
@@ -29,6 +29,11 @@ SELECT evpg_register_saga('deaf', 'test.script_event', event_types => '{Rung}', 
 SELECT count(*) FROM evpg_append('counter', 'deaf', ARRAY[evpg_event('Rung', script(evpg_action_schedule('bell', '0')))]) \g /dev/null
 SELECT is(run(), '0 1', 'rule 17: a timer without a handler');
 SELECT is((SELECT string_agg(concat_ws(' ', d.sqlstate, d.message, d.source_position IS NULL, t.name), ', ') FROM evpg.dead_letter d JOIN evpg.timer t USING (timer_id) WHERE d.saga = 'deaf'), 'VE009 saga "deaf" has no timer handler t bell', 'rule 17: is a dead letter, with the timer');
+-- and one that would never be due, or always has been
+SELECT count(*) FROM evpg_append('counter', 'never', ARRAY[evpg_event('Rung', script('{"do": "schedule", "timer": "bell", "due_at": "-infinity"}'))]) \g /dev/null
+SELECT is(run(), '0 1', 'rule 17: a timer that is due at no time');
+SELECT is((SELECT concat_ws(' ', sqlstate, message) FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'), '22008 due_at of timer "bell" must be finite', 'rule 17: says so');
+SELECT is(evpg_discard_dead_letter((SELECT dead_letter_id FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'), 'never'), true, 'rule 17: and is given up');
 SELECT is(evpg_register_saga('deaf', 'test.script_event', timer_handler => 'test.script_timer', event_types => '{Rung}', max_attempts => 1), true, 'rule 17: it gets one');
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('deaf')), '1 0', 'rule 17: then the timer is retried');
 SELECT is((SELECT state#>>'{fired,name}' FROM evpg_saga('deaf', 'deaf')), 'bell', 'rule 17: and fires');

@@ -60,9 +60,8 @@ SELECT alike(letters('deep'), 'tried 1 VE014 saga "script" reacts to itself%', o
 SELECT evpg_discard_dead_letter(max(dead_letter_id), 'done') FROM evpg.dead_letter \g /dev/null
 RESET evpg.max_saga_depth;
 -- what users write there
-SELECT tell('forged', script(send('t5', 'Add', 1)), 'Started', metadata => m) FROM unnest('{"{\"evpg\": 7}", "{\"evpg\": {\"depth\": \"3\"}}", "{\"evpg\": {\"depth\": 2}}", "{\"evpg\": [{\"depth\": 9}]}"}'::jsonb[]) m \g /dev/null
-SELECT is(run(), '4 0', of() || 'rule 16: metadata that is like it');
-SELECT is((SELECT array_agg((metadata->'evpg'->>'depth')::int ORDER BY position) FROM evpg.event WHERE aggregate_id = 't5'), '{1,1,3,1}', of() || 'rule 16: counts if it is a number');
+SELECT is(error_of($$SELECT count(*) FROM evpg_append('counter', 'forged', ARRAY[evpg_event('Started', metadata => '{"evpg": {"depth": 9}}')])$$), 'VE017 metadata key "evpg" is reserved', of() || 'rule 16: nobody else says how deep it is');
+SELECT is(error_of($$SELECT count(*) FROM evpg_execute('counter', 'forged', 'Add', '{"n": 1}', metadata => '{"evpg": {"depth": 0}}')$$), 'VE017 metadata key "evpg" is reserved', of() || 'rule 16: nor of a command');
 
 -- ------------------------------------------------------------------ complete, compensate
 
