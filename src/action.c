@@ -246,6 +246,16 @@ send(EvpgActing *acting, Jsonb *action)
 
 	acting->label = get_text(action, "label", "a send", false);
 	acting->command = action;
+	if (undo != NULL)
+	{
+		/* Not when it is needed, but now. */
+		EvpgCommandFromJsonb(undo, &command);
+		if (find(undo, "undo") != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("an undo cannot be undone"),
+					 errhint("Leave \"undo\" out of it.")));
+	}
 	acting->sends++;
 	EvpgCommandFromJsonb(action, &command);
 	command.command_id = derive_command_id(acting);

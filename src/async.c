@@ -77,7 +77,7 @@ park(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, 
 		error = EvpgAttempt(run_batch, &batch);
 		if (error == NULL)
 			return;
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		if (EvpgAttemptCancelled(error))
 			ReThrowError(unconstify(ErrorData *, error));
 		key = EvpgProjectKey;
 	}
@@ -204,7 +204,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	}
 	else
 	{
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		if (EvpgAttemptCancelled(error))
 			ReThrowError(error);
 		batch.reached = batch.after;
 		fail(&consumer, projection, &batch, error);
@@ -274,7 +274,7 @@ replay(EvpgProjection *projection, const EvpgParked *parked)
 	};
 	ErrorData  *error = EvpgAttempt(run_batch, &batch);
 
-	if (error != NULL && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+	if (error != NULL && EvpgAttemptCancelled(error))
 		ReThrowError(error);
 	EvpgConsumerReplayed(parked, error);
 	return error == NULL;

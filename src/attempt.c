@@ -9,6 +9,7 @@
 
 #include "access/xact.h"
 #include "attempt.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -47,4 +48,16 @@ EvpgAttempt(void (*action) (void *arg), void *arg)
 	}
 	PG_END_TRY();
 	return error;
+}
+
+/*
+ * EvpgAttemptCancelled
+ *		Whether an error is the user's who wants the statement to end, so that it
+ *		must be raised again.  A worker has no such user, nor a timeout; there it is
+ *		what user code has raised.  What ends a session is no ERROR.
+ */
+bool
+EvpgAttemptCancelled(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && MyBackendType != B_BG_WORKER;
 }

@@ -8,6 +8,7 @@
 #ifndef EVPG_ATTEMPT_H
 #define EVPG_ATTEMPT_H
 
+extern bool EvpgAttemptCancelled(const ErrorData *error);
 extern ErrorData *EvpgAttempt(void (*action) (void *arg), void *arg);
 
 #endif							/* EVPG_ATTEMPT_H */

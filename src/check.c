@@ -130,6 +130,17 @@ EvpgCheckCallersMetadata(Jsonb *metadata)
 				 errdetail("The commands of sagas have it.")));
 }
 
+/* A command id that a caller gives, may be NULL: those of sagas and of scheduled commands must stay free for them. */
+void
+EvpgCheckCallersCommandId(const char *command_id)
+{
+	if (command_id != NULL && (strncmp(command_id, "saga:", 5) == 0 || strncmp(command_id, "timer:", 6) == 0))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_RESERVED_NAME),
+				 errmsg("command id \"%s\" is reserved", command_id),
+				 errdetail("Ids that start with \"saga:\" or \"timer:\" belong to evpg.")));
+}
+
 void
 EvpgRaiseTooDeep(const char *what)
 {

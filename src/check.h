@@ -22,6 +22,7 @@ extern void EvpgCheckId(const char *id, const char *what);
 extern void EvpgCheckTags(ArrayType *tags);
 extern void EvpgCheckMetadata(const Jsonb *metadata);
 extern void EvpgCheckCallersMetadata(Jsonb *metadata);
+extern void EvpgCheckCallersCommandId(const char *command_id);
 extern void EvpgRaiseTooDeep(const char *what) pg_attribute_noreturn();
 extern void EvpgJsonbCheckLimits(const Jsonb *jsonb, const char *what);
 extern char *EvpgArgName(FunctionCallInfo fcinfo, int arg, const char *what);

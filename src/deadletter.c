@@ -64,6 +64,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_events must not be negative")));
 	EvpgProjectionRefuse("run sagas");
+	EvpgDispatchRefuse("run sagas");
 	EvpgEnter(&scope, "evpg_run_sagas()");
 	EvpgHomeRequire();
 	foreach(cell, EvpgConsumerSagas())
@@ -216,6 +217,7 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgProjectionRefuse("retry dead letters");
+	EvpgDispatchRefuse("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letter()");
 	EvpgHomeRequire();
 	if (read_dead_letter(PG_GETARG_INT64(0), &work))
@@ -262,6 +264,7 @@ evpg_retry_dead_letters(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count must not be negative")));
 	EvpgProjectionRefuse("retry dead letters");
+	EvpgDispatchRefuse("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letters()");
 	EvpgHomeRequire();
 	rows = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_LIST, values, nulls);
@@ -304,6 +307,7 @@ evpg_discard_dead_letter(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgProjectionRefuse("discard dead letters");
+	EvpgDispatchRefuse("discard dead letters");
 	EvpgEnter(&scope, "evpg_discard_dead_letter()");
 	found = read_dead_letter(id, &work);
 	if (found)

@@ -110,6 +110,20 @@ unlock(EvpgWork *work)
 
 /* ------------------------------------------------------------------ one reaction */
 
+/* A reaction is being worked on. */
+static bool reacting = false;
+
+/* What a reaction may not do, nor a command that it sends: locks of its own session would not stop it. */
+void
+EvpgDispatchRefuse(const char *what)
+{
+	if (reacting)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_REENTERED),
+				 errmsg("a reaction of a saga cannot %s", what),
+				 errhint("Let a client do it.")));
+}
+
 /* How deep an event is in a chain of sagas that react to what sagas did. */
 static int
 depth_of(const EvpgEvent *event)
@@ -383,8 +397,9 @@ EvpgDispatched
 EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 {
 	EvpgActing	acting = {.work = what};
-	ErrorData  *failure;
+	ErrorData  *volatile failure = NULL;
 
+	EvpgDispatchRefuse("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextLeave();
 	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
@@ -413,7 +428,16 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 		what->attempts--;
 		return bury(&acting, &crash);
 	}
-	failure = EvpgAttempt(work, &acting);
+	reacting = true;
+	PG_TRY();
+	{
+		failure = EvpgAttempt(work, &acting);
+	}
+	PG_FINALLY();
+	{
+		reacting = false;
+	}
+	PG_END_TRY();
 	if (error != NULL)
 		*error = failure;
 	if (failure == NULL)
@@ -421,7 +445,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 		*sent += acting.dispatched;
 		return EVPG_DISPATCHED;
 	}
-	if (ERRCODE_TO_CATEGORY(failure->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+	if (EvpgAttemptCancelled(failure))
 		ReThrowError(failure);
 	return again ? EVPG_DISPATCH_DEAD : fail(&acting, failure);
 }

@@ -21,6 +21,7 @@ typedef enum EvpgDispatched
 extern bool EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait);
 extern bool EvpgDispatchLock(const EvpgWork *work, bool session, bool wait);
 extern EvpgDispatched EvpgDispatch(EvpgWork *work, bool again, int64 *sent, ErrorData **error);
+extern void EvpgDispatchRefuse(const char *what);
 extern bool EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next);
 
 #endif							/* EVPG_DISPATCH_H */

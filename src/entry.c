@@ -73,6 +73,7 @@ command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
 	command->causation_id = EvpgArgOptionalId(fcinfo, 9, "causation id");
 	EvpgCommandCheck(command);
 	EvpgCheckCallersMetadata(command->metadata);
+	EvpgCheckCallersCommandId(command->command_id);
 }
 
 static void
@@ -184,6 +185,7 @@ evpg_append(PG_FUNCTION_ARGS)
 	command.causation_id = EvpgArgOptionalId(fcinfo, 8, "causation id");
 	EvpgCommandCheck(&command);
 	EvpgCheckCallersMetadata(command.metadata);
+	EvpgCheckCallersCommandId(command.command_id);
 
 	EvpgEnter(&entry.scope, "evpg_append()");
 	EvpgCommandAppend(&command, events, count, &outcome);
@@ -230,6 +232,7 @@ evpg_inject(PG_FUNCTION_ARGS)
 	EvpgCheckCallersMetadata(event.metadata);
 	EvpgCommandCheck(&command);
 	EvpgCheckCallersMetadata(command.metadata);
+	EvpgCheckCallersCommandId(command.command_id);
 
 	EvpgEnter(&entry.scope, "evpg_inject()");
 	if (event.has_event_id)

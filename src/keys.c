@@ -16,10 +16,15 @@
 
 #include "catalog/pg_type.h"
 #include "check.h"
+#include "errors.h"
 #include "keys.h"
+#include "miscadmin.h"
 #include "native.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+
+/* So many keys an event may have. */
+#define MAX_KEYS 10000
 
 static List *
 add_key(List *keys, char *key, const char *what)
@@ -30,6 +35,12 @@ add_key(List *keys, char *key, const char *what)
 	foreach(cell, keys)
 		if (strcmp(lfirst(cell), key) == 0)
 		return keys;
+	if (list_length(keys) >= MAX_KEYS)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_LIMIT),
+				 errmsg("%s: too many keys in one event", what),
+				 errdetail("The limit is %d.", MAX_KEYS)));
+	CHECK_FOR_INTERRUPTS();
 	return lappend(keys, key);
 }
 

@@ -374,7 +374,7 @@ fail(Rebuild *rebuild, const ErrorData *error)
 	bool		skipped = false;
 	Datum		values[5];
 
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+	if (EvpgAttemptCancelled(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
 		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)

@@ -232,6 +232,7 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgProjectionRefuse("rebuild sagas");
+	EvpgDispatchRefuse("rebuild sagas");
 	EvpgEnter(&scope, "evpg_rebuild_saga()");
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(saga, true);

@@ -234,6 +234,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 		put_library(fcinfo, values, nulls);
 
 	EvpgProjectionRefuse("register sagas");
+	EvpgDispatchRefuse("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
@@ -271,6 +272,7 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgProjectionRefuse("drop sagas");
+	EvpgDispatchRefuse("drop sagas");
 	EvpgEnter(&scope, "evpg_drop_saga()");
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);

@@ -65,7 +65,7 @@ bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
 	EvpgDeadLetter letter = {.work = &work, .error = error};
 
 	/* What need not come back is for the next pass. */
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION || EvpgConsumerTransient(error))
+	if (EvpgAttemptCancelled(error) || EvpgConsumerTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	(void) EvpgWorkBury(&letter);
 	ereport(LOG,

@@ -95,7 +95,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 			more |= task.more;
 			*next = task.next;
 		}
-		else if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		else if (EvpgAttemptCancelled(error))
 			ReThrowError(error);
 		else
 			ereport(WARNING,

@@ -113,6 +113,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	timer.due_at = check_due(PG_GETARG_TIMESTAMPTZ(0));
 	EvpgCommandCheck(&command);
 	EvpgCheckCallersMetadata(command.metadata);
+	EvpgCheckCallersCommandId(command.command_id);
 	/* Of who schedules it, not of who is there when it is due. */
 	EvpgContextApply(&command);
 	EvpgProjectionRefuse("schedule commands");
