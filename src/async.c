@@ -36,6 +36,7 @@
 #include "project.h"
 #include "registry.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -247,8 +248,15 @@ EvpgAsyncReached(const char *name, int64 position)
 	EvpgProjection *projection = EvpgProjectionFind(name);
 	EvpgConsumer consumer;
 
+	/*
+	 * Dropped, which is an error, or inline by now; perhaps the session does
+	 * not know yet.
+	 */
 	if (!EvpgConsumerRead(name, &consumer))
-		return true;
+	{
+		AcceptInvalidationMessages();
+		return EvpgProjectionFind(name)->mode == EVPG_MODE_INLINE;
+	}
 	if (consumer.checkpoint >= position)
 		return true;
 	if (position - consumer.checkpoint > EVPG_MAX_UNWRITTEN || IsolationUsesXactSnapshot() || RecoveryInProgress() ||
