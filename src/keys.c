@@ -5,7 +5,7 @@
  *		which instances of a saga react to it.
  *
  * what names them in errors: "projection key" or "saga key".  Each key comes
- * once, in the order in which they are found.  Lists and keys are in
+ * once, in the order of their bytes.  Lists and keys are in
  * CurrentMemoryContext; NIL is none.
  *
  *-------------------------------------------------------------------------
@@ -23,25 +23,35 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
-/* So many keys an event may have. */
-#define MAX_KEYS 10000
-
 static List *
 add_key(List *keys, char *key, const char *what)
 {
-	ListCell   *cell;
-
 	EvpgCheckKey(key, what);
-	foreach(cell, keys)
-		if (strcmp(lfirst(cell), key) == 0)
-		return keys;
-	if (list_length(keys) >= MAX_KEYS)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_LIMIT),
-				 errmsg("%s: too many keys in one event", what),
-				 errdetail("The limit is %d.", MAX_KEYS)));
 	CHECK_FOR_INTERRUPTS();
 	return lappend(keys, key);
+}
+
+static int
+compare_keys(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+/* Each key once.  Sorts: comparing each with each would take minutes for what one event may hold. */
+static List *
+distinct_keys(List *keys)
+{
+	int			count = 0;
+
+	list_sort(keys, compare_keys);
+	for (int i = 0; i < list_length(keys); i++)
+	{
+		ListCell   *cell = list_nth_cell(keys, i);
+
+		if (count == 0 || strcmp(lfirst(cell), list_nth(keys, count - 1)) != 0)
+			lfirst(list_nth_cell(keys, count++)) = lfirst(cell);
+	}
+	return list_truncate(keys, count);
 }
 
 /* What the path of a projection or saga finds in an event; scalars are keys, null is none. */
@@ -86,7 +96,7 @@ EvpgKeysByPath(struct varlena *path, const EvpgEvent *event, const char *kind, c
 						 errhint("A key is a string, a number or a boolean.")));
 		}
 	}
-	return keys;
+	return distinct_keys(keys);
 }
 
 /* What a key function returns, a text or an array of text; NULL is none. */
@@ -108,7 +118,7 @@ EvpgKeysByFunction(EvpgFunction *function, const EvpgEvent *event, const char *w
 	for (int i = 0; i < count; i++)
 		if (!nulls[i])
 			keys = add_key(keys, TextDatumGetCString(elements[i]), what);
-	return keys;
+	return distinct_keys(keys);
 }
 
 /* What the callback of a module returns; NULL is none. */
