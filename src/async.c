@@ -12,9 +12,8 @@
  * or it is skipped.  Errors of concurrency are not counted, but the pauses
  * before the next attempt grow.
  *
- * How many events a batch takes adapts to how long one lasted; a session keeps
- * that in memory, and how far it has looked without finding an event, so that a
- * projection of rare events does not write its checkpoint all the time.
+ * A session remembers how far it has looked without finding an event, so that a
+ * projection of rare events does not write its checkpoint all the time (look.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +31,6 @@
 #include "log.h"
 #include "look.h"
 #include "miscadmin.h"
-#include "pace.h"
 #include "project.h"
 #include "registry.h"
 #include "utils/builtins.h"
@@ -42,6 +40,9 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(evpg_replay_parked);
+
+/* How long a batch reads events, in ms. */
+#define LONGEST 100
 
 /* How long to wait after the first error that need not come back, in ms. */
 #define FIRST_PAUSE 100
@@ -155,7 +156,6 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {0};
 	EvpgLook   *look;
-	EvpgPace   *pace;
 	int64		mark;
 	ErrorData  *error;
 
@@ -176,13 +176,12 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	}
 
 	look = EvpgLookFind(name);
-	pace = EvpgPaceStart(name);
 	mark = EvpgFenceStablePosition(false);
 	batch.projection = projection;
 	batch.build = projection->build;
 	batch.after = EvpgLookFrom(look, &consumer);
 	batch.upto = mark;
-	batch.max_events = pace->max_events;
+	batch.longest = LONGEST;
 	batch.send = true;
 	batch.narrow = true;
 	/* First what comes before the event that fails, then it alone. */
@@ -200,7 +199,6 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	error = EvpgAttempt(run_batch, &batch);
 	if (error == NULL)
 	{
-		EvpgPaceEnd(pace, batch.events);
 		EvpgLookAdvance(look, &consumer, batch.reached, batch.events, next);
 	}
 	else

@@ -9,9 +9,13 @@
  * that is taken here sees every event up to it: only under READ COMMITTED.  An
  * event is read once (rule 12).
  *
+ * How many events a batch takes adapts to how long they take: small batches
+ * write their rows too often, and for large ones whoever wants to pause, change
+ * or drop the projection waits too long.  So a batch reads for a given time, and
+ * one event at least.
+ *
  * Memory: one context for a batch, in which the rows are, one for an event
- * below it.  max_events bounds the rows; MAX_BYTES bounds them too, with what
- * json-c holds for native ones.
+ * below it.  MAX_BYTES bounds them, with what json-c holds for native rows.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,13 +29,18 @@
 #include "consumer.h"
 #include "log.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "project.h"
 #include "registry.h"
+#include "testing.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /* A batch ends when its rows need more than this. */
 #define MAX_BYTES (64 * 1024 * 1024)
+
+/* Or after so many events. */
+#define MAX_EVENTS 500000
 
 /* How large a native state has become is looked at for so many events of its key once. */
 #define LOOK_EVERY 16
@@ -141,6 +150,24 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 	}
 }
 
+/* Whether a batch may take another event. */
+static bool
+has_room(const EvpgBatch *batch, const rows_hash *rows, instr_time started)
+{
+	instr_time	lasted;
+
+	if (batch->events >= (batch->max_events == 0 ? MAX_EVENTS : batch->max_events) ||
+		MemoryContextMemAllocated(rows->ctx, true) + batch->json >= MAX_BYTES)
+		return false;
+	if (batch->longest == 0 || batch->events == 0)
+		return true;
+	if (EVPG_MUTATION("small_batches") && batch->events >= 100)
+		return false;
+	INSTR_TIME_SET_CURRENT(lasted);
+	INSTR_TIME_SUBTRACT(lasted, started);
+	return INSTR_TIME_GET_MILLISEC(lasted) < batch->longest;
+}
+
 static void
 scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
@@ -159,11 +186,12 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	EvpgEvent	event;
 	int64		last = batch->after;
 	int			next_parked = 0;
+	instr_time	started;
 
+	INSTR_TIME_SET_CURRENT(started);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	events = EvpgLogScanAll(&filter);
-	while (batch->events < batch->max_events && MemoryContextMemAllocated(rows->ctx, true) + batch->json < MAX_BYTES &&
-		   EvpgLogScanNext(events, &event))
+	while (has_room(batch, rows, started) && EvpgLogScanNext(events, &event))
 	{
 		if (event.position <= last)
 			elog(ERROR, "event at position " INT64_FORMAT " was read after " INT64_FORMAT, event.position, last);
@@ -184,6 +212,7 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 static void
 write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
+	EvpgRowWriter *writer = EvpgProjectedWriter();
 	rows_iterator iterator;
 	RowEntry   *entry;
 
@@ -195,12 +224,13 @@ write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		if (entry->row != NULL)
 		{
 			EvpgProjectBlame(entry->events == 1 || batch->narrow ? entry->position : 0, entry->key);
-			EvpgProjectedWrite(entry->row);
+			EvpgProjectedPut(writer, entry->row);
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(event_context);
 		CHECK_FOR_INTERRUPTS();
 	}
+	EvpgRowWriterEnd(writer);
 }
 
 /*

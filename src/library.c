@@ -12,7 +12,7 @@
  *		route.c, dispatch.c, action.c	sagas: events to instances, reactions, what they say
  *		deadletter.c, timer.c, rebuild_saga.c	SQL functions about what sagas leave and wait for
  *		async.c, rebuild.c, key.c	asynchronous projections, rebuilds of all keys and of one
- *		shadow.c, batch.c, pace.c, look.c	copies of tables, many events at a time
+ *		shadow.c, batch.c, look.c	copies of tables, many events at a time
  *		command.c				the command path, in the order of the contract
  *		context.c				actor, correlation, metadata
  *		state.c					cache, snapshots, replay

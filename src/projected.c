@@ -146,11 +146,17 @@ static bool replaced[STATE_NATTS] = {
 	false, true, true, true, true, true, false, true
 };
 
-/* Writes a row; its time advances, also within a transaction. */
-void
-EvpgProjectedWrite(EvpgProjected *row)
+/* Begins to write many rows, each of them once. */
+EvpgRowWriter *
+EvpgProjectedWriter(void)
 {
-	Oid			table = EvpgCatalogGet()->projection_state;
+	return EvpgRowWriterBegin(EvpgCatalogGet()->projection_state);
+}
+
+/* Writes one of many rows; its time advances, also within a transaction. */
+void
+EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row)
+{
 	Datum		values[STATE_NATTS];
 	bool		nulls[STATE_NATTS] = {0};
 
@@ -170,11 +176,21 @@ EvpgProjectedWrite(EvpgProjected *row)
 	values[STATE_STATE - 1] = PointerGetDatum(row->state);
 	nulls[STATE_STATE - 1] = (row->state == NULL);
 	if (row->tuple == NULL)
-		row->tuple = EvpgRowInsert(table, values, nulls);
+		row->tuple = EvpgRowInsert(writer, values, nulls);
 	else
-		row->tuple = EvpgRowReplace(table, row->tuple, values, nulls, replaced);
+		row->tuple = EvpgRowReplace(writer, row->tuple, values, nulls, replaced);
 	if (row->build == row->projection->build)
 		EvpgWakeWaiters(EvpgHashPair(row->projection->name, row->key));
+}
+
+/* Writes a row. */
+void
+EvpgProjectedWrite(EvpgProjected *row)
+{
+	EvpgRowWriter *writer = EvpgProjectedWriter();
+
+	EvpgProjectedPut(writer, row);
+	EvpgRowWriterEnd(writer);
 }
 
 /* Takes a row away that was only put there to be locked. */

@@ -11,6 +11,7 @@
 #include "access/htup.h"
 #include "json.h"
 #include "projection.h"
+#include "row.h"
 
 /* The row of a key, which nobody else changes meanwhile. */
 typedef struct EvpgProjected
@@ -34,6 +35,8 @@ extern void EvpgProjectedInit(void);
 extern void EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *key);
 extern void EvpgProjectedOpen(EvpgProjected *row, EvpgProjection *projection, int64 build, const char *key);
 extern void EvpgProjectedWrite(EvpgProjected *row);
+extern EvpgRowWriter *EvpgProjectedWriter(void);
+extern void EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row);
 extern void EvpgProjectedRemove(EvpgProjected *row);
 extern void EvpgProjectedRevive(EvpgProjected *row);
 extern void EvpgProjectedSend(const EvpgProjected *row, const char *name, Jsonb *data);

@@ -27,12 +27,12 @@
 
 #include "attempt.h"
 #include "catalog.h"
+#include "check.h"
 #include "common/hashfn.h"
 #include "consumer.h"
 #include "fence.h"
 #include "key.h"
 #include "miscadmin.h"
-#include "pace.h"
 #include "project.h"
 #include "rebuild.h"
 #include "registry.h"
@@ -48,8 +48,12 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are rebuilds and their parts. */
 #define REBUILD_CLASS 17753
 
-/* A batch that is not a transaction of its own. */
-#define BATCH_EVENTS 500000
+/*
+ * How long a batch reads events, in ms, if it is a transaction of its own: longer
+ * than those of a projection, since nobody waits for its events, and each row is
+ * written once in a batch.
+ */
+#define LONGEST 1000
 
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
@@ -204,16 +208,16 @@ EvpgRebuildUnderWay(const char *name)
 
 /* ------------------------------------------------------------------ applying */
 
-/* Applies the next batch of a part, up to the mark; returns how many events it took. */
-static int64
-apply_part(Rebuild *rebuild, int part, int max_events)
+/* Applies the next batch of a part, up to the mark. */
+static void
+apply_part(Rebuild *rebuild, int part, int longest)
 {
 	EvpgBatch	batch = {
 		.projection = rebuild->projection,
 		.build = rebuild->build,
 		.after = rebuild->checkpoints[part],
 		.upto = rebuild->mark,
-		.max_events = max_events,
+		.longest = longest,
 		.parts = rebuild->parts,
 		.part = part
 	};
@@ -235,7 +239,6 @@ apply_part(Rebuild *rebuild, int part, int max_events)
 	values[2] = Int64GetDatum(batch.reached);
 	values[3] = Int64GetDatum(batch.events);
 	run(EVPG_PLAN_REBUILD_ADVANCE, values, NULL);
-	return batch.events;
 }
 
 static void
@@ -243,7 +246,7 @@ apply_rest(Rebuild *rebuild)
 {
 	for (int part = 0; part < rebuild->parts; part++)
 		while (rebuild->checkpoints[part] < rebuild->mark)
-			(void) apply_part(rebuild, part, BATCH_EVENTS);
+			apply_part(rebuild, part, 0);
 }
 
 static void
@@ -357,10 +360,8 @@ attempt_part(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
-	EvpgPace   *pace = EvpgPaceStartRebuild(rebuild->name);
-
 	EvpgProjectBlame(0, NULL);
-	EvpgPaceEnd(pace, apply_part(rebuild, rebuild->part, pace->max_events));
+	apply_part(rebuild, rebuild->part, LONGEST);
 }
 
 /* ------------------------------------------------------------------ in the background */

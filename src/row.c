@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * row.c
- *		Finds, locks, inserts and replaces a row by its unique key of two columns,
- *		working on the table directly instead of over SPI: streams and keys of
+ *		Finds and locks a row by its unique key of two columns, inserts and replaces
+ *		rows, working on the table directly instead of over SPI: streams and keys of
  *		projections are on the path of every command.
  *
  * A row is locked as by SELECT FOR NO KEY UPDATE, to the end of the
@@ -126,40 +126,61 @@ EvpgRowValue(Oid table, HeapTuple row, int column, bool *isnull)
 	return value;
 }
 
+/* Writes rows of a table, which is set up once for all of them. */
+struct EvpgRowWriter
+{
+	Relation	relation;
+	TupleTableSlot *slot;
+	EState	   *estate;			/* NULL: no index was needed yet */
+	ResultRelInfo *target;
+};
+
+/*
+ * EvpgRowWriterBegin
+ *		Begins to write rows of a table; each row once, since what is written can
+ *		be found only after EvpgRowWriterEnd.  Lives in CurrentMemoryContext.
+ */
+EvpgRowWriter *
+EvpgRowWriterBegin(Oid table)
+{
+	EvpgRowWriter *writer = palloc0(sizeof(EvpgRowWriter));
+
+	writer->relation = table_open(table, RowExclusiveLock);
+	writer->slot = table_slot_create(writer->relation, NULL);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	return writer;
+}
+
 /* A new row needs entries, and a row version that did not fit on its page. */
 static void
-insert_index_entries(Relation relation, TupleTableSlot *slot, bool update)
+insert_index_entries(EvpgRowWriter *writer, bool update)
 {
-	EState	   *estate = CreateExecutorState();
-	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
-	ResultRelInfo *target = makeNode(ResultRelInfo);
+	if (writer->estate == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
 
-	InitResultRelInfo(target, relation, 0, NULL, 0);
-	ExecOpenIndices(target, false);
-	(void) ExecInsertIndexTuples(target, slot, estate, update, false, NULL, NIL);
-	ExecCloseIndices(target);
-	MemoryContextSwitchTo(old);
-	FreeExecutorState(estate);
+		writer->estate = CreateExecutorState();
+		MemoryContextSwitchTo(writer->estate->es_query_cxt);
+		writer->target = makeNode(ResultRelInfo);
+		InitResultRelInfo(writer->target, writer->relation, 0, NULL, 0);
+		ExecOpenIndices(writer->target, false);
+		MemoryContextSwitchTo(old);
+	}
+	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, update, false, NULL, NIL);
+	ResetPerTupleExprContext(writer->estate);
 }
 
 /* Inserts a row, and returns it as it is stored. */
 HeapTuple
-EvpgRowInsert(Oid table, Datum *values, bool *nulls)
+EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 {
-	Relation	relation = table_open(table, RowExclusiveLock);
-	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	HeapTuple	new = heap_form_tuple(RelationGetDescr(relation), values, nulls);
+	HeapTuple	new = heap_form_tuple(RelationGetDescr(writer->relation), values, nulls);
 
-	PushActiveSnapshot(GetTransactionSnapshot());
-	ExecForceStoreHeapTuple(new, slot, false);
-	slot->tts_tableOid = table;
-	simple_table_tuple_insert(relation, slot);
-	insert_index_entries(relation, slot, false);
-	new->t_self = slot->tts_tid;
-	PopActiveSnapshot();
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(relation, NoLock);
-	CommandCounterIncrement();
+	ExecForceStoreHeapTuple(new, writer->slot, false);
+	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
+	simple_table_tuple_insert(writer->relation, writer->slot);
+	insert_index_entries(writer, false);
+	new->t_self = writer->slot->tts_tid;
 	return new;
 }
 
@@ -170,23 +191,32 @@ EvpgRowInsert(Oid table, Datum *values, bool *nulls)
  *		are not among them.
  */
 HeapTuple
-EvpgRowReplace(Oid table, HeapTuple row, Datum *values, bool *nulls, bool *replaced)
+EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced)
 {
-	Relation	relation = table_open(table, RowExclusiveLock);
-	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	HeapTuple	new = heap_modify_tuple(row, RelationGetDescr(relation), values, nulls, replaced);
+	HeapTuple	new = heap_modify_tuple(row, RelationGetDescr(writer->relation), values, nulls, replaced);
 	bool		update_indexes;
 
-	PushActiveSnapshot(GetTransactionSnapshot());
-	ExecForceStoreHeapTuple(new, slot, false);
-	slot->tts_tableOid = table;
-	simple_table_tuple_update(relation, &row->t_self, slot, GetActiveSnapshot(), &update_indexes);
+	ExecForceStoreHeapTuple(new, writer->slot, false);
+	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
+	simple_table_tuple_update(writer->relation, &row->t_self, writer->slot, GetActiveSnapshot(), &update_indexes);
 	if (update_indexes)
-		insert_index_entries(relation, slot, true);
-	new->t_self = slot->tts_tid;
-	PopActiveSnapshot();
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(relation, NoLock);
-	CommandCounterIncrement();
+		insert_index_entries(writer, true);
+	new->t_self = writer->slot->tts_tid;
 	return new;
+}
+
+/* Makes the rows visible to what comes after in this transaction. */
+void
+EvpgRowWriterEnd(EvpgRowWriter *writer)
+{
+	if (writer->estate != NULL)
+	{
+		ExecCloseIndices(writer->target);
+		FreeExecutorState(writer->estate);
+	}
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(writer->slot);
+	table_close(writer->relation, NoLock);
+	pfree(writer);
+	CommandCounterIncrement();
 }

@@ -11,11 +11,15 @@
 #include "access/htup.h"
 #include "utils/snapshot.h"
 
+typedef struct EvpgRowWriter EvpgRowWriter;
+
 extern HeapTuple EvpgRowFind(Oid table, Oid index, RegProcedure equal, Datum first, const char *second,
 							 Snapshot snapshot, bool lock);
 extern HeapTuple EvpgRowById(Oid table, Oid index, int64 id);
-extern HeapTuple EvpgRowInsert(Oid table, Datum *values, bool *nulls);
-extern HeapTuple EvpgRowReplace(Oid table, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
+extern EvpgRowWriter *EvpgRowWriterBegin(Oid table);
+extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);
+extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
+extern void EvpgRowWriterEnd(EvpgRowWriter *writer);
 extern Datum EvpgRowValue(Oid table, HeapTuple row, int column, bool *isnull);
 
 #endif							/* EVPG_ROW_H */

@@ -188,12 +188,15 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position)
 	Datum		values[STREAM_NATTS] = {0};
 	bool		nulls[STREAM_NATTS] = {0};
 	bool		replaced[STREAM_NATTS] = {0};
+	EvpgRowWriter *writer;
 
 	Assert(stream->row != NULL);
 	values[STREAM_VERSION - 1] = Int64GetDatum(version);
 	values[STREAM_LAST_POSITION - 1] = Int64GetDatum(last_position);
 	replaced[STREAM_VERSION - 1] = replaced[STREAM_LAST_POSITION - 1] = true;
-	stream->row = EvpgRowReplace(EvpgCatalogGet()->stream, stream->row, values, nulls, replaced);
+	writer = EvpgRowWriterBegin(EvpgCatalogGet()->stream);
+	stream->row = EvpgRowReplace(writer, stream->row, values, nulls, replaced);
+	EvpgRowWriterEnd(writer);
 	stream->version = version;
 	stream->last_position = last_position;
 }

@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(75);
+SELECT plan(76);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ as an inline one
@@ -44,10 +44,19 @@ ROLLBACK;
 CALL evpg_run();
 SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rules 9, 10: batch by batch, over positions that were rolled back: ' || kind) FROM kinds;
 -- more than one batch
+SET evpg.test_mutation = small_batches;
 SELECT count(*) FROM evpg_append('counter', 'long', (SELECT array_agg(evpg_event('Added', jsonb_build_object('n', n, 'group', 'g' || n % 7))) FROM generate_series(1, 3000) n)) \g /dev/null
 CALL evpg_run();
+RESET evpg.test_mutation;
 SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rule 10: many batches: ' || kind) FROM kinds;
 SELECT is((SELECT sum((state->>'sum')::bigint) FROM evpg.projected_state WHERE name = 'a by_id' AND key = 'long'), 4501500::numeric, 'rule 10: that is the sum');
+-- a batch has one event at least, and no more if that takes long
+CREATE FUNCTION test.slow_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT event.data FROM pg_sleep(0.11) $$;
+SELECT evpg_register_projection('slow', 'test.slow_apply', mode => 'async', event_types => '{Slow}') \g /dev/null
+SELECT add('slow' || n, n, 'Slow') FROM generate_series(1, 3) n \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT (count(*), count(DISTINCT s.xmin::text))::text FROM evpg.projection_state s JOIN evpg.projection p USING (build) WHERE p.name = 'slow'), '(3,3)', 'rule 10: slow events are batches of their own');
+SELECT evpg_drop_projection('slow') \g /dev/null
 SELECT evpg_drop_projection(p || kind) FROM kinds, unnest('{"i ","a "}'::text[]) p \g /dev/null
 SELECT is((SELECT count(*) FROM evpg.consumer) + (SELECT count(*) FROM evpg.projection_state), 0::bigint, 'C11: dropped, with checkpoints and rows');
 
