@@ -201,13 +201,15 @@ CREATE TABLE evpg.consumer (
   kind           text NOT NULL CHECK (kind IN ('projection', 'saga')),
   status         text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'paused', 'stopped')),
   last_error     text,
-  last_sqlstate  text
+  last_sqlstate  text,
+  last_context   text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE evpg.consumer IS 'how far asynchronous projections have come';
 COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
 COMMENT ON COLUMN evpg.consumer.start_position IS 'the checkpoint with which it began';
 COMMENT ON COLUMN evpg.consumer.error_position IS 'the event that fails';
 COMMENT ON COLUMN evpg.consumer.attempts IS 'how often that event has failed';
+COMMENT ON COLUMN evpg.consumer.last_context IS 'where the last error was raised';
 
 CREATE TABLE evpg.parked_event (
   parked_event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -218,6 +220,7 @@ CREATE TABLE evpg.parked_event (
   key             text COLLATE "C",
   error           text,
   sqlstate        text,
+  context         text,
   skip_reason     text,
   skipped_by      text
 );
@@ -226,6 +229,7 @@ COMMENT ON SEQUENCE evpg.parked_event_parked_event_id_seq IS 'draws ids of parke
 COMMENT ON TABLE evpg.parked_event IS 'events that a consumer could not apply, and those of the same key that wait behind them';
 COMMENT ON COLUMN evpg.parked_event.key IS 'NULL: no key was found in the event';
 COMMENT ON COLUMN evpg.parked_event.error IS 'NULL: the event waits behind another one of its key';
+COMMENT ON COLUMN evpg.parked_event.context IS 'where the error was raised';
 COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; NULL: it is to be replayed';
 
 CREATE TABLE evpg.rebuild (
@@ -370,6 +374,8 @@ CREATE TABLE evpg.dead_letter (
   code            text,
   message         text NOT NULL,
   detail          text,
+  hint            text,
+  context         text,
   resolved_at     timestamptz,
   resolution      text CHECK (resolution IN ('retried', 'discarded')),
   reason          text,
@@ -377,6 +383,7 @@ CREATE TABLE evpg.dead_letter (
 );
 CREATE INDEX ON evpg.dead_letter (saga, key) WHERE resolved_at IS NULL;
 COMMENT ON SEQUENCE evpg.dead_letter_dead_letter_id_seq IS 'draws ids of dead letters';
+COMMENT ON COLUMN evpg.dead_letter.context IS 'where the error was raised';
 COMMENT ON TABLE evpg.dead_letter IS 'what sagas and scheduled commands could not do, with the command that failed; later events of the instance wait';
 
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
@@ -582,9 +589,9 @@ CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 5;
 COMMENT ON FUNCTION evpg_append IS 'appends events that the caller decided, without handler and invariant';
 
-CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event)
+CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_inject IS 'appends one event as it is; no row and no effect when its event_id is known in any stream';
+COMMENT ON FUNCTION evpg_inject IS 'appends one event as it is, to which sagas do not react unless run_sagas says so; no row and no effect when its event_id is known in any stream';
 
 CREATE FUNCTION evpg_create_stream(aggregate_type text, aggregate_id text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
@@ -698,7 +705,7 @@ COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what 
 
 CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_wait_for IS 'waits until a projection has applied all events up to a position; false when it did not in time';
+COMMENT ON FUNCTION evpg_wait_for IS 'waits until a projection has applied all events up to a position, or a saga has reacted to them; false when it did not in time';
 
 CREATE FUNCTION evpg_watch(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
     after_generation int DEFAULT NULL)
@@ -721,7 +728,7 @@ CREATE FUNCTION evpg_resume(name text)
 COMMENT ON FUNCTION evpg_resume IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
 
 CREATE FUNCTION evpg_skip_event(name text, event_position bigint, reason text)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_skip_event IS 'gives an event up that a consumer has not consumed, or has parked; kept in evpg.parked_event with the reason';
 
 CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key text DEFAULT NULL)
@@ -738,7 +745,8 @@ CREATE VIEW evpg.stat_consumer AS
          c.events_total, c.errors_total,
          (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL)
            + (SELECT count(*) FROM evpg.dead_letter d WHERE d.saga = p.name AND d.resolved_at IS NULL) AS parked,
-         c.last_error, c.last_sqlstate, c.last_error_at, c.error_position AS last_error_position, c.retry_at,
+         c.last_error, c.last_sqlstate, c.last_context, c.last_error_at, c.error_position AS last_error_position,
+         CASE WHEN c.status = 'running' THEN c.retry_at END AS retry_at,
          w.pid AS worker_pid, c.updated_at
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
           UNION ALL SELECT name, 'saga', 'async', max(version) FROM evpg.saga GROUP BY name) p
@@ -822,7 +830,7 @@ CREATE FUNCTION evpg_retry_dead_letters(saga text, max_count int DEFAULT 100, OU
 COMMENT ON FUNCTION evpg_retry_dead_letters IS 'retries the dead letters of a saga, or of scheduled commands when NULL, the oldest first';
 
 CREATE FUNCTION evpg_discard_dead_letter(dead_letter_id bigint, reason text)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_discard_dead_letter IS 'gives up what a dead letter is about, and the instance goes on; false when it was resolved';
 
 -- ------------------------------------------------------------------ optional indexes

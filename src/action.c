@@ -293,6 +293,7 @@ schedule(EvpgActing *acting, Jsonb *action)
 	};
 
 	EvpgCheckName(timer.name, "timer name");
+	EvpgReactCheckTimer(acting->saga, timer.name);
 	if ((delay == NULL) == (due_at == NULL) || (delay != NULL && delay->type != jbvNumeric))
 		raise_invalid("a timer", "delay\" or \"due_at");
 	if (delay != NULL)
@@ -374,6 +375,23 @@ act(EvpgActing *acting, Jsonb *action)
 				 errmsg("unknown action \"%s\"", verb)));
 }
 
+/* Which action of which saga is being done. */
+typedef struct Frame
+{
+	ErrorContextCallback callback;
+	const EvpgActing *acting;
+	int			number;
+} Frame;
+
+static void
+describe_frame(void *arg)
+{
+	Frame	   *frame = arg;
+	const EvpgActing *acting = frame->acting;
+
+	errcontext("action %d of saga \"%s\", key \"%s\"", frame->number, acting->work->saga, acting->work->key);
+}
+
 /*
  * EvpgAct
  *		Takes over the state of a reaction and does its actions in order; what
@@ -382,13 +400,21 @@ act(EvpgActing *acting, Jsonb *action)
 void
 EvpgAct(EvpgActing *acting, const EvpgReaction *reaction)
 {
+	Frame		frame = {
+		.callback = {.previous = error_context_stack, .callback = describe_frame, .arg = &frame},
+		.acting = acting
+	};
+
 	if (reaction->state != NULL)
 		acting->instance.state = reaction->state;
 	if (reaction->actions == NULL)
 		return;
+	error_context_stack = &frame.callback;
 	for (uint32 i = 0; i < JB_ROOT_COUNT(reaction->actions) && !acting->instance.completed; i++)
 	{
+		frame.number = i + 1;
 		act(acting, JsonbValueToJsonb(getIthJsonbValueFromContainer(&reaction->actions->root, i)));
 		CHECK_FOR_INTERRUPTS();
 	}
+	error_context_stack = frame.callback.previous;
 }

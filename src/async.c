@@ -208,27 +208,10 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	return error != NULL || batch.reached < mark;
 }
 
-/* Whether there is an event between two positions that the projection takes. */
 static bool
-any_event(EvpgProjection *projection, int64 after, int64 upto)
+takes(void *arg, const EvpgEvent *event)
 {
-	EvpgLogFilter filter = {
-		.after = after,
-		.upto = upto,
-		.aggregate_types = projection->aggregate_types,
-		.event_types = projection->event_types
-	};
-	EvpgLogScan *scan;
-	EvpgEvent	event;
-	bool		any = false;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	scan = EvpgLogScanAll(&filter);
-	while (!any && EvpgLogScanNext(scan, &event))
-		any = EvpgProjectionTakes(projection, &event);
-	EvpgLogScanEnd(scan);
-	PopActiveSnapshot();
-	return any;
+	return EvpgProjectionTakes(arg, event);
 }
 
 /*
@@ -240,6 +223,10 @@ bool
 EvpgAsyncReached(const char *name, int64 position)
 {
 	EvpgProjection *projection = EvpgProjectionFind(name);
+	EvpgLogFilter filter = {
+		.aggregate_types = projection->aggregate_types,
+		.event_types = projection->event_types
+	};
 	EvpgConsumer consumer;
 
 	/*
@@ -251,12 +238,7 @@ EvpgAsyncReached(const char *name, int64 position)
 		AcceptInvalidationMessages();
 		return EvpgProjectionFind(name)->mode == EVPG_MODE_INLINE;
 	}
-	if (consumer.checkpoint >= position)
-		return true;
-	if (position - consumer.checkpoint > EVPG_MAX_UNWRITTEN || IsolationUsesXactSnapshot() || RecoveryInProgress() ||
-		EvpgFenceStablePosition(false) < position)
-		return false;
-	return !any_event(projection, consumer.checkpoint, position);
+	return EvpgLookPassed(&consumer, position, &filter, takes, projection);
 }
 
 /* ------------------------------------------------------------------ parked events */

@@ -240,6 +240,17 @@ EvpgArgOptionalId(FunctionCallInfo fcinfo, int arg, const char *what)
 	return PG_ARGISNULL(arg) ? NULL : EvpgArgId(fcinfo, arg, what);
 }
 
+/* A bigint argument that must not be NULL. */
+int64
+EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	return PG_GETARG_INT64(arg);
+}
+
 /* A jsonb argument within the limits; NULL if the argument is NULL. */
 Jsonb *
 EvpgArgJsonb(FunctionCallInfo fcinfo, int arg, const char *what)

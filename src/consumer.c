@@ -30,6 +30,7 @@
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
+#include "registry.h"
 #include "shared.h"
 #include "storage/lock.h"
 #include "stream.h"
@@ -71,6 +72,15 @@ run(EvpgPlan plan, Datum *values, const char *nulls)
 {
 	(void) EvpgPlanRun(plan, values, nulls);
 	EvpgPlanDone();
+}
+
+/* What is kept of an error, in three columns; NULL: none. */
+static void
+put_error(Datum *values, char *nulls, int column, const ErrorData *error)
+{
+	EvpgRegistryPut(values, nulls, column, error == NULL ? NULL : error->message);
+	EvpgRegistryPut(values, nulls, column + 1, error == NULL ? NULL : unpack_sql_state(error->sqlerrcode));
+	EvpgRegistryPut(values, nulls, column + 2, error == NULL ? NULL : error->context);
 }
 
 /* The caller owns the consumer, here and below. */
@@ -229,17 +239,17 @@ void
 EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at, bool stop,
 				 const ErrorData *error)
 {
-	Datum		values[7] = {
+	Datum		values[8] = {
 		CStringGetTextDatum(consumer->name),
 		Int64GetDatum(position),
 		Int32GetDatum(attempts),
 		TimestampTzGetDatum(retry_at),
-		BoolGetDatum(stop),
-		CStringGetTextDatum(error->message),
-		CStringGetTextDatum(unpack_sql_state(error->sqlerrcode))
+		BoolGetDatum(stop)
 	};
+	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-	run(EVPG_PLAN_CONSUMER_FAIL, values, NULL);
+	put_error(values, nulls, 5, error);
+	run(EVPG_PLAN_CONSUMER_FAIL, values, nulls);
 }
 
 /*
@@ -280,17 +290,12 @@ EvpgConsumerParked(const char *name, int64 after)
 void
 EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error)
 {
-	Datum		values[6] = {CStringGetTextDatum(name), Int64GetDatum(position)};
-	char		nulls[6] = {' ', ' ', key == NULL ? 'n' : ' ', ' ', error == NULL ? 'n' : ' ', error == NULL ? 'n' : ' '};
+	Datum		values[7] = {CStringGetTextDatum(name), Int64GetDatum(position)};
+	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-	if (key != NULL)
-		values[2] = CStringGetTextDatum(key);
+	EvpgRegistryPut(values, nulls, 2, key);
 	values[3] = Int32GetDatum(attempts);
-	if (error != NULL)
-	{
-		values[4] = CStringGetTextDatum(error->message);
-		values[5] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
-	}
+	put_error(values, nulls, 4, error);
 	run(EVPG_PLAN_PARKED_WRITE, values, nulls);
 }
 
@@ -298,22 +303,16 @@ EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts
 void
 EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts, const ErrorData *error)
 {
-	Datum		values[7] = {
+	Datum		values[8] = {
 		CStringGetTextDatum(name),
 		Int64GetDatum(position),
 		CStringGetTextDatum(reason),
 		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false)),
 		Int32GetDatum(attempts)
 	};
-	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	char		nulls[8] = {' ', ' ', ' ', ' ', error == NULL ? 'n' : ' ', ' ', ' ', ' '};
 
-	if (error == NULL)
-		nulls[4] = nulls[5] = nulls[6] = 'n';
-	else
-	{
-		values[5] = CStringGetTextDatum(error->message);
-		values[6] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
-	}
+	put_error(values, nulls, 5, error);
 	run(EVPG_PLAN_PARKED_SKIP_NEW, values, nulls);
 }
 
@@ -353,16 +352,11 @@ EvpgConsumerUnpark(const char *name, const char *key)
 void
 EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error)
 {
-	Datum		values[3] = {Int64GetDatum(parked->id)};
+	Datum		values[4] = {Int64GetDatum(parked->id)};
+	char		nulls[4] = {' ', ' ', ' ', ' '};
 
-	if (error == NULL)
-	{
-		run(EVPG_PLAN_PARKED_DELETE, values, NULL);
-		return;
-	}
-	values[1] = CStringGetTextDatum(error->message);
-	values[2] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
-	run(EVPG_PLAN_PARKED_FAIL, values, NULL);
+	put_error(values, nulls, 1, error);
+	run(error == NULL ? EVPG_PLAN_PARKED_DELETE : EVPG_PLAN_PARKED_FAIL, values, nulls);
 }
 
 /* ------------------------------------------------------------------ SQL */
@@ -428,7 +422,7 @@ Datum
 evpg_skip_event(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
-	int64		position = PG_GETARG_INT64(1);
+	int64		position = EvpgArgBigint(fcinfo, 1, "event_position");
 	char	   *reason = EvpgArgId(fcinfo, 2, "reason");
 	Datum		values[4] = {
 		CStringGetTextDatum(name),

@@ -23,6 +23,7 @@
 #include "reducer.h"
 #include "registry.h"
 #include "route.h"
+#include "saga.h"
 #include "shared.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -168,13 +169,15 @@ retry(int64 id, EvpgWork *work)
 		resolve(id, "retried", NULL);
 	else
 	{
-		Datum		values[5] = {Int64GetDatum(id)};
-		char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+		Datum		values[7] = {Int64GetDatum(id)};
+		char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
 		EvpgRegistryPut(values, nulls, 1, unpack_sql_state(error->sqlerrcode));
 		EvpgRegistryPut(values, nulls, 2, error->constraint_name);
 		EvpgRegistryPut(values, nulls, 3, error->message);
 		EvpgRegistryPut(values, nulls, 4, error->detail);
+		EvpgRegistryPut(values, nulls, 5, error->hint);
+		EvpgRegistryPut(values, nulls, 6, error->context);
 		(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_RETRIED, values, nulls);
 		EvpgPlanDone();
 	}
@@ -267,6 +270,10 @@ evpg_retry_dead_letters(PG_FUNCTION_ARGS)
 	EvpgDispatchRefuse("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letters()");
 	EvpgHomeRequire();
+	if (!PG_ARGISNULL(0) && EvpgSagaFind(text_to_cstring(PG_GETARG_TEXT_PP(0)), 0) == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+				 errmsg("saga \"%s\" is not registered", text_to_cstring(PG_GETARG_TEXT_PP(0)))));
 	rows = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_LIST, values, nulls);
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -300,7 +307,7 @@ evpg_retry_dead_letters(PG_FUNCTION_ARGS)
 Datum
 evpg_discard_dead_letter(PG_FUNCTION_ARGS)
 {
-	int64		id = PG_GETARG_INT64(0);
+	int64		id = EvpgArgBigint(fcinfo, 0, "dead_letter_id");
 	char	   *reason = EvpgArgId(fcinfo, 1, "reason");
 	EvpgWork	work;
 	bool		found;

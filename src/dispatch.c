@@ -128,16 +128,9 @@ EvpgDispatchRefuse(const char *what)
 static int
 depth_of(const EvpgEvent *event)
 {
-	JsonbValue *own;
-	JsonbValue *depth;
+	JsonbValue *depth = EvpgEventMark(event, "depth");
 	double		value;
 
-	if (event->metadata == NULL || !JB_ROOT_IS_OBJECT(event->metadata))
-		return 0;
-	own = getKeyJsonValueFromContainer(&event->metadata->root, "evpg", 4, NULL);
-	if (own == NULL || own->type != jbvBinary || !JsonContainerIsObject(own->val.binary.data))
-		return 0;
-	depth = getKeyJsonValueFromContainer(own->val.binary.data, "depth", 5, NULL);
 	if (depth == NULL || depth->type != jbvNumeric)
 		return 0;
 	/* Anybody can write metadata, so it need not be a sensible number. */

@@ -231,8 +231,9 @@ evpg_inject(PG_FUNCTION_ARGS)
 	EvpgEventCheck(&event, 1);
 	EvpgCheckCallersMetadata(event.metadata);
 	EvpgCommandCheck(&command);
-	EvpgCheckCallersMetadata(command.metadata);
-	EvpgCheckCallersCommandId(command.command_id);
+	/* Sagas may have reacted to it where it comes from. */
+	if (PG_ARGISNULL(3) || !PG_GETARG_BOOL(3))
+		command.metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"evpg\": {\"no_sagas\": true}}")));
 
 	EvpgEnter(&entry.scope, "evpg_inject()");
 	if (event.has_event_id)

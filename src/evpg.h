@@ -332,7 +332,7 @@ typedef struct evpg_saga
 	const evpg_react_entry *events; /* required; also the subscription: no
 									 * entry, no call.  Without an EVPG_START
 									 * each may make an instance */
-	const evpg_timer_entry *timers; /* NULL = none; others change nothing */
+	const evpg_timer_entry *timers; /* NULL = none; others cannot be set */
 	evpg_key_fn key;			/* which instance; NULL = aggregate id */
 	evpg_rejected_fn rejected;	/* NULL = retries, then a dead letter */
 } evpg_saga;
@@ -401,11 +401,11 @@ evpg_text(const evpg_json *object, const char *key)
 	return value == NULL ? "" : json_object_get_string(value);
 }
 
-/* Sets a member; takes value, NULL = JSON null. */
+/* Sets a member; takes value, NULL = JSON null.  Nothing happens if object is none. */
 static inline void
 evpg_set(evpg_json *object, const char *key, evpg_json *value)
 {
-	if (json_object_object_add(object, key, value) != 0)
+	if (json_object_get_type(object) != json_type_object || json_object_object_add(object, key, value) != 0)
 		json_object_put(value);
 }
 
@@ -432,7 +432,8 @@ evpg_set_text(evpg_json *object, const char *key, const char *value)
 static inline void
 evpg_remove(evpg_json *object, const char *key)
 {
-	json_object_object_del(object, key);
+	if (json_object_get_type(object) == json_type_object)
+		json_object_object_del(object, key);
 }
 
 /* A reference of your own: do not change what it refers to. */
@@ -510,11 +511,14 @@ evpg_emit(evpg_result *out, const char *type, evpg_json *data)
 	return event;
 }
 
+/* event NULL: nothing happens, here and below. */
 static inline evpg_json *
 evpg_with_tag(evpg_json *event, const char *tag)
 {
 	evpg_json  *tags = evpg_get(event, "tags");
 
+	if (event == NULL)
+		return NULL;
 	if (tags == NULL)
 		evpg_set(event, "tags", tags = json_object_new_array());
 	json_object_array_add(tags, json_object_new_string(tag));
@@ -605,7 +609,8 @@ evpg_send(evpg_result *out, const char *label, const char *aggregate_type, const
 
 /*
  * The command that evpg_compensate() sends if `send` succeeds.  Takes data (NULL
- * = {}); returns that command, lent, for evpg_with_metadata() and the like.
+ * = {}); returns that command, lent, for evpg_with_metadata() and the like; NULL
+ * if `send` is NULL.
  */
 static inline evpg_json *
 evpg_undo(evpg_json *send, const char *aggregate_type, const char *aggregate_id, const char *command_type,
@@ -614,7 +619,7 @@ evpg_undo(evpg_json *send, const char *aggregate_type, const char *aggregate_id,
 	evpg_json  *undo = evpg_command_of(aggregate_type, aggregate_id, command_type, data);
 
 	evpg_set(send, "undo", undo);
-	return undo;
+	return send == NULL ? NULL : undo;
 }
 
 /*

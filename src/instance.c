@@ -147,6 +147,17 @@ EvpgWorkDue(int max_count, const char *saga, TimestampTz now)
 	return due;
 }
 
+/* Whether instances of a saga have still to react to events up to a position. */
+bool
+EvpgWorkLeft(const char *saga, int64 position)
+{
+	Datum		values[2] = {CStringGetTextDatum(saga), Int64GetDatum(position)};
+	bool		left = EvpgPlanReadLatest(EVPG_PLAN_WORK_LEFT, values, NULL) > 0;
+
+	EvpgPlanDone();
+	return left;
+}
+
 /* When something will be due that is not yet; DT_NOEND if nothing is known to be. */
 TimestampTz
 EvpgWorkNext(TimestampTz now)
@@ -243,8 +254,8 @@ EvpgWorkBury(const EvpgDeadLetter *letter)
 {
 	const EvpgWork *work = letter->work;
 	const ErrorData *error = letter->error;
-	Datum		values[11];
-	char		nulls[11];
+	Datum		values[13];
+	char		nulls[13];
 	Datum		id = 0;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -261,6 +272,8 @@ EvpgWorkBury(const EvpgDeadLetter *letter)
 	put_text(values, nulls, 8, error->constraint_name);
 	put_text(values, nulls, 9, error->message);
 	put_text(values, nulls, 10, error->detail);
+	put_text(values, nulls, 11, error->hint);
+	put_text(values, nulls, 12, error->context);
 	(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_WRITE, values, nulls);
 	(void) EvpgPlanResult(0, 1, &id);
 	EvpgPlanDone();

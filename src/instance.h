@@ -65,6 +65,7 @@ extern void EvpgInstanceRead(const EvpgWork *work, EvpgInstance *instance);
 extern void EvpgInstanceWrite(const EvpgWork *work, const EvpgInstance *instance);
 
 extern List *EvpgWorkDue(int max_count, const char *saga, TimestampTz now);
+extern bool EvpgWorkLeft(const char *saga, int64 position);
 extern TimestampTz EvpgWorkNext(TimestampTz now);
 extern bool EvpgWorkClaim(EvpgWork *work);
 extern bool EvpgWorkDone(const EvpgWork *work);

@@ -12,10 +12,14 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog.h"
+#include "fence.h"
 #include "look.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* A checkpoint that moved over nothing but foreign events is written after so long, in milliseconds. */
@@ -51,6 +55,36 @@ EvpgLookFrom(const EvpgLook *look, const EvpgConsumer *consumer)
 {
 	return look->checkpoint == consumer->checkpoint && look->generation == EvpgCatalogRegistryGeneration() ?
 		look->looked : consumer->checkpoint;
+}
+
+/*
+ * EvpgLookPassed
+ *		Whether a consumer has got over a position: there are no events up to it that
+ *		it takes and has not consumed, though its checkpoint need not say so.  filter
+ *		narrows the search.
+ */
+bool
+EvpgLookPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFilter *filter,
+			   bool (*takes) (void *arg, const EvpgEvent *event), void *arg)
+{
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		any = false;
+
+	if (consumer->checkpoint >= position)
+		return true;
+	if (position - consumer->checkpoint > EVPG_MAX_UNWRITTEN || IsolationUsesXactSnapshot() || RecoveryInProgress() ||
+		EvpgFenceStablePosition(false) < position)
+		return false;
+	filter->after = consumer->checkpoint;
+	filter->upto = position;
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = EvpgLogScanAll(filter);
+	while (!any && EvpgLogScanNext(scan, &event))
+		any = takes(arg, &event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	return !any;
 }
 
 /*

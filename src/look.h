@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "consumer.h"
+#include "log.h"
 
 /* A checkpoint that moved over nothing but foreign events is written after so many positions. */
 #define EVPG_MAX_UNWRITTEN 1000
@@ -26,6 +27,8 @@ typedef struct EvpgLook
 
 extern EvpgLook *EvpgLookFind(const char *name);
 extern int64 EvpgLookFrom(const EvpgLook *look, const EvpgConsumer *consumer);
+extern bool EvpgLookPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFilter *filter,
+						   bool (*takes) (void *consumer, const EvpgEvent *event), void *arg);
 extern void EvpgLookAdvance(EvpgLook *look, const EvpgConsumer *consumer, int64 reached, int64 events, TimestampTz *next);
 
 #endif							/* EVPG_LOOK_H */

@@ -92,9 +92,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.consumer SET errors_total = errors_total OPERATOR(pg_catalog.+) 1,"
 		" error_position = NULLIF($2, 0), attempts = $3, retry_at = $4,"
 		" status = CASE WHEN $5 THEN 'stopped' ELSE status END, last_error = $6, last_sqlstate = $7,"
-		" last_error_at = pg_catalog.clock_timestamp(), updated_at = pg_catalog.clock_timestamp()"
+		" last_context = $8, last_error_at = pg_catalog.clock_timestamp(), updated_at = pg_catalog.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1",
-		7, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID}
+		8, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_LIST] = {
 		"SELECT name FROM evpg.consumer WHERE kind OPERATOR(pg_catalog.=) $1"
@@ -178,9 +178,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_PARKED_FAIL] = {
-		"UPDATE evpg.parked_event SET error = $2, sqlstate = $3, attempts = attempts OPERATOR(pg_catalog.+) 1"
+		"UPDATE evpg.parked_event SET error = $2, sqlstate = $3, context = $4, attempts = attempts OPERATOR(pg_catalog.+) 1"
 		" WHERE parked_event_id OPERATOR(pg_catalog.=) $1",
-		3, {INT8OID, TEXTOID, TEXTOID}
+		4, {INT8OID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_LIST] = {
 		"SELECT \"position\", key, skip_reason IS NOT NULL, parked_event_id FROM evpg.parked_event"
@@ -194,13 +194,14 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		4, {TEXTOID, INT8OID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_SKIP_NEW] = {
-		"INSERT INTO evpg.parked_event (name, \"position\", attempts, error, sqlstate, skip_reason, skipped_by)"
-		" SELECT $1, $2, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error), COALESCE($7, c.last_sqlstate), $3, $4"
+		"INSERT INTO evpg.parked_event (name, \"position\", attempts, error, sqlstate, context, skip_reason, skipped_by)"
+		" SELECT $1, $2, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error), COALESCE($7, c.last_sqlstate),"
+		" CASE WHEN $6 IS NULL THEN c.last_context ELSE $8 END, $3, $4"
 		" FROM (SELECT) AS one"
 		" LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) $1 AND c.error_position OPERATOR(pg_catalog.=) $2"
 		" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name OPERATOR(pg_catalog.=) $1"
 		" AND p.\"position\" OPERATOR(pg_catalog.=) $2)",
-		7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID}
+		8, {TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_UNPARK] = {
 		"DELETE FROM evpg.parked_event WHERE name OPERATOR(pg_catalog.=) $1"
@@ -208,8 +209,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_WRITE] = {
-		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate) VALUES ($1, $2, $3, $4, $5, $6)",
-		6, {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID}
+		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate, context) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+		7, {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PROJECTION_DELETE] = {
 		"DELETE FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1",
@@ -451,14 +452,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_DEAD_LETTER_RETRIED] = {
 		"UPDATE evpg.dead_letter SET attempts = attempts OPERATOR(pg_catalog.+) 1, sqlstate = $2, code = $3, message = $4,"
-		" detail = $5 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
-		5, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		" detail = $5, hint = $6, context = $7 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
+		7, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_WRITE] = {
 		"INSERT INTO evpg.dead_letter (saga, key, source_position, timer_id, attempts, label, command, "
-		"sqlstate, code, message, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "
-		"dead_letter_id",
-		11, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		"sqlstate, code, message, detail, hint, context) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+		" RETURNING dead_letter_id",
+		13, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+		TEXTOID}
 	},
 	[EVPG_PLAN_INSTANCE_LIST] = {
 		"SELECT key FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1"
@@ -602,7 +604,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"OPERATOR(pg_catalog.<) e.\"position\") AND NOT EXISTS (SELECT FROM evpg.timer d WHERE d.saga "
 		"OPERATOR(pg_catalog.=) e.saga AND d.key OPERATOR(pg_catalog.=) e.key AND d.dead_letter_id IS NOT "
 		"NULL) AND EXISTS (SELECT FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) e.saga AND "
-		"c.status OPERATOR(pg_catalog.=) 'running') ORDER BY e.\"position\" LIMIT $1) UNION ALL (SELECT t.saga, "
+		"c.status OPERATOR(pg_catalog.=) 'running' AND c.retry_at IS NULL) ORDER BY e.\"position\" LIMIT $1) UNION ALL (SELECT t.saga, "
 		"t.key, NULL, t.timer_id, t.attempts, t.retry_at IS NULL FROM evpg.timer t WHERE ($3 IS NULL OR t.saga "
 		"OPERATOR(pg_catalog.=) $3) AND t.due_at OPERATOR(pg_catalog.<=) $2 AND t.dead_letter_id IS NULL AND "
 		"(t.retry_at IS NULL OR t.retry_at OPERATOR(pg_catalog.<=) $2) AND (t.saga IS NULL OR (NOT EXISTS "
@@ -611,8 +613,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"OPERATOR(pg_catalog.=) t.saga AND d.key OPERATOR(pg_catalog.=) t.key AND (d.dead_letter_id IS NOT "
 		"NULL OR (d.due_at, d.timer_id) OPERATOR(pg_catalog.<) (t.due_at, t.timer_id))) AND EXISTS (SELECT "
 		"FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) t.saga AND c.status OPERATOR(pg_catalog.=) "
-		"'running'))) ORDER BY t.due_at LIMIT $1)",
+		"'running' AND c.retry_at IS NULL))) ORDER BY t.due_at LIMIT $1)",
 		3, {INT8OID, TIMESTAMPTZOID, TEXTOID}
+	},
+	[EVPG_PLAN_WORK_LEFT] = {
+		"SELECT 1 FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1 AND \"position\" OPERATOR(pg_catalog.<=) $2 LIMIT 1",
+		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_WORK_NEXT] = {
 		"SELECT LEAST((SELECT pg_catalog.min(retry_at) FROM evpg.saga_event WHERE retry_at "

@@ -119,6 +119,11 @@ take_native(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction 
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("saga \"%s\" failed: %s", saga->name,
 						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
+	if (result->events != NULL || result->delta != NULL || result->deleted)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("saga \"%s\" said what only an aggregate or a projection can say", saga->name),
+				 errhint("A saga sends commands: evpg_send().")));
 	reaction->unhandled = result->unhandled;
 	if (!result->unhandled)
 	{
@@ -413,6 +418,36 @@ EvpgReactTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgRe
 	check_handled(saga, reaction);
 	check_reaction(saga, reaction);
 	pop_frame(&frame);
+}
+
+/* Error if a library has no callback for a timer, which is then most likely misspelt. */
+void
+EvpgReactCheckTimer(EvpgSaga *saga, const char *name)
+{
+	if (saga->native && evpg_find_timer(definition(saga), name) == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("saga \"%s\" has no timer \"%s\"", saga->name, name)));
+}
+
+/*
+ * EvpgReactLoad
+ *		Finds all the code of a saga.  An error here is no fault of an event: no
+ *		instance can react.
+ */
+void
+EvpgReactLoad(EvpgSaga *saga)
+{
+	if (saga->native)
+		(void) definition(saga);
+	else
+		(void) resolve(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER);
+	if (saga->rejection_signature != NULL)
+		(void) resolve(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION);
+	if (saga->timer_signature != NULL)
+		(void) resolve(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER);
+	if (saga->key_signature != NULL)
+		(void) resolve(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY);
 }
 
 /* ------------------------------------------------------------------ keys */

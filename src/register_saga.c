@@ -136,6 +136,21 @@ check_transitions(Jsonb *transitions)
 	return transitions;
 }
 
+/* A saga that never starts is a mistake.  Both may be NULL: all types. */
+static void
+check_start_types(ArrayType *all, ArrayType *starting)
+{
+	List	   *names = all == NULL ? NIL : EvpgRegistryNames(all);
+	ListCell   *cell;
+
+	foreach(cell, starting == NULL ? NIL : EvpgRegistryNames(starting))
+		if (!EvpgRegistryListed(names, lfirst(cell)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("start event type \"%s\" is not one of the event types of the saga", (char *) lfirst(cell)),
+				 errhint("Add it to event_types.")));
+}
+
 static ArrayType *
 types_of(const evpg_saga *module, bool starting)
 {
@@ -232,6 +247,8 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgRegistryPut(values, nulls, 18, GetUserNameFromId(GetUserId(), false));
 	if (PG_ARGISNULL(ARG_HANDLER))
 		put_library(fcinfo, values, nulls);
+	check_start_types(EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
+					  EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
 
 	EvpgProjectionRefuse("register sagas");
 	EvpgDispatchRefuse("register sagas");

@@ -501,21 +501,27 @@ evpg_drop_interceptor(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------------ interceptors */
 
+/* A text[] without nulls as a list of strings. */
+List *
+EvpgRegistryNames(ArrayType *array)
+{
+	Datum	   *elements;
+	int			count;
+	List	   *list = NIL;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		list = lappend(list, TextDatumGetCString(elements[i]));
+	return list;
+}
+
 /* A text[] column of the last result as a list of strings; NIL if NULL. */
 List *
 EvpgRegistryList(uint64 row, int column)
 {
 	Datum		value;
-	Datum	   *elements;
-	int			count;
-	List	   *list = NIL;
 
-	if (!EvpgPlanResult(row, column, &value))
-		return NIL;
-	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
-	for (int i = 0; i < count; i++)
-		list = lappend(list, TextDatumGetCString(elements[i]));
-	return list;
+	return EvpgPlanResult(row, column, &value) ? EvpgRegistryNames(DatumGetArrayTypeP(value)) : NIL;
 }
 
 /*

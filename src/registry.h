@@ -12,6 +12,7 @@
 #include "function.h"
 #include "nodes/pg_list.h"
 #include "plan.h"
+#include "utils/array.h"
 #include "utils/jsonb.h"
 
 /* What a session did with an aggregate type; kept to the end of the session. */
@@ -70,6 +71,7 @@ extern void EvpgRegistryAnnounce(Oid relation);
 extern void EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg);
 extern bool EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing,
 							 const char *what, const char *writer);
+extern List *EvpgRegistryNames(ArrayType *array);
 extern List *EvpgRegistryList(uint64 row, int column);
 extern Datum EvpgRegistryArray(List *names);
 extern void EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text);

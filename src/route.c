@@ -16,6 +16,7 @@
 
 #include "attempt.h"
 #include "catalog.h"
+#include "clock.h"
 #include "consumer.h"
 #include "fence.h"
 #include "instance.h"
@@ -174,6 +175,55 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz
 	return reached;
 }
 
+/* The code of the saga, all versions. */
+static void
+load(void *arg)
+{
+	ListCell   *cell;
+
+	foreach(cell, EvpgSagaVersions(arg))
+		EvpgReactLoad(lfirst(cell));
+}
+
+/*
+ * Whether a saga that is owned can run: it is not paused, and its code is there.
+ * Else it waits, and in the end stops, without an event of it being tried.
+ */
+static bool
+is_ready(const EvpgConsumer *consumer, TimestampTz *next)
+{
+	EvpgSaga   *saga = EvpgSagaFind(consumer->name, 0);
+	int			attempts = consumer->attempts;
+	TimestampTz retry_at;
+	ErrorData  *error;
+
+	if (!consumer->running || saga == NULL)
+		return false;
+	if (consumer->retry_at > EvpgClockNow())
+	{
+		*next = Min(*next, consumer->retry_at - EvpgClockNow() + GetCurrentTimestamp());
+		return false;
+	}
+	error = EvpgAttempt(load, (void *) consumer->name);
+	if (error == NULL)
+	{
+		if (attempts > 0)
+			EvpgConsumerAdvance(consumer, consumer->checkpoint, 0);
+		return true;
+	}
+	if (EvpgAttemptCancelled(error))
+		ReThrowError(error);
+	attempts += !EvpgConsumerTransient(error);
+	retry_at = EvpgClockNow() + (EvpgConsumerRetryAt(Max(attempts, 1)) - GetCurrentTimestamp());
+	EvpgConsumerFail(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, error);
+	*next = Min(*next, retry_at - EvpgClockNow() + GetCurrentTimestamp());
+	if (attempts >= saga->max_attempts)
+		ereport(LOG,
+				(errmsg("saga \"%s\" has stopped", consumer->name),
+				 errdetail("%s", error->message)));
+	return false;
+}
+
 /*
  * EvpgRouteRun
  *		Routes the next batch of a saga, in the current transaction.  True if there
@@ -191,7 +241,7 @@ EvpgRouteRun(const char *saga, TimestampTz *next)
 	if (!EvpgConsumerLock(saga, false))
 		return false;
 	EvpgEnter(&scope, "evpg_run()");
-	if (EvpgConsumerRead(saga, &consumer) && consumer.running)
+	if (EvpgConsumerRead(saga, &consumer) && is_ready(&consumer, next))
 	{
 		mark = EvpgFenceStablePosition(false);
 		more = mark > consumer.checkpoint && route_batch(&consumer, mark, &buried, next) < mark;
@@ -214,9 +264,36 @@ EvpgRouteAll(const char *saga)
 	TimestampTz next = DT_NOEND;
 
 	(void) EvpgConsumerLock(saga, true);
-	while (EvpgConsumerRead(saga, &consumer) && consumer.running && consumer.checkpoint < mark)
+	while (EvpgConsumerRead(saga, &consumer) && is_ready(&consumer, &next) && consumer.checkpoint < mark)
 		(void) route_batch(&consumer, mark, &buried, &next);
 	return buried;
+}
+
+static bool
+takes(void *arg, const EvpgEvent *event)
+{
+	ListCell   *cell;
+	bool		any = false;
+
+	foreach(cell, EvpgSagaVersions(arg))
+		any |= EvpgSagaTakes(lfirst(cell), event);
+	return any;
+}
+
+/*
+ * EvpgRouteReached
+ *		Whether the instances of a saga have reacted to all events up to a position,
+ *		as far as they are going to.
+ */
+bool
+EvpgRouteReached(const char *saga, int64 position)
+{
+	List	   *versions = EvpgSagaVersions(saga);
+	EvpgLogFilter filter = {.aggregate_types = all_of(versions, true), .event_types = all_of(versions, false)};
+	EvpgConsumer consumer;
+
+	return EvpgConsumerRead(saga, &consumer) && EvpgLookPassed(&consumer, position, &filter, takes, (void *) saga) &&
+		!EvpgWorkLeft(saga, position);
 }
 
 /* Routes one event once more; false if there is none.  An error of its keys is raised. */

@@ -145,12 +145,12 @@ EvpgSagaVersions(const char *name)
 	return versions;
 }
 
-/* Whether an event is one that the saga reacts to. */
+/* Whether an event is one that the saga reacts to; not one that was injected without sagas. */
 bool
 EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event)
 {
 	return EvpgRegistryListed(saga->aggregate_types, event->aggregate_type) &&
-		EvpgRegistryListed(saga->event_types, event->type);
+		EvpgRegistryListed(saga->event_types, event->type) && EvpgEventMark(event, "no_sagas") == NULL;
 }
 
 /* Whether an event may begin an instance. */

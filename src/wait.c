@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * wait.c
- *		The SQL functions that wait: until a projection has come to a position, and
- *		until a key has changed.
+ *		The SQL functions that wait: until a projection or saga has come to a
+ *		position, and until a key has changed.
  *
  * Who waits is woken by the commit that changes what it waits for: it says that
  * it waits before it looks, so no wake-up is lost.  It looks with the latest
@@ -24,6 +24,8 @@
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
+#include "route.h"
+#include "saga.h"
 #include "shared.h"
 #include "stream.h"
 #include "utils/builtins.h"
@@ -68,7 +70,7 @@ refuse_writer(const Wait *wait)
 	if (EvpgFenceHeld())
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
-				 errmsg("cannot wait for projection \"%s\" in a transaction that has appended events", wait->name),
+				 errmsg("cannot wait for \"%s\" in a transaction that has appended events", wait->name),
 				 errdetail("Consumers see its events when it has committed."),
 				 errhint("Commit first.")));
 }
@@ -105,7 +107,9 @@ has_come(const Wait *wait)
 	bool		come;
 
 	EvpgEnter(&scope, NULL);
-	if (EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE)
+	if (EvpgSagaFind(wait->name, 0) != NULL)
+		come = EvpgRouteReached(wait->name, wait->position);
+	else if (EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE)
 		come = !RecoveryInProgress() || EvpgLogHas(wait->position);
 	else
 		come = EvpgAsyncReached(wait->name, wait->position);
