@@ -366,7 +366,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"
 		" SELECT p.build, k.key, 1, 1, $3, true, pg_catalog.clock_timestamp()"
 		" FROM evpg.projection p, LATERAL pg_catalog.unnest($2) AS k (key)"
-		" WHERE p.name OPERATOR(pg_catalog.=) $1 ON CONFLICT (build, key) DO NOTHING",
+		" WHERE p.name OPERATOR(pg_catalog.=) $1 ORDER BY k.key COLLATE pg_catalog.\"C\" ON CONFLICT (build, key) DO NOTHING",
 		3, {TEXTOID, TEXTARRAYOID, INT8OID}
 	},
 	[EVPG_PLAN_PROJECTED_WATCH] = {

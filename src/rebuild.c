@@ -461,7 +461,7 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 	return more;
 }
 
-/* Tells who catches up by positions of keys that are gone. */
+/* Tells who catches up by positions of keys that are gone; in the order of keys, as appenders lock them. */
 static void
 bury(const char *name, List *keys)
 {

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(9);
+SELECT plan(10);
 CREATE FUNCTION test.contexts() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM pg_backend_memory_contexts
   WHERE name LIKE 'Evpg%' $$;
 
@@ -51,4 +51,13 @@ SET evpg.state_cache_size = 0;
 SELECT count(*) FROM evpg_execute('wide', '1', 'X') \g /dev/null
 SELECT ok((SELECT sum(used_bytes) < 100000 FROM pg_backend_memory_contexts WHERE name IN ('EvpgStateCache', 'evpg states')),
   'A08: a smaller cache gives its memory back');
+
+-- evpg_run, however much there is to be done
+CREATE FUNCTION test.measure(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql VOLATILE AS $$
+  SELECT evpg_reaction(jsonb_build_object('bytes', (SELECT sum(total_bytes) FROM pg_backend_memory_contexts))) $$;
+SELECT evpg_register_saga('measure', 'test.measure', start_event_types => '{Large}') \g /dev/null
+SELECT count(*) FROM generate_series(1, 300) n, evpg_append('wide', 'm' || n, ARRAY[evpg_event('Large', to_jsonb(repeat(md5(n::text), 1000)))]) \g /dev/null
+CALL evpg_run();
+SELECT ok(count(*) = 300 AND max((state->>'bytes')::bigint) - min((state->>'bytes')::bigint) < 2000000, 'evpg_run: what one reaction needs is not kept for the next')
+  FROM evpg.saga_instance;
 SELECT * FROM finish();
