@@ -33,6 +33,7 @@
 #include "miscadmin.h"
 #include "project.h"
 #include "registry.h"
+#include "shared.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -301,6 +302,8 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 			failed = lappend(failed, parked->key);
 		CHECK_FOR_INTERRUPTS();
 	}
+	/* Who left the consumer alone meanwhile looks again. */
+	EvpgWakeConsumers();
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(count);
 }

@@ -40,11 +40,13 @@
 #include "log.h"
 #include "miscadmin.h"
 #include "settings.h"
+#include "shared.h"
 #include "storage/lock.h"
 #include "stream.h"
 #include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/inval.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -75,7 +77,11 @@ EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, SAGA_CLASS);
-	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (LockAcquire(&tag, mode, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	/* Who waited for a registration is to see it. */
+	AcceptInvalidationMessages();
+	return true;
 }
 
 static void
@@ -436,6 +442,8 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	if (failure == NULL)
 	{
 		*sent += acting.dispatched;
+		if (what->saga != NULL)
+			EvpgWakeWaiters(EvpgHashPair(what->saga, ""));
 		return EVPG_DISPATCHED;
 	}
 	if (EvpgAttemptCancelled(failure))

@@ -365,6 +365,20 @@ EvpgEventsToJsonb(const EvpgEvent *events, int count)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 }
 
+/* What evpg itself has written into the metadata of an event under a name; NULL: nothing. */
+JsonbValue *
+EvpgEventMark(const EvpgEvent *event, const char *name)
+{
+	JsonbValue *own;
+
+	if (event->metadata == NULL || !JB_ROOT_IS_OBJECT(event->metadata))
+		return NULL;
+	own = getKeyJsonValueFromContainer(&event->metadata->root, "evpg", 4, NULL);
+	if (own == NULL || own->type != jbvBinary || !JsonContainerIsObject(own->val.binary.data))
+		return NULL;
+	return getKeyJsonValueFromContainer(own->val.binary.data, name, strlen(name), NULL);
+}
+
 /* One event object. */
 Jsonb *
 EvpgEventToJsonb(const EvpgEvent *event)

@@ -446,8 +446,9 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	slot_getallattrs(slot);
 	event->position = DatumGetInt64(slot->tts_values[LOG_POSITION]);
 	event->version = DatumGetInt64(slot->tts_values[LOG_VERSION]);
-	event->aggregate_type = stream.aggregate_type;
-	event->aggregate_id = stream.aggregate_id;
+	/* Copies: a scan inside of this one may make the session forget streams. */
+	event->aggregate_type = pstrdup(stream.aggregate_type);
+	event->aggregate_id = pstrdup(stream.aggregate_id);
 	event->type = get_text(slot, LOG_TYPE);
 	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);
 	event->data = get_varlena(slot, LOG_DATA);

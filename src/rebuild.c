@@ -57,6 +57,9 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* How long the end of a rebuild waits for appenders; longer ones would keep others waiting too. */
 #define FENCE_TIMEOUT "200ms"
 
+/* When to look again if another session kept this one from ending a rebuild, in ms. */
+#define END_PAUSE 100
+
 /* Rows of an old build are deleted so many at a time. */
 #define CLEAN_ROWS 5000
 
@@ -415,12 +418,16 @@ run_part(Rebuild *rebuild)
 
 /* Ends the rebuild if all parts are near; false if they are not, or others are in the way. */
 static bool
-run_end(Rebuild *rebuild)
+run_end(Rebuild *rebuild, TimestampTz *next)
 {
 	ErrorData  *error;
 
 	if (!lock_rebuild(rebuild->name, ExclusiveLock, false) || !EvpgConsumerLock(rebuild->name, false))
+	{
+		/* Perhaps they are in each other's way. */
+		*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), END_PAUSE));
 		return false;
+	}
 	read_parts(rebuild);
 	if (rebuild->projection->reset_signature == NULL)
 		for (int part = 0; part < rebuild->parts; part++)
@@ -456,7 +463,7 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 		more = false;
 	}
 	else
-		more = (rebuild.projection->reset_signature == NULL && run_part(&rebuild)) || run_end(&rebuild);
+		more = (rebuild.projection->reset_signature == NULL && run_part(&rebuild)) || run_end(&rebuild, next);
 	EvpgLeave(&scope);
 	return more;
 }

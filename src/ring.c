@@ -111,7 +111,10 @@ current_mark(void)
 	if (nmarks == 0 || marks[nmarks - 1].subid != subid)
 	{
 		if (nmarks == marks_space)
-			marks = repalloc_huge(marks, sizeof(Mark) * (marks_space *= 2));
+		{
+			marks = repalloc_huge(marks, sizeof(Mark) * marks_space * 2);
+			marks_space *= 2;
+		}
 		marks[nmarks].subid = subid;
 		marks[nmarks].start = frames.len;
 		marks[nmarks].count = 0;

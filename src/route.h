@@ -12,6 +12,7 @@
 
 extern bool EvpgRouteRun(const char *saga, TimestampTz *next);
 extern int64 EvpgRouteAll(const char *saga);
+extern bool EvpgRouteReached(const char *saga, int64 position);
 extern bool EvpgRouteAgain(const char *saga, int64 position);
 
 #endif							/* EVPG_ROUTE_H */

@@ -63,7 +63,7 @@ define_for_postmaster(void)
 	DefineCustomIntVariable("evpg.broadcast_buffer",
 							"Shared memory of each database for frames that are still to be sent.",
 							NULL,
-							&EvpgBroadcastBuffer, 4096, 64, 1024 * 1024, PGC_POSTMASTER,
+							&EvpgBroadcastBuffer, 4096, 64, 512 * 1024, PGC_POSTMASTER,
 							GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("evpg.max_databases",
 							"Most databases that have workers.",

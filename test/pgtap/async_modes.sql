@@ -207,7 +207,7 @@ SELECT is(error_of(statement), error, 'rule 9: ' || statement) FROM (VALUES
   ($$SELECT evpg_watch('asy', NULL)$$, '22004 projection key must not be null'), ($$SELECT evpg_watch('asy', 'a', timeout => '-1 s')$$, '22023 timeout must not be negative')) x (statement, error);
 BEGIN;
 SELECT add('w', 1) AS position \gset
-SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)), 'VE015 cannot wait for projection "asy" in a transaction that has appended events', 'rule 9: who has appended would wait for itself');
+SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)), 'VE015 cannot wait for "asy" in a transaction that has appended events', 'rule 9: who has appended would wait for itself');
 SELECT is(evpg_wait_for('asy', :position - 1), true, 'rule 9: what has come already is no wait');
 SELECT is(evpg_wait_for('inl', :position), true, 'rule 9: nor is an inline projection');
 ROLLBACK;
