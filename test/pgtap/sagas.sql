@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(295);
+SELECT plan(297);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql
@@ -229,6 +229,9 @@ SELECT is(run() || ' ' || total('w'), '1 0 6 115', 'rule 9: then it is');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT count(*) FROM evpg.stream \g /dev/null
 SELECT is(error_of('SELECT run()'), '25000 the stable position needs isolation level READ COMMITTED', 'A31: under REPEATABLE READ');
+-- who does not see what instances there are cannot say what they still need
+SELECT is(error_of($$SELECT register_script('script', 4)$$), '25000 applying events of the log needs isolation level READ COMMITTED', 'rule 18: nor is a saga registered');
+SELECT is(error_of($$SELECT evpg_drop_saga('script')$$), '25000 applying events of the log needs isolation level READ COMMITTED', 'rule 18: or dropped');
 ROLLBACK;
 -- an event that is injected, a chain of two sagas
 SELECT count(*) FROM evpg_inject('counter', 'injected', evpg_event('Started', script(send('w', 'Add', 10)), event_id => 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')) \g /dev/null
