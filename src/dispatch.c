@@ -39,6 +39,7 @@
 #include "errors.h"
 #include "log.h"
 #include "miscadmin.h"
+#include "reaction.h"
 #include "settings.h"
 #include "storage/lock.h"
 #include "stream.h"
@@ -213,6 +214,20 @@ follow(EvpgActing *acting, const EvpgReaction *reaction, const char *before)
 	EvpgInstanceWrite(acting->work, &acting->instance);
 }
 
+/* Whether the version that an instance has finds its key in an event; perhaps only another one has. */
+static bool
+is_meant(const EvpgActing *acting, const EvpgEvent *event)
+{
+	ListCell   *cell;
+
+	if (list_length(EvpgSagaVersions(acting->saga->name)) < 2)
+		return true;
+	foreach(cell, EvpgReactKeys(acting->saga, event))
+		if (strcmp(lfirst(cell), acting->work->key) == 0)
+		return true;
+	return false;
+}
+
 static void
 begin_instance(EvpgActing *acting)
 {
@@ -233,7 +248,7 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 		return;
 	find_saga(acting);
 	if (!EvpgSagaTakes(acting->saga, event) ||
-		(!instance->exists && !EvpgSagaStarts(acting->saga, event)))
+		(!instance->exists && !EvpgSagaStarts(acting->saga, event)) || !is_meant(acting, event))
 		return;
 	acting->source = EvpgUuidText(&event->event_id);
 	acting->correlation_id = event->correlation_id != NULL ? event->correlation_id : acting->source;

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(297);
+SELECT plan(298);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql
@@ -161,6 +161,7 @@ SELECT signal('v1', 'Step'), signal('v2', 'Walk'), signal('v3', 'Begin'), signal
 SELECT run() \g /dev/null
 SELECT is(in_state('v1') || ', ' || in_state('v2'), 'running {"v1": 4}, running {"v2": 2}', 'rule 18: each version takes its own events');
 SELECT is(in_state('other v3'), 'running {"v2": 2}', 'rule 18: and has its own keys');
+SELECT is(in_state('v3'), NULL, 'rule 18: a key that only an older version finds begins no instance');
 SELECT is(evpg_register_saga('v', 'test.v2', event_types => '{Begin,Step,End}', start_event_types => '{Begin}'), true, 'rule 18: the handler of a running version can be changed');
 SELECT signal('v1', 'Step') \g /dev/null
 SELECT run() \g /dev/null
