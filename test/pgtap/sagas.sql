@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(298);
+SELECT plan(301);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql
@@ -82,6 +82,15 @@ SELECT is(run(), '0 2', 'rule 17: what cannot be a key is a dead letter');
 SELECT is(letters('-', 'odd'), 'tried 1 22023 key path of saga "odd" finds an object or array, tried 1 VE014 saga key is too long', 'rule 17: which says so');
 SELECT is((SELECT count(*) FROM evpg_saga('odd', 'fine')), 1::bigint, 'rule 17: and keeps nobody waiting');
 SELECT evpg_drop_saga('odd') \g /dev/null
+
+-- ------------------------------------------------------------------ the end of a compensation
+
+-- each undo is refused, and what is sent in its place could be undone, too
+SELECT start('endless', '{"set": {"on_refusal": {"actions": []}}}' || script(send('e1', 'Add', 1, undo => send('e1', 'Subtract', 9)), send('e1', 'Add', 1, undo => send('e1', 'Subtract', 8)))) \g /dev/null
+SELECT is(run(), '2 0', 'B52: two sends that can be undone');
+SELECT tell('endless', jsonb_build_object('set', jsonb_build_object('on_refusal', script(send('e2', 'Add', 1, undo => send('e1', 'Subtract', 7)))), 'actions', jsonb_build_array(evpg_action_compensate()))) \g /dev/null
+SELECT is(run() || ' ' || total('e2'), '2 0 2 2', 'B52: what is sent in the place of an undo is not undone');
+SELECT is(instance('endless'), 'completed 2 {"seen": 2}', 'B52: and the compensation ends');
 
 -- ------------------------------------------------------------------ functions
 
