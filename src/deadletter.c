@@ -56,6 +56,9 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	int64		sent = 0;
 	int64		dead = 0;
 	bool		idle = false;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext round = AllocSetContextCreate(caller, "EvpgRunSagas", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory = AllocSetContextCreate(round, "EvpgRunSagas work", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 	EvpgScope	scope;
 
@@ -72,18 +75,25 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	while (!idle && left > 0)
 	{
 		idle = true;
+		MemoryContextResetOnly(round);
+		MemoryContextSwitchTo(round);
 		foreach(cell, EvpgWorkDue((int) Min(left, 100), NULL, EvpgClockNow()))
 		{
 			EvpgWork   *work = lfirst(cell);
 
 			if (left == 0 || !EvpgDispatchLock(work, false, false) || !EvpgWorkClaim(work))
 				continue;
+			MemoryContextSwitchTo(memory);
 			dead += EvpgDispatch(work, false, &sent, NULL) == EVPG_DISPATCH_DEAD;
+			MemoryContextSwitchTo(round);
+			MemoryContextReset(memory);
 			left--;
 			idle = false;
 			CHECK_FOR_INTERRUPTS();
 		}
 	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(round);
 	EvpgLeave(&scope);
 	PG_RETURN_DATUM(two_counts(fcinfo, sent, dead));
 }

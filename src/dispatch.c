@@ -46,6 +46,8 @@
 #include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -562,8 +564,9 @@ claim(MemoryContext context, TimestampTz *next)
 }
 
 static void
-run_claimed(void (*commit) (void))
+run_claimed(void (*commit) (void), MemoryContext context)
 {
+	MemoryContext memory = AllocSetContextCreate(context, "EvpgDispatch", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 
 	foreach(cell, claimed)
@@ -575,12 +578,14 @@ run_claimed(void (*commit) (void))
 		if (!what->locked)
 			continue;
 		EVPG_WAIT_POINT("saga_claimed");
+		MemoryContextSwitchTo(memory);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
 		(void) EvpgDispatch(what, false, &sent, NULL);
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 		commit();
+		MemoryContextReset(memory);
 		unlock(what);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -601,7 +606,7 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 		claim(context, next);
 		any_claimed = (claimed != NIL);
 		commit();
-		run_claimed(commit);
+		run_claimed(commit, context);
 	}
 	PG_CATCH();
 	{

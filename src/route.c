@@ -141,8 +141,9 @@ static int64
 route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz *next)
 {
 	EvpgLook   *look = EvpgLookFind(consumer->name);
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRoute", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgLogFilter filter = {
 		.after = EvpgLookFrom(look, consumer),
@@ -170,6 +171,8 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz
 	if (routes.keys != NIL)
 		EvpgWorkRoute(consumer->name, routes.keys, routes.positions);
 	EvpgLookAdvance(look, consumer, reached, routes.events, next);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 	*buried += routes.buried;
 	return reached;
 }
