@@ -403,6 +403,14 @@ fail(EvpgActing *acting, const ErrorData *error)
 	return EVPG_DISPATCH_LATER;
 }
 
+static bool
+is_running(const char *saga)
+{
+	EvpgConsumer consumer;
+
+	return EvpgConsumerRead(saga, &consumer) && consumer.running;
+}
+
 /*
  * EvpgDispatch
  *		Does work in the current transaction.  The caller holds its lock and is
@@ -419,9 +427,12 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	EvpgDispatchRefuse("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextLeave();
-	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
+	if (what->saga != NULL && (!EvpgDispatchLockSaga(what->saga, ShareLock, again) || (!again && !is_running(what->saga))))
 	{
-		/* The saga is being changed: that was no attempt. */
+		/*
+		 * The saga is being changed, or was paused since this was claimed:
+		 * that was no attempt.
+		 */
 		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
 		return EVPG_DISPATCH_LATER;
 	}
