@@ -559,9 +559,13 @@ claim(MemoryContext context, TimestampTz *next)
 	EvpgEnter(&scope, "evpg_run()");
 	lock_due(context);
 	foreach(cell, claimed)
-		if (!EvpgWorkClaim(lfirst(cell)))
-		unlock(lfirst(cell));
-	if (claimed != NIL)
+	{
+		if (EvpgWorkClaim(lfirst(cell)))
+			any_claimed = true;
+		else
+			unlock(lfirst(cell));
+	}
+	if (any_claimed)
 		ForceSyncCommit();
 	else
 	{
@@ -615,7 +619,6 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 	PG_TRY();
 	{
 		claim(context, next);
-		any_claimed = (claimed != NIL);
 		commit();
 		run_claimed(commit, context);
 	}

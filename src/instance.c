@@ -161,7 +161,11 @@ EvpgWorkNext(TimestampTz now)
 	return next;
 }
 
-/* Counts an attempt at work that nobody else has done, or tried, since it was seen; false if somebody has. */
+/*
+ * Counts an attempt at work that nobody else has done, or tried, since it was
+ * seen; false if somebody has, or has locked its row, so that nothing is waited
+ * for.
+ */
 bool
 EvpgWorkClaim(EvpgWork *work)
 {

@@ -536,9 +536,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_TIMER_CLAIM] = {
-		"UPDATE evpg.timer SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE timer_id "
-		"OPERATOR(pg_catalog.=) $1 AND attempts OPERATOR(pg_catalog.=) $2 AND due_at OPERATOR(pg_catalog.<=) "
-		"$3 AND dead_letter_id IS NULL",
+		"UPDATE evpg.timer SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE ctid OPERATOR(pg_catalog.=) "
+		"(SELECT ctid FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 AND attempts OPERATOR(pg_catalog.=) $2 "
+		"AND due_at OPERATOR(pg_catalog.<=) $3 AND dead_letter_id IS NULL FOR UPDATE SKIP LOCKED)",
 		3, {INT8OID, INT4OID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_TIMER_CLEAR] = {
@@ -584,9 +584,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		4, {TEXTOID, TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_WORK_CLAIM] = {
-		"UPDATE evpg.saga_event SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE saga "
-		"OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND \"position\" OPERATOR(pg_catalog.=) $3 "
-		"AND attempts OPERATOR(pg_catalog.=) $4 AND dead_letter_id IS NULL",
+		"UPDATE evpg.saga_event SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE ctid OPERATOR(pg_catalog.=) "
+		"(SELECT ctid FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 "
+		"AND \"position\" OPERATOR(pg_catalog.=) $3 AND attempts OPERATOR(pg_catalog.=) $4 AND dead_letter_id IS NULL "
+		"FOR UPDATE SKIP LOCKED)",
 		4, {TEXTOID, TEXTOID, INT8OID, INT4OID}
 	},
 	[EVPG_PLAN_WORK_DONE] = {
