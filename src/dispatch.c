@@ -379,7 +379,9 @@ bury(EvpgActing *acting, const ErrorData *error)
 	const EvpgWork *work = acting->work;
 	EvpgDeadLetter letter = {.work = work, .label = acting->label, .command = acting->command, .error = error};
 
-	(void) EvpgWorkBury(&letter);
+	/* A timer that was moved or cancelled meanwhile is not given up. */
+	if (EvpgWorkBury(&letter) == 0)
+		return EVPG_DISPATCH_LATER;
 	ereport(LOG,
 			(work->saga == NULL ? errmsg("scheduled command has become a dead letter") :
 			 errmsg("saga \"%s\", key \"%s\" has a dead letter", work->saga, work->key),

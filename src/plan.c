@@ -456,9 +456,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_DEAD_LETTER_WRITE] = {
 		"INSERT INTO evpg.dead_letter (saga, key, source_position, timer_id, attempts, label, command, "
-		"sqlstate, code, message, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "
-		"dead_letter_id",
-		11, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		"sqlstate, code, message, detail) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 WHERE $4 IS NULL OR EXISTS "
+		"(SELECT FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $4 AND due_at OPERATOR(pg_catalog.<=) $12 FOR UPDATE) "
+		"RETURNING dead_letter_id",
+		12, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_INSTANCE_LIST] = {
 		"SELECT key FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1"
