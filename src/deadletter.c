@@ -116,13 +116,17 @@ result_int(int column)
 	return EvpgPlanResult(0, column, &value) ? DatumGetInt64(value) : 0;
 }
 
-/* Locks a dead letter that is not resolved, and says what it is about; false if there is none. */
+/*
+ * Locks a dead letter that is not resolved, and says what it is about; false if
+ * there is none.  The saga is locked first, as by who changes it, then the
+ * instance, then the row.
+ */
 static bool
 read_dead_letter(int64 id, EvpgWork *work)
 {
 	Datum		value = Int64GetDatum(id);
 	MemoryContext caller = CurrentMemoryContext;
-	bool		found = EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_READ, &value, NULL) > 0;
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_READ, &value, NULL) > 0;
 
 	memset(work, 0, sizeof(EvpgWork));
 	if (found)
@@ -136,8 +140,14 @@ read_dead_letter(int64 id, EvpgWork *work)
 		MemoryContextSwitchTo(old);
 	}
 	EvpgPlanDone();
-	if (found && (work->key != NULL || work->saga == NULL))
+	if (!found)
+		return false;
+	if (work->saga != NULL)
+		(void) EvpgDispatchLockSaga(work->saga, ShareLock, true);
+	if (work->key != NULL || work->saga == NULL)
 		(void) EvpgDispatchLock(work, false, true);
+	found = EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_LOCK, &value, NULL) > 0;
+	EvpgPlanDone();
 	return found;
 }
 

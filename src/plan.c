@@ -439,9 +439,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"$1 ORDER BY dead_letter_id LIMIT $2",
 		2, {TEXTOID, INT8OID}
 	},
+	[EVPG_PLAN_DEAD_LETTER_LOCK] = {
+		"SELECT 1 FROM evpg.dead_letter WHERE dead_letter_id OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL FOR UPDATE",
+		1, {INT8OID}
+	},
 	[EVPG_PLAN_DEAD_LETTER_READ] = {
 		"SELECT saga, key, source_position, timer_id FROM evpg.dead_letter WHERE dead_letter_id "
-		"OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL FOR UPDATE",
+		"OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL",
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_RESOLVE] = {
