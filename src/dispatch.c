@@ -78,7 +78,11 @@ EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, SAGA_CLASS);
-	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (LockAcquire(&tag, mode, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	/* What was registered until now must be seen. */
+	AcceptInvalidationMessages();
+	return true;
 }
 
 static void
