@@ -428,12 +428,6 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
 	},
-	[EVPG_PLAN_DEAD_LETTER_DISCARDED] = {
-		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
-		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL"
-		" AND reason OPERATOR(pg_catalog.<>) 'saga was dropped'",
-		1, {TEXTOID}
-	},
 	[EVPG_PLAN_DEAD_LETTER_LIST] = {
 		"SELECT dead_letter_id FROM evpg.dead_letter WHERE resolved_at IS NULL AND saga IS NOT DISTINCT FROM "
 		"$1 ORDER BY dead_letter_id LIMIT $2",
@@ -490,6 +484,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.saga_instance SET state = $3, updated_at = pg_catalog.clock_timestamp()"
 		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		3, {TEXTOID, TEXTOID, JSONBOID}
+	},
+	[EVPG_PLAN_INSTANCE_UNSEEN] = {
+		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND source_position IS NOT NULL AND (resolved_at IS NULL OR resolution OPERATOR(pg_catalog.=) 'discarded')"
+		" AND created_at OPERATOR(pg_catalog.>) (SELECT created_at FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1) UNION ALL"
+		" SELECT e.key, e.\"position\" FROM evpg.saga_event e JOIN evpg.saga_instance i ON i.saga OPERATOR(pg_catalog.=) e.saga"
+		" AND i.key OPERATOR(pg_catalog.=) e.key WHERE e.saga OPERATOR(pg_catalog.=) $1"
+		" AND e.\"position\" OPERATOR(pg_catalog.<=) i.\"position\"",
+		1, {TEXTOID}
 	},
 	[EVPG_PLAN_INSTANCE_WRITE] = {
 		"INSERT INTO evpg.saga_instance (saga, key, state, undo, version, \"position\", saga_version, status, "
