@@ -162,6 +162,27 @@ is(worker('postgres'), $worker, 'the worker went on without it');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($worker)");
 soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $worker", 'and the new one looks after it');
 
+# ------------------------------------------------------------------ what user code leaves behind
+
+$node->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION add(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT evpg_event('Added') $$;
+CREATE FUNCTION same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
+CREATE FUNCTION locks(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_lock(17);
+  IF event.type = 'Bad' THEN RAISE 'bad'; END IF;
+  RETURN state;
+END $$;
+SELECT evpg_register_aggregate('plain', 'add', 'same');
+SELECT evpg_register_projection('locks', 'locks', mode => 'async', constant_key => 'all', on_error => 'skip', max_attempts => 1);
+SQL
+foreach my $type ('Good', 'Bad')
+{
+	$node->safe_psql('postgres', "SELECT FROM evpg_append('plain', 'a', ARRAY[evpg_event('$type')])");
+	is($node->safe_psql('postgres', "SELECT evpg_wait_for('locks', evpg_stable_position())"), 't', "$type: the event is consumed");
+	soon("SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17)", "$type: the worker keeps no advisory lock of user code");
+}
+
 # ------------------------------------------------------------------ standby
 
 $node->backup('base');
