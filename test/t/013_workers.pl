@@ -183,6 +183,21 @@ foreach my $type ('Good', 'Bad')
 	soon("SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17)", "$type: the worker keeps no advisory lock of user code");
 }
 
+# ------------------------------------------------------------------ a wait that looks often
+
+$node->safe_psql('postgres', "SELECT evpg_register_projection('kept', 'same', constant_key => repeat('k', 1000))");
+my $waiter = $node->background_psql('postgres', on_error_stop => 0);
+my $waiting = $waiter->query('SELECT pg_backend_pid()');
+$waiter->query_until(qr/waits/, "\\echo waits\nSELECT evpg_watch('kept', repeat('k', 1000), 1000000, NULL, 1);\n");
+soon("SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $waiting", 'a session waits for a key');
+$node->safe_psql('postgres', "DO \$\$ BEGIN FOR i IN 1 .. 2000 LOOP PERFORM evpg_append('plain', 'b', ARRAY[evpg_event('Good')]); COMMIT; END LOOP; END \$\$");
+$node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($waiting)");
+ok($node->wait_for_log(qr/\[$waiting\] .*Grand total:/), 'it says what memory it has');
+my @used = slurp_file($node->logfile) =~ /\[$waiting\] .*(?:ExprContext|EvpgWait): (\d+) total/g;
+is(scalar(grep { $_ > 100_000 } @used), 0, 'which does not grow with each look');
+$node->safe_psql('postgres', "SELECT pg_cancel_backend($waiting)");
+$waiter->quit;
+
 # ------------------------------------------------------------------ standby
 
 $node->backup('base');
