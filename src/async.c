@@ -26,6 +26,7 @@
 #include "batch.h"
 #include "catalog.h"
 #include "check.h"
+#include "clock.h"
 #include "consumer.h"
 #include "fence.h"
 #include "log.h"
@@ -105,7 +106,7 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 {
 	int64		position = EvpgProjectPosition;
 	int			attempts = 0;
-	TimestampTz retry_at = GetCurrentTimestamp();
+	TimestampTz retry_at = EvpgClockNow();
 	bool		passed;
 
 	if (position <= batch->after || position > batch->upto)
@@ -129,7 +130,7 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 		return;
 	}
 	passed = give_up(consumer, projection, error);
-	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? GetCurrentTimestamp() : retry_at,
+	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
 					 !passed, error);
 	ereport(LOG,
 			(errmsg("projection \"%s\" has %s at position " INT64_FORMAT, consumer->name,
@@ -165,9 +166,9 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		EvpgLeave(&scope);
 		return false;
 	}
-	if (consumer.retry_at > GetCurrentTimestamp())
+	if (consumer.retry_at > EvpgClockNow())
 	{
-		*next = Min(*next, consumer.retry_at);
+		*next = Min(*next, EvpgClockWall(consumer.retry_at));
 		EvpgLeave(&scope);
 		return false;
 	}
