@@ -34,6 +34,7 @@
 #include "miscadmin.h"
 #include "project.h"
 #include "registry.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -174,7 +175,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	}
 
 	look = EvpgLookFind(name);
-	mark = EvpgFenceStablePosition(false);
+	mark = EVPG_MUTATION("consumer_unstable") ? EvpgFenceLastDrawn() : EvpgFenceStablePosition(false);
 	batch.projection = projection;
 	batch.build = projection->build;
 	batch.after = EvpgLookFrom(look, &consumer);
