@@ -26,6 +26,7 @@
 #include "batch.h"
 #include "catalog.h"
 #include "check.h"
+#include "clock.h"
 #include "consumer.h"
 #include "fence.h"
 #include "log.h"
@@ -34,6 +35,7 @@
 #include "project.h"
 #include "registry.h"
 #include "shared.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -106,7 +108,7 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 {
 	int64		position = EvpgProjectPosition;
 	int			attempts = 0;
-	TimestampTz retry_at = GetCurrentTimestamp();
+	TimestampTz retry_at = EvpgClockNow();
 	bool		passed;
 
 	if (position <= batch->after || position > batch->upto)
@@ -130,7 +132,7 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 		return;
 	}
 	passed = give_up(consumer, projection, error);
-	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? GetCurrentTimestamp() : retry_at,
+	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
 					 !passed, error);
 	ereport(LOG,
 			(errmsg("projection \"%s\" has %s at position " INT64_FORMAT, consumer->name,
@@ -166,15 +168,15 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		EvpgLeave(&scope);
 		return false;
 	}
-	if (consumer.retry_at > GetCurrentTimestamp())
+	if (consumer.retry_at > EvpgClockNow())
 	{
-		*next = Min(*next, consumer.retry_at);
+		*next = Min(*next, EvpgClockWall(consumer.retry_at));
 		EvpgLeave(&scope);
 		return false;
 	}
 
 	look = EvpgLookFind(name);
-	mark = EvpgFenceStablePosition(false);
+	mark = EVPG_MUTATION("consumer_unstable") ? EvpgFenceLastDrawn() : EvpgFenceStablePosition(false);
 	batch.projection = projection;
 	batch.build = projection->build;
 	batch.after = EvpgLookFrom(look, &consumer);

@@ -20,3 +20,10 @@ EvpgClockNow(void)
 {
 	return GetCurrentTimestamp() + EvpgClockOffset * USECS_PER_SEC;
 }
+
+/* When it is that time by the wall clock, as who sleeps needs it. */
+TimestampTz
+EvpgClockWall(TimestampTz due)
+{
+	return due - EvpgClockOffset * USECS_PER_SEC;
+}

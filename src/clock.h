@@ -11,5 +11,6 @@
 #include "datatype/timestamp.h"
 
 extern TimestampTz EvpgClockNow(void);
+extern TimestampTz EvpgClockWall(TimestampTz due);
 
 #endif							/* EVPG_CLOCK_H */

@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "check.h"
+#include "clock.h"
 #include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "consumer.h"
@@ -208,7 +209,7 @@ EvpgConsumerRetryAt(int attempts)
 {
 	double		seconds = Min(FIRST_RETRY * pow(2, Min(attempts, 30) - 1), LAST_RETRY);
 
-	return GetCurrentTimestamp() +
+	return EvpgClockNow() +
 		(int64) (seconds * (1 + pg_prng_double(&pg_global_prng_state) / 4) * USECS_PER_SEC);
 }
 
@@ -224,9 +225,10 @@ EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		pause = 0;
 
+	retry_at = EvpgClockWall(retry_at);
 	if (retry_at > last_error_at && !TimestampDifferenceExceeds(retry_at, now, ROW_ENDS))
 		pause = (retry_at - last_error_at) / 1000 * 2;
-	return TimestampTzPlusMilliseconds(now, Min(Max(pause, first), LAST_PAUSE));
+	return TimestampTzPlusMilliseconds(EvpgClockNow(), Min(Max(pause, first), LAST_PAUSE));
 }
 
 /* An error that need not come back: of concurrency, or of a server that is short of something. */

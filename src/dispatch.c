@@ -574,7 +574,7 @@ claim(MemoryContext context, TimestampTz *next)
 		TimestampTz due = EvpgWorkNext(EvpgClockNow());
 
 		if (!TIMESTAMP_NOT_FINITE(due))
-			*next = Min(*next, due - EvpgClockNow() + GetCurrentTimestamp());
+			*next = Min(*next, EvpgClockWall(due));
 	}
 	EvpgLeave(&scope);
 	PopActiveSnapshot();

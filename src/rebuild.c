@@ -28,6 +28,7 @@
 #include "attempt.h"
 #include "catalog.h"
 #include "check.h"
+#include "clock.h"
 #include "common/hashfn.h"
 #include "consumer.h"
 #include "fence.h"
@@ -391,7 +392,7 @@ fail(Rebuild *rebuild, const ErrorData *error)
 	}
 	values[0] = CStringGetTextDatum(rebuild->name);
 	values[1] = Int32GetDatum(attempts);
-	values[2] = TimestampTzGetDatum(skipped ? GetCurrentTimestamp() : counts ? EvpgConsumerRetryAt(attempts) :
+	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgConsumerRetryAt(attempts) :
 									EvpgConsumerPause(rebuild->last_error_at, rebuild->retry_at, FIRST_PAUSE));
 	values[3] = CStringGetTextDatum(error->message);
 	values[4] = BoolGetDatum(failed);
@@ -465,9 +466,9 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 	EvpgEnter(&scope, "evpg_run()");
 	if (!read_rebuild(name, &rebuild) || !rebuild.running)
 		more = false;
-	else if (rebuild.retry_at > GetCurrentTimestamp())
+	else if (rebuild.retry_at > EvpgClockNow())
 	{
-		*next = Min(*next, rebuild.retry_at);
+		*next = Min(*next, EvpgClockWall(rebuild.retry_at));
 		more = false;
 	}
 	else

@@ -184,6 +184,7 @@ load(void *arg)
 
 	foreach(cell, EvpgSagaVersions(arg))
 		EvpgReactLoad(lfirst(cell));
+	EvpgSagaFind(arg, 0)->found = true;
 }
 
 /*
@@ -202,22 +203,22 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 		return false;
 	if (consumer->retry_at > EvpgClockNow())
 	{
-		*next = Min(*next, consumer->retry_at - EvpgClockNow() + GetCurrentTimestamp());
+		*next = Min(*next, EvpgClockWall(consumer->retry_at));
 		return false;
 	}
-	error = EvpgAttempt(load, (void *) consumer->name);
+	error = saga->found ? NULL : EvpgAttempt(load, (void *) consumer->name);
 	if (error == NULL)
 	{
-		if (attempts > 0)
+		if (consumer->retry_at != 0)
 			EvpgConsumerAdvance(consumer, consumer->checkpoint, 0);
 		return true;
 	}
 	if (EvpgAttemptCancelled(error))
 		ReThrowError(error);
 	attempts += !EvpgConsumerTransient(error);
-	retry_at = EvpgClockNow() + (EvpgConsumerRetryAt(Max(attempts, 1)) - GetCurrentTimestamp());
+	retry_at = EvpgConsumerRetryAt(Max(attempts, 1));
 	EvpgConsumerFail(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, error);
-	*next = Min(*next, retry_at - EvpgClockNow() + GetCurrentTimestamp());
+	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)
 		ereport(LOG,
 				(errmsg("saga \"%s\" has stopped", consumer->name),

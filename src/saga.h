@@ -33,6 +33,7 @@ typedef struct EvpgSaga
 	EvpgFunction *rejection_handler;
 	EvpgFunction *timer_handler;
 	EvpgFunction *key_function;
+	bool		found;			/* all of its code */
 	char	   *search_path;
 	List	   *aggregate_types;	/* NIL: all, as the next two */
 	List	   *event_types;

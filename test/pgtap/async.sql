@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(76);
+SELECT plan(91);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ as an inline one
@@ -105,4 +105,58 @@ SELECT is(heard(), 'rebuild a 4.6 {"sum": 7, "count": 2}', 'rule 13: and sends t
 CALL evpg_run();
 SELECT is(row_of('sums', 'a'), '4.7 {"sum": 9, "count": 3}', 'rule 13: the next event is applied once, by the consumer');
 SELECT is(heard(), 'delta a 4.7 {"n": 2}', 'rule 13: with its frame');
+
+-- ------------------------------------------------------------------ rare types
+
+-- Counts what statements fetch from the log, in this session and in transactions that are over.
+CREATE FUNCTION test.fetched() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT sum(idx_tup_fetch)::bigint FROM pg_stat_user_indexes WHERE schemaname = 'evpg' AND relname = 'event_log'
+$$;
+CREATE FUNCTION test.fetched_by(index text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT idx_tup_fetch FROM pg_stat_user_indexes WHERE schemaname = 'evpg' AND indexrelname = index
+$$;
+SELECT evpg_drop_projection(name) FROM evpg.projection \g /dev/null
+CALL evpg_run();
+SELECT last_value AS start FROM evpg.event_position \gset
+SELECT count(*) FROM generate_series(1, 10) s, LATERAL (SELECT evpg_append('counter', 'crowd' || s, array_agg(evpg_event('Crowd'))) FROM generate_series(1, 1000)) a \g /dev/null
+SELECT add('rare', 1, 'Rare'), add('crowd', 0, 'Crowd'), add('rare', 2, 'Rare'), add('rare', 3, 'Rare') \g /dev/null
+SELECT evpg_register_projection('scan', 'test.list_apply', mode => 'async', event_types => '{Rare}', start_position => :start) \g /dev/null
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT fetched() AS before \gset
+CALL evpg_run();
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT cmp_ok(fetched() - :before, '>=', 10004::bigint, 'A45: without an index, a projection of a rare type looks at each event');
+SELECT is(row_of('scan', 'rare') || ' ' || consumer_of('scan'), '1.3 [1, 2, 3] running 0 tried 0 errors 0', 'A45: applies those of its type, and its checkpoint is behind all');
+SELECT fetched() AS before \gset
+CALL evpg_run();
+SELECT add('rare', 4, 'Rare') \g /dev/null
+CALL evpg_run();
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT is(row_of('scan', 'rare'), '1.4 [1, 2, 3, 4]', 'A45: the next one is applied');
+SELECT cmp_ok(fetched() - :before, '<', 50::bigint, 'A45: once: what it has passed it does not look at again');
+-- with the index: the first time, too
+SELECT is(evpg_enable_index('event_type'), true, 'A45: an index on types is made');
+SELECT evpg_register_projection('seek', 'test.list_apply', mode => 'async', event_types => '{Rare}', start_position => :start) \g /dev/null
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT fetched() AS before \gset
+CALL evpg_run();
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT is(row_of('seek', 'rare') || ' ' || consumer_of('seek'), '1.4 [1, 2, 3, 4] running 0 tried 0 errors 0', 'A45: a projection that begins anew applies the same');
+SELECT cmp_ok(fetched() - :before, '<', 50::bigint, 'A45: and looks at these alone');
+SELECT cmp_ok(fetched_by('event_log_event_type'), '>=', 4::bigint, 'A45: by the index');
+SELECT is(evpg_rebuild_projection('seek'), 4::bigint, 'rule 13: so does a rebuild');
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT cmp_ok(fetched() - :before, '<', 50::bigint, 'rule 13: which looks at no others either');
+SELECT is(evpg_enable_index('event_type', false), true, 'A45: it is dropped');
+-- made first by the administrator, while others append, then enabled
+CREATE INDEX CONCURRENTLY event_log_event_type ON evpg.event_log (type, position);
+SELECT is(evpg_enable_index('event_type'), false, 'A45: one of the same name, made CONCURRENTLY, is there already');
+SELECT is((SELECT string_agg(index_name, ' ') FROM evpg.optional_index), 'event_type', 'A45: and noted from now on');
+SELECT evpg_drop_projection('seek'), evpg_register_projection('sought', 'test.list_apply', mode => 'async', event_types => '{Rare}', start_position => :start) \g /dev/null
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT fetched() AS before \gset
+CALL evpg_run();
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT is(row_of('sought', 'rare'), '1.4 [1, 2, 3, 4]', 'A45: it gives the same');
+SELECT cmp_ok(fetched() - :before, '<', 50::bigint, 'A45: from as few events');
 SELECT * FROM finish();

@@ -6,7 +6,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(183);
+SELECT plan(188);
 SET test.kind = counter;
 
 -- What a rebuild may not change: keys, states, and which are there.
@@ -130,6 +130,24 @@ SELECT is(evpg_cancel_rebuild('steps'), true, 'rule 13: it is cancelled');
 SELECT is(evpg_cancel_rebuild('steps'), false, 'rule 13: once');
 CALL evpg_run();
 SELECT is(rows_of('steps') || (SELECT count(*) FROM evpg.old_build) || (SELECT count(*) FROM evpg.rebuild_part), '00', 'rule 13: and has no result, nor leaves anything');
+-- how fast it is, and how long it will still take: since started_at, that is as if it had begun a day ago and been stopped since; the
+-- time that this test takes is lost in rounding
+CREATE FUNCTION test.speed() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT concat_ws(' ', phase, events_done, events_per_second, round(extract(epoch FROM eta) / 1000)) FROM evpg.progress_rebuild
+$$;
+SELECT evpg_rebuild_projection('steps', background => true) \g /dev/null
+SELECT is(speed(), 'replay 0 0', 'rule 13: a rebuild that has begun has no speed, and nobody knows when it ends');
+UPDATE evpg.rebuild SET started_at = clock_timestamp() - interval '100000 s', start_position = 100, goal = 3100;
+UPDATE evpg.rebuild_part SET checkpoint = 1100, events = 700000;
+SELECT is(speed(), 'replay 700000 7 200', 'rule 13: a third in 100,000 seconds: 200,000 more; 7 events per second');
+INSERT INTO evpg.rebuild_part (build, part, checkpoint, events) SELECT build, 1, 600, 300000 FROM evpg.rebuild;
+SELECT is(speed(), 'replay 1000000 10 500', 'rule 13: of several parts the slowest says how long it takes, and all together how fast it is');
+UPDATE evpg.rebuild_part SET checkpoint = 3100 + part;
+SELECT is(speed(), 'catch-up 1000000 10 0', 'rule 13: the end of the replay is near');
+UPDATE evpg.rebuild SET status = 'failed';
+SELECT is(speed(), 'failed 1000000 10', 'rule 13: one that has failed does not end');
+SELECT evpg_cancel_rebuild('steps') \g /dev/null
+CALL evpg_run();
 -- fails, is mended, goes on
 CREATE FUNCTION test.step_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,7 +1,8 @@
 # Rule 9: a test of the fence must notice a fence that does not hold.  The same schedule and the same load run with the fence
-# as it is, which must skip nothing, and with each of these defects, which must skip events:
+# as it is, which must skip nothing, and with each of these defects, which must skip events.  In the schedule there is a reader,
+# and a projection that follows by evpg_run(); in the load there are readers.
 #
-#   max       the mark is the highest position in the log (that is to read without stable_only)
+#   max       there is no mark: a reader goes to the end of what it sees (that is to read without stable_only), so does a consumer
 #   ignored   the mark is the last position drawn, locks are ignored
 #   late      an appender takes its locks after the draw
 #   cache     the sequence hands out positions by tens
@@ -23,7 +24,7 @@ my $max_rounds = 30;			# of a second each, until a defect shows; more than once 
 my $node = evpg_node('mutations');
 my $directory = PostgreSQL::Test::Utils::tempdir;
 my %defects = (
-	max => { stable_only => 'false' },
+	max => { stable_only => 'false', mutation => 'consumer_unstable' },
 	ignored => { mutation => 'fence_ignored' },
 	late => { mutation => 'fence_late' },
 	cache => { cache => 10 });
@@ -45,8 +46,14 @@ sub drawn
 
 # ------------------------------------------------------------------ a schedule
 
-# One draws and waits, another appends and commits, a reader pages; the first commits, the reader pages; the first appends
-# again, the reader pages.  Returns what the reader has seen, and what there is.
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE followed (position bigint);
+CREATE FUNCTION write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ INSERT INTO followed VALUES (event.position) RETURNING NULL::jsonb $$;
+SELECT evpg_register_projection('followed', handler => 'write', mode => 'async');
+SQL
+
+# One draws and waits, another appends and commits, a reader pages and a projection follows; the first commits, these go on; the
+# first appends again, these go on.  Returns what the reader has seen, what the projection has, and what there is.
 sub schedule
 {
 	my ($stable_only) = @_;
@@ -58,7 +65,12 @@ sub schedule
 	my $page = sub {
 		push @seen, split /\n/, $reader->query_safe("SELECT position FROM evpg_read_all($checkpoint, stable_only => $stable_only)");
 		$checkpoint = $seen[-1] if @seen;
+		$reader->query_safe('CALL evpg_run()');
 	};
+	my $positions = "SELECT string_agg(position::text, ' ' ORDER BY position)";
+
+	# loads are none of its business
+	$node->safe_psql('postgres', "UPDATE evpg.consumer SET checkpoint = $start");
 
 	$holder->query_safe("SELECT pg_advisory_lock($key)");
 	$first->query_until(qr/drawing/, "LOAD 'evpg'; SET evpg.test_wait = 'fence_drawn';\nBEGIN;\n\\echo drawing\n$append");
@@ -72,7 +84,7 @@ sub schedule
 	$first->query_safe($append);
 	$page->();
 	$_->quit foreach $holder, $first, $reader;
-	return (join(' ', @seen), $node->safe_psql('postgres', "SELECT string_agg(position::text, ' ' ORDER BY position) FROM evpg.event_log WHERE position > $start"));
+	return (join(' ', @seen), map { $node->safe_psql('postgres', "$positions FROM $_ WHERE position > $start") } 'followed', 'evpg.event_log');
 }
 
 # ------------------------------------------------------------------ a load
@@ -168,8 +180,9 @@ SQL
 # ------------------------------------------------------------------ all
 
 my $stable_only = set_defect({});
-my ($seen, $written) = schedule($stable_only);
-is($seen, $written, 'rule 9: the fence as it is: the schedule skips nothing');
+my ($seen, $followed, $written) = schedule($stable_only);
+is($seen, $written, 'rule 9: the fence as it is: in the schedule a reader skips nothing');
+is($followed, $written, 'rule 9: the fence as it is: nor does a projection');
 foreach my $round (1 .. 5)
 {
 	my ($skipped, $events, $waited) = load($stable_only);
@@ -185,17 +198,18 @@ foreach my $name (sort keys %defects)
 	my $round = 0;
 
 	$stable_only = set_defect($defects{$name});
-	($seen, $written) = schedule($stable_only);
-	isnt($seen, $written, "rule 9: defect \"$name\": the schedule shows it");
-	note "seen $seen of $written";
+	($seen, $followed, $written) = schedule($stable_only);
+	isnt($seen, $written, "rule 9: defect \"$name\": the schedule shows it to a reader");
+	isnt($followed, $written, "rule 9: defect \"$name\": and to a projection");
+	note "seen $seen, followed $followed of $written";
 	($skipped, $events) = load($stable_only) while $skipped == 0 && $round++ < $max_rounds;
 	cmp_ok($skipped, '>', 0, "rule 9: defect \"$name\": the load shows it");
 	note "skipped $skipped of $events events in round $round";
 }
 
 set_defect({});
-($seen, $written) = schedule('true');
-is($seen, $written, 'rule 9: the fence as it is, again: the schedule skips nothing');
+($seen, $followed, $written) = schedule('true');
+is("$seen, $followed", "$written, $written", 'rule 9: the fence as it is, again: the schedule skips nothing');
 
 $node->stop;
 done_testing();

@@ -31,10 +31,9 @@ CREATE FUNCTION test.unlike(left_name text, right_name text) RETURNS text LANGUA
    WHERE l IS DISTINCT FROM r
 $$;
 
--- Makes a retry due that waits for its time.
+-- Makes a retry due that waits for its time: the longest pause is 375 seconds.
 CREATE FUNCTION test.now_due() RETURNS void LANGUAGE sql VOLATILE AS $$
-  UPDATE evpg.consumer SET retry_at = '-infinity' WHERE retry_at IS NOT NULL;
-  UPDATE evpg.rebuild SET retry_at = '-infinity' WHERE retry_at IS NOT NULL;
+  SELECT set_config('evpg.clock_offset', (extract(epoch FROM current_setting('evpg.clock_offset')::interval) + 1000)::int::text, false);
 $$;
 
 -- Events at random over both types, groups, tags, with deletions.
