@@ -298,7 +298,6 @@ schedule(EvpgActing *acting, Jsonb *action)
 	};
 
 	EvpgCheckName(timer.name, "timer name");
-	EvpgReactCheckTimer(acting->saga, timer.name);
 	if ((delay == NULL) == (due_at == NULL) || (delay != NULL && delay->type != jbvNumeric))
 		raise_invalid("a timer", "delay\" or \"due_at");
 	if (delay != NULL)

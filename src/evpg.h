@@ -332,7 +332,7 @@ typedef struct evpg_saga
 	const evpg_react_entry *events; /* required; also the subscription: no
 									 * entry, no call.  Without an EVPG_START
 									 * each may make an instance */
-	const evpg_timer_entry *timers; /* NULL = none; others cannot be set */
+	const evpg_timer_entry *timers; /* NULL = none; others change nothing */
 	evpg_key_fn key;			/* which instance; NULL = aggregate id */
 	evpg_rejected_fn rejected;	/* NULL = retries, then a dead letter */
 } evpg_saga;

@@ -147,7 +147,7 @@ EvpgWorkDue(int max_count, const char *saga, TimestampTz now)
 	return due;
 }
 
-/* Whether instances of a saga have still to react to events up to a position. */
+/* Whether instances of a saga have still to react to events up to a position; not those behind a dead letter. */
 bool
 EvpgWorkLeft(const char *saga, int64 position)
 {

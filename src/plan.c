@@ -627,7 +627,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {INT8OID, TIMESTAMPTZOID, TEXTOID}
 	},
 	[EVPG_PLAN_WORK_LEFT] = {
-		"SELECT 1 FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1 AND \"position\" OPERATOR(pg_catalog.<=) $2 LIMIT 1",
+		"SELECT 1 FROM evpg.saga_event e WHERE e.saga OPERATOR(pg_catalog.=) $1 AND e.\"position\" OPERATOR(pg_catalog.<=) $2"
+		" AND NOT EXISTS (SELECT FROM evpg.dead_letter l WHERE l.saga OPERATOR(pg_catalog.=) e.saga"
+		" AND l.key OPERATOR(pg_catalog.=) e.key AND l.resolved_at IS NULL) LIMIT 1",
 		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_WORK_NEXT] = {

@@ -420,16 +420,6 @@ EvpgReactTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgRe
 	pop_frame(&frame);
 }
 
-/* Error if a library has no callback for a timer, which is then most likely misspelt. */
-void
-EvpgReactCheckTimer(EvpgSaga *saga, const char *name)
-{
-	if (saga->native && evpg_find_timer(definition(saga), name) == NULL)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_MODULE),
-				 errmsg("saga \"%s\" has no timer \"%s\"", saga->name, name)));
-}
-
 /*
  * EvpgReactLoad
  *		Finds all the code of a saga.  An error here is no fault of an event: no

@@ -49,7 +49,6 @@ typedef struct EvpgReaction
 extern void EvpgReactEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction);
 extern void EvpgReactRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction);
 extern void EvpgReactTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction);
-extern void EvpgReactCheckTimer(EvpgSaga *saga, const char *name);
 extern void EvpgReactLoad(EvpgSaga *saga);
 extern List *EvpgReactKeys(EvpgSaga *saga, const EvpgEvent *event);
 

@@ -85,7 +85,7 @@ SELECT start('many' || n, '{"set": {"on_refusal": {"unhandled": true}}}' || scri
 SELECT is(run(), '0 3', of() || 'rule 17: several');
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters(saga(), 2)), '1 1', of() || 'rule 17: the oldest two: one is done, one fails again');
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters(saga())), '0 3', of() || 'rule 17: all that are left');
-SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('nobody')), '0 0', of() || 'rule 17: of another saga');
+SELECT is(error_of($$SELECT evpg_retry_dead_letters('nobody')$$), 'VE010 saga "nobody" is not registered', of() || 'rule 17: of a saga that is not there');
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters(NULL)), '0 0', of() || 'rule 17: of no saga');
 SELECT is(total('y5') || ' ' || instance('back'), '2 0 running 1 {"seen": 1}', of() || 'rule 17: the one that was done');
 
