@@ -86,7 +86,6 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 	{
 		Finding		finding = {.saga = lfirst(cell), .event = event};
 		ErrorData  *error;
-		ListCell   *key;
 
 		if (!EvpgSagaTakes(finding.saga, event))
 			continue;
@@ -98,9 +97,8 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 			routes->buried++;
 			return;
 		}
-		foreach(key, finding.keys)
-			if (found == NIL || !EvpgRegistryListed(found, lfirst(key)))
-			found = lappend(found, lfirst(key));
+		/* One that several versions find may come twice here. */
+		found = list_concat(found, finding.keys);
 	}
 	foreach(cell, found)
 	{
