@@ -56,6 +56,8 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	int64		sent = 0;
 	int64		dead = 0;
 	bool		idle = false;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext memory;
 	ListCell   *cell;
 	EvpgScope	scope;
 
@@ -69,16 +71,20 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	EvpgHomeRequire();
 	foreach(cell, EvpgConsumerSagas())
 		dead += EvpgRouteAll(lfirst(cell));
+	memory = AllocSetContextCreate(caller, "EvpgDispatch", ALLOCSET_DEFAULT_SIZES);
 	while (!idle && left > 0)
 	{
 		idle = true;
-		foreach(cell, EvpgWorkDue((int) Min(left, 100), NULL, EvpgClockNow()))
+		foreach(cell, EvpgWorkDue((int) Min(left, 100), EvpgClockNow()))
 		{
 			EvpgWork   *work = lfirst(cell);
 
 			if (left == 0 || !EvpgDispatchLock(work, false, false) || !EvpgWorkClaim(work))
 				continue;
+			MemoryContextSwitchTo(memory);
 			dead += EvpgDispatch(work, false, &sent, NULL) == EVPG_DISPATCH_DEAD;
+			MemoryContextSwitchTo(caller);
+			MemoryContextReset(memory);
 			left--;
 			idle = false;
 			CHECK_FOR_INTERRUPTS();
@@ -123,6 +129,7 @@ read_dead_letter(int64 id, EvpgWork *work)
 		work->key = result_text(2);
 		work->position = result_int(3);
 		work->timer_id = result_int(4);
+		work->attempts = (int) result_int(5) + 1;
 		MemoryContextSwitchTo(old);
 	}
 	EvpgPlanDone();
@@ -161,7 +168,11 @@ retry(int64 id, EvpgWork *work)
 	int64		sent = 0;
 
 	if (work->saga != NULL && work->key == NULL)
+	{
+		/* Who drops the saga must see what is routed here. */
+		(void) EvpgDispatchLockSaga(work->saga, ShareLock, true);
 		error = EvpgAttempt(route_again, work);
+	}
 	else
 		(void) EvpgDispatch(work, true, &sent, &error);
 	if (error == NULL)

@@ -45,6 +45,7 @@
 #include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -402,9 +403,15 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	EvpgDispatchRefuse("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextLeave();
-	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
+
+	/*
+	 * The instance once more, for the transaction: user code can give back locks
+	 * of the session, by pg_advisory_unlock_all().
+	 */
+	if (!EvpgDispatchLock(what, false, again) ||
+		(what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again)))
 	{
-		/* The saga is being changed: that was no attempt. */
+		/* The saga is being changed, or that lock was lost: that was no attempt. */
 		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
 		return EVPG_DISPATCH_LATER;
 	}
@@ -497,7 +504,7 @@ static void
 lock_due(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
-	List	   *due = EvpgWorkDue(CLAIMS, NULL, EvpgClockNow());
+	List	   *due = EvpgWorkDue(CLAIMS, EvpgClockNow());
 	int			share = (list_length(due) + EvpgWorkers - 1) / Max(EvpgWorkers, 1);
 	ListCell   *cell;
 
@@ -546,9 +553,11 @@ claim(MemoryContext context, TimestampTz *next)
 	PopActiveSnapshot();
 }
 
+/* Each with memory of its own: a session that goes on and on does not give its own back at a commit. */
 static void
-run_claimed(void (*commit) (void))
+run_claimed(void (*commit) (void), MemoryContext context)
 {
+	MemoryContext memory = AllocSetContextCreate(context, "EvpgDispatch", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 
 	foreach(cell, claimed)
@@ -560,12 +569,14 @@ run_claimed(void (*commit) (void))
 		if (!what->locked)
 			continue;
 		EVPG_WAIT_POINT("saga_claimed");
+		MemoryContextSwitchTo(memory);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
 		(void) EvpgDispatch(what, false, &sent, NULL);
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 		commit();
+		MemoryContextReset(memory);
 		unlock(what);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -586,7 +597,7 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 		claim(context, next);
 		any_claimed = (claimed != NIL);
 		commit();
-		run_claimed(commit);
+		run_claimed(commit, context);
 	}
 	PG_CATCH();
 	{
