@@ -14,6 +14,7 @@
 
 #include "evpg.h"
 
+#include "access/xact.h"
 #include "catalog.h"
 #include "check.h"
 #include "consumer.h"
@@ -253,8 +254,12 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	}
 	if (changed > 0)
 	{
-		(void) EvpgPlanRun(EVPG_PLAN_SAGA_RETIRE, values, NULL);
-		EvpgPlanDone();
+		/* An old snapshot does not show who has begun with a version since. */
+		if (!IsolationUsesXactSnapshot())
+		{
+			(void) EvpgPlanRun(EVPG_PLAN_SAGA_RETIRE, values, NULL);
+			EvpgPlanDone();
+		}
 		EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
 		EvpgWakeLauncher();
 		EvpgWakeConsumers();
@@ -271,6 +276,15 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	bool		dropped;
 	EvpgScope	scope;
 
+	/*
+	 * What an old snapshot does not show would stay, and belong to the next
+	 * saga of that name.
+	 */
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("evpg_drop_saga() needs isolation level READ COMMITTED"),
+				 errdetail("The snapshot of this transaction may be older than instances of the saga.")));
 	EvpgProjectionRefuse("drop sagas");
 	EvpgDispatchRefuse("drop sagas");
 	EvpgEnter(&scope, "evpg_drop_saga()");
