@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 /* A rejection handler whose own sends are refused is asked again, so often. */
@@ -221,6 +222,23 @@ handle_rejection(EvpgActing *acting, const EvpgCommand *command, const EvpgOutco
 	acting->nested--;
 }
 
+/* Replaces the list of what can be undone, which may be long: what making it took is given back. */
+static void
+change_undo(EvpgActing *acting, PGFunction change, Datum first, Datum second)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgUndo", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Jsonb	   *changed = DatumGetJsonbP(DirectFunctionCall2(change, first, second));
+	Jsonb	   *undo;
+
+	MemoryContextSwitchTo(old);
+	undo = palloc(VARSIZE(changed));
+	memcpy(undo, changed, VARSIZE(changed));
+	MemoryContextDelete(context);
+	pfree(acting->instance.undo);
+	acting->instance.undo = undo;
+}
+
 /* Puts the command that undoes another one before those that are there. */
 static void
 push_undo(EvpgActing *acting, Jsonb *undo)
@@ -233,8 +251,7 @@ push_undo(EvpgActing *acting, Jsonb *undo)
 	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	(void) pushJsonbValue(&state, WJB_ELEM, &value);
 	first = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
-	acting->instance.undo = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(first),
-															   JsonbPGetDatum(acting->instance.undo)));
+	change_undo(acting, jsonb_concat, JsonbPGetDatum(first), JsonbPGetDatum(acting->instance.undo));
 }
 
 static void
@@ -337,8 +354,7 @@ compensate(EvpgActing *acting)
 	{
 		Jsonb	   *undo = JsonbValueToJsonb(getIthJsonbValueFromContainer(&acting->instance.undo->root, 0));
 
-		acting->instance.undo = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete_idx, JsonbPGetDatum(acting->instance.undo),
-																   Int32GetDatum(0)));
+		change_undo(acting, jsonb_delete_idx, JsonbPGetDatum(acting->instance.undo), Int32GetDatum(0));
 		send(acting, undo);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -59,7 +59,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	bool		idle = false;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext round = AllocSetContextCreate(caller, "EvpgRunSagas", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext memory = AllocSetContextCreate(round, "EvpgRunSagas work", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory = AllocSetContextCreate(round, "EvpgDispatch", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 	EvpgScope	scope;
 
@@ -78,7 +78,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 		idle = true;
 		MemoryContextResetOnly(round);
 		MemoryContextSwitchTo(round);
-		foreach(cell, EvpgWorkDue((int) Min(left, 100), NULL, EvpgClockNow()))
+		foreach(cell, EvpgWorkDue((int) Min(left, 100), EvpgClockNow()))
 		{
 			EvpgWork   *work = lfirst(cell);
 
@@ -138,6 +138,7 @@ read_dead_letter(int64 id, EvpgWork *work)
 		work->key = result_text(2);
 		work->position = result_int(3);
 		work->timer_id = result_int(4);
+		work->attempts = (int) result_int(5) + 1;
 		MemoryContextSwitchTo(old);
 	}
 	EvpgPlanDone();

@@ -427,11 +427,17 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	EvpgDispatchRefuse("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextLeave();
-	if (what->saga != NULL && (!EvpgDispatchLockSaga(what->saga, ShareLock, again) || (!again && !is_running(what->saga))))
+
+	/*
+	 * The instance once more, for the transaction: user code can give back
+	 * locks of the session, by pg_advisory_unlock_all().
+	 */
+	if (!EvpgDispatchLock(what, false, again) ||
+		(what->saga != NULL && (!EvpgDispatchLockSaga(what->saga, ShareLock, again) || (!again && !is_running(what->saga)))))
 	{
 		/*
-		 * The saga is being changed, or was paused since this was claimed:
-		 * that was no attempt.
+		 * That lock was lost, the saga is being changed, or was paused since
+		 * this was claimed: that was no attempt.
 		 */
 		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
 		return EVPG_DISPATCH_LATER;
@@ -527,7 +533,7 @@ static void
 lock_due(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
-	List	   *due = EvpgWorkDue(CLAIMS, NULL, EvpgClockNow());
+	List	   *due = EvpgWorkDue(CLAIMS, EvpgClockNow());
 	int			share = (list_length(due) + EvpgWorkers - 1) / Max(EvpgWorkers, 1);
 	ListCell   *cell;
 
@@ -581,9 +587,8 @@ claim(MemoryContext context, TimestampTz *next)
 }
 
 static void
-run_claimed(void (*commit) (void), MemoryContext context)
+run_claimed(void (*commit) (void))
 {
-	MemoryContext memory = AllocSetContextCreate(context, "EvpgDispatch", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 
 	foreach(cell, claimed)
@@ -595,14 +600,12 @@ run_claimed(void (*commit) (void), MemoryContext context)
 		if (!what->locked)
 			continue;
 		EVPG_WAIT_POINT("saga_claimed");
-		MemoryContextSwitchTo(memory);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
 		(void) EvpgDispatch(what, false, &sent, NULL);
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 		commit();
-		MemoryContextReset(memory);
 		unlock(what);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -622,7 +625,7 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 	{
 		claim(context, next);
 		commit();
-		run_claimed(commit, context);
+		run_claimed(commit);
 	}
 	PG_CATCH();
 	{

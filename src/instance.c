@@ -117,18 +117,15 @@ EvpgInstanceWrite(const EvpgWork *work, const EvpgInstance *instance)
 
 /* ------------------------------------------------------------------ work */
 
-/* What is due, in the order in which it came; of one saga, or of everything if saga is NULL. */
+/* What is due, in the order in which it came, unless there is very much. */
 List *
-EvpgWorkDue(int max_count, const char *saga, TimestampTz now)
+EvpgWorkDue(int max_count, TimestampTz now)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[3] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
-	char		nulls[3] = {' ', ' ', ' '};
+	Datum		values[2] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
 	List	   *due = NIL;
-	uint64		rows;
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_WORK_DUE, values, NULL);
 
-	put_text(values, nulls, 2, saga);
-	rows = EvpgPlanReadLatest(EVPG_PLAN_WORK_DUE, values, nulls);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);

@@ -64,7 +64,7 @@ typedef struct EvpgDeadLetter
 extern void EvpgInstanceRead(const EvpgWork *work, EvpgInstance *instance);
 extern void EvpgInstanceWrite(const EvpgWork *work, const EvpgInstance *instance);
 
-extern List *EvpgWorkDue(int max_count, const char *saga, TimestampTz now);
+extern List *EvpgWorkDue(int max_count, TimestampTz now);
 extern bool EvpgWorkLeft(const char *saga, int64 position);
 extern TimestampTz EvpgWorkNext(TimestampTz now);
 extern bool EvpgWorkClaim(EvpgWork *work);

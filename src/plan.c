@@ -27,6 +27,13 @@ typedef struct PlanText
 	Oid			args[24];
 } PlanText;
 
+/* Whether e, what an instance has before it, need not wait: for a dead letter, for its next attempt, for the saga to be resumed. */
+#define EVENT_IS_DUE \
+	"e.dead_letter_id IS NULL AND (e.retry_at IS NULL OR e.retry_at OPERATOR(pg_catalog.<=) $2) AND NOT EXISTS (SELECT FROM " \
+	"evpg.timer d WHERE d.saga OPERATOR(pg_catalog.=) e.saga AND d.key OPERATOR(pg_catalog.=) e.key AND d.dead_letter_id IS " \
+	"NOT NULL) AND EXISTS (SELECT FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) e.saga AND c.status " \
+	"OPERATOR(pg_catalog.=) 'running' AND c.retry_at IS NULL)"
+
 static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_AGGREGATE_DELETE] = {
 		"DELETE FROM evpg.aggregate_type WHERE aggregate_type OPERATOR(pg_catalog.=) $1",
@@ -439,7 +446,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_READ] = {
-		"SELECT saga, key, source_position, timer_id FROM evpg.dead_letter WHERE dead_letter_id "
+		"SELECT saga, key, source_position, timer_id, attempts FROM evpg.dead_letter WHERE dead_letter_id "
 		"OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL",
 		1, {INT8OID}
 	},
@@ -606,17 +613,32 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"AND \"position\" OPERATOR(pg_catalog.=) $3",
 		3, {TEXTOID, TEXTOID, INT8OID}
 	},
+
+	/*
+	 * What is first of each instance.  Neither order of saga_event finds that
+	 * quickly in all cases: many events of few instances need the walk from
+	 * key to key, many instances the oldest events.  So the walk ends after
+	 * 200 keys, and 200 events are looked at besides; only if all of these
+	 * must wait it goes on to the end.
+	 */
 	[EVPG_PLAN_WORK_DUE] = {
-		"(SELECT e.saga, e.key, e.\"position\", NULL::pg_catalog.int8, e.attempts, e.retry_at IS NULL FROM evpg.saga_event e WHERE "
-		"($3 IS NULL OR e.saga OPERATOR(pg_catalog.=) $3) AND e.dead_letter_id IS NULL AND (e.retry_at IS "
-		"NULL OR e.retry_at OPERATOR(pg_catalog.<=) $2) AND NOT EXISTS (SELECT FROM evpg.saga_event b WHERE "
-		"b.saga OPERATOR(pg_catalog.=) e.saga AND b.key OPERATOR(pg_catalog.=) e.key AND b.\"position\" "
-		"OPERATOR(pg_catalog.<) e.\"position\") AND NOT EXISTS (SELECT FROM evpg.timer d WHERE d.saga "
-		"OPERATOR(pg_catalog.=) e.saga AND d.key OPERATOR(pg_catalog.=) e.key AND d.dead_letter_id IS NOT "
-		"NULL) AND EXISTS (SELECT FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) e.saga AND "
-		"c.status OPERATOR(pg_catalog.=) 'running' AND c.retry_at IS NULL) ORDER BY e.\"position\" LIMIT $1) UNION ALL (SELECT t.saga, "
-		"t.key, NULL, t.timer_id, t.attempts, t.retry_at IS NULL FROM evpg.timer t WHERE ($3 IS NULL OR t.saga "
-		"OPERATOR(pg_catalog.=) $3) AND t.due_at OPERATOR(pg_catalog.<=) $2 AND t.dead_letter_id IS NULL AND "
+		"WITH RECURSIVE head AS ((SELECT saga, key, \"position\", attempts, retry_at, dead_letter_id FROM evpg.saga_event "
+		"ORDER BY saga, key, \"position\" LIMIT 1) UNION ALL SELECT n.* FROM head h CROSS JOIN LATERAL (SELECT e.saga, "
+		"e.key, e.\"position\", e.attempts, e.retry_at, e.dead_letter_id FROM evpg.saga_event e WHERE (e.saga, e.key) "
+		"OPERATOR(pg_catalog.>) (h.saga, h.key) ORDER BY e.saga, e.key, e.\"position\" LIMIT 1) n),"
+		" near AS MATERIALIZED (SELECT * FROM head LIMIT 200),"
+		" many AS MATERIALIZED (SELECT pg_catalog.count(*) OPERATOR(pg_catalog.=) 200 AS really FROM near),"
+		" old AS MATERIALIZED (SELECT e.* FROM (SELECT saga, key, \"position\", attempts, retry_at, dead_letter_id FROM "
+		"evpg.saga_event WHERE (SELECT really FROM many) ORDER BY \"position\" LIMIT 200) e WHERE NOT EXISTS (SELECT FROM "
+		"evpg.saga_event b WHERE b.saga OPERATOR(pg_catalog.=) e.saga AND b.key OPERATOR(pg_catalog.=) e.key AND "
+		"b.\"position\" OPERATOR(pg_catalog.<) e.\"position\")),"
+		" event AS MATERIALIZED (SELECT e.* FROM (SELECT * FROM near UNION SELECT * FROM old) e WHERE " EVENT_IS_DUE
+		" ORDER BY e.\"position\" LIMIT $1)"
+		" SELECT saga, key, \"position\", NULL::pg_catalog.int8, attempts, retry_at IS NULL FROM event UNION ALL (SELECT "
+		"e.saga, e.key, e.\"position\", NULL, e.attempts, e.retry_at IS NULL FROM head e WHERE (SELECT really FROM many) AND "
+		"NOT EXISTS (SELECT FROM event) AND " EVENT_IS_DUE " LIMIT $1) UNION ALL (SELECT t.saga, "
+		"t.key, NULL, t.timer_id, t.attempts, t.retry_at IS NULL FROM evpg.timer t WHERE "
+		"t.due_at OPERATOR(pg_catalog.<=) $2 AND t.dead_letter_id IS NULL AND "
 		"(t.retry_at IS NULL OR t.retry_at OPERATOR(pg_catalog.<=) $2) AND (t.saga IS NULL OR (NOT EXISTS "
 		"(SELECT FROM evpg.saga_event b WHERE b.saga OPERATOR(pg_catalog.=) t.saga AND b.key "
 		"OPERATOR(pg_catalog.=) t.key) AND NOT EXISTS (SELECT FROM evpg.timer d WHERE d.saga "
@@ -624,7 +646,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"NULL OR (d.due_at, d.timer_id) OPERATOR(pg_catalog.<) (t.due_at, t.timer_id))) AND EXISTS (SELECT "
 		"FROM evpg.consumer c WHERE c.name OPERATOR(pg_catalog.=) t.saga AND c.status OPERATOR(pg_catalog.=) "
 		"'running' AND c.retry_at IS NULL))) ORDER BY t.due_at LIMIT $1)",
-		3, {INT8OID, TIMESTAMPTZOID, TEXTOID}
+		2, {INT8OID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_WORK_LEFT] = {
 		"SELECT 1 FROM evpg.saga_event e WHERE e.saga OPERATOR(pg_catalog.=) $1 AND e.\"position\" OPERATOR(pg_catalog.<=) $2"

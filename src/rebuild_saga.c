@@ -30,6 +30,7 @@
 #include "registry.h"
 #include "saga.h"
 #include "storage/lockdefs.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -40,7 +41,6 @@ PG_FUNCTION_INFO_V1(evpg_rebuild_saga);
 typedef struct Rebuilt
 {
 	const char *key;
-	EvpgSaga   *saga;
 	EvpgInstance instance;		/* state NULL: not begun yet */
 	char		status;
 } Rebuilt;
@@ -88,8 +88,7 @@ read_instances(const char *saga, const char *key)
 
 		EvpgInstanceRead(&work, &rebuilt->instance);
 		rebuilt->instance.state = NULL;
-		/* Of a completed one it may be gone: then the state stays as it is. */
-		rebuilt->saga = EvpgSagaFind(saga, rebuilt->instance.saga_version);
+		EVPG_WAIT_POINT("saga_rebuild");
 	}
 	return instances;
 }
@@ -139,7 +138,10 @@ is_unseen(List *unseen, const char *key, int64 position)
 	return false;
 }
 
-/* Folds an event for the instances that have reacted to it; how many these are. */
+/*
+ * Folds an event for the instances that have reacted to it; how many these are.
+ * Of a completed one the version may be gone: then its state stays as it is.
+ */
 static int
 fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
 {
@@ -151,7 +153,7 @@ fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *eve
 		Rebuilt    *rebuilt = rebuilt_lookup(instances, lfirst(cell));
 		EvpgReaction reaction;
 
-		if (rebuilt == NULL || rebuilt->saga != saga || event->position > rebuilt->instance.position ||
+		if (rebuilt == NULL || rebuilt->instance.saga_version != saga->version || event->position > rebuilt->instance.position ||
 			(rebuilt->instance.state == NULL && !EvpgSagaStarts(saga, event)) ||
 			is_unseen(unseen, rebuilt->key, event->position))
 			continue;

@@ -294,6 +294,11 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("drop sagas");
 	EvpgDispatchRefuse("drop sagas");
 	EvpgEnter(&scope, "evpg_drop_saga()");
+
+	/*
+	 * What it does not show would stay, and belong to the next saga of that
+	 * name.
+	 */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);

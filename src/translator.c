@@ -206,6 +206,8 @@ EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 		if (nulls[i] || !EvpgCommandFromTuple(DatumGetHeapTupleHeader(rows[i]), command))
 			continue;
 		EvpgCommandCheck(command);
+		EvpgCheckCallersMetadata(command->metadata);
+		EvpgCheckCallersCommandId(command->command_id);
 		made++;
 	}
 	error_context_stack = callback.previous;

@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(26);
+SELECT plan(32);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 SELECT register_script('script', max_attempts => 1) \g /dev/null
@@ -36,6 +36,7 @@ CREATE OR REPLACE FUNCTION test.script_refused(state jsonb, rejection evpg.rejec
   SELECT evpg_reaction(state || jsonb_build_object('gave up', rejection.code, 'tried', rejection.attempts), evpg_action_complete()) $$;
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('script')), '3 1', 'rule 17: a rejection handler that is repaired');
 SELECT is((SELECT concat_ws(' ', status, state->>'gave up') FROM evpg_saga('script', 'l1')), 'completed underflow', 'rule 17: handles what is retried');
+SELECT is((SELECT state->>'tried' FROM evpg_saga('script', 'l1')), '3', 'rule 17: and is told how often it was tried');
 SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3} retried', 'A34: which is kept');
 SELECT is(letter('l4'), '2 VE009 saga failed: no', 'A34: one that fails still');
 
@@ -82,6 +83,30 @@ SELECT is(run() || (SELECT count(*) FROM evpg.saga_instance WHERE saga = 'slow')
 SELECT is(evpg_resume('slow'), true, 'A46: evpg_resume() makes it due');
 SELECT run() \g /dev/null
 SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'slow'), 1::bigint, 'A46: at once');
+
+-- ------------------------------------------------------------------ who waits, and who does not
+
+-- instances that wait, more than are looked at, before and behind those that need not; each with many events
+CREATE FUNCTION test.count_react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT evpg_reaction(jsonb_build_object('n', coalesce((state->>'n')::int, 0) + coalesce(1 / (event.data->>'bad')::int, 1))) $$;
+CREATE FUNCTION test.counted(of_saga text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT concat_ws(' ', count(*), sum((state->>'n')::int)) FROM evpg.saga_instance WHERE saga = of_saga $$;
+SELECT evpg_register_saga('many', 'test.count_react', event_types => '{Counted}', max_attempts => 1) \g /dev/null
+SELECT count(*) FROM generate_series(1, 250) n, evpg_append('counter', 'b' || n, ARRAY[evpg_event('Counted', '{"bad": 0}'), evpg_event('Counted'), evpg_event('Counted')]) \g /dev/null
+SELECT is(run(), '0 250', 'rule 17: many dead letters');
+SELECT count(*) FROM unnest('{a,b,c}'::text[]) k, generate_series(1, 300) n, evpg_append('counter', k || 'x' || n % 150, ARRAY[evpg_event('Counted'), evpg_event('Counted')]) \g /dev/null
+CALL evpg_run();
+SELECT is(counted('many'), '450 1800', 'rule 17: keep no other instance waiting');
+SELECT is((SELECT count(*) FROM evpg.saga_event WHERE saga = 'many'), 750::bigint, 'rule 17: what is behind them waits');
+SELECT count(*) FROM evpg_append('counter', 'zz', ARRAY[evpg_event('Counted')]) \g /dev/null
+SELECT run(1) \g /dev/null
+SELECT is(counted('many'), '451 1801', 'rule 17: nor the last one');
+-- many events of one instance: this would take hours if all of them were looked at each time
+SELECT evpg_register_saga('long', 'test.count_react', event_types => '{Listed}') \g /dev/null
+SELECT count(*) FROM generate_series(1, 4) n, evpg_append('counter', 'long', array_fill(evpg_event('Listed', jsonb_build_object('n', n)), ARRAY[500])) \g /dev/null
+SELECT run(500) \g /dev/null
+CALL evpg_run();
+SELECT is(counted('long'), '1 2000', 'rule 16: many events of one instance');
 
 -- ------------------------------------------------------------------ what it is about goes
 

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(11);
+SELECT plan(14);
 CREATE FUNCTION test.contexts() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM pg_backend_memory_contexts
   WHERE name LIKE 'Evpg%' $$;
 
@@ -67,4 +67,29 @@ SELECT cmp_ok(measured(), '<', 2000000::bigint, 'thirty reactions with 200 kB ea
 SELECT large('b') \g /dev/null
 CALL evpg_run();
 SELECT cmp_ok(measured(), '<', 2000000::bigint, 'and in one call');
+-- sagas: what a reaction has taken is given back before the next one
+CREATE FUNCTION test.used() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts $$;
+CREATE FUNCTION test.measure_each(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1) || jsonb_build_object('at ' || coalesce(state->>'n', '0'), CASE WHEN state->>'n' IN ('50', '499') THEN used() END) ||
+    jsonb_strip_nulls(state - 'n')) $$;
+SELECT evpg_register_saga('measure_each', 'test.measure_each', event_types => '{Padded}') \g /dev/null
+CREATE FUNCTION test.pad(id text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT count(*) FROM generate_series(1, 500) n, evpg_append('counter', id, ARRAY[evpg_event('Padded', jsonb_build_object('pad', repeat(md5(n::text), 500)))]) $$;
+CREATE FUNCTION test.grown(id text) RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT (state->>'at 499')::bigint - (state->>'at 50')::bigint FROM evpg_saga('measure_each', id) $$;
+SELECT pad('run') \g /dev/null
+CALL evpg_run();
+SELECT cmp_ok(grown('run'), '<', 1000000::bigint, 'rule 16: a run over many events');
+SELECT pad('pass') \g /dev/null
+SELECT evpg_run_sagas() \g /dev/null
+SELECT cmp_ok(grown('pass'), '<', 1000000::bigint, 'rule 16: and all in one transaction');
+-- a long list of what can be undone; a refused command at its end is where to look
+CREATE FUNCTION test.undoable(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(jsonb_build_object('before', used()), VARIADIC array_agg(evpg_action_send('counter_c', 'undoable', CASE n WHEN 600 THEN 'Subtract' ELSE 'Nothing' END, '{"n": 1}',
+    undo => evpg_action_send('counter_c', 'undoable', 'Nothing', jsonb_build_object('pad', repeat('x', 500)))))) FROM generate_series(1, 600) n $$;
+CREATE FUNCTION test.undoable_refused(state jsonb, rejection evpg.rejection) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(state || jsonb_build_object('after', used())) $$;
+SELECT evpg_register_saga('undoable', 'test.undoable', 'test.undoable_refused', event_types => '{Listed}') \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'u', ARRAY[evpg_event('Listed')]) \g /dev/null
+SELECT evpg_run_sagas() \g /dev/null
+SELECT cmp_ok((SELECT (state->>'after')::bigint - (state->>'before')::bigint FROM evpg_saga('undoable', 'u')), '<', 50000000::bigint, 'rule 17: many commands that can be undone');
 SELECT * FROM finish();

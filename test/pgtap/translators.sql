@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(185);
+SELECT plan(187);
 SET test.kind = counter;
 
 -- A shop's message: {"orders": [{"c": id, "do": type, "n": n, "id": command id, "version": expected}, ...]}
@@ -218,4 +218,8 @@ SELECT is(ARRAY[evpg_drop_translator('one'), evpg_drop_translator('one', true)],
 SELECT refused($$SELECT evpg_drop_translator('one')$$, 'VE022 translator "one" is not registered', 'B59: once');
 DROP OWNED BY evpg_translator_writer, evpg_translator_operator;
 DROP ROLE evpg_translator_writer, evpg_translator_operator;
+-- names that belong to evpg
+SELECT evpg_register_translator('reserved', 'test.raw') \g /dev/null
+SELECT is(error_of(format('SELECT count(*) FROM evpg_receive_message(%L, %L, %L, %L)', 's', 'reserved', 'reserved', jsonb_build_object('rows', jsonb_build_array('{"aggregate_type": "counter", "aggregate_id": "r", "command_type": "Add", "data": {"n": 1}}'::jsonb || more)))), error, 'B59: ' || error)
+  FROM (VALUES ('{"command_id": "saga:1"}'::jsonb, 'VE017 command id "saga:1" is reserved'), ('{"metadata": {"evpg": {"depth": -5}}}', 'VE017 metadata key "evpg" is reserved')) x (more, error);
 SELECT * FROM finish();
