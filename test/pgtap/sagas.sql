@@ -256,7 +256,7 @@ SELECT start('waited2') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), false, 'A48: while it is paused there is nothing to come');
 SELECT evpg_resume(saga()) \g /dev/null
-SELECT start('waited3', '[{"do": "fail", "reason": "on purpose"}]'::jsonb) \g /dev/null
+SELECT start('waited3', script(evpg_action_fail('on purpose'))) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), true, 'A48: a dead letter is not waited for');
 SELECT matches((SELECT context FROM evpg.dead_letter WHERE key = 'waited3'), 'action 1 of saga "[^"]*", key "waited3"', 'A34: a dead letter says where it failed');
