@@ -16,18 +16,18 @@ CREATE TABLE test.kinds AS SELECT register_kinds('i ', 'inline') AS kind;
 SELECT * FROM register_kinds('a ', 'async') \g /dev/null
 SELECT events_at_random(300, 0.5) \g /dev/null
 SELECT is((SELECT count(*) FROM evpg.projected_state WHERE starts_with(name, 'a ')), 0::bigint, 'rule 10: nothing is applied by who appends');
-SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT mode, status, checkpoint, lag_events, lag_seconds > 0, events_total FROM evpg.stat_consumer WHERE starts_with(name, 'a ')) c), '{"(async,running,0,300,t,0)"}', 'rule 10: the checkpoint is at the beginning');
+SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT mode, status, checkpoint, lag_events, lag_seconds > 0, events_total FROM evpg.stat_consumer WHERE starts_with(name, 'a ')) c), '{"(async,running,0,300,t,0)"}', 'rule 10, B35: the checkpoint is at the beginning');
 SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT mode, status, checkpoint, lag_events, lag_seconds, parked FROM evpg.stat_consumer WHERE starts_with(name, 'i ')) c), '{"(inline,running,,,,0)"}', 'rule 10: an inline projection has none');
 CALL evpg_run();
 SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rules 10, 11, 12: an asynchronous projection comes to what an inline one does: ' || kind) FROM kinds;
 SELECT cmp_ok((SELECT count(*) FROM stored WHERE name = 'a ' || kind), '>', 0::bigint, 'rule 10: and has rows: ' || kind) FROM kinds;
-SELECT is((SELECT array_agg(DISTINCT consumer_of('a ' || kind)) FROM kinds), '{"running 0 tried 0 errors 0"}', 'rule 10: the checkpoint is at the end');
+SELECT is((SELECT array_agg(DISTINCT consumer_of('a ' || kind)) FROM kinds), '{"running 0 tried 0 errors 0"}', 'rule 10, A27, B31: the checkpoint is at the end');
 SELECT is((SELECT events_total FROM evpg.stat_consumer WHERE name = 'a ' || x.kind), counted, 'rule 10: events are counted: ' || kind) FROM (VALUES
   ('both', 300::bigint), ('by_id', (SELECT count(*) FROM evpg.event WHERE aggregate_type = 'counter')), ('types', (SELECT count(*) FROM evpg.event WHERE type IN ('Added', 'Cleared')))) x (kind, counted);
-SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT lag_events, lag_seconds FROM evpg.stat_consumer WHERE starts_with(name, 'a ')) c), '{"(0,0)"}', 'rule 10: no lag');
+SELECT is((SELECT array_agg(DISTINCT c::text) FROM (SELECT lag_events, lag_seconds FROM evpg.stat_consumer WHERE starts_with(name, 'a ')) c), '{"(0,0)"}', 'rule 10, B35: no lag');
 SELECT md5(string_agg(s::text, ',' ORDER BY build, key)) AS rows FROM evpg.projection_state s \gset
 CALL evpg_run(1000);
-SELECT is((SELECT md5(string_agg(s::text, ',' ORDER BY build, key)) FROM evpg.projection_state s), :'rows', 'rule 10: nothing is applied twice');
+SELECT is((SELECT md5(string_agg(s::text, ',' ORDER BY build, key)) FROM evpg.projection_state s), :'rows', 'rule 10, A27: nothing is applied twice');
 
 -- piece by piece, with positions that nobody has committed
 SELECT events_at_random(7, 0.1) \g /dev/null
@@ -42,7 +42,7 @@ BEGIN;
 SELECT events_at_random(2, 0.4) \g /dev/null
 ROLLBACK;
 CALL evpg_run();
-SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rules 9, 10: batch by batch, over positions that were rolled back: ' || kind) FROM kinds;
+SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rules 9, 10, A26, A29: batch by batch, over positions that were rolled back: ' || kind) FROM kinds;
 -- more than one batch
 SET evpg.test_mutation = small_batches;
 SELECT count(*) FROM evpg_append('counter', 'long', (SELECT array_agg(evpg_event('Added', jsonb_build_object('n', n, 'group', 'g' || n % 7))) FROM generate_series(1, 3000) n)) \g /dev/null

@@ -18,17 +18,17 @@ CALL evpg_run();
 SELECT is(rows_of('list'), 'a: 1.1 [1], b: 1.1 [2]', 'rule 10: what comes before the event that fails is applied');
 SELECT is(consumer_of('list'), 'running -3 at 3 tried 1 errors 2', 'rule 10: the event is tried once with others, which does not count, and once alone');
 SELECT is((SELECT (last_error, last_sqlstate, last_error_position = (SELECT position FROM evpg.event WHERE data->>'n' = '3'), last_error_at > now() - interval '1 hour', parked)::text FROM evpg.stat_consumer WHERE name = 'list'),
-  '("I break at 3",P0001,t,t,0)', 'rule 10: the error is kept');
+  '("I break at 3",P0001,t,t,0)', 'rule 10, B35: the error is kept');
 SELECT is((SELECT retry_at > updated_at FROM evpg.stat_consumer WHERE name = 'list'), true, 'rule 10: it is tried again later');
 SELECT is(rows_of('other'), 'a: 1.3 {"sum": 8, "count": 3}, b: 1.2 {"sum": 7, "count": 2}', 'rule 10: other projections go on');
 CALL evpg_run(100);
 SELECT is(consumer_of('list'), 'running -3 at 3 tried 1 errors 2', 'rule 10: not before');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(consumer_of('list'), 'running -3 at 3 tried 2 errors 3', 'rule 10: when it is due, it is tried once more');
+SELECT is(consumer_of('list'), 'running -3 at 3 tried 2 errors 3', 'rule 10, B33: when it is due, it is tried once more');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(consumer_of('list'), 'stopped -3 at 3 tried 3 errors 4', 'rule 10: after max_attempts it stops');
+SELECT is(consumer_of('list'), 'stopped -3 at 3 tried 3 errors 4', 'rule 10, B33, B34: after max_attempts it stops');
 SELECT is((SELECT status || ' ' || lag_events FROM evpg.stat_consumer WHERE name = 'list'), 'stopped 3', 'rule 10: which is shown');
 RESET test.break;
 SELECT now_due() \g /dev/null
@@ -96,7 +96,7 @@ SELECT evpg_register_projection('list', 'test.list_apply', mode => 'async', on_e
 SELECT add('pa', 1), add('pb', 2), add('pa', 3), add('pa', 4), add('pb', 5) \g /dev/null
 SET test.break = 3;
 CALL evpg_run();
-SELECT is(rows_of('list'), 'pa: 1.1 [1], pb: 1.2 [2, 5]', 'rule 10: the event is parked, later ones of its key wait behind it, other keys go on');
+SELECT is(rows_of('list'), 'pa: 1.1 [1], pb: 1.2 [2, 5]', 'rule 10, B34: the event is parked, later ones of its key wait behind it, other keys go on');
 SELECT is(parked_of('list'), 'pa 3 tried 1 I break at 3 P0001, pa 4 tried 0', 'rule 10: parked events, with the error of the one that failed');
 SELECT is((SELECT consumer_of('list') || ' parked ' || parked FROM evpg.stat_consumer WHERE name = 'list'), 'running 0 tried 0 errors 2 parked 2', 'rule 10: the projection has not stopped');
 SELECT add('pa', 6), add('pb', 7) \g /dev/null
@@ -210,7 +210,7 @@ CALL evpg_run();
 SELECT is(row_of('list', 'a'), '1.1 [1]', 'rule 10: to skip an event takes max_attempts, too');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(row_of('list', 'a'), '1.2 [1, 3]', 'rule 10: then the projection goes on without it');
+SELECT is(row_of('list', 'a'), '1.2 [1, 3]', 'rule 10, B34: then the projection goes on without it');
 SELECT is((SELECT (skip_reason, skipped_by = session_user, error, sqlstate)::text FROM evpg.parked_event), '("I break at 2",t,"I break at 2",P0001)', 'rule 10: which is kept');
 SELECT is((SELECT parked FROM evpg.stat_consumer WHERE name = 'list'), 0::bigint, 'rule 10: nothing waits');
 SELECT evpg_register_projection('list', 'test.list_apply', mode => 'async', on_error => 'skip', max_attempts => 1, start_position => (SELECT start_position FROM evpg.projection WHERE name = 'list')) \g /dev/null

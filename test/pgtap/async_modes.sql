@@ -14,15 +14,15 @@ SET test.kind = counter;
 
 SELECT add('m', 1), add('m', 2) \g /dev/null
 SELECT evpg_register_projection('p', 'test.list_apply', mode => 'async') \g /dev/null
-SELECT is(evpg_register_projection('p', 'test.list_apply', mode => 'async'), false, 'rule 11: the same registration again changes nothing');
+SELECT is(evpg_register_projection('p', 'test.list_apply', mode => 'async'), false, 'rule 11, A24: the same registration again changes nothing');
 CALL evpg_run();
-SELECT is(row_of('p', 'm'), '1.2 [1, 2]', 'rule 10: an asynchronous projection begins with the first event');
+SELECT is(row_of('p', 'm'), '1.2 [1, 2]', 'rule 10, A26, B32: an asynchronous projection begins with the first event');
 SELECT add('m', 3), add('n', 4) \g /dev/null
 SELECT is(evpg_register_projection('p', 'test.list_apply'), true, 'rule 11: it becomes inline');
 SELECT is(rows_of('p'), 'm: 1.3 [1, 2, 3], n: 1.1 [4]', 'rule 11: having made up for what it had not consumed');
 SELECT is((SELECT count(*) FROM evpg.consumer), 0::bigint, 'rule 11: it has no checkpoint any more');
 SELECT add('m', 5) \g /dev/null
-SELECT is(row_of('p', 'm'), '1.4 [1, 2, 3, 5]', 'rule 11: from now on it is kept up by who appends');
+SELECT is(row_of('p', 'm'), '1.4 [1, 2, 3, 5]', 'rule 11, B32: from now on it is kept up by who appends');
 CALL evpg_run();
 SELECT is(row_of('p', 'm'), '1.4 [1, 2, 3, 5]', 'rule 11: alone');
 SELECT is(evpg_register_projection('p', 'test.list_apply', mode => 'async'), true, 'rule 11: it becomes asynchronous again');
@@ -30,7 +30,7 @@ SELECT is(consumer_of('p'), 'running 0 tried 0 errors 0', 'rule 10: with its che
 SELECT add('m', 6) \g /dev/null
 SELECT is(row_of('p', 'm'), '1.4 [1, 2, 3, 5]', 'rule 10: who appends does not apply it');
 CALL evpg_run();
-SELECT is(row_of('p', 'm'), '1.5 [1, 2, 3, 5, 6]', 'rule 10: the consumer does, once');
+SELECT is(row_of('p', 'm'), '1.5 [1, 2, 3, 5, 6]', 'rule 10, B58: the consumer does, once');
 -- back and forth, under load, in transactions with events of their own, rolled back or not
 DO $$
 BEGIN
@@ -194,11 +194,11 @@ SELECT evpg_drop_projection('who') \g /dev/null
 
 SELECT is(evpg_wait_for('inl', add('w', 1), '0'), true, 'rule 11: an inline projection has applied what is appended');
 SELECT add('w', 1) AS position \gset
-SELECT is(evpg_wait_for('asy', :position, '0'), false, 'rule 9: an asynchronous one has not');
-SELECT is(evpg_wait_for('asy', :position, '20 ms'), false, 'rule 9: not in that time either');
+SELECT is(evpg_wait_for('asy', :position, '0'), false, 'rule 9, D81, D82: an asynchronous one has not');
+SELECT is(evpg_wait_for('asy', :position, '20 ms'), false, 'rule 9, D82: not in that time either');
 SELECT is(evpg_wait_for('asy', 0, '0') AND evpg_wait_for('asy', -1, '0') AND evpg_wait_for('asy', :position - 2, '0'), true, 'rule 9: but it has come to what is before');
 CALL evpg_run();
-SELECT is(evpg_wait_for('asy', :position, '0'), true, 'rule 9: now it has');
+SELECT is(evpg_wait_for('asy', :position, '0'), true, 'rule 9, A25, D66, D81: now it has');
 SELECT is(evpg_wait_for('asy', :position, NULL), true, 'rule 9: to wait for ever is over at once then');
 SELECT is(evpg_wait_for('asy', :position + 1, '0'), false, 'rule 9: a position that was not drawn yet');
 SELECT is(error_of(statement), error, 'rule 9: ' || statement) FROM (VALUES
@@ -220,19 +220,19 @@ COMMIT;
 CREATE FUNCTION test.watched(name text, key text, after_version bigint DEFAULT 0, after_generation int DEFAULT NULL) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT generation || '.' || version || ' ' || coalesce(state::text, '-') FROM evpg_watch(name, key, after_version, '0', after_generation)
 $$;
-SELECT is(watched('inl', 'v'), NULL, 'C45: a key that was never there');
+SELECT is(watched('inl', 'v'), NULL, 'D08, D11: a key that was never there');
 SELECT add('v', 1) AS position \gset
-SELECT is(watched('inl', 'v'), '1.1 {"sum": 1, "count": 1}', 'C45: a row that is there is there at once');
-SELECT is((SELECT (position, updated_at IS NOT NULL)::text FROM evpg_watch('inl', 'v', 0, '0')), format('(%s,t)', :position), 'C45: with its position and time');
-SELECT is(watched('inl', 'v', 1), NULL, 'C45: the version that is known is no change');
-SELECT is(watched('inl', 'v', 7), '1.1 {"sum": 1, "count": 1}', 'C45: any other is: that of an earlier generation may be higher');
-SELECT is(watched('inl', 'v', 7, 1), NULL, 'rule 12: unless the generation is known');
+SELECT is(watched('inl', 'v'), '1.1 {"sum": 1, "count": 1}', 'D07, D11: a row that is there is there at once');
+SELECT is((SELECT (position, updated_at IS NOT NULL)::text FROM evpg_watch('inl', 'v', 0, '0')), format('(%s,t)', :position), 'D08: with its position and time');
+SELECT is(watched('inl', 'v', 1), NULL, 'D09, D11: the version that is known is no change');
+SELECT is(watched('inl', 'v', 7), '1.1 {"sum": 1, "count": 1}', 'D09: any other is: that of an earlier generation may be higher');
+SELECT is(watched('inl', 'v', 7, 1), NULL, 'rule 12, D09: unless the generation is known');
 SELECT is(watched('inl', 'v', 0, 1), '1.1 {"sum": 1, "count": 1}', 'rule 12: then a later version is a change');
 SELECT is(watched('inl', 'v', 99, 0), '1.1 {"sum": 1, "count": 1}', 'rule 12: and a later generation');
 SELECT is(watched('inl', 'v', 0, 2), NULL, 'rule 12: not an earlier one');
 SELECT add('v', 1, 'Cleared') \g /dev/null
-SELECT is(watched('inl', 'v', 1), '1.2 -', 'C45: a deletion is a change to state NULL');
-SELECT is(watched('inl', 'v', 2), NULL, 'C45: once');
+SELECT is(watched('inl', 'v', 1), '1.2 -', 'D08: a deletion is a change to state NULL');
+SELECT is(watched('inl', 'v', 2), NULL, 'D08: once');
 SELECT add('v', 5) \g /dev/null
 SELECT is(watched('inl', 'v', 2), '2.1 {"sum": 5, "count": 1}', 'rule 12: a key that comes back, in the next generation');
 SELECT is(watched('inl', 'v', 2, 1), '2.1 {"sum": 5, "count": 1}', 'rule 12: whose version is lower');
@@ -241,12 +241,12 @@ SELECT is(watched('inl', 'v', 1, 2), (SELECT generation || '.3 {"sum": 5, "count
 SELECT generation, version FROM evpg_projection('inl', 'v') \gset
 SELECT evpg_rebuild_projection('inl') \g /dev/null
 SELECT cmp_ok(watched('inl', 'v', :version, :generation), '>', :'generation' || '.', 'rule 13: so is a rebuild of all keys');
-SELECT is(watched('asy', 'v'), NULL, 'C45: of an asynchronous projection, not before');
+SELECT is(watched('asy', 'v'), NULL, 'D07: of an asynchronous projection, not before');
 CALL evpg_run();
-SELECT is(watched('asy', 'v'), '3.1 {"sum": 5, "count": 1}', 'C45: it has consumed the event');
-SELECT is((SELECT count(*) FROM evpg_watch('inl', 'v', timeout => NULL)), 1::bigint, 'C45: to wait for ever is over at once then');
+SELECT is(watched('asy', 'v'), '3.1 {"sum": 5, "count": 1}', 'D07: it has consumed the event');
+SELECT is((SELECT count(*) FROM evpg_watch('inl', 'v', timeout => NULL)), 1::bigint, 'D07: to wait for ever is over at once then');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT is(watched('inl', 'v', -1), (SELECT generation || '.' || version || ' ' || state FROM evpg_projection('inl', 'v')), 'C45: under REPEATABLE READ it looks at what is there now');
+SELECT is(watched('inl', 'v', -1), (SELECT generation || '.' || version || ' ' || state FROM evpg_projection('inl', 'v')), 'D07: under REPEATABLE READ it looks at what is there now');
 COMMIT;
 BEGIN;
 SELECT add('other', 1) \g /dev/null

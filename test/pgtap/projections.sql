@@ -10,7 +10,7 @@ SET test.kind = counter;
 
 -- ------------------------------------------------------------------ registration
 
-SELECT is(evpg_register_projection('sums', 'test.sum_apply'), true, 'C01, C11: a projection is registered');
+SELECT is(evpg_register_projection('sums', 'test.sum_apply'), true, 'C01, C11, A24: a projection is registered');
 SELECT is(evpg_register_projection('sums', 'test.sum_apply'), false, 'C11: again, it is the same: nothing changes');
 SELECT is(evpg_register_projection('sums', reducer => 'sum_apply', key_path => NULL, broadcast => 'pointer', event_name => 'delta', initial_state => '{}', mode => 'inline'), false,
   'C11: the defaults said, and the name resolved by search_path, are the same');
@@ -25,9 +25,9 @@ SELECT is(evpg_register_projection('parts', 'test.sum_project'), true, 'C11: ano
 SELECT is(evpg_register_projection('parts', handler => 'test.statement_write'), true, 'C11: a handler instead');
 SELECT is(evpg_register_projection('parts', handler => 'test.statement_write', broadcast => 'none'), true, 'C11: another broadcast');
 SELECT is(evpg_register_projection('parts', handler => 'test.statement_write', broadcast => 'none', event_name => 'line'), true, 'C11: another event_name');
-SELECT is(evpg_register_projection('parts', 'test.sum_apply', initial_state => '{"sum": 1}'), true, 'C11: another initial_state');
+SELECT is(evpg_register_projection('parts', 'test.sum_apply', initial_state => '{"sum": 1}'), true, 'C11, D64: another initial_state');
 SELECT is(evpg_register_projection('parts', 'test.sum_apply', aggregate_types => '{a,b}'), true, 'C11: other aggregate_types');
-SELECT is(evpg_register_projection('parts', 'test.sum_apply', event_types => '{a,b}'), true, 'C11: other event_types');
+SELECT is(evpg_register_projection('parts', 'test.sum_apply', event_types => '{a,b}'), true, 'C11, D64: other event_types');
 SELECT is(evpg_register_projection('parts', 'test.sum_apply', event_types => '{a,b}'), false, 'C11: the same event_types');
 SELECT is(evpg_register_projection('parts', 'test.sum_apply', tags => '{a,b}'), true, 'C11: other tags');
 SELECT is(evpg_register_projection('parts', 'test.sum_apply', key_path => '$.data.n'), true, 'C11: another key_path');
@@ -131,7 +131,7 @@ SELECT is(try('a', 'Add', '{"n": 3}'), 'ok 2', 'C02: another');
 SELECT is(row_of('sums', 'a'), '1.2 {"sum": 8, "count": 2}', 'rule 12, C05, 3.4 test 1: the second folds and writes version 2');
 SELECT is(try('b', 'Add', '{"n": 7}'), 'ok 1', 'C03, 3.4 test 2: another key');
 SELECT is(rows_of('sums'), 'a: 1.2 {"sum": 8, "count": 2}, b: 1.1 {"sum": 7, "count": 1}, s: 1.1 {"sum": 0, "count": 1}', 'C04, 3.4 test 2: starts from the initial state');
-SELECT is((SELECT array_agg(position ORDER BY position) FROM evpg_projection('sums', 'a')), (SELECT ARRAY[max(position)] FROM evpg.event WHERE aggregate_id = 'a'), 'C04: a row says the position of its last event');
+SELECT is((SELECT array_agg(position ORDER BY position) FROM evpg_projection('sums', 'a')), (SELECT ARRAY[max(position)] FROM evpg.event WHERE aggregate_id = 'a'), 'C04, B35: a row says the position of its last event');
 SELECT is(try('five', 'AddMany', '{"count": 5}'), 'ok 5', 'C05, 3.4 test 1: five events in one command');
 SELECT is(row_of('sums', 'five'), '1.5 {"sum": 5, "count": 5}', 'C05, 3.4 test 1: are five applies');
 SELECT is(try('a', 'Nothing'), 'noop 2', 'rule 5: a no-op');
@@ -142,9 +142,9 @@ SELECT is(row_of('sums', 'a'), '1.2 {"sum": 8, "count": 2}', 'rule 5: change no 
 SELECT is(try('a', 'Add', '{"n": 1}', command_id => 'once'), 'ok 3', 'rule 4: a command with an id');
 SELECT is(try('a', 'Add', '{"n": 1}', command_id => 'once'), 'duplicate 3', 'rule 4: sent again');
 SELECT is(row_of('sums', 'a'), '1.3 {"sum": 9, "count": 3}', 'rule 12: an event is applied once');
-SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint, 'C02: evpg_execute projects');
+SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint, 'C02, A25, D66: evpg_execute projects');
 SELECT is(row_of('sums', 'a'), '1.4 {"sum": 10, "count": 4}', 'C02: too');
-SELECT is((SELECT count(*) FROM evpg_append('counter', 'a', ARRAY[evpg_event('Added', '{"n": 1}'), evpg_event('Added', '{"n": 2}')])), 2::bigint, 'C02: evpg_append projects');
+SELECT is((SELECT count(*) FROM evpg_append('counter', 'a', ARRAY[evpg_event('Added', '{"n": 1}'), evpg_event('Added', '{"n": 2}')])), 2::bigint, 'C02, A26: evpg_append projects');
 SELECT is(row_of('sums', 'a'), '1.6 {"sum": 13, "count": 6}', 'C02: too');
 SELECT is((SELECT count(*) FROM evpg_inject('counter', 'a', evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8001'))), 1::bigint, 'C02: evpg_inject projects');
 SELECT is((SELECT count(*) FROM evpg_inject('counter', 'a', evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8001'))), 0::bigint, 'rule 12: twice');
@@ -201,7 +201,7 @@ SELECT add('k', 0, 'Odd', aggregate => 'counter_c') \g /dev/null
 SELECT is(rows_of('plain'), 'k: 1.5 {"sum": 2, "count": 5}', 'C01: a reducer that returns the state');
 SELECT is(rows_of('deltas'), 'k: 1.5 {"sum": 2, "count": 5}', 'C01: a reducer that returns state and delta');
 SELECT is((SELECT string_agg(key || ' ' || version || ' ' || state, ',') FROM evpg.projected_state WHERE name = 'totals' AND key = 'k'), 'k 4 {"total": 2, "applied": 4}', 'C01: a symbol of a module takes what is in its table');
-SELECT is((SELECT initial_state FROM evpg.projection WHERE name = 'totals'), '{"total": 0, "applied": 0}', 'C01: and says its initial state');
+SELECT is((SELECT initial_state FROM evpg.projection WHERE name = 'totals'), '{"total": 0, "applied": 0}', 'C01, A24: and says its initial state');
 SELECT add('k', 0, 'Cleared', aggregate => 'counter_c') \g /dev/null
 SELECT is(rows_of('plain') || rows_of('deltas'), '', 'rule 12: a NULL state deletes the row');
 SELECT is(row_of('totals', 'k'), NULL, 'rule 12: and so does evpg_delete() of a module');
@@ -309,7 +309,7 @@ SELECT is(row_of('sums', 'a'), '1.7 {"sum": 14, "count": 7}', 'C20: a put is rol
 SELECT is((SELECT state->>'sum' FROM evpg_projection_required('sums', 'a')), '14', 'C08: a row that must be there');
 SELECT refused($$SELECT * FROM evpg_projection_required('sums', 'nope')$$, 'VE008 projection "sums" has no key "nope"', 'C08, C17, 3.4 test 3: the error names projection and key');
 SELECT refused($$SELECT * FROM evpg_projection_required('nope', 'a')$$, 'VE007 projection "nope" is not registered', 'C08, C17: an unknown projection');
-SELECT refused($$SELECT * FROM evpg_projection('nope', 'a')$$, 'VE007 projection "nope" is not registered', 'C07, C17: an unknown projection');
+SELECT refused($$SELECT * FROM evpg_projection('nope', 'a')$$, 'VE007 projection "nope" is not registered', 'C07, C17, A25: an unknown projection');
 SELECT add('gone', 1), add('gone', 1, 'Cleared') \g /dev/null
 SELECT refused($$SELECT * FROM evpg_projection_required('sums', 'gone')$$, 'VE008 projection "sums" has no key "gone"', 'C08: a deleted key is not there');
 SELECT is((SELECT count(*) FROM evpg_projection('sums', 'gone')), 0::bigint, 'C07: a deleted key has no row');

@@ -32,7 +32,7 @@ CREATE TABLE test.seen AS SELECT * FROM stored;
 SELECT damage(name) FROM before \g /dev/null
 SELECT is((SELECT count(*) FROM before WHERE states = states_of(name)), 0::bigint, 'rule 13: every projection is damaged');
 CREATE TABLE test.folded AS SELECT name, evpg_rebuild_projection(name) AS events FROM before;
-SELECT is(states_of(name), states, 'rule 13: a rebuild comes to what the events say: ' || name) FROM before;
+SELECT is(states_of(name), states, 'rule 13, A28, B36: a rebuild comes to what the events say: ' || name) FROM before;
 SELECT cmp_ok(length(states), '>', 10, 'rule 13: which is something: ' || name) FROM before;
 SELECT is(events, (SELECT count(*) FROM evpg.event WHERE aggregate_type = 'counter'), 'rule 13: evpg_rebuild_projection() says how many events it has read: ' || name) FROM folded WHERE name IN ('i by_id', 'a by_id');
 SELECT is((SELECT count(*) FROM stored a JOIN seen b USING (name, key) WHERE a.generation <= b.generation), 0::bigint, 'rule 12: every key is in a higher generation');
@@ -76,7 +76,7 @@ SELECT dblink_exec('listener', 'LISTEN "evpg.resync"') \g /dev/null
 BEGIN;
 SELECT evpg_rebuild_projection('sums') \g /dev/null
 SELECT is(rows_of('sums'), 'a: 2.2 {"sum": 3, "count": 2}, b: 2.1 {"sum": 3, "count": 1}', 'rule 13: who rebuilds sees the new rows');
-SELECT is((SELECT r FROM dblink('listener', $$SELECT rows_of('sums')$$) x (r text)), 'a: 1.2 {"sum": 3, "count": 2}, b: 1.1 {"sum": 3, "count": 1}, c: 1.1 {"sum": 1}', 'rule 13: everybody else the old ones');
+SELECT is((SELECT r FROM dblink('listener', $$SELECT rows_of('sums')$$) x (r text)), 'a: 1.2 {"sum": 3, "count": 2}, b: 1.1 {"sum": 3, "count": 1}, c: 1.1 {"sum": 1}', 'rule 13, A28, B36: everybody else the old ones');
 ROLLBACK;
 SELECT is(rows_of('sums'), 'a: 1.2 {"sum": 3, "count": 2}, b: 1.1 {"sum": 3, "count": 1}, c: 1.1 {"sum": 1}', 'rule 13: rolled back, nothing has happened');
 SELECT evpg_rebuild_projection('sums') \g /dev/null
@@ -189,8 +189,8 @@ RESET test.break;
 SELECT is(evpg_rebuild_projection('steps'), 6001::bigint, 'rule 13: or succeeds');
 SELECT is((SELECT count(*) FROM evpg.rebuild), 0::bigint, 'rule 13: which ends the other one');
 -- another version, another definition
-SELECT is(evpg_register_projection('steps', 'test.step_apply', event_types => '{Stepped}', max_attempts => 2, version => 2), true, 'rule 13: a new version');
-SELECT is((SELECT count(*) FROM evpg.rebuild WHERE name = 'steps'), 1::bigint, 'rule 13: starts a rebuild');
+SELECT is(evpg_register_projection('steps', 'test.step_apply', event_types => '{Stepped}', max_attempts => 2, version => 2), true, 'rule 13, D64: a new version');
+SELECT is((SELECT count(*) FROM evpg.rebuild WHERE name = 'steps'), 1::bigint, 'rule 13, D64: starts a rebuild');
 SELECT build FROM evpg.rebuild \gset
 SELECT evpg_register_projection('steps', 'test.sum_apply', event_types => '{Stepped}', max_attempts => 2, version => 2) \g /dev/null
 SELECT is((SELECT build > :build FROM evpg.rebuild WHERE name = 'steps'), true, 'rule 13: another definition starts it anew');

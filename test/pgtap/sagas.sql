@@ -42,7 +42,7 @@ SELECT is(keys_of(name), found, 'B50: ' || name) FROM (VALUES ('by_id', 'a:1 b:1
 -- a library says itself which events it takes; without EVPG_START each makes an instance
 SELECT start('s', '{"group": "g"}'), start('t', '{"group": "k"}'), tell('u', '{"group": "g"}'), tell('v', '{}') \g /dev/null
 SELECT run() \g /dev/null
-SELECT is((SELECT string_agg(key || ':' || (state->>'seen'), ' ' ORDER BY key) FROM evpg.saga_instance WHERE saga = 'by_symbol'), 'g:3 k:1', 'B50: the key of a library, of the events that it takes');
+SELECT is((SELECT string_agg(key || ':' || (state->>'seen'), ' ' ORDER BY key) FROM evpg.saga_instance WHERE saga = 'by_symbol'), 'g:3 k:1', 'B50, D28: the key of a library, of the events that it takes');
 SELECT evpg_drop_saga(name) FROM unnest('{by_id,by_path,by_paths,by_function,by_functions,by_metadata,by_correlation,all,by_symbol}'::text[]) name \g /dev/null
 -- a key that cannot be found
 SET test.broken_group = 'bad';
@@ -235,7 +235,7 @@ SELECT start('own', script(send('w', 'Add', 100))) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(total('w'), '5 15', 'rule 9: an event of the transaction itself is not passed on before it is committed');
 COMMIT;
-SELECT is(run() || ' ' || total('w'), '1 0 6 115', 'rule 9: then it is');
+SELECT is(run() || ' ' || total('w'), '1 0 6 115', 'rule 9, A29: then it is');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT count(*) FROM evpg.stream \g /dev/null
 SELECT is(error_of('SELECT run()'), '25000 the stable position needs isolation level READ COMMITTED', 'A31: under REPEATABLE READ');
@@ -276,7 +276,7 @@ SELECT is((SELECT command_id FROM evpg.event WHERE aggregate_id = 'w' AND versio
 
 SELECT evpg_register_saga('second', 'test.script_event', event_types => '{Started,Told}', start_event_types => '{Started}') \g /dev/null
 SELECT start('both', script(send('bb', 'Add', 1), evpg_action_schedule('t', '1 hour'))) \g /dev/null
-SELECT is(run() || ' ' || total('bb'), '2 0 2 2', 'B50: each saga reacts to an event');
+SELECT is(run() || ' ' || total('bb'), '2 0 2 2', 'B50, B58: each saga reacts to an event');
 SELECT is((SELECT count(DISTINCT command_id) FROM evpg.event WHERE aggregate_id = 'bb'), 2::bigint, 'rule 16: with other ids');
 SELECT start('ff', script(evpg_action_fail('no'))), tell('both', script(send('bb', 'Add', 1))) \g /dev/null
 SELECT run(1) \g /dev/null

@@ -89,7 +89,7 @@ END $$;
 SELECT count(*) FROM evpg_append('counter_c', 't',
   ARRAY[evpg_event('Odd', tags => '{red,blue}'), evpg_event('Even', tags => '{blue}'), evpg_event('Odd', tags => '{}')])
   \g /dev/null
-SELECT is(found(args), wanted, 'A42, D68: read_all(' || args || ')') FROM (VALUES
+SELECT is(found(args), wanted, 'A42, B38: read_all(' || args || ')') FROM (VALUES
   ('', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'), ('max_count => 3', 'a1 a2 r1'), ('max_count => 0', '-'),
   ('max_count => NULL', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'),
   ('after_position => 2, max_count => 2', 'r1 r2'), ('after_position => 7', 't1 t2 t3'), ('after_position => 10', '-'),

@@ -1,5 +1,6 @@
 --
 -- transfer.sql: transfers of examples/bank by a saga: the same in SQL functions (transfer) and in C (transfer_c).
+-- Rules 16 to 18.
 --
 \getenv directory PG_ABS_SRCDIR
 \set bank :directory '/../examples/bank/bank.sql'

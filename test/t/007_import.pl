@@ -1,5 +1,5 @@
 # The importer of examples/loan: all rows once, whatever happens in between: a second run, a kill in the middle, two at once,
-# a file that is broken; and its read models, which follow the log, exactly.  With a real log of a bank (LOG=path, or found
+# a file that is broken; and its read models, which follow the log and are rebuilt meanwhile, exactly.  With a real log of a bank (LOG=path, or found
 # where make demo finds it) also its known totals.
 
 use strict;
@@ -79,6 +79,42 @@ sub read_models_ok
 	return;
 }
 
+sub builds
+{
+	return value('SELECT string_agg(build::text, \' \' ORDER BY name) FROM evpg.projection');
+}
+
+# Begins to rebuild both read models.  They cannot end before rebuilds_end(), for the rows that their ends change are locked.
+my ($holder, $old_builds, $begun_at);
+
+sub rebuilds_begin
+{
+	$holder = $node->background_psql($database, on_error_stop => 1);
+	$holder->query_safe('BEGIN; SELECT name FROM evpg.projection FOR UPDATE');
+	$old_builds = builds();
+	$begun_at = value('SELECT last_position FROM evpg.stat_stable_position LIMIT 1');
+	value('SELECT evpg_rebuild_projection(name, background => true) FROM evpg.projection');
+	return;
+}
+
+# They come to their end, and events have been appended since they began: at least so many.
+sub rebuilds_end
+{
+	my ($appended, $what) = @_;
+
+	is(value("SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.progress_rebuild"), 'outcomes work_days', "$what: both read models are being rebuilt");
+	is(builds(), $old_builds, "$what: meanwhile the old rows are read");
+	$holder->query_safe('ROLLBACK');
+	$holder->quit;
+	ok($node->poll_query_until($database, 'SELECT count(*) = 0 FROM evpg.progress_rebuild'), "$what: the rebuilds are done");
+	my @old = split / /, $old_builds;
+	my @new = split / /, builds();
+	is(scalar(grep { $new[$_] > $old[$_] } 0 .. 1), 2, "$what: both have new rows");
+	cmp_ok(value("SELECT count(*) FROM evpg.event_log WHERE position > $begun_at AND position < (SELECT min(rebuilt_position) FROM evpg.projection)"),
+		'>=', $appended, "$what: events came in between beginning and end");
+	return;
+}
+
 sub write_file
 {
 	my ($name, $text) = @_;
@@ -141,9 +177,12 @@ ok($node->poll_query_until($database, "SELECT count(*) = 1 FROM pg_stat_activity
 my $whole = 5 * int($first / 5);
 is(value('SELECT count(*) FROM evpg.event'), $whole, 'the batches before it are there as a whole');
 # a rebuild meanwhile: it has the batches that are there
-value("SELECT evpg_rebuild_projection('work_days', background => true)");
 value('CALL evpg_run(NULL)');
-is(value('SELECT count(*) FROM evpg.progress_rebuild'), 0, 'a rebuild in the middle of an import comes to its end');
+$old_builds = builds();
+value('SELECT evpg_rebuild_projection(name, background => true) FROM evpg.projection');
+value('CALL evpg_run(NULL)');
+is(value('SELECT count(*) FROM evpg.progress_rebuild'), 0, 'rebuilds in the middle of an import come to their end');
+isnt(builds(), $old_builds, 'and have made new rows');
 $process->kill_kill(grace => 0);
 $session->query_safe('ROLLBACK');
 $session->quit;
@@ -252,10 +291,47 @@ $node->safe_psql('postgres', "DROP DATABASE $_") foreach qw(sample grown killed 
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'evpg'\nevpg.workers = 2\n");
 $node->restart;
 begin('followed');
-value("SELECT evpg_rebuild_projection('work_days', background => true)");
 imported_ok($sample, $rows, 0, 'with workers');
-ok($node->poll_query_until($database, 'SELECT count(*) = 0 FROM evpg.progress_rebuild'), 'with workers: the rebuild is done');
 read_models_ok(scalar keys %cases, 'with workers');
+
+# A long log, of copies of the sample; the import comes to a stop at two of them, and what is behind the first is appended while
+# both read models are rebuilt.
+begin('rebuilt');
+my $copies = 120;
+my @stops = (70, 100);
+my @sessions;
+foreach my $copy (@stops)
+{
+	my $stop = $node->background_psql($database, on_error_stop => 1);
+
+	$stop->query_safe("BEGIN; SELECT evpg_create_stream('loan_application', '$copy$case')");
+	push @sessions, $stop;
+}
+my $long = write_file('long.csv', join '', $header, map { my $copy = $_; map { s/^([^,]*),/$1,$copy/r } @rows } 0 .. $copies - 1);
+$process = IPC::Run::start([ $import, '--batch', $rows, $long ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
+foreach my $i (0, 1)
+{
+	my $events = $stops[$i] * $rows;
+
+	ok( $node->poll_query_until(
+			$database, "SELECT count(*) = 1 AND (SELECT count(*) FROM evpg.event_log) = $events FROM pg_stat_activity
+			WHERE application_name = 'evpg loan import' AND wait_event_type = 'Lock'"),
+		"rebuilt: the import comes to a stop after $events events");
+	if ($i == 0)
+	{
+		rebuilds_begin();
+	}
+	else
+	{
+		rebuilds_end(($stops[1] - $stops[0]) * $rows, 'rebuilt');
+	}
+	$sessions[$i]->query_safe('ROLLBACK');
+	$sessions[$i]->quit;
+}
+$process->finish;
+is($process->result(0), 0, 'rebuilt: the import goes on to its end') or diag(slurp_file("$directory/err"));
+is(value('SELECT count(*) FROM evpg.event'), $copies * $rows, 'rebuilt: all events are there');
+read_models_ok($copies * keys %cases, 'rebuilt');
 
 # ------------------------------------------------------------------ a real log
 
@@ -267,15 +343,18 @@ if (defined $log)
 	$process = IPC::Run::start([ $import, $log ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
 	ok($node->poll_query_until($database, 'SELECT count(*) > 20000 FROM evpg.event_log'), 'the log: the import is on its way');
 	$process->kill_kill(grace => 0);
-	value("SELECT evpg_rebuild_projection('work_days', background => true)");
-	($code, $stdout, $stderr) = import_file($log);
-	is($code, 0, 'the log: killed and run again') or diag($stderr);
-	cmp_ok((split / /, $stdout)[0], '<', 262200, 'the log: it did not begin anew');
+	$process = IPC::Run::start([ $import, $log ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
+	ok($node->poll_query_until($database, 'SELECT count(*) > 60000 FROM evpg.event_log'), 'the log: run again, it goes on');
+	rebuilds_begin();
+	ok($node->poll_query_until($database, "SELECT count(*) > 20000 FROM evpg.event_log WHERE position > $begun_at"), 'the log: while both read models are rebuilt');
+	rebuilds_end(20000, 'the log');
+	$process->finish;
+	is($process->result(0), 0, 'the log: killed and run again') or diag(slurp_file("$directory/err"));
+	cmp_ok((split / /, slurp_file("$directory/out"))[0], '<', 262200, 'the log: it did not begin anew');
 	imported_ok($log, 0, 262200, 'the log: nothing is imported twice');
 	is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application', max_count => NULL)"), '13087|262200', 'the log: streams and events');
 	is( value("SELECT string_agg(status || ' ' || applications, ', ') FROM loan.final_states"),
 		'approved 2246, cancelled 2807, declined 7635, undecided 399', 'the log: how the applications ended');
-	ok($node->poll_query_until($database, 'SELECT count(*) = 0 FROM evpg.progress_rebuild'), 'the log: the rebuild is done');
 	read_models_ok(13087, 'the log');
 	is(value("SELECT string_agg(outcome || ' ' || applications, ', ' ORDER BY outcome) FROM (SELECT outcome, sum(applications) AS applications FROM loan.outcomes GROUP BY outcome) o"),
 		'approved 2246, cancelled 2807, declined 7635, undecided 399', 'the log: the outcomes');

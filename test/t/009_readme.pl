@@ -7,8 +7,8 @@
 # fence names a file (```c counter.c) are written to that file, and the directory is built and installed with PGXS as a
 # third party would do it, before the session starts.
 #
-# Then: every link leads to a file, every test that the documentation names exists, reference.md names everything that there
-# is, and every feature is in coverage.md once.
+# Then: every link leads to a file, every test that the documentation names exists, architecture.md lists for each rule the
+# tests that name it, reference.md names everything that there is, and every feature is in coverage.md once.
 
 use strict;
 use warnings;
@@ -186,6 +186,49 @@ foreach my $name (@documents)
 }
 is(join("\n", @missing), '', 'what the documentation links to and names is there');
 
+# ------------------------------------------------------------------ the tests of each rule
+
+# A test, with the files that it includes.
+sub test_text
+{
+	my ($name) = @_;
+
+	return slurp_file($name) =~ s/^\\ir (\S+)$/test_text(dirname($name) . "\/$1")/mger;
+}
+
+my (%named, %listed);
+
+foreach my $path (map { glob("$top/test/$_") } 'sql/*.sql', 'isolation/specs/*.spec', 'pgtap/*.sql', 't/*.pl')
+{
+	my $name = substr($path, length("$top/"));
+	my $text = test_text($path) =~ s/\n(?:--|#)\s*/ /gr;
+
+	next if $path eq abs_path(__FILE__);
+	$named{$1}{$name} = 1 if $name =~ /\/rule(\d+)-/;
+	while ($text =~ /\brule(?: (\d+)|s (\d+(?:(?:,| and| to) \d+)*))/gi)
+	{
+		my $rules = $1 // $2;
+
+		while ($rules =~ /(\d+)(?: to (\d+))?/g)
+		{
+			$named{$_}{$name} = 1 foreach $1 .. $2 // $1;
+		}
+	}
+}
+
+my $contract = slurp_file("$top/docs/architecture.md");
+while ($contract =~ /^\*\*(\d+)\. .*?^Tests: (.*?)\.\n\n/msg)
+{
+	my ($rule, $tests) = ($1, $2);
+
+	$listed{$rule}{$_} = 1 foreach $tests =~ /[^\s,]+/g;
+}
+cmp_ok(scalar keys %listed, '>=', 18, 'architecture.md has rules with tests');
+foreach my $rule (sort { $a <=> $b } keys %{ { %named, %listed } })
+{
+	is(join("\n", sort keys %{ $listed{$rule} }), join("\n", sort keys %{ $named{$rule} }), "architecture.md lists the tests that name rule $rule");
+}
+
 # ------------------------------------------------------------------ reference.md names everything that there is
 
 my $reference = slurp_file("$top/docs/reference.md");
@@ -208,16 +251,44 @@ is(join("\n", grep { $reference !~ /(?<![\w.])\Q$_\E(?!\w)/ } @objects), '', 're
 is(join("\n", grep { $reference !~ /^\| $_ \|/m } @states), '', 'reference.md has every SQLSTATE of its own');
 is(join("\n", grep { my $state = $_; !grep { $_ eq $state } @states } $reference =~ /^\| (VE\d+) \|/mg), '', 'and no other');
 
+# Of views that show how things are, all columns with their types, in order.
+my %short = ('double precision' => 'float8', 'timestamp with time zone' => 'timestamptz', integer => 'int');
+my @views = split /\n/, $node->safe_psql('readme', <<'SQL');
+SELECT c.relname, string_agg(a.attname || ':' || format_type(a.atttypid, NULL), ',' ORDER BY a.attnum)
+  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+ WHERE c.relnamespace = 'evpg'::regnamespace AND c.relkind = 'v' AND c.relname ~ '^(stat|progress)_' GROUP BY 1 ORDER BY 1
+SQL
+
+cmp_ok(scalar @views, '>=', 4, 'there are views to describe');
+foreach my $view (@views)
+{
+	my ($name, $columns) = split /\|/, $view;
+	my ($section) = $reference =~ /^`evpg\.$name`(.*?)^(?:`evpg\.|#)/ms;
+	my @described;
+
+	$section //= '';
+	while ($section =~ /^\| ([\w, ]+) \| ([\w, ]+) \|/mg)
+	{
+		my ($names, $types) = map { [ split /, / ] } $1, $2;
+
+		push @described, map { "$names->[$_]:" . ($types->[$_] // $types->[0]) } 0 .. $#$names if $names->[0] ne 'column';
+	}
+	is(join("\n", @described), join("\n", map { s/:(.*)/':' . ($short{$1} \/\/ $1)/er } split /,/, $columns), "reference.md describes the columns of evpg.$name");
+}
+
 # ------------------------------------------------------------------ coverage.md has every feature
 
 my %rows;
+my %count;
 my @wrong;
+my $coverage = slurp_file("$top/docs/coverage.md");
 
-foreach my $line (split /\n/, slurp_file("$top/docs/coverage.md"))
+foreach my $line (split /\n/, $coverage)
 {
 	my ($id, $status, $where, $why) = $line =~ /^\| ([A-D]\d\d) \| (.*?) \| (.*?) \| (.*?) \|$/ or next;
 
 	$rows{$id}++;
+	$count{$status}++;
 	push @wrong, "$id has no status" if $status !~ /^(?:done|open|declined)$/;
 	push @wrong, "$id is done, but names no test" if $status eq 'done' && $why !~ /\btest\/\S|examples\/\S/;
 	push @wrong, "$id says nothing" if $where eq '' || $why eq '';
@@ -238,5 +309,6 @@ foreach my $letter (sort keys %last)
 	}
 }
 is(join("\n", @wrong), '', 'coverage.md has every feature once, with a status and a reason');
+like($coverage, qr/: $count{done} are done, $count{open} open, $count{declined} declined\./, 'coverage.md counts them');
 
 done_testing();

@@ -81,7 +81,7 @@ my $one = listener("'usage', 'm1'");
 
 $node->safe_psql('postgres', execute('m1', '{"n": 1}') . execute('m2', '{"n": 5}') . execute('m1', '{"n": 2}'));
 my @frames = frames($all);
-is(brief(@frames), 'delta m1 1.1 {"n":1}, delta m2 1.1 {"n":5}, delta m1 1.2 {"n":2}', 'rule 14, C09: frames come in the order of the commits');
+is(brief(@frames), 'delta m1 1.1 {"n":1}, delta m2 1.1 {"n":5}, delta m1 1.2 {"n":2}', 'rule 14, C09, B40: frames come in the order of the commits');
 is(join(' ', map { $_->{channel} } @frames), 'projection.usage ' x 2 . 'projection.usage', 'rule 14: on the channel of all keys');
 @frames = frames($one);
 is(brief(@frames), 'delta m1 1.1 {"n":1}, delta m1 1.2 {"n":2}', 'rule 14: who listens to a key hears of that key');
@@ -93,9 +93,9 @@ is( join(' ', map { $_->{position} } @frames),
 
 my $writer = $node->background_psql('postgres', on_error_stop => 0);
 $writer->query_safe('BEGIN;' . execute('m1', '{"n": 7}'));
-is(brief(frames($one)), '', 'rule 14: nothing before the commit');
+is(brief(frames($one)), '', 'rule 14, D03: nothing before the commit');
 $writer->query_safe('COMMIT');
-is(brief(frames($one)), 'delta m1 1.3 {"n":7}', 'rule 14: then');
+is(brief(frames($one)), 'delta m1 1.3 {"n":7}', 'rule 14, D03: then');
 $writer->query_safe('BEGIN;' . execute('m1', '{"n": 1}') . execute('m1', '{"n": 1}') . execute('m1', '{"n": 1}') . 'COMMIT');
 is(brief(frames($one)), 'delta m1 1.4 {"n":1}, delta m1 1.5 {"n":1}, delta m1 1.6 {"n":1}', 'rule 14: equal deltas in one transaction are frames of their own');
 $writer->query_safe('BEGIN;' . execute('m1', '{"n": 666}') . 'ROLLBACK');

@@ -182,7 +182,7 @@ foreach my $round (1 .. 2)
 	my $list = join ',', map { "('$_')" } sort keys %done;
 	is(sql("SELECT id FROM (VALUES $list) d (id) WHERE NOT EXISTS (SELECT FROM evpg.event WHERE command_id = d.id)"), '', "round $round: they are there");
 	is(sql("SELECT count(*) FROM evpg.event WHERE command_id LIKE 'never-%'"), '0', "round $round: and nothing that was rolled back");
-	is(sql('SELECT * FROM wrong'), '', "round $round: rule 11: each projection is what the events say");
+	is(sql('SELECT * FROM wrong'), '', "round $round: rule 11, A27: each projection is what the events say");
 	cmp_ok(sql("SELECT count(*) FROM expected"), '>', 20, "round $round: and these say something");
 	is(inspect($node, $database), '', "round $round: all that is stored agrees");
 	is(sql("SELECT count(*) FROM evpg_execute('meter', 'h1-0', 'Add', '{\"n\": 1, \"house\": \"h1\"}')"), '1', "round $round: commands go on");

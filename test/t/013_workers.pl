@@ -125,7 +125,7 @@ $node->safe_psql("db$_", 'CREATE EXTENSION evpg') foreach 1 .. 2;
 soon(processes(1, 'worker', 'db1'), 'the last slot is taken');
 ok($node->wait_for_log(qr/WARNING: .*has no workers.*\n.*DETAIL: .*\n.*HINT: .*evpg\.max_databases/), 'beyond evpg.max_databases there is a warning');
 is($node->safe_psql('template1', processes(0, 'worker', 'db2')), 't', 'and no worker');
-is($node->safe_psql('db2', "SELECT mode FROM evpg.stat_broadcast"), 'commit', 'frames are sent with the commit there');
+is($node->safe_psql('db2', "SELECT mode FROM evpg.stat_broadcast"), 'commit', 'rule 15: frames are sent with the commit there');
 $node->safe_psql('template1', 'DROP DATABASE other');
 ok(1, 'a database with a worker can be dropped');
 soon(processes(1, 'worker', 'db2'), 'which gives another database its slot');
@@ -140,7 +140,7 @@ soon(processes(1, 'worker'), 'one is left');
 
 $before = worker('postgres');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($before)");
-soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $before", 'a worker that is terminated is started again');
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $before", 'D94: a worker that is terminated is started again');
 foreach my $victim ('evpg worker', 'client backend', 'evpg launcher')
 {
 	my $sleeper = $node->background_psql('template1', on_error_stop => 0);
@@ -150,14 +150,14 @@ foreach my $victim ('evpg worker', 'client backend', 'evpg launcher')
 	is(kill('KILL', $pid), 1, "$victim is killed");
 	soon(
 		"SELECT count(*) = 1 AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)
-		   FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'postgres'", 'after the crash there is a worker again');
+		   FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'postgres'", 'D94: after the crash there is a worker again');
 	is($node->safe_psql('template1', 'SELECT pg_postmaster_start_time()'), $start, 'in the same server');
 	$sleeper->{run}->kill_kill;
 }
 $before = $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg launcher'");
 my $worker = worker('postgres');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($before)");
-soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg launcher' AND pid <> $before", 'so is a launcher');
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg launcher' AND pid <> $before", 'D94: so is a launcher');
 is(worker('postgres'), $worker, 'the worker went on without it');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($worker)");
 soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $worker", 'and the new one looks after it');

@@ -113,7 +113,7 @@ is($frames[0][2], $writer_pid, 'auto: it comes from the session');
 ok($node->poll_query_until('postgres', "SELECT mode = 'worker' FROM evpg.stat_broadcast"), 'auto: but starts a broadcaster');
 $writer->query_safe(execute('a', 2));
 @frames = all_heard($all);
-is(brief(@frames), 'a 1.2 2', 'auto: which sends the next one');
+is(brief(@frames), 'a 1.2 2', 'B40: auto: which sends the next one');
 is($frames[0][2], broadcaster(), 'auto: it comes from there');
 is(counters('queued, sent, dropped'), '0|1|0', 'it is counted');
 
@@ -214,7 +214,7 @@ COMMIT;
 SQL
 	});
 @frames = grep { $_->[1]{key} =~ /^c/ } all_heard($all);
-is(scalar @frames, 1600, 'every frame is heard once');
+is(scalar @frames, 1600, 'D03: every frame is heard once');
 my %last;
 is(scalar(grep { ($last{ $_->[1]{key} } // 0) + 1 != ($last{ $_->[1]{key} } = $_->[1]{version}) } @frames), 0, 'of each key in the order of its versions');
 is( join(' ', map { "$_ $last{$_}" } sort keys %last), $node->safe_psql('postgres', "SELECT string_agg(key || ' ' || version, ' ' ORDER BY key) FROM evpg.projected_state WHERE key LIKE 'c%'"), 'up to the last one');
@@ -225,7 +225,7 @@ is(counters('dropped'), '0', 'none was dropped');
 my $commands = join '', map { execute('o', $_) } 1 .. 1000;
 
 $node->safe_psql('postgres', "BEGIN; $commands COMMIT");
-is(brief(all_heard($all)), 'resync 1000', 'a transaction with more frames than there is room for: all are dropped, and announced');
+is(brief(all_heard($all)), 'resync 1000', 'D02: a transaction with more frames than there is room for: all are dropped, and announced');
 is(counters('dropped, resyncs'), '1000|1', 'and counted');
 is_heard(execute('o', 1001), 'o 1.1001 1001', 'then it goes on');
 is_heard('BEGIN; SAVEPOINT a;' . $commands . 'ROLLBACK TO a;' . execute('o', 1002) . 'COMMIT', 'o 1.1002 1002', 'what was rolled back takes no room');
@@ -234,7 +234,7 @@ is_heard('BEGIN; SAVEPOINT a;' . $commands . 'ROLLBACK TO a;' . execute('o', 100
 my $pid = broadcaster();
 kill('STOP', $pid);
 $node->safe_psql('postgres', $commands);
-is($node->safe_psql('postgres', "SELECT version FROM evpg.projected_state WHERE key = 'o'"), '2002', 'commands go on while the broadcaster stands still');
+is($node->safe_psql('postgres', "SELECT version FROM evpg.projected_state WHERE key = 'o'"), '2002', 'D02: commands go on while the broadcaster stands still');
 my ($queued, $dropped) = split /\|/, counters('queued, dropped - 1000');
 is($queued + $dropped, 1000, 'frames wait, or are dropped');
 cmp_ok($queued, '>', 100, 'as many as there is room for wait');
@@ -264,7 +264,7 @@ my $large = "SELECT FROM evpg_execute('meter', 'l', 'Read', jsonb_build_object('
 
 isnt($node->psql('postgres', "SET evpg.broadcast = 'commit'; BEGIN; " . $large x 50 . 'COMMIT'), 0, 'with the commit, commands fail');
 my $version = $node->safe_psql('postgres', "SELECT coalesce(max(version), 0) FROM evpg.projected_state WHERE key = 'l'");
-is($node->psql('postgres', "SET evpg.broadcast = 'worker'; " . $large x 10 . execute('l', 2)), 0, 'with the broadcaster, none');
+is($node->psql('postgres', "SET evpg.broadcast = 'worker'; " . $large x 10 . execute('l', 2)), 0, 'D02: with the broadcaster, none');
 is($node->safe_psql('postgres', "SELECT version - $version FROM evpg.projected_state WHERE key = 'l'"), '11', 'all are committed');
 ok($node->wait_for_log(qr/ERROR:  could not access status of transaction.*\n.*DETAIL:  Could not open file "pg_notify/), 'the broadcaster cannot send');
 is(counters('queued'), '11', 'keeps the frames');

@@ -30,11 +30,11 @@ sub is_copy
 {
 	my ($where, $database, $what) = @_;
 
-	is(paused($where, $database), 't', "$what: paused");
+	is(paused($where, $database), 't', "rule 9: $what: paused");
 	is( $where->safe_psql($database, "SELECT version FROM evpg_execute('account', 'a', 'Deposit', '{\"amount\": 1}')"),
 		'2', "$what: commands work");
-	is($where->safe_psql($database, 'SELECT evpg_activate(), evpg_activate()'), 't|f', "$what: activated, once");
-	is(paused($where, $database), 'f', "$what: not paused any more");
+	is($where->safe_psql($database, 'SELECT evpg_activate(), evpg_activate()'), 't|f', "rule 9: $what: activated, once");
+	is(paused($where, $database), 'f', "rule 9: $what: not paused any more");
 	is($where->safe_psql($database, $own), '1|1', "$what: it is the only home of its contents");
 	return;
 }
@@ -42,7 +42,7 @@ sub is_copy
 $node->safe_psql('postgres', 'CREATE DATABASE original');
 create_evpg($node, 'original');
 $node->safe_psql('original', "SELECT FROM evpg_execute('account', 'a', 'Open', '{\"owner\": \"Alice\"}')");
-is(paused($node, 'original'), 'f', 'where it was created: not paused');
+is(paused($node, 'original'), 'f', 'rule 9: where it was created: not paused');
 is($node->safe_psql('original', $own), '1|1', 'and known');
 $node->restart;
 is(paused($node, 'original'), 'f', 'nor after a restart');

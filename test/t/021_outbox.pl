@@ -257,7 +257,7 @@ sub crash_server
 	$node->kill9;
 	forget($_) foreach @publishers;
 	start_again($node);
-	is($node->safe_psql('postgres', $checkpoint), $before, 'a checkpoint that is not committed is not moved by a crash');
+	is($node->safe_psql('postgres', $checkpoint), $before, 'B62: a checkpoint that is not committed is not moved by a crash');
 	return 1;
 }
 
@@ -339,7 +339,7 @@ foreach my $topic (sort keys %condition)
 	my $messages = @{ $broker{$topic} };
 
 	cmp_ok(scalar @events, '>', 10, "$topic: there were events");
-	is(wrong($topic, $condition{$topic}), '', "$topic: every event arrived, in order, as it is in the log, and nothing else");
+	is(wrong($topic, $condition{$topic}), '', "B58, B63: $topic: every event arrived, in order, as it is in the log, and nothing else");
 	cmp_ok($messages, '>', @events, "$topic: some more than once");
 	note "$topic: $messages messages of @{[scalar @events]} events";
 }
@@ -401,7 +401,7 @@ foreach my $row (map { [ split /\|/ ] } split /\n/, $node->safe_psql('postgres',
 	next if $version == 2;		# it crashes here, and goes on from its checkpoint
 	push @{ $broker{hasty} }, { id => $id, stream => $stream, version => $version, position => $position, type => $type };
 }
-like(wrong('hasty', "aggregate_id = 'hasty'"), qr/^\S+ \S+ hasty 2 Noted has not arrived$/, 'a checkpoint that moves first loses an event');
+like(wrong('hasty', "aggregate_id = 'hasty'"), qr/^\S+ \S+ hasty 2 Noted has not arrived$/, 'B62: a checkpoint that moves first loses an event');
 
 # Two that are sent together, the first of which is refused and comes again.
 my @messages = @{ $broker{hasty} };

@@ -111,7 +111,7 @@ sub all_is_well
 	set('evpg.workers', 2);
 	soon("SELECT count(*) = 0 FROM transfer WHERE status = 'requested'", "$what: every transfer ends");
 	soon('SELECT count(*) = 0 FROM evpg.saga_event', "$what: nothing is left to do");
-	is(query("SELECT * FROM transfer WHERE NOT CASE status WHEN 'completed' THEN taken = 1 AND given = 1 ELSE taken = given AND taken <= 1 END"), '', "$what: money is taken once and given once");
+	is(query("SELECT * FROM transfer WHERE NOT CASE status WHEN 'completed' THEN taken = 1 AND given = 1 ELSE taken = given AND taken <= 1 END"), '', "B52, D30: $what: money is taken once and given once");
 	is(query("SELECT sum((state->>'balance')::int) FROM unnest('{account,account_c}'::text[]) t, generate_series(1, 10) n, evpg_state(t, 'a' || n)"), 20000, "$what: the sum of the balances is what it was");
 	is(query("SELECT count(*) FROM evpg.saga_instance WHERE status <> 'completed' AND saga LIKE 'transfer%'"), 0, "$what: every instance is completed");
 	is(query('SELECT count(*) FROM evpg.timer'), 0, "$what: no timer is left");
@@ -139,7 +139,7 @@ foreach my $victim ('worker', 'postmaster')
 			set('evpg.workers', 0);
 			soon("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", "$id$kind: new workers");
 			crash_at($victim, "$point$kind", sub { transfer($id, $kind); set('evpg.workers', 2); });
-			is(query("SELECT status, taken, given FROM transfer WHERE kind = 'transfer$kind' AND id = '$id'"), 'requested|0|0', "$id$kind: no command of it is executed");
+			is(query("SELECT status, taken, given FROM transfer WHERE kind = 'transfer$kind' AND id = '$id'"), 'requested|0|0', "D29: $id$kind: no command of it is executed");
 			is(query("SELECT count(*) FROM evpg.saga_instance WHERE saga = 'transfer$kind' AND key = '$id'"), 0, "$id$kind: there is no instance");
 			is(query("SELECT attempts FROM evpg.saga_event WHERE saga = 'transfer$kind' AND key = '$id'"), 1, "$id$kind: the attempt is counted");
 			all_is_well("$id$kind");

@@ -8,10 +8,10 @@ SELECT run() \g /dev/null
 SELECT tell('tech', script(evpg_action_schedule('bell', '1 minute'), send('x1', 'Add', 1, undo => send('x1', 'Subtract', 1)), send('x1', 'Fail', label => 'second'), send('x1', 'Add', 2)) || '{"set": {"new": 1}}'),
        tell('tech', script(send('x2', 'Add', 1))), start('other', script(send('x3', 'Add', 1))) \g /dev/null
 SELECT is(run(), '1 0', of() || 'rule 16: the second of three sends fails; another instance goes on');
-SELECT is(total('x1') || total('x2'), NULL, of() || 'rule 16, 2.5: the first is rolled back, the third is not sent, and what comes later waits');
+SELECT is(total('x1') || total('x2'), NULL, of() || 'rule 16, B52, D29, 2.5: the first is rolled back, the third is not sent, and what comes later waits');
 SELECT is(instance('tech') || ' ' || pending('tech'), 'running 1 {"old": 1, "seen": 1} 2 0 0', of() || 'rule 16, B54: neither state, timer nor undo of it is kept');
 SELECT is((SELECT undo FROM evpg.saga_instance WHERE saga = saga() AND key = 'tech'), '[]', of() || 'rule 16: there is nothing to undo');
-SELECT is(total('x3'), '1 1', of() || 'rule 17: other instances go on');
+SELECT is(total('x3'), '1 1', of() || 'rule 17, D31: other instances go on');
 SELECT is((SELECT split_part(attempts('tech'), ' ', 1) || ' ' || (split_part(attempts('tech'), ' ', 2)::int BETWEEN 9 AND 13)), '1 true', of() || 'rule 17: it is tried again after the back-off, with jitter');
 SELECT is(run() || ', ' || split_part(attempts('tech'), ' ', 1), '0 0, 1', of() || 'rule 17: not before');
 SELECT later(13) \g /dev/null
@@ -20,8 +20,8 @@ SELECT is(split_part(attempts('tech'), ' ', 2)::int BETWEEN 14 AND 19, true, of(
 SELECT later(13) \g /dev/null
 SELECT is(run(), '0 0', of() || 'rule 17: not after the first pause');
 SELECT later(7) \g /dev/null
-SELECT is(run(), '0 1', of() || 'rule 17: after max_attempts it is a dead letter');
-SELECT alike(letters('tech'), 'tried 3 second VE009 %', of() || 'A34, rule 17: with attempts, label and error');
+SELECT is(run(), '0 1', of() || 'rule 17, A32: after max_attempts it is a dead letter');
+SELECT alike(letters('tech'), 'tried 3 second VE009 %', of() || 'A34, D31, rule 17: with attempts, label and error');
 SELECT same($$SELECT d.saga, d.key, d.source_position, d.timer_id, d.command, d.code, d.resolved_at, d.resolution, d.created_at > now() - interval '1 hour' FROM evpg.dead_letter d WHERE key = 'tech'$$,
   $$SELECT saga(), 'tech', (SELECT min(position) FROM evpg.event WHERE aggregate_id = 'tech' AND type = 'Told'), NULL::bigint, send('x1', 'Fail', label => 'second'), NULL::text, NULL::timestamptz, NULL::text, true$$,
   of() || 'A34, rule 17: and the envelope of the command, and the event');
@@ -59,7 +59,7 @@ SELECT try('y2', 'Add', '{"n": 7}') \g /dev/null
 SELECT same(format('SELECT status, sqlstate, code, message FROM evpg_retry_dead_letter(%s)', :letter), $$VALUES ('ok', NULL::text, NULL::text, NULL::text)$$, of() || 'rule 17: retried when it can be done');
 SELECT is(total('y1') || ', ' || total('y2') || ', ' || total('y3'), '1 1, 2 2, 1 1', of() || 'rule 17: it is done');
 SELECT same($$SELECT aggregate_id, command_id FROM evpg.event WHERE aggregate_id IN ('y1', 'y2', 'y3') AND command_id LIKE 'saga:%' ORDER BY aggregate_id$$,
-  format($$SELECT x.id, command_id(saga(), 'poor', s.event_id::text, x.n) FROM evpg.event s, (VALUES ('y1', 1), ('y2', 2), ('y3', 3)) x (id, n) WHERE position = %s$$, :source), of() || 'rule 16: command ids are the same however often it is tried');
+  format($$SELECT x.id, command_id(saga(), 'poor', s.event_id::text, x.n) FROM evpg.event s, (VALUES ('y1', 1), ('y2', 2), ('y3', 3)) x (id, n) WHERE position = %s$$, :source), of() || 'rule 16, D30: command ids are the same however often it is tried');
 SELECT is((SELECT resolution FROM evpg.dead_letter WHERE dead_letter_id = :letter), 'retried', of() || 'A34: the dead letter is resolved');
 SELECT is((SELECT count(*) FROM evpg_retry_dead_letter(:letter)), 0::bigint, of() || 'rule 17: once');
 SELECT is(run() || ' ' || pending('poor'), '1 0 0 0 0', of() || 'rule 17: and the instance goes on');

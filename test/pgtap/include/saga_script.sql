@@ -1,13 +1,13 @@
 -- saga_script.sql: what the saga that does what it is told is told; of functions or in C (test.kind_of_saga).  See ../sagas.sql.
 
-SELECT is(register_script('script'), true, of() || 'B50: a saga is registered');
+SELECT is(register_script('script'), true, of() || 'A30, B50: a saga is registered');
 SELECT is(register_script('script'), false, of() || 'B50: the same again changes nothing');
 SELECT is(run(), '0 0', of() || 'A31, 1.2 test 9: nothing to do');
 
 -- ------------------------------------------------------------------ instances
 
 SELECT tell('k1', '{"set": {"a": 0}}') \g /dev/null
-SELECT is(run(), '0 0', of() || 'rule 18: an event that does not start an instance');
+SELECT is(run(), '0 0', of() || 'rule 18, D28: an event that does not start an instance');
 SELECT is(instance('k1'), NULL, of() || 'rule 18: makes none');
 SELECT start('k1', '{"set": {"a": 1}}'), tell('k1', '{"set": {"b": 2}}'), start('k2', '{"set": {"a": 3}}'), tell('k1', '{}', 'Other'), tell('k3') AS last \gset
 SELECT run() \g /dev/null
@@ -15,8 +15,8 @@ SELECT is(instance('k1'), 'running 2 {"a": 1, "b": 2, "seen": 2}', of() || 'B50:
 SELECT is(instance('k2'), 'running 1 {"a": 3, "seen": 1}', of() || 'B50: each key has its own');
 SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = saga()), 2::bigint, of() || 'B50: and nobody else');
 SELECT is((SELECT i.position = e.position AND i.state->>'position' = e.position::text FROM evpg_saga(saga(), 'k2') i, evpg.event e WHERE e.aggregate_id = 'k2' AND e.type = 'Started'), true,
-  of() || 'B50: with the position of its last event');
-SELECT is((SELECT started_at <= updated_at AND updated_at <= clock_timestamp() AND started_at > now() - interval '1 hour' FROM evpg_saga(saga(), 'k1')), true, of() || 'B50: and the times');
+  of() || 'B50, B56: with the position of its last event');
+SELECT is((SELECT started_at <= updated_at AND updated_at <= clock_timestamp() AND started_at > now() - interval '1 hour' FROM evpg_saga(saga(), 'k1')), true, of() || 'B50, B56: and the times');
 SELECT is(pending('k1'), '0 0 0', of() || 'B50: and nothing before it');
 SELECT is((SELECT count(*) FROM evpg.saga_event), 0::bigint, of() || 'B50: what was done is gone');
 SELECT start('k1', '{"set": {"a": 9}}') \g /dev/null
@@ -33,7 +33,7 @@ SELECT is(instance('count'), 'running 4 {"seen": 4}', of() || 'B55, 2.4 test 7: 
 
 SELECT tell('s1', script(send('t1', 'Add', 5, 'first'), send('t2', 'Add', 7), send('t1', 'Nothing'), send('t1', 'Subtract', 2)), 'Started', actor => 'ann', correlation_id => 'corr') AS source \gset
 SELECT tell('s2', script(send('t3', 'Add', 1)), 'Started') \g /dev/null
-SELECT is(run(), '5 0', of() || 'B51, 1.2 test 9: commands are sent, also one that changes nothing');
+SELECT is(run(), '5 0', of() || 'A32, B51, 1.2 test 9: commands are sent, also one that changes nothing');
 SELECT is(total('t1') || ', ' || total('t2') || ', ' || total('t3'), '2 3, 1 7, 1 1', of() || 'B51: in order');
 SELECT is(run(), '0 0', of() || '1.2 test 9: once');
 SELECT same($$SELECT e.type, e.command_id, e.correlation_id, e.causation_id, e.actor, e.metadata FROM evpg.event e WHERE e.aggregate_id IN ('t1', 't2') ORDER BY position$$,
