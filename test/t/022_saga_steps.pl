@@ -175,6 +175,65 @@ foreach my $victim ('worker', 'postmaster')
 	query('CALL evpg_run()');
 	is(query("SELECT count(evpg_discard_dead_letter(dead_letter_id, 'ill')) FROM evpg.dead_letter WHERE saga = 'keyless' AND resolved_at IS NULL"), 1, "rule 17: $victim: then there is one");
 }
+# ------------------------------------------------------------------ workers that follow
+
+query(<<'SQL');
+CREATE FUNCTION count_live(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+  SELECT jsonb_build_object('n', (state->>'n')::int + 1) $$;
+CREATE FUNCTION live(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  IF event.data ? 'ill' THEN
+    RAISE EXCEPTION 'ill';
+  END IF;
+  RETURN evpg_reaction('{}', evpg_action_send('account', 'a1', 'Deposit', '{"amount": 1}'), evpg_action_send('account', 'a1', 'Withdraw', '{"amount": 1}'));
+END $$;
+SELECT evpg_register_projection('live', 'count_live', mode => 'async', constant_key => 'all', event_types => '{Live}', initial_state => '{"n": 0}');
+SELECT evpg_register_saga('live 1', 'live', event_types => '{Live}', max_attempts => 1);
+SELECT evpg_register_saga('live 2', 'live', event_types => '{Live}', max_attempts => 1);
+ALTER SYSTEM SET evpg.workers = 2;
+SELECT pg_reload_conf();
+SQL
+
+# "count of the projection, version of each saga", when they have come so far
+sub live
+{
+	my ($count, $versions) = @_;
+	my $query = q(SELECT concat_ws(' ', (SELECT state->>'n' FROM evpg_projection('live', 'all')),
+	  (SELECT string_agg(version::text, ' ' ORDER BY saga) FROM evpg.saga_instance WHERE key = 'live')));
+
+	$node->poll_query_until('postgres', "SELECT ($query) = '$count $versions $versions'");
+	return query($query);
+}
+
+sub append_live
+{
+	my ($id, $data) = @_;
+
+	return query("SELECT FROM evpg_append('account', '$id', ARRAY[evpg_event('Live', '$data')])");
+}
+
+append_live('live', '{}') foreach 1 .. 3;
+is(live(3, 3), '3 3 3', '1.2 test 13: workers: a projection and two sagas follow');
+is(query(q(SELECT bool_and(position = (SELECT max(position) FROM evpg.event WHERE type = 'Live')) FROM evpg.saga_instance WHERE key = 'live')), 't',
+	'1.2 test 13: each instance knows the position of its last event');
+is(query(q(SELECT evpg_register_saga('live 1', 'live', event_types => '{Live}', max_attempts => 1))), 'f', '1.2 test 13: to start it twice changes nothing');
+append_live('live ill', '{"ill": 1}');
+ok($node->poll_query_until('postgres', q(SELECT count(*) = 2 FROM evpg.dead_letter WHERE key = 'live ill' AND message = 'ill')),
+	'1.2 test 13: one that fails is a dead letter of both sagas');
+append_live('live', '{}');
+is(live(5, 4), '5 4 4', '1.2 test 13: others go on');
+my $checkpoints = q(SELECT string_agg(checkpoint::text, ' ' ORDER BY name) FROM evpg.consumer WHERE name LIKE 'live%');
+is(query("SELECT evpg_wait_for('live', (SELECT max(position) FROM evpg.event_log), '60 s')"), 't', 'A48: the projection has seen all');
+my $before = query($checkpoints);
+$node->restart;
+is(query("SELECT bool_and(a::bigint >= b::bigint) FROM unnest(string_to_array(($checkpoints), ' '), string_to_array('$before', ' ')) x (a, b)"), 't',
+	'1.2 test 9, 1.2 test 13: checkpoints last over a restart');
+append_live('live', '{}');
+is(live(6, 5), '6 5 5', '1.2 test 9, 1.2 test 13: after it only the new event is reacted to');
+query('ALTER SYSTEM SET evpg.workers = 0; SELECT pg_reload_conf()');
+is(query(q(SELECT count(*) FROM evpg.event WHERE metadata#>>'{evpg,key}' = 'live')), 20, '1.2 test 9: with the commands of each event, once');
+is(query(q(SELECT count(evpg_discard_dead_letter(dead_letter_id, 'ill')) FROM evpg.dead_letter WHERE resolved_at IS NULL)), 2, 'the dead letters are given up');
+is(wrong($node), '', 'all that was requested has come to its end');
 is(inspect($node), '', 'all that is stored agrees');
 
 $node->stop;
