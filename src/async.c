@@ -41,9 +41,6 @@
 
 PG_FUNCTION_INFO_V1(evpg_replay_parked);
 
-/* How long a batch reads events, in ms. */
-#define LONGEST 100
-
 /* How long to wait after the first error that need not come back, in ms. */
 #define FIRST_PAUSE 100
 
@@ -181,7 +178,6 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	batch.build = projection->build;
 	batch.after = EvpgLookFrom(look, &consumer);
 	batch.upto = mark;
-	batch.longest = LONGEST;
 	batch.send = true;
 	batch.narrow = true;
 	/* First what comes before the event that fails, then it alone. */

@@ -39,6 +39,9 @@
 /* A batch ends when its rows need more than this. */
 #define MAX_BYTES (64 * 1024 * 1024)
 
+/* Or when it has read for so long, in ms. */
+#define LONGEST 500
+
 /* Or after so many events. */
 #define MAX_EVENTS 500000
 
@@ -159,13 +162,13 @@ has_room(const EvpgBatch *batch, const rows_hash *rows, instr_time started)
 	if (batch->events >= (batch->max_events == 0 ? MAX_EVENTS : batch->max_events) ||
 		MemoryContextMemAllocated(rows->ctx, true) + batch->json >= MAX_BYTES)
 		return false;
-	if (batch->longest == 0 || batch->events == 0)
+	if (batch->unhurried || batch->events == 0)
 		return true;
 	if (EVPG_MUTATION("small_batches") && batch->events >= 100)
 		return false;
 	INSTR_TIME_SET_CURRENT(lasted);
 	INSTR_TIME_SUBTRACT(lasted, started);
-	return INSTR_TIME_GET_MILLISEC(lasted) < batch->longest;
+	return INSTR_TIME_GET_MILLISEC(lasted) < LONGEST;
 }
 
 static void

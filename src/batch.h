@@ -18,7 +18,7 @@ typedef struct EvpgBatch
 	int64		after;			/* positions above this */
 	int64		upto;			/* and up to this */
 	int			max_events;		/* 0: as many as memory allows */
-	int			longest;		/* ms after which no more are read; 0: no limit */
+	bool		unhurried;		/* however long they take */
 	int			parts;			/* > 1: only the keys of one part */
 	int			part;
 	const char *only_key;		/* NULL: all */

@@ -48,13 +48,6 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are rebuilds and their parts. */
 #define REBUILD_CLASS 17753
 
-/*
- * How long a batch reads events, in ms, if it is a transaction of its own: longer
- * than those of a projection, since nobody waits for its events, and each row is
- * written once in a batch.
- */
-#define LONGEST 1000
-
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
 
@@ -210,14 +203,14 @@ EvpgRebuildUnderWay(const char *name)
 
 /* Applies the next batch of a part, up to the mark. */
 static void
-apply_part(Rebuild *rebuild, int part, int longest)
+apply_part(Rebuild *rebuild, int part, bool unhurried)
 {
 	EvpgBatch	batch = {
 		.projection = rebuild->projection,
 		.build = rebuild->build,
 		.after = rebuild->checkpoints[part],
 		.upto = rebuild->mark,
-		.longest = longest,
+		.unhurried = unhurried,
 		.parts = rebuild->parts,
 		.part = part
 	};
@@ -246,7 +239,7 @@ apply_rest(Rebuild *rebuild)
 {
 	for (int part = 0; part < rebuild->parts; part++)
 		while (rebuild->checkpoints[part] < rebuild->mark)
-			apply_part(rebuild, part, 0);
+			apply_part(rebuild, part, true);
 }
 
 static void
@@ -305,6 +298,14 @@ close_in(Rebuild *rebuild)
 		position = EvpgFenceLastDrawn();
 	rebuild->projection = EvpgProjectionFind(rebuild->name);
 	rebuild->mark = Max(rebuild->mark, position);
+
+	/*
+	 * A part may be further: the mark goes back when an appender takes its
+	 * locks long after it has read what was drawn.  What was decided before
+	 * stays so, and what the part has applied must not be applied again.
+	 */
+	for (int part = 0; part < rebuild->parts; part++)
+		rebuild->mark = Max(rebuild->mark, rebuild->checkpoints[part]);
 }
 
 /* Makes the new build the one that is read. */
@@ -361,7 +362,7 @@ attempt_part(void *arg)
 	Rebuild    *rebuild = arg;
 
 	EvpgProjectBlame(0, NULL);
-	apply_part(rebuild, rebuild->part, LONGEST);
+	apply_part(rebuild, rebuild->part, false);
 }
 
 /* ------------------------------------------------------------------ in the background */
@@ -468,7 +469,7 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 	return more;
 }
 
-/* Tells who catches up by positions of keys that are gone. */
+/* Tells who catches up by positions of keys that are gone; in the order of keys, as appenders lock them. */
 static void
 bury(const char *name, List *keys)
 {

@@ -88,7 +88,6 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 	{
 		Finding		finding = {.saga = lfirst(cell), .event = event};
 		ErrorData  *error;
-		ListCell   *key;
 
 		if (!EvpgSagaTakes(finding.saga, event))
 			continue;
@@ -100,9 +99,8 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 			routes->buried++;
 			return;
 		}
-		foreach(key, finding.keys)
-			if (found == NIL || !EvpgRegistryListed(found, lfirst(key)))
-			found = lappend(found, lfirst(key));
+		/* What two versions find is given once, see EvpgWorkRoute. */
+		found = list_concat(found, finding.keys);
 	}
 	foreach(cell, found)
 	{
@@ -143,8 +141,9 @@ static int64
 route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz *next)
 {
 	EvpgLook   *look = EvpgLookFind(consumer->name);
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRoute", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgLogFilter filter = {
 		.after = EvpgLookFrom(look, consumer),
@@ -174,6 +173,8 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz
 	EvpgLookAdvance(look, consumer, reached, routes.events, next);
 	if (routes.keys != NIL)
 		EVPG_WAIT_POINT("saga_routed");
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 	*buried += routes.buried;
 	return reached;
 }

@@ -51,7 +51,7 @@ RESET evpg.test_mutation;
 SELECT is(unlike('i ' || kind, 'a ' || kind), '', 'rule 10: many batches: ' || kind) FROM kinds;
 SELECT is((SELECT sum((state->>'sum')::bigint) FROM evpg.projected_state WHERE name = 'a by_id' AND key = 'long'), 4501500::numeric, 'rule 10: that is the sum');
 -- a batch has one event at least, and no more if that takes long
-CREATE FUNCTION test.slow_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT event.data FROM pg_sleep(0.11) $$;
+CREATE FUNCTION test.slow_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT event.data FROM pg_sleep(0.51) $$;
 SELECT evpg_register_projection('slow', 'test.slow_apply', mode => 'async', event_types => '{Slow}') \g /dev/null
 SELECT add('slow' || n, n, 'Slow') FROM generate_series(1, 3) n \g /dev/null
 CALL evpg_run();
