@@ -25,6 +25,7 @@
 #include "common/sha2.h"
 #include "errors.h"
 #include "miscadmin.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -142,6 +143,8 @@ derive_command_id(const EvpgActing *acting)
 	hash_text(hash, acting->work->key);
 	hash_text(hash, acting->source);
 	hash_text(hash, psprintf("%d", acting->sends));
+	if (EVPG_MUTATION("saga_new_ids"))
+		hash_text(hash, timestamptz_to_str(GetCurrentTimestamp()));
 	if (pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
 	pg_cryptohash_free(hash);
@@ -215,6 +218,7 @@ handle_rejection(EvpgActing *acting, const EvpgCommand *command, const EvpgOutco
 	if (acting->nested >= MAX_NESTED)
 		raise_refusal(acting, outcome);
 	EvpgReactRejection(acting->saga, acting->instance.state, &rejection, &reaction);
+	EVPG_WAIT_POINT("saga_handled");
 	if (reaction.unhandled)
 		raise_refusal(acting, outcome);
 	acting->nested++;
@@ -294,6 +298,7 @@ send(EvpgActing *acting, Jsonb *action)
 		if (undo != NULL && !acting->compensating)
 			push_undo(acting, undo);
 	}
+	EVPG_WAIT_POINT("saga_sent");
 	acting->label = NULL;
 	acting->command = NULL;
 }

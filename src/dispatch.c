@@ -101,7 +101,7 @@ EvpgDispatchLock(const EvpgWork *work, bool session, bool wait)
 	LOCKTAG		tag;
 
 	instance_tag(work, &tag);
-	return LockAcquire(&tag, ExclusiveLock, session, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	return EVPG_MUTATION("saga_unlocked") || LockAcquire(&tag, ExclusiveLock, session, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 static void
@@ -260,6 +260,7 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 		begin_instance(acting);
 	before = instance->exists ? state_name(instance->state) : "";
 	EvpgReactEvent(acting->saga, acting->work->key, instance->state, event, &reaction);
+	EVPG_WAIT_POINT("saga_handled");
 	/* A key that is not known, and the saga does not want to. */
 	if (!instance->exists && reaction.state == NULL)
 		return;
@@ -292,6 +293,7 @@ react_to_timer(EvpgActing *acting, const EvpgTimer *timer)
 	acting->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
 	check_depth(acting);
 	EvpgReactTimer(acting->saga, instance->state, &fired, &reaction);
+	EVPG_WAIT_POINT("saga_handled");
 	follow(acting, &reaction, state_name(instance->state));
 }
 
@@ -313,6 +315,15 @@ execute_scheduled(EvpgActing *acting, const EvpgTimer *timer)
 	acting->dispatched++;
 }
 
+/* Takes work away; false if somebody else has. */
+static bool
+take(const EvpgWork *what)
+{
+	if (EVPG_MUTATION("saga_kept"))
+		return true;
+	return EvpgWorkDone(what) || EVPG_MUTATION("saga_unchecked") || EVPG_MUTATION("saga_early");
+}
+
 /* The work of one transaction.  It is taken away first, since a timer may be set again by the reaction to it. */
 static void
 work(void *arg)
@@ -322,8 +333,9 @@ work(void *arg)
 
 	if (acting->work->position == 0 && !EvpgTimerRead(acting->work->timer_id, &timer))
 		return;
-	if (!EvpgWorkDone(acting->work))
+	if (!take(acting->work))
 		return;
+	EVPG_WAIT_POINT("saga_taken");
 	if (acting->work->position != 0)
 	{
 		EvpgLogFilter filter = {.after = acting->work->position - 1, .upto = acting->work->position};
@@ -380,6 +392,7 @@ bury(EvpgActing *acting, const ErrorData *error)
 	/* A timer that was moved or cancelled meanwhile is not given up. */
 	if (EvpgWorkBury(&letter) == 0)
 		return EVPG_DISPATCH_LATER;
+	EVPG_WAIT_POINT("saga_buried");
 	ereport(LOG,
 			(work->saga == NULL ? errmsg("scheduled command has become a dead letter") :
 			 errmsg("saga \"%s\", key \"%s\" has a dead letter", work->saga, work->key),
@@ -400,6 +413,7 @@ fail(EvpgActing *acting, const ErrorData *error)
 	if (acting->given_up || work->attempts >= max_attempts(work))
 		return bury(acting, error);
 	EvpgWorkRetry(work, retry_at(work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0), work->attempts), work->attempts);
+	EVPG_WAIT_POINT("saga_put_off");
 	return EVPG_DISPATCH_LATER;
 }
 
@@ -537,6 +551,8 @@ lock_due(MemoryContext context)
 	int			share = (list_length(due) + EvpgWorkers - 1) / Max(EvpgWorkers, 1);
 	ListCell   *cell;
 
+	if (due != NIL)
+		EVPG_WAIT_POINT("saga_due");
 	foreach(cell, due)
 	{
 		EvpgWork   *what = lfirst(cell);
@@ -568,13 +584,21 @@ claim(MemoryContext context, TimestampTz *next)
 	lock_due(context);
 	foreach(cell, claimed)
 	{
-		if (EvpgWorkClaim(lfirst(cell)))
-			any_claimed = true;
-		else
+		if (!EvpgWorkClaim(lfirst(cell)))
 			unlock(lfirst(cell));
+		else
+		{
+			any_claimed = true;
+			if (EVPG_MUTATION("saga_early"))
+				(void) EvpgWorkDone(lfirst(cell));
+		}
 	}
 	if (any_claimed)
-		ForceSyncCommit();
+	{
+		if (!EVPG_MUTATION("saga_unflushed"))
+			ForceSyncCommit();
+		EVPG_WAIT_POINT("saga_counted");
+	}
 	else
 	{
 		TimestampTz due = EvpgWorkNext(EvpgClockNow());
@@ -606,6 +630,7 @@ run_claimed(void (*commit) (void))
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 		commit();
+		EVPG_WAIT_POINT("saga_committed");
 		unlock(what);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -27,6 +27,7 @@
 #include "registry.h"
 #include "route.h"
 #include "saga.h"
+#include "testing.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -69,6 +70,7 @@ bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
 	if (EvpgAttemptCancelled(error) || EvpgConsumerTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	(void) EvpgWorkBury(&letter);
+	EVPG_WAIT_POINT("saga_buried");
 	ereport(LOG,
 			(errmsg("saga \"%s\" has a dead letter: no key was found for the event at position " INT64_FORMAT,
 					saga->name, event->position),
@@ -170,6 +172,8 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz
 	if (routes.keys != NIL)
 		EvpgWorkRoute(consumer->name, routes.keys, routes.positions);
 	EvpgLookAdvance(look, consumer, reached, routes.events, next);
+	if (routes.keys != NIL)
+		EVPG_WAIT_POINT("saga_routed");
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	*buried += routes.buried;

@@ -18,6 +18,13 @@
 
 static char *mutation;
 static char *wait_point;
+static int	passed = 0;			/* how often it was passed */
+
+static void
+assign_wait_point(const char *newval, void *extra)
+{
+	passed = 0;
+}
 
 /* Called once, from _PG_init, before the prefix of the settings is reserved.  Not shown: the list of settings is tested. */
 void
@@ -26,7 +33,7 @@ EvpgTestingInit(void)
 	DefineCustomStringVariable("evpg.test_mutation", "The defect that this session has.", NULL,
 							   &mutation, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 	DefineCustomStringVariable("evpg.test_wait", "The point where this session waits.", NULL,
-							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, assign_wait_point, NULL);
 }
 
 bool
@@ -38,7 +45,12 @@ EvpgTestingMutation(const char *name)
 void
 EvpgTestingWait(const char *name)
 {
-	if (strcmp(wait_point, name) != 0)
+	size_t		length = strcspn(wait_point, ":");
+
+	if (strlen(name) != length || strncmp(wait_point, name, length) != 0)
+		return;
+	passed++;
+	if (wait_point[length] == ':' && atoi(wait_point + length + 1) != passed)
 		return;
 	DirectFunctionCall1(pg_advisory_lock_shared_int8, Int64GetDatum(WAIT_KEY));
 	DirectFunctionCall1(pg_advisory_unlock_shared_int8, Int64GetDatum(WAIT_KEY));

@@ -6,7 +6,8 @@
  *
  * EVPG_MUTATION(name) is true where the setting evpg.test_mutation has that
  * name: a defect that a test must notice.  EVPG_WAIT_POINT(name) waits, where
- * evpg.test_wait has that name, for who holds pg_advisory_lock(17751).
+ * evpg.test_wait has that name, for who holds pg_advisory_lock(17751); "name:2"
+ * waits only the second time that the session comes there.
  *
  *-------------------------------------------------------------------------
  */

@@ -35,7 +35,7 @@ BEGIN
   END IF;
 END $$;
 DO $$ BEGIN FOR i IN 1 .. 10 LOOP CALL test.deliver('key ' || i % 5, 1); END LOOP; END $$;
-SELECT is(total('ten'), '5 5', 'B60: of ten messages with five keys, five have an effect');
+SELECT is(total('ten'), '5 5', 'B60, 2.4 test 10: of ten messages with five keys, five have an effect');
 SELECT is(error_of($$CALL test.deliver('late', 7, true)$$), 'P0001 failed', 'B60: what is done with a message fails');
 SELECT is(total('ten'), '5 5', 'B60: it has no effect');
 CALL test.deliver('late', 7);

@@ -122,7 +122,7 @@ SELECT same($$SELECT status, version, code, message, detail, hint
   $$VALUES ('intercepted', 0::bigint, 'guard', 'nor fourteen', NULL::jsonb, 'try fifteen')$$,
   'B03, rule 8: or raises VE011; the code is its name');
 SELECT is(trace(), :'before', 'rule 5: nothing is written');
-SELECT is((SELECT count(*) FROM test.seen), 0::bigint, 'B03: the first refusal counts, the next is not asked');
+SELECT is((SELECT count(*) FROM test.seen), 0::bigint, 'B03, 2.4 test 5: the first refusal counts, the next is not asked');
 SELECT refused($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 13}')$$, 'VE011 not thirteen',
   'rule 8: execute raises VE011');
 SELECT is(error_fields($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 13}')$$), 'unlucky|{"n": 13}|',

@@ -32,7 +32,7 @@ CREATE TABLE test.seen AS SELECT * FROM stored;
 SELECT damage(name) FROM before \g /dev/null
 SELECT is((SELECT count(*) FROM before WHERE states = states_of(name)), 0::bigint, 'rule 13: every projection is damaged');
 CREATE TABLE test.folded AS SELECT name, evpg_rebuild_projection(name) AS events FROM before;
-SELECT is(states_of(name), states, 'rule 13, A28, B36: a rebuild comes to what the events say: ' || name) FROM before;
+SELECT is(states_of(name), states, 'rule 13, A28, B36, 1.2 test 8, 2.4 test 11: a rebuild comes to what the events say: ' || name) FROM before;
 SELECT cmp_ok(length(states), '>', 10, 'rule 13: which is something: ' || name) FROM before;
 SELECT is(events, (SELECT count(*) FROM evpg.event WHERE aggregate_type = 'counter'), 'rule 13: evpg_rebuild_projection() says how many events it has read: ' || name) FROM folded WHERE name IN ('i by_id', 'a by_id');
 SELECT is((SELECT count(*) FROM stored a JOIN seen b USING (name, key) WHERE a.generation <= b.generation), 0::bigint, 'rule 12: every key is in a higher generation');
@@ -46,7 +46,7 @@ SELECT events_at_random(60, 0.8) \g /dev/null
 CALL evpg_run();
 CREATE TABLE test.after AS SELECT name, states_of(name) AS states FROM before;
 SELECT evpg_rebuild_projection(name) FROM before \g /dev/null
-SELECT is(states_of(name), states, 'rule 13: events after the rebuild were applied once: ' || name) FROM after;
+SELECT is(states_of(name), states, 'rule 13, 1.2 test 8: events after the rebuild were applied once: ' || name) FROM after;
 -- in the background, in parts
 SELECT damage(name) FROM before \g /dev/null
 SELECT is(string_agg(DISTINCT coalesce(evpg_rebuild_projection(name, background => true)::text, 'NULL'), ' '), 'NULL', 'rule 13: in the background, nothing is said yet') FROM before;

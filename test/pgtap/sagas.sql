@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(320);
+SELECT plan(326);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql
@@ -144,6 +144,28 @@ SELECT is(evpg_register_saga('fsm', 'test.script_event', event_types => '{Moved}
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('fsm')), '2 1', 'B57: then the dead letters can be done, but one');
 SELECT is(total('mm'), '2 3', 'B57: with their commands');
 SELECT evpg_drop_saga('fsm') \g /dev/null
+-- 2.4 test 8: the expected commands.  There, the same events after the end start over, so that four commands are sent in all;
+-- here an instance that is completed stays so, on purpose: an event that is delivered twice, or late, must not ship twice.
+CREATE FUNCTION test.ship(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT CASE event.type WHEN 'Placed' THEN evpg_reaction('{"state": "reserved"}', evpg_action_send('counter', 'shop', 'Emit', '{"events": [{"type": "Reserved"}]}'))
+                         ELSE evpg_reaction('{"state": "shipped"}', evpg_action_send('counter', 'shop', 'Emit', '{"events": [{"type": "Shipped"}]}'), evpg_action_complete()) END $$;
+SELECT evpg_register_saga('ship', 'test.ship', event_types => '{Placed,Paid}', start_event_types => '{Placed}', transitions => '{"": ["reserved"], "reserved": ["shipped"]}') \g /dev/null
+CREATE FUNCTION test.order() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT string_agg(type, ' ') FROM evpg_append('counter', 'o1', ARRAY[evpg_event('Placed'), evpg_event('Paid')]) $$;
+SELECT "order"() \g /dev/null
+SELECT is(run(), '2 0', 'B57, 2.4 test 8: an order: two commands');
+SELECT is((SELECT string_agg(type, ' ' ORDER BY position) FROM evpg.event WHERE aggregate_id = 'shop'), 'Reserved Shipped', 'B57, 2.4 test 8: the expected ones');
+SELECT "order"() \g /dev/null
+SELECT is(run() || ' ' || (SELECT count(*) FROM evpg.event WHERE aggregate_id = 'shop'), '0 0 2', 'rule 18, 2.4 test 8: the same events again: no more');
+SELECT is((SELECT status || ' ' || (state->>'state') || ' ' || version FROM evpg_saga('ship', 'o1')), 'completed shipped 2', 'rule 18, 2.4 test 8: it stays completed');
+SELECT evpg_drop_saga('ship') \g /dev/null
+-- 2.4 test 14: a reactor, which does something for each event
+CREATE FUNCTION test.sum_up(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT evpg_reaction('{}', evpg_action_send('counter', 'reactor', 'Add', event.data)) $$;
+SELECT evpg_register_saga('reactor', 'test.sum_up', event_types => '{Seen}') \g /dev/null
+SELECT count(*) FROM generate_series(1, 5) n, evpg_append('counter', 'seen ' || n % 2, ARRAY[evpg_event('Seen', jsonb_build_object('n', n))]) \g /dev/null
+SELECT is(run() || ', ' || total('reactor'), '5 0, 5 15', 'B58, 2.4 test 14: of five events it sums up to 15');
+SELECT is(run() || ', ' || total('reactor'), '0 0, 5 15', 'B58, 2.4 test 14: once');
+SELECT evpg_drop_saga('reactor') \g /dev/null
 SELECT refused(format('SELECT evpg_register_saga(%L, %L, transitions => %L)', 'bad', 'test.script_event', t), '22023 transitions must be an object of arrays of names', 'B57: transitions ' || t)
   FROM unnest('{7,"[]","{\"a\": 7}","{\"a\": [7]}","{\"a\": [[]]}","{\"a\": {\"b\": []}}","{\"a\": \"b\"}","\"a\""}'::text[]) t;
 

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(187);
+SELECT plan(193);
 SET test.kind = counter;
 
 -- A shop's message: {"orders": [{"c": id, "do": type, "n": n, "id": command id, "version": expected}, ...]}
@@ -67,6 +67,18 @@ SELECT same($$SELECT command_type FROM evpg_translate('raw', '{"null": 1, "rows"
 SELECT same($$SELECT version, received_at FROM evpg_translate('raw', '{"rows": [{"aggregate_type": "c", "aggregate_id": "a", "command_type": "B",
   "version": 9, "received_at": "2020-01-01"}]}')$$, $$VALUES (NULL::bigint, NULL::timestamptz)$$, 'B59: version and received_at are not for a translator to say');
 SELECT is(trace(), 'events 0, streams 0 of versions 0, records 0, snapshots 0, types 2, drawn 0', 'B59: nothing was executed');
+
+-- 2.4 test 14: odd numbers are dropped, even ones pass in order; the same in a message
+CREATE FUNCTION test.even(payload jsonb) RETURNS SETOF evpg.command LANGUAGE sql STABLE AS $$
+  SELECT (evpg_command('counter', 'even', 'Add', jsonb_build_object('n', n))).* FROM jsonb_array_elements(payload) WITH ORDINALITY x (n, o) WHERE n::int % 2 = 0 ORDER BY o $$;
+SELECT evpg_register_translator('even', 'test.even') \g /dev/null
+SELECT is((SELECT array_agg((data->>'n')::int) FROM evpg_translate('even', '[1, 8, 3, 2, 6, 5]')), '{8,2,6}', 'B59, 2.4 test 14: odd ones are dropped, even ones pass in order');
+SELECT is((SELECT count(*) FROM evpg_translate('even', '[1, 3]')), 0::bigint, 'B59, 2.4 test 14: or nothing');
+BEGIN;
+SELECT is((SELECT string_agg(status, ' ') FROM evpg_receive_message('s', 'even', 'even', '[1, 8, 3, 2, 6, 5]')), 'ok ok ok', 'B59, B60, 2.4 test 14: a message of them');
+SELECT is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg.event WHERE aggregate_id = 'even'), '8 2 6', 'B59, B60, 2.4 test 14: is done in their order');
+ROLLBACK;
+SELECT evpg_drop_translator('even') \g /dev/null
 
 -- what is wrong with commands is found before one of them is executed
 SELECT refused(format('SELECT %s %L)', call, p), error, 'B59: ' || what || ': ' || call) FROM (VALUES

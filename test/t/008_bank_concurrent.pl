@@ -84,7 +84,7 @@ SELECT aggregate_id, version FROM (
            OVER (PARTITION BY aggregate_id ORDER BY version) AS balance
     FROM evpg.event WHERE aggregate_type = '$type') e WHERE balance < 0
 SQL
-	is(inspect($node), '', "$type: all that is stored agrees");
+	is(inspect($node), '', "$type: 2.4 test 13: all that is stored agrees: the commands of a stream in order");
 }
 
 # ------------------------------------------------------------------ SERIALIZABLE

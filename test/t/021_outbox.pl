@@ -409,5 +409,64 @@ $broker{hasty} = [ $messages[1], $messages[0] ];
 like(wrong('hasty', "aggregate_id = 'hasty' AND version <> 2"), qr/^\S+ \S+ hasty 1 Noted comes after version 3$/,
 	'a message that is sent before the one before it is acknowledged comes too early');
 
+# ------------------------------------------------------------------ a publisher that is stopped, and the server
+
+$node->safe_psql('postgres', 'CREATE DATABASE restarted');
+$node->safe_psql('restarted', "CREATE EXTENSION evpg; $recipe");
+$node->safe_psql('restarted', slurp_file(tree() . '/examples/bank/bank.sql'));
+
+sub append_to
+{
+	my ($stream, $count) = @_;
+
+	$node->safe_psql('restarted', "SELECT FROM evpg_append('account_c', '$stream', array_fill(evpg_event('Noted'), ARRAY[$count]))");
+	return;
+}
+
+# A new publisher: all that is there, in pages of three; it ends in good order.
+sub publish_all
+{
+	my ($reader) = @_;
+	my $session = $node->background_psql('restarted');
+
+	while (my @rows = map { [ split /\|/ ] } split /\n/, $session->query_safe("SELECT position, aggregate_id, version FROM outbox_read('$reader', 3)"))
+	{
+		push @{ $broker{$reader} }, "$_->[1] $_->[2]" foreach @rows;
+		$session->query_safe("SELECT outbox_published('$reader', $rows[-1][0])");
+	}
+	$session->quit;
+	return join ', ', @{ $broker{$reader} };
+}
+
+sub offset
+{
+	my ($reader) = @_;
+
+	return $node->safe_psql('restarted', "SELECT checkpoint FROM outbox_reader WHERE name = '$reader'");
+}
+
+# four events, two more after a restart
+$node->safe_psql('restarted', "INSERT INTO outbox_reader (name) VALUES ('offsets')");
+append_to('a', 4);
+is(publish_all('offsets'), 'a 1, a 2, a 3, a 4', 'B61, 2.4 test 9: four events are published');
+is(offset('offsets'), 4, 'B62, 2.4 test 9: the stored offset is 4');
+$node->restart;
+is(offset('offsets'), 4, 'B62, 2.4 test 9: and still is after a restart');
+append_to('a', 2);
+is(publish_all('offsets'), 'a 1, a 2, a 3, a 4, a 5, a 6', 'B62, 2.4 test 9: then six messages, none twice');
+is(offset('offsets'), 6, 'B62, 2.4 test 9: the offset is 6');
+
+# of two streams; those that come while nobody publishes
+$node->safe_psql('restarted', "INSERT INTO outbox_reader (name, checkpoint) SELECT 'resumed', evpg_stable_position()");
+append_to('b', 3);
+append_to('c', 2);
+is(publish_all('resumed'), 'b 1, b 2, b 3, c 1, c 2', 'B61, 2.4 test 9: five events are published');
+append_to('b', 1);
+$node->restart;
+append_to('c', 2);
+is(publish_all('resumed'), 'b 1, b 2, b 3, c 1, c 2, b 4, c 3, c 4', 'B61, 2.4 test 9: after a restart of publisher and server exactly eight messages');
+is(publish_all('resumed'), join(', ', @{ $broker{resumed} }), 'B61, 2.4 test 9: none is published again');
+is(scalar @{ $broker{resumed} }, 8, 'B61, 2.4 test 9: also not by the next publisher');
+
 $node->stop;
 done_testing();

@@ -124,6 +124,13 @@ soon("SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worke
 transfer('first', $_) foreach '', '_c';
 all_is_well('without a crash');
 is(query("SELECT count(*) FROM transfer WHERE status = 'completed'"), 2, '2.4 test 6: without a crash: transfers are completed');
+foreach my $account ('account', 'account_c')
+{
+	# the payee had 1000, and pays back what this takes
+	is(query("SELECT status FROM evpg_try_execute('$account', 'a2', 'Withdraw', '{\"amount\": 1001}')"), 'ok', "2.4 test 6: $account: what was transferred can be withdrawn");
+	is(query("SELECT status FROM evpg_try_execute('$account', 'a2', 'Withdraw', '{\"amount\": 1}')"), 'rejected', "2.4 test 6: $account: and no more");
+	query("SELECT FROM evpg_execute('$account', 'a2', 'Deposit', '{\"amount\": 1001}')");
+}
 
 # ------------------------------------------------------------------ between two steps
 

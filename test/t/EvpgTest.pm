@@ -56,6 +56,14 @@ sub create_evpg
 sub start_again
 {
 	my ($node) = @_;
+	my $file = $node->data_dir . '/postmaster.pid';
+	my $pid = -e $file && slurp_file($file) =~ /^(\d+)/ ? $1 : 0;
+
+	# the next one takes a dead one that has not gone for a server
+	for (my $n = 0; $pid && kill(0, $pid) && $n < 200; $n++)
+	{
+		usleep(10_000);
+	}
 	my $started = wait_until(
 		sub {
 			return 1 if $node->start(fail_ok => 1);

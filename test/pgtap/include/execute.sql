@@ -7,7 +7,7 @@ SELECT is((SELECT count(*) FROM evpg_state(kind(), 'never')), 0::bigint,
 SELECT same(
   $$SELECT version, type, data, aggregate_type, aggregate_id FROM evpg_execute(kind(), 'a', 'Add', '{"n": 1}')$$,
   $$VALUES (1::bigint, 'Added', '{"n": 1}'::jsonb, kind(), 'a')$$,
-  kind() || ', A02: execute returns exactly the events it produced');
+  kind() || ', A02, 1.2 test 3: execute returns exactly the events it produced');
 SELECT is((SELECT count(*) FROM evpg_execute(kind(), 'a', 'Add', '{"n": 1}') x,
                                 evpg_execute(kind(), 'a', 'Add', '{"n": 1}') y), 1::bigint,
   kind() || ', A04: two commands in one statement run one after the other');
@@ -27,7 +27,7 @@ SELECT is((SELECT array_agg(version ORDER BY position) FROM returned), '{1,2,3}'
   kind() || ', rule 3, B11: versions are contiguous in the order of positions');
 SELECT is((SELECT array_agg((data->>'n')::int ORDER BY version) FROM returned), '{1,2,3}',
   kind() || ', rule 3: events keep their order');
-SELECT is((SELECT count(DISTINCT event_id) FROM returned), 3::bigint, kind() || ', A22: event ids are distinct');
+SELECT is((SELECT count(DISTINCT event_id) FROM returned), 3::bigint, kind() || ', A22, 1.2 test 12: event ids are distinct');
 SELECT is((SELECT count(DISTINCT recorded_at) FROM returned), 1::bigint, kind()
   || ', A02: the events of a command have one recorded_at');
 SELECT ok((SELECT bool_and(occurred_at = recorded_at AND recorded_at BETWEEN statement_timestamp() - interval '1 hour'
@@ -100,7 +100,7 @@ SELECT refused($$SELECT evpg_execute(kind(), 'c', 'Fail')$$, 'VE009 %broken by "
   || ', rule 8: a defect is an error of execute');
 SELECT refused($$SELECT evpg_try_execute(kind(), 'c', 'Fail')$$, 'VE009 %broken by "Fail"', kind()
   || ', rule 8: and of try_execute too');
-SELECT refused($$SELECT evpg_execute(kind(), 'c', 'Juggle')$$, 'VE018 %"Juggle"%', kind() || ', A36: an unknown command');
+SELECT refused($$SELECT evpg_execute(kind(), 'c', 'Juggle')$$, 'VE018 %"Juggle"%', kind() || ', A36, 1.2 test 10: an unknown command');
 SELECT refused($$SELECT evpg_execute('nothing like it', 'c', 'Add')$$,
   'VE003 aggregate type "nothing like it" is not registered',
   kind() || ', A36: an unknown aggregate type');

@@ -21,10 +21,10 @@ SELECT later(13) \g /dev/null
 SELECT is(run(), '0 0', of() || 'rule 17: not after the first pause');
 SELECT later(7) \g /dev/null
 SELECT is(run(), '0 1', of() || 'rule 17, A32: after max_attempts it is a dead letter');
-SELECT alike(letters('tech'), 'tried 3 second VE009 %', of() || 'A34, D31, rule 17: with attempts, label and error');
+SELECT alike(letters('tech'), 'tried 3 second VE009 %', of() || 'A34, D31, rule 17, 1.2 test 9: with attempts, label and error');
 SELECT same($$SELECT d.saga, d.key, d.source_position, d.timer_id, d.command, d.code, d.resolved_at, d.resolution, d.created_at > now() - interval '1 hour' FROM evpg.dead_letter d WHERE key = 'tech'$$,
   $$SELECT saga(), 'tech', (SELECT min(position) FROM evpg.event WHERE aggregate_id = 'tech' AND type = 'Told'), NULL::bigint, send('x1', 'Fail', label => 'second'), NULL::text, NULL::timestamptz, NULL::text, true$$,
-  of() || 'A34, rule 17: and the envelope of the command, and the event');
+  of() || 'A34, rule 17, 1.2 test 9: and the envelope of the command, and the event');
 SELECT is(pending('tech'), '2 0 1', of() || 'rule 17: the instance shows it');
 SELECT is((SELECT parked FROM evpg.stat_consumer WHERE name = saga()), (SELECT count(*) FROM evpg.dead_letter WHERE saga = saga() AND resolved_at IS NULL), of() || 'rule 17: so does evpg.stat_consumer');
 SELECT later(1000000) \g /dev/null
@@ -104,7 +104,7 @@ SELECT same($$SELECT key, letters(key) FROM unnest('{bad1,bad2,bad3,bad4,bad5,ba
   ('bad4', 'tried 3 22023 "delay" or "due_at" of a timer is missing, or is not of the right type'), ('bad5', 'tried 3 22008 delay of timer "t" is out of range'), ('bad6', 'tried 3 22008 delay of timer "t" is out of range'),
   ('bad7', 'tried 3 22007 invalid input syntax for type timestamp with time zone: "nonsense"'), ('bad8', 'tried 3 22023 "do" of an action is missing, or is not of the right type'),
   ('bad9', 'tried 1 22023 "reason" of a failure is missing, or is not of the right type'), ('bad10', 'tried 3 22023 "undo" of a send is missing, or is not of the right type'),
-  ('bad11', 'tried 3 VE018 unknown command type "Unknown"'), ('bad12', 'tried 3 22023 "timer" of a timer is missing, or is not of the right type')$$, of() || 'A33, A36: each has an error that says so; an unknown aggregate type is named');
+  ('bad11', 'tried 3 VE018 unknown command type "Unknown"'), ('bad12', 'tried 3 22023 "timer" of a timer is missing, or is not of the right type')$$, of() || 'A33, A36, 1.2 test 9: each has an error that says so; an unknown aggregate type is named');
 -- the code of a saga fails
 SELECT start('code1', '{"fail": "no"}'), start('code2', '{"unhandled": true}'), start('nested', '{"set": {"on_refusal": {"actions": [{"do": "send", "aggregate_type": "counter", "aggregate_id": "z", "command_type": "Subtract", "data": {"n": 1}}]}}}' || script(send('z', 'Subtract', 1))) \g /dev/null
 SELECT later(20), run() \g /dev/null

@@ -22,7 +22,7 @@ SELECT is((SELECT count(*) FROM evpg.saga_event), 0::bigint, of() || 'B50: what 
 SELECT start('k1', '{"set": {"a": 9}}') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(instance('k1'), 'running 3 {"a": 9, "b": 2, "seen": 3}', of() || 'rule 18: another start event is an event of the instance');
--- 2.4 test 7: state 3 after three events, one more in another session: 4
+-- 2.4 test 7: state 3 after three events, one more: 4; in another session in ../saga_session.sql
 SELECT start('count'), tell('count'), tell('count') \g /dev/null
 SELECT run() \g /dev/null
 SELECT tell('count') \g /dev/null
