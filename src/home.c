@@ -81,6 +81,7 @@ evpg_activate(PG_FUNCTION_ARGS)
 		(void) EvpgPlanRun(EVPG_PLAN_HOME_WRITE, values, NULL);
 		EvpgPlanDone();
 		EvpgWakeLauncher();
+		EvpgWakeConsumers();
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(paused);

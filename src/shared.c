@@ -69,8 +69,8 @@ static bool wake_consumers = false;
 static bool wake_launcher = false;
 static bool rescan = false;
 static uint64 wake_buckets = 0;
-static bool ended = false;		/* it has something to tell, once its locks are
-								 * released */
+static bool ended = false;		/* it has something to tell, once its locks
+								 * are released */
 static bool committed = false;
 static int	held = 0;
 static bool holding[EVPG_MAX_DATABASES];
