@@ -111,6 +111,7 @@ EvpgConsumerDrop(const char *name, bool with_parked)
 	run(EVPG_PLAN_CONSUMER_DELETE, &value, NULL);
 	if (with_parked)
 		run(EVPG_PLAN_PARKED_CLEAR, &value, NULL);
+	EvpgWakeWaiters(EvpgHashPair(name, ""));
 }
 
 static int64

@@ -3,7 +3,7 @@
  * launcher.c
  *		Starts the background processes of databases, if the library was
  *		preloaded, and sees to it that they are not in the way of commands on
- *		whole databases.
+ *		whole databases, and hear of the end of a prepared transaction.
  *
  * The launcher is connected to no database.  It has every database that takes
  * connections and is no template looked at once, by a probe (worker.c), which
@@ -511,13 +511,26 @@ make_room(Node *statement)
 		EvpgWakeLauncher();
 }
 
+/* What a prepared transaction did is told by who ends it, since there is no callback. */
+static bool
+ends_prepared(Node *statement)
+{
+	return IsA(statement, TransactionStmt) &&
+		(((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
+		 ((TransactionStmt *) statement)->kind == TRANS_STMT_ROLLBACK_PREPARED);
+}
+
 static void
 utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
 		ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
 {
+	bool		prepared = ends_prepared(statement->utilityStmt);
+
 	make_room(statement->utilityStmt);
 	(next_utility != NULL ? next_utility : standard_ProcessUtility)
 		(statement, query, read_only_tree, context, params, environment, receiver, completion);
+	if (prepared)
+		EvpgSharedWakeAll();
 }
 
 /* Called once, from _PG_init. */

@@ -335,13 +335,8 @@ finish(Rebuild *rebuild)
 		EvpgConsumerRestart(name, rebuild->mark);
 	EvpgConsumerUnpark(name, NULL);
 	EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
-
-	/*
-	 * Whoever waits for a key of this projection: a bucket is the rest of the
-	 * hash.
-	 */
-	for (uint64 bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
-		EvpgWakeWaiters(bucket);
+	/* Whoever waits for a key of this projection. */
+	EvpgWakeAllWaiters();
 	if (projection->broadcast != EVPG_BROADCAST_NONE)
 		EvpgBroadcastRebuilt(name, position);
 }

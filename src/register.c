@@ -294,6 +294,8 @@ evpg_drop_projection(PG_FUNCTION_ARGS)
 	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,
 							   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
 	EvpgConsumerDrop(name, true);
+	/* Whoever waits for a key of it. */
+	EvpgWakeAllWaiters();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(dropped);
 }

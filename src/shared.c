@@ -12,10 +12,12 @@
  * the database: where that matters it is checked under the lock.  Waking
  * somebody for nothing does no harm, so wakers do not check.
  *
- * What a transaction has to tell is remembered in static variables and told in
- * the callback at its end, where the commit is visible to others.  Nothing may
- * fail there, so it only takes locks and sets latches.  COMMIT PREPARED has no
- * callback: who waits looks at least once a second.
+ * What a transaction has to tell is remembered in static variables and told at
+ * its end, when the commit is visible to others, invalidation messages are sent
+ * and its locks are released: who is woken earlier may find nothing, or not get
+ * what it wants, and goes to sleep again.  Nothing may fail there, so it only
+ * takes locks and sets latches.  For what was prepared there is no callback: the
+ * statement that ends it wakes everybody (launcher.c).
  *
  * A wake-up is not lost: who has work for a process sets woken, then its latch;
  * the process clears woken, then looks for work, and sleeps only if woken is
@@ -38,6 +40,8 @@
 #include "shared.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "testing.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
@@ -65,6 +69,9 @@ static bool wake_consumers = false;
 static bool wake_launcher = false;
 static bool rescan = false;
 static uint64 wake_buckets = 0;
+static bool ended = false;		/* it has something to tell, once its locks
+								 * are released */
+static bool committed = false;
 static int	held = 0;
 static bool holding[EVPG_MAX_DATABASES];
 
@@ -433,30 +440,59 @@ EvpgWakeWaiters(uint64 hash)
 	wake_buckets |= UINT64CONST(1) << (hash % EVPG_WAIT_BUCKETS);
 }
 
-static void
-wake_all_waiters(EvpgDatabase *slot)
+/* At commit wakes all who wait. */
+void
+EvpgWakeAllWaiters(void)
 {
-	for (; wake_buckets != 0; wake_buckets &= wake_buckets - 1)
+	wake_buckets = ~UINT64CONST(0);
+}
+
+static void
+wake_workers(EvpgDatabase *slot)
+{
+	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
+		EvpgSharedWake(&slot->processes[number]);
+}
+
+static void
+wake_waiters(EvpgDatabase *slot, uint64 buckets)
+{
+	for (; buckets != 0; buckets &= buckets - 1)
 	{
-		int			bucket = pg_rightmost_one_pos64(wake_buckets);
+		int			bucket = pg_rightmost_one_pos64(buckets);
 
 		if (pg_atomic_read_u32(&slot->waiters[bucket]) > 0)
 			ConditionVariableBroadcast(&slot->wakers[bucket]);
 	}
 }
 
+/*
+ * EvpgSharedWakeAll
+ *		Wakes the workers of this database and all who wait in it, now.
+ */
+void
+EvpgSharedWakeAll(void)
+{
+	EvpgDatabase *slot = EvpgSharedFind(false);
+
+	pg_memory_barrier();
+	if (slot == NULL)
+		return;
+	wake_workers(slot);
+	wake_waiters(slot, ~UINT64CONST(0));
+}
+
 static void
-tell(bool committed)
+tell(void)
 {
 	EvpgDatabase *slot = EvpgSharedFind(committed && (wake_consumers || wake_launcher));
 
 	/* What was committed is visible before anybody is looked at. */
 	pg_memory_barrier();
 	if (slot != NULL && wake_consumers)
-		for (int number = 0; number < EVPG_MAX_WORKERS; number++)
-			EvpgSharedWake(&slot->processes[number]);
+		wake_workers(slot);
 	if (slot != NULL && committed)
-		wake_all_waiters(slot);
+		wake_waiters(slot, wake_buckets);
 	if (held > 0)
 		let_go();
 	if (rescan)
@@ -471,8 +507,20 @@ at_end(XactEvent event, void *arg)
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
 	EvpgWaitEnd();
+	ended = true;
+	committed = (event == XACT_EVENT_COMMIT);
+	if (EVPG_MUTATION("slow_end"))
+		pg_usleep(20000);
+}
+
+static void
+at_release(ResourceReleasePhase phase, bool commit, bool top, void *arg)
+{
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !ended)
+		return;
+	ended = false;
 	if (EvpgSharedMemory != NULL && (wake_consumers || wake_launcher || rescan || wake_buckets != 0 || held > 0))
-		tell(event == XACT_EVENT_COMMIT);
+		tell();
 	wake_consumers = wake_launcher = rescan = false;
 	wake_buckets = 0;
 }
@@ -490,6 +538,7 @@ EvpgSharedInit(void)
 {
 	RegisterXactCallback(at_end, NULL);
 	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	RegisterResourceReleaseCallback(at_release, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	next_shmem_request = shmem_request_hook;
@@ -524,7 +573,7 @@ EvpgWaitPrepare(uint64 hash)
 /*
  * EvpgWaitSleep
  *		Sleeps until the condition may hold; false if until has passed.  Looks
- *		at least once a second: COMMIT PREPARED wakes nobody.
+ *		at least once a second, should nobody have woken it.
  */
 bool
 EvpgWaitSleep(uint64 hash, TimestampTz until)
@@ -534,7 +583,8 @@ EvpgWaitSleep(uint64 hash, TimestampTz until)
 	CHECK_FOR_INTERRUPTS();
 	if (left <= 0)
 		return false;
-	left = Min(left, LONGEST_WAIT);
+	if (!EVPG_MUTATION("wait_for_ever"))
+		left = Min(left, LONGEST_WAIT);
 	if (wait_bucket >= 0)
 	{
 		Assert(wait_bucket == (int) (hash % EVPG_WAIT_BUCKETS));

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate);
+our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate worker_rounds);
 
 # A background psql tells each statement and its result: too much where comments are shown.
 {
@@ -87,6 +87,24 @@ sub wait_until
 		usleep(100_000);
 	}
 	return 0;
+}
+
+# Lets the worker of a database do so many rounds, each woken by a statement, and waits for their ends; false if it does not.
+sub worker_rounds
+{
+	my ($node, $database, $count, $statement) = @_;
+
+	foreach (1 .. $count)
+	{
+		my $now = $node->safe_psql('template1', 'SELECT clock_timestamp()');
+
+		$node->safe_psql($database, $statement);
+		return 0 unless $node->poll_query_until('template1', <<"SQL");
+SELECT count(*) = 1 FROM pg_stat_activity
+ WHERE backend_type = 'evpg worker' AND datname = '$database' AND state = 'idle' AND state_change > '$now'
+SQL
+	}
+	return 1;
 }
 
 # The SQLSTATE with which a statement fails, '00000' if it does not.
