@@ -151,7 +151,11 @@ gather(bool busy)
 		pg_usleep(pause * 1000);
 }
 
-/* Advisory locks of the session, which user code has taken and not released, would be held to the end of the process. */
+/*
+ * Advisory locks of the session, which user code has taken and not released,
+ * would be held to the end of the process.  Only between passes: within one,
+ * dispatch.c has such locks over several transactions.
+ */
 static void
 release_locks(void)
 {
@@ -243,7 +247,6 @@ static void
 commit_batch(void)
 {
 	CommitTransactionCommand();
-	release_locks();
 	pgstat_report_stat(false);
 	attend();
 	begin();

@@ -70,25 +70,33 @@ sub begin
 	return;
 }
 
-# A session that runs what is due, after these settings, and waits at a point for the session that is returned first.
+# A session that runs what is due, after these settings, and waits at a point until release(): for a prepared transaction, since
+# that does not let go of its lock when the server dies, as a session may before the one that waits has died, too.
 sub run_to
 {
 	my ($point, $settings) = @_;
-	my ($holder, $runner) = map { $node->background_psql($database, on_error_stop => 1) } 1 .. 2;
+	my $runner = $node->background_psql($database, on_error_stop => 1);
 
-	$holder->query_safe("SELECT pg_advisory_lock($wait_key)");
+	query("BEGIN; SELECT pg_advisory_xact_lock($wait_key); PREPARE TRANSACTION 'holder'");
 	$runner->query_until(qr/running/, "LOAD 'evpg';\nSET evpg.test_wait = 'saga_$point';\n$settings\n\\echo running\nCALL evpg_run();\n");
 	$node->poll_query_until($database, "SELECT EXISTS ($waiters)") or die "nobody comes to $point";
-	return ($holder, $runner);
+	return $runner;
+}
+
+sub release
+{
+	query("ROLLBACK PREPARED 'holder'");
+	return;
 }
 
 sub crash
 {
-	my @sessions = @_;
+	my ($runner) = @_;
 
 	$node->kill9;
-	$_->{run}->finish foreach @sessions;
+	$runner->{run}->finish;
 	start_again($node);
+	release();
 	return;
 }
 
@@ -126,11 +134,11 @@ sub together
 {
 	query($start);
 	query('CALL evpg_run()');
-	my ($holder, $runner) = run_to('handled', "SET evpg.clock_offset = '2 min';");
+	my $runner = run_to('handled', "SET evpg.clock_offset = '2 min';");
 	query($tell);
 	query('CALL evpg_run()');
 	my $early = query($state);
-	$holder->quit;
+	release();
 	$runner->quit;
 	query('CALL evpg_run()');
 	my $end = query($state);
@@ -143,9 +151,9 @@ sub moved
 {
 	query($start);
 	query('CALL evpg_run()');
-	my ($holder, $runner) = run_to('claimed', "SET evpg.clock_offset = '2 min';");
+	my $runner = run_to('claimed', "SET evpg.clock_offset = '2 min';");
 	query(q(SELECT evpg_reschedule(timer_id, now() + interval '1 hour') FROM evpg.timer));
-	$holder->quit;
+	release();
 	$runner->quit;
 	my $early = query($state);
 	query("SET evpg.clock_offset = '2 h'; CALL evpg_run()");
