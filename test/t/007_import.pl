@@ -288,7 +288,7 @@ like($stderr, qr/row 2: case "\Q$case\E" has another event at version 1/, 'a str
 
 # Each database with the extension would have workers of its own.
 $node->safe_psql('postgres', "DROP DATABASE $_") foreach qw(sample grown killed crashed twice broken other);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evpg'\nevpg.workers = 2\n");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evpg'\nevpg.workers = 2\nmax_worker_processes = 16\n");
 $node->restart;
 begin('followed');
 imported_ok($sample, $rows, 0, 'with workers');
