@@ -192,6 +192,7 @@ CREATE TABLE evpg.consumer (
   start_position bigint NOT NULL,
   events_total   bigint NOT NULL DEFAULT 0,
   errors_total   bigint NOT NULL DEFAULT 0,
+  created_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
   updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
   error_position bigint,
   retry_at       timestamptz,

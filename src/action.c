@@ -269,7 +269,12 @@ send(EvpgActing *acting, Jsonb *action)
 	else
 	{
 		acting->dispatched++;
-		if (undo != NULL)
+
+		/*
+		 * What takes the place of an undo is not undone in its turn, which
+		 * might never end.
+		 */
+		if (undo != NULL && !acting->compensating)
 			push_undo(acting, undo);
 	}
 	acting->label = NULL;
@@ -327,6 +332,7 @@ complete(EvpgActing *acting)
 static void
 compensate(EvpgActing *acting)
 {
+	acting->compensating = true;
 	while (!acting->instance.completed && JB_ROOT_COUNT(acting->instance.undo) > 0)
 	{
 		Jsonb	   *undo = JsonbValueToJsonb(getIthJsonbValueFromContainer(&acting->instance.undo->root, 0));

@@ -25,6 +25,7 @@ typedef struct EvpgActing
 	int			depth;			/* of the commands */
 	int			sends;			/* tried so far */
 	int			nested;			/* rejections that are being handled */
+	bool		compensating;
 	int64		dispatched;		/* sends that succeeded */
 	/* the send that is being tried: what a dead letter keeps */
 	const char *label;

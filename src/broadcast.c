@@ -115,7 +115,7 @@ frame_text(const EvpgFrame *frame, bool truncated)
 static void
 send(char *channel, char *wider_channel, char *text)
 {
-	if (EvpgBroadcastBy != EVPG_BROADCAST_COMMIT && EvpgRingUsable(EvpgBroadcastBy == EVPG_BROADCAST_WORKER))
+	if (EvpgRingUsable())
 		EvpgRingPut(channel, wider_channel, text);
 	else
 	{

@@ -35,6 +35,7 @@
 #include "storage/lock.h"
 #include "stream.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(evpg_pause);
@@ -64,7 +65,15 @@ EvpgConsumerLock(const char *name, bool wait)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, CONSUMER_CLASS);
-	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+
+	/*
+	 * What the last owner registered must be seen: an advisory lock does not
+	 * see to that.
+	 */
+	AcceptInvalidationMessages();
+	return true;
 }
 
 static void

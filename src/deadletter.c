@@ -56,6 +56,9 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	int64		sent = 0;
 	int64		dead = 0;
 	bool		idle = false;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext round = AllocSetContextCreate(caller, "EvpgRunSagas", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory = AllocSetContextCreate(round, "EvpgRunSagas work", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 	EvpgScope	scope;
 
@@ -72,18 +75,25 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	while (!idle && left > 0)
 	{
 		idle = true;
+		MemoryContextResetOnly(round);
+		MemoryContextSwitchTo(round);
 		foreach(cell, EvpgWorkDue((int) Min(left, 100), NULL, EvpgClockNow()))
 		{
 			EvpgWork   *work = lfirst(cell);
 
 			if (left == 0 || !EvpgDispatchLock(work, false, false) || !EvpgWorkClaim(work))
 				continue;
+			MemoryContextSwitchTo(memory);
 			dead += EvpgDispatch(work, false, &sent, NULL) == EVPG_DISPATCH_DEAD;
+			MemoryContextSwitchTo(round);
+			MemoryContextReset(memory);
 			left--;
 			idle = false;
 			CHECK_FOR_INTERRUPTS();
 		}
 	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(round);
 	EvpgLeave(&scope);
 	PG_RETURN_DATUM(two_counts(fcinfo, sent, dead));
 }
@@ -106,13 +116,17 @@ result_int(int column)
 	return EvpgPlanResult(0, column, &value) ? DatumGetInt64(value) : 0;
 }
 
-/* Locks a dead letter that is not resolved, and says what it is about; false if there is none. */
+/*
+ * Locks a dead letter that is not resolved, and says what it is about; false if
+ * there is none.  The saga is locked first, as by who changes it, then the
+ * instance, then the row.
+ */
 static bool
 read_dead_letter(int64 id, EvpgWork *work)
 {
 	Datum		value = Int64GetDatum(id);
 	MemoryContext caller = CurrentMemoryContext;
-	bool		found = EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_READ, &value, NULL) > 0;
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_READ, &value, NULL) > 0;
 
 	memset(work, 0, sizeof(EvpgWork));
 	if (found)
@@ -126,8 +140,14 @@ read_dead_letter(int64 id, EvpgWork *work)
 		MemoryContextSwitchTo(old);
 	}
 	EvpgPlanDone();
-	if (found && (work->key != NULL || work->saga == NULL))
+	if (!found)
+		return false;
+	if (work->saga != NULL)
+		(void) EvpgDispatchLockSaga(work->saga, ShareLock, true);
+	if (work->key != NULL || work->saga == NULL)
 		(void) EvpgDispatchLock(work, false, true);
+	found = EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_LOCK, &value, NULL) > 0;
+	EvpgPlanDone();
 	return found;
 }
 

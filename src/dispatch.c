@@ -39,12 +39,15 @@
 #include "errors.h"
 #include "log.h"
 #include "miscadmin.h"
+#include "reaction.h"
 #include "settings.h"
 #include "storage/lock.h"
 #include "stream.h"
 #include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -75,7 +78,11 @@ EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, SAGA_CLASS);
-	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (LockAcquire(&tag, mode, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	/* What was registered until now must be seen. */
+	AcceptInvalidationMessages();
+	return true;
 }
 
 static void
@@ -213,6 +220,20 @@ follow(EvpgActing *acting, const EvpgReaction *reaction, const char *before)
 	EvpgInstanceWrite(acting->work, &acting->instance);
 }
 
+/* Whether the version that an instance has finds its key in an event; perhaps only another one has. */
+static bool
+is_meant(const EvpgActing *acting, const EvpgEvent *event)
+{
+	ListCell   *cell;
+
+	if (list_length(EvpgSagaVersions(acting->saga->name)) < 2)
+		return true;
+	foreach(cell, EvpgReactKeys(acting->saga, event))
+		if (strcmp(lfirst(cell), acting->work->key) == 0)
+		return true;
+	return false;
+}
+
 static void
 begin_instance(EvpgActing *acting)
 {
@@ -233,7 +254,7 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 		return;
 	find_saga(acting);
 	if (!EvpgSagaTakes(acting->saga, event) ||
-		(!instance->exists && !EvpgSagaStarts(acting->saga, event)))
+		(!instance->exists && !EvpgSagaStarts(acting->saga, event)) || !is_meant(acting, event))
 		return;
 	acting->source = EvpgUuidText(&event->event_id);
 	acting->correlation_id = event->correlation_id != NULL ? event->correlation_id : acting->source;
@@ -362,7 +383,9 @@ bury(EvpgActing *acting, const ErrorData *error)
 	const EvpgWork *work = acting->work;
 	EvpgDeadLetter letter = {.work = work, .label = acting->label, .command = acting->command, .error = error};
 
-	(void) EvpgWorkBury(&letter);
+	/* A timer that was moved or cancelled meanwhile is not given up. */
+	if (EvpgWorkBury(&letter) == 0)
+		return EVPG_DISPATCH_LATER;
 	ereport(LOG,
 			(work->saga == NULL ? errmsg("scheduled command has become a dead letter") :
 			 errmsg("saga \"%s\", key \"%s\" has a dead letter", work->saga, work->key),
@@ -386,6 +409,14 @@ fail(EvpgActing *acting, const ErrorData *error)
 	return EVPG_DISPATCH_LATER;
 }
 
+static bool
+is_running(const char *saga)
+{
+	EvpgConsumer consumer;
+
+	return EvpgConsumerRead(saga, &consumer) && consumer.running;
+}
+
 /*
  * EvpgDispatch
  *		Does work in the current transaction.  The caller holds its lock and is
@@ -402,9 +433,12 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	EvpgDispatchRefuse("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextLeave();
-	if (what->saga != NULL && !EvpgDispatchLockSaga(what->saga, ShareLock, again))
+	if (what->saga != NULL && (!EvpgDispatchLockSaga(what->saga, ShareLock, again) || (!again && !is_running(what->saga))))
 	{
-		/* The saga is being changed: that was no attempt. */
+		/*
+		 * The saga is being changed, or was paused since this was claimed:
+		 * that was no attempt.
+		 */
 		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
 		return EVPG_DISPATCH_LATER;
 	}
@@ -531,9 +565,13 @@ claim(MemoryContext context, TimestampTz *next)
 	EvpgEnter(&scope, "evpg_run()");
 	lock_due(context);
 	foreach(cell, claimed)
-		if (!EvpgWorkClaim(lfirst(cell)))
-		unlock(lfirst(cell));
-	if (claimed != NIL)
+	{
+		if (EvpgWorkClaim(lfirst(cell)))
+			any_claimed = true;
+		else
+			unlock(lfirst(cell));
+	}
+	if (any_claimed)
 		ForceSyncCommit();
 	else
 	{
@@ -547,8 +585,9 @@ claim(MemoryContext context, TimestampTz *next)
 }
 
 static void
-run_claimed(void (*commit) (void))
+run_claimed(void (*commit) (void), MemoryContext context)
 {
+	MemoryContext memory = AllocSetContextCreate(context, "EvpgDispatch", ALLOCSET_DEFAULT_SIZES);
 	ListCell   *cell;
 
 	foreach(cell, claimed)
@@ -560,12 +599,14 @@ run_claimed(void (*commit) (void))
 		if (!what->locked)
 			continue;
 		EVPG_WAIT_POINT("saga_claimed");
+		MemoryContextSwitchTo(memory);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
 		(void) EvpgDispatch(what, false, &sent, NULL);
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 		commit();
+		MemoryContextReset(memory);
 		unlock(what);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -584,9 +625,8 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 	PG_TRY();
 	{
 		claim(context, next);
-		any_claimed = (claimed != NIL);
 		commit();
-		run_claimed(commit);
+		run_claimed(commit, context);
 	}
 	PG_CATCH();
 	{

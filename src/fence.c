@@ -10,7 +10,8 @@
  * it draws lies above its key.  A reader first reads how far the sequence was
  * drawn, then looks at the locks: every position up to there, and up to the
  * lowest key, is decided.  That is the mark, and every session that looks sees
- * the same.
+ * the same.  It goes back when an appender takes its locks long after it has
+ * read how far the sequence was drawn; what was decided before stays so.
  *
  * Only appenders matter: not other transactions, other databases, VACUUM,
  * ANALYZE or CREATE INDEX CONCURRENTLY, which lock tables but never a view.  A
@@ -105,7 +106,12 @@ EvpgFenceEnter(void)
 	if (EVPG_MUTATION("fence_late"))
 		return;
 	if (!held_by_me(catalog->fence))
-		hold(last_drawn(catalog->event_position, &lsn));
+	{
+		uint64		drawn = last_drawn(catalog->event_position, &lsn);
+
+		EVPG_WAIT_POINT("fence_read");
+		hold(drawn);
+	}
 	LockRelationOid(catalog->fence, RowExclusiveLock);
 	EvpgWakeConsumers();
 }

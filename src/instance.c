@@ -161,7 +161,11 @@ EvpgWorkNext(TimestampTz now)
 	return next;
 }
 
-/* Counts an attempt at work that nobody else has done, or tried, since it was seen; false if somebody has. */
+/*
+ * Counts an attempt at work that nobody else has done, or tried, since it was
+ * seen; false if somebody has, or has locked its row, so that nothing is waited
+ * for.
+ */
 bool
 EvpgWorkClaim(EvpgWork *work)
 {
@@ -195,6 +199,13 @@ EvpgWorkClaim(EvpgWork *work)
 	return claimed;
 }
 
+/* A timer that is due later was moved meanwhile: it is another one. */
+static Datum
+latest_due(const EvpgWork *work)
+{
+	return TimestampTzGetDatum(work->due == 0 ? DT_NOEND : work->due);
+}
+
 /* Runs the statement for events or that for timers, with further parameters; whether it found the row. */
 static bool
 run_for(const EvpgWork *work, EvpgPlan event_plan, EvpgPlan timer_plan, int nmore, const Datum *more)
@@ -213,9 +224,8 @@ run_for(const EvpgWork *work, EvpgPlan event_plan, EvpgPlan timer_plan, int nmor
 		values[n++] = Int64GetDatum(work->timer_id);
 	for (int i = 0; i < nmore; i++)
 		values[n++] = more[i];
-	/* A timer that was moved meanwhile is another one. */
 	if (work->position == 0)
-		values[n++] = TimestampTzGetDatum(work->due == 0 ? DT_NOEND : work->due);
+		values[n++] = latest_due(work);
 	found = EvpgPlanRun(work->position != 0 ? event_plan : timer_plan, values, NULL) > 0;
 	EvpgPlanDone();
 	return found;
@@ -237,14 +247,17 @@ EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts)
 	(void) run_for(work, EVPG_PLAN_WORK_RETRY, EVPG_PLAN_TIMER_RETRY, 2, more);
 }
 
-/* Writes a dead letter, behind which its instance waits; returns its id. */
+/*
+ * Writes a dead letter, behind which its instance waits; returns its id, 0 if
+ * it is about a timer that was moved or cancelled meanwhile.
+ */
 int64
 EvpgWorkBury(const EvpgDeadLetter *letter)
 {
 	const EvpgWork *work = letter->work;
 	const ErrorData *error = letter->error;
-	Datum		values[11];
-	char		nulls[11];
+	Datum		values[12];
+	char		nulls[12];
 	Datum		id = 0;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -261,15 +274,18 @@ EvpgWorkBury(const EvpgDeadLetter *letter)
 	put_text(values, nulls, 8, error->constraint_name);
 	put_text(values, nulls, 9, error->message);
 	put_text(values, nulls, 10, error->detail);
-	(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_WRITE, values, nulls);
-	(void) EvpgPlanResult(0, 1, &id);
+	values[11] = latest_due(work);
+	if (EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_WRITE, values, nulls) > 0)
+		(void) EvpgPlanResult(0, 1, &id);
 	EvpgPlanDone();
+	if (DatumGetInt64(id) == 0)
+		return 0;
 	if (work->key != NULL || work->timer_id != 0)
 		(void) run_for(work, EVPG_PLAN_WORK_BURY, EVPG_PLAN_TIMER_BURY, 1, &id);
 	return DatumGetInt64(id);
 }
 
-/* Gives events to instances; keys and positions are of the same length. */
+/* Gives events to instances, each once; keys and positions are of the same length. */
 void
 EvpgWorkRoute(const char *saga, List *keys, List *positions)
 {

@@ -49,10 +49,10 @@ lock_key(const char *name, const char *key, const char *action, EvpgProjected *r
 	if (owned)
 		(void) EvpgConsumerLock(name, true);
 	EvpgFenceEnter();
+	if (!owned && EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC)
+		(void) EvpgConsumerLock(name, true);
 	/* As it is now that nobody can change it any more. */
 	projection = EvpgProjectionFind(name);
-	if (!owned && projection->mode == EVPG_MODE_ASYNC)
-		(void) EvpgConsumerLock(name, true);
 	refuse_table_projection(projection, action);
 	EvpgProjectedLock(row, projection, key);
 	return projection;

@@ -365,7 +365,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"
 		" SELECT p.build, k.key, 1, 1, $3, true, pg_catalog.clock_timestamp()"
 		" FROM evpg.projection p, LATERAL pg_catalog.unnest($2) AS k (key)"
-		" WHERE p.name OPERATOR(pg_catalog.=) $1 ON CONFLICT (build, key) DO NOTHING",
+		" WHERE p.name OPERATOR(pg_catalog.=) $1 ORDER BY k.key COLLATE pg_catalog.\"C\" ON CONFLICT (build, key) DO NOTHING",
 		3, {TEXTOID, TEXTARRAYOID, INT8OID}
 	},
 	[EVPG_PLAN_PROJECTED_WATCH] = {
@@ -428,20 +428,18 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 		4, {TEXTOID, TEXTOID, TEXTOID, INT8OID}
 	},
-	[EVPG_PLAN_DEAD_LETTER_DISCARDED] = {
-		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
-		" AND resolution OPERATOR(pg_catalog.=) 'discarded' AND key IS NOT NULL AND source_position IS NOT NULL"
-		" AND reason OPERATOR(pg_catalog.<>) 'saga was dropped'",
-		1, {TEXTOID}
-	},
 	[EVPG_PLAN_DEAD_LETTER_LIST] = {
 		"SELECT dead_letter_id FROM evpg.dead_letter WHERE resolved_at IS NULL AND saga IS NOT DISTINCT FROM "
 		"$1 ORDER BY dead_letter_id LIMIT $2",
 		2, {TEXTOID, INT8OID}
 	},
+	[EVPG_PLAN_DEAD_LETTER_LOCK] = {
+		"SELECT 1 FROM evpg.dead_letter WHERE dead_letter_id OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL FOR UPDATE",
+		1, {INT8OID}
+	},
 	[EVPG_PLAN_DEAD_LETTER_READ] = {
 		"SELECT saga, key, source_position, timer_id FROM evpg.dead_letter WHERE dead_letter_id "
-		"OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL FOR UPDATE",
+		"OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL",
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_RESOLVE] = {
@@ -456,9 +454,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_DEAD_LETTER_WRITE] = {
 		"INSERT INTO evpg.dead_letter (saga, key, source_position, timer_id, attempts, label, command, "
-		"sqlstate, code, message, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "
-		"dead_letter_id",
-		11, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		"sqlstate, code, message, detail) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 WHERE $4 IS NULL OR EXISTS "
+		"(SELECT FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $4 AND due_at OPERATOR(pg_catalog.<=) $12 FOR UPDATE) "
+		"RETURNING dead_letter_id",
+		12, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_INSTANCE_LIST] = {
 		"SELECT key FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1"
@@ -485,6 +484,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.saga_instance SET state = $3, updated_at = pg_catalog.clock_timestamp()"
 		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		3, {TEXTOID, TEXTOID, JSONBOID}
+	},
+	[EVPG_PLAN_INSTANCE_UNSEEN] = {
+		"SELECT key, source_position FROM evpg.dead_letter WHERE saga OPERATOR(pg_catalog.=) $1"
+		" AND source_position IS NOT NULL AND (resolved_at IS NULL OR resolution OPERATOR(pg_catalog.=) 'discarded')"
+		" AND created_at OPERATOR(pg_catalog.>) (SELECT created_at FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1) UNION ALL"
+		" SELECT e.key, e.\"position\" FROM evpg.saga_event e JOIN evpg.saga_instance i ON i.saga OPERATOR(pg_catalog.=) e.saga"
+		" AND i.key OPERATOR(pg_catalog.=) e.key WHERE e.saga OPERATOR(pg_catalog.=) $1"
+		" AND e.\"position\" OPERATOR(pg_catalog.<=) i.\"position\"",
+		1, {TEXTOID}
 	},
 	[EVPG_PLAN_INSTANCE_WRITE] = {
 		"INSERT INTO evpg.saga_instance (saga, key, state, undo, version, \"position\", saga_version, status, "
@@ -536,9 +544,9 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_TIMER_CLAIM] = {
-		"UPDATE evpg.timer SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE timer_id "
-		"OPERATOR(pg_catalog.=) $1 AND attempts OPERATOR(pg_catalog.=) $2 AND due_at OPERATOR(pg_catalog.<=) "
-		"$3 AND dead_letter_id IS NULL",
+		"UPDATE evpg.timer SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE ctid OPERATOR(pg_catalog.=) "
+		"(SELECT ctid FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 AND attempts OPERATOR(pg_catalog.=) $2 "
+		"AND due_at OPERATOR(pg_catalog.<=) $3 AND dead_letter_id IS NULL FOR UPDATE SKIP LOCKED)",
 		3, {INT8OID, INT4OID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_TIMER_CLEAR] = {
@@ -584,9 +592,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		4, {TEXTOID, TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_WORK_CLAIM] = {
-		"UPDATE evpg.saga_event SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE saga "
-		"OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND \"position\" OPERATOR(pg_catalog.=) $3 "
-		"AND attempts OPERATOR(pg_catalog.=) $4 AND dead_letter_id IS NULL",
+		"UPDATE evpg.saga_event SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE ctid OPERATOR(pg_catalog.=) "
+		"(SELECT ctid FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 "
+		"AND \"position\" OPERATOR(pg_catalog.=) $3 AND attempts OPERATOR(pg_catalog.=) $4 AND dead_letter_id IS NULL "
+		"FOR UPDATE SKIP LOCKED)",
 		4, {TEXTOID, TEXTOID, INT8OID, INT4OID}
 	},
 	[EVPG_PLAN_WORK_DONE] = {

@@ -299,6 +299,14 @@ close_in(Rebuild *rebuild)
 		position = EvpgFenceLastDrawn();
 	rebuild->projection = EvpgProjectionFind(rebuild->name);
 	rebuild->mark = Max(rebuild->mark, position);
+
+	/*
+	 * A part may be further: the mark goes back when an appender takes its
+	 * locks long after it has read what was drawn.  What was decided before
+	 * stays so, and what the part has applied must not be applied again.
+	 */
+	for (int part = 0; part < rebuild->parts; part++)
+		rebuild->mark = Max(rebuild->mark, rebuild->checkpoints[part]);
 }
 
 /* Makes the new build the one that is read. */
@@ -462,7 +470,7 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 	return more;
 }
 
-/* Tells who catches up by positions of keys that are gone. */
+/* Tells who catches up by positions of keys that are gone; in the order of keys, as appenders lock them. */
 static void
 bury(const char *name, List *keys)
 {

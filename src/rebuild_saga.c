@@ -94,14 +94,17 @@ read_instances(const char *saga, const char *key)
 	return instances;
 }
 
-/* What instances never reacted to, since it was given up: a list of EvpgWork, in CurrentMemoryContext. */
+/*
+ * What instances have not reacted to, though they did to later events, or since
+ * it failed: a list of EvpgWork, in CurrentMemoryContext.  No key: none has.
+ */
 static List *
-read_discarded(const char *saga)
+read_unseen(const char *saga)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = CStringGetTextDatum(saga);
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_DISCARDED, &value, NULL);
-	List	   *discarded = NIL;
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_INSTANCE_UNSEEN, &value, NULL);
+	List	   *unseen = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -109,27 +112,28 @@ read_discarded(const char *saga)
 		EvpgWork   *work = palloc0(sizeof(EvpgWork));
 		Datum		result;
 
-		(void) EvpgPlanResult(row, 1, &result);
-		work->key = TextDatumGetCString(result);
+		work->key = EvpgPlanResult(row, 1, &result) ? TextDatumGetCString(result) : NULL;
 		(void) EvpgPlanResult(row, 2, &result);
 		work->position = DatumGetInt64(result);
-		discarded = lappend(discarded, work);
+		unseen = lappend(unseen, work);
 		MemoryContextSwitchTo(old);
 	}
 	EvpgPlanDone();
-	return discarded;
+	return unseen;
 }
 
+/* Whether an event is unseen by a key; key NULL: by all. */
 static bool
-is_discarded(List *discarded, const char *key, int64 position)
+is_unseen(List *unseen, const char *key, int64 position)
 {
 	ListCell   *cell;
 
-	foreach(cell, discarded)
+	foreach(cell, unseen)
 	{
 		EvpgWork   *work = lfirst(cell);
 
-		if (work->position == position && strcmp(work->key, key) == 0)
+		if (work->position == position &&
+			(key == NULL || work->key == NULL ? key == work->key : strcmp(work->key, key) == 0))
 			return true;
 	}
 	return false;
@@ -137,7 +141,7 @@ is_discarded(List *discarded, const char *key, int64 position)
 
 /* Folds an event for the instances that have reacted to it; how many these are. */
 static int
-fold(rebuilt_hash *instances, List *discarded, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
+fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
 {
 	ListCell   *cell;
 	int			count = 0;
@@ -149,7 +153,7 @@ fold(rebuilt_hash *instances, List *discarded, EvpgSaga *saga, const EvpgEvent *
 
 		if (rebuilt == NULL || rebuilt->saga != saga || event->position > rebuilt->instance.position ||
 			(rebuilt->instance.state == NULL && !EvpgSagaStarts(saga, event)) ||
-			is_discarded(discarded, rebuilt->key, event->position))
+			is_unseen(unseen, rebuilt->key, event->position))
 			continue;
 		EvpgReactEvent(saga, rebuilt->key, rebuilt->instance.state != NULL ? rebuilt->instance.state : saga->initial_state,
 					   event, &reaction);
@@ -173,7 +177,7 @@ replay(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRebuildSaga event", ALLOCSET_DEFAULT_SIZES);
 	List	   *versions = EvpgSagaVersions(saga);
-	List	   *discarded = read_discarded(saga);
+	List	   *unseen = read_unseen(saga);
 	EvpgLogFilter filter = {.after = after, .upto = upto};
 	int64		count = 0;
 
@@ -189,8 +193,8 @@ replay(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 
 			MemoryContextSwitchTo(event_context);
 			foreach(cell, versions)
-				if (EvpgSagaTakes(lfirst(cell), &event))
-				count += fold(instances, discarded, lfirst(cell), &event, context);
+				if (EvpgSagaTakes(lfirst(cell), &event) && !is_unseen(unseen, NULL, event.position))
+				count += fold(instances, unseen, lfirst(cell), &event, context);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(event_context);
 		}

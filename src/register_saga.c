@@ -14,6 +14,7 @@
 
 #include "evpg.h"
 
+#include "batch.h"
 #include "catalog.h"
 #include "check.h"
 #include "consumer.h"
@@ -236,6 +237,8 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("register sagas");
 	EvpgDispatchRefuse("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
+	/* An old snapshot would not see which versions have instances. */
+	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
 	if (EvpgProjectionLookup(name) != NULL)
@@ -274,6 +277,7 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("drop sagas");
 	EvpgDispatchRefuse("drop sagas");
 	EvpgEnter(&scope, "evpg_drop_saga()");
+	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
 	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_SAGA_DELETE, EvpgCatalogGet()->saga,

@@ -70,22 +70,27 @@ ring_size(void)
 
 /*
  * EvpgRingUsable
- *		Whether frames of this transaction go through the ring: if there is a
+ *		Whether frames of this transaction go through the ring now: if there is a
  *		broadcaster, or if it is needed anyway; but not without shared memory or
- *		a slot in it.  What began with the ring goes on with it, for the order
- *		of frames.  A missing broadcaster is asked for.
+ *		a slot in it.  What began with the ring goes on with it, whatever
+ *		evpg.broadcast has become, for the order of frames.  A missing broadcaster
+ *		is asked for.
  */
 bool
-EvpgRingUsable(bool needed)
+EvpgRingUsable(void)
 {
-	EvpgDatabase *slot = EvpgSharedFind(true);
+	bool		begun = marks != NULL && nmarks > 0;
+	EvpgDatabase *slot;
 
+	if (!begun && EvpgBroadcastBy == EVPG_BROADCAST_COMMIT)
+		return false;
+	slot = EvpgSharedFind(true);
 	if (slot == NULL)
 		return false;
 	if (slot->processes[EVPG_BROADCASTER].pid != 0)
 		return true;
 	want_broadcaster = true;
-	return needed || marks != NULL;
+	return begun || EvpgBroadcastBy == EVPG_BROADCAST_WORKER;
 }
 
 static void

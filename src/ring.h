@@ -19,7 +19,7 @@ typedef struct EvpgRingBatch
 } EvpgRingBatch;
 
 extern void EvpgRingInit(void);
-extern bool EvpgRingUsable(bool needed);
+extern bool EvpgRingUsable(void);
 extern void EvpgRingPut(const char *key_channel, const char *projection_channel, const char *text);
 
 extern bool EvpgRingTake(EvpgRingBatch *batch);

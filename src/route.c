@@ -86,7 +86,6 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 	{
 		Finding		finding = {.saga = lfirst(cell), .event = event};
 		ErrorData  *error;
-		ListCell   *key;
 
 		if (!EvpgSagaTakes(finding.saga, event))
 			continue;
@@ -98,9 +97,8 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 			routes->buried++;
 			return;
 		}
-		foreach(key, finding.keys)
-			if (found == NIL || !EvpgRegistryListed(found, lfirst(key)))
-			found = lappend(found, lfirst(key));
+		/* What two versions find is given once, see EvpgWorkRoute. */
+		found = list_concat(found, finding.keys);
 	}
 	foreach(cell, found)
 	{
@@ -141,8 +139,9 @@ static int64
 route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz *next)
 {
 	EvpgLook   *look = EvpgLookFind(consumer->name);
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRoute", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgLogFilter filter = {
 		.after = EvpgLookFrom(look, consumer),
@@ -170,6 +169,8 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz
 	if (routes.keys != NIL)
 		EvpgWorkRoute(consumer->name, routes.keys, routes.positions);
 	EvpgLookAdvance(look, consumer, reached, routes.events, next);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 	*buried += routes.buried;
 	return reached;
 }

@@ -162,6 +162,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	return more;
 }
 
+/* What a transaction of the procedure needs, as TopTransactionContext is for a worker. */
 static MemoryContext procedure;
 
 static void
@@ -169,6 +170,7 @@ commit_procedure(void)
 {
 	SPI_commit();
 	EnsurePortalSnapshotExists();
+	MemoryContextReset(procedure);
 	MemoryContextSwitchTo(procedure);
 }
 
@@ -203,7 +205,8 @@ evpg_run(PG_FUNCTION_ARGS)
 	EvpgHomeRequire();
 	EvpgLeave(&scope);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	procedure = CurrentMemoryContext;
+	procedure = AllocSetContextCreate(CurrentMemoryContext, "EvpgRun", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(procedure);
 	for (int round = 0; round < max_rounds; round++)
 	{
 		bool		idle = true;

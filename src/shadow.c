@@ -16,10 +16,14 @@
 #include "access/table.h"
 #include "access/transam.h"
 #include "catalog.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
+#include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "registry.h"
@@ -154,6 +158,18 @@ handler_owner(EvpgProjection *projection)
 	return EvpgProjectionFunction(projection)->owner;
 }
 
+/* Lets an object go with the extension: nobody else would know what it is. */
+static void
+bind_to_extension(Oid class_id, Oid object_id)
+{
+	ObjectAddress object;
+	ObjectAddress extension;
+
+	ObjectAddressSet(object, class_id, object_id);
+	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("evpg", false));
+	recordDependencyOn(&object, &extension, DEPENDENCY_AUTO_EXTENSION);
+}
+
 /*
  * Makes the copies, which belong to the owner of the handler; their schema does
  * not, so that nobody can put anything else there, which the handler would find
@@ -166,15 +182,19 @@ EvpgShadowMake(EvpgProjection *projection, int64 build)
 	Oid			evpg = EvpgCatalogGet()->owner;
 	const char *role = quote_identifier(GetUserNameFromId(owner, false));
 	char	   *schema = shadow_schema(build);
+	Oid			namespace;
 	ListCell   *cell;
 
 	execute_as(evpg, psprintf("CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, schema, role));
+	namespace = get_namespace_oid(schema, false);
+	bind_to_extension(NamespaceRelationId, namespace);
 	foreach(cell, projection->tables)
 	{
-		List	   *names = stringToQualifiedNameList(lfirst(cell));
+		const char *name = strVal(llast(stringToQualifiedNameList(lfirst(cell))));
 
-		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema,
-								   quote_identifier(strVal(llast(names))), (char *) lfirst(cell)));
+		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema, quote_identifier(name),
+								   (char *) lfirst(cell)));
+		bind_to_extension(RelationRelationId, get_relname_relid(name, namespace));
 	}
 	execute_as(evpg, psprintf("REVOKE CREATE ON SCHEMA %s FROM %s", schema, role));
 }

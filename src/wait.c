@@ -28,6 +28,7 @@
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -73,10 +74,12 @@ refuse_writer(const Wait *wait)
 				 errhint("Commit first.")));
 }
 
-/* Looks until it is there; false if time is up.  hash is what is woken. */
+/* Looks until it is there; false if time is up.  hash is what is woken.  A wait may look very often: each look has its own memory. */
 static bool
 wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, TimestampTz until)
 {
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "EvpgWait", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(memory);
 	volatile bool found;
 
 	(void) EvpgWaitPrepare(hash);
@@ -84,6 +87,7 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, Times
 	{
 		while (!(found = look(wait)) && until > GetCurrentTimestamp())
 		{
+			MemoryContextReset(memory);
 			refuse_writer(wait);
 			if (!EvpgWaitSleep(hash, until))
 				break;
@@ -94,6 +98,8 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, Times
 		EvpgWaitEnd();
 	}
 	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
 	return found;
 }
 

@@ -34,6 +34,7 @@
 #include "shared.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
@@ -150,6 +151,13 @@ gather(bool busy)
 		pg_usleep(pause * 1000);
 }
 
+/* Advisory locks of the session, which user code has taken and not released, would be held to the end of the process. */
+static void
+release_locks(void)
+{
+	LockReleaseSession(USER_LOCKMETHOD);
+}
+
 /* Whether the extension is there, which it then is to the end of the transaction. */
 static bool
 lock_extension(void)
@@ -198,6 +206,7 @@ survive(void (*round) (void), long *pause, bool quiet)
 		if (!quiet || *pause == 0)
 			EmitErrorReport();
 		AbortOutOfAnyTransaction();
+		release_locks();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
 		RESUME_INTERRUPTS();
@@ -234,6 +243,7 @@ static void
 commit_batch(void)
 {
 	CommitTransactionCommand();
+	release_locks();
 	pgstat_report_stat(false);
 	attend();
 	begin();
@@ -245,6 +255,7 @@ run_pass(void)
 	begin();
 	more = EvpgRunPass(commit_batch, &next);
 	CommitTransactionCommand();
+	release_locks();
 }
 
 void

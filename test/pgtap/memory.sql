@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(9);
+SELECT plan(11);
 CREATE FUNCTION test.contexts() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM pg_backend_memory_contexts
   WHERE name LIKE 'Evpg%' $$;
 
@@ -51,4 +51,20 @@ SET evpg.state_cache_size = 0;
 SELECT count(*) FROM evpg_execute('wide', '1', 'X') \g /dev/null
 SELECT ok((SELECT sum(used_bytes) < 100000 FROM pg_backend_memory_contexts WHERE name IN ('EvpgStateCache', 'evpg states')),
   'A08: a smaller cache gives its memory back');
+
+-- reactions: the memory of each is given back when it is over, in one transaction and in many
+RESET evpg.state_cache_size;
+CREATE FUNCTION test.measure(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql VOLATILE AS $$
+  SELECT evpg_reaction(jsonb_build_object('used', (SELECT sum(used_bytes) FROM pg_backend_memory_contexts), 'data', event.data)) $$;
+CREATE FUNCTION test.measured() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT (max(used) - min(used))::bigint FROM (SELECT (state->>'used')::bigint AS used FROM evpg.saga_instance ORDER BY position DESC LIMIT 30) x $$;
+SELECT evpg_register_saga('measure', 'test.measure', event_types => '{Large}') \g /dev/null
+CREATE FUNCTION test.large(kind text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT count(*) FROM generate_series(1, 40) n, evpg_append('counter', kind || n, ARRAY[evpg_event('Large', to_jsonb(repeat('large', 40000)))]) $$;
+SELECT large('a') \g /dev/null
+SELECT evpg_run_sagas() \g /dev/null
+SELECT cmp_ok(measured(), '<', 2000000::bigint, 'thirty reactions with 200 kB each, in one transaction');
+SELECT large('b') \g /dev/null
+CALL evpg_run();
+SELECT cmp_ok(measured(), '<', 2000000::bigint, 'and in one call');
 SELECT * FROM finish();

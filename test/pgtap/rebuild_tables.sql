@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(109);
+SELECT plan(111);
 SET test.kind = counter;
 
 -- Two tables, one with a foreign key to the other, generated and dropped columns, defaults, a name that needs quotes.
@@ -269,4 +269,11 @@ SELECT alike(error_of($$SELECT evpg_rebuild_projection('changes')$$), '42P01 %',
 SELECT is(schemas(), 0::bigint, 'rule 13: leaves nothing');
 DROP OWNED BY evpg_table_owner CASCADE;
 DROP ROLE evpg_table_owner;
+-- the copies go with the extension
+CREATE TABLE test.short_lived (n bigint PRIMARY KEY, g bigint GENERATED ALWAYS AS (n + 1) STORED);
+SELECT evpg_register_projection('short', handler => 'test.statement_write', tables => '{test.short_lived}'),
+       evpg_rebuild_projection('short', background => true) \g /dev/null
+SELECT is(schemas(), 1::bigint, 'rule 13: a rebuild that is under way');
+DROP EXTENSION evpg CASCADE;
+SELECT is(schemas(), 0::bigint, 'rule 13: DROP EXTENSION drops its copies');
 SELECT * FROM finish();

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(18);
+SELECT plan(24);
 SET test.kind = counter;
 -- of a key that had events before there was a saga
 SELECT start('old', '{"set": {"before": 1}}'), tell('old', '{"set": {"before": 2}}') \g /dev/null
@@ -58,5 +58,41 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT is(left(error_of($$SELECT evpg_rebuild_saga('script')$$), 5), '25000', 'A35: under REPEATABLE READ');
 ROLLBACK;
 SELECT is(error_of($$SELECT evpg_rebuild_saga('nobody')$$), 'VE010 saga "nobody" is not registered', 'A35: a saga that is not there');
+-- events that no instance has seen, because they had no key
+CREATE FUNCTION test.numbers(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  IF event.data->>'n' = '4' THEN
+    RAISE EXCEPTION 'four';
+  END IF;
+  RETURN evpg_reaction(state || (event.data->'n'));
+END $$;
+CREATE FUNCTION test.number(key jsonb, n int) RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT position FROM evpg_append('counter', 'number', ARRAY[evpg_event('Number', jsonb_build_object('key', key, 'n', n))]) $$;
+CREATE FUNCTION test.register_numbers(path jsonpath DEFAULT '$.data.key', start bigint DEFAULT NULL) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+  SELECT evpg_register_saga('numbers', 'test.numbers', event_types => '{Number}', initial_state => '[]', correlation_path => path, start_position => start, max_attempts => 1) $$;
+CREATE FUNCTION test.rebuilt() RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  count bigint := evpg_rebuild_saga('numbers');
+BEGIN
+  RETURN count || ' ' || (SELECT state FROM evpg_saga('numbers', 'a'));
+END $$;
+SELECT register_numbers() \g /dev/null
+SELECT number('"a"', 1) AS first, number('[]', 2), number('"a"', 3), number('"a"', 4), number('"a"', 5) \gset
+SELECT run() \g /dev/null
+SELECT is(rebuilt(), '2 [1, 3]', 'A35: an event without a key, which waits, is left out');
+SELECT evpg_discard_dead_letter(dead_letter_id, 'no') FROM evpg.dead_letter WHERE saga = 'numbers' AND resolved_at IS NULL \g /dev/null
+SELECT run() \g /dev/null
+SELECT is(rebuilt(), '3 [1, 3, 5]', 'A35: so is one that was given up');
+SELECT number('["a"]', 6), number('"a"', 7) \g /dev/null
+SELECT run() \g /dev/null
+SELECT register_numbers('$.data.key[*]') \g /dev/null
+SELECT is((SELECT retried FROM evpg_retry_dead_letters('numbers')), 1::bigint, 'rule 17: one whose key is found later');
+SELECT is(rebuilt(), '4 [1, 3, 5, 7]', 'A35: is left out until its instance has reacted to it');
+SELECT run() \g /dev/null
+SELECT is(rebuilt(), '5 [1, 3, 5, 6, 7]', 'A35: then it is in its place');
+-- a saga of the same name that was dropped has given up other events
+SELECT evpg_drop_saga('numbers'), register_numbers('$.data.key[*]', :first - 1) \g /dev/null
+CREATE OR REPLACE FUNCTION test.numbers(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$ SELECT evpg_reaction(state || (event.data->'n')) $$;
+SELECT run() \g /dev/null
+SELECT is(rebuilt(), '6 [1, 3, 4, 5, 6, 7]', 'A35: what an earlier saga of the name has given up is not left out');
 SELECT is(error_of($$SELECT evpg_rebuild_saga(NULL)$$), '22004 saga name must not be null', 'A35: no saga');
 SELECT * FROM finish();

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(295);
+SELECT plan(301);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql
@@ -82,6 +82,15 @@ SELECT is(run(), '0 2', 'rule 17: what cannot be a key is a dead letter');
 SELECT is(letters('-', 'odd'), 'tried 1 22023 key path of saga "odd" finds an object or array, tried 1 VE014 saga key is too long', 'rule 17: which says so');
 SELECT is((SELECT count(*) FROM evpg_saga('odd', 'fine')), 1::bigint, 'rule 17: and keeps nobody waiting');
 SELECT evpg_drop_saga('odd') \g /dev/null
+
+-- ------------------------------------------------------------------ the end of a compensation
+
+-- each undo is refused, and what is sent in its place could be undone, too
+SELECT start('endless', '{"set": {"on_refusal": {"actions": []}}}' || script(send('e1', 'Add', 1, undo => send('e1', 'Subtract', 9)), send('e1', 'Add', 1, undo => send('e1', 'Subtract', 8)))) \g /dev/null
+SELECT is(run(), '2 0', 'B52: two sends that can be undone');
+SELECT tell('endless', jsonb_build_object('set', jsonb_build_object('on_refusal', script(send('e2', 'Add', 1, undo => send('e1', 'Subtract', 7)))), 'actions', jsonb_build_array(evpg_action_compensate()))) \g /dev/null
+SELECT is(run() || ' ' || total('e2'), '2 0 2 2', 'B52: what is sent in the place of an undo is not undone');
+SELECT is(instance('endless'), 'completed 2 {"seen": 2}', 'B52: and the compensation ends');
 
 -- ------------------------------------------------------------------ functions
 
@@ -161,6 +170,7 @@ SELECT signal('v1', 'Step'), signal('v2', 'Walk'), signal('v3', 'Begin'), signal
 SELECT run() \g /dev/null
 SELECT is(in_state('v1') || ', ' || in_state('v2'), 'running {"v1": 4}, running {"v2": 2}', 'rule 18: each version takes its own events');
 SELECT is(in_state('other v3'), 'running {"v2": 2}', 'rule 18: and has its own keys');
+SELECT is(in_state('v3'), NULL, 'rule 18: a key that only an older version finds begins no instance');
 SELECT is(evpg_register_saga('v', 'test.v2', event_types => '{Begin,Step,End}', start_event_types => '{Begin}'), true, 'rule 18: the handler of a running version can be changed');
 SELECT signal('v1', 'Step') \g /dev/null
 SELECT run() \g /dev/null
@@ -229,6 +239,9 @@ SELECT is(run() || ' ' || total('w'), '1 0 6 115', 'rule 9, A29: then it is');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT count(*) FROM evpg.stream \g /dev/null
 SELECT is(error_of('SELECT run()'), '25000 the stable position needs isolation level READ COMMITTED', 'A31: under REPEATABLE READ');
+-- who does not see what instances there are cannot say what they still need
+SELECT is(error_of($$SELECT register_script('script', 4)$$), '25000 applying events of the log needs isolation level READ COMMITTED', 'rule 18: nor is a saga registered');
+SELECT is(error_of($$SELECT evpg_drop_saga('script')$$), '25000 applying events of the log needs isolation level READ COMMITTED', 'rule 18: or dropped');
 ROLLBACK;
 -- an event that is injected, a chain of two sagas
 SELECT count(*) FROM evpg_inject('counter', 'injected', evpg_event('Started', script(send('w', 'Add', 10)), event_id => 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')) \g /dev/null

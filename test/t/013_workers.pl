@@ -162,6 +162,42 @@ is(worker('postgres'), $worker, 'the worker went on without it');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($worker)");
 soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $worker", 'and the new one looks after it');
 
+# ------------------------------------------------------------------ what user code leaves behind
+
+$node->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION add(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT evpg_event('Added') $$;
+CREATE FUNCTION same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
+CREATE FUNCTION locks(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_lock(17);
+  IF event.type = 'Bad' THEN RAISE 'bad'; END IF;
+  RETURN state;
+END $$;
+SELECT evpg_register_aggregate('plain', 'add', 'same');
+SELECT evpg_register_projection('locks', 'locks', mode => 'async', constant_key => 'all', on_error => 'skip', max_attempts => 1);
+SQL
+foreach my $type ('Good', 'Bad')
+{
+	$node->safe_psql('postgres', "SELECT FROM evpg_append('plain', 'a', ARRAY[evpg_event('$type')])");
+	is($node->safe_psql('postgres', "SELECT evpg_wait_for('locks', evpg_stable_position())"), 't', "$type: the event is consumed");
+	soon("SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17)", "$type: the worker keeps no advisory lock of user code");
+}
+
+# ------------------------------------------------------------------ a wait that looks often
+
+$node->safe_psql('postgres', "SELECT evpg_register_projection('kept', 'same', constant_key => repeat('k', 1000))");
+my $waiter = $node->background_psql('postgres', on_error_stop => 0);
+my $waiting = $waiter->query('SELECT pg_backend_pid()');
+$waiter->query_until(qr/waits/, "\\echo waits\nSELECT evpg_watch('kept', repeat('k', 1000), 1000000, NULL, 1);\n");
+soon("SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $waiting", 'a session waits for a key');
+$node->safe_psql('postgres', "DO \$\$ BEGIN FOR i IN 1 .. 2000 LOOP PERFORM evpg_append('plain', 'b', ARRAY[evpg_event('Good')]); COMMIT; END LOOP; END \$\$");
+$node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($waiting)");
+ok($node->wait_for_log(qr/\[$waiting\] .*Grand total:/), 'it says what memory it has');
+my @used = slurp_file($node->logfile) =~ /\[$waiting\] .*(?:ExprContext|EvpgWait): (\d+) total/g;
+is(scalar(grep { $_ > 100_000 } @used), 0, 'which does not grow with each look');
+$node->safe_psql('postgres', "SELECT pg_cancel_backend($waiting)");
+$waiter->quit;
+
 # ------------------------------------------------------------------ standby
 
 $node->backup('base');

@@ -142,6 +142,12 @@ is(broadcaster('fresh'), '', 'DROP DATABASE sends the broadcaster away');
 $writer->query_safe('RESET evpg.broadcast');
 is($writer->query_safe("SET evpg.broadcast = on; SHOW evpg.broadcast; SET evpg.broadcast = false; SHOW evpg.broadcast; RESET evpg.broadcast"), "auto\noff", 'on and off as before');
 
+$writer->query_safe('BEGIN;' . execute('m', 1) . "SET LOCAL evpg.broadcast = 'commit';" . execute('m', 2) . "SET LOCAL evpg.broadcast = 'worker';" . execute('m', 3) . 'COMMIT');
+is(brief(all_heard($all)), 'm 1.1 1, m 1.2 2, m 1.3 3', 'rule 14: a transaction that changes the mode sends the frames of a key in order');
+$writer->query_safe('BEGIN; SAVEPOINT a;' . execute('m', 666) . "ROLLBACK TO a; SET LOCAL evpg.broadcast = 'commit';" . execute('m', 4) . 'COMMIT');
+@frames = all_heard($all);
+is(brief(@frames) . ' ' . $frames[0][2], "m 1.4 4 $writer_pid", 'but frames that were rolled back do not count');
+
 # ------------------------------------------------------------------ what is rolled back
 
 my $sent = counters('sent');
