@@ -1,6 +1,7 @@
 # scripts/common.sh: what the scripts share; sourced by each of them first.
 #
 # Sets a clean environment, goes to the top of the tree, and defines
+#   find_log           look for the log of a bank
 #   as_ordinary_user   PostgreSQL does not run as root: start over as another user, in a copy of the tree
 #   use_build, build   build evpg and all modules, and install them into a private server tree
 
@@ -28,6 +29,23 @@ die()
 {
 	say "$*"
 	exit 1
+}
+
+# The log of a bank, for examples and tests: LOG=path, or found in data/ of this tree or of a directory beside it; or none.
+find_log()
+{
+	local log
+
+	if [ -z "${LOG:-}" ]; then
+		for log in {.,..,../*}/data/loan-applications.csv{,.gz}; do
+			[ ! -r "$log" ] || LOG=$log
+		done
+	fi
+	if [ -n "${LOG:-}" ]; then
+		[ -f "$LOG" ] && [ -r "$LOG" ] || die "there is no file $LOG, or it cannot be read"
+		LOG=$(realpath "$LOG")
+		export LOG
+	fi
 }
 
 # ------------------------------------------------------------------ who and where

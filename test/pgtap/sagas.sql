@@ -104,7 +104,7 @@ SELECT is((SELECT state || jsonb_build_object('version', version) FROM evpg_saga
 SELECT evpg_drop_saga('stateless') \g /dev/null
 -- a list of actions that is none
 SELECT start('code3', '{"actions": {"do": "complete"}}') \g /dev/null
-DO $$ BEGIN FOR i IN 1 .. 3 LOOP PERFORM run(), later(20); END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1 .. 3 LOOP PERFORM run(), later(2000); END LOOP; END $$;
 RESET evpg.clock_offset;
 SELECT is(letters('code3'), 'tried 3 VE009 actions of saga "script" are not a JSON array', 'B54: actions that are not an array');
 -- they see what the command before them has done, and may read tables

@@ -47,16 +47,16 @@ SELECT evpg_drop_saga('deaf') \g /dev/null
 -- ------------------------------------------------------------------ commands that are executed at a time
 
 RESET evpg.clock_offset;
-SELECT evpg_schedule(now() + interval '10 s', 'counter', 'c1', 'Add', '{"n": 1}') AS t1, evpg_schedule(now() + interval '20 s', 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}', 'ann', 'corr', 'cause') AS t2,
+SELECT evpg_schedule(now() + interval '100 s', 'counter', 'c1', 'Add', '{"n": 1}') AS t1, evpg_schedule(now() + interval '200 s', 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}', 'ann', 'corr', 'cause') AS t2,
        evpg_schedule(now() - interval '1 day', 'counter', 'c2', 'Add', '{"n": 4}') AS t3 \gset
 SELECT is(run(), '1 0', 'B26: a command that is due is executed');
 SELECT is(concat_ws(', ', total('c1'), total('c2')), '1 4', 'B26: no other');
 SELECT is((SELECT command_id || coalesce(actor, '') || coalesce(causation_id, '') || coalesce(metadata::text, '') FROM evpg.event WHERE aggregate_id = 'c2'), 'timer:' || :t3, 'B26: its id is that of the timer');
 SELECT is((SELECT array_agg(timer_id::int ORDER BY timer_id) FROM evpg.timer WHERE command IS NOT NULL), ARRAY[:t1, :t2], 'B26: the others wait');
-SELECT later(15) \g /dev/null
+SELECT later(150) \g /dev/null
 CALL evpg_run();
 SELECT is(total('c1'), '1 1', 'B26: the next one is executed when it is due, by CALL evpg_run(), too');
-SELECT later(10) \g /dev/null
+SELECT later(100) \g /dev/null
 SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'B26: so is the last one');
 SELECT same($$SELECT command_id, metadata, actor, correlation_id, causation_id FROM evpg.event WHERE aggregate_id = 'c1' AND version = 2$$, $$VALUES ('own id', '{"m": 1}'::jsonb, 'ann', 'corr', 'cause')$$, 'B26: with what it was given');
 SELECT is(run() || ' ' || (SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), '0 0 0', 'B26: once');

@@ -263,7 +263,7 @@ cmp_ok(scalar @views, '>=', 4, 'there are views to describe');
 foreach my $view (@views)
 {
 	my ($name, $columns) = split /\|/, $view;
-	my ($section) = $reference =~ /^`evpg\.$name`(.*?)^(?:`evpg\.|#)/ms;
+	my ($section) = $reference =~ /^`evpg\.$name` (?:has|shows how)(.*?)^(?:`evpg\.|#)/ms;
 	my @described;
 
 	$section //= '';

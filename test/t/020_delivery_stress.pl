@@ -207,10 +207,19 @@ SQL
 	return ($wrong, @figures[ -6 .. -1 ]);
 }
 
-# At a rate, so that a slow machine does not have ever more events to rebuild.
+# At a rate, and in bursts, so that a slow machine does not have ever more events to rebuild.
 sub start_appenders
 {
 	return start('appender', 'pgbench', '-n', '-c', $clients, '-j', 2, '-R', 250, @_, @files);
+}
+
+# Whether all are so near to the last event that another burst would not be too much.
+sub are_near
+{
+	return sql(<<'SQL') eq 't';
+SELECT last_value - least((SELECT checkpoint FROM reader), (SELECT min(checkpoint) FROM evpg.consumer), (SELECT min(checkpoint) FROM evpg.rebuild_part)) < 10000
+  FROM evpg.event_position
+SQL
 }
 
 sub appended
@@ -226,25 +235,31 @@ sub appended
 sub load
 {
 	my ($what, $runners, $others, $victim, $signal) = @_;
-	my @options = $signal eq 'KILL' ? ('-T', 1000) : ('-t', 40);
+	my @burst = ('-t', 40);
 	my ($wrong, @start) = look();
 	my @goal = map { $start[$_] + (2400, 2000, 2000, 2, 2, 2)[$_] } 0 .. 5;
 	my @now = @start;
-	my $pgbench = start_appenders(@options);
+	my $pgbench = start_appenders(@burst);
 
 	foreach (1 .. 1000)
 	{
 		last if $wrong ne 'nothing' || !grep { $now[$_] < $goal[$_] } 0 .. 5;
-		if (!$pgbench->pumpable)
+		if (!$pgbench->pumpable && are_near())
 		{
 			last if !appended($what, $pgbench);
-			$pgbench = start_appenders(@options);
+			$pgbench = start_appenders(@burst);
 		}
 		($wrong, @now) = look();
 	}
 	is($wrong, 'nothing', "$what: before, each projection is what the events say");
 	is(scalar(grep { $now[$_] < $goal[$_] } 0 .. 5), 0, "$what: events come in, all follow, rebuilds come through") or diag("@start, @now");
 	note "$what: @start, @now";
+
+	# in the middle of a burst
+	appended($what, $pgbench);
+	my $events = sql('SELECT count(*) FROM evpg.event_log');
+	$pgbench = start_appenders($signal eq 'KILL' ? ('-T', 1000) : @burst);
+	ok($node->poll_query_until('postgres', "SELECT count(*) > $events + 100 FROM evpg.event_log"), "$what: more events come in");
 
 	# at least one prepared transaction is left behind
 	sql("BEGIN; $append 'orphan', notes(2, 1)); PREPARE TRANSACTION 'orphan'");

@@ -1,5 +1,6 @@
 -- saga_failure.sql: reactions that fail, retries, dead letters; of functions or in C (test.kind_of_saga).  See ../sagas_failures.sql.
--- The saga that is told what to do is registered with max_attempts 3, backoff 10 s, max_backoff 15 s.
+-- The saga that is told what to do is registered with max_attempts 3, backoff 1000 s, max_backoff 1500 s: so
+-- long that it does not matter how long the test takes.
 
 -- ------------------------------------------------------------------ a technical failure rolls everything back
 
@@ -12,14 +13,14 @@ SELECT is(total('x1') || total('x2'), NULL, of() || 'rule 16, B52, D29, 2.5: the
 SELECT is(instance('tech') || ' ' || pending('tech'), 'running 1 {"old": 1, "seen": 1} 2 0 0', of() || 'rule 16, B54: neither state, timer nor undo of it is kept');
 SELECT is((SELECT undo FROM evpg.saga_instance WHERE saga = saga() AND key = 'tech'), '[]', of() || 'rule 16: there is nothing to undo');
 SELECT is(total('x3'), '1 1', of() || 'rule 17, D31: other instances go on');
-SELECT is((SELECT split_part(attempts('tech'), ' ', 1) || ' ' || (split_part(attempts('tech'), ' ', 2)::int BETWEEN 9 AND 13)), '1 true', of() || 'rule 17: it is tried again after the back-off, with jitter');
+SELECT is((SELECT split_part(attempts('tech'), ' ', 1) || ' ' || (split_part(attempts('tech'), ' ', 2)::int BETWEEN 900 AND 1250)), '1 true', of() || 'rule 17: it is tried again after the back-off, with jitter');
 SELECT is(run() || ', ' || split_part(attempts('tech'), ' ', 1), '0 0, 1', of() || 'rule 17: not before');
-SELECT later(13) \g /dev/null
+SELECT later(1300) \g /dev/null
 SELECT is(run() || ', ' || split_part(attempts('tech'), ' ', 1), '0 0, 2', of() || 'rule 17: when it is due it is tried once more');
-SELECT is(split_part(attempts('tech'), ' ', 2)::int BETWEEN 14 AND 19, true, of() || 'rule 17: the pause doubles, to max_backoff at most');
-SELECT later(13) \g /dev/null
+SELECT is(split_part(attempts('tech'), ' ', 2)::int BETWEEN 1400 AND 1875, true, of() || 'rule 17: the pause doubles, to max_backoff at most');
+SELECT later(1300) \g /dev/null
 SELECT is(run(), '0 0', of() || 'rule 17: not after the first pause');
-SELECT later(7) \g /dev/null
+SELECT later(700) \g /dev/null
 SELECT is(run(), '0 1', of() || 'rule 17, A32: after max_attempts it is a dead letter');
 SELECT alike(letters('tech'), 'tried 3 second VE009 %', of() || 'A34, D31, rule 17, 1.2 test 9: with attempts, label and error');
 SELECT same($$SELECT d.saga, d.key, d.source_position, d.timer_id, d.command, d.code, d.resolved_at, d.resolution, d.created_at > now() - interval '1 hour' FROM evpg.dead_letter d WHERE key = 'tech'$$,
@@ -47,9 +48,9 @@ SELECT start('poor', '{"set": {"on_refusal": {"unhandled": true}}}' || script(se
 SELECT tell('poor', script(send('y4', 'Add', 1))) \g /dev/null
 SELECT is(run(), '0 0', of() || 'rule 17, B53: a refusal that is not handled');
 SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_id LIKE 'y_'), 0::bigint, of() || 'rule 16: rolls everything back');
-SELECT later(20) \g /dev/null
+SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
-SELECT later(20) \g /dev/null
+SELECT later(2000) \g /dev/null
 SELECT is(run(), '0 1', of() || 'rule 17: is retried, and becomes a dead letter');
 SELECT is(letters('poor'), 'tried 3 take VE002 underflow total 0 is less than 5', of() || 'A34, B53: with the code');
 SELECT is((SELECT (detail::jsonb = '{"total": 0}')::text FROM evpg.dead_letter WHERE key = 'poor'), 'true', of() || 'A34: and the detail');
@@ -66,9 +67,9 @@ SELECT is(run() || ' ' || pending('poor'), '1 0 0 0 0', of() || 'rule 17: and th
 
 -- retried in a transaction that is rolled back
 SELECT start('back', '{"set": {"on_refusal": {"unhandled": true}}}' || script(send('y5', 'Subtract', 5))) \g /dev/null
-SELECT run(), later(20), run(), later(20) \g /dev/null
+SELECT run(), later(2000), run(), later(2000) \g /dev/null
 SELECT run() \g /dev/null
-SELECT later(40) \g /dev/null
+SELECT later(4000) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(pending('back') || letters('back'), NULL, of() || 'A34: an instance that never began has no row');
 SELECT is(letters('back'), 'tried 3 VE002 underflow total 0 is less than 5', of() || 'A34: but a dead letter');
@@ -95,9 +96,9 @@ SELECT start('bad' || n, script(a)) FROM (VALUES (1, '{"do": "send", "aggregate_
   (7, '{"do": "schedule", "timer": "t", "due_at": "nonsense"}'), (8, '"complete"'), (9, '{"do": "fail"}'), (10, '{"do": "send", "aggregate_type": "counter", "aggregate_id": "x", "command_type": "Add", "undo": 7}'),
   (11, evpg_action_send('counter', 'x', 'Unknown')), (12, '{"do": "cancel"}')) x (n, a) \g /dev/null
 SELECT run() \g /dev/null
-SELECT later(20) \g /dev/null
+SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
-SELECT later(20) \g /dev/null
+SELECT later(2000) \g /dev/null
 SELECT is(run(), '0 11', of() || 'A33, A36, B51: actions that make no sense');
 SELECT same($$SELECT key, letters(key) FROM unnest('{bad1,bad2,bad3,bad4,bad5,bad6,bad7,bad8,bad9,bad10,bad11,bad12}'::text[]) key$$, $$VALUES
   ('bad1', 'tried 3 22023 "aggregate_id" of a command is missing, or is not of the right type'), ('bad2', 'tried 3 VE003 aggregate type "nowhere" is not registered'), ('bad3', 'tried 3 22023 unknown action "jump"'),
@@ -107,10 +108,10 @@ SELECT same($$SELECT key, letters(key) FROM unnest('{bad1,bad2,bad3,bad4,bad5,ba
   ('bad11', 'tried 3 VE018 unknown command type "Unknown"'), ('bad12', 'tried 3 22023 "timer" of a timer is missing, or is not of the right type')$$, of() || 'A33, A36, 1.2 test 9: each has an error that says so; an unknown aggregate type is named');
 -- the code of a saga fails
 SELECT start('code1', '{"fail": "no"}'), start('code2', '{"unhandled": true}'), start('nested', '{"set": {"on_refusal": {"actions": [{"do": "send", "aggregate_type": "counter", "aggregate_id": "z", "command_type": "Subtract", "data": {"n": 1}}]}}}' || script(send('z', 'Subtract', 1))) \g /dev/null
-SELECT later(20), run() \g /dev/null
-SELECT later(20) \g /dev/null
+SELECT later(2000), run() \g /dev/null
+SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
-SELECT later(20) \g /dev/null
+SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(letters('code1') LIKE 'tried 3 VE009 saga %failed: no', true, of() || 'B54: the handler fails');
 SELECT is(letters('code2') ~ 'tried 3 VE009 (handler of saga "script" returned null|saga "script" said evpg_unhandled.*)', true, of() || 'B54: the handler says nothing');

@@ -37,7 +37,7 @@ CREATE FUNCTION test.script_timer(state jsonb, timer evpg.fired_timer) RETURNS e
 $$;
 
 -- Registers the saga: test.kind_of_saga says of what it is made, functions or C.
-CREATE FUNCTION test.register_script(name text, max_attempts int DEFAULT 3, backoff interval DEFAULT '10 s', max_backoff interval DEFAULT '15 s')
+CREATE FUNCTION test.register_script(name text, max_attempts int DEFAULT 3, backoff interval DEFAULT '1000 s', max_backoff interval DEFAULT '1500 s')
 RETURNS boolean LANGUAGE sql VOLATILE AS $$
   SELECT set_config('test.saga', name, false);
   SELECT CASE current_setting('test.kind_of_saga')
