@@ -246,6 +246,33 @@ my ($resync) = grep { $_->[1]{event} eq 'resync' } @frames;
 is(join(' ', map { $_->[1]{data}{n} } grep { $_ != $resync } @frames), join(' ', 1 .. $queued), 'those that waited are heard, in order');
 is($json->canonical->encode($resync->[1]), qq({"dropped":$dropped,"event":"resync","reason":"overflow"}), 'what an announcement says');
 
+# ------------------------------------------------------------------ a rebuild in the background
+
+# Somebody who has appended keeps it from ending.  The log has thousands of events.
+$node->safe_psql('postgres', "SELECT evpg_register_projection('twin', 'usage_apply', aggregate_types => '{meter}', key_path => '\$.data.key', broadcast => 'delta')");
+$node->safe_psql('postgres', execute('t', 1));
+my $twin = listener('postgres', 'projection.twin', 'evpg.resync');
+$writer->query_safe('BEGIN;' . execute('u', 1));
+$node->safe_psql('postgres', "SELECT evpg_rebuild_projection('twin', background => true)");
+ok($node->poll_query_until('postgres', "SELECT events_done > 1000 FROM evpg.progress_rebuild WHERE name = 'twin'"), 'rule 13: a rebuild of an inline projection is under way');
+is(brief(all_heard($twin)), '', 'rule 13: nothing is heard of it');
+$node->safe_psql('postgres', execute('t', 2));
+is(brief(all_heard($twin)), 't 1.2 2', 'rule 13: only what others append meanwhile');
+is($node->safe_psql('postgres', "SELECT count(*) FROM evpg.progress_rebuild WHERE name = 'twin'"), '1', 'rule 13: it goes on');
+$writer->query_safe('COMMIT');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM evpg.rebuild WHERE name = 'twin'"), 'rule 13: it ends');
+my @all = all_heard($twin);
+my @rebuilt = grep { $_->[1]{event} eq 'rebuild' } @all;
+is(brief(grep { $_->[1]{event} ne 'rebuild' } @all), 'u 1.1 1', 'rule 13: what was appended before the end is heard');
+is($all[0][1]{event}, 'delta', 'rule 14: before the end');
+is(join(' ', sort map { $_->[0] } @rebuilt), 'evpg.resync projection.twin', 'rule 13: one frame on each channel says that all rows are new');
+is(join(' ', sort keys %{ $rebuilt[0][1] }) . " $rebuilt[0][1]{projection}", 'event position projection twin', 'rule 14: which one is all it says');
+$node->safe_psql('postgres', execute('t', 3));
+like(brief(all_heard($twin)), qr/^t [2-9]\.3 3$/, 'rule 12: the next frame has a higher generation');
+$twin->quit;
+$node->safe_psql('postgres', "SELECT evpg_drop_projection('twin')");
+all_heard($all);
+
 # ------------------------------------------------------------------ NOTIFY fails
 
 # A queue of 8 GB is not filled here: its files cannot be written, so that NOTIFY fails in the same place.  A listener in a

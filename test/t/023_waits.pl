@@ -237,7 +237,7 @@ query('SELECT pg_reload_conf()');
 
 # ------------------------------------------------------------------ a projection that ends meanwhile
 
-foreach my $round (1 .. 20)
+foreach my $round (1 .. 10)
 {
 	my $set = $round % 2 == 0 ? "SET evpg.test_mutation = 'slow_end'; " : '';
 

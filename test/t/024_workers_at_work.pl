@@ -1,0 +1,151 @@
+# Workers do what is due where they should, and only there: nothing in a copy of a database before evpg_activate() (rule 9), for it
+# would be done twice; all of it on a standby once it is promoted; and whatever a database has set for its sessions.
+#
+# evpg.naptime is an hour, so a worker goes around when it is woken.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use EvpgTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = evpg_node('primary', bare => 1, allows_streaming => 1, conf => <<'EOC');
+shared_preload_libraries = 'evpg'
+max_worker_processes = 12
+evpg.naptime = 1h
+evpg.workers = 0
+EOC
+
+sub soon
+{
+	my ($where, $database, $condition, $name) = @_;
+
+	return ok($where->poll_query_until($database, $condition), $name);
+}
+
+sub workers
+{
+	my ($count) = @_;
+
+	$node->safe_psql('template1', "ALTER SYSTEM SET evpg.workers = $count");
+	$node->safe_psql('template1', 'SELECT pg_reload_conf()');
+	return;
+}
+
+# A database with all that a worker does: a projection, a saga in the middle of a transfer and another before its first step, and a
+# command that is due.
+sub prepare
+{
+	my ($database) = @_;
+
+	$node->safe_psql('template1', "CREATE DATABASE $database");
+	create_evpg($node, $database);
+	$node->safe_psql($database, slurp_file(tree() . '/examples/bank/transfer.sql'));
+	$node->safe_psql($database, $_) foreach (
+		q(CREATE FUNCTION count_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT jsonb_build_object('count', coalesce((state->>'count')::int, 0) + 1) $$),
+		q(SELECT evpg_register_projection('counts', 'count_apply', mode => 'async', aggregate_types => '{account,transfer}')),
+		q(SELECT count(*) FROM unnest('{payer,payee}'::text[]) id, evpg_execute('account', id, 'Open', '{"owner": "Ann"}')),
+		q(SELECT count(*) FROM evpg_execute('account', 'payer', 'Deposit', '{"amount": 100}')),
+		q(CALL evpg_run()),
+		q(SELECT count(*) FROM evpg_execute('transfer', 'x', 'Request', '{"from": "payer", "to": "payee", "amount": 60}')),
+		q(SELECT evpg_run_sagas()),
+		q(SELECT count(*) FROM evpg_execute('transfer', 'y', 'Request', '{"from": "payer", "to": "payee", "amount": 1}')),
+		q(SELECT evpg_run_sagas(1)),
+		q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')));
+	return;
+}
+
+# What is there, and what has been done; the projection has what it had before the transfers.
+my $contents = <<'SQL';
+SELECT position, aggregate_type, aggregate_id, type FROM evpg.event WHERE type <> 'Noted' ORDER BY position;
+SELECT * FROM evpg.saga_instance ORDER BY saga, key;
+SELECT * FROM evpg.saga_event ORDER BY saga, key, position;
+SELECT * FROM evpg.timer ORDER BY timer_id;
+SELECT * FROM evpg.consumer ORDER BY name;
+SELECT * FROM evpg.projected_state WHERE name = 'counts' ORDER BY key;
+SQL
+
+# All that was due is done, once.
+my $done = <<'SQL';
+SELECT NOT EXISTS (SELECT FROM evpg.saga_event) AND NOT EXISTS (SELECT FROM evpg.timer)
+   AND (SELECT bool_and(checkpoint = evpg_stable_position()) FROM evpg.consumer)
+   AND (SELECT count(*) = 2 FROM evpg.event WHERE type = 'TransferCompleted')
+SQL
+my $balances = q(SELECT string_agg(state->>'balance', ' ' ORDER BY id) FROM unnest('{payee,payer}'::text[]) id, evpg_state('account', id));
+my $wrong = <<'SQL';
+SELECT key, c.state, c.version, e.count FROM (SELECT * FROM evpg.projected_state WHERE name = 'counts') c
+  FULL JOIN (SELECT aggregate_id AS key, count(*) FROM evpg.event WHERE aggregate_type IN ('account', 'transfer') GROUP BY aggregate_id) e USING (key)
+ WHERE (c.state, c.version) IS DISTINCT FROM (jsonb_build_object('count', e.count), e.count)
+SQL
+
+sub is_done
+{
+	my ($where, $database, $what) = @_;
+
+	soon($where, $database, $done, "$what: all that was due is done");
+	is($where->safe_psql($database, $balances), '66 39', "$what: each transfer is made once, the command executed once");
+	is($where->safe_psql($database, $wrong), '', "$what: rule 10: the projection has each event once");
+	is($where->safe_psql($database, 'SELECT count(*) FROM evpg.dead_letter'), '0', "$what: nothing has failed");
+	is(inspect($where, $database), '', "$what: all that is stored agrees");
+	return;
+}
+
+# ------------------------------------------------------------------ a copy
+
+prepare('original');
+$node->safe_psql('template1', 'CREATE DATABASE copy TEMPLATE original');
+my $before = $node->safe_psql('copy', $contents);
+is($before, $node->safe_psql('original', $contents), 'a copy has all that the original has');
+is($node->safe_psql('copy', 'SELECT (SELECT count(*) FROM evpg.timer WHERE due_at < now()), (SELECT count(*) FROM evpg.saga_event), (SELECT lag_events > 0 FROM evpg.stat_consumer WHERE name = \'counts\')'), '1|1|t', 'and there is something to be done');
+workers(1);
+is_done($node, 'original', 'the original');
+soon($node, 'template1', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'copy'", 'the copy has a worker');
+ok(worker_rounds($node, 'copy', 5, "SELECT FROM evpg_append('account', 'noted', ARRAY[evpg_event('Noted')])"), 'which has gone around, woken by commits');
+is($node->safe_psql('copy', $contents), $before, 'rule 9: and has done nothing');
+is(sqlstate($node, 'CALL evpg_run()', 'copy'), '55000', 'rule 9: nor does evpg_run()');
+is($node->safe_psql('copy', $contents), $before, 'rule 9: which leaves all as it was');
+is($node->safe_psql('copy', 'SELECT evpg_activate()'), 't', 'rule 9: evpg_activate()');
+is_done($node, 'copy', 'the copy, activated');
+is($node->safe_psql('original', $balances), '66 39', 'the original is as it was');
+workers(0);
+
+# ------------------------------------------------------------------ a standby that is promoted
+
+prepare('replicated');
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->append_conf('postgresql.auto.conf', 'evpg.workers = 1');
+$standby->start;
+$node->wait_for_catchup($standby);
+$before = $node->safe_psql('replicated', $contents);
+is($standby->safe_psql('replicated', $contents), $before, 'a standby has all that the primary has, and does nothing');
+$node->stop('immediate');
+$standby->promote;
+is_done($standby, 'replicated', 'promoted');
+$standby->safe_psql('replicated', "SELECT count(*) FROM evpg_execute('transfer', 'z', 'Request', '{\"from\": \"payer\", \"to\": \"payee\", \"amount\": 9}')");
+soon($standby, 'replicated', "SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'z' AND type = 'TransferCompleted'", 'promoted: and what comes then');
+soon($standby, 'replicated', "SELECT bool_and(checkpoint = evpg_stable_position()) FROM evpg.consumer", 'promoted: all of it');
+is($standby->safe_psql('replicated', $wrong), '', 'promoted: rule 10: the projection has each event once');
+$standby->stop;
+
+# ------------------------------------------------------------------ settings of a database
+
+$node->start;
+prepare('strict');
+$node->safe_psql('template1', "ALTER DATABASE strict SET $_") foreach 'default_transaction_isolation = serializable', 'default_transaction_read_only = on',
+  'default_transaction_deferrable = on', 'statement_timeout = 1', 'lock_timeout = 1', 'idle_in_transaction_session_timeout = 1', 'idle_session_timeout = 1';
+{
+	# but for this test's own sessions
+	local $ENV{PGOPTIONS} = '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c default_transaction_deferrable=off'
+	  . ' -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0';
+	workers(1);
+	is_done($node, 'strict', 'a database with settings that are in the way');
+}
+
+$node->stop;
+is(join("\n", slurp_file($_->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion') foreach $node, $standby;
+done_testing();
