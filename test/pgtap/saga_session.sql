@@ -1,5 +1,5 @@
 -- saga_session.sql: what a saga remembers is in tables, so another session goes on where one has ended (B55); a restart of the
--- server is in test/t/022_saga_steps.pl.
+-- server is in test/t/027_saga_steps.pl.
 
 \ir include/setup.sql
 \ir include/counter.sql
