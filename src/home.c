@@ -80,6 +80,13 @@ evpg_activate(PG_FUNCTION_ARGS)
 		own_row(values);
 		(void) EvpgPlanRun(EVPG_PLAN_HOME_WRITE, values, NULL);
 		EvpgPlanDone();
+
+		/*
+		 * A sequence of a copied database may have drawn ahead of the WAL: a
+		 * crash would take positions back.  So many draws write it.
+		 */
+		(void) EvpgPlanRun(EVPG_PLAN_HOME_DRAW, NULL, NULL);
+		EvpgPlanDone();
 		EvpgWakeLauncher();
 		EvpgWakeConsumers();
 	}

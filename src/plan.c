@@ -143,6 +143,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
 		0, {0}
 	},
+	[EVPG_PLAN_HOME_DRAW] = {
+		"SELECT pg_catalog.count(pg_catalog.nextval(s.name::pg_catalog.regclass)) FROM pg_catalog.unnest("
+		"'{evpg.event_position,evpg.stream_stream_id_seq,evpg.projection_build,evpg.timer_timer_id_seq,"
+		"evpg.dead_letter_dead_letter_id_seq,evpg.parked_event_parked_event_id_seq}'::pg_catalog.text[]) AS s (name),"
+		" pg_catalog.generate_series(1, 33)",
+		0, {0}
+	},
 	[EVPG_PLAN_HOME_READ] = {
 		"SELECT pg_catalog.bool_and(system_identifier OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $2)"
 		" FROM evpg.meta",

@@ -548,6 +548,8 @@ follow(evpg_result *out, evpg_json *state, const evpg_json *script)
 		evpg_fail(out, "%s", evpg_text(script, "fail"));
 	if (evpg_get(script, "reject") != NULL)
 		evpg_reject(out, "no", "%s", evpg_text(script, "reject"));
+	if (evpg_bool(script, "emit"))
+		evpg_emit(out, "Emitted", NULL);
 	if (evpg_bool(script, "unhandled"))
 		evpg_unhandled(out);
 	while (evpg_bool(script, "spin"))

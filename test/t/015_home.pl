@@ -96,5 +96,16 @@ $node->safe_psql('copy', "SELECT evpg_grant('writer', 'writer')");
 is(sqlstate($node, 'SET ROLE writer; SELECT evpg_activate()', 'copy'), '42501', 'a writer must not activate');
 is(sqlstate($node, 'BEGIN READ ONLY; SELECT evpg_activate()', 'copy'), '25006', 'nor can a transaction that is read only');
 
+# ------------------------------------------------------------------ what a copy has drawn
+
+my $deposits = "SELECT count(*) FROM generate_series(1, 10), evpg_execute('account', 'a', 'Deposit', '{\"amount\": 1}')";
+
+$node->safe_psql('postgres', 'CREATE DATABASE drawn TEMPLATE copy');
+$node->safe_psql('drawn', 'SELECT evpg_activate()');
+is($node->safe_psql('drawn', $deposits), '10', 'events of a copy');
+$node->stop('immediate');
+$node->start;
+is($node->safe_psql('drawn', $deposits), '10', 'rule 9: a crash gives no position of theirs to others');
+
 $_->stop foreach $node, $far;
 done_testing();

@@ -142,6 +142,9 @@ test_results(void)
 	event = evpg_emit(&out, "Happened", evpg_object(EVPG_INT("n", 1)));
 	ok(evpg_with_tag(evpg_with_tag(event, "one"), "two") == event, "tags are chained");
 	ok(evpg_with_metadata(event, evpg_object(EVPG_TEXT("k", "v"))) == event, "metadata, too");
+	evpg_remove(NULL, "k");
+	ok(evpg_with_tag(NULL, "one") == NULL && evpg_with_metadata(NULL, evpg_object(EVPG_TEXT("k", "v"))) == NULL &&
+	   evpg_undo(NULL, "stock", "tea", "Receive", evpg_object(EVPG_TEXT("k", "v"))) == NULL, "of none, nothing happens");
 	evpg_with_metadata(event, evpg_object(EVPG_TEXT("k", "w")));
 	evpg_emit(&out, "Empty", NULL);
 	is(json_object_to_json_string_ext(out.events, JSON_C_TO_STRING_PLAIN),
