@@ -10,6 +10,10 @@ SET test.kind_of_saga = 'C';
 \ir include/saga_script.sql
 \ir include/saga_failure.sql
 SELECT start('emitter', '{"emit": true}') \g /dev/null
-SELECT run(), later(1000), run(), later(2000), run() \g /dev/null
-SELECT alike(letters('emitter'), '%VE009 saga "script" said what only an aggregate or a projection can say%', 'C, rule 17: a saga appends no events');
+SELECT run() \g /dev/null
+SELECT later(2000) \g /dev/null
+SELECT run() \g /dev/null
+SELECT later(2000) \g /dev/null
+SELECT run() \g /dev/null
+SELECT alike(letters('emitter'), '%VE009 saga "%" said what only an aggregate or a projection can say%', 'C, rule 17: a saga appends no events');
 SELECT * FROM finish();
