@@ -147,7 +147,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"SELECT pg_catalog.count(pg_catalog.nextval(s.name::pg_catalog.regclass)) FROM pg_catalog.unnest("
 		"'{evpg.event_position,evpg.stream_stream_id_seq,evpg.projection_build,evpg.timer_timer_id_seq,"
 		"evpg.dead_letter_dead_letter_id_seq,evpg.parked_event_parked_event_id_seq}'::pg_catalog.text[]) AS s (name),"
-		" pg_catalog.generate_series(1, 33)",
+		" pg_catalog.generate_series(1, 33)"
+		" WHERE pg_catalog.pg_sequence_last_value(s.name::pg_catalog.regclass) IS NOT NULL",
 		0, {0}
 	},
 	[EVPG_PLAN_HOME_READ] = {

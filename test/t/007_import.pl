@@ -104,14 +104,13 @@ sub rebuilds_end
 
 	is(value("SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.progress_rebuild"), 'outcomes work_days', "$what: both read models are being rebuilt");
 	is(builds(), $old_builds, "$what: meanwhile the old rows are read");
+	cmp_ok(value("SELECT count(*) FROM evpg.event_log WHERE position > $begun_at"), '>=', $appended, "$what: events came in between beginning and end");
 	$holder->query_safe('ROLLBACK');
 	$holder->quit;
 	ok($node->poll_query_until($database, 'SELECT count(*) = 0 FROM evpg.progress_rebuild'), "$what: the rebuilds are done");
 	my @old = split / /, $old_builds;
 	my @new = split / /, builds();
 	is(scalar(grep { $new[$_] > $old[$_] } 0 .. 1), 2, "$what: both have new rows");
-	cmp_ok(value("SELECT count(*) FROM evpg.event_log WHERE position > $begun_at AND position < (SELECT min(rebuilt_position) FROM evpg.projection)"),
-		'>=', $appended, "$what: events came in between beginning and end");
 	return;
 }
 
