@@ -155,12 +155,12 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 
 /* Whether a batch may take another event. */
 static bool
-has_room(const EvpgBatch *batch, const rows_hash *rows, instr_time started)
+has_room(const EvpgBatch *batch, const rows_hash *rows, Size limit, instr_time started)
 {
 	instr_time	lasted;
 
 	if (batch->events >= (batch->max_events == 0 ? MAX_EVENTS : batch->max_events) ||
-		MemoryContextMemAllocated(rows->ctx, true) + batch->json >= MAX_BYTES)
+		MemoryContextMemAllocated(rows->ctx, true) + batch->json >= limit)
 		return false;
 	if (batch->unhurried || batch->events == 0)
 		return true;
@@ -189,12 +189,15 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	EvpgEvent	event;
 	int64		last = batch->after;
 	int			next_parked = 0;
+
+	/* Besides the keys that wait, however many these are. */
+	Size		limit = MemoryContextMemAllocated(rows->ctx, true) + MAX_BYTES;
 	instr_time	started;
 
 	INSTR_TIME_SET_CURRENT(started);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	events = EvpgLogScanAll(&filter);
-	while (has_room(batch, rows, started) && EvpgLogScanNext(events, &event))
+	while (has_room(batch, rows, limit, started) && EvpgLogScanNext(events, &event))
 	{
 		if (event.position <= last)
 			elog(ERROR, "event at position " INT64_FORMAT " was read after " INT64_FORMAT, event.position, last);

@@ -6,7 +6,7 @@
 \ir include/projections.sql
 \ir include/async.sql
 
-SELECT plan(89);
+SELECT plan(90);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ stop
@@ -255,6 +255,16 @@ BEGIN;
 SELECT evpg_pause('list') \g /dev/null
 ROLLBACK;
 SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'list'), 'running', 'rule 10: a pause is rolled back');
+
+-- ------------------------------------------------------------------ more keys wait than a batch has memory for
+
+INSERT INTO evpg.parked_event (name, position, key, attempts, error) SELECT 'list', 1, repeat('x', 1000) || n, 1, 'long ago' FROM generate_series(10000, 79999) n;
+SELECT add('many', 1), add('many', 2), add('more', 3) \g /dev/null
+SET statement_timeout = '60s';
+CALL evpg_run(1);
+RESET statement_timeout;
+SELECT is((SELECT string_agg(state::text, ' ' ORDER BY key) FROM evpg.projected_state WHERE name = 'list' AND key IN ('many', 'more')), '[1, 2] [3]', 'rule 10: other keys go on however many are parked');
+DELETE FROM evpg.parked_event WHERE error = 'long ago';
 
 -- ------------------------------------------------------------------ a constraint that is checked at the end of the transaction
 
