@@ -392,6 +392,9 @@ bury(EvpgActing *acting, const ErrorData *error)
 	/* A timer that was moved or cancelled meanwhile is not given up. */
 	if (EvpgWorkBury(&letter) == 0)
 		return EVPG_DISPATCH_LATER;
+	/* Nobody waits for what is behind it. */
+	if (work->saga != NULL)
+		EvpgWakeWaiters(EvpgHashPair(work->saga, ""));
 	EVPG_WAIT_POINT("saga_buried");
 	ereport(LOG,
 			(work->saga == NULL ? errmsg("scheduled command has become a dead letter") :

@@ -235,6 +235,26 @@ foreach my $round (1 .. 10)
 query('ALTER SYSTEM RESET evpg.test_mutation');
 query('SELECT pg_reload_conf()');
 
+# ------------------------------------------------------------------ sagas
+
+query(<<'SQL');
+CREATE FUNCTION slow_react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_sleep(0.5);
+  RETURN evpg_reaction('{}', VARIADIC CASE event.aggregate_id WHEN 'bad' THEN ARRAY[evpg_action_fail('bad')] ELSE '{}' END);
+END $$;
+SELECT evpg_register_saga('slow', 'slow_react', event_types => '{Slow}')
+SQL
+foreach my $id ('good', 'bad')
+{
+	query("SELECT evpg_pause('slow')");
+	my $position = query("SELECT append('$id', 'Slow')");
+	begin($waiter, "SELECT evpg_wait_for('slow', $position, NULL)");
+	query("SELECT evpg_resume('slow')");
+	is(answer($waiter), 't', "rule 17: who waits for a saga is woken by a reaction, and by a dead letter: $id");
+}
+query("SELECT evpg_drop_saga('slow')");
+
 # ------------------------------------------------------------------ a projection that ends meanwhile
 
 foreach my $round (1 .. 10)
