@@ -273,8 +273,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	}
 	if (changed > 0)
 	{
-		(void) EvpgPlanRun(EVPG_PLAN_SAGA_RETIRE, values, NULL);
-		EvpgPlanDone();
+		(void) EvpgSagaRetire(name, version);
 		EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
 		EvpgWakeLauncher();
 		EvpgWakeConsumers();

@@ -211,6 +211,9 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 		return false;
 	}
 	error = saga->found ? NULL : EvpgAttempt(load, (void *) consumer->name);
+	/* Perhaps it is the code of a version that no instance has any more. */
+	if (error != NULL && !EvpgAttemptCancelled(error) && EvpgSagaRetire(saga->name, saga->version))
+		error = EvpgAttempt(load, (void *) consumer->name);
 	if (error == NULL)
 	{
 		if (consumer->retry_at != 0)

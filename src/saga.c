@@ -145,6 +145,23 @@ EvpgSagaVersions(const char *name)
 	return versions;
 }
 
+/*
+ * EvpgSagaRetire
+ *		Takes away the versions below the highest one that no instance has any more;
+ *		false if there are none.  The caller owns the consumer.
+ */
+bool
+EvpgSagaRetire(const char *name, int version)
+{
+	Datum		values[2] = {CStringGetTextDatum(name), Int32GetDatum(version)};
+	bool		retired = EvpgPlanRun(EVPG_PLAN_SAGA_RETIRE, values, NULL) > 0;
+
+	EvpgPlanDone();
+	if (retired)
+		EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
+	return retired;
+}
+
 /* Whether an event is one that the saga reacts to; not one that was injected without sagas. */
 bool
 EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event)

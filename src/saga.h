@@ -47,6 +47,7 @@ typedef struct EvpgSaga
 
 extern EvpgSaga *EvpgSagaFind(const char *name, int version);
 extern List *EvpgSagaVersions(const char *name);
+extern bool EvpgSagaRetire(const char *name, int version);
 extern bool EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event);
 extern bool EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event);
 

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(326);
+SELECT plan(328);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql
@@ -375,6 +375,18 @@ SELECT is(run() || ' ' || state_of('short'), '0 0 running 0 42883 0 3', 'B24: an
 RESET evpg.clock_offset;
 SELECT is((SELECT state FROM evpg_saga('short', 'keyless')), '{"short": true}', 'B24: with no event lost');
 SELECT is(error_of($$SELECT evpg_register_saga('never', 'test.short', event_types => '{B}', start_event_types => '{A}')$$), '22023 start event type "A" is not one of the event types of the saga', 'B24: a saga that would never start');
+
+-- the code of a version that no instance has any more is not needed
+CREATE FUNCTION test.aged(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT CASE event.type WHEN 'End' THEN evpg_reaction(state, evpg_action_complete()) ELSE evpg_reaction('{"aged": 1}') END $$;
+SELECT evpg_register_saga('v', 'test.aged', event_types => '{Begin,End}', start_event_types => '{Begin}'), signal('aged1', 'Begin') \g /dev/null
+SELECT run(), evpg_register_saga('v', 'test.v2', event_types => '{Begin,End}', start_event_types => '{Begin}', version => 2), signal('aged1', 'End') \g /dev/null
+SELECT run() \g /dev/null
+DROP FUNCTION test.aged;
+SELECT signal('aged2', 'Begin') \g /dev/null
+SELECT is(run() || ' ' || in_state('aged1') || ' ' || in_state('aged2'), '0 0 completed {"aged": 1} running {"v2": 1}', 'B24, rule 18: the code of a version without running instances is not needed');
+SELECT is(versions(), '2', 'rule 18: and such a version goes');
+SELECT evpg_drop_saga('v') \g /dev/null
 
 -- ------------------------------------------------------------------ who may
 
