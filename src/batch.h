@@ -17,7 +17,7 @@ typedef struct EvpgBatch
 	int64		build;			/* whose rows are changed */
 	int64		after;			/* positions above this */
 	int64		upto;			/* and up to this */
-	int			max_events;		/* 0: as many as memory allows */
+	int			max_events;		/* 0: as many as memory allows, up to 500,000 */
 	bool		unhurried;		/* however long they take */
 	int			parts;			/* > 1: only the keys of one part */
 	int			part;

@@ -118,7 +118,7 @@ EvpgCheckMetadata(const Jsonb *metadata)
 					 errdetail("Keys that start with \"%s\" belong to evpg.", RESERVED_PREFIX)));
 }
 
-/* Metadata that a caller gives, may be NULL: the key under which sagas say how deep a chain is, is not his. */
+/* Metadata that a caller gives, may be NULL: the key under which evpg writes what it has to know is not his. */
 void
 EvpgCheckCallersMetadata(Jsonb *metadata)
 {
@@ -127,7 +127,7 @@ EvpgCheckCallersMetadata(Jsonb *metadata)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_RESERVED_NAME),
 				 errmsg("metadata key \"evpg\" is reserved"),
-				 errdetail("The commands of sagas have it.")));
+				 errdetail("evpg writes there what it has to know of an event.")));
 }
 
 /* A command id that a caller gives, may be NULL: those of sagas and of scheduled commands must stay free for them. */

@@ -273,8 +273,8 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	}
 	if (changed > 0)
 	{
-		(void) EvpgSagaRetire(name, version);
-		EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
+		if (!EvpgSagaRetire(name, version))
+			EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
 		EvpgWakeLauncher();
 		EvpgWakeConsumers();
 	}

@@ -126,7 +126,7 @@ has_come(const Wait *wait)
 Datum
 evpg_wait_for(PG_FUNCTION_ARGS)
 {
-	Wait		wait = {.name = EvpgArgName(fcinfo, 0, "projection name")};
+	Wait		wait = {.name = EvpgArgName(fcinfo, 0, "consumer name")};
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,

@@ -202,7 +202,7 @@ SELECT is(evpg_wait_for('asy', :position, '0'), true, 'rule 9, A25, D66, D81: no
 SELECT is(evpg_wait_for('asy', :position, NULL), true, 'rule 9: to wait for ever is over at once then');
 SELECT is(evpg_wait_for('asy', :position + 1, '0'), false, 'rule 9: a position that was not drawn yet');
 SELECT is(error_of(statement), error, 'rule 9: ' || statement) FROM (VALUES
-  ($$SELECT evpg_wait_for('nope', 1)$$, 'VE007 projection "nope" is not registered'), ($$SELECT evpg_wait_for('asy', NULL)$$, '22004 min_position must not be null'), ($$SELECT evpg_wait_for(NULL, 1)$$, '22004 projection name must not be null'),
+  ($$SELECT evpg_wait_for('nope', 1)$$, 'VE007 projection "nope" is not registered'), ($$SELECT evpg_wait_for('asy', NULL)$$, '22004 min_position must not be null'), ($$SELECT evpg_wait_for(NULL, 1)$$, '22004 consumer name must not be null'),
   ($$SELECT evpg_wait_for('asy', 1, '-1 s')$$, '22023 timeout must not be negative'), ($$SELECT evpg_watch('nope', 'a', timeout => '0')$$, 'VE007 projection "nope" is not registered'),
   ($$SELECT evpg_watch('asy', NULL)$$, '22004 projection key must not be null'), ($$SELECT evpg_watch('asy', 'a', timeout => '-1 s')$$, '22023 timeout must not be negative')) x (statement, error);
 BEGIN;
