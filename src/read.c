@@ -186,10 +186,7 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	int64		mark;
 	EvpgScope	scope;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("after_position must not be null")));
+	(void) EvpgArgBigint(fcinfo, 0, "after_position");
 	filters[0] = EvpgArgTextArray(fcinfo, 2, "aggregate_types");
 	filters[1] = EvpgArgTextArray(fcinfo, 3, "event_types");
 	filters[2] = EvpgArgTextArray(fcinfo, 4, "tags");
@@ -374,10 +371,7 @@ evpg_projection_changes(PG_FUNCTION_ARGS)
 	EvpgConsumer consumer;
 	EvpgScope	scope;
 
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("after_position must not be null")));
+	(void) EvpgArgBigint(fcinfo, 1, "after_position");
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
 	mark = EvpgFenceStablePosition(true);

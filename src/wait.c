@@ -128,11 +128,7 @@ evpg_wait_for(PG_FUNCTION_ARGS)
 {
 	Wait		wait = {.name = EvpgArgName(fcinfo, 0, "consumer name")};
 
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("min_position must not be null")));
-	wait.position = PG_GETARG_INT64(1);
+	wait.position = EvpgArgBigint(fcinfo, 1, "min_position");
 	PG_RETURN_BOOL(wait_until(has_come, &wait, EvpgHashPair(wait.name, ""), arg_until(fcinfo, 2)));
 }
 

@@ -12,6 +12,7 @@ use EvpgTest;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use SagaTest qw(transfers_script);
 use Test::More;
 use Time::HiRes qw(usleep);
 
@@ -171,17 +172,7 @@ all_is_well('committed');
 
 # ------------------------------------------------------------------ under load
 
-my $script = PostgreSQL::Test::Utils::tempdir . '/load.sql';
-
-append_to_file($script, <<'SQL');
-\set from random(1, 10)
-\set step random(1, 9)
-\set to 1 + (:from + :step - 1) % 10
-\set amount random(1, 400)
-\set closed random(1, 8)
-SELECT count(*) FROM evpg_try_execute('transfer' || (ARRAY['', '_c'])[1 + :amount % 2], gen_random_uuid()::text, 'Request',
-  jsonb_build_object('from', 'a' || :from, 'to', CASE :closed WHEN 1 THEN 'nobody' ELSE 'a' || :to END, 'amount', :amount));
-SQL
+my $script = transfers_script();
 
 foreach my $victim ('worker', 'postmaster', 'worker', 'postmaster', 'client backend')
 {
