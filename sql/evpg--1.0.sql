@@ -951,98 +951,242 @@ COMMENT ON FUNCTION evpg_activate IS 'lets consumers run in this database after 
 
 -- ------------------------------------------------------------------ privileges
 
--- Nothing is granted to PUBLIC; evpg_grant() gives what a role needs.  reader: read; writer: execute and append too;
--- operator: register and snapshot too.  A caller needs the right to grant: the owner of the extension, or a superuser.
-CREATE FUNCTION evpg.privileges(access text) RETURNS SETOF text
-  LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  SELECT p.object
-    FROM (VALUES
-      (1, 'USAGE ON SCHEMA evpg'), (1, 'SELECT ON evpg.event, evpg.stream'),
-      (1, 'EXECUTE ON FUNCTION evpg_streams'), (1, 'EXECUTE ON FUNCTION evpg_stream_version'),
-      (1, 'EXECUTE ON FUNCTION evpg_read_stream'), (1, 'EXECUTE ON FUNCTION evpg_read_all'),
-      (1, 'EXECUTE ON FUNCTION evpg_stable_position'), (1, 'EXECUTE ON FUNCTION evpg_state'),
-      (1, 'EXECUTE ON FUNCTION evpg_version'), (1, 'EXECUTE ON FUNCTION evpg_session_stats'),
-      (1, 'EXECUTE ON FUNCTION evpg_projection'), (1, 'EXECUTE ON FUNCTION evpg_projection_required'),
-      (1, 'EXECUTE ON FUNCTION evpg_projection_changes'), (1, 'EXECUTE ON FUNCTION evpg_channel'),
-      (1, 'EXECUTE ON FUNCTION evpg_listen'), (1, 'EXECUTE ON FUNCTION evpg_unlisten'), (1, 'SELECT ON evpg.projected_state'),
-      (1, 'EXECUTE ON FUNCTION evpg.broadcast_counters'), (1, 'SELECT ON evpg.stat_broadcast, evpg.stat_stable_position'),
-      (2, 'EXECUTE ON FUNCTION evpg_event'), (2, 'EXECUTE ON FUNCTION evpg_events'), (2, 'EXECUTE ON FUNCTION evpg_command'),
-      (2, 'EXECUTE ON FUNCTION evpg_commands'), (2, 'EXECUTE ON FUNCTION evpg_reject'),
-      (2, 'EXECUTE ON FUNCTION evpg_set_context'), (2, 'EXECUTE ON FUNCTION evpg_execute'),
-      (2, 'EXECUTE ON FUNCTION evpg_try_execute'), (2, 'EXECUTE ON FUNCTION evpg_append'),
-      (2, 'EXECUTE ON FUNCTION evpg_create_stream'), (2, 'EXECUTE ON FUNCTION evpg_operation_key'),
-      (3, 'EXECUTE ON FUNCTION evpg_inject'), (3, 'EXECUTE ON FUNCTION evpg_take_snapshot'),
-      (3, 'EXECUTE ON FUNCTION evpg_prune_commands'), (2, 'EXECUTE ON FUNCTION evpg_projected'),
-      (2, 'EXECUTE ON FUNCTION evpg_reaction'), (2, 'EXECUTE ON FUNCTION evpg_action_send'),
-      (2, 'EXECUTE ON FUNCTION evpg_action_schedule'), (2, 'EXECUTE ON FUNCTION evpg_action_cancel'),
-      (2, 'EXECUTE ON FUNCTION evpg_action_compensate'), (2, 'EXECUTE ON FUNCTION evpg_action_complete'),
-      (2, 'EXECUTE ON FUNCTION evpg_action_fail'),
-      (3, 'EXECUTE ON FUNCTION evpg_register_projection'), (3, 'EXECUTE ON FUNCTION evpg_drop_projection'),
-      (3, 'EXECUTE ON FUNCTION evpg_projection_put'), (3, 'EXECUTE ON FUNCTION evpg_rebuild_projection'),
-      (3, 'EXECUTE ON FUNCTION evpg_cancel_rebuild'), (3, 'EXECUTE ON PROCEDURE evpg_run'),
-      (3, 'EXECUTE ON FUNCTION evpg_pause'), (3, 'EXECUTE ON FUNCTION evpg_resume'),
-      (3, 'EXECUTE ON FUNCTION evpg_skip_event'), (3, 'EXECUTE ON FUNCTION evpg_replay_parked'),
-      (3, 'EXECUTE ON FUNCTION evpg_register_aggregate'), (3, 'EXECUTE ON FUNCTION evpg_drop_aggregate'),
-      (3, 'EXECUTE ON FUNCTION evpg_register_interceptor'), (3, 'EXECUTE ON FUNCTION evpg_drop_interceptor'),
-      (2, 'EXECUTE ON FUNCTION evpg_receive'), (2, 'EXECUTE ON FUNCTION evpg_receive_message'),
-      (2, 'EXECUTE ON FUNCTION evpg_translate'), (3, 'EXECUTE ON FUNCTION evpg_prune_inbox'),
-      (3, 'EXECUTE ON FUNCTION evpg_register_translator'), (3, 'EXECUTE ON FUNCTION evpg_drop_translator'),
-      (3, 'SELECT ON evpg.inbox, evpg.translator'),
-      (1, 'SELECT ON evpg.stat_consumer, evpg.progress_rebuild'),
-      (1, 'EXECUTE ON FUNCTION evpg_wait_for'), (1, 'EXECUTE ON FUNCTION evpg_watch'),
-      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part'),
-      (1, 'EXECUTE ON FUNCTION evpg_saga'), (2, 'EXECUTE ON FUNCTION evpg_schedule'),
-      (3, 'EXECUTE ON FUNCTION evpg_reschedule'), (3, 'EXECUTE ON FUNCTION evpg_cancel'),
-      (3, 'EXECUTE ON FUNCTION evpg_register_saga'), (3, 'EXECUTE ON FUNCTION evpg_drop_saga'),
-      (3, 'EXECUTE ON FUNCTION evpg_rebuild_saga'), (3, 'EXECUTE ON FUNCTION evpg_run_sagas'), (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letter'),
-      (3, 'EXECUTE ON FUNCTION evpg_retry_dead_letters'), (3, 'EXECUTE ON FUNCTION evpg_discard_dead_letter'),
-      (3, 'SELECT ON evpg.saga, evpg.saga_instance, evpg.saga_event, evpg.timer, evpg.dead_letter'),
-      (3, 'SELECT ON evpg.consumer, evpg.parked_event, evpg.rebuild, evpg.rebuild_part, evpg.old_build, evpg.projection_state'),
-      (3, 'EXECUTE ON FUNCTION evpg_activate'), (3, 'EXECUTE ON FUNCTION evpg_enable_index'),
-      (3, 'SELECT ON evpg.aggregate_type, evpg.command_record, evpg.snapshot, evpg.interceptor, evpg.projection, evpg.meta')) AS p (level, object)
-   WHERE p.level <= CASE access WHEN 'reader' THEN 1 WHEN 'writer' THEN 2 WHEN 'operator' THEN 3 END;
-END;
-COMMENT ON FUNCTION evpg.privileges(text) IS 'what evpg_grant() grants for an access';
+-- Nothing is granted to PUBLIC.  Which access gives an object is written beside it; what an access includes is in
+-- evpg.access_parts().  'owner': no access gives it.  columns: only these of a table; NULL: all.  A function is named
+-- without arguments: all that the extension has of that name are meant, never one that somebody else has made.
+CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
+  ('routine'::pg_catalog.text, 'refuse_change'::pg_catalog.text, NULL::pg_catalog.text[], '{owner}'::pg_catalog.text[]),
+  ('routine', 'evpg_event', NULL, '{relay,executor}'),
+  ('routine', 'evpg_events', NULL, '{relay,executor}'),
+  ('routine', 'evpg_command', NULL, '{executor}'),
+  ('routine', 'evpg_commands', NULL, '{executor}'),
+  ('routine', 'evpg_reject', NULL, '{executor}'),
+  ('routine', 'evpg_projected', NULL, '{executor}'),
+  ('routine', 'evpg_reaction', NULL, '{executor}'),
+  ('routine', 'evpg_action_send', NULL, '{executor}'),
+  ('routine', 'evpg_action_schedule', NULL, '{executor}'),
+  ('routine', 'evpg_action_cancel', NULL, '{executor}'),
+  ('routine', 'evpg_action_compensate', NULL, '{executor}'),
+  ('routine', 'evpg_action_complete', NULL, '{executor}'),
+  ('routine', 'evpg_action_fail', NULL, '{executor}'),
+  ('routine', 'evpg_register_aggregate', NULL, '{operator}'),
+  ('routine', 'evpg_drop_aggregate', NULL, '{operator}'),
+  ('routine', 'evpg_register_interceptor', NULL, '{operator}'),
+  ('routine', 'evpg_drop_interceptor', NULL, '{operator}'),
+  ('routine', 'evpg_set_context', NULL, '{executor}'),
+  ('routine', 'evpg_execute', NULL, '{executor}'),
+  ('routine', 'evpg_try_execute', NULL, '{executor}'),
+  ('routine', 'evpg_append', NULL, '{writer}'),
+  ('routine', 'evpg_inject', NULL, '{relay}'),
+  ('routine', 'evpg_create_stream', NULL, '{writer}'),
+  ('routine', 'evpg_streams', NULL, '{reader}'),
+  ('routine', 'evpg_stream_version', NULL, '{reader,executor}'),
+  ('routine', 'evpg_read_stream', NULL, '{reader,executor}'),
+  ('routine', 'evpg_read_all', NULL, '{reader}'),
+  ('routine', 'evpg_stable_position', NULL, '{monitor,reader}'),
+  ('routine', 'evpg_state', NULL, '{reader,executor}'),
+  ('routine', 'evpg_take_snapshot', NULL, '{operator}'),
+  ('routine', 'evpg_version', NULL, '{monitor,reader,executor}'),
+  ('routine', 'evpg_session_stats', NULL, '{monitor,reader,executor}'),
+  ('routine', 'evpg_register_projection', NULL, '{operator}'),
+  ('routine', 'evpg_drop_projection', NULL, '{operator}'),
+  ('routine', 'evpg_projection', NULL, '{reader,executor}'),
+  ('routine', 'evpg_projection_required', NULL, '{reader,executor}'),
+  ('routine', 'evpg_projection_changes', NULL, '{reader}'),
+  ('routine', 'evpg_projection_put', NULL, '{operator}'),
+  ('routine', 'evpg_rebuild_projection', NULL, '{operator}'),
+  ('routine', 'evpg_cancel_rebuild', NULL, '{operator}'),
+  ('routine', 'evpg_channel', NULL, '{reader,executor}'),
+  ('routine', 'evpg_listen', NULL, '{reader,executor}'),
+  ('routine', 'evpg_unlisten', NULL, '{reader,executor}'),
+  ('routine', 'broadcast_counters', NULL, '{monitor,reader}'),
+  ('routine', 'evpg_wait_for', NULL, '{reader,executor}'),
+  ('routine', 'evpg_watch', NULL, '{reader,executor}'),
+  ('routine', 'evpg_run', NULL, '{operator}'),
+  ('routine', 'evpg_pause', NULL, '{operator}'),
+  ('routine', 'evpg_resume', NULL, '{operator}'),
+  ('routine', 'evpg_skip_event', NULL, '{operator}'),
+  ('routine', 'evpg_replay_parked', NULL, '{operator}'),
+  ('routine', 'evpg_register_saga', NULL, '{operator}'),
+  ('routine', 'evpg_drop_saga', NULL, '{operator}'),
+  ('routine', 'evpg_saga', NULL, '{reader,executor}'),
+  ('routine', 'evpg_rebuild_saga', NULL, '{operator}'),
+  ('routine', 'evpg_run_sagas', NULL, '{operator}'),
+  ('routine', 'evpg_schedule', NULL, '{executor}'),
+  ('routine', 'evpg_reschedule', NULL, '{operator}'),
+  ('routine', 'evpg_cancel', NULL, '{operator}'),
+  ('routine', 'evpg_retry_dead_letter', NULL, '{operator}'),
+  ('routine', 'evpg_retry_dead_letters', NULL, '{operator}'),
+  ('routine', 'evpg_discard_dead_letter', NULL, '{operator}'),
+  ('routine', 'evpg_enable_index', NULL, '{operator}'),
+  ('routine', 'evpg_operation_key', NULL, '{relay,executor}'),
+  ('routine', 'evpg_prune_commands', NULL, '{operator}'),
+  ('routine', 'evpg_receive', NULL, '{executor}'),
+  ('routine', 'evpg_receive_message', NULL, '{executor}'),
+  ('routine', 'evpg_prune_inbox', NULL, '{operator}'),
+  ('routine', 'evpg_register_translator', NULL, '{operator}'),
+  ('routine', 'evpg_drop_translator', NULL, '{operator}'),
+  ('routine', 'evpg_translate', NULL, '{executor}'),
+  ('routine', 'evpg_activate', NULL, '{operator}'),
+  ('routine', 'access_parts', NULL, '{owner}'),
+  ('routine', 'privileges', NULL, '{owner}'),
+  ('routine', 'evpg_grant', NULL, '{owner}'),
+  ('routine', 'evpg_revoke', NULL, '{owner}'),
+  ('relation', 'event', NULL, '{reader}'),
+  ('relation', 'stream', NULL, '{reader}'),
+  ('relation', 'projected_state', NULL, '{reader}'),
+  ('relation', 'stat_broadcast', NULL, '{monitor,reader}'),
+  ('relation', 'stat_stable_position', NULL, '{monitor,reader}'),
+  ('relation', 'stat_consumer', NULL, '{monitor,reader}'),
+  ('relation', 'progress_rebuild', NULL, '{monitor,reader}'),
+  ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
+  ('relation', 'parked_event', '{parked_event_id,position,parked_at,attempts,name,sqlstate}', '{monitor}'),
+  ('relation', 'saga_instance', '{saga,saga_version,status,version,position,started_at,updated_at}', '{monitor}'),
+  ('relation', 'saga_event', '{saga,position,retry_at,dead_letter_id,attempts}', '{monitor}'),
+  ('relation', 'timer', '{timer_id,due_at,scheduled_at,retry_at,dead_letter_id,attempts,saga,name}', '{monitor}'),
+  ('relation', 'dead_letter', '{dead_letter_id,created_at,source_position,timer_id,attempts,saga,label,sqlstate,code,resolved_at,resolution}', '{monitor}'),
+  ('relation', 'consumer', NULL, '{operator}'),
+  ('relation', 'parked_event', NULL, '{operator}'),
+  ('relation', 'rebuild', NULL, '{operator}'),
+  ('relation', 'rebuild_part', NULL, '{operator}'),
+  ('relation', 'old_build', NULL, '{operator}'),
+  ('relation', 'projection_state', NULL, '{operator}'),
+  ('relation', 'saga', NULL, '{operator}'),
+  ('relation', 'saga_instance', NULL, '{operator}'),
+  ('relation', 'saga_event', NULL, '{operator}'),
+  ('relation', 'timer', NULL, '{operator}'),
+  ('relation', 'dead_letter', NULL, '{operator}'),
+  ('relation', 'aggregate_type', NULL, '{operator}'),
+  ('relation', 'command_record', NULL, '{operator}'),
+  ('relation', 'snapshot', NULL, '{operator}'),
+  ('relation', 'interceptor', NULL, '{operator}'),
+  ('relation', 'projection', NULL, '{operator}'),
+  ('relation', 'meta', NULL, '{operator}'),
+  ('relation', 'inbox', NULL, '{operator}'),
+  ('relation', 'translator', NULL, '{operator}'),
+  ('relation', 'optional_index', NULL, '{operator}'),
+  ('relation', 'event_log', NULL, '{owner}'),
+  ('relation', 'fence', NULL, '{owner}'),
+  ('relation', 'access_object', NULL, '{owner}');
+COMMENT ON VIEW evpg.access_object IS 'lists which access evpg_grant() needs to give for an object of the extension';
 
+CREATE FUNCTION evpg.access_parts(access text) RETURNS text[]
+  LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  CASE access
+    WHEN 'monitor' THEN RETURN '{monitor}';
+    WHEN 'reader' THEN RETURN '{reader}';
+    WHEN 'relay' THEN RETURN '{reader,relay}';
+    WHEN 'executor' THEN RETURN '{executor}';
+    WHEN 'writer' THEN RETURN '{reader,executor,writer}';
+    WHEN 'operator' THEN RETURN '{monitor,reader,relay,executor,writer,operator}';
+    ELSE
+      RAISE EXCEPTION 'unknown access "%"', access USING ERRCODE = 'invalid_parameter_value',
+        HINT = 'Use monitor, reader, relay, executor, writer or operator.';
+  END CASE;
+END $$;
+COMMENT ON FUNCTION evpg.access_parts(text) IS 'returns the accesses that an access includes';
+
+-- As GRANT wants them; acl: who has what on that object now.
+CREATE FUNCTION evpg.privileges(access text, OUT privilege text, OUT acl aclitem[]) RETURNS SETOF record
+  LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  parts text[] := evpg.access_parts(access);
+BEGIN
+  RETURN QUERY
+    SELECT format('USAGE ON SCHEMA %I', n.nspname), n.nspacl FROM pg_namespace n
+     WHERE n.nspname = 'evpg' OR n.oid = (SELECT e.extnamespace FROM pg_extension e WHERE e.extname = 'evpg')
+    UNION ALL
+    SELECT 'EXECUTE ON ROUTINE ' || p.oid::regprocedure, p.proacl
+      FROM evpg.access_object o JOIN pg_proc p ON p.proname = o.object JOIN pg_depend d ON d.objid = p.oid JOIN pg_extension e ON e.oid = d.refobjid
+     WHERE o.kind = 'routine' AND o.given_by && parts
+       AND d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'evpg'
+    UNION ALL
+    SELECT format('SELECT ON TABLE evpg.%I', c.relname), c.relacl
+      FROM evpg.access_object o JOIN pg_class c ON c.relname = o.object AND c.relnamespace = 'evpg'::regnamespace
+     WHERE o.kind = 'relation' AND o.columns IS NULL AND o.given_by && parts
+    UNION ALL
+    SELECT format('SELECT (%I) ON TABLE evpg.%I', a.attname, c.relname), a.attacl
+      FROM evpg.access_object o JOIN pg_class c ON c.relname = o.object AND c.relnamespace = 'evpg'::regnamespace
+           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = ANY (o.columns)
+     WHERE o.kind = 'relation' AND o.given_by && parts;
+END $$;
+COMMENT ON FUNCTION evpg.privileges(text) IS 'returns what evpg_grant() grants for an access';
+
+-- Names are put together, never parts of a format.  A caller needs the right to grant: the owner of the extension, or a superuser.
 CREATE FUNCTION evpg_grant(grantee regrole, access text) RETURNS void
-  LANGUAGE plpgsql STRICT SET search_path = @extschema@, pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  privilege text;
+  statement text;
 BEGIN
-  IF access NOT IN ('reader', 'writer', 'operator') THEN
-    RAISE EXCEPTION 'unknown access "%"', access USING ERRCODE = 'invalid_parameter_value', HINT = 'Use reader, writer or operator.';
-  END IF;
-  EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %s', grantee);
-  FOR privilege IN SELECT evpg.privileges(access) LOOP
-    EXECUTE format('GRANT %s TO %s', privilege, grantee);
+  FOR statement IN SELECT 'GRANT ' || p.privilege || ' TO ' || grantee FROM evpg.privileges(access) p LOOP
+    EXECUTE statement;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION evpg_grant IS 'lets a role read (reader), read, execute and append (writer), or register as well (operator)';
+COMMENT ON FUNCTION evpg_grant IS 'lets a role look after evpg (monitor), read (reader), read and inject (relay), execute commands (executor), read, execute and append (writer), or do all that (operator)';
 
+-- What another access that the role has been given needs stays; it has been given one if it has all that belongs to it.
 CREATE FUNCTION evpg_revoke(grantee regrole, access text) RETURNS void
-  LANGUAGE plpgsql STRICT SET search_path = @extschema@, pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  privilege text;
+  parts text[] := evpg.access_parts(access);
+  kept text[];
+  statement text;
 BEGIN
-  IF access NOT IN ('reader', 'writer', 'operator') THEN
-    RAISE EXCEPTION 'unknown access "%"', access USING ERRCODE = 'invalid_parameter_value', HINT = 'Use reader, writer or operator.';
-  END IF;
-  FOR privilege IN SELECT evpg.privileges(access) LOOP
-    EXECUTE format('REVOKE %s FROM %s', privilege, grantee);
+  SELECT array_agg(other) INTO kept FROM unnest(evpg.access_parts('operator')) other
+   WHERE NOT evpg.access_parts(other) <@ parts
+     AND NOT EXISTS (SELECT FROM evpg.privileges(other) p
+                      WHERE NOT EXISTS (SELECT FROM aclexplode(p.acl) a
+                                         WHERE a.grantee = evpg_revoke.grantee AND a.privilege_type = split_part(p.privilege, ' ', 1)));
+  FOR statement IN
+    SELECT 'REVOKE ' || p.privilege || ' FROM ' || grantee FROM evpg.privileges(access) p
+     WHERE p.privilege NOT IN (SELECT k.privilege FROM unnest(kept) other, evpg.privileges(other) k)
+  LOOP
+    EXECUTE statement;
   END LOOP;
+  IF kept IS NOT NULL THEN
+    RAISE NOTICE 'role % keeps what it needs as %', grantee, array_to_string(kept, ', ');
+  END IF;
 END $$;
-COMMENT ON FUNCTION evpg_revoke IS 'takes back what evpg_grant() gave';
+COMMENT ON FUNCTION evpg_revoke IS 'takes back what evpg_grant() gave, but for what another access of the role needs';
 
+-- Takes from everybody but the owner what PostgreSQL or ALTER DEFAULT PRIVILEGES gave: who may write a table, draw a
+-- position or make a trigger here could do anything.  Types stay everybody's, for functions of users have them as arguments.
 DO $$
 DECLARE
-  f pg_catalog.regprocedure;
+  statement pg_catalog.text;
 BEGIN
-  FOR f IN SELECT d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
-            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
-              AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
-              AND d.deptype OPERATOR(pg_catalog.=) 'e' AND e.extname OPERATOR(pg_catalog.=) 'evpg'
+  FOR statement IN
+    SELECT pg_catalog.format('REVOKE ALL ON %s %s FROM %s', o.kind, o.name,
+                             CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END)
+      FROM (SELECT 'ROUTINE' AS kind, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name, p.proowner AS owner,
+                   COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)) AS acl, 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid AS id
+              FROM pg_catalog.pg_proc p
+            UNION ALL
+            SELECT CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S'::pg_catalog."char" THEN 'SEQUENCE' ELSE 'TABLE' END,
+                   c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner, c.relacl, 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, c.oid
+              FROM pg_catalog.pg_class c
+            UNION ALL
+            SELECT 'TYPE', t.oid::pg_catalog.regtype::pg_catalog.text, t.typowner, t.typacl, 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, t.oid
+              FROM pg_catalog.pg_type t
+            UNION ALL
+            SELECT 'SCHEMA', pg_catalog.quote_ident(n.nspname), n.nspowner, n.nspacl, 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid, n.oid
+              FROM pg_catalog.pg_namespace n) o
+           JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) o.class AND d.objid OPERATOR(pg_catalog.=) o.id
+                AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass::pg_catalog.oid
+                AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
+           JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.name
+           CROSS JOIN LATERAL pg_catalog.aclexplode(o.acl) a
+     WHERE a.grantee OPERATOR(pg_catalog.<>) o.owner
+    UNION ALL
+    SELECT pg_catalog.format('GRANT USAGE ON TYPE %s TO PUBLIC', t.oid::pg_catalog.regtype)
+      FROM pg_catalog.pg_type t
+           JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid AND d.objid OPERATOR(pg_catalog.=) t.oid
+                AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass::pg_catalog.oid
+                AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
+           JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.name
+     WHERE t.typacl IS NOT NULL
   LOOP
-    EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', f);
+    EXECUTE statement;
   END LOOP;
 END $$;

@@ -3,13 +3,16 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
+CREATE ROLE evpg_test_monitor;
 CREATE ROLE evpg_test_reader;
+CREATE ROLE evpg_test_relay;
+CREATE ROLE evpg_test_executor;
 CREATE ROLE evpg_test_writer;
 CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(234);
+SELECT plan(495);
 CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   result text;
@@ -23,44 +26,105 @@ EXCEPTION WHEN OTHERS THEN
   RETURN SQLSTATE || ' ' || SQLERRM;
 END $$;
 
-SELECT is(evpg_grant('evpg_test_reader', 'reader')::text || evpg_grant('evpg_test_writer', 'writer')
-  || evpg_grant('evpg_test_operator', 'operator'), '', 'evpg_grant');
+SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
+  FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'evpg_grant');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint, 'a stream');
 
 -- what each access allows
-CREATE TABLE test.call (level int, statement text);
+CREATE TABLE test.call (given_by text[], statement text);
 INSERT INTO test.call VALUES
-  (1, 'SELECT * FROM evpg.event'), (1, 'SELECT * FROM evpg.stream'), (1, 'SELECT evpg_streams()'),
-  (1, $$SELECT evpg_stream_version('counter', 'a')$$), (1, $$SELECT evpg_read_stream('counter', 'a')$$),
-  (1, 'SELECT evpg_read_all()'), (1, 'SELECT evpg_stable_position()'), (1, $$SELECT evpg_state('counter', 'a')$$),
-  (1, 'SELECT evpg_version()'), (1, 'SELECT evpg_session_stats()'), (1, 'SELECT * FROM evpg.stat_stable_position'),
-  (2, $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
-  (2, $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
-  (2, $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),
-  (2, $$SELECT evpg_create_stream('counter', 'made')$$), (2, $$SELECT evpg_event('Odd')$$),
-  (2, $$SELECT evpg_command('counter', 'a', 'Add')$$), (2, $$SELECT evpg_commands('[]')$$),
-  (2, $$SELECT evpg_set_context('me')$$),
-  (3, $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$), (3, $$SELECT evpg_take_snapshot('counter', 'a')$$),
-  (3, $$SELECT evpg_drop_aggregate('nope', true)$$), (3, $$SELECT evpg_drop_interceptor('nope', true)$$),
-  (3, 'SELECT * FROM evpg.aggregate_type'), (3, 'SELECT * FROM evpg.command_record'), (3, 'SELECT * FROM evpg.snapshot'),
-  (3, 'SELECT * FROM evpg.interceptor'), (3, 'SELECT * FROM evpg.meta'), (3, 'SELECT evpg_activate()'),
-  (4, 'SELECT * FROM evpg.event_log'), (4, 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
-  (4, 'UPDATE evpg.stream SET version = 0'), (4, 'DELETE FROM evpg.stream'),
-  (4, 'DELETE FROM evpg.event_log'), (4, 'DELETE FROM evpg.snapshot'), (4, 'TRUNCATE evpg.event_log'),
-  (4, 'SELECT nextval(''evpg.event_position'')'), (4, 'SELECT setval(''evpg.event_position'', 1)'),
-  (4, 'SELECT last_value FROM evpg.event_position'), (4, 'LOCK TABLE evpg.fence'), (4, 'CREATE TABLE evpg.mine ()'),
-  (4, 'ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only'),
-  (4, 'UPDATE evpg.aggregate_type SET library = ''x'''), (4, 'SELECT evpg_grant(''evpg_test_nobody'', ''reader'')'),
-  (4, 'SELECT evpg.privileges(''reader'')');
-SELECT alike(as_role(role, statement), CASE WHEN c.level <= r.level THEN 'done' ELSE '42501 %' END, role || ': '
-  || statement)
-  FROM (VALUES (0, 'evpg_test_nobody'), (1, 'evpg_test_reader'), (2, 'evpg_test_writer'),
-  (3, 'evpg_test_operator')) r (level, role), test.call c ORDER BY r.level, c.level, statement;
+  ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.event'), ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.stream'),
+  ('{reader,relay,writer,operator}', 'SELECT evpg_streams()'), ('{reader,relay,writer,operator}', 'SELECT evpg_read_all()'),
+  ('{reader,relay,executor,writer,operator}', $$SELECT evpg_stream_version('counter', 'a')$$),
+  ('{reader,relay,executor,writer,operator}', $$SELECT evpg_read_stream('counter', 'a')$$),
+  ('{reader,relay,executor,writer,operator}', $$SELECT evpg_state('counter', 'a')$$),
+  ('{monitor,reader,relay,writer,operator}', 'SELECT evpg_stable_position()'),
+  ('{monitor,reader,relay,executor,writer,operator}', 'SELECT evpg_version()'),
+  ('{monitor,reader,relay,executor,writer,operator}', 'SELECT evpg_session_stats()'),
+  ('{monitor,reader,relay,writer,operator}', 'SELECT * FROM evpg.stat_stable_position'),
+  ('{executor,writer,operator}', $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
+  ('{executor,writer,operator}', $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
+  ('{executor,writer,operator}', $$SELECT evpg_command('counter', 'a', 'Add')$$), ('{executor,writer,operator}', $$SELECT evpg_commands('[]')$$),
+  ('{executor,writer,operator}', $$SELECT evpg_set_context('me')$$), ('{relay,executor,writer,operator}', $$SELECT evpg_event('Odd')$$),
+  ('{executor,writer,operator}', $$SELECT evpg_schedule('2100-01-01', 'counter', 'w', 'Add')$$),
+  ('{executor,writer,operator}', $$SELECT evpg_receive('elsewhere', '1')$$),
+  ('{writer,operator}', $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),
+  ('{writer,operator}', $$SELECT evpg_create_stream('counter', 'made')$$),
+  ('{relay,operator}', $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$),
+  ('{operator}', $$SELECT evpg_take_snapshot('counter', 'a')$$),
+  ('{operator}', $$SELECT evpg_drop_aggregate('nope', true)$$), ('{operator}', $$SELECT evpg_drop_interceptor('nope', true)$$),
+  ('{operator}', 'SELECT * FROM evpg.aggregate_type'), ('{operator}', 'SELECT * FROM evpg.command_record'), ('{operator}', 'SELECT * FROM evpg.snapshot'),
+  ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.meta'), ('{operator}', 'SELECT evpg_activate()'),
+  ('{operator}', 'SELECT * FROM evpg.dead_letter'), ('{operator}', 'SELECT payload FROM evpg.timer'),
+  ('{monitor,operator}', 'SELECT saga, count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL GROUP BY saga'),
+  ('{monitor,operator}', 'SELECT count(*) FROM evpg.timer WHERE due_at < now()'), ('{monitor,operator}', 'SELECT name, checkpoint FROM evpg.consumer'),
+  ('{monitor,operator}', 'SELECT name, position, attempts FROM evpg.parked_event'), ('{monitor,operator}', 'SELECT saga, status, count(*) FROM evpg.saga_instance GROUP BY 1, 2'),
+  ('{monitor,operator}', 'SELECT saga, max(attempts) FROM evpg.saga_event GROUP BY saga'),
+  ('{}', 'SELECT * FROM evpg.event_log'), ('{}', 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
+  ('{}', 'UPDATE evpg.stream SET version = 0'), ('{}', 'DELETE FROM evpg.stream'),
+  ('{}', 'DELETE FROM evpg.event_log'), ('{}', 'DELETE FROM evpg.snapshot'), ('{}', 'TRUNCATE evpg.event_log'),
+  ('{}', 'SELECT nextval(''evpg.event_position'')'), ('{}', 'SELECT setval(''evpg.event_position'', 1)'),
+  ('{}', 'SELECT last_value FROM evpg.event_position'), ('{}', 'LOCK TABLE evpg.fence'), ('{}', 'CREATE TABLE evpg.mine ()'),
+  ('{}', 'ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only'),
+  ('{}', 'UPDATE evpg.aggregate_type SET library = ''x'''), ('{}', 'SELECT evpg_grant(''evpg_test_nobody'', ''reader'')'),
+  ('{}', 'SELECT evpg.privileges(''reader'')');
+SELECT alike(as_role('evpg_test_' || access, statement), CASE WHEN access = ANY (given_by) THEN 'done' ELSE '42501 %' END, access || ': ' || statement)
+  FROM unnest('{nobody,monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n), test.call c ORDER BY n, statement;
+SELECT is(as_role('evpg_test_monitor', 'SELECT * FROM evpg.' || c.relname), 'done', 'monitor: every view of statistics: ' || relname)
+  FROM pg_class c WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'v' AND relname ~ '^(stat|progress)_' ORDER BY relname;
+
+-- every object of the extension has its place in the list
+CREATE VIEW test.member AS
+  SELECT CASE WHEN d.classid = 'pg_proc'::regclass THEN 'routine' ELSE 'relation' END AS kind, coalesce(p.proname, c.relname)::text AS object
+    FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'evpg' AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+    LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+    LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('r', 'v')
+   WHERE p.oid IS NOT NULL OR c.oid IS NOT NULL;
+SELECT is((SELECT string_agg(object, ', ' ORDER BY object) FROM (SELECT kind, object FROM test.member EXCEPT SELECT kind, object FROM evpg.access_object) m), NULL,
+  'every function, table and view of the extension is in evpg.access_object');
+SELECT is((SELECT string_agg(object, ', ' ORDER BY object) FROM (SELECT kind, object FROM evpg.access_object EXCEPT SELECT kind, object FROM test.member) m), NULL,
+  'and nothing else');
+SELECT is((SELECT string_agg(object || '.' || missing, ', ') FROM evpg.access_object, unnest(columns) missing
+   WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = ('evpg.' || object)::regclass AND attname = missing)), NULL, 'and no column that does not exist');
+SELECT is((SELECT string_agg(object, ', ') FROM evpg.access_object WHERE NOT given_by <@ '{monitor,reader,relay,executor,writer,operator,owner}' OR given_by = '{}'), NULL,
+  'and no access that does not exist');
+SELECT is((SELECT string_agg(o.object, ', ') FROM evpg.access_object o WHERE 'owner' <> ALL (o.given_by) AND o.kind = 'relation' AND o.columns IS NULL
+   AND NOT has_table_privilege('evpg_test_operator', 'evpg.' || o.object, 'SELECT')), NULL, 'operator is above all others');
+
+-- what is taken back
+CREATE FUNCTION test.access_of(role text) RETURNS text LANGUAGE sql AS $$
+  SELECT string_agg(access, ',' ORDER BY n) FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n)
+   WHERE NOT EXISTS (SELECT FROM evpg.privileges(access) p WHERE NOT EXISTS (SELECT FROM aclexplode(p.acl) a WHERE a.grantee = role::regrole))
+$$;
 SELECT is(evpg_revoke('evpg_test_writer', 'writer')::text, '', 'evpg_revoke');
-SELECT alike(as_role('evpg_test_writer', statement), '42501 %', 'revoked: ' || statement) FROM test.call WHERE level <= 2;
-SELECT evpg_grant('evpg_test_writer', 'writer') \g /dev/null
+SELECT alike(as_role('evpg_test_writer', statement), '42501 %', 'revoked: ' || statement) FROM test.call;
+CREATE ROLE evpg_test_other;
+CREATE FUNCTION test.left_over(granted text[], revoked text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  result text;
+BEGIN
+  PERFORM evpg_grant('evpg_test_other', access) FROM unnest(granted) access;
+  PERFORM evpg_revoke('evpg_test_other', revoked);
+  result := coalesce(test.access_of('evpg_test_other'), 'none');
+  PERFORM evpg_revoke('evpg_test_other', 'operator');
+  RETURN result;
+END $$;
+SELECT is(test.left_over(granted, revoked), left_over, format('of %s, %s is taken back', granted, revoked))
+  FROM (VALUES ('{reader,executor}'::text[], 'reader', 'executor'), ('{reader,executor}', 'executor', 'reader'), ('{writer,relay}', 'writer', 'reader,relay'),
+    ('{writer,relay}', 'relay', 'reader,executor,writer'), ('{operator}', 'reader', 'monitor,reader,relay,executor,writer,operator'), ('{operator}', 'operator', 'none'),
+    ('{reader,writer}', 'writer', 'none'), ('{monitor,executor}', 'monitor', 'executor')) x (granted, revoked, left_over);
+DROP ROLE evpg_test_other;
+SELECT evpg_revoke(('evpg_test_' || access)::regrole, access) FROM unnest('{monitor,reader,relay,executor,operator}'::text[]) access \g /dev/null
+DROP ROLE evpg_test_monitor, evpg_test_reader, evpg_test_relay, evpg_test_executor, evpg_test_writer, evpg_test_operator;
+SELECT pass('roles can be dropped when all that was granted is taken back');
+CREATE ROLE evpg_test_reader;
+CREATE ROLE evpg_test_writer;
+CREATE ROLE evpg_test_operator;
+SELECT evpg_grant('evpg_test_reader', 'reader'), evpg_grant('evpg_test_writer', 'writer'), evpg_grant('evpg_test_operator', 'operator') \g /dev/null
 SELECT refused($$SELECT evpg_grant('evpg_test_nobody', 'owner')$$, '22023 unknown access "owner"',
   'evpg_grant: of an unknown access');
+SELECT refused($$SELECT evpg_revoke('evpg_test_nobody', 'owner')$$, '22023 unknown access "owner"',
+  'evpg_revoke: of an unknown access');
 SELECT refused($$SELECT evpg_grant('evpg_test_nobody_else', 'reader')$$, '42704 %', 'evpg_grant: to nobody');
 
 -- registering needs the function
