@@ -145,7 +145,7 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 		EvpgProjectFold(entry->row, event, event_context, batch->send);
 		if (entry->events++ % LOOK_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
 		{
-			Size		size = EvpgJsonSize(entry->row->json->json);
+			Size		size = EvpgJsonSize(entry->row->json->json, "projection state");
 
 			batch->json += size - entry->json;
 			entry->json = size;

@@ -486,12 +486,15 @@ attempt_command(Execution *execution)
 	outcome->stream = execution->found;
 	outcome->events = NULL;
 	outcome->count = 0;
-	EvpgReducerRefusal(error, &why);
 	if (execution->phase == PHASE_DECIDING && error->sqlerrcode == EVPG_ERRCODE_REJECTED)
+	{
+		EvpgReducerRefusal(error, &why);
 		refuse(outcome, EVPG_STATUS_REJECTED, &why);
+	}
 	else if (execution->phase == PHASE_PROJECTING &&
 			 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
 	{
+		EvpgReducerRefusal(error, &why);
 		refuse(outcome, EVPG_STATUS_REJECTED, &why);
 		outcome->sqlstate = error->sqlerrcode;
 	}

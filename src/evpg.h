@@ -367,13 +367,13 @@ typedef struct evpg_saga
  * integers of the smallest unit.
  */
 
-/* A member, lent; NULL if absent, null, or object is not an object. */
+/* A member, lent; NULL if absent, null, or object is not an object, as NULL is not. */
 static inline evpg_json *
 evpg_get(const evpg_json *object, const char *key)
 {
 	evpg_json  *value = NULL;
 
-	if (object != NULL && json_object_get_type(object) == json_type_object)
+	if (key != NULL && json_object_get_type(object) == json_type_object)
 		json_object_object_get_ex(object, key, &value);
 	return value;
 }
@@ -401,11 +401,12 @@ evpg_text(const evpg_json *object, const char *key)
 	return value == NULL ? "" : json_object_get_string(value);
 }
 
-/* Sets a member; takes value, NULL = JSON null.  Nothing happens if object is none. */
+/* Sets a member; takes value, NULL = JSON null.  Nothing happens if object is none, or key NULL. */
 static inline void
 evpg_set(evpg_json *object, const char *key, evpg_json *value)
 {
-	if (json_object_get_type(object) != json_type_object || json_object_object_add(object, key, value) != 0)
+	if (key == NULL || json_object_get_type(object) != json_type_object ||
+		json_object_object_add(object, key, value) != 0)
 		json_object_put(value);
 }
 
@@ -432,7 +433,7 @@ evpg_set_text(evpg_json *object, const char *key, const char *value)
 static inline void
 evpg_remove(evpg_json *object, const char *key)
 {
-	if (json_object_get_type(object) == json_type_object)
+	if (key != NULL && json_object_get_type(object) == json_type_object)
 		json_object_object_del(object, key);
 }
 
@@ -496,6 +497,18 @@ evpg_object_of(const evpg_member *member)
 
 /* ------------------------------------------------------------------ what a callback says */
 
+/* Appends to an array, which is made if there is none; false if it is no array.  Takes value. */
+static inline bool
+evpg_append_to(evpg_json **array, evpg_json *value)
+{
+	if (*array == NULL)
+		*array = json_object_new_array();
+	if (json_object_get_type(*array) == json_type_array && json_object_array_add(*array, value) == 0)
+		return true;
+	json_object_put(value);
+	return false;
+}
+
 /*
  * Handler: append an event.  Takes data (NULL = JSON null); returns the
  * envelope, lent, for evpg_with_tag() and evpg_with_metadata().
@@ -505,23 +518,20 @@ evpg_emit(evpg_result *out, const char *type, evpg_json *data)
 {
 	evpg_json  *event = evpg_object(EVPG_TEXT("type", type), EVPG_JSON("data", data));
 
-	if (out->events == NULL)
-		out->events = json_object_new_array();
-	json_object_array_add(out->events, event);
-	return event;
+	return evpg_append_to(&out->events, event) ? event : NULL;
 }
 
-/* event NULL: nothing happens, here and below. */
+/* event or tag NULL: nothing happens, here and below. */
 static inline evpg_json *
 evpg_with_tag(evpg_json *event, const char *tag)
 {
 	evpg_json  *tags = evpg_get(event, "tags");
 
-	if (event == NULL)
-		return NULL;
+	if (event == NULL || tag == NULL)
+		return event;
 	if (tags == NULL)
 		evpg_set(event, "tags", tags = json_object_new_array());
-	json_object_array_add(tags, json_object_new_string(tag));
+	evpg_append_to(&tags, json_object_new_string(tag));
 	return event;
 }
 
@@ -533,7 +543,21 @@ evpg_with_metadata(evpg_json *event, evpg_json *metadata)
 	return event;
 }
 
-/* Handler, invariant: refuse.  Events already emitted are dropped; the first refusal counts. */
+/* What was said, cut to fit; format NULL: nothing. */
+static inline void
+EVPG_PRINTF(3, 0)
+evpg_print(char *text, size_t size, const char *format, va_list args)
+{
+	if (format != NULL)
+		vsnprintf(text, size, format, args);
+	else
+		text[0] = '\0';
+}
+
+/*
+ * Handler, invariant: refuse.  Events already emitted are dropped; the first
+ * refusal counts.  code NULL = none.
+ */
 static inline void
 EVPG_PRINTF(3, 4)
 evpg_reject(evpg_result *out, const char *code, const char *format,...)
@@ -543,9 +567,9 @@ evpg_reject(evpg_result *out, const char *code, const char *format,...)
 	if (out->rejected)
 		return;
 	out->rejected = true;
-	snprintf(out->code, sizeof(out->code), "%s", code);
+	snprintf(out->code, sizeof(out->code), "%s", code != NULL ? code : "");
 	va_start(args, format);
-	vsnprintf(out->message, sizeof(out->message), format, args);
+	evpg_print(out->message, sizeof(out->message), format, args);
 	va_end(args);
 }
 
@@ -576,10 +600,7 @@ evpg_delete(evpg_result *out)
 static inline evpg_json *
 evpg_act(evpg_result *out, evpg_json *action)
 {
-	if (out->actions == NULL)
-		out->actions = json_object_new_array();
-	json_object_array_add(out->actions, action);
-	return action;
+	return evpg_append_to(&out->actions, action) ? action : NULL;
 }
 
 /* A command as an action or as the undo of one. */
@@ -684,7 +705,7 @@ evpg_fail(evpg_result *out, const char *format,...)
 
 	out->failed = true;
 	va_start(args, format);
-	vsnprintf(out->message, sizeof(out->message), format, args);
+	evpg_print(out->message, sizeof(out->message), format, args);
 	va_end(args);
 }
 

@@ -12,8 +12,10 @@
  * to a memory context (EvpgJsonOwn) before anything can fail, and leaves it
  * (EvpgJsonLetGo) only into another owner.
  *
- * json-c frees and serialises by recursion without a stack check, so depth is
- * limited here, when a value is built.
+ * Values that a module has built may be of any depth and size, share parts or
+ * contain themselves.  json-c frees and serialises by recursion without a stack
+ * check, so EvpgJsonFree does not recurse, and every walk here counts levels and
+ * bytes.  A value that contains itself is never freed.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +24,10 @@
 #include "evpg.h"
 
 #include "check.h"
+#include "common/jsonapi.h"
 #include "common/shortest_dec.h"
+#include "common/string.h"
+#include "errors.h"
 #include "json.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -30,12 +35,129 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
+/* Containers that EvpgJsonFree still has to give back, in malloc'd memory. */
+static evpg_json **pending = NULL;
+static size_t npending = 0;
+static size_t pending_space = 0;
+
+static bool
+is_container(const evpg_json *json)
+{
+	return json_object_is_type(json, json_type_object) || json_object_is_type(json, json_type_array);
+}
+
+/*
+ * Takes a reference to a part, which EvpgJsonFree gives back later; without
+ * memory for that, json-c frees the part by recursion.
+ */
+static void
+postpone(evpg_json *part)
+{
+	if (npending == pending_space)
+	{
+		size_t		space = pending_space == 0 ? 64 : 2 * pending_space;
+		evpg_json **larger = realloc(pending, space * sizeof(evpg_json *));
+
+		if (larger == NULL)
+			return;
+		pending = larger;
+		pending_space = space;
+	}
+	pending[npending++] = json_object_get(part);
+}
+
+/* Whether a container has containers as its parts; postpones them if asked. */
+static bool
+find_parts(evpg_json *json, bool postponing)
+{
+	bool		found = false;
+
+	if (json_object_is_type(json, json_type_array))
+	{
+		for (size_t i = 0; i < json_object_array_length(json); i++)
+			if (is_container(json_object_array_get_idx(json, i)))
+			{
+				found = true;
+				if (!postponing)
+					break;
+				postpone(json_object_array_get_idx(json, i));
+			}
+	}
+	else
+	{
+		json_object_object_foreach(json, name, member)
+		{
+			(void) name;
+			if (is_container(member))
+			{
+				found = true;
+				if (!postponing)
+					break;
+				postpone(member);
+			}
+		}
+	}
+	return found;
+}
+
+/* json-c calls this when the last reference to a container is gone, before it drops those to its parts. */
+static void
+postpone_parts(evpg_json *json, void *dropping)
+{
+	if (*(bool *) dropping)
+		(void) find_parts(json, true);
+}
+
+/*
+ * EvpgJsonFree
+ *		Drops a reference to a value, which may be NULL, as json_object_put()
+ *		does, but without recursion.  Raises no error.
+ */
+void
+EvpgJsonFree(evpg_json *json)
+{
+	Assert(npending == 0);
+	for (;;)
+	{
+		bool		dropping = true;
+
+		/*
+		 * User data of a module's own stay; what has them is freed in
+		 * json-c's way.
+		 */
+		if (!is_container(json) || json_object_get_userdata(json) != NULL || !find_parts(json, false))
+			(void) json_object_put(json);
+		else
+		{
+			json_object_set_userdata(json, &dropping, postpone_parts);
+			if (json_object_put(json) == 0)
+			{
+				/*
+				 * Others still have it; json-c copies no value with user data
+				 * that it does not know.
+				 */
+				dropping = false;
+				json_object_set_userdata(json, NULL, NULL);
+			}
+		}
+		if (npending == 0)
+			break;
+		json = pending[--npending];
+	}
+	if (pending_space > 1024)
+	{
+		free(pending);
+		pending = NULL;
+		pending_space = 0;
+	}
+}
+
 static void
 free_json(void *arg)
 {
 	EvpgJsonOwner *owner = arg;
 
-	json_object_put(owner->json);
+	EvpgJsonFree(owner->json);
 	owner->json = NULL;
 }
 
@@ -242,18 +364,43 @@ check_text(const char *text, size_t length, const char *what)
 				 errmsg("%s contains text that is not valid UTF-8", what)));
 }
 
+/* What can be shown of a text that may be anything. */
+static char *
+printable(const char *text)
+{
+	char	   *shown = pnstrdup(text, NAMEDATALEN);
+
+	pg_clean_ascii(shown);
+	return shown;
+}
+
+static void
+describe_number(void *what)
+{
+	errcontext("number in %s", (const char *) what);
+}
+
+/* The text is a module's if the number is: it may be anything. */
 static Numeric
 text_to_numeric(const char *text, const char *what)
 {
-	const char *digit = text[0] == '-' ? text + 1 : text;
+	ErrorContextCallback frame = {
+		.previous = error_context_stack,
+		.callback = describe_number,
+		.arg = unconstify(char *, what)
+	};
+	Datum		number;
 
 	/* numeric_in also takes NaN and Infinity, which JSON does not have. */
-	if (*digit < '0' || *digit > '9')
+	if (!IsValidJsonNumber(text, strlen(text)))
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-				 errmsg("%s contains a number that JSON cannot hold: %s", what, text)));
-	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(text),
-											   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+				 errmsg("%s contains a number that JSON cannot hold: %s", what,
+						printable(text))));
+	error_context_stack = &frame;
+	number = DirectFunctionCall3(numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	error_context_stack = frame.previous;
+	return DatumGetNumeric(number);
 }
 
 static Numeric
@@ -284,11 +431,43 @@ number_from_json(const evpg_json *json, const char *what)
 	return text_to_numeric(buffer, what);
 }
 
-static JsonbValue *push_json(JsonbParseState **state, JsonbIteratorToken token, const evpg_json *json,
-							 int depth, const char *what);
+/* A walk over a value that a module may have built. */
+typedef struct Walk
+{
+	JsonbParseState *state;
+	const char *what;			/* names the value in errors */
+	Size		size;			/* of what has been seen */
+} Walk;
+
+/* The largest jsonb has as many bytes; what json-c and pushJsonbValue hold for it is more. */
+#define MAX_SEEN	((Size) 256 * 1024 * 1024)
+
+/* Counts what has been seen; parts that are shared count each time, so a walk ends. */
+static void
+count_seen(Walk *walk, Size size)
+{
+	walk->size += size;
+	if (walk->size > MAX_SEEN)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_LIMIT),
+				 errmsg("%s is too large", walk->what),
+				 errdetail("In memory it takes more than %zu bytes.", MAX_SEEN)));
+}
+
+/* Before the walk goes into a container that is depth levels down. */
+static void
+enter_container(Walk *walk, int depth)
+{
+	if (depth >= EvpgMaxJsonDepth)
+		EvpgRaiseTooDeep(walk->what);
+	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
+}
+
+static JsonbValue *push_json(Walk *walk, JsonbIteratorToken token, const evpg_json *json, int depth);
 
 static void
-push_members(JsonbParseState **state, const evpg_json *json, int depth, const char *what)
+push_members(Walk *walk, const evpg_json *json, int depth)
 {
 	json_object_object_foreach(json, name, member)
 	{
@@ -297,18 +476,19 @@ push_members(JsonbParseState **state, const evpg_json *json, int depth, const ch
 		key.type = jbvString;
 		key.val.string.val = name;
 		key.val.string.len = strlen(name);
-		check_text(name, key.val.string.len, what);
-		(void) pushJsonbValue(state, WJB_KEY, &key);
-		(void) push_json(state, WJB_VALUE, member, depth, what);
+		check_text(name, key.val.string.len, walk->what);
+		count_seen(walk, sizeof(JsonbValue) + key.val.string.len);
+		(void) pushJsonbValue(&walk->state, WJB_KEY, &key);
+		(void) push_json(walk, WJB_VALUE, member, depth);
 	}
 }
 
 static JsonbValue *
-push_json(JsonbParseState **state, JsonbIteratorToken token, const evpg_json *json, int depth,
-		  const char *what)
+push_json(Walk *walk, JsonbIteratorToken token, const evpg_json *json, int depth)
 {
 	JsonbValue	value;
 
+	count_seen(walk, sizeof(JsonbValue));
 	switch (json_object_get_type(json))
 	{
 		case json_type_null:
@@ -321,27 +501,27 @@ push_json(JsonbParseState **state, JsonbIteratorToken token, const evpg_json *js
 		case json_type_int:
 		case json_type_double:
 			value.type = jbvNumeric;
-			value.val.numeric = number_from_json(json, what);
+			value.val.numeric = number_from_json(json, walk->what);
+			count_seen(walk, VARSIZE_ANY(value.val.numeric));
 			break;
 		case json_type_string:
 			value.type = jbvString;
 			value.val.string.val = (char *) json_object_get_string((evpg_json *) json);
 			value.val.string.len = json_object_get_string_len(json);
-			check_text(value.val.string.val, value.val.string.len, what);
+			check_text(value.val.string.val, value.val.string.len, walk->what);
+			count_seen(walk, value.val.string.len);
 			break;
 		case json_type_array:
-			if (depth >= EvpgMaxJsonDepth)
-				EvpgRaiseTooDeep(what);
-			(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+			enter_container(walk, depth);
+			(void) pushJsonbValue(&walk->state, WJB_BEGIN_ARRAY, NULL);
 			for (size_t i = 0; i < json_object_array_length(json); i++)
-				(void) push_json(state, WJB_ELEM, json_object_array_get_idx(json, i), depth + 1, what);
-			return pushJsonbValue(state, WJB_END_ARRAY, NULL);
+				(void) push_json(walk, WJB_ELEM, json_object_array_get_idx(json, i), depth + 1);
+			return pushJsonbValue(&walk->state, WJB_END_ARRAY, NULL);
 		case json_type_object:
-			if (depth >= EvpgMaxJsonDepth)
-				EvpgRaiseTooDeep(what);
-			(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-			push_members(state, json, depth + 1, what);
-			return pushJsonbValue(state, WJB_END_OBJECT, NULL);
+			enter_container(walk, depth);
+			(void) pushJsonbValue(&walk->state, WJB_BEGIN_OBJECT, NULL);
+			push_members(walk, json, depth + 1);
+			return pushJsonbValue(&walk->state, WJB_END_OBJECT, NULL);
 	}
 	/* A scalar at the top is an array of one, in jsonb's way. */
 	if (depth == 0)
@@ -351,11 +531,11 @@ push_json(JsonbParseState **state, JsonbIteratorToken token, const evpg_json *js
 		array.type = jbvArray;
 		array.val.array.rawScalar = true;
 		array.val.array.nElems = 1;
-		(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, &array);
-		(void) pushJsonbValue(state, WJB_ELEM, &value);
-		return pushJsonbValue(state, WJB_END_ARRAY, NULL);
+		(void) pushJsonbValue(&walk->state, WJB_BEGIN_ARRAY, &array);
+		(void) pushJsonbValue(&walk->state, WJB_ELEM, &value);
+		return pushJsonbValue(&walk->state, WJB_END_ARRAY, NULL);
 	}
-	return pushJsonbValue(state, token, &value);
+	return pushJsonbValue(&walk->state, token, &value);
 }
 
 /*
@@ -366,42 +546,61 @@ push_json(JsonbParseState **state, JsonbIteratorToken token, const evpg_json *js
 Jsonb *
 EvpgJsonToJsonb(const evpg_json *json, const char *what)
 {
-	JsonbParseState *state = NULL;
+	Walk		walk = {.what = what};
 
-	return JsonbValueToJsonb(push_json(&state, WJB_DONE, json, 0, what));
+	return JsonbValueToJsonb(push_json(&walk, WJB_DONE, json, 0));
 }
 
-static Size
-size_of_members(const evpg_json *json)
-{
-	/* json-c starts with a table of 16 entries and keeps it 2/3 full */
-	Size		size = 128 + 40 * Max(16, 2 * (Size) json_object_object_length(json));
+static void measure(Walk *walk, const evpg_json *json, int depth);
 
+static void
+measure_members(Walk *walk, const evpg_json *json, int depth)
+{
 	json_object_object_foreach(json, name, member)
-		size += 16 + strlen(name) + EvpgJsonSize(member);
-	return size;
+	{
+		count_seen(walk, 16 + strlen(name));
+		measure(walk, member, depth);
+	}
 }
 
-/* Roughly what json-c holds for a value, in bytes. */
-Size
-EvpgJsonSize(const evpg_json *json)
+static void
+measure(Walk *walk, const evpg_json *json, int depth)
 {
-	Size		size;
-
 	switch (json_object_get_type(json))
 	{
 		case json_type_null:
-			return 0;
+			break;
 		case json_type_string:
-			return 64 + json_object_get_string_len(json);
+			count_seen(walk, 64 + json_object_get_string_len(json));
+			break;
 		case json_type_array:
-			size = 64 + 8 * json_object_array_length(json);
+			enter_container(walk, depth);
+			count_seen(walk, 64 + 8 * json_object_array_length(json));
 			for (size_t i = 0; i < json_object_array_length(json); i++)
-				size += EvpgJsonSize(json_object_array_get_idx(json, i));
-			return size;
+				measure(walk, json_object_array_get_idx(json, i), depth + 1);
+			break;
 		case json_type_object:
-			return size_of_members(json);
+			enter_container(walk, depth);
+			/* json-c starts with a table of 16 entries and keeps it 2/3 full */
+			count_seen(walk, 128 + 40 * Max(16, 2 * (Size) json_object_object_length(json)));
+			measure_members(walk, json, depth + 1);
+			break;
 		default:
-			return 64;
+			count_seen(walk, 64);
+			break;
 	}
+}
+
+/*
+ * EvpgJsonSize
+ *		Roughly what json-c holds for a value, in bytes.  An error if it is
+ *		deeper than the limit; what names it there.
+ */
+Size
+EvpgJsonSize(const evpg_json *json, const char *what)
+{
+	Walk		walk = {.what = what};
+
+	measure(&walk, json, 0);
+	return walk.size;
 }

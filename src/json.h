@@ -22,6 +22,7 @@ extern EvpgJsonOwner *EvpgJsonOwn(evpg_json *json);
 extern evpg_json *EvpgJsonLetGo(EvpgJsonOwner *owner);
 extern evpg_json *EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what);
 extern Jsonb *EvpgJsonToJsonb(const evpg_json *json, const char *what);
-extern Size EvpgJsonSize(const evpg_json *json);
+extern Size EvpgJsonSize(const evpg_json *json, const char *what);
+extern void EvpgJsonFree(evpg_json *json);
 
 #endif							/* EVPG_JSON_H */

@@ -15,7 +15,8 @@
 
 #include "evpg.h"
 
-#include "common/jsonapi.h"
+#include "attempt.h"
+#include "check.h"
 #include "errors.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
@@ -130,6 +131,35 @@ raise_missing(const char *library, const char *symbol, const char *what)
 			 errmsg("symbol \"%s\" of library \"%s\" has no %s", symbol, library, what)));
 }
 
+/* A type or name in a table of a definition; it gets into registrations and messages. */
+static void
+check_entry(const char *library, const char *symbol, const char *type)
+{
+	Size		length = strlen(type);
+
+	if (length == 0 || length > EVPG_MAX_NAME || !pg_verify_mbstr(PG_UTF8, type, length, true))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("symbol \"%s\" of library \"%s\" has a type that cannot be one", symbol, library),
+				 errdetail("A type is text in UTF-8 of 1 to %d bytes.", EVPG_MAX_NAME)));
+}
+
+static void
+check_types(const char *library, const char *symbol, const char *const *types)
+{
+	for (; types != NULL && *types != NULL; types++)
+		check_entry(library, symbol, *types);
+}
+
+/* Checks each entry of a table, which may be NULL; what is its kind. */
+#define CHECK_ENTRIES(entry_type, table, what) \
+	for (const entry_type *entry = (table); entry != NULL && entry->type != NULL; entry++) \
+	{ \
+		check_entry(library, symbol, entry->type); \
+		if (entry->call == NULL) \
+			raise_missing(library, symbol, psprintf("callback for " what " \"%s\"", entry->type)); \
+	}
+
 /*
  * EvpgModuleLoadAggregate
  *		Fills *definition from a library that EvpgModulePath returned.  Error
@@ -146,12 +176,8 @@ EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate 
 		raise_missing(library, symbol, "commands");
 	if (definition->events == NULL)
 		raise_missing(library, symbol, "events");
-	for (const evpg_command_entry *entry = definition->commands; entry->type != NULL; entry++)
-		if (entry->call == NULL)
-			raise_missing(library, symbol, psprintf("callback for command \"%s\"", entry->type));
-	for (const evpg_event_entry *entry = definition->events; entry->type != NULL; entry++)
-		if (entry->call == NULL)
-			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
+	CHECK_ENTRIES(evpg_command_entry, definition->commands, "command");
+	CHECK_ENTRIES(evpg_event_entry, definition->events, "event");
 }
 
 /* The same for a projection. */
@@ -164,9 +190,8 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 	memcpy(definition, header, Min(header->size, sizeof(evpg_projection)));
 	if (definition->events == NULL)
 		raise_missing(library, symbol, "events");
-	for (const evpg_project_entry *entry = definition->events; entry->type != NULL; entry++)
-		if (entry->call == NULL)
-			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
+	CHECK_ENTRIES(evpg_project_entry, definition->events, "event");
+	check_types(library, symbol, definition->aggregate_types);
 }
 
 /* The same for a saga. */
@@ -179,29 +204,44 @@ EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga *definitio
 	memcpy(definition, header, Min(header->size, sizeof(evpg_saga)));
 	if (definition->events == NULL)
 		raise_missing(library, symbol, "events");
-	for (const evpg_react_entry *entry = definition->events; entry->type != NULL; entry++)
-		if (entry->call == NULL)
-			raise_missing(library, symbol, psprintf("callback for event \"%s\"", entry->type));
-	for (const evpg_timer_entry *entry = definition->timers; entry != NULL && entry->type != NULL; entry++)
-		if (entry->call == NULL)
-			raise_missing(library, symbol, psprintf("callback for timer \"%s\"", entry->type));
+	CHECK_ENTRIES(evpg_react_entry, definition->events, "event");
+	CHECK_ENTRIES(evpg_timer_entry, definition->timers, "timer");
+	check_types(library, symbol, definition->aggregate_types);
+}
+
+/* The text of an initial state, and what it says. */
+typedef struct StateText
+{
+	const char *text;
+	Jsonb	   *state;
+} StateText;
+
+static void
+parse_state(void *arg)
+{
+	StateText  *parse = arg;
+
+	if (!pg_verify_mbstr(PG_UTF8, parse->text, strlen(parse->text), true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("the text is not valid UTF-8")));
+	parse->state = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(parse->text)));
+	EvpgJsonbCheckLimits(parse->state, "initial state");
 }
 
 /* The initial state of a definition, which must be a JSON object, as jsonb. */
 Jsonb *
 EvpgModuleInitialState(const char *library, const char *symbol, const char *text)
 {
-	JsonLexContext *lex;
-	Jsonb	   *state = NULL;
+	StateText	parse = {.text = text != NULL ? text : "{}"};
+	ErrorData  *error = EvpgAttempt(parse_state, &parse);
 
-	if (text == NULL)
-		text = "{}";
-	lex = makeJsonLexContextCstringLen(pstrdup(text), strlen(text), PG_UTF8, true);
-	if (pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS)
-		state = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
-	if (state == NULL || !JB_ROOT_IS_OBJECT(state))
+	if (error != NULL && EvpgAttemptCancelled(error))
+		ReThrowError(error);
+	if (error != NULL || !JB_ROOT_IS_OBJECT(parse.state))
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
-				 errmsg("initial state of symbol \"%s\" of library \"%s\" is not a JSON object", symbol, library)));
-	return state;
+				 errmsg("initial state of symbol \"%s\" of library \"%s\" is not a JSON object", symbol, library),
+				 error != NULL ? errdetail_internal("%s", error->message) : 0));
+	return parse.state;
 }

@@ -13,7 +13,9 @@
 #include "evpg.h"
 
 #include "catalog/pg_type.h"
+#include "common/string.h"
 #include "datatype/timestamp.h"
+#include "errors.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "native.h"
@@ -28,7 +30,12 @@ check_interrupts(void)
 static void
 log_message(const char *message)
 {
-	ereport(LOG, (errmsg("evpg module: %s", message)));
+	char	   *shown = pstrdup(message != NULL ? message : "");
+
+	if (!pg_verify_mbstr(PG_UTF8, shown, strlen(shown), true))
+		pg_clean_ascii(shown);
+	ereport(LOG, (errmsg("evpg module: %s", shown)));
+	pfree(shown);
 }
 
 const evpg_host EvpgNativeHost = {
@@ -40,7 +47,7 @@ const evpg_host EvpgNativeHost = {
 static void
 reset_result(void *arg)
 {
-	evpg_result_reset(arg);
+	EvpgNativeResultReset(arg);
 }
 
 /* An empty result, which frees what it holds with CurrentMemoryContext. */
@@ -56,6 +63,47 @@ EvpgNativeResult(void)
 	callback->arg = result;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
 	return result;
+}
+
+/* As evpg_result_reset(), for values of any depth. */
+void
+EvpgNativeResultReset(evpg_result *result)
+{
+	EvpgJsonFree(result->events);
+	EvpgJsonFree(result->detail);
+	EvpgJsonFree(result->delta);
+	EvpgJsonFree(result->actions);
+	*result = (evpg_result) EVPG_RESULT_INIT;
+	result->host = &EvpgNativeHost;
+}
+
+/*
+ * EvpgNativeResultCheck
+ *		Error if a callback has said what only callbacks of other kinds can say
+ *		(may: those of its own), so that nothing is dropped in silence.  whose
+ *		names the callback.
+ */
+void
+EvpgNativeResultCheck(const evpg_result *result, int may, const char *whose)
+{
+	const char *said = NULL;
+
+	if (result->events != NULL && !(may & EVPG_MAY_EMIT))
+		said = "evpg_emit";
+	else if (result->rejected && !(may & EVPG_MAY_REJECT))
+		said = "evpg_reject";
+	else if (result->delta != NULL && !(may & EVPG_MAY_PROJECT))
+		said = "evpg_delta";
+	else if (result->deleted && !(may & EVPG_MAY_PROJECT))
+		said = "evpg_delete";
+	else if (result->actions != NULL && !(may & EVPG_MAY_ACT))
+		said = "evpg_act";
+	else if (result->unhandled && !(may & EVPG_MAY_ACT))
+		said = "evpg_unhandled";
+	if (said != NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("%s must not call %s()", whose, said)));
 }
 
 /* Makes a place for events, one at a time, in CurrentMemoryContext. */
@@ -121,14 +169,17 @@ EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *d
 void
 EvpgNativeEventClear(EvpgNativeEvent *native)
 {
-	json_object_put(EvpgJsonLetGo(native->data));
-	json_object_put(EvpgJsonLetGo(native->metadata));
+	EvpgJsonFree(EvpgJsonLetGo(native->data));
+	EvpgJsonFree(EvpgJsonLetGo(native->metadata));
 }
 
 /* Removes what snprintf may have left of a character when it cut a text to fit; returns result. */
 evpg_result *
 EvpgNativeClip(evpg_result *result)
 {
+	/* Who fills them without snprintf may forget their end. */
+	result->code[sizeof(result->code) - 1] = '\0';
+	result->message[sizeof(result->message) - 1] = '\0';
 	result->code[pg_mbcliplen(result->code, strlen(result->code), sizeof(result->code) - 1)] = '\0';
 	result->message[pg_mbcliplen(result->message, strlen(result->message), sizeof(result->message) - 1)] = '\0';
 	return result;

@@ -149,11 +149,12 @@ project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *ev
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("projection \"%s\" failed: %s", projection->name,
 						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
+	EvpgNativeResultCheck(result, EVPG_MAY_PROJECT, "a projection");
 	applied->deleted = result->deleted;
 	applied->silent = (result->delta == NULL || !send);
 	applied->delta = applied->silent ? NULL : EvpgJsonToJsonb(result->delta, "delta");
 	EvpgNativeEventClear(&native);
-	evpg_result_reset(result);
+	EvpgNativeResultReset(result);
 }
 
 /* A reducer that returns jsonb says the new state, which is what listeners get; NULL deletes. */
@@ -222,7 +223,7 @@ keep_state(EvpgProjected *row, const Applied *applied)
 	Jsonb	   *before = row->state;
 
 	if (applied->deleted && row->json != NULL)
-		json_object_put(EvpgJsonLetGo(row->json));
+		EvpgJsonFree(EvpgJsonLetGo(row->json));
 	row->state = NULL;
 	if (applied->state != NULL)
 	{

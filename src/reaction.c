@@ -119,11 +119,7 @@ take_native(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction 
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("saga \"%s\" failed: %s", saga->name,
 						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
-	if (result->events != NULL || result->delta != NULL || result->deleted)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_MODULE),
-				 errmsg("saga \"%s\" said what only an aggregate or a projection can say", saga->name),
-				 errhint("A saga sends commands: evpg_send().")));
+	EvpgNativeResultCheck(result, EVPG_MAY_ACT, "a saga");
 	reaction->unhandled = result->unhandled;
 	if (!result->unhandled)
 	{
@@ -131,7 +127,7 @@ take_native(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction 
 		if (result->actions != NULL)
 			reaction->actions = EvpgJsonToJsonb(result->actions, "list of actions");
 	}
-	evpg_result_reset(result);
+	EvpgNativeResultReset(result);
 }
 
 static void

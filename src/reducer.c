@@ -24,7 +24,6 @@
 #include "attempt.h"
 #include "catalog/pg_type.h"
 #include "check.h"
-#include "common/jsonapi.h"
 #include "errors.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -95,12 +94,6 @@ EvpgReducerInit(EvpgState *state, EvpgAggregate *aggregate)
 	}
 }
 
-static void
-let_json_go(EvpgJsonOwner *owner)
-{
-	json_object_put(EvpgJsonLetGo(owner));
-}
-
 static Jsonb *
 copy_jsonb(MemoryContext context, const Jsonb *jsonb)
 {
@@ -116,9 +109,9 @@ EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last
 {
 	if (state->aggregate->native)
 	{
-		let_json_go(state->json);
+		EvpgJsonFree(EvpgJsonLetGo(state->json));
 		state->json->json = EvpgJsonFromJsonb(value, "state");
-		state->size = EvpgJsonSize(state->json->json);
+		state->size = EvpgJsonSize(state->json->json, "state");
 		state->growth = 0;
 	}
 	else
@@ -150,7 +143,18 @@ fold_native(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 	EvpgNativeEventSet(&state->event, event, data);
 	entry->call(state->json->json, &state->event.event);
 	EvpgNativeEventClear(&state->event);
+
+	/*
+	 * A walk over the state costs, so what was folded in counts until it is a
+	 * quarter of it.  The walk refuses a state that has become too deep for
+	 * json-c, or contains itself.
+	 */
 	state->growth += 256 + (event->data != NULL ? 4 * (Size) VARSIZE_ANY(event->data) : 0);
+	if (state->growth > state->size / 4)
+	{
+		state->size = EvpgJsonSize(state->json->json, "state");
+		state->growth = 0;
+	}
 }
 
 static void
@@ -228,6 +232,21 @@ run_call(void *arg)
 	call->count = EvpgFunctionCall(call->function, call->args, false, call->max_rows, &call->rows, &call->row_nulls);
 }
 
+/* A text that may be JSON. */
+typedef struct DetailParse
+{
+	const char *text;
+	Jsonb	   *jsonb;
+} DetailParse;
+
+static void
+parse_detail(void *arg)
+{
+	DetailParse *parse = arg;
+
+	parse->jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(parse->text)));
+}
+
 /*
  * EvpgReducerRefusal
  *		What a refusal says that was raised.
@@ -242,17 +261,27 @@ EvpgReducerRefusal(const ErrorData *error, EvpgDecision *decision)
 	decision->hint = error->hint;
 	if (error->detail != NULL)
 	{
-		JsonLexContext *lex = makeJsonLexContextCstringLen(error->detail, strlen(error->detail), PG_UTF8, true);
+		DetailParse parse = {.text = error->detail};
 
-		/* By evpg_reject it is JSON; by RAISE it may be any text. */
-		if (pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS)
-			decision->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(error->detail)));
-		else
+		/*
+		 * By evpg_reject it is JSON; by RAISE it may be any text, also JSON
+		 * that jsonb cannot hold: the answer remains a refusal.
+		 */
+		ErrorData  *not_jsonb = EvpgAttempt(parse_detail, &parse);
+
+		if (not_jsonb != NULL && EvpgAttemptCancelled(not_jsonb))
+			ReThrowError(not_jsonb);
+		if (not_jsonb != NULL)
 		{
-			evpg_json  *json = json_object_new_string(error->detail);
+			JsonbValue	string = {
+				.type = jbvString,
+				.val.string.val = error->detail,
+				.val.string.len = strlen(error->detail)
+			};
 
-			decision->detail = EvpgJsonToJsonb(EvpgJsonOwn(json)->json, "detail");
+			parse.jsonb = JsonbValueToJsonb(&string);
 		}
+		decision->detail = parse.jsonb;
 	}
 }
 
@@ -443,6 +472,7 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 
 	if (result->failed)
 		raise_failed(result, "handler", command);
+	EvpgNativeResultCheck(result, EVPG_MAY_EMIT | EVPG_MAY_REJECT, "a handler");
 	if (result->rejected)
 	{
 		take_native_refusal(result, decision);
@@ -450,6 +480,11 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 	}
 	if (result->events == NULL)
 		return;
+	if (!json_object_is_type(result->events, json_type_array))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("events of a handler are not a JSON array"),
+				 errhint("Emit them with evpg_emit().")));
 	if (json_object_array_length(result->events) > (size_t) EvpgMaxEvents)
 		raise_too_many(command);
 	decision->count = json_object_array_length(result->events);
@@ -550,6 +585,7 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why
 		holds = aggregate->module.invariant(result, state->json->json);
 		if (result->failed)
 			raise_failed(result, "invariant", command);
+		EvpgNativeResultCheck(result, EVPG_MAY_REJECT, "an invariant");
 		if (result->rejected)
 			take_native_refusal(result, why);
 		holds = holds && !result->rejected;

@@ -68,7 +68,7 @@ static uint64 cache_identity = 0;	/* of the tables */
 static void
 remove_entry(CacheEntry *entry)
 {
-	json_object_put(entry->json);
+	EvpgJsonFree(entry->json);
 	if (entry->jsonb != NULL)
 		pfree(entry->jsonb);
 	cache_size -= entry->size + entry->growth + ENTRY_OVERHEAD;
@@ -129,7 +129,7 @@ take_cached(EvpgState *state, const EvpgStream *stream)
 	state->valid = true;
 	if (aggregate->native)
 	{
-		json_object_put(EvpgJsonLetGo(state->json));
+		EvpgJsonFree(EvpgJsonLetGo(state->json));
 		state->json->json = entry->json;
 		state->size = entry->size;
 		state->growth = entry->growth;
@@ -166,15 +166,6 @@ EvpgStateKeep(EvpgState *state, int64 stream_id)
 	state->valid = false;
 	if (aggregate->native)
 	{
-		/*
-		 * A walk over the state costs, so what was folded in counts until it
-		 * is much.
-		 */
-		if (state->growth > state->size / 2 + 4096)
-		{
-			state->size = EvpgJsonSize(state->json->json);
-			state->growth = 0;
-		}
 		size = state->size;
 		growth = state->growth;
 	}

@@ -23,6 +23,38 @@
 
 EVPG_MODULE;
 
+/* ------------------------------------------------------------------ values */
+
+/* The elements of what should be an array, and may be anything. */
+static size_t
+length_of(const evpg_json *json)
+{
+	return json_object_is_type(json, json_type_array) ? json_object_array_length(json) : 0;
+}
+
+/* So that a fuzzer cannot fill the memory. */
+static int64_t
+at_most(int64_t n, int64_t limit)
+{
+	return n < limit ? n : limit;
+}
+
+/* Arrays in arrays. */
+static evpg_json *
+nest(int64_t depth)
+{
+	evpg_json  *value = NULL;
+
+	for (int64_t i = 0; i < at_most(depth, 1000000); i++)
+	{
+		evpg_json  *outer = json_object_new_array();
+
+		json_object_array_add(outer, value);
+		value = outer;
+	}
+	return value;
+}
+
 /* ------------------------------------------------------------------ counter */
 
 static void
@@ -36,14 +68,14 @@ add_each(evpg_result *out, const evpg_json *state, const evpg_command *command)
 {
 	evpg_json  *numbers = evpg_get(command->data, "ns");
 
-	for (size_t i = 0; i < json_object_array_length(numbers); i++)
+	for (size_t i = 0; i < length_of(numbers); i++)
 		evpg_emit(out, "Added", evpg_object(EVPG_JSON("n", evpg_share(json_object_array_get_idx(numbers, i)))));
 }
 
 static void
 add_many(evpg_result *out, const evpg_json *state, const evpg_command *command)
 {
-	for (int64_t i = 0; i < evpg_int(command->data, "count"); i++)
+	for (int64_t i = 0; i < at_most(evpg_int(command->data, "count"), 1000000); i++)
 		evpg_emit(out, "Added", evpg_object(EVPG_INT("n", 1)));
 }
 
@@ -82,13 +114,13 @@ emit(evpg_result *out, const evpg_json *state, const evpg_command *command)
 {
 	evpg_json  *events = evpg_get(command->data, "events");
 
-	for (size_t i = 0; i < json_object_array_length(events); i++)
+	for (size_t i = 0; i < length_of(events); i++)
 	{
 		evpg_json  *told = json_object_array_get_idx(events, i);
 		evpg_json  *tags = evpg_get(told, "tags");
 		evpg_json  *event = evpg_emit(out, evpg_text(told, "type"), evpg_share(evpg_get(told, "data")));
 
-		for (size_t t = 0; tags != NULL && t < json_object_array_length(tags); t++)
+		for (size_t t = 0; t < length_of(tags); t++)
 			evpg_with_tag(event, json_object_get_string(json_object_array_get_idx(tags, t)));
 		if (evpg_get(told, "metadata") != NULL)
 			evpg_with_metadata(event, evpg_share(evpg_get(told, "metadata")));
@@ -321,25 +353,18 @@ bad_text(evpg_result *out, const evpg_json *state, const evpg_command *command)
 static void
 deep(evpg_result *out, const evpg_json *state, const evpg_command *command)
 {
-	evpg_json  *value = NULL;
-
-	for (int64_t i = 0; i < evpg_int(command->data, "depth"); i++)
-	{
-		evpg_json  *outer = json_object_new_array();
-
-		json_object_array_add(outer, value);
-		value = outer;
-	}
-	evpg_emit(out, "Tried", value);
+	evpg_emit(out, "Tried", nest(evpg_int(command->data, "depth")));
 }
 
 /* Data of any size. */
 static void
 large(evpg_result *out, const evpg_json *state, const evpg_command *command)
 {
-	int64_t		size = evpg_int(command->data, "size");
-	char	   *text = malloc(size);
+	int64_t		size = at_most(evpg_int(command->data, "size"), 100000000);
+	char	   *text = size >= 0 ? malloc(size) : NULL;
 
+	if (text == NULL)
+		return;
 	memset(text, 'x', size);
 	evpg_emit(out, "Tried", json_object_new_string_len(text, size));
 	free(text);
@@ -374,6 +399,10 @@ number(evpg_result *out, const evpg_json *state, const evpg_command *command)
 		value = json_object_new_uint64(UINT64_MAX);
 	else if (strcmp(which, "int64") == 0)
 		value = json_object_new_int64(INT64_MIN);
+	else if (strcmp(which, "too large") == 0)
+		value = json_object_new_double_s(0, "1e400000");
+	else if (strcmp(which, "latin1 by text") == 0)
+		value = json_object_new_double_s(0, "1caf\xe9");
 	else if (strcmp(which, "exact") == 0)
 		value = json_object_new_double_s(0, "12345678901234567890.12");
 	evpg_emit(out, "Tried", value);
@@ -386,8 +415,151 @@ envelope(evpg_result *out, const evpg_json *state, const evpg_command *command)
 	evpg_json  *event = evpg_emit(out, "Tried", NULL);
 	evpg_json  *changes = evpg_get(command->data, "change");
 
-	json_object_object_foreach(changes, key, value)
-		evpg_set(event, key, evpg_share(value));
+	if (json_object_is_type(changes, json_type_object))
+	{
+		json_object_object_foreach(changes, key, value)
+			evpg_set(event, key, evpg_share(value));
+	}
+}
+
+/* Values that are no trees of a bounded depth. */
+static evpg_json *
+bad_shape(const char *how)
+{
+	evpg_json  *value = json_object_new_object();
+
+	if (strcmp(how, "cycle") == 0)
+		evpg_set(value, "inner", evpg_object(EVPG_JSON("outer", evpg_share(value))));
+	else if (strcmp(how, "deep") == 0)
+		evpg_set(value, "deep", nest(300000));
+	else if (strcmp(how, "shared") == 0)
+	{
+		evpg_json  *inner = NULL;
+
+		/* 2^60 values in 60 arrays */
+		for (int i = 0; i < 60; i++)
+		{
+			evpg_json  *outer = json_object_new_array();
+
+			json_object_array_add(outer, evpg_share(inner));
+			json_object_array_add(outer, inner);
+			inner = outer;
+		}
+		evpg_set(value, "shared", inner);
+	}
+	return value;
+}
+
+/* Puts one where it is told. */
+static void
+misshape(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	const char *where = evpg_text(command->data, "where");
+	const char *how = evpg_text(command->data, "how");
+
+	if (strcmp(where, "state") == 0)
+		evpg_emit(out, "Misshaped", evpg_share(command->data));
+	else if (strcmp(where, "events") == 0)
+	{
+		out->events = bad_shape(how);
+		evpg_with_tag(evpg_emit(out, "Tried", NULL), "lost");
+	}
+	else if (strcmp(where, "event") == 0)
+	{
+		out->events = json_object_new_array();
+		json_object_array_add(out->events, bad_shape(how));
+	}
+	else if (strcmp(where, "detail") == 0)
+	{
+		evpg_reject(out, "code", "refused");
+		evpg_reject_detail(out, bad_shape(how));
+	}
+	else if (strcmp(where, "metadata") == 0)
+		evpg_with_metadata(evpg_emit(out, "Tried", NULL), bad_shape(how));
+	else if (strcmp(where, "tags") == 0)
+		evpg_set(evpg_emit(out, "Tried", NULL), "tags", bad_shape(how));
+	else
+		evpg_emit(out, "Tried", bad_shape(how));
+}
+
+static void
+misshaped(evpg_json *state, const evpg_event *event)
+{
+	const char *how = evpg_text(event->data, "how");
+
+	if (strcmp(how, "nest") == 0)
+	{
+		/* one level deeper with each event */
+		evpg_json  *outer = json_object_new_array();
+
+		json_object_array_add(outer, evpg_share(evpg_get(state, "nest")));
+		evpg_set(state, "nest", outer);
+	}
+	else if (strcmp(how, "itself") == 0)
+		evpg_set(state, "inner", evpg_object(EVPG_JSON("outer", evpg_share(state))));
+	else
+		evpg_set(state, "bad", bad_shape(how));
+}
+
+/* Says what is for callbacks of other kinds, or for nobody. */
+static void
+say(evpg_result *out, const char *what)
+{
+	if (strcmp(what, "emit") == 0)
+		evpg_emit(out, "Tried", NULL);
+	else if (strcmp(what, "reject") == 0)
+		evpg_reject(out, "no", "no");
+	else if (strcmp(what, "delta") == 0)
+		evpg_delta(out, json_object_new_int(1));
+	else if (strcmp(what, "delete") == 0)
+		evpg_delete(out);
+	else if (strcmp(what, "complete") == 0)
+		evpg_complete(out);
+	else if (strcmp(what, "unhandled") == 0)
+		evpg_unhandled(out);
+	else if (strcmp(what, "no code") == 0)
+		evpg_reject(out, NULL, "refused without a code");
+	else if (strcmp(what, "endless code") == 0)
+	{
+		out->rejected = true;
+		memset(out->code, 'c', sizeof(out->code));
+		memset(out->message, 'm', sizeof(out->message));
+	}
+	else if (strcmp(what, "no tag") == 0)
+		evpg_with_tag(evpg_with_tag(evpg_emit(out, "Tried", NULL), NULL), "tag");
+	else if (strcmp(what, "no type") == 0)
+		evpg_emit(out, NULL, NULL);
+	else if (strcmp(what, "log") == 0 && EVPG_HOST_HAS(out->host, log))
+	{
+		out->host->log("caf\xe9");
+		out->host->log(NULL);
+	}
+}
+
+static void
+misuse(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	say(out, evpg_text(command->data, "say"));
+}
+
+/* So that an invariant can say it: the state keeps it. */
+static void
+misused(evpg_json *state, const evpg_event *event)
+{
+	evpg_set_text(state, "say", evpg_text(event->data, "say"));
+}
+
+static void
+tell_invariant(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_emit(out, "Misused", evpg_share(command->data));
+}
+
+static bool
+misusing(evpg_result *why, const evpg_json *state)
+{
+	say(why, evpg_text(state, "say"));
+	return true;
 }
 
 /* A refusal that says nothing, or more than fits. */
@@ -428,8 +600,12 @@ EVPG_AGGREGATE(hostile,
 			   .commands = EVPG_COMMANDS(EVPG_ON("BadText", bad_text), EVPG_ON("Deep", deep), EVPG_ON("Large", large),
 										 EVPG_ON("Number", number), EVPG_ON("Envelope", envelope),
 										 EVPG_ON("Refuse", refuse), EVPG_ON("Spoil", spoil),
-										 EVPG_ON("FoldForever", fold_forever), EVPG_ON("Nothing", nothing)),
-			   .events = EVPG_EVENTS(EVPG_ON("Tried", tried), EVPG_ON("Spoiled", spoiled), EVPG_ON("Spun", spun)));
+										 EVPG_ON("FoldForever", fold_forever), EVPG_ON("Nothing", nothing),
+										 EVPG_ON("Misshape", misshape), EVPG_ON("Misuse", misuse),
+										 EVPG_ON("TellInvariant", tell_invariant)),
+			   .events = EVPG_EVENTS(EVPG_ON("Tried", tried), EVPG_ON("Spoiled", spoiled), EVPG_ON("Spun", spun),
+									 EVPG_ON("Misshaped", misshaped), EVPG_ON("Misused", misused)),
+			   .invariant = misusing);
 
 /* ------------------------------------------------------------------ projections */
 
@@ -472,16 +648,22 @@ project_spoiled(evpg_result *out, evpg_json *state, const evpg_event *event)
 static void
 project_deep(evpg_result *out, evpg_json *state, const evpg_event *event)
 {
-	evpg_json  *value = NULL;
+	evpg_set(state, "deep", nest(evpg_int(event->data, "depth")));
+}
 
-	for (int64_t i = 0; i < evpg_int(event->data, "depth"); i++)
-	{
-		evpg_json  *outer = json_object_new_array();
+static void
+project_misshaped(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	if (strcmp(evpg_text(event->data, "where"), "delta") == 0)
+		evpg_delta(out, bad_shape(evpg_text(event->data, "how")));
+	else
+		misshaped(state, event);
+}
 
-		json_object_array_add(outer, value);
-		value = outer;
-	}
-	evpg_set(state, "deep", value);
+static void
+project_misused(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	say(out, evpg_text(event->data, "say"));
 }
 
 static void
@@ -498,7 +680,8 @@ EVPG_PROJECTION(totals,
 				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total), EVPG_ON("Subtracted", project_total),
 										EVPG_ON("Cleared", project_cleared), EVPG_ON("Broken", project_broken),
 										EVPG_ON("Spoiled", project_spoiled), EVPG_ON("Deep", project_deep),
-										EVPG_ON("Spun", project_spun)));
+										EVPG_ON("Spun", project_spun), EVPG_ON("Misshaped", project_misshaped),
+										EVPG_ON("Misused", project_misused)));
 
 static const char *
 group_of(const evpg_event *event)
@@ -533,14 +716,23 @@ follow(evpg_result *out, evpg_json *state, const evpg_json *script)
 	evpg_json  *actions = evpg_get(script, "actions");
 	evpg_json  *bad = evpg_get(script, "bad");
 
-	if (set != NULL)
+	if (json_object_is_type(set, json_type_object))
 	{
 		json_object_object_foreach(set, key, value)
 			evpg_set(state, key, evpg_copy(value));
 	}
-	for (size_t i = 0; actions != NULL && i < json_object_array_length(actions); i++)
+	for (size_t i = 0; i < length_of(actions); i++)
 		evpg_act(out, evpg_copy(json_object_array_get_idx(actions, i)));
-	if (strcmp(evpg_text(bad, "where"), "state") == 0)
+	if (strcmp(evpg_text(bad, "where"), "shape of state") == 0)
+		evpg_set(state, "bad", bad_shape(evpg_text(bad, "how")));
+	else if (strcmp(evpg_text(bad, "where"), "shape of action") == 0)
+		evpg_act(out, bad_shape(evpg_text(bad, "how")));
+	else if (strcmp(evpg_text(bad, "where"), "actions") == 0)
+	{
+		json_object_put(out->actions);
+		out->actions = bad_shape(evpg_text(bad, "how"));
+	}
+	else if (strcmp(evpg_text(bad, "where"), "state") == 0)
 		evpg_set(state, "bad", bad_string(evpg_text(bad, "how")));
 	else if (bad != NULL)
 		evpg_act(out, bad_string(evpg_text(bad, "how")));

@@ -66,6 +66,13 @@ EVPG_AGGREGATE(array_state, .initial_state = "[1]", .commands = COMMANDS, .event
 EVPG_AGGREGATE(null_state, .initial_state = "null", .commands = COMMANDS, .events = EVENTS);
 EVPG_AGGREGATE(unfinished_state, .initial_state = "{\"a\":", .commands = COMMANDS, .events = EVENTS);
 
+EVPG_AGGREGATE(latin1_state, .initial_state = "{\"a\": \"caf\xe9\"}", .commands = COMMANDS, .events = EVENTS);
+EVPG_AGGREGATE(zero_state, .initial_state = "{\"a\": \"\\u0000\"}", .commands = COMMANDS, .events = EVENTS);
+EVPG_AGGREGATE(huge_number_state, .initial_state = "{\"a\": 1e400000}", .commands = COMMANDS, .events = EVENTS);
+EVPG_AGGREGATE(empty_command, .commands = EVPG_COMMANDS(EVPG_ON("", nothing)), .events = EVENTS);
+EVPG_AGGREGATE(latin1_command, .commands = EVPG_COMMANDS(EVPG_ON("caf\xe9", NULL)), .events = EVENTS);
+EVPG_AGGREGATE(latin1_event, .commands = COMMANDS, .events = EVPG_EVENTS(EVPG_ON("caf\xe9", same)));
+
 /* Of a later minor version that has more members, but says the ABI of today: they are not read. */
 typedef struct larger_aggregate
 {
@@ -101,6 +108,21 @@ react(evpg_result *out, evpg_json *state, const evpg_event *event)
 EVPG_SAGA(saga_no_events, .initial_state = "{}");
 EVPG_SAGA(saga_no_reaction, .events = EVPG_REACTS(EVPG_ON("Same", react), EVPG_START("Started", NULL)));
 EVPG_SAGA(saga_no_timer, .events = EVPG_REACTS(EVPG_ON("Same", react)), .timers = EVPG_TIMERS(EVPG_ON("bell", NULL)));
+static void
+project(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+}
+
+EVPG_PROJECTION(projection_latin1_state, .initial_state = "{\"a\": \"caf\xe9\"}",
+				.events = EVPG_PROJECTS(EVPG_ON("Same", project)));
+EVPG_PROJECTION(projection_latin1_event, .events = EVPG_PROJECTS(EVPG_ON("caf\xe9", project)));
+EVPG_PROJECTION(projection_latin1_type, .aggregate_types = EVPG_TYPES("caf\xe9"),
+				.events = EVPG_PROJECTS(EVPG_ON("Same", project)));
+EVPG_SAGA(saga_latin1_state, .initial_state = "{\"a\": \"caf\xe9\"}", .events = EVPG_REACTS(EVPG_ON("Same", react)));
+EVPG_SAGA(saga_latin1_event, .events = EVPG_REACTS(EVPG_ON("caf\xe9", react)));
+EVPG_SAGA(saga_latin1_timer, .events = EVPG_REACTS(EVPG_ON("Same", react)),
+		  .timers = EVPG_TIMERS(EVPG_ON("caf\xe9", NULL)));
+EVPG_SAGA(saga_latin1_type, .aggregate_types = EVPG_TYPES("caf\xe9"), .events = EVPG_REACTS(EVPG_ON("Same", react)));
 EVPG_SAGA(saga_array_state, .initial_state = "[1]", .events = EVPG_REACTS(EVPG_ON("Same", react)));
 
 /* Without the last member. */

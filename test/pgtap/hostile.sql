@@ -3,7 +3,7 @@
 \ir include/setup.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile', snapshot_every => 2) \g /dev/null
 
-SELECT plan(151);
+SELECT plan(223);
 SET test.kind = hostile;
 CREATE FUNCTION test.hostile(command_type text, data jsonb) RETURNS text LANGUAGE sql AS $$
   SELECT format('SELECT evpg_execute(%L, %L, %L, %L)', 'hostile', 'a', command_type, data) $$;
@@ -94,4 +94,60 @@ SELECT is(try('spoiled', 'Number', '{"which": "tenth"}'), 'ok 4', 'and the strea
   FROM set_config('client_min_messages', 'error', false);
 RESET client_min_messages;
 SELECT is(evpg_stream_version('hostile', 'a'), 3::bigint, 'rule 5: the refused ones left nothing');
+
+-- values that contain themselves, 300,000 levels, 2^60 values that share their parts; where an array or an object should be
+SELECT refused(hostile('Misshape', jsonb_build_object('where', w, 'how', how)), 'VE014 event % nested too deeply',
+  'a module''s value of no end: ' || how || ' as ' || w)
+  FROM unnest('{data,metadata}'::text[]) w, unnest('{cycle,deep}'::text[]) how;
+SELECT refused(hostile('Misshape', jsonb_build_object('where', 'data', 'how', 'shared')), 'VE014 event data is too large',
+  'a module''s value of 2^60 values');
+SELECT refused(hostile('Misshape', jsonb_build_object('where', 'detail', 'how', how)), 'VE014 rejection detail %',
+  'a module''s value of no end: ' || how || ' as the detail of a refusal') FROM unnest('{cycle,deep,shared}'::text[]) how;
+SELECT refused(hostile('Misshape', jsonb_build_object('where', 'state', 'how', how)), 'VE014 state is %',
+  'a module''s state of no end: ' || how) FROM unnest('{cycle,itself,deep,shared}'::text[]) how;
+SELECT refused(hostile('Misshape', jsonb_build_object('where', w, 'how', how)), error,
+  'a module''s value of another kind: ' || how || ' as ' || w) FROM unnest('{cycle,deep,none}'::text[]) how, (VALUES
+  ('events', 'VE009 events of a handler are not a JSON array'), ('event', 'VE009 an emitted event has an unknown member'),
+  ('tags', 'VE009 member "tags" of an emitted event is not an array of strings')) x (w, error)
+  WHERE how <> 'none' OR w <> 'event';
+SELECT count(*) FROM evpg_append('hostile', 'loaded', evpg_events('{"type": "Misshaped", "data": {"how": "itself"}}'))
+  \g /dev/null
+SELECT refused($$SELECT evpg_state('hostile', 'loaded')$$, 'VE014 state is nested too deeply',
+  'a state of no end, in a replay');
+SELECT refused($$SELECT evpg_execute('hostile', 'loaded', 'Nothing')$$, 'VE014 state is nested too deeply',
+  'a state of no end, in a replay of a command');
+
+-- one level deeper with each event: refused before it is too deep to be kept
+CREATE FUNCTION test.nest_on() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  FOR n IN 1..1000 LOOP
+    PERFORM evpg_execute('hostile', 'nested', 'Misshape', '{"where": "state", "how": "nest"}');
+  END LOOP;
+  RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+  RETURN SQLERRM;
+END $$;
+SET client_min_messages = error;
+SELECT is(nest_on(), 'state is nested too deeply', 'a state that each event makes deeper');
+RESET client_min_messages;
+
+-- what only callbacks of other kinds can say is not dropped in silence
+SELECT refused(hostile('Misuse', jsonb_build_object('say', say)), 'VE009 a handler must not call evpg_' || f || '()',
+  'rule 8: a handler says what it cannot: ' || say) FROM (VALUES ('delta', 'delta'), ('delete', 'delete'),
+  ('complete', 'act'), ('unhandled', 'unhandled')) x (say, f);
+SELECT refused(hostile('TellInvariant', jsonb_build_object('say', say)), 'VE009 an invariant must not call evpg_' || f || '()',
+  'rule 8: an invariant says what it cannot: ' || say) FROM (VALUES ('emit', 'emit'), ('delta', 'delta'),
+  ('delete', 'delete'), ('complete', 'act'), ('unhandled', 'unhandled')) x (say, f);
+SELECT refused(hostile('TellInvariant', '{"say": "no code"}'), 'VE006 refused without a code', 'B08: an invariant without a code');
+
+-- NULL where there should be something, texts without an end
+SELECT same($$SELECT status, code, message FROM evpg_try_execute('hostile', 'a', 'Misuse', '{"say": "no code"}')$$,
+  $$VALUES ('rejected', NULL::text, 'refused without a code')$$, 'B08: a refusal whose code is NULL');
+SELECT is((SELECT (status, code = repeat('c', 63), message = repeat('m', 511))::text
+  FROM evpg_try_execute('hostile', 'a', 'Misuse', '{"say": "endless code"}')), '(rejected,t,t)',
+  'B08: code and message without an end');
+SELECT is((SELECT tags FROM evpg_execute('hostile', 'tags', 'Misuse', '{"say": "no tag"}')), '{tag}', 'a tag that is NULL is none');
+SELECT refused(hostile('Misuse', '{"say": "no type"}'), '22004 event type must not be null', 'an event type that is NULL');
+SELECT is(try('a', 'Misuse', '{"say": "log"}'), 'noop 3', 'a line for the log that is no text');
+SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 4', 'and the session works on');
 SELECT * FROM finish();

@@ -10,7 +10,7 @@ UPDATE evpg.aggregate_type SET library = '$libdir/evpg_gone' WHERE aggregate_typ
 UPDATE evpg.aggregate_type SET symbol = 'lost' WHERE aggregate_type = 'lost';
 \connect -
 SET search_path = public, test;
-SELECT plan(108);
+SELECT plan(135);
 SELECT refused($$SELECT evpg_execute('gone', 'a', 'Add', '{"n": 1}')$$, '58P01 %', 'rule 5: a library that is gone');
 SELECT refused($$SELECT evpg_state('gone', 'a')$$, '58P01 %', 'A07: has no states');
 SELECT refused($$SELECT evpg_execute('lost', 'a', 'Add', '{"n": 1}')$$, 'VE009 %defines no symbol "lost"',
@@ -58,9 +58,18 @@ SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol 
   ('array_state', 'VE009 initial state %is not a JSON object'),
   ('null_state', 'VE009 initial state %is not a JSON object'),
   ('unfinished_state', 'VE009 initial state %is not a JSON object'),
+  ('latin1_state', 'VE009 initial state of symbol "latin1_state" %'), ('zero_state', 'VE009 initial state of symbol "zero_state" %'),
+  ('huge_number_state', 'VE009 initial state of symbol "huge_number_state" %'),
+  ('empty_command', 'VE009 symbol "empty_command" %'), ('latin1_command', 'VE009 symbol "latin1_command" %'),
+  ('latin1_event', 'VE009 symbol "latin1_event" %'),
   ('missing', 'VE009 library "$libdir/evpg_test_broken" defines no symbol "missing"'),
   ('plain_function', 'VE009 %defines no symbol "plain_function"'),
   ('Pg_magic_func', 'VE009 %defines no symbol%')) x (symbol, error);
+SELECT refused(format('SELECT evpg_register_%s(%L, library => %L, symbol => %L)', split_part(symbol, '_', 1), 'bad',
+  'evpg_test_broken', symbol), format('VE009 %%symbol "%s" %%', symbol), 'B24: text that is no text: ' || symbol)
+  FROM unnest('{projection_latin1_state,projection_latin1_event,projection_latin1_type,saga_latin1_state,saga_latin1_event,saga_latin1_timer,saga_latin1_type}'::text[]) symbol;
+SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'huge_number_state')$$),
+  '|value overflows numeric format|', 'B24: what is wrong with an initial state');
 SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'newer_minor')$$),
   '|It was built for ABI 1.1; this server has 1.0.|Build the library again with this server''s evpg.h.',
   'ABI: both versions are said');

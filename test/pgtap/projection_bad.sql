@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(173);
+SELECT plan(193);
 SET test.kind = counter;
 
 -- A command by each entry; NULL as the type of the aggregate is 'counter'.
@@ -121,6 +121,12 @@ SELECT fails(format($$SELECT add('m', 1, 'Spoiled', '{"how": "%s", "where": "%s"
   FROM unnest('{zero,surrogate,overlong,latin1}'::text[]) how, unnest('{state,delta}'::text[]) place;
 SELECT isnt(add('m', 1, 'Deep', '{"depth": 50}', aggregate => 'counter_c'), NULL, 'issue 3: a state of some depth');
 SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 101}', aggregate => 'counter_c')$$, 'VE014 %', 'issue 3: a module makes a state that is too deep');
+SELECT fails(format($$SELECT add('m', 1, 'Misshaped', '{"how": "%s", "where": "%s"}', aggregate => 'counter_c')$$, how, place),
+  'VE014 %', 'a module''s value of no end: ' || how || ' as ' || place)
+  FROM unnest('{cycle,deep,shared}'::text[]) how, unnest('{state,delta}'::text[]) place;
+SELECT fails(format($$SELECT add('m', 1, 'Misused', '{"say": "%s"}', aggregate => 'counter_c')$$, say),
+  'VE009 a projection must not call evpg_' || f || '()', 'rule 8: a projection says what it cannot: ' || say)
+  FROM (VALUES ('emit', 'emit'), ('reject', 'reject'), ('complete', 'act'), ('unhandled', 'unhandled')) x (say, f);
 SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 100000}', aggregate => 'counter_c')$$, 'VE014 %', 'issue 3: far too deep');
 SET statement_timeout = '300ms';
 SELECT fails($$SELECT add('m', 1, 'Spun', aggregate => 'counter_c')$$, '57014 canceling statement due to statement timeout', 'issue 3: a module that does not end can be cancelled');

@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(82);
+SELECT plan(85);
 CREATE TABLE test.side (what text);
 CREATE FUNCTION test.handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
 BEGIN
@@ -50,8 +50,15 @@ SELECT same(format($$SELECT status, sqlstate, code, message, detail, hint FROM e
   ('{"message": "m", "detail": "plain \"text\""}',
   $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('plain "text"'::text), 'a hint')$$),
   ('{"message": "m", "detail": "{no json"}', $$VALUES ('rejected', 'VE002', 'raised', 'm', '"{no json"'::jsonb, 'a hint')$$),
+  ('{"message": "m", "detail": "{\"n\": 1e400000}"}',
+  $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('{"n": 1e400000}'::text), 'a hint')$$),
+  ('{"message": "m", "detail": "{\"n\": \"\\u0000\"}"}',
+  $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('{"n": "\u0000"}'::text), 'a hint')$$),
   ('{"message": "m", "detail": "[1, 2"}',
   $$VALUES ('rejected', 'VE002', 'raised', 'm', '"[1, 2"'::jsonb, 'a hint')$$)) x (data, wanted);
+SELECT is((SELECT (status, sqlstate, code, length(detail#>>'{}'))::text FROM evpg_try_execute('r', 'a', 'Raise',
+  jsonb_build_object('message', 'm', 'detail', repeat('[', 50000) || repeat(']', 50000)))), '(rejected,VE002,raised,100000)',
+  'rule 8: a refusal stays one, however deep its detail');
 SELECT is((SELECT (status, coalesce(code, 'none'), message)::text FROM evpg_try_execute('r', 'a', 'RaiseBare')),
   '(rejected,none,bare)', 'B08: RAISE without a constraint name');
 SELECT refused(format($$SELECT %s('r', 'a', 'RaiseOther', '{"sqlstate": "%s"}')$$, f, s), s || ' other', 'rule 8: ' || f

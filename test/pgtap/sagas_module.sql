@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(111);
+SELECT plan(118);
 SET test.kind = counter;
 SET test.kind_of_saga = 'C';
 \ir include/saga_script.sql
@@ -15,5 +15,19 @@ SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
 SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
-SELECT alike(letters('emitter'), '%VE009 saga "%" said what only an aggregate or a projection can say%', 'C, rule 17: a saga appends no events');
+SELECT alike(letters('emitter'), '%VE009 a saga must not call evpg_emit()%', 'C, rule 17: a saga appends no events');
+-- values that no tree of a bounded depth holds
+SELECT start('misshaped ' || w || ' ' || how, jsonb_build_object('bad', jsonb_build_object('where', w, 'how', how)))
+  FROM unnest('{shape of state,shape of action,actions}'::text[]) w, unnest('{cycle,deep,none}'::text[]) how
+  WHERE how <> 'none' OR w = 'actions' \g /dev/null
+SELECT run() \g /dev/null
+SELECT later(2000) \g /dev/null
+SELECT run() \g /dev/null
+SELECT later(2000) \g /dev/null
+SELECT run() \g /dev/null
+SELECT alike(letters('misshaped ' || w || ' ' || how), '%' || error || '%', 'C, rule 17: ' || how || ' as ' || w)
+  FROM (VALUES ('shape of state', 'cycle', 'VE014 saga state is nested too deeply'), ('shape of state', 'deep', 'VE014 saga state is nested too deeply'),
+  ('shape of action', 'cycle', 'VE014 list of actions is nested too deeply'), ('shape of action', 'deep', 'VE014 list of actions is nested too deeply'),
+  ('actions', 'cycle', 'VE014 list of actions is nested too deeply'), ('actions', 'deep', 'VE014 list of actions is nested too deeply'),
+  ('actions', 'none', 'VE009 actions of saga "%" are not a JSON array')) x (w, how, error);
 SELECT * FROM finish();

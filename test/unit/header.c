@@ -163,6 +163,25 @@ test_results(void)
 	ok(!out.rejected && out.code[0] == '\0' && out.message[0] == '\0' && out.events == NULL && out.detail == NULL,
 	   "a reset result is empty");
 
+	out.events = evpg_object(EVPG_INT("n", 1));
+	ok(evpg_emit(&out, "Lost", json_object_new_object()) == NULL && json_object_object_length(out.events) == 1,
+	   "where no array is, nothing is emitted");
+	out.actions = json_object_new_int(1);
+	ok(evpg_send(&out, NULL, "a", "b", "C", NULL) == NULL, "nor sent");
+	event = evpg_object(EVPG_INT("tags", 1));
+	ok(evpg_with_tag(evpg_with_tag(event, NULL), "one") == event && evpg_int(event, "tags") == 1, "nor tagged");
+	json_object_put(event);
+	evpg_result_reset(&out);
+	event = evpg_emit(&out, NULL, NULL);
+	ok(evpg_with_tag(event, NULL) == event && evpg_get(event, "tags") == NULL && evpg_get(event, NULL) == NULL,
+	   "a tag that is NULL is none, and no member is called NULL");
+	evpg_set_int(event, NULL, 1);
+	evpg_remove(event, NULL);
+	ok(json_object_object_length(event) == 2, "nor set");
+	evpg_reject(&out, NULL, "%s", "no code");
+	ok(out.rejected && out.code[0] == '\0' && strcmp(out.message, "no code") == 0, "a refusal without a code");
+	evpg_result_reset(&out);
+
 	memset(longest, 'x', sizeof(longest) - 1);
 	longest[sizeof(longest) - 1] = '\0';
 	evpg_reject(&out, longest, "%s", longest);
