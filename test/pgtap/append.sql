@@ -36,7 +36,7 @@ SELECT is((SELECT event_id FROM evpg_append('counter', 'ids', ARRAY[evpg_event('
 SELECT alike(error_of(format($$SELECT evpg_append('counter', 'a',
   ARRAY[evpg_event('Odd'), evpg_event('Odd', event_id => %L), evpg_event('Odd')])$$, :'known')),
   '23505 %', 'D43: a known event id');
-SELECT is((SELECT version FROM evpg_state('counter', 'a')), 3::bigint, 'rule 3, D46: all or nothing');
+SELECT is((SELECT version FROM evpg_state('counter', 'a')), 3::bigint, 'rule 3, D46, D58: all or nothing');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a2', 'Emit', '{"events": [{"type": "Odd"}, {"type": "Odd"}]}')),
   2::bigint, 'rule 3: events of a handler');
 SELECT alike(error_of($$SELECT evpg_execute('counter', 'a2', 'Emit',
@@ -91,7 +91,7 @@ SELECT is((SELECT version FROM evpg_inject('counter', 'i',
 SELECT trace() AS before \gset
 SELECT is((SELECT count(*) FROM evpg_inject('counter', 'i',
   evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
-  'A18, 1.2 test 5: twice is once');
+  'A18, A52, 1.2 test 5: twice is once');
 SELECT is((SELECT count(*) FROM evpg_inject('counter', 'other',
   evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
   'A18: in any stream');

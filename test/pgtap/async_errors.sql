@@ -25,7 +25,7 @@ CALL evpg_run(100);
 SELECT is(consumer_of('list'), 'running -3 at 3 tried 1 errors 2', 'rule 10: not before');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(consumer_of('list'), 'running -3 at 3 tried 2 errors 3', 'rule 10, B33: when it is due, it is tried once more');
+SELECT is(consumer_of('list'), 'running -3 at 3 tried 2 errors 3', 'rule 10, A47, B33: when it is due, it is tried once more');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
 SELECT is(consumer_of('list'), 'stopped -3 at 3 tried 3 errors 4', 'rule 10, B33, B34: after max_attempts it stops');
@@ -210,7 +210,7 @@ CALL evpg_run();
 SELECT is(row_of('list', 'a'), '1.1 [1]', 'rule 10: to skip an event takes max_attempts, too');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(row_of('list', 'a'), '1.2 [1, 3]', 'rule 10, B34: then the projection goes on without it');
+SELECT is(row_of('list', 'a'), '1.2 [1, 3]', 'rule 10, B34, C31: then the projection goes on without it');
 SELECT is((SELECT (skip_reason, skipped_by = session_user, error, sqlstate)::text FROM evpg.parked_event), '("I break at 2",t,"I break at 2",P0001)', 'rule 10: which is kept');
 SELECT is((SELECT parked FROM evpg.stat_consumer WHERE name = 'list'), 0::bigint, 'rule 10: nothing waits');
 SELECT evpg_register_projection('list', 'test.list_apply', mode => 'async', on_error => 'skip', max_attempts => 1, start_position => (SELECT start_position FROM evpg.projection WHERE name = 'list')) \g /dev/null

@@ -14,7 +14,7 @@ SET test.kind = counter;
 
 SELECT add('m', 1), add('m', 2) \g /dev/null
 SELECT evpg_register_projection('p', 'test.list_apply', mode => 'async') \g /dev/null
-SELECT is(evpg_register_projection('p', 'test.list_apply', mode => 'async'), false, 'rule 11, A24: the same registration again changes nothing');
+SELECT is(evpg_register_projection('p', 'test.list_apply', mode => 'async'), false, 'rule 11, A24, A46: the same registration again changes nothing');
 CALL evpg_run();
 SELECT is(row_of('p', 'm'), '1.2 [1, 2]', 'rule 10, A26, B32: an asynchronous projection begins with the first event');
 SELECT add('m', 3), add('n', 4) \g /dev/null
@@ -198,7 +198,7 @@ SELECT is(evpg_wait_for('asy', :position, '0'), false, 'rule 9, D81, D82: an asy
 SELECT is(evpg_wait_for('asy', :position, '20 ms'), false, 'rule 9, D82: not in that time either');
 SELECT is(evpg_wait_for('asy', 0, '0') AND evpg_wait_for('asy', -1, '0') AND evpg_wait_for('asy', :position - 2, '0'), true, 'rule 9: but it has come to what is before');
 CALL evpg_run();
-SELECT is(evpg_wait_for('asy', :position, '0'), true, 'rule 9, A25, D66, D81: now it has');
+SELECT is(evpg_wait_for('asy', :position, '0'), true, 'rule 9, A25, A48, A49, D66, D81: now it has');
 SELECT is(evpg_wait_for('asy', :position, NULL), true, 'rule 9: to wait for ever is over at once then');
 SELECT is(evpg_wait_for('asy', :position + 1, '0'), false, 'rule 9: a position that was not drawn yet');
 SELECT is(error_of(statement), error, 'rule 9: ' || statement) FROM (VALUES

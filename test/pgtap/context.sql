@@ -19,7 +19,7 @@ SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', metadat
   'A21: {} is stored as NULL');
 SELECT ok((SELECT count(DISTINCT correlation_id) = 1 AND min(correlation_id) = min(event_id::text) FILTER (WHERE version = 3)
              FROM evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 3]}')),
-             'D40: the events of a command have the id of the first one as correlation');
+             'D40, D63: the events of a command have the id of the first one as correlation');
 
 -- arguments
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', '{}', NULL, NULL, '{"k": 1}', 'me', 'corr',

@@ -27,7 +27,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
-  FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'evpg_grant');
+  FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'A50: evpg_grant');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint, 'a stream');
 
 -- what each access allows

@@ -42,7 +42,7 @@ SELECT fails($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 13,
 SELECT alike(context_of(entry), '%projection "bad", key "a", event "Added" of stream "a" of aggregate "counter" at position %', 'issue 3: the error names projection, key, position, ' || entry) FROM entries('a', '13') entry;
 SELECT context_of($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 13, 4]}')$$) AS context, last_value + 3 AS position FROM evpg.event_position \gset
 SELECT alike(:'context'::text, '%projection "bad", key "a", event "Added" of stream "a" of aggregate "counter" at position ' || :position || '%', 'issue 3: the position of the event that it is about');
-SELECT is(row_of('bad', 'a') || row_of('good', 'a') || row_of('zebra', 'a'), repeat('1.1 {"sum": 1, "count": 1}', 3), 'issue 3: no projection has kept anything');
+SELECT is(row_of('bad', 'a') || row_of('good', 'a') || row_of('zebra', 'a'), repeat('1.1 {"sum": 1, "count": 1}', 3), 'C19: no projection has kept anything');
 SELECT is(try('a', 'Add', '{"n": 2}'), 'ok 2', 'issue 3: the next command is good');
 SELECT is(row_of('bad', 'a'), '1.2 {"sum": 3, "count": 2}', 'issue 3: and projected');
 SELECT is(total('a'), '2 3', 'rule 6: the state is what was kept');

@@ -212,7 +212,7 @@ SELECT is(row_of('totals', 'k'), '2.1 {"total": 1, "applied": 1}', 'rule 12: a m
 -- a table projection
 SELECT evpg_register_projection('statement', handler => 'test.statement_write', aggregate_types => '{counter}') \g /dev/null
 SELECT add('t', 4), add('t', 6), add('u', 1) \g /dev/null
-SELECT same($$SELECT id, n FROM statement ORDER BY position$$, $$VALUES ('t', 4), ('t', 6), ('u', 1)$$, 'issue 3: a table projection writes its table');
+SELECT same($$SELECT id, n FROM statement ORDER BY position$$, $$VALUES ('t', 4), ('t', 6), ('u', 1)$$, 'C30: a table projection writes its table');
 SELECT same($$SELECT s.id, s.position FROM statement s ORDER BY s.position$$, $$SELECT aggregate_id, position FROM evpg.event WHERE aggregate_id IN ('t', 'u') ORDER BY position$$, 'issue 3: with the position of the event');
 SELECT is(rows_of('statement'), 't: 1.2 -, u: 1.1 -', 'rule 11: and has a row of its own, without a state');
 BEGIN;

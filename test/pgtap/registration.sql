@@ -178,7 +178,7 @@ SELECT is(test.try('change', 'Anything'), 'ok 6', 'and back');
 
 -- registering again
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), true,
-  'B24: registered');
+  'A12, B24: registered');
 SELECT is((SELECT status FROM evpg_try_execute('again', 'a', 'X', '{"type": "A"}')), 'ok', 'B24: used');
 SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 1}', 'B24: its state');
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), false,

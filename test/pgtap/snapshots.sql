@@ -33,7 +33,7 @@ SELECT is(snapshots(kind, 'a'), '20', kind
        is(folds(kind), 5::bigint, kind || ', B16, 2.4 test 4: of 5 events after the snapshot')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('manual', 'a')), '6 21',
-  'B14: manual policy: the state is right');
+  'A44, B14: manual policy: the state is right');
 SELECT is(folds('manual'), 1::bigint, 'B14, B16: manual policy: a snapshot that was taken is used');
 SELECT is(:taken, 5, 'B14: evpg_take_snapshot returns the version');
 SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a', at_version => v)), (v * (v + 1) / 2)::text, kind
@@ -113,7 +113,7 @@ SELECT is(snapshots(kind, 'fold'), '10', kind || ', B16: a snapshot by the first
 SELECT is(evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'counter_twice', snapshot_every => 10), true,
   'B16: a module with another reducer_version');
 SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'fold')), '20',
-  'rule 7, rule 6, B16: its fold counts, snapshot or cache or not');
+  'rule 7, rule 6, B16, D67: its fold counts, snapshot or cache or not');
 SELECT is((SELECT version FROM evpg_execute('ten_c', 'fold', 'AddMany', '{"count": 10}') ORDER BY version DESC LIMIT 1),
   20::bigint, 'B16: and goes on');
 SELECT is(snapshots('ten_c', 'fold'), '20/2', 'rule 7: its snapshots carry its reducer_version');

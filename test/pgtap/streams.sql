@@ -76,7 +76,7 @@ SELECT refused($$SELECT evpg_read_stream('counter', NULL)$$, '22004 aggregate id
 SELECT refused($$SELECT evpg_read_stream(NULL, 'r')$$, '22004 aggregate type must not be null', 'A16: NULL for the type');
 SELECT refused($$SELECT evpg_read_stream('counter', 'r', backwards => NULL)$$, '22004 backwards must not be null',
   'A16: NULL for backwards');
-SELECT is((SELECT version FROM evpg_read_stream('counter', 'r') LIMIT 1), 1::bigint, 'A16: a caller may stop early');
+SELECT is((SELECT version FROM evpg_read_stream('counter', 'r') LIMIT 1), 1::bigint, 'A16, B66: a caller may stop early');
 
 -- all events
 CREATE FUNCTION test.found(args text) RETURNS text LANGUAGE plpgsql AS $$
@@ -102,7 +102,7 @@ SELECT is(found(args), wanted, 'A42, B38: read_all(' || args || ')') FROM (VALUE
   ('tags => ''{red}''', 't1'), ('tags => ''{red,blue}''', 't1 t2'), ('tags => ''{green}''', '-'), ('tags => ''{}''', '-'),
   ('aggregate_types => ''{counter_c}'', event_types => ''{Odd}'', tags => ''{blue}''', 't1'),
   ('stable_only => false', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3')) x (args, wanted);
-SELECT same('SELECT * FROM evpg_read_all()', 'SELECT * FROM evpg.event ORDER BY position', 'A42: the rows of the view');
+SELECT same('SELECT * FROM evpg_read_all()', 'SELECT * FROM evpg.event ORDER BY position', 'A42, D61: the rows of the view');
 SELECT is(evpg_stable_position(), (SELECT max(position) FROM evpg.event), 'rule 9: with no appender about, all is stable');
 BEGIN;
 SELECT try('own', 'Add', '{"n": 1}') \g /dev/null

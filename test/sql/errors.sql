@@ -1,5 +1,5 @@
 --
--- errors.sql: every SQLSTATE of evpg, with message, DETAIL, HINT and CONTEXT as a user sees them.
+-- errors.sql: every SQLSTATE of evpg (A36, B25), with message, DETAIL, HINT and CONTEXT as a user sees them.
 --
 CREATE FUNCTION toy_handle(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN

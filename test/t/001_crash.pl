@@ -178,7 +178,7 @@ foreach my $damage (
 	$node->safe_psql('damaged', "ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only; $statement");
 	my ($code, $stdout, $stderr);
 	eval { $stdout = inspect($node, 'damaged'); 1 } or $stdout = $@;
-	like($stdout, qr/$found|is damaged/, "the inspection finds $what");
+	like($stdout, qr/$found|is damaged/, "B12: the inspection finds $what");
 	$node->safe_psql('postgres', 'DROP DATABASE damaged');
 }
 

@@ -56,7 +56,7 @@ sub set
 soon(processes(1, 'launcher'), 'there is a launcher');
 $node->safe_psql('postgres', 'CREATE DATABASE plain');
 $node->safe_psql('postgres', 'CREATE EXTENSION evpg');
-soon(processes(1, 'worker', 'postgres'), 'CREATE EXTENSION starts a worker');
+soon(processes(1, 'worker', 'postgres'), 'B67: CREATE EXTENSION starts a worker');
 soon(processes(0, 'probe'), 'every database was looked at');
 is($node->safe_psql('template1', processes(1, 'worker')), 't', 'a database without the extension has none');
 soon(
@@ -140,7 +140,7 @@ soon(processes(1, 'worker'), 'one is left');
 
 $before = worker('postgres');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($before)");
-soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $before", 'D94: a worker that is terminated is started again');
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $before", 'A11, D94: a worker that is terminated is started again');
 foreach my $victim ('evpg worker', 'client backend', 'evpg launcher')
 {
 	my $sleeper = $node->background_psql('template1', on_error_stop => 0);

@@ -22,7 +22,7 @@ SELECT is(total('b'), '3 10', kind() || ', 1.2 test 1: 1, +10, -1 is ten');
 CREATE TEMP TABLE returned AS SELECT * FROM evpg_execute(kind(), 'rows', 'AddEach', '{"ns": [1, 2, 3]}');
 SELECT same('SELECT * FROM returned', $$SELECT * FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'rows'
   ORDER BY position$$,
-  kind() || ', rule 3: the rows that execute returns are the rows of the log');
+  kind() || ', rule 3, D41: the rows that execute returns are the rows of the log');
 SELECT is((SELECT array_agg(version ORDER BY position) FROM returned), '{1,2,3}'::bigint[],
   kind() || ', rule 3, B11: versions are contiguous in the order of positions');
 SELECT is((SELECT array_agg((data->>'n')::int ORDER BY version) FROM returned), '{1,2,3}',
@@ -47,7 +47,7 @@ DROP TABLE returned;
 CREATE TEMP TABLE outcome AS SELECT * FROM evpg_try_execute(kind(), 'outcome', 'AddEach', '{"ns": [1, 2]}');
 SELECT same('SELECT status, aggregate_type, aggregate_id, version, sqlstate, code, message, detail, hint FROM outcome',
   $$VALUES ('ok', kind(), 'outcome', 2::bigint, NULL::text, NULL::text, NULL::text, NULL::jsonb, NULL::text)$$,
-  kind() || ', A41: the outcome of a success');
+  kind() || ', A41, D88: the outcome of a success');
 SELECT is((SELECT last_position FROM outcome), (SELECT max(position) FROM evpg.event), kind()
   || ', A41: last_position is that of the last event');
 SELECT is((SELECT jsonb_agg(to_jsonb(e) ORDER BY position) FROM evpg.event e WHERE aggregate_type = kind() AND aggregate_id
