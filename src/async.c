@@ -53,12 +53,23 @@ run_batch(void *arg)
 	EvpgBatchRun(arg);
 }
 
+/* Parks an event, or gives it up, as the projection says; for a key, or all of them if it is NULL. */
+static void
+put_aside(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
+{
+	if (projection->on_error == EVPG_ON_ERROR_PARK)
+		EvpgConsumerPark(consumer->name, consumer->error_position, key, consumer->attempts, error);
+	else
+		EvpgConsumerSkip(consumer->name, consumer->error_position, key, error->message, consumer->attempts, error);
+}
+
 /*
- * Parks an event for each key for which it fails, and applies it to the others;
- * without a key it is parked as a whole.
+ * Parks an event, or gives it up, for each key for which it fails, and applies it
+ * to the others; without a key as a whole, and for a handler, too, which sees it
+ * once: then it is parked for each of its keys, so that later events of them wait.
  */
 static void
-park(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
+leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
 {
 	EvpgBatch	batch = {
 		.projection = projection,
@@ -70,9 +81,25 @@ park(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, 
 		.parked = EvpgConsumerParked(consumer->name, consumer->error_position - 1)
 	};
 
+	if (projection->handler_signature != NULL)
+	{
+		const ErrorData *no_keys = NULL;
+
+		if (projection->on_error == EVPG_ON_ERROR_PARK)
+		{
+			batch.give_up = error;
+			batch.attempts = consumer->attempts;
+			no_keys = EvpgAttempt(run_batch, &batch);
+			if (no_keys != NULL && EvpgAttemptCancelled(no_keys))
+				ReThrowError(unconstify(ErrorData *, no_keys));
+		}
+		if (projection->on_error != EVPG_ON_ERROR_PARK || no_keys != NULL)
+			put_aside(consumer, projection, NULL, error);
+		return;
+	}
 	for (;;)
 	{
-		EvpgConsumerPark(consumer->name, consumer->error_position, key, consumer->attempts, error);
+		put_aside(consumer, projection, key, error);
 		if (key == NULL)
 			return;
 		batch.except_keys = lappend(batch.except_keys, pstrdup(key));
@@ -91,10 +118,7 @@ give_up(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorDat
 {
 	if (consumer->error_position == 0 || projection->on_error == EVPG_ON_ERROR_STOP)
 		return false;
-	if (projection->on_error == EVPG_ON_ERROR_PARK)
-		park(consumer, projection, EvpgProjectKey, error);
-	else
-		EvpgConsumerSkip(consumer->name, consumer->error_position, error->message, consumer->attempts, error);
+	leave_out(consumer, projection, EvpgProjectKey, error);
 	EvpgConsumerAdvance(consumer, consumer->error_position, 0);
 	return true;
 }
@@ -246,25 +270,63 @@ EvpgAsyncReached(const char *name, int64 position)
 
 /* ------------------------------------------------------------------ parked events */
 
-/* Applies one parked event; false if it fails again. */
+/* Applies a parked event, given as one for a key, or those for all keys of a handler; false if it fails again. */
 static bool
-replay(EvpgProjection *projection, const EvpgParked *parked)
+replay(EvpgProjection *projection, List *parked)
 {
+	EvpgParked *first = linitial(parked);
+	ListCell   *cell;
 	EvpgBatch	batch = {
 		.projection = projection,
 		.build = projection->build,
-		.after = parked->position - 1,
-		.upto = parked->position,
+		.after = first->position - 1,
+		.upto = first->position,
 		.max_events = 1,
-		.only_key = parked->key,
+		.only_key = projection->handler_signature == NULL ? first->key : NULL,
 		.send = true
 	};
 	ErrorData  *error = EvpgAttempt(run_batch, &batch);
 
 	if (error != NULL && EvpgAttemptCancelled(error))
 		ReThrowError(error);
-	EvpgConsumerReplayed(parked, error);
+	foreach(cell, parked)
+		EvpgConsumerReplayed(lfirst(cell), error);
 	return error == NULL;
+}
+
+/* What is to be replayed at once: a parked event for one key, or for a handler for all of them, from a place in the list. */
+static List *
+replayed_together(const EvpgProjection *projection, List *parked, int from)
+{
+	EvpgParked *first = list_nth(parked, from);
+	List	   *together = list_make1(first);
+
+	if (projection->handler_signature != NULL)
+		for (int i = from + 1; i < list_length(parked); i++)
+		{
+			EvpgParked *other = list_nth(parked, i);
+
+			if (other->position != first->position)
+				break;
+			together = lappend(together, other);
+		}
+	return together;
+}
+
+/* Whether a key of parked events is in a list. */
+static bool
+any_listed(List *keys, List *parked)
+{
+	ListCell   *cell;
+
+	foreach(cell, keys == NIL ? NIL : parked)
+	{
+		EvpgParked *event = lfirst(cell);
+
+		if (event->key != NULL && EvpgRegistryListed(keys, event->key))
+			return true;
+	}
+	return false;
 }
 
 /* Of each key in order of position, up to the first that fails again. */
@@ -275,8 +337,9 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	int			max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1);
 	char	   *only_key = PG_ARGISNULL(2) ? NULL : EvpgArgKey(fcinfo, 2);
 	EvpgProjection *projection;
-	List	   *failed = NIL;
-	ListCell   *cell;
+	List	   *all;
+	List	   *together;
+	List	   *left = NIL;		/* keys of events that stay parked */
 	int64		count = 0;
 	EvpgScope	scope;
 
@@ -289,19 +352,23 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
 	projection = EvpgProjectionFind(name);
-	foreach(cell, EvpgConsumerParked(name, PG_INT64_MAX))
+	all = EvpgConsumerParked(name, PG_INT64_MAX);
+	for (int i = 0; i < list_length(all) && count < max_count; i += list_length(together))
 	{
-		EvpgParked *parked = lfirst(cell);
+		ListCell   *cell;
 
-		if (count >= max_count)
-			break;
-		if ((only_key != NULL && (parked->key == NULL || strcmp(parked->key, only_key) != 0)) ||
-			(parked->key != NULL && failed != NIL && EvpgRegistryListed(failed, parked->key)))
-			continue;
-		if (replay(projection, parked))
+		together = replayed_together(projection, all, i);
+		if ((only_key == NULL || any_listed(list_make1(only_key), together)) && !any_listed(left, together) &&
+			replay(projection, together))
 			count++;
-		else if (parked->key != NULL)
-			failed = lappend(failed, parked->key);
+		else
+			foreach(cell, together)
+		{
+			EvpgParked *event = lfirst(cell);
+
+			if (event->key != NULL)
+				left = lappend(left, event->key);
+		}
 		CHECK_FOR_INTERRUPTS();
 	}
 	/* Who left the consumer alone meanwhile looks again. */

@@ -104,17 +104,32 @@ mark_waiting(EvpgBatch *batch, rows_hash *rows)
 	}
 }
 
-/* Applies an event to its keys. */
+/* The row of a key, read when its first event comes, which is about to take an event. */
+static EvpgProjected *
+open_row(EvpgBatch *batch, RowEntry *entry, const EvpgEvent *event)
+{
+	if (entry->row == NULL)
+	{
+		EvpgProjected *row = palloc(sizeof(EvpgProjected));
+
+		EvpgProjectedOpen(row, batch->projection, batch->build, entry->key);
+		entry->row = row;
+		entry->events = 0;
+		entry->json = 0;
+	}
+	entry->position = event->position;
+	return entry->row;
+}
+
+/* Applies an event to each of its keys. */
 static void
-apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext event_context)
+fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
+		   MemoryContext event_context)
 {
 	EvpgProjection *projection = batch->projection;
 	bool		by_id = EvpgProjectionKeyedById(projection);
-	MemoryContext context = MemoryContextSwitchTo(event_context);
-	List	   *keys = EvpgProjectKeys(projection, event);
 	ListCell   *cell;
 
-	MemoryContextSwitchTo(context);
 	foreach(cell, keys)
 	{
 		const char *key = lfirst(cell);
@@ -124,7 +139,8 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 		if (batch->parts > 1 && !by_id && EvpgLogPart(key, batch->parts) != batch->part)
 			continue;
 		if ((batch->only_key != NULL && strcmp(key, batch->only_key) != 0) ||
-			(batch->except_keys != NIL && EvpgRegistryListed(batch->except_keys, key)))
+			(batch->except_keys != NIL && EvpgRegistryListed(batch->except_keys, key)) ||
+			EvpgConsumerSkips(batch->parked, &next_parked, event->position, key))
 			continue;
 		entry = find_entry(rows, key);
 		if (entry->waits)
@@ -132,17 +148,7 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 			EvpgConsumerPark(projection->name, event->position, key, 0, NULL);
 			continue;
 		}
-		if (entry->row == NULL)
-		{
-			EvpgProjected *row = palloc(sizeof(EvpgProjected));
-
-			EvpgProjectedOpen(row, projection, batch->build, entry->key);
-			entry->row = row;
-			entry->events = 0;
-			entry->json = 0;
-		}
-		entry->position = event->position;
-		EvpgProjectFold(entry->row, event, event_context, batch->send);
+		EvpgProjectFold(open_row(batch, entry, event), event, event_context, batch->send);
 		if (entry->events++ % LOOK_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
 		{
 			Size		size = EvpgJsonSize(entry->row->json->json, "projection state");
@@ -151,6 +157,62 @@ apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, MemoryContext e
 			entry->json = size;
 		}
 	}
+}
+
+/*
+ * Lets a handler apply an event, for all its keys at once: so it waits if one of
+ * them waits, is parked as a whole, for each of its keys, and is left out if it was
+ * given up for one of them.
+ */
+static void
+handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
+			 MemoryContext event_context)
+{
+	bool		waits = (batch->give_up != NULL);
+	List	   *of_event = NIL;
+	ListCell   *cell;
+
+	foreach(cell, keys)
+	{
+		if (EvpgConsumerSkips(batch->parked, &next_parked, event->position, lfirst(cell)))
+			return;
+		waits |= find_entry(rows, lfirst(cell))->waits;
+	}
+	foreach(cell, keys)
+	{
+		RowEntry   *entry = find_entry(rows, lfirst(cell));
+
+		if (waits)
+		{
+			EvpgConsumerPark(batch->projection->name, event->position, entry->key, batch->attempts, batch->give_up);
+			entry->waits = true;
+		}
+		else
+		{
+			EvpgProjected *row = open_row(batch, entry, event);
+			MemoryContext old = MemoryContextSwitchTo(event_context);
+
+			of_event = lappend(of_event, row);
+			MemoryContextSwitchTo(old);
+			entry->events++;
+		}
+	}
+	if (of_event != NIL)
+		EvpgProjectHandle(of_event, event, event_context, batch->send);
+}
+
+/* Applies an event.  next_parked is where its own begin in the list of those to leave out. */
+static void
+apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, MemoryContext event_context)
+{
+	MemoryContext context = MemoryContextSwitchTo(event_context);
+	List	   *keys = EvpgProjectKeys(batch->projection, event);
+
+	MemoryContextSwitchTo(context);
+	if (batch->projection->handler_signature != NULL)
+		handle_event(batch, rows, event, keys, next_parked, event_context);
+	else
+		fold_event(batch, rows, event, keys, next_parked, event_context);
 }
 
 /* Whether a batch may take another event. */
@@ -204,8 +266,9 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		last = event.position;
 		if (batch->first == 0)
 			batch->first = event.position;
-		if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(batch->parked, &next_parked, event.position))
-			apply(batch, rows, &event, event_context);
+		if (EvpgProjectionTakes(projection, &event) &&
+			!EvpgConsumerSkips(batch->parked, &next_parked, event.position, NULL))
+			apply(batch, rows, &event, next_parked, event_context);
 		MemoryContextReset(event_context);
 		batch->events++;
 	}

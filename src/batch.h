@@ -10,6 +10,7 @@
 
 #include "nodes/pg_list.h"
 #include "projection.h"
+#include "utils/elog.h"
 
 typedef struct EvpgBatch
 {
@@ -23,6 +24,9 @@ typedef struct EvpgBatch
 	int			part;
 	const char *only_key;		/* NULL: all */
 	List	   *except_keys;	/* of char * */
+	const ErrorData *give_up;	/* NULL: apply; else events are parked with
+								 * this error */
+	int			attempts;		/* that led to it */
 	bool		send;			/* frames */
 	bool		narrow;			/* the caller tries again with less than the
 								 * event that is blamed, so that it may be any

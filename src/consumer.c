@@ -311,38 +311,46 @@ EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts
 	run(EVPG_PLAN_PARKED_WRITE, values, nulls);
 }
 
-/* Gives an event up that has not been consumed, nor parked; error NULL: the last one of the consumer there. */
+/*
+ * EvpgConsumerSkip
+ *		Gives an event up that has not been consumed, nor parked: for a key, for all
+ *		if it is NULL.  error NULL: the last one of the consumer there.
+ */
 void
-EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts, const ErrorData *error)
+EvpgConsumerSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
+				 const ErrorData *error)
 {
-	Datum		values[8] = {
+	Datum		values[9] = {
 		CStringGetTextDatum(name),
 		Int64GetDatum(position),
 		CStringGetTextDatum(reason),
 		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false)),
 		Int32GetDatum(attempts)
 	};
-	char		nulls[8] = {' ', ' ', ' ', ' ', error == NULL ? 'n' : ' ', ' ', ' ', ' '};
+	char		nulls[9] = {' ', ' ', ' ', ' ', error == NULL ? 'n' : ' ', ' ', ' ', ' ', ' '};
 
 	put_error(values, nulls, 5, error);
+	EvpgRegistryPut(values, nulls, 8, key);
 	run(EVPG_PLAN_PARKED_SKIP_NEW, values, nulls);
 }
 
 /*
  * EvpgConsumerSkips
- *		Whether an event has been given up.  Ask in order of position: *next, 0 at
- *		first, is where the list goes on.
+ *		Whether an event has been given up for a key; key NULL: for all of its keys.
+ *		Ask in order of position: *next, 0 at first, is where the list goes on.
  */
 bool
-EvpgConsumerSkips(List *parked, int *next, int64 position)
+EvpgConsumerSkips(List *parked, int *next, int64 position, const char *key)
 {
-	for (; *next < list_length(parked); (*next)++)
+	while (*next < list_length(parked) && ((EvpgParked *) list_nth(parked, *next))->position < position)
+		(*next)++;
+	for (int i = *next; i < list_length(parked); i++)
 	{
-		EvpgParked *event = list_nth(parked, *next);
+		EvpgParked *event = list_nth(parked, i);
 
 		if (event->position > position)
 			return false;
-		if (event->skipped && event->position == position)
+		if (event->skipped && (event->key == NULL || (key != NULL && strcmp(event->key, key) == 0)))
 			return true;
 	}
 	return false;
@@ -462,7 +470,7 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 	EvpgPlanDone();
 	if (!skipped && position > consumer.checkpoint)
 	{
-		EvpgConsumerSkip(name, position, reason, 0, NULL);
+		EvpgConsumerSkip(name, position, NULL, reason, 0, NULL);
 		if (position == consumer.error_position)
 			EvpgConsumerRestart(name, consumer.checkpoint);
 		EvpgWakeConsumers();

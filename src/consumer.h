@@ -30,7 +30,7 @@ typedef struct EvpgParked
 {
 	int64		id;
 	int64		position;
-	char	   *key;			/* NULL: none */
+	char	   *key;			/* NULL: none, or all */
 	bool		skipped;		/* given up; else it waits to be replayed */
 } EvpgParked;
 
@@ -48,9 +48,9 @@ extern TimestampTz EvpgConsumerRetryAt(int attempts);
 extern TimestampTz EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
 extern bool EvpgConsumerTransient(const ErrorData *error);
 extern List *EvpgConsumerParked(const char *name, int64 after);
-extern void EvpgConsumerSkip(const char *name, int64 position, const char *reason, int attempts,
+extern void EvpgConsumerSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
 							 const ErrorData *error);
-extern bool EvpgConsumerSkips(List *parked, int *next, int64 position);
+extern bool EvpgConsumerSkips(List *parked, int *next, int64 position, const char *key);
 extern void EvpgConsumerUnpark(const char *name, const char *key);
 extern void EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error);
 extern void EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error);

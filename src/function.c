@@ -61,7 +61,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_INVARIANT] = "f(state jsonb) returning boolean",
 	[EVPG_ROLE_INTERCEPTOR] = "f(command evpg.command) returning evpg.command",
 	[EVPG_ROLE_PROJECTION_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb or evpg.projected",
-	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) returning jsonb",
+	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) or f(event evpg.event, keys text[]) returning jsonb",
 	[EVPG_ROLE_KEY] = "f(event evpg.event) returning text or text[]",
 	[EVPG_ROLE_RESET] = "f() returning void",
 	[EVPG_ROLE_SAGA_HANDLER] = "f(state jsonb, event evpg.event) returning evpg.reaction",
@@ -70,7 +70,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_TRANSLATOR] = "f(payload jsonb) returning evpg.command or a set of it",
 };
 
-/* The argument types of a role. */
+/* The argument types of a role: as many as a function may have. */
 static int
 role_arguments(EvpgRole role, Oid *types)
 {
@@ -97,6 +97,9 @@ role_arguments(EvpgRole role, Oid *types)
 			types[1] = catalog->fired_timer->tdtypeid;
 			return 2;
 		case EVPG_ROLE_PROJECTION_HANDLER:
+			types[0] = catalog->event->tdtypeid;
+			types[1] = TEXTARRAYOID;
+			return 2;
 		case EVPG_ROLE_KEY:
 			types[0] = catalog->event->tdtypeid;
 			return 1;
@@ -120,9 +123,11 @@ role_fits(Form_pg_proc proc, EvpgRole role)
 	Oid			types[2];
 	int			count = role_arguments(role, types);
 
-	if (proc->prokind != PROKIND_FUNCTION || proc->pronargs != count)
+	/* A handler of a projection need not ask for the keys. */
+	if (proc->prokind != PROKIND_FUNCTION ||
+		(proc->pronargs != count && !(role == EVPG_ROLE_PROJECTION_HANDLER && proc->pronargs == 1)))
 		return false;
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < proc->pronargs; i++)
 		if (proc->proargtypes.values[i] != types[i])
 			return false;
 	switch (role)
@@ -282,7 +287,6 @@ call_expression(ParseState *pstate, ParamRef *ref)
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
 	Form_pg_proc proc;
 	Oid			types[2];
-	int			count = role_arguments(function->role, types);
 	List	   *args = NIL;
 	FuncExpr   *call;
 
@@ -294,7 +298,8 @@ call_expression(ParseState *pstate, ParamRef *ref)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("function %s was changed while it was being used", function->signature),
 				 errhint("Repeat the command.")));
-	for (int i = 0; i < count; i++)
+	(void) role_arguments(function->role, types);
+	for (int i = 0; i < proc->pronargs; i++)
 	{
 		Param	   *param = makeNode(Param);
 

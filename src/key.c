@@ -132,7 +132,8 @@ replay(EvpgProjected *row, int64 upto)
 
 			MemoryContextSwitchTo(event_context);
 			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
-			if (EvpgProjectionTakes(projection, &event) && !EvpgConsumerSkips(parked, &next_parked, event.position))
+			if (EvpgProjectionTakes(projection, &event) &&
+				!EvpgConsumerSkips(parked, &next_parked, event.position, row->key))
 				foreach(key, EvpgProjectKeys(projection, &event))
 					ours |= strcmp(lfirst(key), row->key) == 0;
 			MemoryContextSwitchTo(caller);

@@ -209,14 +209,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		4, {TEXTOID, INT8OID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_SKIP_NEW] = {
-		"INSERT INTO evpg.parked_event (name, \"position\", attempts, error, sqlstate, context, skip_reason, skipped_by)"
-		" SELECT $1, $2, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error), COALESCE($7, c.last_sqlstate),"
+		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate, context, skip_reason, skipped_by)"
+		" SELECT $1, $2, $9, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error), COALESCE($7, c.last_sqlstate),"
 		" CASE WHEN $6 IS NULL THEN c.last_context ELSE $8 END, $3, $4"
 		" FROM (SELECT) AS one"
 		" LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) $1 AND c.error_position OPERATOR(pg_catalog.=) $2"
 		" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name OPERATOR(pg_catalog.=) $1"
-		" AND p.\"position\" OPERATOR(pg_catalog.=) $2)",
-		8, {TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
+		" AND p.\"position\" OPERATOR(pg_catalog.=) $2 AND p.skip_reason IS NOT NULL"
+		" AND (p.key OPERATOR(pg_catalog.=) $9 OR p.key IS NULL))",
+		9, {TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_UNPARK] = {
 		"DELETE FROM evpg.parked_event WHERE name OPERATOR(pg_catalog.=) $1"

@@ -3,14 +3,17 @@
  * project.c
  *		Applies events to the keys of projections (rules 11 and 12).
  *
- * EvpgProjectFold applies one event to the row of one key, for everybody: the
- * transaction that appends it (here), a batch (batch.c), a rebuild.
+ * EvpgProjectFold applies one event to the row of one key, EvpgProjectHandle to
+ * the rows of all its keys at once, for a handler, which sees an event once.
+ * Both serve every caller: the transaction that appends the event (here), a
+ * batch (batch.c), a rebuild.
  *
  * An event is applied to an inline projection in the transaction that appends
  * it, by everyone who appends, so it is applied once.  The keys of a command are
- * locked in one order, so two commands cannot deadlock over them.  Applies to a
- * key come in the order of its locks, which for a key over several streams need
- * not be that of positions; a row keeps the highest.
+ * locked in one order, so two commands cannot deadlock over them; a handler is
+ * called in the order of positions, once all keys of its projection are locked.
+ * Applies to a key come in the order of its locks, which for a key over several
+ * streams need not be that of positions; a row keeps the highest.
  *
  * Memory: one context for a call, one for a key below it.
  *
@@ -37,6 +40,7 @@ typedef struct Work
 	EvpgProjection *projection;
 	const char *key;
 	const EvpgEvent *event;
+	EvpgProjected *row;			/* once it is locked, for a handler */
 } Work;
 
 /* What a projection made of an event. */
@@ -70,7 +74,8 @@ typedef struct Frame
 {
 	ErrorContextCallback callback;
 	const char *projection;
-	const char *key;
+	const char *key;			/* NULL: none, or several */
+	int			keys;			/* 0: they are being found */
 	const EvpgEvent *event;
 } Frame;
 
@@ -83,6 +88,10 @@ describe_frame(void *arg)
 		errcontext("projection \"%s\", key \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
 				   frame->projection, frame->key, frame->event->type, frame->event->aggregate_id,
 				   frame->event->aggregate_type, frame->event->position);
+	else if (frame->keys > 0)
+		errcontext("projection \"%s\", %d keys, event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
+				   frame->projection, frame->keys, frame->event->type, frame->event->aggregate_id,
+				   frame->event->aggregate_type, frame->event->position);
 	else
 		errcontext("key of projection \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
 				   frame->projection, frame->event->type, frame->event->aggregate_id,
@@ -90,11 +99,12 @@ describe_frame(void *arg)
 }
 
 static void
-push_frame(Frame *frame, const EvpgProjection *projection, const char *key, const EvpgEvent *event)
+push_frame(Frame *frame, const EvpgProjection *projection, const char *key, int keys, const EvpgEvent *event)
 {
 	EvpgProjectBlame(event->position, key);
 	frame->projection = projection->name;
 	frame->key = key;
+	frame->keys = keys;
 	frame->event = event;
 	frame->callback.callback = describe_frame;
 	frame->callback.arg = frame;
@@ -188,11 +198,11 @@ project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *sta
 		EvpgJsonbCheckLimits(applied->state, "projection state");
 }
 
-/* A handler writes the user's own tables, and says the delta; NULL is silent. */
+/* A handler writes the user's own tables, and returns the delta; NULL is silent. */
 static void
-project_by_handler(EvpgFunction *handler, const EvpgEvent *event, Applied *applied)
+project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Applied *applied)
 {
-	Datum		args[1] = {EvpgEventDatum(event)};
+	Datum		args[2] = {EvpgEventDatum(event), EvpgRegistryArray(keys)};
 	Datum	   *rows;
 	bool	   *nulls;
 
@@ -209,8 +219,6 @@ apply(EvpgProjected *row, MemoryContext row_context, const EvpgEvent *event, boo
 	memset(applied, 0, sizeof(Applied));
 	if (projection->native)
 		project_native(projection, native_state(row, row_context), event, send, applied);
-	else if (projection->handler_signature != NULL)
-		project_by_handler(EvpgProjectionFunction(projection), event, applied);
 	else
 		project_by_reducer(projection, EvpgProjectionFunction(projection),
 						   row->state != NULL ? row->state : projection->initial_state, event, applied);
@@ -234,11 +242,22 @@ keep_state(EvpgProjected *row, const Applied *applied)
 		pfree(before);
 }
 
+/* A row has taken an event: its version and position, and its frame if asked. */
+static void
+advance_row(EvpgProjected *row, const EvpgEvent *event, bool send, const Applied *applied)
+{
+	row->deleted = applied->deleted;
+	row->version++;
+	row->position = Max(row->position, event->position);
+	if (send && !applied->silent)
+		EvpgProjectedSend(row, row->projection->event_name, applied->delta);
+}
+
 /*
  * EvpgProjectFold
  *		Applies an event to a row, in memory: the caller writes it in the end.
  *		The state is kept in CurrentMemoryContext while all else goes with
- *		event_context.  Sends the frame of the event if asked.
+ *		event_context.  Sends the frame of the event if asked.  Not for a handler.
  */
 void
 EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_context, bool send)
@@ -249,16 +268,46 @@ EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_
 
 	if (row->deleted)
 		EvpgProjectedRevive(row);
-	push_frame(&frame, row->projection, row->key, event);
+	push_frame(&frame, row->projection, row->key, 1, event);
 	apply(row, row_context, event, send, &applied);
 	pop_frame(&frame);
-	row->deleted = applied.deleted;
-	row->version++;
-	row->position = Max(row->position, event->position);
-	if (send && !applied.silent)
-		EvpgProjectedSend(row, row->projection->event_name, applied.delta);
+	advance_row(row, event, send, &applied);
 	MemoryContextSwitchTo(row_context);
 	keep_state(row, &applied);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * EvpgProjectHandle
+ *		Lets the handler of a projection apply an event, once, and advances the rows
+ *		of all its keys, in memory: the caller writes them in the end.  All else
+ *		goes with event_context.
+ */
+void
+EvpgProjectHandle(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send)
+{
+	EvpgProjection *projection = ((EvpgProjected *) linitial(rows))->projection;
+	MemoryContext caller = MemoryContextSwitchTo(event_context);
+	const char *only_key = list_length(rows) == 1 ? ((EvpgProjected *) linitial(rows))->key : NULL;
+	List	   *keys = NIL;
+	ListCell   *cell;
+	Applied		applied = {0};
+	Frame		frame;
+
+	foreach(cell, rows)
+	{
+		EvpgProjected *row = lfirst(cell);
+
+		if (row->deleted)
+			EvpgProjectedRevive(row);
+		keys = lappend(keys, unconstify(char *, row->key));
+	}
+	push_frame(&frame, projection, only_key, list_length(rows), event);
+	project_by_handler(EvpgProjectionFunction(projection), event, keys, &applied);
+	pop_frame(&frame);
+	foreach(cell, rows)
+		advance_row(lfirst(cell), event, send, &applied);
+	MemoryContextSwitchTo(caller);
 	CHECK_FOR_INTERRUPTS();
 }
 
@@ -269,7 +318,7 @@ EvpgProjectKeys(EvpgProjection *projection, const EvpgEvent *event)
 	Frame		frame;
 	List	   *keys;
 
-	push_frame(&frame, projection, NULL, event);
+	push_frame(&frame, projection, NULL, 0, event);
 	keys = EvpgProjectionKeys(projection, event);
 	pop_frame(&frame);
 	return keys;
@@ -338,6 +387,7 @@ collect(List *projections, const EvpgEvent *events, int count, int *nwork)
 				work[*nwork].projection = projection;
 				work[*nwork].key = lfirst(key);
 				work[*nwork].event = &events[i];
+				work[*nwork].row = NULL;
 				(*nwork)++;
 			}
 		}
@@ -362,6 +412,61 @@ apply_key(const Work *work, int nwork)
 	}
 	EvpgProjectedWrite(&row);
 	return done;
+}
+
+/* The same, in the order in which a handler gets them. */
+static int
+compare_positions(const void *a, const void *b)
+{
+	const Work *left = a;
+	const Work *right = b;
+
+	if (left->event->position != right->event->position)
+		return left->event->position < right->event->position ? -1 : 1;
+	return strcmp(left->key, right->key);
+}
+
+/*
+ * Applies all that there is for the handler of the first projection of work, and
+ * returns how much that is.  Locks all keys first, in their order; then each
+ * event is applied once, in the order of positions.
+ */
+static int
+apply_handler(Work *work, int nwork)
+{
+	EvpgProjection *projection = work->projection;
+	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
+	List	   *locked = NIL;
+	EvpgProjected *row = NULL;
+	ListCell   *cell;
+	int			count = 0;
+
+	for (; count < nwork && work[count].projection == projection; count++)
+	{
+		if (row == NULL || strcmp(work[count].key, row->key) != 0)
+		{
+			row = palloc(sizeof(EvpgProjected));
+			EvpgProjectedLock(row, projection, work[count].key);
+			locked = lappend(locked, row);
+		}
+		work[count].row = row;
+	}
+	qsort(work, count, sizeof(Work), compare_positions);
+	for (int done = 0; done < count;)
+	{
+		const EvpgEvent *event = work[done].event;
+		MemoryContext old = MemoryContextSwitchTo(event_context);
+		List	   *rows = NIL;
+
+		for (; done < count && work[done].event == event; done++)
+			rows = lappend(rows, work[done].row);
+		MemoryContextSwitchTo(old);
+		EvpgProjectHandle(rows, event, event_context, true);
+		MemoryContextReset(event_context);
+	}
+	foreach(cell, locked)
+		EvpgProjectedWrite(lfirst(cell));
+	return count;
 }
 
 /*
@@ -390,7 +495,8 @@ EvpgProject(const EvpgEvent *events, int count)
 
 		MemoryContextSwitchTo(key_context);
 		for (int done = 0; done < nwork; MemoryContextReset(key_context))
-			done += apply_key(&work[done], nwork - done);
+			done += work[done].projection->handler_signature != NULL ?
+				apply_handler(&work[done], nwork - done) : apply_key(&work[done], nwork - done);
 	}
 	PG_FINALLY();
 	{

@@ -19,5 +19,6 @@ extern bool EvpgProjectAny(const EvpgEvent *events, int count);
 extern void EvpgProject(const EvpgEvent *events, int count);
 extern List *EvpgProjectKeys(EvpgProjection *projection, const EvpgEvent *event);
 extern void EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_context, bool send);
+extern void EvpgProjectHandle(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send);
 
 #endif							/* EVPG_PROJECT_H */

@@ -380,7 +380,9 @@ fail(Rebuild *rebuild, const ErrorData *error)
 	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
 		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)
 	{
-		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition, error->message, attempts, error);
+		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition,
+						 rebuild->projection->handler_signature == NULL ? EvpgProjectKey : NULL,
+						 error->message, attempts, error);
 		skipped = true;
 		failed = false;
 		attempts = 0;
