@@ -264,7 +264,11 @@ EvpgArgJsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 	return jsonb;
 }
 
-/* A text[] argument without NULLs; NULL if the argument is NULL. */
+/*
+ * A text[] argument without NULLs; NULL if the argument is NULL.  An empty one is
+ * an error: it would have to mean nothing, where NULL means everything, and is
+ * what a program passes by mistake.
+ */
 ArrayType *
 EvpgArgTextArray(FunctionCallInfo fcinfo, int arg, const char *what)
 {
@@ -277,5 +281,10 @@ EvpgArgTextArray(FunctionCallInfo fcinfo, int arg, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must be a one-dimensional array without nulls", what)));
+	if (ARR_NDIM(array) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be an empty array", what),
+				 errhint("Leave the argument out, or pass NULL.")));
 	return array;
 }

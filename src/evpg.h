@@ -318,7 +318,7 @@ typedef struct evpg_projection
 {
 	evpg_header header;
 	const char *initial_state;	/* JSON object text; NULL = {} */
-	const char *const *aggregate_types; /* NULL = all */
+	const char *const *aggregate_types; /* NULL = all; not empty */
 	const evpg_project_entry *events;	/* required; also the subscription: no
 										 * entry, no call */
 	evpg_key_fn key;			/* NULL = aggregate id */
@@ -328,7 +328,7 @@ typedef struct evpg_saga
 {
 	evpg_header header;
 	const char *initial_state;	/* JSON object text; NULL = {} */
-	const char *const *aggregate_types; /* NULL = all */
+	const char *const *aggregate_types; /* NULL = all; not empty */
 	const evpg_react_entry *events; /* required; also the subscription: no
 									 * entry, no call.  Without an EVPG_START
 									 * each may make an instance */

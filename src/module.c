@@ -144,9 +144,12 @@ check_entry(const char *library, const char *symbol, const char *type)
 				 errdetail("A type is text in UTF-8 of 1 to %d bytes.", EVPG_MAX_NAME)));
 }
 
+/* Types that a definition may leave out: NULL is all, so a list without a type is a mistake. */
 static void
 check_types(const char *library, const char *symbol, const char *const *types)
 {
+	if (types != NULL && *types == NULL)
+		raise_missing(library, symbol, "type in its aggregate_types");
 	for (; types != NULL && *types != NULL; types++)
 		check_entry(library, symbol, *types);
 }
@@ -188,7 +191,7 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 
 	memset(definition, 0, sizeof(evpg_projection));
 	memcpy(definition, header, Min(header->size, sizeof(evpg_projection)));
-	if (definition->events == NULL)
+	if (definition->events == NULL || definition->events->type == NULL)
 		raise_missing(library, symbol, "events");
 	CHECK_ENTRIES(evpg_project_entry, definition->events, "event");
 	check_types(library, symbol, definition->aggregate_types);
@@ -202,7 +205,7 @@ EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga *definitio
 
 	memset(definition, 0, sizeof(evpg_saga));
 	memcpy(definition, header, Min(header->size, sizeof(evpg_saga)));
-	if (definition->events == NULL)
+	if (definition->events == NULL || definition->events->type == NULL)
 		raise_missing(library, symbol, "events");
 	CHECK_ENTRIES(evpg_react_entry, definition->events, "event");
 	CHECK_ENTRIES(evpg_timer_entry, definition->timers, "timer");

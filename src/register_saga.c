@@ -152,6 +152,7 @@ check_start_types(ArrayType *all, ArrayType *starting)
 				 errhint("Add it to event_types.")));
 }
 
+/* Types of a module's events, or of those that start; NULL if none does, so that any may. */
 static ArrayType *
 types_of(const evpg_saga *module, bool starting)
 {
@@ -160,7 +161,7 @@ types_of(const evpg_saga *module, bool starting)
 	for (const evpg_react_entry *entry = module->events; entry->type != NULL; entry++)
 		if (!starting || entry->starts)
 			types = lappend(types, (char *) entry->type);
-	return DatumGetArrayTypeP(EvpgRegistryArray(types));
+	return types == NIL ? NULL : DatumGetArrayTypeP(EvpgRegistryArray(types));
 }
 
 /* What the symbol of a library says, as parameters. */

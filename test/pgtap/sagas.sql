@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(328);
+SELECT plan(332);
 SET test.kind = counter;
 SET test.kind_of_saga = functions;
 \ir include/saga_script.sql
@@ -334,6 +334,7 @@ SELECT refused(format('SELECT evpg_register_saga(%s)', args), error, 'B24: evpg_
   ($$'x', library => 'evpg_test', symbol => 'script', event_types => '{A}'$$, '22023 handlers, event types and keys of a library are what its symbol says'),
   ($$'x', library => 'evpg_test', symbol => 'script', timer_handler => 'test.script_timer'$$, '22023 handlers,%'), ($$'x', library => 'evpg_test', symbol => 'script', initial_state => '{"a": 1}'$$, '22023 initial_state of a library%'),
   ($$'x', library => 'evpg_nowhere', symbol => 'script'$$, '58P01 %'), ($$'x', library => 'evpg_test', symbol => 'counter'$$, 'VE009 %'), ($$'x', library => 'evpg_test_broken', symbol => 'saga_no_events'$$, 'VE009 %'),
+  ($$'x', library => 'evpg_test_broken', symbol => 'saga_empty_events'$$, 'VE009 %has no events'), ($$'x', library => 'evpg_test_broken', symbol => 'saga_empty_types'$$, 'VE009 %has no type in its aggregate_types'),
   ($$'x', library => 'evpg_test_broken', symbol => 'saga_no_reaction'$$, 'VE009 %'), ($$'x', library => 'evpg_test_broken', symbol => 'saga_no_timer'$$, 'VE009 %'), ($$'x', library => 'evpg_test_broken', symbol => 'saga_array_state'$$, 'VE009 %')) x (args, error);
 SELECT is((SELECT count(*) FROM evpg.saga WHERE name = 'x') + (SELECT count(*) FROM evpg.consumer WHERE name = 'x'), 0::bigint, 'B24: nothing of them is registered');
 SELECT is(error_of($$SELECT evpg_run_sagas(-1)$$), '22023 max_events must not be negative', 'A31: evpg_run_sagas(-1)');
