@@ -26,6 +26,7 @@
 
 #include "access/xact.h"
 #include "attempt.h"
+#include "catalog/pg_type.h"
 #include "command.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
@@ -39,9 +40,11 @@
 #include "project.h"
 #include "projection.h"
 #include "state.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -77,18 +80,109 @@ hash_text(pg_cryptohash_ctx *hash, const char *text)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
 }
 
+/*
+ * A value as its kind, length and content, so that no two values look the same.
+ * A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as well.
+ */
+static void
+hash_scalar(pg_cryptohash_ctx *hash, const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			hash_text(hash, "null");
+			break;
+		case jbvBool:
+			hash_text(hash, value->val.boolean ? "true" : "false");
+			break;
+		case jbvNumeric:
+			hash_text(hash, numeric_normalize(value->val.numeric));
+			break;
+		case jbvString:
+			hash_text(hash, psprintf("\"%d", value->val.string.len));
+			hash_text(hash, pnstrdup(value->val.string.val, value->val.string.len));
+			break;
+		default:
+			elog(ERROR, "unexpected kind of JSON value: %d", (int) value->type);
+	}
+}
+
+/* A jsonb; NULL is none. */
 static void
 hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
 {
-	hash_text(hash, jsonb == NULL ? "" : JsonbToCString(NULL, (JsonbContainer *) &jsonb->root, VARSIZE_ANY(jsonb)));
+	JsonbIterator *iterator;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+
+	if (jsonb == NULL)
+	{
+		hash_text(hash, "none");
+		return;
+	}
+	iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		switch (token)
+		{
+			case WJB_KEY:
+			case WJB_VALUE:
+			case WJB_ELEM:
+				hash_scalar(hash, &value);
+				break;
+			case WJB_BEGIN_ARRAY:
+				hash_text(hash, value.val.array.rawScalar ? "" : "[");
+				break;
+			case WJB_END_ARRAY:
+				hash_text(hash, "]");
+				break;
+			case WJB_BEGIN_OBJECT:
+				hash_text(hash, "{");
+				break;
+			default:
+				hash_text(hash, "}");
+				break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
-/* What a command asks for, so that another one under its id is noticed: SHA-256. */
+/* Tags; {} and NULL differ, as they do in the log. */
+static void
+hash_tags(pg_cryptohash_ctx *hash, ArrayType *tags)
+{
+	Datum	   *values;
+	int			count;
+
+	if (tags == NULL)
+	{
+		hash_text(hash, "none");
+		return;
+	}
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
+	hash_text(hash, psprintf("%d", count));
+	for (int i = 0; i < count; i++)
+		hash_text(hash, TextDatumGetCString(values[i]));
+}
+
+/* Metadata: {} is stored as none. */
+static const Jsonb *
+significant_metadata(const Jsonb *metadata)
+{
+	return metadata == NULL || JB_ROOT_COUNT(metadata) == 0 ? NULL : metadata;
+}
+
+/*
+ * What a command asks for, so that another one under its id is noticed: SHA-256.
+ * Payloads that are equal have the same hash, however they are written.
+ */
 static bytea *
 payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
 {
 	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
 	bytea	   *result = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgHash", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 
 	if (hash == NULL || pg_cryptohash_init(hash) < 0)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
@@ -98,13 +192,14 @@ payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
 	{
 		hash_text(hash, events[i].type);
 		hash_jsonb(hash, events[i].data);
-		hash_jsonb(hash, events[i].metadata);
+		hash_jsonb(hash, significant_metadata(events[i].metadata));
 		hash_text(hash, psprintf("%d", events[i].schema_version));
 		hash_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
 		hash_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
-		if (events[i].tags != NULL)
-			hash_text(hash, OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(events[i].tags)));
+		hash_tags(hash, events[i].tags);
 	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 	SET_VARSIZE(result, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
 	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
@@ -303,8 +398,9 @@ typedef enum Phase
 typedef struct Execution
 {
 	EvpgCommand *command;
+	EvpgCommand asked;			/* the command before interceptors */
 	EvpgAggregate *aggregate;
-	const bytea *hash;			/* of the payload; NULL: no command id */
+	const bytea *hash;			/* of what was asked; NULL: no command id */
 	EvpgOutcome *outcome;
 	EvpgStream	found;			/* the stream before anything was written */
 	Phase		phase;
@@ -451,8 +547,13 @@ execute(void *arg)
 
 	if (intercept(execution))
 	{
+		/*
+		 * Of the command as the caller sent it: an interceptor may add what
+		 * is another thing next time, a price or the time, and a resend is
+		 * still the same command.
+		 */
 		if (execution->command->command_id != NULL)
-			execution->hash = payload_hash(execution->command, NULL, 0);
+			execution->hash = payload_hash(&execution->asked, NULL, 0);
 		while (!try_command(execution))
 		{
 			if (attempt != execution->attempt)
@@ -566,6 +667,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	command->received_at = GetCurrentTimestamp();
 	command->version = -1;		/* not known yet */
 	EvpgContextApply(command);
+	execution.asked = *command;
 	execution.aggregate = EvpgRegistryAggregate(command->aggregate_type);
 	outcome->stream.aggregate_type = command->aggregate_type;
 	outcome->stream.aggregate_id = command->aggregate_id;

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(94);
+SELECT plan(103);
 SET test.kind = counter_c;
 
 -- An interceptor writes what it sees into seen; what it must do is in the name of its function.
@@ -107,6 +107,26 @@ SELECT is((SELECT data FROM evpg_execute('counter_c', 'd', 'Add', '{"n": 3}')), 
 SELECT is(try('d', 'Add', '{"n": 5}', NULL, 'twice'), 'ok 3', 'rule 4: under an id');
 SELECT is(try('d', 'Add', '{"n": 5}', NULL, 'twice'), 'duplicate 3', 'rule 4: it is the same command again');
 SELECT evpg_drop_interceptor('double'), evpg_drop_interceptor('double twice') \g /dev/null
+
+-- what an interceptor adds may be another thing each time: a resend is still the same command
+CREATE SEQUENCE test.price;
+CREATE FUNCTION test.enrich(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
+BEGIN
+  command.data := command.data || jsonb_build_object('price', nextval('test.price'));
+  command.command_id := coalesce(command.command_id, command.data->>'order');
+  RETURN command;
+END $$;
+SELECT evpg_register_interceptor('enrich', 'test.enrich', NULL, '{Add}') \g /dev/null
+SELECT is(try('e', 'Add', '{"n": 5}', NULL, 'priced'), 'ok 1', 'rule 4: an interceptor adds a price');
+SELECT is(try('e', 'Add', '{"n": 5}', NULL, 'priced'), 'duplicate 1', 'rule 4: another price the second time is no other command');
+SELECT refused($$SELECT evpg_execute('counter_c', 'e', 'Add', '{"n": 6}', command_id => 'priced')$$, 'VE005 %',
+  'rule 4: but other data of the caller is');
+SELECT is(try('e', 'Add', '{"n": 5, "order": "o1"}'), 'ok 2', 'rule 4: an interceptor gives a command its id');
+SELECT is(try('e', 'Add', '{"n": 5, "order": "o1"}'), 'duplicate 2', 'rule 4: under which it is known');
+SELECT refused($$SELECT evpg_execute('counter_c', 'e', 'Add', '{"n": 6, "order": "o1"}')$$, 'VE005 %',
+  'rule 4: with what the caller sent');
+SELECT evpg_drop_interceptor('enrich') \g /dev/null
+SELECT is(try('e', 'Add', '{"n": 5}', NULL, 'priced'), 'duplicate 1', 'rule 4: also when the interceptor is gone');
 
 -- refusing
 SELECT evpg_register_interceptor('guard', 'test.guard') \g /dev/null

@@ -83,4 +83,27 @@ SELECT is((SELECT count(*) FROM evpg_append(kind(), 'd', '{}', command_id => 'a2
 SELECT is((SELECT count(*) FROM evpg_append(kind(), 'd', evpg_events('{"type": "Odd"}'), command_id => 'a2')), 1::bigint,
   kind() || ', D46: is not remembered');
 
+-- payloads that are equal, however they are written
+SELECT is(try('e', 'Add', '{"n": 1, "deep": [{"x": 100, "y": "1"}]}', NULL, 'equal'), 'ok 1', kind() || ', rule 4: a payload');
+SELECT is(try('e', 'Add', written::jsonb, NULL, 'equal'), 'duplicate 1', kind() || ', rule 4: an equal one: ' || written)
+  FROM (VALUES ('{"n": 1.0, "deep": [{"x": 100, "y": "1"}]}'), ('{"n": 1e0, "deep": [{"y": "1", "x": 1e2}]}'),
+               ('{"n": 10e-1, "deep": [{"x": 100.000, "y": "1"}]}')) x (written);
+SELECT refused(format('SELECT evpg_execute(kind(), %L, %L, %L, command_id => %L)', 'e', 'Add', written, 'equal'), 'VE005 %',
+  kind() || ', rule 4: another one: ' || written)
+  FROM (VALUES ('{"n": 1.01, "deep": [{"x": 100, "y": "1"}]}'), ('{"n": 1, "deep": [{"x": "100", "y": "1"}]}'),
+               ('{"n": 1, "deep": {"x": 100, "y": "1"}}'), ('{"n": 1, "deep": [[{"x": 100, "y": "1"}]]}'),
+               ('{"n": 1, "deep": [{"x": 100, "y": 1}]}')) x (written);
+SELECT count(*) FROM evpg_append(kind(), 'e', evpg_events(
+  '{"type": "Odd", "data": {"n": 1}, "metadata": {"a": [1.50]}, "tags": ["1", "2"]}'), command_id => 'equal events') \g /dev/null
+SELECT is((SELECT min(version) FROM evpg_append(kind(), 'e', evpg_events(written), command_id => 'equal events')), 2::bigint, kind()
+  || ', rule 4: equal events: ' || written)
+  FROM (VALUES ('{"type": "Odd", "data": {"n": 1.0}, "metadata": {"a": [1.5]}, "tags": ["1", "2"]}'::jsonb)) x (written);
+SELECT refused(format($$SELECT evpg_append(kind(), 'e', evpg_events(%L), command_id => 'equal events')$$, written), 'VE005 %',
+  kind() || ', rule 4: other events: ' || written)
+  FROM (VALUES ('{"type": "Odd", "data": {"n": 1.0}, "metadata": {"a": [1.5]}, "tags": ["1,2"]}'),
+               ('{"type": "Odd", "data": {"n": 1.0}, "metadata": {"a": [1.51]}, "tags": ["1", "2"]}')) x (written);
+SELECT count(*) FROM evpg_append(kind(), 'e', evpg_events('{"type": "Odd", "metadata": {}}'), command_id => 'no metadata') \g /dev/null
+SELECT is((SELECT min(version) FROM evpg_append(kind(), 'e', evpg_events('{"type": "Odd"}'), command_id => 'no metadata')),
+  3::bigint, kind() || ', rule 4: no metadata is written in two ways');
+
 DROP TABLE first, appended;
