@@ -117,7 +117,9 @@ CREATE TABLE evpg.interceptor (
   aggregate_types text[],
   command_types   text[],
   priority        int NOT NULL,
-  search_path     text NOT NULL
+  search_path     text NOT NULL,
+  registered_by   text NOT NULL,
+  registered_at   timestamptz NOT NULL
 );
 COMMENT ON TABLE evpg.interceptor IS 'functions that see every command before it is executed';
 
@@ -902,9 +904,11 @@ COMMENT ON TABLE evpg.inbox IS 'messages from outside that were received';
 SELECT pg_catalog.pg_extension_config_dump('evpg.inbox', '');
 
 CREATE TABLE evpg.translator (
-  name        text COLLATE "C" PRIMARY KEY,
-  translator  text NOT NULL,
-  search_path text NOT NULL
+  name          text COLLATE "C" PRIMARY KEY,
+  translator    text NOT NULL,
+  search_path   text NOT NULL,
+  registered_by text NOT NULL,
+  registered_at timestamptz NOT NULL
 );
 COMMENT ON TABLE evpg.translator IS 'functions that make commands of messages from outside';
 SELECT pg_catalog.pg_extension_config_dump('evpg.translator', '');

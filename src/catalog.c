@@ -11,8 +11,8 @@
  *
  * The registry (registry.c) is told of changes by an invalidation of the
  * relations evpg.aggregate_type, evpg.interceptor, evpg.projection and
- * evpg.translator, which registration functions send, and of functions by the
- * cache of pg_proc.
+ * evpg.translator, which registration functions send, and of functions and
+ * roles by the caches of pg_proc, pg_authid and pg_auth_members.
  *
  *-------------------------------------------------------------------------
  */
@@ -72,6 +72,13 @@ function_changed(Datum arg, int cacheid, uint32 hashvalue)
 	registry_generation++;
 }
 
+/* Whether who registered a function may still do so (function.c). */
+static void
+role_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	registry_generation++;
+}
+
 static void
 namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -85,6 +92,8 @@ EvpgCatalogInit(void)
 {
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, role_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, role_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, namespace_changed, (Datum) 0);
 }
 

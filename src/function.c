@@ -8,7 +8,9 @@
  * every language work as in SQL.  It runs as its owner, under the
  * search_path that was in force when it was registered (its own SET wins),
  * never as the owner of the extension.  Who registers it must own it: whoever
- * owns it could replace it later.
+ * owns it could replace it later.  That is checked again whenever the function
+ * is looked up, because another role's function may have come to have the name,
+ * and would run as that role under the registrant's search_path.
  *
  * Functions are remembered by schema, name and argument types as text, because
  * stored oids do not survive a dump and reg* columns make pg_upgrade refuse.
@@ -204,6 +206,28 @@ raise_missing(const char *signature, EvpgRole role)
 			 errhint("Create it again, or register another one.")));
 }
 
+/* Error unless who registered a function may still have functions of its owner run. */
+static void
+check_registrant(const char *registered_by, Oid owner, const char *signature, EvpgRole role)
+{
+	Oid			registrant = get_role_oid(registered_by, true);
+
+	if (!OidIsValid(registrant))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which registered %s %s, does not exist",
+						registered_by, role_names[role], signature),
+				 errhint("Let the owner of the function, or a superuser, register it again.")));
+	if (!superuser_arg(registrant) && !has_privs_of_role(registrant, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not have %s %s run",
+						registered_by, role_names[role], signature),
+				 errdetail("It registered the function, which now belongs to role \"%s\".",
+						   GetUserNameFromId(owner, true)),
+				 errhint("Let the owner of the function, or a superuser, register it again.")));
+}
+
 static void
 free_plan(void *arg)
 {
@@ -215,11 +239,13 @@ free_plan(void *arg)
 
 /*
  * EvpgFunctionResolve
- *		Finds a registered function.  All its memory is in CurrentMemoryContext
- *		and goes with it, the saved plan too.
+ *		Finds a registered function; error if it is not there any more, has
+ *		another shape, or belongs to somebody for whom its registrant cannot
+ *		speak.  All its memory is in CurrentMemoryContext and goes with it, the
+ *		saved plan too.
  */
 EvpgFunction *
-EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_path)
+EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered_by, const char *search_path)
 {
 	EvpgFunction *function = palloc0(sizeof(EvpgFunction));
 	HeapTuple	tuple = NULL;
@@ -242,6 +268,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_pat
 				 errmsg("function %s cannot be a %s", signature, role_names[role]),
 				 errdetail("A %s is a function %s.", role_names[role], role_shapes[role]),
 				 errhint("It was changed after it was registered.")));
+	check_registrant(registered_by, proc->proowner, signature, role);
 	function->role = role;
 	function->signature = pstrdup(signature);
 	function->search_path = pstrdup(search_path);
@@ -263,11 +290,12 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_pat
  *		CurrentMemoryContext.
  */
 EvpgFunction *
-EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role, const char *search_path)
+EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role, const char *registered_by,
+					  const char *search_path)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgFunction", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	EvpgFunction *function = EvpgFunctionResolve(signature, role, search_path);
+	EvpgFunction *function = EvpgFunctionResolve(signature, role, registered_by, search_path);
 
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, parent);

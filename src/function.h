@@ -41,9 +41,10 @@ typedef struct EvpgFunction
 } EvpgFunction;
 
 extern char *EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant);
-extern EvpgFunction *EvpgFunctionResolve(const char *signature, EvpgRole role, const char *search_path);
+extern EvpgFunction *EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered_by,
+										 const char *search_path);
 extern EvpgFunction *EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role,
-										   const char *search_path);
+										   const char *registered_by, const char *search_path);
 extern int	EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows,
 							 Datum **rows, bool **row_nulls);
 extern char *EvpgFunctionSearchPath(void);

@@ -41,7 +41,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_AGGREGATE_READ] = {
 		"SELECT library, symbol, handler, reducer, invariant, initial_state, snapshot_every, snapshot_keep,"
-		" reducer_version, generation, search_path, fold_generation"
+		" reducer_version, generation, search_path, fold_generation, registered_by"
 		" FROM evpg.aggregate_type WHERE aggregate_type OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
@@ -61,10 +61,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.initial_state)"
 		" THEN GREATEST(excluded.generation, a.generation OPERATOR(pg_catalog.+) 1) ELSE a.fold_generation END"
 		" WHERE (a.library, a.symbol, a.handler, a.reducer, a.invariant, a.initial_state, a.snapshot_every,"
-		" a.snapshot_keep, a.reducer_version, a.search_path)"
+		" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by)"
 		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.handler, excluded.reducer,"
 		" excluded.invariant, excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep,"
-		" excluded.reducer_version, excluded.search_path)",
+		" excluded.reducer_version, excluded.search_path, excluded.registered_by)",
 		13, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID, INT4OID,
 		TEXTOID, TEXTOID, INT8OID}
 	},
@@ -169,20 +169,21 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_INTERCEPTOR_READ] = {
-		"SELECT name, interceptor, aggregate_types, command_types, search_path"
+		"SELECT name, interceptor, aggregate_types, command_types, search_path, registered_by"
 		" FROM evpg.interceptor ORDER BY priority, name",
 		0, {0}
 	},
 	[EVPG_PLAN_INTERCEPTOR_WRITE] = {
-		"INSERT INTO evpg.interceptor AS i (name, interceptor, aggregate_types, command_types, priority, search_path)"
-		" VALUES ($1, $2, $3, $4, $5, $6)"
+		"INSERT INTO evpg.interceptor AS i (name, interceptor, aggregate_types, command_types, priority, search_path,"
+		" registered_by, registered_at) VALUES ($1, $2, $3, $4, $5, $6, $7, pg_catalog.clock_timestamp())"
 		" ON CONFLICT (name) DO UPDATE SET interceptor = excluded.interceptor,"
 		" aggregate_types = excluded.aggregate_types, command_types = excluded.command_types,"
-		" priority = excluded.priority, search_path = excluded.search_path"
-		" WHERE (i.interceptor, i.aggregate_types, i.command_types, i.priority, i.search_path)"
+		" priority = excluded.priority, search_path = excluded.search_path, registered_by = excluded.registered_by,"
+		" registered_at = excluded.registered_at"
+		" WHERE (i.interceptor, i.aggregate_types, i.command_types, i.priority, i.search_path, i.registered_by)"
 		" IS DISTINCT FROM (excluded.interceptor, excluded.aggregate_types, excluded.command_types,"
-		" excluded.priority, excluded.search_path)",
-		6, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID}
+		" excluded.priority, excluded.search_path, excluded.registered_by)",
+		7, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_CLEAR] = {
 		"DELETE FROM evpg.parked_event WHERE name OPERATOR(pg_catalog.=) $1",
@@ -235,7 +236,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_PROJECTION_READ] = {
 		"SELECT name, library, symbol, reducer, handler, key_function, key_path, constant_key, aggregate_types,"
 		" event_types, tags, initial_state, broadcast, event_name, search_path, mode, on_error, max_attempts, reset, tables,"
-		" start_position, version, build, generation_base FROM evpg.projection ORDER BY name",
+		" start_position, version, build, generation_base, registered_by FROM evpg.projection ORDER BY name",
 		0, {0}
 	},
 	[EVPG_PLAN_PROJECTION_WRITE] = {
@@ -255,12 +256,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" start_position = excluded.start_position, version = excluded.version"
 		" WHERE (p.library, p.symbol, p.reducer, p.handler, p.key_function, p.key_path::pg_catalog.text, p.constant_key,"
 		" p.aggregate_types, p.event_types, p.tags, p.initial_state, p.broadcast, p.event_name, p.search_path,"
-		" p.mode, p.on_error, p.max_attempts, p.reset, p.tables, p.start_position, p.version)"
+		" p.mode, p.on_error, p.max_attempts, p.reset, p.tables, p.start_position, p.version, p.registered_by)"
 		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.handler,"
 		" excluded.key_function, excluded.key_path::pg_catalog.text, excluded.constant_key, excluded.aggregate_types,"
 		" excluded.event_types, excluded.tags, excluded.initial_state, excluded.broadcast, excluded.event_name,"
 		" excluded.search_path, excluded.mode, excluded.on_error, excluded.max_attempts, excluded.reset, excluded.tables,"
-		" excluded.start_position, excluded.version)",
+		" excluded.start_position, excluded.version, excluded.registered_by)",
 		23, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID,
 			TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID,
 		INT8OID, INT4OID}
@@ -406,11 +407,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
 		" WHERE (s.library, s.symbol, s.handler, s.rejection_handler, s.timer_handler, s.key_function,"
 		" s.key_path::pg_catalog.text, s.aggregate_types, s.event_types, s.start_event_types, s.initial_state,"
-		" s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path)"
+		" s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path, s.registered_by)"
 		" IS DISTINCT FROM (excluded.library, excluded.symbol, excluded.handler, excluded.rejection_handler,"
 		" excluded.timer_handler, excluded.key_function, excluded.key_path::pg_catalog.text, excluded.aggregate_types,"
 		" excluded.event_types, excluded.start_event_types, excluded.initial_state, excluded.transitions,"
-		" excluded.max_attempts, excluded.backoff, excluded.max_backoff, excluded.search_path)",
+		" excluded.max_attempts, excluded.backoff, excluded.max_backoff, excluded.search_path, excluded.registered_by)",
 		19, {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTARRAYOID,
 		TEXTARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, INT4OID, INTERVALOID, INTERVALOID, TEXTOID, TEXTOID}
 	},
@@ -537,7 +538,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"SELECT name, version, library, symbol, handler, rejection_handler, timer_handler, key_function, "
 		"key_path, aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts, "
 		"(EXTRACT(epoch FROM backoff) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, (EXTRACT(epoch FROM "
-		"max_backoff) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, search_path FROM evpg.saga ORDER BY "
+		"max_backoff) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, search_path, registered_by FROM evpg.saga ORDER BY "
 		"name, version DESC",
 		0, {0}
 	},
@@ -687,14 +688,17 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_TRANSLATOR_READ] = {
-		"SELECT translator, search_path FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
+		"SELECT translator, search_path, registered_by FROM evpg.translator WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_TRANSLATOR_WRITE] = {
-		"INSERT INTO evpg.translator AS t (name, translator, search_path) VALUES ($1, $2, $3)"
-		" ON CONFLICT (name) DO UPDATE SET translator = excluded.translator, search_path = excluded.search_path"
-		" WHERE (t.translator, t.search_path) IS DISTINCT FROM (excluded.translator, excluded.search_path)",
-		3, {TEXTOID, TEXTOID, TEXTOID}
+		"INSERT INTO evpg.translator AS t (name, translator, search_path, registered_by, registered_at)"
+		" VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp())"
+		" ON CONFLICT (name) DO UPDATE SET translator = excluded.translator, search_path = excluded.search_path,"
+		" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+		" WHERE (t.translator, t.search_path, t.registered_by)"
+		" IS DISTINCT FROM (excluded.translator, excluded.search_path, excluded.registered_by)",
+		4, {TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 	},
 };
 

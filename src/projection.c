@@ -128,6 +128,7 @@ load_projection(uint64 row)
 	projection->version = (int) result_int(row, 22);
 	projection->build = result_int(row, 23);
 	projection->generation_base = (int) result_int(row, 24);
+	projection->registered_by = result_text(row, 25);
 	return projection;
 }
 
@@ -262,9 +263,9 @@ EvpgProjectionFunction(EvpgProjection *projection)
 	if (projection->function == NULL)
 		projection->function = projection->reducer_signature != NULL ?
 			EvpgFunctionResolveIn(projection->context, projection->reducer_signature,
-								  EVPG_ROLE_PROJECTION_REDUCER, projection->search_path) :
+								  EVPG_ROLE_PROJECTION_REDUCER, projection->registered_by, projection->search_path) :
 			EvpgFunctionResolveIn(projection->context, projection->handler_signature,
-								  EVPG_ROLE_PROJECTION_HANDLER, projection->search_path);
+								  EVPG_ROLE_PROJECTION_HANDLER, projection->registered_by, projection->search_path);
 	return projection->function;
 }
 
@@ -291,7 +292,7 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
 	{
 		if (projection->key_function == NULL)
 			projection->key_function = EvpgFunctionResolveIn(projection->context, projection->key_signature,
-															 EVPG_ROLE_KEY, projection->search_path);
+															 EVPG_ROLE_KEY, projection->registered_by, projection->search_path);
 		return EvpgKeysByFunction(projection->key_function, event, "projection key");
 	}
 	if (projection->native && projection->module.key != NULL)

@@ -46,6 +46,7 @@ typedef struct EvpgProjection
 	EvpgFunction *function;		/* reducer or handler, once it is used */
 	EvpgFunction *key_function; /* once it is used */
 	char	   *search_path;
+	char	   *registered_by;
 	List	   *aggregate_types;	/* NIL: all, as the next two */
 	List	   *event_types;
 	List	   *tags;

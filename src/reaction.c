@@ -230,7 +230,7 @@ static EvpgFunction *
 resolve(EvpgSaga *saga, EvpgFunction **function, const char *signature, EvpgRole role)
 {
 	if (*function == NULL)
-		*function = EvpgFunctionResolveIn(saga->context, signature, role, saga->search_path);
+		*function = EvpgFunctionResolveIn(saga->context, signature, role, saga->registered_by, saga->search_path);
 	return *function;
 }
 

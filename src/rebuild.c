@@ -249,7 +249,8 @@ apply_rest(Rebuild *rebuild)
 static void
 call_reset(EvpgProjection *projection)
 {
-	EvpgFunction *reset = EvpgFunctionResolve(projection->reset_signature, EVPG_ROLE_RESET, projection->search_path);
+	EvpgFunction *reset = EvpgFunctionResolve(projection->reset_signature, EVPG_ROLE_RESET, projection->registered_by,
+											  projection->search_path);
 	Datum	   *rows;
 	bool	   *nulls;
 

@@ -618,7 +618,7 @@ bool
 EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why)
 {
 	Datum		args[1] = {EvpgCommandDatum(command)};
-	Call		call = {.function = interceptor->function, .args = args, .max_rows = 1};
+	Call		call = {.function = EvpgRegistryInterceptorFunction(interceptor), .args = args, .max_rows = 1};
 	EvpgCommand changed;
 	bool		passed;
 	Frame		frame = {

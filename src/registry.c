@@ -191,6 +191,7 @@ load_aggregate(const char *aggregate_type)
 	char	   *reducer;
 	char	   *invariant;
 	char	   *search_path;
+	char	   *registered_by;
 
 	/* An error below leaves the context to the caller's. */
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgAggregate", ALLOCSET_SMALL_SIZES);
@@ -216,6 +217,7 @@ load_aggregate(const char *aggregate_type)
 	aggregate->generation = DatumGetInt64(result_value(10));
 	search_path = result_text(11, context);
 	aggregate->fold_generation = DatumGetInt64(result_value(12));
+	registered_by = result_text(13, context);
 	EvpgPlanDone();
 
 	old = MemoryContextSwitchTo(context);
@@ -232,10 +234,10 @@ load_aggregate(const char *aggregate_type)
 	}
 	else
 	{
-		aggregate->handler = EvpgFunctionResolve(handler, EVPG_ROLE_HANDLER, search_path);
-		aggregate->reducer = EvpgFunctionResolve(reducer, EVPG_ROLE_REDUCER, search_path);
+		aggregate->handler = EvpgFunctionResolve(handler, EVPG_ROLE_HANDLER, registered_by, search_path);
+		aggregate->reducer = EvpgFunctionResolve(reducer, EVPG_ROLE_REDUCER, registered_by, search_path);
 		if (invariant != NULL)
-			aggregate->invariant = EvpgFunctionResolve(invariant, EVPG_ROLE_INVARIANT, search_path);
+			aggregate->invariant = EvpgFunctionResolve(invariant, EVPG_ROLE_INVARIANT, registered_by, search_path);
 		aggregate->stamp = aggregate->reducer->stamp;
 	}
 	MemoryContextSwitchTo(old);
@@ -463,8 +465,8 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	ArrayType  *command_types = EvpgArgTextArray(fcinfo, 3, "command_types");
 	char	   *search_path = EvpgFunctionSearchPath();
 	Oid			registrant = GetUserId();
-	Datum		values[6];
-	char		nulls[6];
+	Datum		values[7];
+	char		nulls[7];
 	uint64		changed;
 	EvpgScope	scope;
 
@@ -482,6 +484,7 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	nulls[3] = command_types == NULL ? 'n' : ' ';
 	values[4] = Int32GetDatum(arg_int(fcinfo, 4, "priority", PG_INT32_MIN));
 	EvpgRegistryPut(values, nulls, 5, search_path);
+	EvpgRegistryPut(values, nulls, 6, GetUserNameFromId(registrant, false));
 
 	EvpgEnter(&scope, "evpg_register_interceptor()");
 	changed = EvpgPlanRun(EVPG_PLAN_INTERCEPTOR_WRITE, values, nulls);
@@ -550,15 +553,19 @@ EvpgRegistryInterceptors(void)
 		Datum		name;
 		Datum		signature;
 		Datum		search_path;
+		Datum		registered_by;
 
 		(void) EvpgPlanResult(row, 1, &name);
 		(void) EvpgPlanResult(row, 2, &signature);
 		(void) EvpgPlanResult(row, 5, &search_path);
+		(void) EvpgPlanResult(row, 6, &registered_by);
 		interceptor->name = TextDatumGetCString(name);
 		interceptor->aggregate_types = EvpgRegistryList(row, 3);
 		interceptor->command_types = EvpgRegistryList(row, 4);
-		interceptor->function = EvpgFunctionResolve(TextDatumGetCString(signature), EVPG_ROLE_INTERCEPTOR,
-													TextDatumGetCString(search_path));
+		interceptor->signature = TextDatumGetCString(signature);
+		interceptor->search_path = TextDatumGetCString(search_path);
+		interceptor->registered_by = TextDatumGetCString(registered_by);
+		interceptor->context = context;
 		list = lappend(list, interceptor);
 	}
 	MemoryContextSwitchTo(old);
@@ -567,6 +574,16 @@ EvpgRegistryInterceptors(void)
 	interceptors = list;
 	EvpgInterceptorContext = context;
 	return interceptors;
+}
+
+/* The function of an interceptor: one that cannot be called stops only the commands that it would see. */
+EvpgFunction *
+EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor)
+{
+	if (interceptor->function == NULL)
+		interceptor->function = EvpgFunctionResolveIn(interceptor->context, interceptor->signature, EVPG_ROLE_INTERCEPTOR,
+													  interceptor->registered_by, interceptor->search_path);
+	return interceptor->function;
 }
 
 /* Whether a name is in a list that means all when it is NIL. */

@@ -54,7 +54,11 @@ typedef struct EvpgAggregate
 typedef struct EvpgInterceptor
 {
 	char	   *name;
-	EvpgFunction *function;
+	char	   *signature;
+	char	   *search_path;
+	char	   *registered_by;
+	EvpgFunction *function;		/* NULL: not needed yet */
+	MemoryContext context;		/* of all of it */
 	List	   *aggregate_types;	/* NIL: all */
 	List	   *command_types;	/* NIL: all */
 } EvpgInterceptor;
@@ -62,6 +66,7 @@ typedef struct EvpgInterceptor
 extern void EvpgRegistryInit(void);
 extern EvpgAggregate *EvpgRegistryAggregate(const char *aggregate_type);
 extern List *EvpgRegistryInterceptors(void);
+extern EvpgFunction *EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor);
 extern bool EvpgRegistryListed(List *names, const char *name);
 
 /* for other registrations */

@@ -81,6 +81,7 @@ load_saga(uint64 row)
 	saga->backoff = result_int(row, 16);
 	saga->max_backoff = result_int(row, 17);
 	saga->search_path = result_text(row, 18);
+	saga->registered_by = result_text(row, 19);
 	return saga;
 }
 

@@ -35,6 +35,7 @@ typedef struct EvpgSaga
 	EvpgFunction *key_function;
 	bool		found;			/* all of its code */
 	char	   *search_path;
+	char	   *registered_by;
 	List	   *aggregate_types;	/* NIL: all, as the next two */
 	List	   *event_types;
 	List	   *start_event_types;

@@ -353,7 +353,7 @@ shadowed(EvpgProjection *projection, int64 build)
 
 	*copy = *projection;
 	copy->context = CurrentMemoryContext;
-	copy->function = EvpgFunctionResolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER,
+	copy->function = EvpgFunctionResolve(projection->handler_signature, EVPG_ROLE_PROJECTION_HANDLER, projection->registered_by,
 										 psprintf("%s, %s", shadow_schema(build), projection->search_path));
 	copy->key_function = NULL;
 	return copy;

@@ -49,7 +49,7 @@ evpg_register_translator(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "translator name");
 	char	   *search_path = EvpgFunctionSearchPath();
-	Datum		values[3];
+	Datum		values[4];
 	uint64		changed;
 	EvpgScope	scope;
 
@@ -61,6 +61,7 @@ evpg_register_translator(PG_FUNCTION_ARGS)
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_TRANSLATOR, GetUserId()));
 	values[2] = CStringGetTextDatum(search_path);
+	values[3] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 
 	EvpgEnter(&scope, "evpg_register_translator()");
 	changed = EvpgPlanRun(EVPG_PLAN_TRANSLATOR_WRITE, values, NULL);
@@ -124,7 +125,7 @@ load_translator(const char *name)
 	translator = palloc(sizeof(Translator));
 	translator->context = context;
 	translator->name = pstrdup(name);
-	translator->function = EvpgFunctionResolve(result_text(1), EVPG_ROLE_TRANSLATOR, result_text(2));
+	translator->function = EvpgFunctionResolve(result_text(1), EVPG_ROLE_TRANSLATOR, result_text(3), result_text(2));
 	MemoryContextSwitchTo(old);
 	EvpgPlanDone();
 	MemoryContextSetParent(context, EvpgRegistryMemory());

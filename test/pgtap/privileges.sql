@@ -12,7 +12,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(495);
+SELECT plan(496);
 CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   result text;
@@ -218,14 +218,17 @@ SELECT is(error_of(format($$SELECT evpg_execute('op', 'c', 'X', %L)$$,
 -- another owner
 ALTER FUNCTION test.op_apply(jsonb, evpg.event) OWNER TO evpg_test_owner;
 SET evpg.state_cache_size = 0;
-SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_owner',
-  'a function that changes hands runs as its new owner');
-RESET evpg.state_cache_size;
+SELECT is(error_of($$SELECT evpg_state('op', 'a')$$),
+  '42501 role "evpg_test_operator" may not have reducer test.op_apply(pg_catalog.jsonb,evpg.event) run',
+  'a function that changes hands is not run any more');
 SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$),
   '42501 must be owner of function test.op_apply(pg_catalog.jsonb,evpg.event)', 'and its old owner cannot register it');
 GRANT evpg_test_owner TO evpg_test_operator;
+SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_owner',
+  'unless it is a member of the new one, as which the function runs');
 SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$), 'done',
-  'unless it is a member of the new one');
+  'then it can register it, too');
+RESET evpg.state_cache_size;
 
 -- settings
 SELECT alike(as_role('evpg_test_writer', 'SET evpg.' || s), '42501 %', 'a limit is a superuser''s: ' || s)
