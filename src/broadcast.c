@@ -21,6 +21,7 @@
 #include "commands/async.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
+#include "durable.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "ring.h"
@@ -119,6 +120,7 @@ send(char *channel, char *wider_channel, char *text)
 		EvpgRingPut(channel, wider_channel, text);
 	else
 	{
+		EvpgDurableNotifies();
 		Async_Notify(channel, text);
 		Async_Notify(wider_channel, text);
 	}

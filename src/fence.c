@@ -31,6 +31,7 @@
 #include "access/xlog.h"
 #include "catalog.h"
 #include "commands/sequence.h"
+#include "durable.h"
 #include "fence.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -103,6 +104,7 @@ EvpgFenceEnter(void)
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	XLogRecPtr	lsn;
 
+	EvpgDurableAppends();
 	if (EVPG_MUTATION("fence_late"))
 		return;
 	if (!held_by_me(catalog->fence))
@@ -165,28 +167,21 @@ look(const EvpgCatalog *catalog, int64 drawn)
 }
 
 /*
- * EvpgFenceStablePosition
- *		A position at or below which no event can still appear.  Read events up
- *		to it with a snapshot taken afterwards, so only under READ COMMITTED.
+ * find_stable_position
+ *		See EvpgFenceStablePosition.  lsn: up to where WAL must be kept for a crash
+ *		not to forget what was drawn.
  *
  * With wait, if appenders are in mid-flight, it looks again for at most a tenth
  * of a second, until those of the first look are through; longer ones hold the
  * mark.  A transaction that has appended does not look again: two of them
  * would look at each other.
- *
- * Positions drawn in vain are part of the mark, and perhaps no commit has
- * written them to disk.  After a crash they would be drawn again, below the
- * mark that somebody keeps elsewhere; so they are written now.  A checkpoint
- * stored in this database does not need it, since its own commit comes later in
- * the WAL; with synchronous_commit off a crash may take back what was seen.
  */
-int64
-EvpgFenceStablePosition(bool wait)
+static int64
+find_stable_position(bool wait, XLogRecPtr *lsn)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
 	int64		mark;
-	XLogRecPtr	lsn;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -201,7 +196,7 @@ EvpgFenceStablePosition(bool wait)
 				 errdetail("The snapshot of this transaction may be older than the position."),
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
-	wanted = last_drawn(catalog->event_position, &lsn);
+	wanted = last_drawn(catalog->event_position, lsn);
 	mark = look(catalog, wanted);
 	if (wait && !held_by_me(catalog->fence))
 		for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
@@ -209,10 +204,41 @@ EvpgFenceStablePosition(bool wait)
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
-			mark = look(catalog, last_drawn(catalog->event_position, &lsn));
+			mark = look(catalog, last_drawn(catalog->event_position, lsn));
 		}
-	if (synchronous_commit > SYNCHRONOUS_COMMIT_OFF && !EVPG_MUTATION("fence_unwritten"))
-		XLogFlush(lsn);
+	return mark;
+}
+
+/*
+ * EvpgFenceStablePosition
+ *		A position at or below which no event can still appear.  Read events up
+ *		to it with a snapshot taken afterwards, so only under READ COMMITTED.
+ *
+ * A crash may take back the last of these events.  That does no harm to what is
+ * stored in this database, whose own commit comes later in the WAL.
+ */
+int64
+EvpgFenceStablePosition(bool wait)
+{
+	XLogRecPtr	lsn;
+
+	return find_stable_position(wait, &lsn);
+}
+
+/*
+ * EvpgFenceDurablePosition
+ *		The same for what is handed out (rule 19): no crash takes back what is
+ *		decided up to there.  That is the events, and also the positions that were
+ *		drawn in vain: else they would be drawn again, below a mark that somebody
+ *		keeps elsewhere.
+ */
+int64
+EvpgFenceDurablePosition(bool wait)
+{
+	XLogRecPtr	lsn;
+	int64		mark = find_stable_position(wait, &lsn);
+
+	EvpgDurableAwaitAppends(lsn);
 	return mark;
 }
 

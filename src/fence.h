@@ -13,5 +13,6 @@ extern int64 EvpgFenceDraw(void);
 extern int64 EvpgFenceLastDrawn(void);
 extern bool EvpgFenceHeld(void);
 extern int64 EvpgFenceStablePosition(bool wait);
+extern int64 EvpgFenceDurablePosition(bool wait);
 
 #endif							/* EVPG_FENCE_H */

@@ -26,6 +26,7 @@
  *		log.c, stream.c, row.c	events, streams, single rows
  *		fence.c					positions
  *		ring.c, shared.c		shared memory: frames to be sent, who is to be woken
+ *		durable.c				what leaves the database is on disk
  *		clock.c, home.c			when timers become due, whether this database is a copy
  *		event.c, json.c, check.c	values
  *		attempt.c				subtransactions
@@ -40,6 +41,7 @@
 
 #include "catalog.h"
 #include "commands/trigger.h"
+#include "durable.h"
 #include "errors.h"
 #include "fmgr.h"
 #include "launcher.h"
@@ -70,6 +72,7 @@ _PG_init(void)
 	EvpgSettingsInit();
 	EvpgSharedInit();
 	EvpgRingInit();
+	EvpgDurableInit();
 	EvpgCatalogInit();
 	EvpgRegistryInit();
 	EvpgProjectedInit();

@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "check.h"
 #include "consumer.h"
+#include "durable.h"
 #include "errors.h"
 #include "fence.h"
 #include "funcapi.h"
@@ -201,13 +202,13 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	}
 	values[5] = Int64GetDatum(max_count);
 	nulls[5] = max_count < 0 ? 'n' : ' ';
-	mark = stable_only ? EvpgFenceStablePosition(false) : 0;
+	mark = stable_only ? EvpgFenceDurablePosition(false) : 0;
 	values[1] = Int64GetDatum(mark);
 	rows = EvpgPlanRun(EVPG_PLAN_EVENTS_READ_ALL, values, nulls);
 	/* A page that is not full is worth waiting for appenders in mid-flight. */
 	if (stable_only && rows != (uint64) max_count)
 	{
-		int64		later = EvpgFenceStablePosition(true);
+		int64		later = EvpgFenceDurablePosition(true);
 
 		if (later > mark)
 		{
@@ -225,7 +226,7 @@ evpg_read_all(PG_FUNCTION_ARGS)
 Datum
 evpg_stable_position(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(EvpgFenceStablePosition(true));
+	PG_RETURN_INT64(EvpgFenceDurablePosition(true));
 }
 
 Datum
@@ -368,21 +369,26 @@ evpg_projection_changes(PG_FUNCTION_ARGS)
 	Datum		parameters[4];
 	char		no_limit[4] = {' ', ' ', ' ', 'n'};
 	uint64		rows;
+	bool		is_async;
 	EvpgConsumer consumer;
 	EvpgScope	scope;
 
 	(void) EvpgArgBigint(fcinfo, 1, "after_position");
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
-	mark = EvpgFenceStablePosition(true);
+	mark = EvpgFenceDurablePosition(true);
 	/* No further than an asynchronous projection is. */
-	if (EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC && EvpgConsumerRead(name, &consumer))
+	is_async = EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC;
+	if (is_async && EvpgConsumerRead(name, &consumer))
 		mark = Min(mark, consumer.checkpoint);
 	parameters[0] = PG_GETARG_DATUM(0);
 	parameters[1] = PG_GETARG_DATUM(1);
 	parameters[2] = Int64GetDatum(mark);
 	parameters[3] = Int64GetDatum(max_count);
 	rows = EvpgPlanRun(EVPG_PLAN_PROJECTED_CHANGES, parameters, max_count < 0 ? no_limit : NULL);
+	/* Batches of workers commit lazily. */
+	if (is_async && rows > 0)
+		EvpgDurableAwaitAll();
 	if (max_count >= 0 && rows >= (uint64) max_count && rows > 0)
 	{
 		Datum		last;

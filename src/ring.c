@@ -28,6 +28,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -186,6 +187,7 @@ hand_over(EvpgDatabase *slot, int64 count)
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
 	ring->commits++;
+	ring->lsn = Max(ring->lsn, XactLastCommitEnd);
 	if (slot->database != MyDatabaseId)
 		;						/* the extension is gone, and whoever listened */
 	else if (marks[nmarks - 1].lost || ring->head - ring->tail + frames.len > ring_size())
@@ -266,6 +268,7 @@ EvpgRingTake(EvpgRingBatch *batch)
 	tail = ring->tail;
 	there = Min(ring->head - tail, Min(MAX_BATCH, ring_size()));
 	batch->dropped = ring->dropped - ring->announced;
+	batch->lsn = ring->lsn;
 	batch->commits = ring->commits - commits;
 	commits = ring->commits;
 	LWLockRelease(ring->lock);

@@ -8,6 +8,8 @@
 #ifndef EVPG_RING_H
 #define EVPG_RING_H
 
+#include "access/xlogdefs.h"
+
 /* What the broadcaster takes at once: copies of the oldest frames. */
 typedef struct EvpgRingBatch
 {
@@ -16,6 +18,7 @@ typedef struct EvpgRingBatch
 	int			frames;
 	int64		commits;		/* handed over frames since the last batch */
 	int64		dropped;		/* to be announced */
+	XLogRecPtr	lsn;			/* to be durable before they are sent */
 } EvpgRingBatch;
 
 extern void EvpgRingInit(void);

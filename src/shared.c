@@ -112,6 +112,7 @@ create(void)
 	memset(EvpgSharedMemory, 0, slots_size());
 	EvpgSharedMemory->lock = &locks[0].lock;
 	EvpgSharedMemory->rescan = true;
+	pg_atomic_init_u64(&EvpgSharedMemory->appended, 0);
 	EvpgSharedMemory->count = EvpgMaxDatabases;
 	for (int i = 0; i < EvpgMaxDatabases; i++)
 	{

@@ -9,6 +9,7 @@
 #ifndef EVPG_SHARED_H
 #define EVPG_SHARED_H
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
@@ -35,6 +36,7 @@ typedef struct EvpgRing
 {
 	LWLock	   *lock;			/* guards all of it but the bytes up to head */
 	char	   *bytes;			/* evpg.broadcast_buffer */
+	XLogRecPtr	lsn;			/* the end of the last commit with frames */
 	uint64		head;
 	uint64		tail;
 	int64		commits;		/* with frames */
@@ -65,6 +67,8 @@ typedef struct EvpgShared
 	bool		rescan;			/* databases came or went */
 	Oid			refused;		/* a database that found no free slot */
 	Oid			probed;			/* where the last probe came to its end */
+	pg_atomic_uint64 appended;	/* end of the last commit of an appender, see
+								 * durable.c */
 	int			count;
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgShared;

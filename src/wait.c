@@ -17,6 +17,7 @@
 #include "async.h"
 #include "catalog.h"
 #include "check.h"
+#include "durable.h"
 #include "errors.h"
 #include "fence.h"
 #include "funcapi.h"
@@ -102,6 +103,9 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, Times
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(memory);
+	/* What was seen may have been committed lazily. */
+	if (found)
+		EvpgDurableAwaitAll();
 	return found;
 }
 

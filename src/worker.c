@@ -24,6 +24,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/async.h"
 #include "commands/extension.h"
+#include "durable.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -84,7 +85,7 @@ connect_to_database(void)
 	force("default_transaction_isolation", "read committed");
 	force("default_transaction_read_only", "off");
 	force("default_transaction_deferrable", "off");
-	force("synchronous_commit", "off");
+	EvpgDurableBeLazy();
 	force("statement_timeout", "0");
 	force("lock_timeout", "0");
 	force("idle_in_transaction_session_timeout", "0");
@@ -294,6 +295,8 @@ send_batch(void)
 	const char *frame = batch.bytes;
 
 	begin();
+	/* What the frames tell must not be taken back by a crash. */
+	EvpgDurableAwait(batch.lsn);
 	for (int i = 0; i < batch.frames; i++)
 	{
 		const char *key_channel;

@@ -145,7 +145,7 @@ is($node->safe_psql('postgres', "SELECT string_agg((position - $base)::text, ' '
 
 # Positions drawn in vain count for the mark, and who was told it must not miss what is appended after a crash, though no
 # commit and no background process has written the WAL; else they are drawn again.
-foreach my $mutation ('', 'fence_unwritten')
+foreach my $mutation ('', 'undurable')
 {
 	$node->safe_psql('postgres', "ALTER DATABASE postgres SET evpg.test_mutation = '$mutation'");
 	my @writers = split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer')");

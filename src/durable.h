@@ -1,0 +1,21 @@
+/*-------------------------------------------------------------------------
+ *
+ * durable.h
+ *		What leaves the database is on disk before it does.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_DURABLE_H
+#define EVPG_DURABLE_H
+
+#include "access/xlogdefs.h"
+
+extern void EvpgDurableInit(void);
+extern void EvpgDurableBeLazy(void);
+extern void EvpgDurableAppends(void);
+extern void EvpgDurableNotifies(void);
+extern void EvpgDurableAwait(XLogRecPtr lsn);
+extern void EvpgDurableAwaitAll(void);
+extern void EvpgDurableAwaitAppends(XLogRecPtr lsn);
+
+#endif							/* EVPG_DURABLE_H */
