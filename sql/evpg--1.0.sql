@@ -35,9 +35,9 @@ CREATE TABLE evpg.aggregate_type (
   search_path     text NOT NULL,
   registered_by   text NOT NULL,
   registered_at   timestamptz NOT NULL,
-  CHECK ((library IS NULL) = (symbol IS NULL)),
-  CHECK ((library IS NULL) <> (handler IS NULL)),
-  CHECK ((handler IS NULL) = (reducer IS NULL))
+  CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
+  CHECK ((library IS NULL) OPERATOR(pg_catalog.<>) (handler IS NULL)),
+  CHECK ((handler IS NULL) OPERATOR(pg_catalog.=) (reducer IS NULL))
 );
 COMMENT ON TABLE evpg.aggregate_type IS 'registered aggregates: a symbol of a shared object, or functions';
 COMMENT ON COLUMN evpg.aggregate_type.generation IS 'rises with each change of the registration';
@@ -48,7 +48,7 @@ CREATE TABLE evpg.stream (
   stream_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   version        bigint NOT NULL DEFAULT 0,
   last_position  bigint NOT NULL DEFAULT 0,
-  created_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   aggregate_type text COLLATE "C" NOT NULL,
   aggregate_id   text COLLATE "C" NOT NULL,
   UNIQUE (aggregate_type, aggregate_id)
@@ -84,9 +84,9 @@ COMMENT ON COLUMN evpg.event_log.data IS 'NULL: an event without data';
 
 CREATE VIEW evpg.event AS
   SELECT e."position", s.aggregate_type, s.aggregate_id, e.version, e.event_id, e.type, e.schema_version,
-         e.data, e.metadata, e.tags, e.command_id, coalesce(e.correlation_id, e.event_id::text) AS correlation_id,
+         e.data, e.metadata, e.tags, e.command_id, coalesce(e.correlation_id, e.event_id::pg_catalog.text) AS correlation_id,
          e.causation_id, e.actor, e.occurred_at, e.recorded_at
-    FROM evpg.event_log e JOIN evpg.stream s USING (stream_id);
+    FROM evpg.event_log e JOIN evpg.stream s ON s.stream_id OPERATOR(pg_catalog.=) e.stream_id;
 COMMENT ON VIEW evpg.event IS 'events; its row type is what functions receive and return';
 
 CREATE TABLE evpg.command_record (
@@ -139,24 +139,24 @@ CREATE TABLE evpg.projection (
   event_types      text[],
   tags             text[],
   initial_state    jsonb NOT NULL,
-  broadcast        text NOT NULL CHECK (broadcast IN ('none', 'pointer', 'delta')),
+  broadcast        text NOT NULL CHECK (broadcast OPERATOR(pg_catalog.=) ANY ('{none,pointer,delta}'::pg_catalog.text[])),
   event_name       text NOT NULL,
   search_path      text NOT NULL,
   registered_by    text NOT NULL,
   registered_at    timestamptz NOT NULL,
-  mode             text NOT NULL CHECK (mode IN ('inline', 'async')),
-  on_error         text NOT NULL CHECK (on_error IN ('stop', 'park', 'skip')),
+  mode             text NOT NULL CHECK (mode OPERATOR(pg_catalog.=) ANY ('{inline,async}'::pg_catalog.text[])),
+  on_error         text NOT NULL CHECK (on_error OPERATOR(pg_catalog.=) ANY ('{stop,park,skip}'::pg_catalog.text[])),
   max_attempts     int NOT NULL,
   reset            text,
   tables           text[],
   start_position   bigint NOT NULL,
   version          int NOT NULL,
-  build            bigint NOT NULL DEFAULT nextval('evpg.projection_build') UNIQUE,
+  build            bigint NOT NULL DEFAULT pg_catalog.nextval('evpg.projection_build'::pg_catalog.regclass) UNIQUE,
   generation_base  int NOT NULL DEFAULT 0,
   rebuilt_position bigint NOT NULL DEFAULT 0,
-  CHECK ((library IS NULL) = (symbol IS NULL)),
-  CHECK (num_nonnulls(library, reducer, handler) = 1),
-  CHECK (num_nonnulls(key_function, key_path, constant_key) <= 1)
+  CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
+  CHECK (pg_catalog.num_nonnulls(library, reducer, handler) OPERATOR(pg_catalog.=) 1),
+  CHECK (pg_catalog.num_nonnulls(key_function, key_path, constant_key) OPERATOR(pg_catalog.<=) 1)
 );
 COMMENT ON TABLE evpg.projection IS 'registered projections: a symbol of a shared object, or functions';
 COMMENT ON COLUMN evpg.projection.build IS 'the rows that are read; a rebuild makes other ones beside them';
@@ -180,12 +180,12 @@ COMMENT ON COLUMN evpg.projection_state.version IS 'count of events applied in t
 COMMENT ON COLUMN evpg.projection_state.generation IS 'from 1 on in a build';
 COMMENT ON COLUMN evpg.projection_state.state IS 'NULL: deleted, or the row of a table projection';
 -- Few rows; says at once how many generations the next build has to skip.
-CREATE INDEX projection_state_generation ON evpg.projection_state (build, generation) WHERE generation > 1;
+CREATE INDEX projection_state_generation ON evpg.projection_state (build, generation) WHERE generation OPERATOR(pg_catalog.>) 1;
 
 CREATE VIEW evpg.projected_state AS
-  SELECT p.name, s.key, s.state, p.generation_base + s.generation AS generation, s.version,
+  SELECT p.name, s.key, s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation AS generation, s.version,
          greatest(s."position", p.rebuilt_position) AS "position", s.updated_at
-    FROM evpg.projection p JOIN evpg.projection_state s USING (build) WHERE NOT s.deleted;
+    FROM evpg.projection p JOIN evpg.projection_state s ON s.build OPERATOR(pg_catalog.=) p.build WHERE NOT s.deleted;
 COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
 
 -- Who changes a row holds the advisory lock of the consumer's name, see src/consumer.c.
@@ -194,15 +194,15 @@ CREATE TABLE evpg.consumer (
   start_position bigint NOT NULL,
   events_total   bigint NOT NULL DEFAULT 0,
   errors_total   bigint NOT NULL DEFAULT 0,
-  created_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
-  updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  updated_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   error_position bigint,
   retry_at       timestamptz,
   last_error_at  timestamptz,
   attempts       int NOT NULL DEFAULT 0,
   name           text COLLATE "C" PRIMARY KEY,
-  kind           text NOT NULL CHECK (kind IN ('projection', 'saga')),
-  status         text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'paused', 'stopped')),
+  kind           text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{projection,saga}'::pg_catalog.text[])),
+  status         text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,paused,stopped}'::pg_catalog.text[])),
   last_error     text,
   last_sqlstate  text,
   last_context   text
@@ -217,7 +217,7 @@ COMMENT ON COLUMN evpg.consumer.last_context IS 'where the last error was raised
 CREATE TABLE evpg.parked_event (
   parked_event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   "position"      bigint NOT NULL,
-  parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+  parked_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   attempts        int NOT NULL,
   name            text COLLATE "C" NOT NULL,
   key             text COLLATE "C",
@@ -238,11 +238,11 @@ COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; 
 CREATE TABLE evpg.rebuild (
   name         text COLLATE "C" PRIMARY KEY,
   build        bigint NOT NULL,
-  status       text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'failed')),
+  status       text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,failed}'::pg_catalog.text[])),
   parts        int NOT NULL,
   start_position bigint NOT NULL,
   goal         bigint NOT NULL,
-  started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  started_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   retry_at     timestamptz,
   last_error_at timestamptz,
   attempts     int NOT NULL DEFAULT 0,
@@ -301,11 +301,11 @@ CREATE TABLE evpg.saga (
   max_backoff       interval NOT NULL,
   search_path       text NOT NULL,
   registered_by     text NOT NULL,
-  registered_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  registered_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   PRIMARY KEY (name, version),
-  CHECK ((library IS NULL) = (symbol IS NULL)),
-  CHECK (num_nonnulls(library, handler) = 1),
-  CHECK (num_nonnulls(key_function, key_path) <= 1)
+  CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
+  CHECK (pg_catalog.num_nonnulls(library, handler) OPERATOR(pg_catalog.=) 1),
+  CHECK (pg_catalog.num_nonnulls(key_function, key_path) OPERATOR(pg_catalog.<=) 1)
 );
 COMMENT ON TABLE evpg.saga IS 'registered sagas: a symbol of a shared object, or functions';
 
@@ -315,7 +315,7 @@ CREATE TABLE evpg.saga_instance (
   started_at   timestamptz NOT NULL,
   updated_at   timestamptz NOT NULL,
   saga_version int NOT NULL,
-  status       text NOT NULL CHECK (status IN ('running', 'completed')),
+  status       text NOT NULL CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,completed}'::pg_catalog.text[])),
   saga         text COLLATE "C" NOT NULL,
   key          text COLLATE "C" NOT NULL,
   state        jsonb NOT NULL,
@@ -356,7 +356,7 @@ CREATE TABLE evpg.timer (
   correlation_id text,
   causation_id   text,
   UNIQUE (saga, key, name),
-  CHECK ((saga IS NULL) = (command IS NOT NULL))
+  CHECK ((saga IS NULL) OPERATOR(pg_catalog.=) (command IS NOT NULL))
 );
 CREATE INDEX ON evpg.timer (due_at);
 CREATE INDEX ON evpg.timer (retry_at) WHERE retry_at IS NOT NULL;
@@ -365,7 +365,7 @@ COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and co
 
 CREATE TABLE evpg.dead_letter (
   dead_letter_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+  created_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   source_position bigint,
   timer_id        bigint,
   attempts        int NOT NULL,
@@ -380,7 +380,7 @@ CREATE TABLE evpg.dead_letter (
   hint            text,
   context         text,
   resolved_at     timestamptz,
-  resolution      text CHECK (resolution IN ('retried', 'discarded')),
+  resolution      text CHECK (resolution OPERATOR(pg_catalog.=) ANY ('{retried,discarded}'::pg_catalog.text[])),
   reason          text,
   resolved_by     text
 );
@@ -396,23 +396,23 @@ COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it fr
 -- An appender's lock says what had been drawn before it (src/fence.c).  On a standby nobody can know who appends.
 CREATE VIEW evpg.stat_stable_position AS
   WITH drawn AS MATERIALIZED (
-    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS last_position FROM evpg.event_position),
-  held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted),
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value OPERATOR(pg_catalog.-) 1 END AS last_position FROM evpg.event_position),
+  held AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted),
   appender AS (
-    SELECT h.pid, h.virtualtransaction, (h.classid::bigint << 32) | h.objid::bigint AS drawn_before
+    SELECT h.pid, h.virtualtransaction, (h.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) h.objid::pg_catalog.int8 AS drawn_before
       FROM held h
-     WHERE h.locktype = 'advisory' AND h.objsubid = 17751
-       AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+     WHERE h.locktype OPERATOR(pg_catalog.=) 'advisory' AND h.objsubid OPERATOR(pg_catalog.=) 17751
+       AND h.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())),
   prepared AS (
     SELECT h.virtualtransaction, p.gid, p.prepared
-      FROM pg_prepared_xacts p JOIN held h ON h.pid IS NULL AND h.transactionid = p.transaction)
-  SELECT CASE WHEN NOT pg_is_in_recovery() THEN least(d.last_position, min(a.drawn_before) OVER ()) END AS stable_position,
+      FROM pg_catalog.pg_prepared_xacts p JOIN held h ON h.pid IS NULL AND h.transactionid OPERATOR(pg_catalog.=) p.transaction)
+  SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN least(d.last_position, pg_catalog.min(a.drawn_before) OVER ()) END AS stable_position,
          d.last_position, a.pid AS blocker_pid, p.gid AS blocker_gid, coalesce(s.xact_start, p.prepared) AS blocker_xact_start,
          CASE WHEN p.gid IS NOT NULL THEN 'prepared' ELSE s.state END AS blocker_state, s.query AS blocker_query
     FROM drawn d
-    LEFT JOIN appender a ON a.drawn_before < d.last_position
-    LEFT JOIN pg_stat_activity s ON s.pid = a.pid
-    LEFT JOIN prepared p ON a.pid IS NULL AND p.virtualtransaction = a.virtualtransaction;
+    LEFT JOIN appender a ON a.drawn_before OPERATOR(pg_catalog.<) d.last_position
+    LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid OPERATOR(pg_catalog.=) a.pid
+    LEFT JOIN prepared p ON a.pid IS NULL AND p.virtualtransaction OPERATOR(pg_catalog.=) a.virtualtransaction;
 COMMENT ON VIEW evpg.stat_stable_position IS 'how far readers may read, how far positions are drawn, and who holds readers back';
 
 SELECT pg_catalog.pg_extension_config_dump('evpg.aggregate_type', '');
@@ -536,12 +536,12 @@ COMMENT ON FUNCTION evpg_action_cancel IS 'action of a saga: forget a pending ti
 
 CREATE FUNCTION evpg_action_compensate(reason text DEFAULT NULL) RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN jsonb_strip_nulls(jsonb_object(ARRAY['do', 'compensate', 'reason', reason]));
+RETURN pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_object(ARRAY['do', 'compensate', 'reason', reason]));
 COMMENT ON FUNCTION evpg_action_compensate IS 'action of a saga: send the undo commands, last first, then complete';
 
 CREATE FUNCTION evpg_action_complete() RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN '{"do": "complete"}'::jsonb;
+RETURN '{"do": "complete"}'::pg_catalog.jsonb;
 COMMENT ON FUNCTION evpg_action_complete IS 'action of a saga: this instance is done; its timers go, later actions and events are ignored';
 
 CREATE FUNCTION evpg_action_fail(reason text)
@@ -702,7 +702,7 @@ CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT se
 COMMENT ON FUNCTION evpg.broadcast_counters() IS 'what the broadcaster of this database did; read it through evpg.stat_broadcast';
 
 CREATE VIEW evpg.stat_broadcast AS
-  SELECT c.mode, c.queued, c.sent, c.dropped, c.resyncs, pg_notification_queue_usage() AS queue_usage
+  SELECT c.mode, c.queued, c.sent, c.dropped, c.resyncs, pg_catalog.pg_notification_queue_usage() AS queue_usage
     FROM evpg.broadcast_counters() c;
 COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
 
@@ -740,45 +740,52 @@ COMMENT ON FUNCTION evpg_replay_parked IS 'applies parked events, each key in or
 
 CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, p.kind, p.mode,
-         CASE WHEN p.mode = 'inline' THEN 'running' ELSE c.status END AS status,
+         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN 'running' ELSE c.status END AS status,
          p.version, c.checkpoint,
-         CASE WHEN p.mode = 'async' THEN CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position - c.checkpoint END
-              + (SELECT count(*) FROM evpg.saga_event r WHERE r.saga = p.name) END AS lag_events,
-         CASE WHEN p.mode = 'async' THEN coalesce(round(extract(epoch FROM clock_timestamp() - e.recorded_at), 3), 0) END AS lag_seconds,
+         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
+              CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
+              OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.saga_event r WHERE r.saga OPERATOR(pg_catalog.=) p.name) END AS lag_events,
+         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
+              coalesce(pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) END AS lag_seconds,
          c.events_total, c.errors_total,
-         (SELECT count(*) FROM evpg.parked_event k WHERE k.name = p.name AND k.skip_reason IS NULL)
-           + (SELECT count(*) FROM evpg.dead_letter d WHERE d.saga = p.name AND d.resolved_at IS NULL) AS parked,
+         (SELECT pg_catalog.count(*) FROM evpg.parked_event k WHERE k.name OPERATOR(pg_catalog.=) p.name AND k.skip_reason IS NULL)
+           OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d WHERE d.saga OPERATOR(pg_catalog.=) p.name AND d.resolved_at IS NULL) AS parked,
          c.last_error, c.last_sqlstate, c.last_context, c.last_error_at, c.error_position AS last_error_position,
-         CASE WHEN c.status = 'running' THEN c.retry_at END AS retry_at,
+         CASE WHEN c.status OPERATOR(pg_catalog.=) 'running' THEN c.retry_at END AS retry_at,
          w.pid AS worker_pid, c.updated_at
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
-          UNION ALL SELECT name, 'saga', 'async', max(version) FROM evpg.saga GROUP BY name) p
-    LEFT JOIN evpg.consumer c USING (name)
+          UNION ALL SELECT name, 'saga', 'async', pg_catalog.max(version) FROM evpg.saga GROUP BY name) p
+    LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
-    LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" > c.checkpoint ORDER BY e."position" LIMIT 1) e ON true
-    LEFT JOIN (SELECT pid, (classid::bigint << 32) | objid::bigint AS hash FROM pg_catalog.pg_locks
-                WHERE locktype = 'advisory' AND objsubid = 17752 AND granted
-                  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) w
-           ON w.hash = hashtextextended(p.name COLLATE "C", 0);
+    LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" OPERATOR(pg_catalog.>) c.checkpoint
+                        ORDER BY e."position" LIMIT 1) e ON true
+    LEFT JOIN (SELECT pid, (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash FROM pg_catalog.pg_locks
+                WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND objsubid OPERATOR(pg_catalog.=) 17752 AND granted
+                  AND database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) w
+           ON w.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(p.name COLLATE "C", 0);
 COMMENT ON VIEW evpg.stat_consumer IS 'how far projections and sagas are, what they could not do, and who works on them; lag_events counts positions, and events that instances of sagas have before them';
 
 CREATE VIEW evpg.progress_rebuild AS
-  SELECT r.name, r.build, CASE WHEN r.status = 'failed' THEN 'failed' WHEN t.checkpoint < r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
+  SELECT r.name, r.build,
+         CASE WHEN r.status OPERATOR(pg_catalog.=) 'failed' THEN 'failed' WHEN t.checkpoint OPERATOR(pg_catalog.<) r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
          t.events AS events_done, e.events_total, r.started_at,
          r.parts, w.workers, f.rate AS events_per_second,
-         CASE WHEN r.status = 'running' AND f.rate > 0 AND t.checkpoint > r.start_position
-              THEN make_interval(secs => greatest(r.goal - t.checkpoint, 0) * extract(epoch FROM clock_timestamp() - r.started_at)::float8
-                                         / (t.checkpoint - r.start_position)) END AS eta,
+         CASE WHEN r.status OPERATOR(pg_catalog.=) 'running' AND f.rate OPERATOR(pg_catalog.>) 0 AND t.checkpoint OPERATOR(pg_catalog.>) r.start_position
+              THEN pg_catalog.make_interval(secs => greatest(r.goal OPERATOR(pg_catalog.-) t.checkpoint, 0)
+                OPERATOR(pg_catalog.*) extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at)::pg_catalog.float8
+                OPERATOR(pg_catalog./) (t.checkpoint OPERATOR(pg_catalog.-) r.start_position)) END AS eta,
          r.attempts, r.retry_at, r.last_error
     FROM evpg.rebuild r
-    CROSS JOIN LATERAL (SELECT min(p.checkpoint) AS checkpoint, sum(p.events)::bigint AS events
-                          FROM evpg.rebuild_part p WHERE p.build = r.build) t
-    CROSS JOIN LATERAL (SELECT greatest(l.last_value - r.start_position, 0) AS events_total FROM evpg.event_position l) e
-    CROSS JOIN LATERAL (SELECT round(t.events / greatest(extract(epoch FROM clock_timestamp() - r.started_at), 0.001)) AS rate) f
-    CROSS JOIN LATERAL (SELECT count(DISTINCT k.pid) AS workers FROM pg_catalog.pg_locks k, generate_series(1, r.parts) AS part
-                         WHERE k.locktype = 'advisory' AND k.objsubid = 17753 AND k.granted
-                           AND k.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-                           AND (k.classid::bigint << 32) | k.objid::bigint = hashtextextended(r.name COLLATE "C", part)) w;
+    CROSS JOIN LATERAL (SELECT pg_catalog.min(p.checkpoint) AS checkpoint, pg_catalog.sum(p.events)::pg_catalog.int8 AS events
+                          FROM evpg.rebuild_part p WHERE p.build OPERATOR(pg_catalog.=) r.build) t
+    CROSS JOIN LATERAL (SELECT greatest(l.last_value OPERATOR(pg_catalog.-) r.start_position, 0) AS events_total FROM evpg.event_position l) e
+    CROSS JOIN LATERAL (SELECT pg_catalog.round(t.events OPERATOR(pg_catalog./)
+                          greatest(extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at), 0.001)) AS rate) f
+    CROSS JOIN LATERAL (SELECT pg_catalog.count(DISTINCT k.pid) AS workers FROM pg_catalog.pg_locks k, pg_catalog.generate_series(1, r.parts) AS part
+                         WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.objsubid OPERATOR(pg_catalog.=) 17753 AND k.granted
+                           AND k.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+                           AND (k.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) k.objid::pg_catalog.int8
+                               OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(r.name COLLATE "C", part)) w;
 COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: how far they are, how fast, and when they will be through';
 
 -- ------------------------------------------------------------------ sagas and timers
@@ -840,7 +847,7 @@ COMMENT ON FUNCTION evpg_discard_dead_letter IS 'gives up what a dead letter is 
 
 CREATE TABLE evpg.optional_index (
   index_name text PRIMARY KEY,
-  enabled_at timestamptz NOT NULL DEFAULT clock_timestamp()
+  enabled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE evpg.optional_index IS 'which indexes of the event log evpg_enable_index() has made; a restored database does not have them until it is called again';
 SELECT pg_catalog.pg_extension_config_dump('evpg.optional_index', '');
@@ -875,7 +882,7 @@ COMMENT ON FUNCTION evpg_enable_index IS 'makes or drops an index of the event l
 -- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
 CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETURNS text
   LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN encode(sha256(convert_to(to_json(array_prepend(domain, components))::text, 'UTF8')), 'hex');
+RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.to_json(pg_catalog.array_prepend(domain, components))::pg_catalog.text, 'UTF8')), 'hex');
 COMMENT ON FUNCTION evpg_operation_key IS 'a command_id made of what an operation is about: the same parts give the same id';
 
 CREATE FUNCTION evpg_prune_commands(older_than interval) RETURNS bigint
@@ -895,7 +902,7 @@ COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer 
 -- ------------------------------------------------------------------ messages from outside
 
 CREATE TABLE evpg.inbox (
-  received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  received_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   source      text COLLATE "C" NOT NULL,
   message_key text COLLATE "C" NOT NULL,
   PRIMARY KEY (source, message_key)
