@@ -9,7 +9,7 @@
 
 #include "access/xact.h"
 #include "attempt.h"
-#include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -50,14 +50,21 @@ EvpgAttempt(void (*action) (void *arg), void *arg)
 	return error;
 }
 
+/* Whether this is a background process of evpg; others may call its functions, too. */
+bool
+EvpgAttemptInWorker(void)
+{
+	return MyBgworkerEntry != NULL && strcmp(MyBgworkerEntry->bgw_library_name, EVPG_LIBRARY) == 0;
+}
+
 /*
  * EvpgAttemptCancelled
  *		Whether an error is the user's who wants the statement to end, so that it
- *		must be raised again.  A worker has no such user, nor a timeout; there it is
- *		what user code has raised.  What ends a session is no ERROR.
+ *		must be raised again.  A worker of evpg has no such user, nor a timeout; there
+ *		it is what user code has raised.  What ends a session is no ERROR.
  */
 bool
 EvpgAttemptCancelled(const ErrorData *error)
 {
-	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && MyBackendType != B_BG_WORKER;
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && !EvpgAttemptInWorker();
 }

@@ -45,6 +45,10 @@ static bool catalog_valid = false;
 static uint64 catalog_changes = 0;	/* seen by the callbacks */
 static uint64 registry_generation = 1;
 static uint64 identity = 1;
+static uint64 call_number = 0;	/* of the outermost call that is under way, or
+								 * was the last */
+static int	outermost_level = 0;	/* of settings, of that call; 0: none is
+									 * under way */
 
 static void
 relation_changed(Datum arg, Oid relid)
@@ -289,6 +293,16 @@ EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path)
 	SetUserIdAndSecContext(userid, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
+
+	/*
+	 * A call that an error ended has given its level back, and all levels
+	 * inside a call are higher.
+	 */
+	if (outermost_level == 0 || scope->guc_level <= outermost_level)
+	{
+		outermost_level = scope->guc_level;
+		call_number++;
+	}
 	set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION,
 					  GUC_ACTION_SAVE, true, 0, false);
 }
@@ -303,4 +317,17 @@ EvpgLeave(const EvpgScope *scope)
 {
 	AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+	if (scope->guc_level == outermost_level)
+		outermost_level = 0;
+}
+
+/*
+ * EvpgCatalogCall
+ *		Another number in each outermost call: what a call with a lower one has
+ *		used, nobody uses any more.
+ */
+uint64
+EvpgCatalogCall(void)
+{
+	return call_number;
 }

@@ -51,6 +51,7 @@ extern void EvpgCatalogInit(void);
 extern const EvpgCatalog *EvpgCatalogGet(void);
 extern uint64 EvpgCatalogRegistryGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);
+extern uint64 EvpgCatalogCall(void);
 extern void EvpgEnter(EvpgScope *scope, const char *writer);
 extern void EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path);
 extern void EvpgLeave(const EvpgScope *scope);

@@ -25,6 +25,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "attempt.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -139,7 +140,7 @@ start(Task *task, const char *what, const char *function, Oid database, int numb
 		snprintf(worker.bgw_name, BGW_MAXLEN, "evpg %s %d of database %u", what, number + 1, database);
 	else
 		snprintf(worker.bgw_name, BGW_MAXLEN, "evpg %s of database %u", what, database);
-	strlcpy(worker.bgw_library_name, "evpg", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, EVPG_LIBRARY, BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, function, BGW_MAXLEN);
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
@@ -545,7 +546,7 @@ EvpgLauncherInit(void)
 	ProcessUtility_hook = utility;
 	strlcpy(worker.bgw_type, "evpg launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "evpg launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "evpg", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, EVPG_LIBRARY, BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "evpg_launcher_main", BGW_MAXLEN);
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;

@@ -14,10 +14,10 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "attempt.h"
 #include "catalog.h"
 #include "fence.h"
 #include "look.h"
-#include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -98,7 +98,7 @@ EvpgLookAdvance(EvpgLook *look, const EvpgConsumer *consumer, int64 reached, int
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (MyBackendType != B_BG_WORKER || events > 0 || reached - consumer->checkpoint > EVPG_MAX_UNWRITTEN ||
+	if (!EvpgAttemptInWorker() || events > 0 || reached - consumer->checkpoint > EVPG_MAX_UNWRITTEN ||
 		consumer->retry_at != 0 || TimestampDifferenceExceeds(look->written_at, now, MAX_UNWRITTEN_TIME))
 	{
 		EvpgConsumerAdvance(consumer, reached, events);

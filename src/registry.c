@@ -7,8 +7,8 @@
  * A registration changes a table and sends an invalidation of that table, on
  * which every backend drops its copies (catalog.c counts generations).  A
  * command may still use a dropped copy, also after user code has registered
- * another one in its middle, so copies are freed at the end of the
- * transaction, when nobody can.
+ * another one in its middle, so copies are freed by a later outermost call, or
+ * at the end of the transaction, when nobody can.
  *
  * Memory: each aggregate has a context of its own below EvpgRegistryContext.
  *
@@ -56,26 +56,32 @@ static List *interceptors = NIL;	/* of EvpgInterceptor */
 static MemoryContext EvpgInterceptorContext = NULL; /* of the list; NULL: not
 													 * loaded */
 static uint64 generation = 0;	/* of what is kept */
-static List *dropped = NIL;		/* of MemoryContext, freed at end of xact */
+static List *dropped = NIL;		/* of MemoryContext, to be freed */
+static uint64 dropped_in = 0;	/* the outermost call in which they were */
 
 static void
-free_dropped(XactEvent event, void *arg)
+free_dropped(void)
 {
 	ListCell   *cell;
 
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
-		return;
 	foreach(cell, dropped)
 		MemoryContextDelete(lfirst(cell));
 	list_free(dropped);
 	dropped = NIL;
 }
 
+static void
+at_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		free_dropped();
+}
+
 /* Called once, from _PG_init. */
 void
 EvpgRegistryInit(void)
 {
-	RegisterXactCallback(free_dropped, NULL);
+	RegisterXactCallback(at_end, NULL);
 }
 
 /*
@@ -87,6 +93,10 @@ EvpgRegistryDropLater(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(EvpgRegistryContext);
 
+	/* A long transaction may see many changes. */
+	if (dropped_in != EvpgCatalogCall())
+		free_dropped();
+	dropped_in = EvpgCatalogCall();
 	dropped = lappend(dropped, context);
 	MemoryContextSwitchTo(old);
 }

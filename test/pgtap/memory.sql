@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(14);
+SELECT plan(15);
 CREATE FUNCTION test.contexts() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM pg_backend_memory_contexts
   WHERE name LIKE 'Evpg%' $$;
 
@@ -34,6 +34,26 @@ SELECT is((SELECT count(*) FROM generate_series(1, 100) n,
              100::bigint, 'a hundred registrations, each with a command');
 SELECT count(*) FROM evpg_try_execute('counter', 'reg', 'Nothing') \g /dev/null
 SELECT ok(contexts() <= :before, 'leave no memory context behind');
+
+-- in one transaction: changes of functions, of registrations, of the user's own functions
+CREATE FUNCTION test.changes(times int) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+  FOR n IN 1..times LOOP
+    EXECUTE format('CREATE OR REPLACE FUNCTION test.other() RETURNS int LANGUAGE sql AS ''SELECT %s''', n);
+    PERFORM evpg_register_aggregate('changing', 'test.counter_handle', 'test.counter_apply',
+      jsonb_build_object('total', n, 'applied', 0));
+    PERFORM evpg_execute('changing', 'a', 'Add', '{"n": 1}');
+    BEGIN
+      PERFORM evpg_execute('changing', 'a', 'Fail');
+    EXCEPTION WHEN OTHERS THEN
+    END;
+  END LOOP;
+  RETURN contexts();
+END $$;
+BEGIN;
+SELECT changes(2) AS before \gset
+SELECT is(changes(50), :before::bigint, 'changes in a long transaction leave no memory context behind');
+COMMIT;
 
 -- the cache is bounded
 SET evpg.state_cache_size = '1MB';
