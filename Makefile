@@ -14,7 +14,8 @@ SHLIB_EXPORTS = src/export.txt
 
 # -isystem: the server's own headers are not ours to warn about
 PG_CPPFLAGS = -Isrc -isystem $(shell $(PG_CONFIG) --includedir-server)
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
+# a function that the server does not declare, it may not export either: the library would not load
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Werror=implicit-function-declaration
 
 ifeq ($(origin PG_CONFIG),undefined)
 PG_CONFIG := $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)

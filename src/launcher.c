@@ -26,6 +26,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "attempt.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -478,6 +479,20 @@ needs_alone(Node *statement)
 	return NULL;
 }
 
+/* Whether the user may create databases.  The server's own function is not exported by all minor releases of 15. */
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /* Whether the user may do to a database what the statement says. */
 static bool
 may(Node *statement, Oid database)
@@ -487,7 +502,7 @@ may(Node *statement, Oid database)
 
 	if (pg_database_ownercheck(database, GetUserId()))
 		return true;
-	if (!IsA(statement, CreatedbStmt) || !have_createdb_privilege())
+	if (!IsA(statement, CreatedbStmt) || !may_create_databases())
 		return false;
 	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	if (!HeapTupleIsValid(tuple))
