@@ -17,6 +17,8 @@ for variable in "${!PG@}"; do
 	[[ $variable == PG_* ]] || unset "$variable"
 done
 : "${PG_CONFIG:=/usr/lib/postgresql/15/bin/pg_config}"
+# by its path: the private copy of a server comes first in PATH
+PG_CONFIG=$(command -v "$PG_CONFIG") || PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
 export PG_CONFIG
 jobs=$(getconf _NPROCESSORS_ONLN)
 
@@ -114,13 +116,15 @@ mirror()
 	done
 }
 
-# use_build <name>: build/<name> is where to build, with a private server tree whose programs come first
+# use_build <name>: build/<name> is where to build, with a private server tree whose programs come first.  What is built for a
+# server with assertions has a place of its own, so that runs on either do not rebuild everything for each other.
 use_build()
 {
 	local bin
 
 	bin=$("$PG_CONFIG" --bindir)
 	out=$top/build/$1
+	[[ $("$PG_CONFIG" --configure) != *--enable-cassert* ]] || out=$out-server
 	root=$out/root
 	export PATH=$root$bin:$PATH
 }
