@@ -106,8 +106,11 @@ react(evpg_result *out, evpg_json *state, const evpg_event *event)
 }
 
 EVPG_SAGA(saga_no_events, .initial_state = "{}");
-EVPG_SAGA(saga_empty_events, .events = (const evpg_react_entry[]) {{0}});
-EVPG_SAGA(saga_empty_types, .aggregate_types = (const char *const[]) {NULL}, .events = EVPG_REACTS(EVPG_ON("Same", react)));
+static const char *const no_types[1];
+static const evpg_react_entry no_reacts[1];
+
+EVPG_SAGA(saga_empty_events, .events = no_reacts);
+EVPG_SAGA(saga_empty_types, .aggregate_types = no_types, .events = EVPG_REACTS(EVPG_ON("Same", react)));
 EVPG_SAGA(saga_no_reaction, .events = EVPG_REACTS(EVPG_ON("Same", react), EVPG_START("Started", NULL)));
 EVPG_SAGA(saga_no_timer, .events = EVPG_REACTS(EVPG_ON("Same", react)), .timers = EVPG_TIMERS(EVPG_ON("bell", NULL)));
 static void
@@ -118,8 +121,10 @@ project(evpg_result *out, evpg_json *state, const evpg_event *event)
 EVPG_PROJECTION(projection_latin1_state, .initial_state = "{\"a\": \"caf\xe9\"}",
 				.events = EVPG_PROJECTS(EVPG_ON("Same", project)));
 EVPG_PROJECTION(projection_no_events, .initial_state = "{}");
-EVPG_PROJECTION(projection_empty_events, .events = (const evpg_project_entry[]) {{0}});
-EVPG_PROJECTION(projection_empty_types, .aggregate_types = (const char *const[]) {NULL},
+static const evpg_project_entry no_projects[1];
+
+EVPG_PROJECTION(projection_empty_events, .events = no_projects);
+EVPG_PROJECTION(projection_empty_types, .aggregate_types = no_types,
 				.events = EVPG_PROJECTS(EVPG_ON("Same", project)));
 EVPG_PROJECTION(projection_latin1_event, .events = EVPG_PROJECTS(EVPG_ON("caf\xe9", project)));
 EVPG_PROJECTION(projection_latin1_type, .aggregate_types = EVPG_TYPES("caf\xe9"),
