@@ -254,6 +254,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgRebuildLock(name);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	before = EvpgProjectionLookup(name);
+	if (nulls[20] == ' ')
+		EvpgShadowCheckOwned(name, DatumGetArrayTypeP(values[20]));
 	if (EvpgSagaFind(name, 0) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

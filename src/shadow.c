@@ -28,6 +28,7 @@
 #include "miscadmin.h"
 #include "registry.h"
 #include "shadow.h"
+#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -93,6 +94,11 @@ check_table(Oid relid, const char *name, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("table \"%s\" has children, so a projection cannot replace its rows", name)));
+	if (relation->rd_rel->relispartition || has_superclass(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" is part of another one, so a projection cannot replace its rows", name),
+				 errdetail("It is a partition, or inherits.")));
 	if (relation->rd_rel->relrowsecurity && relation->rd_rel->relforcerowsecurity)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -149,6 +155,39 @@ EvpgShadowCheckTables(ArrayType *tables, Oid handler)
 																	 get_rel_name(relid)));
 	}
 	return construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/*
+ * EvpgShadowCheckOwned
+ *		Error if another projection has declared one of the tables: its rebuild
+ *		would take the rows of this one.  Keeps other registrations that declare
+ *		tables out to the end of the transaction, and sees those before.
+ */
+void
+EvpgShadowCheckOwned(const char *name, ArrayType *tables)
+{
+	ListCell   *cell;
+
+	LockRelationOid(EvpgCatalogGet()->projection, ShareUpdateExclusiveLock);
+	foreach(cell, EvpgRegistryNames(tables))
+	{
+		Oid			relid = table_oid(lfirst(cell), AccessShareLock);
+		ListCell   *other_cell;
+
+		foreach(other_cell, EvpgProjections())
+		{
+			EvpgProjection *other = lfirst(other_cell);
+			ListCell   *table;
+
+			foreach(table, strcmp(other->name, name) == 0 ? NIL : other->tables)
+				if (RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(table))), NoLock, true) == relid)
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_IN_USE),
+						 errmsg("table %s belongs to projection \"%s\"", (char *) lfirst(cell), other->name),
+						 errdetail("A rebuild replaces all rows of a table, so a table has one projection."),
+						 errhint("Give each projection a table of its own.")));
+		}
+	}
 }
 
 /* Who may do what the handler of a projection does. */
@@ -320,14 +359,14 @@ check_perms(List *tables, bool raise)
 	return next_check_perms == NULL || next_check_perms(tables, raise);
 }
 
-/* The same for what is no query: TRUNCATE, DROP, ALTER. */
+/* The same for what is no query: TRUNCATE, DROP, ALTER; a new column is created, in a relation that is there. */
 static void
 check_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
 	if (next_access != NULL)
 		next_access(access, class_id, object_id, sub_id, arg);
 	if (OidIsValid(shadow) && class_id == RelationRelationId &&
-		(access == OAT_TRUNCATE || access == OAT_DROP || access == OAT_POST_ALTER))
+		(access == OAT_TRUNCATE || access == OAT_DROP || access == OAT_POST_ALTER || (access == OAT_POST_CREATE && sub_id != 0)))
 		require_copy(object_id);
 }
 

@@ -14,6 +14,7 @@
 
 extern void EvpgShadowInit(void);
 extern ArrayType *EvpgShadowCheckTables(ArrayType *tables, Oid handler);
+extern void EvpgShadowCheckOwned(const char *name, ArrayType *tables);
 extern void EvpgShadowCheck(EvpgProjection *projection, LOCKMODE mode);
 extern void EvpgShadowMake(EvpgProjection *projection, int64 build);
 extern void EvpgShadowDrop(int64 build);

@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(111);
+SELECT plan(139);
 SET test.kind = counter;
 
 -- Two tables, one with a foreign key to the other, generated and dropped columns, defaults, a name that needs quotes.
@@ -90,11 +90,32 @@ SELECT is(evpg_cancel_rebuild('account'), true, 'rule 13: cancelled');
 SELECT is(schemas(), 0::bigint, 'rule 13: the copies are gone');
 RESET test.break;
 -- a row that violates the foreign key, which the copies do not have
-CREATE FUNCTION test.orphan_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ INSERT INTO "Line ""1""" VALUES ('orphan', event.position, 1); SELECT NULL::jsonb $$;
-SELECT evpg_register_projection('orphan', handler => 'test.orphan_write', mode => 'async', aggregate_types => '{counter}', tables => ARRAY['test."Line ""1"""'], max_attempts => 1) \g /dev/null
+CREATE TABLE test.child (account text REFERENCES test.account, "position" bigint);
+CREATE FUNCTION test.orphan_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ INSERT INTO child VALUES ('orphan', event.position); SELECT NULL::jsonb $$;
+SELECT evpg_register_projection('orphan', handler => 'test.orphan_write', mode => 'async', aggregate_types => '{counter}', tables => '{test.child}', max_attempts => 1) \g /dev/null
 SELECT alike(error_of($$SELECT evpg_rebuild_projection('orphan')$$), '23503 %', 'rule 13: contents that the table refuses');
 SELECT is(contents() || schemas(), :'contents' || '0', 'rule 13: leave it as it was');
 SELECT evpg_drop_projection('orphan') \g /dev/null
+DROP TABLE child;
+
+-- a table belongs to one projection
+SET search_path = public, test, evpg;
+SELECT refused(format($$SELECT evpg_register_projection('thief', handler => 'test.account_write', mode => 'async', tables => %L)$$, tables), error, 'rule 13: a table has one projection: ' || tables) FROM (VALUES
+  ('{test.account}', '55006 table test.account belongs to projection "account"'), ('{account}', '55006 table test.account belongs to projection "account"'), ('{elsewhere_1,"\"Line \"\"1\"\"\""}', '42P01 %'),
+  ('{"test.\"Line \"\"1\"\"\""}', '55006 table test."Line ""1""" belongs to projection "account"')) x (tables, error);
+SET search_path = public, test;
+SELECT is(evpg_register_projection('account', handler => 'test.account_write', mode => 'async', aggregate_types => '{counter}', tables => ARRAY['test.account', 'test."Line ""1"""'], max_attempts => 1), false, 'rule 13: registering the same projection again is no theft');
+SELECT is(evpg_register_projection('account', handler => 'test.account_write', mode => 'async', aggregate_types => '{counter}', tables => ARRAY['test.account'], max_attempts => 1), true, 'rule 13: it may let a table go');
+SELECT is(error_of($$SELECT evpg_register_projection('heir', handler => 'test.account_write', mode => 'async', tables => ARRAY['test."Line ""1"""'])$$), 'no error', 'rule 13: which another one then may have');
+SELECT is(error_of($$SELECT evpg_register_projection('account', handler => 'test.account_write', mode => 'async', aggregate_types => '{counter}', tables => ARRAY['test.account', 'test."Line ""1"""'])$$), '55006 table test."Line ""1""" belongs to projection "heir"', 'rule 13: and it cannot take back');
+SELECT evpg_drop_projection('heir'), evpg_register_projection('account', handler => 'test.account_write', mode => 'async', aggregate_types => '{counter}', tables => ARRAY['test.account', 'test."Line ""1"""'], max_attempts => 1) \g /dev/null
+CREATE TABLE test.parent (n bigint) PARTITION BY RANGE (n);
+CREATE TABLE test.part PARTITION OF test.parent DEFAULT;
+CREATE TABLE test.base (n bigint);
+CREATE TABLE test.heir () INHERITS (test.base);
+SELECT refused(format($$SELECT evpg_register_projection('thief', handler => 'test.account_write', mode => 'async', tables => %L)$$, tables), error, 'rule 13: nor is a part of a table one: ' || tables) FROM (VALUES
+  ('{test.part}', '0A000 table "test.part" is part of another one, so a projection cannot replace its rows'), ('{test.heir}', '0A000 table "test.heir" is part of another one, %'), ('{test.base}', '0A000 table "test.base" has children,%')) x (tables, error);
+DROP TABLE parent, base CASCADE;
 
 -- more than a part takes at once
 SELECT count(*) FROM evpg_append('counter', 'many', (SELECT array_agg(evpg_event('Added', '{"n": 0}')) FROM generate_series(1, 2500) n)) \g /dev/null
@@ -138,7 +159,9 @@ SELECT runs(run, error) FROM (VALUES ('INSERT INTO test.account (id) VALUES (''x
     ('INSERT INTO test.elsewhere VALUES (3)', '55000 the handler works on table "elsewhere" itself%'), ('INSERT INTO elsewhere VALUES (3)', '55000 the handler works on table "elsewhere" itself%'),
     ('DELETE FROM elsewhere', '55000 %'), ('WITH d AS (DELETE FROM elsewhere RETURNING n) SELECT count(*) FROM d', '55000 %'), ('MERGE INTO elsewhere e USING (SELECT 1 AS n) s ON e.n = s.n WHEN MATCHED THEN DELETE', '55000 %'),
     ('DELETE FROM "Line ""1"""', '55000 %'), ('SELECT set_config(''search_path'', ''test, public'', true); DELETE FROM account', '55000 %'),
-    ('TRUNCATE test.account CASCADE', '55000 %'), ('TRUNCATE test.elsewhere', '55000 %'), ('DROP TABLE test.elsewhere', '_____ %')) x (run, error);
+    ('TRUNCATE test.account CASCADE', '55000 %'), ('TRUNCATE test.elsewhere', '55000 %'), ('DROP TABLE test.elsewhere', '55000 the handler works on table "elsewhere" itself%'),
+    ('DROP TABLE test.account CASCADE', '55000 the handler works on table "account%'), ('ALTER TABLE test.account RENAME COLUMN balance TO other', '55000 %'), ('ALTER TABLE test.account RENAME TO gone', '55000 %'), ('ALTER TABLE test.account ADD COLUMN more int', '55000 the handler works on table "account" itself%'),
+    ('ALTER TABLE test.elsewhere ADD COLUMN more int', '55000 the handler works on table "elsewhere" itself%')) x (run, error);
 SELECT evpg_drop_projection('account') \g /dev/null
 TRUNCATE account CASCADE;
 
