@@ -76,16 +76,18 @@ CREATE TABLE evpg.event_log (
   correlation_id text COLLATE "C",
   causation_id   text COLLATE "C",
   actor          text,
+  session_role   text COLLATE "C" NOT NULL,
   UNIQUE (stream_id, version)
 );
 COMMENT ON TABLE evpg.event_log IS 'the event log, append-only; read it through the view evpg.event';
 COMMENT ON COLUMN evpg.event_log.correlation_id IS 'NULL: the event''s own id';
+COMMENT ON COLUMN evpg.event_log.session_role IS 'session_user of the session that asked for it, also of what sagas and timers do later';
 COMMENT ON COLUMN evpg.event_log.data IS 'NULL: an event without data';
 
 CREATE VIEW evpg.event AS
   SELECT e."position", s.aggregate_type, s.aggregate_id, e.version, e.event_id, e.type, e.schema_version,
          e.data, e.metadata, e.tags, e.command_id, coalesce(e.correlation_id, e.event_id::pg_catalog.text) AS correlation_id,
-         e.causation_id, e.actor, e.occurred_at, e.recorded_at
+         e.causation_id, e.actor, e.occurred_at, e.recorded_at, e.session_role
     FROM evpg.event_log e JOIN evpg.stream s ON s.stream_id OPERATOR(pg_catalog.=) e.stream_id;
 COMMENT ON VIEW evpg.event IS 'events; its row type is what functions receive and return';
 
@@ -355,6 +357,7 @@ CREATE TABLE evpg.timer (
   command        jsonb,
   correlation_id text,
   causation_id   text,
+  session_role   text NOT NULL,
   UNIQUE (saga, key, name),
   CHECK ((saga IS NULL) OPERATOR(pg_catalog.=) (command IS NOT NULL))
 );
@@ -463,8 +466,8 @@ COMMENT ON TYPE evpg.stream_info IS 'a stream, as evpg_streams() lists it';
 CREATE TYPE evpg.command AS (
   aggregate_type text, aggregate_id text, command_type text, data jsonb, expected_version bigint,
   command_id text, metadata jsonb, actor text, correlation_id text, causation_id text,
-  version bigint, received_at timestamptz);
-COMMENT ON TYPE evpg.command IS 'a command; evpg fills version and received_at for the handler';
+  version bigint, received_at timestamptz, session_role text);
+COMMENT ON TYPE evpg.command IS 'a command; evpg fills version, received_at and session_role for the handler';
 
 CREATE TYPE evpg.outcome AS (
   status text, aggregate_type text, aggregate_id text, version bigint, last_position bigint,

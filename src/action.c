@@ -283,6 +283,7 @@ send(EvpgActing *acting, Jsonb *action)
 	command.correlation_id = acting->correlation_id;
 	command.causation_id = acting->causation_id;
 	command.actor = acting->actor;
+	command.session_role = acting->session_role;
 	command.metadata = stamp(acting, command.metadata);
 	EvpgCommandExecute(&command, true, &outcome);
 	if (EvpgOutcomeSqlstate(&outcome) != ERRCODE_SUCCESSFUL_COMPLETION)
@@ -316,7 +317,8 @@ schedule(EvpgActing *acting, Jsonb *action)
 		.scheduled_at = EvpgClockNow(),
 		.depth = acting->depth,
 		.correlation_id = (char *) acting->correlation_id,
-		.causation_id = (char *) acting->causation_id
+		.causation_id = (char *) acting->causation_id,
+		.session_role = (char *) acting->session_role
 	};
 
 	EvpgCheckName(timer.name, "timer name");

@@ -22,6 +22,7 @@ typedef struct EvpgActing
 	const char *correlation_id; /* NULL: none */
 	const char *causation_id;	/* NULL: none */
 	const char *actor;			/* NULL: none */
+	const char *session_role;	/* of what is reacted to */
 	int			depth;			/* of the commands */
 	int			sends;			/* tried so far */
 	int			nested;			/* rejections that are being handled */

@@ -18,8 +18,12 @@
 #include "errors.h"
 #include "settings.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 
 #define RESERVED_PREFIX "evpg."
+
+/* The member of metadata that is evpg's. */
+#define OWN_KEY "evpg"
 
 static void
 check_text(const char *text, const char *what, Size limit)
@@ -118,16 +122,71 @@ EvpgCheckMetadata(const Jsonb *metadata)
 					 errdetail("Keys that start with \"%s\" belong to evpg.", RESERVED_PREFIX)));
 }
 
+/* What evpg has written into metadata, which may be NULL; NULL: nothing. */
+static JsonbValue *
+own_metadata(Jsonb *metadata)
+{
+	return metadata == NULL || !JB_ROOT_IS_OBJECT(metadata) ? NULL :
+		getKeyJsonValueFromContainer(&metadata->root, OWN_KEY, strlen(OWN_KEY), NULL);
+}
+
+static void
+raise_reserved_metadata(void)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_RESERVED_NAME),
+			 errmsg("metadata key \"%s\" is reserved", OWN_KEY),
+			 errdetail("evpg writes there what it has to know of an event.")));
+}
+
 /* Metadata that a caller gives, may be NULL: the key under which evpg writes what it has to know is not his. */
 void
 EvpgCheckCallersMetadata(Jsonb *metadata)
 {
-	if (metadata != NULL && JB_ROOT_IS_OBJECT(metadata) &&
-		getKeyJsonValueFromContainer(&metadata->root, "evpg", 4, NULL) != NULL)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_RESERVED_NAME),
-				 errmsg("metadata key \"evpg\" is reserved"),
-				 errdetail("evpg writes there what it has to know of an event.")));
+	if (own_metadata(metadata) != NULL)
+		raise_reserved_metadata();
+}
+
+/*
+ * EvpgCheckDerivedMetadata
+ *		Metadata that user code makes of that of its command; both may be NULL.
+ *		What evpg has written there may be copied, and nothing else may be in
+ *		its place: user code often passes on what a client has sent.
+ */
+void
+EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command)
+{
+	JsonbValue *own = own_metadata(metadata);
+	JsonbValue *original;
+
+	if (own == NULL)
+		return;
+	original = own_metadata(of_command);
+	if (original == NULL ||
+		compareJsonbContainers(&JsonbValueToJsonb(own)->root, &JsonbValueToJsonb(original)->root) != 0)
+		raise_reserved_metadata();
+}
+
+/*
+ * EvpgKeepOwnMetadata
+ *		metadata with what evpg has written into the original; either may be NULL.
+ */
+Jsonb *
+EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original)
+{
+	JsonbValue *own = own_metadata(original);
+	JsonbValue	key = {.type = jbvString,.val.string = {.val = OWN_KEY, .len = strlen(OWN_KEY)}};
+	JsonbParseState *state = NULL;
+	Jsonb	   *kept;
+
+	if (own == NULL)
+		return metadata;
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	(void) pushJsonbValue(&state, WJB_KEY, &key);
+	(void) pushJsonbValue(&state, WJB_VALUE, own);
+	kept = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return metadata == NULL ? kept :
+		DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(metadata), JsonbPGetDatum(kept)));
 }
 
 /* A command id that a caller gives, may be NULL: those of sagas and of scheduled commands must stay free for them. */

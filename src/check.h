@@ -22,6 +22,8 @@ extern void EvpgCheckId(const char *id, const char *what);
 extern void EvpgCheckTags(ArrayType *tags);
 extern void EvpgCheckMetadata(const Jsonb *metadata);
 extern void EvpgCheckCallersMetadata(Jsonb *metadata);
+extern void EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command);
+extern Jsonb *EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original);
 extern void EvpgCheckCallersCommandId(const char *command_id);
 extern void EvpgRaiseTooDeep(const char *what) pg_attribute_noreturn();
 extern void EvpgJsonbCheckLimits(const Jsonb *jsonb, const char *what);

@@ -253,6 +253,7 @@ copy_event(const EvpgEvent *event)
 	COPY_TEXT(correlation_id);
 	COPY_TEXT(causation_id);
 	COPY_TEXT(actor);
+	COPY_TEXT(session_role);
 	return copy;
 }
 
@@ -660,6 +661,7 @@ void
 EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 {
 	Execution	execution = {.command = command, .outcome = outcome, .catch = catch};
+	const char *acted_for = EvpgContextActing();
 	Running		self;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
@@ -678,6 +680,8 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	self.aggregate_id = command->aggregate_id;
 	self.outer = running;
 	running = &self;
+	/* A command that its handler executes has been asked for by the same. */
+	EvpgContextActFor(command->session_role);
 	PG_TRY();
 	{
 		if (catch && (!execution.aggregate->native || EvpgRegistryInterceptors() != NIL))
@@ -692,6 +696,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	PG_FINALLY();
 	{
 		running = self.outer;
+		EvpgContextActFor(acted_for);
 	}
 	PG_END_TRY();
 	count_outcome(execution.aggregate->counters, outcome);

@@ -1,12 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * context.c
- *		Actor, correlation id and metadata: where they come from, and how they
- *		get onto events.
+ *		Actor, correlation id, metadata and session role: where they come from,
+ *		and how they get onto events.
  *
  * An argument of the call wins over evpg_set_context().  Metadata is merged
  * key by key: the event's own wins over the command's, and that over the
  * context's.  Nothing to store is stored as NULL, never as {}.
+ *
+ * The session role is who asked, and nobody can choose it: session_user of the
+ * session, or what was kept of it while the work of others is done: of a
+ * scheduled command, of the event that a saga reacts to.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +18,7 @@
 
 #include "check.h"
 #include "context.h"
+#include "miscadmin.h"
 #include "settings.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -28,6 +33,26 @@ merge(Jsonb *left, Jsonb *right)
 	DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(left), JsonbPGetDatum(right)));
 
 	return merged != NULL && JB_ROOT_COUNT(merged) == 0 ? NULL : merged;
+}
+
+/* The session role for which work is being done; NULL: the session does its own. */
+static const char *acting_for = NULL;
+
+const char *
+EvpgContextActing(void)
+{
+	return acting_for;
+}
+
+/*
+ * EvpgContextActFor
+ *		From here on what is asked for is asked for by role, which must live
+ *		until what EvpgContextActing said before is set again, also by an ERROR.
+ */
+void
+EvpgContextActFor(const char *role)
+{
+	acting_for = role;
 }
 
 /* A setting's value, NULL if none; a copy, because user code may set it anew. */
@@ -55,6 +80,8 @@ EvpgContextApply(EvpgCommand *command)
 		if (command->correlation_id != NULL)
 			EvpgCheckId(command->correlation_id, "correlation id");
 	}
+	if (command->session_role == NULL)
+		command->session_role = acting_for != NULL ? acting_for : GetUserNameFromId(GetSessionUserId(), false);
 	text = setting(EvpgMetadata);
 	if (text != NULL)
 	{
@@ -116,6 +143,7 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 		event->causation_id = event->caused_by > 0 ?
 			EvpgUuidText(&events[event->caused_by - 1].event_id) : command->causation_id;
 		event->actor = command->actor;
+		event->session_role = command->session_role;
 		event->recorded_at = command->received_at;
 		if (!event->has_occurred_at)
 			event->occurred_at = event->recorded_at;
@@ -136,6 +164,7 @@ evpg_set_context(PG_FUNCTION_ARGS)
 
 	if (metadata != NULL)
 		EvpgCheckMetadata(metadata);
+	EvpgCheckCallersMetadata(metadata);
 	EvpgSettingSetLocal("evpg.actor", actor != NULL ? actor : "");
 	EvpgSettingSetLocal("evpg.correlation_id", correlation_id != NULL ? correlation_id : "");
 	EvpgSettingSetLocal("evpg.metadata", metadata != NULL ?

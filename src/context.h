@@ -11,6 +11,8 @@
 #include "event.h"
 
 extern void EvpgContextLeave(void);
+extern const char *EvpgContextActing(void);
+extern void EvpgContextActFor(const char *role);
 extern void EvpgContextApply(EvpgCommand *command);
 extern void EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count);
 

@@ -254,6 +254,8 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 	acting->correlation_id = event->correlation_id != NULL ? event->correlation_id : acting->source;
 	acting->causation_id = acting->source;
 	acting->actor = event->actor;
+	acting->session_role = event->session_role;
+	EvpgContextActFor(acting->session_role);
 	acting->depth = depth_of(event) + 1;
 	check_depth(acting);
 	if (!instance->exists)
@@ -289,6 +291,8 @@ react_to_timer(EvpgActing *acting, const EvpgTimer *timer)
 	acting->source = psprintf("timer " INT64_FORMAT " of " INT64_FORMAT, acting->work->timer_id, timer->scheduled_at);
 	acting->correlation_id = timer->correlation_id;
 	acting->causation_id = timer->causation_id;
+	acting->session_role = timer->session_role;
+	EvpgContextActFor(acting->session_role);
 	/* A chain that waits is none that runs away. */
 	acting->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
 	check_depth(acting);
@@ -306,6 +310,7 @@ execute_scheduled(EvpgActing *acting, const EvpgTimer *timer)
 
 	acting->command = timer->command;
 	EvpgCommandFromJsonb(timer->command, &command);
+	command.session_role = timer->session_role;
 	if (command.command_id == NULL)
 		command.command_id = psprintf("timer:" INT64_FORMAT, acting->work->timer_id);
 	EvpgCommandExecute(&command, true, &outcome);
@@ -440,6 +445,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 {
 	EvpgActing	acting = {.work = what};
 	ErrorData  *volatile failure = NULL;
+	const char *acted_for = EvpgContextActing();
 
 	EvpgDispatchRefuse("run sagas");
 	EvpgBatchRequireNewSnapshots();
@@ -487,6 +493,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	PG_FINALLY();
 	{
 		reacting = false;
+		EvpgContextActFor(acted_for);
 	}
 	PG_END_TRY();
 	if (error != NULL)

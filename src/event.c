@@ -75,6 +75,7 @@ EvpgEventValues(const EvpgEvent *event, Datum *values, bool *nulls)
 	put_text(values, nulls, EVPG_EVENT_ACTOR, event->actor);
 	values[EVPG_EVENT_OCCURRED_AT] = TimestampTzGetDatum(event->occurred_at);
 	values[EVPG_EVENT_RECORDED_AT] = TimestampTzGetDatum(event->recorded_at);
+	put_text(values, nulls, EVPG_EVENT_SESSION_ROLE, event->session_role);
 }
 
 /* A row of evpg.event. */
@@ -350,6 +351,7 @@ push_event(JsonbParseState **state, const EvpgEvent *event)
 	push_text(state, "actor", event->actor);
 	push_time(state, "occurred_at", event->occurred_at);
 	push_time(state, "recorded_at", event->recorded_at);
+	push_text(state, "session_role", event->session_role);
 	return pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 
@@ -415,6 +417,7 @@ EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event)
 	event->actor = get_text(values, nulls, EVPG_EVENT_ACTOR);
 	event->occurred_at = DatumGetTimestampTz(values[EVPG_EVENT_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(values[EVPG_EVENT_RECORDED_AT]);
+	event->session_role = get_text(values, nulls, EVPG_EVENT_SESSION_ROLE);
 }
 
 /* ------------------------------------------------------------------ JSON forms */
@@ -622,13 +625,15 @@ EvpgCommandDatum(const EvpgCommand *command)
 	values[EVPG_COMMAND_RECEIVED_AT] = TimestampTzGetDatum(command->received_at);
 	nulls[EVPG_COMMAND_RECEIVED_AT] = (command->received_at == 0);
 	nulls[EVPG_COMMAND_VERSION] = (command->version < 0);
+	put_text(values, nulls, EVPG_COMMAND_SESSION_ROLE, command->session_role);
 	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->command, values, nulls));
 }
 
 /*
  * EvpgCommandFromTuple
- *		Reads a row of evpg.command, but for version and received_at; false if
- *		every column is NULL, which is no command.
+ *		Reads a row of evpg.command, but for what evpg itself fills: version,
+ *		received_at and session_role; false if every column is NULL, which is no
+ *		command.
  */
 bool
 EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command)

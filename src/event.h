@@ -42,6 +42,7 @@ typedef struct EvpgEvent
 	TimestampTz occurred_at;	/* if given; else when it is recorded */
 	bool		has_occurred_at;
 	TimestampTz recorded_at;
+	const char *session_role;	/* who asked */
 } EvpgEvent;
 
 /* A command, checked. */
@@ -60,6 +61,7 @@ typedef struct EvpgCommand
 	const char *causation_id;
 	int64		version;		/* of the stream; -1: not known yet */
 	TimestampTz received_at;
+	const char *session_role;	/* who asked; NULL: not known yet */
 } EvpgCommand;
 
 /* evpg.event */
@@ -79,7 +81,8 @@ typedef struct EvpgCommand
 #define EVPG_EVENT_ACTOR			13
 #define EVPG_EVENT_OCCURRED_AT		14
 #define EVPG_EVENT_RECORDED_AT		15
-#define EVPG_EVENT_NATTS			16
+#define EVPG_EVENT_SESSION_ROLE		16
+#define EVPG_EVENT_NATTS			17
 
 /* evpg.new_event */
 #define EVPG_NEW_EVENT_TYPE				0
@@ -105,7 +108,8 @@ typedef struct EvpgCommand
 #define EVPG_COMMAND_CAUSATION_ID		9
 #define EVPG_COMMAND_VERSION			10
 #define EVPG_COMMAND_RECEIVED_AT		11
-#define EVPG_COMMAND_NATTS				12
+#define EVPG_COMMAND_SESSION_ROLE		12
+#define EVPG_COMMAND_NATTS				13
 
 extern void EvpgEventValues(const EvpgEvent *event, Datum *values, bool *nulls);
 extern Datum EvpgEventDatum(const EvpgEvent *event);

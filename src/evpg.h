@@ -124,6 +124,7 @@ typedef struct evpg_event
 	int64_t		occurred_at;	/* microseconds since 1970-01-01 UTC */
 	int64_t		recorded_at;	/* microseconds since 1970-01-01 UTC */
 	const evpg_host *host;		/* NULL in a unit test */
+	const char *session_role;	/* who asked for it; NULL in a unit test */
 } evpg_event;
 
 typedef struct evpg_command
@@ -140,6 +141,9 @@ typedef struct evpg_command
 	const char *actor;			/* NULL if none */
 	int64_t		received_at;	/* the only clock a handler may read;
 								 * microseconds since 1970-01-01 UTC */
+	const char *session_role;	/* the role that asked, by the server, while
+								 * actor is what the caller says; NULL in a
+								 * unit test that does not set it */
 } evpg_command;
 
 /* A command that a saga sent was refused; nothing of it has happened. */
@@ -809,7 +813,8 @@ evpg_decide(const evpg_aggregate *aggregate, evpg_json *state, const evpg_comman
 			.event_id = "",
 			.correlation_id = "",
 			.occurred_at = command->received_at,
-			.recorded_at = command->received_at
+			.recorded_at = command->received_at,
+			.session_role = command->session_role
 		};
 
 		evpg_apply(aggregate, state, &event);

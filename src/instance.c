@@ -334,6 +334,7 @@ EvpgTimerRead(int64 timer_id, EvpgTimer *timer)
 		timer->depth = (int) result_int(0, 6);
 		timer->correlation_id = result_text(0, 7);
 		timer->causation_id = result_text(0, 8);
+		timer->session_role = result_text(0, 9);
 		MemoryContextSwitchTo(old);
 	}
 	EvpgPlanDone();
@@ -344,8 +345,8 @@ EvpgTimerRead(int64 timer_id, EvpgTimer *timer)
 int64
 EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
 {
-	Datum		values[10];
-	char		nulls[10];
+	Datum		values[11];
+	char		nulls[11];
 	Datum		id = 0;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -359,6 +360,7 @@ EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
 	values[7] = Int32GetDatum(timer->depth);
 	put_text(values, nulls, 8, timer->correlation_id);
 	put_text(values, nulls, 9, timer->causation_id);
+	put_text(values, nulls, 10, timer->session_role);
 	(void) EvpgPlanRun(EVPG_PLAN_TIMER_WRITE, values, nulls);
 	(void) EvpgPlanResult(0, 1, &id);
 	EvpgPlanDone();

@@ -49,6 +49,7 @@ typedef struct EvpgTimer
 	TimestampTz due_at;
 	int			depth;
 	char	   *correlation_id; /* NULL: none */
+	char	   *session_role;	/* of who set it */
 	char	   *causation_id;	/* NULL: none */
 } EvpgTimer;
 

@@ -59,7 +59,8 @@
 #define LOG_CORRELATION_ID	12
 #define LOG_CAUSATION_ID	13
 #define LOG_ACTOR			14
-#define LOG_NATTS			15
+#define LOG_SESSION_ROLE	15
+#define LOG_NATTS			16
 
 /* With the index on types, so many types at most are read by it. */
 #define MAX_TYPE_SOURCES 16
@@ -129,6 +130,7 @@ fill_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 	set_text(slot, LOG_CORRELATION_ID, event->correlation_id);
 	set_text(slot, LOG_CAUSATION_ID, event->causation_id);
 	set_text(slot, LOG_ACTOR, event->actor);
+	set_text(slot, LOG_SESSION_ROLE, event->session_role);
 	ExecStoreVirtualTuple(slot);
 }
 
@@ -462,6 +464,7 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	event->correlation_id = get_text(slot, LOG_CORRELATION_ID);
 	event->causation_id = get_text(slot, LOG_CAUSATION_ID);
 	event->actor = get_text(slot, LOG_ACTOR);
+	event->session_role = get_text(slot, LOG_SESSION_ROLE);
 	event->occurred_at = DatumGetTimestampTz(slot->tts_values[LOG_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
 	MemoryContextSwitchTo(old);

@@ -159,6 +159,7 @@ EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *d
 			.correlation_id = event->correlation_id != NULL ? event->correlation_id : event_id,
 			.causation_id = event->causation_id,
 			.actor = event->actor,
+			.session_role = event->session_role,
 			.occurred_at = EvpgNativeTime(event->occurred_at),
 			.recorded_at = EvpgNativeTime(event->recorded_at),
 			.host = &EvpgNativeHost

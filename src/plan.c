@@ -590,7 +590,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		2, {INT8OID, TIMESTAMPTZOID}
 	},
 	[EVPG_PLAN_TIMER_READ] = {
-		"SELECT name, payload, command, scheduled_at, due_at, depth, correlation_id, causation_id FROM "
+		"SELECT name, payload, command, scheduled_at, due_at, depth, correlation_id, causation_id, session_role FROM "
 		"evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1",
 		1, {INT8OID}
 	},
@@ -600,11 +600,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_TIMER_WRITE] = {
 		"INSERT INTO evpg.timer (saga, key, name, payload, command, scheduled_at, due_at, depth, "
-		"correlation_id, causation_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (saga, "
+		"correlation_id, causation_id, session_role) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (saga, "
 		"key, name) DO UPDATE SET payload = excluded.payload, scheduled_at = excluded.scheduled_at, due_at = "
 		"excluded.due_at, depth = excluded.depth, correlation_id = excluded.correlation_id, causation_id = "
-		"excluded.causation_id, attempts = 0, retry_at = NULL RETURNING timer_id",
-		10, {TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID}
+		"excluded.causation_id, session_role = excluded.session_role, attempts = 0, retry_at = NULL RETURNING timer_id",
+		11, {TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_WORK_BURY] = {
 		"UPDATE evpg.saga_event SET dead_letter_id = $4 WHERE saga OPERATOR(pg_catalog.=) $1 AND key "

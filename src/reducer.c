@@ -466,6 +466,7 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 			.correlation_id = command->correlation_id,
 			.causation_id = command->causation_id,
 			.actor = command->actor,
+			.session_role = command->session_role,
 			.received_at = EvpgNativeTime(command->received_at)
 	};
 	entry->call(result, state->json->json, &in);
@@ -554,7 +555,10 @@ EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 	else
 		decide_by_function(state, command, decision);
 	for (int i = 0; i < decision->count; i++)
+	{
 		EvpgEventCheck(&decision->events[i], i + 1);
+		EvpgCheckDerivedMetadata(decision->events[i].metadata, command->metadata);
+	}
 	pop_frame(&frame);
 }
 
@@ -640,7 +644,13 @@ EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDec
 					 errhint("Return the command, or refuse it with evpg_reject().")));
 		(void) EvpgCommandFromTuple(DatumGetHeapTupleHeader(call.rows[0]), &changed);
 		changed.received_at = command->received_at;
+		changed.session_role = command->session_role;
 		EvpgCommandCheck(&changed);
+		EvpgCheckDerivedMetadata(changed.metadata, command->metadata);
+		changed.metadata = EvpgKeepOwnMetadata(changed.metadata, command->metadata);
+		if (changed.command_id == NULL || command->command_id == NULL ||
+			strcmp(changed.command_id, command->command_id) != 0)
+			EvpgCheckCallersCommandId(changed.command_id);
 		if (strcmp(changed.aggregate_type, command->aggregate_type) != 0 ||
 			strcmp(changed.aggregate_id, command->aggregate_id) != 0)
 			ereport(ERROR,

@@ -121,6 +121,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	/* A mistake should not wait for its time. */
 	(void) EvpgRegistryAggregate(command.aggregate_type);
 	timer.command = command_to_jsonb(&command);
+	timer.session_role = (char *) command.session_role;
 	timer_id = EvpgTimerWrite(NULL, NULL, &timer);
 	EvpgWakeLauncher();
 	EvpgWakeConsumers();

@@ -246,6 +246,7 @@ describe(evpg_result *out, const evpg_json *state, const evpg_command *command)
 						EVPG_TEXT("correlation_id", command->correlation_id),
 						EVPG_TEXT("causation_id", command->causation_id),
 						EVPG_TEXT("actor", command->actor),
+						EVPG_TEXT("session_role", command->session_role),
 						EVPG_INT("received_at", command->received_at),
 						EVPG_BOOL("host", EVPG_HOST_HAS(out->host, check_interrupts) && EVPG_HOST_HAS(out->host, log)));
 	event = evpg_emit(out, "Described", facts);
@@ -279,6 +280,7 @@ described(evpg_json *state, const evpg_event *event)
 						EVPG_TEXT("correlation_id", event->correlation_id),
 						EVPG_TEXT("causation_id", event->causation_id),
 						EVPG_TEXT("actor", event->actor),
+						EVPG_TEXT("session_role", event->session_role),
 						EVPG_INT("occurred_at", event->occurred_at),
 						EVPG_INT("recorded_at", event->recorded_at),
 						EVPG_BOOL("host", EVPG_HOST_HAS(event->host, check_interrupts)));

@@ -159,11 +159,11 @@ SELECT refused($$SELECT evpg_event(NULL)$$, '22004 event type must not be null',
 -- commands as rows, which the functions of later features take
 SELECT same($$SELECT * FROM evpg_command('counter', 'a', 'Add')$$,
   $$VALUES ('counter', 'a', 'Add', '{}'::jsonb, NULL::bigint, NULL::text, NULL::jsonb, NULL::text, NULL::text, NULL::text,
-  NULL::bigint, NULL::timestamptz)$$,
+  NULL::bigint, NULL::timestamptz, NULL::text)$$,
   'B01: a command');
 SELECT same($$SELECT * FROM evpg_command('counter', 'a', 'Add', '{"n": 1}', 3, 'c', '{"m": 1}', 'me', 'corr', 'cause')$$,
   $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, 3::bigint, 'c', '{"m": 1}'::jsonb, 'me', 'corr', 'cause', NULL::bigint,
-  NULL::timestamptz)$$,
+  NULL::timestamptz, NULL::text)$$,
   'B01: with everything');
 SELECT same($$SELECT *
   FROM unnest(evpg_commands('[{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add",

@@ -27,8 +27,8 @@ SELECT is(error_fields('DELETE FROM evpg.event_log') <> '', true, 'the error has
 
 -- unique: positions, versions of a stream, event ids
 SELECT alike(error_of(format(
-  'INSERT INTO evpg.event_log (position, stream_id, version, occurred_at, recorded_at, event_id, schema_version, type)
-   SELECT %s FROM evpg.event_log LIMIT 1',
+  'INSERT INTO evpg.event_log (position, stream_id, version, occurred_at, recorded_at, event_id, schema_version, type, session_role)
+   SELECT %s, session_role FROM evpg.event_log LIMIT 1',
   columns)), '23505 %', 'unique: ' || what)
   FROM (VALUES ('position, 77, 77, now(), now(), gen_random_uuid(), 1, ''x''', 'position'),
   ('77, stream_id, version, now(), now(), gen_random_uuid(), 1, ''x''', 'version'),

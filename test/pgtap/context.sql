@@ -70,7 +70,7 @@ CREATE TEMP TABLE described AS SELECT * FROM evpg_execute('echo', 'd', 'Describe
 SELECT is((SELECT data - 'received_at' FROM described),
   '{"version": 0, "aggregate_type": "echo", "aggregate_id": "d", "command_type": "Describe", "has_data": true,
     "data": {"x": 1}, "metadata": {"arg": 1, "from": "context"}, "command_id": "cmd", "correlation_id": "corr1",
-    "causation_id": "cause", "actor": "ann", "host": true}',
+    "causation_id": "cause", "actor": "ann", "host": true}'::jsonb || jsonb_build_object('session_role', session_user),
   'A20: what a handler in C is told');
 SELECT is((SELECT (data->>'received_at')::bigint FROM described),
   (SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint FROM described),
@@ -82,7 +82,7 @@ SELECT is((SELECT (state->'event') - '{occurred_at,recorded_at,data}'::text[] FR
   (SELECT jsonb_build_object('version', 1, 'aggregate_type', 'echo', 'aggregate_id', 'd', 'type', 'Described',
   'schema_version', 1, 'tags', tags,
      'metadata', metadata, 'event_id', event_id, 'command_id', 'cmd', 'correlation_id', 'corr1', 'causation_id', 'cause',
-     'actor', 'ann', 'host', true) FROM described),
+     'actor', 'ann', 'host', true, 'session_role', session_user) FROM described),
   'A20: what a fold in C is told');
 SELECT is((SELECT state->'event'->'data' FROM evpg_state('echo', 'd')), (SELECT data FROM described), 'A22: and the data');
 SELECT is((SELECT ARRAY[(state->'event'->>'occurred_at')::bigint, (state->'event'->>'recorded_at')::bigint]
@@ -98,7 +98,7 @@ RESET evpg.state_cache_size;
 SELECT is((SELECT data - 'received_at' FROM evpg_execute('echo', 'e', 'Describe', NULL)),
   (SELECT jsonb_build_object('version', 0, 'aggregate_type', 'echo', 'aggregate_id', 'e', 'command_type', 'Describe',
   'has_data', false, 'data', NULL, 'metadata', NULL,
-     'command_id', NULL, 'correlation_id', NULL, 'causation_id', NULL, 'actor', NULL, 'host', true)),
+     'command_id', NULL, 'correlation_id', NULL, 'causation_id', NULL, 'actor', NULL, 'host', true, 'session_role', session_user)),
      'A20: what is not there is NULL in C');
 
 -- what a function is told
@@ -112,7 +112,7 @@ CREATE TEMP TABLE told AS SELECT * FROM evpg_execute('tell', 't', 'Tell', '[1]',
 SELECT is((SELECT data FROM told), (SELECT jsonb_build_object('aggregate_type', 'tell', 'aggregate_id', 't', 'command_type',
   'Tell', 'data', '[1]'::jsonb, 'expected_version', 0,
     'command_id', 'cmd', 'metadata', '{"m": 1}'::jsonb, 'actor', 'ann', 'correlation_id', 'corr', 'causation_id', 'cause',
-    'version', 0, 'received_at', recorded_at) FROM told),
+    'version', 0, 'received_at', recorded_at, 'session_role', session_user) FROM told),
   'A20: what a handler that is a function is told');
 SELECT is((SELECT state FROM evpg_state('tell', 't')), (SELECT to_jsonb(told) - 'position' FROM told),
   'A20: what a reducer that is a function is told: the row of the event');

@@ -54,8 +54,8 @@ SELECT refused(format('SELECT evpg_register_translator(%s)', args), error, 'B59:
 
 -- translating
 SELECT same($$SELECT * FROM evpg_translate('shop', orders('{"c": "a", "do": "Add", "n": 1, "id": "i"}', '{"c": "b", "do": "Subtract", "version": 3}'))$$,
-  $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, NULL::bigint, 'i', NULL::jsonb, NULL::text, NULL::text, NULL::text, NULL::bigint, NULL::timestamptz),
-  ('counter', 'b', 'Subtract', '{"n": null}', 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL)$$, 'B59: a message becomes commands, in its order');
+  $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, NULL::bigint, 'i', NULL::jsonb, NULL::text, NULL::text, NULL::text, NULL::bigint, NULL::timestamptz, NULL::text),
+  ('counter', 'b', 'Subtract', '{"n": null}', 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)$$, 'B59: a message becomes commands, in its order');
 SELECT same($$SELECT aggregate_id, data, actor FROM evpg_translate('one', '{"c": "a"}')$$, $$VALUES ('a', '{"c": "a"}'::jsonb, 'one')$$,
   'B59: or one command');
 SELECT is((SELECT count(*) FROM evpg_translate(t, p)), 0::bigint, 'B59: none: ' || t || ' of ' || p) FROM (VALUES
