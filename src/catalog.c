@@ -5,7 +5,7 @@
  *
  * The answers are kept for the session in EvpgCatalogContext and looked up
  * again after an invalidation, so DROP and CREATE EXTENSION in one session
- * work.  Callbacks only flip flags: they run at any time, also while a command
+ * work, and so does a change of a table, which is refused (shape.c).  Callbacks only flip flags: they run at any time, also while a command
  * holds pointers, so what a command may still hold is freed at the end of the
  * transaction.
  *
@@ -20,6 +20,7 @@
 
 #include "access/htup_details.h"
 #include "access/parallel.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/namespace.h"
@@ -28,6 +29,8 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "shape.h"
+#include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -35,12 +38,12 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
 
 #define OWN_SEARCH_PATH "pg_catalog, pg_temp"
 
 static MemoryContext EvpgCatalogContext = NULL;
 static EvpgCatalog catalog;
+static Oid	shaped[EVPG_SHAPE_COUNT];	/* relations whose columns are known */
 static bool catalog_valid = false;
 static uint64 catalog_changes = 0;	/* seen by the callbacks */
 static uint64 registry_generation = 1;
@@ -49,6 +52,16 @@ static uint64 call_number = 0;	/* of the outermost call that is under way, or
 								 * was the last */
 static int	outermost_level = 0;	/* of settings, of that call; 0: none is
 									 * under way */
+
+/* Whether C code knows the columns of a relation. */
+static bool
+is_shaped(Oid relid)
+{
+	for (int shape = 0; shape < EVPG_SHAPE_COUNT; shape++)
+		if (relid == shaped[shape])
+			return true;
+	return false;
+}
 
 static void
 relation_changed(Datum arg, Oid relid)
@@ -62,8 +75,7 @@ relation_changed(Datum arg, Oid relid)
 	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
 			 relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
 		registry_generation++;
-	if (relid == catalog.stream || relid == catalog.projection_state || relid == catalog.event_log || relid == catalog.fence ||
-		relid == catalog.event_position)
+	if (relid == catalog.fence || relid == catalog.event_position || is_shaped(relid))
 	{
 		catalog_valid = false;
 		catalog_changes++;
@@ -127,11 +139,11 @@ access_method(Oid relid)
 	return result;
 }
 
-/* The optional index on (type, position), if it is there and complete; else InvalidOid. */
+/* A B-tree on just these columns (the second may be NULL) that is complete and, if asked for, unique; else InvalidOid. */
 static Oid
-lookup_type_index(Oid schema, Oid event_log)
+find_index(Oid schema, const char *name, Oid table, const char *first, const char *second, bool unique)
 {
-	Oid			index = get_relname_relid("event_log_event_type", schema);
+	Oid			index = get_relname_relid(name, schema);
 	HeapTuple	tuple = OidIsValid(index) ? SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index)) : NULL;
 	Form_pg_index form;
 	bool		usable;
@@ -139,31 +151,27 @@ lookup_type_index(Oid schema, Oid event_log)
 	if (!HeapTupleIsValid(tuple))
 		return InvalidOid;
 	form = (Form_pg_index) GETSTRUCT(tuple);
-	usable = form->indrelid == event_log && form->indisvalid && form->indisready && form->indislive &&
-		form->indnkeyatts == 2 && form->indkey.values[0] == get_attnum(event_log, "type") &&
-		form->indkey.values[1] == get_attnum(event_log, "position") &&
+	usable = form->indrelid == table && form->indisvalid && form->indisready && form->indislive &&
+		(form->indisunique || !unique) && form->indnkeyatts == (second == NULL ? 1 : 2) &&
+		form->indkey.values[0] == get_attnum(table, first) &&
+		(second == NULL || form->indkey.values[1] == get_attnum(table, second)) &&
 		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && access_method(index) == BTREE_AM_OID;
 	ReleaseSysCache(tuple);
 	return usable ? index : InvalidOid;
 }
 
-/* Row type of a relation or composite type, in EvpgCatalogContext. */
-static TupleDesc
-lookup_row_type(Oid schema, const char *name)
+/* A unique index that C code scans; error if there is none of this name and these columns. */
+static Oid
+lookup_index(Oid schema, const char *name, Oid table, const char *first, const char *second)
 {
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-									   CStringGetDatum(name), ObjectIdGetDatum(schema));
-	TupleDesc	desc;
-	MemoryContext old;
+	Oid			index = find_index(schema, name, table, first, second, true);
 
-	if (!OidIsValid(type))
+	if (!OidIsValid(index))
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("type \"evpg.%s\" does not exist", name)));
-	old = MemoryContextSwitchTo(EvpgCatalogContext);
-	desc = lookup_rowtype_tupdesc_copy(type, -1);
-	MemoryContextSwitchTo(old);
-	return desc;
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("unique index \"evpg.%s\" is missing or has been changed", name),
+				 errhint("The extension evpg is damaged or being dropped.")));
+	return index;
 }
 
 /*
@@ -189,7 +197,6 @@ EvpgCatalogGet(void)
 				 errmsg("extension \"evpg\" is not installed in this database"),
 				 errhint("Run CREATE EXTENSION evpg.")));
 
-	/* Row types are small and change never; the old ones may be in use. */
 	if (EvpgCatalogContext == NULL)
 		EvpgCatalogContext = AllocSetContextCreate(CacheMemoryContext, "EvpgCatalog",
 												   ALLOCSET_SMALL_SIZES);
@@ -197,16 +204,22 @@ EvpgCatalogGet(void)
 	new.interceptor = lookup_relation(schema, "interceptor");
 	new.projection = lookup_relation(schema, "projection");
 	new.saga = lookup_relation(schema, "saga");
-	new.projection_state = lookup_relation(schema, "projection_state");
-	new.projection_state_key_index = lookup_relation(schema, "projection_state_pkey");
 	new.translator = lookup_relation(schema, "translator");
-	new.stream = lookup_relation(schema, "stream");
-	new.stream_id_index = lookup_relation(schema, "stream_pkey");
-	new.stream_key_index = lookup_relation(schema, "stream_aggregate_type_aggregate_id_key");
-	new.event_log = lookup_relation(schema, "event_log");
-	new.event_log_position_index = lookup_relation(schema, "event_log_pkey");
-	new.event_log_type_index = lookup_type_index(schema, new.event_log);
-	new.event_log_stream_index = lookup_relation(schema, "event_log_stream_id_version_key");
+	new.command_record = lookup_relation(schema, "command_record");
+	new.snapshot = lookup_relation(schema, "snapshot");
+	for (int shape = 0; shape < EVPG_SHAPE_COUNT; shape++)
+		shaped[shape] = EvpgShapeCheck(schema, shape);
+	new.projection_state = shaped[EVPG_SHAPE_PROJECTION_STATE];
+	new.projection_state_key_index = lookup_index(schema, "projection_state_pkey", new.projection_state, "build", "key");
+	new.stream = shaped[EVPG_SHAPE_STREAM];
+	new.stream_id_index = lookup_index(schema, "stream_pkey", new.stream, "stream_id", NULL);
+	new.stream_key_index = lookup_index(schema, "stream_aggregate_type_aggregate_id_key", new.stream,
+										"aggregate_type", "aggregate_id");
+	new.event_log = shaped[EVPG_SHAPE_EVENT_LOG];
+	new.event_log_position_index = lookup_index(schema, "event_log_pkey", new.event_log, "position", NULL);
+	new.event_log_type_index = find_index(schema, "event_log_event_type", new.event_log, "type", "position", false);
+	new.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", new.event_log,
+											  "stream_id", "version");
 	new.event_position = lookup_relation(schema, "event_position");
 	new.fence = lookup_relation(schema, "fence");
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(new.event_log));
@@ -215,31 +228,75 @@ EvpgCatalogGet(void)
 	new.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 
+	/*
+	 * Descriptors may be in use, and a change that the check lets pass leaves
+	 * them right, so they are made once.
+	 */
 	if (new.event_log == catalog.event_log)
 	{
 		new.event = catalog.event;
 		new.new_event = catalog.new_event;
 		new.command = catalog.command;
+		new.outcome = catalog.outcome;
 		new.projected = catalog.projected;
 		new.reaction = catalog.reaction;
 		new.rejection = catalog.rejection;
 		new.fired_timer = catalog.fired_timer;
+		new.stream_row = catalog.stream_row;
+		new.projection_state_row = catalog.projection_state_row;
 	}
 	else
 	{
-		new.event = lookup_row_type(schema, "event");
-		new.new_event = lookup_row_type(schema, "new_event");
-		new.command = lookup_row_type(schema, "command");
-		new.projected = lookup_row_type(schema, "projected");
-		new.reaction = lookup_row_type(schema, "reaction");
-		new.rejection = lookup_row_type(schema, "rejection");
-		new.fired_timer = lookup_row_type(schema, "fired_timer");
+		MemoryContext old = MemoryContextSwitchTo(EvpgCatalogContext);
+
+		new.event = EvpgShapeRow(shaped[EVPG_SHAPE_EVENT], EVPG_SHAPE_EVENT);
+		new.new_event = EvpgShapeRow(shaped[EVPG_SHAPE_NEW_EVENT], EVPG_SHAPE_NEW_EVENT);
+		new.command = EvpgShapeRow(shaped[EVPG_SHAPE_COMMAND], EVPG_SHAPE_COMMAND);
+		new.outcome = EvpgShapeRow(shaped[EVPG_SHAPE_OUTCOME], EVPG_SHAPE_OUTCOME);
+		new.projected = EvpgShapeRow(shaped[EVPG_SHAPE_PROJECTED], EVPG_SHAPE_PROJECTED);
+		new.reaction = EvpgShapeRow(shaped[EVPG_SHAPE_REACTION], EVPG_SHAPE_REACTION);
+		new.rejection = EvpgShapeRow(shaped[EVPG_SHAPE_REJECTION], EVPG_SHAPE_REJECTION);
+		new.fired_timer = EvpgShapeRow(shaped[EVPG_SHAPE_FIRED_TIMER], EVPG_SHAPE_FIRED_TIMER);
+		new.stream_row = EvpgShapeRow(shaped[EVPG_SHAPE_STREAM], EVPG_SHAPE_STREAM);
+		new.projection_state_row = EvpgShapeRow(shaped[EVPG_SHAPE_PROJECTION_STATE], EVPG_SHAPE_PROJECTION_STATE);
+		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;
 	}
 	catalog = new;
 	catalog_valid = (changes == catalog_changes);
 	return &catalog;
+}
+
+/*
+ * EvpgCatalogOpen
+ *		Opens and locks one of evpg's tables, given by where its oid stands in the
+ *		catalog.  What the catalog says of it afterwards, shape and indexes too, is
+ *		right for as long as the lock is held: REINDEX CONCURRENTLY drops an index
+ *		only when nobody holds a lock on the table who could know it.
+ */
+Relation
+EvpgCatalogOpen(const Oid *table, LOCKMODE mode)
+{
+	Relation	relation = table_open(*table, mode);
+
+	(void) EvpgCatalogGet();
+	return relation;
+}
+
+/*
+ * EvpgCatalogLockForAppend
+ *		Locks the tables that a command writes before it locks or reads anything
+ *		else; evpg.stream comes with the row of the stream.  A lock on a table that
+ *		is strengthened later, or comes after that of a row, is a deadlock with
+ *		REINDEX.
+ */
+void
+EvpgCatalogLockForAppend(bool command_id)
+{
+	LockRelationOid(EvpgCatalogGet()->event_log, RowExclusiveLock);
+	if (command_id)
+		LockRelationOid(EvpgCatalogGet()->command_record, RowExclusiveLock);
 }
 
 /* Changes whenever a registration or a function may have changed. */

@@ -9,6 +9,8 @@
 #define EVPG_CATALOG_H
 
 #include "access/tupdesc.h"
+#include "storage/lockdefs.h"
+#include "utils/relcache.h"
 
 typedef struct EvpgCatalog
 {
@@ -20,6 +22,8 @@ typedef struct EvpgCatalog
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			translator;
+	Oid			command_record;
+	Oid			snapshot;
 	Oid			stream;
 	Oid			stream_id_index;	/* unique on stream_id */
 	Oid			stream_key_index;	/* unique on (aggregate_type,
@@ -30,13 +34,16 @@ typedef struct EvpgCatalog
 	Oid			event_log_stream_index; /* unique on (stream_id, version) */
 	Oid			event_position; /* sequence */
 	Oid			fence;
-	TupleDesc	event;			/* row types */
+	TupleDesc	event;			/* row types, see shape.h */
 	TupleDesc	new_event;
 	TupleDesc	command;
+	TupleDesc	outcome;
 	TupleDesc	projected;
 	TupleDesc	reaction;
 	TupleDesc	rejection;
 	TupleDesc	fired_timer;
+	TupleDesc	stream_row;		/* of tables */
+	TupleDesc	projection_state_row;
 } EvpgCatalog;
 
 /* Where a caller was before EvpgEnter. */
@@ -49,6 +56,8 @@ typedef struct EvpgScope
 
 extern void EvpgCatalogInit(void);
 extern const EvpgCatalog *EvpgCatalogGet(void);
+extern Relation EvpgCatalogOpen(const Oid *table, LOCKMODE mode);
+extern void EvpgCatalogLockForAppend(bool command_id);
 extern uint64 EvpgCatalogRegistryGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);
 extern uint64 EvpgCatalogCall(void);

@@ -24,8 +24,10 @@
 
 #include "evpg.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "attempt.h"
+#include "catalog.h"
 #include "catalog/pg_type.h"
 #include "command.h"
 #include "common/cryptohash.h"
@@ -236,6 +238,7 @@ EvpgOperationKey(const char *const *parts, int count)
 	return key;
 }
 
+/* With all that it points to: the event of a scan lives only until the next one. */
 static EvpgEvent *
 copy_event(const EvpgEvent *event)
 {
@@ -245,6 +248,8 @@ copy_event(const EvpgEvent *event)
 #define COPY_VALUE(field) copy->field = event->field == NULL ? NULL : \
 	memcpy(palloc(VARSIZE_ANY(event->field)), event->field, VARSIZE_ANY(event->field))
 	*copy = *event;
+	COPY_TEXT(aggregate_type);
+	COPY_TEXT(aggregate_id);
 	COPY_TEXT(type);
 	COPY_VALUE(data);
 	COPY_VALUE(metadata);
@@ -378,8 +383,9 @@ version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *
  * not find out later that another transaction has created it.
  */
 static void
-lock_stream(EvpgStream *stream, bool reserve)
+lock_stream(const EvpgCommand *command, EvpgStream *stream, bool reserve)
 {
+	EvpgCatalogLockForAppend(command->command_id != NULL);
 	if (!EvpgStreamLock(stream) && reserve)
 	{
 		EvpgStreamReserve(stream);
@@ -475,7 +481,7 @@ try_command(Execution *execution)
 	EvpgDecision why;
 	int64		before;
 
-	lock_stream(stream, !aggregate->native);
+	lock_stream(command, stream, !aggregate->native);
 	execution->found = *stream;
 	/* Under the lock, so that times grow with versions. */
 	command->received_at = GetCurrentTimestamp();
@@ -725,7 +731,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 
 	do
 	{
-		lock_stream(stream, !aggregate->native);
+		lock_stream(command, stream, !aggregate->native);
 		command->received_at = GetCurrentTimestamp();
 		if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
 		{
@@ -843,5 +849,5 @@ EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
 	values[9] = nulls[9] ? (Datum) 0 : JsonbPGetDatum(outcome->detail);
 	nulls[10] = (outcome->hint == NULL);
 	values[10] = nulls[10] ? (Datum) 0 : CStringGetTextDatum(outcome->hint);
-	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
 }

@@ -263,7 +263,7 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 			values[9] = JsonbPGetDatum(refusal.detail);
 			set_text(values, nulls, 10, error->hint);
 		}
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();

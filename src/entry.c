@@ -236,6 +236,7 @@ evpg_inject(PG_FUNCTION_ARGS)
 		command.metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"evpg\": {\"no_sagas\": true}}")));
 
 	EvpgEnter(&entry.scope, "evpg_inject()");
+	EvpgCatalogLockForAppend(false);
 	if (event.has_event_id)
 		(void) EvpgLockHash(EvpgHashPair("event_id", EvpgUuidText(&event.event_id)));
 	if (!event.has_event_id || !event_id_known(&event.event_id))

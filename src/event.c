@@ -29,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 PG_FUNCTION_INFO_V1(evpg_event);
 PG_FUNCTION_INFO_V1(evpg_events);
@@ -102,6 +103,26 @@ get_jsonb(Datum *values, bool *nulls, int column)
 }
 
 /*
+ * The columns of a composite value, in arrays as long as its type is wide: it
+ * has more than C code knows if one was added and dropped again (shape.c).
+ */
+static void
+deform_row(HeapTupleHeader tuple, Datum **values, bool **nulls)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(tuple), HeapTupleHeaderGetTypMod(tuple));
+	HeapTupleData data;
+
+	data.t_len = HeapTupleHeaderGetDatumLength(tuple);
+	ItemPointerSetInvalid(&data.t_self);
+	data.t_tableOid = InvalidOid;
+	data.t_data = tuple;
+	*values = palloc(sizeof(Datum) * desc->natts);
+	*nulls = palloc(sizeof(bool) * desc->natts);
+	heap_deform_tuple(&data, desc, *values, *nulls);
+	ReleaseTupleDesc(desc);
+}
+
+/*
  * EvpgEventFromNewEvent
  *		Reads a row of evpg.new_event; false if every column is NULL, which is
  *		no event: what a CASE without ELSE gives.
@@ -109,16 +130,11 @@ get_jsonb(Datum *values, bool *nulls, int column)
 bool
 EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event)
 {
-	HeapTupleData data;
-	Datum		values[EVPG_NEW_EVENT_NATTS];
-	bool		nulls[EVPG_NEW_EVENT_NATTS];
+	Datum	   *values;
+	bool	   *nulls;
 	bool		any = false;
 
-	data.t_len = HeapTupleHeaderGetDatumLength(tuple);
-	ItemPointerSetInvalid(&data.t_self);
-	data.t_tableOid = InvalidOid;
-	data.t_data = tuple;
-	heap_deform_tuple(&data, EvpgCatalogGet()->new_event, values, nulls);
+	deform_row(tuple, &values, &nulls);
 	for (int i = 0; i < EVPG_NEW_EVENT_NATTS; i++)
 		any |= !nulls[i];
 	if (!any)
@@ -638,16 +654,11 @@ EvpgCommandDatum(const EvpgCommand *command)
 bool
 EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command)
 {
-	HeapTupleData data;
-	Datum		values[EVPG_COMMAND_NATTS];
-	bool		nulls[EVPG_COMMAND_NATTS];
+	Datum	   *values;
+	bool	   *nulls;
 	bool		any = false;
 
-	data.t_len = HeapTupleHeaderGetDatumLength(tuple);
-	ItemPointerSetInvalid(&data.t_self);
-	data.t_tableOid = InvalidOid;
-	data.t_data = tuple;
-	heap_deform_tuple(&data, EvpgCatalogGet()->command, values, nulls);
+	deform_row(tuple, &values, &nulls);
 
 	memset(command, 0, sizeof(EvpgCommand));
 	command->aggregate_type = get_text(values, nulls, EVPG_COMMAND_AGGREGATE_TYPE);

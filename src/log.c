@@ -114,6 +114,8 @@ static void
 fill_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 {
 	ExecClearTuple(slot);
+	/* what the log has beyond are dropped columns */
+	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
 	memset(slot->tts_isnull, false, sizeof(bool) * LOG_NATTS);
 	slot->tts_values[LOG_POSITION] = Int64GetDatum(event->position);
 	slot->tts_values[LOG_STREAM_ID] = Int64GetDatum(stream_id);
@@ -142,7 +144,7 @@ fill_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 void
 EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 {
-	Relation	log = table_open(EvpgCatalogGet()->event_log, RowExclusiveLock);
+	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, RowExclusiveLock);
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *target = makeNode(ResultRelInfo);
 	TupleTableSlot *slot;
@@ -191,13 +193,14 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position);
 }
 
+/* index points into the catalog: it is known only under the lock of the table. */
 static EvpgLogScan *
-open_scan(Oid index, int nsources)
+open_scan(const Oid *index, int nsources)
 {
 	EvpgLogScan *scan = palloc0(sizeof(EvpgLogScan));
 
-	scan->log = table_open(EvpgCatalogGet()->event_log, AccessShareLock);
-	scan->index = index_open(index, AccessShareLock);
+	scan->log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, AccessShareLock);
+	scan->index = index_open(*index, AccessShareLock);
 	scan->nsources = nsources;
 	scan->sources = palloc0(sizeof(Source) * nsources);
 	scan->direction = ForwardScanDirection;
@@ -221,7 +224,7 @@ open_source(EvpgLogScan *scan, Source *source, ScanKey keys, int nkeys)
 EvpgLogScan *
 EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
 {
-	EvpgLogScan *scan = open_scan(EvpgCatalogGet()->event_log_stream_index, 1);
+	EvpgLogScan *scan = open_scan(&EvpgCatalogGet()->event_log_stream_index, 1);
 	ScanKeyData keys[2];
 
 	scan->stream = stream;
@@ -268,7 +271,7 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	LockRelationOid(EvpgCatalogGet()->event_log, AccessShareLock);
 	catalog = EvpgCatalogGet();
 	by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
-	scan = by_type ? open_scan(catalog->event_log_type_index, ntypes) : open_scan(catalog->event_log_position_index, 1);
+	scan = by_type ? open_scan(&catalog->event_log_type_index, ntypes) : open_scan(&catalog->event_log_position_index, 1);
 	scan->filter = filter;
 	scan->reached = filter->after;
 	foreach(cell, wanted)

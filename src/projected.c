@@ -27,6 +27,7 @@
 
 #include "evpg.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog.h"
 #include "check.h"
@@ -37,6 +38,7 @@
 #include "row.h"
 #include "settings.h"
 #include "shared.h"
+#include "storage/lmgr.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -74,7 +76,7 @@ EvpgProjectedInit(void)
 static Datum
 get_value(const EvpgProjected *row, int column, bool *isnull)
 {
-	return EvpgRowValue(EvpgCatalogGet()->projection_state, row->tuple, column, isnull);
+	return heap_getattr(row->tuple, column, EvpgCatalogGet()->projection_state_row, isnull);
 }
 
 /* Finds the row of a key and reads it; false if there is none. */
@@ -85,7 +87,7 @@ find_row(EvpgProjected *row, bool lock)
 	Datum		value;
 	bool		isnull;
 
-	row->tuple = EvpgRowFind(catalog->projection_state, catalog->projection_state_key_index, F_INT8EQ,
+	row->tuple = EvpgRowFind(&catalog->projection_state, &catalog->projection_state_key_index, F_INT8EQ,
 							 Int64GetDatum(row->build), row->key, GetTransactionSnapshot(), lock);
 	if (row->tuple == NULL)
 		return false;
@@ -108,6 +110,8 @@ EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *ke
 	row->projection = projection;
 	row->build = projection->build;
 	row->key = key;
+	/* Before any lock of a key: REINDEX would come in between. */
+	LockRelationOid(EvpgCatalogGet()->projection_state, RowExclusiveLock);
 	/* Another hash than that of a stream of the same names. */
 	if (projection->broadcast != EVPG_BROADCAST_NONE && key_locks < EvpgMaxKeyLocks)
 	{
@@ -150,7 +154,9 @@ static bool replaced[STATE_NATTS] = {
 EvpgRowWriter *
 EvpgProjectedWriter(void)
 {
-	return EvpgRowWriterBegin(EvpgCatalogGet()->projection_state);
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+
+	return EvpgRowWriterBegin(&catalog->projection_state, &catalog->projection_state_row);
 }
 
 /* Writes one of many rows; its time advances, also within a transaction. */

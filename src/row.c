@@ -22,6 +22,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog.h"
 #include "catalog/pg_collation.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
@@ -61,15 +62,21 @@ lock_slot(Relation table, Snapshot snapshot, TupleTableSlot *slot)
 
 /*
  * EvpgRowFind
- *		The row whose key is (first, second), NULL if there is none.  index is
- *		unique on two columns: one whose equality is the function equal, and one of
- *		type text; texts have collation "C".
+ *		The row whose key is (first, second), NULL if there is none.  table and
+ *		index point into the catalog, since the index is known only under the lock
+ *		of the table; it is unique on two columns: one whose equality is the
+ *		function equal, and one of type text; texts have collation "C".
+ *
+ * Who locks the row will replace it, and takes the lock of the table for that at
+ * once: to strengthen it later would be a deadlock with REINDEX, which gets its
+ * own lock on the table in between and then waits for the index.
  */
 HeapTuple
-EvpgRowFind(Oid table, Oid index, RegProcedure equal, Datum first, const char *second, Snapshot snapshot, bool lock)
+EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first, const char *second,
+			Snapshot snapshot, bool lock)
 {
-	Relation	relation = table_open(table, lock ? RowShareLock : AccessShareLock);
-	Relation	key = index_open(index, AccessShareLock);
+	Relation	relation = EvpgCatalogOpen(table, lock ? RowExclusiveLock : AccessShareLock);
+	Relation	key = index_open(*index, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
 	HeapTuple	row = NULL;
 	IndexScanDesc scan;
@@ -94,10 +101,10 @@ EvpgRowFind(Oid table, Oid index, RegProcedure equal, Datum first, const char *s
 
 /* The row whose key, unique by index, is a number; NULL if there is none.  Under the active snapshot. */
 HeapTuple
-EvpgRowById(Oid table, Oid index, int64 id)
+EvpgRowById(const Oid *table, const Oid *index, int64 id)
 {
-	Relation	relation = table_open(table, AccessShareLock);
-	Relation	key = index_open(index, AccessShareLock);
+	Relation	relation = EvpgCatalogOpen(table, AccessShareLock);
+	Relation	key = index_open(*index, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
 	HeapTuple	row = NULL;
 	IndexScanDesc scan;
@@ -115,21 +122,11 @@ EvpgRowById(Oid table, Oid index, int64 id)
 	return row;
 }
 
-/* A value of a row, which points into it. */
-Datum
-EvpgRowValue(Oid table, HeapTuple row, int column, bool *isnull)
-{
-	Relation	relation = table_open(table, NoLock);
-	Datum		value = heap_getattr(row, column, RelationGetDescr(relation), isnull);
-
-	table_close(relation, NoLock);
-	return value;
-}
-
 /* Writes rows of a table, which is set up once for all of them. */
 struct EvpgRowWriter
 {
 	Relation	relation;
+	TupleDesc	row;			/* the columns that C code knows */
 	TupleTableSlot *slot;
 	EState	   *estate;			/* NULL: no index was needed yet */
 	ResultRelInfo *target;
@@ -138,14 +135,16 @@ struct EvpgRowWriter
 /*
  * EvpgRowWriterBegin
  *		Begins to write rows of a table; each row once, since what is written can
- *		be found only after EvpgRowWriterEnd.  Lives in CurrentMemoryContext.
+ *		be found only after EvpgRowWriterEnd.  table and row point into the
+ *		catalog.  Lives in CurrentMemoryContext.
  */
 EvpgRowWriter *
-EvpgRowWriterBegin(Oid table)
+EvpgRowWriterBegin(const Oid *table, const TupleDesc *row)
 {
 	EvpgRowWriter *writer = palloc0(sizeof(EvpgRowWriter));
 
-	writer->relation = table_open(table, RowExclusiveLock);
+	writer->relation = EvpgCatalogOpen(table, RowExclusiveLock);
+	writer->row = *row;
 	writer->slot = table_slot_create(writer->relation, NULL);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	return writer;
@@ -174,7 +173,7 @@ insert_index_entries(EvpgRowWriter *writer, bool update)
 HeapTuple
 EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 {
-	HeapTuple	new = heap_form_tuple(RelationGetDescr(writer->relation), values, nulls);
+	HeapTuple	new = heap_form_tuple(writer->row, values, nulls);
 
 	ExecForceStoreHeapTuple(new, writer->slot, false);
 	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
@@ -193,8 +192,18 @@ EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 HeapTuple
 EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced)
 {
-	HeapTuple	new = heap_modify_tuple(row, RelationGetDescr(writer->relation), values, nulls, replaced);
+	TupleDesc	all = RelationGetDescr(writer->relation);
+	Datum	   *new_values = palloc0(sizeof(Datum) * all->natts);
+	bool	   *new_nulls = palloc0(sizeof(bool) * all->natts);
+	bool	   *new_replaced = palloc0(sizeof(bool) * all->natts);
 	bool		update_indexes;
+	HeapTuple	new;
+
+	/* The stored row may have more columns than C code knows (shape.c). */
+	memcpy(new_values, values, sizeof(Datum) * writer->row->natts);
+	memcpy(new_nulls, nulls, sizeof(bool) * writer->row->natts);
+	memcpy(new_replaced, replaced, sizeof(bool) * writer->row->natts);
+	new = heap_modify_tuple(row, all, new_values, new_nulls, new_replaced);
 
 	ExecForceStoreHeapTuple(new, writer->slot, false);
 	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);

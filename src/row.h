@@ -9,17 +9,17 @@
 #define EVPG_ROW_H
 
 #include "access/htup.h"
+#include "access/tupdesc.h"
 #include "utils/snapshot.h"
 
 typedef struct EvpgRowWriter EvpgRowWriter;
 
-extern HeapTuple EvpgRowFind(Oid table, Oid index, RegProcedure equal, Datum first, const char *second,
+extern HeapTuple EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first, const char *second,
 							 Snapshot snapshot, bool lock);
-extern HeapTuple EvpgRowById(Oid table, Oid index, int64 id);
-extern EvpgRowWriter *EvpgRowWriterBegin(Oid table);
+extern HeapTuple EvpgRowById(const Oid *table, const Oid *index, int64 id);
+extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row);
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);
 extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
 extern void EvpgRowWriterEnd(EvpgRowWriter *writer);
-extern Datum EvpgRowValue(Oid table, HeapTuple row, int column, bool *isnull);
 
 #endif							/* EVPG_ROW_H */

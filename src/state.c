@@ -36,6 +36,7 @@
 #include "plan.h"
 #include "settings.h"
 #include "state.h"
+#include "storage/lmgr.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -256,6 +257,9 @@ start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_sna
 	};
 	uint64		rows;
 
+	/* A command may write a snapshot later; a lock must not be strengthened. */
+	if (!caller_snapshot)
+		LockRelationOid(EvpgCatalogGet()->snapshot, RowExclusiveLock);
 	if (version > 0)
 	{
 		rows = caller_snapshot ? EvpgPlanRead(EVPG_PLAN_SNAPSHOT_READ, values, NULL) :

@@ -68,22 +68,30 @@ static MemoryContext EvpgStreamContext = NULL;	/* of names */
 static streams_hash *names = NULL;
 static uint64 names_of = 0;		/* EvpgCatalogIdentity() */
 
+/* A value of a row of evpg.stream, which has no NULLs. */
+static Datum
+get_value(HeapTuple row, int column)
+{
+	bool		isnull;
+
+	return heap_getattr(row, column, EvpgCatalogGet()->stream_row, &isnull);
+}
+
 static bool
 find_row(EvpgStream *stream, Snapshot snapshot, bool lock)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
-	bool		isnull;
 
-	stream->row = EvpgRowFind(catalog->stream, catalog->stream_key_index, F_TEXTEQ,
+	stream->row = EvpgRowFind(&catalog->stream, &catalog->stream_key_index, F_TEXTEQ,
 							  CStringGetTextDatum(stream->aggregate_type), stream->aggregate_id, snapshot, lock);
 	if (stream->row == NULL)
 	{
 		stream->stream_id = stream->version = stream->last_position = 0;
 		return false;
 	}
-	stream->stream_id = DatumGetInt64(EvpgRowValue(catalog->stream, stream->row, STREAM_STREAM_ID, &isnull));
-	stream->version = DatumGetInt64(EvpgRowValue(catalog->stream, stream->row, STREAM_VERSION, &isnull));
-	stream->last_position = DatumGetInt64(EvpgRowValue(catalog->stream, stream->row, STREAM_LAST_POSITION, &isnull));
+	stream->stream_id = DatumGetInt64(get_value(stream->row, STREAM_STREAM_ID));
+	stream->version = DatumGetInt64(get_value(stream->row, STREAM_VERSION));
+	stream->last_position = DatumGetInt64(get_value(stream->row, STREAM_LAST_POSITION));
 	return true;
 }
 
@@ -104,8 +112,12 @@ EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 static void
 forget_names(void)
 {
-	if (EvpgStreamContext != NULL)
-		MemoryContextDelete(EvpgStreamContext);
+	MemoryContext old = EvpgStreamContext;
+
+	EvpgStreamContext = NULL;
+	names = NULL;
+	if (old != NULL)
+		MemoryContextDelete(old);
 	EvpgStreamContext = AllocSetContextCreate(TopMemoryContext, "EvpgStream", ALLOCSET_DEFAULT_SIZES);
 	names = streams_create(EvpgStreamContext, 1024, NULL);
 	names_of = EvpgCatalogIdentity();
@@ -127,11 +139,10 @@ EvpgStreamById(int64 stream_id, EvpgStream *stream)
 	entry = streams_lookup(names, stream_id);
 	if (entry == NULL)
 	{
-		HeapTuple	row = EvpgRowById(catalog->stream, catalog->stream_id_index, stream_id);
+		HeapTuple	row = EvpgRowById(&catalog->stream, &catalog->stream_id_index, stream_id);
 		MemoryContext old;
 		char	   *type;
 		char	   *id;
-		bool		isnull;
 
 		if (row == NULL)
 			ereport(ERROR,
@@ -139,8 +150,8 @@ EvpgStreamById(int64 stream_id, EvpgStream *stream)
 					 errmsg("stream with id " INT64_FORMAT " is missing", stream_id),
 					 errdetail("There is an event of it.")));
 		old = MemoryContextSwitchTo(EvpgStreamContext);
-		type = TextDatumGetCString(EvpgRowValue(catalog->stream, row, STREAM_AGGREGATE_TYPE, &isnull));
-		id = TextDatumGetCString(EvpgRowValue(catalog->stream, row, STREAM_AGGREGATE_ID, &isnull));
+		type = TextDatumGetCString(get_value(row, STREAM_AGGREGATE_TYPE));
+		id = TextDatumGetCString(get_value(row, STREAM_AGGREGATE_ID));
 		entry = streams_insert(names, stream_id, &found);
 		entry->aggregate_type = type;
 		entry->aggregate_id = id;
@@ -188,13 +199,14 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position)
 	Datum		values[STREAM_NATTS] = {0};
 	bool		nulls[STREAM_NATTS] = {0};
 	bool		replaced[STREAM_NATTS] = {0};
+	const EvpgCatalog *catalog = EvpgCatalogGet();
 	EvpgRowWriter *writer;
 
 	Assert(stream->row != NULL);
 	values[STREAM_VERSION - 1] = Int64GetDatum(version);
 	values[STREAM_LAST_POSITION - 1] = Int64GetDatum(last_position);
 	replaced[STREAM_VERSION - 1] = replaced[STREAM_LAST_POSITION - 1] = true;
-	writer = EvpgRowWriterBegin(EvpgCatalogGet()->stream);
+	writer = EvpgRowWriterBegin(&catalog->stream, &catalog->stream_row);
 	stream->row = EvpgRowReplace(writer, stream->row, values, nulls, replaced);
 	EvpgRowWriterEnd(writer);
 	stream->version = version;

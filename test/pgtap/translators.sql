@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(191);
+SELECT plan(193);
 SET test.kind = counter;
 
 -- A shop's message: {"orders": [{"c": id, "do": type, "n": n, "id": command id, "version": expected}, ...]}

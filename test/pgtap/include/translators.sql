@@ -73,3 +73,11 @@ SELECT count(*) FROM evpg_receive_message('s', '6', 'shop', orders('{"c": "conte
 COMMIT;
 SELECT same($$SELECT actor, correlation_id, metadata FROM evpg.event WHERE aggregate_type = kind() AND aggregate_id = 'context'$$,
   $$VALUES ('ann', 'corr', '{"m": 1}'::jsonb)$$, kind() || ', B60: commands of messages have the context');
+
+-- each duplicate is answered with its own stream
+SELECT receive('three', orders('{"c": "x1", "do": "Add", "n": 1}', '{"c": "x22", "do": "Add", "n": 1}', '{"c": "x333", "do": "Add", "n": 1}')) \g /dev/null
+SELECT evpg_prune_inbox('0') \g /dev/null
+SELECT same($$SELECT status, aggregate_id, events->0->>'aggregate_type', events->0->>'aggregate_id'
+  FROM evpg_receive_message('s', 'three', 'shop', orders('{"c": "x1", "do": "Add", "n": 1}', '{"c": "x22", "do": "Add", "n": 1}', '{"c": "x333", "do": "Add", "n": 1}'))$$,
+  $$SELECT 'duplicate', id, kind(), id FROM unnest('{x1,x22,x333}'::text[]) id$$,
+  kind() || ', rule 4: a duplicate among others is answered with the names of its own stream');
