@@ -595,7 +595,8 @@ CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 5;
 COMMENT ON FUNCTION evpg_append IS 'appends events that the caller decided, without handler and invariant';
 
-CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false)
+CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false,
+    actor text DEFAULT NULL, correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
 COMMENT ON FUNCTION evpg_inject IS 'appends one event as it is, to which sagas do not react unless run_sagas says so; no row and no effect when its event_id is known in any stream';
 

@@ -711,7 +711,8 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 /*
  * EvpgCommandAppend
  *		Appends events that the caller decided.  The same as a command but for
- *		the handler, the state and the invariant; no events are a no-op.
+ *		the handler, the state and the invariant, and that the caller has
+ *		applied the context; no events are a no-op.
  */
 void
 EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcome *outcome)
@@ -724,7 +725,6 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	stream->aggregate_type = command->aggregate_type;
 	stream->aggregate_id = command->aggregate_id;
-	EvpgContextApply(command);
 	aggregate = EvpgRegistryAggregate(command->aggregate_type);
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
 	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);

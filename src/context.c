@@ -62,12 +62,21 @@ setting(const char *value)
 	return value != NULL && value[0] != '\0' ? pstrdup(value) : NULL;
 }
 
-/* Fills what the call left open from evpg_set_context(); SET can put anything there, so it is checked. */
+/* Fills in who asks. */
+void
+EvpgContextApplySession(EvpgCommand *command)
+{
+	if (command->session_role == NULL)
+		command->session_role = acting_for != NULL ? acting_for : GetUserNameFromId(GetSessionUserId(), false);
+}
+
+/* Fills what the call left open from the session and evpg_set_context(); SET can put anything there, so it is checked. */
 void
 EvpgContextApply(EvpgCommand *command)
 {
 	const char *text;
 
+	EvpgContextApplySession(command);
 	if (command->actor == NULL)
 	{
 		command->actor = setting(EvpgActor);
@@ -80,8 +89,6 @@ EvpgContextApply(EvpgCommand *command)
 		if (command->correlation_id != NULL)
 			EvpgCheckId(command->correlation_id, "correlation id");
 	}
-	if (command->session_role == NULL)
-		command->session_role = acting_for != NULL ? acting_for : GetUserNameFromId(GetSessionUserId(), false);
 	text = setting(EvpgMetadata);
 	if (text != NULL)
 	{

@@ -13,6 +13,7 @@
 extern void EvpgContextLeave(void);
 extern const char *EvpgContextActing(void);
 extern void EvpgContextActFor(const char *role);
+extern void EvpgContextApplySession(EvpgCommand *command);
 extern void EvpgContextApply(EvpgCommand *command);
 extern void EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count);
 

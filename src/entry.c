@@ -15,6 +15,7 @@
 #include "catalog.h"
 #include "check.h"
 #include "command.h"
+#include "context.h"
 #include "errors.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -22,6 +23,7 @@
 #include "settings.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
@@ -187,6 +189,7 @@ evpg_append(PG_FUNCTION_ARGS)
 	EvpgCheckCallersMetadata(command.metadata);
 	EvpgCheckCallersCommandId(command.command_id);
 
+	EvpgContextApply(&command);
 	EvpgEnter(&entry.scope, "evpg_append()");
 	EvpgCommandAppend(&command, events, count, &outcome);
 	EvpgLeave(&entry.scope);
@@ -209,6 +212,37 @@ event_id_known(const pg_uuid_t *event_id)
 }
 
 /*
+ * What evpg itself writes into the metadata of an injected event: whether sagas
+ * may react to it, since they may have done so where it comes from, and how long
+ * the chain of reactions is that led to it there, so that a chain over several
+ * systems ends as well.  NULL: nothing.
+ */
+static Jsonb *
+injected_metadata(const EvpgEvent *event, bool run_sagas)
+{
+	JsonbValue *depth = EvpgEventMark(event, "depth");
+	StringInfoData own;
+
+	if (depth != NULL && depth->type != jbvNumeric)
+		depth = NULL;
+	if (run_sagas && depth == NULL)
+		return NULL;
+	initStringInfo(&own);
+	appendStringInfoString(&own, "{\"evpg\": {");
+	if (!run_sagas)
+		appendStringInfoString(&own, "\"no_sagas\": true");
+	if (depth != NULL)
+		appendStringInfo(&own, "%s\"depth\": %s", run_sagas ? "" : ", ",
+						 DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(depth->val.numeric))));
+	appendStringInfoString(&own, "}}");
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(own.data)));
+}
+
+/*
+ * Takes an event over as it was elsewhere, perhaps in another evpg: whatever
+ * evpg_read_all() returns there can be injected here.  The context of this
+ * session is not that of the event.
+ *
  * Two sessions that inject one event id are serial by a lock on it, so that the
  * second sees the event of the first.
  */
@@ -229,11 +263,15 @@ evpg_inject(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("event must not be null")));
 	EvpgEventCheck(&event, 1);
-	EvpgCheckCallersMetadata(event.metadata);
+	command.actor = EvpgArgOptionalId(fcinfo, 4, "actor");
+	command.correlation_id = EvpgArgOptionalId(fcinfo, 5, "correlation id");
+	command.causation_id = EvpgArgOptionalId(fcinfo, 6, "causation id");
 	EvpgCommandCheck(&command);
-	/* Sagas may have reacted to it where it comes from. */
-	if (PG_ARGISNULL(3) || !PG_GETARG_BOOL(3))
-		command.metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"evpg\": {\"no_sagas\": true}}")));
+	command.metadata = injected_metadata(&event, !PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
+	if (event.metadata != NULL)
+		event.metadata = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(event.metadata),
+															CStringGetTextDatum("evpg")));
+	EvpgContextApplySession(&command);
 
 	EvpgEnter(&entry.scope, "evpg_inject()");
 	EvpgCatalogLockForAppend(false);
