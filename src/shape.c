@@ -33,7 +33,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-#define MAX_COLUMNS 16
+#define MAX_COLUMNS 17
 
 typedef struct Column
 {
@@ -56,7 +56,7 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			{"occurred_at", TIMESTAMPTZOID}, {"recorded_at", TIMESTAMPTZOID}, {"event_id", UUIDOID},
 			{"schema_version", INT4OID}, {"type", TEXTOID, C_COLLATION_OID}, {"data", JSONBOID}, {"metadata", JSONBOID},
 			{"tags", TEXTARRAYOID}, {"command_id", TEXTOID}, {"correlation_id", TEXTOID}, {"causation_id", TEXTOID},
-			{"actor", TEXTOID}
+			{"actor", TEXTOID}, {"session_role", TEXTOID}
 	}},
 	[EVPG_SHAPE_STREAM] = {"stream", true, {
 			{"stream_id", INT8OID}, {"version", INT8OID}, {"last_position", INT8OID}, {"created_at", TIMESTAMPTZOID},
@@ -71,7 +71,7 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			{"event_id", UUIDOID}, {"type", TEXTOID}, {"schema_version", INT4OID}, {"data", JSONBOID},
 			{"metadata", JSONBOID}, {"tags", TEXTARRAYOID}, {"command_id", TEXTOID}, {"correlation_id", TEXTOID},
 			{"causation_id", TEXTOID}, {"actor", TEXTOID}, {"occurred_at", TIMESTAMPTZOID},
-			{"recorded_at", TIMESTAMPTZOID}
+			{"recorded_at", TIMESTAMPTZOID}, {"session_role", TEXTOID}
 	}},
 	[EVPG_SHAPE_NEW_EVENT] = {"new_event", false, {
 			{"type", TEXTOID}, {"data", JSONBOID}, {"metadata", JSONBOID}, {"tags", TEXTARRAYOID},
@@ -80,7 +80,8 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 	[EVPG_SHAPE_COMMAND] = {"command", false, {
 			{"aggregate_type", TEXTOID}, {"aggregate_id", TEXTOID}, {"command_type", TEXTOID}, {"data", JSONBOID},
 			{"expected_version", INT8OID}, {"command_id", TEXTOID}, {"metadata", JSONBOID}, {"actor", TEXTOID},
-			{"correlation_id", TEXTOID}, {"causation_id", TEXTOID}, {"version", INT8OID}, {"received_at", TIMESTAMPTZOID}
+			{"correlation_id", TEXTOID}, {"causation_id", TEXTOID}, {"version", INT8OID}, {"received_at", TIMESTAMPTZOID},
+			{"session_role", TEXTOID}
 	}},
 	[EVPG_SHAPE_OUTCOME] = {"outcome", false, {
 			{"status", TEXTOID}, {"aggregate_type", TEXTOID}, {"aggregate_id", TEXTOID}, {"version", INT8OID},
