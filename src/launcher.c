@@ -54,6 +54,12 @@
 #define FIRST_PAUSE 1000
 #define LAST_PAUSE 60000
 
+/* If there is no room for a process, the next one is tried after at most this; ms. */
+#define LAST_ROOM_PAUSE 5000
+
+/* A process that has worked for so many times its last pause is not failing. */
+#define WORKED 10
+
 /* The server starts the launcher again after this, in s. */
 #define LAUNCHER_PAUSE 5
 
@@ -80,6 +86,7 @@ typedef struct Look
 	Oid			database;
 	bool		held;
 	bool		wants_broadcaster;
+	bool		frames_wait;
 	bool		running[EVPG_PROCESSES];
 } Look;
 
@@ -92,8 +99,7 @@ static Known *known = NULL;
 static int	nknown = 0;
 static TimestampTz room_at = 0; /* no process could be started: try again */
 static long room_pause = 0;		/* 0: all could be started */
-static bool lacking;			/* this round not all that is wanted was
-								 * started */
+static bool lacking;			/* in this round a process found no room */
 
 /* ------------------------------------------------------------------ processes */
 
@@ -118,9 +124,10 @@ is_running(Task *task, bool wanted)
 		return true;
 	pfree(task->handle);
 	task->handle = NULL;
+	room_at = 0;
 	if (!wanted)
 		task->pause = 0;
-	else if (TimestampDifferenceExceeds(task->started_at, GetCurrentTimestamp(), LAST_PAUSE))
+	else if (TimestampDifferenceExceeds(task->started_at, GetCurrentTimestamp(), Max(task->pause, FIRST_PAUSE) * WORKED))
 		task->pause = FIRST_PAUSE;
 	else
 		task->pause = Min(Max(task->pause * 2, FIRST_PAUSE), LAST_PAUSE);
@@ -160,7 +167,7 @@ start(Task *task, const char *what, const char *function, Oid database, int numb
 					 errmsg("could not start %s", worker.bgw_name),
 					 errdetail("All background worker slots are in use; evpg will try again."),
 					 errhint("Increase max_worker_processes.")));
-		room_pause = Min(Max(room_pause * 2, FIRST_PAUSE), LAST_PAUSE);
+		room_pause = Min(Max(room_pause * 2, FIRST_PAUSE), LAST_ROOM_PAUSE);
 		room_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), room_pause);
 	}
 	MemoryContextSwitchTo(old);
@@ -321,6 +328,7 @@ look_at_slot(int slot, Look *look)
 	look->database = database->database;
 	look->held = database->holds > 0;
 	look->wants_broadcaster = database->wants_broadcaster;
+	look->frames_wait = database->ring.head != database->ring.tail;
 	used = OidIsValid(look->database) || look->held;
 	for (int number = 0; number < EVPG_PROCESSES; number++)
 	{
@@ -337,14 +345,20 @@ look_at_slot(int slot, Look *look)
 	}
 }
 
-/* Starts what a slot lacks. */
+/*
+ * Starts what a slot lacks: workers, or the broadcaster.  While workers lack a
+ * place a broadcaster takes none, since frames can go by NOTIFY, unless some wait
+ * for it in the ring and no worker of the database can send them.
+ */
 static void
-fill_slot(int slot, TimestampTz *next)
+fill_slot(int slot, bool broadcaster, TimestampTz *next)
 {
 	Look		look;
 
 	look_at_slot(slot, &look);
-	for (int number = 0; number < EVPG_PROCESSES; number++)
+	if (lacking && (!look.frames_wait || look.running[0]))
+		look.wants_broadcaster = false;
+	for (int number = broadcaster ? EVPG_BROADCASTER : 0; number < (broadcaster ? EVPG_PROCESSES : EVPG_BROADCASTER); number++)
 	{
 		Task	   *task = &tasks[slot * EVPG_PROCESSES + number];
 		bool		wanted = OidIsValid(look.database) && !look.held &&
@@ -354,8 +368,13 @@ fill_slot(int slot, TimestampTz *next)
 			continue;
 		if (task->database != look.database)
 			task->pause = task->start_at = 0;
-		if (Max(task->start_at, room_at) > GetCurrentTimestamp())
-			advance(next, Max(task->start_at, room_at));
+		if (task->start_at > GetCurrentTimestamp())
+		{
+			advance(next, task->start_at);
+			continue;
+		}
+		if (room_at > GetCurrentTimestamp())
+			advance(next, room_at);
 		else if (number == EVPG_BROADCASTER)
 			start(task, "broadcaster", "evpg_broadcaster_main", look.database, number);
 		else
@@ -420,6 +439,17 @@ sleep_until(TimestampTz next)
 	}
 }
 
+/* Lets broadcasters leave that have nothing to send, if workers lack a place. */
+static void
+set_crowded(bool crowded)
+{
+	if (EvpgSharedMemory->crowded == crowded)
+		return;
+	EvpgSharedMemory->crowded = crowded;
+	for (int slot = 0; crowded && slot < EvpgSharedMemory->count; slot++)
+		EvpgSharedWake(&EvpgSharedMemory->databases[slot].processes[EVPG_BROADCASTER]);
+}
+
 void
 evpg_launcher_main(Datum arg)
 {
@@ -432,8 +462,11 @@ evpg_launcher_main(Datum arg)
 			rescan();
 		lacking = false;
 		for (int slot = 0; slot < EvpgSharedMemory->count; slot++)
-			fill_slot(slot, &next);
+			fill_slot(slot, false, &next);
 		probe_next(&next);
+		set_crowded(lacking);
+		for (int slot = 0; slot < EvpgSharedMemory->count; slot++)
+			fill_slot(slot, true, &next);
 		if (!lacking)
 			room_pause = 0;
 		else if (room_at > GetCurrentTimestamp())

@@ -15,6 +15,9 @@
  * none; the broadcaster announces it.  A transaction does not keep more than
  * the ring could take.
  *
+ * If there is no broadcaster for a while, a worker of the database sends what
+ * waits (worker.c); one process at a time has that part.
+ *
  * The broadcaster copies the oldest frames out, sends them, and only then gives
  * their room free: a frame can be sent twice, but not get lost.  It works on the
  * slot it is attached to, which is not emptied for somebody else before it ends.
@@ -35,6 +38,7 @@
 #include "ring.h"
 #include "settings.h"
 #include "shared.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -70,28 +74,43 @@ ring_size(void)
 /* ------------------------------------------------------------------ collecting */
 
 /*
+ * Whether frames of other transactions wait.  Without the lock: who holds the
+ * lock of a key sees what its last owner has put there before it gave the lock
+ * back, and tail moves only when the frames before it have been sent.
+ */
+static bool
+frames_wait(const EvpgDatabase *slot)
+{
+	const volatile EvpgRing *ring = &slot->ring;
+
+	return ring->head != ring->tail;
+}
+
+/*
  * EvpgRingUsable
  *		Whether frames of this transaction go through the ring now: if there is a
  *		broadcaster, or if it is needed anyway; but not without shared memory or
- *		a slot in it.  What began with the ring goes on with it, whatever
- *		evpg.broadcast has become, for the order of frames.  A missing broadcaster
- *		is asked for.
+ *		a slot in it.  While frames wait there, those of later transactions go the
+ *		same way, whatever evpg.broadcast says and whether there is a broadcaster
+ *		or not, since NOTIFY would overtake them; so do those of a transaction
+ *		that began with the ring.  A missing broadcaster is asked for.
  */
 bool
 EvpgRingUsable(void)
 {
 	bool		begun = marks != NULL && nmarks > 0;
-	EvpgDatabase *slot;
+	EvpgDatabase *slot = EvpgSharedFind(begun || EvpgBroadcastBy != EVPG_BROADCAST_COMMIT);
+	bool		bound;
 
-	if (!begun && EvpgBroadcastBy == EVPG_BROADCAST_COMMIT)
-		return false;
-	slot = EvpgSharedFind(true);
 	if (slot == NULL)
+		return false;
+	bound = begun || (!EVPG_MUTATION("frames_overtake") && frames_wait(slot));
+	if (!bound && EvpgBroadcastBy == EVPG_BROADCAST_COMMIT)
 		return false;
 	if (slot->processes[EVPG_BROADCASTER].pid != 0)
 		return true;
 	want_broadcaster = true;
-	return begun || EvpgBroadcastBy == EVPG_BROADCAST_WORKER;
+	return bound || EvpgBroadcastBy == EVPG_BROADCAST_WORKER;
 }
 
 static void
@@ -316,6 +335,22 @@ EvpgRingSent(const EvpgRingBatch *batch)
 	LWLockRelease(ring->lock);
 }
 
+/* Whether there is something to send or announce, and no process that does it. */
+bool
+EvpgRingStranded(void)
+{
+	EvpgDatabase *slot = EvpgSharedHome();
+	EvpgRing   *ring = &slot->ring;
+	bool		stranded;
+
+	if (slot->processes[EVPG_BROADCASTER].pid != 0)
+		return false;
+	LWLockAcquire(ring->lock, LW_SHARED);
+	stranded = ring->head != ring->tail || ring->dropped != ring->announced;
+	LWLockRelease(ring->lock);
+	return stranded;
+}
+
 /* ------------------------------------------------------------------ SQL */
 
 /* How this session sends frames. */
@@ -324,7 +359,11 @@ mode(const EvpgDatabase *slot)
 {
 	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
 		return "off";
-	if (slot == NULL || EvpgBroadcastBy == EVPG_BROADCAST_COMMIT)
+	if (slot == NULL)
+		return "commit";
+	if (frames_wait(slot))
+		return "worker";
+	if (EvpgBroadcastBy == EVPG_BROADCAST_COMMIT)
 		return "commit";
 	return EvpgBroadcastBy == EVPG_BROADCAST_WORKER || slot->processes[EVPG_BROADCASTER].pid != 0 ? "worker" : "commit";
 }

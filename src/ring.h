@@ -28,6 +28,7 @@ extern void EvpgRingPut(const char *key_channel, const char *projection_channel,
 extern bool EvpgRingTake(EvpgRingBatch *batch);
 extern const char *EvpgRingNext(const char *frame, const char **key_channel, const char **projection_channel,
 								const char **text);
+extern bool EvpgRingStranded(void);
 extern void EvpgRingSent(const EvpgRingBatch *batch);
 
 #endif							/* EVPG_RING_H */

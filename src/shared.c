@@ -291,6 +291,8 @@ detach(int code, Datum arg)
 	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
 	myself->latch = NULL;
 	myself->pid = 0;
+	if (home->processes[EVPG_BROADCASTER].pid == MyProcPid)
+		home->processes[EVPG_BROADCASTER].pid = 0;
 	LWLockRelease(EvpgSharedMemory->lock);
 	EvpgSharedWakeLauncher();
 }
@@ -319,6 +321,25 @@ EvpgSharedAttach(int number)
 	if (myself != NULL)
 		on_shmem_exit(detach, (Datum) 0);
 	return myself;
+}
+
+/*
+ * EvpgSharedStandIn
+ *		Makes this process, which is attached as a worker, the broadcaster as well, or
+ *		no longer; false if there is another one.  Nobody wakes it as such.
+ */
+bool
+EvpgSharedStandIn(bool begin)
+{
+	EvpgProcess *broadcaster = &home->processes[EVPG_BROADCASTER];
+	bool		done;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	done = broadcaster->pid == (begin ? 0 : MyProcPid);
+	if (done)
+		broadcaster->pid = begin ? MyProcPid : 0;
+	LWLockRelease(EvpgSharedMemory->lock);
+	return done;
 }
 
 /*

@@ -67,6 +67,8 @@ typedef struct EvpgShared
 	bool		rescan;			/* databases came or went */
 	Oid			refused;		/* a database that found no free slot */
 	Oid			probed;			/* where the last probe came to its end */
+	bool		crowded;		/* workers lack a place: broadcasters whose
+								 * ring is empty leave theirs */
 	pg_atomic_uint64 appended;	/* end of the last commit of an appender, see
 								 * durable.c */
 	int			count;
@@ -85,6 +87,7 @@ extern void EvpgSharedWakeLauncher(void);
 extern void EvpgSharedWake(EvpgProcess *process);
 extern void EvpgSharedWakeAll(void);
 extern EvpgProcess *EvpgSharedAttach(int number);
+extern bool EvpgSharedStandIn(bool begin);
 extern EvpgDatabase *EvpgSharedHome(void);
 extern bool EvpgSharedUnwanted(void);
 

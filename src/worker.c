@@ -37,6 +37,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "tcop/tcopprot.h"
+#include "testing.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
@@ -58,6 +59,9 @@
 
 /* Losses are announced at once if no frames are left, else this often; ms. */
 #define ANNOUNCEMENT_PAUSE 1000
+
+/* A worker sends frames that have waited for a broadcaster for so long; ms. */
+#define STAND_IN_AFTER 1000
 
 static EvpgWorkerStart start;
 static EvpgProcess *process;
@@ -237,55 +241,7 @@ evpg_probe_main(Datum arg)
 	proc_exit(0);
 }
 
-/* ------------------------------------------------------------------ workers */
-
-/* What the last pass said. */
-static bool more;
-static TimestampTz next;
-
-/* Ends a batch and begins the next one. */
-static void
-commit_batch(void)
-{
-	CommitTransactionCommand();
-	pgstat_report_stat(false);
-	attend();
-	begin();
-}
-
-static void
-run_pass(void)
-{
-	begin();
-	more = EvpgRunPass(commit_batch, &next);
-	CommitTransactionCommand();
-	release_locks();
-}
-
-void
-evpg_worker_main(Datum arg)
-{
-	long		pause = 0;
-
-	connect_to_database();
-	attach();
-	for (;;)
-	{
-		attend();
-		process->woken = false;
-		/* What is committed from now on sets it again. */
-		pg_memory_barrier();
-		if (!survive(run_pass, &pause, false))
-			sleep_until(after(pause), false);
-		else if (!more)
-		{
-			gather(process->woken);
-			sleep_until(Min(after(EvpgNaptime), next), true);
-		}
-	}
-}
-
-/* ------------------------------------------------------------------ broadcaster */
+/* ------------------------------------------------------------------ frames */
 
 static EvpgRingBatch batch;
 
@@ -314,6 +270,85 @@ send_batch(void)
 	EvpgRingSent(&batch);
 }
 
+/* ------------------------------------------------------------------ workers */
+
+/* What the last pass said. */
+static bool more;
+static TimestampTz next;
+
+/* Ends a batch and begins the next one. */
+static void
+commit_batch(void)
+{
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	attend();
+	begin();
+}
+
+static void
+run_pass(void)
+{
+	begin();
+	more = EvpgRunPass(commit_batch, &next);
+	CommitTransactionCommand();
+	release_locks();
+}
+
+/*
+ * Sends frames for which there has been no broadcaster for a while: it is still
+ * to be started again, or has found no place.  Returns when to look again.
+ */
+static TimestampTz
+stand_in(void)
+{
+	static TimestampTz since = 0;
+	static long pause = 0;
+
+	if (!EvpgRingStranded())
+	{
+		since = 0;
+		return DT_NOEND;
+	}
+	if (since == 0)
+		since = GetCurrentTimestamp();
+	if (!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), STAND_IN_AFTER))
+		return TimestampTzPlusMilliseconds(since, STAND_IN_AFTER);
+	if (!EvpgSharedStandIn(true))
+		return after(STAND_IN_AFTER);
+	while (EvpgRingTake(&batch) && survive(send_batch, &pause, true))
+		attend();
+	(void) EvpgSharedStandIn(false);
+	return after(STAND_IN_AFTER);
+}
+
+void
+evpg_worker_main(Datum arg)
+{
+	long		pause = 0;
+	TimestampTz frames_at;
+
+	connect_to_database();
+	attach();
+	for (;;)
+	{
+		attend();
+		process->woken = false;
+		/* What is committed from now on sets it again. */
+		pg_memory_barrier();
+		frames_at = stand_in();
+		if (!survive(run_pass, &pause, false))
+			sleep_until(after(pause), false);
+		else if (!more)
+		{
+			gather(process->woken);
+			sleep_until(Min(Min(after(EvpgNaptime), next), frames_at), true);
+		}
+	}
+}
+
+/* ------------------------------------------------------------------ broadcaster */
+
 static void
 check_extension(void)
 {
@@ -329,7 +364,7 @@ hold_back_announcement(void)
 
 	if (batch.dropped == 0)
 		return;
-	if (batch.frames > 0 && !TimestampDifferenceExceeds(last, GetCurrentTimestamp(), ANNOUNCEMENT_PAUSE))
+	if ((batch.frames > 0 || EVPG_MUTATION("frames_keep_coming")) && !TimestampDifferenceExceeds(last, GetCurrentTimestamp(), ANNOUNCEMENT_PAUSE))
 		batch.dropped = 0;
 	else
 		last = GetCurrentTimestamp();
@@ -348,6 +383,9 @@ evpg_broadcaster_main(Datum arg)
 		process->woken = false;
 		if (!EvpgRingTake(&batch))
 		{
+			/* Its frames can go by NOTIFY; work that no worker does cannot. */
+			if (EvpgSharedMemory->crowded)
+				proc_exit(0);
 			if (survive(check_extension, &pause, false))
 				sleep_until(after(BROADCASTER_NAPTIME), true);
 			else

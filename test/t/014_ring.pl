@@ -230,21 +230,35 @@ is(counters('dropped, resyncs'), '1000|1', 'and counted');
 is_heard(execute('o', 1001), 'o 1.1001 1001', 'then it goes on');
 is_heard('BEGIN; SAVEPOINT a;' . $commands . 'ROLLBACK TO a;' . execute('o', 1002) . 'COMMIT', 'o 1.1002 1002', 'what was rolled back takes no room');
 
+is_heard('BEGIN;' . $commands . 'SAVEPOINT a;' . execute('o', 1003) . 'COMMIT', 'resync 1001', 'rule 15: frames after a savepoint are lost with those before it, and announced');
+
 # a broadcaster that stands still: as with a stopped disk
 my $pid = broadcaster();
 kill('STOP', $pid);
 $node->safe_psql('postgres', $commands);
-is($node->safe_psql('postgres', "SELECT version FROM evpg.projected_state WHERE key = 'o'"), '2002', 'D02: commands go on while the broadcaster stands still');
-my ($queued, $dropped) = split /\|/, counters('queued, dropped - 1000');
+is($node->safe_psql('postgres', "SELECT version FROM evpg.projected_state WHERE key = 'o'"), '3003', 'D02: commands go on while the broadcaster stands still');
+my ($queued, $dropped) = split /\|/, counters('queued, dropped - 2001');
 is($queued + $dropped, 1000, 'frames wait, or are dropped');
 cmp_ok($queued, '>', 100, 'as many as there is room for wait');
 kill('CONT', $pid);
-ok($node->poll_query_until('postgres', 'SELECT resyncs = 2 FROM evpg.stat_broadcast'), 'the rest is announced');
+ok($node->poll_query_until('postgres', 'SELECT resyncs = 3 FROM evpg.stat_broadcast'), 'the rest is announced');
 @frames = all_heard($all);
 is(join(' ', map { $_->[1]{event} eq 'resync' ? $_->[1]{dropped} : () } @frames), $dropped, 'once, with its number');
 my ($resync) = grep { $_->[1]{event} eq 'resync' } @frames;
 is(join(' ', map { $_->[1]{data}{n} } grep { $_ != $resync } @frames), join(' ', 1 .. $queued), 'those that waited are heard, in order');
 is($json->canonical->encode($resync->[1]), qq({"dropped":$dropped,"event":"resync","reason":"overflow"}), 'what an announcement says');
+
+# a load that never leaves the broadcaster without frames: it takes the next batch for one that has some
+$node->safe_psql('postgres', "ALTER SYSTEM SET evpg.test_mutation = 'frames_keep_coming'");
+$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+foreach my $round (1 .. 2)
+{
+	$node->safe_psql('postgres', "BEGIN; $commands COMMIT");
+	ok($node->poll_query_until('postgres', "SELECT resyncs = 3 + $round FROM evpg.stat_broadcast"), "rule 15: losses are announced while frames keep coming, $round");
+}
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET evpg.test_mutation');
+$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+is(brief(all_heard($all)), 'resync 1000, resync 1000', 'rule 15: each of them once');
 
 # ------------------------------------------------------------------ a rebuild in the background
 
@@ -313,6 +327,61 @@ is(brief(all_heard($all)), 'e 1.1 1', 'for the next one');
 isnt(broadcaster(), $pid, 'which is started');
 $_->quit foreach $all, $writer;
 
+# ------------------------------------------------------------------ frames that wait when the broadcaster ends
+
+# Three commands on a key: one whose frame waits in the ring, one after the broadcaster has ended, one after the next has come.
+# The launcher stands still meanwhile, so that the next one is surely not there yet.
+sub overtaken
+{
+	my ($key, $mode, $mutation) = @_;
+	my $launcher = $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg launcher'");
+	my $test = $mutation ? "SET evpg.test_mutation = '$mutation';" : '';
+
+	$node->safe_psql('postgres', "SET evpg.broadcast = 'worker';" . execute($key, 1));
+	all_heard($all);
+	$node->poll_query_until('template1', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg broadcaster'") or die 'there is no broadcaster';
+	kill('STOP', $launcher);
+	my $standing = broadcaster();
+	kill('STOP', $standing);
+	$node->safe_psql('postgres', execute($key, 2));
+	kill('TERM', $standing);
+	kill('CONT', $standing);
+	$node->poll_query_until('template1', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $standing)") or die 'the broadcaster does not end';
+	$node->safe_psql('postgres', "SET evpg.broadcast = '$mode'; $test" . execute($key, 3));
+	kill('CONT', $launcher);
+	$node->poll_query_until('postgres', 'SELECT queued = 0 FROM evpg.stat_broadcast') or die 'frames are not sent';
+	$node->safe_psql('postgres', "SET evpg.broadcast = '$mode';" . execute($key, 4));
+	return brief(all_heard($all));
+}
+
+$writer = $node->background_psql('postgres', on_error_stop => 0);
+$all = listener('postgres', 'projection.usage', 'evpg.resync');
+foreach my $mode (qw(auto commit worker))
+{
+	is(overtaken("w$mode", $mode), "w$mode 1.2 2, w$mode 1.3 3, w$mode 1.4 4", "rule 14: frames that wait in the ring are not overtaken, $mode");
+}
+isnt(overtaken('wrong', 'auto', 'frames_overtake'), 'wrong 1.2 2, wrong 1.3 3, wrong 1.4 4', 'which this test would notice');
+
+# No broadcaster can come: a worker sends what waits.
+$node->safe_psql('postgres', "SET evpg.broadcast = 'worker';" . execute('s', 1));
+all_heard($all);
+$node->poll_query_until('template1', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg broadcaster'") or die 'there is no broadcaster';
+my $launcher = $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg launcher'");
+kill('STOP', $launcher);
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(" . broadcaster() . ", 60000)");
+$node->safe_psql('postgres', "SET evpg.broadcast = 'worker';" . execute('s', 2) . execute('s', 3));
+@frames = all_heard($all);
+is(brief(@frames), 's 1.2 2, s 1.3 3', 'rule 15: without a broadcaster a worker sends what waits in the ring');
+is($frames[0][2], $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'postgres'"), 'from its process');
+is($node->safe_psql('postgres', execute('s', 4) . 'SELECT mode FROM evpg.stat_broadcast'), 'commit', 'auto: afterwards frames go with the commit again');
+is(brief(heard($all)), 's 1.4 4', 'rule 14: in order');
+kill('CONT', $launcher);
+ok($node->poll_query_until('postgres', "SELECT mode = 'worker' FROM evpg.stat_broadcast"), 'a broadcaster comes as soon as it can');
+$_->quit foreach $all, $writer;
+
+# ------------------------------------------------------------------ the broadcaster crashes
+
+$node->poll_query_until('template1', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg broadcaster'") or die 'there is no broadcaster';
 kill('KILL', broadcaster());
 ok($node->poll_query_until('postgres', 'SELECT sent = 0 FROM evpg.stat_broadcast'), 'after a crash the ring is empty');
 $all = listener('postgres', 'projection.usage');
