@@ -22,7 +22,7 @@ PG_CONFIG := $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 endif
 export PG_CONFIG
 
-.PHONY: all install help setup test accept lint format typedefs demo serve stop bench clean clean-build
+.PHONY: all install help setup test test-assert attack accept lint format typedefs demo serve stop bench clean clean-build
 
 all:
 
@@ -33,6 +33,8 @@ help:
 	@echo 'make serve        start that server again with what the demo left, and print the psql line'
 	@echo 'make stop         stop it'
 	@echo 'make test         all tests; TESTS="unit regress isolation pgtap tap" or names of files choose some'
+	@echo 'make test-assert  the isolation and pgTAP tests, or TESTS, on a PostgreSQL with assertions, which is built once'
+	@echo 'make attack       hostile calls of every function on that server; see test/attack/README.md'
 	@echo 'make accept       take the output of the last make test as the expected one (then read git diff)'
 	@echo 'make lint         formatting, warnings, static analysis, exported symbols, the public header'
 	@echo 'make format       reformat the C sources (make typedefs first, if there are new types)'
@@ -43,6 +45,10 @@ setup:
 	@scripts/setup lint
 test:
 	@scripts/test
+test-assert:
+	@pg_config=$$(scripts/assert-server) && PG_CONFIG=$$pg_config TESTS="$${TESTS:-isolation pgtap}" scripts/test
+attack:
+	@pg_config=$$(scripts/assert-server) && PG_CONFIG=$$pg_config scripts/attack $(ATTACK)
 accept:
 	@scripts/accept
 lint:
