@@ -16,6 +16,24 @@ END $$;
 CREATE SCHEMA evpg;
 COMMENT ON SCHEMA evpg IS 'tables, types and views of the evpg extension';
 
+-- ------------------------------------------------------------------ clock
+
+CREATE FUNCTION evpg.clock_timestamp() RETURNS timestamptz
+  AS 'MODULE_PATHNAME', 'evpg_clock_timestamp' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION evpg.clock_timestamp() IS 'returns the time by which evpg records and compares: the wall clock, unless evpg_set_clock_offset() has moved it';
+
+-- Not dumped: a restored database has the time of day.
+CREATE TABLE evpg.clock (
+  one          boolean PRIMARY KEY DEFAULT true CHECK (one),
+  clock_offset bigint NOT NULL
+);
+COMMENT ON TABLE evpg.clock IS 'how far the clock of this database is ahead of the wall clock; no row: not at all';
+COMMENT ON COLUMN evpg.clock.clock_offset IS 'in microseconds';
+
+CREATE FUNCTION evpg_set_clock_offset(clock_offset interval DEFAULT '0') RETURNS void
+  AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE;
+COMMENT ON FUNCTION evpg_set_clock_offset IS 'moves the clock of this database, for all sessions and workers: for tests';
+
 -- ------------------------------------------------------------------ storage
 
 -- Functions and roles are kept by name: reg* columns would make pg_upgrade refuse the cluster.
@@ -48,7 +66,7 @@ CREATE TABLE evpg.stream (
   stream_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   version        bigint NOT NULL DEFAULT 0,
   last_position  bigint NOT NULL DEFAULT 0,
-  created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  created_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   aggregate_type text COLLATE "C" NOT NULL,
   aggregate_id   text COLLATE "C" NOT NULL,
   UNIQUE (aggregate_type, aggregate_id)
@@ -196,8 +214,8 @@ CREATE TABLE evpg.consumer (
   start_position bigint NOT NULL,
   events_total   bigint NOT NULL DEFAULT 0,
   errors_total   bigint NOT NULL DEFAULT 0,
-  created_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-  updated_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  created_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  updated_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   error_position bigint,
   retry_at       timestamptz,
   last_error_at  timestamptz,
@@ -219,7 +237,7 @@ COMMENT ON COLUMN evpg.consumer.last_context IS 'where the last error was raised
 CREATE TABLE evpg.parked_event (
   parked_event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   "position"      bigint NOT NULL,
-  parked_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  parked_at       timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   attempts        int NOT NULL,
   name            text COLLATE "C" NOT NULL,
   key             text COLLATE "C",
@@ -244,7 +262,7 @@ CREATE TABLE evpg.rebuild (
   parts        int NOT NULL,
   start_position bigint NOT NULL,
   goal         bigint NOT NULL,
-  started_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  started_at   timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   retry_at     timestamptz,
   last_error_at timestamptz,
   attempts     int NOT NULL DEFAULT 0,
@@ -303,7 +321,7 @@ CREATE TABLE evpg.saga (
   max_backoff       interval NOT NULL,
   search_path       text NOT NULL,
   registered_by     text NOT NULL,
-  registered_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  registered_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   PRIMARY KEY (name, version),
   CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
   CHECK (pg_catalog.num_nonnulls(library, handler) OPERATOR(pg_catalog.=) 1),
@@ -368,7 +386,7 @@ COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and co
 
 CREATE TABLE evpg.dead_letter (
   dead_letter_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  created_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  created_at      timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   source_position bigint,
   timer_id        bigint,
   attempts        int NOT NULL,
@@ -750,7 +768,7 @@ CREATE VIEW evpg.stat_consumer AS
               CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
               OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.saga_event r WHERE r.saga OPERATOR(pg_catalog.=) p.name) END AS lag_events,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
-              coalesce(pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) END AS lag_seconds,
+              coalesce(pg_catalog.round(extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) END AS lag_seconds,
          c.events_total, c.errors_total,
          (SELECT pg_catalog.count(*) FROM evpg.parked_event k WHERE k.name OPERATOR(pg_catalog.=) p.name AND k.skip_reason IS NULL)
            OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d WHERE d.saga OPERATOR(pg_catalog.=) p.name AND d.resolved_at IS NULL) AS parked,
@@ -776,7 +794,7 @@ CREATE VIEW evpg.progress_rebuild AS
          r.parts, w.workers, f.rate AS events_per_second,
          CASE WHEN r.status OPERATOR(pg_catalog.=) 'running' AND f.rate OPERATOR(pg_catalog.>) 0 AND t.checkpoint OPERATOR(pg_catalog.>) r.start_position
               THEN pg_catalog.make_interval(secs => greatest(r.goal OPERATOR(pg_catalog.-) t.checkpoint, 0)
-                OPERATOR(pg_catalog.*) extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at)::pg_catalog.float8
+                OPERATOR(pg_catalog.*) extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at)::pg_catalog.float8
                 OPERATOR(pg_catalog./) (t.checkpoint OPERATOR(pg_catalog.-) r.start_position)) END AS eta,
          r.attempts, r.retry_at, r.last_error
     FROM evpg.rebuild r
@@ -784,7 +802,7 @@ CREATE VIEW evpg.progress_rebuild AS
                           FROM evpg.rebuild_part p WHERE p.build OPERATOR(pg_catalog.=) r.build) t
     CROSS JOIN LATERAL (SELECT greatest(l.last_value OPERATOR(pg_catalog.-) r.start_position, 0) AS events_total FROM evpg.event_position l) e
     CROSS JOIN LATERAL (SELECT pg_catalog.round(t.events OPERATOR(pg_catalog./)
-                          greatest(extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at), 0.001)) AS rate) f
+                          greatest(extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at), 0.001)) AS rate) f
     CROSS JOIN LATERAL (SELECT pg_catalog.count(DISTINCT k.pid) AS workers FROM pg_catalog.pg_locks k, pg_catalog.generate_series(1, r.parts) AS part
                          WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.objsubid OPERATOR(pg_catalog.=) 17753 AND k.granted
                            AND k.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
@@ -851,7 +869,7 @@ COMMENT ON FUNCTION evpg_discard_dead_letter IS 'gives up what a dead letter is 
 
 CREATE TABLE evpg.optional_index (
   index_name text PRIMARY KEY,
-  enabled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+  enabled_at timestamptz NOT NULL DEFAULT evpg.clock_timestamp()
 );
 COMMENT ON TABLE evpg.optional_index IS 'which indexes of the event log evpg_enable_index() has made; a restored database does not have them until it is called again';
 SELECT pg_catalog.pg_extension_config_dump('evpg.optional_index', '');
@@ -897,7 +915,7 @@ BEGIN
   IF older_than < interval '0' THEN
     RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  DELETE FROM evpg.command_record WHERE recorded_at < clock_timestamp() - older_than;
+  DELETE FROM evpg.command_record WHERE recorded_at < evpg.clock_timestamp() - older_than;
   GET DIAGNOSTICS pruned = ROW_COUNT;
   RETURN pruned;
 END $$;
@@ -906,7 +924,7 @@ COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer 
 -- ------------------------------------------------------------------ messages from outside
 
 CREATE TABLE evpg.inbox (
-  received_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  received_at timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   source      text COLLATE "C" NOT NULL,
   message_key text COLLATE "C" NOT NULL,
   PRIMARY KEY (source, message_key)
@@ -940,7 +958,7 @@ BEGIN
   IF older_than < interval '0' THEN
     RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  DELETE FROM evpg.inbox WHERE received_at < clock_timestamp() - older_than;
+  DELETE FROM evpg.inbox WHERE received_at < evpg.clock_timestamp() - older_than;
   GET DIAGNOSTICS pruned = ROW_COUNT;
   RETURN pruned;
 END $$;
@@ -1043,6 +1061,8 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_drop_translator', NULL, '{operator}'),
   ('routine', 'evpg_translate', NULL, '{executor}'),
   ('routine', 'evpg_activate', NULL, '{operator}'),
+  ('routine', 'clock_timestamp', NULL, '{monitor,reader,executor}'),
+  ('routine', 'evpg_set_clock_offset', NULL, '{operator}'),
   ('routine', 'access_parts', NULL, '{owner}'),
   ('routine', 'privileges', NULL, '{owner}'),
   ('routine', 'evpg_grant', NULL, '{owner}'),
@@ -1077,6 +1097,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'interceptor', NULL, '{operator}'),
   ('relation', 'projection', NULL, '{operator}'),
   ('relation', 'meta', NULL, '{operator}'),
+  ('relation', 'clock', NULL, '{operator}'),
   ('relation', 'inbox', NULL, '{operator}'),
   ('relation', 'translator', NULL, '{operator}'),
   ('relation', 'optional_index', NULL, '{operator}'),

@@ -48,6 +48,7 @@ static bool catalog_valid = false;
 static uint64 catalog_changes = 0;	/* seen by the callbacks */
 static uint64 registry_generation = 1;
 static uint64 identity = 1;
+static uint64 clock_generation = 1;
 static uint64 call_number = 0;	/* of the outermost call that is under way, or
 								 * was the last */
 static int	outermost_level = 0;	/* of settings, of that call; 0: none is
@@ -71,10 +72,13 @@ relation_changed(Datum arg, Oid relid)
 		catalog_valid = false;
 		catalog_changes++;
 		registry_generation++;
+		clock_generation++;
 	}
 	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
 			 relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
 		registry_generation++;
+	else if (relid == catalog.clock)
+		clock_generation++;
 	if (relid == catalog.fence || relid == catalog.event_position || is_shaped(relid))
 	{
 		catalog_valid = false;
@@ -220,6 +224,7 @@ EvpgCatalogGet(void)
 	new.event_log_type_index = find_index(schema, "event_log_event_type", new.event_log, "type", "position", false);
 	new.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", new.event_log,
 											  "stream_id", "version");
+	new.clock = shaped[EVPG_SHAPE_CLOCK];
 	new.event_position = lookup_relation(schema, "event_position");
 	new.fence = lookup_relation(schema, "fence");
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(new.event_log));
@@ -262,6 +267,7 @@ EvpgCatalogGet(void)
 		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;
+		clock_generation++;
 	}
 	catalog = new;
 	catalog_valid = (changes == catalog_changes);
@@ -304,6 +310,13 @@ uint64
 EvpgCatalogRegistryGeneration(void)
 {
 	return registry_generation;
+}
+
+/* Changes whenever the clock may have been moved. */
+uint64
+EvpgCatalogClockGeneration(void)
+{
+	return clock_generation;
 }
 
 /* Changes when the tables are other ones than before (DROP and CREATE EXTENSION). */

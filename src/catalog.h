@@ -34,6 +34,7 @@ typedef struct EvpgCatalog
 	Oid			event_log_stream_index; /* unique on (stream_id, version) */
 	Oid			event_position; /* sequence */
 	Oid			fence;
+	Oid			clock;
 	TupleDesc	event;			/* row types, see shape.h */
 	TupleDesc	new_event;
 	TupleDesc	command;
@@ -59,6 +60,7 @@ extern const EvpgCatalog *EvpgCatalogGet(void);
 extern Relation EvpgCatalogOpen(const Oid *table, LOCKMODE mode);
 extern void EvpgCatalogLockForAppend(bool command_id);
 extern uint64 EvpgCatalogRegistryGeneration(void);
+extern uint64 EvpgCatalogClockGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);
 extern uint64 EvpgCatalogCall(void);
 extern void EvpgEnter(EvpgScope *scope, const char *writer);

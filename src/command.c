@@ -29,6 +29,7 @@
 #include "attempt.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "command.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
@@ -484,7 +485,7 @@ try_command(Execution *execution)
 	lock_stream(command, stream, !aggregate->native);
 	execution->found = *stream;
 	/* Under the lock, so that times grow with versions. */
-	command->received_at = GetCurrentTimestamp();
+	command->received_at = EvpgClockNow();
 	if (execution->hash != NULL && stream->stream_id != 0 &&
 		find_duplicate(command, stream, execution->hash, outcome))
 	{
@@ -672,7 +673,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	check_stack_depth();
-	command->received_at = GetCurrentTimestamp();
+	command->received_at = EvpgClockNow();
 	command->version = -1;		/* not known yet */
 	EvpgContextApply(command);
 	execution.asked = *command;
@@ -732,7 +733,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	do
 	{
 		lock_stream(command, stream, !aggregate->native);
-		command->received_at = GetCurrentTimestamp();
+		command->received_at = EvpgClockNow();
 		if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
 		{
 			outcome->status = EVPG_STATUS_DUPLICATE;

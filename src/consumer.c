@@ -223,13 +223,12 @@ EvpgConsumerRetryAt(int attempts)
 TimestampTz
 EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = EvpgClockNow();
 	int64		pause = 0;
 
-	retry_at = EvpgClockWall(retry_at);
 	if (retry_at > last_error_at && !TimestampDifferenceExceeds(retry_at, now, ROW_ENDS))
 		pause = (retry_at - last_error_at) / 1000 * 2;
-	return TimestampTzPlusMilliseconds(EvpgClockNow(), Min(Max(pause, first), LAST_PAUSE));
+	return TimestampTzPlusMilliseconds(now, Min(Max(pause, first), LAST_PAUSE));
 }
 
 /* An error that need not come back: of concurrency, or of a server that is short of something. */

@@ -49,7 +49,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"INSERT INTO evpg.aggregate_type AS a (aggregate_type, library, symbol, handler, reducer, invariant,"
 		" initial_state, snapshot_every, snapshot_keep, reducer_version, search_path, registered_by,"
 		" generation, fold_generation, registered_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, pg_catalog.clock_timestamp())"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, evpg.clock_timestamp())"
 		" ON CONFLICT (aggregate_type) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
 		" handler = excluded.handler, reducer = excluded.reducer, invariant = excluded.invariant,"
 		" initial_state = excluded.initial_state, snapshot_every = excluded.snapshot_every,"
@@ -80,7 +80,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_CONSUMER_ADVANCE] = {
 		"UPDATE evpg.consumer SET checkpoint = $2, events_total = events_total OPERATOR(pg_catalog.+) $3,"
-		" updated_at = pg_catalog.clock_timestamp(),"
+		" updated_at = evpg.clock_timestamp(),"
 		" attempts = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN attempts ELSE 0 END,"
 		" retry_at = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN retry_at END,"
 		" error_position = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN error_position END"
@@ -99,7 +99,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.consumer SET errors_total = errors_total OPERATOR(pg_catalog.+) 1,"
 		" error_position = NULLIF($2, 0), attempts = $3, retry_at = $4,"
 		" status = CASE WHEN $5 THEN 'stopped' ELSE status END, last_error = $6, last_sqlstate = $7,"
-		" last_context = $8, last_error_at = pg_catalog.clock_timestamp(), updated_at = pg_catalog.clock_timestamp()"
+		" last_context = $8, last_error_at = evpg.clock_timestamp(), updated_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1",
 		8, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID}
 	},
@@ -115,13 +115,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_CONSUMER_RESTART] = {
 		"UPDATE evpg.consumer SET checkpoint = $2, error_position = NULL, attempts = 0, retry_at = NULL,"
-		" status = CASE status WHEN 'stopped' THEN 'running' ELSE status END, updated_at = pg_catalog.clock_timestamp()"
+		" status = CASE status WHEN 'stopped' THEN 'running' ELSE status END, updated_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1",
 		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_RUN] = {
 		"UPDATE evpg.consumer SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL,"
-		" updated_at = pg_catalog.clock_timestamp()"
+		" updated_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1"
 		" AND (status OPERATOR(pg_catalog.<>) CASE WHEN $2 THEN 'running' ELSE 'paused' END OR $2 AND retry_at IS NOT NULL)",
 		2, {TEXTOID, BOOLOID}
@@ -142,6 +142,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_EXTENSION_VERSION] = {
 		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
 		0, {0}
+	},
+	[EVPG_PLAN_CLOCK_WRITE] = {
+		"INSERT INTO evpg.clock (clock_offset) VALUES ($1) ON CONFLICT (one) DO UPDATE SET clock_offset = excluded.clock_offset",
+		1, {INT8OID}
 	},
 	[EVPG_PLAN_HOME_DRAW] = {
 		"SELECT pg_catalog.count(pg_catalog.nextval(s.name::pg_catalog.regclass)) FROM pg_catalog.unnest("
@@ -175,7 +179,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_INTERCEPTOR_WRITE] = {
 		"INSERT INTO evpg.interceptor AS i (name, interceptor, aggregate_types, command_types, priority, search_path,"
-		" registered_by, registered_at) VALUES ($1, $2, $3, $4, $5, $6, $7, pg_catalog.clock_timestamp())"
+		" registered_by, registered_at) VALUES ($1, $2, $3, $4, $5, $6, $7, evpg.clock_timestamp())"
 		" ON CONFLICT (name) DO UPDATE SET interceptor = excluded.interceptor,"
 		" aggregate_types = excluded.aggregate_types, command_types = excluded.command_types,"
 		" priority = excluded.priority, search_path = excluded.search_path, registered_by = excluded.registered_by,"
@@ -244,7 +248,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" constant_key, aggregate_types, event_types, tags, initial_state, broadcast, event_name, search_path,"
 		" registered_by, mode, on_error, max_attempts, reset, tables, start_position, version, registered_at)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,"
-		" pg_catalog.clock_timestamp())"
+		" evpg.clock_timestamp())"
 		" ON CONFLICT (name) DO UPDATE SET library = excluded.library, symbol = excluded.symbol,"
 		" reducer = excluded.reducer, handler = excluded.handler, key_function = excluded.key_function,"
 		" key_path = excluded.key_path, constant_key = excluded.constant_key,"
@@ -285,7 +289,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_PROJECTED_CREATE] = {
 		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"
-		" VALUES ($1, $2, 1, 0, 0, true, pg_catalog.clock_timestamp()) ON CONFLICT (build, key) DO NOTHING",
+		" VALUES ($1, $2, 1, 0, 0, true, evpg.clock_timestamp()) ON CONFLICT (build, key) DO NOTHING",
 		2, {INT8OID, TEXTOID}
 	},
 	[EVPG_PLAN_PROJECTED_READ] = {
@@ -334,7 +338,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_REBUILD_FAIL] = {
 		"UPDATE evpg.rebuild SET attempts = $2, retry_at = $3, last_error = $4,"
-		" last_error_at = pg_catalog.clock_timestamp(), status = CASE WHEN $5 THEN 'failed' ELSE status END WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at = evpg.clock_timestamp(), status = CASE WHEN $5 THEN 'failed' ELSE status END WHERE name OPERATOR(pg_catalog.=) $1",
 		5, {TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, BOOLOID}
 	},
 	[EVPG_PLAN_REBUILD_FINISH] = {
@@ -381,7 +385,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_REBUILD_TOMBSTONES] = {
 		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"
-		" SELECT p.build, k.key, 1, 1, $3, true, pg_catalog.clock_timestamp()"
+		" SELECT p.build, k.key, 1, 1, $3, true, evpg.clock_timestamp()"
 		" FROM evpg.projection p, LATERAL pg_catalog.unnest($2) AS k (key)"
 		" WHERE p.name OPERATOR(pg_catalog.=) $1 ORDER BY k.key COLLATE pg_catalog.\"C\" ON CONFLICT (build, key) DO NOTHING",
 		3, {TEXTOID, TEXTARRAYOID, INT8OID}
@@ -423,7 +427,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_SNAPSHOT_WRITE] = {
 		"INSERT INTO evpg.snapshot (stream_id, version, reducer_version, generation, created_at, state)"
-		" VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp(), $5)"
+		" VALUES ($1, $2, $3, $4, evpg.clock_timestamp(), $5)"
 		" ON CONFLICT (stream_id, version) DO UPDATE SET reducer_version = excluded.reducer_version,"
 		" generation = excluded.generation, created_at = excluded.created_at, state = excluded.state",
 		5, {INT8OID, INT8OID, INT4OID, INT8OID, JSONBOID}
@@ -461,7 +465,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_DEAD_LETTER_RESOLVE] = {
-		"UPDATE evpg.dead_letter SET resolved_at = pg_catalog.clock_timestamp(), resolution = $2, reason = "
+		"UPDATE evpg.dead_letter SET resolved_at = evpg.clock_timestamp(), resolution = $2, reason = "
 		"$3, resolved_by = $4 WHERE dead_letter_id OPERATOR(pg_catalog.=) $1",
 		4, {INT8OID, TEXTOID, TEXTOID, TEXTOID}
 	},
@@ -501,7 +505,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		2, {TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_INSTANCE_STATE] = {
-		"UPDATE evpg.saga_instance SET state = $3, updated_at = pg_catalog.clock_timestamp()"
+		"UPDATE evpg.saga_instance SET state = $3, updated_at = evpg.clock_timestamp()"
 		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		3, {TEXTOID, TEXTOID, JSONBOID}
 	},
@@ -516,8 +520,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_INSTANCE_WRITE] = {
 		"INSERT INTO evpg.saga_instance (saga, key, state, undo, version, \"position\", saga_version, status, "
-		"started_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp(), "
-		"pg_catalog.clock_timestamp()) ON CONFLICT (saga, key) DO UPDATE SET state = excluded.state, undo = "
+		"started_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, evpg.clock_timestamp(), "
+		"evpg.clock_timestamp()) ON CONFLICT (saga, key) DO UPDATE SET state = excluded.state, undo = "
 		"excluded.undo, version = excluded.version, \"position\" = excluded.\"position\", status = "
 		"excluded.status, updated_at = excluded.updated_at",
 		8, {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT4OID, TEXTOID}
@@ -525,7 +529,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_SAGA_CLEAR] = {
 		"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1),"
 		" t AS (DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1),"
-		" d AS (UPDATE evpg.dead_letter SET resolved_at = pg_catalog.clock_timestamp(), resolution = 'discarded',"
+		" d AS (UPDATE evpg.dead_letter SET resolved_at = evpg.clock_timestamp(), resolution = 'discarded',"
 		" reason = 'saga was dropped' WHERE saga OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL)"
 		" DELETE FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
@@ -579,7 +583,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_TIMER_DROP] = {
 		"WITH t AS (DELETE FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 RETURNING dead_letter_id),"
-		" d AS (UPDATE evpg.dead_letter l SET resolved_at = pg_catalog.clock_timestamp(), resolution = 'discarded',"
+		" d AS (UPDATE evpg.dead_letter l SET resolved_at = evpg.clock_timestamp(), resolution = 'discarded',"
 		" reason = 'timer was cancelled' FROM t WHERE l.dead_letter_id OPERATOR(pg_catalog.=) t.dead_letter_id)"
 		" SELECT FROM t",
 		1, {INT8OID}
@@ -693,7 +697,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_TRANSLATOR_WRITE] = {
 		"INSERT INTO evpg.translator AS t (name, translator, search_path, registered_by, registered_at)"
-		" VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp())"
+		" VALUES ($1, $2, $3, $4, evpg.clock_timestamp())"
 		" ON CONFLICT (name) DO UPDATE SET translator = excluded.translator, search_path = excluded.search_path,"
 		" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
 		" WHERE (t.translator, t.search_path, t.registered_by)"

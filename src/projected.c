@@ -30,6 +30,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog.h"
+#include "clock.h"
 #include "check.h"
 #include "errors.h"
 #include "miscadmin.h"
@@ -171,7 +172,7 @@ EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row)
 		row->state = EvpgJsonToJsonb(row->json->json, "projection state");
 		EvpgJsonbCheckLimits(row->state, "projection state");
 	}
-	row->updated_at = Max(GetCurrentTimestamp(), row->updated_at + 1);
+	row->updated_at = Max(EvpgClockNow(), row->updated_at + 1);
 	values[STATE_BUILD - 1] = Int64GetDatum(row->build);
 	values[STATE_VERSION - 1] = Int64GetDatum(row->version);
 	values[STATE_POSITION - 1] = Int64GetDatum(row->position);

@@ -21,7 +21,6 @@
 char	   *EvpgActor;
 int			EvpgBroadcastBy;
 int			EvpgBroadcastBuffer;
-int			EvpgClockOffset;
 char	   *EvpgCorrelationId;
 int			EvpgMaxDatabases;
 int			EvpgMaxEventSize;
@@ -87,11 +86,6 @@ EvpgSettingsInit(void)
 							 "auto: by the broadcaster if there is one, else with the commit.",
 							 &EvpgBroadcastBy, EVPG_BROADCAST_AUTO, broadcast_ways, PGC_SUSET,
 							 0, check_broadcast, NULL, NULL);
-	DefineCustomIntVariable("evpg.clock_offset",
-							"How far the clock of timers and retries is ahead of the wall clock.",
-							"For tests.",
-							&EvpgClockOffset, 0, -INT_MAX, INT_MAX, PGC_SUSET,
-							GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomStringVariable("evpg.correlation_id",
 							   "Correlation id of the commands of this transaction.",
 							   "Set by evpg_set_context().",

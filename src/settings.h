@@ -20,7 +20,6 @@ typedef enum EvpgBroadcastWay
 extern char *EvpgActor;
 extern int	EvpgBroadcastBy;
 extern int	EvpgBroadcastBuffer;
-extern int	EvpgClockOffset;
 extern char *EvpgCorrelationId;
 extern int	EvpgMaxDatabases;
 extern int	EvpgMaxEventSize;

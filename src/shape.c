@@ -66,6 +66,9 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			{"build", INT8OID}, {"version", INT8OID}, {"position", INT8OID}, {"updated_at", TIMESTAMPTZOID},
 			{"generation", INT4OID}, {"deleted", BOOLOID}, {"key", TEXTOID, C_COLLATION_OID}, {"state", JSONBOID}
 	}},
+	[EVPG_SHAPE_CLOCK] = {"clock", true, {
+			{"one", BOOLOID}, {"clock_offset", INT8OID}
+	}},
 	[EVPG_SHAPE_EVENT] = {"event", false, {
 			{"position", INT8OID}, {"aggregate_type", TEXTOID}, {"aggregate_id", TEXTOID}, {"version", INT8OID},
 			{"event_id", UUIDOID}, {"type", TEXTOID}, {"schema_version", INT4OID}, {"data", JSONBOID},

@@ -73,7 +73,7 @@ DO $$ BEGIN FOR i IN 1 .. 30 LOOP PERFORM run(), later(2); END LOOP; END $$;
 SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'busy' AND state->>'at' = 'last'), 4::bigint, 'rule 17: errors of concurrency, or of a server that is short of something, are no attempts');
 SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE saga = 'busy'), 0::bigint, 'rule 17: nor dead letters');
 -- resumed: retries are due at once
-RESET evpg.clock_offset;
+SELECT evpg_set_clock_offset() \g /dev/null
 SELECT evpg_register_saga('slow', 'test.busy', event_types => '{Called}', max_attempts => 3, backoff => '1 day') \g /dev/null
 SELECT setval('test.tries', 6) \g /dev/null
 SELECT count(*) FROM evpg_append('counter', 'slow', ARRAY[evpg_event('Called', '{"sqlstate": "P0001"}')]) \g /dev/null

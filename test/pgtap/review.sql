@@ -191,7 +191,7 @@ DROP ROLE rebuild_owner;
 
 -- ------------------------------------------------------------------ errors that need not come back, but do
 
-RESET evpg.clock_offset;
+SELECT evpg_set_clock_offset() \g /dev/null
 CREATE FUNCTION test.never_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
   IF event.data->>'n' = '2' THEN

@@ -105,7 +105,7 @@ SELECT evpg_drop_saga('stateless') \g /dev/null
 -- a list of actions that is none
 SELECT start('code3', '{"actions": {"do": "complete"}}') \g /dev/null
 DO $$ BEGIN FOR i IN 1 .. 3 LOOP PERFORM run(), later(2000); END LOOP; END $$;
-RESET evpg.clock_offset;
+SELECT evpg_set_clock_offset() \g /dev/null
 SELECT is(letters('code3'), 'tried 3 VE009 actions of saga "script" are not a JSON array', 'B54: actions that are not an array');
 -- they see what the command before them has done, and may read tables
 CREATE TABLE test.seen (n int);
@@ -368,12 +368,12 @@ DROP FUNCTION test.short_key;
 SELECT start('keyless') \g /dev/null
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 1 42883 0 2', 'B24: a key function that is gone');
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 1 42883 0 2', 'B24: is not looked for at once');
-SET evpg.clock_offset = 1000;
+SELECT evpg_set_clock_offset('1000 s') \g /dev/null
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 2 42883 0 3', 'B24: but later');
 CREATE FUNCTION test.short_key(event evpg.event) RETURNS text LANGUAGE sql STABLE AS $$ SELECT event.aggregate_id $$;
-SET evpg.clock_offset = 2000;
+SELECT evpg_set_clock_offset('2000 s') \g /dev/null
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 0 42883 0 3', 'B24: and found');
-RESET evpg.clock_offset;
+SELECT evpg_set_clock_offset() \g /dev/null
 SELECT is((SELECT state FROM evpg_saga('short', 'keyless')), '{"short": true}', 'B24: with no event lost');
 SELECT is(error_of($$SELECT evpg_register_saga('never', 'test.short', event_types => '{B}', start_event_types => '{A}')$$), '22023 start event type "A" is not one of the event types of the saga', 'B24: a saga that would never start');
 

@@ -1,5 +1,5 @@
 -- timers.sql: timers of sagas, and commands that are executed at a time (B26, B51, rules 16 to 18).  Nothing waits: the tests move
--- evpg.clock_offset.
+-- evpg_set_clock_offset().
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -46,7 +46,7 @@ SELECT evpg_drop_saga('deaf') \g /dev/null
 
 -- ------------------------------------------------------------------ commands that are executed at a time
 
-RESET evpg.clock_offset;
+SELECT evpg_set_clock_offset() \g /dev/null
 SELECT evpg_schedule(now() + interval '100 s', 'counter', 'c1', 'Add', '{"n": 1}') AS t1, evpg_schedule(now() + interval '200 s', 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}', 'ann', 'corr', 'cause') AS t2,
        evpg_schedule(now() - interval '1 day', 'counter', 'c2', 'Add', '{"n": 4}') AS t3 \gset
 SELECT is(run(), '1 0', 'B26: a command that is due is executed');
@@ -60,7 +60,7 @@ SELECT later(100) \g /dev/null
 SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'B26: so is the last one');
 SELECT same($$SELECT command_id, metadata, actor, correlation_id, causation_id FROM evpg.event WHERE aggregate_id = 'c1' AND version = 2$$, $$VALUES ('own id', '{"m": 1}'::jsonb, 'ann', 'corr', 'cause')$$, 'B26: with what it was given');
 SELECT is(run() || ' ' || (SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), '0 0 0', 'B26: once');
-RESET evpg.clock_offset;
+SELECT evpg_set_clock_offset() \g /dev/null
 -- a command id that was used before: not twice
 SELECT evpg_schedule(now(), 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}') \g /dev/null
 SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'rule 4: a command id that was used before is not executed again');
@@ -113,7 +113,7 @@ SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters(NULL)) |
 SELECT is((SELECT command_id || ' ' || actor FROM evpg.event WHERE aggregate_id = 'c5' AND version = 2), 'timer:' || :t1 || ' ann', 'B26: with the id that it had');
 SELECT is((SELECT evpg_discard_dead_letter(dead_letter_id, 'no') FROM evpg.dead_letter WHERE timer_id = :t2), true, 'A34: the other is given up');
 SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint, 'A34: and its timer');
-RESET evpg.clock_offset;
+SELECT evpg_set_clock_offset() \g /dev/null
 
 -- arguments
 SELECT refused(format('SELECT evpg_schedule(%s)', args), error, 'B26: evpg_schedule(' || left(args, 50) || ')') FROM (VALUES
@@ -136,7 +136,7 @@ ROLLBACK;
 CREATE ROLE evpg_timer_user;
 GRANT USAGE ON SCHEMA test TO evpg_timer_user;
 SET ROLE evpg_timer_user;
-SELECT is(error_of('SET evpg.clock_offset = 1'), '42501 permission denied to set parameter "evpg.clock_offset"', 'D99: only a superuser moves the clock');
+SELECT is(error_of('SELECT evpg_set_clock_offset(''1 s'')'), '42501 permission denied for function evpg_set_clock_offset', 'D99: only an operator moves the clock');
 RESET ROLE;
 DROP OWNED BY evpg_timer_user;
 DROP ROLE evpg_timer_user;

@@ -112,6 +112,64 @@ is_done($node, 'copy', 'the copy, activated');
 is($node->safe_psql('original', $balances), '66 39', 'the original is as it was');
 workers(0);
 
+# ------------------------------------------------------------------ the clock, and what an operator does
+
+# Nobody commits an event, and the workers sleep for an hour: what an operator does wakes them.
+{
+	sub operator
+	{
+		my ($statement, $condition, $name) = @_;
+
+		ok(worker_rounds($node, 'clock', 1, 'SELECT evpg_set_clock_offset()'), "a worker sleeps before: $name");
+		$node->safe_psql('clock', $statement);
+		return soon($node, 'clock', $condition, $name);
+	}
+
+	$node->safe_psql('template1', 'CREATE DATABASE clock');
+	create_evpg($node, 'clock');
+	$node->safe_psql('clock', $_) foreach (
+		q(CREATE TABLE broken (why text)),
+		q(CREATE FUNCTION any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT evpg_event(command.command_type, command.data) $$),
+		q(CREATE FUNCTION any_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$),
+		q(SELECT evpg_register_aggregate('a', 'any_handle', 'any_apply')),
+		q(CREATE FUNCTION again(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$ SELECT evpg_reaction('{"rung": 0}', evpg_action_schedule('bell', interval '1 day')) $$),
+		q(CREATE FUNCTION ring(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE sql AS $$
+		  SELECT evpg_reaction(jsonb_build_object('rung', (state->>'rung')::int + 1), evpg_action_schedule('bell', interval '1 day')) $$),
+		q(SELECT evpg_register_saga('bells', handler => 'again', timer_handler => 'ring', event_types => '{Begun}')),
+		q(CREATE FUNCTION breaking(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+		  BEGIN
+		    IF EXISTS (SELECT FROM broken) THEN RAISE EXCEPTION 'broken'; END IF;
+		    RETURN evpg_reaction(state || jsonb_build_object(event.type, true));
+		  END $$),
+		q(SELECT evpg_register_saga('breaking', handler => 'breaking', event_types => '{Broke,Mended}', max_attempts => 1)));
+	workers(1);
+	$node->safe_psql('clock', q(SELECT count(*) FROM evpg_execute('a', 'x', 'Begun')));
+	soon($node, 'clock', q(SELECT count(*) = 1 FROM evpg.timer), 'a saga has set a timer');
+	operator(q(SELECT evpg_set_clock_offset('25 h')), q(SELECT state->>'rung' = '1' FROM evpg.saga_instance), 'D99: the clock is moved: a worker fires what is due by it');
+	ok(worker_rounds($node, 'clock', 3, q(SELECT evpg_set_clock_offset('25 h'))), 'and goes around again');
+	is($node->safe_psql('clock', q(SELECT state->>'rung' FROM evpg.saga_instance)), '1', 'D99: once: the next timer was set by the same clock');
+	is($node->safe_psql('clock', q(SELECT count(*) FROM evpg.timer WHERE due_at > clock_timestamp() + interval '48 h')), '1', 'D99: a day after that');
+	$node->safe_psql('clock', $_) foreach q(CALL evpg_run()), q(SELECT evpg_set_clock_offset());
+	is($node->safe_psql('clock', q(SELECT state->>'rung' FROM evpg.saga_instance)), '1', 'D99: nor does a session fire it');
+
+	operator(q(SELECT evpg_reschedule(timer_id, now()) FROM evpg.timer), q(SELECT state->>'rung' = '2' FROM evpg.saga_instance), 'evpg_reschedule wakes the workers');
+	$node->safe_psql('clock', q(SELECT evpg_pause('bells')));
+	$node->safe_psql('clock', q(SELECT evpg_reschedule(timer_id, now()) FROM evpg.timer));
+	operator(q(SELECT evpg_resume('bells')), q(SELECT state->>'rung' = '3' FROM evpg.saga_instance WHERE saga = 'bells'), 'evpg_resume wakes the workers');
+
+	my %ways = (evpg_retry_dead_letter => '', evpg_discard_dead_letter => q(, 'no'));
+	foreach my $way (sort keys %ways)
+	{
+		$node->safe_psql('clock', q(INSERT INTO broken VALUES ('yes')));
+		$node->safe_psql('clock', qq(SELECT count(*) FROM evpg_execute('a', '$way', 'Broke') b, evpg_execute('a', '$way', 'Mended') m));
+		soon($node, 'clock', qq(SELECT count(*) = 1 FROM evpg.dead_letter WHERE key = '$way'), "$way: a dead letter, and an event behind it");
+		$node->safe_psql('clock', q(DELETE FROM broken));
+		operator(qq(SELECT FROM (SELECT dead_letter_id FROM evpg.dead_letter WHERE key = '$way') l, $way(dead_letter_id$ways{$way})),
+			qq(SELECT state \? 'Mended' FROM evpg.saga_instance WHERE saga = 'breaking' AND key = '$way'), "$way wakes the workers");
+	}
+	workers(0);
+}
+
 # ------------------------------------------------------------------ a standby that is promoted
 
 prepare('replicated');

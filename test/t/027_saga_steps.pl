@@ -125,12 +125,12 @@ foreach my $scenario (sort keys %scenarios)
 
 			$kind = $kind eq '' ? '_c' : '';
 			$begin->($kind, $id);
-			query("ALTER SYSTEM SET evpg.clock_offset = $later") if $later;
+			query("SELECT evpg_set_clock_offset('$later s')") if $later;
 			crash_at($victim, $point);
 			cmp_ok(query("SELECT coalesce(max(version), 0) FROM evpg.saga_instance WHERE saga = 'transfer$kind' AND key = '$id'"),
 				$victim eq 'worker' ? '<=' : '==', $version, "rule 16: $id$kind: what was committed is there, nothing else");
 			query('CALL evpg_run()');
-			query("ROLLBACK PREPARED 'mark'; ALTER SYSTEM RESET evpg.clock_offset; SELECT pg_reload_conf(); CALL evpg_run()") if $later;
+			query("ROLLBACK PREPARED 'mark'; SELECT evpg_set_clock_offset(); CALL evpg_run()") if $later;
 			is(wrong($node), '', "rule 16: $id$kind: then all is done, once");
 			is(query("SELECT concat_ws(' ', status, reason) FROM transfer WHERE kind = 'transfer$kind' AND id = '$id'"), $end, "rule 16: $id$kind: to the end");
 		}

@@ -134,7 +134,7 @@ sub together
 {
 	query($start);
 	query('CALL evpg_run()');
-	my $runner = run_to('handled', "SET evpg.clock_offset = '2 min';");
+	my $runner = run_to('handled', "SELECT evpg_set_clock_offset('2 min');");
 	query($tell);
 	query('CALL evpg_run()');
 	my $early = query($state);
@@ -151,12 +151,12 @@ sub moved
 {
 	query($start);
 	query('CALL evpg_run()');
-	my $runner = run_to('claimed', "SET evpg.clock_offset = '2 min';");
+	my $runner = run_to('claimed', "SELECT evpg_set_clock_offset('2 min');");
 	query(q(SELECT evpg_reschedule(timer_id, now() + interval '1 hour') FROM evpg.timer));
 	release();
 	$runner->quit;
 	my $early = query($state);
-	query("SET evpg.clock_offset = '2 h'; CALL evpg_run()");
+	query("SELECT evpg_set_clock_offset('2 h'); CALL evpg_run()");
 	my $end = query($state);
 
 	return $early eq '1|1|0' && $end eq '2|1|1' ? '' : "then $early, at the end $end";
@@ -232,12 +232,13 @@ foreach my $end ('COMMIT', 'ROLLBACK')
 	query('CALL evpg_run()');
 	is(outcome($id), 'requested running withdrawn 1, requested running withdrawn 1', "B26: $id: the money is withdrawn");
 	is(query('SELECT count(*) FROM evpg.timer'), 2, "B26: $id: a deadline for both kinds");
-	query("SET evpg.clock_offset = '9 min'; CALL evpg_run()");
+	query("SELECT evpg_set_clock_offset('9 min'); CALL evpg_run()");
 	is(outcome($id), 'requested running withdrawn 1, requested running withdrawn 1', "B26: $id: before the deadline nothing happens");
-	query("SET evpg.clock_offset = '11 min'; CALL evpg_run()");
+	query("SELECT evpg_set_clock_offset('11 min'); CALL evpg_run()");
 	my $failed = 'failed deadline completed failed 2, failed deadline completed failed 2';
 	is(outcome($id), $failed, "B26, B53: $id: after it the transfer has failed");
 	is(wrong($node), '', "B53: $id: what was withdrawn is paid back, once");
+	query('SELECT evpg_set_clock_offset()');
 	$holder->query_safe($end);
 	$holder->quit;
 	query('CALL evpg_run()');
@@ -255,8 +256,9 @@ foreach my $end ('COMMIT', 'ROLLBACK')
 	my $holder = hold();
 	query('CALL evpg_run()');
 	is(outcome($id), 'requested running deposited 2, requested running deposited 2', 'B26: the money is deposited');
-	query("SET evpg.clock_offset = '11 min'; CALL evpg_run()");
+	query("SELECT evpg_set_clock_offset('11 min'); CALL evpg_run()");
 	is(outcome($id), 'requested running deposited 3, requested running deposited 3', 'B26: the deadline is not for a transfer that is done');
+	query('SELECT evpg_set_clock_offset()');
 	$holder->query_safe('COMMIT');
 	$holder->quit;
 	query('CALL evpg_run()');

@@ -33,7 +33,7 @@ $$;
 
 -- Makes a retry due that waits for its time: the longest pause is 375 seconds.
 CREATE FUNCTION test.now_due() RETURNS void LANGUAGE sql VOLATILE AS $$
-  SELECT set_config('evpg.clock_offset', (extract(epoch FROM current_setting('evpg.clock_offset')::interval) + 1000)::int::text, false);
+  SELECT evpg_set_clock_offset(evpg.clock_timestamp() - clock_timestamp() + interval '1000 s');
 $$;
 
 -- Events at random over both types, groups, tags, with deletions.

@@ -88,7 +88,7 @@ CREATE FUNCTION test.pending(key text) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT concat_ws(' ', pending_events, pending_timers, dead_letters) FROM evpg_saga(saga(), key)
 $$;
 
-CREATE FUNCTION test.clock_offset() RETURNS int LANGUAGE sql STABLE AS $$ SELECT extract(epoch FROM current_setting('evpg.clock_offset')::interval)::int $$;
+CREATE FUNCTION test.clock_offset() RETURNS int LANGUAGE sql STABLE AS $$ SELECT round(extract(epoch FROM evpg.clock_timestamp() - clock_timestamp()))::int $$;
 
 -- "attempts seconds until the next one" of what an instance has before it, the first one.
 CREATE FUNCTION test.attempts(of_key text) RETURNS text LANGUAGE sql VOLATILE AS $$
@@ -98,7 +98,7 @@ $$;
 
 -- Moves the clock of timers and retries.
 CREATE FUNCTION test.later(seconds int) RETURNS void LANGUAGE sql VOLATILE AS $$
-  SELECT set_config('evpg.clock_offset', (clock_offset() + seconds)::text, false)
+  SELECT evpg_set_clock_offset(make_interval(secs => clock_offset() + seconds))
 $$;
 
 -- The dead letters of an instance that are not resolved; "-": not of an instance.
