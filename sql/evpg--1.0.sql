@@ -295,6 +295,7 @@ CREATE TABLE evpg.meta (
   system_identifier bigint NOT NULL,
   database          oid NOT NULL
 );
+ALTER TABLE evpg.meta REPLICA IDENTITY FULL;
 COMMENT ON TABLE evpg.meta IS 'which database this is: consumers run only where all rows say it is this one';
 INSERT INTO evpg.meta (system_identifier, database)
   SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
@@ -465,10 +466,18 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.meta', '');
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
   AS 'MODULE_PATHNAME', 'evpg_refuse_change' LANGUAGE C;
-COMMENT ON FUNCTION evpg.refuse_change() IS 'trigger: history is append-only';
+COMMENT ON FUNCTION evpg.refuse_change() IS 'trigger: refuses to change history, which is append-only';
 CREATE TRIGGER evpg_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON evpg.event_log
   FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_change();
 ALTER TABLE evpg.event_log ENABLE ALWAYS TRIGGER evpg_append_only;
+CREATE TRIGGER evpg_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON evpg.stream
+  FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_change();
+ALTER TABLE evpg.stream ENABLE ALWAYS TRIGGER evpg_append_only;
+
+-- The triggers are made at the end of this script, for all tables.
+CREATE FUNCTION evpg.refuse_writer() RETURNS trigger
+  AS 'MODULE_PATHNAME', 'evpg_refuse_writer' LANGUAGE C;
+COMMENT ON FUNCTION evpg.refuse_writer() IS 'trigger: refuses rows that neither evpg nor a superuser writes';
 
 -- ------------------------------------------------------------------ types
 
@@ -989,6 +998,7 @@ COMMENT ON FUNCTION evpg_activate IS 'lets consumers run in this database after 
 -- without arguments: all that the extension has of that name are meant, never one that somebody else has made.
 CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine'::pg_catalog.text, 'refuse_change'::pg_catalog.text, NULL::pg_catalog.text[], '{owner}'::pg_catalog.text[]),
+  ('routine', 'refuse_writer', NULL, '{owner}'),
   ('routine', 'evpg_event', NULL, '{relay,executor}'),
   ('routine', 'evpg_events', NULL, '{relay,executor}'),
   ('routine', 'evpg_command', NULL, '{executor}'),
@@ -1185,6 +1195,30 @@ BEGIN
   END IF;
 END $$;
 COMMENT ON FUNCTION evpg_revoke IS 'takes back what evpg_grant() gave, but for what another access of the role needs';
+
+-- Every table refuses rows that neither evpg nor a superuser writes.  Triggers for each row where evpg writes in
+-- subtransactions, of which there can be many in a transaction: one for each statement would leave 8 kB in each.
+DO $$
+DECLARE
+  name pg_catalog.name;
+  statement pg_catalog.text;
+BEGIN
+  FOR name IN SELECT c.relname FROM pg_catalog.pg_class c
+               WHERE c.relnamespace OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.regnamespace::pg_catalog.oid AND c.relkind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
+  LOOP
+    IF name OPERATOR(pg_catalog.=) ANY ('{command_record,snapshot,inbox,saga_event,saga_instance,timer,dead_letter}'::pg_catalog.name[]) THEN
+      EXECUTE pg_catalog.format('CREATE TRIGGER evpg_row_writer BEFORE INSERT OR UPDATE OR DELETE ON evpg.%I FOR EACH ROW EXECUTE FUNCTION evpg.refuse_writer()', name);
+      EXECUTE pg_catalog.format('ALTER TABLE evpg.%I ENABLE ALWAYS TRIGGER evpg_row_writer', name);
+      statement := 'TRUNCATE';
+    ELSIF name OPERATOR(pg_catalog.=) ANY ('{event_log,stream}'::pg_catalog.name[]) THEN
+      statement := 'INSERT';
+    ELSE
+      statement := 'INSERT OR UPDATE OR DELETE OR TRUNCATE';
+    END IF;
+    EXECUTE pg_catalog.format('CREATE TRIGGER evpg_writer BEFORE %s ON evpg.%I FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_writer()', statement, name);
+    EXECUTE pg_catalog.format('ALTER TABLE evpg.%I ENABLE ALWAYS TRIGGER evpg_writer', name);
+  END LOOP;
+END $$;
 
 -- Takes from everybody but the owner what PostgreSQL or ALTER DEFAULT PRIVILEGES gave: who may write a table, draw a
 -- position or make a trigger here could do anything.  Types stay everybody's, for functions of users have them as arguments.

@@ -45,6 +45,7 @@
 #include "errors.h"
 #include "fmgr.h"
 #include "launcher.h"
+#include "miscadmin.h"
 #include "plan.h"
 #include "projected.h"
 #include "registry.h"
@@ -62,6 +63,7 @@ PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(evpg_version);
 PG_FUNCTION_INFO_V1(evpg_refuse_change);
+PG_FUNCTION_INFO_V1(evpg_refuse_writer);
 
 void		_PG_init(void);
 
@@ -97,16 +99,57 @@ evpg_version(PG_FUNCTION_ARGS)
 											  EVPG_ABI_MAJOR, EVPG_ABI_MINOR)));
 }
 
-/* Statement trigger on the event log, for UPDATE, DELETE and TRUNCATE. */
-Datum
-evpg_refuse_change(PG_FUNCTION_ARGS)
+/* The relation that a statement trigger of ours is about. */
+static Relation
+trigger_relation(FunctionCallInfo fcinfo, const char *function)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("evpg.refuse_change() must be called as a trigger")));
+				 errmsg("%s must be called as a trigger", function)));
+	return ((TriggerData *) fcinfo->context)->tg_relation;
+}
+
+/*
+ * Statement trigger on evpg.event_log and evpg.stream, for UPDATE, DELETE and
+ * TRUNCATE: whoever it is.  evpg itself changes the rows of streams without
+ * statements (stream.c).
+ */
+Datum
+evpg_refuse_change(PG_FUNCTION_ARGS)
+{
+	Relation	relation = trigger_relation(fcinfo, "evpg.refuse_change()");
+
+	if (strcmp(RelationGetRelationName(relation), "stream") == 0)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_APPEND_ONLY),
+				 errmsg("rows of evpg.stream are changed by appending events alone"),
+				 errdetail("Without its row the events of a stream cannot be read, and its versions would begin again."),
+				 errhint("Correct history with a new event.")));
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_APPEND_ONLY),
-			 errmsg("%s is append-only", RelationGetRelationName(((TriggerData *) fcinfo->context)->tg_relation)),
+			 errmsg("%s is append-only", RelationGetRelationName(relation)),
 			 errhint("Correct history with a new event.")));
+}
+
+/*
+ * Trigger before a statement or a row, on every table of evpg, for what refuse_change does not
+ * refuse: only evpg may write, which then is the owner of the table (EvpgEnter),
+ * or a superuser, such as who restores a dump.  A privilege is not enough:
+ * registrations and timers say what is executed, and as whom.  Code of users is
+ * called as its own owner, so it does not pass here.
+ */
+Datum
+evpg_refuse_writer(PG_FUNCTION_ARGS)
+{
+	Relation	relation = trigger_relation(fcinfo, "evpg.refuse_writer()");
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (GetUserId() != relation->rd_rel->relowner && !superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("rows of evpg.%s are written by evpg alone", RelationGetRelationName(relation)),
+				 errhint("Call a function of evpg; rows can be repaired by a superuser.")));
+	PG_RETURN_POINTER(!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ? NULL :
+					  TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple);
 }

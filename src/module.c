@@ -20,7 +20,9 @@
 #include "errors.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "module.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 
 typedef const evpg_header *(*definition_fn) (void);
@@ -80,6 +82,28 @@ EvpgModulePath(const char *library)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("library \"%s\" is neither a name in $libdir nor an absolute path", library)));
+}
+
+/*
+ * EvpgModuleCheckRegistrant
+ *		Error unless the library of a registration may be loaded: it lies in
+ *		$libdir, where only who administers the server can put one, or who
+ *		registered it is a superuser still.
+ */
+void
+EvpgModuleCheckRegistrant(const char *library, const char *registered_by)
+{
+	Oid			role;
+
+	if (strncmp(EvpgModulePath(library), "$libdir/", 8) == 0)
+		return;
+	role = get_role_oid(registered_by, true);
+	if (!OidIsValid(role) || !superuser_arg(role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("library \"%s\" may not be loaded", library),
+				 errdetail("It lies outside of $libdir, and role \"%s\", which registered it, is not a superuser.", registered_by),
+				 errhint("Let a superuser register it again, or install it into $libdir.")));
 }
 
 static const evpg_header *

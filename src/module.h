@@ -13,6 +13,7 @@
 #include "utils/jsonb.h"
 
 extern char *EvpgModulePath(const char *library);
+extern void EvpgModuleCheckRegistrant(const char *library, const char *registered_by);
 extern void EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate *definition);
 extern void EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection *definition);
 extern void EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga *definition);

@@ -225,6 +225,7 @@ definition(EvpgProjection *projection)
 		evpg_projection module;
 		MemoryContext old;
 
+		EvpgModuleCheckRegistrant(projection->library, projection->registered_by);
 		EvpgModuleLoadProjection(projection->library, projection->symbol, &module);
 		old = MemoryContextSwitchTo(projection->context);
 		if (projection->aggregate_types == NIL && module.aggregate_types != NULL)

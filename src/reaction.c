@@ -92,7 +92,10 @@ static const evpg_saga *
 definition(EvpgSaga *saga)
 {
 	if (saga->module.events == NULL)
+	{
+		EvpgModuleCheckRegistrant(saga->library, saga->registered_by);
 		EvpgModuleLoadSaga(saga->library, saga->symbol, &saga->module);
+	}
 	return &saga->module;
 }
 

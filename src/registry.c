@@ -234,6 +234,7 @@ load_aggregate(const char *aggregate_type)
 	aggregate->native = (library != NULL);
 	if (aggregate->native)
 	{
+		EvpgModuleCheckRegistrant(library, registered_by);
 		EvpgModuleLoadAggregate(library, symbol, &aggregate->module);
 
 		/*

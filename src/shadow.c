@@ -210,6 +210,38 @@ bind_to_extension(Oid class_id, Oid object_id)
 }
 
 /*
+ * Gives a copy the replica identity of its table, which LIKE leaves out: else a
+ * publication of all tables refuses the handler's UPDATE and DELETE of a table
+ * without a primary key.  An index is named otherwise in the copy, so there all
+ * columns are the identity: the copy lives as long as the rebuild.
+ */
+static void
+copy_replica_identity(Oid owner, const char *table, const char *copy)
+{
+	Relation	relation = table_open(table_oid(table, AccessShareLock), NoLock);
+	char		identity = relation->rd_rel->relreplident;
+
+	table_close(relation, NoLock);
+	if (identity == REPLICA_IDENTITY_FULL || identity == REPLICA_IDENTITY_INDEX)
+		execute_as(owner, psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", copy));
+}
+
+/*
+ * Takes back what ALTER DEFAULT PRIVILEGES of evpg's owner gave on a schema of
+ * ours: who could create something there would be found first by the handler.
+ */
+static void
+revoke_defaults(const char *schema)
+{
+	execute_as(EvpgCatalogGet()->owner,
+			   psprintf("DO $$ DECLARE r pg_catalog.text; BEGIN"
+						" FOR r IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END"
+						" FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a"
+						" WHERE n.nspname OPERATOR(pg_catalog.=) '%s' AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner"
+						" LOOP EXECUTE 'REVOKE ALL ON SCHEMA %s FROM ' OPERATOR(pg_catalog.||) r; END LOOP; END $$", schema, schema));
+}
+
+/*
  * Makes the copies, which belong to the owner of the handler; their schema does
  * not, so that nobody can put anything else there, which the handler would find
  * first, or rename it.
@@ -224,7 +256,9 @@ EvpgShadowMake(EvpgProjection *projection, int64 build)
 	Oid			namespace;
 	ListCell   *cell;
 
-	execute_as(evpg, psprintf("CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, schema, role));
+	execute_as(evpg, psprintf("CREATE SCHEMA %s", schema));
+	revoke_defaults(schema);
+	execute_as(evpg, psprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, role));
 	namespace = get_namespace_oid(schema, false);
 	bind_to_extension(NamespaceRelationId, namespace);
 	foreach(cell, projection->tables)
@@ -233,6 +267,7 @@ EvpgShadowMake(EvpgProjection *projection, int64 build)
 
 		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema, quote_identifier(name),
 								   (char *) lfirst(cell)));
+		copy_replica_identity(owner, lfirst(cell), psprintf("%s.%s", schema, quote_identifier(name)));
 		bind_to_extension(RelationRelationId, get_relname_relid(name, namespace));
 	}
 	execute_as(evpg, psprintf("REVOKE CREATE ON SCHEMA %s FROM %s", schema, role));

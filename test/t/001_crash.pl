@@ -175,7 +175,7 @@ foreach my $damage (
 	my ($what, $statement, $found) = @$damage;
 
 	$node->safe_psql('postgres', 'CREATE DATABASE damaged TEMPLATE postgres');
-	$node->safe_psql('damaged', "ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only; $statement");
+	$node->safe_psql('damaged', "ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only; ALTER TABLE evpg.stream DISABLE TRIGGER evpg_append_only; $statement");
 	my ($code, $stdout, $stderr);
 	eval { $stdout = inspect($node, 'damaged'); 1 } or $stdout = $@;
 	like($stdout, qr/$found|is damaged/, "B12: the inspection finds $what");

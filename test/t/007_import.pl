@@ -261,8 +261,8 @@ foreach my $test (
 {
 	my ($what, $text, $error, $count) = @$test;
 
-	value('ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only; DELETE FROM evpg.event_log; DELETE FROM evpg.stream;'
-		. 'ALTER TABLE evpg.event_log ENABLE ALWAYS TRIGGER evpg_append_only');
+	value(join ' ', (map { "ALTER TABLE evpg.$_ DISABLE TRIGGER evpg_append_only; DELETE FROM evpg.$_;" } qw(event_log stream)),
+		map { "ALTER TABLE evpg.$_ ENABLE ALWAYS TRIGGER evpg_append_only;" } qw(event_log stream));
 	($code, $stdout, $stderr) = import_file(write_file('broken.csv', $text));
 	is($code, 1, "$what: exit code 1");
 	like($stderr, qr/^import: .*$error/m, "$what: the error names it");
