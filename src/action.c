@@ -25,6 +25,7 @@
 #include "common/sha2.h"
 #include "errors.h"
 #include "miscadmin.h"
+#include "settings.h"
 #include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -336,8 +337,12 @@ schedule(EvpgActing *acting, Jsonb *action)
 		timer.due_at = timer.scheduled_at + (int64) (seconds * USECS_PER_SEC);
 	}
 	else
+	{
+		/* The same time whoever reads it, if it has no zone. */
+		EvpgSettingsPin();
 		timer.due_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(due_at),
 															   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	}
 	if (TIMESTAMP_NOT_FINITE(timer.due_at))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),

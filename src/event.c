@@ -307,14 +307,16 @@ push_jsonb(JsonbParseState **state, const char *key, Jsonb *jsonb)
 	(void) pushJsonbValue(state, WJB_VALUE, &value);
 }
 
+/* In UTC, whatever the TimeZone of the session: a path may make a key of it. */
 static void
 push_time(JsonbParseState **state, const char *key, TimestampTz time)
 {
 	JsonbValue	value;
+	int			utc = 0;
 
 	push_key(state, key);
 	value.type = jbvString;
-	value.val.string.val = JsonEncodeDateTime(NULL, TimestampTzGetDatum(time), TIMESTAMPTZOID, NULL);
+	value.val.string.val = JsonEncodeDateTime(NULL, TimestampTzGetDatum(time), TIMESTAMPTZOID, &utc);
 	value.val.string.len = strlen(value.val.string.val);
 	(void) pushJsonbValue(state, WJB_VALUE, &value);
 }

@@ -34,6 +34,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/params.h"
 #include "parser/parse_node.h"
+#include "settings.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -397,6 +398,7 @@ parameters(EvpgFunction *function, Datum *args)
  *		returns a set) in CurrentMemoryContext; at most max_rows of them.
  *
  * read_only is for functions that must be pure: they see the active snapshot.
+ * The caller is inside EvpgEnter.
  */
 int
 EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows, Datum **rows, bool **row_nulls)
@@ -411,6 +413,7 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 	bool		by_value;
 
 	check_stack_depth();
+	EvpgSettingsPin();
 	EvpgEnterAs(&scope, function->owner, function->search_path);
 	SPI_connect();
 	if (function->plan == NULL)

@@ -20,6 +20,7 @@
 #include "keys.h"
 #include "miscadmin.h"
 #include "native.h"
+#include "settings.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
@@ -65,6 +66,8 @@ EvpgKeysByPath(struct varlena *path, const EvpgEvent *event, const char *kind, c
 	JsonbValue	value;
 	List	   *keys = NIL;
 
+	/* For datetime(), which knows names of months. */
+	EvpgSettingsPin();
 	found = DatumGetJsonbP(DirectFunctionCall4(jsonb_path_query_array,
 											   JsonbPGetDatum(EvpgEventToJsonb(event)),
 											   PointerGetDatum(path),

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * settings.c
- *		Defines the evpg.* settings, in alphabetical order.
+ *		Defines the evpg.* settings, in alphabetical order; the settings of
+ *		PostgreSQL under which user code runs.
  *
  * evpg.actor, evpg.correlation_id and evpg.metadata are where
  * evpg_set_context() keeps what it is given: as settings that are only ever
@@ -17,6 +18,7 @@
 #include "settings.h"
 #include "shared.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 
 char	   *EvpgActor;
 int			EvpgBroadcastBy;
@@ -148,4 +150,157 @@ void
 EvpgSettingSetLocal(const char *name, const char *value)
 {
 	set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* ------------------------------------------------------------------ pinned settings */
+
+/* A setting of PostgreSQL that user code finds to have this value, whatever the session has set. */
+typedef struct Pin
+{
+	const char *name;
+	const char *value;
+	const char *same[3];		/* values that mean the same, of a text */
+	struct config_generic *option;	/* looked up once */
+	int			number;			/* the value, of a number, boolean or enum */
+}			Pin;
+
+/*
+ * All that changes what a value is as text, or what value a text is: a key, a
+ * state or a row must be the same whichever session, worker or rebuild computes
+ * it.  The values are PostgreSQL's built-in defaults.
+ */
+static Pin pins[] =
+{
+	{
+		.name = "TimeZone", .value = "UTC",.same =
+		{
+			"Etc/UTC"
+		}
+	},
+	{
+		.name = "DateStyle", .value = "ISO, MDY"
+	},
+	{
+		.name = "IntervalStyle", .value = "postgres"
+	},
+	{
+		.name = "timezone_abbreviations", .value = "Default"
+	},
+	{
+		.name = "extra_float_digits", .value = "1"
+	},
+	{
+		.name = "bytea_output", .value = "hex"
+	},
+	{
+		.name = "xmlbinary", .value = "base64"
+	},
+	{
+		.name = "xmloption", .value = "content"
+	},
+	{
+		.name = "lc_monetary", .value = "C",.same =
+		{
+			"POSIX", "C.UTF-8", "C.utf8"
+		}
+	},
+	{
+		.name = "lc_numeric", .value = "C",.same =
+		{
+			"POSIX", "C.UTF-8", "C.utf8"
+		}
+	},
+	{
+		.name = "lc_time", .value = "C",.same =
+		{
+			"POSIX", "C.UTF-8", "C.utf8"
+		}
+	},
+	{
+		.name = "quote_all_identifiers", .value = "off"
+	},
+	{
+		.name = "default_text_search_config", .value = "pg_catalog.simple"
+	},
+	{
+		.name = "array_nulls", .value = "on"
+	},
+	{
+		.name = "transform_null_equals", .value = "off"
+	},
+	{
+		.name = "standard_conforming_strings", .value = "on"
+	},
+	{
+		.name = "backslash_quote", .value = "safe_encoding"
+	},
+};
+
+/* Finds the options, and values as numbers; they stay where they are. */
+static void
+look_up_pins(void)
+{
+	struct config_generic **options = get_guc_variables();
+	int			count = GetNumConfigOptions();
+
+	for (size_t i = 0; i < lengthof(pins); i++)
+	{
+		struct config_generic *option = NULL;
+
+		for (int n = 0; n < count && option == NULL; n++)
+			if (pg_strcasecmp(options[n]->name, pins[i].name) == 0)
+				option = options[n];
+		if (option == NULL)
+			elog(ERROR, "there is no setting \"%s\"", pins[i].name);
+		if (option->vartype == PGC_BOOL)
+			pins[i].number = strcmp(pins[i].value, "on") == 0;
+		else if (option->vartype == PGC_INT)
+			pins[i].number = atoi(pins[i].value);
+		else if (option->vartype == PGC_ENUM)
+			(void) config_enum_lookup_by_name((struct config_enum *) option, pins[i].value, &pins[i].number);
+		pins[i].option = option;
+	}
+}
+
+static bool
+is_pinned(const Pin * pin)
+{
+	const char *value;
+
+	switch (pin->option->vartype)
+	{
+		case PGC_BOOL:
+			return *((struct config_bool *) pin->option)->variable == (pin->number != 0);
+		case PGC_INT:
+			return *((struct config_int *) pin->option)->variable == pin->number;
+		case PGC_ENUM:
+			return *((struct config_enum *) pin->option)->variable == pin->number;
+		default:
+			value = *((struct config_string *) pin->option)->variable;
+			if (value == NULL)
+				return false;
+			if (strcmp(value, pin->value) == 0)
+				return true;
+			for (size_t i = 0; i < lengthof(pin->same) && pin->same[i] != NULL; i++)
+				if (strcmp(value, pin->same[i]) == 0)
+					return true;
+			return false;
+	}
+}
+
+/*
+ * EvpgSettingsPin
+ *		Sets what must not depend on the session, to the end of the EvpgEnter
+ *		that the caller is inside of: so once in a call, however many functions
+ *		it calls, and not at all in a session that has these values anyway.
+ */
+void
+EvpgSettingsPin(void)
+{
+	if (unlikely(pins[lengthof(pins) - 1].option == NULL))
+		look_up_pins();
+	for (size_t i = 0; i < lengthof(pins); i++)
+		if (unlikely(!is_pinned(&pins[i])))
+			(void) set_config_option(pins[i].name, pins[i].value, PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_SAVE, true, 0, false);
 }

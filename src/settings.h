@@ -33,6 +33,7 @@ extern int	EvpgStateCacheSize;
 extern int	EvpgWorkers;
 
 extern void EvpgSettingsInit(void);
+extern void EvpgSettingsPin(void);
 extern void EvpgSettingSetLocal(const char *name, const char *value);
 
 #endif							/* EVPG_SETTINGS_H */
