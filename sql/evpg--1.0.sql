@@ -125,10 +125,12 @@ CREATE TABLE evpg.snapshot (
   version         bigint NOT NULL,
   generation      bigint NOT NULL,
   created_at      timestamptz NOT NULL,
+  definition_hash bigint NOT NULL,
   reducer_version int NOT NULL,
   state           jsonb NOT NULL,
   PRIMARY KEY (stream_id, version)
 );
+COMMENT ON COLUMN evpg.snapshot.definition_hash IS 'of the reducer function that made it; another one does not use it; 0: a symbol of a shared object, which has a reducer_version';
 COMMENT ON TABLE evpg.snapshot IS 'folded states: a cache, safe to delete at any time';
 
 CREATE TABLE evpg.interceptor (

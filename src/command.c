@@ -535,8 +535,7 @@ try_command(Execution *execution)
 	if (!write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase))
 		return false;
 	state.last_position = stream->last_position;
-	if (aggregate->snapshot_every > 0 &&
-		before / aggregate->snapshot_every < stream->version / aggregate->snapshot_every)
+	if (EvpgStateSnapshotDue(&state, stream->stream_id, before))
 		(void) EvpgStateSnapshot(&state, stream->stream_id);
 	EvpgStateKeep(&state, stream->stream_id);
 

@@ -27,6 +27,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "errors.h"
 #include "executor/spi.h"
 #include "function.h"
@@ -229,6 +230,37 @@ check_registrant(const char *registered_by, Oid owner, const char *signature, Ev
 				 errhint("Let the owner of the function, or a superuser, register it again.")));
 }
 
+/* Adds a column of pg_proc, of a type of variable length, to a hash. */
+static uint64
+hash_column(HeapTuple tuple, int column, uint64 hash)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(PROCOID, tuple, column, &isnull);
+	struct varlena *detoasted = isnull ? NULL : PG_DETOAST_DATUM(value);
+
+	return DatumGetUInt64(hash_any_extended(isnull ? NULL : (unsigned char *) VARDATA(detoasted),
+											isnull ? 0 : VARSIZE(detoasted) - VARHDRSZ, hash + !isnull));
+}
+
+/*
+ * What a function is, as far as its definition says it: its code, its settings,
+ * its language and the search_path of its registration.  The same after a dump
+ * and in another database, but for a body that was parsed at CREATE FUNCTION,
+ * whose nodes have object ids: what is kept under it is then made anew.
+ */
+static uint64
+hash_definition(HeapTuple tuple, const char *search_path)
+{
+	char	   *language = get_language_name(((Form_pg_proc) GETSTRUCT(tuple))->prolang, false);
+	uint64		hash = DatumGetUInt64(hash_any_extended((unsigned char *) language, strlen(language), 0));
+
+	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) search_path, strlen(search_path), hash));
+	hash = hash_column(tuple, Anum_pg_proc_prosrc, hash);
+	hash = hash_column(tuple, Anum_pg_proc_probin, hash);
+	hash = hash_column(tuple, Anum_pg_proc_prosqlbody, hash);
+	return hash_column(tuple, Anum_pg_proc_proconfig, hash);
+}
+
 static void
 free_plan(void *arg)
 {
@@ -278,6 +310,8 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 	function->stamp = ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
 		((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^ ItemPointerGetOffsetNumber(&tuple->t_self) ^
 		function->oid;
+	if (role == EVPG_ROLE_REDUCER)
+		function->definition_hash = hash_definition(tuple, search_path);
 	ReleaseSysCache(tuple);
 	function->callback.func = free_plan;
 	function->callback.arg = function;

@@ -36,6 +36,7 @@ typedef struct EvpgFunction
 	Oid			owner;
 	Oid			result_type;
 	uint64		stamp;			/* differs once the function is replaced */
+	uint64		definition_hash;	/* what it is, also after a dump */
 	SPIPlanPtr	plan;			/* made at the first call */
 	MemoryContextCallback callback; /* frees the plan */
 } EvpgFunction;

@@ -422,15 +422,17 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_SNAPSHOT_READ] = {
 		"SELECT version, state FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1"
 		" AND version OPERATOR(pg_catalog.<=) $2 AND reducer_version OPERATOR(pg_catalog.=) $3"
-		" AND generation OPERATOR(pg_catalog.>=) $4 ORDER BY version DESC LIMIT 1",
-		4, {INT8OID, INT8OID, INT4OID, INT8OID}
+		" AND generation OPERATOR(pg_catalog.>=) $4 AND definition_hash OPERATOR(pg_catalog.=) $5"
+		" ORDER BY version DESC LIMIT 1",
+		5, {INT8OID, INT8OID, INT4OID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_SNAPSHOT_WRITE] = {
-		"INSERT INTO evpg.snapshot (stream_id, version, reducer_version, generation, created_at, state)"
-		" VALUES ($1, $2, $3, $4, evpg.clock_timestamp(), $5)"
+		"INSERT INTO evpg.snapshot (stream_id, version, reducer_version, generation, definition_hash, created_at, state)"
+		" VALUES ($1, $2, $3, $4, $5, evpg.clock_timestamp(), $6)"
 		" ON CONFLICT (stream_id, version) DO UPDATE SET reducer_version = excluded.reducer_version,"
-		" generation = excluded.generation, created_at = excluded.created_at, state = excluded.state",
-		5, {INT8OID, INT8OID, INT4OID, INT8OID, JSONBOID}
+		" generation = excluded.generation, definition_hash = excluded.definition_hash, created_at = excluded.created_at,"
+		" state = excluded.state",
+		6, {INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, JSONBOID}
 	},
 	[EVPG_PLAN_SNAPSHOT_TRIM] = {
 		"DELETE FROM evpg.snapshot WHERE stream_id OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.<="

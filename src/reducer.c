@@ -118,6 +118,7 @@ EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last
 		state->jsonb = copy_jsonb(state->context, value);
 	state->version = version;
 	state->last_position = last_position;
+	state->snapshot_version = 0;
 	state->valid = true;
 }
 

@@ -30,6 +30,8 @@ typedef struct EvpgState
 	Jsonb	   *jsonb;			/* functions */
 	int64		version;
 	int64		last_position;
+	int64		snapshot_version;	/* of the newest usable snapshot that was
+									 * seen; 0: none */
 	bool		valid;
 	Size		size;			/* native: estimate, see EvpgStateSize */
 	Size		growth;			/* native: what was folded in since */

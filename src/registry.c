@@ -250,6 +250,7 @@ load_aggregate(const char *aggregate_type)
 		if (invariant != NULL)
 			aggregate->invariant = EvpgFunctionResolve(invariant, EVPG_ROLE_INVARIANT, registered_by, search_path);
 		aggregate->stamp = aggregate->reducer->stamp;
+		aggregate->definition_hash = aggregate->reducer->definition_hash;
 	}
 	MemoryContextSwitchTo(old);
 	aggregate->counters = find_counters(aggregate_type);

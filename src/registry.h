@@ -48,6 +48,7 @@ typedef struct EvpgAggregate
 	int64		generation;		/* of the registration */
 	int64		fold_generation;	/* the first with this fold */
 	uint64		stamp;			/* of the reducer function */
+	uint64		definition_hash;	/* of it; 0: of a module */
 	EvpgCounters *counters;
 } EvpgAggregate;
 

@@ -49,6 +49,7 @@ typedef struct CacheEntry
 	uint64		stamp;			/* of the reducer function */
 	int64		version;
 	int64		last_position;
+	int64		snapshot_version;
 	evpg_json  *json;			/* of a module */
 	Jsonb	   *jsonb;			/* of functions */
 	Size		size;
@@ -127,6 +128,7 @@ take_cached(EvpgState *state, const EvpgStream *stream)
 	}
 	state->version = entry->version;
 	state->last_position = entry->last_position;
+	state->snapshot_version = entry->snapshot_version;
 	state->valid = true;
 	if (aggregate->native)
 	{
@@ -192,6 +194,7 @@ EvpgStateKeep(EvpgState *state, int64 stream_id)
 	entry->stamp = aggregate->stamp;
 	entry->version = state->version;
 	entry->last_position = state->last_position;
+	entry->snapshot_version = state->snapshot_version;
 	entry->json = aggregate->native ? EvpgJsonLetGo(state->json) : NULL;
 	entry->jsonb = jsonb;
 	entry->size = size;
@@ -244,27 +247,37 @@ replay(EvpgState *state, const EvpgStream *stream, int64 to_version, bool verify
 	return true;
 }
 
+/*
+ * Looks for the newest snapshot up to a version that this reducer has made;
+ * false if there is none.  The result is (version, state), until EvpgPlanDone.
+ */
+static bool
+read_snapshot(const EvpgAggregate *aggregate, int64 stream_id, int64 version, bool caller_snapshot)
+{
+	Datum		values[5] = {
+		Int64GetDatum(stream_id),
+		Int64GetDatum(version),
+		Int32GetDatum(aggregate->reducer_version),
+		Int64GetDatum(aggregate->fold_generation),
+		Int64GetDatum((int64) aggregate->definition_hash)
+	};
+
+	return (caller_snapshot ? EvpgPlanRead(EVPG_PLAN_SNAPSHOT_READ, values, NULL) :
+			EvpgPlanRun(EVPG_PLAN_SNAPSHOT_READ, values, NULL)) > 0;
+}
+
 /* Starts from the newest snapshot that can be used, else from the initial state. */
 static void
 start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_snapshot)
 {
 	EvpgAggregate *aggregate = state->aggregate;
-	Datum		values[4] = {
-		Int64GetDatum(stream->stream_id),
-		Int64GetDatum(version),
-		Int32GetDatum(aggregate->reducer_version),
-		Int64GetDatum(aggregate->fold_generation)
-	};
-	uint64		rows;
 
 	/* A command may write a snapshot later; a lock must not be strengthened. */
 	if (!caller_snapshot)
 		LockRelationOid(EvpgCatalogGet()->snapshot, RowExclusiveLock);
 	if (version > 0)
 	{
-		rows = caller_snapshot ? EvpgPlanRead(EVPG_PLAN_SNAPSHOT_READ, values, NULL) :
-			EvpgPlanRun(EVPG_PLAN_SNAPSHOT_READ, values, NULL);
-		if (rows > 0)
+		if (read_snapshot(aggregate, stream->stream_id, version, caller_snapshot))
 		{
 			Datum		snapshot_version;
 			Datum		snapshot_state;
@@ -281,6 +294,7 @@ start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_sna
 			if (!aggregate->native || JB_ROOT_IS_OBJECT(value))
 			{
 				EvpgReducerStart(state, value, DatumGetInt64(snapshot_version), 0);
+				state->snapshot_version = state->version;
 				EvpgPlanDone();
 				return;
 			}
@@ -374,11 +388,12 @@ write_snapshot(void *arg)
 {
 	SnapshotToWrite *snapshot = arg;
 	EvpgState  *state = snapshot->state;
-	Datum		values[5] = {
+	Datum		values[6] = {
 		Int64GetDatum(snapshot->stream_id),
 		Int64GetDatum(state->version),
 		Int32GetDatum(state->aggregate->reducer_version),
 		Int64GetDatum(state->aggregate->generation),
+		Int64GetDatum((int64) state->aggregate->definition_hash),
 		JsonbPGetDatum(EvpgReducerValue(state))
 	};
 	Datum		trim[2] = {
@@ -393,6 +408,34 @@ write_snapshot(void *arg)
 }
 
 /*
+ * EvpgStateSnapshotDue
+ *		Whether a command that has brought a locked stream from a version to the
+ *		state's crossed a multiple of snapshot_every, or somebody did who does not
+ *		fold: evpg_append() and evpg_inject().  Another session may have made the
+ *		snapshot meanwhile, so that is looked up before it is made a second time.
+ */
+bool
+EvpgStateSnapshotDue(EvpgState *state, int64 stream_id, int64 before)
+{
+	EvpgAggregate *aggregate = state->aggregate;
+	int			every = aggregate->snapshot_every;
+
+	if (every <= 0 || state->snapshot_version / every >= state->version / every)
+		return false;
+	if (before / every < state->version / every)
+		return true;
+	if (read_snapshot(aggregate, stream_id, state->version, false))
+	{
+		Datum		version;
+
+		(void) EvpgPlanResult(0, 1, &version);
+		state->snapshot_version = DatumGetInt64(version);
+	}
+	EvpgPlanDone();
+	return state->snapshot_version / every < state->version / every;
+}
+
+/*
  * EvpgStateSnapshot
  *		Stores a snapshot and deletes all but the newest snapshot_keep of the
  *		stream.  A failure is a warning and false: a snapshot is a cache (rule 7).
@@ -403,6 +446,8 @@ EvpgStateSnapshot(EvpgState *state, int64 stream_id)
 	SnapshotToWrite snapshot = {.state = state, .stream_id = stream_id};
 	ErrorData  *error = EvpgAttempt(write_snapshot, &snapshot);
 
+	/* Also if it failed: not each command is to fail at it and warn. */
+	state->snapshot_version = state->version;
 	if (error == NULL)
 	{
 		state->aggregate->counters->snapshots++;

@@ -25,7 +25,7 @@ CREATE FUNCTION test.snapshots(kind text, id text) RETURNS text LANGUAGE sql VOL
   ORDER BY p.version)
     FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE s.aggregate_type = kind AND s.aggregate_id = id $$;
 
-SELECT plan(64);
+SELECT plan(78);
 SELECT is(snapshots(kind, 'a'), '20', kind
   || ', rule 7, B14, B15, 2.4 test 4: 25 events, every 10, keep 1: the newest is at 20'),
        is((SELECT version || ' ' || (state->>'total') FROM evpg_state(kind, 'a')), '25 325', kind
@@ -84,13 +84,14 @@ SELECT is((SELECT count(*) FROM evpg.snapshot p WHERE NOT EXISTS (SELECT FROM ev
 COMMIT;
 
 -- a cache: it may be deleted, unreadable, or of another reducer
+CREATE TABLE test.kept AS SELECT p.* FROM evpg.snapshot p JOIN evpg.stream USING (stream_id)
+ WHERE aggregate_id = 'a' AND aggregate_type IN ('ten', 'ten_c');
 DELETE FROM evpg.snapshot;
 SET evpg.state_cache_size = 0;
 SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7: without snapshots')
   FROM unnest('{ten,ten_c}'::text[]) kind;
-INSERT INTO evpg.snapshot (stream_id, version, generation, reducer_version, created_at, state)
-  SELECT stream_id, 20, 9223372036854775807, 1, now(), '{"total": 100000, "applied": 20}' FROM evpg.stream
-  WHERE aggregate_id = 'a' AND aggregate_type IN ('ten', 'ten_c');
+INSERT INTO evpg.snapshot SELECT * FROM test.kept;
+UPDATE evpg.snapshot SET state = '{"total": 100000, "applied": 20}';
 SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '100115', kind || ', B16: a snapshot is used when it fits')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 UPDATE evpg.snapshot SET reducer_version = 2;
@@ -138,4 +139,63 @@ SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'full')), '22', 'rule
 SELECT refused($$SELECT evpg_take_snapshot('ten_c', 'full')$$, '55000 could not save a snapshot %',
   'B14: by hand it is an error');
 RESET client_min_messages;
+-- the reducer that made a snapshot is the only one that uses it
+DROP TRIGGER refuse ON evpg.snapshot;
+SET evpg.state_cache_size = 0;
+CREATE FUNCTION test.sum_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS
+  'SELECT evpg_event(''Added'', command.data)';
+CREATE FUNCTION test.sum_sql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS
+  'SELECT jsonb_build_object(''total'', (state->>''total'')::int + 1)';
+CREATE FUNCTION test.sum_plpgsql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS
+  'BEGIN RETURN jsonb_build_object(''total'', (state->>''total'')::int + 1); END';
+CREATE FUNCTION test.sum_parsed(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql
+  RETURN jsonb_build_object('total', (state->>'total')::int + 1);
+CREATE FUNCTION test.sums() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT string_agg((state->>'total') || ' ' || version, ', ' ORDER BY k) FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k,
+    LATERAL evpg_state(k, 'a') $$;
+SELECT evpg_register_aggregate(k, 'test.sum_handle', ('test.' || k)::regproc, '{"total": 0}')
+  FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k \g /dev/null
+SELECT count(*) FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k, generate_series(1, 150) n,
+  evpg_execute(k, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
+SELECT is(sums(), '150 150, 150 150, 150 150', 'rule 7: a reducer that is wrong');
+SELECT is(snapshots('sum_sql', 'a'), '100', 'rule 7: and a snapshot of it');
+CREATE OR REPLACE FUNCTION test.sum_sql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS
+  'SELECT jsonb_build_object(''total'', (state->>''total'')::int + (event.data->>''n'')::int)';
+CREATE OR REPLACE FUNCTION test.sum_plpgsql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS
+  'BEGIN RETURN jsonb_build_object(''total'', (state->>''total'')::int + (event.data->>''n'')::int); END';
+CREATE OR REPLACE FUNCTION test.sum_parsed(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql
+  RETURN jsonb_build_object('total', (state->>'total')::int + (event.data->>'n')::int);
+SELECT is(sums(), '11325 150, 11325 150, 11325 150', 'rule 7: CREATE OR REPLACE makes its snapshots unused');
+SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a', at_version => 120)), '7260', 'rule 7: in the past, too');
+SELECT is((SELECT version FROM evpg_execute('sum_sql', 'a', 'Add', '{"n": 0}')), 151::bigint, 'rule 7: a command decides on the new state');
+SELECT is(snapshots('sum_sql', 'a'), '151', 'rule 7: and makes the snapshot that is missing now');
+SELECT folds('sum_sql') AS before \gset
+SELECT is(sums(), '11325 150, 11325 150, 11325 151', 'rule 7: in every session');
+SELECT is(folds('sum_sql') - :before, 0::bigint, 'rule 7: which uses the new snapshot');
+ALTER FUNCTION test.sum_sql SET extra_float_digits = 0;
+ALTER FUNCTION test.sum_sql COST 7;
+SELECT folds('sum_sql') AS before \gset
+SELECT is(sums(), '11325 150, 11325 150, 11325 151', 'rule 7: settings of a function are part of what it is');
+SELECT is(folds('sum_sql') - :before, 151::bigint, 'rule 7: so all is folded again');
+ALTER FUNCTION test.sum_sql RESET ALL;
+SELECT folds('sum_sql') AS before \gset
+SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a')) || ' ' || folds('sum_sql') - :before, '11325 0',
+  'rule 7: once it is what it was, its snapshots are used again');
+
+RESET evpg.state_cache_size;
+
+-- what is appended without folding does not keep a stream from its snapshots
+SELECT evpg_register_aggregate('mixed', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+  snapshot_every => 10) \g /dev/null
+DO $$ BEGIN FOR n IN 1 .. 12 LOOP
+  FOR m IN 1 .. 9 LOOP PERFORM FROM evpg_execute('mixed', 'a', 'Add', '{"n": 1}'); END LOOP;
+  PERFORM FROM evpg_append('mixed', 'a', ARRAY[evpg_event('Added', '{"n": 1}')]);
+END LOOP; END $$;
+SELECT is(snapshots('mixed', 'a'), '111', 'rule 7, B14: an append that hits the multiple: the next command makes the snapshot');
+SELECT count(*) FROM generate_series(1, 35) n, evpg_inject('mixed', 'relayed', evpg_event('Added', jsonb_build_object('n', n))) \g /dev/null
+SELECT count(*) FROM evpg_execute('mixed', 'relayed', 'Add', '{"n": 1}') \g /dev/null
+SELECT is(snapshots('mixed', 'relayed'), '36', 'rule 7, B14: a relayed stream gets one by its next command');
+SELECT count(*) FROM generate_series(1, 3) n, evpg_execute('mixed', 'relayed', 'Add', jsonb_build_object('n', n)) \g /dev/null
+SELECT is(snapshots('mixed', 'relayed'), '36', 'rule 7, B14: and no other before the next multiple');
+
 SELECT * FROM finish();
