@@ -368,12 +368,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_PART] = {
-		"SELECT checkpoint FROM evpg.rebuild_part WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY part",
+		"SELECT checkpoint, xmin FROM evpg.rebuild_part WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY part",
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_READ] = {
 		"SELECT build, status OPERATOR(pg_catalog.=) 'running', parts, attempts, retry_at,"
-		" last_error_at FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at, goal FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_REBUILD_START] = {

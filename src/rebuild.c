@@ -72,7 +72,9 @@ typedef struct Rebuild
 	int64		build;
 	bool		running;
 	int			parts;
+	int64		goal;			/* the last position when it began */
 	int64	   *checkpoints;	/* of the parts */
+	TransactionId last_write;	/* of who has moved a checkpoint */
 	int			attempts;
 	TimestampTz retry_at;		/* 0: at once */
 	TimestampTz last_error_at;	/* 0: none */
@@ -146,6 +148,7 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		rebuild->attempts = (int) result_int(0, 4);
 		rebuild->retry_at = result_int(0, 5);
 		rebuild->last_error_at = result_int(0, 6);
+		rebuild->goal = result_int(0, 7);
 	}
 	EvpgPlanDone();
 	if (!found)
@@ -162,8 +165,17 @@ read_parts(Rebuild *rebuild)
 	Datum		value = Int64GetDatum(rebuild->build);
 	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_PART, &value, NULL);
 
+	rebuild->last_write = InvalidTransactionId;
 	for (uint64 row = 0; row < rows && row < (uint64) rebuild->parts; row++)
+	{
+		Datum		writer;
+
 		rebuild->checkpoints[row] = result_int(row, 1);
+		(void) EvpgPlanResult(row, 2, &writer);
+		if (!TransactionIdIsValid(rebuild->last_write) ||
+			TransactionIdFollows(DatumGetTransactionId(writer), rebuild->last_write))
+			rebuild->last_write = DatumGetTransactionId(writer);
+	}
 	EvpgPlanDone();
 }
 
@@ -292,8 +304,6 @@ close_in(Rebuild *rebuild)
 {
 	int64		position;
 
-	if (!rebuild->wait)
-		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (!rebuild->wait && rebuild->projection->mode == EVPG_MODE_INLINE)
 		look_before_queueing();
 	if (rebuild->projection->mode == EVPG_MODE_INLINE)
@@ -324,7 +334,7 @@ finish(Rebuild *rebuild)
 
 	if (projection->tables != NIL)
 	{
-		EvpgShadowCopy(projection, rebuild->build);
+		EvpgShadowCopy(projection, rebuild->build, !rebuild->wait);
 		EvpgShadowDrop(rebuild->build);
 	}
 	EvpgFenceEnter();
@@ -349,6 +359,11 @@ end(void *arg)
 	Rebuild    *rebuild = arg;
 
 	EvpgProjectBlame(0, NULL);
+	if (!rebuild->wait)
+	{
+		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		EvpgShadowWait(rebuild->projection, rebuild->build, rebuild->last_write);
+	}
 	close_in(rebuild);
 	if (rebuild->projection->reset_signature != NULL)
 		call_reset(rebuild->projection);
@@ -413,7 +428,14 @@ run_part(Rebuild *rebuild)
 		if (!lock_part(rebuild, rebuild->part))
 			continue;
 		read_parts(rebuild);
-		if (rebuild->mark - rebuild->checkpoints[rebuild->part] <= NEAR)
+
+		/*
+		 * What was there when it began is applied by batches: an exchange of
+		 * tables at the end waits for snapshots that do not see these.
+		 */
+		if (rebuild->mark - rebuild->checkpoints[rebuild->part] <= NEAR &&
+			(rebuild->projection->tables == NIL ||
+			 rebuild->checkpoints[rebuild->part] >= Min(rebuild->goal, rebuild->mark)))
 			continue;
 		error = EvpgAttempt(attempt_part, rebuild);
 		if (error != NULL)

@@ -24,6 +24,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "commands/extension.h"
+#include "exchange.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "registry.h"
@@ -264,9 +265,11 @@ EvpgShadowMake(EvpgProjection *projection, int64 build)
 	foreach(cell, projection->tables)
 	{
 		const char *name = strVal(llast(stringToQualifiedNameList(lfirst(cell))));
+		Oid			table = table_oid(lfirst(cell), AccessShareLock);
+		bool		unlogged = (get_rel_persistence(table) == RELPERSISTENCE_UNLOGGED);
 
-		execute_as(owner, psprintf("CREATE TABLE %s.%s (LIKE %s INCLUDING ALL)", schema, quote_identifier(name),
-								   (char *) lfirst(cell)));
+		execute_as(owner, psprintf("CREATE %s TABLE %s.%s (LIKE %s INCLUDING ALL)", unlogged ? "UNLOGGED" : "", schema,
+								   quote_identifier(name), (char *) lfirst(cell)));
 		copy_replica_identity(owner, lfirst(cell), psprintf("%s.%s", schema, quote_identifier(name)));
 		bind_to_extension(RelationRelationId, get_relname_relid(name, namespace));
 	}
@@ -335,18 +338,81 @@ EvpgShadowCheck(EvpgProjection *projection, LOCKMODE mode)
 	refuse_cascade(projection);
 }
 
-/* Puts the contents of the copies in place of those of the tables: first all go, in reverse, for foreign keys. */
+/* The copy of a table; error if it is gone. */
+static Oid
+copy_oid(const char *table, int64 build)
+{
+	List	   *names = stringToQualifiedNameList(table);
+
+	return table_oid(quote_qualified_identifier(shadow_schema(build), strVal(llast(names))), AccessShareLock);
+}
+
+/*
+ * EvpgShadowWait
+ *		Waits for who keeps tables of a projection from being exchanged with their
+ *		copies, before the caller keeps others out.  last_write is the last
+ *		transaction that has filled them.
+ */
 void
-EvpgShadowCopy(EvpgProjection *projection, int64 build)
+EvpgShadowWait(EvpgProjection *projection, int64 build, TransactionId last_write)
+{
+	List	   *tables = NIL;
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+	{
+		Oid			table = table_oid(lfirst(cell), AccessShareLock);
+
+		if (EvpgExchangePossible(table, copy_oid(lfirst(cell), build)))
+			tables = lappend_oid(tables, table);
+	}
+	if (tables != NIL)
+		EvpgExchangeWait(tables, last_write);
+}
+
+/* Exchanges a table with its copy, if that can be done; else its rows are replaced. */
+static bool
+exchange_table(const char *table, int64 build)
+{
+	Oid			table_id = table_oid(table, AccessShareLock);
+	Oid			copy_id = copy_oid(table, build);
+
+	if (!EvpgExchangePossible(table_id, copy_id))
+		return false;
+	LockRelationOid(table_id, AccessExclusiveLock);
+	LockRelationOid(copy_id, AccessExclusiveLock);
+	/* As they are now that nobody can change them any more. */
+	if (table_oid(table, NoLock) != table_id || !EvpgExchangePossible(table_id, copy_id))
+		return false;
+	EvpgExchangeContents(table_id, copy_id);
+	return true;
+}
+
+/*
+ * EvpgShadowCopy
+ *		Puts the contents of the copies in place of those of the tables.  Where they
+ *		can be exchanged, and the caller has waited for old snapshots, that takes no
+ *		longer for many rows than for few.  Of the others first all rows go, in
+ *		reverse, for foreign keys.
+ */
+void
+EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange)
 {
 	Oid			owner = handler_owner(projection);
+	List	   *tables = NIL;
+	ListCell   *cell;
 
-	EvpgShadowCheck(projection, RowExclusiveLock);
-	for (int i = list_length(projection->tables) - 1; i >= 0; i--)
-		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(projection->tables, i)));
-	for (int i = 0; i < list_length(projection->tables); i++)
+	EvpgShadowCheck(projection, AccessShareLock);
+	foreach(cell, projection->tables)
+		if (!exchange || !exchange_table(lfirst(cell), build))
+		tables = lappend(tables, lfirst(cell));
+	foreach(cell, tables)
+		(void) table_oid(lfirst(cell), RowExclusiveLock);
+	for (int i = list_length(tables) - 1; i >= 0; i--)
+		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(tables, i)));
+	for (int i = 0; i < list_length(tables); i++)
 	{
-		char	   *table = list_nth(projection->tables, i);
+		char	   *table = list_nth(tables, i);
 		List	   *names = stringToQualifiedNameList(table);
 		char	   *columns = column_list(table_oid(table, NoLock));
 
