@@ -41,9 +41,16 @@
 
 #define OWN_SEARCH_PATH "pg_catalog, pg_temp"
 
+/* Tables that evpg reads or writes as their owner, so that row security on them has no effect. */
+static const char *const tables[] = {
+	"aggregate_type", "command_record", "consumer", "dead_letter", "event_log", "inbox", "interceptor", "parked_event",
+	"projection", "projection_state", "saga", "saga_event", "saga_instance", "snapshot", "stream", "timer", "translator",
+};
+
 static MemoryContext EvpgCatalogContext = NULL;
 static EvpgCatalog catalog;
 static Oid	shaped[EVPG_SHAPE_COUNT];	/* relations whose columns are known */
+static Oid	secured[lengthof(tables)];	/* the tables of evpg, in that order */
 static bool catalog_valid = false;
 static uint64 catalog_changes = 0;	/* seen by the callbacks */
 static uint64 registry_generation = 1;
@@ -64,6 +71,15 @@ is_shaped(Oid relid)
 	return false;
 }
 
+static bool
+is_secured(Oid relid)
+{
+	for (int table = 0; table < lengthof(tables); table++)
+		if (relid == secured[table])
+			return true;
+	return false;
+}
+
 static void
 relation_changed(Datum arg, Oid relid)
 {
@@ -79,7 +95,8 @@ relation_changed(Datum arg, Oid relid)
 		registry_generation++;
 	else if (relid == catalog.clock)
 		clock_generation++;
-	if (relid == catalog.fence || relid == catalog.event_position || is_shaped(relid))
+	if (relid == catalog.fence || relid == catalog.event_position || is_shaped(relid) ||
+		is_secured(relid))
 	{
 		catalog_valid = false;
 		catalog_changes++;
@@ -179,6 +196,35 @@ lookup_index(Oid schema, const char *name, Oid table, const char *first, const c
 }
 
 /*
+ * Error if somebody relies on row security of evpg's tables: evpg's functions
+ * and views run as the owner of the tables and would show all rows all the same,
+ * FORCE ROW LEVEL SECURITY or not.
+ */
+static void
+refuse_row_security(Oid schema)
+{
+	for (int table = 0; table < lengthof(tables); table++)
+	{
+		HeapTuple	tuple;
+		bool		enabled;
+
+		secured[table] = lookup_relation(schema, tables[table]);
+		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(secured[table]));
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for relation %u", secured[table]);
+		enabled = ((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
+		ReleaseSysCache(tuple);
+		if (enabled)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("row security of table evpg.%s would have no effect on the functions of evpg", tables[table]),
+					 errdetail("They work as the owner of the tables, and show and write all rows."),
+					 errhint("ALTER TABLE evpg.%s DISABLE ROW LEVEL SECURITY, and keep tenants apart as operations.md says.",
+							 tables[table])));
+	}
+}
+
+/*
  * EvpgCatalogGet
  *		The catalog, valid to the end of the transaction even if it is then
  *		invalidated.  Error if the extension is not installed here.
@@ -201,6 +247,7 @@ EvpgCatalogGet(void)
 				 errmsg("extension \"evpg\" is not installed in this database"),
 				 errhint("Run CREATE EXTENSION evpg.")));
 
+	refuse_row_security(schema);
 	if (EvpgCatalogContext == NULL)
 		EvpgCatalogContext = AllocSetContextCreate(CacheMemoryContext, "EvpgCatalog",
 												   ALLOCSET_SMALL_SIZES);
