@@ -177,10 +177,10 @@ CREATE TABLE evpg.projection (
   generation_base  int NOT NULL DEFAULT 0,
   rebuilt_position bigint NOT NULL DEFAULT 0,
   CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
-  CHECK (pg_catalog.num_nonnulls(library, reducer, handler) OPERATOR(pg_catalog.=) 1),
+  CHECK (pg_catalog.num_nonnulls(library, reducer, handler) OPERATOR(pg_catalog.<=) 1),
   CHECK (pg_catalog.num_nonnulls(key_function, key_path, constant_key) OPERATOR(pg_catalog.<=) 1)
 );
-COMMENT ON TABLE evpg.projection IS 'registered projections: a symbol of a shared object, or functions';
+COMMENT ON TABLE evpg.projection IS 'registered projections: a symbol of a shared object, functions, or neither';
 COMMENT ON COLUMN evpg.projection.build IS 'the rows that are read; a rebuild makes other ones beside them';
 COMMENT ON COLUMN evpg.projection.generation_base IS 'what the generation of a row counts from: the generations before the last rebuild of all keys';
 COMMENT ON COLUMN evpg.projection.rebuilt_position IS 'drawn by the last rebuild of all keys; no row is shown with a lower one';

@@ -169,6 +169,7 @@ EvpgKeyRebuild(const char *name, const char *key)
 	EvpgConsumer consumer;
 	volatile int64 count = 0;
 
+	EvpgProjectionRequireCode(projection);
 	if (row.version > 0)
 		row.generation++;
 	row.version = 0;

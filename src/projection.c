@@ -240,13 +240,21 @@ definition(EvpgProjection *projection)
 	return &projection->module;
 }
 
+/* Whether the projection takes events at all; without code, its rows are put by evpg_projection_put() alone. */
+bool
+EvpgProjectionHasCode(const EvpgProjection *projection)
+{
+	return projection->native || projection->reducer_signature != NULL || projection->handler_signature != NULL;
+}
+
 /* Whether an event is one that the projection takes. */
 bool
 EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 {
 	const evpg_projection *module;
 
-	if (!EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) ||
+	if (!EvpgProjectionHasCode(projection) ||
+		!EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) ||
 		!EvpgRegistryListed(projection->event_types, event->type) ||
 		!tagged(projection->tags, event->tags))
 		return false;
@@ -255,6 +263,17 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 	module = definition(projection);
 	return EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) &&
 		evpg_find_projected(module, event->type) != NULL;
+}
+
+/* Error unless a projection can be rebuilt from events. */
+void
+EvpgProjectionRequireCode(const EvpgProjection *projection)
+{
+	if (!EvpgProjectionHasCode(projection))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot rebuild projection \"%s\"", projection->name),
+				 errdetail("It has no code; its rows are what evpg_projection_put() made them.")));
 }
 
 /* The reducer or handler of a projection that is not native. */

@@ -71,6 +71,8 @@ extern EvpgOnError EvpgOnErrorFromName(const char *name);
 extern List *EvpgProjections(void);
 extern EvpgProjection *EvpgProjectionFind(const char *name);
 extern EvpgProjection *EvpgProjectionLookup(const char *name);
+extern bool EvpgProjectionHasCode(const EvpgProjection *projection);
+extern void EvpgProjectionRequireCode(const EvpgProjection *projection);
 extern bool EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event);
 extern bool EvpgProjectionKeyedById(EvpgProjection *projection);
 extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);

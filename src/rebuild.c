@@ -683,6 +683,7 @@ start(EvpgProjection *projection, int parts)
 				 errmsg("cannot rebuild projection \"%s\"", projection->name),
 				 errdetail("It is a table projection, and evpg does not know its tables."),
 				 errhint("Register it with its tables, or with a reset function.")));
+	EvpgProjectionRequireCode(projection);
 	run(EVPG_PLAN_REBUILD_START, values, NULL);
 	if (projection->tables != NIL)
 	{

@@ -76,18 +76,53 @@ arg_at_least(FunctionCallInfo fcinfo, int arg, const char *what, int64 least)
 	return value;
 }
 
+/* Error if an argument is given that is about events: a projection without code takes none. */
+static void
+refuse_without_code(FunctionCallInfo fcinfo, int arg)
+{
+	bool		given = !PG_ARGISNULL(arg);
+
+	switch (arg)
+	{
+		case ARG_MODE:
+			given = (EvpgModeFromName(EvpgArgName(fcinfo, arg, "mode")) != EVPG_MODE_INLINE);
+			break;
+		case ARG_AGGREGATE_TYPES:
+		case ARG_EVENT_TYPES:
+		case ARG_TAGS:
+		case ARG_KEY_PATH:
+		case ARG_KEY_FUNCTION:
+		case ARG_CONSTANT_KEY:
+		case ARG_RESET:
+		case ARG_TABLES:
+			break;
+		default:
+			return;
+	}
+	if (given)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection without a reducer, a handler or a library takes no events"),
+				 errdetail("Its rows are what evpg_projection_put() makes them."),
+				 errhint("Give name, broadcast and event_name alone, or reducer, or handler, or library and symbol.")));
+}
+
 /* Arguments that contradict each other. */
 static void
 check_arguments(FunctionCallInfo fcinfo)
 {
 	bool		by_functions = !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_HANDLER);
 
-	if (by_functions == (!PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL)) ||
-		(!PG_ARGISNULL(ARG_REDUCER) && !PG_ARGISNULL(ARG_HANDLER)))
+	bool		by_library = !PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL);
+
+	if ((by_functions && by_library) || (!PG_ARGISNULL(ARG_REDUCER) && !PG_ARGISNULL(ARG_HANDLER)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a projection is registered with either a reducer, a handler, or a library"),
 				 errhint("Give reducer, or handler, or library and symbol.")));
+	if (!by_functions && !by_library)
+		for (int arg = ARG_MODE; arg <= ARG_START_POSITION; arg++)
+			refuse_without_code(fcinfo, arg);
 	if (!PG_ARGISNULL(ARG_KEY_PATH) + !PG_ARGISNULL(ARG_KEY_FUNCTION) + !PG_ARGISNULL(ARG_CONSTANT_KEY) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -217,7 +252,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	(void) EvpgBroadcastFromName(broadcast);
 	(void) EvpgOnErrorFromName(on_error);
 	check_arguments(fcinfo);
-	if (PG_ARGISNULL(ARG_REDUCER) && PG_ARGISNULL(ARG_HANDLER))
+	if (!PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL))
 		initial_state = check_library(fcinfo, initial_state, &library, &symbol);
 
 	EvpgRegistryPut(values, nulls, 0, name);

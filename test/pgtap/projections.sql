@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(269);
+SELECT plan(291);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ registration
@@ -51,7 +51,6 @@ SELECT refused($$SELECT evpg_register_projection($$ || arguments || ')', error, 
   ($$repeat('x', 256), 'test.sum_apply'$$, 'VE014 projection name is too long'),
   ($$E'a\nb', 'test.sum_apply'$$, '22023 projection name contains a control character'),
   ($$'evpg.mine', 'test.sum_apply'$$, 'VE017 %'),
-  ($$'bad'$$, '22023 a projection is registered with either a reducer, a handler, or a library'),
   ($$'bad', 'test.sum_apply', 'test.statement_write'$$, '22023 a projection is registered with either %'),
   ($$'bad', 'test.sum_apply', library => 'evpg_test', symbol => 'totals'$$, '22023 a projection is registered with either %'),
   ($$'bad', handler => 'test.statement_write', library => 'evpg_test', symbol => 'totals'$$, '22023 a projection is registered with either %'),
@@ -360,4 +359,20 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT error_of($$SELECT * FROM evpg_projection_changes('feed')$$) AS error \gset
 ROLLBACK;
 SELECT alike(:'error'::text, '25000 %', 'rule 9: the stable position needs READ COMMITTED');
+
+-- ------------------------------------------------------------------ without code
+
+SELECT is(evpg_register_projection('put_only', broadcast => 'delta'), true, 'C20: a projection may have no code');
+SELECT evpg_projection_put('put_only', 'k', '{"a": 1}'), add('k', 1) \g /dev/null
+SELECT is(row_of('put_only', 'k'), '1.1 {"a": 1}', 'C20: its rows are put, and no event changes them');
+SELECT is(evpg_projection_put('put_only', 'k', '{"a": 2}'), 2::bigint, 'C20: put again');
+SELECT refused(statement, '0A000 cannot rebuild projection "put_only"', 'C20: it cannot be rebuilt: ' || statement) FROM (VALUES
+  ($$SELECT evpg_rebuild_projection('put_only')$$), ($$SELECT evpg_rebuild_projection('put_only', 'k')$$), ($$SELECT evpg_rebuild_projection('put_only', background => true)$$)) x (statement);
+SELECT is(row_of('put_only', 'k'), '1.2 {"a": 2}', 'C20: and keeps its rows');
+SELECT refused(format($$SELECT evpg_register_projection('codeless', %s)$$, arguments), '22023 a projection without a reducer, a handler or a library takes no events', 'C20: ' || arguments) FROM unnest(ARRAY[
+  'mode => ''async''', 'event_types => ''{A}''', 'aggregate_types => ''{a}''', 'tags => ''{t}''', 'key_path => ''$.type''', 'constant_key => ''all''']) arguments;
+SELECT is(evpg_register_projection('put_only', 'test.sum_apply', aggregate_types => '{counter}'), true, 'C20: code may come later');
+SELECT add('k', 1) \g /dev/null
+SELECT is((SELECT version FROM evpg_projection('put_only', 'k')), 3::bigint, 'C20: and goes on from what was put');
+SELECT evpg_drop_projection('put_only') \g /dev/null
 SELECT * FROM finish();
