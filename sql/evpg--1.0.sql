@@ -67,12 +67,14 @@ CREATE TABLE evpg.stream (
   version        bigint NOT NULL DEFAULT 0,
   last_position  bigint NOT NULL DEFAULT 0,
   created_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  last_recorded_at timestamptz NOT NULL DEFAULT '-infinity',
   aggregate_type text COLLATE "C" NOT NULL,
   aggregate_id   text COLLATE "C" NOT NULL,
   UNIQUE (aggregate_type, aggregate_id)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE evpg.stream IS 'one row per aggregate instance: how many events it has, and where the last one is';
 
+COMMENT ON COLUMN evpg.stream.last_recorded_at IS 'recorded_at of the last event: that of the next one is not before it, whatever the clock says';
 COMMENT ON SEQUENCE evpg.stream_stream_id_seq IS 'draws stream ids';
 
 CREATE SEQUENCE evpg.event_position CACHE 1;

@@ -484,8 +484,12 @@ try_command(Execution *execution)
 
 	lock_stream(command, stream, !aggregate->native);
 	execution->found = *stream;
-	/* Under the lock, so that times grow with versions. */
-	command->received_at = EvpgClockNow();
+
+	/*
+	 * Under the lock, so that times grow with versions; also if the clock
+	 * went back.
+	 */
+	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
 	if (execution->hash != NULL && stream->stream_id != 0 &&
 		find_duplicate(command, stream, execution->hash, outcome))
 	{
@@ -732,7 +736,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	do
 	{
 		lock_stream(command, stream, !aggregate->native);
-		command->received_at = EvpgClockNow();
+		command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
 		if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
 		{
 			outcome->status = EVPG_STATUS_DUPLICATE;

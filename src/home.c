@@ -18,11 +18,13 @@
 
 #include "access/xlog.h"
 #include "catalog.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "home.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "shared.h"
+#include "storage/lmgr.h"
 
 PG_FUNCTION_INFO_V1(evpg_activate);
 
@@ -65,15 +67,50 @@ EvpgHomeRequire(void)
 				 errhint("Run evpg_activate() if they are to run here.")));
 }
 
-/* Lets consumers run in this database; false if they could already. */
+/*
+ * Sets sequences past the numbers that rows have: logical replication copies rows
+ * and does not draw.  False if there was nothing to be done, as nearly always.
+ * The locks keep out who draws, and wait for who has drawn and not committed.
+ */
+static bool
+advance_sequences(void)
+{
+	Datum		set = BoolGetDatum(false);
+	uint64		behind = EvpgPlanReadLatest(EVPG_PLAN_HOME_AHEAD, &set, NULL);
+	Oid		   *sequences = NULL;
+
+	if (behind > 0)
+		sequences = SPI_palloc(sizeof(Oid) * behind);
+	for (uint64 i = 0; i < behind; i++)
+	{
+		Datum		value;
+
+		(void) EvpgPlanResult(i, 1, &value);
+		sequences[i] = DatumGetObjectId(value);
+	}
+	EvpgPlanDone();
+	for (uint64 i = 0; i < behind; i++)
+		LockRelationOid(sequences[i], ShareRowExclusiveLock);
+	if (behind > 0)
+	{
+		set = BoolGetDatum(true);
+		behind = EvpgPlanReadLatest(EVPG_PLAN_HOME_AHEAD, &set, NULL);
+		EvpgPlanDone();
+	}
+	return behind > 0;
+}
+
+/* Lets consumers run in this database, and sequences draw what no row has; false if both were so already. */
 Datum
 evpg_activate(PG_FUNCTION_ARGS)
 {
 	EvpgScope	scope;
 	Datum		values[2];
 	bool		paused;
+	bool		behind;
 
 	EvpgEnter(&scope, "evpg_activate()");
+	behind = advance_sequences();
 	paused = !EvpgHomeHere();
 	if (paused)
 	{
@@ -87,9 +124,12 @@ evpg_activate(PG_FUNCTION_ARGS)
 		 */
 		(void) EvpgPlanRun(EVPG_PLAN_HOME_DRAW, NULL, NULL);
 		EvpgPlanDone();
+	}
+	if (paused || behind)
+	{
 		EvpgWakeLauncher();
 		EvpgWakeConsumers();
 	}
 	EvpgLeave(&scope);
-	PG_RETURN_BOOL(paused);
+	PG_RETURN_BOOL(paused || behind);
 }

@@ -190,7 +190,7 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	table_close(log, NoLock);
 	CommandCounterIncrement();
 
-	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position);
+	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position, events[count - 1].recorded_at);
 }
 
 /* index points into the catalog: it is known only under the lock of the table. */

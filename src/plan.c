@@ -155,6 +155,26 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" WHERE pg_catalog.pg_sequence_last_value(s.name::pg_catalog.regclass) IS NOT NULL",
 		0, {0}
 	},
+
+	/*
+	 * Whether rows have numbers that a sequence has not drawn; with $1 the
+	 * sequences are set to them.
+	 */
+	[EVPG_PLAN_HOME_AHEAD] = {
+		"SELECT s.sequence::pg_catalog.oid, CASE WHEN $1 THEN pg_catalog.setval(s.sequence, s.highest) END FROM (VALUES"
+		" ('evpg.event_position'::pg_catalog.regclass, GREATEST((SELECT pg_catalog.max(\"position\") FROM evpg.event_log),"
+		" (SELECT pg_catalog.max(\"position\") FROM evpg.projection_state),"
+		" (SELECT pg_catalog.max(rebuilt_position) FROM evpg.projection), (SELECT pg_catalog.max(checkpoint) FROM evpg.consumer))),"
+		" ('evpg.stream_stream_id_seq', (SELECT pg_catalog.max(stream_id) FROM evpg.stream)),"
+		" ('evpg.projection_build', GREATEST((SELECT pg_catalog.max(build) FROM evpg.projection),"
+		" (SELECT pg_catalog.max(build) FROM evpg.rebuild), (SELECT pg_catalog.max(build) FROM evpg.old_build),"
+		" (SELECT pg_catalog.max(build) FROM evpg.projection_state))),"
+		" ('evpg.timer_timer_id_seq', (SELECT pg_catalog.max(timer_id) FROM evpg.timer)),"
+		" ('evpg.dead_letter_dead_letter_id_seq', (SELECT pg_catalog.max(dead_letter_id) FROM evpg.dead_letter)),"
+		" ('evpg.parked_event_parked_event_id_seq', (SELECT pg_catalog.max(parked_event_id) FROM evpg.parked_event)))"
+		" AS s (sequence, highest) WHERE s.highest OPERATOR(pg_catalog.>) COALESCE(pg_catalog.pg_sequence_last_value(s.sequence), 0)",
+		1, {BOOLOID}
+	},
 	[EVPG_PLAN_HOME_READ] = {
 		"SELECT pg_catalog.bool_and(system_identifier OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $2)"
 		" FROM evpg.meta",

@@ -154,13 +154,23 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 		EvpgLogScan *scan = EvpgLogScanBegin(&stream, from_version, backwards);
 		MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
 		EvpgEvent	event;
+		int64		first = Max(from_version, 1);
+		int64		wanted = backwards ? stream.version : first;
 
-		for (int64 n = 0; n != max_count && EvpgLogScanNext(scan, &event); n++)
+		/*
+		 * Versions have no gaps; where one is, the log is damaged, and the
+		 * rest is not all.
+		 */
+		for (int64 n = 0; n != max_count && wanted >= first && wanted <= stream.version; n++)
 		{
 			Datum		values[EVPG_EVENT_NATTS];
 			bool		nulls[EVPG_EVENT_NATTS];
-			MemoryContext old = MemoryContextSwitchTo(row);
+			MemoryContext old;
 
+			if (!EvpgLogScanNext(scan, &event) || event.version != wanted)
+				EvpgStateRaiseDamaged(&stream, wanted);
+			wanted += backwards ? -1 : 1;
+			old = MemoryContextSwitchTo(row);
 			EvpgEventValues(&event, values, nulls);
 			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 			MemoryContextSwitchTo(old);

@@ -32,14 +32,29 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* Locks the row in slot, or its newest version; false if it was deleted. */
+/*
+ * Locks the row in slot, or its newest version; false if it was deleted.
+ *
+ * A version that this transaction has made needs no lock: who wants the row
+ * waits for this transaction at the version before.  ROLLBACK TO takes such a
+ * version back, and then it is not found any more.  A lock by one subtransaction
+ * and an update by another would make a MultiXact of each command, and the chain
+ * of versions would be walked through all of them.
+ */
 static bool
 lock_slot(Relation table, Snapshot snapshot, TupleTableSlot *slot)
 {
 	ItemPointerData tid = slot->tts_tid;
 	TM_FailureData failure;
 	TM_Result	result;
+	bool		copied;
+	HeapTuple	row = ExecFetchSlotHeapTuple(slot, false, &copied);
+	TransactionId maker = HeapTupleHeaderGetXmin(row->t_data);
 
+	if (copied)
+		heap_freetuple(row);
+	if (TransactionIdIsCurrentTransactionId(maker))
+		return true;
 	result = table_tuple_lock(table, &tid, snapshot, slot, GetCurrentCommandId(false),
 							  LockTupleNoKeyExclusive, LockWaitBlock,
 							  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);

@@ -60,7 +60,7 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 	}},
 	[EVPG_SHAPE_STREAM] = {"stream", true, {
 			{"stream_id", INT8OID}, {"version", INT8OID}, {"last_position", INT8OID}, {"created_at", TIMESTAMPTZOID},
-			{"aggregate_type", TEXTOID, C_COLLATION_OID}, {"aggregate_id", TEXTOID, C_COLLATION_OID}
+			{"last_recorded_at", TIMESTAMPTZOID}, {"aggregate_type", TEXTOID, C_COLLATION_OID}, {"aggregate_id", TEXTOID, C_COLLATION_OID}
 	}},
 	[EVPG_SHAPE_PROJECTION_STATE] = {"projection_state", true, {
 			{"build", INT8OID}, {"version", INT8OID}, {"position", INT8OID}, {"updated_at", TIMESTAMPTZOID},

@@ -205,8 +205,9 @@ EvpgStateKeep(EvpgState *state, int64 stream_id)
 
 /* ------------------------------------------------------------------ loading */
 
-static void
-raise_damaged(const EvpgStream *stream, int64 version)
+/* The event at a version that a stream has reached is not there, or another one is. */
+void
+EvpgStateRaiseDamaged(const EvpgStream *stream, int64 version)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
@@ -238,12 +239,12 @@ replay(EvpgState *state, const EvpgStream *stream, int64 to_version, bool verify
 	while (state->version < to_version && EvpgLogScanNext(scan, &event))
 	{
 		if (event.version != state->version + 1)
-			raise_damaged(stream, state->version + 1);
+			EvpgStateRaiseDamaged(stream, state->version + 1);
 		EvpgReducerFold(state, &event, NULL);
 	}
 	EvpgLogScanEnd(scan);
 	if (state->version != to_version)
-		raise_damaged(stream, state->version + 1);
+		EvpgStateRaiseDamaged(stream, state->version + 1);
 	return true;
 }
 
@@ -336,7 +337,7 @@ EvpgStateLoad(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stre
 	if (state->last_position == 0)
 		state->last_position = stream->last_position;
 	if (state->last_position != stream->last_position)
-		raise_damaged(stream, stream->version);
+		EvpgStateRaiseDamaged(stream, stream->version);
 }
 
 /* Loads the state at a version that the stream has reached, under the caller's snapshot. */
@@ -353,7 +354,7 @@ EvpgStateLoadVersion(EvpgState *state, EvpgAggregate *aggregate, const EvpgStrea
 		EvpgLogScan *scan = EvpgLogScanBegin(stream, version, false);
 
 		if (!EvpgLogScanNext(scan, &event) || event.version != version)
-			raise_damaged(stream, version);
+			EvpgStateRaiseDamaged(stream, version);
 		state->last_position = event.position;
 		EvpgLogScanEnd(scan);
 	}

@@ -15,6 +15,7 @@ extern void EvpgStateLoad(EvpgState *state, EvpgAggregate *aggregate, const Evpg
 extern void EvpgStateLoadVersion(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stream, int64 version);
 extern void EvpgStateLoadTime(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stream, TimestampTz time);
 extern void EvpgStateKeep(EvpgState *state, int64 stream_id);
+extern void EvpgStateRaiseDamaged(const EvpgStream *stream, int64 version) pg_attribute_noreturn();
 extern bool EvpgStateSnapshotDue(EvpgState *state, int64 stream_id, int64 before);
 extern bool EvpgStateSnapshot(EvpgState *state, int64 stream_id);
 

@@ -38,9 +38,10 @@
 #define STREAM_STREAM_ID		1
 #define STREAM_VERSION			2
 #define STREAM_LAST_POSITION	3
-#define STREAM_AGGREGATE_TYPE	5
-#define STREAM_AGGREGATE_ID		6
-#define STREAM_NATTS			6
+#define STREAM_LAST_RECORDED_AT	5
+#define STREAM_AGGREGATE_TYPE	6
+#define STREAM_AGGREGATE_ID		7
+#define STREAM_NATTS			7
 
 /* So many streams a session remembers by stream_id; then it starts anew. */
 #define MAX_NAMES 100000
@@ -87,11 +88,13 @@ find_row(EvpgStream *stream, Snapshot snapshot, bool lock)
 	if (stream->row == NULL)
 	{
 		stream->stream_id = stream->version = stream->last_position = 0;
+		stream->last_recorded_at = DT_NOBEGIN;
 		return false;
 	}
 	stream->stream_id = DatumGetInt64(get_value(stream->row, STREAM_STREAM_ID));
 	stream->version = DatumGetInt64(get_value(stream->row, STREAM_VERSION));
 	stream->last_position = DatumGetInt64(get_value(stream->row, STREAM_LAST_POSITION));
+	stream->last_recorded_at = DatumGetTimestampTz(get_value(stream->row, STREAM_LAST_RECORDED_AT));
 	return true;
 }
 
@@ -194,7 +197,7 @@ EvpgStreamReserve(const EvpgStream *stream)
 
 /* Stores what a locked stream has come to. */
 void
-EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position)
+EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at)
 {
 	Datum		values[STREAM_NATTS] = {0};
 	bool		nulls[STREAM_NATTS] = {0};
@@ -205,12 +208,14 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position)
 	Assert(stream->row != NULL);
 	values[STREAM_VERSION - 1] = Int64GetDatum(version);
 	values[STREAM_LAST_POSITION - 1] = Int64GetDatum(last_position);
-	replaced[STREAM_VERSION - 1] = replaced[STREAM_LAST_POSITION - 1] = true;
+	values[STREAM_LAST_RECORDED_AT - 1] = TimestampTzGetDatum(recorded_at);
+	replaced[STREAM_VERSION - 1] = replaced[STREAM_LAST_POSITION - 1] = replaced[STREAM_LAST_RECORDED_AT - 1] = true;
 	writer = EvpgRowWriterBegin(&catalog->stream, &catalog->stream_row);
 	stream->row = EvpgRowReplace(writer, stream->row, values, nulls, replaced);
 	EvpgRowWriterEnd(writer);
 	stream->version = version;
 	stream->last_position = last_position;
+	stream->last_recorded_at = recorded_at;
 }
 
 /* Takes an advisory lock of evpg's own class to the end of the transaction; false if it had it. */

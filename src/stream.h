@@ -9,6 +9,7 @@
 #define EVPG_STREAM_H
 
 #include "access/htup.h"
+#include "datatype/timestamp.h"
 
 /* A stream as its row says; stream_id 0 = there is no row. */
 typedef struct EvpgStream
@@ -18,6 +19,7 @@ typedef struct EvpgStream
 	int64		stream_id;
 	int64		version;
 	int64		last_position;
+	TimestampTz last_recorded_at;
 	HeapTuple	row;			/* as it was found or written last */
 } EvpgStream;
 
@@ -26,7 +28,7 @@ extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);
 extern void EvpgStreamById(int64 stream_id, EvpgStream *stream);
 extern bool EvpgStreamCreate(EvpgStream *stream);
 extern void EvpgStreamReserve(const EvpgStream *stream);
-extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position);
+extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at);
 extern bool EvpgLockHash(uint64 hash);
 extern uint64 EvpgHashPair(const char *first, const char *second);
 
