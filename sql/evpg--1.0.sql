@@ -54,7 +54,7 @@ CREATE TABLE evpg.aggregate_type (
   registered_by   text NOT NULL,
   registered_at   timestamptz NOT NULL,
   CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
-  CHECK ((library IS NULL) OPERATOR(pg_catalog.<>) (handler IS NULL)),
+  CHECK (library IS NULL OR handler IS NULL),
   CHECK ((handler IS NULL) OPERATOR(pg_catalog.=) (reducer IS NULL))
 );
 COMMENT ON TABLE evpg.aggregate_type IS 'registered aggregates: a symbol of a shared object, or functions';
@@ -589,7 +589,7 @@ CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEF
     snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1,
     library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_aggregate IS 'registers an aggregate: functions, or a symbol of a shared object; true when something changed';
+COMMENT ON FUNCTION evpg_register_aggregate IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
 
 CREATE FUNCTION evpg_drop_aggregate(aggregate_type text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

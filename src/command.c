@@ -680,7 +680,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	command->version = -1;		/* not known yet */
 	EvpgContextApply(command);
 	execution.asked = *command;
-	execution.aggregate = EvpgRegistryAggregate(command->aggregate_type);
+	execution.aggregate = EvpgRegistryAggregateWithState(command->aggregate_type);
 	outcome->stream.aggregate_type = command->aggregate_type;
 	outcome->stream.aggregate_id = command->aggregate_id;
 	execution.found = outcome->stream;
@@ -735,7 +735,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 
 	do
 	{
-		lock_stream(command, stream, !aggregate->native);
+		lock_stream(command, stream, aggregate->handler != NULL);
 		command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
 		if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
 		{
@@ -769,7 +769,7 @@ EvpgCommandCreateStream(EvpgStream *stream)
 	refuse_reentry(stream->aggregate_type, stream->aggregate_id);
 	if (EvpgStreamRead(stream, false))
 		return false;
-	if (!aggregate->native)
+	if (aggregate->handler != NULL)
 		EvpgStreamReserve(stream);
 	return EvpgStreamCreate(stream);
 }

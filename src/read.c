@@ -260,7 +260,7 @@ evpg_state(PG_FUNCTION_ARGS)
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
 	EvpgEnter(&scope, NULL);
-	aggregate = EvpgRegistryAggregate(stream.aggregate_type);
+	aggregate = EvpgRegistryAggregateWithState(stream.aggregate_type);
 	if (EvpgStreamRead(&stream, true))
 	{
 		EvpgState	state;
@@ -310,7 +310,7 @@ evpg_take_snapshot(PG_FUNCTION_ARGS)
 	EvpgState	state;
 
 	EvpgEnter(&scope, "evpg_take_snapshot()");
-	aggregate = EvpgRegistryAggregate(stream.aggregate_type);
+	aggregate = EvpgRegistryAggregateWithState(stream.aggregate_type);
 	if (!EvpgStreamLock(&stream))
 		raise_no_stream(&stream);
 	EvpgStateLoad(&state, aggregate, &stream, false);

@@ -243,7 +243,7 @@ load_aggregate(const char *aggregate_type)
 		 */
 		aggregate->reducer_version = Max(aggregate->module.reducer_version, 1);
 	}
-	else
+	else if (handler != NULL)
 	{
 		aggregate->handler = EvpgFunctionResolve(handler, EVPG_ROLE_HANDLER, registered_by, search_path);
 		aggregate->reducer = EvpgFunctionResolve(reducer, EVPG_ROLE_REDUCER, registered_by, search_path);
@@ -287,6 +287,25 @@ EvpgRegistryAggregate(const char *aggregate_type)
 	}
 	entry = hash_search(aggregates, aggregate_type, HASH_ENTER, NULL);
 	entry->aggregate = aggregate;
+	return aggregate;
+}
+
+/*
+ * EvpgRegistryAggregateWithState
+ *		The same for what needs a handler or a reducer: a type that stores events
+ *		alone has neither.
+ */
+EvpgAggregate *
+EvpgRegistryAggregateWithState(const char *aggregate_type)
+{
+	EvpgAggregate *aggregate = EvpgRegistryAggregate(aggregate_type);
+
+	if (!aggregate->native && aggregate->handler == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("aggregate type \"%s\" only stores events", aggregate_type),
+				 errdetail("It was registered without handler and reducer, so it takes no commands and has no state."),
+				 errhint("Append events with evpg_append(), or register it with a handler and a reducer.")));
 	return aggregate;
 }
 
@@ -363,6 +382,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	char	   *search_path = EvpgFunctionSearchPath();
 	Oid			registrant = GetUserId();
 	bool		by_functions = !PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(4);
+	bool		by_library = !PG_ARGISNULL(8) || !PG_ARGISNULL(9);
 	Datum		values[13];
 	char		nulls[13];
 	uint64		changed;
@@ -374,11 +394,16 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("initial state must not be null")));
-	if (by_functions == (!PG_ARGISNULL(8) || !PG_ARGISNULL(9)))
+	if (by_functions && by_library)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an aggregate is registered with either functions or a library"),
 				 errhint("Give handler and reducer, or library and symbol.")));
+	if (!by_functions && !by_library && (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an aggregate without handler and reducer has no state"),
+				 errhint("Leave initial_state out, or give handler and reducer, or library and symbol.")));
 
 	if (by_functions)
 	{
@@ -391,7 +416,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 		if (!PG_ARGISNULL(4))
 			invariant = EvpgFunctionCheck(PG_GETARG_OID(4), EVPG_ROLE_INVARIANT, registrant);
 	}
-	else
+	else if (by_library)
 	{
 		evpg_aggregate module;
 

@@ -38,7 +38,7 @@ typedef struct EvpgAggregate
 	MemoryContext context;
 	bool		native;			/* a symbol of a module, else functions */
 	evpg_aggregate module;		/* if native */
-	EvpgFunction *handler;		/* if not */
+	EvpgFunction *handler;		/* if not; NULL: stores events alone */
 	EvpgFunction *reducer;
 	EvpgFunction *invariant;	/* may be NULL */
 	Jsonb	   *initial_state;
@@ -66,6 +66,7 @@ typedef struct EvpgInterceptor
 
 extern void EvpgRegistryInit(void);
 extern EvpgAggregate *EvpgRegistryAggregate(const char *aggregate_type);
+extern EvpgAggregate *EvpgRegistryAggregateWithState(const char *aggregate_type);
 extern List *EvpgRegistryInterceptors(void);
 extern EvpgFunction *EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor);
 extern bool EvpgRegistryListed(List *names, const char *name);

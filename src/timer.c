@@ -119,7 +119,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("schedule commands");
 	EvpgEnter(&scope, "evpg_schedule()");
 	/* A mistake should not wait for its time. */
-	(void) EvpgRegistryAggregate(command.aggregate_type);
+	(void) EvpgRegistryAggregateWithState(command.aggregate_type);
 	timer.command = command_to_jsonb(&command);
 	timer.session_role = (char *) command.session_role;
 	timer_id = EvpgTimerWrite(NULL, NULL, &timer);

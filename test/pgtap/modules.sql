@@ -97,7 +97,7 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: 
   '22023 initial_state and reducer_version %'),
   ($$'bad', library => 'evpg_test', symbol => 'counter', reducer_version => 2$$,
   '22023 initial_state and reducer_version %'),
-  ($$'bad'$$, '22023 an aggregate is registered with either functions or a library')) x (args, error);
+  ($$'bad', 'abs(int)'::regprocedure, 'abs(int)'::regprocedure, library => 'evpg_test', symbol => 'counter'$$, '22023 an aggregate is registered with either functions or a library')) x (args, error);
 SELECT is((SELECT count(*) FROM evpg.aggregate_type WHERE aggregate_type = 'bad'), 0::bigint, 'B24: nothing was registered');
 SELECT is((SELECT status FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')), 'ok', 'B24: and the session goes on');
 
