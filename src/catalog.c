@@ -47,6 +47,11 @@ static const char *const tables[] = {
 	"projection", "projection_state", "saga", "saga_event", "saga_instance", "snapshot", "stream", "timer", "translator",
 };
 
+/* What consumers read and then write, in the order in which it is locked. */
+static const char *const work_tables[EVPG_WORK_TABLES] = {
+	"consumer", "dead_letter", "parked_event", "saga_event", "saga_instance", "timer"
+};
+
 static MemoryContext EvpgCatalogContext = NULL;
 static EvpgCatalog catalog;
 static Oid	shaped[EVPG_SHAPE_COUNT];	/* relations whose columns are known */
@@ -74,7 +79,7 @@ is_shaped(Oid relid)
 static bool
 is_secured(Oid relid)
 {
-	for (int table = 0; table < lengthof(tables); table++)
+	for (int table = 0; table < (int) lengthof(tables); table++)
 		if (relid == secured[table])
 			return true;
 	return false;
@@ -203,7 +208,7 @@ lookup_index(Oid schema, const char *name, Oid table, const char *first, const c
 static void
 refuse_row_security(Oid schema)
 {
-	for (int table = 0; table < lengthof(tables); table++)
+	for (int table = 0; table < (int) lengthof(tables); table++)
 	{
 		HeapTuple	tuple;
 		bool		enabled;
@@ -256,6 +261,8 @@ EvpgCatalogGet(void)
 	new.projection = lookup_relation(schema, "projection");
 	new.saga = lookup_relation(schema, "saga");
 	new.translator = lookup_relation(schema, "translator");
+	for (int i = 0; i < EVPG_WORK_TABLES; i++)
+		new.work_tables[i] = lookup_relation(schema, work_tables[i]);
 	new.command_record = lookup_relation(schema, "command_record");
 	new.snapshot = lookup_relation(schema, "snapshot");
 	for (int shape = 0; shape < EVPG_SHAPE_COUNT; shape++)
@@ -350,6 +357,18 @@ EvpgCatalogLockForAppend(bool command_id)
 	LockRelationOid(EvpgCatalogGet()->event_log, RowExclusiveLock);
 	if (command_id)
 		LockRelationOid(EvpgCatalogGet()->command_record, RowExclusiveLock);
+}
+
+/*
+ * EvpgCatalogLockForWork
+ *		The same for who works for a consumer: these tables are read before they
+ *		are written.
+ */
+void
+EvpgCatalogLockForWork(void)
+{
+	for (int i = 0; i < EVPG_WORK_TABLES; i++)
+		LockRelationOid(EvpgCatalogGet()->work_tables[i], RowExclusiveLock);
 }
 
 /* Changes whenever a registration or a function may have changed. */

@@ -12,6 +12,8 @@
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
+#define EVPG_WORK_TABLES 6
+
 typedef struct EvpgCatalog
 {
 	Oid			owner;			/* of the tables; evpg's statements run as it */
@@ -22,6 +24,7 @@ typedef struct EvpgCatalog
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			translator;
+	Oid			work_tables[EVPG_WORK_TABLES];	/* of consumers */
 	Oid			command_record;
 	Oid			snapshot;
 	Oid			stream;
@@ -59,6 +62,7 @@ extern void EvpgCatalogInit(void);
 extern const EvpgCatalog *EvpgCatalogGet(void);
 extern Relation EvpgCatalogOpen(const Oid *table, LOCKMODE mode);
 extern void EvpgCatalogLockForAppend(bool command_id);
+extern void EvpgCatalogLockForWork(void);
 extern uint64 EvpgCatalogRegistryGeneration(void);
 extern uint64 EvpgCatalogClockGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);

@@ -65,6 +65,7 @@ EvpgConsumerLock(const char *name, bool wait)
 	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), 0));
 	LOCKTAG		tag;
 
+	EvpgCatalogLockForWork();
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, CONSUMER_CLASS);
 	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
 		return false;

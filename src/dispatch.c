@@ -336,6 +336,7 @@ work(void *arg)
 	EvpgActing *acting = arg;
 	EvpgTimer	timer;
 
+	EvpgCatalogLockForWork();
 	if (acting->work->position == 0 && !EvpgTimerRead(acting->work->timer_id, &timer))
 		return;
 	if (!take(acting->work))
@@ -591,6 +592,7 @@ claim(MemoryContext context, TimestampTz *next)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, "evpg_run()");
+	EvpgCatalogLockForWork();
 	lock_due(context);
 	foreach(cell, claimed)
 	{

@@ -40,14 +40,14 @@ typedef struct Column
 	const char *name;
 	Oid			type;
 	Oid			collation;		/* InvalidOid: any */
-}			Column;
+} Column;
 
 typedef struct Shape
 {
 	const char *name;			/* in schema evpg */
 	bool		table;			/* else a view or a type */
 	Column		columns[MAX_COLUMNS + 1];	/* the last one has no name */
-}			Shape;
+} Shape;
 
 /* In the order of sql/evpg--1.0.sql. */
 static const Shape shapes[EVPG_SHAPE_COUNT] = {
@@ -115,7 +115,7 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 /* A DETAIL says what was found, or expected. */
 static void
 pg_attribute_noreturn()
-raise_changed(const Shape * shape, const char *detail)
+raise_changed(const Shape *shape, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -127,7 +127,7 @@ raise_changed(const Shape * shape, const char *detail)
 
 /* Error unless a column is the expected one; column NULL: nothing but dropped ones may be there. */
 static void
-check_column(const Shape * shape, const Column * column, Oid relid, int number)
+check_column(const Shape *shape, const Column *column, Oid relid, int number)
 {
 	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(number));
 	Form_pg_attribute attribute = HeapTupleIsValid(tuple) ? (Form_pg_attribute) GETSTRUCT(tuple) : NULL;
@@ -156,7 +156,7 @@ check_column(const Shape * shape, const Column * column, Oid relid, int number)
 Oid
 EvpgShapeCheck(Oid schema, EvpgShape which)
 {
-	const		Shape *shape = &shapes[which];
+	const Shape *shape = &shapes[which];
 	Oid			relid = get_relname_relid(shape->name, schema);
 	HeapTuple	tuple = OidIsValid(relid) ? SearchSysCache1(RELOID, ObjectIdGetDatum(relid)) : NULL;
 	int			columns;

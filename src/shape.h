@@ -28,7 +28,7 @@ typedef enum EvpgShape
 	EVPG_SHAPE_FIRED_TIMER,
 	EVPG_SHAPE_STREAM_INFO,
 	EVPG_SHAPE_COUNT
-}			EvpgShape;
+} EvpgShape;
 
 extern Oid	EvpgShapeCheck(Oid schema, EvpgShape shape);
 extern TupleDesc EvpgShapeRow(Oid relid, EvpgShape shape);
