@@ -174,11 +174,14 @@ look(const EvpgCatalog *catalog, int64 drawn)
  * With wait, if appenders are in mid-flight, it looks again for at most a tenth
  * of a second, until those of the first look are through; longer ones hold the
  * mark.  A transaction that has appended does not look again: two of them
- * would look at each other.
+ * would look at each other.  Nor does a session whose last wait ended at the
+ * same mark: who holds it is long at work, or idle, and what others append
+ * above it cannot move it.
  */
 static int64
 find_stable_position(bool wait, XLogRecPtr *lsn)
 {
+	static int64 held_mark = -1;	/* at which the last wait ended in vain */
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
 	int64		mark;
@@ -198,7 +201,8 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 
 	wanted = last_drawn(catalog->event_position, lsn);
 	mark = look(catalog, wanted);
-	if (wait && !held_by_me(catalog->fence))
+	if (wait && mark != held_mark && !held_by_me(catalog->fence))
+	{
 		for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
 		{
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
@@ -206,6 +210,9 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 			CHECK_FOR_INTERRUPTS();
 			mark = look(catalog, last_drawn(catalog->event_position, lsn));
 		}
+		if (mark < wanted)
+			held_mark = mark;
+	}
 	return mark;
 }
 
