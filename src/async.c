@@ -27,6 +27,7 @@
 #include "catalog.h"
 #include "check.h"
 #include "clock.h"
+#include "commands/dbcommands.h"
 #include "consumer.h"
 #include "fence.h"
 #include "log.h"
@@ -158,11 +159,15 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	passed = give_up(consumer, projection, error);
 	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
 					 !passed, error);
-	ereport(LOG,
-			(errmsg("projection \"%s\" has %s at position " INT64_FORMAT, consumer->name,
+	ereport(EvpgAttemptLevel(),
+			(errmsg("projection \"%s\" of database \"%s\" has %s at position " INT64_FORMAT, consumer->name,
+					get_database_name(MyDatabaseId),
 					!passed ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
 					position),
-			 errdetail("%s", error->message)));
+			 errdetail("The error has SQLSTATE %s; evpg.%s has the rest.", unpack_sql_state(error->sqlerrcode),
+					   passed ? "parked_event" : "consumer"),
+			 passed ? errhint("When the cause is gone, use evpg_replay_parked().") :
+			 errhint("When the cause is gone, use evpg_resume(); or evpg_skip_event().")));
 }
 
 /*

@@ -58,6 +58,19 @@ EvpgAttemptInWorker(void)
 }
 
 /*
+ * EvpgAttemptLevel
+ *		The level of a message about what somebody must look at: in a worker, which
+ *		nobody sees otherwise, a warning.  Such messages name what has failed and
+ *		where it is stored; what a user's error says may be personal data, which do
+ *		not belong into the server's log.
+ */
+int
+EvpgAttemptLevel(void)
+{
+	return EvpgAttemptInWorker() ? WARNING : LOG;
+}
+
+/*
  * EvpgAttemptCancelled
  *		Whether an error is the user's who wants the statement to end, so that it
  *		must be raised again.  A worker of evpg has no such user, nor a timeout; there

@@ -12,6 +12,7 @@
 #define EVPG_LIBRARY "evpg"
 
 extern bool EvpgAttemptInWorker(void);
+extern int	EvpgAttemptLevel(void);
 extern bool EvpgAttemptCancelled(const ErrorData *error);
 extern ErrorData *EvpgAttempt(void (*action) (void *arg), void *arg);
 

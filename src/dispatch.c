@@ -31,6 +31,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "command.h"
+#include "commands/dbcommands.h"
 #include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "consumer.h"
@@ -393,19 +394,29 @@ static EvpgDispatched
 bury(EvpgActing *acting, const ErrorData *error)
 {
 	const EvpgWork *work = acting->work;
-	EvpgDeadLetter letter = {.work = work, .label = acting->label, .command = acting->command, .error = error};
+	ErrorData	told = *error;
+	EvpgDeadLetter letter = {.work = work, .label = acting->label, .command = acting->command, .error = &told};
+	int64		dead_letter_id;
 
+	/* A send was refused, and nobody has said what then. */
+	if (told.hint == NULL && work->saga != NULL && acting->command != NULL && told.sqlerrcode == EVPG_ERRCODE_REJECTED)
+		told.hint = "Register a rejection_handler, or let it handle this code.";
 	/* A timer that was moved or cancelled meanwhile is not given up. */
-	if (EvpgWorkBury(&letter) == 0)
+	dead_letter_id = EvpgWorkBury(&letter);
+	if (dead_letter_id == 0)
 		return EVPG_DISPATCH_LATER;
 	/* Nobody waits for what is behind it. */
 	if (work->saga != NULL)
 		EvpgWakeWaiters(EvpgHashPair(work->saga, ""));
 	EVPG_WAIT_POINT("saga_buried");
-	ereport(LOG,
-			(work->saga == NULL ? errmsg("scheduled command has become a dead letter") :
-			 errmsg("saga \"%s\", key \"%s\" has a dead letter", work->saga, work->key),
-			 errdetail("%s", error->message)));
+	ereport(EvpgAttemptLevel(),
+			(work->saga == NULL ?
+			 errmsg("scheduled command " INT64_FORMAT " of database \"%s\" has become dead letter " INT64_FORMAT,
+					work->timer_id, get_database_name(MyDatabaseId), dead_letter_id) :
+			 errmsg("saga \"%s\" of database \"%s\" has dead letter " INT64_FORMAT, work->saga,
+					get_database_name(MyDatabaseId), dead_letter_id),
+			 errdetail("The error has SQLSTATE %s; evpg.dead_letter has the rest.", unpack_sql_state(error->sqlerrcode)),
+			 errhint("When the cause is gone, use evpg_retry_dead_letter(); or evpg_discard_dead_letter().")));
 	return EVPG_DISPATCH_DEAD;
 }
 

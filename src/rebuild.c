@@ -29,6 +29,7 @@
 #include "catalog.h"
 #include "check.h"
 #include "clock.h"
+#include "commands/dbcommands.h"
 #include "common/hashfn.h"
 #include "consumer.h"
 #include "fence.h"
@@ -411,9 +412,11 @@ fail(Rebuild *rebuild, const ErrorData *error)
 	values[4] = BoolGetDatum(failed);
 	run(EVPG_PLAN_REBUILD_FAIL, values, NULL);
 	if (failed)
-		ereport(LOG,
-				(errmsg("rebuild of projection \"%s\" has failed", rebuild->name),
-				 errdetail("%s", error->message)));
+		ereport(EvpgAttemptLevel(),
+				(errmsg("rebuild of projection \"%s\" of database \"%s\" has failed", rebuild->name,
+						get_database_name(MyDatabaseId)),
+				 errdetail("The error has SQLSTATE %s; evpg.rebuild has the rest.", unpack_sql_state(error->sqlerrcode)),
+				 errhint("When the cause is gone, use evpg_rebuild_projection() again.")));
 }
 
 /* Applies a batch of a part that nobody else works on; false if there is none. */

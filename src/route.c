@@ -17,6 +17,7 @@
 #include "attempt.h"
 #include "catalog.h"
 #include "clock.h"
+#include "commands/dbcommands.h"
 #include "consumer.h"
 #include "fence.h"
 #include "instance.h"
@@ -65,16 +66,19 @@ bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
 {
 	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = 1};
 	EvpgDeadLetter letter = {.work = &work, .error = error};
+	int64		dead_letter_id;
 
 	/* What need not come back is for the next pass. */
 	if (EvpgAttemptCancelled(error) || EvpgConsumerTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
-	(void) EvpgWorkBury(&letter);
+	dead_letter_id = EvpgWorkBury(&letter);
 	EVPG_WAIT_POINT("saga_buried");
-	ereport(LOG,
-			(errmsg("saga \"%s\" has a dead letter: no key was found for the event at position " INT64_FORMAT,
-					saga->name, event->position),
-			 errdetail("%s", error->message)));
+	ereport(EvpgAttemptLevel(),
+			(errmsg("saga \"%s\" of database \"%s\" has dead letter " INT64_FORMAT, saga->name,
+					get_database_name(MyDatabaseId), dead_letter_id),
+			 errdetail("No key was found for the event at position " INT64_FORMAT ".  The error has SQLSTATE %s; evpg.dead_letter has the rest.",
+					   event->position, unpack_sql_state(error->sqlerrcode)),
+			 errhint("When the cause is gone, use evpg_retry_dead_letter(); or evpg_discard_dead_letter().")));
 }
 
 /* Adds the routes of an event, to the lists in context. */
@@ -227,9 +231,10 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 	EvpgConsumerFail(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, error);
 	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)
-		ereport(LOG,
-				(errmsg("saga \"%s\" has stopped", consumer->name),
-				 errdetail("%s", error->message)));
+		ereport(EvpgAttemptLevel(),
+				(errmsg("saga \"%s\" of database \"%s\" has stopped", consumer->name, get_database_name(MyDatabaseId)),
+				 errdetail("The error has SQLSTATE %s; evpg.consumer has the rest.", unpack_sql_state(error->sqlerrcode)),
+				 errhint("When the cause is gone, use evpg_resume().")));
 	return false;
 }
 

@@ -17,6 +17,7 @@
 #include "async.h"
 #include "attempt.h"
 #include "catalog.h"
+#include "commands/dbcommands.h"
 #include "consumer.h"
 #include "dispatch.h"
 #include "executor/spi.h"
@@ -100,8 +101,8 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 		else
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
-					 errmsg("\"%s\" could not be run: %s", task.name, error->message),
-					 error->detail == NULL ? 0 : errdetail("%s", error->detail)));
+					 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
+							get_database_name(MyDatabaseId), error->message)));
 		commit();
 		MemoryContextReset(memory);
 		CHECK_FOR_INTERRUPTS();

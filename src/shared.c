@@ -594,30 +594,27 @@ EvpgWaitPrepare(uint64 hash)
 
 /*
  * EvpgWaitSleep
- *		Sleeps until the condition may hold; false if until has passed.  Looks
- *		at least once a second, should nobody have woken it.
+ *		Sleeps until the condition may hold, for so many microseconds at most.
+ *		Looks at least once a second, should nobody have woken it.
  */
-bool
-EvpgWaitSleep(uint64 hash, TimestampTz until)
+void
+EvpgWaitSleep(uint64 hash, int64 left)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+	long		ms = (long) Min(left / 1000 + 1, PG_INT32_MAX);
 
 	CHECK_FOR_INTERRUPTS();
-	if (left <= 0)
-		return false;
 	if (!EVPG_MUTATION("wait_for_ever"))
-		left = Min(left, LONGEST_WAIT);
+		ms = Min(ms, LONGEST_WAIT);
 	if (wait_bucket >= 0)
 	{
 		Assert(wait_bucket == (int) (hash % EVPG_WAIT_BUCKETS));
-		(void) ConditionVariableTimedSleep(&wait_slot->wakers[wait_bucket], left, PG_WAIT_EXTENSION);
-		return true;
+		(void) ConditionVariableTimedSleep(&wait_slot->wakers[wait_bucket], ms, PG_WAIT_EXTENSION);
+		return;
 	}
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(left, wait_pause), PG_WAIT_EXTENSION);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(ms, wait_pause), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	wait_pause = Min(wait_pause * 2, 100);
 	CHECK_FOR_INTERRUPTS();
-	return true;
 }
 
 void

@@ -96,7 +96,7 @@ extern void EvpgWakeLauncher(void);
 extern void EvpgWakeWaiters(uint64 hash);
 extern void EvpgWakeAllWaiters(void);
 extern bool EvpgWaitPrepare(uint64 hash);
-extern bool EvpgWaitSleep(uint64 hash, TimestampTz until);
+extern void EvpgWaitSleep(uint64 hash, int64 left);
 extern void EvpgWaitEnd(void);
 
 #endif							/* EVPG_SHARED_H */

@@ -24,6 +24,7 @@
 #include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
+#include "portability/instr_time.h"
 #include "projection.h"
 #include "route.h"
 #include "saga.h"
@@ -38,20 +39,21 @@
 PG_FUNCTION_INFO_V1(evpg_wait_for);
 PG_FUNCTION_INFO_V1(evpg_watch);
 
-/* When a wait ends that begins now. */
-static TimestampTz
-arg_until(FunctionCallInfo fcinfo, int arg)
+/* How long to wait, in microseconds. */
+static int64
+arg_timeout(FunctionCallInfo fcinfo, int arg)
 {
 	Interval	zero = {0};
+	TimestampTz now = GetCurrentTimestamp();
 
 	if (PG_ARGISNULL(arg))
-		return DT_NOEND;
+		return PG_INT64_MAX;
 	if (DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&zero))))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout must not be negative")));
-	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
-												   PG_GETARG_DATUM(arg)));
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+												   PG_GETARG_DATUM(arg))) - now;
 }
 
 /* What is waited for, and how it is found out. */
@@ -77,23 +79,37 @@ refuse_writer(const Wait *wait)
 				 errhint("Commit first.")));
 }
 
+/* What is left of a timeout by the monotonic clock: the wall clock may be set meanwhile. */
+static int64
+time_left(instr_time started, int64 timeout)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, started);
+	return timeout - (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
 /* Looks until it is there; false if time is up.  hash is what is woken.  A wait may look very often: each look has its own memory. */
 static bool
-wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, TimestampTz until)
+wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64 timeout)
 {
+	instr_time	started;
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "EvpgWait", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(memory);
 	volatile bool found;
 
+	INSTR_TIME_SET_CURRENT(started);
 	(void) EvpgWaitPrepare(hash);
 	PG_TRY();
 	{
-		while (!(found = look(wait)) && until > GetCurrentTimestamp())
+		int64		left;
+
+		while (!(found = look(wait)) && (left = time_left(started, timeout)) > 0)
 		{
 			MemoryContextReset(memory);
 			refuse_writer(wait);
-			if (!EvpgWaitSleep(hash, until))
-				break;
+			EvpgWaitSleep(hash, left);
 		}
 	}
 	PG_FINALLY();
@@ -133,7 +149,7 @@ evpg_wait_for(PG_FUNCTION_ARGS)
 	Wait		wait = {.name = EvpgArgName(fcinfo, 0, "consumer name")};
 
 	wait.position = EvpgArgBigint(fcinfo, 1, "min_position");
-	PG_RETURN_BOOL(wait_until(has_come, &wait, EvpgHashPair(wait.name, ""), arg_until(fcinfo, 2)));
+	PG_RETURN_BOOL(wait_until(has_come, &wait, EvpgHashPair(wait.name, ""), arg_timeout(fcinfo, 2)));
 }
 
 /* Whether the row of a key is another one than is known; then it is returned. */
@@ -181,6 +197,6 @@ evpg_watch(PG_FUNCTION_ARGS)
 	};
 
 	InitMaterializedSRF(fcinfo, 0);
-	(void) wait_until(has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_until(fcinfo, 3));
+	(void) wait_until(has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_timeout(fcinfo, 3));
 	PG_RETURN_NULL();
 }

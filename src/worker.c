@@ -27,6 +27,7 @@
 #include "durable.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "ring.h"
@@ -121,16 +122,27 @@ attend(void)
 		proc_exit(0);
 }
 
-/* Sleeps until then, or until there is work, if that is what it waits for. */
+/*
+ * Sleeps until then, or until there is work, if that is what it waits for.  Not
+ * longer than it is until then now: the wall clock may be set back meanwhile.
+ */
 static void
 sleep_until(TimestampTz until, bool for_work)
 {
+	long		longest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+	instr_time	started;
+
+	INSTR_TIME_SET_CURRENT(started);
 	pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		instr_time	slept;
 
+		INSTR_TIME_SET_CURRENT(slept);
+		INSTR_TIME_SUBTRACT(slept, started);
+		left = Min(left, longest - (long) INSTR_TIME_GET_MILLISEC(slept));
 		attend();
 		if (left <= 0 || (for_work && process->woken))
 			return;

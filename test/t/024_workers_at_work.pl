@@ -138,7 +138,7 @@ workers(0);
 		q(SELECT evpg_register_saga('bells', handler => 'again', timer_handler => 'ring', event_types => '{Begun}')),
 		q(CREATE FUNCTION breaking(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
 		  BEGIN
-		    IF EXISTS (SELECT FROM broken) THEN RAISE EXCEPTION 'broken'; END IF;
+		    IF EXISTS (SELECT FROM broken) THEN RAISE EXCEPTION 'SECRET-%', 4000 + 111; END IF;
 		    RETURN evpg_reaction(state || jsonb_build_object(event.type, true));
 		  END $$),
 		q(SELECT evpg_register_saga('breaking', handler => 'breaking', event_types => '{Broke,Mended}', max_attempts => 1)));
@@ -167,6 +167,10 @@ workers(0);
 		operator(qq(SELECT FROM (SELECT dead_letter_id FROM evpg.dead_letter WHERE key = '$way') l, $way(dead_letter_id$ways{$way})),
 			qq(SELECT state \? 'Mended' FROM evpg.saga_instance WHERE saga = 'breaking' AND key = '$way'), "$way wakes the workers");
 	}
+	my $log = slurp_file($node->logfile);
+	like($log, qr/WARNING:  saga "breaking" of database "clock" has dead letter \d+\n.*DETAIL:  The error has SQLSTATE P0001/, 'the log says what somebody must look at, and where');
+	unlike($log, qr/SECRET-4111/, 'A51: but nothing of what the user code has said');
+	is($node->safe_psql('clock', q(SELECT count(*) FROM evpg.dead_letter WHERE message = 'SECRET-4111')), '2', 'A51: which is in evpg.dead_letter');
 	workers(0);
 }
 
