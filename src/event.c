@@ -699,6 +699,11 @@ EvpgCommandCheck(EvpgCommand *command)
 	EvpgCheckId(command->aggregate_id, "aggregate id");
 	check_required(command->command_type, "command type");
 	EvpgCheckName(command->command_type, "command type");
+	if (command->command_type[0] == '{' || command->command_type[0] == '[')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("command type looks like JSON"),
+				 errhint("The arguments are aggregate type, aggregate id, command type and data, in this order.")));
 	if (command->data != NULL)
 		EvpgJsonbCheckLimits(command->data, "command data");
 	if (command->metadata != NULL)

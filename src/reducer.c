@@ -172,7 +172,8 @@ fold_by_function(EvpgState *state, const EvpgEvent *event)
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("reducer %s returned null", reducer->signature),
 				 errdetail("A reducer returns the new state, or the same state for an event that changes nothing."),
-				 errhint("A CASE without ELSE returns null: add ELSE state.")));
+				 errhint("A CASE without ELSE returns null: add ELSE state.  So does an expression with a null in it, such as "
+						 "state->'a' || event.data->'b' or jsonb_set(): set parentheses around each ->, and use coalesce().")));
 	next = copy_jsonb(state->context, DatumGetJsonbP(rows[0]));
 	pfree(state->jsonb);
 	state->jsonb = next;
