@@ -223,6 +223,10 @@ CREATE TABLE evpg.consumer (
   error_position bigint,
   retry_at       timestamptz,
   last_error_at  timestamptz,
+  server_start   bigint NOT NULL DEFAULT 0,
+  cautious_to    bigint NOT NULL DEFAULT 0,
+  proven         bigint NOT NULL DEFAULT 0,
+  crashes        int NOT NULL DEFAULT 0,
   attempts       int NOT NULL DEFAULT 0,
   name           text COLLATE "C" PRIMARY KEY,
   kind           text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{projection,saga}'::pg_catalog.text[])),
@@ -235,6 +239,10 @@ COMMENT ON TABLE evpg.consumer IS 'how far asynchronous projections have come';
 COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
 COMMENT ON COLUMN evpg.consumer.start_position IS 'the checkpoint with which it began';
 COMMENT ON COLUMN evpg.consumer.error_position IS 'the event that fails';
+COMMENT ON COLUMN evpg.consumer.server_start IS 'the start of the server since which it has tried an event alone';
+COMMENT ON COLUMN evpg.consumer.cautious_to IS 'up to this position it takes few events at a time, since one of them may have crashed the server';
+COMMENT ON COLUMN evpg.consumer.proven IS 'events since then that have not';
+COMMENT ON COLUMN evpg.consumer.crashes IS 'how often the event after the checkpoint has been tried alone without coming to an end';
 COMMENT ON COLUMN evpg.consumer.attempts IS 'how often that event has failed';
 COMMENT ON COLUMN evpg.consumer.last_context IS 'where the last error was raised';
 
@@ -269,11 +277,15 @@ CREATE TABLE evpg.rebuild (
   started_at   timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   retry_at     timestamptz,
   last_error_at timestamptz,
+  server_start bigint NOT NULL DEFAULT 0,
+  crashes      int NOT NULL DEFAULT 0,
   attempts     int NOT NULL DEFAULT 0,
   started_by   text NOT NULL,
   last_error   text
 );
 COMMENT ON TABLE evpg.rebuild IS 'rebuilds of all keys of a projection that are under way, or have failed';
+COMMENT ON COLUMN evpg.rebuild.server_start IS 'the start of the server since which it has been worked on';
+COMMENT ON COLUMN evpg.rebuild.crashes IS 'how often the server has been started since it made any progress';
 COMMENT ON COLUMN evpg.rebuild.goal IS 'the last position when the rebuild began';
 
 CREATE TABLE evpg.rebuild_part (
@@ -1088,7 +1100,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'stat_stable_position', NULL, '{monitor,reader}'),
   ('relation', 'stat_consumer', NULL, '{monitor,reader}'),
   ('relation', 'progress_rebuild', NULL, '{monitor,reader}'),
-  ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
+  ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,crashes,error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
   ('relation', 'parked_event', '{parked_event_id,position,parked_at,attempts,name,sqlstate}', '{monitor}'),
   ('relation', 'saga_instance', '{saga,saga_version,status,version,position,started_at,updated_at}', '{monitor}'),
   ('relation', 'saga_event', '{saga,position,retry_at,dead_letter_id,attempts}', '{monitor}'),

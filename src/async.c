@@ -25,6 +25,7 @@
 #include "attempt.h"
 #include "batch.h"
 #include "catalog.h"
+#include "caution.h"
 #include "check.h"
 #include "clock.h"
 #include "commands/dbcommands.h"
@@ -124,6 +125,21 @@ give_up(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorDat
 	return true;
 }
 
+static void
+tell_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bool stop, int64 position,
+			  const ErrorData *error)
+{
+	ereport(EvpgAttemptLevel(),
+			(errmsg("projection \"%s\" of database \"%s\" has %s at position " INT64_FORMAT, consumer->name,
+					get_database_name(MyDatabaseId),
+					stop ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
+					position),
+			 errdetail("The error has SQLSTATE %s; evpg.%s has the rest.", unpack_sql_state(error->sqlerrcode),
+					   stop ? "consumer" : "parked_event"),
+			 stop ? errhint("When the cause is gone, use evpg_resume(); or evpg_skip_event().") :
+			 errhint("When the cause is gone, use evpg_replay_parked().")));
+}
+
 /*
  * A batch has failed, and nothing of it is left.  Position 0 is the projection
  * itself: its key path, its library.
@@ -159,15 +175,39 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	passed = give_up(consumer, projection, error);
 	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
 					 !passed, error);
-	ereport(EvpgAttemptLevel(),
-			(errmsg("projection \"%s\" of database \"%s\" has %s at position " INT64_FORMAT, consumer->name,
-					get_database_name(MyDatabaseId),
-					!passed ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
-					position),
-			 errdetail("The error has SQLSTATE %s; evpg.%s has the rest.", unpack_sql_state(error->sqlerrcode),
-					   passed ? "parked_event" : "consumer"),
-			 passed ? errhint("When the cause is gone, use evpg_replay_parked().") :
-			 errhint("When the cause is gone, use evpg_resume(); or evpg_skip_event().")));
+	tell_given_up(consumer, projection, !passed, position, error);
+}
+
+/*
+ * The event has crashed the server as often as it may.  Its keys are found out,
+ * so that later events of them wait, unless that crashes the server, too.
+ */
+static void
+give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 position, bool with_keys)
+{
+	EvpgBatch	batch = {
+		.projection = projection,
+		.build = projection->build,
+		.after = position - 1,
+		.upto = position,
+		.max_events = 1,
+		.parked = EvpgConsumerParked(consumer->name, position - 1),
+		.attempts = consumer->crashes - 1
+	};
+	ErrorData  *error = EvpgCautionError(batch.attempts);
+	bool		stop = projection->on_error == EVPG_ON_ERROR_STOP;
+
+	consumer->error_position = position;
+	consumer->attempts = batch.attempts;
+	if (!stop)
+	{
+		batch.give_up = error;
+		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || EvpgAttempt(run_batch, &batch) != NULL)
+			put_aside(consumer, projection, NULL, error);
+		EvpgConsumerAdvance(consumer, position, 0);
+	}
+	EvpgConsumerFail(consumer, stop ? position : 0, stop ? batch.attempts : 0, EvpgClockNow(), stop, error);
+	tell_given_up(consumer, projection, stop, position, error);
 }
 
 /*
@@ -184,8 +224,11 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	EvpgProjection *projection;
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {0};
+	EvpgLogFilter filter = {0};
+	EvpgCaution caution;
 	EvpgLook   *look;
 	int64		mark;
+	int64		position;
 	ErrorData  *error;
 
 	if (!EvpgConsumerLock(name, false))
@@ -223,6 +266,19 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		return false;
 	}
 
+	filter.after = batch.after;
+	filter.upto = mark;
+	filter.aggregate_types = projection->aggregate_types;
+	filter.event_types = projection->event_types;
+	caution = EvpgCautionAsk(&consumer, &filter, projection->max_attempts, &batch.max_events, &position);
+	EvpgCautionProven(batch.max_events);
+	if (caution != EVPG_CAUTION_GO)
+	{
+		if (caution != EVPG_CAUTION_COUNTED)
+			give_up_crashing(&consumer, projection, position, caution == EVPG_CAUTION_GIVE_UP);
+		EvpgLeave(&scope);
+		return true;
+	}
 	batch.parked = EvpgConsumerParked(name, batch.after);
 	error = EvpgAttempt(run_batch, &batch);
 	if (error == NULL)

@@ -143,9 +143,9 @@ fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys
 			EvpgConsumerSkips(batch->parked, &next_parked, event->position, key))
 			continue;
 		entry = find_entry(rows, key);
-		if (entry->waits)
+		if (entry->waits || batch->give_up != NULL)
 		{
-			EvpgConsumerPark(projection->name, event->position, key, 0, NULL);
+			EvpgConsumerPark(projection->name, event->position, key, batch->attempts, batch->give_up);
 			continue;
 		}
 		EvpgProjectFold(open_row(batch, entry, event), event, event_context, batch->send);

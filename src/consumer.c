@@ -21,6 +21,7 @@
 
 #include "access/xact.h"
 #include "catalog.h"
+#include "caution.h"
 #include "check.h"
 #include "clock.h"
 #include "common/hashfn.h"
@@ -98,7 +99,12 @@ put_error(Datum *values, char *nulls, int column, const ErrorData *error)
 void
 EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 {
-	Datum		values[3] = {CStringGetTextDatum(name), CStringGetTextDatum(kind), Int64GetDatum(checkpoint)};
+	Datum		values[4] = {
+		CStringGetTextDatum(name),
+		CStringGetTextDatum(kind),
+		Int64GetDatum(checkpoint),
+		Int64GetDatum(EvpgCautionServerStart())
+	};
 
 	run(EVPG_PLAN_CONSUMER_CREATE, values, NULL);
 }
@@ -144,6 +150,10 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 		consumer->retry_at = result_int(5);
 		consumer->last_error_at = result_int(6);
 		consumer->start_position = result_int(7);
+		consumer->server_start = result_int(8);
+		consumer->cautious_to = result_int(9);
+		consumer->proven = result_int(10);
+		consumer->crashes = (int) result_int(11);
 	}
 	EvpgPlanDone();
 	return found;

@@ -23,6 +23,11 @@ typedef struct EvpgConsumer
 	int			attempts;		/* at that event */
 	TimestampTz retry_at;		/* not before; 0: at once */
 	TimestampTz last_error_at;	/* 0: never */
+	/* see caution.c */
+	int64		server_start;
+	int64		cautious_to;
+	int64		proven;
+	int			crashes;
 } EvpgConsumer;
 
 /* An event that is not to be applied now. */

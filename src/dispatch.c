@@ -9,7 +9,8 @@
  * disk before the work begins: so work that crashes the server is given up in the
  * end like work that fails.  First attempts are counted for many at once; what
  * was tried before is counted and tried alone, so that it cannot spoil the
- * counts of others.
+ * counts of others, and its end is on disk before anything else begins.  Of attempts
+ * that had no result only those count that were made alone.
  *
  * Who works on an instance holds its advisory lock, from before the attempt is
  * counted to the end of the work: a lock of the session, since the two are
@@ -29,6 +30,7 @@
 #include "attempt.h"
 #include "batch.h"
 #include "catalog.h"
+#include "caution.h"
 #include "clock.h"
 #include "command.h"
 #include "commands/dbcommands.h"
@@ -479,23 +481,14 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	}
 
 	/*
-	 * The first attempt may have been counted without being begun, since many
-	 * are claimed at once; so there must have been two.
+	 * The first attempt was counted for many at once, and perhaps not begun:
+	 * any of them may have crashed the server, so it counts against none of
+	 * them. The others were made alone, and never came to an end.
 	 */
-	if (!again && what->attempts > Max(max_attempts(what), 2))
+	if (!again && what->attempts > max_attempts(what) + 1)
 	{
-		/*
-		 * It was begun so often and never came to an end: the server crashed,
-		 * or the session was ended.
-		 */
-		ErrorData	crash = {
-			.sqlerrcode = ERRCODE_CRASH_SHUTDOWN,
-			.message = psprintf("%d attempts ended without a result", what->attempts - 1),
-			.detail = "The server crashed each time, or the session was terminated."
-		};
-
-		what->attempts--;
-		return bury(&acting, &crash);
+		what->attempts -= 2;
+		return bury(&acting, EvpgCautionError(what->attempts));
 	}
 	reacting = true;
 	PG_TRY();
@@ -650,6 +643,13 @@ run_claimed(void (*commit) (void))
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
 		(void) EvpgDispatch(what, false, &sent, NULL);
+
+		/*
+		 * What was tried before must not be tried again because others crash
+		 * the server.
+		 */
+		if (what->attempts > 1)
+			ForceSyncCommit();
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 		commit();

@@ -417,6 +417,7 @@ prepare(void)
 	on_shmem_exit(forget_launcher, (Datum) 0);
 	EvpgSharedMemory->launcher = MyLatch;
 	EvpgSharedMemory->rescan = true;
+	room_at = EvpgSharedMemory->start_at;
 	tasks = MemoryContextAllocZero(TopMemoryContext, sizeof(Task) * EVPG_PROCESSES * EvpgSharedMemory->count);
 	seen = MemoryContextAllocZero(TopMemoryContext, sizeof(Oid) * EvpgSharedMemory->count);
 }

@@ -22,6 +22,7 @@
  *		register.c, register_saga.c	registering projections and sagas
  *		registry.c, projection.c, saga.c, keys.c	what is registered, and the keys of events
  *		module.c, native.c, function.c, constructor.c	user code in shared objects, and in SQL
+ *		caution.c				what may have crashed the server is tried alone
  *		consumer.c, instance.c	checkpoints and parked events, instances and their work
  *		log.c, stream.c, row.c	events, streams, single rows
  *		fence.c					positions

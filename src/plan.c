@@ -80,6 +80,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_CONSUMER_ADVANCE] = {
 		"UPDATE evpg.consumer SET checkpoint = $2, events_total = events_total OPERATOR(pg_catalog.+) $3,"
+		" proven = proven OPERATOR(pg_catalog.+) $3, crashes = 0,"
 		" updated_at = evpg.clock_timestamp(),"
 		" attempts = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN attempts ELSE 0 END,"
 		" retry_at = CASE WHEN error_position OPERATOR(pg_catalog.>) $2 THEN retry_at END,"
@@ -88,8 +89,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		3, {TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_CREATE] = {
-		"INSERT INTO evpg.consumer (name, kind, checkpoint, start_position) VALUES ($1, $2, $3, $3)",
-		3, {TEXTOID, TEXTOID, INT8OID}
+		"INSERT INTO evpg.consumer (name, kind, checkpoint, start_position, server_start) VALUES ($1, $2, $3, $3, $4)",
+		4, {TEXTOID, TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_DELETE] = {
 		"DELETE FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
@@ -97,7 +98,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_CONSUMER_FAIL] = {
 		"UPDATE evpg.consumer SET errors_total = errors_total OPERATOR(pg_catalog.+) 1,"
-		" error_position = NULLIF($2, 0), attempts = $3, retry_at = $4,"
+		" error_position = NULLIF($2, 0), attempts = $3, retry_at = $4, crashes = 0,"
 		" status = CASE WHEN $5 THEN 'stopped' ELSE status END, last_error = $6, last_sqlstate = $7,"
 		" last_context = $8, last_error_at = evpg.clock_timestamp(), updated_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1",
@@ -110,21 +111,27 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_CONSUMER_READ] = {
 		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at,"
-		" last_error_at, start_position FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at, start_position, server_start, cautious_to, proven, crashes FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_RESTART] = {
-		"UPDATE evpg.consumer SET checkpoint = $2, error_position = NULL, attempts = 0, retry_at = NULL,"
+		"UPDATE evpg.consumer SET checkpoint = $2, error_position = NULL, attempts = 0, retry_at = NULL, crashes = 0,"
 		" status = CASE status WHEN 'stopped' THEN 'running' ELSE status END, updated_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1",
 		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_CONSUMER_RUN] = {
-		"UPDATE evpg.consumer SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL,"
+		"UPDATE evpg.consumer SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL, crashes = 0,"
 		" updated_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1"
 		" AND (status OPERATOR(pg_catalog.<>) CASE WHEN $2 THEN 'running' ELSE 'paused' END OR $2 AND retry_at IS NOT NULL)",
 		2, {TEXTOID, BOOLOID}
+	},
+	[EVPG_PLAN_CONSUMER_TRY] = {
+		"UPDATE evpg.consumer SET proven = CASE WHEN server_start OPERATOR(pg_catalog.=) $2 THEN proven ELSE 0 END,"
+		" server_start = $2, cautious_to = $3, crashes = crashes OPERATOR(pg_catalog.+) 1"
+		" WHERE name OPERATOR(pg_catalog.=) $1",
+		3, {TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_EVENT_ID_EXISTS] = {
 		"SELECT 1 FROM evpg.event_log WHERE event_id OPERATOR(pg_catalog.=) $1",
@@ -393,15 +400,24 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_REBUILD_READ] = {
 		"SELECT build, status OPERATOR(pg_catalog.=) 'running', parts, attempts, retry_at,"
-		" last_error_at, goal FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at, goal, server_start, crashes FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_REBUILD_PROVEN] = {
+		"UPDATE evpg.rebuild SET crashes = 0 WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_REBUILD_START] = {
-		"WITH r AS (INSERT INTO evpg.rebuild (name, build, parts, start_position, goal, started_by)"
-		" VALUES ($1, pg_catalog.nextval('evpg.projection_build'), $2, $3, $4, $5) RETURNING build, parts)"
+		"WITH r AS (INSERT INTO evpg.rebuild (name, build, parts, start_position, goal, started_by, server_start)"
+		" VALUES ($1, pg_catalog.nextval('evpg.projection_build'), $2, $3, $4, $5, $6) RETURNING build, parts)"
 		" INSERT INTO evpg.rebuild_part (build, part, checkpoint)"
 		" SELECT r.build, part, $3 FROM r, LATERAL pg_catalog.generate_series(0, r.parts OPERATOR(pg_catalog.-) 1) AS part",
-		5, {TEXTOID, INT4OID, INT8OID, INT8OID, TEXTOID}
+		6, {TEXTOID, INT4OID, INT8OID, INT8OID, TEXTOID, INT8OID}
+	},
+	[EVPG_PLAN_REBUILD_TRY] = {
+		"UPDATE evpg.rebuild SET server_start = $2, crashes = crashes OPERATOR(pg_catalog.+) 1"
+		" WHERE name OPERATOR(pg_catalog.=) $1",
+		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_TOMBSTONES] = {
 		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"

@@ -25,8 +25,10 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "attempt.h"
 #include "catalog.h"
+#include "caution.h"
 #include "check.h"
 #include "clock.h"
 #include "commands/dbcommands.h"
@@ -79,6 +81,8 @@ typedef struct Rebuild
 	int			attempts;
 	TimestampTz retry_at;		/* 0: at once */
 	TimestampTz last_error_at;	/* 0: none */
+	int64		server_start;	/* in which it was last tried */
+	int			crashes;		/* starts since it has made progress */
 	int64		events;			/* applied in this call */
 	int64		replaced;		/* the build whose place it has taken */
 	/* what an attempt is about */
@@ -150,6 +154,8 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		rebuild->retry_at = result_int(0, 5);
 		rebuild->last_error_at = result_int(0, 6);
 		rebuild->goal = result_int(0, 7);
+		rebuild->server_start = result_int(0, 8);
+		rebuild->crashes = (int) result_int(0, 9);
 	}
 	EvpgPlanDone();
 	if (!found)
@@ -419,6 +425,46 @@ fail(Rebuild *rebuild, const ErrorData *error)
 				 errhint("When the cause is gone, use evpg_rebuild_projection() again.")));
 }
 
+/*
+ * The first time after a start of the server an attempt is counted, on disk, which
+ * the first batch takes back: so a rebuild that crashes the server fails in the
+ * end.  False if others are in the way.
+ */
+static bool
+count_start(Rebuild *rebuild, TimestampTz *next)
+{
+	Datum		values[2] = {CStringGetTextDatum(rebuild->name), Int64GetDatum(EvpgCautionServerStart())};
+
+	/* Those who look at the same time must not count twice. */
+	if (!lock_rebuild(rebuild->name, ExclusiveLock, false))
+	{
+		*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), END_PAUSE));
+		return false;
+	}
+	if (rebuild->crashes >= rebuild->projection->max_attempts)
+	{
+		rebuild->attempts = rebuild->projection->max_attempts;
+		EvpgProjectBlame(0, NULL);
+		fail(rebuild, EvpgCautionError(rebuild->crashes));
+		return true;
+	}
+	run(EVPG_PLAN_REBUILD_TRY, values, NULL);
+	ForceSyncCommit();
+	return true;
+}
+
+/* It has made progress since the server was started. */
+static void
+prove(const Rebuild *rebuild)
+{
+	Datum		value = CStringGetTextDatum(rebuild->name);
+
+	if (rebuild->crashes == 0)
+		return;
+	run(EVPG_PLAN_REBUILD_PROVEN, &value, NULL);
+	ForceSyncCommit();
+}
+
 /* Applies a batch of a part that nobody else works on; false if there is none. */
 static bool
 run_part(Rebuild *rebuild)
@@ -441,6 +487,7 @@ run_part(Rebuild *rebuild)
 			 rebuild->checkpoints[rebuild->part] >= Min(rebuild->goal, rebuild->mark)))
 			continue;
 		error = EvpgAttempt(attempt_part, rebuild);
+		prove(rebuild);
 		if (error != NULL)
 			fail(rebuild, error);
 		return true;
@@ -467,7 +514,10 @@ run_end(Rebuild *rebuild, TimestampTz *next)
 				return true;
 	error = EvpgAttempt(end, rebuild);
 	if (error != NULL)
+	{
+		prove(rebuild);
 		fail(rebuild, error);
+	}
 	return true;
 }
 
@@ -494,6 +544,8 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 		*next = Min(*next, EvpgClockWall(rebuild.retry_at));
 		more = false;
 	}
+	else if (rebuild.server_start != EvpgCautionServerStart())
+		more = count_start(&rebuild, next);
 	else
 		more = (rebuild.projection->reset_signature == NULL && run_part(&rebuild)) || run_end(&rebuild, next);
 	EvpgLeave(&scope);
@@ -672,12 +724,13 @@ parts_for(const EvpgProjection *projection)
 static void
 start(EvpgProjection *projection, int parts)
 {
-	Datum		values[5] = {
+	Datum		values[6] = {
 		CStringGetTextDatum(projection->name),
 		Int32GetDatum(parts),
 		Int64GetDatum(projection->start_position),
 		Int64GetDatum(EvpgFenceLastDrawn()),
-		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false)),
+		Int64GetDatum(EvpgCautionServerStart())
 	};
 
 	if (projection->handler_signature != NULL && projection->tables == NIL && projection->reset_signature == NULL)

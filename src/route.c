@@ -16,6 +16,7 @@
 
 #include "attempt.h"
 #include "catalog.h"
+#include "caution.h"
 #include "clock.h"
 #include "commands/dbcommands.h"
 #include "consumer.h"
@@ -62,9 +63,9 @@ find_keys(void *arg)
 }
 
 static void
-bury(const EvpgSaga *saga, const EvpgEvent *event, const ErrorData *error)
+bury(const EvpgSaga *saga, const EvpgEvent *event, int attempts, const ErrorData *error)
 {
-	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = 1};
+	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = attempts};
 	EvpgDeadLetter letter = {.work = &work, .error = error};
 	int64		dead_letter_id;
 
@@ -100,7 +101,7 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 		error = EvpgAttempt(find_keys, &finding);
 		if (error != NULL)
 		{
-			bury(finding.saga, event, error);
+			bury(finding.saga, event, 1, error);
 			routes->buried++;
 			return;
 		}
@@ -143,7 +144,7 @@ all_of(List *versions, bool of_aggregates)
 
 /* Routes a batch of a saga that is owned; returns how far it came.  *buried grows by the dead letters. */
 static int64
-route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz *next)
+route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, TimestampTz *next)
 {
 	EvpgLook   *look = EvpgLookFind(consumer->name);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRoute", ALLOCSET_DEFAULT_SIZES);
@@ -163,7 +164,7 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int64 *buried, TimestampTz
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan = EvpgLogScanAll(&filter);
-	while (routes.events < BATCH_EVENTS && EvpgLogScanNext(scan, &event))
+	while (routes.events < limit && EvpgLogScanNext(scan, &event))
 	{
 		MemoryContextSwitchTo(event_context);
 		route(&routes, versions, &event, context);
@@ -238,6 +239,36 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 	return false;
 }
 
+/* Routes a batch of a saga that is owned, if what may have crashed the server is not in the way; true if there is more. */
+static bool
+route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
+{
+	List	   *versions = EvpgSagaVersions(consumer->name);
+	EvpgSaga   *saga = linitial(versions);
+	EvpgLogFilter filter = {
+		.after = EvpgLookFrom(EvpgLookFind(consumer->name), consumer),
+		.upto = mark,
+		.aggregate_types = all_of(versions, true),
+		.event_types = all_of(versions, false)
+	};
+	EvpgEvent	event = {0};
+	int64		buried = 0;
+	int			limit;
+
+	switch (EvpgCautionAsk(consumer, &filter, saga->max_attempts, &limit, &event.position))
+	{
+		case EVPG_CAUTION_GO:
+			EvpgCautionProven(limit);
+			return route_batch(consumer, mark, limit == 0 ? BATCH_EVENTS : Min(limit, BATCH_EVENTS), &buried, next) < mark;
+		case EVPG_CAUTION_COUNTED:
+			return true;
+		default:
+			bury(saga, &event, consumer->crashes - 1, EvpgCautionError(consumer->crashes - 1));
+			EvpgConsumerAdvance(consumer, event.position, 0);
+			return true;
+	}
+}
+
 /*
  * EvpgRouteRun
  *		Routes the next batch of a saga, in the current transaction.  True if there
@@ -249,7 +280,6 @@ EvpgRouteRun(const char *saga, TimestampTz *next)
 	EvpgConsumer consumer;
 	EvpgScope	scope;
 	int64		mark;
-	int64		buried = 0;
 	bool		more = false;
 
 	if (!EvpgConsumerLock(saga, false))
@@ -258,7 +288,7 @@ EvpgRouteRun(const char *saga, TimestampTz *next)
 	if (EvpgConsumerRead(saga, &consumer) && is_ready(&consumer, next))
 	{
 		mark = EvpgFenceStablePosition(false);
-		more = mark > consumer.checkpoint && route_batch(&consumer, mark, &buried, next) < mark;
+		more = mark > consumer.checkpoint && route_cautiously(&consumer, mark, next);
 	}
 	EvpgLeave(&scope);
 	return more;
@@ -279,7 +309,7 @@ EvpgRouteAll(const char *saga)
 
 	(void) EvpgConsumerLock(saga, true);
 	while (EvpgConsumerRead(saga, &consumer) && is_ready(&consumer, &next) && consumer.checkpoint < mark)
-		(void) route_batch(&consumer, mark, &buried, &next);
+		(void) route_batch(&consumer, mark, BATCH_EVENTS, &buried, &next);
 	return buried;
 }
 

@@ -162,14 +162,14 @@ typedef struct Pin
 	const char *same[3];		/* values that mean the same, of a text */
 	struct config_generic *option;	/* looked up once */
 	int			number;			/* the value, of a number, boolean or enum */
-}			Pin;
+} Pin;
 
 /*
  * All that changes what a value is as text, or what value a text is: a key, a
  * state or a row must be the same whichever session, worker or rebuild computes
  * it.  The values are PostgreSQL's built-in defaults.
  */
-static Pin pins[] =
+static Pin	pins[] =
 {
 	{
 		.name = "TimeZone", .value = "UTC",.same =
@@ -263,7 +263,7 @@ look_up_pins(void)
 }
 
 static bool
-is_pinned(const Pin * pin)
+is_pinned(const Pin *pin)
 {
 	const char *value;
 

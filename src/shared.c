@@ -52,6 +52,11 @@
 #define LEAVE_BY_THEMSELVES 1000
 #define LEAVE 5000
 
+/* After a crash the launcher pauses for so long, and not after one that comes so long after the last; ms. */
+#define FIRST_PAUSE 250
+#define LAST_PAUSE 10000
+#define CALM 60000
+
 EvpgShared *EvpgSharedMemory = NULL;
 
 static shmem_request_hook_type next_shmem_request = NULL;
@@ -104,6 +109,26 @@ request(void)
 	RequestNamedLWLockTranche("evpg", 1 + EvpgMaxDatabases);
 }
 
+/*
+ * When background processes may be started: at once, but after crashes that follow
+ * each other after pauses that double, since it may be them who crash the server.
+ * For the postmaster, which remembers.
+ */
+static TimestampTz
+pause_after_crash(void)
+{
+	static TimestampTz start_at = 0;
+	static int	pause = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (start_at == 0 || TimestampDifferenceExceeds(start_at, now, CALM) || EVPG_MUTATION("hasty_launcher"))
+		pause = 0;
+	else
+		pause = Min(Max(pause * 2, FIRST_PAUSE), LAST_PAUSE);
+	start_at = TimestampTzPlusMilliseconds(now, pause);
+	return start_at;
+}
+
 static void
 create(void)
 {
@@ -112,6 +137,7 @@ create(void)
 	memset(EvpgSharedMemory, 0, slots_size());
 	EvpgSharedMemory->lock = &locks[0].lock;
 	EvpgSharedMemory->rescan = true;
+	EvpgSharedMemory->start_at = pause_after_crash();
 	pg_atomic_init_u64(&EvpgSharedMemory->appended, 0);
 	EvpgSharedMemory->count = EvpgMaxDatabases;
 	for (int i = 0; i < EvpgMaxDatabases; i++)

@@ -69,6 +69,8 @@ typedef struct EvpgShared
 	Oid			probed;			/* where the last probe came to its end */
 	bool		crowded;		/* workers lack a place: broadcasters whose
 								 * ring is empty leave theirs */
+	TimestampTz start_at;		/* the launcher starts nothing before: the
+								 * server crashes */
 	pg_atomic_uint64 appended;	/* end of the last commit of an appender, see
 								 * durable.c */
 	int			count;

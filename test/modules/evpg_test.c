@@ -708,6 +708,30 @@ EVPG_PROJECTION(bad_key_totals,
 				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total)),
 				.key = bad_key);
 
+/* Ends the server, if it is told to: where an event is applied, or where its key is found. */
+static void
+project_survived(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	if (evpg_bool(event->data, "poison"))
+		abort();
+	evpg_set_int(state, "seen", evpg_int(state, "seen") + 1);
+}
+
+static const char *
+survived_key(const evpg_event *event)
+{
+	if (evpg_bool(event->data, "poison_key"))
+		abort();
+	return event->aggregate_id;
+}
+
+EVPG_PROJECTION(poisonable_seen,
+				.events = EVPG_PROJECTS(EVPG_ON("Served", project_survived)));
+
+EVPG_PROJECTION(poisonable_key_seen,
+				.events = EVPG_PROJECTS(EVPG_ON("Served", project_survived)),
+				.key = survived_key);
+
 /* ------------------------------------------------------------------ sagas */
 
 /* Does what it is told: {"set": {...}, "actions": [...], "bad": {where, how}, "fail": text, "reject": text, "unhandled": true, "spin": true}. */
@@ -821,3 +845,7 @@ survive(evpg_result *out, evpg_json *state, const evpg_event *event)
 
 EVPG_SAGA(poisonable,
 		  .events = EVPG_REACTS(EVPG_ON("Served", survive)));
+
+EVPG_SAGA(poisonable_key,
+		  .events = EVPG_REACTS(EVPG_ON("Served", survive)),
+		  .key = survived_key);

@@ -20,6 +20,7 @@ use Test::More;
 my $node = evpg_node('steps', conf => <<'EOC');
 shared_preload_libraries = 'evpg'
 restart_after_crash = on
+evpg.test_mutation = 'hasty_launcher'
 evpg.naptime = 100ms
 evpg.workers = 0
 EOC
@@ -154,7 +155,7 @@ SQL
 
 foreach my $victim ('worker', 'postmaster')
 {
-	foreach my $case ([ 'put_off:1', '1', '2 2 VE018' ], [ 'buried:1', '2', '3 2 57P02' ])
+	foreach my $case ([ 'put_off:1', '1', '2 2 VE018' ], [ 'buried:1', '2', '3 3 VE018' ])
 	{
 		my ($point, $before, $after) = @$case;
 		my $id = "$point $victim";

@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * caution.h
+ *		What may have crashed the server is tried alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_CAUTION_H
+#define EVPG_CAUTION_H
+
+#include "consumer.h"
+#include "log.h"
+
+typedef enum EvpgCaution
+{
+	EVPG_CAUTION_GO,			/* a batch of at most limit events, 0: as many
+								 * as it likes */
+	EVPG_CAUTION_COUNTED,		/* an attempt was counted: commit, and ask
+								 * again */
+	EVPG_CAUTION_GIVE_UP,		/* the event has crashed the server too often */
+	EVPG_CAUTION_LEAVE_ALONE	/* the same, and so has the search for its
+								 * keys */
+} EvpgCaution;
+
+extern int64 EvpgCautionServerStart(void);
+extern EvpgCaution EvpgCautionAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts,
+								  int *limit, int64 *position);
+extern void EvpgCautionProven(int limit);
+extern ErrorData *EvpgCautionError(int attempts);
+
+#endif							/* EVPG_CAUTION_H */

@@ -1,0 +1,179 @@
+# Rules 10, 13 and 17: code of a projection or saga that crashes the server does not take it down for ever.  After a crash events
+# are tried alone, and what crashes alone is given up after max_attempts, as on_error says: stopped, parked, skipped, a dead
+# letter, a failed rebuild.  Only that counts: who is at work when others crash the server is not blamed.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use EvpgTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my $node = evpg_node('crashing_code', conf => <<'EOC');
+shared_preload_libraries = 'evpg'
+max_worker_processes = 12
+restart_after_crash = on
+evpg.test_mutation = 'hasty_launcher'
+wal_writer_delay = 10s
+evpg.broadcast = off
+evpg.naptime = 100ms
+evpg.workers = 2
+EOC
+
+# Over crashes: the connection can break at any time.
+sub eventually
+{
+	my ($condition, $name) = @_;
+	my $result = '';
+
+	for (my $n = 0; $n < 1800 && $result ne 't'; $n++)
+	{
+		usleep(100_000) if $n > 0;
+		$node->psql('postgres', $condition, stdout => \$result, stderr => \my $ignored);
+	}
+	return is($result, 't', $name);
+}
+
+sub query
+{
+	my ($query) = @_;
+
+	return $node->safe_psql('postgres', $query);
+}
+
+# What is committed may crash the server before the answer comes.
+sub poison
+{
+	my ($query) = @_;
+
+	$node->psql('postgres', $query, stdout => \my $output, stderr => \my $error);
+	return;
+}
+
+sub serve
+{
+	my ($id, $data) = @_;
+
+	return query("SELECT FROM evpg_append('account', '$id', ARRAY[evpg_event('Served', '$data')])");
+}
+
+sub crashes
+{
+	return scalar(() = slurp_file($node->logfile) =~ /evpg worker.*was terminated by signal 6/g);
+}
+
+serve('before', '{}') foreach 1 .. 3;
+
+# ------------------------------------------------------------------ projections
+
+foreach my $symbol ('poisonable_seen', 'poisonable_key_seen')
+{
+	my $poison = $symbol eq 'poisonable_seen' ? 'poison' : 'poison_key';
+
+	foreach my $on_error ('stop', 'park', 'skip')
+	{
+		my $name = "$symbol $on_error";
+		my $before = crashes();
+
+		query("SELECT evpg_register_projection('$name', library => 'evpg_test', symbol => '$symbol', event_types => '{Served}', mode => 'async', on_error => '$on_error', max_attempts => 2, start_position => evpg_stable_position())");
+		eventually("SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = '$name'", "$name: goes on");
+		poison(<<"SQL");
+SELECT count(*) FROM (VALUES (1, 'fine', '{}'), (2, 'ill', '{"$poison": true}'), (3, 'fine', '{}'), (4, 'ill', '{}')) x (n, id, data),
+  evpg_append('account', '$name ' || id, ARRAY[evpg_event('Served', data::jsonb)])
+SQL
+		eventually("SELECT status = '" . ($on_error eq 'stop' ? 'stopped' : 'running') . "' AND last_sqlstate = '57P02' FROM evpg.stat_consumer WHERE name = '$name'", "rule 10: $name: the event is given up");
+		my $position = query("SELECT position FROM evpg.event WHERE data ? '$poison' ORDER BY 1 DESC LIMIT 1");
+		if ($on_error eq 'stop')
+		{
+			is(query("SELECT checkpoint < $position, last_error_position = $position, last_error FROM evpg.stat_consumer WHERE name = '$name'"), 't|t|2 attempts ended without a result', "$name: stopped before the event");
+			query("SELECT evpg_skip_event('$name', $position, 'it crashes')");
+		}
+		eventually("SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = '$name'", "$name: then it goes on");
+		my $parked = $on_error ne 'park' ? 'fine 2, ill 1' : $poison eq 'poison' ? 'fine 2' : 'fine 2, ill 1';
+		is(query("SELECT string_agg(replace(key, '$name ', '') || ' ' || (state->>'seen'), ', ' ORDER BY key) FROM evpg.projected_state WHERE name = '$name' AND key LIKE '$name %'"), $parked, "$name: the other events are applied once");
+		is(query("SELECT count(*) FROM evpg.parked_event WHERE name = '$name' AND position = $position"), 1, "$name: the event is noted");
+		is(query("SELECT key IS NULL FROM evpg.parked_event WHERE name = '$name' AND position = $position"), $on_error eq 'park' && $poison eq 'poison' ? 'f' : 't', "$name: with its key, if that can be found");
+		cmp_ok(crashes() - $before, '>=', 2, "$name: the server has crashed");
+		cmp_ok(crashes() - $before, '<=', 5, "$name: not often");
+		like(slurp_file($node->logfile), qr/WARNING:  the server has crashed 1 times while "$name" of database "postgres" had the event at position $position alone/, "$name: the log names it");
+		query("SELECT evpg_drop_projection('$name')");
+	}
+}
+
+# ------------------------------------------------------------------ a saga's key function
+
+query("SELECT evpg_register_saga('keys', library => 'evpg_test', symbol => 'poisonable_key', max_attempts => 2, backoff => '0')");
+poison(q(SELECT count(*) FROM (VALUES ('{"poison_key": true}'), ('{}')) x (data), evpg_append('account', 'saga', ARRAY[evpg_event('Served', data::jsonb)])));
+eventually("SELECT count(*) = 1 FROM evpg.dead_letter WHERE saga = 'keys' AND key IS NULL AND sqlstate = '57P02'", "rule 17: an event whose key crashes the server ends as a dead letter");
+eventually("SELECT count(*) = 1 FROM evpg.saga_instance WHERE saga = 'keys' AND key = 'saga'", 'and the saga goes on');
+query("SELECT evpg_drop_saga('keys')");
+
+# ------------------------------------------------------------------ a rebuild
+
+query("SELECT evpg_register_projection('rebuilt', library => 'evpg_test', symbol => 'poisonable_seen', event_types => '{Served}', max_attempts => 2)");
+poison("SELECT evpg_rebuild_projection('rebuilt', background => true)");
+eventually("SELECT phase = 'failed' AND last_error LIKE '%without a result' FROM evpg.progress_rebuild WHERE name = 'rebuilt'", 'rule 13: a rebuild that crashes the server fails');
+query("SELECT evpg_drop_projection('rebuilt')");
+
+# ------------------------------------------------------------------ others crash the server
+
+# What was done is lost with each crash, since nothing else is written to disk after it, and is done again until it is not.
+sub crash_by_another
+{
+	my ($what, $done) = @_;
+
+	foreach my $n (1 .. 6)
+	{
+		my $idle = $node->background_psql('postgres', on_error_stop => 1);
+		my $pid = $idle->query_safe('SELECT pg_backend_pid()');
+
+		eventually($done, "$what, crash $n: it is done");
+		kill('KILL', $pid);
+		$idle->{run}->kill_kill;
+		eventually("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)", 'the server is there again');
+	}
+	eventually($done, "$what: it is done");
+	return;
+}
+
+query(<<'SQL');
+ALTER SYSTEM SET synchronous_commit = off;
+SELECT pg_reload_conf();
+CREATE FUNCTION mailer(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT evpg_reaction('{"mailed": true}', evpg_action_send('account', 'mail ' || event.aggregate_id, 'Open', '{"owner": "Ann"}'))
+$$;
+SELECT evpg_register_saga('mailer', 'mailer', event_types => '{Served}', max_attempts => 2);
+SQL
+serve('innocent', '{}');
+crash_by_another('a saga', "SELECT state->>'mailed' = 'true' FROM evpg.saga_instance WHERE saga = 'mailer' AND key = 'innocent'");
+query("SELECT evpg_schedule(clock_timestamp(), 'account', 'scheduled', 'Open', '{\"owner\": \"Ann\"}')");
+crash_by_another('a scheduled command', "SELECT evpg_stream_version('account', 'scheduled') = 1 AND NOT EXISTS (SELECT FROM evpg.timer)");
+is(query('SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL'), 0, 'rule 17: crashes of others make no dead letter');
+query("SELECT evpg_register_projection('innocent', library => 'evpg_test', symbol => 'poisonable_seen', event_types => '{Served}', mode => 'async', on_error => 'stop', max_attempts => 2, start_position => evpg_stable_position())");
+serve('innocent', '{}');
+crash_by_another('a projection', "SELECT count(*) = 1 FROM evpg_projection('innocent', 'innocent')");
+is(query("SELECT status, crashes FROM evpg.consumer WHERE name = 'innocent'"), 'running|0', 'rule 10: nor do they stop a projection');
+
+# ------------------------------------------------------------------ the launcher pauses
+
+$node->append_conf('postgresql.conf', "evpg.test_mutation = ''\n");
+$node->restart;
+foreach my $n (1 .. 4)
+{
+	my $pid;
+
+	$node->psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg launcher'", stdout => \$pid, stderr => \my $ignored)
+	  until ($pid // '') =~ /\d/;
+	kill('KILL', $pid);
+	eventually("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid", 'the server is there again');
+}
+# 250 ms, 500 ms, 1 s and 2 s; the last of them is not over when the first look is made
+is(query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), 0, 'after several crashes workers do not come at once');
+eventually("SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", 'but they come');
+
+$node->stop;
+is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
+done_testing();
