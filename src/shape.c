@@ -49,66 +49,69 @@ typedef struct Shape
 	Column		columns[MAX_COLUMNS + 1];	/* the last one has no name */
 } Shape;
 
+#define COLUMN(name, type) {name, type, InvalidOid}
+#define C_TEXT(name) {name, TEXTOID, C_COLLATION_OID}
+
 /* In the order of sql/evpg--1.0.sql. */
 static const Shape shapes[EVPG_SHAPE_COUNT] = {
 	[EVPG_SHAPE_EVENT_LOG] = {"event_log", true, {
-			{"position", INT8OID}, {"stream_id", INT8OID}, {"version", INT8OID},
-			{"occurred_at", TIMESTAMPTZOID}, {"recorded_at", TIMESTAMPTZOID}, {"event_id", UUIDOID},
-			{"schema_version", INT4OID}, {"type", TEXTOID, C_COLLATION_OID}, {"data", JSONBOID}, {"metadata", JSONBOID},
-			{"tags", TEXTARRAYOID}, {"command_id", TEXTOID}, {"correlation_id", TEXTOID}, {"causation_id", TEXTOID},
-			{"actor", TEXTOID}, {"session_role", TEXTOID}
+			COLUMN("position", INT8OID), COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID),
+			COLUMN("occurred_at", TIMESTAMPTZOID), COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("event_id", UUIDOID),
+			COLUMN("schema_version", INT4OID), C_TEXT("type"), COLUMN("data", JSONBOID), COLUMN("metadata", JSONBOID),
+			COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID), COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID),
+			COLUMN("actor", TEXTOID), COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_STREAM] = {"stream", true, {
-			{"stream_id", INT8OID}, {"version", INT8OID}, {"last_position", INT8OID}, {"created_at", TIMESTAMPTZOID},
-			{"last_recorded_at", TIMESTAMPTZOID}, {"aggregate_type", TEXTOID, C_COLLATION_OID}, {"aggregate_id", TEXTOID, C_COLLATION_OID}
+			COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID), COLUMN("last_position", INT8OID), COLUMN("created_at", TIMESTAMPTZOID),
+			COLUMN("last_recorded_at", TIMESTAMPTZOID), C_TEXT("aggregate_type"), C_TEXT("aggregate_id")
 	}},
 	[EVPG_SHAPE_PROJECTION_STATE] = {"projection_state", true, {
-			{"build", INT8OID}, {"version", INT8OID}, {"position", INT8OID}, {"updated_at", TIMESTAMPTZOID},
-			{"generation", INT4OID}, {"deleted", BOOLOID}, {"key", TEXTOID, C_COLLATION_OID}, {"state", JSONBOID}
+			COLUMN("build", INT8OID), COLUMN("version", INT8OID), COLUMN("position", INT8OID), COLUMN("updated_at", TIMESTAMPTZOID),
+			COLUMN("generation", INT4OID), COLUMN("deleted", BOOLOID), C_TEXT("key"), COLUMN("state", JSONBOID)
 	}},
 	[EVPG_SHAPE_CLOCK] = {"clock", true, {
-			{"one", BOOLOID}, {"clock_offset", INT8OID}
+			COLUMN("one", BOOLOID), COLUMN("clock_offset", INT8OID)
 	}},
 	[EVPG_SHAPE_EVENT] = {"event", false, {
-			{"position", INT8OID}, {"aggregate_type", TEXTOID}, {"aggregate_id", TEXTOID}, {"version", INT8OID},
-			{"event_id", UUIDOID}, {"type", TEXTOID}, {"schema_version", INT4OID}, {"data", JSONBOID},
-			{"metadata", JSONBOID}, {"tags", TEXTARRAYOID}, {"command_id", TEXTOID}, {"correlation_id", TEXTOID},
-			{"causation_id", TEXTOID}, {"actor", TEXTOID}, {"occurred_at", TIMESTAMPTZOID},
-			{"recorded_at", TIMESTAMPTZOID}, {"session_role", TEXTOID}
+			COLUMN("position", INT8OID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID),
+			COLUMN("event_id", UUIDOID), COLUMN("type", TEXTOID), COLUMN("schema_version", INT4OID), COLUMN("data", JSONBOID),
+			COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID), COLUMN("correlation_id", TEXTOID),
+			COLUMN("causation_id", TEXTOID), COLUMN("actor", TEXTOID), COLUMN("occurred_at", TIMESTAMPTZOID),
+			COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_NEW_EVENT] = {"new_event", false, {
-			{"type", TEXTOID}, {"data", JSONBOID}, {"metadata", JSONBOID}, {"tags", TEXTARRAYOID},
-			{"schema_version", INT4OID}, {"occurred_at", TIMESTAMPTZOID}, {"event_id", UUIDOID}, {"caused_by", INT4OID}
+			COLUMN("type", TEXTOID), COLUMN("data", JSONBOID), COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID),
+			COLUMN("schema_version", INT4OID), COLUMN("occurred_at", TIMESTAMPTZOID), COLUMN("event_id", UUIDOID), COLUMN("caused_by", INT4OID)
 	}},
 	[EVPG_SHAPE_COMMAND] = {"command", false, {
-			{"aggregate_type", TEXTOID}, {"aggregate_id", TEXTOID}, {"command_type", TEXTOID}, {"data", JSONBOID},
-			{"expected_version", INT8OID}, {"command_id", TEXTOID}, {"metadata", JSONBOID}, {"actor", TEXTOID},
-			{"correlation_id", TEXTOID}, {"causation_id", TEXTOID}, {"version", INT8OID}, {"received_at", TIMESTAMPTZOID},
-			{"session_role", TEXTOID}
+			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID),
+			COLUMN("expected_version", INT8OID), COLUMN("command_id", TEXTOID), COLUMN("metadata", JSONBOID), COLUMN("actor", TEXTOID),
+			COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID), COLUMN("version", INT8OID), COLUMN("received_at", TIMESTAMPTZOID),
+			COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_OUTCOME] = {"outcome", false, {
-			{"status", TEXTOID}, {"aggregate_type", TEXTOID}, {"aggregate_id", TEXTOID}, {"version", INT8OID},
-			{"last_position", INT8OID}, {"events", JSONBOID}, {"sqlstate", TEXTOID}, {"code", TEXTOID},
-			{"message", TEXTOID}, {"detail", JSONBOID}, {"hint", TEXTOID}
+			COLUMN("status", TEXTOID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID),
+			COLUMN("last_position", INT8OID), COLUMN("events", JSONBOID), COLUMN("sqlstate", TEXTOID), COLUMN("code", TEXTOID),
+			COLUMN("message", TEXTOID), COLUMN("detail", JSONBOID), COLUMN("hint", TEXTOID)
 	}},
 	[EVPG_SHAPE_PROJECTED] = {"projected", false, {
-			{"state", JSONBOID}, {"delta", JSONBOID}
+			COLUMN("state", JSONBOID), COLUMN("delta", JSONBOID)
 	}},
 	[EVPG_SHAPE_REACTION] = {"reaction", false, {
-			{"state", JSONBOID}, {"actions", JSONBOID}
+			COLUMN("state", JSONBOID), COLUMN("actions", JSONBOID)
 	}},
 	[EVPG_SHAPE_REJECTION] = {"rejection", false, {
-			{"saga", TEXTOID}, {"key", TEXTOID}, {"label", TEXTOID}, {"aggregate_type", TEXTOID},
-			{"aggregate_id", TEXTOID}, {"command_type", TEXTOID}, {"data", JSONBOID}, {"sqlstate", TEXTOID},
-			{"code", TEXTOID}, {"message", TEXTOID}, {"detail", JSONBOID}, {"attempts", INT4OID},
-			{"source_position", INT8OID}
+			COLUMN("saga", TEXTOID), COLUMN("key", TEXTOID), COLUMN("label", TEXTOID), COLUMN("aggregate_type", TEXTOID),
+			COLUMN("aggregate_id", TEXTOID), COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID), COLUMN("sqlstate", TEXTOID),
+			COLUMN("code", TEXTOID), COLUMN("message", TEXTOID), COLUMN("detail", JSONBOID), COLUMN("attempts", INT4OID),
+			COLUMN("source_position", INT8OID)
 	}},
 	[EVPG_SHAPE_FIRED_TIMER] = {"fired_timer", false, {
-			{"saga", TEXTOID}, {"key", TEXTOID}, {"timer", TEXTOID}, {"payload", JSONBOID},
-			{"scheduled_at", TIMESTAMPTZOID}, {"due_at", TIMESTAMPTZOID}, {"fired_at", TIMESTAMPTZOID}
+			COLUMN("saga", TEXTOID), COLUMN("key", TEXTOID), COLUMN("timer", TEXTOID), COLUMN("payload", JSONBOID),
+			COLUMN("scheduled_at", TIMESTAMPTZOID), COLUMN("due_at", TIMESTAMPTZOID), COLUMN("fired_at", TIMESTAMPTZOID)
 	}},
 	[EVPG_SHAPE_STREAM_INFO] = {"stream_info", false, {
-			{"aggregate_type", TEXTOID}, {"aggregate_id", TEXTOID}, {"version", INT8OID}, {"created_at", TIMESTAMPTZOID}
+			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID), COLUMN("created_at", TIMESTAMPTZOID)
 	}},
 };
 
