@@ -48,7 +48,7 @@ test:
 test-assert:
 	@pg_config=$$(scripts/assert-server) && PG_CONFIG=$$pg_config TESTS="$${TESTS:-isolation pgtap}" scripts/test
 attack:
-	@pg_config=$$(scripts/assert-server) && PG_CONFIG=$$pg_config scripts/attack $(ATTACK)
+	@pg_config=$$(scripts/assert-server) && PG_CONFIG=$$pg_config scripts/attack $${ATTACK:-}
 accept:
 	@scripts/accept
 lint:
