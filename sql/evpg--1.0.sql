@@ -753,6 +753,26 @@ CREATE VIEW evpg.stat_broadcast AS
     FROM evpg.broadcast_counters() c;
 COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
 
+CREATE FUNCTION evpg.is_home() RETURNS boolean
+  AS 'MODULE_PATHNAME', 'evpg_is_home' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg.is_home() IS 'tells whether consumers may run in this database: it is no copy, or evpg_activate() was called';
+
+CREATE FUNCTION evpg.database_slots(OUT datid oid, OUT workers int, OUT workers_wanted int, OUT broadcaster_pid int, OUT reason text)
+  RETURNS SETOF record AS 'MODULE_PATHNAME', 'evpg_database_slots' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg.database_slots() IS 'returns what databases with evpg have of background processes; read it through evpg.stat_database';
+
+CREATE VIEW evpg.stat_database AS
+  SELECT s.datid, d.datname,
+         CASE WHEN s.reason IS NULL AND (h.home OR d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database())
+              THEN 'served' ELSE 'not served' END AS status,
+         CASE WHEN d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND NOT h.home
+              THEN 'this database was restored or copied: evpg_activate() lets its consumers run' ELSE s.reason END AS reason,
+         s.workers, s.workers_wanted, s.broadcaster_pid
+    FROM evpg.database_slots() s
+    CROSS JOIN (SELECT evpg.is_home() AS home) h
+    LEFT JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) s.datid;
+COMMENT ON VIEW evpg.stat_database IS 'shows which databases of the server have workers, and why others have none: this one, and those that are known to have evpg';
+
 CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_wait_for IS 'waits until a projection has applied all events up to a position, or a saga has reacted to them; false when it did not in time';
@@ -787,7 +807,8 @@ COMMENT ON FUNCTION evpg_replay_parked IS 'applies parked events, each key in or
 
 CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, p.kind, p.mode,
-         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN 'running' ELSE c.status END AS status,
+         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN 'running'
+              WHEN c.status OPERATOR(pg_catalog.=) 'running' AND NOT h.home THEN 'inactive' ELSE c.status END AS status,
          p.version, c.checkpoint,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
               CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
@@ -799,11 +820,16 @@ CREATE VIEW evpg.stat_consumer AS
            OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d WHERE d.saga OPERATOR(pg_catalog.=) p.name AND d.resolved_at IS NULL) AS parked,
          c.last_error, c.last_sqlstate, c.last_context, c.last_error_at, c.error_position AS last_error_position,
          CASE WHEN c.status OPERATOR(pg_catalog.=) 'running' THEN c.retry_at END AS retry_at,
-         w.pid AS worker_pid, c.updated_at
+         w.pid AS worker_pid, c.updated_at,
+         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN NULL
+              WHEN NOT h.home THEN 'this database was restored or copied: evpg_activate() lets its consumers run'
+              WHEN c.status OPERATOR(pg_catalog.=) 'paused' THEN 'evpg_pause() was called: evpg_resume() lets it go on'
+              WHEN c.status OPERATOR(pg_catalog.=) 'stopped' THEN 'an event fails: repair its cause, then evpg_resume()' END AS reason
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
           UNION ALL SELECT name, 'saga', 'async', pg_catalog.max(version) FROM evpg.saga GROUP BY name) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
+    CROSS JOIN (SELECT evpg.is_home() AS home) h
     LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" OPERATOR(pg_catalog.>) c.checkpoint
                         ORDER BY e."position" LIMIT 1) e ON true
     LEFT JOIN (SELECT pid, (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash FROM pg_catalog.pg_locks
@@ -823,7 +849,10 @@ CREATE VIEW evpg.progress_rebuild AS
                 OPERATOR(pg_catalog./) (t.checkpoint OPERATOR(pg_catalog.-) r.start_position)) END AS eta,
          r.attempts, r.retry_at, r.last_error
     FROM evpg.rebuild r
-    CROSS JOIN LATERAL (SELECT pg_catalog.min(p.checkpoint) AS checkpoint, pg_catalog.sum(p.events)::pg_catalog.int8 AS events
+    CROSS JOIN LATERAL (SELECT pg_catalog.min(p.checkpoint) AS checkpoint,
+                               -- parts by key read the same events, so their counts do not add up
+                               least(pg_catalog.sum(p.events)::pg_catalog.int8,
+                                     pg_catalog.max(p.checkpoint) OPERATOR(pg_catalog.-) r.start_position) AS events
                           FROM evpg.rebuild_part p WHERE p.build OPERATOR(pg_catalog.=) r.build) t
     CROSS JOIN LATERAL (SELECT greatest(l.last_value OPERATOR(pg_catalog.-) r.start_position, 0) AS events_total FROM evpg.event_position l) e
     CROSS JOIN LATERAL (SELECT pg_catalog.round(t.events OPERATOR(pg_catalog./)
@@ -1099,6 +1128,9 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'stat_broadcast', NULL, '{monitor,reader}'),
   ('relation', 'stat_stable_position', NULL, '{monitor,reader}'),
   ('relation', 'stat_consumer', NULL, '{monitor,reader}'),
+  ('routine', 'is_home', NULL, '{monitor,reader}'),
+  ('routine', 'database_slots', NULL, '{monitor,reader}'),
+  ('relation', 'stat_database', NULL, '{monitor,reader}'),
   ('relation', 'progress_rebuild', NULL, '{monitor,reader}'),
   ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,crashes,error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
   ('relation', 'parked_event', '{parked_event_id,position,parked_at,attempts,name,sqlstate}', '{monitor}'),

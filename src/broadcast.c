@@ -94,6 +94,11 @@ frame_text(const EvpgFrame *frame, bool truncated)
 	escape_json(&text, frame->projection);
 	appendStringInfoString(&text, ", \"key\": ");
 	escape_json(&text, frame->key);
+	if (EvpgOrigin[0] != '\0')
+	{
+		appendStringInfoString(&text, ", \"origin\": ");
+		escape_json(&text, EvpgOrigin);
+	}
 	appendStringInfo(&text, ", \"generation\": %d, \"version\": " INT64_FORMAT ", \"position\": " INT64_FORMAT,
 					 frame->generation, frame->version, frame->position);
 	if (frame->deleted)
@@ -161,11 +166,17 @@ EvpgBroadcastRebuilt(const char *projection, int64 position)
 
 /* ------------------------------------------------------------------ SQL */
 
+/* The channel of a projection or of one of its keys; evpg.resync is one by itself. */
 static char *
 channel_of_arguments(FunctionCallInfo fcinfo)
 {
-	return EvpgBroadcastChannel(EvpgArgName(fcinfo, 0, "projection name"),
-								PG_ARGISNULL(1) ? NULL : EvpgArgKey(fcinfo, 1));
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+
+	/* No projection has such a name. */
+	if (PG_ARGISNULL(1) && strcmp(name, EVPG_RESYNC_CHANNEL) == 0)
+		return name;
+	EvpgCheckNewName(name, "projection name");
+	return EvpgBroadcastChannel(name, PG_ARGISNULL(1) ? NULL : EvpgArgKey(fcinfo, 1));
 }
 
 Datum

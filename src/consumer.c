@@ -154,6 +154,8 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 		consumer->cautious_to = result_int(9);
 		consumer->proven = result_int(10);
 		consumer->crashes = (int) result_int(11);
+		(void) EvpgPlanResult(0, 12, &running);
+		consumer->stopped = DatumGetBool(running);
 	}
 	EvpgPlanDone();
 	return found;
@@ -272,6 +274,9 @@ EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, Tim
 
 	put_error(values, nulls, 5, error);
 	run(EVPG_PLAN_CONSUMER_FAIL, values, nulls);
+	/* Who waits is told that there is nothing to come. */
+	if (stop)
+		EvpgWakeWaiters(EvpgHashPair(consumer->name, ""));
 }
 
 /*
@@ -430,6 +435,7 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	}
 	EvpgWakeLauncher();
 	EvpgWakeConsumers();
+	EvpgWakeWaiters(EvpgHashPair(name, ""));
 	EvpgLeave(&scope);
 	return changed;
 }

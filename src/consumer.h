@@ -17,6 +17,7 @@ typedef struct EvpgConsumer
 {
 	const char *name;
 	bool		running;
+	bool		stopped;		/* not running: an event fails */
 	int64		checkpoint;
 	int64		start_position; /* the checkpoint with which it began */
 	int64		error_position; /* the event that fails; 0: none */

@@ -27,6 +27,7 @@
 #include "storage/lmgr.h"
 
 PG_FUNCTION_INFO_V1(evpg_activate);
+PG_FUNCTION_INFO_V1(evpg_is_home);
 
 /* What the row of this database has to say, for EVPG_PLAN_HOME_*. */
 static void
@@ -98,6 +99,19 @@ advance_sequences(void)
 		EvpgPlanDone();
 	}
 	return behind > 0;
+}
+
+/* Whether consumers may run in this database, for views. */
+Datum
+evpg_is_home(PG_FUNCTION_ARGS)
+{
+	EvpgScope	scope;
+	bool		here;
+
+	EvpgEnter(&scope, NULL);
+	here = EvpgHomeHere();
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(here);
 }
 
 /* Lets consumers run in this database, and sequences draw what no row has; false if both were so already. */

@@ -57,6 +57,9 @@
 /* If there is no room for a process, the next one is tried after at most this; ms. */
 #define LAST_ROOM_PAUSE 5000
 
+/* Databases are looked through this often, since no statement tells of UPDATE pg_database; ms. */
+#define LONGEST_RESCAN 60000
+
 /* A process that has worked for so many times its last pause is not failing. */
 #define WORKED 10
 
@@ -184,7 +187,7 @@ find_known(Oid database)
 	return NULL;
 }
 
-/* Reads pg_database: all databases, and anew into known those that are to be looked at. */
+/* Reads pg_database: all databases that take connections, and anew into known those that are to be looked at. */
 static List *
 read_databases(void)
 {
@@ -200,8 +203,10 @@ read_databases(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		Known	   *before = find_known(database->oid);
 
+		if (!database->datallowconn)
+			continue;
 		databases = lappend_oid(databases, database->oid);
-		if (!database->datallowconn || database->datistemplate)
+		if (database->datistemplate)
 			continue;
 		now = now == NULL ? MemoryContextAlloc(TopMemoryContext, sizeof(Known)) : repalloc(now, sizeof(Known) * (count + 1));
 		now[count].database = database->oid;
@@ -217,7 +222,7 @@ read_databases(void)
 	return databases;
 }
 
-/* Learns which databases there are, and frees the slots of those that are gone. */
+/* Learns which databases there are, and frees the slots of those that are gone, or take no connections any more. */
 static void
 rescan(void)
 {
@@ -454,13 +459,19 @@ set_crowded(bool crowded)
 void
 evpg_launcher_main(Datum arg)
 {
+	TimestampTz rescan_at = 0;
+
 	prepare();
 	for (;;)
 	{
 		TimestampTz next = DT_NOEND;
 
-		if (rescan_wanted())
+		if (rescan_wanted() || rescan_at <= GetCurrentTimestamp())
+		{
 			rescan();
+			rescan_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LONGEST_RESCAN);
+		}
+		advance(&next, rescan_at);
 		lacking = false;
 		for (int slot = 0; slot < EvpgSharedMemory->count; slot++)
 			fill_slot(slot, false, &next);
@@ -555,7 +566,8 @@ make_room(Node *statement)
 
 	if (OidIsValid(database) && may(statement, database))
 		EvpgSharedDismiss(database);
-	if (name != NULL)
+	/* Any may say whether it is a template, or takes connections. */
+	if (name != NULL || IsA(statement, AlterDatabaseStmt))
 		EvpgSharedRescan();
 	if (IsA(statement, CreateExtensionStmt) && strcmp(((CreateExtensionStmt *) statement)->extname, "evpg") == 0)
 		EvpgWakeLauncher();

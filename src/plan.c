@@ -111,7 +111,8 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_CONSUMER_READ] = {
 		"SELECT status OPERATOR(pg_catalog.=) 'running', checkpoint, error_position, attempts, retry_at,"
-		" last_error_at, start_position, server_start, cautious_to, proven, crashes FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
+		" last_error_at, start_position, server_start, cautious_to, proven, crashes,"
+		" status OPERATOR(pg_catalog.=) 'stopped' FROM evpg.consumer WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_RESTART] = {

@@ -114,7 +114,7 @@ EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *ke
 	/* Before any lock of a key: REINDEX would come in between. */
 	LockRelationOid(EvpgCatalogGet()->projection_state, RowExclusiveLock);
 	/* Another hash than that of a stream of the same names. */
-	if (projection->broadcast != EVPG_BROADCAST_NONE && key_locks < EvpgMaxKeyLocks)
+	if (key_locks < EvpgMaxKeyLocks)
 	{
 		if (EvpgLockHash(~EvpgHashPair(projection->name, key)))
 			key_locks++;

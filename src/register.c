@@ -283,6 +283,12 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	values[21] = Int64GetDatum(arg_at_least(fcinfo, ARG_START_POSITION, "start_position", 0));
 	values[22] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_VERSION, "version", 1));
 
+	if (EvpgModeFromName(mode) == EVPG_MODE_INLINE && EvpgOnErrorFromName(on_error) != EVPG_ON_ERROR_STOP)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("on_error is for asynchronous projections"),
+				 errdetail("An event that an inline projection cannot apply fails the command."),
+				 errhint("Leave on_error out, or register with mode => 'async'.")));
 	EvpgProjectionRefuse("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
 	(void) EvpgConsumerLock(name, true);

@@ -110,6 +110,21 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 	return more;
 }
 
+/* Tells, once in a process, that consumers do not run here: nobody asked, so it looks as if they did. */
+static void
+tell_of_copy(bool copy)
+{
+	static bool told = false;
+
+	if (copy && !told && MyBackendType == B_BG_WORKER)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("consumers of database \"%s\" are paused", get_database_name(MyDatabaseId)),
+				 errdetail("It was restored or copied, and the original may still run them."),
+				 errhint("Run evpg_activate() there if they are to run in it.")));
+	told = copy;
+}
+
 static bool
 at_home(void)
 {
@@ -122,6 +137,7 @@ at_home(void)
 	here = EvpgHomeHere();
 	EvpgLeave(&scope);
 	PopActiveSnapshot();
+	tell_of_copy(!here);
 	return here;
 }
 

@@ -32,6 +32,7 @@ int			EvpgMaxKeyLocks;
 int			EvpgMaxSagaDepth;
 char	   *EvpgMetadata;
 int			EvpgNaptime;
+char	   *EvpgOrigin;
 int			EvpgStateCacheSize;
 int			EvpgWorkers;
 
@@ -55,6 +56,19 @@ check_broadcast(int *value, void **extra, GucSource source)
 	GUC_check_errdetail("There is no broadcaster: the library is not preloaded.");
 	GUC_check_errhint("Put evpg into \"shared_preload_libraries\" and restart the server.");
 	return false;
+}
+
+/* Frames have little room, and are text. */
+static bool
+check_origin(char **value, void **extra, GucSource source)
+{
+	bool		fits = strlen(*value) < NAMEDATALEN;
+
+	for (const char *c = *value; fits && *c != '\0'; c++)
+		fits = (unsigned char) *c >= ' ';
+	if (!fits)
+		GUC_check_errdetail("It has at most %d bytes, and no control characters.", NAMEDATALEN - 1);
+	return fits;
 }
 
 /* What is fixed when the server starts; only defined then. */
@@ -130,6 +144,11 @@ EvpgSettingsInit(void)
 							"Commits of events wake it before.",
 							&EvpgNaptime, 1000, 1, 3600 * 1000, PGC_SIGHUP,
 							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomStringVariable("evpg.origin",
+							   "What frames say of where a change comes from.",
+							   "A client that hears its own id need not do anything.",
+							   &EvpgOrigin, "", PGC_USERSET,
+							   0, check_origin, NULL, NULL);
 	DefineCustomIntVariable("evpg.state_cache_size",
 							"Memory that each backend may use to keep states of aggregates.",
 							"0 keeps none: every command reads the events since the last snapshot.",

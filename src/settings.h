@@ -29,6 +29,7 @@ extern int	EvpgMaxKeyLocks;
 extern int	EvpgMaxSagaDepth;
 extern char *EvpgMetadata;
 extern int	EvpgNaptime;
+extern char *EvpgOrigin;
 extern int	EvpgStateCacheSize;
 extern int	EvpgWorkers;
 

@@ -33,6 +33,8 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "access/xlog.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_bitutils.h"
@@ -41,8 +43,10 @@
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "testing.h"
+#include "utils/builtins.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "utils/wait_event.h"
 
 /* Who waits looks at least this often, in ms. */
@@ -56,6 +60,8 @@
 #define FIRST_PAUSE 250
 #define LAST_PAUSE 10000
 #define CALM 60000
+
+PG_FUNCTION_INFO_V1(evpg_database_slots);
 
 EvpgShared *EvpgSharedMemory = NULL;
 
@@ -593,6 +599,79 @@ EvpgSharedInit(void)
 	shmem_request_hook = request;
 	next_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = startup;
+}
+
+/* ------------------------------------------------------------------ SQL */
+
+static void
+put_slot(ReturnSetInfo *result, Oid database, int workers, pid_t broadcaster, const char *reason)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false, false, false, broadcaster == 0, reason == NULL};
+
+	values[0] = ObjectIdGetDatum(database);
+	values[1] = Int32GetDatum(workers);
+	values[2] = Int32GetDatum(EvpgWorkers);
+	values[3] = Int32GetDatum((int32) broadcaster);
+	if (reason != NULL)
+		values[4] = CStringGetTextDatum(reason);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* Why a slot has no worker. */
+static const char *
+idle_reason(bool held)
+{
+	if (held)
+		return "a command that wants nobody connected to the database keeps them away";
+	if (EvpgWorkers == 0)
+		return "evpg.workers is 0";
+	return EvpgSharedMemory->crowded ? "all background processes are in use: increase max_worker_processes" :
+		"its workers are starting";
+}
+
+/* Databases with a slot, one that found none, and that of the session, whose reason is known best. */
+Datum
+evpg_database_slots(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			refused;
+	bool		mine = false;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (EvpgSharedMemory == NULL)
+	{
+		put_slot(result, MyDatabaseId, 0, 0, "evpg is not in shared_preload_libraries");
+		PG_RETURN_NULL();
+	}
+	(void) EvpgSharedFind(!RecoveryInProgress());
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	{
+		EvpgDatabase *slot = &EvpgSharedMemory->databases[i];
+		Oid			database;
+		pid_t		broadcaster;
+		bool		is_held;
+		int			workers = 0;
+
+		LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+		database = slot->database;
+		is_held = slot->holds > 0;
+		broadcaster = slot->processes[EVPG_BROADCASTER].pid;
+		for (int number = 0; number < EVPG_MAX_WORKERS; number++)
+			workers += slot->processes[number].pid != 0;
+		LWLockRelease(EvpgSharedMemory->lock);
+		if (!OidIsValid(database))
+			continue;
+		mine |= database == MyDatabaseId;
+		put_slot(result, database, workers, broadcaster, workers > 0 ? NULL : idle_reason(is_held));
+	}
+	refused = EvpgSharedMemory->refused;
+	if (!mine)
+		put_slot(result, MyDatabaseId, 0, 0, RecoveryInProgress() ? "a standby has no background processes" :
+				 "all places are taken: increase evpg.max_databases");
+	if (OidIsValid(refused) && refused != MyDatabaseId)
+		put_slot(result, refused, 0, 0, "all places are taken: increase evpg.max_databases");
+	PG_RETURN_NULL();
 }
 
 /* ------------------------------------------------------------------ waiting */

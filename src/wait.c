@@ -13,14 +13,17 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "async.h"
 #include "catalog.h"
 #include "check.h"
+#include "consumer.h"
 #include "durable.h"
 #include "errors.h"
 #include "fence.h"
 #include "funcapi.h"
+#include "home.h"
 #include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
@@ -67,6 +70,8 @@ typedef struct Wait
 	FunctionCallInfo fcinfo;
 } Wait;
 
+static bool has_come(const Wait *wait);
+
 /* A transaction that has appended keeps the stable position below what it has drawn, and consumers waiting with it. */
 static void
 refuse_writer(const Wait *wait)
@@ -90,6 +95,31 @@ time_left(instr_time started, int64 timeout)
 	return timeout - (int64) INSTR_TIME_GET_MICROSEC(now);
 }
 
+/*
+ * A consumer that does not run comes nowhere, however long a wait lasts: that is
+ * an error, which says why.
+ */
+static void
+refuse_idle_consumer(const Wait *wait)
+{
+	EvpgConsumer consumer;
+	EvpgScope	scope;
+
+	EvpgEnter(&scope, NULL);
+	if (EvpgConsumerRead(wait->name, &consumer))
+	{
+		EvpgHomeRequire();
+		if (!consumer.running)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot wait for \"%s\", which is %s", wait->name, consumer.stopped ? "stopped" : "paused"),
+					 consumer.stopped ? errdetail("An event fails at position " INT64_FORMAT ".", consumer.error_position) :
+					 errdetail("Somebody has called evpg_pause()."),
+					 errhint("See status and reason in evpg.stat_consumer; evpg_resume() lets it go on.")));
+	}
+	EvpgLeave(&scope);
+}
+
 /* Looks until it is there; false if time is up.  hash is what is woken.  A wait may look very often: each look has its own memory. */
 static bool
 wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64 timeout)
@@ -109,6 +139,8 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64
 		{
 			MemoryContextReset(memory);
 			refuse_writer(wait);
+			if (look == has_come)
+				refuse_idle_consumer(wait);
 			EvpgWaitSleep(hash, left);
 		}
 	}
@@ -125,7 +157,18 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64
 	return found;
 }
 
-/* An inline projection has what is committed, but a standby need not have that yet. */
+/*
+ * Whether an inline projection has what there is up to a position: the event is
+ * seen, or no event can appear there any more.  A standby, and a transaction
+ * whose snapshot is older than the stable position, can only look for the event.
+ */
+static bool
+is_committed(int64 position)
+{
+	return EvpgLogHas(position) ||
+		(!RecoveryInProgress() && !IsolationUsesXactSnapshot() && EvpgFenceStablePosition(false) >= position);
+}
+
 static bool
 has_come(const Wait *wait)
 {
@@ -136,7 +179,7 @@ has_come(const Wait *wait)
 	if (EvpgSagaFind(wait->name, 0) != NULL)
 		come = EvpgRouteReached(wait->name, wait->position);
 	else if (EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE)
-		come = !RecoveryInProgress() || EvpgLogHas(wait->position);
+		come = is_committed(wait->position);
 	else
 		come = EvpgAsyncReached(wait->name, wait->position);
 	EvpgLeave(&scope);

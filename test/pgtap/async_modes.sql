@@ -7,8 +7,9 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(152);
+SELECT plan(165);
 SET test.kind = counter;
+CREATE FUNCTION test.no_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT (1 / (event.position - event.position))::text::jsonb $$;
 
 -- ------------------------------------------------------------------ modes
 
@@ -105,7 +106,7 @@ SELECT evpg_drop_projection('s' || p) FROM unnest(ARRAY[:one - 1, :one, :two, :t
 SELECT evpg_register_projection('inl', 'test.sum_apply'), evpg_register_projection('asy', 'test.sum_apply', mode => 'async') \g /dev/null
 SELECT fails(format('SELECT evpg_register_projection(%s)', arguments), error, 'rule 10: ' || arguments) FROM (VALUES
   ($$'x', 'test.sum_apply', mode => 'sometimes'$$, '22023 %mode%'), ($$'x', 'test.sum_apply', mode => NULL$$, '22004 mode must not be null'),
-  ($$'x', 'test.sum_apply', on_error => 'panic'$$, '22023 %on_error%'), ($$'x', 'test.sum_apply', on_error => NULL$$, '22004 on_error must not be null'),
+  ($$'x', 'test.sum_apply', on_error => 'panic'$$, '22023 %on_error%'), ($$'x', 'test.sum_apply', on_error => 'park'$$, '22023 on_error is for asynchronous projections'), ($$'x', 'test.sum_apply', on_error => 'skip'$$, '22023 on_error is for asynchronous projections'), ($$'x', 'test.sum_apply', on_error => NULL$$, '22004 on_error must not be null'),
   ($$'x', 'test.sum_apply', max_attempts => 0$$, '22023 max_attempts must be at least 1'), ($$'x', 'test.sum_apply', max_attempts => NULL$$, '22023 max_attempts must be at least 1'),
   ($$'x', 'test.sum_apply', start_position => -1$$, '22023 start_position must be at least 0'), ($$'x', 'test.sum_apply', version => 0$$, '22023 version must be at least 1'),
   ($$'x', 'test.sum_apply', tables => '{test.statement}'$$, '22023 only a projection with a handler has tables'), ($$'x', 'test.sum_apply', reset => 'test.written'$$, '22023 only a projection with a handler has tables'),
@@ -211,7 +212,23 @@ SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)), 'VE0
 SELECT is(evpg_wait_for('asy', :position - 1), true, 'rule 9: what has come already is no wait');
 SELECT is(evpg_wait_for('inl', :position), true, 'rule 9: nor is an inline projection');
 ROLLBACK;
+SELECT is(evpg_wait_for('inl', :position, '0'), true, 'rule 9: a position that was drawn in vain can have no event any more');
+SELECT is(evpg_wait_for('inl', (SELECT last_value + 1 FROM evpg.event_position), '0'), false, 'rule 9: nor has an inline projection what was not drawn yet');
+SELECT is(evpg_wait_for('inl', (SELECT last_value + 1 FROM evpg.event_position), '20 ms'), false, 'rule 9: not in that time either');
+SELECT evpg_pause('asy') \g /dev/null
+SELECT add('w', 1) AS position \gset
+SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)), '55000 cannot wait for "asy", which is paused', 'rule 9: a wait for a paused consumer ends at once');
+SELECT is((SELECT status || ': ' || reason FROM evpg.stat_consumer WHERE name = 'asy'), 'paused: evpg_pause() was called: evpg_resume() lets it go on', 'rule 10: its status and the reason for it');
+SELECT is(evpg_wait_for('asy', :position, '0'), false, 'rule 9: a question without a wait is answered');
+SELECT evpg_resume('asy') \g /dev/null
+CALL evpg_run();
+SELECT is(evpg_wait_for('asy', :position), true, 'rule 9: it goes on');
+SELECT evpg_register_projection('halting', 'test.no_state', mode => 'async', max_attempts => 1, start_position => :position - 1) \g /dev/null
+CALL evpg_run();
+SELECT is(error_of(format($$SELECT evpg_wait_for('halting', %s)$$, :position)), '55000 cannot wait for "halting", which is stopped', 'rule 9: a wait for a stopped consumer ends at once');
+SELECT evpg_drop_projection('halting') \g /dev/null
 BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT is(evpg_wait_for('inl', :position, '0'), true, 'rule 9: an inline projection, too');
 SELECT is(evpg_wait_for('asy', :position - 1, '0'), true, 'rule 9: under REPEATABLE READ it looks at what is there now');
 COMMIT;
 

@@ -5,11 +5,19 @@
 \ir include/projections.sql
 \ir include/listener.sql
 
-SELECT plan(102);
+SELECT plan(110);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ channels
 
+SELECT is(evpg_channel('evpg.resync'), 'evpg.resync', 'rule 14: the channel for all listeners is one by itself');
+SELECT is(error_of($$SELECT evpg_channel('evpg.other')$$), 'VE017 projection name "evpg.other" is reserved', 'rule 14: no projection has a reserved name');
+SELECT is(error_of($$SELECT evpg_channel('evpg.resync', 'a')$$), 'VE017 projection name "evpg.resync" is reserved', 'rule 14: nor has that channel keys');
+SELECT is(evpg_listen('evpg.resync'), 'evpg.resync', 'rule 15: evpg_listen() listens to it');
+SELECT is((SELECT array_agg(c) FROM pg_listening_channels() c), '{evpg.resync}', 'rule 15: and to nothing else');
+SELECT is(evpg_unlisten('evpg.resync'), 'evpg.resync', 'rule 15: evpg_unlisten() no longer');
+SELECT is((SELECT count(*) FROM pg_listening_channels()), 0::bigint, 'rule 15: nothing is left');
+SELECT is(error_of(format($$SET evpg.origin = %L$$, repeat('x', 64))) || error_of($$SET evpg.origin = E'a\nb'$$), '22023 invalid value for parameter "evpg.origin": "' || repeat('x', 64) || E'"22023 invalid value for parameter "evpg.origin": "a\nb"', 'rule 14: an origin has at most 63 bytes, and no control characters');
 SELECT is(evpg_channel('sums', 'a'), 'projection.sums.a', 'rule 14, C09: the channel of a key');
 SELECT is(evpg_channel('sums'), 'projection.sums', 'rule 14: of all keys');
 SELECT is(evpg_channel('sums', NULL), 'projection.sums', 'rule 14: of all keys');

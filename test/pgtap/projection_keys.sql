@@ -115,7 +115,7 @@ SELECT is((SELECT version FROM evpg_projection('many', 'k5')), 6::bigint, 'rule 
 SELECT evpg_register_projection('quiet', 'test.sum_apply', key_function => 'test.many_keys', aggregate_types => '{echo}', broadcast => 'none'), evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo') \g /dev/null
 BEGIN;
 SELECT add('l', 10, aggregate => 'echo') \g /dev/null
-SELECT is(key_locks(), 0::bigint, 'rule 11: what is not broadcast needs no order of frames');
+SELECT is(key_locks(), 10::bigint, 'rule 11: keys are locked whatever broadcast says');
 COMMIT;
 
 -- 20,000 keys at the default settings, in one command with one event, then with 20,000 events

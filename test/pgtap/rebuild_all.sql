@@ -6,7 +6,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(188);
+SELECT plan(189);
 SET test.kind = counter;
 
 -- What a rebuild may not change: keys, states, and which are there.
@@ -137,12 +137,15 @@ CREATE FUNCTION test.speed() RETURNS text LANGUAGE sql VOLATILE AS $$
 $$;
 SELECT evpg_rebuild_projection('steps', background => true) \g /dev/null
 SELECT is(speed(), 'replay 0 0', 'rule 13: a rebuild that has begun has no speed, and nobody knows when it ends');
-UPDATE evpg.rebuild SET started_at = clock_timestamp() - interval '100000 s', start_position = 100, goal = 3100;
-UPDATE evpg.rebuild_part SET checkpoint = 1100, events = 700000;
+UPDATE evpg.rebuild SET started_at = clock_timestamp() - interval '100000 s', start_position = 100000, goal = 3100000;
+UPDATE evpg.rebuild_part SET checkpoint = 1100000, events = 700000;
 SELECT is(speed(), 'replay 700000 7 200', 'rule 13: a third in 100,000 seconds: 200,000 more; 7 events per second');
-INSERT INTO evpg.rebuild_part (build, part, checkpoint, events) SELECT build, 1, 600, 300000 FROM evpg.rebuild;
+INSERT INTO evpg.rebuild_part (build, part, checkpoint, events) SELECT build, 1, 600000, 300000 FROM evpg.rebuild;
 SELECT is(speed(), 'replay 1000000 10 500', 'rule 13: of several parts the slowest says how long it takes, and all together how fast it is');
-UPDATE evpg.rebuild_part SET checkpoint = 3100 + part;
+UPDATE evpg.rebuild_part SET events = 900000;
+SELECT is(speed(), 'replay 1000000 10 500', 'rule 13: parts by key read the same events, which count once');
+UPDATE evpg.rebuild_part SET events = 500000;
+UPDATE evpg.rebuild_part SET checkpoint = 3100000 + part;
 SELECT is(speed(), 'catch-up 1000000 10 0', 'rule 13: the end of the replay is near');
 UPDATE evpg.rebuild SET status = 'failed';
 SELECT is(speed(), 'failed 1000000 10', 'rule 13: one that has failed does not end');

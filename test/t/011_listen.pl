@@ -285,11 +285,28 @@ is(join(' ', map { $_->{version} } frames($holder, 'COMMIT')), join(' ', 1 .. 30
 is(join(' ', map { $_->{version} } grep { $_->{channel} eq 'projection.usage' && $_->{key} eq 'flood' } frames($watch)), join(' ', 1 .. 301), 'rule 14: and a third that has not read meanwhile');
 is($node->safe_psql('postgres', 'SELECT pg_notification_queue_usage()'), '0', 'issue 3: then the queue is empty');
 
+# where a frame comes from, as its session says
+$writer->query_safe("SET evpg.origin = 'tab \"7\"'");
+$writer->query_safe(execute('flood', '{"n": 5}'));
+$writer->query_safe('RESET evpg.origin');
+is(join(' ', map { $_->{origin} } frames($all)), 'tab "7"', 'rule 14, C45: a frame has the origin that its session set');
+$node->safe_psql('postgres', execute('flood', '{"n": 6}'));
+is(join(' ', map { exists $_->{origin} ? 'some' : 'none' } frames($all)), 'none', 'rule 14: none if none was set');
+
+# a wait for what is not committed
+$writer->query_safe('BEGIN;' . execute('open', '{"n": 1}'));
+my $open = $node->safe_psql('postgres', 'SELECT last_value FROM evpg.event_position');
+is($node->safe_psql('postgres', "SELECT evpg_wait_for('usage', $open, '0')"), 'f', 'rule 9: an inline projection does not have what is not committed');
+is($node->safe_psql('postgres', "SELECT evpg_wait_for('usage', $open - 1, '0')"), 't', 'rule 9: but what is before');
+$writer->query_safe('COMMIT');
+is($node->safe_psql('postgres', "SELECT evpg_wait_for('usage', $open, '0')"), 't', 'rule 9: once it is committed it has it');
+frames($_) foreach $all, $ours;
+
 # a listener that dies
 my $pid = $ours->query_safe('SELECT pg_backend_pid()');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 60000)");
 $node->safe_psql('postgres', execute('flood', '{"n": 3}'));
-is(brief(frames($all)), 'delta flood 1.302 {"n":3}', 'issue 3: a listener that dies leaves the others');
+is(brief(frames($all)), 'delta flood 1.304 {"n":3}', 'issue 3: a listener that dies leaves the others');
 $ours->{run}->kill_kill;
 
 $_->quit foreach $all, $one, $writer, $longs, $pointers, $watch, $holder;

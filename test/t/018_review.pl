@@ -42,7 +42,25 @@ soon(processes(1, 'worker', 'template1'), 'the worker comes back');
 my $before = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker'");
 isnt($node->psql('postgres', 'CREATE DATABASE made', extra_params => [ '-U', 'nobody' ]), 0, 'who may not');
 is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), $before, 'does not disturb it');
+
+# ------------------------------------------------------------------ a template that stops being one
+
+$node->safe_psql('postgres', 'CREATE DATABASE made');
 $node->safe_psql('template1', 'DROP EXTENSION evpg');
+ok($node->wait_for_log(qr/WARNING:  consumers of database "made" are paused\n.*DETAIL: .*\n.*HINT:  Run evpg_activate/), 'rule 9: the worker of a copy tells that its consumers are paused');
+is(scalar(() = slurp_file($node->logfile) =~ /consumers of database "made" are paused/g), 1, 'once');
+$node->safe_psql('postgres', 'ALTER DATABASE made IS_TEMPLATE true');
+$node->restart;
+soon(processes(0, 'probe', 'made') , 'all databases are looked at');
+soon(processes(0, 'worker', 'made'), 'a template has no worker');
+$node->safe_psql('postgres', 'BEGIN; ALTER DATABASE made IS_TEMPLATE false; ROLLBACK');
+$node->safe_psql('postgres', 'ALTER DATABASE made IS_TEMPLATE false');
+soon(processes(1, 'worker', 'made'), 'when it stops being a template it gets its worker');
+$node->safe_psql('postgres', 'ALTER DATABASE made ALLOW_CONNECTIONS false');
+soon(processes(0, 'worker', 'made'), 'a database that takes no connections loses its worker');
+$node->safe_psql('postgres', 'ALTER DATABASE made ALLOW_CONNECTIONS true');
+soon(processes(1, 'worker', 'made'), 'and gets one again when it takes some');
+$node->safe_psql('postgres', 'DROP DATABASE made');
 soon(processes(0, 'worker', 'template1'), 'without the extension it leaves');
 
 # ------------------------------------------------------------------ a slot whose last process is slow to leave

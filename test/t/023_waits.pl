@@ -235,6 +235,16 @@ foreach my $round (1 .. 10)
 query('ALTER SYSTEM RESET evpg.test_mutation');
 query('SELECT pg_reload_conf()');
 
+# Makes a consumer one that runs, and does nothing before an hour is over.
+sub put_off
+{
+	my ($name) = @_;
+
+	query("SELECT evpg_pause('$name')");
+	query("UPDATE evpg.consumer SET status = 'running', retry_at = clock_timestamp() + interval '1 hour' WHERE name = '$name'");
+	return;
+}
+
 # ------------------------------------------------------------------ sagas
 
 query(<<'SQL');
@@ -247,7 +257,7 @@ SELECT evpg_register_saga('slow', 'slow_react', event_types => '{Slow}')
 SQL
 foreach my $id ('good', 'bad')
 {
-	query("SELECT evpg_pause('slow')");
+	put_off('slow');
 	my $position = query("SELECT append('$id', 'Slow')");
 	begin($waiter, "SELECT evpg_wait_for('slow', $position, NULL)");
 	query("SELECT evpg_resume('slow')");
@@ -267,7 +277,7 @@ foreach my $round (1 .. 10)
 	is(answer($watcher), 'ERROR:  projection "short" is not registered', "C11: who watches a key of a projection that is dropped: $round");
 
 	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async')");
-	query("SELECT evpg_pause('short')");
+	put_off('short');
 	my $position = query("SELECT append('short')");
 	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
 	begin($watcher, "SELECT evpg_watch('short', 'nobody', 0, NULL)");
@@ -276,11 +286,19 @@ foreach my $round (1 .. 10)
 	is(answer($watcher), 'ERROR:  projection "short" is not registered', "C11: and who watches a key of it: $round");
 
 	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async', start_position => (SELECT last_position FROM evpg.stat_stable_position))");
-	query("SELECT evpg_pause('short')");
+	put_off('short');
 	$position = query("SELECT append('short')");
 	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
 	query("${set}SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}')");
 	is(answer($waiter), 't', "rule 10: who waits for one that becomes inline: $round");
+	query("SELECT evpg_drop_projection('short')");
+
+	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async', start_position => (SELECT last_position FROM evpg.stat_stable_position))");
+	put_off('short');
+	$position = query("SELECT append('short')");
+	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
+	query("${set}SELECT evpg_pause('short')");
+	like(answer($waiter), qr/^ERROR:  cannot wait for "short", which is paused/, "rule 9: who waits for one that is paused meanwhile: $round");
 	query("SELECT evpg_drop_projection('short')");
 }
 
