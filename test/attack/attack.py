@@ -305,7 +305,7 @@ def attack(number_of, seed, user, functions, stop):
                 session.execute('RESET statement_timeout')
                 row = session.execute("""SELECT current_user = session_user AND current_user = %s AND current_setting('search_path') = '"$user", public',
                     (SELECT string_agg(concat_ws(' ', locktype, mode, relation::regclass, classid, objid, transactionid), ', ') FROM pg_locks
-                        WHERE pid = pg_backend_pid() AND mode <> 'AccessShareLock' AND locktype <> 'virtualxid')""", (user,)).fetchone()
+                        WHERE pid = pg_backend_pid() AND mode NOT IN ('AccessShareLock', 'SIReadLock') AND locktype <> 'virtualxid')""", (user,)).fetchone()
                 check(row[0] and row[1] is None, 'a call left a user, a path or a lock behind: %s' % (row,), '; '.join(statements)[:3000])
             session.execute('DISCARD ALL')
         except psycopg.Error as error:
@@ -427,7 +427,7 @@ def reenter():
                 try:
                     session.execute('ROLLBACK')
                     row = session.execute("""SELECT current_user || ' ' || session_user || ' ' || current_setting('search_path'),
-                        (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode <> 'AccessShareLock' AND locktype <> 'virtualxid')""").fetchone()
+                        (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode NOT IN ('AccessShareLock', 'SIReadLock') AND locktype <> 'virtualxid')""").fetchone()
                     check(row == ('attack_operator attack_operator "$user", public', 0), 'user code left something behind: %s' % (row,), data)
                 except psycopg.Error:
                     if session.closed or session.broken:
