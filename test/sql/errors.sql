@@ -117,7 +117,7 @@ SELECT evpg_state('toy', 't', at_version => 7);
 SELECT evpg_receive_message('shop', '1', 'nobody', '{}');
 \echo :LAST_ERROR_SQLSTATE
 -- registration
-SELECT evpg_register_aggregate('bad');
+SELECT evpg_register_aggregate('bad', 'toy_handle');
 \echo :LAST_ERROR_SQLSTATE
 SELECT evpg_register_aggregate('bad', 'toy_apply', 'toy_apply');
 \echo :LAST_ERROR_SQLSTATE
