@@ -219,8 +219,15 @@ ok($node->wait_for_log(qr/WARNING:  could not start evpg worker.*\n.*DETAIL: .*\
 soon(processes(2, 'worker', 'postgres'), 'as many workers as there is room for');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
 soon(processes(2, 'worker', 'postgres'), 'which are started again');
-$node->stop;
 is(scalar(() = slurp_file($node->logfile) =~ /WARNING:  could not start evpg/g), 1, 'one warning');
+$node->safe_psql('postgres', "SELECT evpg_projection_put('kept', 'a', '{}')");
+$node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
+soon(processes(2, 'worker', 'postgres'), 'places that become free are taken by workers');
+is($node->safe_psql('template1', processes(0, 'broadcaster')), 't', 'rule 15: not by a broadcaster, since frames can go by NOTIFY');
+is($node->safe_psql('postgres', "SELECT status, workers, workers_wanted, broadcaster_pid FROM evpg.stat_database WHERE datname = 'postgres'"), 'served|2|4|', 'the database says what it has');
+set('evpg.workers', 1);
+soon(processes(1, 'broadcaster', 'postgres'), 'but if one is left the broadcaster takes it');
+$node->stop;
 
 # ------------------------------------------------------------------ pg_upgrade
 
