@@ -117,7 +117,7 @@ SELECT evpg_state('toy', 't', at_version => 7);
 SELECT evpg_receive_message('shop', '1', 'nobody', '{}');
 \echo :LAST_ERROR_SQLSTATE
 -- registration
-SELECT evpg_register_aggregate('bad', 'toy_handle');
+SELECT evpg_register_aggregate('bad', 'toy_handle', 'toy_apply', library => 'x', symbol => 'y');
 \echo :LAST_ERROR_SQLSTATE
 SELECT evpg_register_aggregate('bad', 'toy_apply', 'toy_apply');
 \echo :LAST_ERROR_SQLSTATE

@@ -84,6 +84,16 @@ sub builds
 	return value('SELECT string_agg(build::text, \' \' ORDER BY name) FROM evpg.projection');
 }
 
+# Lets the import go on.
+sub release
+{
+	my ($stop) = @_;
+
+	$stop->query_safe('ROLLBACK');
+	$stop->quit;
+	return;
+}
+
 # Begins to rebuild both read models.  They cannot end before rebuilds_end(), for the rows that their ends change are locked.
 my ($holder, $old_builds, $begun_at);
 
@@ -97,16 +107,18 @@ sub rebuilds_begin
 	return;
 }
 
-# They come to their end, and events have been appended since they began: at least so many.
+# They come to their end, and events have been appended since they began: at least so many.  A rebuild that exchanges tables
+# waits for older snapshots: the session that has stopped an import ends before.
 sub rebuilds_end
 {
-	my ($appended, $what) = @_;
+	my ($appended, $what, $stop) = @_;
 
 	is(value("SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.progress_rebuild"), 'outcomes work_days', "$what: both read models are being rebuilt");
 	is(builds(), $old_builds, "$what: meanwhile the old rows are read");
 	cmp_ok(value("SELECT count(*) FROM evpg.event_log WHERE position > $begun_at"), '>=', $appended, "$what: events came in between beginning and end");
 	$holder->query_safe('ROLLBACK');
 	$holder->quit;
+	release($stop) if defined $stop;
 	ok($node->poll_query_until($database, 'SELECT count(*) = 0 FROM evpg.progress_rebuild'), "$what: the rebuilds are done");
 	my @old = split / /, $old_builds;
 	my @new = split / /, builds();
@@ -321,13 +333,12 @@ foreach my $i (0, 1)
 	if ($i == 0)
 	{
 		rebuilds_begin();
+		release($sessions[$i]);
 	}
 	else
 	{
-		rebuilds_end(($stops[1] - $stops[0]) * $rows, 'rebuilt');
+		rebuilds_end(($stops[1] - $stops[0]) * $rows, 'rebuilt', $sessions[$i]);
 	}
-	$sessions[$i]->query_safe('ROLLBACK');
-	$sessions[$i]->quit;
 }
 $process->finish;
 is($process->result(0), 0, 'rebuilt: the import goes on to its end') or diag(slurp_file("$directory/err"));
