@@ -265,7 +265,7 @@ COMMENT ON TABLE evpg.parked_event IS 'events that a consumer could not apply, a
 COMMENT ON COLUMN evpg.parked_event.key IS 'NULL: no key was found in the event';
 COMMENT ON COLUMN evpg.parked_event.error IS 'NULL: the event waits behind another one of its key';
 COMMENT ON COLUMN evpg.parked_event.context IS 'where the error was raised';
-COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; NULL: it is to be replayed';
+COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; NULL: it is to be replayed; empty: pruned';
 
 CREATE TABLE evpg.rebuild (
   name         text COLLATE "C" PRIMARY KEY,
@@ -360,6 +360,7 @@ CREATE TABLE evpg.saga_instance (
   PRIMARY KEY (saga, key)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE evpg.saga_instance IS 'state of sagas by correlation key; completed ones stay, so that late events do not start them again';
+COMMENT ON COLUMN evpg.saga_instance.saga_version IS '0: evpg_prune_sagas() has left nothing but the key';
 COMMENT ON COLUMN evpg.saga_instance.version IS 'count of events and timers it has reacted to';
 COMMENT ON COLUMN evpg.saga_instance.undo IS 'commands that undo what was sent, the last one first';
 
@@ -975,6 +976,63 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
+-- Version 0, which no saga has: an instance of which nothing is left but that it completed.
+CREATE FUNCTION evpg_prune_sagas(older_than interval) RETURNS bigint
+  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pruned bigint;
+BEGIN
+  IF older_than < interval '0' THEN
+    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  UPDATE evpg.saga_instance SET state = '{}', undo = '[]', saga_version = 0
+   WHERE status = 'completed' AND saga_version <> 0 AND updated_at < evpg.clock_timestamp() - older_than;
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  RETURN pruned;
+END $$;
+COMMENT ON FUNCTION evpg_prune_sagas IS 'empties instances that completed longer ago; their keys stay, so that late events do not start them again';
+
+-- What was discarded stays as long as a rebuild of the saga has to leave it out, without what it said.
+CREATE FUNCTION evpg_prune_dead_letters(older_than interval) RETURNS bigint
+  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pruned bigint;
+  emptied bigint;
+BEGIN
+  IF older_than < interval '0' THEN
+    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  DELETE FROM evpg.dead_letter l
+   WHERE l.resolved_at < evpg.clock_timestamp() - older_than
+     AND (l.resolution <> 'discarded' OR l.source_position IS NULL OR l.saga IS NULL
+          OR NOT EXISTS (SELECT FROM evpg.consumer c WHERE c.name = l.saga AND c.created_at < l.created_at));
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  UPDATE evpg.dead_letter l
+     SET message = '', label = NULL, command = NULL, code = NULL, detail = NULL, hint = NULL, context = NULL, reason = NULL
+   WHERE l.resolved_at < evpg.clock_timestamp() - older_than
+     AND (l.message <> '' OR num_nonnulls(l.label, l.command, l.code, l.detail, l.hint, l.context, l.reason) > 0);
+  GET DIAGNOSTICS emptied = ROW_COUNT;
+  RETURN pruned + emptied;
+END $$;
+COMMENT ON FUNCTION evpg_prune_dead_letters IS 'deletes dead letters resolved longer ago, or empties them where a rebuild has to leave out what was discarded';
+
+-- Rebuilds leave out what was given up: position and key stay.
+CREATE FUNCTION evpg_prune_parked_events(older_than interval) RETURNS bigint
+  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pruned bigint;
+BEGIN
+  IF older_than < interval '0' THEN
+    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  UPDATE evpg.parked_event SET error = NULL, sqlstate = NULL, context = NULL, skip_reason = '', skipped_by = NULL
+   WHERE skip_reason IS NOT NULL AND parked_at < evpg.clock_timestamp() - older_than
+     AND (skip_reason <> '' OR num_nonnulls(error, sqlstate, context, skipped_by) > 0);
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  RETURN pruned;
+END $$;
+COMMENT ON FUNCTION evpg_prune_parked_events IS 'empties events that were given up and had failed longer ago; rebuilds still leave them out';
+
 -- ------------------------------------------------------------------ messages from outside
 
 CREATE TABLE evpg.inbox (
@@ -1109,6 +1167,9 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_enable_index', NULL, '{operator}'),
   ('routine', 'evpg_operation_key', NULL, '{relay,executor}'),
   ('routine', 'evpg_prune_commands', NULL, '{operator}'),
+  ('routine', 'evpg_prune_sagas', NULL, '{operator}'),
+  ('routine', 'evpg_prune_dead_letters', NULL, '{operator}'),
+  ('routine', 'evpg_prune_parked_events', NULL, '{operator}'),
   ('routine', 'evpg_receive', NULL, '{executor}'),
   ('routine', 'evpg_receive_message', NULL, '{executor}'),
   ('routine', 'evpg_prune_inbox', NULL, '{operator}'),

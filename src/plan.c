@@ -545,7 +545,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_INSTANCE_STATE] = {
 		"UPDATE evpg.saga_instance SET state = $3, updated_at = evpg.clock_timestamp()"
-		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
+		" WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 AND saga_version OPERATOR(pg_catalog.<>) 0",
 		3, {TEXTOID, TEXTOID, JSONBOID}
 	},
 	[EVPG_PLAN_INSTANCE_UNSEEN] = {

@@ -140,7 +140,8 @@ is_unseen(List *unseen, const char *key, int64 position)
 
 /*
  * Folds an event for the instances that have reacted to it; how many these are.
- * Of a completed one the version may be gone: then its state stays as it is.
+ * Of a completed one the version may be gone, or pruned to 0: then its state
+ * stays as it is.
  */
 static int
 fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)

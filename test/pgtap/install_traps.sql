@@ -1,7 +1,7 @@
 -- install_traps.sql: nothing of the extension means what somebody has put into its schema, and nothing that it runs calls that.
 
 \ir include/setup.sql
-SELECT plan(26);
+SELECT plan(27);
 DROP EXTENSION evpg;
 CREATE SCHEMA traps;
 SET check_function_bodies = off;
@@ -102,6 +102,7 @@ SELECT is(test.run(statement), 'done', 'no trap is sprung: ' || statement) FROM 
   $$SELECT traps.evpg_action_compensate('because')$$,
   $$SELECT traps.evpg_operation_key('domain', 'a', 'b')$$,
   $$SELECT traps.evpg_prune_commands('1 day'), traps.evpg_prune_inbox('1 day')$$,
+  $$SELECT traps.evpg_prune_sagas('1 day'), traps.evpg_prune_dead_letters('1 day'), traps.evpg_prune_parked_events('1 day')$$,
   $$SELECT traps.evpg_enable_index('event_type'), traps.evpg_enable_index('event_type', false)$$,
   $$SELECT traps.evpg_rebuild_projection('p')$$,
   $$SELECT * FROM evpg.stat_consumer$$, $$SELECT * FROM evpg.progress_rebuild$$, $$SELECT * FROM evpg.stat_stable_position$$,
