@@ -150,10 +150,12 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	int64		position = EvpgProjectPosition;
 	int			attempts = 0;
 	TimestampTz retry_at = EvpgClockNow();
+	bool		again;
 	bool		passed;
 
 	if (position <= batch->after || position > batch->upto)
 		position = 0;
+	again = consumer->error_position == position && (position != 0 || consumer->attempts > 0);
 	/* After others it does not count: it is tried again alone, at once. */
 	if (position == 0 || position == batch->first)
 	{
@@ -169,12 +171,12 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	consumer->attempts = attempts;
 	if (attempts < projection->max_attempts)
 	{
-		EvpgConsumerFail(consumer, position, attempts, retry_at, false, error);
+		EvpgConsumerFail(consumer, position, attempts, retry_at, false, again, error);
 		return;
 	}
 	passed = give_up(consumer, projection, error);
 	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
-					 !passed, error);
+					 !passed, again, error);
 	tell_given_up(consumer, projection, !passed, position, error);
 }
 
@@ -196,6 +198,7 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 	};
 	ErrorData  *error = EvpgCautionError(batch.attempts);
 	bool		stop = projection->on_error == EVPG_ON_ERROR_STOP;
+	bool		again = consumer->error_position == position;
 
 	consumer->error_position = position;
 	consumer->attempts = batch.attempts;
@@ -206,7 +209,7 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 			put_aside(consumer, projection, NULL, error);
 		EvpgConsumerAdvance(consumer, position, 0);
 	}
-	EvpgConsumerFail(consumer, stop ? position : 0, stop ? batch.attempts : 0, EvpgClockNow(), stop, error);
+	EvpgConsumerFail(consumer, stop ? position : 0, stop ? batch.attempts : 0, EvpgClockNow(), stop, again, error);
 	tell_given_up(consumer, projection, stop, position, error);
 }
 

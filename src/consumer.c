@@ -258,21 +258,22 @@ EvpgConsumerTransient(const ErrorData *error)
 	}
 }
 
-/* Keeps what went wrong; position 0 is the consumer itself. */
+/* Keeps what went wrong; position 0 is the consumer itself.  again: it has been counted before. */
 void
 EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at, bool stop,
-				 const ErrorData *error)
+				 bool again, const ErrorData *error)
 {
-	Datum		values[8] = {
+	Datum		values[9] = {
 		CStringGetTextDatum(consumer->name),
 		Int64GetDatum(position),
 		Int32GetDatum(attempts),
 		TimestampTzGetDatum(retry_at),
 		BoolGetDatum(stop)
 	};
-	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	char		nulls[9] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
 	put_error(values, nulls, 5, error);
+	values[8] = BoolGetDatum(again);
 	run(EVPG_PLAN_CONSUMER_FAIL, values, nulls);
 	/* Who waits is told that there is nothing to come. */
 	if (stop)

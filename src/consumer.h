@@ -48,7 +48,7 @@ extern List *EvpgConsumerProjections(void);
 extern List *EvpgConsumerSagas(void);
 extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
 extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
-							 bool stop, const ErrorData *error);
+							 bool stop, bool again, const ErrorData *error);
 extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
 extern TimestampTz EvpgConsumerRetryAt(int attempts);
 extern TimestampTz EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first);

@@ -97,12 +97,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {TEXTOID}
 	},
 	[EVPG_PLAN_CONSUMER_FAIL] = {
-		"UPDATE evpg.consumer SET errors_total = errors_total OPERATOR(pg_catalog.+) 1,"
+		"UPDATE evpg.consumer SET errors_total = errors_total OPERATOR(pg_catalog.+) (NOT $9)::pg_catalog.int4,"
 		" error_position = NULLIF($2, 0), attempts = $3, retry_at = $4, crashes = 0,"
 		" status = CASE WHEN $5 THEN 'stopped' ELSE status END, last_error = $6, last_sqlstate = $7,"
 		" last_context = $8, last_error_at = evpg.clock_timestamp(), updated_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1",
-		8, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID}
+		9, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID}
 	},
 	[EVPG_PLAN_CONSUMER_LIST] = {
 		"SELECT name FROM evpg.consumer WHERE kind OPERATOR(pg_catalog.=) $1"

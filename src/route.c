@@ -229,7 +229,7 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 		ReThrowError(error);
 	attempts += !EvpgConsumerTransient(error);
 	retry_at = EvpgConsumerRetryAt(Max(attempts, 1));
-	EvpgConsumerFail(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, error);
+	EvpgConsumerFail(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, consumer->attempts > 0, error);
 	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)
 		ereport(EvpgAttemptLevel(),
