@@ -189,7 +189,10 @@ EvpgDurableAwaitAppends(XLogRecPtr lsn)
 {
 	XLogRecPtr	appended = EvpgSharedMemory == NULL ? 0 : pg_atomic_read_u64(&EvpgSharedMemory->appended);
 
-	/* Since the start of the server nobody has noted a commit; standbys may lack earlier ones. */
+	/*
+	 * Since the start of the server nobody has noted a commit; standbys may
+	 * lack earlier ones.
+	 */
 	if (appended == 0)
 		appended = end_of_wal();
 	EvpgDurableAwait(Max(lsn, appended));

@@ -115,7 +115,7 @@ replay(EvpgProjected *row, int64 upto)
 	nulls[2] = projection->event_types == NIL ? 'n' : ' ';
 	values[3] = Int64GetDatum(projection->start_position);
 	values[4] = Int64GetDatum(upto);
-	portal = EvpgPlanOpen(EVPG_PLAN_PROJECTION_EVENTS, values, nulls);
+	portal = EvpgPlanOpen(EVPG_PLAN_PROJECTION_EVENTS, values, nulls, false);
 	for (;;)
 	{
 		SPITupleTable *rows;

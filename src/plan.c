@@ -819,12 +819,12 @@ run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 }
 
 /*
- * Opens a cursor over a statement with a new snapshot; close it with
- * EvpgPlanClose.  It is pinned: user code that runs between two fetches cannot
+ * Opens a cursor over a statement with a new snapshot, or under the caller's if
+ * read_only; close it with EvpgPlanClose.  It is pinned: user code that runs between two fetches cannot
  * close it.
  */
 Portal
-EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls)
+EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect(id);
 	Planning	before = plan_by(by_index);
@@ -832,7 +832,7 @@ EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls)
 
 	PG_TRY();
 	{
-		portal = SPI_cursor_open(NULL, plan, values, nulls, false);
+		portal = SPI_cursor_open(NULL, plan, values, nulls, read_only);
 	}
 	PG_FINALLY();
 	{

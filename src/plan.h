@@ -122,7 +122,7 @@ typedef enum EvpgPlan
 extern uint64 EvpgPlanRun(EvpgPlan id, Datum *values, const char *nulls);
 extern uint64 EvpgPlanRead(EvpgPlan id, Datum *values, const char *nulls);
 extern uint64 EvpgPlanReadLatest(EvpgPlan id, Datum *values, const char *nulls);
-extern Portal EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls);
+extern Portal EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls, bool read_only);
 extern void EvpgPlanClose(Portal portal);
 extern bool EvpgPlanResult(uint64 row, int column, Datum *value);
 extern void EvpgPlanDone(void);

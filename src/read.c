@@ -86,6 +86,30 @@ return_plan(FunctionCallInfo fcinfo, uint64 rows)
 		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
 }
 
+/*
+ * The same in batches, for what may be long: the result spills to disk beyond
+ * work_mem, and SPI holds one batch.  Returns the number of rows.
+ */
+static int64
+return_batches(FunctionCallInfo fcinfo, EvpgPlan id, Datum *values, const char *nulls, bool read_only)
+{
+	Portal		portal = EvpgPlanOpen(id, values, nulls, read_only);
+	int64		count = 0;
+
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, 1000);
+		if (SPI_processed == 0)
+			break;
+		count += SPI_processed;
+		return_plan(fcinfo, SPI_processed);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	EvpgPlanClose(portal);
+	return count;
+}
+
 Datum
 evpg_streams(PG_FUNCTION_ARGS)
 {
@@ -109,8 +133,7 @@ evpg_streams(PG_FUNCTION_ARGS)
 	values[3] = Int64GetDatum(max_count);
 	nulls[3] = max_count < 0 ? 'n' : ' ';
 	EvpgEnter(&scope, NULL);
-	return_plan(fcinfo, EvpgPlanRead(EVPG_PLAN_STREAM_LIST, values, nulls));
-	EvpgPlanDone();
+	(void) return_batches(fcinfo, EVPG_PLAN_STREAM_LIST, values, nulls, true);
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }
@@ -193,11 +216,12 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	int64		max_count = arg_max_count(fcinfo, 1);
 	bool		stable_only = arg_bool(fcinfo, 5, "stable_only");
 	ArrayType  *filters[3];
-	uint64		rows;
+	int64		rows;
 	int64		mark;
+	int64		after_position;
 	EvpgScope	scope;
 
-	(void) EvpgArgBigint(fcinfo, 0, "after_position");
+	after_position = EvpgArgBigint(fcinfo, 0, "after_position");
 	filters[0] = EvpgArgTextArray(fcinfo, 2, "aggregate_types");
 	filters[1] = EvpgArgTextArray(fcinfo, 3, "event_types");
 	filters[2] = EvpgArgTextArray(fcinfo, 4, "tags");
@@ -214,21 +238,24 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	nulls[5] = max_count < 0 ? 'n' : ' ';
 	mark = stable_only ? EvpgFenceDurablePosition(false) : 0;
 	values[1] = Int64GetDatum(mark);
-	rows = EvpgPlanRun(EVPG_PLAN_EVENTS_READ_ALL, values, nulls);
-	/* A page that is not full is worth waiting for appenders in mid-flight. */
-	if (stable_only && rows != (uint64) max_count)
+	rows = return_batches(fcinfo, EVPG_PLAN_EVENTS_READ_ALL, values, nulls, false);
+
+	/*
+	 * A page that is not full is worth waiting for appenders in mid-flight;
+	 * it goes on behind the mark.
+	 */
+	if (stable_only && rows != max_count)
 	{
 		int64		later = EvpgFenceDurablePosition(true);
 
 		if (later > mark)
 		{
-			EvpgPlanDone();
+			values[0] = Int64GetDatum(Max(after_position, mark));
 			values[1] = Int64GetDatum(later);
-			rows = EvpgPlanRun(EVPG_PLAN_EVENTS_READ_ALL, values, nulls);
+			values[5] = Int64GetDatum(max_count - rows);
+			(void) return_batches(fcinfo, EVPG_PLAN_EVENTS_READ_ALL, values, nulls, false);
 		}
 	}
-	return_plan(fcinfo, rows);
-	EvpgPlanDone();
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }

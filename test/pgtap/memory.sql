@@ -4,7 +4,26 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(15);
+SELECT plan(18);
+
+-- a long result is not held in memory; first of all, since the peak of the process never goes down
+CREATE FUNCTION test.peak() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT substring(pg_read_file('/proc/self/status', 0, 10000) FROM 'VmPeak:\s+(\d+)')::bigint $$;
+SELECT count(*) FROM generate_series(1, 50) n, evpg_append('counter', 'long' || n, ARRAY(SELECT
+  evpg_event('Long', to_jsonb(repeat('long', 250))) FROM generate_series(1, 1000))) \g /dev/null
+SET work_mem = '1MB';
+SELECT count(*) FROM evpg_read_all(0, 1000) \g /dev/null
+SELECT peak() AS before \gset
+SELECT is((SELECT count(*) FROM evpg_read_all(0, NULL)), 50000::bigint, 'all events in one call');
+SELECT cmp_ok(peak() - :before, '<', 20000::bigint, 'are not held in memory');
+RESET work_mem;
+
+-- nothing else of the server is used up: a few are allowed for other sessions
+SELECT mxid_age('1'::xid) AS before \gset
+BEGIN;
+SELECT count(*) FROM generate_series(1, 1000) n, evpg_try_execute('counter', 'often', 'Add', '{"n": 1}') \g /dev/null
+COMMIT;
+SELECT cmp_ok(mxid_age('1'::xid) - :before, '<', 100, 'a thousand evpg_try_execute on one stream make no MultiXacts');
 CREATE FUNCTION test.contexts() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM pg_backend_memory_contexts
   WHERE name LIKE 'Evpg%' $$;
 
