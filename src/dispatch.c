@@ -339,7 +339,6 @@ work(void *arg)
 	EvpgActing *acting = arg;
 	EvpgTimer	timer;
 
-	EvpgCatalogLockForWork();
 	if (acting->work->position == 0 && !EvpgTimerRead(acting->work->timer_id, &timer))
 		return;
 	if (!take(acting->work))
@@ -464,6 +463,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	EvpgDispatchRefuse("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextLeave();
+	EvpgCatalogLockForWork();
 
 	/*
 	 * The instance once more, for the transaction: user code can give back
