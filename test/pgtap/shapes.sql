@@ -27,8 +27,8 @@ DECLARE
 BEGIN
   EXECUTE change;
   SELECT string_agg(DISTINCT error_of(statement), ', ') || error_fields($f$SELECT try('a', 'Add')$f$) INTO answers FROM test.way;
-  RAISE EXCEPTION USING MESSAGE = answers, ERRCODE = 'XXXXX';
-EXCEPTION WHEN SQLSTATE 'XXXXX' THEN
+  RAISE EXCEPTION USING MESSAGE = answers, ERRCODE = 'UNDO1';
+EXCEPTION WHEN SQLSTATE 'UNDO1' THEN
   RETURN SQLERRM;
 END $$;
 
