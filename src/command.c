@@ -13,7 +13,9 @@
  * concurrency: it waits for the row lock and decides on what it then finds.  A
  * stream that does not exist cannot be locked; if another transaction creates
  * it first, the command starts over.  Functions may write, so they must not be
- * run twice: they reserve the stream first.
+ * run twice: they reserve the stream first.  A transaction that has created it
+ * while its type had no functions has not reserved it: that is a serialization
+ * failure, whose retry is the caller's.
  *
  * Memory: everything is in CurrentMemoryContext, which the entry points in
  * entry.c make for one call.
@@ -537,7 +539,16 @@ try_command(Execution *execution)
 	}
 	before = stream->version;
 	if (!write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase))
+	{
+		if (!aggregate->native)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access to aggregate \"%s\", stream \"%s\"",
+							command->aggregate_type, command->aggregate_id),
+					 errdetail("A transaction that knew the aggregate type without its functions has created the stream meanwhile."),
+					 errhint("Retry the transaction.")));
 		return false;
+	}
 	state.last_position = stream->last_position;
 	if (EvpgStateSnapshotDue(&state, stream->stream_id, before))
 		(void) EvpgStateSnapshot(&state, stream->stream_id);
