@@ -307,12 +307,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		5, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_PROJECTED_CHANGES] = {
-		"SELECT s.key, s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation, s.version, c.\"position\", s.updated_at"
+		"SELECT c.*, CASE WHEN pg_catalog.count(*) OVER page OPERATOR(pg_catalog.>=) $4"
+		" THEN pg_catalog.max(c.\"position\") OVER page ELSE $3 END"
+		" FROM (SELECT s.key, s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation AS generation, s.version,"
+		" n.\"position\", s.updated_at"
 		" FROM evpg.projection p JOIN evpg.projection_state s USING (build)"
-		" CROSS JOIN LATERAL (SELECT GREATEST(s.\"position\", p.rebuilt_position) AS \"position\") c"
+		" CROSS JOIN LATERAL (SELECT GREATEST(s.\"position\", p.rebuilt_position) AS \"position\") n"
 		" WHERE p.name OPERATOR(pg_catalog.=) $1"
-		" AND c.\"position\" OPERATOR(pg_catalog.>) $2 AND c.\"position\" OPERATOR(pg_catalog.<=) $3"
-		" ORDER BY c.\"position\" FETCH FIRST ($4) ROWS WITH TIES",
+		" AND n.\"position\" OPERATOR(pg_catalog.>) $2 AND n.\"position\" OPERATOR(pg_catalog.<=) $3"
+		" ORDER BY n.\"position\" FETCH FIRST ($4) ROWS WITH TIES) c WINDOW page AS () ORDER BY c.\"position\"",
 		4, {TEXTOID, INT8OID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_PROJECTED_CREATE] = {

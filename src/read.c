@@ -399,13 +399,12 @@ evpg_projection_required(PG_FUNCTION_ARGS)
 Datum
 evpg_projection_changes(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
 	int64		max_count = arg_max_count(fcinfo, 2);
 	int64		mark;
-	Datum		parameters[4];
+	Datum		values[4];
 	char		no_limit[4] = {' ', ' ', ' ', 'n'};
-	uint64		rows;
+	int64		rows;
 	bool		is_async;
 	EvpgConsumer consumer;
 	EvpgScope	scope;
@@ -418,33 +417,14 @@ evpg_projection_changes(PG_FUNCTION_ARGS)
 	is_async = EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC;
 	if (is_async && EvpgConsumerRead(name, &consumer))
 		mark = Min(mark, consumer.checkpoint);
-	parameters[0] = PG_GETARG_DATUM(0);
-	parameters[1] = PG_GETARG_DATUM(1);
-	parameters[2] = Int64GetDatum(mark);
-	parameters[3] = Int64GetDatum(max_count);
-	rows = EvpgPlanRun(EVPG_PLAN_PROJECTED_CHANGES, parameters, max_count < 0 ? no_limit : NULL);
+	values[0] = PG_GETARG_DATUM(0);
+	values[1] = PG_GETARG_DATUM(1);
+	values[2] = Int64GetDatum(mark);
+	values[3] = Int64GetDatum(max_count);
+	rows = return_batches(fcinfo, EVPG_PLAN_PROJECTED_CHANGES, values, max_count < 0 ? no_limit : NULL, false);
 	/* Batches of workers commit lazily. */
 	if (is_async && rows > 0)
 		EvpgDurableAwaitAll();
-	if (max_count >= 0 && rows >= (uint64) max_count && rows > 0)
-	{
-		Datum		last;
-
-		(void) EvpgPlanResult(rows - 1, 5, &last);
-		mark = DatumGetInt64(last);
-	}
-	for (uint64 row = 0; row < rows; row++)
-	{
-		Datum		values[7];
-		bool		nulls[7];
-
-		for (int column = 0; column < 6; column++)
-			nulls[column] = !EvpgPlanResult(row, column + 1, &values[column]);
-		values[6] = Int64GetDatum(mark);
-		nulls[6] = false;
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-	}
-	EvpgPlanDone();
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }

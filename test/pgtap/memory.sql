@@ -4,18 +4,39 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(18);
+SELECT plan(28);
 
 -- a long result is not held in memory; first of all, since the peak of the process never goes down
 CREATE FUNCTION test.peak() RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT substring(pg_read_file('/proc/self/status', 0, 10000) FROM 'VmPeak:\s+(\d+)')::bigint $$;
+CREATE FUNCTION test.long_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE RETURN state;
+SELECT evpg_register_projection('long', 'test.long_apply', event_types => '{Nothing}') \g /dev/null
 SELECT count(*) FROM generate_series(1, 50) n, evpg_append('counter', 'long' || n, ARRAY(SELECT
   evpg_event('Long', to_jsonb(repeat('long', 250))) FROM generate_series(1, 1000))) \g /dev/null
+SELECT count(*) FROM generate_series(1, 50) n, evpg_append('counter', 'longest' || repeat('', n), ARRAY(SELECT
+  evpg_event('Long', to_jsonb(repeat('long', 250))) FROM generate_series(1, 1000))) \g /dev/null
+-- not by evpg, which would do it one by one
+INSERT INTO evpg.stream (aggregate_type, aggregate_id) SELECT 'long', n || repeat('long', 240) FROM generate_series(1, 80000) n;
+INSERT INTO evpg.projection_state (build, key, generation, version, "position", deleted, updated_at, state)
+  SELECT p.build, n, 1, 1, n, false, now(), to_jsonb(repeat('long', 250)) FROM evpg.projection p, generate_series(1, 80000) n WHERE p.name = 'long';
 SET work_mem = '1MB';
-SELECT count(*) FROM evpg_read_all(0, 1000) \g /dev/null
-SELECT peak() AS before \gset
-SELECT is((SELECT count(*) FROM evpg_read_all(0, NULL)), 50000::bigint, 'all events in one call');
-SELECT cmp_ok(peak() - :before, '<', 20000::bigint, 'are not held in memory');
+SELECT count(*) FROM evpg_read_all(0, 1000), evpg_streams(max_count => 1000) s, evpg_projection_changes('long', 0, 1000) c WHERE false \g /dev/null
+CREATE FUNCTION test.long_result(query text, wanted bigint) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+  before bigint := peak();
+  found bigint;
+BEGIN
+  EXECUTE 'SELECT count(*) FROM ' || query INTO found;
+  RETURN NEXT is(found, wanted, query || ': all in one call');
+  RETURN NEXT cmp_ok(peak() - before, '<', 20000::bigint, query || ': is not held in memory');
+END $$;
+SELECT long_result(query, wanted) FROM (VALUES
+  ('evpg_read_all(0, NULL)', 100000),
+  ($q$evpg_read_all(0, NULL, event_types => '{Long}', stable_only => false)$q$, 100000),
+  ($q$evpg_read_stream('counter', 'longest', max_count => NULL)$q$, 50000),
+  ('evpg_streams(NULL, max_count => NULL)', 80051),
+  ($q$evpg_projection_changes('long', 0, NULL)$q$, 80000),
+  ($q$evpg_projection_changes('long', 0, 80000)$q$, 80000)) q (query, wanted);
 RESET work_mem;
 
 -- nothing else of the server is used up: a few are allowed for other sessions
