@@ -811,7 +811,7 @@ Datum
 evpg_reject(PG_FUNCTION_ARGS)
 {
 	char	   *code = EvpgArgName(fcinfo, 0, "rejection code");
-	char	   *message = PG_ARGISNULL(1) ? code : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *message = PG_ARGISNULL(1) ? EvpgReducerDefaultMessage(code) : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	Jsonb	   *detail = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
 
 	ereport(ERROR,

@@ -560,7 +560,8 @@ evpg_print(char *text, size_t size, const char *format, va_list args)
 
 /*
  * Handler, invariant: refuse.  Events already emitted are dropped; the first
- * refusal counts.  code NULL = none.
+ * refusal counts.  code NULL = none; without a message, it says which command
+ * was refused.
  */
 static inline void
 EVPG_PRINTF(3, 4)

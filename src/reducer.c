@@ -73,6 +73,34 @@ pop_frame(Frame *frame)
 	error_context_stack = frame->callback.previous;
 }
 
+/* What a refusal says that has no message of its own; code NULL: it has none either. */
+static char *
+default_message(const char *aggregate_type, const char *aggregate_id, const char *command_type, const char *code)
+{
+	return psprintf("command \"%s\" of %s \"%s\" was refused%s%s", command_type, aggregate_type, aggregate_id,
+					code != NULL ? ": " : "", code != NULL ? code : "");
+}
+
+/*
+ * EvpgReducerDefaultMessage
+ *		The message of a refusal that a function raises with a code alone: names
+ *		the command that is being decided, if there is one.
+ */
+char *
+EvpgReducerDefaultMessage(const char *code)
+{
+	for (ErrorContextCallback *callback = error_context_stack; callback != NULL; callback = callback->previous)
+	{
+		Frame	   *frame = callback->arg;
+
+		/* A reducer decides nothing: what it raises is a defect. */
+		if (callback->callback == describe_frame)
+			return strcmp(frame->role, "reducer") == 0 ? pstrdup(code) :
+				default_message(frame->aggregate_type, frame->aggregate_id, frame->type, code);
+	}
+	return pstrdup(code);
+}
+
 /* ------------------------------------------------------------------ states */
 
 /* Makes an empty *state; give it a value with EvpgReducerStart. */
@@ -308,7 +336,7 @@ run_refusable(Call *call, int also, EvpgDecision *decision)
 /* ------------------------------------------------------------------ deciding */
 
 static void
-take_native_refusal(evpg_result *result, EvpgDecision *decision)
+take_native_refusal(evpg_result *result, const EvpgCommand *command, EvpgDecision *decision)
 {
 	decision->rejected = true;
 	(void) EvpgNativeClip(result);
@@ -317,7 +345,8 @@ take_native_refusal(evpg_result *result, EvpgDecision *decision)
 	if (decision->code[0] == '\0')
 		decision->code = NULL;
 	if (decision->message[0] == '\0')
-		decision->message = decision->code != NULL ? decision->code : "command rejected";
+		decision->message = default_message(command->aggregate_type, command->aggregate_id, command->command_type,
+											decision->code);
 	if (result->detail != NULL)
 		decision->detail = EvpgJsonToJsonb(result->detail, "rejection detail");
 }
@@ -478,7 +507,7 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 	EvpgNativeResultCheck(result, EVPG_MAY_EMIT | EVPG_MAY_REJECT, "a handler");
 	if (result->rejected)
 	{
-		take_native_refusal(result, decision);
+		take_native_refusal(result, command, decision);
 		return;
 	}
 	if (result->events == NULL)
@@ -593,7 +622,7 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why
 			raise_failed(result, "invariant", command);
 		EvpgNativeResultCheck(result, EVPG_MAY_REJECT, "an invariant");
 		if (result->rejected)
-			take_native_refusal(result, why);
+			take_native_refusal(result, command, why);
 		holds = holds && !result->rejected;
 	}
 	else if (!aggregate->native && aggregate->invariant != NULL)

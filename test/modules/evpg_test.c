@@ -521,6 +521,8 @@ say(evpg_result *out, const char *what)
 		evpg_unhandled(out);
 	else if (strcmp(what, "no code") == 0)
 		evpg_reject(out, NULL, "refused without a code");
+	else if (strcmp(what, "nothing") == 0)
+		evpg_reject(out, NULL, "%s", "");
 	else if (strcmp(what, "endless code") == 0)
 	{
 		out->rejected = true;

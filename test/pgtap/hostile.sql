@@ -3,7 +3,7 @@
 \ir include/setup.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile', snapshot_every => 2) \g /dev/null
 
-SELECT plan(223);
+SELECT plan(224);
 SET test.kind = hostile;
 CREATE FUNCTION test.hostile(command_type text, data jsonb) RETURNS text LANGUAGE sql AS $$
   SELECT format('SELECT evpg_execute(%L, %L, %L, %L)', 'hostile', 'a', command_type, data) $$;
@@ -28,8 +28,8 @@ SELECT is((SELECT (status, length(code), length(message), code = left(repeat('�
              jsonb_build_object('code', repeat('€', 100), 'message', repeat('ä', 600)))), '(rejected,21,255,t,t)',
   'B08: code and message are cut between characters');
 SELECT same($$SELECT status, code, message, detail FROM evpg_try_execute('hostile', 'a', 'Refuse', '{"code": "only"}')$$,
-  $$VALUES ('rejected', 'only', 'only', NULL::jsonb)$$,
-  'B08: without a message the code is the message');
+  $$VALUES ('rejected', 'only', 'command "Refuse" of hostile "a" was refused: only', NULL::jsonb)$$,
+  'B08: without a message it says which command was refused');
 SELECT same($$SELECT code, message, detail FROM evpg_try_execute('hostile', 'a', 'Refuse',
   '{"code": "c", "message": "100 % %s %n", "detail": [1.50, null]}')$$,
   $$VALUES ('c', '100 % %s %n', '[1.50, null]'::jsonb)$$, 'B08: percent signs are text, detail is exact');
@@ -143,6 +143,8 @@ SELECT refused(hostile('TellInvariant', '{"say": "no code"}'), 'VE006 refused wi
 -- NULL where there should be something, texts without an end
 SELECT same($$SELECT status, code, message FROM evpg_try_execute('hostile', 'a', 'Misuse', '{"say": "no code"}')$$,
   $$VALUES ('rejected', NULL::text, 'refused without a code')$$, 'B08: a refusal whose code is NULL');
+SELECT same($$SELECT code, message FROM evpg_try_execute('hostile', 'a', 'Misuse', '{"say": "nothing"}')$$,
+  $$VALUES (NULL::text, 'command "Misuse" of hostile "a" was refused')$$, 'B08: a refusal that says nothing');
 SELECT is((SELECT (status, code = repeat('c', 63), message = repeat('m', 511))::text
   FROM evpg_try_execute('hostile', 'a', 'Misuse', '{"say": "endless code"}')), '(rejected,t,t)',
   'B08: code and message without an end');

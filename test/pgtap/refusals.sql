@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(85);
+SELECT plan(94);
 CREATE TABLE test.side (what text);
 CREATE FUNCTION test.handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
 BEGIN
@@ -27,12 +27,12 @@ SELECT same(format($$SELECT status, code, message, detail, hint FROM evpg_try_ex
   wanted, 'B08: evpg_reject: ' || data) FROM (VALUES
   ('{"code": "c", "message": "m", "detail": {"n": 1.50}}',
   $$VALUES ('rejected', 'c', 'm', '{"n": 1.50}'::jsonb, NULL::text)$$),
-  ('{"code": "c"}', $$VALUES ('rejected', 'c', 'c', NULL::jsonb, NULL::text)$$),
+  ('{"code": "c"}', $$VALUES ('rejected', 'c', 'command "Reject" of r "a" was refused: c', NULL::jsonb, NULL::text)$$),
   ('{"code": "c", "message": "100 % %s"}', $$VALUES ('rejected', 'c', '100 % %s', NULL::jsonb, NULL::text)$$),
-  ('{"code": "c", "detail": [1, "€"]}', $$VALUES ('rejected', 'c', 'c', '[1, "€"]'::jsonb, NULL::text)$$),
-  ('{"code": "c", "detail": "text"}', $$VALUES ('rejected', 'c', 'c', '"text"'::jsonb, NULL::text)$$),
-  ('{"code": "c", "detail": 7}', $$VALUES ('rejected', 'c', 'c', '7'::jsonb, NULL::text)$$),
-  ('{"code": "c", "detail": {}}', $$VALUES ('rejected', 'c', 'c', '{}'::jsonb, NULL::text)$$)) x (data, wanted);
+  ('{"code": "c", "detail": [1, "€"]}', $$VALUES ('rejected', 'c', 'command "Reject" of r "a" was refused: c', '[1, "€"]'::jsonb, NULL::text)$$),
+  ('{"code": "c", "message": "m", "detail": "text"}', $$VALUES ('rejected', 'c', 'm', '"text"'::jsonb, NULL::text)$$),
+  ('{"code": "c", "message": "m", "detail": 7}', $$VALUES ('rejected', 'c', 'm', '7'::jsonb, NULL::text)$$),
+  ('{"code": "c", "message": "m", "detail": {}}', $$VALUES ('rejected', 'c', 'm', '{}'::jsonb, NULL::text)$$)) x (data, wanted);
 SELECT refused(format($$SELECT %s('r', 'a', 'Reject', %L)$$, f, data), error, 'B08: ' || f || ': evpg_reject: '
   || left(data, 40)) FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
   ('{}', '22004 rejection code must not be null'), ('{"code": ""}', '22023 rejection code must not be empty'),
@@ -40,8 +40,28 @@ SELECT refused(format($$SELECT %s('r', 'a', 'Reject', %L)$$, f, data), error, 'B
   (jsonb_build_object('code', repeat('x', 256))::text, 'VE014 rejection code is too long')) x (data, error);
 SELECT alike(error_of($$SELECT evpg_reject('c', 'outside of a handler')$$), 'VE002 outside of a handler',
   'B08: evpg_reject is an ordinary error');
+SELECT alike(error_of($$SELECT evpg_reject('c')$$), 'VE002 c', 'B08: outside of a handler the code is the message');
 SELECT is((SELECT CASE WHEN true THEN evpg_event('A') ELSE evpg_reject('never') END).type, 'A',
   'B08: it fits into CASE, and is not evaluated while planning');
+
+-- a refusal without a message says which command it is, whatever refuses
+CREATE FUNCTION test.mute(state jsonb) RETURNS boolean LANGUAGE sql VOLATILE AS $$ SELECT evpg_reject('mute') IS NULL $$;
+CREATE FUNCTION test.mute(command evpg.command) RETURNS evpg.command LANGUAGE sql VOLATILE
+  AS $$ SELECT CASE WHEN command.command_type = 'Stop' THEN (evpg_reject('stopped') IS NULL)::text::evpg.command ELSE command END $$;
+CREATE FUNCTION test.outer(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql VOLATILE
+  AS $$ SELECT evpg_event('Done') FROM evpg_execute('r', 'inner', 'Reject', '{"code": "c"}') $$;
+CREATE FUNCTION test.apply_mute(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql VOLATILE
+  AS $$ SELECT to_jsonb(evpg_reject('reduced') IS NULL) $$;
+SELECT count(evpg_register_aggregate(t, h::regproc, r::regproc, invariant => i::regprocedure::oid::regproc)) FROM (VALUES
+  ('i', 'test.handle', 'test.apply', 'test.mute(jsonb)'), ('o', 'test.outer', 'test.apply', NULL),
+  ('f', 'test.handle', 'test.apply_mute', NULL)) x (t, h, r, i) \g /dev/null
+SELECT evpg_register_interceptor('stop', 'test.mute(evpg.command)'::regprocedure::oid::regproc, aggregate_types => '{r}') \g /dev/null
+SELECT refused($$SELECT evpg_execute('i', 'a', 'Do')$$, 'VE006 command "Do" of i "a" was refused: mute', 'B08: an invariant');
+SELECT refused($$SELECT evpg_execute('r', 'a', 'Stop')$$, 'VE011 command "Stop" of r "a" was refused: stopped', 'B08: an interceptor');
+SELECT refused($$SELECT evpg_execute('o', 'a', 'Do')$$, 'VE002 command "Reject" of r "inner" was refused: c',
+  'B08: the handler of a command that a handler executes');
+SELECT refused($$SELECT evpg_execute('f', 'a', 'Do')$$, 'VE002 reduced', 'B08: a reducer decides nothing');
+SELECT evpg_drop_interceptor('stop') \g /dev/null
 
 -- RAISE with the SQLSTATE of a refusal
 SELECT same(format($$SELECT status, sqlstate, code, message, detail, hint FROM evpg_try_execute('r', 'a', 'Raise', %L)$$,
