@@ -63,6 +63,9 @@
 /* So much is claimed at once. */
 #define CLAIMS 50
 
+/* So much of what is due is looked at, if others have locked all that is older. */
+#define MOST_DUE 800
+
 /* A scheduled command may fail so often. */
 #define MAX_ATTEMPTS 5
 
@@ -557,23 +560,20 @@ unlock_all(void)
 	suspects_locked = false;
 }
 
-/* Locks what is due; what was tried before only alone. */
+/* Locks of what is due; what was tried before only alone. */
 static void
-lock_due(MemoryContext context)
+lock_some(List *due)
 {
-	MemoryContext old = MemoryContextSwitchTo(context);
-	List	   *due = EvpgWorkDue(CLAIMS, EvpgClockNow());
-	int			share = (list_length(due) + EvpgWorkers - 1) / Max(EvpgWorkers, 1);
+	int			workers = Max(EvpgWorkers, 1);
+	int			share = Min((list_length(due) + workers - 1) / workers, CLAIMS);
 	ListCell   *cell;
 
-	if (due != NIL)
-		EVPG_WAIT_POINT("saga_due");
 	foreach(cell, due)
 	{
 		EvpgWork   *what = lfirst(cell);
 
 		/* The other workers want some, too. */
-		if (list_length(claimed) >= Max(share, 1))
+		if (list_length(claimed) >= share)
 			break;
 		if (what->attempts > 0 && (claimed != NIL || (what->suspect && !lock_suspects())))
 			continue;
@@ -582,6 +582,25 @@ lock_due(MemoryContext context)
 		if (!what->locked)
 			claimed = list_delete_last(claimed);
 		else if (what->attempts > 0)
+			break;
+	}
+}
+
+/* Locks what is due; if others have locked the oldest, what comes after that. */
+static void
+lock_due(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	TimestampTz now = EvpgClockNow();
+	List	   *due;
+
+	for (int count = CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
+	{
+		due = EvpgWorkDue(count, now);
+		if (due != NIL && count == CLAIMS)
+			EVPG_WAIT_POINT("saga_due");
+		lock_some(due);
+		if (list_length(due) < count)
 			break;
 	}
 	MemoryContextSwitchTo(old);
