@@ -378,6 +378,19 @@ CREATE INDEX ON evpg.saga_event (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE evpg.saga_event IS 'events that instances of sagas have not reacted to yet';
 COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'why the instance does not go on';
 
+-- Each reaction adds to a row that no other transaction has locked, so that instances do not wait for each other: there are as
+-- many rows as have been needed at once.
+CREATE TABLE evpg.saga_total (
+  dispatched    bigint NOT NULL,
+  dead_lettered bigint NOT NULL,
+  part          uuid DEFAULT pg_catalog.gen_random_uuid(),
+  saga          text COLLATE "C",
+  PRIMARY KEY (saga, part)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.saga_total IS 'what sagas have done since they were registered, in parts that are to be added up; read it through evpg.stat_consumer';
+COMMENT ON COLUMN evpg.saga_total.dispatched IS 'commands that were sent, and neither refused nor rolled back';
+COMMENT ON COLUMN evpg.saga_total.dead_lettered IS 'dead letters that were written';
+
 CREATE TABLE evpg.timer (
   timer_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   due_at         timestamptz NOT NULL,
@@ -474,6 +487,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.old_build', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.saga', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.saga_instance', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.saga_event', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.saga_total', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.timer', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.timer_timer_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.dead_letter', '');
@@ -825,12 +839,16 @@ CREATE VIEW evpg.stat_consumer AS
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN NULL
               WHEN NOT h.home THEN 'this database was restored or copied: evpg_activate() lets its consumers run'
               WHEN c.status OPERATOR(pg_catalog.=) 'paused' THEN 'evpg_pause() was called: evpg_resume() lets it go on'
-              WHEN c.status OPERATOR(pg_catalog.=) 'stopped' THEN 'an event fails: repair its cause, then evpg_resume()' END AS reason
+              WHEN c.status OPERATOR(pg_catalog.=) 'stopped' THEN 'an event fails: repair its cause, then evpg_resume()' END AS reason,
+         t.dispatched AS dispatched_total, t.dead_lettered AS dead_lettered_total
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
           UNION ALL SELECT name, 'saga', 'async', pg_catalog.max(version) FROM evpg.saga GROUP BY name) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
     CROSS JOIN (SELECT evpg.is_home() AS home) h
+    LEFT JOIN LATERAL (SELECT coalesce(pg_catalog.sum(s.dispatched), 0)::pg_catalog.int8 AS dispatched,
+                              coalesce(pg_catalog.sum(s.dead_lettered), 0)::pg_catalog.int8 AS dead_lettered
+                         FROM evpg.saga_total s WHERE s.saga OPERATOR(pg_catalog.=) p.name) t ON p.kind OPERATOR(pg_catalog.=) 'saga'
     LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" OPERATOR(pg_catalog.>) c.checkpoint
                         ORDER BY e."position" LIMIT 1) e ON true
     LEFT JOIN (SELECT pid, (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash FROM pg_catalog.pg_locks
@@ -1208,6 +1226,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'saga', NULL, '{operator}'),
   ('relation', 'saga_instance', NULL, '{operator}'),
   ('relation', 'saga_event', NULL, '{operator}'),
+  ('relation', 'saga_total', NULL, '{operator}'),
   ('relation', 'timer', NULL, '{operator}'),
   ('relation', 'dead_letter', NULL, '{operator}'),
   ('relation', 'aggregate_type', NULL, '{operator}'),
@@ -1315,7 +1334,7 @@ BEGIN
   FOR name IN SELECT c.relname FROM pg_catalog.pg_class c
                WHERE c.relnamespace OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.regnamespace::pg_catalog.oid AND c.relkind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
   LOOP
-    IF name OPERATOR(pg_catalog.=) ANY ('{command_record,snapshot,inbox,saga_event,saga_instance,timer,dead_letter}'::pg_catalog.name[]) THEN
+    IF name OPERATOR(pg_catalog.=) ANY ('{command_record,snapshot,inbox,saga_event,saga_instance,saga_total,timer,dead_letter}'::pg_catalog.name[]) THEN
       EXECUTE pg_catalog.format('CREATE TRIGGER evpg_row_writer BEFORE INSERT OR UPDATE OR DELETE ON evpg.%I FOR EACH ROW EXECUTE FUNCTION evpg.refuse_writer()', name);
       EXECUTE pg_catalog.format('ALTER TABLE evpg.%I ENABLE ALWAYS TRIGGER evpg_row_writer', name);
       statement := 'TRUNCATE';

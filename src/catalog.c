@@ -44,12 +44,13 @@
 /* Tables that evpg reads or writes as their owner, so that row security on them has no effect. */
 static const char *const tables[] = {
 	"aggregate_type", "command_record", "consumer", "dead_letter", "event_log", "inbox", "interceptor", "parked_event",
-	"projection", "projection_state", "saga", "saga_event", "saga_instance", "snapshot", "stream", "timer", "translator",
+	"projection", "projection_state", "saga", "saga_event", "saga_instance", "saga_total", "snapshot", "stream", "timer",
+	"translator",
 };
 
 /* What consumers read and then write, in the order in which it is locked. */
 static const char *const work_tables[EVPG_WORK_TABLES] = {
-	"consumer", "dead_letter", "parked_event", "saga_event", "saga_instance", "timer"
+	"consumer", "dead_letter", "parked_event", "saga_event", "saga_instance", "saga_total", "timer"
 };
 
 static MemoryContext EvpgCatalogContext = NULL;

@@ -12,7 +12,7 @@
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
-#define EVPG_WORK_TABLES 6
+#define EVPG_WORK_TABLES 7
 
 typedef struct EvpgCatalog
 {

@@ -509,6 +509,8 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	if (failure == NULL)
 	{
 		*sent += acting.dispatched;
+		if (what->saga != NULL && acting.dispatched > 0)
+			EvpgSagaCount(what->saga, acting.dispatched, 0);
 		if (what->saga != NULL)
 			EvpgWakeWaiters(EvpgHashPair(what->saga, ""));
 		return EVPG_DISPATCHED;

@@ -256,6 +256,20 @@ EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts)
 }
 
 /*
+ * EvpgSagaCount
+ *		Adds to the totals of a saga: commands that were sent, dead letters that
+ *		were written.  They commit with what they count, so each is counted once,
+ *		whatever was tried, and a crash takes back both or none.
+ */
+void
+EvpgSagaCount(const char *saga, int64 dispatched, int64 dead_lettered)
+{
+	Datum		values[3] = {CStringGetTextDatum(saga), Int64GetDatum(dispatched), Int64GetDatum(dead_lettered)};
+
+	run(EVPG_PLAN_SAGA_COUNT, values, NULL);
+}
+
+/*
  * Writes a dead letter, behind which its instance waits; returns its id, 0 if
  * it is about a timer that was moved or cancelled meanwhile.
  */
@@ -290,6 +304,8 @@ EvpgWorkBury(const EvpgDeadLetter *letter)
 	EvpgPlanDone();
 	if (DatumGetInt64(id) == 0)
 		return 0;
+	if (work->saga != NULL)
+		EvpgSagaCount(work->saga, 0, 1);
 	if (work->key != NULL || work->timer_id != 0)
 		(void) run_for(work, EVPG_PLAN_WORK_BURY, EVPG_PLAN_TIMER_BURY, 1, &id);
 	return DatumGetInt64(id);

@@ -72,6 +72,7 @@ extern bool EvpgWorkClaim(EvpgWork *work);
 extern bool EvpgWorkDone(const EvpgWork *work);
 extern void EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts);
 extern void EvpgWorkRoute(const char *saga, List *keys, List *positions);
+extern void EvpgSagaCount(const char *saga, int64 dispatched, int64 dead_lettered);
 extern int64 EvpgWorkBury(const EvpgDeadLetter *letter);
 
 extern bool EvpgTimerRead(int64 timer_id, EvpgTimer *timer);

@@ -571,10 +571,24 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_SAGA_CLEAR] = {
 		"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga OPERATOR(pg_catalog.=) $1),"
 		" t AS (DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1),"
+		" n AS (DELETE FROM evpg.saga_total WHERE saga OPERATOR(pg_catalog.=) $1),"
 		" d AS (UPDATE evpg.dead_letter SET resolved_at = evpg.clock_timestamp(), resolution = 'discarded',"
 		" reason = 'saga was dropped' WHERE saga OPERATOR(pg_catalog.=) $1 AND resolved_at IS NULL)"
 		" DELETE FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
+	},
+
+	/*
+	 * The row need not be new under the statement's snapshot: the key finds
+	 * its last version, which is locked.
+	 */
+	[EVPG_PLAN_SAGA_COUNT] = {
+		"WITH counted AS (UPDATE evpg.saga_total SET dispatched = dispatched OPERATOR(pg_catalog.+) $2,"
+		" dead_lettered = dead_lettered OPERATOR(pg_catalog.+) $3 WHERE saga OPERATOR(pg_catalog.=) $1 AND part OPERATOR(pg_catalog.=)"
+		" (SELECT part FROM evpg.saga_total WHERE saga OPERATOR(pg_catalog.=) $1 ORDER BY part LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)"
+		" RETURNING 1)"
+		" INSERT INTO evpg.saga_total (saga, dispatched, dead_lettered) SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM counted)",
+		3, {TEXTOID, INT8OID, INT8OID}
 	},
 	[EVPG_PLAN_SAGA_DELETE] = {
 		"DELETE FROM evpg.saga WHERE name OPERATOR(pg_catalog.=) $1",

@@ -8,6 +8,7 @@ SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}', command_id 
 INSERT INTO evpg.saga_event (saga, key, position) VALUES ('s', 'k', 1);
 INSERT INTO evpg.saga_instance (version, position, started_at, updated_at, saga_version, status, saga, key, state) VALUES (1, 1, now(), now(), 1, 'running', 's', 'k', '{}');
 INSERT INTO evpg.dead_letter (attempts, sqlstate, message) VALUES (1, 'XX000', 'x');
+INSERT INTO evpg.saga_total (saga, dispatched, dead_lettered) VALUES ('s', 1, 0);
 SELECT evpg_take_snapshot('counter', 'a'), evpg_schedule('2100-01-01', 'counter', 'a', 'Add', '{"n": 1}'), evpg_receive('elsewhere', '1') \g /dev/null
 
 CREATE ROLE evpg_test_writes_all;

@@ -118,6 +118,9 @@ sub all_is_well
 	is(query("SELECT count(*) FROM evpg.saga_instance WHERE status <> 'completed' AND saga LIKE 'transfer%'"), 0, "$what: every instance is completed");
 	is(query('SELECT count(*) FROM evpg.timer'), 0, "$what: no timer is left");
 	is(query('SELECT saga, key, sqlstate, message FROM evpg.dead_letter'), '', "$what: there is no dead letter");
+	is(query(q{SELECT name, dispatched_total, dead_lettered_total FROM evpg.stat_consumer c WHERE kind = 'saga' AND (dead_lettered_total <> 0 OR dispatched_total <>
+		(SELECT count(DISTINCT command_id) FROM evpg.event WHERE metadata#>>'{evpg,saga}' = c.name))}),
+		'', "A32: $what: each command that a saga sent counts once");
 	is(inspect($node), '', "$what: all that is stored agrees");
 	return;
 }
@@ -223,6 +226,7 @@ is(query('SELECT key, attempts, sqlstate FROM evpg.dead_letter'), 'served ill|2|
 soon("SELECT count(*) = 2 FROM evpg.saga_instance WHERE saga = 'poisonable'", 'the other instances go on');
 is(query("SELECT string_agg(key || ' ' || (state->>'seen'), ', ' ORDER BY key) FROM evpg.saga_instance WHERE saga = 'poisonable'"), 'served also fine 1, served fine 1', 'each event counts once');
 is(query("SELECT count(*) FROM evpg.saga_event WHERE key = 'served ill'"), 2, 'what comes later for the ill one waits');
+is(query("SELECT dead_lettered_total FROM evpg.stat_consumer WHERE name = 'poisonable'"), 1, 'A32: which counts once, however many attempts there were');
 is(query("SELECT evpg_discard_dead_letter(dead_letter_id, 'poison') FROM evpg.dead_letter"), 't', 'it is given up');
 soon("SELECT count(*) = 3 FROM evpg.saga_instance WHERE saga = 'poisonable'", 'and the instance goes on');
 is(scalar(() = slurp_file($node->logfile) =~ /evpg worker.*was terminated by signal 6/g), 3, 'there were so many crashes, after the one that made it a suspect');
