@@ -970,7 +970,7 @@ BEGIN
   END IF;
   RETURN enabled <> existed;
 END $$;
-COMMENT ON FUNCTION evpg_enable_index IS 'makes or drops an index of the event log: event_type (for consumers of rare types), correlation, recorded_at, tags; true when something changed';
+COMMENT ON FUNCTION evpg_enable_index IS 'makes or drops an index of the event log: event_type (for consumers and readers of rare types), correlation, recorded_at, tags; true when something changed';
 
 -- ------------------------------------------------------------------ idempotency
 

@@ -166,9 +166,12 @@ access_method(Oid relid)
 	return result;
 }
 
-/* A B-tree on just these columns (the second may be NULL) that is complete and, if asked for, unique; else InvalidOid. */
+/*
+ * An index of an access method on just these columns (the second may be NULL)
+ * that is complete and, if asked for, unique; else InvalidOid.
+ */
 static Oid
-find_index(Oid schema, const char *name, Oid table, const char *first, const char *second, bool unique)
+find_index(Oid schema, const char *name, Oid table, Oid method, const char *first, const char *second, bool unique)
 {
 	Oid			index = get_relname_relid(name, schema);
 	HeapTuple	tuple = OidIsValid(index) ? SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index)) : NULL;
@@ -182,7 +185,7 @@ find_index(Oid schema, const char *name, Oid table, const char *first, const cha
 		(form->indisunique || !unique) && form->indnkeyatts == (second == NULL ? 1 : 2) &&
 		form->indkey.values[0] == get_attnum(table, first) &&
 		(second == NULL || form->indkey.values[1] == get_attnum(table, second)) &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && access_method(index) == BTREE_AM_OID;
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && access_method(index) == method;
 	ReleaseSysCache(tuple);
 	return usable ? index : InvalidOid;
 }
@@ -191,7 +194,7 @@ find_index(Oid schema, const char *name, Oid table, const char *first, const cha
 static Oid
 lookup_index(Oid schema, const char *name, Oid table, const char *first, const char *second)
 {
-	Oid			index = find_index(schema, name, table, first, second, true);
+	Oid			index = find_index(schema, name, table, BTREE_AM_OID, first, second, true);
 
 	if (!OidIsValid(index))
 		ereport(ERROR,
@@ -276,7 +279,9 @@ EvpgCatalogGet(void)
 										"aggregate_type", "aggregate_id");
 	new.event_log = shaped[EVPG_SHAPE_EVENT_LOG];
 	new.event_log_position_index = lookup_index(schema, "event_log_pkey", new.event_log, "position", NULL);
-	new.event_log_type_index = find_index(schema, "event_log_event_type", new.event_log, "type", "position", false);
+	new.event_log_tags_index = find_index(schema, "event_log_tags", new.event_log, GIN_AM_OID, "tags", NULL, false);
+	new.event_log_type_index = find_index(schema, "event_log_event_type", new.event_log, BTREE_AM_OID,
+										  "type", "position", false);
 	new.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", new.event_log,
 											  "stream_id", "version");
 	new.clock = shaped[EVPG_SHAPE_CLOCK];

@@ -33,6 +33,7 @@ typedef struct EvpgCatalog
 									 * aggregate_id) */
 	Oid			event_log;
 	Oid			event_log_position_index;	/* unique on position */
+	Oid			event_log_tags_index;	/* on tags (GIN), if enabled */
 	Oid			event_log_type_index;	/* on (type, position), if enabled */
 	Oid			event_log_stream_index; /* unique on (stream_id, version) */
 	Oid			event_position; /* sequence */

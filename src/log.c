@@ -361,6 +361,30 @@ stream_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	return wanted && (filter->parts <= 1 || EvpgLogPart(stream->aggregate_id, filter->parts) == filter->part);
 }
 
+/* Whether an event has any of the wanted tags. */
+static bool
+tags_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
+{
+	List	   *wanted = scan->filter->tags;
+	ArrayType  *tags;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	if (wanted == NIL)
+		return true;
+	slot_getsomeattrs(slot, LOG_TAGS + 1);
+	if (slot->tts_isnull[LOG_TAGS])
+		return false;
+	MemoryContextReset(scan->event_context);
+	tags = DatumGetArrayTypeP(slot->tts_values[LOG_TAGS]);
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		if (!nulls[i] && EvpgRegistryListed(wanted, TextDatumGetCString(elements[i])))
+			return true;
+	return false;
+}
+
 /* The next event of all sources, in order of position; NULL at the end. */
 static TupleTableSlot *
 next_position(EvpgLogScan *scan)
@@ -404,7 +428,7 @@ next_of_all(EvpgLogScan *scan, EvpgStream *stream)
 			scan->reached = scan->filter->upto;
 			return NULL;
 		}
-		if (type_wanted(scan, slot) && stream_wanted(scan, slot, stream))
+		if (type_wanted(scan, slot) && tags_wanted(scan, slot) && stream_wanted(scan, slot, stream))
 			return slot;
 	}
 	return NULL;

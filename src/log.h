@@ -21,6 +21,7 @@ typedef struct EvpgLogFilter
 	int64		upto;			/* and up to this */
 	List	   *aggregate_types;	/* NIL: all, as the next one */
 	List	   *event_types;
+	List	   *tags;			/* any of them */
 	int			parts;			/* > 1: only the aggregate ids of one part */
 	int			part;
 } EvpgLogFilter;

@@ -25,6 +25,7 @@ typedef struct PlanText
 	const char *text;
 	int			nargs;
 	Oid			args[24];
+	bool		by_values;		/* see Planning */
 } PlanText;
 
 /* Whether e, what an instance has before it, need not wait: for a dead letter, for its next attempt, for the saga to be resumed. */
@@ -138,14 +139,14 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"SELECT 1 FROM evpg.event_log WHERE event_id OPERATOR(pg_catalog.=) $1",
 		1, {UUIDOID}
 	},
-	[EVPG_PLAN_EVENTS_READ_ALL] = {
-		"SELECT * FROM evpg.event e WHERE e.\"position\" OPERATOR(pg_catalog.>) $1"
-		" AND ($2 IS NULL OR e.\"position\" OPERATOR(pg_catalog.<=) $2)"
-		" AND ($3 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($3))"
-		" AND ($4 IS NULL OR e.type OPERATOR(pg_catalog.=) ANY ($4))"
-		" AND ($5 IS NULL OR e.tags OPERATOR(pg_catalog.&&) $5)"
+	[EVPG_PLAN_EVENTS_TAGGED] = {
+		"SELECT * FROM evpg.event e WHERE e.tags OPERATOR(pg_catalog.&&) $1 AND e.\"position\" OPERATOR(pg_catalog.>) $2"
+		" AND e.\"position\" OPERATOR(pg_catalog.<=) $3"
+		" AND ($4 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($4))"
+		" AND ($5 IS NULL OR e.type OPERATOR(pg_catalog.=) ANY ($5))"
 		" ORDER BY e.\"position\" LIMIT $6",
-		6, {INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID}
+		6, {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT8OID},
+		.by_values = true
 	},
 	[EVPG_PLAN_EXTENSION_VERSION] = {
 		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
@@ -770,6 +771,9 @@ static SPIPlanPtr plans[EVPG_PLAN_COUNT];
  * time, and a plan for an empty table is a sequential scan, which the session
  * would keep when there is much to be done.  Generic plans, made once; no JIT,
  * which the costs of disabled ways would start.
+ *
+ * A statement that is planned by its values is the other way round: which of two
+ * indexes is the better one depends on them, and the statistics know.
  */
 typedef struct Planning
 {
@@ -796,6 +800,7 @@ plan_by(Planning ways)
 }
 
 static const Planning by_index = {false, false, false, false, false, false};
+static const Planning by_cost = {true, true, true, true, true, false};
 
 static SPIPlanPtr
 connect(EvpgPlan id)
@@ -804,7 +809,7 @@ connect(EvpgPlan id)
 	if (unlikely(plans[id] == NULL))
 	{
 		SPIPlanPtr	plan = SPI_prepare_cursor(texts[id].text, texts[id].nargs, (Oid *) texts[id].args,
-											  CURSOR_OPT_GENERIC_PLAN);
+											  texts[id].by_values ? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL)
 			elog(ERROR, "could not prepare statement: %s", SPI_result_code_string(SPI_result));
@@ -818,7 +823,7 @@ static uint64
 run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect(id);
-	Planning	before = plan_by(by_index);
+	Planning	before = plan_by(texts[id].by_values ? by_cost : by_index);
 	int			result = 0;
 
 	PG_TRY();
@@ -844,7 +849,7 @@ Portal
 EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect(id);
-	Planning	before = plan_by(by_index);
+	Planning	before = plan_by(texts[id].by_values ? by_cost : by_index);
 	Portal		portal = NULL;
 
 	PG_TRY();

@@ -25,9 +25,11 @@
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
+#include "registry.h"
 #include "state.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -156,10 +158,24 @@ evpg_stream_version(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(stream.version);
 }
 
+/* Adds an event to the rows of a function that returns evpg.event. */
+static void
+return_event(FunctionCallInfo fcinfo, const EvpgEvent *event, MemoryContext row)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old = MemoryContextSwitchTo(row);
+	Datum		values[EVPG_EVENT_NATTS];
+	bool		nulls[EVPG_EVENT_NATTS];
+
+	EvpgEventValues(event, values, nulls);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(row);
+}
+
 Datum
 evpg_read_stream(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvpgStream	stream = {
 		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
 		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
@@ -186,18 +202,10 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 		 */
 		for (int64 n = 0; n != max_count && wanted >= first && wanted <= stream.version; n++)
 		{
-			Datum		values[EVPG_EVENT_NATTS];
-			bool		nulls[EVPG_EVENT_NATTS];
-			MemoryContext old;
-
 			if (!EvpgLogScanNext(scan, &event) || event.version != wanted)
 				EvpgStateRaiseDamaged(&stream, wanted);
 			wanted += backwards ? -1 : 1;
-			old = MemoryContextSwitchTo(row);
-			EvpgEventValues(&event, values, nulls);
-			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-			MemoryContextSwitchTo(old);
-			MemoryContextReset(row);
+			return_event(fcinfo, &event, row);
 		}
 		MemoryContextDelete(row);
 		EvpgLogScanEnd(scan);
@@ -208,53 +216,102 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* Which events evpg_read_all is asked for; NULL: all. */
+typedef struct Wanted
+{
+	ArrayType  *aggregate_types;
+	ArrayType  *event_types;
+	ArrayType  *tags;
+}			Wanted;
+
+static List *
+names_of(ArrayType *array)
+{
+	return array == NULL ? NIL : EvpgRegistryNames(array);
+}
+
+/*
+ * Returns events of positions above after and up to upto, in order, with a new
+ * snapshot: by the index on types if there is one, else by position.  Whether
+ * the index on tags is better than that on positions depends on the tags, so
+ * with it the planner decides.
+ */
+static int64
+return_page(FunctionCallInfo fcinfo, const Wanted * wanted, int64 after, int64 upto, int64 max_count)
+{
+	EvpgLogFilter filter = {.after = after, .upto = upto};
+	EvpgLogScan *scan;
+	MemoryContext row;
+	EvpgEvent	event;
+	int64		count = 0;
+
+	if (wanted->tags != NULL && OidIsValid(EvpgCatalogGet()->event_log_tags_index))
+	{
+		Datum		values[6] = {
+			PointerGetDatum(wanted->tags), Int64GetDatum(after), Int64GetDatum(upto),
+			PointerGetDatum(wanted->aggregate_types), PointerGetDatum(wanted->event_types), Int64GetDatum(max_count)
+		};
+		char		nulls[6] = {
+			' ', ' ', ' ', wanted->aggregate_types == NULL ? 'n' : ' ', wanted->event_types == NULL ? 'n' : ' ',
+			max_count < 0 ? 'n' : ' '
+		};
+
+		return return_batches(fcinfo, EVPG_PLAN_EVENTS_TAGGED, values, nulls, false);
+	}
+	filter.aggregate_types = names_of(wanted->aggregate_types);
+	filter.event_types = names_of(wanted->event_types);
+	filter.tags = names_of(wanted->tags);
+	row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	while (count != max_count)
+	{
+		if (EvpgLogScanNext(scan, &event))
+		{
+			return_event(fcinfo, &event, row);
+			count++;
+		}
+		/* After many events that are not wanted a scan pauses. */
+		else if (EvpgLogScanReached(scan) >= upto)
+			break;
+	}
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	MemoryContextDelete(row);
+	return count;
+}
+
 Datum
 evpg_read_all(PG_FUNCTION_ARGS)
 {
-	Datum		values[6] = {0};
-	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	int64		after_position = EvpgArgBigint(fcinfo, 0, "after_position");
 	int64		max_count = arg_max_count(fcinfo, 1);
 	bool		stable_only = arg_bool(fcinfo, 5, "stable_only");
-	ArrayType  *filters[3];
-	int64		rows;
+	Wanted		wanted = {
+		.aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types"),
+		.event_types = EvpgArgTextArray(fcinfo, 3, "event_types"),
+		.tags = EvpgArgTextArray(fcinfo, 4, "tags")
+	};
+	int64		count;
 	int64		mark;
-	int64		after_position;
 	EvpgScope	scope;
 
-	after_position = EvpgArgBigint(fcinfo, 0, "after_position");
-	filters[0] = EvpgArgTextArray(fcinfo, 2, "aggregate_types");
-	filters[1] = EvpgArgTextArray(fcinfo, 3, "event_types");
-	filters[2] = EvpgArgTextArray(fcinfo, 4, "tags");
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
-	values[0] = PG_GETARG_DATUM(0);
-	nulls[1] = stable_only ? ' ' : 'n';
-	for (int i = 0; i < 3; i++)
-	{
-		values[2 + i] = PointerGetDatum(filters[i]);
-		nulls[2 + i] = filters[i] == NULL ? 'n' : ' ';
-	}
-	values[5] = Int64GetDatum(max_count);
-	nulls[5] = max_count < 0 ? 'n' : ' ';
-	mark = stable_only ? EvpgFenceDurablePosition(false) : 0;
-	values[1] = Int64GetDatum(mark);
-	rows = return_batches(fcinfo, EVPG_PLAN_EVENTS_READ_ALL, values, nulls, false);
+	mark = stable_only ? EvpgFenceDurablePosition(false) : PG_INT64_MAX;
+	count = return_page(fcinfo, &wanted, after_position, mark, max_count);
 
 	/*
 	 * A page that is not full is worth waiting for appenders in mid-flight;
 	 * it goes on behind the mark.
 	 */
-	if (stable_only && rows != max_count)
+	if (stable_only && count != max_count)
 	{
 		int64		later = EvpgFenceDurablePosition(true);
 
 		if (later > mark)
-		{
-			values[0] = Int64GetDatum(Max(after_position, mark));
-			values[1] = Int64GetDatum(later);
-			values[5] = Int64GetDatum(max_count - rows);
-			(void) return_batches(fcinfo, EVPG_PLAN_EVENTS_READ_ALL, values, nulls, false);
-		}
+			(void) return_page(fcinfo, &wanted, Max(after_position, mark), later,
+							   max_count < 0 ? max_count : max_count - count);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();

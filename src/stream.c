@@ -43,8 +43,9 @@
 #define STREAM_AGGREGATE_ID		7
 #define STREAM_NATTS			7
 
-/* So many streams a session remembers by stream_id; then it starts anew. */
+/* So many streams a session remembers by stream_id, in so much memory; then it starts anew. */
 #define MAX_NAMES 100000
+#define MAX_NAMES_SIZE (32 * 1024 * 1024)
 
 typedef struct Names
 {
@@ -152,6 +153,8 @@ EvpgStreamById(int64 stream_id, EvpgStream *stream)
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("stream with id " INT64_FORMAT " is missing", stream_id),
 					 errdetail("There is an event of it.")));
+		if (MemoryContextMemAllocated(EvpgStreamContext, false) > MAX_NAMES_SIZE)
+			forget_names();
 		old = MemoryContextSwitchTo(EvpgStreamContext);
 		type = TextDatumGetCString(get_value(row, STREAM_AGGREGATE_TYPE));
 		id = TextDatumGetCString(get_value(row, STREAM_AGGREGATE_ID));

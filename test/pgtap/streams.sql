@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(102);
+SELECT plan(163);
 SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'A14, A15, 1.2 test 6: an empty store has no streams');
 SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'A42: and no events');
 SELECT is(evpg_stable_position(), 0::bigint, 'rule 9: and nothing is drawn');
@@ -89,7 +89,7 @@ END $$;
 SELECT count(*) FROM evpg_append('counter_c', 't',
   ARRAY[evpg_event('Odd', tags => '{red,blue}'), evpg_event('Even', tags => '{blue}'), evpg_event('Odd', tags => '{}')])
   \g /dev/null
-SELECT is(found(args), wanted, 'A42, B38: read_all(' || args || ')') FROM (VALUES
+CREATE TABLE test.pages (args, wanted) AS VALUES
   ('', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'), ('max_count => 3', 'a1 a2 r1'), ('max_count => 0', '-'),
   ('max_count => NULL', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3'),
   ('after_position => 2, max_count => 2', 'r1 r2'), ('after_position => 7', 't1 t2 t3'), ('after_position => 10', '-'),
@@ -101,7 +101,8 @@ SELECT is(found(args), wanted, 'A42, B38: read_all(' || args || ')') FROM (VALUE
   ('event_types => ''{Nope}''', '-'),
   ('tags => ''{red}''', 't1'), ('tags => ''{red,blue}''', 't1 t2'), ('tags => ''{green}''', '-'),
   ('aggregate_types => ''{counter_c}'', event_types => ''{Odd}'', tags => ''{blue}''', 't1'),
-  ('stable_only => false', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3')) x (args, wanted);
+  ('stable_only => false', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3');
+SELECT is(found(args), wanted, 'A42, B38: read_all(' || args || ')') FROM pages;
 SELECT same('SELECT * FROM evpg_read_all()', 'SELECT * FROM evpg.event ORDER BY position', 'A42, D61: the rows of the view');
 SELECT is(evpg_stable_position(), (SELECT max(position) FROM evpg.event), 'rule 9: with no appender about, all is stable');
 BEGIN;
@@ -135,4 +136,38 @@ SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'r')), 5::bigint, 'A
 SELECT is(total('own'), '1 1', 'A07: also a state');
 SELECT is((SELECT count(*) FROM evpg_streams('counter_c')), 3::bigint, 'A15: also the list');
 COMMIT;
+
+-- optional indexes are used, and give the same rows in the same order
+CREATE FUNCTION test.scans(index text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT pg_stat_get_numscans(format('evpg.%I', index)::regclass) $$;
+SELECT count(*) FROM generate_series(1, 100) n, evpg_append('counter_c', 'many' || n, ARRAY(SELECT
+  evpg_event('Many', jsonb_build_object('pad', repeat('x', 100)), tags => ARRAY['many', 'few' || n]) FROM generate_series(1, 100))) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 't', ARRAY[evpg_event('Odd', tags => '{red}'), evpg_event('Even', tags => '{few7}')]) \g /dev/null
+ANALYZE evpg.event_log;
+CREATE TABLE test.more AS SELECT args, found(args) AS wanted FROM (
+  SELECT args || CASE args WHEN '' THEN '' ELSE ', ' END || 'after_position => 0' AS args FROM pages WHERE args NOT LIKE '%after_position%'
+  UNION ALL SELECT * FROM unnest(ARRAY['event_types => ''{Many,Odd,Added}'', max_count => 50', 'event_types => ''{Many,Odd,Many}'', max_count => NULL',
+    'tags => ''{few7,red,few6,few7}'', max_count => 150', 'tags => ''{many}'', after_position => 9000, max_count => 20',
+    'tags => ''{few7}'', event_types => ''{Even}''', 'tags => ''{red}'', aggregate_types => ''{counter}'', max_count => NULL'])) q;
+SELECT is((SELECT string_agg(args || ': ' || wanted, '; ') FROM more WHERE args LIKE 'tags%types%'),
+  'tags => ''{few7}'', event_types => ''{Even}'': t2; tags => ''{red}'', aggregate_types => ''{counter}'', max_count => NULL: t1', 'B38: pages of a log with more events');
+SELECT evpg_enable_index('event_type') \g /dev/null
+SELECT is(found(args), wanted, 'A45: with an index on types, read_all(' || args || ')') FROM more;
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT scans('event_log_event_type') AS before \gset
+SELECT found('event_types => ''{Odd,Nope}''') \g /dev/null
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT is(scans('event_log_event_type') - :before, 2::bigint, 'A45: by the index, once for each type');
+SELECT evpg_enable_index('event_type', false), evpg_enable_index('tags') \g /dev/null
+SELECT is(found(args), wanted, 'B38: with an index on tags, read_all(' || args || ')') FROM more;
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT scans('event_log_tags') AS before \gset
+SELECT found('tags => ''{few7}''') \g /dev/null
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT is(scans('event_log_tags') - :before, 1::bigint, 'B38: by the index');
+SELECT found('tags => ''{many}'', after_position => 9990') \g /dev/null
+SELECT pg_stat_force_next_flush() \g /dev/null
+SELECT is(scans('event_log_tags') - :before, 1::bigint, 'B38: not where little of the log is left');
+SELECT evpg_enable_index('event_type') \g /dev/null
+SELECT is(found(args), wanted, 'A45, B38: with both, read_all(' || args || ')') FROM more;
 SELECT * FROM finish();
