@@ -203,6 +203,8 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 	mark = look(catalog, wanted);
 	if (wait && mark != held_mark && !held_by_me(catalog->fence))
 	{
+		if (mark < wanted)
+			EVPG_WAIT_POINT("fence_wait");
 		for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
 		{
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
