@@ -284,18 +284,22 @@ CREATE TABLE evpg.rebuild (
   last_error   text
 );
 COMMENT ON TABLE evpg.rebuild IS 'rebuilds of all keys of a projection that are under way, or have failed';
-COMMENT ON COLUMN evpg.rebuild.server_start IS 'the start of the server since which it has been worked on';
-COMMENT ON COLUMN evpg.rebuild.crashes IS 'how often the server has been started since it made any progress';
+COMMENT ON COLUMN evpg.rebuild.server_start IS 'the start of the server since which its end has been tried';
+COMMENT ON COLUMN evpg.rebuild.crashes IS 'how often the server has crashed in a row while its end was tried';
 COMMENT ON COLUMN evpg.rebuild.goal IS 'the last position when the rebuild began';
 
 CREATE TABLE evpg.rebuild_part (
   checkpoint bigint NOT NULL,
   events     bigint NOT NULL DEFAULT 0,
   build      bigint NOT NULL,
+  server_start bigint NOT NULL DEFAULT 0,
   part       int NOT NULL,
+  crashes    int NOT NULL DEFAULT 0,
   PRIMARY KEY (build, part)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE evpg.rebuild_part IS 'how far the parts of rebuilds have come; each part has the keys of its own streams, or of its own hashes';
+COMMENT ON COLUMN evpg.rebuild_part.server_start IS 'the start of the server since which it has been worked on';
+COMMENT ON COLUMN evpg.rebuild_part.crashes IS 'how often the server has crashed in a row since it made any progress';
 
 CREATE TABLE evpg.old_build (
   build      bigint PRIMARY KEY,

@@ -362,6 +362,15 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"UPDATE evpg.old_build SET clean_from = $2 WHERE build OPERATOR(pg_catalog.=) $1",
 		2, {INT8OID, TEXTOID}
 	},
+	[EVPG_PLAN_REBUILD_COUNT] = {
+		"UPDATE evpg.rebuild SET server_start = $2, crashes = $3 WHERE name OPERATOR(pg_catalog.=) $1",
+		3, {TEXTOID, INT8OID, INT4OID}
+	},
+	[EVPG_PLAN_REBUILD_COUNT_PART] = {
+		"UPDATE evpg.rebuild_part SET server_start = $3, crashes = $4"
+		" WHERE build OPERATOR(pg_catalog.=) $1 AND part OPERATOR(pg_catalog.=) $2",
+		4, {INT8OID, INT4OID, INT8OID, INT4OID}
+	},
 	[EVPG_PLAN_REBUILD_DELETE] = {
 		"WITH r AS (DELETE FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1 RETURNING build),"
 		" p AS (DELETE FROM evpg.rebuild_part USING r WHERE rebuild_part.build OPERATOR(pg_catalog.=) r.build)"
@@ -400,7 +409,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_PART] = {
-		"SELECT checkpoint, xmin FROM evpg.rebuild_part WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY part",
+		"SELECT checkpoint, xmin, server_start, crashes FROM evpg.rebuild_part WHERE build OPERATOR(pg_catalog.=) $1 ORDER BY part",
 		1, {INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_READ] = {
@@ -408,21 +417,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" last_error_at, goal, server_start, crashes FROM evpg.rebuild WHERE name OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
-	[EVPG_PLAN_REBUILD_PROVEN] = {
-		"UPDATE evpg.rebuild SET crashes = 0 WHERE name OPERATOR(pg_catalog.=) $1",
-		1, {TEXTOID}
-	},
 	[EVPG_PLAN_REBUILD_START] = {
 		"WITH r AS (INSERT INTO evpg.rebuild (name, build, parts, start_position, goal, started_by, server_start)"
 		" VALUES ($1, pg_catalog.nextval('evpg.projection_build'), $2, $3, $4, $5, $6) RETURNING build, parts)"
-		" INSERT INTO evpg.rebuild_part (build, part, checkpoint)"
-		" SELECT r.build, part, $3 FROM r, LATERAL pg_catalog.generate_series(0, r.parts OPERATOR(pg_catalog.-) 1) AS part",
+		" INSERT INTO evpg.rebuild_part (build, part, checkpoint, server_start)"
+		" SELECT r.build, part, $3, $6 FROM r, LATERAL pg_catalog.generate_series(0, r.parts OPERATOR(pg_catalog.-) 1) AS part",
 		6, {TEXTOID, INT4OID, INT8OID, INT8OID, TEXTOID, INT8OID}
-	},
-	[EVPG_PLAN_REBUILD_TRY] = {
-		"UPDATE evpg.rebuild SET server_start = $2, crashes = crashes OPERATOR(pg_catalog.+) 1"
-		" WHERE name OPERATOR(pg_catalog.=) $1",
-		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_REBUILD_TOMBSTONES] = {
 		"INSERT INTO evpg.projection_state (build, key, generation, version, \"position\", deleted, updated_at)"

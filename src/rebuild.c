@@ -67,6 +67,16 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* Rows of an old build are deleted so many at a time. */
 #define CLEAN_ROWS 5000
 
+/* In place of the number of a part: what comes after all of them. */
+#define END (-1)
+
+/* Whether a part of a rebuild, or its end, has crashed the server. */
+typedef struct Suspicion
+{
+	int64		server_start;	/* in which it was last tried */
+	int			crashes;		/* starts since it came to a result */
+} Suspicion;
+
 /* A rebuild, as its row says. */
 typedef struct Rebuild
 {
@@ -77,12 +87,12 @@ typedef struct Rebuild
 	int			parts;
 	int64		goal;			/* the last position when it began */
 	int64	   *checkpoints;	/* of the parts */
+	Suspicion  *suspicions;		/* of the parts */
+	Suspicion	suspicion;		/* of the end */
 	TransactionId last_write;	/* of who has moved a checkpoint */
 	int			attempts;
 	TimestampTz retry_at;		/* 0: at once */
 	TimestampTz last_error_at;	/* 0: none */
-	int64		server_start;	/* in which it was last tried */
-	int			crashes;		/* starts since it has made progress */
 	int64		events;			/* applied in this call */
 	int64		replaced;		/* the build whose place it has taken */
 	/* what an attempt is about */
@@ -154,14 +164,15 @@ read_rebuild(const char *name, Rebuild *rebuild)
 		rebuild->retry_at = result_int(0, 5);
 		rebuild->last_error_at = result_int(0, 6);
 		rebuild->goal = result_int(0, 7);
-		rebuild->server_start = result_int(0, 8);
-		rebuild->crashes = (int) result_int(0, 9);
+		rebuild->suspicion.server_start = result_int(0, 8);
+		rebuild->suspicion.crashes = (int) result_int(0, 9);
 	}
 	EvpgPlanDone();
 	if (!found)
 		return false;
 	rebuild->projection = EvpgProjectionFind(name);
 	rebuild->checkpoints = MemoryContextAllocZero(caller, sizeof(int64) * rebuild->parts);
+	rebuild->suspicions = MemoryContextAllocZero(caller, sizeof(Suspicion) * rebuild->parts);
 	return true;
 }
 
@@ -182,6 +193,8 @@ read_parts(Rebuild *rebuild)
 		if (!TransactionIdIsValid(rebuild->last_write) ||
 			TransactionIdFollows(DatumGetTransactionId(writer), rebuild->last_write))
 			rebuild->last_write = DatumGetTransactionId(writer);
+		rebuild->suspicions[row].server_start = result_int(row, 3);
+		rebuild->suspicions[row].crashes = (int) result_int(row, 4);
 	}
 	EvpgPlanDone();
 }
@@ -425,44 +438,63 @@ fail(Rebuild *rebuild, const ErrorData *error)
 				 errhint("When the cause is gone, use evpg_rebuild_projection() again.")));
 }
 
+/* The caller has locked the part, or for the end the rebuild; here and below. */
+static Suspicion *
+suspicion_of(Rebuild *rebuild, int part)
+{
+	return part == END ? &rebuild->suspicion : &rebuild->suspicions[part];
+}
+
+/* Writes down, on disk, how often it has crashed the server. */
+static void
+put_crashes(const Rebuild *rebuild, int part, int crashes)
+{
+	Datum		values[4];
+	int			count = 0;
+
+	if (part == END)
+		values[count++] = CStringGetTextDatum(rebuild->name);
+	else
+	{
+		values[count++] = Int64GetDatum(rebuild->build);
+		values[count++] = Int32GetDatum(part);
+	}
+	values[count++] = Int64GetDatum(EvpgCautionServerStart());
+	values[count++] = Int32GetDatum(crashes);
+	run(part == END ? EVPG_PLAN_REBUILD_COUNT : EVPG_PLAN_REBUILD_COUNT_PART, values, NULL);
+	ForceSyncCommit();
+}
+
 /*
  * The first time after a start of the server an attempt is counted, on disk, which
- * the first batch takes back: so a rebuild that crashes the server fails in the
- * end.  False if others are in the way.
+ * the first result takes back: so a rebuild that crashes the server fails in the
+ * end, however well its other parts get on.  False if it was counted before, so
+ * that the caller may go on.
  */
 static bool
-count_start(Rebuild *rebuild, TimestampTz *next)
+count_start(Rebuild *rebuild, int part)
 {
-	Datum		values[2] = {CStringGetTextDatum(rebuild->name), Int64GetDatum(EvpgCautionServerStart())};
+	const Suspicion *suspicion = suspicion_of(rebuild, part);
 
-	/* Those who look at the same time must not count twice. */
-	if (!lock_rebuild(rebuild->name, ExclusiveLock, false))
-	{
-		*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), END_PAUSE));
+	if (suspicion->server_start == EvpgCautionServerStart())
 		return false;
-	}
-	if (rebuild->crashes >= rebuild->projection->max_attempts)
+	if (suspicion->crashes < rebuild->projection->max_attempts)
+		put_crashes(rebuild, part, suspicion->crashes + 1);
+	else
 	{
 		rebuild->attempts = rebuild->projection->max_attempts;
 		EvpgProjectBlame(0, NULL);
-		fail(rebuild, EvpgCautionError(rebuild->crashes));
-		return true;
+		fail(rebuild, EvpgCautionError(suspicion->crashes));
 	}
-	run(EVPG_PLAN_REBUILD_TRY, values, NULL);
-	ForceSyncCommit();
 	return true;
 }
 
-/* It has made progress since the server was started. */
+/* It has come to a result since the server was started. */
 static void
-prove(const Rebuild *rebuild)
+prove(Rebuild *rebuild, int part)
 {
-	Datum		value = CStringGetTextDatum(rebuild->name);
-
-	if (rebuild->crashes == 0)
-		return;
-	run(EVPG_PLAN_REBUILD_PROVEN, &value, NULL);
-	ForceSyncCommit();
+	if (suspicion_of(rebuild, part)->crashes > 0)
+		put_crashes(rebuild, part, 0);
 }
 
 /* Applies a batch of a part that nobody else works on; false if there is none. */
@@ -486,8 +518,10 @@ run_part(Rebuild *rebuild)
 			(rebuild->projection->tables == NIL ||
 			 rebuild->checkpoints[rebuild->part] >= Min(rebuild->goal, rebuild->mark)))
 			continue;
+		if (count_start(rebuild, rebuild->part))
+			return true;
 		error = EvpgAttempt(attempt_part, rebuild);
-		prove(rebuild);
+		prove(rebuild, rebuild->part);
 		if (error != NULL)
 			fail(rebuild, error);
 		return true;
@@ -512,10 +546,12 @@ run_end(Rebuild *rebuild, TimestampTz *next)
 		for (int part = 0; part < rebuild->parts; part++)
 			if (rebuild->mark - rebuild->checkpoints[part] > 2 * NEAR)
 				return true;
+	if (count_start(rebuild, END))
+		return true;
 	error = EvpgAttempt(end, rebuild);
 	if (error != NULL)
 	{
-		prove(rebuild);
+		prove(rebuild, END);
 		fail(rebuild, error);
 	}
 	return true;
@@ -544,8 +580,6 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 		*next = Min(*next, EvpgClockWall(rebuild.retry_at));
 		more = false;
 	}
-	else if (rebuild.server_start != EvpgCautionServerStart())
-		more = count_start(&rebuild, next);
 	else
 		more = (rebuild.projection->reset_signature == NULL && run_part(&rebuild)) || run_end(&rebuild, next);
 	EvpgLeave(&scope);

@@ -710,10 +710,11 @@ EVPG_PROJECTION(bad_key_totals,
 				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total)),
 				.key = bad_key);
 
-/* Ends the server, if it is told to: where an event is applied, or where its key is found. */
+/* Ends the server, if it is told to: where an event is applied, perhaps after a pause in ms, or where its key is found. */
 static void
 project_survived(evpg_result *out, evpg_json *state, const evpg_event *event)
 {
+	pg_usleep(evpg_int(event->data, "pause") * 1000);
 	if (evpg_bool(event->data, "poison"))
 		abort();
 	evpg_set_int(state, "seen", evpg_int(state, "seen") + 1);

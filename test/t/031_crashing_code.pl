@@ -118,6 +118,22 @@ poison("SELECT evpg_rebuild_projection('rebuilt', background => true)");
 eventually("SELECT phase = 'failed' AND last_error LIKE '%without a result' FROM evpg.progress_rebuild WHERE name = 'rebuilt'", 'rule 13: a rebuild that crashes the server fails');
 query("SELECT evpg_drop_projection('rebuilt')");
 
+# One part gets on, slowly, while another one crashes the server, each time later than the first has ended a batch.  Events of
+# another type keep both from the end.
+query(<<'SQL');
+SELECT evpg_register_aggregate('part');
+SELECT evpg_append('part', 'ill', ARRAY[evpg_event('Served', '{"poison": true, "pause": 2000}')]);
+SELECT count(*) FROM generate_series(1, 60) n, evpg_append('part', 'fine ' || n, ARRAY[evpg_event('Served', '{"pause": 300}')]);
+SELECT FROM evpg_append('part', 'other', (SELECT array_agg(evpg_event('Other', '{}')) FROM generate_series(1, 2100)));
+SELECT evpg_register_projection('parts', library => 'evpg_test', symbol => 'poisonable_seen', aggregate_types => '{part}', event_types => '{Served}', max_attempts => 2);
+SQL
+my $before = crashes();
+poison("SELECT evpg_rebuild_projection('parts', background => true)");
+eventually("SELECT phase = 'failed' AND last_error LIKE '%without a result' FROM evpg.progress_rebuild WHERE name = 'parts'", 'rule 13: a rebuild fails of which one part crashes the server');
+cmp_ok(crashes() - $before, '<=', 3, 'rule 13: whatever the others do');
+is(query("SELECT count(*) FILTER (WHERE checkpoint > 0), count(*) FILTER (WHERE crashes = 2) FROM evpg.rebuild_part"), '1|1', 'rule 13: one part has got on');
+query("SELECT evpg_drop_projection('parts')");
+
 # ------------------------------------------------------------------ others crash the server
 
 # What was done is lost with each crash, since nothing else is written to disk after it, and is done again until it is not.
