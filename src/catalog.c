@@ -377,6 +377,16 @@ EvpgCatalogLockForWork(void)
 		LockRelationOid(EvpgCatalogGet()->work_tables[i], RowExclusiveLock);
 }
 
+/* The same without waiting; false if somebody is in the way. */
+bool
+EvpgCatalogTryLockForWork(void)
+{
+	for (int i = 0; i < EVPG_WORK_TABLES; i++)
+		if (!ConditionalLockRelationOid(EvpgCatalogGet()->work_tables[i], RowExclusiveLock))
+			return false;
+	return true;
+}
+
 /* Changes whenever a registration or a function may have changed. */
 uint64
 EvpgCatalogRegistryGeneration(void)

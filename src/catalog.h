@@ -64,6 +64,7 @@ extern const EvpgCatalog *EvpgCatalogGet(void);
 extern Relation EvpgCatalogOpen(const Oid *table, LOCKMODE mode);
 extern void EvpgCatalogLockForAppend(bool command_id);
 extern void EvpgCatalogLockForWork(void);
+extern bool EvpgCatalogTryLockForWork(void);
 extern uint64 EvpgCatalogRegistryGeneration(void);
 extern uint64 EvpgCatalogClockGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);

@@ -23,9 +23,12 @@ typedef enum EvpgCaution
 } EvpgCaution;
 
 extern int64 EvpgCautionServerStart(void);
+extern int64 EvpgCautionBefore(void);
 extern EvpgCaution EvpgCautionAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts,
 								  int *limit, int64 *position);
 extern void EvpgCautionProven(int limit);
+extern int	EvpgCautionCrashes(int max_attempts);
+extern void EvpgCautionAtExit(void (*take_back) (void));
 extern ErrorData *EvpgCautionError(int attempts);
 
 #endif							/* EVPG_CAUTION_H */

@@ -488,7 +488,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	 * any of them may have crashed the server, so it counts against none of
 	 * them. The others were made alone, and never came to an end.
 	 */
-	if (!again && what->attempts > max_attempts(what) + 1)
+	if (!again && what->attempts > EvpgCautionCrashes(max_attempts(what)) + 1)
 	{
 		what->attempts -= 2;
 		return bury(&acting, EvpgCautionError(what->attempts));
@@ -608,6 +608,17 @@ lock_due(MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
+/* The attempts at what this session has claimed and not done were none: it ends. */
+static void
+take_back(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, claimed)
+		if (((EvpgWork *) lfirst(cell))->locked)
+		EvpgWorkUnclaim(lfirst(cell));
+}
+
 /* Locks what is due and counts an attempt at it, on disk when the transaction has ended. */
 static void
 claim(MemoryContext context, TimestampTz *next)
@@ -634,6 +645,7 @@ claim(MemoryContext context, TimestampTz *next)
 	{
 		if (!EVPG_MUTATION("saga_unflushed"))
 			ForceSyncCommit();
+		EvpgCautionAtExit(take_back);
 		EVPG_WAIT_POINT("saga_counted");
 	}
 	else

@@ -169,6 +169,37 @@ EvpgWorkNext(TimestampTz now)
 	return next;
 }
 
+/* Counts an attempt, or takes one back, unless somebody has locked the row or changed the count. */
+static bool
+count_attempt(EvpgWork *work, EvpgPlan event_plan, EvpgPlan timer_plan)
+{
+	bool		counted;
+
+	if (work->position != 0)
+	{
+		Datum		values[4] = {
+			CStringGetTextDatum(work->saga),
+			CStringGetTextDatum(work->key),
+			Int64GetDatum(work->position),
+			Int32GetDatum(work->attempts)
+		};
+
+		counted = EvpgPlanRun(event_plan, values, NULL) > 0;
+	}
+	else
+	{
+		Datum		values[3] = {
+			Int64GetDatum(work->timer_id),
+			Int32GetDatum(work->attempts),
+			TimestampTzGetDatum(work->due)
+		};
+
+		counted = EvpgPlanRun(timer_plan, values, NULL) > 0;
+	}
+	EvpgPlanDone();
+	return counted;
+}
+
 /*
  * Counts an attempt at work that nobody else has done, or tried, since it was
  * seen; false if somebody has, or has locked its row, so that nothing is waited
@@ -180,31 +211,18 @@ EvpgWorkClaim(EvpgWork *work)
 	bool		claimed;
 
 	work->due = EvpgClockNow();
-	if (work->position != 0)
-	{
-		Datum		values[4] = {
-			CStringGetTextDatum(work->saga),
-			CStringGetTextDatum(work->key),
-			Int64GetDatum(work->position),
-			Int32GetDatum(work->attempts)
-		};
-
-		claimed = EvpgPlanRun(EVPG_PLAN_WORK_CLAIM, values, NULL) > 0;
-	}
-	else
-	{
-		Datum		values[3] = {
-			Int64GetDatum(work->timer_id),
-			Int32GetDatum(work->attempts),
-			TimestampTzGetDatum(work->due)
-		};
-
-		claimed = EvpgPlanRun(EVPG_PLAN_TIMER_CLAIM, values, NULL) > 0;
-	}
-	EvpgPlanDone();
+	claimed = count_attempt(work, EVPG_PLAN_WORK_CLAIM, EVPG_PLAN_TIMER_CLAIM);
 	if (claimed)
 		work->attempts++;
 	return claimed;
+}
+
+/* Takes the attempt back, which was none; not if its row is locked, so that nothing is waited for. */
+void
+EvpgWorkUnclaim(EvpgWork *work)
+{
+	if (count_attempt(work, EVPG_PLAN_WORK_UNCLAIM, EVPG_PLAN_TIMER_UNCLAIM))
+		work->attempts--;
 }
 
 /* A timer that is due later was moved meanwhile: it is another one. */

@@ -69,6 +69,7 @@ extern List *EvpgWorkDue(int max_count, TimestampTz now);
 extern bool EvpgWorkLeft(const char *saga, int64 position);
 extern TimestampTz EvpgWorkNext(TimestampTz now);
 extern bool EvpgWorkClaim(EvpgWork *work);
+extern void EvpgWorkUnclaim(EvpgWork *work);
 extern bool EvpgWorkDone(const EvpgWork *work);
 extern void EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts);
 extern void EvpgWorkRoute(const char *saga, List *keys, List *positions);

@@ -129,6 +129,11 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" AND (status OPERATOR(pg_catalog.<>) CASE WHEN $2 THEN 'running' ELSE 'paused' END OR $2 AND retry_at IS NOT NULL)",
 		2, {TEXTOID, BOOLOID}
 	},
+	[EVPG_PLAN_CONSUMER_TAKE_BACK] = {
+		"UPDATE evpg.consumer SET server_start = 0, crashes = crashes OPERATOR(pg_catalog.-) 1"
+		" WHERE name OPERATOR(pg_catalog.=) $1 AND server_start OPERATOR(pg_catalog.=) $2 AND crashes OPERATOR(pg_catalog.>) 0",
+		2, {TEXTOID, INT8OID}
+	},
 	[EVPG_PLAN_CONSUMER_TRY] = {
 		"UPDATE evpg.consumer SET proven = CASE WHEN server_start OPERATOR(pg_catalog.=) $2 THEN proven ELSE 0 END,"
 		" server_start = $2, cautious_to = $3, crashes = crashes OPERATOR(pg_catalog.+) 1"
@@ -630,6 +635,12 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"AND due_at OPERATOR(pg_catalog.<=) $3 AND dead_letter_id IS NULL FOR UPDATE SKIP LOCKED)",
 		3, {INT8OID, INT4OID, TIMESTAMPTZOID}
 	},
+	[EVPG_PLAN_TIMER_UNCLAIM] = {
+		"UPDATE evpg.timer SET attempts = attempts OPERATOR(pg_catalog.-) 1 WHERE ctid OPERATOR(pg_catalog.=) "
+		"(SELECT ctid FROM evpg.timer WHERE timer_id OPERATOR(pg_catalog.=) $1 AND attempts OPERATOR(pg_catalog.=) $2 "
+		"AND due_at OPERATOR(pg_catalog.<=) $3 AND dead_letter_id IS NULL FOR UPDATE SKIP LOCKED)",
+		3, {INT8OID, INT4OID, TIMESTAMPTZOID}
+	},
 	[EVPG_PLAN_TIMER_CLEAR] = {
 		"DELETE FROM evpg.timer WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2",
 		2, {TEXTOID, TEXTOID}
@@ -674,6 +685,13 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	},
 	[EVPG_PLAN_WORK_CLAIM] = {
 		"UPDATE evpg.saga_event SET attempts = attempts OPERATOR(pg_catalog.+) 1 WHERE ctid OPERATOR(pg_catalog.=) "
+		"(SELECT ctid FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 "
+		"AND \"position\" OPERATOR(pg_catalog.=) $3 AND attempts OPERATOR(pg_catalog.=) $4 AND dead_letter_id IS NULL "
+		"FOR UPDATE SKIP LOCKED)",
+		4, {TEXTOID, TEXTOID, INT8OID, INT4OID}
+	},
+	[EVPG_PLAN_WORK_UNCLAIM] = {
+		"UPDATE evpg.saga_event SET attempts = attempts OPERATOR(pg_catalog.-) 1 WHERE ctid OPERATOR(pg_catalog.=) "
 		"(SELECT ctid FROM evpg.saga_event WHERE saga OPERATOR(pg_catalog.=) $1 AND key OPERATOR(pg_catalog.=) $2 "
 		"AND \"position\" OPERATOR(pg_catalog.=) $3 AND attempts OPERATOR(pg_catalog.=) $4 AND dead_letter_id IS NULL "
 		"FOR UPDATE SKIP LOCKED)",

@@ -45,6 +45,7 @@
 #include "shared.h"
 #include "storage/lmgr.h"
 #include "stream.h"
+#include "utils/lsyscache.h"
 
 PG_FUNCTION_INFO_V1(evpg_rebuild_projection);
 PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
@@ -445,9 +446,9 @@ suspicion_of(Rebuild *rebuild, int part)
 	return part == END ? &rebuild->suspicion : &rebuild->suspicions[part];
 }
 
-/* Writes down, on disk, how often it has crashed the server. */
+/* Writes down, on disk, how often it has crashed the server, and in which start of it that was counted last. */
 static void
-put_crashes(const Rebuild *rebuild, int part, int crashes)
+put_crashes(const Rebuild *rebuild, int part, int64 server_start, int crashes)
 {
 	Datum		values[4];
 	int			count = 0;
@@ -459,10 +460,34 @@ put_crashes(const Rebuild *rebuild, int part, int crashes)
 		values[count++] = Int64GetDatum(rebuild->build);
 		values[count++] = Int32GetDatum(part);
 	}
-	values[count++] = Int64GetDatum(EvpgCautionServerStart());
+	values[count++] = Int64GetDatum(server_start);
 	values[count++] = Int32GetDatum(crashes);
 	run(part == END ? EVPG_PLAN_REBUILD_COUNT : EVPG_PLAN_REBUILD_COUNT_PART, values, NULL);
 	ForceSyncCommit();
+}
+
+/* What this session has counted last. */
+static char counted_name[EVPG_MAX_NAME + 1];
+static int	counted_part;
+
+/* The session ends: that was no attempt, unless it has come to a result, or another session makes it. */
+static void
+take_back(void)
+{
+	Oid			schema = get_rel_namespace(EvpgCatalogGet()->event_log);
+	Rebuild		rebuild;
+	Suspicion  *suspicion;
+
+	if (!ConditionalLockRelationOid(get_relname_relid("rebuild", schema), RowExclusiveLock) ||
+		!ConditionalLockRelationOid(get_relname_relid("rebuild_part", schema), RowExclusiveLock) ||
+		!lock_rebuild(counted_name, counted_part == END ? ExclusiveLock : ShareLock, false) ||
+		!read_rebuild(counted_name, &rebuild) || counted_part >= rebuild.parts ||
+		(counted_part != END && !lock_part(&rebuild, counted_part)))
+		return;
+	read_parts(&rebuild);
+	suspicion = suspicion_of(&rebuild, counted_part);
+	if (suspicion->server_start == EvpgCautionServerStart() && suspicion->crashes > 0)
+		put_crashes(&rebuild, counted_part, 0, suspicion->crashes - 1);
 }
 
 /*
@@ -475,18 +500,23 @@ static bool
 count_start(Rebuild *rebuild, int part)
 {
 	const Suspicion *suspicion = suspicion_of(rebuild, part);
+	bool		counted = (suspicion->server_start == EvpgCautionServerStart());
 
-	if (suspicion->server_start == EvpgCautionServerStart())
+	if (counted && suspicion->crashes == 0)
 		return false;
-	if (suspicion->crashes < rebuild->projection->max_attempts)
-		put_crashes(rebuild, part, suspicion->crashes + 1);
-	else
+	if (!counted && suspicion->crashes >= EvpgCautionCrashes(rebuild->projection->max_attempts))
 	{
 		rebuild->attempts = rebuild->projection->max_attempts;
 		EvpgProjectBlame(0, NULL);
 		fail(rebuild, EvpgCautionError(suspicion->crashes));
+		return true;
 	}
-	return true;
+	if (!counted)
+		put_crashes(rebuild, part, EvpgCautionServerStart(), suspicion->crashes + 1);
+	strlcpy(counted_name, rebuild->name, sizeof(counted_name));
+	counted_part = part;
+	EvpgCautionAtExit(take_back);
+	return !counted;
 }
 
 /* It has come to a result since the server was started. */
@@ -494,7 +524,7 @@ static void
 prove(Rebuild *rebuild, int part)
 {
 	if (suspicion_of(rebuild, part)->crashes > 0)
-		put_crashes(rebuild, part, 0);
+		put_crashes(rebuild, part, EvpgCautionServerStart(), 0);
 }
 
 /* Applies a batch of a part that nobody else works on; false if there is none. */

@@ -17,6 +17,7 @@
 #include "async.h"
 #include "attempt.h"
 #include "catalog.h"
+#include "caution.h"
 #include "commands/dbcommands.h"
 #include "consumer.h"
 #include "dispatch.h"
@@ -159,6 +160,8 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	*next = DT_NOEND;
 	if (!at_home())
 		return false;
+	/* Now, before something new has come. */
+	(void) EvpgCautionBefore();
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{

@@ -173,6 +173,53 @@ serve('innocent', '{}');
 crash_by_another('a projection', "SELECT count(*) = 1 FROM evpg_projection('innocent', 'innocent')");
 is(query("SELECT status, crashes FROM evpg.consumer WHERE name = 'innocent'"), 'running|0', 'rule 10: nor do they stop a projection');
 
+# ------------------------------------------------------------------ the server stops, or a worker, in good order
+
+query(<<'SQL');
+CREATE TABLE brake (seconds float8);
+INSERT INTO brake VALUES (1000);
+CREATE FUNCTION braked_seen(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$
+  SELECT '{"seen": 1}'::jsonb FROM (SELECT pg_sleep(seconds) FROM brake OFFSET 0) b
+$$;
+CREATE FUNCTION braked_saga(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
+  SELECT evpg_reaction('{"seen": 1}') FROM (SELECT pg_sleep(seconds) FROM brake OFFSET 0) b
+$$;
+SELECT evpg_register_projection('braked', 'braked_seen', event_types => '{Braked}', mode => 'async', on_error => 'stop', max_attempts => 1);
+SELECT evpg_register_saga('braked saga', 'braked_saga', event_types => '{Braked}', max_attempts => 1);
+SELECT FROM evpg_append('account', 'braked', ARRAY[evpg_event('Braked', '{}')]);
+SQL
+my $asleep = q(SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND wait_event = 'PgSleep');
+eventually($asleep, 'a projection and a saga are at work');
+foreach my $n (1 .. 3)
+{
+	$node->restart;
+	eventually($asleep, "restart $n: they are again");
+}
+foreach my $n (1 .. 3)
+{
+	my $pids = query("SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE backend_type = 'evpg worker'");
+
+	query("SELECT pg_terminate_backend(pid) FROM unnest('{$pids}'::int[]) pid");
+	eventually("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = ANY ('{$pids}')", "workers $n: they are terminated");
+	eventually($asleep, "workers $n: they are at work again");
+}
+query('UPDATE brake SET seconds = 0');
+query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'evpg worker'");
+eventually("SELECT count(*) = 1 FROM evpg_projection('braked', 'braked')", 'rule 10: an event during which the server was stopped, or workers were, is not given up');
+eventually("SELECT count(*) = 1 FROM evpg.saga_instance WHERE saga = 'braked saga' AND state->>'seen' = '1'", 'rule 17: nor by a saga');
+is(query("SELECT status, crashes FROM evpg.consumer WHERE name = 'braked'"), 'running|0', 'rule 10: the projection goes on');
+is(query('SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL'), 0, 'rule 17: and so does the saga');
+is(join("\n", slurp_file($node->logfile) =~ /^.*WARNING.*"braked.*$/mg), '', 'no crash is reported');
+
+# ------------------------------------------------------------------ nothing to catch up
+
+$node->restart;
+eventually("SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND state = 'idle'", 'there is nothing to do');
+my $tried = query("SELECT server_start FROM evpg.consumer WHERE name = 'braked'");
+query("SELECT count(*) FROM generate_series(1, 20), evpg_append('account', 'braked', ARRAY[evpg_event('Braked', '{}')])");
+eventually("SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = 'braked'", 'what comes is applied');
+is(query("SELECT server_start FROM evpg.consumer WHERE name = 'braked'"), $tried, 'rule 10: who had nothing to catch up after a start tries no event alone');
+
 # ------------------------------------------------------------------ the launcher pauses
 
 $node->append_conf('postgresql.conf', "evpg.test_mutation = ''\n");
