@@ -70,18 +70,53 @@ commit_as(const char *level)
 	(void) set_config_option("synchronous_commit", level, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
+/* The end of the WAL; on a new page that is before its header, which is not there yet. */
+static XLogRecPtr
+end_of_wal(void)
+{
+	XLogRecPtr	end = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
+		return end - SizeOfXLogLongPHD;
+	if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		return end - SizeOfXLogShortPHD;
+	return end;
+}
+
 /* Notes the end of a commit, for readers of the stable position. */
 static void
-note_commit(void)
+note_commit(XLogRecPtr end)
 {
 	uint64		noted;
 
 	if (EvpgSharedMemory == NULL)
 		return;
 	noted = pg_atomic_read_u64(&EvpgSharedMemory->appended);
-	while (noted < XactLastCommitEnd &&
-		   !pg_atomic_compare_exchange_u64(&EvpgSharedMemory->appended, &noted, XactLastCommitEnd))
+	while (noted < end && !pg_atomic_compare_exchange_u64(&EvpgSharedMemory->appended, &noted, end))
 		;
+}
+
+/*
+ * EvpgDurablePreparedBegin
+ *		This session is about to commit a transaction that was prepared, which may
+ *		have appended.  There is no callback for it, so until EvpgDurablePreparedEnd
+ *		readers take all the WAL there is.
+ */
+void
+EvpgDurablePreparedBegin(void)
+{
+	if (EvpgSharedMemory != NULL)
+		pg_atomic_fetch_add_u32(&EvpgSharedMemory->finishing, 1);
+}
+
+void
+EvpgDurablePreparedEnd(void)
+{
+	if (EvpgSharedMemory == NULL)
+		return;
+	if (!RecoveryInProgress() && !EVPG_MUTATION("prepared_unnoted"))
+		note_commit(end_of_wal());
+	pg_atomic_fetch_sub_u32(&EvpgSharedMemory->finishing, 1);
 }
 
 static void
@@ -98,7 +133,7 @@ at_end(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			/* Visible by now, but still holding its locks. */
 			if (appends)
-				note_commit();
+				note_commit(XactLastCommitEnd);
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
@@ -158,19 +193,6 @@ EvpgDurableAwait(XLogRecPtr lsn)
 	await_standbys(lsn);
 }
 
-/* The end of the WAL; on a new page that is before its header, which is not there yet. */
-static XLogRecPtr
-end_of_wal(void)
-{
-	XLogRecPtr	end = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
-		return end - SizeOfXLogLongPHD;
-	if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		return end - SizeOfXLogShortPHD;
-	return end;
-}
-
 /* Everything that this session sees. */
 void
 EvpgDurableAwaitAll(void)
@@ -187,11 +209,19 @@ EvpgDurableAwaitAll(void)
 void
 EvpgDurableAwaitAppends(XLogRecPtr lsn)
 {
-	XLogRecPtr	appended = EvpgSharedMemory == NULL ? 0 : pg_atomic_read_u64(&EvpgSharedMemory->appended);
+	XLogRecPtr	appended = 0;
+
+	/* In this order: who finishes notes before it has finished. */
+	if (EvpgSharedMemory != NULL && pg_atomic_read_u32(&EvpgSharedMemory->finishing) == 0)
+	{
+		pg_read_barrier();
+		appended = pg_atomic_read_u64(&EvpgSharedMemory->appended);
+	}
 
 	/*
-	 * Since the start of the server nobody has noted a commit; standbys may
-	 * lack earlier ones.
+	 * Since the start of the server nobody has noted a commit, so standbys
+	 * may lack earlier ones; or one of a prepared transaction is not noted
+	 * yet.
 	 */
 	if (appended == 0)
 		appended = end_of_wal();

@@ -14,6 +14,8 @@ extern void EvpgDurableInit(void);
 extern void EvpgDurableBeLazy(void);
 extern void EvpgDurableAppends(void);
 extern void EvpgDurableNotifies(void);
+extern void EvpgDurablePreparedBegin(void);
+extern void EvpgDurablePreparedEnd(void);
 extern void EvpgDurableAwait(XLogRecPtr lsn);
 extern void EvpgDurableAwaitAll(void);
 extern void EvpgDurableAwaitAppends(XLogRecPtr lsn);

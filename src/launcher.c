@@ -30,6 +30,7 @@
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "durable.h"
 #include "launcher.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -586,13 +587,25 @@ static void
 utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
 		ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
 {
-	bool		prepared = ends_prepared(statement->utilityStmt);
+	ProcessUtility_hook_type next = next_utility != NULL ? next_utility : standard_ProcessUtility;
 
 	make_room(statement->utilityStmt);
-	(next_utility != NULL ? next_utility : standard_ProcessUtility)
-		(statement, query, read_only_tree, context, params, environment, receiver, completion);
-	if (prepared)
-		EvpgSharedWakeAll();
+	if (!ends_prepared(statement->utilityStmt))
+	{
+		next(statement, query, read_only_tree, context, params, environment, receiver, completion);
+		return;
+	}
+	EvpgDurablePreparedBegin();
+	PG_TRY();
+	{
+		next(statement, query, read_only_tree, context, params, environment, receiver, completion);
+	}
+	PG_FINALLY();
+	{
+		EvpgDurablePreparedEnd();
+	}
+	PG_END_TRY();
+	EvpgSharedWakeAll();
 }
 
 /* Called once, from _PG_init. */

@@ -145,6 +145,7 @@ create(void)
 	EvpgSharedMemory->rescan = true;
 	EvpgSharedMemory->start_at = pause_after_crash();
 	pg_atomic_init_u64(&EvpgSharedMemory->appended, 0);
+	pg_atomic_init_u32(&EvpgSharedMemory->finishing, 0);
 	EvpgSharedMemory->count = EvpgMaxDatabases;
 	for (int i = 0; i < EvpgMaxDatabases; i++)
 	{

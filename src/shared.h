@@ -73,6 +73,7 @@ typedef struct EvpgShared
 								 * server crashes */
 	pg_atomic_uint64 appended;	/* end of the last commit of an appender, see
 								 * durable.c */
+	pg_atomic_uint32 finishing; /* sessions that run COMMIT PREPARED */
 	int			count;
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgShared;

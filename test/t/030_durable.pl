@@ -314,6 +314,31 @@ is(query("SELECT count(*) FROM evpg.event WHERE aggregate_id = 'mail lonely'"), 
 set('synchronous_standby_names', "''");
 soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'mail lonely'", 'until there is none');
 
+# A standby that lags, and a transaction with events that was prepared, and is committed by a session that does not wait for it.
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+set('synchronous_standby_names', "'standby'");
+soon("SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'", 'there is a synchronous standby');
+foreach my $mutation ('prepared_unnoted', '')
+{
+	my $id = 'prepared ' . ($mutation eq '' ? 'noted' : 'not noted');
+
+	query("BEGIN; SET LOCAL evpg.broadcast = off; " . append($id) . "; PREPARE TRANSACTION 'appender'");
+	query(append('known'));
+	my $receiver = $standby->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'");
+	kill('STOP', $receiver);
+	query("SET synchronous_commit = local; SET evpg.test_mutation = '$mutation'; COMMIT PREPARED 'appender'");
+	is(sqlstate($node, "SET statement_timeout = '500ms'; SELECT FROM evpg_read_all(0)"), $mutation eq '' ? '57014' : '00000',
+		'rule 19: an event that was prepared is not read before the standby has it' . ($mutation eq '' ? '' : ', but with the defect'));
+	kill('CONT', $receiver);
+	is(query("SELECT count(*) FROM evpg_read_all(0) WHERE aggregate_id = '$id'"), 1, 'and then it is');
+}
+set('synchronous_standby_names', "''");
+soon("SELECT current_setting('synchronous_standby_names') = ''", 'nobody is waited for any more');
+$standby->stop;
+
 is(inspect($node), '', 'all that is stored agrees');
 $node->stop;
 done_testing();
