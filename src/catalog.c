@@ -5,9 +5,10 @@
  *
  * The answers are kept for the session in EvpgCatalogContext and looked up
  * again after an invalidation, so DROP and CREATE EXTENSION in one session
- * work, and so does a change of a table, which is refused (shape.c).  Callbacks only flip flags: they run at any time, also while a command
- * holds pointers, so what a command may still hold is freed at the end of the
- * transaction.
+ * work, and a change of a table that evpg cannot work with is refused.  Only
+ * the relation that was invalidated is looked at: VACUUM and ANALYZE invalidate
+ * it too, in every session, and cannot be told from ALTER.  Callbacks only flip
+ * flags: they run at any time, also while a command holds pointers.
  *
  * The registry (registry.c) is told of changes by an invalidation of the
  * relations evpg.aggregate_type, evpg.interceptor, evpg.projection and
@@ -18,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/parallel.h"
 #include "access/table.h"
@@ -27,36 +29,95 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_rewrite.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "miscadmin.h"
+#include "rewrite/prs2lock.h"
+#include "rewrite/rewriteDefine.h"
 #include "shape.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #define OWN_SEARCH_PATH "pg_catalog, pg_temp"
 
-/* Tables that evpg reads or writes as their owner, so that row security on them has no effect. */
-static const char *const tables[] = {
-	"aggregate_type", "command_record", "consumer", "dead_letter", "event_log", "inbox", "interceptor", "parked_event",
-	"projection", "projection_state", "saga", "saga_event", "saga_instance", "saga_total", "snapshot", "stream", "timer",
-	"translator",
+/* In place of a shape: C code knows no column of the relation by number. */
+#define NO_SHAPE EVPG_SHAPE_COUNT
+
+/* A relation that is looked at again when, and only when, something of it has changed. */
+typedef struct Known
+{
+	const char *name;
+	bool		table;			/* evpg works on it as its owner, so row
+								 * security has no effect */
+	EvpgShape	shape;
+	size_t		place;			/* of its oid in the catalog; 0: it has none */
+	Oid			oid;			/* InvalidOid: never looked up */
+	uint64		changes;		/* seen by the callback */
+	uint64		checked;		/* of those, when it was last found right */
+} Known;
+
+static Known known[] = {
+	{.name = "event_log", .table = true, .shape = EVPG_SHAPE_EVENT_LOG, .place = offsetof(EvpgCatalog, event_log)},
+	{.name = "stream", .table = true, .shape = EVPG_SHAPE_STREAM, .place = offsetof(EvpgCatalog, stream)},
+	{.name = "projection_state", .table = true, .shape = EVPG_SHAPE_PROJECTION_STATE, .place = offsetof(EvpgCatalog, projection_state)},
+	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
+	{.name = "command_record", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, command_record)},
+	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[0])},
+	{.name = "dead_letter", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[1])},
+	{.name = "inbox", .table = true, .shape = NO_SHAPE},
+	{.name = "interceptor", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, interceptor)},
+	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[2])},
+	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
+	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
+	{.name = "saga_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[3])},
+	{.name = "saga_instance", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[4])},
+	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[5])},
+	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
+	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[6])},
+	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
+	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
+	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
+	{.name = "fence", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, fence)},
+	{.name = "event", .table = false, .shape = EVPG_SHAPE_EVENT},
+	{.name = "new_event", .table = false, .shape = EVPG_SHAPE_NEW_EVENT},
+	{.name = "command", .table = false, .shape = EVPG_SHAPE_COMMAND},
+	{.name = "outcome", .table = false, .shape = EVPG_SHAPE_OUTCOME},
+	{.name = "projected", .table = false, .shape = EVPG_SHAPE_PROJECTED},
+	{.name = "reaction", .table = false, .shape = EVPG_SHAPE_REACTION},
+	{.name = "rejection", .table = false, .shape = EVPG_SHAPE_REJECTION},
+	{.name = "fired_timer", .table = false, .shape = EVPG_SHAPE_FIRED_TIMER},
+	{.name = "stream_info", .table = false, .shape = EVPG_SHAPE_STREAM_INFO},
 };
 
-/* What consumers read and then write, in the order in which it is locked. */
-static const char *const work_tables[EVPG_WORK_TABLES] = {
-	"consumer", "dead_letter", "parked_event", "saga_event", "saga_instance", "saga_total", "timer"
+/* Tables into which C code writes rows past the executor: by log.c, and by row.c, which fires nothing. */
+typedef struct Written
+{
+	const char *name;			/* of the first relations that are known, in
+								 * that order */
+	int16		events;			/* TRIGGER_TYPE_... of these rows */
+} Written;
+
+static const Written written[] = {
+	{"event_log", TRIGGER_TYPE_INSERT},
+	{"stream", TRIGGER_TYPE_UPDATE},
+	{"projection_state", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
 };
 
 static MemoryContext EvpgCatalogContext = NULL;
 static EvpgCatalog catalog;
-static Oid	shaped[EVPG_SHAPE_COUNT];	/* relations whose columns are known */
-static Oid	secured[lengthof(tables)];	/* the tables of evpg, in that order */
+static EvpgCatalog looked_up;	/* the next one */
 static bool catalog_valid = false;
 static uint64 catalog_changes = 0;	/* seen by the callbacks */
 static uint64 registry_generation = 1;
@@ -67,23 +128,13 @@ static uint64 call_number = 0;	/* of the outermost call that is under way, or
 static int	outermost_level = 0;	/* of settings, of that call; 0: none is
 									 * under way */
 
-/* Whether C code knows the columns of a relation. */
-static bool
-is_shaped(Oid relid)
+static void
+all_changed(void)
 {
-	for (int shape = 0; shape < EVPG_SHAPE_COUNT; shape++)
-		if (relid == shaped[shape])
-			return true;
-	return false;
-}
-
-static bool
-is_secured(Oid relid)
-{
-	for (int table = 0; table < (int) lengthof(tables); table++)
-		if (relid == secured[table])
-			return true;
-	return false;
+	catalog_valid = false;
+	catalog_changes++;
+	for (int i = 0; i < (int) lengthof(known); i++)
+		known[i].changes++;
 }
 
 static void
@@ -91,22 +142,24 @@ relation_changed(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid)
 	{
-		catalog_valid = false;
-		catalog_changes++;
+		all_changed();
 		registry_generation++;
 		clock_generation++;
+		return;
 	}
-	else if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
-			 relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
+	if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
+		relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
 		registry_generation++;
 	else if (relid == catalog.clock)
 		clock_generation++;
-	if (relid == catalog.fence || relid == catalog.event_position || is_shaped(relid) ||
-		is_secured(relid))
-	{
-		catalog_valid = false;
-		catalog_changes++;
-	}
+	for (int i = 0; i < (int) lengthof(known); i++)
+		if (relid == known[i].oid)
+		{
+			catalog_valid = false;
+			catalog_changes++;
+			known[i].changes++;
+			return;
+		}
 }
 
 static void
@@ -125,8 +178,7 @@ role_changed(Datum arg, int cacheid, uint32 hashvalue)
 static void
 namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
-	catalog_valid = false;
-	catalog_changes++;
+	all_changed();
 }
 
 /* Called once, from _PG_init. */
@@ -205,32 +257,187 @@ lookup_index(Oid schema, const char *name, Oid table, const char *first, const c
 }
 
 /*
- * Error if somebody relies on row security of evpg's tables: evpg's functions
+ * Error if somebody relies on row security of a table of evpg: evpg's functions
  * and views run as the owner of the tables and would show all rows all the same,
  * FORCE ROW LEVEL SECURITY or not.
  */
 static void
-refuse_row_security(Oid schema)
+refuse_row_security(const char *name, Oid table)
 {
-	for (int table = 0; table < (int) lengthof(tables); table++)
-	{
-		HeapTuple	tuple;
-		bool		enabled;
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	bool		enabled;
 
-		secured[table] = lookup_relation(schema, tables[table]);
-		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(secured[table]));
-		if (!HeapTupleIsValid(tuple))
-			elog(ERROR, "cache lookup failed for relation %u", secured[table]);
-		enabled = ((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
-		ReleaseSysCache(tuple);
-		if (enabled)
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", table);
+	enabled = ((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
+	ReleaseSysCache(tuple);
+	if (enabled)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row security of table evpg.%s would have no effect on the functions of evpg", name),
+				 errdetail("They work as the owner of the tables, and show and write all rows."),
+				 errhint("ALTER TABLE evpg.%s DISABLE ROW LEVEL SECURITY, and keep tenants apart as operations.md says.", name)));
+}
+
+/*
+ * Why a trigger of a table that C code writes cannot be kept, NULL if it can.
+ * The log fires what comes after an insert (log.c).
+ */
+static const char *
+refuse_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc desc, const Written *table, Oid schema)
+{
+	int16		type = trigger->tgtype;
+	bool		is_log = (table == &written[0]);
+	bool		no_transition;
+
+	if (trigger->tgenabled == TRIGGER_DISABLED || get_func_namespace(trigger->tgfoid) == schema)
+		return NULL;
+	/* A row that is not created would be waited for without end. */
+	if ((type & table->events) == 0)
+		return TRIGGER_FOR_INSERT(type) && TRIGGER_FOR_BEFORE(type) && TRIGGER_FOR_ROW(type) ?
+			"It could keep evpg from inserting a row." : NULL;
+	if (!is_log)
+		/* A foreign key may refer to what never changes. */
+		return RI_FKey_trigger_type(trigger->tgfoid) == RI_TRIGGER_PK &&
+			(trigger->tgconstrindid == looked_up.stream_id_index || trigger->tgconstrindid == looked_up.stream_key_index ||
+			 trigger->tgconstrindid == looked_up.projection_state_key_index) ? NULL : "It would not be fired.";
+	(void) heap_getattr(tuple, Anum_pg_trigger_tgnewtable, desc, &no_transition);
+	if (!no_transition)
+		return "It has a transition table, which would be empty.";
+	if (TRIGGER_FOR_BEFORE(type))
+		return TRIGGER_FOR_ROW(type) ? "It could change or drop an event that the command has returned." : "It would not be fired.";
+	return NULL;
+}
+
+/*
+ * Error if a table that C code writes has something that works with SQL alone.
+ * CHECK and NOT NULL are kept there too (log.c, row.c).
+ */
+static void
+refuse_additions(Oid schema, const Written *table, Oid relid)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	CatCList   *rules;
+	bool		partition;
+
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+		const char *why = refuse_trigger(trigger, tuple, RelationGetDescr(triggers), table, schema);
+
+		if (why != NULL)
 			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("row security of table evpg.%s would have no effect on the functions of evpg", tables[table]),
-					 errdetail("They work as the owner of the tables, and show and write all rows."),
-					 errhint("ALTER TABLE evpg.%s DISABLE ROW LEVEL SECURITY, and keep tenants apart as operations.md says.",
-							 tables[table])));
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table evpg.%s has a trigger that evpg cannot fire", table->name),
+					 errdetail("Trigger \"%s\": %s", NameStr(trigger->tgname), why),
+					 errhint("DROP TRIGGER %s ON evpg.%s, or, if it belongs to a constraint, drop that. Use a projection instead, "
+							 "or a trigger AFTER INSERT ON evpg.event_log without transition tables.",
+							 quote_identifier(NameStr(trigger->tgname)), table->name)));
 	}
+	systable_endscan(scan);
+	table_close(triggers, AccessShareLock);
+
+	rules = SearchSysCacheList1(RULERELNAME, ObjectIdGetDatum(relid));
+	for (int i = 0; i < rules->n_members; i++)
+	{
+		Form_pg_rewrite rule = (Form_pg_rewrite) GETSTRUCT(&rules->members[i]->tuple);
+
+		if (rule->ev_enabled != RULE_DISABLED &&
+			(rule->ev_type == '0' + CMD_INSERT || (rule->ev_type == '0' + CMD_UPDATE && table != &written[0])))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table evpg.%s has a rule that would have no effect", table->name),
+					 errdetail("Rule \"%s\": evpg writes the table without SQL.", NameStr(rule->rulename)),
+					 errhint("DROP RULE %s ON evpg.%s. Use a projection instead.",
+							 quote_identifier(NameStr(rule->rulename)), table->name)));
+	}
+	ReleaseSysCacheList(rules);
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	partition = ((Form_pg_class) GETSTRUCT(tuple))->relispartition;
+	ReleaseSysCache(tuple);
+	if (partition || find_inheritance_children(relid, NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table evpg.%s is a partition, or other tables inherit from it", table->name),
+				 errdetail("evpg writes and reads rows of this table alone."),
+				 errhint("Detach the partition, or end the inheritance by ALTER TABLE with NO INHERIT evpg.%s.", table->name)));
+}
+
+/* What is looked up besides of a table that C code writes: its indexes, and who owns it. */
+static void
+look_up_details(Oid schema, Oid relid)
+{
+	HeapTuple	tuple;
+
+	if (relid == looked_up.stream)
+	{
+		looked_up.stream_id_index = lookup_index(schema, "stream_pkey", relid, "stream_id", NULL);
+		looked_up.stream_key_index = lookup_index(schema, "stream_aggregate_type_aggregate_id_key", relid,
+												  "aggregate_type", "aggregate_id");
+	}
+	else if (relid == looked_up.projection_state)
+		looked_up.projection_state_key_index = lookup_index(schema, "projection_state_pkey", relid, "build", "key");
+	else
+	{
+		looked_up.event_log_position_index = lookup_index(schema, "event_log_pkey", relid, "position", NULL);
+		looked_up.event_log_tags_index = find_index(schema, "event_log_tags", relid, GIN_AM_OID, "tags", NULL, false);
+		looked_up.event_log_type_index = find_index(schema, "event_log_event_type", relid, BTREE_AM_OID,
+													"type", "position", false);
+		looked_up.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", relid,
+														"stream_id", "version");
+		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for relation %u", relid);
+		looked_up.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+}
+
+/*
+ * Looks at a relation if something of it has changed since it was found right.
+ * Its oid is noted first: what changes while it is looked at is not missed.
+ */
+static void
+check_known(Oid schema, Known *relation)
+{
+	uint64		changes = relation->changes;
+
+	if (OidIsValid(relation->oid) && relation->checked == changes)
+		return;
+	relation->checked = changes - 1;
+	relation->oid = relation->shape == NO_SHAPE ? lookup_relation(schema, relation->name) :
+		get_relname_relid(relation->name, schema);
+	if (relation->shape != NO_SHAPE)
+		(void) EvpgShapeCheck(schema, relation->shape);
+	if (relation->place != 0)
+		*(Oid *) ((char *) &looked_up + relation->place) = relation->oid;
+	if (relation->table)
+		refuse_row_security(relation->name, relation->oid);
+	if (relation < known + lengthof(written))
+	{
+		look_up_details(schema, relation->oid);
+		refuse_additions(schema, &written[relation - known], relation->oid);
+	}
+	relation->checked = changes;
+}
+
+/* A descriptor of the row type of a shape that was checked. */
+static TupleDesc
+make_row(EvpgShape shape)
+{
+	int			i = 0;
+
+	while (known[i].shape != shape)
+		i++;
+	return EvpgShapeRow(known[i].oid, shape);
 }
 
 /*
@@ -241,9 +448,7 @@ refuse_row_security(Oid schema)
 const EvpgCatalog *
 EvpgCatalogGet(void)
 {
-	EvpgCatalog new = {0};
 	Oid			schema;
-	HeapTuple	tuple;
 	uint64		changes = catalog_changes;
 
 	if (likely(catalog_valid))
@@ -256,80 +461,37 @@ EvpgCatalogGet(void)
 				 errmsg("extension \"evpg\" is not installed in this database"),
 				 errhint("Run CREATE EXTENSION evpg.")));
 
-	refuse_row_security(schema);
-	if (EvpgCatalogContext == NULL)
-		EvpgCatalogContext = AllocSetContextCreate(CacheMemoryContext, "EvpgCatalog",
-												   ALLOCSET_SMALL_SIZES);
-	new.aggregate_type = lookup_relation(schema, "aggregate_type");
-	new.interceptor = lookup_relation(schema, "interceptor");
-	new.projection = lookup_relation(schema, "projection");
-	new.saga = lookup_relation(schema, "saga");
-	new.translator = lookup_relation(schema, "translator");
-	for (int i = 0; i < EVPG_WORK_TABLES; i++)
-		new.work_tables[i] = lookup_relation(schema, work_tables[i]);
-	new.command_record = lookup_relation(schema, "command_record");
-	new.snapshot = lookup_relation(schema, "snapshot");
-	for (int shape = 0; shape < EVPG_SHAPE_COUNT; shape++)
-		shaped[shape] = EvpgShapeCheck(schema, shape);
-	new.projection_state = shaped[EVPG_SHAPE_PROJECTION_STATE];
-	new.projection_state_key_index = lookup_index(schema, "projection_state_pkey", new.projection_state, "build", "key");
-	new.stream = shaped[EVPG_SHAPE_STREAM];
-	new.stream_id_index = lookup_index(schema, "stream_pkey", new.stream, "stream_id", NULL);
-	new.stream_key_index = lookup_index(schema, "stream_aggregate_type_aggregate_id_key", new.stream,
-										"aggregate_type", "aggregate_id");
-	new.event_log = shaped[EVPG_SHAPE_EVENT_LOG];
-	new.event_log_position_index = lookup_index(schema, "event_log_pkey", new.event_log, "position", NULL);
-	new.event_log_tags_index = find_index(schema, "event_log_tags", new.event_log, GIN_AM_OID, "tags", NULL, false);
-	new.event_log_type_index = find_index(schema, "event_log_event_type", new.event_log, BTREE_AM_OID,
-										  "type", "position", false);
-	new.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", new.event_log,
-											  "stream_id", "version");
-	new.clock = shaped[EVPG_SHAPE_CLOCK];
-	new.event_position = lookup_relation(schema, "event_position");
-	new.fence = lookup_relation(schema, "fence");
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(new.event_log));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", new.event_log);
-	new.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
+	for (int i = 0; i < (int) lengthof(known); i++)
+		check_known(schema, &known[i]);
 
 	/*
 	 * Descriptors may be in use, and a change that the check lets pass leaves
 	 * them right, so they are made once.
 	 */
-	if (new.event_log == catalog.event_log)
+	if (looked_up.event_log != catalog.event_log)
 	{
-		new.event = catalog.event;
-		new.new_event = catalog.new_event;
-		new.command = catalog.command;
-		new.outcome = catalog.outcome;
-		new.projected = catalog.projected;
-		new.reaction = catalog.reaction;
-		new.rejection = catalog.rejection;
-		new.fired_timer = catalog.fired_timer;
-		new.stream_row = catalog.stream_row;
-		new.projection_state_row = catalog.projection_state_row;
-	}
-	else
-	{
-		MemoryContext old = MemoryContextSwitchTo(EvpgCatalogContext);
+		MemoryContext old;
 
-		new.event = EvpgShapeRow(shaped[EVPG_SHAPE_EVENT], EVPG_SHAPE_EVENT);
-		new.new_event = EvpgShapeRow(shaped[EVPG_SHAPE_NEW_EVENT], EVPG_SHAPE_NEW_EVENT);
-		new.command = EvpgShapeRow(shaped[EVPG_SHAPE_COMMAND], EVPG_SHAPE_COMMAND);
-		new.outcome = EvpgShapeRow(shaped[EVPG_SHAPE_OUTCOME], EVPG_SHAPE_OUTCOME);
-		new.projected = EvpgShapeRow(shaped[EVPG_SHAPE_PROJECTED], EVPG_SHAPE_PROJECTED);
-		new.reaction = EvpgShapeRow(shaped[EVPG_SHAPE_REACTION], EVPG_SHAPE_REACTION);
-		new.rejection = EvpgShapeRow(shaped[EVPG_SHAPE_REJECTION], EVPG_SHAPE_REJECTION);
-		new.fired_timer = EvpgShapeRow(shaped[EVPG_SHAPE_FIRED_TIMER], EVPG_SHAPE_FIRED_TIMER);
-		new.stream_row = EvpgShapeRow(shaped[EVPG_SHAPE_STREAM], EVPG_SHAPE_STREAM);
-		new.projection_state_row = EvpgShapeRow(shaped[EVPG_SHAPE_PROJECTION_STATE], EVPG_SHAPE_PROJECTION_STATE);
+		if (EvpgCatalogContext == NULL)
+			EvpgCatalogContext = AllocSetContextCreate(CacheMemoryContext, "EvpgCatalog",
+													   ALLOCSET_SMALL_SIZES);
+		old = MemoryContextSwitchTo(EvpgCatalogContext);
+		looked_up.event = make_row(EVPG_SHAPE_EVENT);
+		looked_up.new_event = make_row(EVPG_SHAPE_NEW_EVENT);
+		looked_up.command = make_row(EVPG_SHAPE_COMMAND);
+		looked_up.outcome = make_row(EVPG_SHAPE_OUTCOME);
+		looked_up.projected = make_row(EVPG_SHAPE_PROJECTED);
+		looked_up.reaction = make_row(EVPG_SHAPE_REACTION);
+		looked_up.rejection = make_row(EVPG_SHAPE_REJECTION);
+		looked_up.fired_timer = make_row(EVPG_SHAPE_FIRED_TIMER);
+		looked_up.stream_row = make_row(EVPG_SHAPE_STREAM);
+		looked_up.projection_state_row = make_row(EVPG_SHAPE_PROJECTION_STATE);
 		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;
 		clock_generation++;
 	}
-	catalog = new;
+	catalog = looked_up;
 	catalog_valid = (changes == catalog_changes);
 	return &catalog;
 }

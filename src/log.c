@@ -8,7 +8,10 @@
  * logical replication does: a whole command is inserted with one setup, arrays
  * and JSON need no detour, and a scan always uses the unique index on
  * (stream_id, version), whatever the statistics say.  Constraints, indexes,
- * triggers and predicate locks work as with SQL.
+ * predicate locks and triggers that come after an insert, for each row and for
+ * each statement, work as with SQL; the statement is all that one call appends.
+ * What does not work so is refused: triggers before an insert, transition
+ * tables, rules and inheritance (catalog.c).
  *
  * Rule 3: who appends holds the stream's row lock and the fence before it
  * draws a position, so positions grow with versions, and a command that loses
@@ -148,6 +151,7 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *target = makeNode(ResultRelInfo);
 	TupleTableSlot *slot;
+	bool		each_statement;
 	bool		triggers;
 	MemoryContext old;
 
@@ -164,7 +168,8 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(log), &TTSOpsVirtual);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ExecOpenIndices(target, false);
-	triggers = log->trigdesc != NULL && log->trigdesc->trig_insert_after_row;
+	each_statement = log->trigdesc != NULL && log->trigdesc->trig_insert_after_statement;
+	triggers = each_statement || (log->trigdesc != NULL && log->trigdesc->trig_insert_after_row);
 	if (triggers)
 		AfterTriggerBeginQuery();
 
@@ -180,6 +185,8 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 		CHECK_FOR_INTERRUPTS();
 	}
 
+	if (each_statement)
+		ExecASInsertTriggers(estate, target, NULL);
 	if (triggers)
 		AfterTriggerEndQuery(estate);
 	ExecCloseIndices(target);

@@ -222,7 +222,7 @@ typedef struct Wanted
 	ArrayType  *aggregate_types;
 	ArrayType  *event_types;
 	ArrayType  *tags;
-}			Wanted;
+} Wanted;
 
 static List *
 names_of(ArrayType *array)
@@ -237,7 +237,7 @@ names_of(ArrayType *array)
  * with it the planner decides.
  */
 static int64
-return_page(FunctionCallInfo fcinfo, const Wanted * wanted, int64 after, int64 upto, int64 max_count)
+return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 upto, int64 max_count)
 {
 	EvpgLogFilter filter = {.after = after, .upto = upto};
 	EvpgLogScan *scan;

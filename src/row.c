@@ -11,6 +11,9 @@
  * snapshot is a serialization failure (40001).  Who has locked a row may
  * replace that version of it: nobody else can have made another one.
  *
+ * CHECK and NOT NULL constraints of users are kept, nothing is fired: catalog.c
+ * refuses what would have to be.
+ *
  * Rows are copies in CurrentMemoryContext.
  *
  *-------------------------------------------------------------------------
@@ -165,21 +168,43 @@ EvpgRowWriterBegin(const Oid *table, const TupleDesc *row)
 	return writer;
 }
 
+/* What indexes and constraints need. */
+static void
+prepare_target(EvpgRowWriter *writer)
+{
+	MemoryContext old;
+
+	if (writer->estate != NULL)
+		return;
+	old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
+	writer->estate = CreateExecutorState();
+	MemoryContextSwitchTo(writer->estate->es_query_cxt);
+	writer->target = makeNode(ResultRelInfo);
+	InitResultRelInfo(writer->target, writer->relation, 0, NULL, 0);
+	ExecOpenIndices(writer->target, false);
+	MemoryContextSwitchTo(old);
+}
+
+/* Error if a row, which is in the slot, violates a constraint that somebody has added. */
+static void
+check_constraints(EvpgRowWriter *writer, HeapTuple row)
+{
+	TupleDesc	all = RelationGetDescr(writer->relation);
+	bool		needed = all->constr != NULL && all->constr->num_check > 0;
+
+	for (int column = 1; !needed && HeapTupleHasNulls(row) && column <= all->natts; column++)
+		needed = TupleDescAttr(all, column - 1)->attnotnull && heap_attisnull(row, column, all);
+	if (!needed)
+		return;
+	prepare_target(writer);
+	ExecConstraints(writer->target, writer->slot, writer->estate);
+}
+
 /* A new row needs entries, and a row version that did not fit on its page. */
 static void
 insert_index_entries(EvpgRowWriter *writer, bool update)
 {
-	if (writer->estate == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
-
-		writer->estate = CreateExecutorState();
-		MemoryContextSwitchTo(writer->estate->es_query_cxt);
-		writer->target = makeNode(ResultRelInfo);
-		InitResultRelInfo(writer->target, writer->relation, 0, NULL, 0);
-		ExecOpenIndices(writer->target, false);
-		MemoryContextSwitchTo(old);
-	}
+	prepare_target(writer);
 	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, update, false, NULL, NIL);
 	ResetPerTupleExprContext(writer->estate);
 }
@@ -192,6 +217,7 @@ EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 
 	ExecForceStoreHeapTuple(new, writer->slot, false);
 	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
+	check_constraints(writer, new);
 	simple_table_tuple_insert(writer->relation, writer->slot);
 	insert_index_entries(writer, false);
 	new->t_self = writer->slot->tts_tid;
@@ -222,6 +248,7 @@ EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls,
 
 	ExecForceStoreHeapTuple(new, writer->slot, false);
 	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
+	check_constraints(writer, new);
 	simple_table_tuple_update(writer->relation, &row->t_self, writer->slot, GetActiveSnapshot(), &update_indexes);
 	if (update_indexes)
 		insert_index_entries(writer, true);
