@@ -257,7 +257,8 @@ CREATE TABLE evpg.parked_event (
   sqlstate        text,
   context         text,
   skip_reason     text,
-  skipped_by      text
+  skipped_by      text,
+  skipped_at      timestamptz
 );
 CREATE INDEX ON evpg.parked_event (name, "position");
 COMMENT ON SEQUENCE evpg.parked_event_parked_event_id_seq IS 'draws ids of parked events';
@@ -266,6 +267,19 @@ COMMENT ON COLUMN evpg.parked_event.key IS 'NULL: no key was found in the event'
 COMMENT ON COLUMN evpg.parked_event.error IS 'NULL: the event waits behind another one of its key';
 COMMENT ON COLUMN evpg.parked_event.context IS 'where the error was raised';
 COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; NULL: it is to be replayed; empty: pruned';
+
+-- Read by workers in each pass; a row is locked by who prunes.
+CREATE TABLE evpg.retention (
+  retention  interval NOT NULL,
+  looked_at  timestamptz NOT NULL DEFAULT '-infinity',
+  next_block bigint NOT NULL DEFAULT 0,
+  pruned_total bigint NOT NULL DEFAULT 0,
+  what       text COLLATE "C" PRIMARY KEY CHECK (what OPERATOR(pg_catalog.=) ANY ('{commands,inbox,sagas,dead_letters,parked_events}'::pg_catalog.text[]))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.retention IS 'how long workers keep what is not needed any more, see evpg_set_retention(); no row: for ever';
+COMMENT ON COLUMN evpg.retention.looked_at IS 'when the table had last been looked through to its end';
+COMMENT ON COLUMN evpg.retention.next_block IS 'where the look that is under way goes on; 0: none is';
+COMMENT ON COLUMN evpg.retention.pruned_total IS 'rows that workers have pruned';
 
 CREATE TABLE evpg.rebuild (
   name         text COLLATE "C" PRIMARY KEY,
@@ -485,6 +499,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.consumer', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event_parked_event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.retention', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild_part', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.old_build', '');
@@ -984,77 +999,6 @@ CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETU
 RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.to_json(pg_catalog.array_prepend(domain, components))::pg_catalog.text, 'UTF8')), 'hex');
 COMMENT ON FUNCTION evpg_operation_key IS 'a command_id made of what an operation is about: the same parts give the same id';
 
-CREATE FUNCTION evpg_prune_commands(older_than interval) RETURNS bigint
-  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  pruned bigint;
-BEGIN
-  IF older_than < interval '0' THEN
-    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  DELETE FROM evpg.command_record WHERE recorded_at < evpg.clock_timestamp() - older_than;
-  GET DIAGNOSTICS pruned = ROW_COUNT;
-  RETURN pruned;
-END $$;
-COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
-
--- Version 0, which no saga has: an instance of which nothing is left but that it completed.
-CREATE FUNCTION evpg_prune_sagas(older_than interval) RETURNS bigint
-  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  pruned bigint;
-BEGIN
-  IF older_than < interval '0' THEN
-    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  UPDATE evpg.saga_instance SET state = '{}', undo = '[]', saga_version = 0
-   WHERE status = 'completed' AND saga_version <> 0 AND updated_at < evpg.clock_timestamp() - older_than;
-  GET DIAGNOSTICS pruned = ROW_COUNT;
-  RETURN pruned;
-END $$;
-COMMENT ON FUNCTION evpg_prune_sagas IS 'empties instances that completed longer ago; their keys stay, so that late events do not start them again';
-
--- What was discarded stays as long as a rebuild of the saga has to leave it out, without what it said.
-CREATE FUNCTION evpg_prune_dead_letters(older_than interval) RETURNS bigint
-  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  pruned bigint;
-  emptied bigint;
-BEGIN
-  IF older_than < interval '0' THEN
-    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  DELETE FROM evpg.dead_letter l
-   WHERE l.resolved_at < evpg.clock_timestamp() - older_than
-     AND (l.resolution <> 'discarded' OR l.source_position IS NULL OR l.saga IS NULL
-          OR NOT EXISTS (SELECT FROM evpg.consumer c WHERE c.name = l.saga AND c.created_at < l.created_at));
-  GET DIAGNOSTICS pruned = ROW_COUNT;
-  UPDATE evpg.dead_letter l
-     SET message = '', label = NULL, command = NULL, code = NULL, detail = NULL, hint = NULL, context = NULL, reason = NULL
-   WHERE l.resolved_at < evpg.clock_timestamp() - older_than
-     AND (l.message <> '' OR num_nonnulls(l.label, l.command, l.code, l.detail, l.hint, l.context, l.reason) > 0);
-  GET DIAGNOSTICS emptied = ROW_COUNT;
-  RETURN pruned + emptied;
-END $$;
-COMMENT ON FUNCTION evpg_prune_dead_letters IS 'deletes dead letters resolved longer ago, or empties them where a rebuild has to leave out what was discarded';
-
--- Rebuilds leave out what was given up: position and key stay.
-CREATE FUNCTION evpg_prune_parked_events(older_than interval) RETURNS bigint
-  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  pruned bigint;
-BEGIN
-  IF older_than < interval '0' THEN
-    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  UPDATE evpg.parked_event SET error = NULL, sqlstate = NULL, context = NULL, skip_reason = '', skipped_by = NULL
-   WHERE skip_reason IS NOT NULL AND parked_at < evpg.clock_timestamp() - older_than
-     AND (skip_reason <> '' OR num_nonnulls(error, sqlstate, context, skipped_by) > 0);
-  GET DIAGNOSTICS pruned = ROW_COUNT;
-  RETURN pruned;
-END $$;
-COMMENT ON FUNCTION evpg_prune_parked_events IS 'empties events that were given up and had failed longer ago; rebuilds still leave them out';
-
 -- ------------------------------------------------------------------ messages from outside
 
 CREATE TABLE evpg.inbox (
@@ -1084,20 +1028,6 @@ CREATE FUNCTION evpg_receive_message(source text, message_key text, translator t
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
 COMMENT ON FUNCTION evpg_receive_message IS 'receives a message, translates it and executes its commands, all or none; no row when it was received before';
 
-CREATE FUNCTION evpg_prune_inbox(older_than interval) RETURNS bigint
-  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  pruned bigint;
-BEGIN
-  IF older_than < interval '0' THEN
-    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
-  END IF;
-  DELETE FROM evpg.inbox WHERE received_at < evpg.clock_timestamp() - older_than;
-  GET DIAGNOSTICS pruned = ROW_COUNT;
-  RETURN pruned;
-END $$;
-COMMENT ON FUNCTION evpg_prune_inbox IS 'forgets messages received longer ago: a redelivery would then be received again';
-
 CREATE FUNCTION evpg_register_translator(name text, translator regproc)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_register_translator IS 'registers f(jsonb) returns evpg.command, or a set of it, which makes commands of messages; true when something changed';
@@ -1109,6 +1039,144 @@ COMMENT ON FUNCTION evpg_drop_translator IS 'removes a translator';
 CREATE FUNCTION evpg_translate(translator text, payload jsonb)
   RETURNS SETOF evpg.command AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
 COMMENT ON FUNCTION evpg_translate IS 'the commands that a translator makes of a payload; none of them is executed';
+
+-- ------------------------------------------------------------------ retention
+
+-- What is not needed any more in some blocks of a table; rows that others have locked stay for the next time, so nobody is waited for.
+CREATE FUNCTION evpg.prune(what text, older_than interval, first_block bigint, end_block bigint) RETURNS bigint
+  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  first tid := format('(%s,0)', first_block);
+  last tid := format('(%s,0)', end_block);
+  before timestamptz := evpg.clock_timestamp() - older_than;
+  found tid[];
+  pruned bigint;
+  emptied bigint := 0;
+BEGIN
+  CASE what
+    WHEN 'commands' THEN
+      found := ARRAY(SELECT ctid FROM evpg.command_record WHERE ctid >= first AND ctid < last AND recorded_at < before FOR UPDATE SKIP LOCKED);
+      DELETE FROM evpg.command_record WHERE ctid = ANY (found);
+      GET DIAGNOSTICS pruned = ROW_COUNT;
+    WHEN 'inbox' THEN
+      found := ARRAY(SELECT ctid FROM evpg.inbox WHERE ctid >= first AND ctid < last AND received_at < before FOR UPDATE SKIP LOCKED);
+      DELETE FROM evpg.inbox WHERE ctid = ANY (found);
+      GET DIAGNOSTICS pruned = ROW_COUNT;
+    WHEN 'sagas' THEN
+      -- Version 0, which no saga has: an instance of which nothing is left but that it completed.
+      found := ARRAY(SELECT ctid FROM evpg.saga_instance WHERE ctid >= first AND ctid < last AND status = 'completed' AND saga_version <> 0
+                        AND updated_at < before FOR UPDATE SKIP LOCKED);
+      UPDATE evpg.saga_instance SET state = '{}', undo = '[]', saga_version = 0 WHERE ctid = ANY (found);
+      GET DIAGNOSTICS pruned = ROW_COUNT;
+    WHEN 'dead_letters' THEN
+      -- What was discarded stays as long as a rebuild of the saga has to leave it out, without what it said.
+      found := ARRAY(SELECT l.ctid FROM evpg.dead_letter l WHERE l.ctid >= first AND l.ctid < last AND l.resolved_at < before
+                        AND (l.resolution <> 'discarded' OR l.source_position IS NULL OR l.saga IS NULL
+                             OR NOT EXISTS (SELECT FROM evpg.consumer c WHERE c.name = l.saga AND c.created_at < l.created_at))
+                        FOR UPDATE OF l SKIP LOCKED);
+      DELETE FROM evpg.dead_letter WHERE ctid = ANY (found);
+      GET DIAGNOSTICS pruned = ROW_COUNT;
+      found := ARRAY(SELECT l.ctid FROM evpg.dead_letter l WHERE l.ctid >= first AND l.ctid < last AND l.resolved_at < before
+                        AND (l.message <> '' OR num_nonnulls(l.label, l.command, l.code, l.detail, l.hint, l.context, l.reason) > 0)
+                        FOR UPDATE OF l SKIP LOCKED);
+      UPDATE evpg.dead_letter SET message = '', label = NULL, command = NULL, code = NULL, detail = NULL, hint = NULL, context = NULL, reason = NULL
+       WHERE ctid = ANY (found);
+      GET DIAGNOSTICS emptied = ROW_COUNT;
+    WHEN 'parked_events' THEN
+      -- Rebuilds leave out what was given up: position and key stay.
+      found := ARRAY(SELECT ctid FROM evpg.parked_event WHERE ctid >= first AND ctid < last AND skipped_at < before
+                        AND (skip_reason <> '' OR num_nonnulls(error, sqlstate, context, skipped_by) > 0) FOR UPDATE SKIP LOCKED);
+      UPDATE evpg.parked_event SET error = NULL, sqlstate = NULL, context = NULL, skip_reason = '', skipped_by = NULL WHERE ctid = ANY (found);
+      GET DIAGNOSTICS pruned = ROW_COUNT;
+  END CASE;
+  RETURN pruned + emptied;
+END $$;
+COMMENT ON FUNCTION evpg.prune(text, interval, bigint, bigint) IS 'prunes what is in some blocks of a table';
+
+CREATE FUNCTION evpg.prunable_blocks(what text) RETURNS bigint
+  LANGUAGE sql STRICT SET search_path = pg_catalog, pg_temp
+RETURN pg_catalog.pg_relation_size(CASE
+    WHEN what OPERATOR(pg_catalog.=) 'commands' THEN 'evpg.command_record'
+    WHEN what OPERATOR(pg_catalog.=) 'inbox' THEN 'evpg.inbox'
+    WHEN what OPERATOR(pg_catalog.=) 'sagas' THEN 'evpg.saga_instance'
+    WHEN what OPERATOR(pg_catalog.=) 'dead_letters' THEN 'evpg.dead_letter'
+    WHEN what OPERATOR(pg_catalog.=) 'parked_events' THEN 'evpg.parked_event' END::pg_catalog.regclass)
+  OPERATOR(pg_catalog./) pg_catalog.current_setting('block_size')::pg_catalog.int8;
+COMMENT ON FUNCTION evpg.prunable_blocks(text) IS 'returns how many blocks a table has that evpg.prune() looks through';
+
+CREATE FUNCTION evpg.prune_all(what text, older_than interval) RETURNS bigint
+  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  pruned bigint := 0;
+BEGIN
+  IF older_than < interval '0' THEN
+    RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  -- What is updated goes to later blocks, where it is not found again.
+  FOR block IN 0 .. evpg.prunable_blocks(what) - 1 BY 1024 LOOP
+    pruned := pruned + evpg.prune(what, older_than, block, block + 1024);
+  END LOOP;
+  RETURN pruned;
+END $$;
+COMMENT ON FUNCTION evpg.prune_all(text, interval) IS 'prunes a whole table';
+
+-- A batch of a worker, unless another one is at it.  A look begins every ten minutes, and after each change of the retention.
+CREATE FUNCTION evpg.prune_batch(what text, OUT more boolean, OUT next_at timestamptz)
+  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  blocks CONSTANT bigint := 32;
+  pause CONSTANT interval := '10 minutes';
+  now timestamptz := evpg.clock_timestamp();
+  policy evpg.retention;
+  pruned bigint;
+BEGIN
+  more := false;
+  SELECT * INTO policy FROM evpg.retention r WHERE r.what = prune_batch.what;
+  IF FOUND AND (policy.next_block > 0 OR policy.looked_at NOT BETWEEN now - pause AND now) THEN
+    SELECT * INTO policy FROM evpg.retention r WHERE r.what = prune_batch.what FOR UPDATE SKIP LOCKED;
+    IF FOUND AND (policy.next_block > 0 OR policy.looked_at NOT BETWEEN now - pause AND now) THEN
+      pruned := evpg.prune(what, policy.retention, policy.next_block, policy.next_block + blocks);
+      more := policy.next_block + blocks < evpg.prunable_blocks(what);
+      policy.looked_at := now;
+      UPDATE evpg.retention r
+         SET next_block = CASE WHEN more THEN policy.next_block + blocks ELSE 0 END, pruned_total = r.pruned_total + pruned,
+             looked_at = CASE WHEN more THEN r.looked_at ELSE now END
+       WHERE r.what = prune_batch.what;
+    END IF;
+  END IF;
+  -- If another worker prunes it looks again itself.
+  next_at := policy.looked_at + pause;
+END $$;
+COMMENT ON FUNCTION evpg.prune_batch(text) IS 'prunes some blocks of a table as evpg.retention says; returns whether there is more now, else when to look again';
+
+CREATE FUNCTION evpg_set_retention(what text, retention interval) RETURNS void
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_set_retention IS 'lets workers prune commands, inbox, sagas, dead_letters or parked_events after a time; NULL, which is the default: never';
+
+CREATE FUNCTION evpg_prune_commands(older_than interval) RETURNS bigint
+  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN evpg.prune_all('commands', older_than);
+COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
+
+CREATE FUNCTION evpg_prune_inbox(older_than interval) RETURNS bigint
+  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN evpg.prune_all('inbox', older_than);
+COMMENT ON FUNCTION evpg_prune_inbox IS 'forgets messages received longer ago: a redelivery would then be received again';
+
+CREATE FUNCTION evpg_prune_sagas(older_than interval) RETURNS bigint
+  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN evpg.prune_all('sagas', older_than);
+COMMENT ON FUNCTION evpg_prune_sagas IS 'empties instances that completed longer ago; their keys stay, so that late events do not start them again';
+
+CREATE FUNCTION evpg_prune_dead_letters(older_than interval) RETURNS bigint
+  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN evpg.prune_all('dead_letters', older_than);
+COMMENT ON FUNCTION evpg_prune_dead_letters IS 'deletes dead letters resolved longer ago, or empties them where a rebuild has to leave out what was discarded';
+
+CREATE FUNCTION evpg_prune_parked_events(older_than interval) RETURNS bigint
+  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN evpg.prune_all('parked_events', older_than);
+COMMENT ON FUNCTION evpg_prune_parked_events IS 'empties events that were given up longer ago; rebuilds still leave them out';
 
 -- ------------------------------------------------------------------ copies
 
@@ -1195,6 +1263,11 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_receive', NULL, '{executor}'),
   ('routine', 'evpg_receive_message', NULL, '{executor}'),
   ('routine', 'evpg_prune_inbox', NULL, '{operator}'),
+  ('routine', 'evpg_set_retention', NULL, '{operator}'),
+  ('routine', 'prune', NULL, '{owner}'),
+  ('routine', 'prunable_blocks', NULL, '{owner}'),
+  ('routine', 'prune_all', NULL, '{owner}'),
+  ('routine', 'prune_batch', NULL, '{owner}'),
   ('routine', 'evpg_register_translator', NULL, '{operator}'),
   ('routine', 'evpg_drop_translator', NULL, '{operator}'),
   ('routine', 'evpg_translate', NULL, '{executor}'),
@@ -1216,7 +1289,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'stat_database', NULL, '{monitor,reader}'),
   ('relation', 'progress_rebuild', NULL, '{monitor,reader}'),
   ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,crashes,error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
-  ('relation', 'parked_event', '{parked_event_id,position,parked_at,attempts,name,sqlstate}', '{monitor}'),
+  ('relation', 'parked_event', '{parked_event_id,position,parked_at,attempts,name,sqlstate,skipped_at}', '{monitor}'),
   ('relation', 'saga_instance', '{saga,saga_version,status,version,position,started_at,updated_at}', '{monitor}'),
   ('relation', 'saga_event', '{saga,position,retry_at,dead_letter_id,attempts}', '{monitor}'),
   ('relation', 'timer', '{timer_id,due_at,scheduled_at,retry_at,dead_letter_id,attempts,saga,name}', '{monitor}'),
@@ -1243,6 +1316,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'inbox', NULL, '{operator}'),
   ('relation', 'translator', NULL, '{operator}'),
   ('relation', 'optional_index', NULL, '{operator}'),
+  ('relation', 'retention', NULL, '{monitor}'),
   ('relation', 'event_log', NULL, '{owner}'),
   ('relation', 'fence', NULL, '{owner}'),
   ('relation', 'access_object', NULL, '{owner}');

@@ -243,14 +243,14 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		2, {TEXTOID, INT8OID}
 	},
 	[EVPG_PLAN_PARKED_SKIP] = {
-		"UPDATE evpg.parked_event SET skip_reason = $3, skipped_by = $4"
+		"UPDATE evpg.parked_event SET skip_reason = $3, skipped_by = $4, skipped_at = evpg.clock_timestamp()"
 		" WHERE name OPERATOR(pg_catalog.=) $1 AND \"position\" OPERATOR(pg_catalog.=) $2 AND skip_reason IS NULL",
 		4, {TEXTOID, INT8OID, TEXTOID, TEXTOID}
 	},
 	[EVPG_PLAN_PARKED_SKIP_NEW] = {
-		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate, context, skip_reason, skipped_by)"
+		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate, context, skip_reason, skipped_by, skipped_at)"
 		" SELECT $1, $2, $9, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error), COALESCE($7, c.last_sqlstate),"
-		" CASE WHEN $6 IS NULL THEN c.last_context ELSE $8 END, $3, $4"
+		" CASE WHEN $6 IS NULL THEN c.last_context ELSE $8 END, $3, $4, evpg.clock_timestamp()"
 		" FROM (SELECT) AS one"
 		" LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) $1 AND c.error_position OPERATOR(pg_catalog.=) $2"
 		" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name OPERATOR(pg_catalog.=) $1"
@@ -266,6 +266,23 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_PARKED_WRITE] = {
 		"INSERT INTO evpg.parked_event (name, \"position\", key, attempts, error, sqlstate, context) VALUES ($1, $2, $3, $4, $5, $6, $7)",
 		7, {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	[EVPG_PLAN_PRUNE_BATCH] = {
+		"SELECT more, next_at FROM evpg.prune_batch($1)",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_RETENTION_CLEAR] = {
+		"DELETE FROM evpg.retention WHERE what OPERATOR(pg_catalog.=) $1",
+		1, {TEXTOID}
+	},
+	[EVPG_PLAN_RETENTION_LIST] = {
+		"SELECT what FROM evpg.retention ORDER BY what",
+		0, {0}
+	},
+	[EVPG_PLAN_RETENTION_WRITE] = {
+		"INSERT INTO evpg.retention (what, retention) VALUES ($1, $2) ON CONFLICT (what) DO UPDATE"
+		" SET retention = excluded.retention, looked_at = excluded.looked_at, next_block = excluded.next_block",
+		2, {TEXTOID, INTERVALOID}
 	},
 	[EVPG_PLAN_PROJECTION_DELETE] = {
 		"DELETE FROM evpg.projection WHERE name OPERATOR(pg_catalog.=) $1",

@@ -26,6 +26,7 @@
 #include "home.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "prune.h"
 #include "rebuild.h"
 #include "route.h"
 #include "run.h"
@@ -169,6 +170,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 		more |= EvpgDispatchPass(commit, context, next);
 		more |= run_tasks(list_tasks(EvpgConsumerProjections, context), EvpgAsyncRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		more |= EvpgRebuildClean();
 		PopActiveSnapshot();

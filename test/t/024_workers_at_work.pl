@@ -167,6 +167,9 @@ workers(0);
 		operator(qq(SELECT FROM (SELECT dead_letter_id FROM evpg.dead_letter WHERE key = '$way') l, $way(dead_letter_id$ways{$way})),
 			qq(SELECT state \? 'Mended' FROM evpg.saga_instance WHERE saga = 'breaking' AND key = '$way'), "$way wakes the workers");
 	}
+	$node->safe_psql('clock', q(INSERT INTO evpg.inbox SELECT '2001-01-01', 'many', n::text FROM generate_series(1, 10000) n));
+	operator(q(SELECT evpg_set_retention('inbox', '1 day')), q(SELECT NOT EXISTS (SELECT FROM evpg.inbox)), 'evpg_set_retention wakes the workers, which go on until all is pruned');
+	soon($node, 'clock', q(SELECT next_block = 0 AND pruned_total = 10000 FROM evpg.retention), 'each row once');
 	my $log = slurp_file($node->logfile);
 	like($log, qr/WARNING:  saga "breaking" of database "clock" has dead letter \d+\n.*DETAIL:  The error has SQLSTATE P0001/, 'the log says what somebody must look at, and where');
 	unlike($log, qr/SECRET-4111/, 'A51: but nothing of what the user code has said');

@@ -1,0 +1,17 @@
+/*-------------------------------------------------------------------------
+ *
+ * prune.h
+ *		Pruning what is not needed any more, as evpg.retention says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_PRUNE_H
+#define EVPG_PRUNE_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+extern List *EvpgPruneList(void);
+extern bool EvpgPruneRun(const char *what, TimestampTz *next);
+
+#endif							/* EVPG_PRUNE_H */
