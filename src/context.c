@@ -16,10 +16,16 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "check.h"
 #include "context.h"
+#include "executor/execdesc.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "nodes/plannodes.h"
 #include "settings.h"
+#include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
@@ -159,6 +165,27 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 }
 
 /*
+ * Whether the client's statement is outside of a transaction block and does
+ * nothing but call the function: then what the function sets ends with it.
+ * What is called by another function, or in the statement that executes the
+ * command as well, has an effect.
+ */
+static bool
+is_whole_transaction(FunctionCallInfo fcinfo)
+{
+	QueryDesc  *query = ActivePortal == NULL || IsTransactionBlock() ? NULL : ActivePortal->queryDesc;
+	Plan	   *plan;
+
+	/* Portals of functions, and of EXECUTE, have a text of their own. */
+	if (query == NULL || ActivePortal->sourceText != debug_query_string ||
+		query->estate == NULL || fcinfo->flinfo->fn_mcxt != query->estate->es_query_cxt)
+		return false;
+	plan = query->plannedstmt->planTree;
+	return (IsA(plan, FunctionScan) || (IsA(plan, Result) && outerPlan(plan) == NULL)) &&
+		list_length(plan->targetlist) == 1 && query->plannedstmt->subplans == NIL;
+}
+
+/*
  * Settings keep it to the end of the transaction, and a ROLLBACK TO brings back
  * what was before; each call replaces all three.
  */
@@ -172,6 +199,12 @@ evpg_set_context(PG_FUNCTION_ARGS)
 	if (metadata != NULL)
 		EvpgCheckMetadata(metadata);
 	EvpgCheckCallersMetadata(metadata);
+	if (is_whole_transaction(fcinfo))
+		ereport(WARNING,
+				(errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
+				 errmsg("evpg_set_context() has no effect outside of a transaction block"),
+				 errhint("Call it after BEGIN, in the transaction of the command, or give the command actor, "
+						 "correlation_id and metadata.")));
 	EvpgSettingSetLocal("evpg.actor", actor != NULL ? actor : "");
 	EvpgSettingSetLocal("evpg.correlation_id", correlation_id != NULL ? correlation_id : "");
 	EvpgSettingSetLocal("evpg.metadata", metadata != NULL ?

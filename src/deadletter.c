@@ -15,6 +15,7 @@
 #include "consumer.h"
 #include "dispatch.h"
 #include "errors.h"
+#include "fence.h"
 #include "funcapi.h"
 #include "home.h"
 #include "miscadmin.h"
@@ -71,6 +72,10 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	EvpgDispatchRefuse("run sagas");
 	EvpgEnter(&scope, "evpg_run_sagas()");
 	EvpgHomeRequire();
+	if (EvpgFenceHeld())
+		ereport(NOTICE,
+				(errmsg("evpg_run_sagas() does not see what this transaction has appended"),
+				 errhint("Commit first.")));
 	foreach(cell, EvpgConsumerSagas())
 		dead += EvpgRouteAll(lfirst(cell));
 	while (!idle && left > 0)

@@ -40,6 +40,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"DELETE FROM evpg.aggregate_type WHERE aggregate_type OPERATOR(pg_catalog.=) $1",
 		1, {TEXTOID}
 	},
+	[EVPG_PLAN_AGGREGATE_NAMES] = {
+		"SELECT aggregate_type FROM evpg.aggregate_type",
+		0, {0}
+	},
 	[EVPG_PLAN_AGGREGATE_READ] = {
 		"SELECT library, symbol, handler, reducer, invariant, initial_state, snapshot_every, snapshot_keep,"
 		" reducer_version, generation, search_path, fold_generation, registered_by"
@@ -143,6 +147,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 	[EVPG_PLAN_EVENT_ID_EXISTS] = {
 		"SELECT 1 FROM evpg.event_log WHERE event_id OPERATOR(pg_catalog.=) $1",
 		1, {UUIDOID}
+	},
+	[EVPG_PLAN_EVENTS_TYPES] = {
+		"SELECT DISTINCT type FROM evpg.event_log WHERE \"position\" OPERATOR(pg_catalog.>) $1",
+		1, {INT8OID}
 	},
 	[EVPG_PLAN_EVENTS_TAGGED] = {
 		"SELECT * FROM evpg.event e WHERE e.tags OPERATOR(pg_catalog.&&) $1 AND e.\"position\" OPERATOR(pg_catalog.>) $2"

@@ -15,6 +15,7 @@
 
 #include "evpg.h"
 
+#include "advice.h"
 #include "batch.h"
 #include "catalog.h"
 #include "check.h"
@@ -291,6 +292,9 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 				 errhint("Leave on_error out, or register with mode => 'async'.")));
 	EvpgProjectionRefuse("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
+	EvpgAdvisePath("key_path", "projection", name, PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[6]));
+	if (handler != NULL && nulls[20] == ' ')
+		EvpgAdviseTables(PG_GETARG_OID(ARG_HANDLER), DatumGetArrayTypeP(values[20]));
 	(void) EvpgConsumerLock(name, true);
 	EvpgRebuildLock(name);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
@@ -314,6 +318,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 		EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
 		EvpgWakeLauncher();
 		EvpgWakeConsumers();
+		EvpgAdviseTypes("projection", name, nulls[8] == ' ' ? DatumGetArrayTypeP(values[8]) : NULL,
+						nulls[9] == ' ' ? DatumGetArrayTypeP(values[9]) : NULL);
 		settle(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
 	}
 	EvpgLeave(&scope);

@@ -14,6 +14,7 @@
 
 #include "evpg.h"
 
+#include "advice.h"
 #include "batch.h"
 #include "catalog.h"
 #include "check.h"
@@ -255,6 +256,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgProjectionRefuse("register sagas");
 	EvpgDispatchRefuse("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
+	EvpgAdvisePath("correlation_path", "saga", name, PG_ARGISNULL(ARG_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
 	/* An old snapshot would not see which versions have instances. */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
@@ -276,6 +278,10 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	{
 		if (!EvpgSagaRetire(name, version))
 			EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
+		/* Start types are among the event types. */
+		EvpgAdviseTypes("saga", name, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
+						EvpgArgTextArray(fcinfo, PG_ARGISNULL(ARG_EVENT_TYPES) ? ARG_START_EVENT_TYPES : ARG_EVENT_TYPES,
+										 "event_types"));
 		EvpgWakeLauncher();
 		EvpgWakeConsumers();
 	}

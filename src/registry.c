@@ -19,6 +19,7 @@
 #include "evpg.h"
 
 #include "access/xact.h"
+#include "advice.h"
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "check.h"
@@ -527,7 +528,10 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	changed = EvpgPlanRun(EVPG_PLAN_INTERCEPTOR_WRITE, values, nulls);
 	EvpgPlanDone();
 	if (changed > 0)
+	{
 		EvpgRegistryAnnounce(EvpgCatalogGet()->interceptor);
+		EvpgAdviseTypes("interceptor", name, aggregate_types, NULL);
+	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
