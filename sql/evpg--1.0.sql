@@ -32,7 +32,7 @@ COMMENT ON COLUMN evpg.clock.clock_offset IS 'in microseconds';
 
 CREATE FUNCTION evpg_set_clock_offset(clock_offset interval DEFAULT '0') RETURNS void
   AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE;
-COMMENT ON FUNCTION evpg_set_clock_offset IS 'moves the clock of this database, for all sessions and workers: for tests';
+COMMENT ON FUNCTION evpg_set_clock_offset(interval) IS 'moves the clock of this database, for all sessions and workers: for tests';
 
 -- ------------------------------------------------------------------ storage
 
@@ -571,62 +571,62 @@ COMMENT ON TYPE evpg.fired_timer IS 'a timer of a saga that is due';
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
     schema_version int DEFAULT 1, occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, caused_by int DEFAULT NULL)
   RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_event IS 'makes an event; caused_by is the 1-based number of an earlier event of the same call';
+COMMENT ON FUNCTION evpg_event(text, jsonb, jsonb, text[], int, timestamptz, uuid, int) IS 'makes an event; caused_by is the 1-based number of an earlier event of the same call';
 
 CREATE FUNCTION evpg_events(events jsonb)
   RETURNS evpg.new_event[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_events IS 'makes events of a JSON object or array of objects; an unknown key is an error';
+COMMENT ON FUNCTION evpg_events(jsonb) IS 'makes events of a JSON object or array of objects; an unknown key is an error';
 
 CREATE FUNCTION evpg_command(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS evpg.command AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_command IS 'makes a command';
+COMMENT ON FUNCTION evpg_command(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS 'makes a command';
 
 CREATE FUNCTION evpg_commands(commands jsonb)
   RETURNS evpg.command[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_commands IS 'makes commands of a JSON object or array of objects; an unknown key is an error';
+COMMENT ON FUNCTION evpg_commands(jsonb) IS 'makes commands of a JSON object or array of objects; an unknown key is an error';
 
 -- VOLATILE, so that it is never evaluated while planning; typed, so that it fits into CASE.
 CREATE FUNCTION evpg_reject(code text, message text DEFAULT NULL, detail jsonb DEFAULT NULL)
   RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_reject IS 'refuses the command: raises VE002 with the code as constraint name';
+COMMENT ON FUNCTION evpg_reject(text, text, jsonb) IS 'refuses the command: raises VE002 with the code as constraint name';
 
 CREATE FUNCTION evpg_projected(state jsonb, delta jsonb) RETURNS evpg.projected
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW(state, delta)::evpg.projected;
-COMMENT ON FUNCTION evpg_projected IS 'makes the result of a projection reducer: the new state and what listeners are sent';
+COMMENT ON FUNCTION evpg_projected(jsonb, jsonb) IS 'makes the result of a projection reducer: the new state and what listeners are sent';
 
 CREATE FUNCTION evpg_reaction(state jsonb, VARIADIC actions jsonb[] DEFAULT '{}')
   RETURNS evpg.reaction AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_reaction IS 'makes the answer of a saga: its new state, and actions, which are done in this order; NULL actions are left out';
+COMMENT ON FUNCTION evpg_reaction(jsonb, VARIADIC jsonb[]) IS 'makes the answer of a saga: its new state, and actions, which are done in this order; NULL actions are left out';
 
 CREATE FUNCTION evpg_action_send(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     label text DEFAULT NULL, undo jsonb DEFAULT NULL, expected_version bigint DEFAULT NULL, metadata jsonb DEFAULT NULL)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_send IS 'action of a saga: send a command; undo is another one, which evpg_action_compensate() sends if this one succeeds';
+COMMENT ON FUNCTION evpg_action_send(text, text, text, jsonb, text, jsonb, bigint, jsonb) IS 'action of a saga: send a command; undo is another one, which evpg_action_compensate() sends if this one succeeds';
 
 CREATE FUNCTION evpg_action_schedule(timer text, delay interval DEFAULT NULL, due_at timestamptz DEFAULT NULL, payload jsonb DEFAULT NULL)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_schedule IS 'action of a saga: fire a timer after a delay (days have 24 hours, months 30 days) or at a time; a pending one of the same name is replaced';
+COMMENT ON FUNCTION evpg_action_schedule(text, interval, timestamptz, jsonb) IS 'action of a saga: fire a timer after a delay (days have 24 hours, months 30 days) or at a time; a pending one of the same name is replaced';
 
 CREATE FUNCTION evpg_action_cancel(timer text)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_cancel IS 'action of a saga: forget a pending timer, if there is one';
+COMMENT ON FUNCTION evpg_action_cancel(text) IS 'action of a saga: forget a pending timer, if there is one';
 
 CREATE FUNCTION evpg_action_compensate(reason text DEFAULT NULL) RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_object(ARRAY['do', 'compensate', 'reason', reason]));
-COMMENT ON FUNCTION evpg_action_compensate IS 'action of a saga: send the undo commands, last first, then complete';
+COMMENT ON FUNCTION evpg_action_compensate(text) IS 'action of a saga: send the undo commands, last first, then complete';
 
 CREATE FUNCTION evpg_action_complete() RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{"do": "complete"}'::pg_catalog.jsonb;
-COMMENT ON FUNCTION evpg_action_complete IS 'action of a saga: this instance is done; its timers go, later actions and events are ignored';
+COMMENT ON FUNCTION evpg_action_complete() IS 'action of a saga: this instance is done; its timers go, later actions and events are ignored';
 
 CREATE FUNCTION evpg_action_fail(reason text)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_fail IS 'action of a saga: make this reaction a dead letter at once; nothing of it is done';
+COMMENT ON FUNCTION evpg_action_fail(text) IS 'action of a saga: make this reaction a dead letter at once; nothing of it is done';
 
 -- ------------------------------------------------------------------ aggregates
 
@@ -635,94 +635,94 @@ CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEF
     snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1,
     library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_aggregate IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
+COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, jsonb, regproc, int, int, int, text, text, jsonb) IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
 
 CREATE FUNCTION evpg_drop_aggregate(aggregate_type text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_drop_aggregate IS 'removes the registration of an aggregate; its events stay';
+COMMENT ON FUNCTION evpg_drop_aggregate(text, boolean) IS 'removes the registration of an aggregate; its events stay';
 
 CREATE FUNCTION evpg_register_interceptor(name text, interceptor regproc, aggregate_types text[] DEFAULT NULL,
     command_types text[] DEFAULT NULL, priority int DEFAULT 0)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_interceptor IS 'registers f(evpg.command) returns evpg.command, called before each command, lowest priority first';
+COMMENT ON FUNCTION evpg_register_interceptor(text, regproc, text[], text[], int) IS 'registers f(evpg.command) returns evpg.command, called before each command, lowest priority first';
 
 CREATE FUNCTION evpg_drop_interceptor(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_drop_interceptor IS 'removes an interceptor';
+COMMENT ON FUNCTION evpg_drop_interceptor(text, boolean) IS 'removes an interceptor';
 
 CREATE FUNCTION evpg_set_context(actor text DEFAULT NULL, correlation_id text DEFAULT NULL, metadata jsonb DEFAULT NULL)
   RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_set_context IS 'sets actor, correlation_id and metadata of the commands that follow in this transaction';
+COMMENT ON FUNCTION evpg_set_context(text, text, jsonb) IS 'sets actor, correlation_id and metadata of the commands that follow in this transaction';
 
 CREATE FUNCTION evpg_execute(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 2;
-COMMENT ON FUNCTION evpg_execute IS 'executes a command and returns its events; a refusal is an error';
+COMMENT ON FUNCTION evpg_execute(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS 'executes a command and returns its events; a refusal is an error';
 
 CREATE FUNCTION evpg_try_execute(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_try_execute IS 'executes a command and returns its outcome; a refusal is a row';
+COMMENT ON FUNCTION evpg_try_execute(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS 'executes a command and returns its outcome; a refusal is a row';
 
 CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.new_event[], expected_version bigint DEFAULT NULL,
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 5;
-COMMENT ON FUNCTION evpg_append IS 'appends events that the caller decided, without handler and invariant';
+COMMENT ON FUNCTION evpg_append(text, text, evpg.new_event[], bigint, text, jsonb, text, text, text) IS 'appends events that the caller decided, without handler and invariant';
 
 CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false,
     actor text DEFAULT NULL, correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_inject IS 'appends one event as it is, to which sagas do not react unless run_sagas says so; no row and no effect when its event_id is known in any stream';
+COMMENT ON FUNCTION evpg_inject(text, text, evpg.new_event, boolean, text, text, text) IS 'appends one event as it is, to which sagas do not react unless run_sagas says so; no row and no effect when its event_id is known in any stream';
 
 CREATE FUNCTION evpg_create_stream(aggregate_type text, aggregate_id text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_create_stream IS 'creates an empty stream; false when it was there';
+COMMENT ON FUNCTION evpg_create_stream(text, text) IS 'creates an empty stream; false when it was there';
 
 -- ------------------------------------------------------------------ reading
 
 CREATE FUNCTION evpg_streams(aggregate_type text DEFAULT NULL, after_id text DEFAULT NULL, max_count int DEFAULT 1000,
     after_type text DEFAULT NULL)
   RETURNS SETOF evpg.stream_info AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_streams IS 'lists streams by type and id, bytewise; max_count NULL lists all';
+COMMENT ON FUNCTION evpg_streams(text, text, int, text) IS 'lists streams by type and id, bytewise; max_count NULL lists all';
 
 CREATE FUNCTION evpg_stream_version(aggregate_type text, aggregate_id text)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION evpg_stream_version IS 'count of events in a stream; NULL when it was never created';
+COMMENT ON FUNCTION evpg_stream_version(text, text) IS 'count of events in a stream; NULL when it was never created';
 
 CREATE FUNCTION evpg_read_stream(aggregate_type text, aggregate_id text, from_version bigint DEFAULT 1, max_count int DEFAULT NULL,
     backwards boolean DEFAULT false, missing_ok boolean DEFAULT false)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_read_stream IS 'events of a stream with version >= from_version, oldest first, or newest first when backwards';
+COMMENT ON FUNCTION evpg_read_stream(text, text, bigint, int, boolean, boolean) IS 'events of a stream with version >= from_version, oldest first, or newest first when backwards';
 
 CREATE FUNCTION evpg_read_all(after_position bigint DEFAULT 0, max_count int DEFAULT 1000, aggregate_types text[] DEFAULT NULL,
     event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_read_all IS 'events in position order; stable_only stops at evpg_stable_position(), so that paging never skips one; tags: any of them';
+COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean) IS 'events in position order; stable_only stops at evpg_stable_position(), so that paging never skips one; tags: any of them';
 
 CREATE FUNCTION evpg_stable_position()
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_stable_position IS 'a position at or below which no event can still appear';
+COMMENT ON FUNCTION evpg_stable_position() IS 'a position at or below which no event can still appear';
 
 CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bigint DEFAULT NULL, at_time timestamptz DEFAULT NULL)
   RETURNS TABLE (version bigint, state jsonb, last_position bigint) AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 1;
-COMMENT ON FUNCTION evpg_state IS 'state of an aggregate: now, at a version, or of the events that had occurred by a time; no row when it was never created';
+COMMENT ON FUNCTION evpg_state(text, text, bigint, timestamptz) IS 'state of an aggregate: now, at a version, or of the events that had occurred by a time; no row when it was never created';
 
 CREATE FUNCTION evpg_take_snapshot(aggregate_type text, aggregate_id text)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_take_snapshot IS 'stores the state of an aggregate and returns its version';
+COMMENT ON FUNCTION evpg_take_snapshot(text, text) IS 'stores the state of an aggregate and returns its version';
 
 CREATE FUNCTION evpg_version()
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_version IS 'versions of extension, library and module ABI';
+COMMENT ON FUNCTION evpg_version() IS 'versions of extension, library and module ABI';
 
 CREATE FUNCTION evpg_session_stats()
   RETURNS TABLE (aggregate_type text, commands bigint, rejected bigint, conflicts bigint, noops bigint, duplicates bigint,
     events bigint, unknown_events bigint, cache_hits bigint, folds bigint, snapshots bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_session_stats IS 'what this session did, by aggregate type; includes what was rolled back';
+COMMENT ON FUNCTION evpg_session_stats() IS 'what this session did, by aggregate type; includes what was rolled back';
 
 -- ------------------------------------------------------------------ projections
 
@@ -733,50 +733,50 @@ CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL
     reset regproc DEFAULT NULL, tables text[] DEFAULT NULL, start_position bigint DEFAULT 0, version int DEFAULT 1,
     library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_projection IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed';
+COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text, text, text, int, regproc, text[], bigint, int, text, text, jsonb) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed';
 
 CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_drop_projection IS 'removes a projection and its rows';
+COMMENT ON FUNCTION evpg_drop_projection(text, boolean) IS 'removes a projection and its rows';
 
 CREATE FUNCTION evpg_projection(name text, key text DEFAULT '')
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
   AS 'MODULE_PATHNAME', 'evpg_projection_read' LANGUAGE C STABLE STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_projection IS 'the row of a key; no row when there is none';
+COMMENT ON FUNCTION evpg_projection(text, text) IS 'the row of a key; no row when there is none';
 
 CREATE FUNCTION evpg_projection_required(name text, key text DEFAULT '')
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
   AS 'MODULE_PATHNAME', 'evpg_projection_required' LANGUAGE C STABLE STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_projection_required IS 'the row of a key; an error when there is none';
+COMMENT ON FUNCTION evpg_projection_required(text, text) IS 'the row of a key; an error when there is none';
 
 CREATE FUNCTION evpg_projection_changes(name text, after_position bigint DEFAULT 0, max_count int DEFAULT 1000)
   RETURNS TABLE (key text, state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz, next_position bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_projection_changes IS 'rows changed after a position, up to the stable one, deleted ones with state NULL; go on from next_position';
+COMMENT ON FUNCTION evpg_projection_changes(text, bigint, int) IS 'rows changed after a position, up to the stable one, deleted ones with state NULL; go on from next_position';
 
 CREATE FUNCTION evpg_projection_put(name text, key text, state jsonb)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_projection_put IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
+COMMENT ON FUNCTION evpg_projection_put(text, text, jsonb) IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
 
 CREATE FUNCTION evpg_rebuild_projection(name text, key text DEFAULT NULL, background boolean DEFAULT false)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_rebuild_projection IS 'folds the events of a key, or of all keys, again from the first on, and returns how many there are; in the background: NULL';
+COMMENT ON FUNCTION evpg_rebuild_projection(text, text, boolean) IS 'folds the events of a key, or of all keys, again from the first on, and returns how many there are; in the background: NULL';
 
 CREATE FUNCTION evpg_cancel_rebuild(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_cancel_rebuild IS 'ends a rebuild of all keys, whose old rows stay; false when there is none';
+COMMENT ON FUNCTION evpg_cancel_rebuild(text) IS 'ends a rebuild of all keys, whose old rows stay; false when there is none';
 
 CREATE FUNCTION evpg_channel(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_channel IS 'the channel of a key of a projection, or of all its keys';
+COMMENT ON FUNCTION evpg_channel(text, text) IS 'the channel of a key of a projection, or of all its keys';
 
 CREATE FUNCTION evpg_listen(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_listen IS 'LISTEN on evpg_channel(name, key), which it returns';
+COMMENT ON FUNCTION evpg_listen(text, text) IS 'LISTEN on evpg_channel(name, key), which it returns';
 
 CREATE FUNCTION evpg_unlisten(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_unlisten IS 'UNLISTEN on evpg_channel(name, key), which it returns';
+COMMENT ON FUNCTION evpg_unlisten(text, text) IS 'UNLISTEN on evpg_channel(name, key), which it returns';
 
 CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT sent bigint, OUT dropped bigint, OUT resyncs bigint)
   AS 'MODULE_PATHNAME', 'evpg_broadcast_counters' LANGUAGE C VOLATILE;
@@ -809,35 +809,35 @@ COMMENT ON VIEW evpg.stat_database IS 'shows which databases of the server have 
 
 CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_wait_for IS 'waits until a projection has applied all events up to a position, or a saga has reacted to them; false when it did not in time';
+COMMENT ON FUNCTION evpg_wait_for(text, bigint, interval) IS 'waits until a projection has applied all events up to a position, or a saga has reacted to them; false when it did not in time';
 
 CREATE FUNCTION evpg_watch(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
     after_generation int DEFAULT NULL)
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_watch IS 'waits until a key has another version than the one that is known, and returns its row, with state NULL when deleted; no row when it did not in time';
+COMMENT ON FUNCTION evpg_watch(text, text, bigint, interval, int) IS 'waits until a key has another version than the one that is known, and returns its row, with state NULL when deleted; no row when it did not in time';
 
 -- ------------------------------------------------------------------ consumers
 
 CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
   AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON PROCEDURE evpg_run IS 'does what workers do, until there is nothing more to be done now; commits between batches';
+COMMENT ON PROCEDURE evpg_run(int) IS 'does what workers do, until there is nothing more to be done now; commits between batches';
 
 CREATE FUNCTION evpg_pause(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_pause IS 'pauses a consumer after its current batch; false when it was';
+COMMENT ON FUNCTION evpg_pause(text) IS 'pauses a consumer after its current batch; false when it was';
 
 CREATE FUNCTION evpg_resume(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_resume IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
+COMMENT ON FUNCTION evpg_resume(text) IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
 
 CREATE FUNCTION evpg_skip_event(name text, event_position bigint, reason text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_skip_event IS 'gives an event up that a consumer has not consumed, or has parked; kept in evpg.parked_event with the reason';
+COMMENT ON FUNCTION evpg_skip_event(text, bigint, text) IS 'gives an event up that a consumer has not consumed, or has parked; kept in evpg.parked_event with the reason';
 
 CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_replay_parked IS 'applies parked events, each key in order, up to one that fails again; returns how many';
+COMMENT ON FUNCTION evpg_replay_parked(text, int, text) IS 'applies parked events, each key in order, up to one that fails again; returns how many';
 
 CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, p.kind, p.mode,
@@ -911,51 +911,51 @@ CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, reje
     max_backoff interval DEFAULT '5 minutes', start_position bigint DEFAULT NULL, version int DEFAULT 1,
     transitions jsonb DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_saga IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
+COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text[], text[], text[], jsonpath, regproc, jsonb, int, interval, interval, bigint, int, jsonb, text, text, jsonb) IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
 
 CREATE FUNCTION evpg_drop_saga(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_drop_saga IS 'removes a saga with its instances, timers and what they had still to do; dead letters stay';
+COMMENT ON FUNCTION evpg_drop_saga(text, boolean) IS 'removes a saga with its instances, timers and what they had still to do; dead letters stay';
 
 CREATE FUNCTION evpg_saga(name text, key text)
   RETURNS TABLE (state jsonb, status text, version bigint, "position" bigint, pending_events int, pending_timers int, dead_letters int,
     started_at timestamptz, updated_at timestamptz)
   AS 'MODULE_PATHNAME', 'evpg_saga_read' LANGUAGE C STABLE STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_saga IS 'an instance of a saga; no row when there is none';
+COMMENT ON FUNCTION evpg_saga(text, text) IS 'an instance of a saga; no row when there is none';
 
 CREATE FUNCTION evpg_rebuild_saga(name text, key text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_rebuild_saga IS 'folds the events that instances have reacted to once more, and keeps the state alone: nothing is sent; how many events';
+COMMENT ON FUNCTION evpg_rebuild_saga(text, text) IS 'folds the events that instances have reacted to once more, and keeps the state alone: nothing is sent; how many events';
 
 CREATE FUNCTION evpg_run_sagas(max_events int DEFAULT NULL, OUT dispatched bigint, OUT dead_lettered bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_run_sagas IS 'lets sagas react to what there is now, in this transaction: how many commands were sent, and how many dead letters written';
+COMMENT ON FUNCTION evpg_run_sagas(int) IS 'lets sagas react to what there is now, in this transaction: how many commands were sent, and how many dead letters written';
 
 CREATE FUNCTION evpg_schedule(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL,
     causation_id text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME', 'evpg_schedule_command' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_schedule IS 'executes a command at a time, once; returns the id of the timer';
+COMMENT ON FUNCTION evpg_schedule(timestamptz, text, text, text, jsonb, text, jsonb, text, text, text) IS 'executes a command at a time, once; returns the id of the timer';
 
 CREATE FUNCTION evpg_reschedule(timer_id bigint, due_at timestamptz)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_reschedule IS 'moves a timer; false when it is not there any more';
+COMMENT ON FUNCTION evpg_reschedule(bigint, timestamptz) IS 'moves a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_cancel(timer_id bigint)
   RETURNS boolean AS 'MODULE_PATHNAME', 'evpg_cancel_timer' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_cancel IS 'removes a timer; false when it is not there any more';
+COMMENT ON FUNCTION evpg_cancel(bigint) IS 'removes a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_retry_dead_letter(dead_letter_id bigint)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_retry_dead_letter IS 'does once more what a dead letter is about; resolved when that succeeds, and the instance goes on; no row when it was resolved';
+COMMENT ON FUNCTION evpg_retry_dead_letter(bigint) IS 'does once more what a dead letter is about; resolved when that succeeds, and the instance goes on; no row when it was resolved';
 
 CREATE FUNCTION evpg_retry_dead_letters(saga text, max_count int DEFAULT 100, OUT retried bigint, OUT failed bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_retry_dead_letters IS 'retries the dead letters of a saga, or of scheduled commands when NULL, the oldest first';
+COMMENT ON FUNCTION evpg_retry_dead_letters(text, int) IS 'retries the dead letters of a saga, or of scheduled commands when NULL, the oldest first';
 
 CREATE FUNCTION evpg_discard_dead_letter(dead_letter_id bigint, reason text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_discard_dead_letter IS 'gives up what a dead letter is about, and the instance goes on; false when it was resolved';
+COMMENT ON FUNCTION evpg_discard_dead_letter(bigint, text) IS 'gives up what a dead letter is about, and the instance goes on; false when it was resolved';
 
 -- ------------------------------------------------------------------ optional indexes
 
@@ -989,7 +989,7 @@ BEGIN
   END IF;
   RETURN enabled <> existed;
 END $$;
-COMMENT ON FUNCTION evpg_enable_index IS 'makes or drops an index of the event log: event_type (for consumers and readers of rare types), correlation, recorded_at, tags; true when something changed';
+COMMENT ON FUNCTION evpg_enable_index(text, boolean) IS 'makes or drops an index of the event log: event_type (for consumers and readers of rare types), correlation, recorded_at, tags; true when something changed';
 
 -- ------------------------------------------------------------------ idempotency
 
@@ -997,7 +997,7 @@ COMMENT ON FUNCTION evpg_enable_index IS 'makes or drops an index of the event l
 CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETURNS text
   LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.to_json(pg_catalog.array_prepend(domain, components))::pg_catalog.text, 'UTF8')), 'hex');
-COMMENT ON FUNCTION evpg_operation_key IS 'a command_id made of what an operation is about: the same parts give the same id';
+COMMENT ON FUNCTION evpg_operation_key(text, VARIADIC text[]) IS 'a command_id made of what an operation is about: the same parts give the same id';
 
 -- ------------------------------------------------------------------ messages from outside
 
@@ -1022,23 +1022,23 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.translator', '');
 
 CREATE FUNCTION evpg_receive(source text, message_key text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_receive IS 'marks a message as received in this transaction; false when it was received before';
+COMMENT ON FUNCTION evpg_receive(text, text) IS 'marks a message as received in this transaction; false when it was received before';
 
 CREATE FUNCTION evpg_receive_message(source text, message_key text, translator text, payload jsonb)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_receive_message IS 'receives a message, translates it and executes its commands, all or none; no row when it was received before';
+COMMENT ON FUNCTION evpg_receive_message(text, text, text, jsonb) IS 'receives a message, translates it and executes its commands, all or none; no row when it was received before';
 
 CREATE FUNCTION evpg_register_translator(name text, translator regproc)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_translator IS 'registers f(jsonb) returns evpg.command, or a set of it, which makes commands of messages; true when something changed';
+COMMENT ON FUNCTION evpg_register_translator(text, regproc) IS 'registers f(jsonb) returns evpg.command, or a set of it, which makes commands of messages; true when something changed';
 
 CREATE FUNCTION evpg_drop_translator(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_drop_translator IS 'removes a translator';
+COMMENT ON FUNCTION evpg_drop_translator(text, boolean) IS 'removes a translator';
 
 CREATE FUNCTION evpg_translate(translator text, payload jsonb)
   RETURNS SETOF evpg.command AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_translate IS 'the commands that a translator makes of a payload; none of them is executed';
+COMMENT ON FUNCTION evpg_translate(text, jsonb) IS 'the commands that a translator makes of a payload; none of them is executed';
 
 -- ------------------------------------------------------------------ retention
 
@@ -1151,38 +1151,38 @@ COMMENT ON FUNCTION evpg.prune_batch(text) IS 'prunes some blocks of a table as 
 
 CREATE FUNCTION evpg_set_retention(what text, retention interval) RETURNS void
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_set_retention IS 'lets workers prune commands, inbox, sagas, dead_letters or parked_events after a time; NULL, which is the default: never';
+COMMENT ON FUNCTION evpg_set_retention(text, interval) IS 'lets workers prune commands, inbox, sagas, dead_letters or parked_events after a time; NULL, which is the default: never';
 
 CREATE FUNCTION evpg_prune_commands(older_than interval) RETURNS bigint
   LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('commands', older_than);
-COMMENT ON FUNCTION evpg_prune_commands IS 'forgets command ids recorded longer ago: a resend would then be executed again';
+COMMENT ON FUNCTION evpg_prune_commands(interval) IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
 CREATE FUNCTION evpg_prune_inbox(older_than interval) RETURNS bigint
   LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('inbox', older_than);
-COMMENT ON FUNCTION evpg_prune_inbox IS 'forgets messages received longer ago: a redelivery would then be received again';
+COMMENT ON FUNCTION evpg_prune_inbox(interval) IS 'forgets messages received longer ago: a redelivery would then be received again';
 
 CREATE FUNCTION evpg_prune_sagas(older_than interval) RETURNS bigint
   LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('sagas', older_than);
-COMMENT ON FUNCTION evpg_prune_sagas IS 'empties instances that completed longer ago; their keys stay, so that late events do not start them again';
+COMMENT ON FUNCTION evpg_prune_sagas(interval) IS 'empties instances that completed longer ago; their keys stay, so that late events do not start them again';
 
 CREATE FUNCTION evpg_prune_dead_letters(older_than interval) RETURNS bigint
   LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('dead_letters', older_than);
-COMMENT ON FUNCTION evpg_prune_dead_letters IS 'deletes dead letters resolved longer ago, or empties them where a rebuild has to leave out what was discarded';
+COMMENT ON FUNCTION evpg_prune_dead_letters(interval) IS 'deletes dead letters resolved longer ago, or empties them where a rebuild has to leave out what was discarded';
 
 CREATE FUNCTION evpg_prune_parked_events(older_than interval) RETURNS bigint
   LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('parked_events', older_than);
-COMMENT ON FUNCTION evpg_prune_parked_events IS 'empties events that were given up longer ago; rebuilds still leave them out';
+COMMENT ON FUNCTION evpg_prune_parked_events(interval) IS 'empties events that were given up longer ago; rebuilds still leave them out';
 
 -- ------------------------------------------------------------------ copies
 
 CREATE FUNCTION evpg_activate()
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_activate IS 'lets consumers run in this database after it was restored or copied; false when they could already';
+COMMENT ON FUNCTION evpg_activate() IS 'lets consumers run in this database after it was restored or copied; false when they could already';
 
 -- ------------------------------------------------------------------ privileges
 
@@ -1375,7 +1375,7 @@ BEGIN
     EXECUTE statement;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION evpg_grant IS 'lets a role look after evpg (monitor), read (reader), read and inject (relay), execute commands (executor), read, execute and append (writer), or do all that (operator)';
+COMMENT ON FUNCTION evpg_grant(regrole, text) IS 'lets a role look after evpg (monitor), read (reader), read and inject (relay), execute commands (executor), read, execute and append (writer), or do all that (operator)';
 
 -- What another access that the role has been given needs stays; it has been given one if it has all that belongs to it.
 CREATE FUNCTION evpg_revoke(grantee regrole, access text) RETURNS void
@@ -1400,7 +1400,7 @@ BEGIN
     RAISE NOTICE 'role % keeps what it needs as %', grantee, array_to_string(kept, ', ');
   END IF;
 END $$;
-COMMENT ON FUNCTION evpg_revoke IS 'takes back what evpg_grant() gave, but for what another access of the role needs';
+COMMENT ON FUNCTION evpg_revoke(regrole, text) IS 'takes back what evpg_grant() gave, but for what another access of the role needs';
 
 -- Every table refuses rows that neither evpg nor a superuser writes.  Triggers for each row where evpg writes in
 -- subtransactions, of which there can be many in a transaction: one for each statement would leave 8 kB in each.

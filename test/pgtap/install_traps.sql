@@ -37,6 +37,10 @@ BEGIN
       EXECUTE format('CREATE OPERATOR traps.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = traps.trap)', name, left_type, right_type);
     END LOOP;
   END LOOP;
+  -- others of the names of evpg's own functions
+  FOR name IN SELECT DISTINCT m[1] FROM regexp_matches(script, 'CREATE (?:FUNCTION|PROCEDURE) (evpg_\w+)\(', 'g') m LOOP
+    EXECUTE format('CREATE FUNCTION traps.%I(%s) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION ''trapped''; END $$', name, repeat('box, ', 30) || 'box');
+  END LOOP;
   CREATE DOMAIN traps.text AS pg_catalog.text;
   CREATE DOMAIN traps.jsonb AS pg_catalog.jsonb;
   CREATE DOMAIN traps.regclass AS pg_catalog.regclass;
