@@ -121,6 +121,7 @@ workers(0);
 		my ($statement, $condition, $name) = @_;
 
 		ok(worker_rounds($node, 'clock', 1, 'SELECT evpg_set_clock_offset()'), "a worker sleeps before: $name");
+		isnt($node->safe_psql('clock', $condition), 't', "not yet: $name");
 		$node->safe_psql('clock', $statement);
 		return soon($node, 'clock', $condition, $name);
 	}
