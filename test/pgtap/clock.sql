@@ -68,8 +68,8 @@ SELECT evpg_set_clock_offset('3 days') \g /dev/null
 ROLLBACK TO s;
 SELECT test.offset() AS rolled_back \gset
 ROLLBACK;
-SELECT is(:'back'::text, '-1 day', 'back');
-SELECT is(:'rolled_back'::text, '-1 day', 'ROLLBACK TO takes it back');
+SELECT is(:'back'::interval, '-1 day', 'back');
+SELECT is(:'rolled_back'::interval, '-1 day', 'ROLLBACK TO takes it back');
 SELECT is(test.offset(), '50 h', 'so does ROLLBACK');
 SELECT is(error_of($$SELECT evpg_set_clock_offset('200 years')$$), '22008 clock offset is out of range', 'too far');
 BEGIN READ ONLY;
