@@ -7,30 +7,37 @@
  *		their TOAST tables.
  *
  * The table keeps its oid, and so its views, privileges, policies and statistics.
- * Nothing is fired, checked or decoded, so what has triggers, rules or foreign
- * keys, and what a logical replication slot may decode, is not exchanged; nor is
- * a copy that differs from the table in a column, an index or a constraint.
+ * Nothing is fired, checked or decoded, so what has triggers or rules, and what a
+ * logical replication slot may decode, is not exchanged; nor is a copy that differs
+ * from the table in a column, an index or a constraint.  Foreign keys must be
+ * between tables that are exchanged together, and hold between their copies.
  *
  * Old snapshots: rows of the copy were written by transactions that a snapshot
  * which is older than them does not see.  As with CREATE INDEX CONCURRENTLY these
- * snapshots are waited for.  One that is taken between the last of these
- * transactions and the exchange, and used on the table only after it, sees the
- * copy without what the transaction of the exchange itself has written.
+ * snapshots are waited for; on a standby they are cancelled.  One that is taken
+ * between the last of these transactions and the exchange, and used on the table
+ * only after it, sees the copy without what the transaction of the exchange itself
+ * has written, which is nothing if the caller sees to it.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/nbtxlog.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xloginsert.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_trigger.h"
 #include "commands/tablecmds.h"
+#include "commands/trigger.h"
 #include "exchange.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -169,6 +176,76 @@ match_indexes(Relation table, Relation copy, List **indexes, List **matches)
 	return left == NIL;
 }
 
+/* Whether the copy has a foreign key that is equal to one of the table, to the copy of the table that is referenced. */
+static bool
+has_equal_key(const ForeignKeyCacheInfo * key, Relation copy, List *tables, List *copies)
+{
+	ListCell   *cell;
+
+	foreach(cell, RelationGetFKeyList(copy))
+	{
+		ForeignKeyCacheInfo *other = lfirst(cell);
+		HeapTuple	left = SearchSysCache1(CONSTROID, ObjectIdGetDatum(key->conoid));
+		HeapTuple	right = SearchSysCache1(CONSTROID, ObjectIdGetDatum(other->conoid));
+		bool		equal_kind = HeapTupleIsValid(left) && HeapTupleIsValid(right) &&
+		((Form_pg_constraint) GETSTRUCT(left))->confmatchtype == ((Form_pg_constraint) GETSTRUCT(right))->confmatchtype &&
+		!((Form_pg_constraint) GETSTRUCT(right))->condeferrable;
+		ListCell   *table;
+		ListCell   *its_copy;
+		bool		equal_target = false;
+
+		if (HeapTupleIsValid(left))
+			ReleaseSysCache(left);
+		if (HeapTupleIsValid(right))
+			ReleaseSysCache(right);
+		forboth(table, tables, its_copy, copies)
+			equal_target |= (lfirst_oid(table) == key->confrelid && lfirst_oid(its_copy) == other->confrelid);
+		if (equal_kind && equal_target && key->nkeys == other->nkeys &&
+			memcmp(key->conkey, other->conkey, sizeof(AttrNumber) * key->nkeys) == 0 &&
+			memcmp(key->confkey, other->confkey, sizeof(AttrNumber) * key->nkeys) == 0 &&
+			memcmp(key->conpfeqop, other->conpfeqop, sizeof(Oid) * key->nkeys) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What a trigger of the table would have to do in an exchange with the copies of these tables; NULL: nothing. */
+static const char *
+trigger_obstacle(const Trigger *trigger, List *tables)
+{
+	HeapTuple	tuple;
+	Form_pg_constraint constraint;
+	bool		within;
+
+	if (trigger->tgenabled == TRIGGER_DISABLED)
+		return NULL;
+	if (!trigger->tgisinternal || !OidIsValid(trigger->tgconstraint))
+		return "It has triggers.";
+	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(trigger->tgconstraint));
+	if (!HeapTupleIsValid(tuple))
+		return "It has triggers.";
+	constraint = (Form_pg_constraint) GETSTRUCT(tuple);
+	within = constraint->contype == CONSTRAINT_FOREIGN &&
+		list_member_oid(tables, constraint->conrelid) && list_member_oid(tables, constraint->confrelid);
+	ReleaseSysCache(tuple);
+	return within ? NULL : "It has a foreign key, or a deferred constraint, that is not between tables that are exchanged, too.";
+}
+
+/* The same for all triggers and foreign keys. */
+static const char *
+triggers_obstacle(Relation table, Relation copy, List *tables, List *copies)
+{
+	const char *obstacle = NULL;
+	ListCell   *cell;
+
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers && obstacle == NULL; i++)
+		obstacle = trigger_obstacle(&table->trigdesc->triggers[i], tables);
+	foreach(cell, obstacle == NULL ? RelationGetFKeyList(table) : NIL)
+		if (!has_equal_key(lfirst(cell), copy, tables, copies))
+		return "It has a foreign key that can be deferred, or that has changed while the copy was filled.";
+	return obstacle;
+}
+
 /* Whether a change of the table may be decoded, which an exchange is not. */
 static bool
 may_be_decoded(void)
@@ -180,28 +257,34 @@ may_be_decoded(void)
 }
 
 /*
- * EvpgExchangePossible
- *		Whether the contents of a table can be exchanged with those of a copy.  The
- *		caller has locked both.
+ * EvpgExchangeObstacle
+ *		Why the contents of a table cannot be exchanged with those of a copy, as a
+ *		DETAIL; NULL if they can.  tables and copies, in the same order, are all that are
+ *		exchanged in this transaction.  The caller has locked both relations.
  */
-bool
-EvpgExchangePossible(Oid table_id, Oid copy_id)
+const char *
+EvpgExchangeObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
 {
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);
 	TupleDesc	columns = RelationGetDescr(table);
+	const char *obstacle = triggers_obstacle(table, copy, tables, copies);
 	List	   *indexes;
 	List	   *matches;
-	bool		possible;
 
-	possible = table->trigdesc == NULL && copy->trigdesc == NULL && table->rd_rules == NULL &&
-		equal_storage(table, copy) &&
-		OidIsValid(table->rd_rel->reltoastrelid) == OidIsValid(copy->rd_rel->reltoastrelid) &&
-		equal_columns(columns, RelationGetDescr(copy)) && equal_checks(columns, RelationGetDescr(copy)) &&
-		!may_be_decoded() && match_indexes(table, copy, &indexes, &matches);
+	if (obstacle == NULL && table->rd_rules != NULL)
+		obstacle = "It has rules.";
+	else if (obstacle == NULL && may_be_decoded())
+		obstacle = "A logical replication slot of this database would not decode the exchange.";
+	else if (obstacle == NULL &&
+			 !(equal_storage(table, copy) &&
+			   OidIsValid(table->rd_rel->reltoastrelid) == OidIsValid(copy->rd_rel->reltoastrelid) &&
+			   equal_columns(columns, RelationGetDescr(copy)) && equal_checks(columns, RelationGetDescr(copy)) &&
+			   match_indexes(table, copy, &indexes, &matches)))
+		obstacle = "It differs from the copy in its storage, a column, an index or a constraint.";
 	table_close(table, NoLock);
 	table_close(copy, NoLock);
-	return possible;
+	return obstacle;
 }
 
 /* ------------------------------------------------------------------ waiting */
@@ -231,6 +314,33 @@ EvpgExchangeWait(List *tables, TransactionId last_write)
 	older = GetCurrentVirtualXIDs(last_write, true, false, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, &count);
 	for (int i = 0; i < count; i++)
 		(void) VirtualXactLock(older[i], true);
+}
+
+/*
+ * EvpgExchangeCancelOnStandbys
+ *		On hot standbys, snapshots that do not see what was written to a copy of this
+ *		table would find it empty: they are in conflict with the exchange, as with
+ *		a VACUUM that removes what they see.  The record is the one by which nbtree
+ *		says no more than that.
+ */
+void
+EvpgExchangeCancelOnStandbys(Oid table_id, TransactionId last_write)
+{
+	Relation	table = table_open(table_id, NoLock);
+	FullTransactionId next = ReadNextFullTransactionId();
+	uint32		epoch = EpochFromFullTransactionId(next);
+	xl_btree_reuse_page record = {.node = table->rd_node, .block = 0};
+
+	if (XLogStandbyInfoActive() && RelationNeedsWAL(table))
+	{
+		if (last_write > XidFromFullTransactionId(next))
+			epoch--;
+		record.latestRemovedFullXid = FullTransactionIdFromEpochAndXid(epoch, last_write);
+		XLogBeginInsert();
+		XLogRegisterData((char *) &record, SizeOfBtreeReusePage);
+		(void) XLogInsert(RM_BTREE_ID, XLOG_BTREE_REUSE_PAGE);
+	}
+	table_close(table, NoLock);
 }
 
 /* ------------------------------------------------------------------ exchanging */

@@ -10,8 +10,9 @@
 
 #include "nodes/pg_list.h"
 
-extern bool EvpgExchangePossible(Oid table, Oid copy);
+extern const char *EvpgExchangeObstacle(Oid table_id, Oid copy_id, List *tables, List *copies);
 extern void EvpgExchangeWait(List *tables, TransactionId last_write);
+extern void EvpgExchangeCancelOnStandbys(Oid table_id, TransactionId last_write);
 extern void EvpgExchangeContents(Oid table, Oid copy);
 
 #endif							/* EVPG_EXCHANGE_H */

@@ -56,6 +56,9 @@ PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
 
+/* So often a rebuild that is about to exchange tables applies the last events first. */
+#define MAX_DELAYS 5
+
 /* How long to wait after the first error that need not come back, in ms. */
 #define FIRST_PAUSE 1000
 
@@ -100,6 +103,7 @@ typedef struct Rebuild
 	int			part;
 	int64		mark;
 	bool		wait;			/* for appenders */
+	bool		left;			/* the end would write what an exchange hides */
 } Rebuild;
 
 /* ------------------------------------------------------------------ locks */
@@ -355,7 +359,7 @@ finish(Rebuild *rebuild)
 
 	if (projection->tables != NIL)
 	{
-		EvpgShadowCopy(projection, rebuild->build, !rebuild->wait);
+		EvpgShadowCopy(projection, rebuild->build, !rebuild->wait, rebuild->last_write);
 		EvpgShadowDrop(rebuild->build);
 	}
 	EvpgFenceEnter();
@@ -373,22 +377,50 @@ finish(Rebuild *rebuild)
 		EvpgBroadcastRebuilt(name, position);
 }
 
+/* The build that this session has not ended since events were left, how often, and whether they are applied next. */
+static int64 delayed_build = 0;
+static int	delays;
+static bool delayed = false;
+
+/*
+ * An exchange shows the copy to snapshots that do not see what its transaction
+ * itself has written.  So it is better done when nothing is left to write: what is
+ * left is applied by a batch, and then the end is tried again, a few times.
+ */
+static void
+delay_exchange(Rebuild *rebuild)
+{
+	if (delayed_build != rebuild->build)
+		delays = 0;
+	delayed_build = rebuild->build;
+	if (delays++ >= MAX_DELAYS)
+		return;
+	delayed = rebuild->left = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("the rebuild cannot end before all events are applied")));
+}
+
 /* The end of a rebuild. */
 static void
 end(void *arg)
 {
 	Rebuild    *rebuild = arg;
+	bool		exchange = false;
+	int64		applied = rebuild->events;
 
 	EvpgProjectBlame(0, NULL);
 	if (!rebuild->wait)
 	{
 		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		EvpgShadowWait(rebuild->projection, rebuild->build, rebuild->last_write);
+		exchange = EvpgShadowWait(rebuild->projection, rebuild->build, rebuild->last_write);
 	}
 	close_in(rebuild);
 	if (rebuild->projection->reset_signature != NULL)
 		call_reset(rebuild->projection);
 	apply_rest(rebuild);
+	if (exchange && rebuild->events > applied)
+		delay_exchange(rebuild);
 	finish(rebuild);
 }
 
@@ -531,6 +563,9 @@ prove(Rebuild *rebuild, int part)
 static bool
 run_part(Rebuild *rebuild)
 {
+	int64		near = delayed && delayed_build == rebuild->build ? 0 : NEAR;
+
+	delayed = false;
 	rebuild->mark = EvpgFenceStablePosition(false);
 	for (rebuild->part = 0; rebuild->part < rebuild->parts; rebuild->part++)
 	{
@@ -544,7 +579,7 @@ run_part(Rebuild *rebuild)
 		 * What was there when it began is applied by batches: an exchange of
 		 * tables at the end waits for snapshots that do not see these.
 		 */
-		if (rebuild->mark - rebuild->checkpoints[rebuild->part] <= NEAR &&
+		if (rebuild->mark - rebuild->checkpoints[rebuild->part] <= near &&
 			(rebuild->projection->tables == NIL ||
 			 rebuild->checkpoints[rebuild->part] >= Min(rebuild->goal, rebuild->mark)))
 			continue;
@@ -582,7 +617,8 @@ run_end(Rebuild *rebuild, TimestampTz *next)
 	if (error != NULL)
 	{
 		prove(rebuild, END);
-		fail(rebuild, error);
+		if (!rebuild->left)
+			fail(rebuild, error);
 	}
 	return true;
 }

@@ -15,10 +15,12 @@
 
 #include "access/table.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
@@ -30,8 +32,11 @@
 #include "registry.h"
 #include "shadow.h"
 #include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 static char *
@@ -243,6 +248,65 @@ revoke_defaults(const char *schema)
 }
 
 /*
+ * How a foreign key is written whose tables are found first under a search_path of
+ * ours: without a schema; NULL if it references none of the tables (of Oid).  One that can be
+ * deferred would be checked when a batch is committed, where nobody could be told.
+ */
+static char *
+foreign_key_definition(Oid constraint_id, List *tables)
+{
+	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint_id));
+	Form_pg_constraint constraint;
+	char	   *definition = NULL;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for constraint %u", constraint_id);
+	constraint = (Form_pg_constraint) GETSTRUCT(tuple);
+	if (!constraint->condeferrable && list_member_oid(tables, constraint->confrelid))
+	{
+		const char *schema = get_namespace_name(get_rel_namespace(constraint->confrelid));
+		EvpgScope	scope;
+
+		EvpgEnterAs(&scope, GetUserId(), psprintf("%s, pg_catalog, pg_temp", quote_identifier(schema)));
+		definition = psprintf("ADD CONSTRAINT %s %s", quote_identifier(NameStr(constraint->conname)),
+							  TextDatumGetCString(DirectFunctionCall1(pg_get_constraintdef, ObjectIdGetDatum(constraint_id))));
+		EvpgLeave(&scope);
+	}
+	ReleaseSysCache(tuple);
+	return definition;
+}
+
+/*
+ * Gives the copies the foreign keys between their tables, which LIKE leaves out, so
+ * that they hold when contents are exchanged.
+ */
+static void
+copy_foreign_keys(EvpgProjection *projection, Oid owner, const char *schema)
+{
+	List	   *tables = NIL;
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+		tables = lappend_oid(tables, table_oid(lfirst(cell), AccessShareLock));
+	foreach(cell, tables)
+	{
+		Relation	relation = table_open(lfirst_oid(cell), NoLock);
+		List	   *keys = copyObject(RelationGetFKeyList(relation));
+		ListCell   *key;
+
+		table_close(relation, NoLock);
+		foreach(key, keys)
+		{
+			char	   *definition = foreign_key_definition(((ForeignKeyCacheInfo *) lfirst(key))->conoid, tables);
+
+			if (definition != NULL)
+				execute_as(owner, psprintf("SET LOCAL search_path = %s, pg_catalog, pg_temp; ALTER TABLE %s.%s %s", schema, schema,
+										   quote_identifier(get_rel_name(lfirst_oid(cell))), definition));
+		}
+	}
+}
+
+/*
  * Makes the copies, which belong to the owner of the handler; their schema does
  * not, so that nobody can put anything else there, which the handler would find
  * first, or rename it.
@@ -273,6 +337,7 @@ EvpgShadowMake(EvpgProjection *projection, int64 build)
 		copy_replica_identity(owner, lfirst(cell), psprintf("%s.%s", schema, quote_identifier(name)));
 		bind_to_extension(RelationRelationId, get_relname_relid(name, namespace));
 	}
+	copy_foreign_keys(projection, owner, schema);
 	execute_as(evpg, psprintf("REVOKE CREATE ON SCHEMA %s FROM %s", schema, role));
 }
 
@@ -347,45 +412,118 @@ copy_oid(const char *table, int64 build)
 	return table_oid(quote_qualified_identifier(shadow_schema(build), strVal(llast(names))), AccessShareLock);
 }
 
-/*
- * EvpgShadowWait
- *		Waits for who keeps tables of a projection from being exchanged with their
- *		copies, before the caller keeps others out.  last_write is the last
- *		transaction that has filled them.
- */
-void
-EvpgShadowWait(EvpgProjection *projection, int64 build, TransactionId last_write)
+/* The tables of a projection and their copies, of Oid; if only is not NIL, those in it. */
+static void
+list_tables(EvpgProjection *projection, int64 build, List *only, List **tables, List **copies)
 {
-	List	   *tables = NIL;
 	ListCell   *cell;
 
+	*tables = *copies = NIL;
 	foreach(cell, projection->tables)
 	{
 		Oid			table = table_oid(lfirst(cell), AccessShareLock);
 
-		if (EvpgExchangePossible(table, copy_oid(lfirst(cell), build)))
-			tables = lappend_oid(tables, table);
+		if (only != NIL && !list_member_oid(only, table))
+			continue;
+		*tables = lappend_oid(*tables, table);
+		*copies = lappend_oid(*copies, copy_oid(lfirst(cell), build));
 	}
-	if (tables != NIL)
-		EvpgExchangeWait(tables, last_write);
 }
 
-/* Exchanges a table with its copy, if that can be done; else its rows are replaced. */
-static bool
-exchange_table(const char *table, int64 build)
+/* Leaves those that can be exchanged together: without one of them another may not be exchanged either. */
+static void
+keep_exchangeable(List **tables, List **copies)
 {
-	Oid			table_id = table_oid(table, AccessShareLock);
-	Oid			copy_id = copy_oid(table, build);
+	int			i = 0;
 
-	if (!EvpgExchangePossible(table_id, copy_id))
-		return false;
-	LockRelationOid(table_id, AccessExclusiveLock);
-	LockRelationOid(copy_id, AccessExclusiveLock);
-	/* As they are now that nobody can change them any more. */
-	if (table_oid(table, NoLock) != table_id || !EvpgExchangePossible(table_id, copy_id))
-		return false;
-	EvpgExchangeContents(table_id, copy_id);
-	return true;
+	while (i < list_length(*tables))
+	{
+		if (EvpgExchangeObstacle(list_nth_oid(*tables, i), list_nth_oid(*copies, i), *tables, *copies) == NULL)
+			i++;
+		else
+		{
+			*tables = list_delete_nth_cell(*tables, i);
+			*copies = list_delete_nth_cell(*copies, i);
+			i = 0;
+		}
+	}
+}
+
+/*
+ * EvpgShadowWait
+ *		Waits for who keeps tables of a projection from being exchanged with their
+ *		copies, before the caller keeps others out.  last_write is the last
+ *		transaction that has filled them.  False if none can be exchanged.
+ */
+bool
+EvpgShadowWait(EvpgProjection *projection, int64 build, TransactionId last_write)
+{
+	List	   *tables;
+	List	   *copies;
+
+	list_tables(projection, build, NIL, &tables, &copies);
+	keep_exchangeable(&tables, &copies);
+	if (tables != NIL)
+		EvpgExchangeWait(tables, last_write);
+	return tables != NIL;
+}
+
+/* Exchanges the tables that can be, and returns them (of Oid). */
+static List *
+exchange_tables(EvpgProjection *projection, int64 build, TransactionId last_write)
+{
+	List	   *tables;
+	List	   *copies;
+	ListCell   *table;
+	ListCell   *copy;
+
+	list_tables(projection, build, NIL, &tables, &copies);
+	keep_exchangeable(&tables, &copies);
+	if (tables == NIL)
+		return NIL;
+	forboth(table, tables, copy, copies)
+	{
+		LockRelationOid(lfirst_oid(table), AccessExclusiveLock);
+		LockRelationOid(lfirst_oid(copy), AccessExclusiveLock);
+	}
+
+	/*
+	 * As they are now that nobody can change them any more.  A logical slot
+	 * that is made after we have looked for one waits for this transaction,
+	 * since it has an id, before it decodes anything.
+	 */
+	(void) GetTopTransactionId();
+	list_tables(projection, build, tables, &tables, &copies);
+	keep_exchangeable(&tables, &copies);
+	forboth(table, tables, copy, copies)
+	{
+		EvpgExchangeCancelOnStandbys(lfirst_oid(table), last_write);
+		EvpgExchangeContents(lfirst_oid(table), lfirst_oid(copy));
+	}
+	return tables;
+}
+
+/* Says that the rows of a table are replaced while nobody can append, which takes the longer the more there are. */
+static void
+tell_replaced(const char *table, int64 build, bool exchange)
+{
+	const char *obstacle = "A rebuild in the foreground is one transaction.";
+
+	if (exchange)
+	{
+		Oid			table_id = table_oid(table, NoLock);
+		Oid			copy_id = copy_oid(table, build);
+
+		/*
+		 * A foreign key to or from one of the others would have kept that one
+		 * back, too.
+		 */
+		obstacle = EvpgExchangeObstacle(table_id, copy_id, list_make1_oid(table_id), list_make1_oid(copy_id));
+	}
+	ereport(exchange ? LOG : NOTICE,
+			(errmsg("the rows of table %s are replaced while no session can append", table),
+			 obstacle == NULL ? 0 : errdetail_internal("%s", obstacle),
+			 exchange ? 0 : errhint("Rebuild a large table in the background.")));
 }
 
 /*
@@ -396,16 +534,23 @@ exchange_table(const char *table, int64 build)
  *		reverse, for foreign keys.
  */
 void
-EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange)
+EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write)
 {
 	Oid			owner = handler_owner(projection);
+	List	   *exchanged;
 	List	   *tables = NIL;
 	ListCell   *cell;
 
 	EvpgShadowCheck(projection, AccessShareLock);
+	exchanged = exchange ? exchange_tables(projection, build, last_write) : NIL;
 	foreach(cell, projection->tables)
-		if (!exchange || !exchange_table(lfirst(cell), build))
+	{
+		if (list_member_oid(exchanged, table_oid(lfirst(cell), NoLock)))
+			continue;
 		tables = lappend(tables, lfirst(cell));
+		if (projection->mode == EVPG_MODE_INLINE)
+			tell_replaced(lfirst(cell), build, exchange);
+	}
 	foreach(cell, tables)
 		(void) table_oid(lfirst(cell), RowExclusiveLock);
 	for (int i = list_length(tables) - 1; i >= 0; i--)

@@ -18,8 +18,8 @@ extern void EvpgShadowCheckOwned(const char *name, ArrayType *tables);
 extern void EvpgShadowCheck(EvpgProjection *projection, LOCKMODE mode);
 extern void EvpgShadowMake(EvpgProjection *projection, int64 build);
 extern void EvpgShadowDrop(int64 build);
-extern void EvpgShadowWait(EvpgProjection *projection, int64 build, TransactionId last_write);
-extern void EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange);
+extern bool EvpgShadowWait(EvpgProjection *projection, int64 build, TransactionId last_write);
+extern void EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write);
 extern void EvpgShadowRun(EvpgBatch *batch);
 
 #endif							/* EVPG_SHADOW_H */

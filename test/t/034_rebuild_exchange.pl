@@ -58,6 +58,8 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 					return $node->safe_psql('postgres', 'SELECT count(*) FROM evpg.rebuild') eq '0';
 				}),
 			"rule 13: a worker ends the rebuild while others append ($level)");
+		is(scalar(slurp_file($node->logfile) =~ /LOG:  the rows of table public.line are replaced while no session can append\n.*DETAIL:  A logical replication slot/), $slot ? 1 : '',
+			"rule 13: the log says when rows are replaced, and why ($level)");
 		is($node->safe_psql('postgres', q{SELECT pg_relation_filenode('line')}) ne $before ? 'exchanged' : 'replaced',
 			$slot ? 'replaced' : 'exchanged', "rule 13: the table is exchanged, or its rows replaced for a slot ($level)");
 		$node->safe_psql('postgres', q{SELECT FROM evpg_execute('note', 'after', 'Noted', '{"n": 1}')});
@@ -71,6 +73,8 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 		$node->safe_psql('postgres', q{SELECT FROM evpg_execute('note', 'again', 'Noted', '{"n": 2}')});
 		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "rule 13: and who appends goes on ($level)");
 	}
+	my ($code, $stdout, $stderr) = $node->psql('postgres', q{SELECT evpg_rebuild_projection('line')});
+	like($stderr, qr/NOTICE:  the rows of table public.line are replaced while no session can append\n.*in the foreground.*\n.*in the background/, "rule 13: so does a rebuild in the foreground ($level)");
 	$node->stop;
 }
 
