@@ -93,16 +93,21 @@ evpg_set_clock_offset(PG_FUNCTION_ARGS)
 {
 	Interval   *interval = PG_GETARG_INTERVAL_P(0);
 	int64		days = interval->month * INT64CONST(30) + interval->day;
+	int64		offset = 0;
 	Datum		value;
 	EvpgScope	scope;
 
+	/* Each first, so that the sum does not overflow. */
+	if (days <= MAX_OFFSET / USECS_PER_DAY && days >= -MAX_OFFSET / USECS_PER_DAY)
+		offset = days * USECS_PER_DAY;
 	if (days > MAX_OFFSET / USECS_PER_DAY || days < -MAX_OFFSET / USECS_PER_DAY ||
-		interval->time > MAX_OFFSET || interval->time < -MAX_OFFSET)
+		interval->time > MAX_OFFSET || interval->time < -MAX_OFFSET ||
+		offset + interval->time > MAX_OFFSET || offset + interval->time < -MAX_OFFSET)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("clock offset is out of range"),
 				 errdetail("It may be at most 100 years.")));
-	value = Int64GetDatum(days * USECS_PER_DAY + interval->time);
+	value = Int64GetDatum(offset + interval->time);
 	EvpgEnter(&scope, "evpg_set_clock_offset()");
 	(void) EvpgPlanRun(EVPG_PLAN_CLOCK_WRITE, &value, NULL);
 	EvpgPlanDone();

@@ -6,7 +6,7 @@
 SELECT evpg_set_clock_offset('50 h') \g /dev/null
 \connect -
 SET search_path = public, test;
-SELECT plan(25);
+SELECT plan(37);
 
 -- Whether a time is that of evpg's clock, or that of the wall.
 CREATE FUNCTION test.which(t timestamptz) RETURNS text LANGUAGE sql VOLATILE AS $$
@@ -71,7 +71,9 @@ ROLLBACK;
 SELECT is(:'back'::interval, '-1 day', 'back');
 SELECT is(:'rolled_back'::interval, '-1 day', 'ROLLBACK TO takes it back');
 SELECT is(test.offset(), '50 h', 'so does ROLLBACK');
-SELECT is(error_of($$SELECT evpg_set_clock_offset('200 years')$$), '22008 clock offset is out of range', 'too far');
+SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), '22008 clock offset is out of range', 'too far: ' || o)
+  FROM unnest('{200 years,-200 years,36501 days,36500 days 1 us,-36500 days -1 us,99 years 876000 hours,178000000 years,36500 days 2562047788 hours}'::text[]) o;
+SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), 'no error', 'not too far: ' || o) FROM unnest('{100 years 500 days,-36500 days,876000 hours,-100 years 876000 hours,50 h}'::text[]) o;
 BEGIN READ ONLY;
 SELECT error_of($$SELECT evpg_set_clock_offset('1 day')$$) AS read_only \gset
 ROLLBACK;

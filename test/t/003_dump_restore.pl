@@ -165,10 +165,12 @@ $node->safe_psql('from_saga', $_) foreach (
 my $before = $node->safe_psql('from_saga', $sagas);
 is($node->safe_psql('from_saga', $balances), "account|payer|40\naccount|payee|60\naccount_c|payer|40\naccount_c|payee|0", 'sagas: money is on its way');
 is($node->safe_psql('from_saga', 'SELECT (SELECT count(*) FROM evpg.saga_event) > 0, (SELECT count(*) FROM evpg.timer), (SELECT count(*) FROM evpg.dead_letter)'), 't|4|1', 'sagas: there is something to dump');
+$node->safe_psql('from_saga', "SELECT evpg_set_clock_offset('1 hour')");
 $node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/saga.dump", '-d', $node->connstr('from_saga') ], 'sagas: pg_dump');
 $node->safe_psql('postgres', 'CREATE DATABASE to_saga');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('to_saga'), "$directory/saga.dump" ], 'sagas: restored without an error');
 is($node->safe_psql('to_saga', $sagas), $before, 'sagas: all is there as it was');
+is($node->safe_psql('to_saga', "SELECT abs(extract(epoch FROM evpg.clock_timestamp() - clock_timestamp())) < 60, count(*) FROM evpg.clock"), 't|0', 'the clock of a restored database is the wall clock');
 is(sqlstate($node, $_, 'to_saga'), '55000', "sagas: a copy does nothing: $_") foreach 'SELECT evpg_run_sagas()', 'SELECT evpg_retry_dead_letters(NULL)', 'CALL evpg_run()';
 $node->safe_psql('to_saga', 'SELECT evpg_activate(); CALL evpg_run()');
 is($node->safe_psql('to_saga', $transfers), "transfer|completed\ntransfer_c|completed", 'sagas: activated, they go on');
