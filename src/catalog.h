@@ -32,6 +32,7 @@ typedef struct EvpgCatalog
 	Oid			stream_key_index;	/* unique on (aggregate_type,
 									 * aggregate_id) */
 	Oid			event_log;
+	Oid			event_log_event_id_index;	/* unique on event_id */
 	Oid			event_log_position_index;	/* unique on position */
 	Oid			event_log_tags_index;	/* on tags (GIN), if enabled */
 	Oid			event_log_type_index;	/* on (type, position), if enabled */

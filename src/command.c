@@ -45,6 +45,7 @@
 #include "project.h"
 #include "projection.h"
 #include "state.h"
+#include "testing.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -383,17 +384,19 @@ version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *
 
 /*
  * Locks the stream; a stream that is not there is reserved if the caller must
- * not find out later that another transaction has created it.
+ * not find out later that another transaction has created it.  True if it was
+ * reserved: release it when it is created, or not to be.
  */
-static void
+static bool
 lock_stream(const EvpgCommand *command, EvpgStream *stream, bool reserve)
 {
 	EvpgCatalogLockForAppend(command->command_id != NULL);
-	if (!EvpgStreamLock(stream) && reserve)
-	{
-		EvpgStreamReserve(stream);
-		(void) EvpgStreamLock(stream);
-	}
+	if (EvpgStreamLock(stream) || !reserve)
+		return false;
+	if (EvpgStreamReserve(stream))
+		return true;
+	(void) EvpgStreamLock(stream);
+	return false;
 }
 
 /* Whose refusal an error would be. */
@@ -469,11 +472,12 @@ write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, 
 }
 
 /*
- * One try at a command; false if it must be tried again and nothing was
- * written: another transaction created the stream, or an attempt is needed.
+ * One try at a command whose stream is locked or reserved; false if it must be
+ * tried again and nothing was written: another transaction created the stream,
+ * or an attempt is needed.
  */
 static bool
-try_command(Execution *execution)
+decide_and_write(Execution *execution)
 {
 	EvpgCommand *command = execution->command;
 	EvpgAggregate *aggregate = execution->aggregate;
@@ -484,7 +488,6 @@ try_command(Execution *execution)
 	EvpgDecision why;
 	int64		before;
 
-	lock_stream(command, stream, !aggregate->native);
 	execution->found = *stream;
 
 	/*
@@ -558,6 +561,19 @@ try_command(Execution *execution)
 	outcome->events = decision.events;
 	outcome->count = decision.count;
 	return true;
+}
+
+/* The same, with the lock of the stream. */
+static bool
+try_command(Execution *execution)
+{
+	EvpgStream *stream = &execution->outcome->stream;
+	bool		reserved = lock_stream(execution->command, stream, !execution->aggregate->native);
+	bool		done = decide_and_write(execution);
+
+	if (reserved)
+		EvpgStreamRelease(stream);
+	return done;
 }
 
 /* Executes a command; inside an attempt a refusal is raised, so that it leaves no trace. */
@@ -723,6 +739,36 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	count_outcome(execution.aggregate->counters, outcome);
 }
 
+/* One try at an append whose stream is locked or reserved; false if another transaction created the stream. */
+static bool
+try_append(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash, EvpgOutcome *outcome)
+{
+	EvpgStream *stream = &outcome->stream;
+	Phase		phase;
+
+	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
+	if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
+	{
+		outcome->status = EVPG_STATUS_DUPLICATE;
+		return true;
+	}
+	if (!version_fits(command, stream, outcome))
+		return true;
+	if (count == 0)
+	{
+		outcome->status = EVPG_STATUS_NOOP;
+		return true;
+	}
+	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
+		return false;
+	EvpgContextStamp(command, events, count);
+	(void) write_events(command, stream, events, count, hash, &phase);
+	outcome->status = EVPG_STATUS_OK;
+	outcome->events = events;
+	outcome->count = count;
+	return true;
+}
+
 /*
  * EvpgCommandAppend
  *		Appends events that the caller decided.  The same as a command but for
@@ -735,7 +781,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	EvpgAggregate *aggregate;
 	EvpgStream *stream = &outcome->stream;
 	bytea	   *hash;
-	Phase		phase;
+	bool		done;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	stream->aggregate_type = command->aggregate_type;
@@ -744,31 +790,18 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
 	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);
 
+	EVPG_WAIT_POINT("append_type_known");
 	do
 	{
-		lock_stream(command, stream, aggregate->handler != NULL);
-		command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
-		if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
-		{
-			outcome->status = EVPG_STATUS_DUPLICATE;
-			return;
-		}
-		if (!version_fits(command, stream, outcome))
-			return;
-		if (count == 0)
-		{
-			outcome->status = EVPG_STATUS_NOOP;
-			return;
-		}
-		CHECK_FOR_INTERRUPTS();
-	} while (stream->stream_id == 0 && !EvpgStreamCreate(stream));
+		bool		reserved = lock_stream(command, stream, aggregate->handler != NULL);
 
-	EvpgContextStamp(command, events, count);
-	(void) write_events(command, stream, events, count, hash, &phase);
-	aggregate->counters->events += count;
-	outcome->status = EVPG_STATUS_OK;
-	outcome->events = events;
-	outcome->count = count;
+		done = try_append(command, events, count, hash, outcome);
+		if (reserved)
+			EvpgStreamRelease(stream);
+		CHECK_FOR_INTERRUPTS();
+	} while (!done);
+	if (outcome->status == EVPG_STATUS_OK)
+		aggregate->counters->events += count;
 }
 
 /* Creates an empty stream of a registered type; false if it was there. */
@@ -776,13 +809,17 @@ bool
 EvpgCommandCreateStream(EvpgStream *stream)
 {
 	EvpgAggregate *aggregate = EvpgRegistryAggregate(stream->aggregate_type);
+	bool		reserved;
+	bool		created;
 
 	refuse_reentry(stream->aggregate_type, stream->aggregate_id);
 	if (EvpgStreamRead(stream, false))
 		return false;
-	if (aggregate->handler != NULL)
-		EvpgStreamReserve(stream);
-	return EvpgStreamCreate(stream);
+	reserved = aggregate->handler != NULL && EvpgStreamReserve(stream);
+	created = EvpgStreamCreate(stream);
+	if (reserved)
+		EvpgStreamRelease(stream);
+	return created;
 }
 
 /* ------------------------------------------------------------------ outcomes */

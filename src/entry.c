@@ -18,6 +18,7 @@
 #include "context.h"
 #include "errors.h"
 #include "funcapi.h"
+#include "log.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "settings.h"
@@ -199,18 +200,6 @@ evpg_append(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/* Whether any stream has an event of this id, also one committed after the transaction's snapshot. */
-static bool
-event_id_known(const pg_uuid_t *event_id)
-{
-	Datum		value = UUIDPGetDatum(event_id);
-	bool		known;
-
-	known = EvpgPlanReadLatest(EVPG_PLAN_EVENT_ID_EXISTS, &value, NULL) > 0;
-	EvpgPlanDone();
-	return known;
-}
-
 /*
  * What evpg itself writes into the metadata of an injected event: whether sagas
  * may react to it, since they may have done so where it comes from, and how long
@@ -243,8 +232,8 @@ injected_metadata(const EvpgEvent *event, bool run_sagas)
  * evpg_read_all() returns there can be injected here.  The context of this
  * session is not that of the event.
  *
- * Two sessions that inject one event id are serial by a lock on it, so that the
- * second sees the event of the first.
+ * Two sessions that inject one event id are serial by a lock on it, and then by
+ * the event itself, so that the second sees the event of the first.
  */
 Datum
 evpg_inject(PG_FUNCTION_ARGS)
@@ -253,6 +242,7 @@ evpg_inject(PG_FUNCTION_ARGS)
 	EvpgCommand command = {.command_type = "evpg_inject"};
 	EvpgOutcome outcome;
 	EvpgEvent	event;
+	bool		reserved;
 
 	InitMaterializedSRF(fcinfo, 0);
 	begin_entry(&entry);
@@ -275,13 +265,15 @@ evpg_inject(PG_FUNCTION_ARGS)
 
 	EvpgEnter(&entry.scope, "evpg_inject()");
 	EvpgCatalogLockForAppend(false);
-	if (event.has_event_id)
-		(void) EvpgLockHash(EvpgHashPair("event_id", EvpgUuidText(&event.event_id)));
-	if (!event.has_event_id || !event_id_known(&event.event_id))
+	/* The append fills in an id that is missing. */
+	reserved = event.has_event_id && EvpgLogReserveEventId(&event.event_id);
+	if (reserved || !event.has_event_id)
 	{
 		EvpgCommandAppend(&command, &event, 1, &outcome);
 		return_events(fcinfo, &outcome);
 	}
+	if (reserved)
+		EvpgLogReleaseEventId(&event.event_id);
 	EvpgLeave(&entry.scope);
 	end_entry(&entry);
 	PG_RETURN_NULL();

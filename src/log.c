@@ -200,6 +200,34 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position, events[count - 1].recorded_at);
 }
 
+static uint64
+hash_event_id(const pg_uuid_t *event_id)
+{
+	return EvpgHashPair("event_id", EvpgUuidText(event_id));
+}
+
+/*
+ * EvpgLogReserveEventId
+ *		Makes this session the only one that may inject an event of this id, in any
+ *		stream, up to EvpgLogReleaseEventId: see EvpgReserveKey.  False if there is
+ *		such an event, also one committed after the transaction's snapshot.
+ */
+bool
+EvpgLogReserveEventId(const pg_uuid_t *event_id)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(event_id));
+	return EvpgReserveKey(hash_event_id(event_id), &catalog->event_log, &catalog->event_log_event_id_index, &key, 1);
+}
+
+void
+EvpgLogReleaseEventId(const pg_uuid_t *event_id)
+{
+	EvpgReleaseKey(hash_event_id(event_id));
+}
+
 /* index points into the catalog: it is known only under the lock of the table. */
 static EvpgLogScan *
 open_scan(const Oid *index, int nsources)

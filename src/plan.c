@@ -144,10 +144,6 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" WHERE name OPERATOR(pg_catalog.=) $1",
 		3, {TEXTOID, INT8OID, INT8OID}
 	},
-	[EVPG_PLAN_EVENT_ID_EXISTS] = {
-		"SELECT 1 FROM evpg.event_log WHERE event_id OPERATOR(pg_catalog.=) $1",
-		1, {UUIDOID}
-	},
 	[EVPG_PLAN_EVENTS_TYPES] = {
 		"SELECT DISTINCT type FROM evpg.event_log WHERE \"position\" OPERATOR(pg_catalog.>) $1",
 		1, {INT8OID}

@@ -9,6 +9,7 @@
 #define EVPG_ROW_H
 
 #include "access/htup.h"
+#include "access/skey.h"
 #include "access/tupdesc.h"
 #include "utils/snapshot.h"
 
@@ -16,6 +17,8 @@ typedef struct EvpgRowWriter EvpgRowWriter;
 
 extern HeapTuple EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first, const char *second,
 							 Snapshot snapshot, bool lock);
+extern bool EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker,
+						  uint32 *token);
 extern HeapTuple EvpgRowById(const Oid *table, const Oid *index, int64 id);
 extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row);
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);

@@ -12,18 +12,25 @@
  *
  * A stream that does not exist has no row to lock.  Who must not be run twice
  * (a handler that is a function) reserves it first by an advisory lock on
- * (type, id), in a lock class of evpg's own.
+ * (type, id), in a lock class of evpg's own.  It is held to the end of the command,
+ * not of the transaction, which may create any number of streams: the lock table
+ * of the server is small.  From then on the row itself is the guard, though
+ * nobody else can see it yet: who gets the lock looks for it as a unique index
+ * does, waits for the transaction that has made it, and looks again.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "catalog.h"
+#include "catalog/pg_collation.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "row.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "stream.h"
 #include "utils/builtins.h"
@@ -191,11 +198,32 @@ EvpgStreamCreate(EvpgStream *stream)
 	return created;
 }
 
-/* Makes this transaction the only one that may create the stream. */
-void
+/*
+ * EvpgStreamReserve
+ *		Makes this session the only one that may create the stream, up to
+ *		EvpgStreamRelease, or the end of the (sub)transaction by an error; waits
+ *		for who has created it and not committed.  False if the stream exists by
+ *		now; then nothing is reserved.
+ */
+bool
 EvpgStreamReserve(const EvpgStream *stream)
 {
-	(void) EvpgLockHash(EvpgHashPair(stream->aggregate_type, stream->aggregate_id));
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData keys[2];
+
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_type));
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_id));
+	return EvpgReserveKey(EvpgHashPair(stream->aggregate_type, stream->aggregate_id),
+						  &catalog->stream, &catalog->stream_key_index, keys, 2);
+}
+
+/* Gives a reservation back, within the command that has taken it; the row, if there is one now, is the guard from now on. */
+void
+EvpgStreamRelease(const EvpgStream *stream)
+{
+	EvpgReleaseKey(EvpgHashPair(stream->aggregate_type, stream->aggregate_id));
 }
 
 /* Stores what a locked stream has come to. */
@@ -221,14 +249,64 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, Timest
 	stream->last_recorded_at = recorded_at;
 }
 
+static void
+set_lock_tag(LOCKTAG *tag, uint64 hash)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, LOCK_CLASS);
+}
+
 /* Takes an advisory lock of evpg's own class to the end of the transaction; false if it had it. */
 bool
 EvpgLockHash(uint64 hash)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, LOCK_CLASS);
+	set_lock_tag(&tag, hash);
 	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
+}
+
+/*
+ * EvpgReserveKey
+ *		Makes this session the only one that may insert a row with a unique key,
+ *		among those that ask, up to EvpgReleaseKey; false if the row exists.  table
+ *		and index point into the catalog.
+ *
+ * Nothing is held while it waits for who has inserted the row and not committed:
+ * that one may want the lock again, after a ROLLBACK TO that the wait does not
+ * notice.
+ */
+bool
+EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys)
+{
+	for (;;)
+	{
+		TransactionId maker;
+		uint32		token;
+		bool		exists;
+
+		(void) EvpgLockHash(hash);
+		exists = EvpgRowExists(table, index, keys, nkeys, &maker, &token);
+		if (!exists)
+			return true;
+		EvpgReleaseKey(hash);
+		if (!TransactionIdIsValid(maker))
+			return false;
+		if (token != 0)
+			SpeculativeInsertionWait(maker, token);
+		else
+			XactLockTableWait(maker, NULL, NULL, XLTW_None);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Gives back what EvpgReserveKey has taken, in the same subtransaction. */
+void
+EvpgReleaseKey(uint64 hash)
+{
+	LOCKTAG		tag;
+
+	set_lock_tag(&tag, hash);
+	(void) LockRelease(&tag, ExclusiveLock, false);
 }
 
 /* 64 bits of two strings; ("ab", "c") and ("a", "bc") differ. */

@@ -1,0 +1,65 @@
+# One transaction may create, or inject, as much as it likes: what it holds in the lock table of the server, which is small and
+# shared by all, does not grow with it (rules 2 and 3).  While it is open others go on; who wants one of its streams waits for it.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use EvpgTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $many = 20000;
+my $node = evpg_node('many_streams', conf => "max_connections = 20\ndeadlock_timeout = 10ms\n");
+
+sub query { return $node->safe_psql('postgres', $_[0]) }
+
+sub ours
+{
+	return query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid BETWEEN 17750 AND 17759");
+}
+
+query(<<'SQL');
+CREATE FUNCTION note_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN CASE command.command_type WHEN 'Note' THEN evpg_event('Noted') END;
+END $$;
+CREATE FUNCTION note_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE RETURN state;
+SELECT evpg_register_aggregate('note', 'note_handle', 'note_apply'), evpg_register_aggregate('stored');
+SQL
+is(query('SHOW max_locks_per_transaction'), '64', 'at the default settings');
+
+my $bulk = $node->background_psql('postgres', on_error_stop => 0);
+$bulk->query_safe('BEGIN');
+foreach my $step (
+	['evpg_execute', "evpg_execute('note', 'e' || n, 'Note')"],
+	['evpg_try_execute', "evpg_try_execute('note', 't' || n, 'Note')"],
+	['a command that does nothing', "evpg_try_execute('note', 'nothing' || n, 'Nothing')"],
+	['evpg_append', "evpg_append('note', 'a' || n, ARRAY[evpg_event('Noted')], command_id => 'c' || n)"],
+	['evpg_inject', "evpg_inject('stored', 'all', evpg_event('Noted', event_id => ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid))"])
+{
+	my ($name, $call) = @$step;
+
+	is($bulk->query("SELECT count(*) >= 0 FROM generate_series(1, $many) n, LATERAL (SELECT FROM $call) x"), 't', "$many times $name in one transaction");
+	cmp_ok(ours(), '<', 10, '... leave few locks');
+	is($node->psql('postgres', "SELECT evpg_execute('note', '$name ' || n, 'Note') FROM generate_series(1, 100) n"), 0, '... and others go on');
+}
+is($bulk->query("SELECT count(*) FROM generate_series(1, $many) n, evpg_create_stream('note', 's' || n) c WHERE c"), $many, 'empty streams, too');
+cmp_ok(ours(), '<', 10, '... leave few locks');
+
+# the rows are guards, each of them
+my @waiting = map { $node->background_psql('postgres') } 1 .. 4;
+$waiting[0]->query_until(qr/asked/, "\\echo asked\nSELECT version FROM evpg_execute('note', 'e7', 'Note');\n");
+$waiting[1]->query_until(qr/asked/, "\\echo asked\nSELECT version FROM evpg_append('note', 't$many', ARRAY[evpg_event('Noted')]);\n");
+$waiting[2]->query_until(qr/asked/, "\\echo asked\nSELECT evpg_create_stream('note', 's1');\n");
+$waiting[3]->query_until(qr/asked/, "\\echo asked\nSELECT count(*) FROM evpg_inject('stored', 'again', evpg_event('Noted', event_id => '00000000-0000-7000-8000-000000000007'));\n");
+ok($node->poll_query_until('postgres', "SELECT count(*) = 4 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"),
+	'rule 2: who wants what the transaction has created waits');
+$bulk->query_safe('COMMIT');
+is(join(' ', map { $_->query_safe('SELECT 1') =~ s/\n1$//r } @waiting), '2 2 f 0', 'rule 2: and then finds it');
+$_->quit foreach $bulk, @waiting;
+
+is(query("SELECT count(*), count(DISTINCT position) FROM evpg.event"), join('|', (4 * $many + 502) x 2), 'rule 3: all events are there, once');
+$node->stop;
+done_testing();
