@@ -733,7 +733,7 @@ CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL
     reset regproc DEFAULT NULL, tables text[] DEFAULT NULL, start_position bigint DEFAULT 0, version int DEFAULT 1,
     library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text, text, text, int, regproc, text[], bigint, int, text, text, jsonb) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed';
+COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text, text, text, int, regproc, text[], bigint, int, text, text, jsonb) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
 
 CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

@@ -46,6 +46,9 @@ enum
 	ARG_MAX_ATTEMPTS, ARG_RESET, ARG_TABLES, ARG_START_POSITION, ARG_VERSION, ARG_LIBRARY, ARG_SYMBOL, ARG_OPTIONS
 };
 
+/* In sql/evpg--1.0.sql. */
+#define DEFAULT_MAX_ATTEMPTS 5
+
 /* What is too much for a registration to catch up with. */
 #define MAX_CATCH_UP 100000
 
@@ -97,6 +100,12 @@ refuse_without_code(FunctionCallInfo fcinfo, int arg)
 		case ARG_RESET:
 		case ARG_TABLES:
 			break;
+		case ARG_MAX_ATTEMPTS:
+			given = given && PG_GETARG_INT32(arg) != DEFAULT_MAX_ATTEMPTS;
+			break;
+		case ARG_START_POSITION:
+			given = given && PG_GETARG_INT64(arg) != 0;
+			break;
 		default:
 			return;
 	}
@@ -106,6 +115,35 @@ refuse_without_code(FunctionCallInfo fcinfo, int arg)
 				 errmsg("a projection without a reducer, a handler or a library takes no events"),
 				 errdetail("Its rows are what evpg_projection_put() makes them."),
 				 errhint("Give name, broadcast and event_name alone, or reducer, or handler, or library and symbol.")));
+}
+
+/* Error if an argument is given that would have no effect. */
+static void
+refuse_without_effect(FunctionCallInfo fcinfo, Jsonb *initial_state)
+{
+	bool		is_inline = EvpgModeFromName(EvpgArgName(fcinfo, ARG_MODE, "mode")) == EVPG_MODE_INLINE;
+
+	if (is_inline && EvpgOnErrorFromName(EvpgArgName(fcinfo, ARG_ON_ERROR, "on_error")) != EVPG_ON_ERROR_STOP)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("on_error is for asynchronous projections"),
+				 errdetail("An event that an inline projection cannot apply fails the command."),
+				 errhint("Leave on_error out, or register with mode => 'async'.")));
+	if (PG_ARGISNULL(ARG_HANDLER))
+		return;
+	if (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection with a handler has no state"),
+				 errhint("Leave initial_state out.")));
+	if (is_inline && PG_ARGISNULL(ARG_TABLES) && PG_ARGISNULL(ARG_RESET) &&
+		((!PG_ARGISNULL(ARG_MAX_ATTEMPTS) && PG_GETARG_INT32(ARG_MAX_ATTEMPTS) != DEFAULT_MAX_ATTEMPTS) ||
+		 (!PG_ARGISNULL(ARG_START_POSITION) && PG_GETARG_INT64(ARG_START_POSITION) != 0)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_attempts and start_position of an inline projection are for its rebuilds"),
+				 errdetail("A handler without tables and reset cannot be rebuilt."),
+				 errhint("Leave them out, or give tables or reset.")));
 }
 
 /* Arguments that contradict each other. */
@@ -284,12 +322,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	values[21] = Int64GetDatum(arg_at_least(fcinfo, ARG_START_POSITION, "start_position", 0));
 	values[22] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_VERSION, "version", 1));
 
-	if (EvpgModeFromName(mode) == EVPG_MODE_INLINE && EvpgOnErrorFromName(on_error) != EVPG_ON_ERROR_STOP)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("on_error is for asynchronous projections"),
-				 errdetail("An event that an inline projection cannot apply fails the command."),
-				 errhint("Leave on_error out, or register with mode => 'async'.")));
+	refuse_without_effect(fcinfo, DatumGetJsonbP(values[11]));
 	EvpgProjectionRefuse("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
 	EvpgAdvisePath("key_path", "projection", name, PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[6]));

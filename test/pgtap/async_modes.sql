@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(165);
+SELECT plan(179);
 SET test.kind = counter;
 CREATE FUNCTION test.no_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT (1 / (event.position - event.position))::text::jsonb $$;
 
@@ -111,8 +111,17 @@ SELECT fails(format('SELECT evpg_register_projection(%s)', arguments), error, 'r
   ($$'x', 'test.sum_apply', start_position => -1$$, '22023 start_position must be at least 0'), ($$'x', 'test.sum_apply', version => 0$$, '22023 version must be at least 1'),
   ($$'x', 'test.sum_apply', tables => '{test.statement}'$$, '22023 only a projection with a handler has tables'), ($$'x', 'test.sum_apply', reset => 'test.written'$$, '22023 only a projection with a handler has tables'),
   ($$'x', handler => 'test.statement_write', reset => 'test.written', tables => '{test.statement}'$$, '_____ %'),
+  ($$'x', handler => 'test.statement_write', on_error => 'skip'$$, '22023 on_error is for asynchronous projections'), ($$'x', handler => 'test.statement_write', initial_state => '{"a": 1}'$$, '22023 a projection with a handler has no state'),
+  ($$'x', handler => 'test.statement_write', max_attempts => 6$$, '22023 max_attempts and start_position of an inline projection are for its rebuilds'), ($$'x', handler => 'test.statement_write', start_position => 1$$, '22023 max_attempts and start_position %'),
+  ($$'x', handler => 'test.statement_write', mode => 'async', initial_state => '[]'$$, '22023 a projection with a handler has no state'),
   ($$'x', handler => 'test.statement_write', tables => '{test.nothing}'$$, '42P01 %'), ($$'x', handler => 'test.statement_write', tables => '{evpg.event}'$$, '42809 "evpg.event" cannot be a table of a projection'),
   ($$'x', handler => 'test.statement_write', tables => '{NULL}'$$, '22023 tables must be a one-dimensional array without nulls'), ($$'x', handler => 'test.statement_write', reset => 'test.written'$$, '42P13 %cannot be a reset function%')) x (arguments, error);
+-- what has an effect on rebuilds in the background is taken
+SELECT is(error_of(format('SELECT evpg_register_projection(''taken'', %s)', arguments)), 'no error', 'rule 10: ' || arguments) FROM unnest(ARRAY[
+  $$'test.sum_apply', max_attempts => 1, start_position => 1$$, $$handler => 'test.statement_write', tables => '{test.statement}', max_attempts => 1, start_position => 1$$,
+  $$handler => 'test.statement_write', mode => 'async', max_attempts => 1, start_position => 1$$]) arguments;
+SELECT is(error_of($$SELECT evpg_register_projection('taken', handler => 'test.statement_write', max_attempts => 1)$$), '22023 max_attempts and start_position of an inline projection are for its rebuilds', 'rule 10: also if it was asynchronous');
+SELECT evpg_drop_projection('taken') \g /dev/null
 SELECT fails(statement, error, 'rule 10: ' || statement) FROM (VALUES
   ($$SELECT evpg_pause('nope')$$, 'VE010 there is no consumer "nope"'), ($$SELECT evpg_resume('nope')$$, 'VE010 there is no consumer "nope"'),
   ($$SELECT evpg_skip_event('nope', 1, 'x')$$, 'VE010 there is no consumer "nope"'), ($$SELECT evpg_replay_parked('nope')$$, 'VE0__ %"nope"%'),

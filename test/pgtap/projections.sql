@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(291);
+SELECT plan(295);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ registration
@@ -370,7 +370,7 @@ SELECT refused(statement, '0A000 cannot rebuild projection "put_only"', 'C20: it
   ($$SELECT evpg_rebuild_projection('put_only')$$), ($$SELECT evpg_rebuild_projection('put_only', 'k')$$), ($$SELECT evpg_rebuild_projection('put_only', background => true)$$)) x (statement);
 SELECT is(row_of('put_only', 'k'), '1.2 {"a": 2}', 'C20: and keeps its rows');
 SELECT refused(format($$SELECT evpg_register_projection('codeless', %s)$$, arguments), '22023 a projection without a reducer, a handler or a library takes no events', 'C20: ' || arguments) FROM unnest(ARRAY[
-  'mode => ''async''', 'event_types => ''{A}''', 'aggregate_types => ''{a}''', 'tags => ''{t}''', 'key_path => ''$.type''', 'constant_key => ''all''']) arguments;
+  'mode => ''async''', 'event_types => ''{A}''', 'aggregate_types => ''{a}''', 'tags => ''{t}''', 'key_path => ''$.type''', 'constant_key => ''all''', 'max_attempts => 1', 'start_position => 1']) arguments;
 SELECT is(evpg_register_projection('put_only', 'test.sum_apply', aggregate_types => '{counter}'), true, 'C20: code may come later');
 SELECT add('k', 1) \g /dev/null
 SELECT is((SELECT version FROM evpg_projection('put_only', 'k')), 3::bigint, 'C20: and goes on from what was put');
