@@ -29,6 +29,7 @@
 #include "consumer.h"
 #include "errors.h"
 #include "fence.h"
+#include "home.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
@@ -107,6 +108,7 @@ EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 	};
 
 	run(EVPG_PLAN_CONSUMER_CREATE, values, NULL);
+	EvpgHomeTell();
 }
 
 /* Its parked events may stay: those that were given up are left out by a rebuild. */
@@ -433,6 +435,7 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	{
 		changed |= EvpgPlanRun(EVPG_PLAN_SAGA_RESUME, values, NULL) > 0;
 		EvpgPlanDone();
+		EvpgHomeTell();
 	}
 	EvpgWakeLauncher();
 	EvpgWakeConsumers();

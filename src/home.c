@@ -3,7 +3,7 @@
  * home.c
  *		Whether this database is the one that evpg was created in, or a copy:
  *		consumers of a copy would send commands and messages a second time, so
- *		they are paused until evpg_activate().
+ *		they are inactive until evpg_activate().
  *
  * evpg.meta says for which system identifier and database its contents are.
  * CREATE EXTENSION writes one row, and a dump saves it.  After a restore there
@@ -56,16 +56,29 @@ EvpgHomeHere(void)
 	return result;
 }
 
+static void
+report_copy(int level)
+{
+	if (!EvpgHomeHere())
+		ereport(level,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("consumers of this database are inactive"),
+				 errdetail("It was restored or copied, and the original may still run them."),
+				 errhint("Run evpg_activate() if they are to run here.")));
+}
+
 /* Error if consumers may not run in this database.  The caller is inside EvpgEnter. */
 void
 EvpgHomeRequire(void)
 {
-	if (!EvpgHomeHere())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("consumers of this database are paused"),
-				 errdetail("It was restored or copied, and the original may still run them."),
-				 errhint("Run evpg_activate() if they are to run here.")));
+	report_copy(ERROR);
+}
+
+/* Says so, where what was asked for is done and has no effect until they may.  The caller is inside EvpgEnter. */
+void
+EvpgHomeTell(void)
+{
+	report_copy(NOTICE);
 }
 
 /*

@@ -10,5 +10,6 @@
 
 extern bool EvpgHomeHere(void);
 extern void EvpgHomeRequire(void);
+extern void EvpgHomeTell(void);
 
 #endif							/* EVPG_HOME_H */

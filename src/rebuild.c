@@ -35,6 +35,7 @@
 #include "common/hashfn.h"
 #include "consumer.h"
 #include "fence.h"
+#include "home.h"
 #include "key.h"
 #include "miscadmin.h"
 #include "project.h"
@@ -862,6 +863,7 @@ EvpgRebuildStart(EvpgProjection *projection)
 	EvpgWakeLauncher();
 	EvpgWakeConsumers();
 	start(projection, parts_for(projection));
+	EvpgHomeTell();
 }
 
 /* Waits until nobody works on the rebuild of a projection, if there is one.  The caller owns the consumer, but not the fence. */

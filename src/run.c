@@ -121,7 +121,7 @@ tell_of_copy(bool copy)
 	if (copy && !told && MyBackendType == B_BG_WORKER)
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("consumers of database \"%s\" are paused", get_database_name(MyDatabaseId)),
+				 errmsg("consumers of database \"%s\" are inactive", get_database_name(MyDatabaseId)),
 				 errdetail("It was restored or copied, and the original may still run them."),
 				 errhint("Run evpg_activate() there if they are to run in it.")));
 	told = copy;

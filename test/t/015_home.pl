@@ -52,14 +52,20 @@ is(paused($node, 'renamed'), 'f', 'nor under another name');
 # ------------------------------------------------------------------ copies
 
 $node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE renamed');
-$node->safe_psql('copy', <<'SQL');
-CREATE FUNCTION kept(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
-SELECT evpg_register_projection('kept', 'kept', mode => 'async');
-SQL
+$node->safe_psql('copy', 'CREATE FUNCTION kept(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$');
+foreach my $call ("evpg_register_projection('kept', 'kept', mode => 'async')", "evpg_resume('kept')",
+	"evpg_rebuild_projection('kept', background => true)", "evpg_pause('kept')")
+{
+	my ($status, undef, $notice) = $node->psql('copy', "SELECT $call");
+	my $tells = $notice =~ /NOTICE:  consumers of this database are inactive\n.*HINT:  Run evpg_activate/s ? 'tells' : 'silent';
+
+	is("$status $tells", $call =~ /pause/ ? '0 silent' : '0 tells', "rule 9: $call in a copy is done, and says when it has no effect");
+}
+$node->safe_psql('copy', "SELECT evpg_resume('kept')");
 is($node->safe_psql('copy', "SELECT status, reason FROM evpg.stat_consumer WHERE name = 'kept'"),
 	'inactive|this database was restored or copied: evpg_activate() lets its consumers run', 'rule 9: the status of its consumers says so');
 my (undef, undef, $message) = $node->psql('copy', "SELECT evpg_wait_for('kept', 1)");
-like($message, qr/ERROR:  consumers of this database are paused\n.*HINT:  Run evpg_activate/s, 'rule 9: a wait for one ends at once, and says so');
+like($message, qr/ERROR:  consumers of this database are inactive\n.*HINT:  Run evpg_activate/s, 'rule 9: a wait for one ends at once, and says so');
 ok($node->poll_query_until('copy', "SELECT status = 'not served' FROM evpg.stat_database WHERE datname = 'copy'"), 'rule 9: as does the row of the database');
 $node->safe_psql('copy', "SELECT evpg_drop_projection('kept')");
 is_copy($node, 'copy', 'a copy of a template');

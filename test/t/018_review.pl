@@ -47,8 +47,8 @@ is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_
 
 $node->safe_psql('postgres', 'CREATE DATABASE made');
 $node->safe_psql('template1', 'DROP EXTENSION evpg');
-ok($node->wait_for_log(qr/WARNING:  consumers of database "made" are paused\n.*DETAIL: .*\n.*HINT:  Run evpg_activate/), 'rule 9: the worker of a copy tells that its consumers are paused');
-is(scalar(() = slurp_file($node->logfile) =~ /consumers of database "made" are paused/g), 1, 'once');
+ok($node->wait_for_log(qr/WARNING:  consumers of database "made" are inactive\n.*DETAIL: .*\n.*HINT:  Run evpg_activate/), 'rule 9: the worker of a copy tells that its consumers are inactive');
+is(scalar(() = slurp_file($node->logfile) =~ /consumers of database "made" are inactive/g), 1, 'once');
 $node->safe_psql('postgres', 'ALTER DATABASE made IS_TEMPLATE true');
 $node->restart;
 soon(processes(0, 'probe', 'made') , 'all databases are looked at');
