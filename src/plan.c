@@ -25,7 +25,6 @@ typedef struct PlanText
 	const char *text;
 	int			nargs;
 	Oid			args[24];
-	bool		by_values;		/* see Planning */
 } PlanText;
 
 /* Whether e, what an instance has before it, need not wait: for a dead letter, for its next attempt, for the saga to be resumed. */
@@ -154,8 +153,7 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		" AND ($4 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($4))"
 		" AND ($5 IS NULL OR e.type OPERATOR(pg_catalog.=) ANY ($5))"
 		" ORDER BY e.\"position\" LIMIT $6",
-		6, {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT8OID},
-		.by_values = true
+		6, {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT8OID}
 	},
 	[EVPG_PLAN_EXTENSION_VERSION] = {
 		"SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'evpg'",
@@ -841,6 +839,13 @@ plan_by(Planning ways)
 static const Planning by_index = {false, false, false, false, false, false};
 static const Planning by_cost = {true, true, true, true, true, false};
 
+/* Which way is best depends on what is searched for: that statement is planned each time. */
+static bool
+by_values(EvpgPlan id)
+{
+	return id == EVPG_PLAN_EVENTS_TAGGED;
+}
+
 static SPIPlanPtr
 connect(EvpgPlan id)
 {
@@ -848,7 +853,7 @@ connect(EvpgPlan id)
 	if (unlikely(plans[id] == NULL))
 	{
 		SPIPlanPtr	plan = SPI_prepare_cursor(texts[id].text, texts[id].nargs, (Oid *) texts[id].args,
-											  texts[id].by_values ? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
+											  by_values(id) ? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL)
 			elog(ERROR, "could not prepare statement: %s", SPI_result_code_string(SPI_result));
@@ -862,7 +867,7 @@ static uint64
 run(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect(id);
-	Planning	before = plan_by(texts[id].by_values ? by_cost : by_index);
+	Planning	before = plan_by(by_values(id) ? by_cost : by_index);
 	int			result = 0;
 
 	PG_TRY();
@@ -888,7 +893,7 @@ Portal
 EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect(id);
-	Planning	before = plan_by(texts[id].by_values ? by_cost : by_index);
+	Planning	before = plan_by(by_values(id) ? by_cost : by_index);
 	Portal		portal = NULL;
 
 	PG_TRY();
