@@ -32,6 +32,7 @@
 #include "registry.h"
 #include "shadow.h"
 #include "storage/lmgr.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -497,7 +498,8 @@ exchange_tables(EvpgProjection *projection, int64 build, TransactionId last_writ
 	keep_exchangeable(&tables, &copies);
 	forboth(table, tables, copy, copies)
 	{
-		EvpgExchangeCancelOnStandbys(lfirst_oid(table), last_write);
+		if (!EVPG_MUTATION("standby_unwarned"))
+			EvpgExchangeCancelOnStandbys(lfirst_oid(table), last_write);
 		EvpgExchangeContents(lfirst_oid(table), lfirst_oid(copy));
 	}
 	return tables;
