@@ -32,7 +32,7 @@ EXCEPTION WHEN SQLSTATE 'UNDO1' THEN
   RETURN SQLERRM;
 END $$;
 
-SELECT plan(47);
+SELECT plan(48);
 SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %', change || ': every way says so')
   FROM (VALUES
     ('ALTER TABLE evpg.event_log ADD COLUMN tenant text', 'table evpg.event_log', 'Column "tenant" is not one of evpg''s.'),
@@ -43,6 +43,8 @@ SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || det
     ('ALTER TABLE evpg.stream DROP COLUMN created_at', 'table evpg.stream', 'Column 4 is not "created_at".'),
     ('ALTER TABLE evpg.stream DROP COLUMN created_at, ADD COLUMN created_at timestamptz NOT NULL DEFAULT now()', 'table evpg.stream', 'Column 4 is not "created_at".'),
     ('ALTER TABLE evpg.stream ALTER COLUMN created_at TYPE text', 'table evpg.stream', 'Column "created_at" is not of type timestamp with time zone.'),
+    ('UPDATE pg_attribute SET attcollation = ''"POSIX"''::regcollation WHERE attrelid = ''evpg.projection_state''::regclass AND attname = ''key''',
+     'table evpg.projection_state', 'Column "key" is not of type text with collation "C".'),
     ('CREATE OR REPLACE VIEW evpg.event AS SELECT *, ''x''::text AS tenant FROM evpg.event', 'type evpg.event', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.new_event ADD ATTRIBUTE tenant text', 'type evpg.new_event', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.command ADD ATTRIBUTE tenant text', 'type evpg.command', 'Column "tenant" is not one of evpg''s.'),
