@@ -40,7 +40,7 @@ SELECT evpg_drop_projection('sold') \g /dev/null
 
 -- ------------------------------------------------------------------ the keys, for who asks for them
 
-CREATE TABLE test.seen (nr bigint GENERATED ALWAYS AS IDENTITY, name text, n bigint, keys text[]);
+CREATE TABLE test.seen (nr bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, n bigint, keys text[]);
 CREATE FUNCTION test.see_keys(event evpg.event, keys text[]) RETURNS jsonb LANGUAGE sql AS $$
   INSERT INTO seen (name, n, keys) VALUES (event.aggregate_id, (event.data->>'n')::bigint, keys);
   SELECT to_jsonb(keys)

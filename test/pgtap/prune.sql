@@ -8,6 +8,7 @@ CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.
 CREATE FUNCTION test.any_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
 SELECT evpg_register_aggregate('a', 'test.any_handle', 'test.any_apply') \g /dev/null
 CREATE TABLE test.broken (why text);
+ALTER TABLE test.broken REPLICA IDENTITY FULL;
 CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
 BEGIN
   IF event.data ? 'breaks' AND EXISTS (SELECT FROM test.broken) THEN

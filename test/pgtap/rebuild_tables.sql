@@ -91,6 +91,7 @@ SELECT is(schemas(), 0::bigint, 'rule 13: the copies are gone');
 RESET test.break;
 -- a row that violates the foreign key, which the copies do not have
 CREATE TABLE test.child (account text REFERENCES test.account, "position" bigint);
+ALTER TABLE test.child REPLICA IDENTITY FULL;
 CREATE FUNCTION test.orphan_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ INSERT INTO child VALUES ('orphan', event.position); SELECT NULL::jsonb $$;
 SELECT evpg_register_projection('orphan', handler => 'test.orphan_write', mode => 'async', aggregate_types => '{counter}', tables => '{test.child}', max_attempts => 1) \g /dev/null
 SELECT alike(error_of($$SELECT evpg_rebuild_projection('orphan')$$), '23503 %', 'rule 13: contents that the table refuses');
