@@ -13,13 +13,17 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/dependency.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_attrdef.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
@@ -30,14 +34,18 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "registry.h"
+#include "rewrite/rewriteHandler.h"
 #include "shadow.h"
 #include "storage/lmgr.h"
 #include "testing.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 static char *
@@ -528,6 +536,58 @@ tell_replaced(const char *table, int64 build, bool exchange)
 			 exchange ? 0 : errhint("Rebuild a large table in the background.")));
 }
 
+/* Whether two columns take the same values, and have the same one if none is given. */
+static bool
+takes_equal_values(Relation left, Form_pg_attribute a, Relation right, Form_pg_attribute b)
+{
+	Node	   *left_default = build_column_default(left, a->attnum);
+	Node	   *right_default = build_column_default(right, b->attnum);
+	List	   *left_context = deparse_context_for(RelationGetRelationName(left), RelationGetRelid(left));
+	List	   *right_context = deparse_context_for(RelationGetRelationName(right), RelationGetRelid(right));
+
+	return strcmp(NameStr(a->attname), NameStr(b->attname)) == 0 && a->atttypid == b->atttypid &&
+		a->atttypmod == b->atttypmod && a->attcollation == b->attcollation && a->attgenerated == b->attgenerated &&
+		(left_default == NULL) == (right_default == NULL) &&
+		(left_default == NULL || strcmp(deparse_expression(left_default, left_context, false, false),
+										deparse_expression(right_default, right_context, false, false)) == 0);
+}
+
+/*
+ * Error if a table has got other columns or defaults since its copy was made:
+ * what the copy holds is not what the handler would have written to the table.
+ * Constraints, indexes and triggers need not be equal: a table that has others is
+ * not exchanged (exchange.c), and keeps them when its rows are replaced.
+ */
+static void
+refuse_changed(const char *name, Oid table_id, Oid copy_id)
+{
+	Relation	table = table_open(table_id, NoLock);
+	Relation	copy = table_open(copy_id, NoLock);
+	TupleDesc	columns = RelationGetDescr(table);
+	int			count = 0;
+	bool		equal = true;
+
+	for (int i = 0; i < columns->natts && equal; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(columns, i);
+
+		/* LIKE leaves dropped columns out. */
+		if (column->attisdropped)
+			continue;
+		equal = count < RelationGetDescr(copy)->natts &&
+			takes_equal_values(table, column, copy, TupleDescAttr(RelationGetDescr(copy), count));
+		count++;
+	}
+	equal = equal && count == RelationGetDescr(copy)->natts;
+	table_close(table, NoLock);
+	table_close(copy, NoLock);
+	if (!equal)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("columns or defaults of table %s have changed since its rebuild began", name),
+				 errhint("Undo the change, or begin the rebuild again: evpg_cancel_rebuild(), then evpg_rebuild_projection().")));
+}
+
 /*
  * EvpgShadowCopy
  *		Puts the contents of the copies in place of those of the tables.  Where they
@@ -555,6 +615,9 @@ EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange, Transacti
 	}
 	foreach(cell, tables)
 		(void) table_oid(lfirst(cell), RowExclusiveLock);
+	/* Now that all are locked; an error takes back what was exchanged. */
+	foreach(cell, projection->tables)
+		refuse_changed(lfirst(cell), table_oid(lfirst(cell), NoLock), copy_oid(lfirst(cell), build));
 	for (int i = list_length(tables) - 1; i >= 0; i--)
 		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(tables, i)));
 	for (int i = 0; i < list_length(tables); i++)
@@ -607,6 +670,26 @@ check_perms(List *tables, bool raise)
 	return next_check_perms == NULL || next_check_perms(tables, raise);
 }
 
+/* The table of a constraint that was made right now; InvalidOid: none. */
+static Oid
+constraint_table(Oid constraint)
+{
+	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			table = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_constraint_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(constraint));
+	scan = systable_beginscan(catalog, ConstraintOidIndexId, true, SnapshotSelf, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		table = ((Form_pg_constraint) GETSTRUCT(tuple))->conrelid;
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return table;
+}
+
 /* The same for what is no query: TRUNCATE, DROP, ALTER; a new column is created, in a relation that is there. */
 static void
 check_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
@@ -616,6 +699,17 @@ check_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, v
 	if (OidIsValid(shadow) && class_id == RelationRelationId &&
 		(access == OAT_TRUNCATE || access == OAT_DROP || access == OAT_POST_ALTER || (access == OAT_POST_CREATE && sub_id != 0)))
 		require_copy(object_id);
+
+	/* Of the originals alone: a temporary table may have what it wants. */
+	if (OidIsValid(shadow) && access == OAT_POST_CREATE && class_id == AttrDefaultRelationId && list_member_oid(originals, object_id))
+		require_copy(object_id);
+	if (OidIsValid(shadow) && access == OAT_POST_CREATE && class_id == ConstraintRelationId)
+	{
+		Oid			table = constraint_table(object_id);
+
+		if (list_member_oid(originals, table))
+			require_copy(table);
+	}
 }
 
 /* Called once, from _PG_init. */
