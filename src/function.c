@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
@@ -36,6 +37,7 @@
 #include "nodes/params.h"
 #include "parser/parse_node.h"
 #include "settings.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -426,6 +428,18 @@ parameters(EvpgFunction *function, Datum *args)
 	return params;
 }
 
+/* An open relation: NULL if no row of it is about to be replaced, unless it is wanted anyway. */
+static Relation
+hold_table(Oid table, bool anyway)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	if (LockHeldByMe(&tag, RowExclusiveLock))
+		return table_open(table, NoLock);
+	return anyway ? table_open(table, AccessShareLock) : NULL;
+}
+
 /*
  * EvpgFunctionCall
  *		Calls a function as its owner and returns its rows (one, unless it
@@ -433,6 +447,10 @@ parameters(EvpgFunction *function, Datum *args)
  *
  * read_only is for functions that must be pure: they see the active snapshot.
  * The caller is inside EvpgEnter.
+ *
+ * Rows that will be replaced are known by where they lie.  So their tables are
+ * open meanwhile: what would move the rows, or drop the types of arguments and
+ * result with the extension, is refused as for any table in use.
  */
 int
 EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows, Datum **rows, bool **row_nulls)
@@ -445,8 +463,12 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 	int			count;
 	int16		length;
 	bool		by_value;
+	Relation	stream;
+	Relation	projection_state;
 
 	check_stack_depth();
+	stream = hold_table(EvpgCatalogGet()->stream, true);
+	projection_state = hold_table(EvpgCatalogGet()->projection_state, false);
 	EvpgSettingsPin();
 	EvpgEnterAs(&scope, function->owner, function->search_path);
 	SPI_connect();
@@ -472,6 +494,9 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 	MemoryContextSwitchTo(old);
 	SPI_finish();
 	EvpgLeave(&scope);
+	table_close(stream, NoLock);
+	if (projection_state != NULL)
+		table_close(projection_state, NoLock);
 	return count;
 }
 

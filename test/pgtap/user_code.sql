@@ -3,7 +3,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(25);
+SELECT plan(36);
 
 CREATE SCHEMA app;
 CREATE FUNCTION app.same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
@@ -39,6 +39,23 @@ SELECT is(evpg_stream_version('turns', '1'), 1::bigint, 'rule 5: and no event');
 DROP FUNCTION app.turns(jsonb, evpg.event);
 CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS bigint LANGUAGE sql AS 'SELECT 1311768467463790320';
 SELECT throws_like($$SELECT evpg_execute('turns', '1', 'Good')$$, '%cannot be a reducer%', 'the next command finds that it cannot be a reducer');
+
+-- ------------------------------------------------------------------ tables of evpg whose rows are being replaced
+
+CREATE FUNCTION app.runs(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN EXECUTE coalesce(command.data->>'handler', 'SELECT'); RETURN evpg_event('Added', command.data); END $$;
+CREATE FUNCTION app.runs_inline(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN EXECUTE coalesce(event.data->>'inline', 'SELECT'); RETURN app.count(state, event); END $$;
+CREATE FUNCTION app.runs_first(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
+BEGIN EXECUTE coalesce(command.data->>'interceptor', 'SELECT'); RETURN command; END $$;
+SELECT evpg_register_aggregate('runs', 'app.runs', 'app.count'), evpg_register_interceptor('runs', 'app.runs_first', '{runs}'),
+  evpg_register_projection('runs', 'app.runs_inline', aggregate_types => '{runs}') \g /dev/null
+SELECT count(*) FROM generate_series(1, 9) n, LATERAL evpg_execute('runs', n::text, 'X') \g /dev/null
+SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X', jsonb_build_object(kind, statement))), 5), '55006', 'rule 5: ' || kind || ': ' || statement)
+  FROM unnest('{handler,inline}'::text[]) kind, unnest('{ALTER TABLE evpg.stream ADD COLUMN x int,ALTER TABLE evpg.stream ALTER COLUMN version TYPE numeric,CLUSTER evpg.stream USING stream_pkey,DROP EXTENSION evpg CASCADE}'::text[]) statement;
+SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X', jsonb_build_object('inline', statement))), 5), '55006', 'rule 5: inline: ' || statement)
+  FROM unnest('{TRUNCATE evpg.projection_state,CLUSTER evpg.projection_state USING projection_state_pkey}'::text[]) statement;
+SELECT is(left(error_of($$SELECT evpg_execute('runs', '5', 'X', '{"interceptor": "DROP EXTENSION evpg CASCADE"}')$$), 5), '55006', 'rule 5: interceptor: DROP EXTENSION evpg');
 
 -- ------------------------------------------------------------------ the context
 
