@@ -266,7 +266,7 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		last = event.position;
 		if (batch->first == 0)
 			batch->first = event.position;
-		if (EvpgProjectionTakes(projection, &event) &&
+		if (EvpgProjectionTakes(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
 			!EvpgConsumerSkips(batch->parked, &next_parked, event.position, NULL))
 			apply(batch, rows, &event, next_parked, event_context);
 		MemoryContextReset(event_context);

@@ -39,6 +39,7 @@
 #include "nodes/makefuncs.h"
 #include "registry.h"
 #include "storage/lmgr.h"
+#include "testing.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -181,7 +182,8 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 		MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 		fill_slot(slot, stream->stream_id, &events[i]);
 		MemoryContextSwitchTo(estate->es_query_cxt);
-		ExecSimpleRelationInsert(target, estate, slot);
+		if (!EVPG_MUTATION("event_lost") || events[i].version % 2 != 0)
+			ExecSimpleRelationInsert(target, estate, slot);
 		CHECK_FOR_INTERRUPTS();
 	}
 
@@ -197,7 +199,8 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	table_close(log, NoLock);
 	CommandCounterIncrement();
 
-	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position, events[count - 1].recorded_at);
+	EVPG_PLANT(events[count - 1].version);
+	EvpgStreamAdvance(stream, events[count - 1].version + EVPG_MUTATION("version_wrong"), events[count - 1].position, events[count - 1].recorded_at);
 }
 
 static uint64

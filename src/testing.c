@@ -11,6 +11,7 @@
 
 #ifdef EVPG_TEST
 
+#include "miscadmin.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 
@@ -54,6 +55,20 @@ EvpgTestingWait(const char *name)
 		return;
 	DirectFunctionCall1(pg_advisory_lock_shared_int8, Int64GetDatum(WAIT_KEY));
 	DirectFunctionCall1(pg_advisory_unlock_shared_int8, Int64GetDatum(WAIT_KEY));
+}
+
+void
+EvpgTestingPlant(int64 n)
+{
+	if (MyBackendType != B_BACKEND || n % 2 != 0)
+		return;
+	if (EvpgTestingMutation("planted_crash"))
+		abort();
+	Assert(!EvpgTestingMutation("planted_assertion"));
+	if (EvpgTestingMutation("planted_lock"))
+		DirectFunctionCall1(pg_advisory_lock_int8, Int64GetDatum(n));
+	if (EvpgTestingMutation("planted_error"))
+		elog(ERROR, "planted error");
 }
 
 #endif

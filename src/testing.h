@@ -7,7 +7,9 @@
  * EVPG_MUTATION(name) is true where the setting evpg.test_mutation has that
  * name: a defect that a test must notice.  EVPG_WAIT_POINT(name) waits, where
  * evpg.test_wait has that name, for who holds pg_advisory_lock(17751); "name:2"
- * waits only the second time that the session comes there.
+ * waits only the second time that the session comes there.  EVPG_PLANT(n), in
+ * sessions and for every second n, does what must never happen, which the attack
+ * (test/attack) must notice.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,16 +21,19 @@
 extern void EvpgTestingInit(void);
 extern bool EvpgTestingMutation(const char *name);
 extern void EvpgTestingWait(const char *name);
+extern void EvpgTestingPlant(int64 n);
 
 #define EVPG_TESTING_INIT()		EvpgTestingInit()
 #define EVPG_MUTATION(name)		EvpgTestingMutation(name)
 #define EVPG_WAIT_POINT(name)	EvpgTestingWait(name)
+#define EVPG_PLANT(n)			EvpgTestingPlant(n)
 
 #else
 
 #define EVPG_TESTING_INIT()		((void) 0)
 #define EVPG_MUTATION(name)		false
 #define EVPG_WAIT_POINT(name)	((void) 0)
+#define EVPG_PLANT(n)			((void) 0)
 
 #endif
 

@@ -55,6 +55,21 @@ nest(int64_t depth)
 	return value;
 }
 
+/* Leaves by an error of the server, over whatever has called: {"throw": {"sqlstate": text, "message": text}}. */
+static void
+throw_error(const evpg_json *data)
+{
+	evpg_json  *told = evpg_get(data, "throw");
+	char		sqlstate[6];
+
+	if (told == NULL)
+		return;
+	snprintf(sqlstate, sizeof(sqlstate), "%-5s", evpg_text(told, "sqlstate"));
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4])),
+			 errmsg("%s", evpg_text(told, "message"))));
+}
+
 /* ------------------------------------------------------------------ counter */
 
 static void
@@ -553,6 +568,23 @@ misused(evpg_json *state, const evpg_event *event)
 	evpg_set_text(state, "say", evpg_text(event->data, "say"));
 }
 
+/* From the handler, from the fold when it has changed the state, or from the invariant that reads that. */
+static void
+throw(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	evpg_emit(out, "Thrown", evpg_share(command->data));
+	if (strcmp(evpg_text(command->data, "where"), "handler") == 0)
+		throw_error(command->data);
+}
+
+static void
+thrown(evpg_json *state, const evpg_event *event)
+{
+	evpg_set(state, "throw", evpg_share(evpg_get(event->data, "throw")));
+	if (strcmp(evpg_text(event->data, "where"), "fold") == 0)
+		throw_error(event->data);
+}
+
 static void
 tell_invariant(evpg_result *out, const evpg_json *state, const evpg_command *command)
 {
@@ -562,6 +594,7 @@ tell_invariant(evpg_result *out, const evpg_json *state, const evpg_command *com
 static bool
 misusing(evpg_result *why, const evpg_json *state)
 {
+	throw_error(state);
 	say(why, evpg_text(state, "say"));
 	return true;
 }
@@ -606,9 +639,10 @@ EVPG_AGGREGATE(hostile,
 										 EVPG_ON("Refuse", refuse), EVPG_ON("Spoil", spoil),
 										 EVPG_ON("FoldForever", fold_forever), EVPG_ON("Nothing", nothing),
 										 EVPG_ON("Misshape", misshape), EVPG_ON("Misuse", misuse),
-										 EVPG_ON("TellInvariant", tell_invariant)),
+										 EVPG_ON("TellInvariant", tell_invariant), EVPG_ON("Throw", throw)),
 			   .events = EVPG_EVENTS(EVPG_ON("Tried", tried), EVPG_ON("Spoiled", spoiled), EVPG_ON("Spun", spun),
-									 EVPG_ON("Misshaped", misshaped), EVPG_ON("Misused", misused)),
+									 EVPG_ON("Misshaped", misshaped), EVPG_ON("Misused", misused),
+									 EVPG_ON("Thrown", thrown)),
 			   .invariant = misusing);
 
 /* ------------------------------------------------------------------ projections */
@@ -665,6 +699,14 @@ project_misshaped(evpg_result *out, evpg_json *state, const evpg_event *event)
 }
 
 static void
+project_thrown(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_set_text(state, "thrown", "half done");
+	evpg_delta(out, evpg_copy(state));
+	throw_error(event->data);
+}
+
+static void
 project_misused(evpg_result *out, evpg_json *state, const evpg_event *event)
 {
 	say(out, evpg_text(event->data, "say"));
@@ -685,13 +727,14 @@ EVPG_PROJECTION(totals,
 										EVPG_ON("Cleared", project_cleared), EVPG_ON("Broken", project_broken),
 										EVPG_ON("Spoiled", project_spoiled), EVPG_ON("Deep", project_deep),
 										EVPG_ON("Spun", project_spun), EVPG_ON("Misshaped", project_misshaped),
-										EVPG_ON("Misused", project_misused)));
+										EVPG_ON("Misused", project_misused), EVPG_ON("Thrown", project_thrown)));
 
 static const char *
 group_of(const evpg_event *event)
 {
 	evpg_json  *group = evpg_get(event->data, "group");
 
+	throw_error(event->data);
 	return group == NULL ? NULL : json_object_get_string(group);
 }
 
@@ -737,7 +780,7 @@ EVPG_PROJECTION(poisonable_key_seen,
 
 /* ------------------------------------------------------------------ sagas */
 
-/* Does what it is told: {"set": {...}, "actions": [...], "bad": {where, how}, "fail": text, "reject": text, "unhandled": true, "spin": true}. */
+/* Does what it is told: {"set": {...}, "actions": [...], "bad": {where, how}, "throw": {...}, "fail": text, "reject": text, "unhandled": true, "spin": true}. */
 static void
 follow(evpg_result *out, evpg_json *state, const evpg_json *script)
 {
@@ -765,6 +808,7 @@ follow(evpg_result *out, evpg_json *state, const evpg_json *script)
 		evpg_set(state, "bad", bad_string(evpg_text(bad, "how")));
 	else if (bad != NULL)
 		evpg_act(out, bad_string(evpg_text(bad, "how")));
+	throw_error(script);
 	if (evpg_get(script, "fail") != NULL)
 		evpg_fail(out, "%s", evpg_text(script, "fail"));
 	if (evpg_get(script, "reject") != NULL)
