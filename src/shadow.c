@@ -36,6 +36,7 @@
 #include "registry.h"
 #include "rewrite/rewriteHandler.h"
 #include "shadow.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "testing.h"
 #include "utils/builtins.h"
@@ -513,17 +514,24 @@ exchange_tables(EvpgProjection *projection, int64 build, TransactionId last_writ
 	return tables;
 }
 
+/* So many are copied in no time. */
+#define FEW_BLOCKS 16
+
 /* Says that the rows of a table are replaced while nobody can append, which takes the longer the more there are. */
 static void
 tell_replaced(const char *table, int64 build, bool exchange)
 {
 	const char *obstacle = "A rebuild in the foreground is one transaction.";
+	Oid			table_id = table_oid(table, NoLock);
+	Oid			copy_id = copy_oid(table, build);
+	Relation	copy = table_open(copy_id, NoLock);
+	BlockNumber size = RelationGetNumberOfBlocks(copy);
 
+	table_close(copy, NoLock);
+	if (size <= FEW_BLOCKS)
+		return;
 	if (exchange)
 	{
-		Oid			table_id = table_oid(table, NoLock);
-		Oid			copy_id = copy_oid(table, build);
-
 		/*
 		 * A foreign key to or from one of the others would have kept that one
 		 * back, too.
