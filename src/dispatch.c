@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "action.h"
 #include "attempt.h"
@@ -100,14 +101,49 @@ instance_tag(const EvpgWork *work, LOCKTAG *tag)
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, INSTANCE_CLASS);
 }
 
-/* Locks an instance, or a scheduled command. */
+/* Instances that the current transaction has locked; a rollback to a savepoint only makes it too high. */
+static int	instances_locked = 0;
+
+static void
+forget_instances(XactEvent event, void *arg)
+{
+	instances_locked = 0;
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgDispatchInit(void)
+{
+	RegisterXactCallback(forget_instances, NULL);
+}
+
+/*
+ * EvpgDispatchLock
+ *		Locks an instance, or a scheduled command; false if it is not to be had.
+ *
+ * The lock table is shared by all sessions of the server, so one transaction
+ * may not fill more than half of it.
+ */
 bool
 EvpgDispatchLock(const EvpgWork *work, bool session, bool wait)
 {
+	int			limit = max_locks_per_xact * (MaxBackends + max_prepared_xacts) / 2;
 	LOCKTAG		tag;
+	LockAcquireResult result;
 
+	if (!session && instances_locked >= limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many instances of sagas in one transaction"),
+				 errdetail("It has locked %d, and may not fill more than half of the lock table of the server.", instances_locked),
+				 errhint("Commit after fewer, for example evpg_run_sagas(max_events => 1000).")));
 	instance_tag(work, &tag);
-	return EVPG_MUTATION("saga_unlocked") || LockAcquire(&tag, ExclusiveLock, session, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (EVPG_MUTATION("saga_unlocked"))
+		return true;
+	result = LockAcquire(&tag, ExclusiveLock, session, !wait);
+	if (!session && result == LOCKACQUIRE_OK)
+		instances_locked++;
+	return result != LOCKACQUIRE_NOT_AVAIL;
 }
 
 static void

@@ -18,6 +18,7 @@ typedef enum EvpgDispatched
 	EVPG_DISPATCH_DEAD			/* failed for the last time */
 } EvpgDispatched;
 
+extern void EvpgDispatchInit(void);
 extern bool EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait);
 extern bool EvpgDispatchLock(const EvpgWork *work, bool session, bool wait);
 extern EvpgDispatched EvpgDispatch(EvpgWork *work, bool again, int64 *sent, ErrorData **error);

@@ -42,6 +42,7 @@
 
 #include "catalog.h"
 #include "commands/trigger.h"
+#include "dispatch.h"
 #include "durable.h"
 #include "errors.h"
 #include "fmgr.h"
@@ -79,6 +80,7 @@ _PG_init(void)
 	EvpgCatalogInit();
 	EvpgRegistryInit();
 	EvpgProjectedInit();
+	EvpgDispatchInit();
 	EvpgShadowInit();
 	EvpgLauncherInit();
 }

@@ -61,5 +61,14 @@ is(join(' ', map { $_->query_safe('SELECT 1') =~ s/\n1$//r } @waiting), '2 2 f 0
 $_->quit foreach $bulk, @waiting;
 
 is(query("SELECT count(*), count(DISTINCT position) FROM evpg.event"), join('|', (4 * $many + 502) x 2), 'rule 3: all events are there, once');
+# a reaction locks its instance to the end of the transaction: there it ends early, and in parts it is done
+query(<<'SQL');
+CREATE FUNCTION note_react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql RETURN evpg_reaction('{"seen": true}');
+SELECT evpg_register_saga('noted', 'note_react', event_types => '{Begun}');
+SELECT count(*) FROM generate_series(1, 3000) n, LATERAL evpg_append('stored', 'i' || n, ARRAY[evpg_event('Begun')]);
+SQL
+is(sqlstate($node, 'SELECT evpg_run_sagas()'), '53400', 'a transaction that would fill the lock table with instances is refused');
+is(join(' ', map { query('SELECT dispatched + dead_lettered FROM evpg_run_sagas(1000)') } 1 .. 3), '0 0 0', 'rule 16: in parts');
+is(query("SELECT count(*) FROM evpg.saga_instance"), '3000', 'rule 16: all instances react');
 $node->stop;
 done_testing();
