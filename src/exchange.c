@@ -178,7 +178,7 @@ match_indexes(Relation table, Relation copy, List **indexes, List **matches)
 
 /* Whether the copy has a foreign key that is equal to one of the table, to the copy of the table that is referenced. */
 static bool
-has_equal_key(const ForeignKeyCacheInfo * key, Relation copy, List *tables, List *copies)
+has_equal_key(const ForeignKeyCacheInfo *key, Relation copy, List *tables, List *copies)
 {
 	ListCell   *cell;
 
