@@ -295,7 +295,7 @@ def call_all(calls, seed, functions, log):
         if round_number % AGE == 0:
             fresh()
             set_traps()
-        share = min(ROUND, calls - (report['done'] - begin)) // options.sessions + 1
+        share = min(500 if options.faults else ROUND, calls - (report['done'] - begin)) // options.sessions + 1
         end, terminated = multiprocessing.Event(), multiprocessing.Value('i', 0)
         storm = multiprocessing.Process(target=disturb, args=(seed + round_number, end, terminated))
         storm.start()

@@ -126,4 +126,5 @@ def agree(session, aggregate_id):
                     found.append(who.execute('SELECT version, state FROM evpg_state(%s, %s)', (aggregate_type, aggregate_id)).fetchone())
                 except psycopg.Error as error:
                     found.append(error.sqlstate)
-        check(found[-1] == found[-2], 'a state in the cache is what its events fold to', (aggregate_type, aggregate_id, found[-2:]))
+        # a fold that loops, or a machine that is slow, says nothing
+        check(found[-1] == found[-2] or '57014' in found[-2:], 'a state in the cache is what its events fold to', (aggregate_type, aggregate_id, found[-2:]))

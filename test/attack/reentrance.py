@@ -155,7 +155,7 @@ class Patient:
         """Runs the lines of a case, up to the first error."""
         state, message = '00000', ''
         try:
-            self.session.execute('SET statement_timeout = 2000; SET lock_timeout = 300')
+            self.session.execute('SET statement_timeout = 10000; SET lock_timeout = 300')
             for line in lines:
                 self.session.execute(line)
         except psycopg.Error as error:
@@ -163,6 +163,14 @@ class Patient:
             if state == 'lost' and 'terminate' not in statement:
                 check(False, 'the connection was lost', detail)
         check_state(state, message, detail)
+
+    def lags(self):
+        """Whether there is something that a consumer has not done."""
+        try:
+            return self.doctor.execute("""SELECT FROM evpg.consumer WHERE kind = 'projection' AND checkpoint < (SELECT max("position") FROM evpg.event_log)
+                UNION ALL SELECT FROM evpg.saga_event WHERE dead_letter_id IS NULL UNION ALL SELECT FROM evpg.timer WHERE dead_letter_id IS NULL""").rowcount > 0
+        except psycopg.Error:
+            return True
 
     def close(self):
         self.session.close()
@@ -211,8 +219,8 @@ def enter(number, kinds, todo):
                 for lines in cases(kind, '%s %d %s' % (kind, n, catch), data):
                     patient.run(lines, '%s\n  %s' % (data, '; '.join(lines)[:200]), statement)
                     patient.examine(data, lines[0] != 'BEGIN')
-            if 'pg_terminate' in statement and kind not in SYNCHRONOUS:
-                patient.admit()              # or it would end each session and worker that comes to it: nothing is counted then
+            if kind not in SYNCHRONOUS and patient.lags():
+                patient.admit()              # what ends each session that comes to it would be tried again with each case: nothing is counted then
         if kind in CONSUMERS + SAGAS:
             patient.admit()                  # what is parked would be tried again with each case of the next kind
         print('re-entrance of %s: %.0f s (%d times mended, %d databases so far)' % (kind, time.time() - started, patient.mended, patient.admitted), flush=True)
@@ -230,13 +238,9 @@ def work(number, todo):
                 patient.run(["SELECT * FROM evpg_append('note', %s, ARRAY[evpg_event('Start', %s)])" % (values.literal('%s %d %s' % (kind, n, catch)), values.literal(data))], data, statement)
         for _ in range(40):
             time.sleep(.02)
-            try:
-                if not patient.doctor.execute("""SELECT FROM evpg.consumer WHERE checkpoint < (SELECT max(position) FROM evpg.event_log) AND status = 'running'
-                        UNION ALL SELECT FROM evpg.saga_event WHERE dead_letter_id IS NULL UNION ALL SELECT FROM evpg.timer WHERE dead_letter_id IS NULL""").fetchall():
-                    break
-            except psycopg.Error:
+            if not patient.lags():
                 break
-        if 'pg_terminate' in statement:
+        if patient.lags():
             patient.admit()
         patient.examine(statement, True)
     patient.close()
