@@ -854,7 +854,7 @@ CREATE VIEW evpg.stat_consumer AS
            OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d WHERE d.saga OPERATOR(pg_catalog.=) p.name AND d.resolved_at IS NULL) AS parked,
          c.last_error, c.last_sqlstate, c.last_context, c.last_error_at, c.error_position AS last_error_position,
          CASE WHEN c.status OPERATOR(pg_catalog.=) 'running' THEN c.retry_at END AS retry_at,
-         w.pid AS worker_pid, c.updated_at,
+         coalesce(w.pid, i.pid) AS worker_pid, c.updated_at,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN NULL
               WHEN NOT h.home THEN 'this database was restored or copied: evpg_activate() lets its consumers run'
               WHEN c.status OPERATOR(pg_catalog.=) 'paused' THEN 'evpg_pause() was called: evpg_resume() lets it go on'
@@ -873,7 +873,13 @@ CREATE VIEW evpg.stat_consumer AS
     LEFT JOIN (SELECT pid, (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash FROM pg_catalog.pg_locks
                 WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND objsubid OPERATOR(pg_catalog.=) 17752 AND granted
                   AND database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) w
-           ON w.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(p.name COLLATE "C", 0);
+           ON w.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(p.name COLLATE "C", 0)
+    -- instances of a saga that react, of which there may be many
+    LEFT JOIN (SELECT pg_catalog.min(pid) AS pid, (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash FROM pg_catalog.pg_locks
+                WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND objsubid OPERATOR(pg_catalog.=) 17755 AND granted
+                  AND database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+                GROUP BY 2) i
+           ON i.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended('' COLLATE "C", pg_catalog.hashtextextended(p.name COLLATE "C", 0));
 COMMENT ON VIEW evpg.stat_consumer IS 'how far projections and sagas are, what they could not do, and who works on them; lag_events counts positions, and events that instances of sagas have before them';
 
 CREATE VIEW evpg.progress_rebuild AS

@@ -7,8 +7,8 @@
  * A consumer has one owner at a time: who holds the advisory lock of its name,
  * in a lock class of evpg's own, to the end of the transaction.  Workers try it
  * and go on to the next consumer; who changes a consumer from outside waits for
- * it, which is for a batch at most.  The order of locks is: consumer, fence,
- * keys.
+ * it, which is for a batch at most, and cancels a worker that does not come to its
+ * end (lock.c).  The order of locks is: consumer, saga, fence, keys.
  *
  * Rows are read with the latest snapshot, since the lock was taken after the
  * transaction's.
@@ -20,6 +20,7 @@
 #include <math.h>
 
 #include "access/xact.h"
+#include "attempt.h"
 #include "catalog.h"
 #include "caution.h"
 #include "check.h"
@@ -30,12 +31,12 @@
 #include "errors.h"
 #include "fence.h"
 #include "home.h"
+#include "lock.h"
 #include "miscadmin.h"
 #include "plan.h"
 #include "projection.h"
 #include "registry.h"
 #include "shared.h"
-#include "storage/lock.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -69,7 +70,7 @@ EvpgConsumerLock(const char *name, bool wait)
 
 	EvpgCatalogLockForWork();
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, CONSUMER_CLASS);
-	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+	if (!EvpgLockAcquire(&tag, ExclusiveLock, wait))
 		return false;
 
 	/*
@@ -246,18 +247,12 @@ EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
 	return TimestampTzPlusMilliseconds(now, Min(Max(pause, first), LAST_PAUSE));
 }
 
-/* An error that need not come back: of concurrency, or of a server that is short of something. */
+/* An error that need not come back: others were in the way, or the server is short of something. */
 bool
 EvpgConsumerTransient(const ErrorData *error)
 {
-	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
-	{
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-			return true;
-		default:
-			return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
-	}
+	return EvpgAttemptDisturbed(error->sqlerrcode) ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
 }
 
 /* Keeps what went wrong; position 0 is the consumer itself.  again: it has been counted before. */
@@ -416,6 +411,23 @@ own(const char *name, EvpgConsumer *consumer)
 			 errmsg("there is no consumer \"%s\"", name)));
 }
 
+/*
+ * Waits until no instance of a saga reacts; then none does to the end of the
+ * transaction.  Not in a reaction of the saga itself, which would wait for others
+ * that may do the same.
+ */
+static void
+end_reactions(const char *name)
+{
+	LOCKTAG		tag;
+
+	if (EvpgProjectionLookup(name) != NULL)
+		return;
+	EvpgLockSagaTag(name, &tag);
+	if (!EvpgLockHeld(&tag, ShareLock))
+		(void) EvpgLockAcquire(&tag, ExclusiveLock, true);
+}
+
 /* Sets whether a consumer runs; false if nothing changed. */
 static bool
 set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
@@ -429,6 +441,8 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	EvpgProjectionRefuse("change consumers");
 	EvpgEnter(&scope, writer);
 	own(name, &consumer);
+	if (!running)
+		end_reactions(name);
 	changed = EvpgPlanRun(EVPG_PLAN_CONSUMER_RUN, values, NULL) > 0;
 	EvpgPlanDone();
 	if (running)

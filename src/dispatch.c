@@ -19,7 +19,8 @@
  * A reaction runs in a subtransaction.  If it fails nothing of it remains; it is
  * tried again after a pause that doubles each time, with some jitter, and in the
  * end becomes a dead letter.  What need not come back (40001, 40P01, 55P03, class
- * 53) does not count as an attempt.
+ * 53, a worker that is cancelled) does not count as an attempt.  If it has waited in
+ * vain for a lock, the rest of what was claimed is given back.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,12 +42,12 @@
 #include "context.h"
 #include "dispatch.h"
 #include "errors.h"
+#include "lock.h"
 #include "log.h"
 #include "miscadmin.h"
 #include "reaction.h"
 #include "settings.h"
 #include "shared.h"
-#include "storage/lock.h"
 #include "stream.h"
 #include "testing.h"
 #include "utils/builtins.h"
@@ -56,9 +57,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are instances, and sagas. */
+/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are instances, and what may crash the server. */
 #define INSTANCE_CLASS 17754
-#define SAGA_CLASS 17755
 #define SUSPECT_CLASS 17756
 
 /* So much is claimed at once. */
@@ -66,6 +66,12 @@
 
 /* So much of what is due is looked at, if others have locked all that is older. */
 #define MOST_DUE 800
+
+/*
+ * After a wait in vain for a lock what had to wait comes last for so many passes,
+ * then once in its own order, so that it is tried again however much there is to do.
+ */
+#define UNHINDERED_PASSES 8
 
 /* A scheduled command may fail so often. */
 #define MAX_ATTEMPTS 5
@@ -82,11 +88,10 @@
 bool
 EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait)
 {
-	uint64		hash = EvpgHashPair(saga, "");
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, SAGA_CLASS);
-	if (LockAcquire(&tag, mode, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+	EvpgLockSagaTag(saga, &tag);
+	if (!EvpgLockAcquire(&tag, mode, wait))
 		return false;
 	/* What was registered until now must be seen. */
 	AcceptInvalidationMessages();
@@ -144,6 +149,17 @@ EvpgDispatchLock(const EvpgWork *work, bool session, bool wait)
 	if (!session && result == LOCKACQUIRE_OK)
 		instances_locked++;
 	return result != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* Does something with a scheduled command, for which it may have to wait for a worker that executes it. */
+void
+EvpgDispatchOvertake(int64 timer_id, void (*action) (void *arg), void *arg)
+{
+	EvpgWork	command = {.timer_id = timer_id};
+	LOCKTAG		tag;
+
+	instance_tag(&command, &tag);
+	EvpgLockOvertake(&tag, ExclusiveLock, action, arg);
 }
 
 static void
@@ -460,6 +476,21 @@ bury(EvpgActing *acting, const ErrorData *error)
 	return EVPG_DISPATCH_DEAD;
 }
 
+/* That was no attempt. */
+static void
+put_off(void *work)
+{
+	EvpgWorkRetry(work, EvpgClockNow() + TRANSIENT_PAUSE, ((EvpgWork *) work)->attempts - 1);
+}
+
+/* What a reaction has failed with. */
+typedef struct Failure
+{
+	EvpgActing *acting;
+	const ErrorData *error;
+	EvpgDispatched result;
+} Failure;
+
 static EvpgDispatched
 fail(EvpgActing *acting, const ErrorData *error)
 {
@@ -467,13 +498,41 @@ fail(EvpgActing *acting, const ErrorData *error)
 
 	if (EvpgConsumerTransient(error))
 	{
-		EvpgWorkRetry(work, EvpgClockNow() + TRANSIENT_PAUSE, work->attempts - 1);
+		put_off(unconstify(EvpgWork *, work));
 		return EVPG_DISPATCH_LATER;
 	}
 	if (acting->given_up || work->attempts >= max_attempts(work))
 		return bury(acting, error);
 	EvpgWorkRetry(work, retry_at(work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0), work->attempts), work->attempts);
 	EVPG_WAIT_POINT("saga_put_off");
+	return EVPG_DISPATCH_LATER;
+}
+
+static void
+record_failure(void *arg)
+{
+	Failure    *failure = arg;
+
+	failure->result = fail(failure->acting, failure->error);
+}
+
+/*
+ * Records a failure.  Others may be in the way of that, too: who moves or cancels a
+ * timer has its row, and then the failure is none of the timer as it is to be.
+ */
+static EvpgDispatched
+settle_failure(EvpgActing *acting, const ErrorData *error)
+{
+	Failure		failure = {.acting = acting, .error = error};
+	TimestampTz later = DT_NOEND;
+	ErrorData  *hindrance = EvpgAttempt(record_failure, &failure);
+
+	if (hindrance == NULL)
+		return failure.result;
+	if (EvpgAttemptPutOff(hindrance, &later))
+		hindrance = EvpgAttempt(put_off, unconstify(EvpgWork *, acting->work));
+	if (hindrance != NULL && !EvpgAttemptPutOff(hindrance, &later))
+		ReThrowError(hindrance);
 	return EVPG_DISPATCH_LATER;
 }
 
@@ -515,7 +574,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 		 * That lock was lost, the saga is being changed, or was paused since
 		 * this was claimed: that was no attempt.
 		 */
-		EvpgWorkRetry(what, EvpgClockNow() + TRANSIENT_PAUSE, what->attempts - 1);
+		put_off(what);
 		return EVPG_DISPATCH_LATER;
 	}
 
@@ -553,7 +612,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	}
 	if (EvpgAttemptCancelled(failure))
 		ReThrowError(failure);
-	return again ? EVPG_DISPATCH_DEAD : fail(&acting, failure);
+	return again ? EVPG_DISPATCH_DEAD : settle_failure(&acting, failure);
 }
 
 /* ------------------------------------------------------------------ a pass */
@@ -561,6 +620,9 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 /* What this session has claimed, in the context of the pass. */
 static List *claimed = NIL;
 static bool any_claimed;
+
+/* In so many passes what others were in the way of comes last. */
+static int	unhindered_first = 0;
 
 /* This session is the one that tries what may have crashed the server. */
 static bool suspects_locked = false;
@@ -624,6 +686,44 @@ lock_some(List *due)
 	}
 }
 
+/* Later the one that was put off later; what was not comes first. */
+static int
+compare_hindrance(const ListCell *a, const ListCell *b)
+{
+	const EvpgWork *first = lfirst(a);
+	const EvpgWork *second = lfirst(b);
+
+	return first->retry_at < second->retry_at ? -1 : first->retry_at > second->retry_at;
+}
+
+/*
+ * Timers, then events, then what others were in the way of, which may wait for a
+ * lock again, each time for as long as a worker waits: in the order in which it came
+ * it would keep all the rest from being tried.
+ */
+static List *
+order_by_hindrance(List *due)
+{
+	List	   *timers = NIL;
+	List	   *events = NIL;
+	List	   *hindered = NIL;
+	ListCell   *cell;
+
+	foreach(cell, due)
+	{
+		EvpgWork   *what = lfirst(cell);
+
+		if (what->attempts == 0 && what->retry_at != 0)
+			hindered = lappend(hindered, what);
+		else if (what->position == 0)
+			timers = lappend(timers, what);
+		else
+			events = lappend(events, what);
+	}
+	list_sort(hindered, compare_hindrance);
+	return list_concat(list_concat(timers, events), hindered);
+}
+
 /* Locks what is due; if others have locked the oldest, what comes after that. */
 static void
 lock_due(MemoryContext context)
@@ -632,15 +732,16 @@ lock_due(MemoryContext context)
 	TimestampTz now = EvpgClockNow();
 	List	   *due;
 
-	for (int count = CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
+	for (int count = unhindered_first > 0 ? MOST_DUE : CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
 	{
 		due = EvpgWorkDue(count, now);
-		if (due != NIL && count == CLAIMS)
+		if (due != NIL && (count == CLAIMS || unhindered_first > 0))
 			EVPG_WAIT_POINT("saga_due");
-		lock_some(due);
+		lock_some(unhindered_first > 0 ? order_by_hindrance(due) : due);
 		if (list_length(due) < count)
 			break;
 	}
+	unhindered_first = Max(unhindered_first - 1, 0);
 	MemoryContextSwitchTo(old);
 }
 
@@ -651,21 +752,34 @@ take_back(void)
 	ListCell   *cell;
 
 	foreach(cell, claimed)
-		if (((EvpgWork *) lfirst(cell))->locked)
-		EvpgWorkUnclaim(lfirst(cell));
+	{
+		EvpgWork   *what = lfirst(cell);
+
+		/* Unless it is given back already. */
+		if (what->locked && what->attempts > 0)
+			EvpgWorkUnclaim(what);
+	}
 }
+
+/* What a claim needs. */
+typedef struct Claim
+{
+	MemoryContext context;
+	TimestampTz *next;
+} Claim;
 
 /* Locks what is due and counts an attempt at it, on disk when the transaction has ended. */
 static void
-claim(MemoryContext context, TimestampTz *next)
+claim(void *arg)
 {
+	Claim	   *this = arg;
 	ListCell   *cell;
 	EvpgScope	scope;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, "evpg_run()");
 	EvpgCatalogLockForWork();
-	lock_due(context);
+	lock_due(this->context);
 	foreach(cell, claimed)
 	{
 		if (!EvpgWorkClaim(lfirst(cell)))
@@ -689,10 +803,60 @@ claim(MemoryContext context, TimestampTz *next)
 		TimestampTz due = EvpgWorkNext(EvpgClockNow());
 
 		if (!TIMESTAMP_NOT_FINITE(due))
-			*next = Min(*next, EvpgClockWall(due));
+			*this->next = Min(*this->next, EvpgClockWall(due));
 	}
 	EvpgLeave(&scope);
 	PopActiveSnapshot();
+}
+
+static void
+lock_work_tables(void *arg)
+{
+	EvpgCatalogLockForWork();
+}
+
+/*
+ * Waits for the tables that all work needs, in as many transactions as it takes:
+ * without them nothing of what is claimed can be done, or be given back.
+ */
+static void
+await_work_tables(void (*commit) (void))
+{
+	TimestampTz later = DT_NOEND;
+	ErrorData  *error;
+
+	while ((error = EvpgAttempt(lock_work_tables, NULL)) != NULL)
+	{
+		if (!EvpgAttemptPutOff(error, &later))
+			ReThrowError(error);
+		commit();
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Gives back what is claimed and not done yet. */
+static void
+give_back(void *arg)
+{
+	ListCell   *cell;
+
+	foreach(cell, claimed)
+		if (lfirst(cell) != arg && ((EvpgWork *) lfirst(cell))->locked)
+		EvpgWorkUnclaim(lfirst(cell));
+}
+
+/*
+ * After this one has waited in vain: who works on the rest, this session or another
+ * one, must not wait for it as well.
+ */
+static void
+give_back_rest(EvpgWork *waiting)
+{
+	TimestampTz later = DT_NOEND;
+	ErrorData  *error = EvpgAttempt(give_back, waiting);
+
+	if (error != NULL && !EvpgAttemptPutOff(error, &later))
+		ReThrowError(error);
 }
 
 static void
@@ -704,14 +868,20 @@ run_claimed(void (*commit) (void))
 	{
 		EvpgWork   *what = lfirst(cell);
 		int64		sent = 0;
+		ErrorData  *error = NULL;
+		bool		hindered;
 		EvpgScope	scope;
 
 		if (!what->locked)
 			continue;
 		EVPG_WAIT_POINT("saga_claimed");
+		await_work_tables(commit);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
-		(void) EvpgDispatch(what, false, &sent, NULL);
+		(void) EvpgDispatch(what, false, &sent, &error);
+		hindered = error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+		if (hindered)
+			give_back_rest(what);
 
 		/*
 		 * What was tried before must not be tried again because others crash
@@ -724,6 +894,11 @@ run_claimed(void (*commit) (void))
 		commit();
 		EVPG_WAIT_POINT("saga_committed");
 		unlock(what);
+		if (hindered)
+		{
+			unhindered_first = UNHINDERED_PASSES;
+			break;
+		}
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -737,10 +912,20 @@ run_claimed(void (*commit) (void))
 bool
 EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next)
 {
+	Claim		this = {.context = context, .next = next};
+
 	any_claimed = false;
 	PG_TRY();
 	{
-		claim(context, next);
+		ErrorData  *error = EvpgAttempt(claim, &this);
+
+		if (error != NULL)
+		{
+			if (!EvpgAttemptPutOff(error, next))
+				ReThrowError(error);
+			unlock_all();
+			any_claimed = false;
+		}
 		commit();
 		run_claimed(commit);
 	}

@@ -23,6 +23,7 @@ extern bool EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait);
 extern bool EvpgDispatchLock(const EvpgWork *work, bool session, bool wait);
 extern EvpgDispatched EvpgDispatch(EvpgWork *work, bool again, int64 *sent, ErrorData **error);
 extern void EvpgDispatchRefuse(const char *what);
+extern void EvpgDispatchOvertake(int64 timer_id, void (*action) (void *arg), void *arg);
 extern bool EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next);
 
 #endif							/* EVPG_DISPATCH_H */

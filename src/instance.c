@@ -117,7 +117,7 @@ EvpgInstanceWrite(const EvpgWork *work, const EvpgInstance *instance)
 
 /* ------------------------------------------------------------------ work */
 
-/* What is due, in the order in which it came, unless there is very much. */
+/* What is due, in the order in which it came, unless there is very much: events, then timers. */
 List *
 EvpgWorkDue(int max_count, TimestampTz now)
 {
@@ -136,7 +136,8 @@ EvpgWorkDue(int max_count, TimestampTz now)
 		work->position = result_int(row, 3);
 		work->timer_id = result_int(row, 4);
 		work->attempts = (int) result_int(row, 5);
-		work->suspect = work->attempts > 0 && result_int(row, 6) != 0;
+		work->retry_at = result_int(row, 6);
+		work->suspect = work->attempts > 0 && work->retry_at == 0;
 		due = lappend(due, work);
 		MemoryContextSwitchTo(old);
 	}

@@ -23,6 +23,7 @@ typedef struct EvpgWork
 	int			attempts;		/* so far, with this one */
 	bool		suspect;		/* an attempt had no result: the server may
 								 * have crashed by it */
+	TimestampTz retry_at;		/* when it was put off until; 0: it was not */
 	TimestampTz due;			/* a timer must be due by then; 0: at any time */
 	bool		locked;			/* by this session, beyond the transaction */
 } EvpgWork;

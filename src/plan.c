@@ -742,10 +742,10 @@ static const PlanText texts[EVPG_PLAN_COUNT] = {
 		"b.\"position\" OPERATOR(pg_catalog.<) e.\"position\")),"
 		" event AS MATERIALIZED (SELECT e.* FROM (SELECT * FROM near UNION SELECT * FROM old) e WHERE " EVENT_IS_DUE
 		" ORDER BY e.\"position\" LIMIT $1)"
-		" SELECT saga, key, \"position\", NULL::pg_catalog.int8, attempts, retry_at IS NULL FROM event UNION ALL (SELECT "
-		"e.saga, e.key, e.\"position\", NULL, e.attempts, e.retry_at IS NULL FROM head e WHERE (SELECT really FROM many) AND "
+		" SELECT saga, key, \"position\", NULL::pg_catalog.int8, attempts, retry_at FROM event UNION ALL (SELECT "
+		"e.saga, e.key, e.\"position\", NULL, e.attempts, e.retry_at FROM head e WHERE (SELECT really FROM many) AND "
 		"NOT EXISTS (SELECT FROM event) AND " EVENT_IS_DUE " LIMIT $1) UNION ALL (SELECT t.saga, "
-		"t.key, NULL, t.timer_id, t.attempts, t.retry_at IS NULL FROM evpg.timer t WHERE "
+		"t.key, NULL, t.timer_id, t.attempts, t.retry_at FROM evpg.timer t WHERE "
 		"t.due_at OPERATOR(pg_catalog.<=) $2 AND t.dead_letter_id IS NULL AND "
 		"(t.retry_at IS NULL OR t.retry_at OPERATOR(pg_catalog.<=) $2) AND (t.saga IS NULL OR (NOT EXISTS "
 		"(SELECT FROM evpg.saga_event b WHERE b.saga OPERATOR(pg_catalog.=) t.saga AND b.key "

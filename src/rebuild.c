@@ -37,6 +37,7 @@
 #include "fence.h"
 #include "home.h"
 #include "key.h"
+#include "lock.h"
 #include "miscadmin.h"
 #include "project.h"
 #include "rebuild.h"
@@ -116,7 +117,7 @@ lock(const char *name, int number, LOCKMODE mode, bool wait)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, REBUILD_CLASS);
-	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	return EvpgLockAcquire(&tag, mode, wait);
 }
 
 static bool

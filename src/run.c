@@ -32,6 +32,7 @@
 #include "run.h"
 #include "tcop/pquery.h"
 #include "tcop/utility.h"
+#include "testing.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
@@ -100,7 +101,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 		}
 		else if (EvpgAttemptCancelled(error))
 			ReThrowError(error);
-		else
+		else if (!EvpgAttemptPutOff(error, next))
 			ereport(WARNING,
 					(errcode(error->sqlerrcode),
 					 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
@@ -125,6 +126,19 @@ tell_of_copy(bool copy)
 				 errdetail("It was restored or copied, and the original may still run them."),
 				 errhint("Run evpg_activate() there if they are to run in it.")));
 	told = copy;
+}
+
+/* Old rows are deleted by a task of their own, of all consumers. */
+static List *
+list_cleaning(void)
+{
+	return list_make1("old rows");
+}
+
+static bool
+clean(const char *name, TimestampTz *next)
+{
+	return EvpgRebuildClean();
 }
 
 static bool
@@ -171,10 +185,8 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 		more |= run_tasks(list_tasks(EvpgConsumerProjections, context), EvpgAsyncRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
-		PushActiveSnapshot(GetTransactionSnapshot());
-		more |= EvpgRebuildClean();
-		PopActiveSnapshot();
-		commit();
+		more |= run_tasks(list_tasks(list_cleaning, context), clean, context, commit, next);
+		EVPG_WAIT_POINT("pass_ended");
 	}
 	PG_FINALLY();
 	{

@@ -41,6 +41,8 @@
 #include "settings.h"
 #include "shared.h"
 #include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "testing.h"
 #include "utils/builtins.h"
@@ -391,6 +393,52 @@ bool
 EvpgSharedUnwanted(void)
 {
 	return home->database != MyDatabaseId || home->holds > 0;
+}
+
+/* Whether a process is one of those transactions. */
+static bool
+is_among(pid_t pid, const VirtualTransactionId *transactions)
+{
+	PGPROC	   *proc = BackendPidGetProc(pid);
+	VirtualTransactionId own;
+
+	if (proc == NULL)
+		return false;
+	GET_VXID_FROM_PGPROC(own, *proc);
+	for (; VirtualTransactionIdIsValid(*transactions); transactions++)
+		if (VirtualTransactionIdEquals(own, *transactions))
+			return true;
+	return false;
+}
+
+/*
+ * EvpgSharedSignal
+ *		Sends a signal, 0 for none, to the workers of this database that hold a lock
+ *		in a mode that conflicts with this one; false if there are none.  A worker may
+ *		have given it back meanwhile: what it does now must stand the signal, too.
+ */
+bool
+EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal)
+{
+	EvpgDatabase *slot = EvpgSharedFind(false);
+	VirtualTransactionId *holders;
+	bool		any = false;
+
+	if (slot == NULL)
+		return false;
+	holders = GetLockConflicts(tag, mode, NULL);
+	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
+	{
+		pid_t		pid = slot->processes[number].pid;
+
+		if (pid == 0 || !is_among(pid, holders))
+			continue;
+		any = true;
+		(void) kill(pid, signal);
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	return any;
 }
 
 /* ------------------------------------------------------------------ holds */

@@ -14,6 +14,7 @@
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/lwlock.h"
 
 #define EVPG_MAX_DATABASES	1024
@@ -93,6 +94,7 @@ extern EvpgProcess *EvpgSharedAttach(int number);
 extern bool EvpgSharedStandIn(bool begin);
 extern EvpgDatabase *EvpgSharedHome(void);
 extern bool EvpgSharedUnwanted(void);
+extern bool EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal);
 
 extern void EvpgWakeConsumers(void);
 extern void EvpgWakeLauncher(void);

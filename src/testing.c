@@ -12,6 +12,7 @@
 #ifdef EVPG_TEST
 
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 
@@ -47,13 +48,17 @@ void
 EvpgTestingWait(const char *name)
 {
 	size_t		length = strcspn(wait_point, ":");
+	int			timeout = LockTimeout;
 
 	if (strlen(name) != length || strncmp(wait_point, name, length) != 0)
 		return;
 	passed++;
 	if (wait_point[length] == ':' && atoi(wait_point + length + 1) != passed)
 		return;
+	/* It waits for the test, however long that takes. */
+	LockTimeout = 0;
 	DirectFunctionCall1(pg_advisory_lock_shared_int8, Int64GetDatum(WAIT_KEY));
+	LockTimeout = timeout;
 	DirectFunctionCall1(pg_advisory_unlock_shared_int8, Int64GetDatum(WAIT_KEY));
 }
 

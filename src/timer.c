@@ -129,6 +129,33 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(timer_id);
 }
 
+/* A statement about a timer, whose id comes first. */
+typedef struct Change
+{
+	EvpgPlan	plan;
+	Datum	   *values;
+	bool		changed;
+} Change;
+
+static void
+run_change(void *arg)
+{
+	Change	   *change = arg;
+
+	change->changed = EvpgPlanRun(change->plan, change->values, NULL) > 0;
+	EvpgPlanDone();
+}
+
+/* Changes a timer; false if it is not there.  A worker that executes its command has locked its row. */
+static bool
+change_timer(EvpgPlan plan, Datum *values)
+{
+	Change		change = {.plan = plan, .values = values};
+
+	EvpgDispatchOvertake(DatumGetInt64(values[0]), run_change, &change);
+	return change.changed;
+}
+
 /* Also one of a saga; the worker must look again when it is due. */
 Datum
 evpg_reschedule(PG_FUNCTION_ARGS)
@@ -139,8 +166,7 @@ evpg_reschedule(PG_FUNCTION_ARGS)
 
 	EvpgProjectionRefuse("change timers");
 	EvpgEnter(&scope, "evpg_reschedule()");
-	moved = EvpgPlanRun(EVPG_PLAN_TIMER_MOVE, values, NULL) > 0;
-	EvpgPlanDone();
+	moved = change_timer(EVPG_PLAN_TIMER_MOVE, values);
 	EvpgWakeConsumers();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(moved);
@@ -155,8 +181,7 @@ evpg_cancel_timer(PG_FUNCTION_ARGS)
 
 	EvpgProjectionRefuse("change timers");
 	EvpgEnter(&scope, "evpg_cancel()");
-	cancelled = EvpgPlanRun(EVPG_PLAN_TIMER_DROP, &value, NULL) > 0;
-	EvpgPlanDone();
+	cancelled = change_timer(EVPG_PLAN_TIMER_DROP, &value);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(cancelled);
 }

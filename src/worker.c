@@ -20,6 +20,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "attempt.h"
 #include "broadcast.h"
 #include "catalog/pg_extension.h"
 #include "commands/async.h"
@@ -37,6 +38,7 @@
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "testing.h"
 #include "utils/backend_status.h"
@@ -63,6 +65,18 @@
 
 /* A worker sends frames that have waited for a broadcaster for so long; ms. */
 #define STAND_IN_AFTER 1000
+
+/*
+ * A worker waits so long for a lock, in ms, then goes on with other work.  Less than
+ * deadlock_timeout is by default: so it is also out of the way before a client finds
+ * that the two have locked each other out.  If the client came first the worker finds
+ * that, soon.
+ */
+#define LONGEST_LOCK_WAIT 900
+#define DEADLOCK_CHECK_AFTER "50ms"
+
+/* The longest pause while others are in the way; ms. */
+#define LONGEST_DISTURBANCE 1000
 
 static EvpgWorkerStart start;
 static EvpgProcess *process;
@@ -112,6 +126,7 @@ attend(void)
 {
 	if (ProcDiePending)
 		proc_exit(0);
+	EvpgAttemptForgetCancel();
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
@@ -207,13 +222,15 @@ begin(void)
 
 /*
  * Does a round; after an error false, and *pause, which is 0 after a good one,
- * is how long to wait.  Only the first of errors in a row is logged if quiet.
+ * is how long to wait.  Only the first of errors in a row is logged if quiet, and
+ * none if others were in the way.
  */
 static bool
 survive(void (*round) (void), long *pause, bool quiet)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool done = false;
+	volatile bool disturbed = false;
 
 	pgstat_report_activity(STATE_RUNNING, MyBgworkerEntry->bgw_name);
 	PG_TRY();
@@ -224,7 +241,8 @@ survive(void (*round) (void), long *pause, bool quiet)
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
-		if (!quiet || *pause == 0)
+		disturbed = EvpgAttemptDisturbed(geterrcode());
+		if (!disturbed && (!quiet || *pause == 0))
 			EmitErrorReport();
 		AbortOutOfAnyTransaction();
 		release_locks();
@@ -233,7 +251,7 @@ survive(void (*round) (void), long *pause, bool quiet)
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
-	*pause = done ? 0 : Min(Max(*pause * 2, FIRST_PAUSE), LAST_PAUSE);
+	*pause = done ? 0 : Min(Max(*pause * 2, FIRST_PAUSE), disturbed ? LONGEST_DISTURBANCE : LAST_PAUSE);
 	return done;
 }
 
@@ -288,22 +306,42 @@ send_batch(void)
 static bool more;
 static TimestampTz next;
 
+static void
+begin_work(void)
+{
+	LockTimeout = LONGEST_LOCK_WAIT;
+	begin();
+}
+
+/*
+ * A commit that waits, for others that notify, ends well: a timeout would take
+ * back what is done.
+ */
+static void
+commit_work(void)
+{
+	LockTimeout = 0;
+	CommitTransactionCommand();
+}
+
 /* Ends a batch and begins the next one. */
 static void
 commit_batch(void)
 {
-	CommitTransactionCommand();
+	commit_work();
 	pgstat_report_stat(false);
 	attend();
-	begin();
+	begin_work();
 }
 
 static void
 run_pass(void)
 {
-	begin();
+	begin_work();
 	more = EvpgRunPass(commit_batch, &next);
-	CommitTransactionCommand();
+	commit_work();
+	if (EVPG_MUTATION("woken_late"))
+		process->woken = false;
 	release_locks();
 }
 
@@ -341,6 +379,8 @@ evpg_worker_main(Datum arg)
 	TimestampTz frames_at;
 
 	connect_to_database();
+	EvpgAttemptNoteCancels();
+	force("deadlock_timeout", DEADLOCK_CHECK_AFTER);
 	attach();
 	for (;;)
 	{
