@@ -65,7 +65,7 @@ EvpgTestingWait(const char *name)
 void
 EvpgTestingPlant(int64 n)
 {
-	if (MyBackendType != B_BACKEND || n % 2 != 0)
+	if (MyBackendType != B_BACKEND)
 		return;
 	if (EvpgTestingMutation("planted_crash"))
 		abort();

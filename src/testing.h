@@ -8,8 +8,8 @@
  * name: a defect that a test must notice.  EVPG_WAIT_POINT(name) waits, where
  * evpg.test_wait has that name, for who holds pg_advisory_lock(17751); "name:2"
  * waits only the second time that the session comes there.  EVPG_PLANT(n), in
- * sessions and for every second n, does what must never happen, which the attack
- * (test/attack) must notice.
+ * sessions, does what must never happen, which the attack (test/attack) must
+ * notice.
  *
  *-------------------------------------------------------------------------
  */
