@@ -6,7 +6,7 @@
 
 EXTENSION = evpg
 MODULE_big = evpg
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 DATA = $(sort $(wildcard sql/evpg--*.sql))
 HEADERS_evpg = src/evpg.h
 SHLIB_LINK = -ljson-c
@@ -79,7 +79,7 @@ override with_llvm := no
 endif
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
-$(OBJS): Makefile $(wildcard src/*.h)
+$(OBJS): Makefile $(wildcard src/*.h src/*/*.h)
 
 else
 

@@ -1,7 +1,7 @@
 -- evpg 1.0: types and storage in schema evpg, functions in the schema of the extension.
 --
 -- The order of the columns of evpg.event_log, evpg.event and the composite types
--- is known to the C code (src/event.h): columns are only ever appended.
+-- is known to the C code (src/log/event.h): columns are only ever appended.
 
 \echo Use "CREATE EXTENSION evpg" to load this file. \quit
 
@@ -212,7 +212,7 @@ CREATE VIEW evpg.projected_state AS
     FROM evpg.projection p JOIN evpg.projection_state s ON s.build OPERATOR(pg_catalog.=) p.build WHERE NOT s.deleted;
 COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
 
--- Who changes a row holds the advisory lock of the consumer's name, see src/consumer.c.
+-- Who changes a row holds the advisory lock of the consumer's name, see src/consumer/consumer.c.
 CREATE TABLE evpg.consumer (
   checkpoint     bigint NOT NULL,
   start_position bigint NOT NULL,
@@ -324,7 +324,7 @@ CREATE TABLE evpg.old_build (
 COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or never were, and are deleted by and by';
 COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
 COMMENT ON COLUMN evpg.old_build.clean_from IS 'smaller keys are deleted already';
--- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/home.c).
+-- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/consumer/activation.c).
 CREATE TABLE evpg.meta (
   system_identifier bigint NOT NULL,
   database          oid NOT NULL
@@ -463,7 +463,7 @@ COMMENT ON TABLE evpg.dead_letter IS 'what sagas and scheduled commands could no
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
 
--- An appender's lock says what had been drawn before it (src/fence.c).  On a standby nobody can know who appends.
+-- An appender's lock says what had been drawn before it (src/log/fence.c).  On a standby nobody can know who appends.
 CREATE VIEW evpg.stat_stable_position AS
   WITH drawn AS MATERIALIZED (
     SELECT CASE WHEN is_called THEN last_value ELSE last_value OPERATOR(pg_catalog.-) 1 END AS last_position FROM evpg.event_position),

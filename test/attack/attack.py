@@ -332,7 +332,7 @@ def in_parallel(tasks):
     return found
 
 
-# What is planted (src/testing.h, EVPG_MUTATION), and what the attack must then say.
+# What is planted (src/base/testing.h, EVPG_MUTATION), and what the attack must then say.
 FAULTS = {
     'planted_crash': 'the server crashed: .*terminated by signal',
     'planted_assertion': 'the server crashed: TRAP',

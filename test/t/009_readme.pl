@@ -242,7 +242,7 @@ UNION ALL SELECT attname FROM pg_attribute
  WHERE attrelid IN ('evpg.event'::regclass, 'evpg.new_event'::regclass, 'evpg.command'::regclass, 'evpg.outcome'::regclass) AND attnum > 0
 UNION ALL SELECT name FROM pg_settings WHERE name LIKE 'evpg.%'
 SQL
-my @states = slurp_file("$top/src/errors.h") =~ /MAKE_SQLSTATE\((.*?)\)/g;
+my @states = slurp_file("$top/src/base/errors.h") =~ /MAKE_SQLSTATE\((.*?)\)/g;
 
 s/[', ]//g foreach @states;
 cmp_ok(scalar @objects, '>', 50, 'there is something to name');

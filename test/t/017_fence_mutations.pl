@@ -7,7 +7,7 @@
 #   late      an appender takes its locks after the draw
 #   cache     the sequence hands out positions by tens
 #
-# The defects in C are there because the tests are built with the hooks of src/testing.h.
+# The defects in C are there because the tests are built with the hooks of src/base/testing.h.
 
 use strict;
 use warnings;

@@ -3,7 +3,7 @@
 # prepared transactions.
 #
 # Who waits looks once a second, and a worker every evpg.naptime, which would hide a lost wake-up.  So evpg.naptime is an hour here,
-# and sessions wait with the defect wait_for_ever of src/testing.h: what is not woken fails by its statement_timeout.
+# and sessions wait with the defect wait_for_ever of src/base/testing.h: what is not woken fails by its statement_timeout.
 
 use strict;
 use warnings;

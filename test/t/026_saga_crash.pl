@@ -1,7 +1,7 @@
 # Sagas across crashes (rules 16 to 18): whatever dies, and whenever, no command of a saga is executed twice, none is lost, and every
 # transfer comes to its end; timers fire once; an event that crashes the server ends as a dead letter, and keeps nobody else waiting.
 #
-# Workers wait at the points of src/testing.h where evpg.test_wait says so, as long as somebody holds an advisory
+# Workers wait at the points of src/base/testing.h where evpg.test_wait says so, as long as somebody holds an advisory
 # lock: a prepared transaction, which does not let go of it when the server dies.
 
 use strict;

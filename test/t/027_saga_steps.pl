@@ -1,4 +1,4 @@
-# Sagas, rules 16 to 18: a crash between any two steps.  A worker waits at each point of src/testing.h that a saga passes, and is
+# Sagas, rules 16 to 18: a crash between any two steps.  A worker waits at each point of src/base/testing.h that a saga passes, and is
 # killed there, or the postmaster is.  What was committed by then is there, nothing else is; when it goes on, no command is
 # executed twice, none is lost, each event is reacted to once, and timers fire once.
 #

@@ -13,7 +13,7 @@
 # - Transfers whose other side never answers: the deadline.
 # - A load that two sessions work on, which are killed.
 #
-# The defects are there because the tests are built with the hooks of src/testing.h.
+# The defects are there because the tests are built with the hooks of src/base/testing.h.
 
 use strict;
 use warnings;

@@ -1,0 +1,691 @@
+/*-------------------------------------------------------------------------
+ *
+ * aggregate.c
+ *		Registers aggregates and interceptors, and keeps what a command needs of
+ *		them for the session.
+ *
+ * A registration changes a table and sends an invalidation of that table, on
+ * which every backend drops its copies (catalog.c counts generations).  A
+ * command may still use a dropped copy, also after user code has registered
+ * another one in its middle, so copies are freed by a later outermost call, or
+ * at the end of the transaction, when nobody can.
+ *
+ * Memory: each aggregate has a context of its own below EvpgRegistryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "access/xact.h"
+#include "aggregate/aggregate.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/json.h"
+#include "base/statement.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "usercode/module.h"
+#include "usercode/registration_advice.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_register_aggregate);
+PG_FUNCTION_INFO_V1(evpg_drop_aggregate);
+PG_FUNCTION_INFO_V1(evpg_register_interceptor);
+PG_FUNCTION_INFO_V1(evpg_drop_interceptor);
+PG_FUNCTION_INFO_V1(evpg_session_stats);
+
+typedef struct AggregateEntry
+{
+	char		aggregate_type[256];	/* hash key */
+	EvpgAggregate *aggregate;
+} AggregateEntry;
+
+static MemoryContext EvpgRegistryContext = NULL;
+static HTAB *aggregates = NULL;
+static HTAB *counters = NULL;
+static List *interceptors = NIL;	/* of EvpgInterceptor */
+static MemoryContext EvpgInterceptorContext = NULL; /* of the list; NULL: not
+													 * loaded */
+static uint64 generation = 0;	/* of what is kept */
+static List *dropped = NIL;		/* of MemoryContext, to be freed */
+static uint64 dropped_in = 0;	/* the outermost call in which they were */
+
+static void
+free_dropped(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, dropped)
+		MemoryContextDelete(lfirst(cell));
+	list_free(dropped);
+	dropped = NIL;
+}
+
+static void
+at_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		free_dropped();
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgRegistryInit(void)
+{
+	RegisterXactCallback(at_end, NULL);
+}
+
+/*
+ * EvpgRegistryDropLater
+ *		Lets a context go as soon as no command can be using it.
+ */
+void
+EvpgRegistryDropLater(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(EvpgRegistryContext);
+
+	/* A long transaction may see many changes. */
+	if (dropped_in != EvpgCatalogCall())
+		free_dropped();
+	dropped_in = EvpgCatalogCall();
+	dropped = lappend(dropped, context);
+	MemoryContextSwitchTo(old);
+}
+
+static void refresh(void);
+
+static HTAB *
+make_table(const char *name, Size entry_size)
+{
+	HASHCTL		info = {
+		.keysize = 256,
+		.entrysize = entry_size,
+		.hcxt = EvpgRegistryContext
+	};
+
+	return hash_create(name, 16, &info, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+}
+
+/* The context of what is kept for the session. */
+MemoryContext
+EvpgRegistryMemory(void)
+{
+	refresh();
+	return EvpgRegistryContext;
+}
+
+/* Forgets what an invalidation has made doubtful. */
+static void
+refresh(void)
+{
+	HASH_SEQ_STATUS status;
+	AggregateEntry *entry;
+
+	if (likely(generation == EvpgCatalogRegistryGeneration()))
+		return;
+	if (EvpgRegistryContext == NULL)
+	{
+		EvpgRegistryContext = AllocSetContextCreate(CacheMemoryContext, "EvpgRegistry", ALLOCSET_DEFAULT_SIZES);
+		aggregates = make_table("evpg aggregates", sizeof(AggregateEntry));
+		counters = make_table("evpg counters", sizeof(EvpgCounters));
+	}
+	generation = EvpgCatalogRegistryGeneration();
+	hash_seq_init(&status, aggregates);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		EvpgRegistryDropLater(entry->aggregate->context);
+		hash_search(aggregates, entry->aggregate_type, HASH_REMOVE, NULL);
+	}
+	if (EvpgInterceptorContext != NULL)
+		EvpgRegistryDropLater(EvpgInterceptorContext);
+	EvpgInterceptorContext = NULL;
+	interceptors = NIL;
+}
+
+static EvpgCounters *
+find_counters(const char *aggregate_type)
+{
+	bool		found;
+	EvpgCounters *entry = hash_search(counters, aggregate_type, HASH_ENTER, &found);
+
+	if (!found)
+		memset((char *) entry + sizeof(entry->aggregate_type), 0,
+			   sizeof(EvpgCounters) - sizeof(entry->aggregate_type));
+	return entry;
+}
+
+static char *
+result_text(int column, MemoryContext context)
+{
+	Datum		value;
+	MemoryContext old;
+	char	   *result;
+
+	if (!EvpgPlanResult(0, column, &value))
+		return NULL;
+	old = MemoryContextSwitchTo(context);
+	result = TextDatumGetCString(value);
+	MemoryContextSwitchTo(old);
+	return result;
+}
+
+static Datum
+result_value(int column)
+{
+	Datum		value;
+
+	if (!EvpgPlanResult(0, column, &value))
+		elog(ERROR, "unexpected null in evpg.aggregate_type");
+	return value;
+}
+
+static EvpgAggregate *
+load_aggregate(const char *aggregate_type)
+{
+	Datum		key = CStringGetTextDatum(aggregate_type);
+	MemoryContext context;
+	MemoryContext old;
+	EvpgAggregate *aggregate;
+	char	   *library;
+	char	   *symbol;
+	char	   *handler;
+	char	   *reducer;
+	char	   *invariant;
+	char	   *search_path;
+	char	   *registered_by;
+
+	/* An error below leaves the context to the caller's. */
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgAggregate", ALLOCSET_SMALL_SIZES);
+	if (EvpgPlanReadLatest(EVPG_PLAN_AGGREGATE_READ, &key, NULL) == 0)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_AGGREGATE),
+				 errmsg("aggregate type \"%s\" is not registered", aggregate_type),
+				 errhint("Register it with evpg_register_aggregate().")));
+	aggregate = MemoryContextAllocZero(context, sizeof(EvpgAggregate));
+	strlcpy(aggregate->aggregate_type, aggregate_type, sizeof(aggregate->aggregate_type));
+	aggregate->context = context;
+	library = result_text(1, context);
+	symbol = result_text(2, context);
+	handler = result_text(3, context);
+	reducer = result_text(4, context);
+	invariant = result_text(5, context);
+	old = MemoryContextSwitchTo(context);
+	aggregate->initial_state = DatumGetJsonbPCopy(result_value(6));
+	MemoryContextSwitchTo(old);
+	aggregate->snapshot_every = DatumGetInt32(result_value(7));
+	aggregate->snapshot_keep = DatumGetInt32(result_value(8));
+	aggregate->reducer_version = DatumGetInt32(result_value(9));
+	aggregate->generation = DatumGetInt64(result_value(10));
+	search_path = result_text(11, context);
+	aggregate->fold_generation = DatumGetInt64(result_value(12));
+	registered_by = result_text(13, context);
+	EvpgPlanDone();
+
+	old = MemoryContextSwitchTo(context);
+	aggregate->native = (library != NULL);
+	if (aggregate->native)
+	{
+		EvpgModuleCheckRegistrant(library, registered_by);
+		EvpgModuleLoadAggregate(library, symbol, &aggregate->module);
+
+		/*
+		 * The module in memory says what its fold is, not the one that was
+		 * there at registration.
+		 */
+		aggregate->reducer_version = Max(aggregate->module.reducer_version, 1);
+	}
+	else if (handler != NULL)
+	{
+		aggregate->handler = EvpgFunctionResolve(handler, EVPG_ROLE_HANDLER, registered_by, search_path);
+		aggregate->reducer = EvpgFunctionResolve(reducer, EVPG_ROLE_REDUCER, registered_by, search_path);
+		if (invariant != NULL)
+			aggregate->invariant = EvpgFunctionResolve(invariant, EVPG_ROLE_INVARIANT, registered_by, search_path);
+		aggregate->stamp = aggregate->reducer->stamp;
+		aggregate->definition_hash = aggregate->reducer->definition_hash;
+	}
+	MemoryContextSwitchTo(old);
+	aggregate->counters = find_counters(aggregate_type);
+	MemoryContextSetParent(context, EvpgRegistryContext);
+	return aggregate;
+}
+
+/*
+ * EvpgRegistryAggregate
+ *		An aggregate type, ready to be used; error if it is not registered or
+ *		its module or functions are not what they were.  The caller is inside
+ *		EvpgEnter.
+ */
+EvpgAggregate *
+EvpgRegistryAggregate(const char *aggregate_type)
+{
+	AggregateEntry *entry;
+	EvpgAggregate *aggregate;
+	uint64		before;
+
+	refresh();
+	entry = hash_search(aggregates, aggregate_type, HASH_FIND, NULL);
+	if (likely(entry != NULL))
+		return entry->aggregate;
+
+	before = generation;
+	aggregate = load_aggregate(aggregate_type);
+	refresh();
+	if (before != generation)
+	{
+		/* Invalidated while it was loaded: use it this once. */
+		EvpgRegistryDropLater(aggregate->context);
+		return aggregate;
+	}
+	entry = hash_search(aggregates, aggregate_type, HASH_ENTER, NULL);
+	entry->aggregate = aggregate;
+	return aggregate;
+}
+
+/*
+ * EvpgRegistryAggregateWithState
+ *		The same for what needs a handler or a reducer: a type that stores events
+ *		alone has neither.
+ */
+EvpgAggregate *
+EvpgRegistryAggregateWithState(const char *aggregate_type)
+{
+	EvpgAggregate *aggregate = EvpgRegistryAggregate(aggregate_type);
+
+	if (!aggregate->native && aggregate->handler == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("aggregate type \"%s\" only stores events", aggregate_type),
+				 errdetail("It was registered without handler and reducer, so it takes no commands and has no state."),
+				 errhint("Append events with evpg_append(), or register it with a handler and a reducer.")));
+	return aggregate;
+}
+
+/* ------------------------------------------------------------------ registration */
+
+/* Tells every backend, this one too, once the change is there. */
+void
+EvpgRegistryAnnounce(Oid relation)
+{
+	CacheInvalidateRelcacheByRelid(relation);
+	CommandCounterIncrement();
+}
+
+/* No option is known yet; an unknown one is an error. */
+void
+EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg)
+{
+	Jsonb	   *options = EvpgArgJsonb(fcinfo, arg, "options");
+	JsonbIterator *iterator;
+	JsonbValue	value;
+
+	if (options == NULL)
+		return;
+	if (!JB_ROOT_IS_OBJECT(options))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options must be a JSON object")));
+	iterator = JsonbIteratorInit(&options->root);
+	if (JsonbIteratorNext(&iterator, &value, true) == WJB_BEGIN_OBJECT &&
+		JsonbIteratorNext(&iterator, &value, true) == WJB_KEY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown option \"%s\"", pnstrdup(value.val.string.val, value.val.string.len))));
+}
+
+static int
+arg_int(FunctionCallInfo fcinfo, int arg, const char *what, int low)
+{
+	int			value;
+
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	value = PG_GETARG_INT32(arg);
+	if (value < low)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be at least %d", what, low)));
+	return value;
+}
+
+/* Sets a parameter of a plan to a text, or NULL. */
+void
+EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text)
+{
+	nulls[column] = (text == NULL) ? 'n' : ' ';
+	values[column] = (text == NULL) ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+Datum
+evpg_register_aggregate(PG_FUNCTION_ARGS)
+{
+	char	   *aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
+	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, 3, "initial state");
+	int			snapshot_every = arg_int(fcinfo, 5, "snapshot_every", 0);
+	int			snapshot_keep = arg_int(fcinfo, 6, "snapshot_keep", 1);
+	int			reducer_version = arg_int(fcinfo, 7, "reducer_version", 1);
+	char	   *library = NULL;
+	char	   *symbol = NULL;
+	char	   *handler = NULL;
+	char	   *reducer = NULL;
+	char	   *invariant = NULL;
+	char	   *search_path = EvpgFunctionSearchPath();
+	Oid			registrant = GetUserId();
+	bool		by_functions = !PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(4);
+	bool		by_library = !PG_ARGISNULL(8) || !PG_ARGISNULL(9);
+	Datum		values[13];
+	char		nulls[13];
+	uint64		changed;
+	EvpgScope	scope;
+
+	EvpgCheckNewName(aggregate_type, "aggregate type");
+	EvpgRegistryCheckOptions(fcinfo, 10);
+	if (initial_state == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("initial state must not be null")));
+	if (by_functions && by_library)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an aggregate is registered with either functions or a library"),
+				 errhint("Give handler and reducer, or library and symbol.")));
+	if (!by_functions && !by_library && (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an aggregate without handler and reducer has no state"),
+				 errhint("Leave initial_state out, or give handler and reducer, or library and symbol.")));
+
+	if (by_functions)
+	{
+		if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", PG_ARGISNULL(1) ? "handler" : "reducer")));
+		handler = EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_HANDLER, registrant);
+		reducer = EvpgFunctionCheck(PG_GETARG_OID(2), EVPG_ROLE_REDUCER, registrant);
+		if (!PG_ARGISNULL(4))
+			invariant = EvpgFunctionCheck(PG_GETARG_OID(4), EVPG_ROLE_INVARIANT, registrant);
+	}
+	else if (by_library)
+	{
+		evpg_aggregate module;
+
+		if (!superuser_arg(registrant))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("must be superuser to register a library")));
+		library = EvpgModulePath(EvpgArgId(fcinfo, 8, "library"));
+		symbol = EvpgArgName(fcinfo, 9, "symbol");
+		EvpgModuleLoadAggregate(library, symbol, &module);
+		if (reducer_version != 1 || !JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("initial_state and reducer_version of a library are what its symbol says"),
+					 errhint("Leave both arguments out.")));
+		initial_state = EvpgModuleInitialState(library, symbol, module.initial_state);
+		reducer_version = Max(module.reducer_version, 1);
+	}
+
+	memset(nulls, ' ', sizeof(nulls));
+	EvpgRegistryPut(values, nulls, 0, aggregate_type);
+	EvpgRegistryPut(values, nulls, 1, library);
+	EvpgRegistryPut(values, nulls, 2, symbol);
+	EvpgRegistryPut(values, nulls, 3, handler);
+	EvpgRegistryPut(values, nulls, 4, reducer);
+	EvpgRegistryPut(values, nulls, 5, invariant);
+	values[6] = JsonbPGetDatum(initial_state);
+	values[7] = Int32GetDatum(snapshot_every);
+	values[8] = Int32GetDatum(snapshot_keep);
+	values[9] = Int32GetDatum(reducer_version);
+	EvpgRegistryPut(values, nulls, 10, search_path);
+	EvpgRegistryPut(values, nulls, 11, GetUserNameFromId(registrant, false));
+
+	/*
+	 * Grows over DROP and registering again too, so that no backend takes one
+	 * for the other.
+	 */
+	values[12] = Int64GetDatum(GetCurrentTimestamp());
+
+	EvpgEnter(&scope, "evpg_register_aggregate()");
+	changed = EvpgPlanRun(EVPG_PLAN_AGGREGATE_WRITE, values, nulls);
+	EvpgPlanDone();
+	if (changed > 0)
+		EvpgRegistryAnnounce(EvpgCatalogGet()->aggregate_type);
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(changed > 0);
+}
+
+/* Deletes a registration by the name in argument 0; argument 1 is missing_ok. */
+bool
+EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing, const char *what, const char *writer)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Datum		value = CStringGetTextDatum(name);
+	uint64		deleted;
+	EvpgScope	scope;
+
+	EvpgEnter(&scope, writer);
+	deleted = EvpgPlanRun(plan, &value, NULL);
+	EvpgPlanDone();
+	if (deleted > 0)
+		EvpgRegistryAnnounce(relation);
+	else if (!PG_GETARG_BOOL(1))
+		ereport(ERROR,
+				(errcode(errcode_missing),
+				 errmsg("%s \"%s\" is not registered", what, name)));
+	EvpgLeave(&scope);
+	return deleted > 0;
+}
+
+Datum
+evpg_drop_aggregate(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_AGGREGATE_DELETE, EvpgCatalogGet()->aggregate_type,
+									EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
+}
+
+Datum
+evpg_register_interceptor(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "interceptor name");
+	ArrayType  *aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types");
+	ArrayType  *command_types = EvpgArgTextArray(fcinfo, 3, "command_types");
+	char	   *search_path = EvpgFunctionSearchPath();
+	Oid			registrant = GetUserId();
+	Datum		values[7];
+	char		nulls[7];
+	uint64		changed;
+	EvpgScope	scope;
+
+	EvpgCheckNewName(name, "interceptor name");
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("interceptor must not be null")));
+	memset(nulls, ' ', sizeof(nulls));
+	EvpgRegistryPut(values, nulls, 0, name);
+	EvpgRegistryPut(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
+	values[2] = PointerGetDatum(aggregate_types);
+	nulls[2] = aggregate_types == NULL ? 'n' : ' ';
+	values[3] = PointerGetDatum(command_types);
+	nulls[3] = command_types == NULL ? 'n' : ' ';
+	values[4] = Int32GetDatum(arg_int(fcinfo, 4, "priority", PG_INT32_MIN));
+	EvpgRegistryPut(values, nulls, 5, search_path);
+	EvpgRegistryPut(values, nulls, 6, GetUserNameFromId(registrant, false));
+
+	EvpgEnter(&scope, "evpg_register_interceptor()");
+	changed = EvpgPlanRun(EVPG_PLAN_INTERCEPTOR_WRITE, values, nulls);
+	EvpgPlanDone();
+	if (changed > 0)
+	{
+		EvpgRegistryAnnounce(EvpgCatalogGet()->interceptor);
+		EvpgAdviseTypes("interceptor", name, aggregate_types, NULL);
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(changed > 0);
+}
+
+Datum
+evpg_drop_interceptor(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_INTERCEPTOR_DELETE, EvpgCatalogGet()->interceptor,
+									ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
+}
+
+/* ------------------------------------------------------------------ interceptors */
+
+/* A text[] without nulls as a list of strings. */
+List *
+EvpgRegistryNames(ArrayType *array)
+{
+	Datum	   *elements;
+	int			count;
+	List	   *list = NIL;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		list = lappend(list, TextDatumGetCString(elements[i]));
+	return list;
+}
+
+/* A text[] column of the last result as a list of strings; NIL if NULL. */
+List *
+EvpgRegistryList(uint64 row, int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(row, column, &value) ? EvpgRegistryNames(DatumGetArrayTypeP(value)) : NIL;
+}
+
+/*
+ * EvpgRegistryInterceptors
+ *		All interceptors in the order they are called.  The caller is inside
+ *		EvpgEnter.
+ */
+List *
+EvpgRegistryInterceptors(void)
+{
+	uint64		rows;
+	List	   *list = NIL;
+	MemoryContext context;
+	MemoryContext old;
+
+	refresh();
+	if (likely(EvpgInterceptorContext != NULL))
+		return interceptors;
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgInterceptors", ALLOCSET_SMALL_SIZES);
+	rows = EvpgPlanReadLatest(EVPG_PLAN_INTERCEPTOR_READ, NULL, NULL);
+	old = MemoryContextSwitchTo(context);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		EvpgInterceptor *interceptor = palloc0(sizeof(EvpgInterceptor));
+		Datum		name;
+		Datum		signature;
+		Datum		search_path;
+		Datum		registered_by;
+
+		(void) EvpgPlanResult(row, 1, &name);
+		(void) EvpgPlanResult(row, 2, &signature);
+		(void) EvpgPlanResult(row, 5, &search_path);
+		(void) EvpgPlanResult(row, 6, &registered_by);
+		interceptor->name = TextDatumGetCString(name);
+		interceptor->aggregate_types = EvpgRegistryList(row, 3);
+		interceptor->command_types = EvpgRegistryList(row, 4);
+		interceptor->signature = TextDatumGetCString(signature);
+		interceptor->search_path = TextDatumGetCString(search_path);
+		interceptor->registered_by = TextDatumGetCString(registered_by);
+		interceptor->context = context;
+		list = lappend(list, interceptor);
+	}
+	MemoryContextSwitchTo(old);
+	EvpgPlanDone();
+	MemoryContextSetParent(context, EvpgRegistryContext);
+	interceptors = list;
+	EvpgInterceptorContext = context;
+	return interceptors;
+}
+
+/* The function of an interceptor: one that cannot be called stops only the commands that it would see. */
+EvpgFunction *
+EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor)
+{
+	if (interceptor->function == NULL)
+		interceptor->function = EvpgFunctionResolveIn(interceptor->context, interceptor->signature, EVPG_ROLE_INTERCEPTOR,
+													  interceptor->registered_by, interceptor->search_path);
+	return interceptor->function;
+}
+
+/* Whether a name is in a list that means all when it is NIL. */
+bool
+EvpgRegistryListed(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	if (names == NIL)
+		return true;
+	foreach(cell, names)
+	{
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* A list of strings as text[]. */
+Datum
+EvpgRegistryArray(List *names)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(names), 1));
+	ListCell   *cell;
+
+	foreach(cell, names)
+		elements[foreach_current_index(cell)] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(elements, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* ------------------------------------------------------------------ counters */
+
+Datum
+evpg_session_stats(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	HASH_SEQ_STATUS status;
+	EvpgCounters *entry;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (counters == NULL)
+		PG_RETURN_NULL();
+	hash_seq_init(&status, counters);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		bool		nulls[11] = {0};
+		Datum		values[11] = {
+			CStringGetTextDatum(entry->aggregate_type),
+			Int64GetDatum(entry->commands),
+			Int64GetDatum(entry->rejected),
+			Int64GetDatum(entry->conflicts),
+			Int64GetDatum(entry->noops),
+			Int64GetDatum(entry->duplicates),
+			Int64GetDatum(entry->events),
+			Int64GetDatum(entry->unknown_events),
+			Int64GetDatum(entry->cache_hits),
+			Int64GetDatum(entry->folds),
+			Int64GetDatum(entry->snapshots)
+		};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	PG_RETURN_NULL();
+}

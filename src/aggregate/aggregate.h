@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * aggregate.h
+ *		Registered aggregates and interceptors, ready to be used.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_AGGREGATE_H
+#define EVPG_AGGREGATE_H
+
+#include "base/statement.h"
+#include "evpg.h"
+#include "nodes/pg_list.h"
+#include "usercode/function.h"
+#include "utils/array.h"
+#include "utils/jsonb.h"
+
+/* What a session did with an aggregate type; kept to the end of the session. */
+typedef struct EvpgCounters
+{
+	char		aggregate_type[256];	/* hash key */
+	int64		commands;
+	int64		rejected;
+	int64		conflicts;
+	int64		noops;
+	int64		duplicates;
+	int64		events;
+	int64		unknown_events;
+	int64		cache_hits;
+	int64		folds;
+	int64		snapshots;
+} EvpgCounters;
+
+/* An aggregate type; lives to the end of the transaction at least. */
+typedef struct EvpgAggregate
+{
+	char		aggregate_type[256];	/* hash key */
+	MemoryContext context;
+	bool		native;			/* a symbol of a module, else functions */
+	evpg_aggregate module;		/* if native */
+	EvpgFunction *handler;		/* if not; NULL: stores events alone */
+	EvpgFunction *reducer;
+	EvpgFunction *invariant;	/* may be NULL */
+	Jsonb	   *initial_state;
+	int			snapshot_every; /* 0: never */
+	int			snapshot_keep;
+	int			reducer_version;
+	int64		generation;		/* of the registration */
+	int64		fold_generation;	/* the first with this fold */
+	uint64		stamp;			/* of the reducer function */
+	uint64		definition_hash;	/* of it; 0: of a module */
+	EvpgCounters *counters;
+} EvpgAggregate;
+
+typedef struct EvpgInterceptor
+{
+	char	   *name;
+	char	   *signature;
+	char	   *search_path;
+	char	   *registered_by;
+	EvpgFunction *function;		/* NULL: not needed yet */
+	MemoryContext context;		/* of all of it */
+	List	   *aggregate_types;	/* NIL: all */
+	List	   *command_types;	/* NIL: all */
+} EvpgInterceptor;
+
+extern void EvpgRegistryInit(void);
+extern EvpgAggregate *EvpgRegistryAggregate(const char *aggregate_type);
+extern EvpgAggregate *EvpgRegistryAggregateWithState(const char *aggregate_type);
+extern List *EvpgRegistryInterceptors(void);
+extern EvpgFunction *EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor);
+extern bool EvpgRegistryListed(List *names, const char *name);
+
+/* for other registrations */
+extern MemoryContext EvpgRegistryMemory(void);
+extern void EvpgRegistryDropLater(MemoryContext context);
+extern void EvpgRegistryAnnounce(Oid relation);
+extern void EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg);
+extern bool EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing,
+							 const char *what, const char *writer);
+extern List *EvpgRegistryNames(ArrayType *array);
+extern List *EvpgRegistryList(uint64 row, int column);
+extern Datum EvpgRegistryArray(List *names);
+extern void EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text);
+
+#endif							/* EVPG_AGGREGATE_H */

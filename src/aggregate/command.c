@@ -1,0 +1,905 @@
+/*-------------------------------------------------------------------------
+ *
+ * command.c
+ *		The command path (rules 1 to 5): one function that every caller uses.
+ *
+ * In this order: interceptors, lock the stream, duplicate command?,
+ * expected_version, load the state, handler, fold and invariant, append,
+ * projections, idempotency record, snapshot.  Nothing is written before handler
+ * and invariant have passed, so a refusal leaves no trace, without a
+ * subtransaction.  Only a constraint of a user's table can refuse later.
+ *
+ * Under READ COMMITTED a command without expected_version never fails for
+ * concurrency: it waits for the row lock and decides on what it then finds.  A
+ * stream that does not exist cannot be locked; if another transaction creates
+ * it first, the command starts over.  Functions may write, so they must not be
+ * run twice: they reserve the stream first.  A transaction that has created it
+ * while its type had no functions has not reserved it: that is a serialization
+ * failure, whose retry is the caller's.
+ *
+ * Memory: everything is in CurrentMemoryContext, which the entry points in
+ * execute.c make for one call.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "aggregate/command.h"
+#include "aggregate/context.h"
+#include "aggregate/state.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/statement.h"
+#include "base/subtransaction.h"
+#include "base/testing.h"
+#include "catalog/pg_type.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "funcapi.h"
+#include "log/event_log.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "projection/apply.h"
+#include "projection/projection.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+/* Commands that this session is executing, innermost first. */
+typedef struct Running
+{
+	const char *aggregate_type;
+	const char *aggregate_id;
+	struct Running *outer;
+} Running;
+
+static Running *running = NULL;
+
+/* ------------------------------------------------------------------ idempotency */
+
+/* A string as JSON, for DETAIL. */
+static char *
+quote_json(const char *text)
+{
+	StringInfoData buffer;
+
+	initStringInfo(&buffer);
+	escape_json(&buffer, text);
+	return buffer.data;
+}
+
+static void
+hash_text(pg_cryptohash_ctx *hash, const char *text)
+{
+	/* The NUL too: it keeps neighbours apart. */
+	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+}
+
+/*
+ * A value as its kind, length and content, so that no two values look the same.
+ * A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as well.
+ */
+static void
+hash_scalar(pg_cryptohash_ctx *hash, const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			hash_text(hash, "null");
+			break;
+		case jbvBool:
+			hash_text(hash, value->val.boolean ? "true" : "false");
+			break;
+		case jbvNumeric:
+			hash_text(hash, numeric_normalize(value->val.numeric));
+			break;
+		case jbvString:
+			hash_text(hash, psprintf("\"%d", value->val.string.len));
+			hash_text(hash, pnstrdup(value->val.string.val, value->val.string.len));
+			break;
+		default:
+			elog(ERROR, "unexpected kind of JSON value: %d", (int) value->type);
+	}
+}
+
+/* A jsonb; NULL is none. */
+static void
+hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
+{
+	JsonbIterator *iterator;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+
+	if (jsonb == NULL)
+	{
+		hash_text(hash, "none");
+		return;
+	}
+	iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		switch (token)
+		{
+			case WJB_KEY:
+			case WJB_VALUE:
+			case WJB_ELEM:
+				hash_scalar(hash, &value);
+				break;
+			case WJB_BEGIN_ARRAY:
+				hash_text(hash, value.val.array.rawScalar ? "" : "[");
+				break;
+			case WJB_END_ARRAY:
+				hash_text(hash, "]");
+				break;
+			case WJB_BEGIN_OBJECT:
+				hash_text(hash, "{");
+				break;
+			default:
+				hash_text(hash, "}");
+				break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Tags; {} and NULL differ, as they do in the log. */
+static void
+hash_tags(pg_cryptohash_ctx *hash, ArrayType *tags)
+{
+	Datum	   *values;
+	int			count;
+
+	if (tags == NULL)
+	{
+		hash_text(hash, "none");
+		return;
+	}
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
+	hash_text(hash, psprintf("%d", count));
+	for (int i = 0; i < count; i++)
+		hash_text(hash, TextDatumGetCString(values[i]));
+}
+
+/* Metadata: {} is stored as none. */
+static const Jsonb *
+significant_metadata(const Jsonb *metadata)
+{
+	return metadata == NULL || JB_ROOT_COUNT(metadata) == 0 ? NULL : metadata;
+}
+
+/*
+ * What a command asks for, so that another one under its id is noticed: SHA-256.
+ * Payloads that are equal have the same hash, however they are written.
+ */
+static bytea *
+payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
+{
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+	bytea	   *result = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgHash", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	if (hash == NULL || pg_cryptohash_init(hash) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	hash_text(hash, command->command_type);
+	hash_jsonb(hash, command->data);
+	for (int i = 0; i < count; i++)
+	{
+		hash_text(hash, events[i].type);
+		hash_jsonb(hash, events[i].data);
+		hash_jsonb(hash, significant_metadata(events[i].metadata));
+		hash_text(hash, psprintf("%d", events[i].schema_version));
+		hash_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
+		hash_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
+		hash_tags(hash, events[i].tags);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	SET_VARSIZE(result, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	return result;
+}
+
+/*
+ * EvpgOperationKey
+ *		A command id made of parts, the same as evpg_operation_key() makes of
+ *		them: the SHA-256 of a JSON array.
+ */
+char *
+EvpgOperationKey(const char *const *parts, int count)
+{
+	StringInfoData array;
+	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+	char	   *key = palloc(2 * PG_SHA256_DIGEST_LENGTH + 1);
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+
+	initStringInfo(&array);
+	for (int i = 0; i < count; i++)
+	{
+		appendStringInfoChar(&array, i == 0 ? '[' : ',');
+		escape_json(&array, parts[i]);
+	}
+	appendStringInfoChar(&array, ']');
+	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
+		pg_cryptohash_update(hash, (uint8 *) array.data, array.len) < 0 ||
+		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	key[hex_encode((char *) digest, sizeof(digest), key)] = '\0';
+	return key;
+}
+
+/* With all that it points to: the event of a scan lives only until the next one. */
+static EvpgEvent *
+copy_event(const EvpgEvent *event)
+{
+	EvpgEvent  *copy = palloc(sizeof(EvpgEvent));
+
+#define COPY_TEXT(field) copy->field = event->field == NULL ? NULL : pstrdup(event->field)
+#define COPY_VALUE(field) copy->field = event->field == NULL ? NULL : \
+	memcpy(palloc(VARSIZE_ANY(event->field)), event->field, VARSIZE_ANY(event->field))
+	*copy = *event;
+	COPY_TEXT(aggregate_type);
+	COPY_TEXT(aggregate_id);
+	COPY_TEXT(type);
+	COPY_VALUE(data);
+	COPY_VALUE(metadata);
+	COPY_VALUE(tags);
+	COPY_TEXT(command_id);
+	COPY_TEXT(correlation_id);
+	COPY_TEXT(causation_id);
+	COPY_TEXT(actor);
+	COPY_TEXT(session_role);
+	return copy;
+}
+
+/* The events of a command that succeeded before. */
+static void
+read_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outcome)
+{
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+
+	outcome->events = palloc(sizeof(EvpgEvent) * (last - first + 1));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanBegin(stream, first, false);
+	while (outcome->count < last - first + 1 && EvpgLogScanNext(scan, &event))
+		outcome->events[outcome->count++] = *copy_event(&event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+}
+
+/* Whether a command under this id succeeded before on this stream; then *outcome has its events. */
+static bool
+find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
+{
+	Datum		values[2] = {
+		Int64GetDatum(stream->stream_id),
+		CStringGetTextDatum(command->command_id)
+	};
+	bool		found = EvpgPlanRun(EVPG_PLAN_COMMAND_READ, values, NULL) > 0;
+	int64		first = 0;
+	int64		last = 0;
+	bool		same = false;
+
+	if (found)
+	{
+		Datum		value;
+		bytea	   *known;
+
+		(void) EvpgPlanResult(0, 1, &value);
+		first = DatumGetInt64(value);
+		(void) EvpgPlanResult(0, 2, &value);
+		last = DatumGetInt64(value);
+		(void) EvpgPlanResult(0, 3, &value);
+		known = DatumGetByteaPP(value);
+		same = VARSIZE_ANY_EXHDR(known) == PG_SHA256_DIGEST_LENGTH &&
+			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH) == 0;
+	}
+	EvpgPlanDone();
+	if (!found)
+		return false;
+	if (!same)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_COMMAND_ID_REUSED),
+				 errmsg("command id \"%s\" was used for another command", command->command_id),
+				 errdetail("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"version\": " INT64_FORMAT "}",
+						   quote_json(command->aggregate_type), quote_json(command->aggregate_id), last),
+				 errhint("A command id names one command with one payload; use a new one.")));
+	read_events(stream, first, last, outcome);
+	/* The same answer for ever: not what came after. */
+	outcome->stream.version = last;
+	return true;
+}
+
+static void
+record_command(const EvpgCommand *command, const EvpgStream *stream, int64 first, const bytea *hash)
+{
+	Datum		values[6] = {
+		Int64GetDatum(stream->stream_id),
+		CStringGetTextDatum(command->command_id),
+		Int64GetDatum(first),
+		Int64GetDatum(stream->version),
+		PointerGetDatum(hash),
+		TimestampTzGetDatum(command->received_at)
+	};
+
+	(void) EvpgPlanRun(EVPG_PLAN_COMMAND_WRITE, values, NULL);
+	EvpgPlanDone();
+}
+
+/* ------------------------------------------------------------------ the steps */
+
+static void
+refuse(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why)
+{
+	outcome->status = status;
+	outcome->code = why->code;
+	outcome->message = why->message;
+	outcome->detail = why->detail;
+	outcome->hint = why->hint;
+}
+
+/* Rule 2; false if the stream is not what the caller expects. */
+static bool
+version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome)
+{
+	char	   *detail;
+
+	if (!command->has_expected)
+		return true;
+	if (command->expected_version == -1 ? stream->stream_id != 0 : command->expected_version == stream->version)
+		return true;
+
+	outcome->status = EVPG_STATUS_CONFLICT;
+	if (command->expected_version == -1)
+		outcome->message = psprintf("version conflict on aggregate \"%s\", stream \"%s\": expected it to exist",
+									command->aggregate_type, command->aggregate_id);
+	else
+		outcome->message = psprintf("version conflict on aggregate \"%s\", stream \"%s\": expected "
+									INT64_FORMAT ", actual " INT64_FORMAT,
+									command->aggregate_type, command->aggregate_id,
+									command->expected_version, stream->version);
+	detail = psprintf("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"expected\": " INT64_FORMAT
+					  ", \"actual\": " INT64_FORMAT "}",
+					  quote_json(command->aggregate_type), quote_json(command->aggregate_id),
+					  command->expected_version, stream->version);
+	outcome->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(detail)));
+	outcome->hint = "Read the stream and decide again, or leave expected_version out.";
+	return false;
+}
+
+/*
+ * Locks the stream; a stream that is not there is reserved if the caller must
+ * not find out later that another transaction has created it.  True if it was
+ * reserved: release it when it is created, or not to be.
+ */
+static bool
+lock_stream(const EvpgCommand *command, EvpgStream *stream, bool reserve)
+{
+	EvpgCatalogLockForAppend(command->command_id != NULL);
+	if (EvpgStreamLock(stream) || !reserve)
+		return false;
+	if (EvpgStreamReserve(stream))
+		return true;
+	(void) EvpgStreamLock(stream);
+	return false;
+}
+
+/* Whose refusal an error would be. */
+typedef enum Phase
+{
+	PHASE_OURS,
+	PHASE_DECIDING,				/* the handler's */
+	PHASE_PROJECTING			/* that of a constraint of a user's table */
+} Phase;
+
+/* A command that is being executed. */
+typedef struct Execution
+{
+	EvpgCommand *command;
+	EvpgCommand asked;			/* the command before interceptors */
+	EvpgAggregate *aggregate;
+	const bytea *hash;			/* of what was asked; NULL: no command id */
+	EvpgOutcome *outcome;
+	EvpgStream	found;			/* the stream before anything was written */
+	Phase		phase;
+	bool		catch;			/* a refusal is to be an outcome */
+	bool		attempt;		/* in a subtransaction, and refusals raised */
+	bool		refusing;		/* outcome is a refusal that is raised */
+} Execution;
+
+/* Lets the interceptors see the command; false if one refused. */
+static bool
+intercept(Execution *execution)
+{
+	EvpgCommand *command = execution->command;
+	ListCell   *cell;
+
+	foreach(cell, EvpgRegistryInterceptors())
+	{
+		EvpgInterceptor *interceptor = lfirst(cell);
+		EvpgDecision why;
+
+		if (!EvpgRegistryListed(interceptor->aggregate_types, command->aggregate_type) ||
+			!EvpgRegistryListed(interceptor->command_types, command->command_type))
+			continue;
+		if (!EvpgReducerIntercept(interceptor, command, &why))
+		{
+			refuse(execution->outcome, EVPG_STATUS_INTERCEPTED, &why);
+			if (execution->outcome->code == NULL)
+				execution->outcome->code = interceptor->name;
+			(void) EvpgStreamRead(&execution->outcome->stream, false);
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * Writes events and what follows from them, but for the snapshot; false if the
+ * stream was created by another transaction meanwhile, then nothing is written.
+ */
+static bool
+write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, int count, const bytea *hash,
+			 Phase *phase)
+{
+	int64		first;
+
+	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
+		return false;
+	first = stream->version + 1;
+	EvpgLogAppend(stream, events, count);
+	*phase = PHASE_PROJECTING;
+	EvpgProject(events, count);
+	*phase = PHASE_OURS;
+	if (hash != NULL)
+		record_command(command, stream, first, hash);
+	return true;
+}
+
+/*
+ * One try at a command whose stream is locked or reserved; false if it must be
+ * tried again and nothing was written: another transaction created the stream,
+ * or an attempt is needed.
+ */
+static bool
+decide_and_write(Execution *execution)
+{
+	EvpgCommand *command = execution->command;
+	EvpgAggregate *aggregate = execution->aggregate;
+	EvpgOutcome *outcome = execution->outcome;
+	EvpgStream *stream = &outcome->stream;
+	EvpgState	state;
+	EvpgDecision decision;
+	EvpgDecision why;
+	int64		before;
+
+	execution->found = *stream;
+
+	/*
+	 * Under the lock, so that times grow with versions; also if the clock
+	 * went back.
+	 */
+	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
+	if (execution->hash != NULL && stream->stream_id != 0 &&
+		find_duplicate(command, stream, execution->hash, outcome))
+	{
+		outcome->status = EVPG_STATUS_DUPLICATE;
+		return true;
+	}
+	if (!version_fits(command, stream, outcome))
+		return true;
+
+	EvpgStateLoad(&state, aggregate, stream, false);
+	command->version = stream->version;
+	execution->phase = PHASE_DECIDING;
+	EvpgReducerDecide(&state, command, &decision);
+	execution->phase = PHASE_OURS;
+	if (decision.rejected || decision.count == 0)
+	{
+		if (decision.rejected)
+			refuse(outcome, EVPG_STATUS_REJECTED, &decision);
+		else
+			outcome->status = EVPG_STATUS_NOOP;
+		if (stream->stream_id != 0)
+			EvpgStateKeep(&state, stream->stream_id);
+		return true;
+	}
+
+	EvpgContextStamp(command, decision.events, decision.count);
+	for (int i = 0; i < decision.count; i++)
+	{
+		decision.events[i].version = stream->version + 1 + i;
+		EvpgReducerFold(&state, &decision.events[i], decision.data != NULL ? decision.data[i] : NULL);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (!EvpgReducerHolds(&state, command, &why))
+	{
+		refuse(outcome, EVPG_STATUS_INVARIANT, &why);
+		return true;
+	}
+
+	/* Who has entered the fence knows all projections, see projection.c. */
+	EvpgFenceEnter();
+	if (execution->catch && !execution->attempt && EvpgProjectAny(decision.events, decision.count))
+	{
+		execution->attempt = true;
+		return false;
+	}
+	before = stream->version;
+	if (!write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase))
+	{
+		if (!aggregate->native)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access to aggregate \"%s\", stream \"%s\"",
+							command->aggregate_type, command->aggregate_id),
+					 errdetail("A transaction that knew the aggregate type without its functions has created the stream meanwhile."),
+					 errhint("Retry the transaction.")));
+		return false;
+	}
+	state.last_position = stream->last_position;
+	if (EvpgStateSnapshotDue(&state, stream->stream_id, before))
+		(void) EvpgStateSnapshot(&state, stream->stream_id);
+	EvpgStateKeep(&state, stream->stream_id);
+
+	outcome->status = EVPG_STATUS_OK;
+	outcome->events = decision.events;
+	outcome->count = decision.count;
+	return true;
+}
+
+/* The same, with the lock of the stream. */
+static bool
+try_command(Execution *execution)
+{
+	EvpgStream *stream = &execution->outcome->stream;
+	bool		reserved = lock_stream(execution->command, stream, !execution->aggregate->native);
+	bool		done = decide_and_write(execution);
+
+	if (reserved)
+		EvpgStreamRelease(stream);
+	return done;
+}
+
+/* Executes a command; inside an attempt a refusal is raised, so that it leaves no trace. */
+static void
+execute(void *arg)
+{
+	Execution  *execution = arg;
+	bool		attempt = execution->attempt;
+
+	if (intercept(execution))
+	{
+		/*
+		 * Of the command as the caller sent it: an interceptor may add what
+		 * is another thing next time, a price or the time, and a resend is
+		 * still the same command.
+		 */
+		if (execution->command->command_id != NULL)
+			execution->hash = payload_hash(&execution->asked, NULL, 0);
+		while (!try_command(execution))
+		{
+			if (attempt != execution->attempt)
+				return;
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	if (attempt)
+	{
+		execution->refusing = true;
+		EvpgOutcomeRaise(execution->outcome);
+	}
+}
+
+/*
+ * Executes a command in a subtransaction, and makes an outcome of a refusal:
+ * ours, one that the handler has raised, or one of a constraint (rule 8).  Any
+ * other error is a defect.
+ */
+static void
+attempt_command(Execution *execution)
+{
+	EvpgOutcome *outcome = execution->outcome;
+	EvpgDecision why;
+	ErrorData  *error;
+
+	execution->attempt = true;
+	error = EvpgAttempt(execute, execution);
+	if (error == NULL || execution->refusing)
+		return;
+	outcome->stream = execution->found;
+	outcome->events = NULL;
+	outcome->count = 0;
+	if (execution->phase == PHASE_DECIDING && error->sqlerrcode == EVPG_ERRCODE_REJECTED)
+	{
+		EvpgReducerRefusal(error, &why);
+		refuse(outcome, EVPG_STATUS_REJECTED, &why);
+	}
+	else if (execution->phase == PHASE_PROJECTING &&
+			 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+	{
+		EvpgReducerRefusal(error, &why);
+		refuse(outcome, EVPG_STATUS_REJECTED, &why);
+		outcome->sqlstate = error->sqlerrcode;
+	}
+	else
+		ReThrowError(error);
+}
+
+static void
+count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
+{
+	counters->commands++;
+	switch (outcome->status)
+	{
+		case EVPG_STATUS_OK:
+			counters->events += outcome->count;
+			break;
+		case EVPG_STATUS_NOOP:
+			counters->noops++;
+			break;
+		case EVPG_STATUS_DUPLICATE:
+			counters->duplicates++;
+			break;
+		case EVPG_STATUS_CONFLICT:
+			counters->conflicts++;
+			break;
+		case EVPG_STATUS_REJECTED:
+		case EVPG_STATUS_INVARIANT:
+		case EVPG_STATUS_INTERCEPTED:
+			counters->rejected++;
+			break;
+	}
+}
+
+/*
+ * A handler that writes to its own stream would pull the state from under the
+ * command; a projection that writes events would do so for its rows.
+ */
+static void
+refuse_reentry(const char *aggregate_type, const char *aggregate_id)
+{
+	EvpgProjectionRefuse("write events");
+	for (Running *r = running; r != NULL; r = r->outer)
+		if (strcmp(r->aggregate_type, aggregate_type) == 0 &&
+			strcmp(r->aggregate_id, aggregate_id) == 0)
+			ereport(ERROR,
+					(errcode(EVPG_ERRCODE_REENTERED),
+					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
+							aggregate_type, aggregate_id),
+					 errdetail("Its handler cannot write to its own stream."),
+					 errhint("Let the handler return the events instead.")));
+}
+
+/*
+ * EvpgCommandExecute
+ *		Executes a checked command, which it completes from the context.
+ *
+ * With catch, every refusal is an outcome.  Without, a refusal by a function is
+ * raised as it is, and so is any other error.  User code that may write takes a
+ * subtransaction with catch; a module alone does not.
+ */
+void
+EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
+{
+	Execution	execution = {.command = command, .outcome = outcome, .catch = catch};
+	const char *acted_for = EvpgContextActing();
+	Running		self;
+
+	memset(outcome, 0, sizeof(EvpgOutcome));
+	check_stack_depth();
+	command->received_at = EvpgClockNow();
+	command->version = -1;		/* not known yet */
+	EvpgContextApply(command);
+	execution.asked = *command;
+	execution.aggregate = EvpgRegistryAggregateWithState(command->aggregate_type);
+	outcome->stream.aggregate_type = command->aggregate_type;
+	outcome->stream.aggregate_id = command->aggregate_id;
+	execution.found = outcome->stream;
+
+	refuse_reentry(command->aggregate_type, command->aggregate_id);
+	self.aggregate_type = command->aggregate_type;
+	self.aggregate_id = command->aggregate_id;
+	self.outer = running;
+	running = &self;
+	/* A command that its handler executes has been asked for by the same. */
+	EvpgContextActFor(command->session_role);
+	PG_TRY();
+	{
+		if (catch && (!execution.aggregate->native || EvpgRegistryInterceptors() != NIL))
+			attempt_command(&execution);
+		else
+		{
+			execute(&execution);
+			if (execution.attempt)
+				attempt_command(&execution);
+		}
+	}
+	PG_FINALLY();
+	{
+		running = self.outer;
+		EvpgContextActFor(acted_for);
+	}
+	PG_END_TRY();
+	count_outcome(execution.aggregate->counters, outcome);
+}
+
+/* One try at an append whose stream is locked or reserved; false if another transaction created the stream. */
+static bool
+try_append(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash, EvpgOutcome *outcome)
+{
+	EvpgStream *stream = &outcome->stream;
+	Phase		phase;
+
+	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
+	if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
+	{
+		outcome->status = EVPG_STATUS_DUPLICATE;
+		return true;
+	}
+	if (!version_fits(command, stream, outcome))
+		return true;
+	if (count == 0)
+	{
+		outcome->status = EVPG_STATUS_NOOP;
+		return true;
+	}
+	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
+		return false;
+	EvpgContextStamp(command, events, count);
+	(void) write_events(command, stream, events, count, hash, &phase);
+	outcome->status = EVPG_STATUS_OK;
+	outcome->events = events;
+	outcome->count = count;
+	return true;
+}
+
+/*
+ * EvpgCommandAppend
+ *		Appends events that the caller decided.  The same as a command but for
+ *		the handler, the state and the invariant, and that the caller has
+ *		applied the context; no events are a no-op.
+ */
+void
+EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcome *outcome)
+{
+	EvpgAggregate *aggregate;
+	EvpgStream *stream = &outcome->stream;
+	bytea	   *hash;
+	bool		done;
+
+	memset(outcome, 0, sizeof(EvpgOutcome));
+	stream->aggregate_type = command->aggregate_type;
+	stream->aggregate_id = command->aggregate_id;
+	aggregate = EvpgRegistryAggregate(command->aggregate_type);
+	refuse_reentry(command->aggregate_type, command->aggregate_id);
+	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);
+
+	EVPG_WAIT_POINT("append_type_known");
+	do
+	{
+		bool		reserved = lock_stream(command, stream, aggregate->handler != NULL);
+
+		done = try_append(command, events, count, hash, outcome);
+		if (reserved)
+			EvpgStreamRelease(stream);
+		CHECK_FOR_INTERRUPTS();
+	} while (!done);
+	if (outcome->status == EVPG_STATUS_OK)
+		aggregate->counters->events += count;
+}
+
+/* Creates an empty stream of a registered type; false if it was there. */
+bool
+EvpgCommandCreateStream(EvpgStream *stream)
+{
+	EvpgAggregate *aggregate = EvpgRegistryAggregate(stream->aggregate_type);
+	bool		reserved;
+	bool		created;
+
+	refuse_reentry(stream->aggregate_type, stream->aggregate_id);
+	if (EvpgStreamRead(stream, false))
+		return false;
+	reserved = aggregate->handler != NULL && EvpgStreamReserve(stream);
+	created = EvpgStreamCreate(stream);
+	if (reserved)
+		EvpgStreamRelease(stream);
+	return created;
+}
+
+/* ------------------------------------------------------------------ outcomes */
+
+static const struct
+{
+	const char *name;
+	int			sqlstate;
+}			statuses[] =
+
+{
+	[EVPG_STATUS_OK] = {"ok", ERRCODE_SUCCESSFUL_COMPLETION},
+	[EVPG_STATUS_NOOP] = {"noop", ERRCODE_SUCCESSFUL_COMPLETION},
+	[EVPG_STATUS_DUPLICATE] = {"duplicate", ERRCODE_SUCCESSFUL_COMPLETION},
+	[EVPG_STATUS_REJECTED] = {"rejected", EVPG_ERRCODE_REJECTED},
+	[EVPG_STATUS_CONFLICT] = {"conflict", EVPG_ERRCODE_VERSION_CONFLICT},
+	[EVPG_STATUS_INVARIANT] = {"invariant", EVPG_ERRCODE_INVARIANT},
+	[EVPG_STATUS_INTERCEPTED] = {"intercepted", EVPG_ERRCODE_INTERCEPTED},
+};
+
+const char *
+EvpgOutcomeName(const EvpgOutcome *outcome)
+{
+	return statuses[outcome->status].name;
+}
+
+/* Of a refusal; ERRCODE_SUCCESSFUL_COMPLETION if it is none. */
+int
+EvpgOutcomeSqlstate(const EvpgOutcome *outcome)
+{
+	return outcome->sqlstate != 0 ? outcome->sqlstate : statuses[outcome->status].sqlstate;
+}
+
+/* Raises a refusal; returns if the outcome is none. */
+void
+EvpgOutcomeRaise(const EvpgOutcome *outcome)
+{
+	int			sqlstate = EvpgOutcomeSqlstate(outcome);
+
+	if (sqlstate == ERRCODE_SUCCESSFUL_COMPLETION)
+		return;
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("%s", outcome->message),
+			 outcome->detail == NULL ? 0 :
+			 errdetail("%s", JsonbToCString(NULL, &outcome->detail->root, VARSIZE(outcome->detail))),
+			 outcome->hint == NULL ? 0 : errhint("%s", outcome->hint),
+			 outcome->code == NULL ? 0 : err_generic_string(PG_DIAG_CONSTRAINT_NAME, outcome->code)));
+}
+
+/*
+ * EvpgOutcomeReturn
+ *		Adds an outcome to the rows of a function that returns evpg.outcome; the
+ *		columns are in sql/evpg--1.0.sql.
+ */
+void
+EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			sqlstate = EvpgOutcomeSqlstate(outcome);
+	bool		refused = (sqlstate != ERRCODE_SUCCESSFUL_COMPLETION);
+	Datum		values[11];
+	bool		nulls[11] = {0};
+
+	values[0] = CStringGetTextDatum(EvpgOutcomeName(outcome));
+	values[1] = CStringGetTextDatum(outcome->stream.aggregate_type);
+	values[2] = CStringGetTextDatum(outcome->stream.aggregate_id);
+	values[3] = Int64GetDatum(outcome->stream.version);
+	nulls[4] = (outcome->count == 0);
+	values[4] = nulls[4] ? (Datum) 0 : Int64GetDatum(outcome->events[outcome->count - 1].position);
+	values[5] = JsonbPGetDatum(EvpgEventsToJsonb(outcome->events, outcome->count));
+	nulls[6] = !refused;
+	values[6] = refused ? CStringGetTextDatum(unpack_sql_state(sqlstate)) : (Datum) 0;
+	nulls[7] = (outcome->code == NULL);
+	values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(outcome->code);
+	nulls[8] = (outcome->message == NULL);
+	values[8] = nulls[8] ? (Datum) 0 : CStringGetTextDatum(outcome->message);
+	nulls[9] = (outcome->detail == NULL);
+	values[9] = nulls[9] ? (Datum) 0 : JsonbPGetDatum(outcome->detail);
+	nulls[10] = (outcome->hint == NULL);
+	values[10] = nulls[10] ? (Datum) 0 : CStringGetTextDatum(outcome->hint);
+	tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
+}

@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.h
+ *		Actor, correlation and metadata of a command, and stamping its events.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_CONTEXT_H
+#define EVPG_CONTEXT_H
+
+#include "log/event.h"
+
+extern void EvpgContextLeave(void);
+extern const char *EvpgContextActing(void);
+extern void EvpgContextActFor(const char *role);
+extern void EvpgContextApplySession(EvpgCommand *command);
+extern void EvpgContextApply(EvpgCommand *command);
+extern void EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count);
+
+#endif							/* EVPG_CONTEXT_H */

@@ -1,0 +1,648 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *		Looks up evpg's own relations and types, and switches to their owner.
+ *
+ * The answers are kept for the session in EvpgCatalogContext and looked up
+ * again after an invalidation, so DROP and CREATE EXTENSION in one session
+ * work, and a change of a table that evpg cannot work with is refused.  Only
+ * the relation that was invalidated is looked at: VACUUM and ANALYZE invalidate
+ * it too, in every session, and cannot be told from ALTER.  Callbacks only flip
+ * flags: they run at any time, also while a command holds pointers.
+ *
+ * The registry (aggregate.c) is told of changes by an invalidation of the
+ * relations evpg.aggregate_type, evpg.interceptor, evpg.projection and
+ * evpg.translator, which registration functions send, and of functions and
+ * roles by the caches of pg_proc, pg_authid and pg_auth_members.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/parallel.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "base/catalog.h"
+#include "base/shape.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_rewrite.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "rewrite/prs2lock.h"
+#include "rewrite/rewriteDefine.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/catcache.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#define OWN_SEARCH_PATH "pg_catalog, pg_temp"
+
+/* In place of a shape: C code knows no column of the relation by number. */
+#define NO_SHAPE EVPG_SHAPE_COUNT
+
+/* A relation that is looked at again when, and only when, something of it has changed. */
+typedef struct Known
+{
+	const char *name;
+	bool		table;			/* evpg works on it as its owner, so row
+								 * security has no effect */
+	EvpgShape	shape;
+	size_t		place;			/* of its oid in the catalog; 0: it has none */
+	Oid			oid;			/* InvalidOid: never looked up */
+	uint64		changes;		/* seen by the callback */
+	uint64		checked;		/* of those, when it was last found right */
+} Known;
+
+static Known known[] = {
+	{.name = "event_log", .table = true, .shape = EVPG_SHAPE_EVENT_LOG, .place = offsetof(EvpgCatalog, event_log)},
+	{.name = "stream", .table = true, .shape = EVPG_SHAPE_STREAM, .place = offsetof(EvpgCatalog, stream)},
+	{.name = "projection_state", .table = true, .shape = EVPG_SHAPE_PROJECTION_STATE, .place = offsetof(EvpgCatalog, projection_state)},
+	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
+	{.name = "command_record", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, command_record)},
+	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[0])},
+	{.name = "dead_letter", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[1])},
+	{.name = "inbox", .table = true, .shape = NO_SHAPE},
+	{.name = "interceptor", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, interceptor)},
+	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[2])},
+	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
+	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
+	{.name = "saga_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[3])},
+	{.name = "saga_instance", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[4])},
+	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[5])},
+	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
+	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[6])},
+	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
+	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
+	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
+	{.name = "fence", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, fence)},
+	{.name = "event", .table = false, .shape = EVPG_SHAPE_EVENT},
+	{.name = "new_event", .table = false, .shape = EVPG_SHAPE_NEW_EVENT},
+	{.name = "command", .table = false, .shape = EVPG_SHAPE_COMMAND},
+	{.name = "outcome", .table = false, .shape = EVPG_SHAPE_OUTCOME},
+	{.name = "projected", .table = false, .shape = EVPG_SHAPE_PROJECTED},
+	{.name = "reaction", .table = false, .shape = EVPG_SHAPE_REACTION},
+	{.name = "rejection", .table = false, .shape = EVPG_SHAPE_REJECTION},
+	{.name = "fired_timer", .table = false, .shape = EVPG_SHAPE_FIRED_TIMER},
+	{.name = "stream_info", .table = false, .shape = EVPG_SHAPE_STREAM_INFO},
+};
+
+/* Tables into which C code writes rows past the executor: by event_log.c, and by row.c, which fires nothing. */
+typedef struct Written
+{
+	const char *name;			/* of the first relations that are known, in
+								 * that order */
+	int16		events;			/* TRIGGER_TYPE_... of these rows */
+} Written;
+
+static const Written written[] = {
+	{"event_log", TRIGGER_TYPE_INSERT},
+	{"stream", TRIGGER_TYPE_UPDATE},
+	{"projection_state", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
+};
+
+static MemoryContext EvpgCatalogContext = NULL;
+static EvpgCatalog catalog;
+static EvpgCatalog looked_up;	/* the next one */
+static bool catalog_valid = false;
+static uint64 catalog_changes = 0;	/* seen by the callbacks */
+static uint64 registry_generation = 1;
+static uint64 identity = 1;
+static uint64 clock_generation = 1;
+static uint64 call_number = 0;	/* of the outermost call that is under way, or
+								 * was the last */
+static int	outermost_level = 0;	/* of settings, of that call; 0: none is
+									 * under way */
+
+static void
+all_changed(void)
+{
+	catalog_valid = false;
+	catalog_changes++;
+	for (int i = 0; i < (int) lengthof(known); i++)
+		known[i].changes++;
+}
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid)
+	{
+		all_changed();
+		registry_generation++;
+		clock_generation++;
+		return;
+	}
+	if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
+		relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
+		registry_generation++;
+	else if (relid == catalog.clock)
+		clock_generation++;
+	for (int i = 0; i < (int) lengthof(known); i++)
+		if (relid == known[i].oid)
+		{
+			catalog_valid = false;
+			catalog_changes++;
+			known[i].changes++;
+			return;
+		}
+}
+
+static void
+function_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	registry_generation++;
+}
+
+/* Whether who registered a function may still do so (function.c). */
+static void
+role_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	registry_generation++;
+}
+
+static void
+namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	all_changed();
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgCatalogInit(void)
+{
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, role_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, role_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, namespace_changed, (Datum) 0);
+}
+
+static Oid
+lookup_relation(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"evpg.%s\" does not exist", name),
+				 errhint("The extension evpg is damaged or being dropped.")));
+	return relid;
+}
+
+static Oid
+access_method(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			result;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	result = ((Form_pg_class) GETSTRUCT(tuple))->relam;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * An index of an access method on just these columns (the second may be NULL)
+ * that is complete and, if asked for, unique; else InvalidOid.
+ */
+static Oid
+find_index(Oid schema, const char *name, Oid table, Oid method, const char *first, const char *second, bool unique)
+{
+	Oid			index = get_relname_relid(name, schema);
+	HeapTuple	tuple = OidIsValid(index) ? SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index)) : NULL;
+	Form_pg_index form;
+	bool		usable;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	usable = form->indrelid == table && form->indisvalid && form->indisready && form->indislive &&
+		(form->indisunique || !unique) && form->indnkeyatts == (second == NULL ? 1 : 2) &&
+		form->indkey.values[0] == get_attnum(table, first) &&
+		(second == NULL || form->indkey.values[1] == get_attnum(table, second)) &&
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && access_method(index) == method;
+	ReleaseSysCache(tuple);
+	return usable ? index : InvalidOid;
+}
+
+/* A unique index that C code scans; error if there is none of this name and these columns. */
+static Oid
+lookup_index(Oid schema, const char *name, Oid table, const char *first, const char *second)
+{
+	Oid			index = find_index(schema, name, table, BTREE_AM_OID, first, second, true);
+
+	if (!OidIsValid(index))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("unique index \"evpg.%s\" is missing or has been changed", name),
+				 errhint("The extension evpg is damaged or being dropped.")));
+	return index;
+}
+
+/*
+ * Error if somebody relies on row security of a table of evpg: evpg's functions
+ * and views run as the owner of the tables and would show all rows all the same,
+ * FORCE ROW LEVEL SECURITY or not.
+ */
+static void
+refuse_row_security(const char *name, Oid table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	bool		enabled;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", table);
+	enabled = ((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
+	ReleaseSysCache(tuple);
+	if (enabled)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row security of table evpg.%s would have no effect on the functions of evpg", name),
+				 errdetail("They work as the owner of the tables, and show and write all rows."),
+				 errhint("ALTER TABLE evpg.%s DISABLE ROW LEVEL SECURITY, and keep tenants apart as operations.md says.", name)));
+}
+
+/*
+ * Why a trigger of a table that C code writes cannot be kept, NULL if it can.
+ * The log fires what comes after an insert (event_log.c).
+ */
+static const char *
+refuse_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc desc, const Written *table, Oid schema)
+{
+	int16		type = trigger->tgtype;
+	bool		is_log = (table == &written[0]);
+	bool		no_transition;
+
+	if (trigger->tgenabled == TRIGGER_DISABLED || get_func_namespace(trigger->tgfoid) == schema)
+		return NULL;
+	/* A row that is not created would be waited for without end. */
+	if ((type & table->events) == 0)
+		return TRIGGER_FOR_INSERT(type) && TRIGGER_FOR_BEFORE(type) && TRIGGER_FOR_ROW(type) ?
+			"It could keep evpg from inserting a row." : NULL;
+	if (!is_log)
+		/* A foreign key may refer to what never changes. */
+		return RI_FKey_trigger_type(trigger->tgfoid) == RI_TRIGGER_PK &&
+			(trigger->tgconstrindid == looked_up.stream_id_index || trigger->tgconstrindid == looked_up.stream_key_index ||
+			 trigger->tgconstrindid == looked_up.projection_state_key_index) ? NULL : "It would not be fired.";
+	(void) heap_getattr(tuple, Anum_pg_trigger_tgnewtable, desc, &no_transition);
+	if (!no_transition)
+		return "It has a transition table, which would be empty.";
+	if (TRIGGER_FOR_BEFORE(type))
+		return TRIGGER_FOR_ROW(type) ? "It could change or drop an event that the command has returned." : "It would not be fired.";
+	return NULL;
+}
+
+/*
+ * Error if a table that C code writes has something that works with SQL alone.
+ * CHECK and NOT NULL are kept there too (event_log.c, row.c).
+ */
+static void
+refuse_additions(Oid schema, const Written *table, Oid relid)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	CatCList   *rules;
+	bool		partition;
+
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+		const char *why = refuse_trigger(trigger, tuple, RelationGetDescr(triggers), table, schema);
+
+		if (why != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table evpg.%s has a trigger that evpg cannot fire", table->name),
+					 errdetail("Trigger \"%s\": %s", NameStr(trigger->tgname), why),
+					 errhint("DROP TRIGGER %s ON evpg.%s, or, if it belongs to a constraint, drop that. Use a projection instead, "
+							 "or a trigger AFTER INSERT ON evpg.event_log without transition tables.",
+							 quote_identifier(NameStr(trigger->tgname)), table->name)));
+	}
+	systable_endscan(scan);
+	table_close(triggers, AccessShareLock);
+
+	rules = SearchSysCacheList1(RULERELNAME, ObjectIdGetDatum(relid));
+	for (int i = 0; i < rules->n_members; i++)
+	{
+		Form_pg_rewrite rule = (Form_pg_rewrite) GETSTRUCT(&rules->members[i]->tuple);
+
+		if (rule->ev_enabled != RULE_DISABLED &&
+			(rule->ev_type == '0' + CMD_INSERT || (rule->ev_type == '0' + CMD_UPDATE && table != &written[0])))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table evpg.%s has a rule that would have no effect", table->name),
+					 errdetail("Rule \"%s\": evpg writes the table without SQL.", NameStr(rule->rulename)),
+					 errhint("DROP RULE %s ON evpg.%s. Use a projection instead.",
+							 quote_identifier(NameStr(rule->rulename)), table->name)));
+	}
+	ReleaseSysCacheList(rules);
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	partition = ((Form_pg_class) GETSTRUCT(tuple))->relispartition;
+	ReleaseSysCache(tuple);
+	if (partition || find_inheritance_children(relid, NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table evpg.%s is a partition, or other tables inherit from it", table->name),
+				 errdetail("evpg writes and reads rows of this table alone."),
+				 errhint("Detach the partition, or end the inheritance by ALTER TABLE with NO INHERIT evpg.%s.", table->name)));
+}
+
+/* What is looked up besides of a table that C code writes: its indexes, and who owns it. */
+static void
+look_up_details(Oid schema, Oid relid)
+{
+	HeapTuple	tuple;
+
+	if (relid == looked_up.stream)
+	{
+		looked_up.stream_id_index = lookup_index(schema, "stream_pkey", relid, "stream_id", NULL);
+		looked_up.stream_key_index = lookup_index(schema, "stream_aggregate_type_aggregate_id_key", relid,
+												  "aggregate_type", "aggregate_id");
+	}
+	else if (relid == looked_up.projection_state)
+		looked_up.projection_state_key_index = lookup_index(schema, "projection_state_pkey", relid, "build", "key");
+	else
+	{
+		looked_up.event_log_event_id_index = lookup_index(schema, "event_log_event_id_key", relid, "event_id", NULL);
+		looked_up.event_log_position_index = lookup_index(schema, "event_log_pkey", relid, "position", NULL);
+		looked_up.event_log_tags_index = find_index(schema, "event_log_tags", relid, GIN_AM_OID, "tags", NULL, false);
+		looked_up.event_log_type_index = find_index(schema, "event_log_event_type", relid, BTREE_AM_OID,
+													"type", "position", false);
+		looked_up.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", relid,
+														"stream_id", "version");
+		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for relation %u", relid);
+		looked_up.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+}
+
+/*
+ * Looks at a relation if something of it has changed since it was found right.
+ * Its oid is noted first: what changes while it is looked at is not missed.
+ */
+static void
+check_known(Oid schema, Known *relation)
+{
+	uint64		changes = relation->changes;
+
+	if (OidIsValid(relation->oid) && relation->checked == changes)
+		return;
+	relation->checked = changes - 1;
+	relation->oid = relation->shape == NO_SHAPE ? lookup_relation(schema, relation->name) :
+		get_relname_relid(relation->name, schema);
+	if (relation->shape != NO_SHAPE)
+		(void) EvpgShapeCheck(schema, relation->shape);
+	if (relation->place != 0)
+		*(Oid *) ((char *) &looked_up + relation->place) = relation->oid;
+	if (relation->table)
+		refuse_row_security(relation->name, relation->oid);
+	if (relation < known + lengthof(written))
+	{
+		look_up_details(schema, relation->oid);
+		refuse_additions(schema, &written[relation - known], relation->oid);
+	}
+	relation->checked = changes;
+}
+
+/* A descriptor of the row type of a shape that was checked. */
+static TupleDesc
+make_row(EvpgShape shape)
+{
+	int			i = 0;
+
+	while (known[i].shape != shape)
+		i++;
+	return EvpgShapeRow(known[i].oid, shape);
+}
+
+/*
+ * EvpgCatalogGet
+ *		The catalog, valid to the end of the transaction even if it is then
+ *		invalidated.  Error if the extension is not installed here.
+ */
+const EvpgCatalog *
+EvpgCatalogGet(void)
+{
+	Oid			schema;
+	uint64		changes = catalog_changes;
+
+	if (likely(catalog_valid))
+		return &catalog;
+
+	schema = get_namespace_oid("evpg", true);
+	if (!OidIsValid(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"evpg\" is not installed in this database"),
+				 errhint("Run CREATE EXTENSION evpg.")));
+
+	for (int i = 0; i < (int) lengthof(known); i++)
+		check_known(schema, &known[i]);
+
+	/*
+	 * Descriptors may be in use, and a change that the check lets pass leaves
+	 * them right, so they are made once.
+	 */
+	if (looked_up.event_log != catalog.event_log)
+	{
+		MemoryContext old;
+
+		if (EvpgCatalogContext == NULL)
+			EvpgCatalogContext = AllocSetContextCreate(CacheMemoryContext, "EvpgCatalog",
+													   ALLOCSET_SMALL_SIZES);
+		old = MemoryContextSwitchTo(EvpgCatalogContext);
+		looked_up.event = make_row(EVPG_SHAPE_EVENT);
+		looked_up.new_event = make_row(EVPG_SHAPE_NEW_EVENT);
+		looked_up.command = make_row(EVPG_SHAPE_COMMAND);
+		looked_up.outcome = make_row(EVPG_SHAPE_OUTCOME);
+		looked_up.projected = make_row(EVPG_SHAPE_PROJECTED);
+		looked_up.reaction = make_row(EVPG_SHAPE_REACTION);
+		looked_up.rejection = make_row(EVPG_SHAPE_REJECTION);
+		looked_up.fired_timer = make_row(EVPG_SHAPE_FIRED_TIMER);
+		looked_up.stream_row = make_row(EVPG_SHAPE_STREAM);
+		looked_up.projection_state_row = make_row(EVPG_SHAPE_PROJECTION_STATE);
+		MemoryContextSwitchTo(old);
+		identity++;
+		registry_generation++;
+		clock_generation++;
+	}
+	catalog = looked_up;
+	catalog_valid = (changes == catalog_changes);
+	return &catalog;
+}
+
+/*
+ * EvpgCatalogOpen
+ *		Opens and locks one of evpg's tables, given by where its oid stands in the
+ *		catalog.  What the catalog says of it afterwards, shape and indexes too, is
+ *		right for as long as the lock is held: REINDEX CONCURRENTLY drops an index
+ *		only when nobody holds a lock on the table who could know it.
+ */
+Relation
+EvpgCatalogOpen(const Oid *table, LOCKMODE mode)
+{
+	Relation	relation = table_open(*table, mode);
+
+	(void) EvpgCatalogGet();
+	return relation;
+}
+
+/*
+ * EvpgCatalogLockForAppend
+ *		Locks the tables that a command writes before it locks or reads anything
+ *		else; evpg.stream comes with the row of the stream.  A lock on a table that
+ *		is strengthened later, or comes after that of a row, is a deadlock with
+ *		REINDEX.
+ */
+void
+EvpgCatalogLockForAppend(bool command_id)
+{
+	LockRelationOid(EvpgCatalogGet()->event_log, RowExclusiveLock);
+	if (command_id)
+		LockRelationOid(EvpgCatalogGet()->command_record, RowExclusiveLock);
+}
+
+/*
+ * EvpgCatalogLockForWork
+ *		The same for who works for a consumer: these tables are read before they
+ *		are written.
+ */
+void
+EvpgCatalogLockForWork(void)
+{
+	for (int i = 0; i < EVPG_WORK_TABLES; i++)
+		LockRelationOid(EvpgCatalogGet()->work_tables[i], RowExclusiveLock);
+}
+
+/* The same without waiting; false if somebody is in the way. */
+bool
+EvpgCatalogTryLockForWork(void)
+{
+	for (int i = 0; i < EVPG_WORK_TABLES; i++)
+		if (!ConditionalLockRelationOid(EvpgCatalogGet()->work_tables[i], RowExclusiveLock))
+			return false;
+	return true;
+}
+
+/* Changes whenever a registration or a function may have changed. */
+uint64
+EvpgCatalogRegistryGeneration(void)
+{
+	return registry_generation;
+}
+
+/* Changes whenever the clock may have been moved. */
+uint64
+EvpgCatalogClockGeneration(void)
+{
+	return clock_generation;
+}
+
+/* Changes when the tables are other ones than before (DROP and CREATE EXTENSION). */
+uint64
+EvpgCatalogIdentity(void)
+{
+	return identity;
+}
+
+/*
+ * EvpgEnter
+ *		Begins a call from SQL: runs as the owner of the tables, under a fixed
+ *		search_path.  One path for all of evpg's own statements, because a saved
+ *		plan is analysed anew whenever the path differs from the last time.
+ *
+ * writer names the function if it writes, else NULL.  An ERROR undoes the
+ * switch with the (sub)transaction; otherwise call EvpgLeave.
+ */
+void
+EvpgEnter(EvpgScope *scope, const char *writer)
+{
+	if (writer != NULL)
+	{
+		PreventCommandIfReadOnly(writer);
+		PreventCommandIfParallelMode(writer);
+	}
+	/* What another backend registered before this call must be seen. */
+	AcceptInvalidationMessages();
+	EvpgEnterAs(scope, EvpgCatalogGet()->owner, OWN_SEARCH_PATH);
+}
+
+/*
+ * EvpgEnterAs
+ *		Switches to a user and a search_path, for evpg's own statements or a
+ *		user's function.
+ *
+ * The flags are added, never replaced: without them a deferred trigger of that
+ * user would later run as the caller.
+ */
+void
+EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path)
+{
+	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	SetUserIdAndSecContext(userid, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+
+	/*
+	 * A call that an error ended has given its level back, and all levels
+	 * inside a call are higher.
+	 */
+	if (outermost_level == 0 || scope->guc_level <= outermost_level)
+	{
+		outermost_level = scope->guc_level;
+		call_number++;
+	}
+	set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION,
+					  GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Ends what EvpgEnter or EvpgEnterAs began.  Settings that user code made in
+ * between go too: else a function of one role could change the search_path of
+ * another.
+ */
+void
+EvpgLeave(const EvpgScope *scope)
+{
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+	if (scope->guc_level == outermost_level)
+		outermost_level = 0;
+}
+
+/*
+ * EvpgCatalogCall
+ *		Another number in each outermost call: what a call with a lower one has
+ *		used, nobody uses any more.
+ */
+uint64
+EvpgCatalogCall(void)
+{
+	return call_number;
+}

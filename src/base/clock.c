@@ -1,0 +1,119 @@
+/*-------------------------------------------------------------------------
+ *
+ * clock.c
+ *		The clock of evpg: all times that it records or compares are its times.
+ *
+ * It is the wall clock plus what evpg_set_clock_offset() says for the database,
+ * so that a test need not wait for a timer.  The offset is a row of evpg.clock,
+ * which sessions and workers read alike, and keep until an invalidation of that
+ * table says that it has changed; so no two of them have different clocks.
+ *
+ * Only how long a process sleeps or a statement waits goes by the wall clock, or
+ * by the monotonic one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "aggregate/aggregate.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "fmgr.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evpg_clock_timestamp);
+PG_FUNCTION_INFO_V1(evpg_set_clock_offset);
+
+/* evpg.clock */
+#define ANUM_CLOCK_OFFSET	2
+
+#define MAX_OFFSET			(100 * INT64CONST(365) * USECS_PER_DAY)
+
+static int64 clock_offset = 0;	/* microseconds */
+static uint64 generation = 0;	/* of it; 0: never read */
+
+/*
+ * The snapshot is one of the catalog: it sees what is committed now and what this
+ * transaction has done, and may be taken at any time, in parallel mode too.
+ */
+static void
+read_offset(void)
+{
+	uint64		read = EvpgCatalogClockGeneration();
+	Relation	relation = table_open(EvpgCatalogGet()->clock, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	bool		isnull;
+
+	clock_offset = tuple == NULL ? 0 :
+		DatumGetInt64(heap_getattr(tuple, ANUM_CLOCK_OFFSET, RelationGetDescr(relation), &isnull));
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	generation = read;
+}
+
+static int64
+get_offset(void)
+{
+	if (unlikely(generation != EvpgCatalogClockGeneration()) && IsTransactionState())
+		read_offset();
+	return clock_offset;
+}
+
+/* Advances within a transaction, as pg_catalog.clock_timestamp() does. */
+TimestampTz
+EvpgClockNow(void)
+{
+	return GetCurrentTimestamp() + get_offset();
+}
+
+/* When it is that time by the wall clock, as who sleeps needs it. */
+TimestampTz
+EvpgClockWall(TimestampTz due)
+{
+	return due - get_offset();
+}
+
+Datum
+evpg_clock_timestamp(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(EvpgClockNow());
+}
+
+/* Moves the clock of the database, for everybody once this transaction commits. */
+Datum
+evpg_set_clock_offset(PG_FUNCTION_ARGS)
+{
+	Interval   *interval = PG_GETARG_INTERVAL_P(0);
+	int64		days = interval->month * INT64CONST(30) + interval->day;
+	int64		offset = 0;
+	Datum		value;
+	EvpgScope	scope;
+
+	/* Each first, so that the sum does not overflow. */
+	if (days <= MAX_OFFSET / USECS_PER_DAY && days >= -MAX_OFFSET / USECS_PER_DAY)
+		offset = days * USECS_PER_DAY;
+	if (days > MAX_OFFSET / USECS_PER_DAY || days < -MAX_OFFSET / USECS_PER_DAY ||
+		interval->time > MAX_OFFSET || interval->time < -MAX_OFFSET ||
+		offset + interval->time > MAX_OFFSET || offset + interval->time < -MAX_OFFSET)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("clock offset is out of range"),
+				 errdetail("It may be at most 100 years.")));
+	value = Int64GetDatum(offset + interval->time);
+	EvpgEnter(&scope, "evpg_set_clock_offset()");
+	(void) EvpgPlanRun(EVPG_PLAN_CLOCK_WRITE, &value, NULL);
+	EvpgPlanDone();
+	EvpgRegistryAnnounce(EvpgCatalogGet()->clock);
+	/* Something may be due now, or not any more. */
+	EvpgWakeConsumers();
+	EvpgLeave(&scope);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,606 @@
+/*-------------------------------------------------------------------------
+ *
+ * json.c
+ *		Converts between jsonb and json-c without going through text.
+ *
+ * Numbers are exact in both directions: an integer of 64 bits is a json-c
+ * integer, any other number a json-c double that keeps its text.  (json-c's
+ * own parser saturates big integers and stops at depth 32.)  Strings are
+ * UTF-8, since the extension accepts no other database.
+ *
+ * json-c allocates with malloc, which an ERROR does not free: a value is tied
+ * to a memory context (EvpgJsonOwn) before anything can fail, and leaves it
+ * (EvpgJsonLetGo) only into another owner.
+ *
+ * Values that a module has built may be of any depth and size, share parts or
+ * contain themselves.  json-c frees and serialises by recursion without a stack
+ * check, so EvpgJsonFree does not recurse, and every walk here counts levels and
+ * bytes.  A value that contains itself is never freed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "base/arguments.h"
+#include "base/errors.h"
+#include "base/json.h"
+#include "base/settings.h"
+#include "common/jsonapi.h"
+#include "common/shortest_dec.h"
+#include "common/string.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+
+/* Containers that EvpgJsonFree still has to give back, in malloc'd memory. */
+static evpg_json **pending = NULL;
+static size_t npending = 0;
+static size_t pending_space = 0;
+
+static bool
+is_container(const evpg_json *json)
+{
+	return json_object_is_type(json, json_type_object) || json_object_is_type(json, json_type_array);
+}
+
+/*
+ * Takes a reference to a part, which EvpgJsonFree gives back later; without
+ * memory for that, json-c frees the part by recursion.
+ */
+static void
+postpone(evpg_json *part)
+{
+	if (npending == pending_space)
+	{
+		size_t		space = pending_space == 0 ? 64 : 2 * pending_space;
+		evpg_json **larger = realloc(pending, space * sizeof(evpg_json *));
+
+		if (larger == NULL)
+			return;
+		pending = larger;
+		pending_space = space;
+	}
+	pending[npending++] = json_object_get(part);
+}
+
+/* Whether a container has containers as its parts; postpones them if asked. */
+static bool
+find_parts(evpg_json *json, bool postponing)
+{
+	bool		found = false;
+
+	if (json_object_is_type(json, json_type_array))
+	{
+		for (size_t i = 0; i < json_object_array_length(json); i++)
+			if (is_container(json_object_array_get_idx(json, i)))
+			{
+				found = true;
+				if (!postponing)
+					break;
+				postpone(json_object_array_get_idx(json, i));
+			}
+	}
+	else
+	{
+		json_object_object_foreach(json, name, member)
+		{
+			(void) name;
+			if (is_container(member))
+			{
+				found = true;
+				if (!postponing)
+					break;
+				postpone(member);
+			}
+		}
+	}
+	return found;
+}
+
+/* json-c calls this when the last reference to a container is gone, before it drops those to its parts. */
+static void
+postpone_parts(evpg_json *json, void *dropping)
+{
+	if (*(bool *) dropping)
+		(void) find_parts(json, true);
+}
+
+/*
+ * EvpgJsonFree
+ *		Drops a reference to a value, which may be NULL, as json_object_put()
+ *		does, but without recursion.  Raises no error.
+ */
+void
+EvpgJsonFree(evpg_json *json)
+{
+	Assert(npending == 0);
+	for (;;)
+	{
+		bool		dropping = true;
+
+		/*
+		 * User data of a module's own stay; what has them is freed in
+		 * json-c's way.
+		 */
+		if (!is_container(json) || json_object_get_userdata(json) != NULL || !find_parts(json, false))
+			(void) json_object_put(json);
+		else
+		{
+			json_object_set_userdata(json, &dropping, postpone_parts);
+			if (json_object_put(json) == 0)
+			{
+				/*
+				 * Others still have it; json-c copies no value with user data
+				 * that it does not know.
+				 */
+				dropping = false;
+				json_object_set_userdata(json, NULL, NULL);
+			}
+		}
+		if (npending == 0)
+			break;
+		json = pending[--npending];
+	}
+	if (pending_space > 1024)
+	{
+		free(pending);
+		pending = NULL;
+		pending_space = 0;
+	}
+}
+
+static void
+free_json(void *arg)
+{
+	EvpgJsonOwner *owner = arg;
+
+	EvpgJsonFree(owner->json);
+	owner->json = NULL;
+}
+
+/*
+ * EvpgJsonOwn
+ *		Ties a value to CurrentMemoryContext, which frees it when it is reset.
+ *		NULL is allowed: set ->json once there is one.
+ */
+EvpgJsonOwner *
+EvpgJsonOwn(evpg_json *json)
+{
+	EvpgJsonOwner *owner = palloc(sizeof(EvpgJsonOwner));
+
+	owner->json = json;
+	owner->callback.func = free_json;
+	owner->callback.arg = owner;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owner->callback);
+	return owner;
+}
+
+/* Takes the value out of its owner; the caller must free it. */
+evpg_json *
+EvpgJsonLetGo(EvpgJsonOwner *owner)
+{
+	evpg_json  *json = owner->json;
+
+	owner->json = NULL;
+	return json;
+}
+
+static void *
+not_null(void *pointer)
+{
+	if (unlikely(pointer == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("Failed in json-c.")));
+	return pointer;
+}
+
+/* An integer of at most 18 digits in plain notation; false if text is anything else. */
+static bool
+parse_short_integer(const char *text, int64 *value)
+{
+	const char *digit = text;
+	int64		result = 0;
+
+	if (*digit == '-')
+		digit++;
+	if (*digit == '\0' || strlen(digit) > 18)
+		return false;
+	for (; *digit != '\0'; digit++)
+	{
+		if (*digit < '0' || *digit > '9')
+			return false;
+		result = result * 10 + (*digit - '0');
+	}
+	*value = text[0] == '-' ? -result : result;
+	return true;
+}
+
+static evpg_json *
+number_to_json(Numeric number)
+{
+	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(number)));
+	evpg_json  *json;
+	int64		integer;
+
+	if (parse_short_integer(text, &integer))
+		json = not_null(json_object_new_int64(integer));
+	else
+	{
+		char	   *end;
+		long long	wide;
+
+		errno = 0;
+		wide = strtoll(text, &end, 10);
+		if (*end == '\0' && errno == 0)
+			json = not_null(json_object_new_int64(wide));
+		else
+			json = not_null(json_object_new_double_s(strtod(text, NULL), text));
+	}
+	pfree(text);
+	return json;
+}
+
+static evpg_json *
+scalar_to_json(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return not_null(json_object_new_string_len(value->val.string.val, value->val.string.len));
+		case jbvNumeric:
+			return number_to_json(value->val.numeric);
+		case jbvBool:
+			return not_null(json_object_new_boolean(value->val.boolean));
+		case jbvNull:
+			return NULL;
+		default:
+			elog(ERROR, "unexpected jsonb value of type %d", (int) value->type);
+	}
+}
+
+/* A member or element; containers are attached empty and filled afterwards. */
+static void
+attach(evpg_json *parent, const char *key, evpg_json *child)
+{
+	int			result;
+
+	if (key != NULL)
+		result = json_object_object_add(parent, key, child);
+	else
+		result = json_object_array_add(parent, child);
+	if (unlikely(result != 0))
+	{
+		json_object_put(child);
+		not_null(NULL);
+	}
+}
+
+/*
+ * EvpgJsonFromJsonb
+ *		A json-c value equal to jsonb; the caller must own it at once.  what
+ *		names the value in errors.  NULL for JSON null.
+ */
+evpg_json *
+EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
+{
+	JsonbIterator *iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
+	JsonbValue	value;
+	JsonbIteratorToken token;
+	EvpgJsonOwner *root = NULL;
+	evpg_json **stack = NULL;	/* open containers */
+	int			depth = 0;
+	StringInfoData key;
+	bool		have_key = false;
+
+	if (JB_ROOT_IS_SCALAR((Jsonb *) jsonb))
+	{
+		(void) JsonbExtractScalar((JsonbContainer *) &jsonb->root, &value);
+		return scalar_to_json(&value);
+	}
+
+	initStringInfo(&key);
+	root = EvpgJsonOwn(NULL);
+	stack = palloc(sizeof(evpg_json *) * (EvpgMaxJsonDepth + 1));
+
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		evpg_json  *child;
+
+		switch (token)
+		{
+			case WJB_KEY:
+				resetStringInfo(&key);
+				appendBinaryStringInfo(&key, value.val.string.val, value.val.string.len);
+				have_key = true;
+				continue;
+			case WJB_END_ARRAY:
+			case WJB_END_OBJECT:
+				depth--;
+				have_key = false;
+				continue;
+			case WJB_BEGIN_ARRAY:
+				child = not_null(json_object_new_array());
+				break;
+			case WJB_BEGIN_OBJECT:
+				child = not_null(json_object_new_object());
+				break;
+			default:
+				child = scalar_to_json(&value);
+				break;
+		}
+		if (depth == 0)
+			root->json = child;
+		else
+			attach(stack[depth - 1], have_key ? key.data : NULL, child);
+		have_key = false;
+		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
+		{
+			if (depth >= EvpgMaxJsonDepth)
+				EvpgRaiseTooDeep(what);
+			stack[depth++] = child;
+		}
+	}
+	pfree(key.data);
+	pfree(stack);
+	return EvpgJsonLetGo(root);
+}
+
+static void
+check_text(const char *text, size_t length, const char *what)
+{
+	if (memchr(text, '\0', length) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
+				 errmsg("%s contains \\u0000", what),
+				 errdetail("jsonb cannot hold the character U+0000.")));
+	if (!pg_verify_mbstr(PG_UTF8, text, (int) length, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("%s contains text that is not valid UTF-8", what)));
+}
+
+/* What can be shown of a text that may be anything. */
+static char *
+printable(const char *text)
+{
+	char	   *shown = pnstrdup(text, NAMEDATALEN);
+
+	pg_clean_ascii(shown);
+	return shown;
+}
+
+static void
+describe_number(void *what)
+{
+	errcontext("number in %s", (const char *) what);
+}
+
+/* The text is a module's if the number is: it may be anything. */
+static Numeric
+text_to_numeric(const char *text, const char *what)
+{
+	ErrorContextCallback frame = {
+		.previous = error_context_stack,
+		.callback = describe_number,
+		.arg = unconstify(char *, what)
+	};
+	Datum		number;
+
+	/* numeric_in also takes NaN and Infinity, which JSON does not have. */
+	if (!IsValidJsonNumber(text, strlen(text)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("%s contains a number that JSON cannot hold: %s", what,
+						printable(text))));
+	error_context_stack = &frame;
+	number = DirectFunctionCall3(numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	error_context_stack = frame.previous;
+	return DatumGetNumeric(number);
+}
+
+static Numeric
+number_from_json(const evpg_json *json, const char *what)
+{
+	char		buffer[Max(DOUBLE_SHORTEST_DECIMAL_LEN, 32)];
+
+	if (json_object_get_type(json) == json_type_int)
+	{
+		int64		value = json_object_get_int64(json);
+
+		/* The one type that json-c has beyond int64. */
+		if (value == PG_INT64_MAX && json_object_get_uint64(json) > (uint64) PG_INT64_MAX)
+		{
+			snprintf(buffer, sizeof(buffer), UINT64_FORMAT, (uint64) json_object_get_uint64(json));
+			return text_to_numeric(buffer, what);
+		}
+		return int64_to_numeric(value);
+	}
+
+	/*
+	 * A double made from text keeps it as its user data; one that a module
+	 * computed has none, and gets the shortest text that reads back as it.
+	 */
+	if (json_object_get_userdata((evpg_json *) json) != NULL)
+		return text_to_numeric(json_object_get_string((evpg_json *) json), what);
+	double_to_shortest_decimal_buf(json_object_get_double(json), buffer);
+	return text_to_numeric(buffer, what);
+}
+
+/* A walk over a value that a module may have built. */
+typedef struct Walk
+{
+	JsonbParseState *state;
+	const char *what;			/* names the value in errors */
+	Size		size;			/* of what has been seen */
+} Walk;
+
+/* The largest jsonb has as many bytes; what json-c and pushJsonbValue hold for it is more. */
+#define MAX_SEEN	((Size) 256 * 1024 * 1024)
+
+/* Counts what has been seen; parts that are shared count each time, so a walk ends. */
+static void
+count_seen(Walk *walk, Size size)
+{
+	walk->size += size;
+	if (walk->size > MAX_SEEN)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_LIMIT),
+				 errmsg("%s is too large", walk->what),
+				 errdetail("In memory it takes more than %zu bytes.", MAX_SEEN)));
+}
+
+/* Before the walk goes into a container that is depth levels down. */
+static void
+enter_container(Walk *walk, int depth)
+{
+	if (depth >= EvpgMaxJsonDepth)
+		EvpgRaiseTooDeep(walk->what);
+	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
+}
+
+static JsonbValue *push_json(Walk *walk, JsonbIteratorToken token, const evpg_json *json, int depth);
+
+static void
+push_members(Walk *walk, const evpg_json *json, int depth)
+{
+	json_object_object_foreach(json, name, member)
+	{
+		JsonbValue	key;
+
+		key.type = jbvString;
+		key.val.string.val = name;
+		key.val.string.len = strlen(name);
+		check_text(name, key.val.string.len, walk->what);
+		count_seen(walk, sizeof(JsonbValue) + key.val.string.len);
+		(void) pushJsonbValue(&walk->state, WJB_KEY, &key);
+		(void) push_json(walk, WJB_VALUE, member, depth);
+	}
+}
+
+static JsonbValue *
+push_json(Walk *walk, JsonbIteratorToken token, const evpg_json *json, int depth)
+{
+	JsonbValue	value;
+
+	count_seen(walk, sizeof(JsonbValue));
+	switch (json_object_get_type(json))
+	{
+		case json_type_null:
+			value.type = jbvNull;
+			break;
+		case json_type_boolean:
+			value.type = jbvBool;
+			value.val.boolean = json_object_get_boolean(json);
+			break;
+		case json_type_int:
+		case json_type_double:
+			value.type = jbvNumeric;
+			value.val.numeric = number_from_json(json, walk->what);
+			count_seen(walk, VARSIZE_ANY(value.val.numeric));
+			break;
+		case json_type_string:
+			value.type = jbvString;
+			value.val.string.val = (char *) json_object_get_string((evpg_json *) json);
+			value.val.string.len = json_object_get_string_len(json);
+			check_text(value.val.string.val, value.val.string.len, walk->what);
+			count_seen(walk, value.val.string.len);
+			break;
+		case json_type_array:
+			enter_container(walk, depth);
+			(void) pushJsonbValue(&walk->state, WJB_BEGIN_ARRAY, NULL);
+			for (size_t i = 0; i < json_object_array_length(json); i++)
+				(void) push_json(walk, WJB_ELEM, json_object_array_get_idx(json, i), depth + 1);
+			return pushJsonbValue(&walk->state, WJB_END_ARRAY, NULL);
+		case json_type_object:
+			enter_container(walk, depth);
+			(void) pushJsonbValue(&walk->state, WJB_BEGIN_OBJECT, NULL);
+			push_members(walk, json, depth + 1);
+			return pushJsonbValue(&walk->state, WJB_END_OBJECT, NULL);
+	}
+	/* A scalar at the top is an array of one, in jsonb's way. */
+	if (depth == 0)
+	{
+		JsonbValue	array;
+
+		array.type = jbvArray;
+		array.val.array.rawScalar = true;
+		array.val.array.nElems = 1;
+		(void) pushJsonbValue(&walk->state, WJB_BEGIN_ARRAY, &array);
+		(void) pushJsonbValue(&walk->state, WJB_ELEM, &value);
+		return pushJsonbValue(&walk->state, WJB_END_ARRAY, NULL);
+	}
+	return pushJsonbValue(&walk->state, token, &value);
+}
+
+/*
+ * EvpgJsonToJsonb
+ *		A jsonb value equal to json (NULL: JSON null), in CurrentMemoryContext.
+ *		what names the value in errors.
+ */
+Jsonb *
+EvpgJsonToJsonb(const evpg_json *json, const char *what)
+{
+	Walk		walk = {.what = what};
+
+	return JsonbValueToJsonb(push_json(&walk, WJB_DONE, json, 0));
+}
+
+static void measure(Walk *walk, const evpg_json *json, int depth);
+
+static void
+measure_members(Walk *walk, const evpg_json *json, int depth)
+{
+	json_object_object_foreach(json, name, member)
+	{
+		count_seen(walk, 16 + strlen(name));
+		measure(walk, member, depth);
+	}
+}
+
+static void
+measure(Walk *walk, const evpg_json *json, int depth)
+{
+	switch (json_object_get_type(json))
+	{
+		case json_type_null:
+			break;
+		case json_type_string:
+			count_seen(walk, 64 + json_object_get_string_len(json));
+			break;
+		case json_type_array:
+			enter_container(walk, depth);
+			count_seen(walk, 64 + 8 * json_object_array_length(json));
+			for (size_t i = 0; i < json_object_array_length(json); i++)
+				measure(walk, json_object_array_get_idx(json, i), depth + 1);
+			break;
+		case json_type_object:
+			enter_container(walk, depth);
+			/* json-c starts with a table of 16 entries and keeps it 2/3 full */
+			count_seen(walk, 128 + 40 * Max(16, 2 * (Size) json_object_object_length(json)));
+			measure_members(walk, json, depth + 1);
+			break;
+		default:
+			count_seen(walk, 64);
+			break;
+	}
+}
+
+/*
+ * EvpgJsonSize
+ *		Roughly what json-c holds for a value, in bytes.  An error if it is
+ *		deeper than the limit; what names it there.
+ */
+Size
+EvpgJsonSize(const evpg_json *json, const char *what)
+{
+	Walk		walk = {.what = what};
+
+	measure(&walk, json, 0);
+	return walk.size;
+}

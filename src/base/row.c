@@ -1,0 +1,309 @@
+/*-------------------------------------------------------------------------
+ *
+ * row.c
+ *		Finds and locks a row by its unique key of two columns, inserts and replaces
+ *		rows, working on the table directly instead of over SPI: streams and keys of
+ *		projections are on the path of every command.
+ *
+ * A row is locked as by SELECT FOR NO KEY UPDATE, to the end of the
+ * transaction.  Under READ COMMITTED the newest version of it is locked and
+ * returned; under REPEATABLE READ and above a row that changed since the
+ * snapshot is a serialization failure (40001).  Who has locked a row may
+ * replace that version of it: nobody else can have made another one.
+ *
+ * CHECK and NOT NULL constraints of users are kept, nothing is fired: catalog.c
+ * refuses what would have to be.
+ *
+ * Rows are copies in CurrentMemoryContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "base/catalog.h"
+#include "base/row.h"
+#include "catalog/pg_collation.h"
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/*
+ * Locks the row in slot, or its newest version; false if it was deleted.
+ *
+ * A version that this transaction has made needs no lock: who wants the row
+ * waits for this transaction at the version before.  ROLLBACK TO takes such a
+ * version back, and then it is not found any more.  A lock by one subtransaction
+ * and an update by another would make a MultiXact of each command, and the chain
+ * of versions would be walked through all of them.
+ */
+static bool
+lock_slot(Relation table, Snapshot snapshot, TupleTableSlot *slot)
+{
+	ItemPointerData tid = slot->tts_tid;
+	TM_FailureData failure;
+	TM_Result	result;
+	bool		copied;
+	HeapTuple	row = ExecFetchSlotHeapTuple(slot, false, &copied);
+	TransactionId maker = HeapTupleHeaderGetXmin(row->t_data);
+
+	if (copied)
+		heap_freetuple(row);
+	if (TransactionIdIsCurrentTransactionId(maker))
+		return true;
+	result = table_tuple_lock(table, &tid, snapshot, slot, GetCurrentCommandId(false),
+							  LockTupleNoKeyExclusive, LockWaitBlock,
+							  IsolationUsesXactSnapshot() ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+	switch (result)
+	{
+		case TM_Ok:
+			return true;
+		case TM_Updated:
+		case TM_Deleted:
+			if (IsolationUsesXactSnapshot())
+				ereport(ERROR,
+						(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						 errmsg("could not serialize access due to concurrent update"),
+						 errhint("Retry the transaction.")));
+			return false;
+		default:
+			elog(ERROR, "unexpected table_tuple_lock status: %u", result);
+	}
+}
+
+/*
+ * EvpgRowFind
+ *		The row whose key is (first, second), NULL if there is none.  table and
+ *		index point into the catalog, since the index is known only under the lock
+ *		of the table; it is unique on two columns: one whose equality is the
+ *		function equal, and one of type text; texts have collation "C".
+ *
+ * Who locks the row will replace it, and takes the lock of the table for that at
+ * once: to strengthen it later would be a deadlock with REINDEX, which gets its
+ * own lock on the table in between and then waits for the index.
+ */
+HeapTuple
+EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first, const char *second,
+			Snapshot snapshot, bool lock)
+{
+	Relation	relation = EvpgCatalogOpen(table, lock ? RowExclusiveLock : AccessShareLock);
+	Relation	key = index_open(*index, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	HeapTuple	row = NULL;
+	IndexScanDesc scan;
+	ScanKeyData keys[2];
+
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, equal, first);
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, CStringGetTextDatum(second));
+	PushActiveSnapshot(snapshot);
+	scan = index_beginscan(relation, key, GetActiveSnapshot(), 2, 0);
+	index_rescan(scan, keys, 2, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot) &&
+		(!lock || lock_slot(relation, GetActiveSnapshot(), slot)))
+		row = ExecCopySlotHeapTuple(slot);
+	index_endscan(scan);
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(key, AccessShareLock);
+	table_close(relation, NoLock);
+	return row;
+}
+
+/*
+ * EvpgRowExists
+ *		Whether a row with a key that is unique by index exists, whatever the
+ *		snapshot: committed by now, or made by this transaction.  One that another
+ *		transaction has made and not committed sets *maker, else invalid, to that
+ *		transaction, and *token, else 0, if it may be taken back at once: wait for
+ *		its end, and look again.
+ */
+bool
+EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker, uint32 *token)
+{
+	Relation	relation = EvpgCatalogOpen(table, AccessShareLock);
+	Relation	key = index_open(*index, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	SnapshotData snapshot;
+	IndexScanDesc scan;
+	bool		found;
+
+	InitDirtySnapshot(snapshot);
+	*maker = InvalidTransactionId;
+	*token = 0;
+	scan = index_beginscan(relation, key, &snapshot, nkeys, 0);
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	if (found)
+	{
+		*maker = snapshot.xmin;
+		*token = snapshot.speculativeToken;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(key, AccessShareLock);
+	table_close(relation, NoLock);
+	return found;
+}
+
+/* The row whose key, unique by index, is a number; NULL if there is none.  Under the active snapshot. */
+HeapTuple
+EvpgRowById(const Oid *table, const Oid *index, int64 id)
+{
+	Relation	relation = EvpgCatalogOpen(table, AccessShareLock);
+	Relation	key = index_open(*index, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	HeapTuple	row = NULL;
+	IndexScanDesc scan;
+	ScanKeyData keys[1];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = index_beginscan(relation, key, GetActiveSnapshot(), 1, 0);
+	index_rescan(scan, keys, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+		row = ExecCopySlotHeapTuple(slot);
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(key, AccessShareLock);
+	table_close(relation, AccessShareLock);
+	return row;
+}
+
+/* Writes rows of a table, which is set up once for all of them. */
+struct EvpgRowWriter
+{
+	Relation	relation;
+	TupleDesc	row;			/* the columns that C code knows */
+	TupleTableSlot *slot;
+	EState	   *estate;			/* NULL: no index was needed yet */
+	ResultRelInfo *target;
+};
+
+/*
+ * EvpgRowWriterBegin
+ *		Begins to write rows of a table; each row once, since what is written can
+ *		be found only after EvpgRowWriterEnd.  table and row point into the
+ *		catalog.  Lives in CurrentMemoryContext.
+ */
+EvpgRowWriter *
+EvpgRowWriterBegin(const Oid *table, const TupleDesc *row)
+{
+	EvpgRowWriter *writer = palloc0(sizeof(EvpgRowWriter));
+
+	writer->relation = EvpgCatalogOpen(table, RowExclusiveLock);
+	writer->row = *row;
+	writer->slot = table_slot_create(writer->relation, NULL);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	return writer;
+}
+
+/* What indexes and constraints need. */
+static void
+prepare_target(EvpgRowWriter *writer)
+{
+	MemoryContext old;
+
+	if (writer->estate != NULL)
+		return;
+	old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
+	writer->estate = CreateExecutorState();
+	MemoryContextSwitchTo(writer->estate->es_query_cxt);
+	writer->target = makeNode(ResultRelInfo);
+	InitResultRelInfo(writer->target, writer->relation, 0, NULL, 0);
+	ExecOpenIndices(writer->target, false);
+	MemoryContextSwitchTo(old);
+}
+
+/* Error if a row, which is in the slot, violates a constraint that somebody has added. */
+static void
+check_constraints(EvpgRowWriter *writer, HeapTuple row)
+{
+	TupleDesc	all = RelationGetDescr(writer->relation);
+	bool		needed = all->constr != NULL && all->constr->num_check > 0;
+
+	for (int column = 1; !needed && HeapTupleHasNulls(row) && column <= all->natts; column++)
+		needed = TupleDescAttr(all, column - 1)->attnotnull && heap_attisnull(row, column, all);
+	if (!needed)
+		return;
+	prepare_target(writer);
+	ExecConstraints(writer->target, writer->slot, writer->estate);
+}
+
+/* A new row needs entries, and a row version that did not fit on its page. */
+static void
+insert_index_entries(EvpgRowWriter *writer, bool update)
+{
+	prepare_target(writer);
+	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, update, false, NULL, NIL);
+	ResetPerTupleExprContext(writer->estate);
+}
+
+/* Inserts a row, and returns it as it is stored. */
+HeapTuple
+EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
+{
+	HeapTuple	new = heap_form_tuple(writer->row, values, nulls);
+
+	ExecForceStoreHeapTuple(new, writer->slot, false);
+	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
+	check_constraints(writer, new);
+	simple_table_tuple_insert(writer->relation, writer->slot);
+	insert_index_entries(writer, false);
+	new->t_self = writer->slot->tts_tid;
+	return new;
+}
+
+/*
+ * EvpgRowReplace
+ *		Writes new values into some columns, those that are marked in replaced, of
+ *		a row that nobody else changes, and returns the new version.  Key columns
+ *		are not among them.
+ */
+HeapTuple
+EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced)
+{
+	TupleDesc	all = RelationGetDescr(writer->relation);
+	Datum	   *new_values = palloc0(sizeof(Datum) * all->natts);
+	bool	   *new_nulls = palloc0(sizeof(bool) * all->natts);
+	bool	   *new_replaced = palloc0(sizeof(bool) * all->natts);
+	bool		update_indexes;
+	HeapTuple	new;
+
+	/* The stored row may have more columns than C code knows (shape.c). */
+	memcpy(new_values, values, sizeof(Datum) * writer->row->natts);
+	memcpy(new_nulls, nulls, sizeof(bool) * writer->row->natts);
+	memcpy(new_replaced, replaced, sizeof(bool) * writer->row->natts);
+	new = heap_modify_tuple(row, all, new_values, new_nulls, new_replaced);
+
+	ExecForceStoreHeapTuple(new, writer->slot, false);
+	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
+	check_constraints(writer, new);
+	simple_table_tuple_update(writer->relation, &row->t_self, writer->slot, GetActiveSnapshot(), &update_indexes);
+	if (update_indexes)
+		insert_index_entries(writer, true);
+	new->t_self = writer->slot->tts_tid;
+	return new;
+}
+
+/* Makes the rows visible to what comes after in this transaction. */
+void
+EvpgRowWriterEnd(EvpgRowWriter *writer)
+{
+	if (writer->estate != NULL)
+	{
+		ExecCloseIndices(writer->target);
+		FreeExecutorState(writer->estate);
+	}
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(writer->slot);
+	table_close(writer->relation, NoLock);
+	pfree(writer);
+	CommandCounterIncrement();
+}

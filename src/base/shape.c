@@ -1,0 +1,201 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape.c
+ *		The columns of evpg's relations and types that C code knows by number:
+ *		what they must be, and descriptors of just these columns.
+ *
+ * An owner or superuser can change a table of an extension.  C code that knew
+ * nothing of it would read and write beyond its arrays, or take one column for
+ * another, so catalog.c checks every shape whenever it looks the relations up
+ * anew, which an ALTER causes in every session before that session's next
+ * access: the lock on the table accepts the invalidation.
+ *
+ * A column that was added and dropped again leaves a dropped one at the end.
+ * That is harmless, and the descriptors that EvpgShapeRow makes leave it out:
+ * a row that is formed by them is one from before the column was added.  They
+ * are not for reading values of other making, which may have it.
+ *
+ * Other files name the columns by constants: event.h, event_log.c, stream.c,
+ * projection_row.c, saga_code.c, command.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "base/shape.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#define MAX_COLUMNS 17
+
+typedef struct Column
+{
+	const char *name;
+	Oid			type;
+	Oid			collation;		/* InvalidOid: any */
+} Column;
+
+typedef struct Shape
+{
+	const char *name;			/* in schema evpg */
+	bool		table;			/* else a view or a type */
+	Column		columns[MAX_COLUMNS + 1];	/* the last one has no name */
+} Shape;
+
+#define COLUMN(name, type) {name, type, InvalidOid}
+#define C_TEXT(name) {name, TEXTOID, C_COLLATION_OID}
+
+/* In the order of sql/evpg--1.0.sql. */
+static const Shape shapes[EVPG_SHAPE_COUNT] = {
+	[EVPG_SHAPE_EVENT_LOG] = {"event_log", true, {
+			COLUMN("position", INT8OID), COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID),
+			COLUMN("occurred_at", TIMESTAMPTZOID), COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("event_id", UUIDOID),
+			COLUMN("schema_version", INT4OID), C_TEXT("type"), COLUMN("data", JSONBOID), COLUMN("metadata", JSONBOID),
+			COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID), COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID),
+			COLUMN("actor", TEXTOID), COLUMN("session_role", TEXTOID)
+	}},
+	[EVPG_SHAPE_STREAM] = {"stream", true, {
+			COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID), COLUMN("last_position", INT8OID), COLUMN("created_at", TIMESTAMPTZOID),
+			COLUMN("last_recorded_at", TIMESTAMPTZOID), C_TEXT("aggregate_type"), C_TEXT("aggregate_id")
+	}},
+	[EVPG_SHAPE_PROJECTION_STATE] = {"projection_state", true, {
+			COLUMN("build", INT8OID), COLUMN("version", INT8OID), COLUMN("position", INT8OID), COLUMN("updated_at", TIMESTAMPTZOID),
+			COLUMN("generation", INT4OID), COLUMN("deleted", BOOLOID), C_TEXT("key"), COLUMN("state", JSONBOID)
+	}},
+	[EVPG_SHAPE_CLOCK] = {"clock", true, {
+			COLUMN("one", BOOLOID), COLUMN("clock_offset", INT8OID)
+	}},
+	[EVPG_SHAPE_EVENT] = {"event", false, {
+			COLUMN("position", INT8OID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID),
+			COLUMN("event_id", UUIDOID), COLUMN("type", TEXTOID), COLUMN("schema_version", INT4OID), COLUMN("data", JSONBOID),
+			COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID), COLUMN("correlation_id", TEXTOID),
+			COLUMN("causation_id", TEXTOID), COLUMN("actor", TEXTOID), COLUMN("occurred_at", TIMESTAMPTZOID),
+			COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("session_role", TEXTOID)
+	}},
+	[EVPG_SHAPE_NEW_EVENT] = {"new_event", false, {
+			COLUMN("type", TEXTOID), COLUMN("data", JSONBOID), COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID),
+			COLUMN("schema_version", INT4OID), COLUMN("occurred_at", TIMESTAMPTZOID), COLUMN("event_id", UUIDOID), COLUMN("caused_by", INT4OID)
+	}},
+	[EVPG_SHAPE_COMMAND] = {"command", false, {
+			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID),
+			COLUMN("expected_version", INT8OID), COLUMN("command_id", TEXTOID), COLUMN("metadata", JSONBOID), COLUMN("actor", TEXTOID),
+			COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID), COLUMN("version", INT8OID), COLUMN("received_at", TIMESTAMPTZOID),
+			COLUMN("session_role", TEXTOID)
+	}},
+	[EVPG_SHAPE_OUTCOME] = {"outcome", false, {
+			COLUMN("status", TEXTOID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID),
+			COLUMN("last_position", INT8OID), COLUMN("events", JSONBOID), COLUMN("sqlstate", TEXTOID), COLUMN("code", TEXTOID),
+			COLUMN("message", TEXTOID), COLUMN("detail", JSONBOID), COLUMN("hint", TEXTOID)
+	}},
+	[EVPG_SHAPE_PROJECTED] = {"projected", false, {
+			COLUMN("state", JSONBOID), COLUMN("delta", JSONBOID)
+	}},
+	[EVPG_SHAPE_REACTION] = {"reaction", false, {
+			COLUMN("state", JSONBOID), COLUMN("actions", JSONBOID)
+	}},
+	[EVPG_SHAPE_REJECTION] = {"rejection", false, {
+			COLUMN("saga", TEXTOID), COLUMN("key", TEXTOID), COLUMN("label", TEXTOID), COLUMN("aggregate_type", TEXTOID),
+			COLUMN("aggregate_id", TEXTOID), COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID), COLUMN("sqlstate", TEXTOID),
+			COLUMN("code", TEXTOID), COLUMN("message", TEXTOID), COLUMN("detail", JSONBOID), COLUMN("attempts", INT4OID),
+			COLUMN("source_position", INT8OID)
+	}},
+	[EVPG_SHAPE_FIRED_TIMER] = {"fired_timer", false, {
+			COLUMN("saga", TEXTOID), COLUMN("key", TEXTOID), COLUMN("timer", TEXTOID), COLUMN("payload", JSONBOID),
+			COLUMN("scheduled_at", TIMESTAMPTZOID), COLUMN("due_at", TIMESTAMPTZOID), COLUMN("fired_at", TIMESTAMPTZOID)
+	}},
+	[EVPG_SHAPE_STREAM_INFO] = {"stream_info", false, {
+			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID), COLUMN("created_at", TIMESTAMPTZOID)
+	}},
+};
+
+/* A DETAIL says what was found, or expected. */
+static void
+pg_attribute_noreturn()
+raise_changed(const Shape *shape, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s evpg.%s has been changed", shape->table ? "table" : "type", shape->name),
+			 errdetail("%s", detail),
+			 errhint("Undo the change: drop a column that was added, give a column its name and type back. "
+					 "Columns of your own belong into a table of your own.")));
+}
+
+/* Error unless a column is the expected one; column NULL: nothing but dropped ones may be there. */
+static void
+check_column(const Shape *shape, const Column *column, Oid relid, int number)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(number));
+	Form_pg_attribute attribute = HeapTupleIsValid(tuple) ? (Form_pg_attribute) GETSTRUCT(tuple) : NULL;
+
+	if (column == NULL)
+	{
+		if (attribute != NULL && !attribute->attisdropped)
+			raise_changed(shape, psprintf("Column \"%s\" is not one of evpg's.", NameStr(attribute->attname)));
+	}
+	else if (attribute == NULL || attribute->attisdropped || strcmp(NameStr(attribute->attname), column->name) != 0)
+		raise_changed(shape, psprintf("Column %d is not \"%s\".", number, column->name));
+	else if (attribute->atttypid != column->type ||
+			 (OidIsValid(column->collation) && attribute->attcollation != column->collation))
+		raise_changed(shape, psprintf("Column \"%s\" is not of type %s%s.", column->name, format_type_be(column->type),
+									  OidIsValid(column->collation) ? " with collation \"C\"" : ""));
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+}
+
+/*
+ * EvpgShapeCheck
+ *		The oid of a relation, or of the relation of a type; error unless it has
+ *		the columns that C code knows, and no other.  Needs no lock: who has one
+ *		on the table can rely on the answer, others have it again once they do.
+ */
+Oid
+EvpgShapeCheck(Oid schema, EvpgShape which)
+{
+	const Shape *shape = &shapes[which];
+	Oid			relid = get_relname_relid(shape->name, schema);
+	HeapTuple	tuple = OidIsValid(relid) ? SearchSysCache1(RELOID, ObjectIdGetDatum(relid)) : NULL;
+	int			columns;
+	int			expected = 0;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("%s \"evpg.%s\" does not exist", shape->table ? "relation" : "type", shape->name),
+				 errhint("The extension evpg is damaged or being dropped.")));
+	columns = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+	ReleaseSysCache(tuple);
+	while (shape->columns[expected].name != NULL)
+	{
+		expected++;
+		check_column(shape, &shape->columns[expected - 1], relid, expected);
+	}
+	for (int number = expected + 1; number <= columns; number++)
+		check_column(shape, NULL, relid, number);
+	return relid;
+}
+
+/*
+ * EvpgShapeRow
+ *		A descriptor, in CurrentMemoryContext, of the columns that C code knows of
+ *		a relation whose shape was checked.
+ */
+TupleDesc
+EvpgShapeRow(Oid relid, EvpgShape which)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc_copy(get_rel_type_id(relid), -1);
+	int			expected = 0;
+
+	while (shapes[which].columns[expected].name != NULL)
+		expected++;
+	Assert(desc->natts >= expected);
+	desc->natts = expected;
+	return desc;
+}

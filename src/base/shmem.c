@@ -1,0 +1,782 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.c
+ *		Shared memory, if the library was preloaded: what sessions of a database
+ *		and its background processes tell each other.
+ *
+ * A database with the extension has one of evpg.max_databases slots.  It is
+ * claimed by who finds that it has none: a process that looks whether the
+ * extension is there (worker.c), or a transaction that appended.  It is freed
+ * when the extension or the database is gone, which launcher.c and worker.c
+ * see.  So a pointer to a slot is only good for as long as the slot still says
+ * the database: where that matters it is checked under the lock.  Waking
+ * somebody for nothing does no harm, so wakers do not check.
+ *
+ * What a transaction has to tell is remembered in static variables and told at
+ * its end, when the commit is visible to others, invalidation messages are sent
+ * and its locks are released: who is woken earlier may find nothing, or not get
+ * what it wants, and goes to sleep again.  Nothing may fail there, so it only
+ * takes locks and sets latches.  For what was prepared there is no callback: the
+ * statement that ends it wakes everybody (launcher.c).
+ *
+ * A wake-up is not lost: who has work for a process sets woken, then its latch;
+ * the process clears woken, then looks for work, and sleeps only if woken is
+ * still clear.  A waiter counts itself before it looks; a waker makes its
+ * commit visible before it reads the count.
+ *
+ * Locks: EvpgShared.lock for slots, below it the lock of a ring.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/testing.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "port/pg_bitutils.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/shmem.h"
+#include "utils/builtins.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+#include "utils/wait_event.h"
+
+/* Who waits looks at least this often, in ms. */
+#define LONGEST_WAIT 1000
+
+/* Processes that are to leave get this long to end their batch, then they are interrupted; ms. */
+#define LEAVE_BY_THEMSELVES 1000
+#define LEAVE 5000
+
+/* After a crash the launcher pauses for so long, and not after one that comes so long after the last; ms. */
+#define FIRST_PAUSE 250
+#define LAST_PAUSE 10000
+#define CALM 60000
+
+PG_FUNCTION_INFO_V1(evpg_database_slots);
+
+EvpgShared *EvpgSharedMemory = NULL;
+
+static shmem_request_hook_type next_shmem_request = NULL;
+static shmem_startup_hook_type next_shmem_startup = NULL;
+
+/* The slot of MyDatabaseId as it was last found. */
+static EvpgDatabase *found = NULL;
+
+/* What this process is, if it is a background process of a database, and in which slot. */
+static EvpgProcess *myself = NULL;
+static EvpgDatabase *home = NULL;
+
+/* To be told at the end of this transaction. */
+static bool wake_consumers = false;
+static bool wake_launcher = false;
+static bool rescan = false;
+static uint64 wake_buckets = 0;
+static bool ended = false;		/* it has something to tell, once its locks
+								 * are released */
+static bool committed = false;
+static int	held = 0;
+static bool holding[EVPG_MAX_DATABASES];
+
+/* What this session waits for; bucket -1: nothing. */
+static int	wait_bucket = -1;
+static EvpgDatabase *wait_slot;
+static SubTransactionId wait_subid;
+static long wait_pause;			/* without shared memory, in ms */
+
+/* ------------------------------------------------------------------ start of the server */
+
+static Size
+slots_size(void)
+{
+	return MAXALIGN(add_size(offsetof(EvpgShared, databases), mul_size(sizeof(EvpgDatabase), EvpgMaxDatabases)));
+}
+
+static Size
+ring_size(void)
+{
+	return (Size) EvpgBroadcastBuffer * 1024;
+}
+
+static void
+request(void)
+{
+	if (next_shmem_request != NULL)
+		next_shmem_request();
+	RequestAddinShmemSpace(add_size(slots_size(), mul_size(ring_size(), EvpgMaxDatabases)));
+	RequestNamedLWLockTranche("evpg", 1 + EvpgMaxDatabases);
+}
+
+/*
+ * When background processes may be started: at once, but after crashes that follow
+ * each other after pauses that double, since it may be them who crash the server.
+ * For the postmaster, which remembers.
+ */
+static TimestampTz
+pause_after_crash(void)
+{
+	static TimestampTz start_at = 0;
+	static int	pause = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (start_at == 0 || TimestampDifferenceExceeds(start_at, now, CALM) || EVPG_MUTATION("hasty_launcher"))
+		pause = 0;
+	else
+		pause = Min(Max(pause * 2, FIRST_PAUSE), LAST_PAUSE);
+	start_at = TimestampTzPlusMilliseconds(now, pause);
+	return start_at;
+}
+
+static void
+create(void)
+{
+	LWLockPadded *locks = GetNamedLWLockTranche("evpg");
+
+	memset(EvpgSharedMemory, 0, slots_size());
+	EvpgSharedMemory->lock = &locks[0].lock;
+	EvpgSharedMemory->rescan = true;
+	EvpgSharedMemory->start_at = pause_after_crash();
+	pg_atomic_init_u64(&EvpgSharedMemory->appended, 0);
+	pg_atomic_init_u32(&EvpgSharedMemory->finishing, 0);
+	EvpgSharedMemory->count = EvpgMaxDatabases;
+	for (int i = 0; i < EvpgMaxDatabases; i++)
+	{
+		EvpgDatabase *database = &EvpgSharedMemory->databases[i];
+
+		database->ring.lock = &locks[1 + i].lock;
+		database->ring.bytes = (char *) EvpgSharedMemory + slots_size() + i * ring_size();
+		for (int bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
+		{
+			ConditionVariableInit(&database->wakers[bucket]);
+			pg_atomic_init_u32(&database->waiters[bucket], 0);
+		}
+	}
+}
+
+static void
+startup(void)
+{
+	bool		exists;
+
+	if (next_shmem_startup != NULL)
+		next_shmem_startup();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	EvpgSharedMemory = ShmemInitStruct("evpg", slots_size() + ring_size() * EvpgMaxDatabases, &exists);
+	if (!exists)
+		create();
+	LWLockRelease(AddinShmemInitLock);
+}
+
+bool
+EvpgSharedPreloaded(void)
+{
+	return EvpgSharedMemory != NULL;
+}
+
+/* ------------------------------------------------------------------ slots */
+
+/* The caller holds the lock. */
+static EvpgDatabase *
+lookup(Oid database)
+{
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+		if (EvpgSharedMemory->databases[i].database == database)
+			return &EvpgSharedMemory->databases[i];
+	return NULL;
+}
+
+/* A slot that nobody has, and where no process of the last owner is left.  The caller holds the lock. */
+static EvpgDatabase *
+lookup_free(void)
+{
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	{
+		EvpgDatabase *slot = &EvpgSharedMemory->databases[i];
+		bool		used = OidIsValid(slot->database) || slot->holds > 0;
+
+		for (int number = 0; number < EVPG_PROCESSES; number++)
+			used |= slot->processes[number].pid != 0;
+		if (!used)
+			return slot;
+	}
+	return NULL;
+}
+
+static void
+empty_ring(EvpgRing *ring)
+{
+	ring->head = ring->tail = 0;
+	ring->commits = ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
+}
+
+/* Gives MyDatabaseId a slot, and lets the launcher know; NULL if there is none. */
+static EvpgDatabase *
+claim_slot(void)
+{
+	EvpgDatabase *slot;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(MyDatabaseId);
+	if (slot == NULL)
+	{
+		slot = lookup_free();
+		if (slot == NULL)
+			EvpgSharedMemory->refused = MyDatabaseId;
+		else
+		{
+			slot->wants_broadcaster = false;
+			LWLockAcquire(slot->ring.lock, LW_EXCLUSIVE);
+			empty_ring(&slot->ring);
+			slot->database = MyDatabaseId;
+			LWLockRelease(slot->ring.lock);
+		}
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	EvpgSharedWakeLauncher();
+	return slot;
+}
+
+/*
+ * EvpgSharedFind
+ *		The slot of this database, NULL if it has none.  With claim it gets one,
+ *		if one is free.  Does not fail, so it can be called in callbacks.
+ */
+EvpgDatabase *
+EvpgSharedFind(bool claim)
+{
+	EvpgDatabase *slot;
+
+	if (EvpgSharedMemory == NULL || !OidIsValid(MyDatabaseId))
+		return NULL;
+	if (likely(found != NULL && found->database == MyDatabaseId))
+		return found;
+	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	slot = lookup(MyDatabaseId);
+	/* Once somebody was refused nobody need try before a slot is freed. */
+	claim &= slot == NULL && !OidIsValid(EvpgSharedMemory->refused);
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (claim)
+		slot = claim_slot();
+	return found = slot;
+}
+
+/* There is work for a process, if it is there.  The caller has made the work visible. */
+void
+EvpgSharedWake(EvpgProcess *process)
+{
+	Latch	   *latch = *(Latch *volatile *) &process->latch;
+
+	if (latch != NULL && !process->woken)
+	{
+		process->woken = true;
+		SetLatch(latch);
+	}
+}
+
+/* Lets the processes of a slot look whether they are still wanted.  The caller holds the lock. */
+static void
+alert(EvpgDatabase *slot)
+{
+	for (int number = 0; number < EVPG_PROCESSES; number++)
+		if (slot->processes[number].latch != NULL)
+			SetLatch(slot->processes[number].latch);
+}
+
+/* Frees the slot of a database, if it has one that is not held. */
+void
+EvpgSharedFree(Oid database)
+{
+	EvpgDatabase *slot;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(database);
+	if (slot != NULL && slot->holds == 0)
+	{
+		slot->database = InvalidOid;
+		alert(slot);
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	EvpgSharedWakeLauncher();
+}
+
+void
+EvpgSharedWakeLauncher(void)
+{
+	Latch	   *latch = *(Latch *volatile *) &EvpgSharedMemory->launcher;
+
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+/* ------------------------------------------------------------------ background processes */
+
+static void
+detach(int code, Datum arg)
+{
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	myself->latch = NULL;
+	myself->pid = 0;
+	if (home->processes[EVPG_BROADCASTER].pid == MyProcPid)
+		home->processes[EVPG_BROADCASTER].pid = 0;
+	LWLockRelease(EvpgSharedMemory->lock);
+	EvpgSharedWakeLauncher();
+}
+
+/*
+ * EvpgSharedAttach
+ *		Makes this process the numbered one of its database, to its end.  NULL
+ *		if it is not wanted: no slot, a hold, or there already is one.
+ */
+EvpgProcess *
+EvpgSharedAttach(int number)
+{
+	EvpgDatabase *slot;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(MyDatabaseId);
+	if (slot != NULL && slot->holds == 0 && slot->processes[number].pid == 0)
+	{
+		myself = &slot->processes[number];
+		myself->pid = MyProcPid;
+		myself->woken = false;
+		myself->latch = MyLatch;
+		home = slot;
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (myself != NULL)
+		on_shmem_exit(detach, (Datum) 0);
+	return myself;
+}
+
+/*
+ * EvpgSharedStandIn
+ *		Makes this process, which is attached as a worker, the broadcaster as well, or
+ *		no longer; false if there is another one.  Nobody wakes it as such.
+ */
+bool
+EvpgSharedStandIn(bool begin)
+{
+	EvpgProcess *broadcaster = &home->processes[EVPG_BROADCASTER];
+	bool		done;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	done = broadcaster->pid == (begin ? 0 : MyProcPid);
+	if (done)
+		broadcaster->pid = begin ? MyProcPid : 0;
+	LWLockRelease(EvpgSharedMemory->lock);
+	return done;
+}
+
+/*
+ * EvpgSharedHome
+ *		The slot that this process is attached to.  Nobody claims it anew before
+ *		this process has ended, but it may have been freed.
+ */
+EvpgDatabase *
+EvpgSharedHome(void)
+{
+	return home;
+}
+
+/* Whether this process, which is attached, is to leave. */
+bool
+EvpgSharedUnwanted(void)
+{
+	return home->database != MyDatabaseId || home->holds > 0;
+}
+
+/* Whether a process is one of those transactions. */
+static bool
+is_among(pid_t pid, const VirtualTransactionId *transactions)
+{
+	PGPROC	   *proc = BackendPidGetProc(pid);
+	VirtualTransactionId own;
+
+	if (proc == NULL)
+		return false;
+	GET_VXID_FROM_PGPROC(own, *proc);
+	for (; VirtualTransactionIdIsValid(*transactions); transactions++)
+		if (VirtualTransactionIdEquals(own, *transactions))
+			return true;
+	return false;
+}
+
+/*
+ * EvpgSharedSignal
+ *		Sends a signal, 0 for none, to the workers of this database that hold a lock
+ *		in a mode that conflicts with this one; false if there are none.  A worker may
+ *		have given it back meanwhile: what it does now must stand the signal, too.
+ */
+bool
+EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal)
+{
+	EvpgDatabase *slot = EvpgSharedFind(false);
+	VirtualTransactionId *holders;
+	bool		any = false;
+
+	if (slot == NULL)
+		return false;
+	holders = GetLockConflicts(tag, mode, NULL);
+	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
+	{
+		pid_t		pid = slot->processes[number].pid;
+
+		if (pid == 0 || !is_among(pid, holders))
+			continue;
+		any = true;
+		(void) kill(pid, signal);
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	return any;
+}
+
+/* ------------------------------------------------------------------ holds */
+
+/* Whether processes of a slot are there; interrupts them if asked. */
+static bool
+anybody_there(EvpgDatabase *slot, bool interrupt)
+{
+	bool		anybody = false;
+
+	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	for (int number = 0; number < EVPG_PROCESSES; number++)
+	{
+		pid_t		pid = slot->processes[number].pid;
+
+		anybody |= pid != 0;
+		if (pid != 0 && interrupt)
+			(void) kill(pid, SIGTERM);
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	return anybody;
+}
+
+/*
+ * EvpgSharedDismiss
+ *		Makes the processes of a database leave, and keeps new ones away to the
+ *		end of this transaction.  Waits for them, but not for ever: what they
+ *		are in the way of then fails as for any other session.
+ */
+void
+EvpgSharedDismiss(Oid database)
+{
+	EvpgDatabase *slot;
+
+	if (EvpgSharedMemory == NULL)
+		return;
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	slot = lookup(database);
+	if (slot != NULL && !holding[slot - EvpgSharedMemory->databases])
+	{
+		holding[slot - EvpgSharedMemory->databases] = true;
+		held++;
+		slot->holds++;
+		alert(slot);
+	}
+	LWLockRelease(EvpgSharedMemory->lock);
+	if (slot == NULL)
+		return;
+	for (int waited = 0; waited < LEAVE && anybody_there(slot, waited == LEAVE_BY_THEMSELVES); waited += 10)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+let_go(void)
+{
+	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+		if (holding[i])
+		{
+			EvpgSharedMemory->databases[i].holds--;
+			holding[i] = false;
+		}
+	held = 0;
+	LWLockRelease(EvpgSharedMemory->lock);
+}
+
+/* At the end of this transaction the launcher looks which databases there are. */
+void
+EvpgSharedRescan(void)
+{
+	rescan = true;
+}
+
+/* ------------------------------------------------------------------ end of a transaction */
+
+/*
+ * EvpgWakeConsumers
+ *		At the end of this transaction, commit or not, wakes the workers of the
+ *		database.  For appenders: both move the stable position.
+ */
+void
+EvpgWakeConsumers(void)
+{
+	wake_consumers = true;
+}
+
+/* At commit sees to it that this database has workers. */
+void
+EvpgWakeLauncher(void)
+{
+	wake_launcher = true;
+}
+
+/* At commit wakes those who wait for a hash. */
+void
+EvpgWakeWaiters(uint64 hash)
+{
+	wake_buckets |= UINT64CONST(1) << (hash % EVPG_WAIT_BUCKETS);
+}
+
+/* At commit wakes all who wait. */
+void
+EvpgWakeAllWaiters(void)
+{
+	wake_buckets = ~UINT64CONST(0);
+}
+
+static void
+wake_workers(EvpgDatabase *slot)
+{
+	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
+		EvpgSharedWake(&slot->processes[number]);
+}
+
+static void
+wake_waiters(EvpgDatabase *slot, uint64 buckets)
+{
+	for (; buckets != 0; buckets &= buckets - 1)
+	{
+		int			bucket = pg_rightmost_one_pos64(buckets);
+
+		if (pg_atomic_read_u32(&slot->waiters[bucket]) > 0)
+			ConditionVariableBroadcast(&slot->wakers[bucket]);
+	}
+}
+
+/*
+ * EvpgSharedWakeAll
+ *		Wakes the workers of this database and all who wait in it, now.
+ */
+void
+EvpgSharedWakeAll(void)
+{
+	EvpgDatabase *slot = EvpgSharedFind(false);
+
+	pg_memory_barrier();
+	if (slot == NULL)
+		return;
+	wake_workers(slot);
+	wake_waiters(slot, ~UINT64CONST(0));
+}
+
+static void
+tell(void)
+{
+	EvpgDatabase *slot = EvpgSharedFind(committed && (wake_consumers || wake_launcher));
+
+	/* What was committed is visible before anybody is looked at. */
+	pg_memory_barrier();
+	if (slot != NULL && wake_consumers)
+		wake_workers(slot);
+	if (slot != NULL && committed)
+		wake_waiters(slot, wake_buckets);
+	if (held > 0)
+		let_go();
+	if (rescan)
+		EvpgSharedMemory->rescan = true;
+	if (rescan || (committed && wake_launcher))
+		EvpgSharedWakeLauncher();
+}
+
+static void
+at_end(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	EvpgWaitEnd();
+	ended = true;
+	committed = (event == XACT_EVENT_COMMIT);
+	if (EVPG_MUTATION("slow_end"))
+		pg_usleep(20000);
+}
+
+static void
+at_release(ResourceReleasePhase phase, bool commit, bool top, void *arg)
+{
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !ended)
+		return;
+	ended = false;
+	if (EvpgSharedMemory != NULL && (wake_consumers || wake_launcher || rescan || wake_buckets != 0 || held > 0))
+		tell();
+	wake_consumers = wake_launcher = rescan = false;
+	wake_buckets = 0;
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && wait_bucket >= 0 && wait_subid >= mine)
+		EvpgWaitEnd();
+}
+
+/* Called once, from _PG_init, after the settings are defined. */
+void
+EvpgSharedInit(void)
+{
+	RegisterXactCallback(at_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	RegisterResourceReleaseCallback(at_release, NULL);
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	next_shmem_request = shmem_request_hook;
+	shmem_request_hook = request;
+	next_shmem_startup = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+/* ------------------------------------------------------------------ SQL */
+
+static void
+put_slot(ReturnSetInfo *result, Oid database, int workers, pid_t broadcaster, const char *reason)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false, false, false, broadcaster == 0, reason == NULL};
+
+	values[0] = ObjectIdGetDatum(database);
+	values[1] = Int32GetDatum(workers);
+	values[2] = Int32GetDatum(EvpgWorkers);
+	values[3] = Int32GetDatum((int32) broadcaster);
+	if (reason != NULL)
+		values[4] = CStringGetTextDatum(reason);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* Why a slot has no worker. */
+static const char *
+idle_reason(bool held)
+{
+	if (held)
+		return "a command that wants nobody connected to the database keeps them away";
+	if (EvpgWorkers == 0)
+		return "evpg.workers is 0";
+	return EvpgSharedMemory->crowded ? "all background processes are in use: increase max_worker_processes" :
+		"its workers are starting";
+}
+
+/* Databases with a slot, one that found none, and that of the session, whose reason is known best. */
+Datum
+evpg_database_slots(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			refused;
+	bool		mine = false;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (EvpgSharedMemory == NULL)
+	{
+		put_slot(result, MyDatabaseId, 0, 0, "evpg is not in shared_preload_libraries");
+		PG_RETURN_NULL();
+	}
+	(void) EvpgSharedFind(!RecoveryInProgress());
+	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	{
+		EvpgDatabase *slot = &EvpgSharedMemory->databases[i];
+		Oid			database;
+		pid_t		broadcaster;
+		bool		is_held;
+		int			workers = 0;
+
+		LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+		database = slot->database;
+		is_held = slot->holds > 0;
+		broadcaster = slot->processes[EVPG_BROADCASTER].pid;
+		for (int number = 0; number < EVPG_MAX_WORKERS; number++)
+			workers += slot->processes[number].pid != 0;
+		LWLockRelease(EvpgSharedMemory->lock);
+		if (!OidIsValid(database))
+			continue;
+		mine |= database == MyDatabaseId;
+		put_slot(result, database, workers, broadcaster, workers > 0 ? NULL : idle_reason(is_held));
+	}
+	refused = EvpgSharedMemory->refused;
+	if (!mine)
+		put_slot(result, MyDatabaseId, 0, 0, RecoveryInProgress() ? "a standby has no background processes" :
+				 "all places are taken: increase evpg.max_databases");
+	if (OidIsValid(refused) && refused != MyDatabaseId)
+		put_slot(result, refused, 0, 0, "all places are taken: increase evpg.max_databases");
+	PG_RETURN_NULL();
+}
+
+/* ------------------------------------------------------------------ waiting */
+
+/*
+ * EvpgWaitPrepare
+ *		Before the condition is checked: from now on a wake-up for this hash ends
+ *		EvpgWaitSleep.  False if there is no shared memory: then that polls.  A
+ *		wait ends with EvpgWaitEnd, an error, or the (sub)transaction.
+ */
+bool
+EvpgWaitPrepare(uint64 hash)
+{
+	EvpgWaitEnd();
+	wait_pause = 10;
+	wait_slot = EvpgSharedFind(false);
+	if (wait_slot == NULL)
+		return false;
+	wait_bucket = hash % EVPG_WAIT_BUCKETS;
+	wait_subid = GetCurrentSubTransactionId();
+	pg_atomic_fetch_add_u32(&wait_slot->waiters[wait_bucket], 1);
+	ConditionVariablePrepareToSleep(&wait_slot->wakers[wait_bucket]);
+	return true;
+}
+
+/*
+ * EvpgWaitSleep
+ *		Sleeps until the condition may hold, for so many microseconds at most.
+ *		Looks at least once a second, should nobody have woken it.
+ */
+void
+EvpgWaitSleep(uint64 hash, int64 left)
+{
+	long		ms = (long) Min(left / 1000 + 1, PG_INT32_MAX);
+
+	CHECK_FOR_INTERRUPTS();
+	if (!EVPG_MUTATION("wait_for_ever"))
+		ms = Min(ms, LONGEST_WAIT);
+	if (wait_bucket >= 0)
+	{
+		Assert(wait_bucket == (int) (hash % EVPG_WAIT_BUCKETS));
+		(void) ConditionVariableTimedSleep(&wait_slot->wakers[wait_bucket], ms, PG_WAIT_EXTENSION);
+		return;
+	}
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(ms, wait_pause), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	wait_pause = Min(wait_pause * 2, 100);
+	CHECK_FOR_INTERRUPTS();
+}
+
+void
+EvpgWaitEnd(void)
+{
+	if (wait_bucket < 0)
+		return;
+	ConditionVariableCancelSleep();
+	pg_atomic_fetch_sub_u32(&wait_slot->waiters[wait_bucket], 1);
+	wait_bucket = -1;
+}

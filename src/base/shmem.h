@@ -1,0 +1,107 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *		Shared memory, if the library was preloaded: what sessions of a database
+ *		and its background processes tell each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_SHMEM_H
+#define EVPG_SHMEM_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/lwlock.h"
+
+#define EVPG_MAX_DATABASES	1024
+#define EVPG_MAX_WORKERS	16
+#define EVPG_WAIT_BUCKETS	64
+
+/* Background processes of a database: workers by number, then the broadcaster. */
+#define EVPG_BROADCASTER	EVPG_MAX_WORKERS
+#define EVPG_PROCESSES		(EVPG_MAX_WORKERS + 1)
+
+typedef struct EvpgProcess
+{
+	pid_t		pid;			/* 0: not there */
+	Latch	   *latch;			/* read without lock; NULL: not there */
+	bool		woken;			/* there is work since it last cleared this */
+} EvpgProcess;
+
+/* Frames between tail and head, counted in bytes since ever; see ring.c. */
+typedef struct EvpgRing
+{
+	LWLock	   *lock;			/* guards all of it but the bytes up to head */
+	char	   *bytes;			/* evpg.broadcast_buffer */
+	XLogRecPtr	lsn;			/* the end of the last commit with frames */
+	uint64		head;
+	uint64		tail;
+	int64		commits;		/* with frames */
+	int64		put;			/* counts of frames */
+	int64		sent;
+	int64		dropped;
+	int64		announced;		/* of those dropped */
+	int64		resyncs;		/* announcements */
+} EvpgRing;
+
+/* A slot.  All but the ring and what is atomic is guarded by EvpgShared.lock. */
+typedef struct EvpgDatabase
+{
+	Oid			database;		/* InvalidOid: free; read without lock */
+	int			holds;			/* transactions that want no process to be
+								 * connected */
+	bool		wants_broadcaster;
+	EvpgProcess processes[EVPG_PROCESSES];
+	EvpgRing	ring;
+	ConditionVariable wakers[EVPG_WAIT_BUCKETS];
+	pg_atomic_uint32 waiters[EVPG_WAIT_BUCKETS];
+} EvpgDatabase;
+
+typedef struct EvpgShared
+{
+	LWLock	   *lock;
+	Latch	   *launcher;		/* NULL: not there */
+	bool		rescan;			/* databases came or went */
+	Oid			refused;		/* a database that found no free slot */
+	Oid			probed;			/* where the last probe came to its end */
+	bool		crowded;		/* workers lack a place: broadcasters whose
+								 * ring is empty leave theirs */
+	TimestampTz start_at;		/* the launcher starts nothing before: the
+								 * server crashes */
+	pg_atomic_uint64 appended;	/* end of the last commit of an appender, see
+								 * durable.c */
+	pg_atomic_uint32 finishing; /* sessions that run COMMIT PREPARED */
+	int			count;
+	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
+} EvpgShared;
+
+extern EvpgShared *EvpgSharedMemory;	/* NULL: not preloaded */
+
+extern void EvpgSharedInit(void);
+extern bool EvpgSharedPreloaded(void);
+extern EvpgDatabase *EvpgSharedFind(bool claim);
+extern void EvpgSharedFree(Oid database);
+extern void EvpgSharedDismiss(Oid database);
+extern void EvpgSharedRescan(void);
+extern void EvpgSharedWakeLauncher(void);
+extern void EvpgSharedWake(EvpgProcess *process);
+extern void EvpgSharedWakeAll(void);
+extern EvpgProcess *EvpgSharedAttach(int number);
+extern bool EvpgSharedStandIn(bool begin);
+extern EvpgDatabase *EvpgSharedHome(void);
+extern bool EvpgSharedUnwanted(void);
+extern bool EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal);
+
+extern void EvpgWakeConsumers(void);
+extern void EvpgWakeLauncher(void);
+extern void EvpgWakeWaiters(uint64 hash);
+extern void EvpgWakeAllWaiters(void);
+extern bool EvpgWaitPrepare(uint64 hash);
+extern void EvpgWaitSleep(uint64 hash, int64 left);
+extern void EvpgWaitEnd(void);
+
+#endif							/* EVPG_SHMEM_H */

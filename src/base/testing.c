@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * testing.c
+ *		Hooks for tests; empty unless built with -DEVPG_TEST.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/testing.h"
+
+#ifdef EVPG_TEST
+
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+
+#define WAIT_KEY 17751
+
+static char *mutation;
+static char *wait_point;
+static int	passed = 0;			/* how often it was passed */
+
+static void
+assign_wait_point(const char *newval, void *extra)
+{
+	passed = 0;
+}
+
+/* Called once, from _PG_init, before the prefix of the settings is reserved.  Not shown: the list of settings is tested. */
+void
+EvpgTestingInit(void)
+{
+	DefineCustomStringVariable("evpg.test_mutation", "The defect that this session has.", NULL,
+							   &mutation, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("evpg.test_wait", "The point where this session waits.", NULL,
+							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, assign_wait_point, NULL);
+}
+
+bool
+EvpgTestingMutation(const char *name)
+{
+	return strcmp(mutation, name) == 0;
+}
+
+void
+EvpgTestingWait(const char *name)
+{
+	size_t		length = strcspn(wait_point, ":");
+	int			timeout = LockTimeout;
+
+	if (strlen(name) != length || strncmp(wait_point, name, length) != 0)
+		return;
+	passed++;
+	if (wait_point[length] == ':' && atoi(wait_point + length + 1) != passed)
+		return;
+	/* It waits for the test, however long that takes. */
+	LockTimeout = 0;
+	DirectFunctionCall1(pg_advisory_lock_shared_int8, Int64GetDatum(WAIT_KEY));
+	LockTimeout = timeout;
+	DirectFunctionCall1(pg_advisory_unlock_shared_int8, Int64GetDatum(WAIT_KEY));
+}
+
+void
+EvpgTestingPlant(int64 n)
+{
+	if (MyBackendType != B_BACKEND)
+		return;
+	if (EvpgTestingMutation("planted_crash"))
+		abort();
+	Assert(!EvpgTestingMutation("planted_assertion"));
+	if (EvpgTestingMutation("planted_lock"))
+		DirectFunctionCall1(pg_advisory_lock_int8, Int64GetDatum(n));
+	if (EvpgTestingMutation("planted_error"))
+		elog(ERROR, "planted error");
+}
+
+#endif

@@ -1,0 +1,214 @@
+/*-------------------------------------------------------------------------
+ *
+ * broadcast.c
+ *		Channels and frames: what listeners hear of projections (rule 14).
+ *
+ * A frame goes to the channel of its key and to that of its projection, when
+ * the transaction has committed, and never for what was rolled back, to a
+ * savepoint too; frames of a key in the order of the commits.  With the library
+ * preloaded a background process sends them (ring.c, rule 15), else the
+ * transaction itself with NOTIFY.  A transaction with frames cannot be prepared.
+ *
+ * NOTIFY has no access control, so the default is a frame that says what to
+ * read; data only goes out if a projection is registered with delta.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/arguments.h"
+#include "base/settings.h"
+#include "broadcast/broadcast.h"
+#include "broadcast/ring.h"
+#include "commands/async.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "lib/stringinfo.h"
+#include "log/durable.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+
+PG_FUNCTION_INFO_V1(evpg_channel);
+PG_FUNCTION_INFO_V1(evpg_listen);
+PG_FUNCTION_INFO_V1(evpg_unlisten);
+
+/* NOTIFY takes payloads up to this, in bytes. */
+#define MAX_FRAME 7999
+
+EvpgBroadcast
+EvpgBroadcastFromName(const char *name)
+{
+	if (strcmp(name, "none") == 0)
+		return EVPG_BROADCAST_NONE;
+	if (strcmp(name, "pointer") == 0)
+		return EVPG_BROADCAST_POINTER;
+	if (strcmp(name, "delta") == 0)
+		return EVPG_BROADCAST_DELTA;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown broadcast \"%s\"", name),
+			 errhint("Use none, pointer or delta.")));
+}
+
+/*
+ * EvpgBroadcastChannel
+ *		Name of the channel of a key, or of all keys of a projection if key is
+ *		NULL.  One that NOTIFY would refuse as too long is replaced by a hash of
+ *		it, always the same.
+ */
+char *
+EvpgBroadcastChannel(const char *projection, const char *key)
+{
+	char	   *channel = key == NULL ? psprintf("projection.%s", projection) :
+	psprintf("projection.%s.%s", projection, key);
+	pg_cryptohash_ctx *hash;
+	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+	StringInfoData hashed;
+
+	if (strlen(channel) < NAMEDATALEN)
+		return channel;
+	hash = pg_cryptohash_create(PG_SHA256);
+	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
+		pg_cryptohash_update(hash, (const uint8 *) channel, strlen(channel)) < 0 ||
+		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	initStringInfo(&hashed);
+	appendStringInfoString(&hashed, "projection.#");
+	for (int i = 0; i < 20; i++)
+		appendStringInfo(&hashed, "%02x", digest[i]);
+	return hashed.data;
+}
+
+static char *
+frame_text(const EvpgFrame *frame, bool truncated)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "{\"event\": ");
+	escape_json(&text, frame->event);
+	appendStringInfoString(&text, ", \"projection\": ");
+	escape_json(&text, frame->projection);
+	appendStringInfoString(&text, ", \"key\": ");
+	escape_json(&text, frame->key);
+	if (EvpgOrigin[0] != '\0')
+	{
+		appendStringInfoString(&text, ", \"origin\": ");
+		escape_json(&text, EvpgOrigin);
+	}
+	appendStringInfo(&text, ", \"generation\": %d, \"version\": " INT64_FORMAT ", \"position\": " INT64_FORMAT,
+					 frame->generation, frame->version, frame->position);
+	if (frame->deleted)
+		appendStringInfoString(&text, ", \"deleted\": true");
+	if (truncated)
+		appendStringInfoString(&text, ", \"truncated\": true");
+	else if (frame->with_data)
+	{
+		appendStringInfoString(&text, ", \"data\": ");
+		if (frame->data == NULL)
+			appendStringInfoString(&text, "null");
+		else
+			(void) JsonbToCString(&text, &frame->data->root, VARSIZE_ANY(frame->data));
+	}
+	appendStringInfoChar(&text, '}');
+	return text.data;
+}
+
+/* Sends a text to two channels at commit, each way in its own manner. */
+static void
+send(char *channel, char *wider_channel, char *text)
+{
+	if (EvpgRingUsable())
+		EvpgRingPut(channel, wider_channel, text);
+	else
+	{
+		EvpgDurableNotifies();
+		Async_Notify(channel, text);
+		Async_Notify(wider_channel, text);
+	}
+}
+
+/* Sends a frame at commit, unless evpg.broadcast is off. */
+void
+EvpgBroadcastSend(const EvpgFrame *frame)
+{
+	char	   *text;
+
+	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
+		return;
+	text = frame_text(frame, frame->truncated);
+	if (strlen(text) > MAX_FRAME)
+		text = frame_text(frame, true);
+	send(EvpgBroadcastChannel(frame->projection, frame->key), EvpgBroadcastChannel(frame->projection, NULL), text);
+}
+
+/*
+ * EvpgBroadcastRebuilt
+ *		Tells that all rows of a projection are new ones: on its own channel, and on
+ *		that of everybody who may have missed something, since who listens to
+ *		single keys does not hear the former.
+ */
+void
+EvpgBroadcastRebuilt(const char *projection, int64 position)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "{\"event\": \"rebuild\", \"projection\": ");
+	escape_json(&text, projection);
+	appendStringInfo(&text, ", \"position\": " INT64_FORMAT "}", position);
+	if (EvpgBroadcastBy != EVPG_BROADCAST_OFF)
+		send(EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL, text.data);
+}
+
+/* ------------------------------------------------------------------ SQL */
+
+/* The channel of a projection or of one of its keys; evpg.resync is one by itself. */
+static char *
+channel_of_arguments(FunctionCallInfo fcinfo)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+
+	/* No projection has such a name. */
+	if (PG_ARGISNULL(1) && strcmp(name, EVPG_RESYNC_CHANNEL) == 0)
+		return name;
+	EvpgCheckNewName(name, "projection name");
+	return EvpgBroadcastChannel(name, PG_ARGISNULL(1) ? NULL : EvpgArgKey(fcinfo, 1));
+}
+
+Datum
+evpg_channel(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(channel_of_arguments(fcinfo)));
+}
+
+/* As LISTEN, which takes no parameter; the same conditions hold. */
+Datum
+evpg_listen(PG_FUNCTION_ARGS)
+{
+	char	   *channel = channel_of_arguments(fcinfo);
+
+	PreventCommandDuringRecovery("evpg_listen()");
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot execute evpg_listen() within security-restricted operation")));
+	if (MyBackendType != B_BACKEND)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot execute evpg_listen() within a background process")));
+	Async_Listen(channel);
+	PG_RETURN_TEXT_P(cstring_to_text(channel));
+}
+
+Datum
+evpg_unlisten(PG_FUNCTION_ARGS)
+{
+	char	   *channel = channel_of_arguments(fcinfo);
+
+	Async_Unlisten(channel);
+	PG_RETURN_TEXT_P(cstring_to_text(channel));
+}

@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * activation.h
+ *		Whether consumers may run in this database, or it is a copy of another.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_ACTIVATION_H
+#define EVPG_ACTIVATION_H
+
+extern bool EvpgHomeHere(void);
+extern void EvpgHomeRequire(void);
+extern void EvpgHomeTell(void);
+
+#endif							/* EVPG_ACTIVATION_H */

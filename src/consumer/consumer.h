@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.h
+ *		Consumers: how far each has come, and what it could not do.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_CONSUMER_H
+#define EVPG_CONSUMER_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/elog.h"
+
+/* A consumer, locked. */
+typedef struct EvpgConsumer
+{
+	const char *name;
+	bool		running;
+	bool		stopped;		/* not running: an event fails */
+	int64		checkpoint;
+	int64		start_position; /* the checkpoint with which it began */
+	int64		error_position; /* the event that fails; 0: none */
+	int			attempts;		/* at that event */
+	TimestampTz retry_at;		/* not before; 0: at once */
+	TimestampTz last_error_at;	/* 0: never */
+	/* see crash_suspects.c */
+	int64		server_start;
+	int64		cautious_to;
+	int64		proven;
+	int			crashes;
+} EvpgConsumer;
+
+/* An event that is not to be applied now. */
+typedef struct EvpgParked
+{
+	int64		id;
+	int64		position;
+	char	   *key;			/* NULL: none, or all */
+	bool		skipped;		/* given up; else it waits to be replayed */
+} EvpgParked;
+
+extern bool EvpgConsumerLock(const char *name, bool wait);
+extern void EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint);
+extern void EvpgConsumerDrop(const char *name, bool with_parked);
+extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
+extern List *EvpgConsumerProjections(void);
+extern List *EvpgConsumerSagas(void);
+extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
+extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
+							 bool stop, bool again, const ErrorData *error);
+extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
+extern TimestampTz EvpgConsumerRetryAt(int attempts);
+extern TimestampTz EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
+extern bool EvpgConsumerTransient(const ErrorData *error);
+extern List *EvpgConsumerParked(const char *name, int64 after);
+extern void EvpgConsumerSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
+							 const ErrorData *error);
+extern bool EvpgConsumerSkips(List *parked, int *next, int64 position, const char *key);
+extern void EvpgConsumerUnpark(const char *name, const char *key);
+extern void EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error);
+extern void EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error);
+
+#endif							/* EVPG_CONSUMER_H */

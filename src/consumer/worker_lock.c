@@ -1,0 +1,144 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_lock.c
+ *		Waiting for what a worker may hold: a consumer, a rebuild, a saga, a
+ *		scheduled command.
+ *
+ * A worker gives these back after a batch or a reaction, unless the user code in
+ * it never returns.  So a session that has waited for PATIENCE cancels the worker,
+ * which takes that as an error that need not come back (subtransaction.c), and goes on
+ * with other work.  User code can catch a cancel: after PATIENCE once more the
+ * worker is terminated, and the launcher starts another one.  What cannot be
+ * interrupted at all is reported.
+ *
+ * The lock_timeout of the caller holds for the whole.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "base/shmem.h"
+#include "base/subtransaction.h"
+#include "consumer/worker_lock.h"
+#include "log/stream.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+
+/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are sagas. */
+#define SAGA_CLASS 17755
+
+/* A worker that holds something is left alone for so long; longer than any batch that goes on, in ms. */
+#define PATIENCE 2000
+
+/* The lock of a saga: shared by those who work on its instances. */
+void
+EvpgLockSagaTag(const char *saga, LOCKTAG *tag)
+{
+	uint64		hash = EvpgHashPair(saga, "");
+
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, SAGA_CLASS);
+}
+
+/* Whether this session has the lock already. */
+bool
+EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
+#endif
+}
+
+typedef struct Limited
+{
+	void		(*action) (void *arg);
+	void	   *arg;
+	int			limit;			/* for each wait, in ms; 0: none */
+} Limited;
+
+static void
+act_within_limit(void *arg)
+{
+	Limited    *limited = arg;
+	char		limit[16];
+
+	snprintf(limit, sizeof(limit), "%d", limited->limit);
+	(void) set_config_option("lock_timeout", limit, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	limited->action(limited->arg);
+}
+
+/*
+ * EvpgLockOvertake
+ *		Does something, in a subtransaction, that may have to wait for a worker: the
+ *		one that holds a lock in a mode that conflicts with this one.  The action must
+ *		not have done anything before it waits, since it may be begun anew.
+ */
+void
+EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg), void *arg)
+{
+	static const int signals[] = {SIGINT, SIGTERM, 0};
+	Limited		limited = {.action = action, .arg = arg};
+	int			left = LockTimeout;
+
+	for (int step = 0; step < (int) lengthof(signals); step++)
+	{
+		ErrorData  *error;
+
+		limited.limit = left == 0 ? PATIENCE : Min(left, PATIENCE);
+		error = EvpgAttempt(act_within_limit, &limited);
+		if (error == NULL)
+			return;
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE || left == limited.limit)
+			ReThrowError(error);
+		left = left == 0 ? 0 : left - limited.limit;
+		if (!EvpgSharedSignal(held, mode, signals[step]))
+			break;
+		if (signals[step] == 0)
+			ereport(WARNING,
+					(errmsg("a worker of evpg does not react to SIGTERM"),
+					 errdetail("It runs code in C that does not check for interrupts."),
+					 errhint("evpg.stat_consumer and pg_stat_activity show its process.  Only SIGKILL ends it, after which the server restarts.")));
+	}
+	limited.limit = left;
+	{
+		ErrorData  *error = EvpgAttempt(act_within_limit, &limited);
+
+		if (error != NULL)
+			ReThrowError(error);
+	}
+}
+
+typedef struct Acquiring
+{
+	const LOCKTAG *tag;
+	LOCKMODE	mode;
+} Acquiring;
+
+static void
+acquire(void *arg)
+{
+	Acquiring  *acquiring = arg;
+
+	(void) LockAcquire(acquiring->tag, acquiring->mode, false, false);
+}
+
+/*
+ * EvpgLockAcquire
+ *		Takes a lock to the end of the transaction; false if it does not wait and
+ *		somebody else has it.
+ */
+bool
+EvpgLockAcquire(const LOCKTAG *tag, LOCKMODE mode, bool wait)
+{
+	Acquiring	acquiring = {.tag = tag, .mode = mode};
+
+	if (LockAcquire(tag, mode, false, true) != LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	if (wait)
+		EvpgLockOvertake(tag, mode, acquire, &acquiring);
+	return wait;
+}

@@ -1,0 +1,551 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_log.c
+ *		The event log evpg.event_log: inserting events, and scanning those of a
+ *		stream, or of all streams by position.
+ *
+ * Both work on the table directly instead of over SPI, as the apply worker of
+ * logical replication does: a whole command is inserted with one setup, arrays
+ * and JSON need no detour, and a scan always uses the unique index on
+ * (stream_id, version), whatever the statistics say.  Constraints, indexes,
+ * predicate locks and triggers that come after an insert, for each row and for
+ * each statement, work as with SQL; the statement is all that one call appends.
+ * What does not work so is refused: triggers before an insert, transition
+ * tables, rules and inheritance (catalog.c).
+ *
+ * Rule 3: who appends holds the stream's row lock and the fence before it
+ * draws a position, so positions grow with versions, and a command that loses
+ * draws none.
+ *
+ * Memory: an event of a scan lives until the next one is asked for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "aggregate/aggregate.h"
+#include "base/catalog.h"
+#include "base/testing.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "log/event_log.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Columns of evpg.event_log, see sql/evpg--1.0.sql. */
+#define LOG_POSITION		0
+#define LOG_STREAM_ID		1
+#define LOG_VERSION			2
+#define LOG_OCCURRED_AT		3
+#define LOG_RECORDED_AT		4
+#define LOG_EVENT_ID		5
+#define LOG_SCHEMA_VERSION	6
+#define LOG_TYPE			7
+#define LOG_DATA			8
+#define LOG_METADATA		9
+#define LOG_TAGS			10
+#define LOG_COMMAND_ID		11
+#define LOG_CORRELATION_ID	12
+#define LOG_CAUSATION_ID	13
+#define LOG_ACTOR			14
+#define LOG_SESSION_ROLE	15
+#define LOG_NATTS			16
+
+/* With the index on types, so many types at most are read by it. */
+#define MAX_TYPE_SOURCES 16
+
+/* So many events that are not wanted end a scan of all streams: a transaction should not last. */
+#define MAX_UNWANTED 200000
+
+/* An index scan, which yields events in the order that is wanted. */
+typedef struct Source
+{
+	IndexScanDesc scan;
+	TupleTableSlot *slot;
+	bool		fetched;		/* the slot has an event that was not returned
+								 * yet */
+	bool		ended;
+	int64		position;		/* of that event */
+} Source;
+
+struct EvpgLogScan
+{
+	const EvpgStream *stream;	/* NULL: all streams */
+	const EvpgLogFilter *filter;	/* if all streams */
+	text	  **event_types;	/* of the filter; NULL: none, or each has a
+								 * source */
+	int			ntypes;
+	int64		reached;
+	Relation	log;
+	Relation	index;
+	int			nsources;
+	Source	   *sources;
+	ScanDirection direction;
+	MemoryContext event_context;	/* reset for each event */
+};
+
+static void
+set_text(TupleTableSlot *slot, int column, const char *text)
+{
+	slot->tts_isnull[column] = (text == NULL);
+	if (text != NULL)
+		slot->tts_values[column] = CStringGetTextDatum(text);
+}
+
+static void
+set_pointer(TupleTableSlot *slot, int column, void *pointer)
+{
+	slot->tts_isnull[column] = (pointer == NULL);
+	slot->tts_values[column] = PointerGetDatum(pointer);
+}
+
+static void
+fill_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
+{
+	ExecClearTuple(slot);
+	/* what the log has beyond are dropped columns */
+	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
+	memset(slot->tts_isnull, false, sizeof(bool) * LOG_NATTS);
+	slot->tts_values[LOG_POSITION] = Int64GetDatum(event->position);
+	slot->tts_values[LOG_STREAM_ID] = Int64GetDatum(stream_id);
+	slot->tts_values[LOG_VERSION] = Int64GetDatum(event->version);
+	slot->tts_values[LOG_OCCURRED_AT] = TimestampTzGetDatum(event->occurred_at);
+	slot->tts_values[LOG_RECORDED_AT] = TimestampTzGetDatum(event->recorded_at);
+	slot->tts_values[LOG_EVENT_ID] = UUIDPGetDatum(&event->event_id);
+	slot->tts_values[LOG_SCHEMA_VERSION] = Int32GetDatum(event->schema_version);
+	set_text(slot, LOG_TYPE, event->type);
+	set_pointer(slot, LOG_DATA, event->data);
+	set_pointer(slot, LOG_METADATA, event->metadata);
+	set_pointer(slot, LOG_TAGS, event->tags);
+	set_text(slot, LOG_COMMAND_ID, event->command_id);
+	set_text(slot, LOG_CORRELATION_ID, event->correlation_id);
+	set_text(slot, LOG_CAUSATION_ID, event->causation_id);
+	set_text(slot, LOG_ACTOR, event->actor);
+	set_text(slot, LOG_SESSION_ROLE, event->session_role);
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * EvpgLogAppend
+ *		Appends events to a stream that the caller has locked: draws their
+ *		positions, numbers them, inserts them and advances the stream.
+ */
+void
+EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
+{
+	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, RowExclusiveLock);
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *target = makeNode(ResultRelInfo);
+	TupleTableSlot *slot;
+	bool		each_statement;
+	bool		triggers;
+	MemoryContext old;
+
+	Assert(stream->stream_id != 0 && count > 0);
+	EvpgFenceEnter();
+
+	old = MemoryContextSwitchTo(estate->es_query_cxt);
+	InitResultRelInfo(target, log, 1, NULL, 0);
+	ExecInitRangeTable(estate, list_make1(makeNode(RangeTblEntry)));
+	estate->es_result_relations = palloc0(sizeof(ResultRelInfo *));
+	estate->es_result_relations[0] = target;
+	estate->es_opened_result_relations = list_make1(target);
+	estate->es_output_cid = GetCurrentCommandId(true);
+	slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(log), &TTSOpsVirtual);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ExecOpenIndices(target, false);
+	each_statement = log->trigdesc != NULL && log->trigdesc->trig_insert_after_statement;
+	triggers = each_statement || (log->trigdesc != NULL && log->trigdesc->trig_insert_after_row);
+	if (triggers)
+		AfterTriggerBeginQuery();
+
+	for (int i = 0; i < count; i++)
+	{
+		events[i].position = EvpgFenceDraw();
+		events[i].version = stream->version + 1 + i;
+		ResetPerTupleExprContext(estate);
+		MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+		fill_slot(slot, stream->stream_id, &events[i]);
+		MemoryContextSwitchTo(estate->es_query_cxt);
+		if (!EVPG_MUTATION("event_lost") || events[i].version % 2 != 0)
+			ExecSimpleRelationInsert(target, estate, slot);
+		CHECK_FOR_INTERRUPTS();
+	}
+
+	if (each_statement)
+		ExecASInsertTriggers(estate, target, NULL);
+	if (triggers)
+		AfterTriggerEndQuery(estate);
+	ExecCloseIndices(target);
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	PopActiveSnapshot();
+	MemoryContextSwitchTo(old);
+	FreeExecutorState(estate);
+	table_close(log, NoLock);
+	CommandCounterIncrement();
+
+	EVPG_PLANT(events[count - 1].version);
+	EvpgStreamAdvance(stream, events[count - 1].version + EVPG_MUTATION("version_wrong"), events[count - 1].position, events[count - 1].recorded_at);
+}
+
+static uint64
+hash_event_id(const pg_uuid_t *event_id)
+{
+	return EvpgHashPair("event_id", EvpgUuidText(event_id));
+}
+
+/*
+ * EvpgLogReserveEventId
+ *		Makes this session the only one that may inject an event of this id, in any
+ *		stream, up to EvpgLogReleaseEventId: see EvpgReserveKey.  False if there is
+ *		such an event, also one committed after the transaction's snapshot.
+ */
+bool
+EvpgLogReserveEventId(const pg_uuid_t *event_id)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(event_id));
+	return EvpgReserveKey(hash_event_id(event_id), &catalog->event_log, &catalog->event_log_event_id_index, &key, 1);
+}
+
+void
+EvpgLogReleaseEventId(const pg_uuid_t *event_id)
+{
+	EvpgReleaseKey(hash_event_id(event_id));
+}
+
+/* index points into the catalog: it is known only under the lock of the table. */
+static EvpgLogScan *
+open_scan(const Oid *index, int nsources)
+{
+	EvpgLogScan *scan = palloc0(sizeof(EvpgLogScan));
+
+	scan->log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, AccessShareLock);
+	scan->index = index_open(*index, AccessShareLock);
+	scan->nsources = nsources;
+	scan->sources = palloc0(sizeof(Source) * nsources);
+	scan->direction = ForwardScanDirection;
+	scan->event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgEvent", ALLOCSET_DEFAULT_SIZES);
+	return scan;
+}
+
+static void
+open_source(EvpgLogScan *scan, Source *source, ScanKey keys, int nkeys)
+{
+	source->slot = table_slot_create(scan->log, NULL);
+	source->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), nkeys, 0);
+	index_rescan(source->scan, keys, nkeys, NULL, 0);
+}
+
+/*
+ * EvpgLogScanBegin
+ *		Scans the events of a stream with version >= from_version, in order of
+ *		version or, backwards, from the last, under the active snapshot.
+ */
+EvpgLogScan *
+EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
+{
+	EvpgLogScan *scan = open_scan(&EvpgCatalogGet()->event_log_stream_index, 1);
+	ScanKeyData keys[2];
+
+	scan->stream = stream;
+	scan->direction = backwards ? BackwardScanDirection : ForwardScanDirection;
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->stream_id));
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
+	open_source(scan, &scan->sources[0], keys, 2);
+	return scan;
+}
+
+/* Names once each: two sources of one type would return its events twice. */
+static List *
+without_duplicates(List *names)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, names)
+		if (result == NIL || !EvpgRegistryListed(result, lfirst(cell)))
+		result = lappend(result, lfirst(cell));
+	return result;
+}
+
+/*
+ * EvpgLogScanAll
+ *		Scans the events of all streams in order of position, under the active
+ *		snapshot; with the optional index on types, only those of the types that
+ *		are wanted, however rare they are.  It may end early, after many events that are not wanted: go on
+ *		from EvpgLogScanReached.
+ */
+EvpgLogScan *
+EvpgLogScanAll(const EvpgLogFilter *filter)
+{
+	const EvpgCatalog *catalog;
+	List	   *wanted = without_duplicates(filter->event_types);
+	int			ntypes = list_length(wanted);
+	bool		by_type;
+	EvpgLogScan *scan;
+	text	  **types = palloc(sizeof(text *) * Max(ntypes, 1));
+	ScanKeyData keys[3];
+	ListCell   *cell;
+
+	/* So that nobody drops the index in between. */
+	LockRelationOid(EvpgCatalogGet()->event_log, AccessShareLock);
+	catalog = EvpgCatalogGet();
+	by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
+	scan = by_type ? open_scan(&catalog->event_log_type_index, ntypes) : open_scan(&catalog->event_log_position_index, 1);
+	scan->filter = filter;
+	scan->reached = filter->after;
+	foreach(cell, wanted)
+		types[foreach_current_index(cell)] = cstring_to_text(lfirst(cell));
+	if (by_type)
+	{
+		ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
+		ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
+		for (int i = 0; i < ntypes; i++)
+		{
+			ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+								   F_TEXTEQ, PointerGetDatum(types[i]));
+			open_source(scan, &scan->sources[i], keys, 3);
+		}
+	}
+	else
+	{
+		scan->event_types = ntypes > 0 ? types : NULL;
+		scan->ntypes = ntypes;
+		ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
+		ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
+		open_source(scan, &scan->sources[0], keys, 2);
+	}
+	return scan;
+}
+
+/* Whether there is an event at a position, by now. */
+bool
+EvpgLogHas(int64 position)
+{
+	EvpgLogFilter filter = {.after = position - 1, .upto = position};
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		found;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	found = EvpgLogScanNext(scan, &event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	return found;
+}
+
+/* Every event up to here that is wanted has been returned. */
+int64
+EvpgLogScanReached(EvpgLogScan *scan)
+{
+	return scan->reached;
+}
+
+/* Which of so many parts has a key; the same everywhere and for ever. */
+int
+EvpgLogPart(const char *key, int parts)
+{
+	return DatumGetUInt32(hash_any((const unsigned char *) key, strlen(key))) % parts;
+}
+
+/* Whether the type of an event is wanted; looks at nothing else of it. */
+static bool
+type_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
+{
+	text	   *type;
+
+	if (scan->event_types == NULL)
+		return true;
+	slot_getsomeattrs(slot, LOG_TYPE + 1);
+	type = DatumGetTextPP(slot->tts_values[LOG_TYPE]);
+	for (int i = 0; i < scan->ntypes; i++)
+		if (VARSIZE_ANY_EXHDR(type) == VARSIZE_ANY_EXHDR(scan->event_types[i]) &&
+			memcmp(VARDATA_ANY(type), VARDATA_ANY(scan->event_types[i]), VARSIZE_ANY_EXHDR(type)) == 0)
+			return true;
+	return false;
+}
+
+/* Whether the stream of an event is wanted; fills *stream. */
+static bool
+stream_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
+{
+	const EvpgLogFilter *filter = scan->filter;
+	ListCell   *cell;
+	bool		wanted = (filter->aggregate_types == NIL);
+
+	slot_getsomeattrs(slot, LOG_STREAM_ID + 1);
+	EvpgStreamById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
+	foreach(cell, filter->aggregate_types)
+		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
+	return wanted && (filter->parts <= 1 || EvpgLogPart(stream->aggregate_id, filter->parts) == filter->part);
+}
+
+/* Whether an event has any of the wanted tags. */
+static bool
+tags_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
+{
+	List	   *wanted = scan->filter->tags;
+	ArrayType  *tags;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	if (wanted == NIL)
+		return true;
+	slot_getsomeattrs(slot, LOG_TAGS + 1);
+	if (slot->tts_isnull[LOG_TAGS])
+		return false;
+	MemoryContextReset(scan->event_context);
+	tags = DatumGetArrayTypeP(slot->tts_values[LOG_TAGS]);
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		if (!nulls[i] && EvpgRegistryListed(wanted, TextDatumGetCString(elements[i])))
+			return true;
+	return false;
+}
+
+/* The next event of all sources, in order of position; NULL at the end. */
+static TupleTableSlot *
+next_position(EvpgLogScan *scan)
+{
+	Source	   *first = NULL;
+
+	for (int i = 0; i < scan->nsources; i++)
+	{
+		Source	   *source = &scan->sources[i];
+
+		if (!source->fetched && !source->ended)
+		{
+			source->ended = !index_getnext_slot(source->scan, ForwardScanDirection, source->slot);
+			if (source->ended)
+				continue;
+			slot_getsomeattrs(source->slot, LOG_POSITION + 1);
+			source->position = DatumGetInt64(source->slot->tts_values[LOG_POSITION]);
+			source->fetched = true;
+		}
+		if (!source->ended && (first == NULL || source->position < first->position))
+			first = source;
+	}
+	if (first == NULL)
+		return NULL;
+	first->fetched = false;
+	scan->reached = first->position;
+	return first->slot;
+}
+
+/* The next event of all streams that is wanted; NULL at the end. */
+static TupleTableSlot *
+next_of_all(EvpgLogScan *scan, EvpgStream *stream)
+{
+	for (int looks = 0; looks < MAX_UNWANTED; looks++)
+	{
+		TupleTableSlot *slot = next_position(scan);
+
+		CHECK_FOR_INTERRUPTS();
+		if (slot == NULL)
+		{
+			scan->reached = scan->filter->upto;
+			return NULL;
+		}
+		if (type_wanted(scan, slot) && tags_wanted(scan, slot) && stream_wanted(scan, slot, stream))
+			return slot;
+	}
+	return NULL;
+}
+
+/* The next event of one stream; NULL at the end. */
+static TupleTableSlot *
+next_of_stream(EvpgLogScan *scan)
+{
+	Source	   *source = &scan->sources[0];
+
+	CHECK_FOR_INTERRUPTS();
+	return index_getnext_slot(source->scan, scan->direction, source->slot) ? source->slot : NULL;
+}
+
+static char *
+get_text(TupleTableSlot *slot, int column)
+{
+	return slot->tts_isnull[column] ? NULL : TextDatumGetCString(slot->tts_values[column]);
+}
+
+static void *
+get_varlena(TupleTableSlot *slot, int column)
+{
+	return slot->tts_isnull[column] ? NULL : PG_DETOAST_DATUM(slot->tts_values[column]);
+}
+
+/* The next event; false at the end.  It lives until the next call. */
+bool
+EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
+{
+	TupleTableSlot *slot;
+	EvpgStream	stream;
+	MemoryContext old;
+
+	if (scan->stream != NULL)
+		stream = *scan->stream;
+	slot = scan->stream != NULL ? next_of_stream(scan) : next_of_all(scan, &stream);
+	if (slot == NULL)
+		return false;
+
+	MemoryContextReset(scan->event_context);
+	old = MemoryContextSwitchTo(scan->event_context);
+	slot_getallattrs(slot);
+	event->position = DatumGetInt64(slot->tts_values[LOG_POSITION]);
+	event->version = DatumGetInt64(slot->tts_values[LOG_VERSION]);
+	/* Copies: a scan inside of this one may make the session forget streams. */
+	event->aggregate_type = pstrdup(stream.aggregate_type);
+	event->aggregate_id = pstrdup(stream.aggregate_id);
+	event->type = get_text(slot, LOG_TYPE);
+	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);
+	event->data = get_varlena(slot, LOG_DATA);
+	event->metadata = get_varlena(slot, LOG_METADATA);
+	event->tags = get_varlena(slot, LOG_TAGS);
+	event->event_id = *DatumGetUUIDP(slot->tts_values[LOG_EVENT_ID]);
+	event->has_event_id = true;
+	event->has_occurred_at = true;
+	event->caused_by = 0;
+	event->command_id = get_text(slot, LOG_COMMAND_ID);
+	event->correlation_id = get_text(slot, LOG_CORRELATION_ID);
+	event->causation_id = get_text(slot, LOG_CAUSATION_ID);
+	event->actor = get_text(slot, LOG_ACTOR);
+	event->session_role = get_text(slot, LOG_SESSION_ROLE);
+	event->occurred_at = DatumGetTimestampTz(slot->tts_values[LOG_OCCURRED_AT]);
+	event->recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+void
+EvpgLogScanEnd(EvpgLogScan *scan)
+{
+	for (int i = 0; i < scan->nsources; i++)
+	{
+		index_endscan(scan->sources[i].scan);
+		ExecDropSingleTupleTableSlot(scan->sources[i].slot);
+	}
+	index_close(scan->index, AccessShareLock);
+	table_close(scan->log, AccessShareLock);
+	MemoryContextDelete(scan->event_context);
+	pfree(scan);
+}

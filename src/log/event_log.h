@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_log.h
+ *		The event log: inserting events, and scanning those of a stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_EVENT_LOG_H
+#define EVPG_EVENT_LOG_H
+
+#include "log/event.h"
+#include "log/stream.h"
+#include "nodes/pg_list.h"
+
+typedef struct EvpgLogScan EvpgLogScan;
+
+/* Which events of all streams are wanted. */
+typedef struct EvpgLogFilter
+{
+	int64		after;			/* positions above this */
+	int64		upto;			/* and up to this */
+	List	   *aggregate_types;	/* NIL: all, as the next one */
+	List	   *event_types;
+	List	   *tags;			/* any of them */
+	int			parts;			/* > 1: only the aggregate ids of one part */
+	int			part;
+} EvpgLogFilter;
+
+extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);
+extern bool EvpgLogReserveEventId(const pg_uuid_t *event_id);
+extern void EvpgLogReleaseEventId(const pg_uuid_t *event_id);
+extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);
+extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
+extern bool EvpgLogHas(int64 position);
+extern int64 EvpgLogScanReached(EvpgLogScan *scan);
+extern int	EvpgLogPart(const char *key, int parts);
+extern bool EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event);
+extern void EvpgLogScanEnd(EvpgLogScan *scan);
+
+#endif							/* EVPG_EVENT_LOG_H */

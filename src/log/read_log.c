@@ -1,0 +1,487 @@
+/*-------------------------------------------------------------------------
+ *
+ * read_log.c
+ *		The SQL functions that read: streams, events, states, projections.
+ *
+ * STABLE ones see what the calling statement sees.  evpg_read_all with
+ * stable_only and evpg_stable_position are VOLATILE: they must read with a
+ * snapshot that is newer than the mark.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "aggregate/aggregate.h"
+#include "aggregate/state.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/statement.h"
+#include "catalog/pg_type.h"
+#include "consumer/consumer.h"
+#include "funcapi.h"
+#include "log/durable.h"
+#include "log/event_log.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "projection/projection.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_streams);
+PG_FUNCTION_INFO_V1(evpg_stream_version);
+PG_FUNCTION_INFO_V1(evpg_read_stream);
+PG_FUNCTION_INFO_V1(evpg_read_all);
+PG_FUNCTION_INFO_V1(evpg_stable_position);
+PG_FUNCTION_INFO_V1(evpg_state);
+PG_FUNCTION_INFO_V1(evpg_take_snapshot);
+PG_FUNCTION_INFO_V1(evpg_projection_read);
+PG_FUNCTION_INFO_V1(evpg_projection_required);
+PG_FUNCTION_INFO_V1(evpg_projection_changes);
+
+/* How many; NULL is all, as -1. */
+static int64
+arg_max_count(FunctionCallInfo fcinfo, int arg)
+{
+	int			count;
+
+	if (PG_ARGISNULL(arg))
+		return -1;
+	count = PG_GETARG_INT32(arg);
+	if (count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_count must not be negative")));
+	return count;
+}
+
+static bool
+arg_bool(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	return PG_GETARG_BOOL(arg);
+}
+
+static void
+raise_no_stream(const EvpgStream *stream)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_STREAM_NOT_FOUND),
+			 errmsg("stream \"%s\" of aggregate \"%s\" does not exist", stream->aggregate_id, stream->aggregate_type)));
+}
+
+/* Copies the result of a plan, whose columns are those of the function. */
+static void
+return_plan(FunctionCallInfo fcinfo, uint64 rows)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	for (uint64 row = 0; row < rows; row++)
+		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
+}
+
+/*
+ * The same in batches, for what may be long: the result spills to disk beyond
+ * work_mem, and SPI holds one batch.  Returns the number of rows.
+ */
+static int64
+return_batches(FunctionCallInfo fcinfo, EvpgPlan id, Datum *values, const char *nulls, bool read_only)
+{
+	Portal		portal = EvpgPlanOpen(id, values, nulls, read_only);
+	int64		count = 0;
+
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, 1000);
+		if (SPI_processed == 0)
+			break;
+		count += SPI_processed;
+		return_plan(fcinfo, SPI_processed);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	EvpgPlanClose(portal);
+	return count;
+}
+
+Datum
+evpg_streams(PG_FUNCTION_ARGS)
+{
+	Datum		values[4];
+	char		nulls[4] = {' ', ' ', ' ', ' '};
+	int64		max_count = arg_max_count(fcinfo, 2);
+	EvpgScope	scope;
+
+	/* The page starts after (after_type, after_id); the type may be implied. */
+	if (!PG_ARGISNULL(1) && PG_ARGISNULL(0) && PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("after_id needs a type"),
+				 errhint("Give aggregate_type, or after_type of the last row.")));
+	InitMaterializedSRF(fcinfo, 0);
+	values[0] = PG_GETARG_DATUM(0);
+	nulls[0] = PG_ARGISNULL(0) ? 'n' : ' ';
+	values[1] = PG_ARGISNULL(3) ? PG_GETARG_DATUM(0) : PG_GETARG_DATUM(3);
+	values[2] = PG_GETARG_DATUM(1);
+	nulls[1] = nulls[2] = PG_ARGISNULL(1) ? 'n' : ' ';
+	values[3] = Int64GetDatum(max_count);
+	nulls[3] = max_count < 0 ? 'n' : ' ';
+	EvpgEnter(&scope, NULL);
+	(void) return_batches(fcinfo, EVPG_PLAN_STREAM_LIST, values, nulls, true);
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_stream_version(PG_FUNCTION_ARGS)
+{
+	EvpgStream	stream = {
+		.aggregate_type = text_to_cstring(PG_GETARG_TEXT_PP(0)),
+		.aggregate_id = text_to_cstring(PG_GETARG_TEXT_PP(1))
+	};
+	EvpgScope	scope;
+	bool		found;
+
+	EvpgEnter(&scope, NULL);
+	found = EvpgStreamRead(&stream, true);
+	EvpgLeave(&scope);
+	if (!found)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(stream.version);
+}
+
+/* Adds an event to the rows of a function that returns evpg.event. */
+static void
+return_event(FunctionCallInfo fcinfo, const EvpgEvent *event, MemoryContext row)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old = MemoryContextSwitchTo(row);
+	Datum		values[EVPG_EVENT_NATTS];
+	bool		nulls[EVPG_EVENT_NATTS];
+
+	EvpgEventValues(event, values, nulls);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(row);
+}
+
+Datum
+evpg_read_stream(PG_FUNCTION_ARGS)
+{
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	int64		from_version = PG_ARGISNULL(2) ? 1 : PG_GETARG_INT64(2);
+	int64		max_count = arg_max_count(fcinfo, 3);
+	bool		backwards = arg_bool(fcinfo, 4, "backwards");
+	bool		missing_ok = arg_bool(fcinfo, 5, "missing_ok");
+	EvpgScope	scope;
+
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	if (EvpgStreamRead(&stream, true))
+	{
+		EvpgLogScan *scan = EvpgLogScanBegin(&stream, from_version, backwards);
+		MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
+		EvpgEvent	event;
+		int64		first = Max(from_version, 1);
+		int64		wanted = backwards ? stream.version : first;
+
+		/*
+		 * Versions have no gaps; where one is, the log is damaged, and the
+		 * rest is not all.
+		 */
+		for (int64 n = 0; n != max_count && wanted >= first && wanted <= stream.version; n++)
+		{
+			if (!EvpgLogScanNext(scan, &event) || event.version != wanted)
+				EvpgStateRaiseDamaged(&stream, wanted);
+			wanted += backwards ? -1 : 1;
+			return_event(fcinfo, &event, row);
+		}
+		MemoryContextDelete(row);
+		EvpgLogScanEnd(scan);
+	}
+	else if (!missing_ok)
+		raise_no_stream(&stream);
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}
+
+/* Which events evpg_read_all is asked for; NULL: all. */
+typedef struct Wanted
+{
+	ArrayType  *aggregate_types;
+	ArrayType  *event_types;
+	ArrayType  *tags;
+} Wanted;
+
+static List *
+names_of(ArrayType *array)
+{
+	return array == NULL ? NIL : EvpgRegistryNames(array);
+}
+
+/*
+ * Returns events of positions above after and up to upto, in order, with a new
+ * snapshot: by the index on types if there is one, else by position.  Whether
+ * the index on tags is better than that on positions depends on the tags, so
+ * with it the planner decides.
+ */
+static int64
+return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 upto, int64 max_count)
+{
+	EvpgLogFilter filter = {.after = after, .upto = upto};
+	EvpgLogScan *scan;
+	MemoryContext row;
+	EvpgEvent	event;
+	int64		count = 0;
+
+	if (wanted->tags != NULL && OidIsValid(EvpgCatalogGet()->event_log_tags_index))
+	{
+		Datum		values[6] = {
+			PointerGetDatum(wanted->tags), Int64GetDatum(after), Int64GetDatum(upto),
+			PointerGetDatum(wanted->aggregate_types), PointerGetDatum(wanted->event_types), Int64GetDatum(max_count)
+		};
+		char		nulls[6] = {
+			' ', ' ', ' ', wanted->aggregate_types == NULL ? 'n' : ' ', wanted->event_types == NULL ? 'n' : ' ',
+			max_count < 0 ? 'n' : ' '
+		};
+
+		return return_batches(fcinfo, EVPG_PLAN_EVENTS_TAGGED, values, nulls, false);
+	}
+	filter.aggregate_types = names_of(wanted->aggregate_types);
+	filter.event_types = names_of(wanted->event_types);
+	filter.tags = names_of(wanted->tags);
+	row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	while (count != max_count)
+	{
+		if (EvpgLogScanNext(scan, &event))
+		{
+			return_event(fcinfo, &event, row);
+			count++;
+		}
+		/* After many events that are not wanted a scan pauses. */
+		else if (EvpgLogScanReached(scan) >= upto)
+			break;
+	}
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	MemoryContextDelete(row);
+	return count;
+}
+
+Datum
+evpg_read_all(PG_FUNCTION_ARGS)
+{
+	int64		after_position = EvpgArgBigint(fcinfo, 0, "after_position");
+	int64		max_count = arg_max_count(fcinfo, 1);
+	bool		stable_only = arg_bool(fcinfo, 5, "stable_only");
+	Wanted		wanted = {
+		.aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types"),
+		.event_types = EvpgArgTextArray(fcinfo, 3, "event_types"),
+		.tags = EvpgArgTextArray(fcinfo, 4, "tags")
+	};
+	int64		count;
+	int64		mark;
+	EvpgScope	scope;
+
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	mark = stable_only ? EvpgFenceDurablePosition(false) : PG_INT64_MAX;
+	count = return_page(fcinfo, &wanted, after_position, mark, max_count);
+
+	/*
+	 * A page that is not full is worth waiting for appenders in mid-flight;
+	 * it goes on behind the mark.
+	 */
+	if (stable_only && count != max_count)
+	{
+		int64		later = EvpgFenceDurablePosition(true);
+
+		if (later > mark)
+			(void) return_page(fcinfo, &wanted, Max(after_position, mark), later,
+							   max_count < 0 ? max_count : max_count - count);
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_stable_position(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(EvpgFenceDurablePosition(true));
+}
+
+Datum
+evpg_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	EvpgScope	scope;
+	EvpgAggregate *aggregate;
+	MemoryContext context;
+	MemoryContext caller;
+
+	if (!PG_ARGISNULL(2) && !PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at_version and at_time cannot both be given")));
+	InitMaterializedSRF(fcinfo, 0);
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	EvpgEnter(&scope, NULL);
+	aggregate = EvpgRegistryAggregateWithState(stream.aggregate_type);
+	if (EvpgStreamRead(&stream, true))
+	{
+		EvpgState	state;
+		Datum		values[3];
+		bool		nulls[3] = {0};
+
+		if (!PG_ARGISNULL(2))
+		{
+			int64		version = PG_GETARG_INT64(2);
+
+			if (version < 0 || version > stream.version)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("stream \"%s\" of aggregate \"%s\" has no version " INT64_FORMAT,
+								stream.aggregate_id, stream.aggregate_type, version),
+						 errdetail("Its versions are 0 to " INT64_FORMAT ".", stream.version)));
+			EvpgStateLoadVersion(&state, aggregate, &stream, version);
+		}
+		else if (!PG_ARGISNULL(3))
+			EvpgStateLoadTime(&state, aggregate, &stream, PG_GETARG_TIMESTAMPTZ(3));
+		else
+			EvpgStateLoad(&state, aggregate, &stream, true);
+
+		values[0] = Int64GetDatum(state.version);
+		values[1] = JsonbPGetDatum(EvpgReducerValue(&state));
+		values[2] = Int64GetDatum(state.last_position);
+		nulls[2] = (state.last_position == 0);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		if (PG_ARGISNULL(2) && PG_ARGISNULL(3))
+			EvpgStateKeep(&state, stream.stream_id);
+	}
+	EvpgLeave(&scope);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_take_snapshot(PG_FUNCTION_ARGS)
+{
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	EvpgScope	scope;
+	EvpgAggregate *aggregate;
+	EvpgState	state;
+
+	EvpgEnter(&scope, "evpg_take_snapshot()");
+	aggregate = EvpgRegistryAggregateWithState(stream.aggregate_type);
+	if (!EvpgStreamLock(&stream))
+		raise_no_stream(&stream);
+	EvpgStateLoad(&state, aggregate, &stream, false);
+	/* An empty stream needs none. */
+	if (stream.version > 0 && !EvpgStateSnapshot(&state, stream.stream_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not save a snapshot of stream \"%s\" of aggregate \"%s\"",
+						stream.aggregate_id, stream.aggregate_type)));
+	EvpgStateKeep(&state, stream.stream_id);
+	EvpgLeave(&scope);
+	PG_RETURN_INT64(stream.version);
+}
+
+/* Returns the row of a key; false if there is none. */
+static bool
+return_key(FunctionCallInfo fcinfo)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	Datum		values[2];
+	EvpgScope	scope;
+	uint64		rows;
+
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	(void) EvpgProjectionFind(name);
+	values[0] = PG_GETARG_DATUM(0);
+	values[1] = PG_GETARG_DATUM(1);
+	rows = EvpgPlanRead(EVPG_PLAN_PROJECTED_READ, values, NULL);
+	return_plan(fcinfo, rows);
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	return rows > 0;
+}
+
+Datum
+evpg_projection_read(PG_FUNCTION_ARGS)
+{
+	(void) return_key(fcinfo);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_projection_required(PG_FUNCTION_ARGS)
+{
+	if (!return_key(fcinfo))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_STATE_NOT_FOUND),
+				 errmsg("projection \"%s\" has no key \"%s\"",
+						text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)))));
+	PG_RETURN_NULL();
+}
+
+/*
+ * Rows of inline projections commit out of the order of positions, as events
+ * do, so this goes no further than the stable position.  A full page ends with
+ * all rows of its last position.
+ */
+Datum
+evpg_projection_changes(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	int64		max_count = arg_max_count(fcinfo, 2);
+	int64		mark;
+	Datum		values[4];
+	char		no_limit[4] = {' ', ' ', ' ', 'n'};
+	int64		rows;
+	bool		is_async;
+	EvpgConsumer consumer;
+	EvpgScope	scope;
+
+	(void) EvpgArgBigint(fcinfo, 1, "after_position");
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	mark = EvpgFenceDurablePosition(true);
+	/* No further than an asynchronous projection is. */
+	is_async = EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC;
+	if (is_async && EvpgConsumerRead(name, &consumer))
+		mark = Min(mark, consumer.checkpoint);
+	values[0] = PG_GETARG_DATUM(0);
+	values[1] = PG_GETARG_DATUM(1);
+	values[2] = Int64GetDatum(mark);
+	values[3] = Int64GetDatum(max_count);
+	rows = return_batches(fcinfo, EVPG_PLAN_PROJECTED_CHANGES, values, max_count < 0 ? no_limit : NULL, false);
+	/* Batches of workers commit lazily. */
+	if (is_async && rows > 0)
+		EvpgDurableAwaitAll();
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}

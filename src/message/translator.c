@@ -1,0 +1,248 @@
+/*-------------------------------------------------------------------------
+ *
+ * translator.c
+ *		Translators: functions that make commands of messages from outside, so
+ *		that no handler has to know their form.
+ *
+ * A translator is loaded when it is first used, and kept for the session until
+ * a registration or a function changes (catalog.c counts generations).
+ *
+ * Memory: each translator has a context of its own below EvpgRegistryContext;
+ * one that was dropped lives to the end of the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate/aggregate.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/settings.h"
+#include "base/statement.h"
+#include "funcapi.h"
+#include "message/translator.h"
+#include "miscadmin.h"
+#include "usercode/function.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_register_translator);
+PG_FUNCTION_INFO_V1(evpg_drop_translator);
+PG_FUNCTION_INFO_V1(evpg_translate);
+
+typedef struct Translator
+{
+	MemoryContext context;
+	char	   *name;
+	EvpgFunction *function;
+} Translator;
+
+static List *translators = NIL; /* of Translator, those that were used */
+static uint64 generation = 0;	/* of the list */
+
+/* ------------------------------------------------------------------ registration */
+
+Datum
+evpg_register_translator(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "translator name");
+	char	   *search_path = EvpgFunctionSearchPath();
+	Datum		values[4];
+	uint64		changed;
+	EvpgScope	scope;
+
+	EvpgCheckNewName(name, "translator name");
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("translator must not be null")));
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_TRANSLATOR, GetUserId()));
+	values[2] = CStringGetTextDatum(search_path);
+	values[3] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+
+	EvpgEnter(&scope, "evpg_register_translator()");
+	changed = EvpgPlanRun(EVPG_PLAN_TRANSLATOR_WRITE, values, NULL);
+	EvpgPlanDone();
+	if (changed > 0)
+		EvpgRegistryAnnounce(EvpgCatalogGet()->translator);
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(changed > 0);
+}
+
+Datum
+evpg_drop_translator(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_TRANSLATOR_DELETE, EvpgCatalogGet()->translator,
+									EVPG_ERRCODE_UNKNOWN_TRANSLATOR, "translator", "evpg_drop_translator()"));
+}
+
+/* ------------------------------------------------------------------ those that are in use */
+
+/* Forgets what an invalidation has made doubtful. */
+static void
+refresh(void)
+{
+	ListCell   *cell;
+
+	if (likely(generation == EvpgCatalogRegistryGeneration()))
+		return;
+	generation = EvpgCatalogRegistryGeneration();
+	foreach(cell, translators)
+		EvpgRegistryDropLater(((Translator *) lfirst(cell))->context);
+	list_free(translators);
+	translators = NIL;
+}
+
+static char *
+result_text(int column)
+{
+	Datum		value;
+
+	if (!EvpgPlanResult(0, column, &value))
+		elog(ERROR, "unexpected null in evpg.translator");
+	return TextDatumGetCString(value);
+}
+
+static Translator *
+load_translator(const char *name)
+{
+	Datum		key = CStringGetTextDatum(name);
+	MemoryContext context;
+	MemoryContext old;
+	Translator *translator;
+
+	/* An error below leaves the context to the caller's. */
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgTranslator", ALLOCSET_SMALL_SIZES);
+	if (EvpgPlanReadLatest(EVPG_PLAN_TRANSLATOR_READ, &key, NULL) == 0)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_TRANSLATOR),
+				 errmsg("translator \"%s\" is not registered", name),
+				 errhint("Register it with evpg_register_translator().")));
+	old = MemoryContextSwitchTo(context);
+	translator = palloc(sizeof(Translator));
+	translator->context = context;
+	translator->name = pstrdup(name);
+	translator->function = EvpgFunctionResolve(result_text(1), EVPG_ROLE_TRANSLATOR, result_text(3), result_text(2));
+	MemoryContextSwitchTo(old);
+	EvpgPlanDone();
+	MemoryContextSetParent(context, EvpgRegistryMemory());
+	return translator;
+}
+
+/* A translator, which lives to the end of the transaction at least. */
+static Translator *
+find_translator(const char *name)
+{
+	ListCell   *cell;
+	uint64		before;
+	Translator *translator;
+	MemoryContext old;
+
+	refresh();
+	foreach(cell, translators)
+	{
+		translator = lfirst(cell);
+		if (strcmp(translator->name, name) == 0)
+			return translator;
+	}
+
+	before = generation;
+	translator = load_translator(name);
+	refresh();
+	if (before != generation)
+	{
+		/* Invalidated while it was loaded: use it this once. */
+		EvpgRegistryDropLater(translator->context);
+		return translator;
+	}
+	old = MemoryContextSwitchTo(EvpgRegistryMemory());
+	translators = lappend(translators, translator);
+	MemoryContextSwitchTo(old);
+	return translator;
+}
+
+/* ------------------------------------------------------------------ translating */
+
+static void
+describe_translator(void *name)
+{
+	errcontext("translator \"%s\"", (char *) name);
+}
+
+/*
+ * EvpgTranslate
+ *		What a translator makes of a payload: checked commands in
+ *		CurrentMemoryContext.  The caller is inside EvpgEnter.
+ */
+int
+EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
+{
+	Translator *translator = find_translator(name);
+	Datum		args[1] = {JsonbPGetDatum(payload)};
+	ErrorContextCallback callback;
+	Datum	   *rows;
+	bool	   *nulls;
+	int			count;
+	int			made = 0;
+
+	callback.callback = describe_translator;
+	callback.arg = unconstify(char *, name);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	count = EvpgFunctionCall(translator->function, args, false, EvpgMaxEvents + 1, &rows, &nulls);
+	if (count > EvpgMaxEvents)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_LIMIT),
+				 errmsg("translator \"%s\" makes too many commands", name),
+				 errdetail("The limit is %d.", EvpgMaxEvents),
+				 errhint("Split the message, or let a superuser raise evpg.max_events.")));
+	*commands = palloc(sizeof(EvpgCommand) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		EvpgCommand *command = &(*commands)[made];
+
+		if (nulls[i] || !EvpgCommandFromTuple(DatumGetHeapTupleHeader(rows[i]), command))
+			continue;
+		EvpgCommandCheck(command);
+		EvpgCheckCallersMetadata(command->metadata);
+		EvpgCheckCallersCommandId(command->command_id);
+		made++;
+	}
+	error_context_stack = callback.previous;
+	return made;
+}
+
+Datum
+evpg_translate(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	char	   *name = EvpgArgName(fcinfo, 0, "translator name");
+	Jsonb	   *payload = EvpgArgJsonb(fcinfo, 1, "payload");
+	EvpgCommand *commands;
+	int			count;
+	EvpgScope	scope;
+
+	if (payload == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("payload must not be null")));
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	count = EvpgTranslate(name, payload, &commands);
+	EvpgLeave(&scope);
+	for (int i = 0; i < count; i++)
+	{
+		HeapTupleData tuple = {0};
+		HeapTupleHeader row;
+
+		commands[i].version = -1;
+		row = DatumGetHeapTupleHeader(EvpgCommandDatum(&commands[i]));
+		tuple.t_len = HeapTupleHeaderGetDatumLength(row);
+		tuple.t_data = row;
+		tuplestore_puttuple(result->setResult, &tuple);
+	}
+	PG_RETURN_NULL();
+}

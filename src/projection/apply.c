@@ -1,0 +1,508 @@
+/*-------------------------------------------------------------------------
+ *
+ * apply.c
+ *		Applies events to the keys of projections (rules 11 and 12).
+ *
+ * EvpgProjectFold applies one event to the row of one key, EvpgProjectHandle to
+ * the rows of all its keys at once, for a handler, which sees an event once.
+ * Both serve every caller: the transaction that appends the event (here), a
+ * batch (batch.c), a rebuild.
+ *
+ * An event is applied to an inline projection in the transaction that appends
+ * it, by everyone who appends, so it is applied once.  The keys of a command are
+ * locked in one order, so two commands cannot deadlock over them; a handler is
+ * called in the order of positions, once all keys of its projection are locked.
+ * Applies to a key come in the order of its locks, which for a key over several
+ * streams need not be that of positions; a row keeps the highest.
+ *
+ * Memory: one context for a call, one for a key below it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "aggregate/aggregate.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "projection/apply.h"
+#include "usercode/native.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+/* An event for a key of a projection. */
+typedef struct Work
+{
+	EvpgProjection *projection;
+	const char *key;
+	const EvpgEvent *event;
+	EvpgProjected *row;			/* once it is locked, for a handler */
+} Work;
+
+/* What a projection made of an event. */
+typedef struct Applied
+{
+	bool		deleted;
+	bool		silent;
+	Jsonb	   *state;			/* not of a native projection */
+	Jsonb	   *delta;			/* NULL: null */
+} Applied;
+
+/* ------------------------------------------------------------------ whose code is running */
+
+/* What is being worked on: if it fails, this is where. */
+int64		EvpgProjectPosition = 0;	/* 0: no event */
+const char *EvpgProjectKey = NULL;	/* NULL: not known yet */
+
+static char last_key[EVPG_MAX_ID + 1];
+
+/* Says what is being worked on. */
+void
+EvpgProjectBlame(int64 position, const char *key)
+{
+	EvpgProjectPosition = position;
+	EvpgProjectKey = key == NULL ? NULL : last_key;
+	if (key != NULL)
+		strlcpy(last_key, key, sizeof(last_key));
+}
+
+typedef struct Frame
+{
+	ErrorContextCallback callback;
+	const char *projection;
+	const char *key;			/* NULL: none, or several */
+	int			keys;			/* 0: they are being found */
+	const EvpgEvent *event;
+} Frame;
+
+static void
+describe_frame(void *arg)
+{
+	Frame	   *frame = arg;
+
+	if (frame->key != NULL)
+		errcontext("projection \"%s\", key \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
+				   frame->projection, frame->key, frame->event->type, frame->event->aggregate_id,
+				   frame->event->aggregate_type, frame->event->position);
+	else if (frame->keys > 0)
+		errcontext("projection \"%s\", %d keys, event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
+				   frame->projection, frame->keys, frame->event->type, frame->event->aggregate_id,
+				   frame->event->aggregate_type, frame->event->position);
+	else
+		errcontext("key of projection \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
+				   frame->projection, frame->event->type, frame->event->aggregate_id,
+				   frame->event->aggregate_type, frame->event->position);
+}
+
+static void
+push_frame(Frame *frame, const EvpgProjection *projection, const char *key, int keys, const EvpgEvent *event)
+{
+	EvpgProjectBlame(event->position, key);
+	frame->projection = projection->name;
+	frame->key = key;
+	frame->keys = keys;
+	frame->event = event;
+	frame->callback.callback = describe_frame;
+	frame->callback.arg = frame;
+	frame->callback.previous = error_context_stack;
+	error_context_stack = &frame->callback;
+}
+
+static void
+pop_frame(Frame *frame)
+{
+	error_context_stack = frame->callback.previous;
+}
+
+/* ------------------------------------------------------------------ applying */
+
+/* The state of a row as json-c, which stays with the row. */
+static evpg_json *
+native_state(EvpgProjected *row, MemoryContext row_context)
+{
+	EvpgProjection *projection = row->projection;
+
+	if (row->json == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(row_context);
+
+		row->json = EvpgJsonOwn(NULL);
+		MemoryContextSwitchTo(old);
+	}
+	if (row->json->json == NULL)
+		row->json->json = EvpgJsonFromJsonb(row->state != NULL ? row->state : projection->initial_state,
+											"projection state");
+	if (json_object_get_type(row->json->json) != json_type_object)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("state of projection \"%s\" is not a JSON object", projection->name)));
+	return row->json->json;
+}
+
+/* The delta is of no use unless it is sent. */
+static void
+project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, bool send, Applied *applied)
+{
+	const evpg_project_entry *entry = evpg_find_projected(&projection->module, event->type);
+	evpg_result *result = EvpgNativeResult();
+	EvpgNativeEvent native;
+
+	EvpgNativeEventInit(&native);
+	EvpgNativeEventSet(&native, event, NULL);
+	entry->call(result, state, &native.event);
+	if (result->failed)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("projection \"%s\" failed: %s", projection->name,
+						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
+	EvpgNativeResultCheck(result, EVPG_MAY_PROJECT, "a projection");
+	applied->deleted = result->deleted;
+	applied->silent = (result->delta == NULL || !send);
+	applied->delta = applied->silent ? NULL : EvpgJsonToJsonb(result->delta, "delta");
+	EvpgNativeEventClear(&native);
+	EvpgNativeResultReset(result);
+}
+
+/* A reducer that returns jsonb says the new state, which is what listeners get; NULL deletes. */
+static void
+project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *state, const EvpgEvent *event,
+				   Applied *applied)
+{
+	Datum		args[2] = {JsonbPGetDatum(state), EvpgEventDatum(event)};
+	Datum	   *rows;
+	bool	   *nulls;
+	bool		isnull = EvpgFunctionCall(reducer, args, true, 1, &rows, &nulls) != 1 || nulls[0];
+
+	if (reducer->result_type == JSONBOID)
+	{
+		applied->state = isnull ? NULL : DatumGetJsonbP(rows[0]);
+		applied->delta = applied->state;
+	}
+	else if (!isnull)
+	{
+		HeapTupleHeader tuple = DatumGetHeapTupleHeader(rows[0]);
+		Datum		value;
+
+		value = GetAttributeByNum(tuple, 1, &isnull);
+		applied->state = isnull ? NULL : DatumGetJsonbP(value);
+		value = GetAttributeByNum(tuple, 2, &isnull);
+		applied->delta = isnull ? NULL : DatumGetJsonbP(value);
+		applied->silent = isnull;
+	}
+	applied->deleted = (applied->state == NULL);
+	if (applied->state != NULL)
+		EvpgJsonbCheckLimits(applied->state, "projection state");
+}
+
+/* A handler writes the user's own tables, and returns the delta; NULL is silent. */
+static void
+project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Applied *applied)
+{
+	Datum		args[2] = {EvpgEventDatum(event), EvpgRegistryArray(keys)};
+	Datum	   *rows;
+	bool	   *nulls;
+
+	applied->silent = EvpgFunctionCall(handler, args, false, 1, &rows, &nulls) != 1 || nulls[0];
+	if (!applied->silent)
+		applied->delta = DatumGetJsonbP(rows[0]);
+}
+
+static void
+apply(EvpgProjected *row, MemoryContext row_context, const EvpgEvent *event, bool send, Applied *applied)
+{
+	EvpgProjection *projection = row->projection;
+
+	memset(applied, 0, sizeof(Applied));
+	if (projection->native)
+		project_native(projection, native_state(row, row_context), event, send, applied);
+	else
+		project_by_reducer(projection, EvpgProjectionFunction(projection),
+						   row->state != NULL ? row->state : projection->initial_state, event, applied);
+}
+
+/* Keeps a new state; whatever state the row had goes. */
+static void
+keep_state(EvpgProjected *row, const Applied *applied)
+{
+	Jsonb	   *before = row->state;
+
+	if (applied->deleted && row->json != NULL)
+		EvpgJsonFree(EvpgJsonLetGo(row->json));
+	row->state = NULL;
+	if (applied->state != NULL)
+	{
+		row->state = palloc(VARSIZE_ANY(applied->state));
+		memcpy(row->state, applied->state, VARSIZE_ANY(applied->state));
+	}
+	if (before != NULL)
+		pfree(before);
+}
+
+/* A row has taken an event: its version and position, and its frame if asked. */
+static void
+advance_row(EvpgProjected *row, const EvpgEvent *event, bool send, const Applied *applied)
+{
+	row->deleted = applied->deleted;
+	row->version++;
+	row->position = Max(row->position, event->position);
+	if (send && !applied->silent)
+		EvpgProjectedSend(row, row->projection->event_name, applied->delta);
+}
+
+/*
+ * EvpgProjectFold
+ *		Applies an event to a row, in memory: the caller writes it in the end.
+ *		The state is kept in CurrentMemoryContext while all else goes with
+ *		event_context.  Sends the frame of the event if asked.  Not for a handler.
+ */
+void
+EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_context, bool send)
+{
+	MemoryContext row_context = MemoryContextSwitchTo(event_context);
+	Applied		applied;
+	Frame		frame;
+
+	if (row->deleted)
+		EvpgProjectedRevive(row);
+	push_frame(&frame, row->projection, row->key, 1, event);
+	apply(row, row_context, event, send, &applied);
+	pop_frame(&frame);
+	advance_row(row, event, send, &applied);
+	MemoryContextSwitchTo(row_context);
+	keep_state(row, &applied);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * EvpgProjectHandle
+ *		Lets the handler of a projection apply an event, once, and advances the rows
+ *		of all its keys, in memory: the caller writes them in the end.  All else
+ *		goes with event_context.
+ */
+void
+EvpgProjectHandle(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send)
+{
+	EvpgProjection *projection = ((EvpgProjected *) linitial(rows))->projection;
+	MemoryContext caller = MemoryContextSwitchTo(event_context);
+	const char *only_key = list_length(rows) == 1 ? ((EvpgProjected *) linitial(rows))->key : NULL;
+	List	   *keys = NIL;
+	ListCell   *cell;
+	Applied		applied = {0};
+	Frame		frame;
+
+	foreach(cell, rows)
+	{
+		EvpgProjected *row = lfirst(cell);
+
+		if (row->deleted)
+			EvpgProjectedRevive(row);
+		keys = lappend(keys, unconstify(char *, row->key));
+	}
+	push_frame(&frame, projection, only_key, list_length(rows), event);
+	project_by_handler(EvpgProjectionFunction(projection), event, keys, &applied);
+	pop_frame(&frame);
+	foreach(cell, rows)
+		advance_row(lfirst(cell), event, send, &applied);
+	MemoryContextSwitchTo(caller);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* The keys that an event is applied to, in CurrentMemoryContext. */
+List *
+EvpgProjectKeys(EvpgProjection *projection, const EvpgEvent *event)
+{
+	Frame		frame;
+	List	   *keys;
+
+	push_frame(&frame, projection, NULL, 0, event);
+	keys = EvpgProjectionKeys(projection, event);
+	pop_frame(&frame);
+	return keys;
+}
+
+/* ------------------------------------------------------------------ inline projections */
+
+/* Whether the projection is kept up by who appends, and takes the event. */
+static bool
+takes_inline(EvpgProjection *projection, const EvpgEvent *event)
+{
+	return projection->mode == EVPG_MODE_INLINE && EvpgProjectionTakes(projection, event);
+}
+
+static int
+compare_work(const void *a, const void *b)
+{
+	const Work *left = a;
+	const Work *right = b;
+	int			order = strcmp(left->projection->name, right->projection->name);
+
+	if (order == 0)
+		order = strcmp(left->key, right->key);
+	if (order == 0)
+		order = left->event->position < right->event->position ? -1 :
+			left->event->position > right->event->position;
+	return order;
+}
+
+/* Whether any inline projection takes any of the events. */
+bool
+EvpgProjectAny(const EvpgEvent *events, int count)
+{
+	ListCell   *cell;
+
+	foreach(cell, EvpgProjections())
+		for (int i = 0; i < count; i++)
+		if (takes_inline(lfirst(cell), &events[i]))
+			return true;
+	return false;
+}
+
+/* The keys that events are to be applied to, in the order in which they are locked. */
+static Work *
+collect(List *projections, const EvpgEvent *events, int count, int *nwork)
+{
+	int			space = 16;
+	Work	   *work = palloc(sizeof(Work) * space);
+	ListCell   *cell;
+
+	*nwork = 0;
+	foreach(cell, projections)
+	{
+		EvpgProjection *projection = lfirst(cell);
+
+		for (int i = 0; i < count; i++)
+		{
+			ListCell   *key;
+
+			if (!takes_inline(projection, &events[i]))
+				continue;
+			foreach(key, EvpgProjectKeys(projection, &events[i]))
+			{
+				if (*nwork == space)
+					work = repalloc_huge(work, sizeof(Work) * (space *= 2));
+				work[*nwork].projection = projection;
+				work[*nwork].key = lfirst(key);
+				work[*nwork].event = &events[i];
+				work[*nwork].row = NULL;
+				(*nwork)++;
+			}
+		}
+	}
+	qsort(work, *nwork, sizeof(Work), compare_work);
+	return work;
+}
+
+/* Applies all that there is for the first key of work, and returns how much that is. */
+static int
+apply_key(const Work *work, int nwork)
+{
+	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
+	EvpgProjected row;
+	int			done = 0;
+
+	EvpgProjectedLock(&row, work->projection, work->key);
+	for (; done < nwork && work[done].projection == work->projection && strcmp(work[done].key, work->key) == 0; done++)
+	{
+		EvpgProjectFold(&row, work[done].event, event_context, true);
+		MemoryContextReset(event_context);
+	}
+	EvpgProjectedWrite(&row);
+	return done;
+}
+
+/* The same, in the order in which a handler gets them. */
+static int
+compare_positions(const void *a, const void *b)
+{
+	const Work *left = a;
+	const Work *right = b;
+
+	if (left->event->position != right->event->position)
+		return left->event->position < right->event->position ? -1 : 1;
+	return strcmp(left->key, right->key);
+}
+
+/*
+ * Applies all that there is for the handler of the first projection of work, and
+ * returns how much that is.  Locks all keys first, in their order; then each
+ * event is applied once, in the order of positions.
+ */
+static int
+apply_handler(Work *work, int nwork)
+{
+	EvpgProjection *projection = work->projection;
+	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
+	List	   *locked = NIL;
+	EvpgProjected *row = NULL;
+	ListCell   *cell;
+	int			count = 0;
+
+	for (; count < nwork && work[count].projection == projection; count++)
+	{
+		if (row == NULL || strcmp(work[count].key, row->key) != 0)
+		{
+			row = palloc(sizeof(EvpgProjected));
+			EvpgProjectedLock(row, projection, work[count].key);
+			locked = lappend(locked, row);
+		}
+		work[count].row = row;
+	}
+	qsort(work, count, sizeof(Work), compare_positions);
+	for (int done = 0; done < count;)
+	{
+		const EvpgEvent *event = work[done].event;
+		MemoryContext old = MemoryContextSwitchTo(event_context);
+		List	   *rows = NIL;
+
+		for (; done < count && work[done].event == event; done++)
+			rows = lappend(rows, work[done].row);
+		MemoryContextSwitchTo(old);
+		EvpgProjectHandle(rows, event, event_context, true);
+		MemoryContextReset(event_context);
+	}
+	foreach(cell, locked)
+		EvpgProjectedWrite(lfirst(cell));
+	return count;
+}
+
+/*
+ * EvpgProject
+ *		Applies events that this transaction has just appended to all inline
+ *		projections that take them.
+ */
+void
+EvpgProject(const EvpgEvent *events, int count)
+{
+	List	   *projections = EvpgProjections();
+	MemoryContext context;
+	MemoryContext key_context;
+	MemoryContext old;
+
+	if (projections == NIL)
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject", ALLOCSET_DEFAULT_SIZES);
+	key_context = AllocSetContextCreate(context, "EvpgProject key", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	EvpgProjecting = true;
+	PG_TRY();
+	{
+		int			nwork;
+		Work	   *work = collect(projections, events, count, &nwork);
+
+		MemoryContextSwitchTo(key_context);
+		for (int done = 0; done < nwork; MemoryContextReset(key_context))
+			done += work[done].projection->handler_signature != NULL ?
+				apply_handler(&work[done], nwork - done) : apply_key(&work[done], nwork - done);
+	}
+	PG_FINALLY();
+	{
+		EvpgProjecting = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}

@@ -1,0 +1,354 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *		Applies many events of the log to a projection, in order of position,
+ *		for who owns all rows of a build: an asynchronous projection, a rebuild.
+ *
+ * Each key is read when its first event comes and written once, at the end.
+ * The caller has asked for the stable position before, so that the snapshot
+ * that is taken here sees every event up to it: only under READ COMMITTED.  An
+ * event is read once (rule 12).
+ *
+ * How many events a batch takes adapts to how long they take: small batches
+ * write their rows too often, and for large ones whoever wants to pause, change
+ * or drop the projection waits too long.  So a batch reads for a given time, and
+ * one event at least.
+ *
+ * Memory: one context for a batch, in which the rows are, one for an event
+ * below it.  MAX_BYTES bounds them, with what json-c holds for native rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "access/xact.h"
+#include "aggregate/aggregate.h"
+#include "base/testing.h"
+#include "common/hashfn.h"
+#include "consumer/consumer.h"
+#include "log/event_log.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "projection/apply.h"
+#include "projection/batch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* A batch ends when its rows need more than this. */
+#define MAX_BYTES (64 * 1024 * 1024)
+
+/* Or when it has read for so long, in ms. */
+#define LONGEST 500
+
+/* Or after so many events. */
+#define MAX_EVENTS 500000
+
+/* How large a native state has become is looked at for so many events of its key once. */
+#define LOOK_EVERY 16
+
+typedef struct RowEntry
+{
+	const char *key;
+	bool		waits;			/* an event of the key is parked */
+	EvpgProjected *row;			/* NULL: not read yet */
+	int64		position;		/* the last event that was applied to it */
+	int64		events;			/* how many were */
+	Size		json;			/* what json-c holds for it, at the last look */
+	uint32		hash;
+	char		status;
+} RowEntry;
+
+#define SH_PREFIX rows
+#define SH_ELEMENT_TYPE RowEntry
+#define SH_KEY_TYPE const char *
+#define SH_KEY key
+#define SH_HASH_KEY(table, key) hash_bytes((const unsigned char *) (key), strlen(key))
+#define SH_EQUAL(table, a, b) (strcmp(a, b) == 0)
+#define SH_STORE_HASH
+#define SH_GET_HASH(table, entry) ((entry)->hash)
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* The entry of a key, in the context of rows. */
+static RowEntry *
+find_entry(rows_hash *rows, const char *key)
+{
+	RowEntry   *entry = rows_lookup(rows, key);
+	bool		found;
+
+	if (entry == NULL)
+	{
+		entry = rows_insert(rows, MemoryContextStrdup(rows->ctx, key), &found);
+		entry->waits = false;
+		entry->row = NULL;
+	}
+	return entry;
+}
+
+/* Marks the keys whose events wait behind a parked one. */
+static void
+mark_waiting(EvpgBatch *batch, rows_hash *rows)
+{
+	ListCell   *cell;
+
+	foreach(cell, batch->parked)
+	{
+		EvpgParked *parked = lfirst(cell);
+
+		if (!parked->skipped && parked->key != NULL)
+			find_entry(rows, parked->key)->waits = true;
+	}
+}
+
+/* The row of a key, read when its first event comes, which is about to take an event. */
+static EvpgProjected *
+open_row(EvpgBatch *batch, RowEntry *entry, const EvpgEvent *event)
+{
+	if (entry->row == NULL)
+	{
+		EvpgProjected *row = palloc(sizeof(EvpgProjected));
+
+		EvpgProjectedOpen(row, batch->projection, batch->build, entry->key);
+		entry->row = row;
+		entry->events = 0;
+		entry->json = 0;
+	}
+	entry->position = event->position;
+	return entry->row;
+}
+
+/* Applies an event to each of its keys. */
+static void
+fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
+		   MemoryContext event_context)
+{
+	EvpgProjection *projection = batch->projection;
+	bool		by_id = EvpgProjectionKeyedById(projection);
+	ListCell   *cell;
+
+	foreach(cell, keys)
+	{
+		const char *key = lfirst(cell);
+		RowEntry   *entry;
+
+		/* Keyed by id, the scan has left out the other parts already. */
+		if (batch->parts > 1 && !by_id && EvpgLogPart(key, batch->parts) != batch->part)
+			continue;
+		if ((batch->only_key != NULL && strcmp(key, batch->only_key) != 0) ||
+			(batch->except_keys != NIL && EvpgRegistryListed(batch->except_keys, key)) ||
+			EvpgConsumerSkips(batch->parked, &next_parked, event->position, key))
+			continue;
+		entry = find_entry(rows, key);
+		if (entry->waits || batch->give_up != NULL)
+		{
+			EvpgConsumerPark(projection->name, event->position, key, batch->attempts, batch->give_up);
+			continue;
+		}
+		EvpgProjectFold(open_row(batch, entry, event), event, event_context, batch->send);
+		if (entry->events++ % LOOK_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
+		{
+			Size		size = EvpgJsonSize(entry->row->json->json, "projection state");
+
+			batch->json += size - entry->json;
+			entry->json = size;
+		}
+	}
+}
+
+/*
+ * Lets a handler apply an event, for all its keys at once: so it waits if one of
+ * them waits, is parked as a whole, for each of its keys, and is left out if it was
+ * given up for one of them.
+ */
+static void
+handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
+			 MemoryContext event_context)
+{
+	bool		waits = (batch->give_up != NULL);
+	List	   *of_event = NIL;
+	ListCell   *cell;
+
+	foreach(cell, keys)
+	{
+		if (EvpgConsumerSkips(batch->parked, &next_parked, event->position, lfirst(cell)))
+			return;
+		waits |= find_entry(rows, lfirst(cell))->waits;
+	}
+	foreach(cell, keys)
+	{
+		RowEntry   *entry = find_entry(rows, lfirst(cell));
+
+		if (waits)
+		{
+			EvpgConsumerPark(batch->projection->name, event->position, entry->key, batch->attempts, batch->give_up);
+			entry->waits = true;
+		}
+		else
+		{
+			EvpgProjected *row = open_row(batch, entry, event);
+			MemoryContext old = MemoryContextSwitchTo(event_context);
+
+			of_event = lappend(of_event, row);
+			MemoryContextSwitchTo(old);
+			entry->events++;
+		}
+	}
+	if (of_event != NIL)
+		EvpgProjectHandle(of_event, event, event_context, batch->send);
+}
+
+/* Applies an event.  next_parked is where its own begin in the list of those to leave out. */
+static void
+apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, MemoryContext event_context)
+{
+	MemoryContext context = MemoryContextSwitchTo(event_context);
+	List	   *keys = EvpgProjectKeys(batch->projection, event);
+
+	MemoryContextSwitchTo(context);
+	if (batch->projection->handler_signature != NULL)
+		handle_event(batch, rows, event, keys, next_parked, event_context);
+	else
+		fold_event(batch, rows, event, keys, next_parked, event_context);
+}
+
+/* Whether a batch may take another event. */
+static bool
+has_room(const EvpgBatch *batch, const rows_hash *rows, Size limit, instr_time started)
+{
+	instr_time	lasted;
+
+	if (batch->events >= (batch->max_events == 0 ? MAX_EVENTS : batch->max_events) ||
+		MemoryContextMemAllocated(rows->ctx, true) + batch->json >= limit)
+		return false;
+	if (batch->unhurried || batch->events == 0)
+		return true;
+	if (EVPG_MUTATION("small_batches") && batch->events >= 100)
+		return false;
+	INSTR_TIME_SET_CURRENT(lasted);
+	INSTR_TIME_SUBTRACT(lasted, started);
+	return INSTR_TIME_GET_MILLISEC(lasted) < LONGEST;
+}
+
+static void
+scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
+{
+	EvpgProjection *projection = batch->projection;
+	bool		by_id = EvpgProjectionKeyedById(projection);	/* loads the module,
+																 * which knows the types */
+	EvpgLogFilter filter = {
+		.after = batch->after,
+		.upto = batch->upto,
+		.aggregate_types = projection->aggregate_types,
+		.event_types = projection->event_types,
+		.parts = by_id ? batch->parts : 1,
+		.part = batch->part
+	};
+	EvpgLogScan *events;
+	EvpgEvent	event;
+	int64		last = batch->after;
+	int			next_parked = 0;
+
+	/* Besides the keys that wait, however many these are. */
+	Size		limit = MemoryContextMemAllocated(rows->ctx, true) + MAX_BYTES;
+	instr_time	started;
+
+	INSTR_TIME_SET_CURRENT(started);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	events = EvpgLogScanAll(&filter);
+	while (has_room(batch, rows, limit, started) && EvpgLogScanNext(events, &event))
+	{
+		if (event.position <= last)
+			elog(ERROR, "event at position " INT64_FORMAT " was read after " INT64_FORMAT, event.position, last);
+		last = event.position;
+		if (batch->first == 0)
+			batch->first = event.position;
+		if (EvpgProjectionTakes(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
+			!EvpgConsumerSkips(batch->parked, &next_parked, event.position, NULL))
+			apply(batch, rows, &event, next_parked, event_context);
+		MemoryContextReset(event_context);
+		batch->events++;
+	}
+	batch->reached = EvpgLogScanReached(events);
+	EvpgLogScanEnd(events);
+	PopActiveSnapshot();
+}
+
+/* Whether a row can be written is known after all its events: one of them is blamed, if it is known which. */
+static void
+write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
+{
+	EvpgRowWriter *writer = EvpgProjectedWriter();
+	rows_iterator iterator;
+	RowEntry   *entry;
+
+	rows_start_iterate(rows, &iterator);
+	while ((entry = rows_iterate(rows, &iterator)) != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(event_context);
+
+		if (entry->row != NULL)
+		{
+			EvpgProjectBlame(entry->events == 1 || batch->narrow ? entry->position : 0, entry->key);
+			EvpgProjectedPut(writer, entry->row);
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(event_context);
+		CHECK_FOR_INTERRUPTS();
+	}
+	EvpgRowWriterEnd(writer);
+}
+
+/*
+ * EvpgBatchRequireNewSnapshots
+ *		Error if a snapshot that is taken now would not see what is committed.
+ */
+void
+EvpgBatchRequireNewSnapshots(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("applying events of the log needs isolation level READ COMMITTED"),
+				 errdetail("The snapshot of this transaction may be older than the events.")));
+}
+
+/*
+ * EvpgBatchRun
+ *		Applies a batch.  The caller owns the rows of the build to the end of the
+ *		transaction, and is inside EvpgEnter.  After an error EvpgProjectPosition
+ *		is the event that failed, 0 if none did.
+ */
+void
+EvpgBatchRun(EvpgBatch *batch)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgBatch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext event_context = AllocSetContextCreate(context, "EvpgBatch event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	rows_hash  *rows = rows_create(context, 256, NULL);
+
+	EvpgBatchRequireNewSnapshots();
+	batch->events = 0;
+	batch->first = 0;
+	batch->json = 0;
+	batch->reached = batch->after;
+	EvpgProjectBlame(0, NULL);
+	EvpgProjecting = true;
+	PG_TRY();
+	{
+		mark_waiting(batch, rows);
+		scan(batch, rows, event_context);
+		write_rows(batch, rows, event_context);
+		EvpgProjectBlame(0, NULL);
+	}
+	PG_FINALLY();
+	{
+		EvpgProjecting = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}

@@ -1,0 +1,459 @@
+/*-------------------------------------------------------------------------
+ *
+ * exchange_tables.c
+ *		Exchanges the contents of a table with those of a copy that a rebuild has
+ *		filled, in the time of a lock and a few rows of pg_class, whatever their
+ *		size: the files of both change places, with those of their indexes, and
+ *		their TOAST tables.
+ *
+ * The table keeps its oid, and so its views, privileges, policies and statistics.
+ * Nothing is fired, checked or decoded, so what has triggers or rules, and what a
+ * logical replication slot may decode, is not exchanged; nor is a copy that differs
+ * from the table in a column, an index or a constraint.  Foreign keys must be
+ * between tables that are exchanged together, and hold between their copies.
+ *
+ * Old snapshots: rows of the copy were written by transactions that a snapshot
+ * which is older than them does not see.  As with CREATE INDEX CONCURRENTLY these
+ * snapshots are waited for; on a standby they are cancelled.  One that is taken
+ * between the last of these transactions and the exchange, and used on the table
+ * only after it, sees the copy without what the transaction of the exchange itself
+ * has written, which is nothing if the caller sees to it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/nbtxlog.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_trigger.h"
+#include "commands/tablecmds.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "projection/exchange_tables.h"
+#include "replication/slot.h"
+#include "storage/lmgr.h"
+#include "storage/predicate.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
+
+/* ------------------------------------------------------------------ what can be exchanged */
+
+/* Whether files of the two relations are of one kind, and were not made by this transaction, whose commit would sync them. */
+static bool
+equal_storage(Relation left, Relation right)
+{
+	return left->rd_rel->relam == right->rd_rel->relam &&
+		left->rd_rel->reltablespace == right->rd_rel->reltablespace &&
+		left->rd_rel->relpersistence == right->rd_rel->relpersistence &&
+		OidIsValid(left->rd_rel->relfilenode) && OidIsValid(right->rd_rel->relfilenode) &&
+		left->rd_createSubid == InvalidSubTransactionId && right->rd_createSubid == InvalidSubTransactionId &&
+		left->rd_firstRelfilenodeSubid == InvalidSubTransactionId &&
+		right->rd_firstRelfilenodeSubid == InvalidSubTransactionId;
+}
+
+static bool
+equal_columns(TupleDesc left, TupleDesc right)
+{
+	if (left->natts != right->natts)
+		return false;
+	for (int i = 0; i < left->natts; i++)
+	{
+		Form_pg_attribute a = TupleDescAttr(left, i);
+		Form_pg_attribute b = TupleDescAttr(right, i);
+
+		if (a->attisdropped || b->attisdropped || strcmp(NameStr(a->attname), NameStr(b->attname)) != 0 ||
+			a->atttypid != b->atttypid || a->atttypmod != b->atttypmod || a->attcollation != b->attcollation ||
+			a->attnotnull != b->attnotnull || a->attgenerated != b->attgenerated)
+			return false;
+	}
+	return true;
+}
+
+/* Whether what is in the copy was checked by all CHECK constraints of the table. */
+static bool
+equal_checks(TupleDesc left, TupleDesc right)
+{
+	int			count = left->constr == NULL ? 0 : left->constr->num_check;
+
+	if (count != (right->constr == NULL ? 0 : right->constr->num_check))
+		return false;
+	for (int i = 0; i < count; i++)
+	{
+		ConstrCheck *a = &left->constr->check[i];
+		ConstrCheck *b = &right->constr->check[i];
+
+		if (strcmp(a->ccname, b->ccname) != 0 || !b->ccvalid || !equal(stringToNode(a->ccbin), stringToNode(b->ccbin)))
+			return false;
+	}
+	return true;
+}
+
+static bool
+equal_indexes(Relation left, Relation right)
+{
+	Form_pg_index a = left->rd_index;
+	Form_pg_index b = right->rd_index;
+
+	if (a->indnatts != b->indnatts || a->indnkeyatts != b->indnkeyatts || a->indisunique != b->indisunique ||
+		a->indnullsnotdistinct != b->indnullsnotdistinct || a->indisprimary != b->indisprimary ||
+		a->indisexclusion != b->indisexclusion || a->indimmediate != b->indimmediate ||
+		!a->indisvalid || !b->indisvalid || !a->indisready || !b->indisready || !equal_storage(left, right) ||
+		memcmp(a->indkey.values, b->indkey.values, sizeof(int16) * a->indnatts) != 0 ||
+		memcmp(left->rd_opfamily, right->rd_opfamily, sizeof(Oid) * a->indnkeyatts) != 0 ||
+		memcmp(left->rd_opcintype, right->rd_opcintype, sizeof(Oid) * a->indnkeyatts) != 0 ||
+		memcmp(left->rd_indcollation, right->rd_indcollation, sizeof(Oid) * a->indnkeyatts) != 0 ||
+		memcmp(left->rd_indoption, right->rd_indoption, sizeof(int16) * a->indnkeyatts) != 0 ||
+		!equal(RelationGetIndexExpressions(left), RelationGetIndexExpressions(right)) ||
+		!equal(RelationGetIndexPredicate(left), RelationGetIndexPredicate(right)))
+		return false;
+	if (a->indisexclusion)
+	{
+		Oid		   *operators;
+		Oid		   *others;
+		Oid		   *functions;
+		uint16	   *strategies;
+
+		RelationGetExclusionInfo(left, &operators, &functions, &strategies);
+		RelationGetExclusionInfo(right, &others, &functions, &strategies);
+		if (memcmp(operators, others, sizeof(Oid) * a->indnkeyatts) != 0)
+			return false;
+	}
+	for (int column = 1; column <= a->indnkeyatts; column++)
+		if (get_attoptions(RelationGetRelid(left), column) != (Datum) 0 ||
+			get_attoptions(RelationGetRelid(right), column) != (Datum) 0)
+			return false;
+	return true;
+}
+
+/*
+ * The indexes of the copy in the order of those of the table to which they are
+ * equal; false if there is an index without such a one.
+ */
+static bool
+match_indexes(Relation table, Relation copy, List **indexes, List **matches)
+{
+	List	   *left = RelationGetIndexList(copy);
+	ListCell   *cell;
+
+	*indexes = RelationGetIndexList(table);
+	*matches = NIL;
+	foreach(cell, *indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
+		Oid			match = InvalidOid;
+		ListCell   *candidate;
+
+		foreach(candidate, left)
+		{
+			Relation	other = index_open(lfirst_oid(candidate), AccessShareLock);
+
+			if (!OidIsValid(match) && equal_indexes(index, other))
+				match = RelationGetRelid(other);
+			index_close(other, NoLock);
+		}
+		index_close(index, NoLock);
+		if (!OidIsValid(match))
+			return false;
+		*matches = lappend_oid(*matches, match);
+		left = list_delete_oid(left, match);
+	}
+	return left == NIL;
+}
+
+/* Whether the copy has a foreign key that is equal to one of the table, to the copy of the table that is referenced. */
+static bool
+has_equal_key(const ForeignKeyCacheInfo *key, Relation copy, List *tables, List *copies)
+{
+	ListCell   *cell;
+
+	foreach(cell, RelationGetFKeyList(copy))
+	{
+		ForeignKeyCacheInfo *other = lfirst(cell);
+		HeapTuple	left = SearchSysCache1(CONSTROID, ObjectIdGetDatum(key->conoid));
+		HeapTuple	right = SearchSysCache1(CONSTROID, ObjectIdGetDatum(other->conoid));
+		bool		equal_kind = HeapTupleIsValid(left) && HeapTupleIsValid(right) &&
+		((Form_pg_constraint) GETSTRUCT(left))->confmatchtype == ((Form_pg_constraint) GETSTRUCT(right))->confmatchtype &&
+		!((Form_pg_constraint) GETSTRUCT(right))->condeferrable;
+		ListCell   *table;
+		ListCell   *its_copy;
+		bool		equal_target = false;
+
+		if (HeapTupleIsValid(left))
+			ReleaseSysCache(left);
+		if (HeapTupleIsValid(right))
+			ReleaseSysCache(right);
+		forboth(table, tables, its_copy, copies)
+			equal_target |= (lfirst_oid(table) == key->confrelid && lfirst_oid(its_copy) == other->confrelid);
+		if (equal_kind && equal_target && key->nkeys == other->nkeys &&
+			memcmp(key->conkey, other->conkey, sizeof(AttrNumber) * key->nkeys) == 0 &&
+			memcmp(key->confkey, other->confkey, sizeof(AttrNumber) * key->nkeys) == 0 &&
+			memcmp(key->conpfeqop, other->conpfeqop, sizeof(Oid) * key->nkeys) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What a trigger of the table would have to do in an exchange with the copies of these tables; NULL: nothing. */
+static const char *
+trigger_obstacle(const Trigger *trigger, List *tables)
+{
+	HeapTuple	tuple;
+	Form_pg_constraint constraint;
+	bool		within;
+
+	if (trigger->tgenabled == TRIGGER_DISABLED)
+		return NULL;
+	if (!trigger->tgisinternal || !OidIsValid(trigger->tgconstraint))
+		return "It has triggers.";
+	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(trigger->tgconstraint));
+	if (!HeapTupleIsValid(tuple))
+		return "It has triggers.";
+	constraint = (Form_pg_constraint) GETSTRUCT(tuple);
+	within = constraint->contype == CONSTRAINT_FOREIGN &&
+		list_member_oid(tables, constraint->conrelid) && list_member_oid(tables, constraint->confrelid);
+	ReleaseSysCache(tuple);
+	return within ? NULL : "It has a foreign key, or a deferred constraint, that is not between tables that are exchanged, too.";
+}
+
+/* The same for all triggers and foreign keys. */
+static const char *
+triggers_obstacle(Relation table, Relation copy, List *tables, List *copies)
+{
+	const char *obstacle = NULL;
+	ListCell   *cell;
+
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers && obstacle == NULL; i++)
+		obstacle = trigger_obstacle(&table->trigdesc->triggers[i], tables);
+	foreach(cell, obstacle == NULL ? RelationGetFKeyList(table) : NIL)
+		if (!has_equal_key(lfirst(cell), copy, tables, copies))
+		return "It has a foreign key that can be deferred, or that has changed while the copy was filled.";
+	return obstacle;
+}
+
+/* Whether a change of the table may be decoded, which an exchange is not. */
+static bool
+may_be_decoded(void)
+{
+	int			slots;
+	int			active;
+
+	return XLogLogicalInfoActive() && ReplicationSlotsCountDBSlots(MyDatabaseId, &slots, &active);
+}
+
+/*
+ * EvpgExchangeObstacle
+ *		Why the contents of a table cannot be exchanged with those of a copy, as a
+ *		DETAIL; NULL if they can.  tables and copies, in the same order, are all that are
+ *		exchanged in this transaction.  The caller has locked both relations.
+ */
+const char *
+EvpgExchangeObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
+{
+	Relation	table = table_open(table_id, NoLock);
+	Relation	copy = table_open(copy_id, NoLock);
+	TupleDesc	columns = RelationGetDescr(table);
+	const char *obstacle = triggers_obstacle(table, copy, tables, copies);
+	List	   *indexes;
+	List	   *matches;
+
+	if (obstacle == NULL && table->rd_rules != NULL)
+		obstacle = "It has rules.";
+	else if (obstacle == NULL && may_be_decoded())
+		obstacle = "A logical replication slot of this database would not decode the exchange.";
+	else if (obstacle == NULL &&
+			 !(equal_storage(table, copy) &&
+			   OidIsValid(table->rd_rel->reltoastrelid) == OidIsValid(copy->rd_rel->reltoastrelid) &&
+			   equal_columns(columns, RelationGetDescr(copy)) && equal_checks(columns, RelationGetDescr(copy)) &&
+			   match_indexes(table, copy, &indexes, &matches)))
+		obstacle = "It differs from the copy in its storage, a column, an index or a constraint.";
+	table_close(table, NoLock);
+	table_close(copy, NoLock);
+	return obstacle;
+}
+
+/* ------------------------------------------------------------------ waiting */
+
+/*
+ * EvpgExchangeWait
+ *		Waits, for lock_timeout, until nobody uses any of the tables (of Oid), and no
+ *		snapshot is older than the last transaction that has written to the copies.
+ *		Without a lock, so that nobody queues behind us meanwhile.
+ */
+void
+EvpgExchangeWait(List *tables, TransactionId last_write)
+{
+	List	   *tags = NIL;
+	ListCell   *cell;
+	VirtualTransactionId *older;
+	int			count;
+
+	foreach(cell, tables)
+	{
+		LOCKTAG    *tag = palloc(sizeof(LOCKTAG));
+
+		SET_LOCKTAG_RELATION(*tag, MyDatabaseId, lfirst_oid(cell));
+		tags = lappend(tags, tag);
+	}
+	WaitForLockersMultiple(tags, AccessExclusiveLock, false);
+	older = GetCurrentVirtualXIDs(last_write, true, false, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, &count);
+	for (int i = 0; i < count; i++)
+		(void) VirtualXactLock(older[i], true);
+}
+
+/*
+ * EvpgExchangeCancelOnStandbys
+ *		On hot standbys, snapshots that do not see what was written to a copy of this
+ *		table would find it empty: they are in conflict with the exchange, as with
+ *		a VACUUM that removes what they see.  The record is the one by which nbtree
+ *		says no more than that.
+ */
+void
+EvpgExchangeCancelOnStandbys(Oid table_id, TransactionId last_write)
+{
+	Relation	table = table_open(table_id, NoLock);
+	FullTransactionId next = ReadNextFullTransactionId();
+	uint32		epoch = EpochFromFullTransactionId(next);
+	xl_btree_reuse_page record = {.node = table->rd_node, .block = 0};
+
+	if (XLogStandbyInfoActive() && RelationNeedsWAL(table))
+	{
+		if (last_write > XidFromFullTransactionId(next))
+			epoch--;
+		record.latestRemovedFullXid = FullTransactionIdFromEpochAndXid(epoch, last_write);
+		XLogBeginInsert();
+		XLogRegisterData((char *) &record, SizeOfBtreeReusePage);
+		(void) XLogInsert(RM_BTREE_ID, XLOG_BTREE_REUSE_PAGE);
+	}
+	table_close(table, NoLock);
+}
+
+/* ------------------------------------------------------------------ exchanging */
+
+#define EXCHANGE(type, left, right) \
+	do { type kept = (left); (left) = (right); (right) = kept; } while (0)
+
+/* Exchanges the files of two relations; of tables with what belongs to them. */
+static void
+exchange_files(Oid left_id, Oid right_id)
+{
+	Relation	catalog = table_open(RelationRelationId, RowExclusiveLock);
+	HeapTuple	left_tuple = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(left_id));
+	HeapTuple	right_tuple = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(right_id));
+	Form_pg_class left;
+	Form_pg_class right;
+
+	if (!HeapTupleIsValid(left_tuple) || !HeapTupleIsValid(right_tuple))
+		elog(ERROR, "cache lookup failed for relation %u or %u", left_id, right_id);
+	left = (Form_pg_class) GETSTRUCT(left_tuple);
+	right = (Form_pg_class) GETSTRUCT(right_tuple);
+	EXCHANGE(Oid, left->relfilenode, right->relfilenode);
+	EXCHANGE(Oid, left->reltoastrelid, right->reltoastrelid);
+	EXCHANGE(int32, left->relpages, right->relpages);
+	EXCHANGE(float4, left->reltuples, right->reltuples);
+	EXCHANGE(int32, left->relallvisible, right->relallvisible);
+	EXCHANGE(TransactionId, left->relfrozenxid, right->relfrozenxid);
+	EXCHANGE(TransactionId, left->relminmxid, right->relminmxid);
+	CatalogTupleUpdate(catalog, &left_tuple->t_self, left_tuple);
+	CatalogTupleUpdate(catalog, &right_tuple->t_self, right_tuple);
+	table_close(catalog, RowExclusiveLock);
+	CommandCounterIncrement();
+	RelationCloseSmgrByOid(left_id);
+	RelationCloseSmgrByOid(right_id);
+}
+
+/* A TOAST table belongs to another table from now on. */
+static void
+rebind_toast(Oid toast, Oid owner)
+{
+	ObjectAddress base;
+	ObjectAddress dependent;
+
+	if (deleteDependencyRecordsFor(RelationRelationId, toast, false) != 1)
+		elog(ERROR, "TOAST table %u does not depend on one table", toast);
+	ObjectAddressSet(base, RelationRelationId, owner);
+	ObjectAddressSet(dependent, RelationRelationId, toast);
+	recordDependencyOn(&dependent, &base, DEPENDENCY_INTERNAL);
+}
+
+static void
+rename_toast(Oid toast, Oid owner, const char *suffix)
+{
+	Relation	relation = table_open(toast, AccessExclusiveLock);
+	List	   *indexes = RelationGetIndexList(relation);
+
+	table_close(relation, NoLock);
+	RenameRelationInternal(toast, psprintf("pg_toast_%u%s", owner, suffix), true, false);
+	if (list_length(indexes) == 1)
+		RenameRelationInternal(linitial_oid(indexes), psprintf("pg_toast_%u%s_index", owner, suffix), true, true);
+	CommandCounterIncrement();
+}
+
+static Oid
+toast_of(Oid table)
+{
+	Relation	relation = table_open(table, NoLock);
+	Oid			toast = relation->rd_rel->reltoastrelid;
+
+	table_close(relation, NoLock);
+	return toast;
+}
+
+/*
+ * EvpgExchangeContents
+ *		Exchanges the contents of a table with those of a copy.  The caller holds
+ *		AccessExclusiveLock on both, and has asked whether it is possible since.
+ */
+void
+EvpgExchangeContents(Oid table_id, Oid copy_id)
+{
+	Relation	table = table_open(table_id, NoLock);
+	Relation	copy = table_open(copy_id, NoLock);
+	PgStat_StatTabEntry *counted = pgstat_fetch_stat_tabentry(copy_id);
+	List	   *indexes;
+	List	   *matches;
+	ListCell   *index;
+	ListCell   *match;
+
+	CheckTableNotInUse(table, "rebuild");
+	CheckTableNotInUse(copy, "rebuild");
+	CheckTableForSerializableConflictIn(table);
+	TransferPredicateLocksToHeapRelation(table);
+	if (!match_indexes(table, copy, &indexes, &matches))
+		elog(ERROR, "indexes of tables %u and %u differ", table_id, copy_id);
+	pgstat_count_truncate(table);
+	if (counted != NULL)
+		pgstat_count_heap_insert(table, counted->n_live_tuples);
+	table_close(table, NoLock);
+	table_close(copy, NoLock);
+
+	exchange_files(table_id, copy_id);
+	if (OidIsValid(toast_of(table_id)))
+	{
+		rebind_toast(toast_of(table_id), table_id);
+		rebind_toast(toast_of(copy_id), copy_id);
+		CommandCounterIncrement();
+		rename_toast(toast_of(copy_id), table_id, "_old");
+		rename_toast(toast_of(table_id), table_id, "");
+	}
+	forboth(index, indexes, match, matches)
+	{
+		LockRelationOid(lfirst_oid(index), AccessExclusiveLock);
+		exchange_files(lfirst_oid(index), lfirst_oid(match));
+	}
+}

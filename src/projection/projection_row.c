@@ -1,0 +1,244 @@
+/*-------------------------------------------------------------------------
+ *
+ * projection_row.c
+ *		Rows of projections (rules 11 and 12): finding, locking and writing the
+ *		row of a key, and its frames.
+ *
+ * The row of (projection, key) is the guard of a key.  Who applies events in
+ * the transaction that appends them has the row locked, a missing one is put
+ * there first, so applies to a key are serial; besides, the first
+ * evpg.max_key_locks keys of a transaction are locked by an advisory lock of
+ * evpg's own, and later ones send frames without data.  Who owns all rows of a
+ * build (an asynchronous projection, a rebuild) needs neither.
+ *
+ * Table projections have such a row too, without a state.
+ *
+ * A row that was deleted stays, marked, so that (generation, version) never
+ * goes back: the generation rises when a key comes back or is rebuilt, the
+ * version counts the applies of a generation.  A row counts generations within
+ * its build; what is shown adds those of the builds before.
+ *
+ * Memory: what a row points to is in the context that was current when it was
+ * locked or opened.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/row.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "log/stream.h"
+#include "miscadmin.h"
+#include "projection/projection_row.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Columns of evpg.projection_state, see sql/evpg--1.0.sql. */
+#define STATE_BUILD			1
+#define STATE_VERSION		2
+#define STATE_POSITION		3
+#define STATE_UPDATED_AT	4
+#define STATE_GENERATION	5
+#define STATE_DELETED		6
+#define STATE_KEY			7
+#define STATE_STATE			8
+#define STATE_NATTS			8
+
+/* Advisory key locks of the current transaction; a rollback to a savepoint only makes it too high. */
+static int	key_locks = 0;
+
+static void
+forget_key_locks(XactEvent event, void *arg)
+{
+	key_locks = 0;
+}
+
+/* Called once, from _PG_init. */
+void
+EvpgProjectedInit(void)
+{
+	RegisterXactCallback(forget_key_locks, NULL);
+}
+
+static Datum
+get_value(const EvpgProjected *row, int column, bool *isnull)
+{
+	return heap_getattr(row->tuple, column, EvpgCatalogGet()->projection_state_row, isnull);
+}
+
+/* Finds the row of a key and reads it; false if there is none. */
+static bool
+find_row(EvpgProjected *row, bool lock)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Datum		value;
+	bool		isnull;
+
+	row->tuple = EvpgRowFind(&catalog->projection_state, &catalog->projection_state_key_index, F_INT8EQ,
+							 Int64GetDatum(row->build), row->key, GetTransactionSnapshot(), lock);
+	if (row->tuple == NULL)
+		return false;
+	row->generation = DatumGetInt32(get_value(row, STATE_GENERATION, &isnull));
+	row->version = DatumGetInt64(get_value(row, STATE_VERSION, &isnull));
+	row->position = DatumGetInt64(get_value(row, STATE_POSITION, &isnull));
+	row->updated_at = DatumGetTimestampTz(get_value(row, STATE_UPDATED_AT, &isnull));
+	row->deleted = DatumGetBool(get_value(row, STATE_DELETED, &isnull));
+	value = get_value(row, STATE_STATE, &isnull);
+	if (!isnull)
+		row->state = DatumGetJsonbPCopy(value);
+	return true;
+}
+
+/* Locks the row of a key in the build that is read, to the end of the transaction; makes it if it is missing. */
+void
+EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *key)
+{
+	memset(row, 0, sizeof(EvpgProjected));
+	row->projection = projection;
+	row->build = projection->build;
+	row->key = key;
+	/* Before any lock of a key: REINDEX would come in between. */
+	LockRelationOid(EvpgCatalogGet()->projection_state, RowExclusiveLock);
+	/* Another hash than that of a stream of the same names. */
+	if (key_locks < EvpgMaxKeyLocks)
+	{
+		if (EvpgLockHash(~EvpgHashPair(projection->name, key)))
+			key_locks++;
+		row->ordered = true;
+	}
+	while (!find_row(row, true))
+	{
+		Datum		values[2] = {Int64GetDatum(row->build), CStringGetTextDatum(key)};
+
+		(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_CREATE, values, NULL);
+		EvpgPlanDone();
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Reads the row of a key in a build whose rows nobody else changes; it need not be there. */
+void
+EvpgProjectedOpen(EvpgProjected *row, EvpgProjection *projection, int64 build, const char *key)
+{
+	memset(row, 0, sizeof(EvpgProjected));
+	row->projection = projection;
+	row->build = build;
+	row->key = key;
+	row->ordered = true;
+	if (!find_row(row, false))
+	{
+		row->generation = 1;
+		row->deleted = true;
+	}
+}
+
+/* All but the key. */
+static bool replaced[STATE_NATTS] = {
+	false, true, true, true, true, true, false, true
+};
+
+/* Begins to write many rows, each of them once. */
+EvpgRowWriter *
+EvpgProjectedWriter(void)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+
+	return EvpgRowWriterBegin(&catalog->projection_state, &catalog->projection_state_row);
+}
+
+/* Writes one of many rows; its time advances, also within a transaction. */
+void
+EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row)
+{
+	Datum		values[STATE_NATTS];
+	bool		nulls[STATE_NATTS] = {0};
+
+	if (row->json != NULL && !row->deleted)
+	{
+		row->state = EvpgJsonToJsonb(row->json->json, "projection state");
+		EvpgJsonbCheckLimits(row->state, "projection state");
+	}
+	row->updated_at = Max(EvpgClockNow(), row->updated_at + 1);
+	values[STATE_BUILD - 1] = Int64GetDatum(row->build);
+	values[STATE_VERSION - 1] = Int64GetDatum(row->version);
+	values[STATE_POSITION - 1] = Int64GetDatum(row->position);
+	values[STATE_UPDATED_AT - 1] = TimestampTzGetDatum(row->updated_at);
+	values[STATE_GENERATION - 1] = Int32GetDatum(row->generation);
+	values[STATE_DELETED - 1] = BoolGetDatum(row->deleted);
+	values[STATE_KEY - 1] = CStringGetTextDatum(row->key);
+	values[STATE_STATE - 1] = PointerGetDatum(row->state);
+	nulls[STATE_STATE - 1] = (row->state == NULL);
+	if (row->tuple == NULL)
+		row->tuple = EvpgRowInsert(writer, values, nulls);
+	else
+		row->tuple = EvpgRowReplace(writer, row->tuple, values, nulls, replaced);
+	if (row->build == row->projection->build)
+		EvpgWakeWaiters(EvpgHashPair(row->projection->name, row->key));
+}
+
+/* Writes a row. */
+void
+EvpgProjectedWrite(EvpgProjected *row)
+{
+	EvpgRowWriter *writer = EvpgProjectedWriter();
+
+	EvpgProjectedPut(writer, row);
+	EvpgRowWriterEnd(writer);
+}
+
+/* Takes a row away that was only put there to be locked. */
+void
+EvpgProjectedRemove(EvpgProjected *row)
+{
+	Datum		values[2] = {Int64GetDatum(row->build), CStringGetTextDatum(row->key)};
+
+	(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_REMOVE, values, NULL);
+	EvpgPlanDone();
+}
+
+/* A row that is not there comes to be: a new generation, unless it is the first. */
+void
+EvpgProjectedRevive(EvpgProjected *row)
+{
+	if (row->version > 0)
+		row->generation++;
+	row->version = 0;
+	row->deleted = false;
+	row->state = NULL;
+}
+
+/* Sends a frame about a row as it is. */
+void
+EvpgProjectedSend(const EvpgProjected *row, const char *name, Jsonb *data)
+{
+	EvpgProjection *projection = row->projection;
+	EvpgFrame	frame = {
+		.event = name,
+		.projection = projection->name,
+		.key = row->key,
+		.generation = projection->generation_base + row->generation,
+		.version = row->version,
+		.position = row->position,
+		.deleted = row->deleted,
+		.with_data = projection->broadcast == EVPG_BROADCAST_DELTA,
+		.truncated = !row->ordered && projection->broadcast == EVPG_BROADCAST_DELTA,
+		.data = data
+	};
+
+	if (projection->broadcast != EVPG_BROADCAST_NONE)
+		EvpgBroadcastSend(&frame);
+}

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * projection_row.h
+ *		Rows of projections: what a key has come to.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_PROJECTION_ROW_H
+#define EVPG_PROJECTION_ROW_H
+
+#include "access/htup.h"
+#include "base/json.h"
+#include "base/row.h"
+#include "projection/projection.h"
+
+/* The row of a key, which nobody else changes meanwhile. */
+typedef struct EvpgProjected
+{
+	EvpgProjection *projection;
+	int64		build;
+	const char *key;
+	bool		ordered;		/* frames of the key come in order: they may
+								 * have data */
+	Jsonb	   *state;			/* NULL: none, or json is it */
+	EvpgJsonOwner *json;		/* of a native projection, while it is folded */
+	int			generation;		/* in the build */
+	int64		version;		/* 0: never applied */
+	int64		position;
+	TimestampTz updated_at;
+	bool		deleted;
+	HeapTuple	tuple;			/* as it is stored; NULL: not yet */
+} EvpgProjected;
+
+extern void EvpgProjectedInit(void);
+extern void EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *key);
+extern void EvpgProjectedOpen(EvpgProjected *row, EvpgProjection *projection, int64 build, const char *key);
+extern void EvpgProjectedWrite(EvpgProjected *row);
+extern EvpgRowWriter *EvpgProjectedWriter(void);
+extern void EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row);
+extern void EvpgProjectedRemove(EvpgProjected *row);
+extern void EvpgProjectedRevive(EvpgProjected *row);
+extern void EvpgProjectedSend(const EvpgProjected *row, const char *name, Jsonb *data);
+
+#endif							/* EVPG_PROJECTION_ROW_H */

@@ -1,0 +1,978 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild.c
+ *		Rebuilds all keys of a projection (rule 13): a new build is made beside the
+ *		one that is read, while events come in, and takes its place at once when it
+ *		has caught up.
+ *
+ * A rebuild has parts, each with the keys of its own and a checkpoint that moves
+ * with its rows, so that several sessions work on one rebuild and any of them can
+ * go on after a crash.  Frames are not sent.  The end is one transaction: for an
+ * inline projection it keeps appenders out by evpg.fence, for an asynchronous one
+ * it owns the consumer; it applies what is left, and makes the new build the one
+ * that is read.  The rows of the old one are deleted afterwards, in batches, by
+ * who owns the consumer; a key that has none any more gets a row that says so.
+ *
+ * Tables of a projection cannot be had twice under one name.  With declared
+ * tables, copies of them are filled (rebuild_tables.c), and the end replaces the contents
+ * of the tables.  With a reset function everything is one transaction: readers see the
+ * old rows until it commits, but appenders to an inline projection wait.
+ *
+ * Locks, in the order of everybody: consumer, rebuild (shared by those who work
+ * on parts), part, fence.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "aggregate/aggregate.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/subtransaction.h"
+#include "commands/dbcommands.h"
+#include "common/hashfn.h"
+#include "consumer/activation.h"
+#include "consumer/consumer.h"
+#include "consumer/crash_suspects.h"
+#include "consumer/worker_lock.h"
+#include "log/fence.h"
+#include "log/stream.h"
+#include "miscadmin.h"
+#include "projection/apply.h"
+#include "projection/rebuild.h"
+#include "projection/rebuild_key.h"
+#include "projection/rebuild_tables.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(evpg_rebuild_projection);
+PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
+
+/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are rebuilds and their parts. */
+#define REBUILD_CLASS 17753
+
+/* So near to the last event, in positions, a rebuild tries to end. */
+#define NEAR 2000
+
+/* So often a rebuild that is about to exchange tables applies the last events first. */
+#define MAX_DELAYS 5
+
+/* How long to wait after the first error that need not come back, in ms. */
+#define FIRST_PAUSE 1000
+
+/* How long the end of a rebuild waits for appenders; longer ones would keep others waiting too. */
+#define FENCE_TIMEOUT "200ms"
+
+/* When to look again if another session kept this one from ending a rebuild, in ms. */
+#define END_PAUSE 100
+
+/* Rows of an old build are deleted so many at a time. */
+#define CLEAN_ROWS 5000
+
+/* In place of the number of a part: what comes after all of them. */
+#define END (-1)
+
+/* Whether a part of a rebuild, or its end, has crashed the server. */
+typedef struct Suspicion
+{
+	int64		server_start;	/* in which it was last tried */
+	int			crashes;		/* starts since it came to a result */
+} Suspicion;
+
+/* A rebuild, as its row says. */
+typedef struct Rebuild
+{
+	const char *name;
+	EvpgProjection *projection;
+	int64		build;
+	bool		running;
+	int			parts;
+	int64		goal;			/* the last position when it began */
+	int64	   *checkpoints;	/* of the parts */
+	Suspicion  *suspicions;		/* of the parts */
+	Suspicion	suspicion;		/* of the end */
+	TransactionId last_write;	/* of who has moved a checkpoint */
+	int			attempts;
+	TimestampTz retry_at;		/* 0: at once */
+	TimestampTz last_error_at;	/* 0: none */
+	int64		events;			/* applied in this call */
+	int64		replaced;		/* the build whose place it has taken */
+	/* what an attempt is about */
+	int			part;
+	int64		mark;
+	bool		wait;			/* for appenders */
+	bool		left;			/* the end would write what an exchange hides */
+} Rebuild;
+
+/* ------------------------------------------------------------------ locks */
+
+static bool
+lock(const char *name, int number, LOCKMODE mode, bool wait)
+{
+	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), number));
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, REBUILD_CLASS);
+	return EvpgLockAcquire(&tag, mode, wait);
+}
+
+static bool
+lock_rebuild(const char *name, LOCKMODE mode, bool wait)
+{
+	return lock(name, 0, mode, wait);
+}
+
+static bool
+lock_part(const Rebuild *rebuild, int part)
+{
+	return lock(rebuild->name, part + 1, ExclusiveLock, false);
+}
+
+/* ------------------------------------------------------------------ what is stored */
+
+static void
+run(EvpgPlan plan, Datum *values, const char *nulls)
+{
+	(void) EvpgPlanRun(plan, values, nulls);
+	EvpgPlanDone();
+}
+
+static int64
+result_int(uint64 row, int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(row, column, &value) ? DatumGetInt64(value) : 0;
+}
+
+/* Reads a rebuild; false if there is none. */
+static bool
+read_rebuild(const char *name, Rebuild *rebuild)
+{
+	Datum		value = CStringGetTextDatum(name);
+	MemoryContext caller = CurrentMemoryContext;
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_READ, &value, NULL) > 0;
+
+	memset(rebuild, 0, sizeof(Rebuild));
+	rebuild->name = name;
+	if (found)
+	{
+		Datum		running;
+
+		rebuild->build = result_int(0, 1);
+		(void) EvpgPlanResult(0, 2, &running);
+		rebuild->running = DatumGetBool(running);
+		rebuild->parts = (int) result_int(0, 3);
+		rebuild->attempts = (int) result_int(0, 4);
+		rebuild->retry_at = result_int(0, 5);
+		rebuild->last_error_at = result_int(0, 6);
+		rebuild->goal = result_int(0, 7);
+		rebuild->suspicion.server_start = result_int(0, 8);
+		rebuild->suspicion.crashes = (int) result_int(0, 9);
+	}
+	EvpgPlanDone();
+	if (!found)
+		return false;
+	rebuild->projection = EvpgProjectionFind(name);
+	rebuild->checkpoints = MemoryContextAllocZero(caller, sizeof(int64) * rebuild->parts);
+	rebuild->suspicions = MemoryContextAllocZero(caller, sizeof(Suspicion) * rebuild->parts);
+	return true;
+}
+
+/* Reads how far the parts are. */
+static void
+read_parts(Rebuild *rebuild)
+{
+	Datum		value = Int64GetDatum(rebuild->build);
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_PART, &value, NULL);
+
+	rebuild->last_write = InvalidTransactionId;
+	for (uint64 row = 0; row < rows && row < (uint64) rebuild->parts; row++)
+	{
+		Datum		writer;
+
+		rebuild->checkpoints[row] = result_int(row, 1);
+		(void) EvpgPlanResult(row, 2, &writer);
+		if (!TransactionIdIsValid(rebuild->last_write) ||
+			TransactionIdFollows(DatumGetTransactionId(writer), rebuild->last_write))
+			rebuild->last_write = DatumGetTransactionId(writer);
+		rebuild->suspicions[row].server_start = result_int(row, 3);
+		rebuild->suspicions[row].crashes = (int) result_int(row, 4);
+	}
+	EvpgPlanDone();
+}
+
+static List *
+read_names(EvpgPlan plan)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	uint64		rows = EvpgPlanReadLatest(plan, NULL, NULL);
+	List	   *names = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		Datum		name;
+
+		(void) EvpgPlanResult(row, 1, &name);
+		names = lappend(names, TextDatumGetCString(name));
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	return names;
+}
+
+/* Names of the projections that are being rebuilt, in CurrentMemoryContext. */
+List *
+EvpgRebuildNames(void)
+{
+	return read_names(EVPG_PLAN_REBUILD_LIST);
+}
+
+/* Whether a projection is being rebuilt, or its rebuild has failed. */
+bool
+EvpgRebuildUnderWay(const char *name)
+{
+	Rebuild		rebuild;
+
+	return read_rebuild(name, &rebuild);
+}
+
+/* ------------------------------------------------------------------ applying */
+
+/* Applies the next batch of a part, up to the mark. */
+static void
+apply_part(Rebuild *rebuild, int part, bool unhurried)
+{
+	EvpgBatch	batch = {
+		.projection = rebuild->projection,
+		.build = rebuild->build,
+		.after = rebuild->checkpoints[part],
+		.upto = rebuild->mark,
+		.unhurried = unhurried,
+		.parts = rebuild->parts,
+		.part = part
+	};
+	Datum		values[4];
+	ListCell   *cell;
+
+	/*
+	 * What waits to be replayed is applied by the rebuild; what was given up
+	 * is not.
+	 */
+	foreach(cell, EvpgConsumerParked(rebuild->name, batch.after))
+		if (((EvpgParked *) lfirst(cell))->skipped)
+		batch.parked = lappend(batch.parked, lfirst(cell));
+	EvpgShadowRun(&batch);
+	rebuild->checkpoints[part] = batch.reached;
+	rebuild->events += batch.events;
+	values[0] = Int64GetDatum(rebuild->build);
+	values[1] = Int32GetDatum(part);
+	values[2] = Int64GetDatum(batch.reached);
+	values[3] = Int64GetDatum(batch.events);
+	run(EVPG_PLAN_REBUILD_ADVANCE, values, NULL);
+}
+
+static void
+apply_rest(Rebuild *rebuild)
+{
+	for (int part = 0; part < rebuild->parts; part++)
+		while (rebuild->checkpoints[part] < rebuild->mark)
+			apply_part(rebuild, part, true);
+}
+
+static void
+call_reset(EvpgProjection *projection)
+{
+	EvpgFunction *reset = EvpgFunctionResolve(projection->reset_signature, EVPG_ROLE_RESET, projection->registered_by,
+											  projection->search_path);
+	Datum	   *rows;
+	bool	   *nulls;
+
+	EvpgProjecting = true;
+	PG_TRY();
+	{
+		(void) EvpgFunctionCall(reset, NULL, false, 1, &rows, &nulls);
+	}
+	PG_FINALLY();
+	{
+		EvpgProjecting = false;
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Error if a transaction that has appended stays open: to queue behind it would
+ * be in vain, and who appends would queue behind us.
+ */
+static void
+look_before_queueing(void)
+{
+	int64		drawn = EvpgFenceLastDrawn();
+
+	if (EvpgFenceStablePosition(true) < drawn)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the rebuild cannot end while a transaction that has appended stays open"),
+				 errdetail("It is tried again.")));
+}
+
+/*
+ * Keeps everybody out who changes the projection, and sees all they did.  The
+ * caller has the rebuild to itself, and the consumer of an asynchronous
+ * projection.
+ */
+static void
+close_in(Rebuild *rebuild)
+{
+	int64		position;
+
+	if (!rebuild->wait && rebuild->projection->mode == EVPG_MODE_INLINE)
+		look_before_queueing();
+	if (rebuild->projection->mode == EVPG_MODE_INLINE)
+		LockRelationOid(EvpgCatalogGet()->fence, ShareRowExclusiveLock);
+	position = EvpgFenceStablePosition(false);
+	if (rebuild->projection->mode == EVPG_MODE_INLINE)
+		position = EvpgFenceLastDrawn();
+	rebuild->projection = EvpgProjectionFind(rebuild->name);
+	rebuild->mark = Max(rebuild->mark, position);
+
+	/*
+	 * A part may be further: the mark goes back when an appender takes its
+	 * locks long after it has read what was drawn.  What was decided before
+	 * stays so, and what the part has applied must not be applied again.
+	 */
+	for (int part = 0; part < rebuild->parts; part++)
+		rebuild->mark = Max(rebuild->mark, rebuild->checkpoints[part]);
+}
+
+/* Makes the new build the one that is read. */
+static void
+finish(Rebuild *rebuild)
+{
+	EvpgProjection *projection = rebuild->projection;
+	const char *name = rebuild->name;
+	Datum		values[2] = {CStringGetTextDatum(name)};
+	int64		position;
+
+	if (projection->tables != NIL)
+	{
+		EvpgShadowCopy(projection, rebuild->build, !rebuild->wait, rebuild->last_write);
+		EvpgShadowDrop(rebuild->build);
+	}
+	EvpgFenceEnter();
+	position = EvpgFenceDraw();
+	values[1] = Int64GetDatum(position);
+	rebuild->replaced = projection->build;
+	run(EVPG_PLAN_REBUILD_FINISH, values, NULL);
+	if (projection->mode == EVPG_MODE_ASYNC)
+		EvpgConsumerRestart(name, rebuild->mark);
+	EvpgConsumerUnpark(name, NULL);
+	EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
+	/* Whoever waits for a key of this projection. */
+	EvpgWakeAllWaiters();
+	if (projection->broadcast != EVPG_BROADCAST_NONE)
+		EvpgBroadcastRebuilt(name, position);
+}
+
+/* The build that this session has not ended since events were left, how often, and whether they are applied next. */
+static int64 delayed_build = 0;
+static int	delays;
+static bool delayed = false;
+
+/*
+ * An exchange shows the copy to snapshots that do not see what its transaction
+ * itself has written.  So it is better done when nothing is left to write: what is
+ * left is applied by a batch, and then the end is tried again, a few times.
+ */
+static void
+delay_exchange(Rebuild *rebuild)
+{
+	if (delayed_build != rebuild->build)
+		delays = 0;
+	delayed_build = rebuild->build;
+	if (delays++ >= MAX_DELAYS)
+		return;
+	delayed = rebuild->left = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("the rebuild cannot end before all events are applied")));
+}
+
+/* The end of a rebuild. */
+static void
+end(void *arg)
+{
+	Rebuild    *rebuild = arg;
+	bool		exchange = false;
+	int64		applied = rebuild->events;
+
+	EvpgProjectBlame(0, NULL);
+	if (!rebuild->wait)
+	{
+		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		exchange = EvpgShadowWait(rebuild->projection, rebuild->build, rebuild->last_write);
+	}
+	close_in(rebuild);
+	if (rebuild->projection->reset_signature != NULL)
+		call_reset(rebuild->projection);
+	apply_rest(rebuild);
+	if (exchange && rebuild->events > applied)
+		delay_exchange(rebuild);
+	finish(rebuild);
+}
+
+static void
+attempt_part(void *arg)
+{
+	Rebuild    *rebuild = arg;
+
+	EvpgProjectBlame(0, NULL);
+	apply_part(rebuild, rebuild->part, false);
+}
+
+/* ------------------------------------------------------------------ in the background */
+
+static void
+fail(Rebuild *rebuild, const ErrorData *error)
+{
+	bool		counts = !EvpgConsumerTransient(error);
+	int			attempts = rebuild->attempts + counts;
+	bool		failed = (attempts >= rebuild->projection->max_attempts);
+	bool		skipped = false;
+	Datum		values[5];
+
+	if (EvpgAttemptCancelled(error))
+		ReThrowError(unconstify(ErrorData *, error));
+	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
+		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)
+	{
+		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition,
+						 rebuild->projection->handler_signature == NULL ? EvpgProjectKey : NULL,
+						 error->message, attempts, error);
+		skipped = true;
+		failed = false;
+		attempts = 0;
+	}
+	values[0] = CStringGetTextDatum(rebuild->name);
+	values[1] = Int32GetDatum(attempts);
+	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgConsumerRetryAt(attempts) :
+									EvpgConsumerPause(rebuild->last_error_at, rebuild->retry_at, FIRST_PAUSE));
+	values[3] = CStringGetTextDatum(error->message);
+	values[4] = BoolGetDatum(failed);
+	run(EVPG_PLAN_REBUILD_FAIL, values, NULL);
+	if (failed)
+		ereport(EvpgAttemptLevel(),
+				(errmsg("rebuild of projection \"%s\" of database \"%s\" has failed", rebuild->name,
+						get_database_name(MyDatabaseId)),
+				 errdetail("The error has SQLSTATE %s; evpg.rebuild has the rest.", unpack_sql_state(error->sqlerrcode)),
+				 errhint("When the cause is gone, use evpg_rebuild_projection() again.")));
+}
+
+/* The caller has locked the part, or for the end the rebuild; here and below. */
+static Suspicion *
+suspicion_of(Rebuild *rebuild, int part)
+{
+	return part == END ? &rebuild->suspicion : &rebuild->suspicions[part];
+}
+
+/* Writes down, on disk, how often it has crashed the server, and in which start of it that was counted last. */
+static void
+put_crashes(const Rebuild *rebuild, int part, int64 server_start, int crashes)
+{
+	Datum		values[4];
+	int			count = 0;
+
+	if (part == END)
+		values[count++] = CStringGetTextDatum(rebuild->name);
+	else
+	{
+		values[count++] = Int64GetDatum(rebuild->build);
+		values[count++] = Int32GetDatum(part);
+	}
+	values[count++] = Int64GetDatum(server_start);
+	values[count++] = Int32GetDatum(crashes);
+	run(part == END ? EVPG_PLAN_REBUILD_COUNT : EVPG_PLAN_REBUILD_COUNT_PART, values, NULL);
+	ForceSyncCommit();
+}
+
+/* What this session has counted last. */
+static char counted_name[EVPG_MAX_NAME + 1];
+static int	counted_part;
+
+/* The session ends: that was no attempt, unless it has come to a result, or another session makes it. */
+static void
+take_back(void)
+{
+	Oid			schema = get_rel_namespace(EvpgCatalogGet()->event_log);
+	Rebuild		rebuild;
+	Suspicion  *suspicion;
+
+	if (!ConditionalLockRelationOid(get_relname_relid("rebuild", schema), RowExclusiveLock) ||
+		!ConditionalLockRelationOid(get_relname_relid("rebuild_part", schema), RowExclusiveLock) ||
+		!lock_rebuild(counted_name, counted_part == END ? ExclusiveLock : ShareLock, false) ||
+		!read_rebuild(counted_name, &rebuild) || counted_part >= rebuild.parts ||
+		(counted_part != END && !lock_part(&rebuild, counted_part)))
+		return;
+	read_parts(&rebuild);
+	suspicion = suspicion_of(&rebuild, counted_part);
+	if (suspicion->server_start == EvpgCautionServerStart() && suspicion->crashes > 0)
+		put_crashes(&rebuild, counted_part, 0, suspicion->crashes - 1);
+}
+
+/*
+ * The first time after a start of the server an attempt is counted, on disk, which
+ * the first result takes back: so a rebuild that crashes the server fails in the
+ * end, however well its other parts get on.  False if it was counted before, so
+ * that the caller may go on.
+ */
+static bool
+count_start(Rebuild *rebuild, int part)
+{
+	const Suspicion *suspicion = suspicion_of(rebuild, part);
+	bool		counted = (suspicion->server_start == EvpgCautionServerStart());
+
+	if (counted && suspicion->crashes == 0)
+		return false;
+	if (!counted && suspicion->crashes >= EvpgCautionCrashes(rebuild->projection->max_attempts))
+	{
+		rebuild->attempts = rebuild->projection->max_attempts;
+		EvpgProjectBlame(0, NULL);
+		fail(rebuild, EvpgCautionError(suspicion->crashes));
+		return true;
+	}
+	if (!counted)
+		put_crashes(rebuild, part, EvpgCautionServerStart(), suspicion->crashes + 1);
+	strlcpy(counted_name, rebuild->name, sizeof(counted_name));
+	counted_part = part;
+	EvpgCautionAtExit(take_back);
+	return !counted;
+}
+
+/* It has come to a result since the server was started. */
+static void
+prove(Rebuild *rebuild, int part)
+{
+	if (suspicion_of(rebuild, part)->crashes > 0)
+		put_crashes(rebuild, part, EvpgCautionServerStart(), 0);
+}
+
+/* Applies a batch of a part that nobody else works on; false if there is none. */
+static bool
+run_part(Rebuild *rebuild)
+{
+	int64		near = delayed && delayed_build == rebuild->build ? 0 : NEAR;
+
+	delayed = false;
+	rebuild->mark = EvpgFenceStablePosition(false);
+	for (rebuild->part = 0; rebuild->part < rebuild->parts; rebuild->part++)
+	{
+		ErrorData  *error;
+
+		if (!lock_part(rebuild, rebuild->part))
+			continue;
+		read_parts(rebuild);
+
+		/*
+		 * What was there when it began is applied by batches: an exchange of
+		 * tables at the end waits for snapshots that do not see these.
+		 */
+		if (rebuild->mark - rebuild->checkpoints[rebuild->part] <= near &&
+			(rebuild->projection->tables == NIL ||
+			 rebuild->checkpoints[rebuild->part] >= Min(rebuild->goal, rebuild->mark)))
+			continue;
+		if (count_start(rebuild, rebuild->part))
+			return true;
+		error = EvpgAttempt(attempt_part, rebuild);
+		prove(rebuild, rebuild->part);
+		if (error != NULL)
+			fail(rebuild, error);
+		return true;
+	}
+	return false;
+}
+
+/* Ends the rebuild if all parts are near; false if they are not, or others are in the way. */
+static bool
+run_end(Rebuild *rebuild, TimestampTz *next)
+{
+	ErrorData  *error;
+
+	if (!lock_rebuild(rebuild->name, ExclusiveLock, false) || !EvpgConsumerLock(rebuild->name, false))
+	{
+		/* Perhaps they are in each other's way. */
+		*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), END_PAUSE));
+		return false;
+	}
+	read_parts(rebuild);
+	if (rebuild->projection->reset_signature == NULL)
+		for (int part = 0; part < rebuild->parts; part++)
+			if (rebuild->mark - rebuild->checkpoints[part] > 2 * NEAR)
+				return true;
+	if (count_start(rebuild, END))
+		return true;
+	error = EvpgAttempt(end, rebuild);
+	if (error != NULL)
+	{
+		prove(rebuild, END);
+		if (!rebuild->left)
+			fail(rebuild, error);
+	}
+	return true;
+}
+
+/*
+ * EvpgRebuildRun
+ *		Does the next batch of a rebuild, in the current transaction, whose end the
+ *		caller brings about at once.  True if there is more to be done now; *next
+ *		is lowered to when it wants to be run again.
+ */
+bool
+EvpgRebuildRun(const char *name, TimestampTz *next)
+{
+	Rebuild		rebuild;
+	EvpgScope	scope;
+	bool		more;
+
+	if (!lock_rebuild(name, ShareLock, false))
+		return false;
+	EvpgEnter(&scope, "evpg_run()");
+	if (!read_rebuild(name, &rebuild) || !rebuild.running)
+		more = false;
+	else if (rebuild.retry_at > EvpgClockNow())
+	{
+		*next = Min(*next, EvpgClockWall(rebuild.retry_at));
+		more = false;
+	}
+	else
+		more = (rebuild.projection->reset_signature == NULL && run_part(&rebuild)) || run_end(&rebuild, next);
+	EvpgLeave(&scope);
+	return more;
+}
+
+/* Tells who catches up by positions of keys that are gone; in the order of keys, as appenders lock them. */
+static void
+bury(const char *name, List *keys)
+{
+	Datum		values[3] = {CStringGetTextDatum(name), EvpgRegistryArray(keys)};
+	ListCell   *cell;
+
+	if (keys == NIL)
+		return;
+	EvpgFenceEnter();
+	values[2] = Int64GetDatum(EvpgFenceDraw());
+	run(EVPG_PLAN_REBUILD_TOMBSTONES, values, NULL);
+	foreach(cell, keys)
+		EvpgWakeWaiters(EvpgHashPair(name, lfirst(cell)));
+}
+
+/* A build that is not read any more. */
+typedef struct OldBuild
+{
+	int64		build;
+	char	   *name;
+	bool		replaced;
+	char	   *clean_from;
+} OldBuild;
+
+/* Reads the oldest of them above a build, in CurrentMemoryContext; false if there is none. */
+static bool
+read_old_build(int64 above, OldBuild *old)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		value = Int64GetDatum(above);
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_OLD, &value, NULL) > 0;
+
+	if (found)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+
+		old->build = result_int(0, 1);
+		(void) EvpgPlanResult(0, 2, &value);
+		old->name = TextDatumGetCString(value);
+		(void) EvpgPlanResult(0, 3, &value);
+		old->replaced = DatumGetBool(value);
+		(void) EvpgPlanResult(0, 4, &value);
+		old->clean_from = TextDatumGetCString(value);
+		MemoryContextSwitchTo(spi);
+	}
+	EvpgPlanDone();
+	return found;
+}
+
+/* Deletes some rows, and returns how many; adds keys that were there to *keys, and says which is the last of all. */
+static uint64
+delete_rows(const OldBuild *old, List **keys, char **last)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[3] = {Int64GetDatum(old->build), CStringGetTextDatum(old->clean_from), Int64GetDatum(CLEAN_ROWS)};
+	uint64		rows = EvpgPlanRun(EVPG_PLAN_REBUILD_CLEAN, values, NULL);
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+		Datum		value;
+		char	   *key;
+
+		(void) EvpgPlanResult(row, 1, &value);
+		key = TextDatumGetCString(value);
+		if (row == 0 || strcmp(key, *last) > 0)
+			*last = key;
+		(void) EvpgPlanResult(row, 2, &value);
+		if (!DatumGetBool(value))
+			*keys = lappend(*keys, key);
+		MemoryContextSwitchTo(spi);
+	}
+	EvpgPlanDone();
+	return rows;
+}
+
+/* Deletes some rows of a build, and forgets it when there are no more.  The caller owns the consumer. */
+static void
+clean(const OldBuild *old)
+{
+	List	   *keys = NIL;
+	char	   *last;
+	Datum		values[2] = {Int64GetDatum(old->build)};
+
+	if (delete_rows(old, &keys, &last) < CLEAN_ROWS)
+		run(EVPG_PLAN_REBUILD_FORGET, values, NULL);
+	else
+	{
+		/*
+		 * The next key there can be: who goes on must not look at what is
+		 * deleted again.
+		 */
+		values[1] = CStringGetTextDatum(psprintf("%s\001", last));
+		run(EVPG_PLAN_REBUILD_CLEANED, values, NULL);
+	}
+	if (old->replaced)
+		bury(old->name, keys);
+}
+
+/* The same for a build that this transaction has made an old one; the rest is done by others. */
+static void
+clean_own(int64 build)
+{
+	OldBuild	old;
+
+	if (read_old_build(build - 1, &old) && old.build == build)
+		clean(&old);
+	EvpgWakeConsumers();
+}
+
+/*
+ * EvpgRebuildClean
+ *		Deletes some rows of a build that is not read any more; false if there are
+ *		none, or others own the consumers of their projections, so that they may
+ *		drop them, or write the rows of the build that is read.
+ */
+bool
+EvpgRebuildClean(void)
+{
+	EvpgScope	scope;
+	OldBuild	old = {0};
+	bool		cleaned = false;
+
+	EvpgEnter(&scope, "evpg_run()");
+	while (!cleaned && read_old_build(old.build, &old))
+	{
+		int64		build = old.build;
+
+		if (!EvpgConsumerLock(old.name, false))
+			continue;
+		/* As it is now that nobody else can change it. */
+		cleaned = read_old_build(build - 1, &old) && old.build == build;
+		if (cleaned)
+			clean(&old);
+		old.build = build;
+	}
+	EvpgLeave(&scope);
+	return cleaned;
+}
+
+/*
+ * EvpgRebuildAbandon
+ *		Gives up the rows of a projection that is about to be dropped.  The caller owns
+ *		the consumer and keeps appenders out.
+ */
+void
+EvpgRebuildAbandon(const char *name)
+{
+	Datum		value = CStringGetTextDatum(name);
+	int64		build = 0;
+
+	if (EvpgPlanRun(EVPG_PLAN_REBUILD_ABANDON, &value, NULL) > 0)
+		build = result_int(0, 1);
+	EvpgPlanDone();
+	if (build != 0)
+		clean_own(build);
+}
+
+/* ------------------------------------------------------------------ starting and cancelling */
+
+/* How many sessions can work on a rebuild at once. */
+static int
+parts_for(const EvpgProjection *projection)
+{
+	return projection->handler_signature != NULL || projection->constant_key != NULL ? 1 : Max(EvpgWorkers, 1);
+}
+
+/* Has the rebuild to itself. */
+static void
+start(EvpgProjection *projection, int parts)
+{
+	Datum		values[6] = {
+		CStringGetTextDatum(projection->name),
+		Int32GetDatum(parts),
+		Int64GetDatum(projection->start_position),
+		Int64GetDatum(EvpgFenceLastDrawn()),
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false)),
+		Int64GetDatum(EvpgCautionServerStart())
+	};
+
+	if (projection->handler_signature != NULL && projection->tables == NIL && projection->reset_signature == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot rebuild projection \"%s\"", projection->name),
+				 errdetail("It is a table projection, and evpg does not know its tables."),
+				 errhint("Register it with its tables, or with a reset function.")));
+	EvpgProjectionRequireCode(projection);
+	run(EVPG_PLAN_REBUILD_START, values, NULL);
+	if (projection->tables != NIL)
+	{
+		Rebuild		rebuild;
+
+		EvpgShadowCheck(projection, AccessShareLock);
+		(void) read_rebuild(projection->name, &rebuild);
+		EvpgShadowMake(projection, rebuild.build);
+	}
+}
+
+/*
+ * EvpgRebuildStart
+ *		Starts a rebuild, anew if there is one.  The caller owns the consumer.
+ */
+void
+EvpgRebuildStart(EvpgProjection *projection)
+{
+	(void) EvpgRebuildCancel(projection->name);
+	EvpgWakeLauncher();
+	EvpgWakeConsumers();
+	start(projection, parts_for(projection));
+	EvpgHomeTell();
+}
+
+/* Waits until nobody works on the rebuild of a projection, if there is one.  The caller owns the consumer, but not the fence. */
+void
+EvpgRebuildLock(const char *name)
+{
+	(void) lock_rebuild(name, ExclusiveLock, true);
+}
+
+/* Ends a rebuild without a result; false if there is none.  The caller owns the consumer. */
+bool
+EvpgRebuildCancel(const char *name)
+{
+	Datum		value = CStringGetTextDatum(name);
+	int64		build = 0;
+
+	EvpgRebuildLock(name);
+	if (EvpgPlanRun(EVPG_PLAN_REBUILD_DELETE, &value, NULL) > 0)
+		build = result_int(0, 1);
+	EvpgPlanDone();
+	if (build != 0)
+	{
+		EvpgShadowDrop(build);
+		EvpgWakeConsumers();
+	}
+	return build != 0;
+}
+
+/* The whole rebuild in the transaction of the caller; how many events it took. */
+static int64
+rebuild_now(EvpgProjection *projection)
+{
+	char	   *name = pstrdup(projection->name);
+	Rebuild		rebuild;
+
+	(void) EvpgConsumerLock(name, true);
+	(void) EvpgRebuildCancel(name);
+	start(EvpgProjectionFind(name), 1);
+	(void) read_rebuild(name, &rebuild);
+	read_parts(&rebuild);
+	rebuild.wait = true;
+
+	/*
+	 * What can be done without keeping appenders out; a reset comes first,
+	 * though.
+	 */
+	rebuild.mark = EvpgFenceStablePosition(false);
+	if (rebuild.projection->reset_signature == NULL)
+		apply_rest(&rebuild);
+	end(&rebuild);
+	clean_own(rebuild.replaced);
+	return rebuild.events;
+}
+
+static void
+rebuild_later(EvpgProjection *projection)
+{
+	char	   *name = pstrdup(projection->name);
+	Rebuild		rebuild;
+
+	(void) EvpgConsumerLock(name, true);
+	if (read_rebuild(name, &rebuild) && rebuild.running)
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" is being rebuilt already", name)));
+	else
+		EvpgRebuildStart(EvpgProjectionFind(name));
+}
+
+/* How many events were folded; NULL in the background. */
+Datum
+evpg_rebuild_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	bool		background = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	int64		count = 0;
+	EvpgScope	scope;
+
+	if (background && !PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a single key is not rebuilt in the background"),
+				 errhint("Leave key or background out.")));
+	EvpgProjectionRefuse("rebuild projections");
+	EvpgEnter(&scope, "evpg_rebuild_projection()");
+	if (!PG_ARGISNULL(1))
+		count = EvpgKeyRebuild(name, EvpgArgKey(fcinfo, 1));
+	else if (background)
+		rebuild_later(EvpgProjectionFind(name));
+	else
+		count = rebuild_now(EvpgProjectionFind(name));
+	EvpgLeave(&scope);
+	if (background)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(count);
+}
+
+Datum
+evpg_cancel_rebuild(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
+	bool		cancelled;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("cancel rebuilds");
+	EvpgEnter(&scope, "evpg_cancel_rebuild()");
+	(void) EvpgProjectionFind(name);
+	(void) EvpgConsumerLock(name, true);
+	cancelled = EvpgRebuildCancel(name);
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(cancelled);
+}

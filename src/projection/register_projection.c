@@ -1,0 +1,383 @@
+/*-------------------------------------------------------------------------
+ *
+ * register_projection.c
+ *		The SQL functions that register and drop projections.
+ *
+ * Who does holds the consumer's lock, that of the rebuild, and at last ShareLock on
+ * evpg.fence, so it waits for appenders in mid-flight and they for it: an event is either appended by a
+ * transaction that knows the projection, or committed before.  An inline
+ * projection that becomes asynchronous has had every event that was drawn; one
+ * that becomes inline is brought up to there first.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "aggregate/aggregate.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "consumer/consumer.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "projection/batch.h"
+#include "projection/projection.h"
+#include "projection/rebuild.h"
+#include "projection/rebuild_tables.h"
+#include "saga/saga.h"
+#include "storage/lmgr.h"
+#include "usercode/function.h"
+#include "usercode/module.h"
+#include "usercode/registration_advice.h"
+#include "utils/builtins.h"
+
+PG_FUNCTION_INFO_V1(evpg_register_projection);
+PG_FUNCTION_INFO_V1(evpg_drop_projection);
+
+/* Arguments of evpg_register_projection(), which are also parameters of its statement, but for those after ARG_VERSION. */
+enum
+{
+	ARG_NAME, ARG_REDUCER, ARG_HANDLER, ARG_MODE, ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_TAGS, ARG_KEY_PATH,
+	ARG_KEY_FUNCTION, ARG_CONSTANT_KEY, ARG_INITIAL_STATE, ARG_BROADCAST, ARG_EVENT_NAME, ARG_ON_ERROR,
+	ARG_MAX_ATTEMPTS, ARG_RESET, ARG_TABLES, ARG_START_POSITION, ARG_VERSION, ARG_LIBRARY, ARG_SYMBOL, ARG_OPTIONS
+};
+
+/* In sql/evpg--1.0.sql. */
+#define DEFAULT_MAX_ATTEMPTS 5
+
+/* What is too much for a registration to catch up with. */
+#define MAX_CATCH_UP 100000
+
+static void
+put_array(Datum *values, char *nulls, int column, ArrayType *array)
+{
+	values[column] = PointerGetDatum(array);
+	nulls[column] = array == NULL ? 'n' : ' ';
+}
+
+static char *
+arg_name(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	char	   *name = EvpgArgName(fcinfo, arg, what);
+
+	EvpgCheckNewName(name, what);
+	return name;
+}
+
+static int64
+arg_at_least(FunctionCallInfo fcinfo, int arg, const char *what, int64 least)
+{
+	int64		value = PG_ARGISNULL(arg) ? least - 1 : arg == ARG_START_POSITION ? PG_GETARG_INT64(arg) : PG_GETARG_INT32(arg);
+
+	if (value < least)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be at least " INT64_FORMAT, what, least)));
+	return value;
+}
+
+/* Error if an argument is given that is about events: a projection without code takes none. */
+static void
+refuse_without_code(FunctionCallInfo fcinfo, int arg)
+{
+	bool		given = !PG_ARGISNULL(arg);
+
+	switch (arg)
+	{
+		case ARG_MODE:
+			given = (EvpgModeFromName(EvpgArgName(fcinfo, arg, "mode")) != EVPG_MODE_INLINE);
+			break;
+		case ARG_AGGREGATE_TYPES:
+		case ARG_EVENT_TYPES:
+		case ARG_TAGS:
+		case ARG_KEY_PATH:
+		case ARG_KEY_FUNCTION:
+		case ARG_CONSTANT_KEY:
+		case ARG_RESET:
+		case ARG_TABLES:
+			break;
+		case ARG_MAX_ATTEMPTS:
+			given = given && PG_GETARG_INT32(arg) != DEFAULT_MAX_ATTEMPTS;
+			break;
+		case ARG_START_POSITION:
+			given = given && PG_GETARG_INT64(arg) != 0;
+			break;
+		default:
+			return;
+	}
+	if (given)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection without a reducer, a handler or a library takes no events"),
+				 errdetail("Its rows are what evpg_projection_put() makes them."),
+				 errhint("Give name, broadcast and event_name alone, or reducer, or handler, or library and symbol.")));
+}
+
+/* Error if an argument is given that would have no effect. */
+static void
+refuse_without_effect(FunctionCallInfo fcinfo, Jsonb *initial_state)
+{
+	bool		is_inline = EvpgModeFromName(EvpgArgName(fcinfo, ARG_MODE, "mode")) == EVPG_MODE_INLINE;
+
+	if (is_inline && EvpgOnErrorFromName(EvpgArgName(fcinfo, ARG_ON_ERROR, "on_error")) != EVPG_ON_ERROR_STOP)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("on_error is for asynchronous projections"),
+				 errdetail("An event that an inline projection cannot apply fails the command."),
+				 errhint("Leave on_error out, or register with mode => 'async'.")));
+	if (PG_ARGISNULL(ARG_HANDLER))
+		return;
+	if (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection with a handler has no state"),
+				 errhint("Leave initial_state out.")));
+	if (is_inline && PG_ARGISNULL(ARG_TABLES) && PG_ARGISNULL(ARG_RESET) &&
+		((!PG_ARGISNULL(ARG_MAX_ATTEMPTS) && PG_GETARG_INT32(ARG_MAX_ATTEMPTS) != DEFAULT_MAX_ATTEMPTS) ||
+		 (!PG_ARGISNULL(ARG_START_POSITION) && PG_GETARG_INT64(ARG_START_POSITION) != 0)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_attempts and start_position of an inline projection are for its rebuilds"),
+				 errdetail("A handler without tables and reset cannot be rebuilt."),
+				 errhint("Leave them out, or give tables or reset.")));
+}
+
+/* Arguments that contradict each other. */
+static void
+check_arguments(FunctionCallInfo fcinfo)
+{
+	bool		by_functions = !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_HANDLER);
+
+	bool		by_library = !PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL);
+
+	if ((by_functions && by_library) || (!PG_ARGISNULL(ARG_REDUCER) && !PG_ARGISNULL(ARG_HANDLER)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection is registered with either a reducer, a handler, or a library"),
+				 errhint("Give reducer, or handler, or library and symbol.")));
+	if (!by_functions && !by_library)
+		for (int arg = ARG_MODE; arg <= ARG_START_POSITION; arg++)
+			refuse_without_code(fcinfo, arg);
+	if (!PG_ARGISNULL(ARG_KEY_PATH) + !PG_ARGISNULL(ARG_KEY_FUNCTION) + !PG_ARGISNULL(ARG_CONSTANT_KEY) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection has one kind of key"),
+				 errhint("Give key_path, or key_function, or constant_key, or none of them for the aggregate id.")));
+	if (PG_ARGISNULL(ARG_HANDLER) && (!PG_ARGISNULL(ARG_RESET) || !PG_ARGISNULL(ARG_TABLES)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("only a projection with a handler has tables"),
+				 errhint("Leave reset and tables out.")));
+	if (!PG_ARGISNULL(ARG_RESET) && !PG_ARGISNULL(ARG_TABLES))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("reset and tables cannot both be given"),
+				 errhint("With tables, a rebuild fills copies of them; with reset, it empties them and fills them again.")));
+}
+
+/* The symbol of a library: path and initial state. */
+static Jsonb *
+check_library(FunctionCallInfo fcinfo, Jsonb *initial_state, char **library, char **symbol)
+{
+	evpg_projection module;
+
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to register a library")));
+	*library = EvpgModulePath(EvpgArgId(fcinfo, ARG_LIBRARY, "library"));
+	*symbol = EvpgArgName(fcinfo, ARG_SYMBOL, "symbol");
+	EvpgModuleLoadProjection(*library, *symbol, &module);
+	if (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("initial_state of a library is what its symbol says"),
+				 errhint("Leave the argument out.")));
+	return EvpgModuleInitialState(*library, *symbol, module.initial_state);
+}
+
+static char *
+check_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
+{
+	return PG_ARGISNULL(arg) ? NULL : EvpgFunctionCheck(PG_GETARG_OID(arg), role, GetUserId());
+}
+
+/* Applies what is left to a projection that was asynchronous, with its new definition. */
+static void
+catch_up(const char *name)
+{
+	EvpgConsumer consumer;
+	EvpgBatch	batch = {
+		.projection = EvpgProjectionFind(name),
+		.upto = EvpgFenceLastDrawn(),
+		.max_events = 10000,
+		.send = true
+	};
+
+	EvpgBatchRequireNewSnapshots();
+	(void) EvpgConsumerRead(name, &consumer);
+	if (EvpgConsumerParked(name, PG_INT64_MAX) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" has parked events, so it cannot become inline", name),
+				 errhint("Replay or skip them first.")));
+	if (batch.upto - consumer.checkpoint > MAX_CATCH_UP)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is too far behind to become inline", name),
+				 errdetail("It is " INT64_FORMAT " positions behind; at most %d can be made up for here.",
+						   batch.upto - consumer.checkpoint, MAX_CATCH_UP),
+				 errhint("Wait until it has caught up.")));
+	batch.build = batch.projection->build;
+	batch.parked = EvpgConsumerParked(name, consumer.checkpoint);
+	for (batch.after = consumer.checkpoint; batch.after < batch.upto; batch.after = batch.reached)
+		EvpgBatchRun(&batch);
+	EvpgConsumerDrop(name, false);
+}
+
+/* What follows from a change of a registration; before is what it was. */
+static void
+settle(const char *name, bool existed, EvpgMode mode_before, int version_before, int64 last_drawn)
+{
+	EvpgProjection *projection = EvpgProjectionFind(name);
+
+	if (projection->mode == EVPG_MODE_ASYNC && !existed)
+		EvpgConsumerCreate(name, "projection", projection->start_position);
+	else if (projection->mode == EVPG_MODE_ASYNC && mode_before == EVPG_MODE_INLINE)
+		EvpgConsumerCreate(name, "projection", last_drawn);
+	else if (projection->mode == EVPG_MODE_INLINE && existed && mode_before == EVPG_MODE_ASYNC)
+		catch_up(name);
+
+	/*
+	 * What has been rebuilt by the old definition is of no use; a new version
+	 * asks for a rebuild.
+	 */
+	if (EvpgRebuildUnderWay(name) || (existed && projection->version != version_before))
+		EvpgRebuildStart(projection);
+}
+
+Datum
+evpg_register_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = arg_name(fcinfo, ARG_NAME, "projection name");
+	char	   *mode = EvpgArgName(fcinfo, ARG_MODE, "mode");
+	char	   *broadcast = EvpgArgName(fcinfo, ARG_BROADCAST, "broadcast");
+	char	   *on_error = EvpgArgName(fcinfo, ARG_ON_ERROR, "on_error");
+	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
+	char	   *registrant = GetUserNameFromId(GetUserId(), false);
+	char	   *search_path = EvpgFunctionSearchPath();
+	char	   *library = NULL;
+	char	   *symbol = NULL;
+	char	   *handler;
+	Datum		values[23];
+	char		nulls[23];
+	EvpgProjection *before;
+	EvpgMode	mode_before = EVPG_MODE_INLINE;
+	int			version_before = 0;
+	uint64		changed;
+	EvpgScope	scope;
+
+	memset(nulls, ' ', sizeof(nulls));
+	EvpgRegistryCheckOptions(fcinfo, ARG_OPTIONS);
+	if (initial_state == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("initial state must not be null")));
+	(void) EvpgModeFromName(mode);
+	(void) EvpgBroadcastFromName(broadcast);
+	(void) EvpgOnErrorFromName(on_error);
+	check_arguments(fcinfo);
+	if (!PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL))
+		initial_state = check_library(fcinfo, initial_state, &library, &symbol);
+
+	EvpgRegistryPut(values, nulls, 0, name);
+	EvpgRegistryPut(values, nulls, 1, library);
+	EvpgRegistryPut(values, nulls, 2, symbol);
+	EvpgRegistryPut(values, nulls, 3, check_function(fcinfo, ARG_REDUCER, EVPG_ROLE_PROJECTION_REDUCER));
+	handler = check_function(fcinfo, ARG_HANDLER, EVPG_ROLE_PROJECTION_HANDLER);
+	EvpgRegistryPut(values, nulls, 4, handler);
+	EvpgRegistryPut(values, nulls, 5, check_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
+	values[6] = PG_GETARG_DATUM(ARG_KEY_PATH);
+	nulls[6] = PG_ARGISNULL(ARG_KEY_PATH) ? 'n' : ' ';
+	EvpgRegistryPut(values, nulls, 7, PG_ARGISNULL(ARG_CONSTANT_KEY) ? NULL :
+					EvpgArgId(fcinfo, ARG_CONSTANT_KEY, "constant_key"));
+	put_array(values, nulls, 8, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
+	put_array(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
+	put_array(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_TAGS, "tags"));
+	values[11] = JsonbPGetDatum(initial_state);
+	EvpgRegistryPut(values, nulls, 12, broadcast);
+	EvpgRegistryPut(values, nulls, 13, EvpgArgName(fcinfo, ARG_EVENT_NAME, "event_name"));
+	EvpgRegistryPut(values, nulls, 14, search_path);
+	EvpgRegistryPut(values, nulls, 15, registrant);
+	EvpgRegistryPut(values, nulls, 16, mode);
+	EvpgRegistryPut(values, nulls, 17, on_error);
+	values[18] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
+	EvpgRegistryPut(values, nulls, 19, check_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
+	put_array(values, nulls, 20, EvpgShadowCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
+													   PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
+	values[21] = Int64GetDatum(arg_at_least(fcinfo, ARG_START_POSITION, "start_position", 0));
+	values[22] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_VERSION, "version", 1));
+
+	refuse_without_effect(fcinfo, DatumGetJsonbP(values[11]));
+	EvpgProjectionRefuse("register projections");
+	EvpgEnter(&scope, "evpg_register_projection()");
+	EvpgAdvisePath("key_path", "projection", name, PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[6]));
+	if (handler != NULL && nulls[20] == ' ')
+		EvpgAdviseTables(PG_GETARG_OID(ARG_HANDLER), DatumGetArrayTypeP(values[20]));
+	(void) EvpgConsumerLock(name, true);
+	EvpgRebuildLock(name);
+	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
+	before = EvpgProjectionLookup(name);
+	if (nulls[20] == ' ')
+		EvpgShadowCheckOwned(name, DatumGetArrayTypeP(values[20]));
+	if (EvpgSagaFind(name, 0) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("there is a saga \"%s\"", name),
+				 errhint("Projections and sagas share one name space.")));
+	if (before != NULL)
+	{
+		mode_before = before->mode;
+		version_before = before->version;
+	}
+	changed = EvpgPlanRun(EVPG_PLAN_PROJECTION_WRITE, values, nulls);
+	EvpgPlanDone();
+	if (changed > 0)
+	{
+		EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
+		EvpgWakeLauncher();
+		EvpgWakeConsumers();
+		EvpgAdviseTypes("projection", name, nulls[8] == ' ' ? DatumGetArrayTypeP(values[8]) : NULL,
+						nulls[9] == ' ' ? DatumGetArrayTypeP(values[9]) : NULL);
+		settle(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(changed > 0);
+}
+
+/* Drops the rows too: they would be read as if they were still kept up. */
+Datum
+evpg_drop_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EvpgScope	scope;
+	bool		dropped;
+
+	EvpgProjectionRefuse("drop projections");
+	EvpgEnter(&scope, "evpg_drop_projection()");
+	(void) EvpgConsumerLock(name, true);
+	(void) EvpgRebuildCancel(name);
+	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
+	EvpgRebuildAbandon(name);
+	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,
+							   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
+	EvpgConsumerDrop(name, true);
+	/* Whoever waits for a key of it. */
+	EvpgWakeAllWaiters();
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(dropped);
+}

@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ *
+ * action_constructors.c
+ *		What functions of sagas call to make a reaction and its actions.
+ *
+ * An action is a JSON object, {"do": "send", ...}; members that are not given
+ * are not there.  Modules make the same objects with evpg.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evpg_reaction);
+PG_FUNCTION_INFO_V1(evpg_action_send);
+PG_FUNCTION_INFO_V1(evpg_action_schedule);
+PG_FUNCTION_INFO_V1(evpg_action_cancel);
+PG_FUNCTION_INFO_V1(evpg_action_fail);
+
+/* ------------------------------------------------------------------ JSON */
+
+static void
+push(JsonbParseState **state, const char *name, JsonbValue *value)
+{
+	JsonbValue	key = {.type = jbvString};
+
+	key.val.string.val = (char *) name;
+	key.val.string.len = strlen(name);
+	(void) pushJsonbValue(state, WJB_KEY, &key);
+	(void) pushJsonbValue(state, WJB_VALUE, value);
+}
+
+static void
+push_text(JsonbParseState **state, const char *name, char *text)
+{
+	JsonbValue	value = {.type = jbvString};
+
+	value.val.string.val = text;
+	value.val.string.len = strlen(text);
+	push(state, name, &value);
+}
+
+static void
+push_numeric(JsonbParseState **state, const char *name, Datum numeric)
+{
+	JsonbValue	value = {.type = jbvNumeric};
+
+	value.val.numeric = DatumGetNumeric(numeric);
+	push(state, name, &value);
+}
+
+static void
+push_jsonb(JsonbParseState **state, const char *name, Jsonb *jsonb)
+{
+	JsonbValue	value;
+
+	JsonbToJsonbValue(jsonb, &value);
+	push(state, name, &value);
+}
+
+static void
+begin(JsonbParseState **state, char *what)
+{
+	*state = NULL;
+	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	push_text(state, "do", what);
+}
+
+static Jsonb *
+end(JsonbParseState **state)
+{
+	return JsonbValueToJsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
+}
+
+/* A member of an object if it is a string, else an empty string. */
+static char *
+text_member(Jsonb *object, const char *name)
+{
+	JsonbValue *value = NULL;
+
+	if (JB_ROOT_IS_OBJECT(object))
+		value = getKeyJsonValueFromContainer(&object->root, name, strlen(name), NULL);
+	return value == NULL || value->type != jbvString ? "" : pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/* ------------------------------------------------------------------ actions */
+
+/* What undoes a send is a send that nothing undoes. */
+static void
+check_undo(Jsonb *undo)
+{
+	if (strcmp(text_member(undo, "do"), "send") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("undo is not a command to be sent"),
+				 errhint("Make it with evpg_action_send().")));
+	if (getKeyJsonValueFromContainer(&undo->root, "undo", strlen("undo"), NULL) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("undo has an undo itself")));
+}
+
+Datum
+evpg_action_send(PG_FUNCTION_ARGS)
+{
+	JsonbParseState *state;
+	Jsonb	   *jsonb;
+
+	begin(&state, "send");
+	push_text(&state, "aggregate_type", EvpgArgName(fcinfo, 0, "aggregate type"));
+	push_text(&state, "aggregate_id", EvpgArgId(fcinfo, 1, "aggregate id"));
+	push_text(&state, "command_type", EvpgArgName(fcinfo, 2, "command type"));
+	if ((jsonb = EvpgArgJsonb(fcinfo, 3, "command data")) != NULL)
+		push_jsonb(&state, "data", jsonb);
+	if (!PG_ARGISNULL(4))
+		push_text(&state, "label", EvpgArgName(fcinfo, 4, "label"));
+	if ((jsonb = EvpgArgJsonb(fcinfo, 5, "undo")) != NULL)
+	{
+		check_undo(jsonb);
+		push_jsonb(&state, "undo", jsonb);
+	}
+	if (!PG_ARGISNULL(6))
+	{
+		if (PG_GETARG_INT64(6) < -1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("expected_version must be -1 or more")));
+		push_numeric(&state, "expected_version", DirectFunctionCall1(int8_numeric, PG_GETARG_DATUM(6)));
+	}
+	if ((jsonb = EvpgArgJsonb(fcinfo, 7, "command metadata")) != NULL)
+	{
+		EvpgCheckMetadata(jsonb);
+		push_jsonb(&state, "metadata", jsonb);
+	}
+	PG_RETURN_JSONB_P(end(&state));
+}
+
+/* Seconds, without trailing zeros. */
+static Datum
+seconds(Datum interval)
+{
+	Datum		number = DirectFunctionCall2(extract_interval, CStringGetTextDatum("epoch"), interval);
+
+	if (DatumGetBool(DirectFunctionCall2(numeric_lt, number, DirectFunctionCall1(int8_numeric, Int64GetDatum(0)))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("delay must not be negative")));
+	return DirectFunctionCall1(numeric_trim_scale, number);
+}
+
+Datum
+evpg_action_schedule(PG_FUNCTION_ARGS)
+{
+	JsonbParseState *state;
+	Jsonb	   *payload;
+
+	begin(&state, "schedule");
+	push_text(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
+	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a timer needs either delay or due_at")));
+	if (!PG_ARGISNULL(1))
+		push_numeric(&state, "delay", seconds(PG_GETARG_DATUM(1)));
+	else
+	{
+		int			utc = 0;
+
+		if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(2)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("due_at must be finite")));
+		push_text(&state, "due_at", JsonEncodeDateTime(NULL, PG_GETARG_DATUM(2), TIMESTAMPTZOID, &utc));
+	}
+	if ((payload = EvpgArgJsonb(fcinfo, 3, "timer payload")) != NULL)
+		push_jsonb(&state, "payload", payload);
+	PG_RETURN_JSONB_P(end(&state));
+}
+
+Datum
+evpg_action_cancel(PG_FUNCTION_ARGS)
+{
+	JsonbParseState *state;
+
+	begin(&state, "cancel");
+	push_text(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
+	PG_RETURN_JSONB_P(end(&state));
+}
+
+Datum
+evpg_action_fail(PG_FUNCTION_ARGS)
+{
+	JsonbParseState *state;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("reason must not be null")));
+	begin(&state, "fail");
+	push_text(&state, "reason", text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_JSONB_P(end(&state));
+}
+
+/* ------------------------------------------------------------------ reactions */
+
+static void
+check_action(Jsonb *action, int number)
+{
+	static const char *const known[] = {"send", "schedule", "cancel", "compensate", "complete", "fail"};
+	char	   *what = text_member(action, "do");
+
+	for (size_t i = 0; i < lengthof(known); i++)
+		if (strcmp(what, known[i]) == 0)
+			return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("action %d is none that a saga can ask for", number),
+			 errhint("Make actions with evpg_action_send(), evpg_action_schedule() and the like.")));
+}
+
+/* The actions as a JSON array, without NULLs. */
+static Jsonb *
+actions_of(ArrayType *array)
+{
+	JsonbParseState *state = NULL;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(array, JSONBOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < count; i++)
+	{
+		JsonbValue	value;
+
+		if (nulls[i])
+			continue;
+		check_action(DatumGetJsonbP(elements[i]), i + 1);
+		JsonbToJsonbValue(DatumGetJsonbP(elements[i]), &value);
+		(void) pushJsonbValue(&state, WJB_ELEM, &value);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+}
+
+Datum
+evpg_reaction(PG_FUNCTION_ARGS)
+{
+	ArrayType  *actions = PG_ARGISNULL(1) ? construct_empty_array(JSONBOID) : PG_GETARG_ARRAYTYPE_P(1);
+	Datum		values[2] = {PG_GETARG_DATUM(0), JsonbPGetDatum(actions_of(actions))};
+	bool		nulls[2] = {PG_ARGISNULL(0), false};
+
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->reaction, values, nulls)));
+}

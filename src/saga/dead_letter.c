@@ -1,0 +1,354 @@
+/*-------------------------------------------------------------------------
+ *
+ * dead_letter.c
+ *		The SQL functions that run sagas, and that retry and discard dead letters,
+ *		in the transaction of the caller.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate/aggregate.h"
+#include "aggregate/aggregate_code.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "base/subtransaction.h"
+#include "consumer/activation.h"
+#include "consumer/consumer.h"
+#include "funcapi.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "projection/projection.h"
+#include "saga/dispatch.h"
+#include "saga/route.h"
+#include "saga/saga.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_run_sagas);
+PG_FUNCTION_INFO_V1(evpg_retry_dead_letter);
+PG_FUNCTION_INFO_V1(evpg_retry_dead_letters);
+PG_FUNCTION_INFO_V1(evpg_discard_dead_letter);
+
+static Datum
+two_counts(FunctionCallInfo fcinfo, int64 first, int64 second)
+{
+	Datum		values[2] = {Int64GetDatum(first), Int64GetDatum(second)};
+	bool		nulls[2] = {false, false};
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+/*
+ * One pass: what the commands that are sent here cause is for the next one.
+ * An instance that another session works on is left to it.
+ */
+Datum
+evpg_run_sagas(PG_FUNCTION_ARGS)
+{
+	int64		left = PG_ARGISNULL(0) ? PG_INT64_MAX : PG_GETARG_INT32(0);
+	int64		sent = 0;
+	int64		dead = 0;
+	bool		idle = false;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext round = AllocSetContextCreate(caller, "EvpgRunSagas", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext memory = AllocSetContextCreate(round, "EvpgDispatch", ALLOCSET_DEFAULT_SIZES);
+	ListCell   *cell;
+	EvpgScope	scope;
+
+	if (left < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_events must not be negative")));
+	EvpgProjectionRefuse("run sagas");
+	EvpgDispatchRefuse("run sagas");
+	EvpgEnter(&scope, "evpg_run_sagas()");
+	EvpgHomeRequire();
+	if (EvpgFenceHeld())
+		ereport(NOTICE,
+				(errmsg("evpg_run_sagas() does not see what this transaction has appended"),
+				 errhint("Commit first.")));
+	foreach(cell, EvpgConsumerSagas())
+		dead += EvpgRouteAll(lfirst(cell));
+	while (!idle && left > 0)
+	{
+		idle = true;
+		MemoryContextResetOnly(round);
+		MemoryContextSwitchTo(round);
+		foreach(cell, EvpgWorkDue((int) Min(left, 100), EvpgClockNow()))
+		{
+			EvpgWork   *work = lfirst(cell);
+
+			if (left == 0 || !EvpgDispatchLock(work, false, false) || !EvpgWorkClaim(work))
+				continue;
+			MemoryContextSwitchTo(memory);
+			dead += EvpgDispatch(work, false, &sent, NULL) == EVPG_DISPATCH_DEAD;
+			MemoryContextSwitchTo(round);
+			MemoryContextReset(memory);
+			left--;
+			idle = false;
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(round);
+	EvpgLeave(&scope);
+	PG_RETURN_DATUM(two_counts(fcinfo, sent, dead));
+}
+
+/* ------------------------------------------------------------------ dead letters */
+
+static char *
+result_text(int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(0, column, &value) ? TextDatumGetCString(value) : NULL;
+}
+
+static int64
+result_int(int column)
+{
+	Datum		value;
+
+	return EvpgPlanResult(0, column, &value) ? DatumGetInt64(value) : 0;
+}
+
+/*
+ * Locks a dead letter that is not resolved, and says what it is about; false if
+ * there is none.  The saga is locked first, as by who changes it, then the
+ * instance, then the row.
+ */
+static bool
+read_dead_letter(int64 id, EvpgWork *work)
+{
+	Datum		value = Int64GetDatum(id);
+	MemoryContext caller = CurrentMemoryContext;
+	bool		found = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_READ, &value, NULL) > 0;
+
+	memset(work, 0, sizeof(EvpgWork));
+	if (found)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		work->saga = result_text(1);
+		work->key = result_text(2);
+		work->position = result_int(3);
+		work->timer_id = result_int(4);
+		work->attempts = (int) result_int(5) + 1;
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	if (!found)
+		return false;
+	if (work->saga != NULL)
+		(void) EvpgDispatchLockSaga(work->saga, ShareLock, true);
+	if (work->key != NULL || work->saga == NULL)
+		(void) EvpgDispatchLock(work, false, true);
+	found = EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_LOCK, &value, NULL) > 0;
+	EvpgPlanDone();
+	return found;
+}
+
+static void
+resolve(int64 id, const char *resolution, const char *reason)
+{
+	Datum		values[4] = {Int64GetDatum(id)};
+	char		nulls[4] = {' ', ' ', ' ', ' '};
+
+	EvpgRegistryPut(values, nulls, 1, resolution);
+	EvpgRegistryPut(values, nulls, 2, reason);
+	EvpgRegistryPut(values, nulls, 3, GetUserNameFromId(GetSessionUserId(), false));
+	(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_RESOLVE, values, nulls);
+	EvpgPlanDone();
+	EvpgWakeConsumers();
+}
+
+static void
+route_again(void *arg)
+{
+	EvpgWork   *work = arg;
+
+	(void) EvpgRouteAgain(work->saga, work->position);
+}
+
+/* Tries once more; NULL if it succeeded. */
+static ErrorData *
+retry(int64 id, EvpgWork *work)
+{
+	ErrorData  *error = NULL;
+	int64		sent = 0;
+
+	if (work->saga != NULL && work->key == NULL)
+		error = EvpgAttempt(route_again, work);
+	else
+		(void) EvpgDispatch(work, true, &sent, &error);
+	if (error == NULL)
+		resolve(id, "retried", NULL);
+	else
+	{
+		Datum		values[7] = {Int64GetDatum(id)};
+		char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
+
+		EvpgRegistryPut(values, nulls, 1, unpack_sql_state(error->sqlerrcode));
+		EvpgRegistryPut(values, nulls, 2, error->constraint_name);
+		EvpgRegistryPut(values, nulls, 3, error->message);
+		EvpgRegistryPut(values, nulls, 4, error->detail);
+		EvpgRegistryPut(values, nulls, 5, error->hint);
+		EvpgRegistryPut(values, nulls, 6, error->context);
+		(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_RETRIED, values, nulls);
+		EvpgPlanDone();
+	}
+	return error;
+}
+
+/* Status of an outcome for an error. */
+static const char *
+status_of(const ErrorData *error)
+{
+	switch (error->sqlerrcode)
+	{
+		case EVPG_ERRCODE_REJECTED:
+			return "rejected";
+		case EVPG_ERRCODE_VERSION_CONFLICT:
+			return "conflict";
+		case EVPG_ERRCODE_INVARIANT:
+			return "invariant";
+		case EVPG_ERRCODE_INTERCEPTED:
+			return "intercepted";
+		default:
+			return "failed";
+	}
+}
+
+static void
+set_text(Datum *values, bool *nulls, int column, const char *text)
+{
+	nulls[column] = (text == NULL);
+	values[column] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/* Columns of evpg.outcome, see sql/evpg--1.0.sql. */
+Datum
+evpg_retry_dead_letter(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvpgWork	work;
+	EvpgScope	scope;
+
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgProjectionRefuse("retry dead letters");
+	EvpgDispatchRefuse("retry dead letters");
+	EvpgEnter(&scope, "evpg_retry_dead_letter()");
+	EvpgHomeRequire();
+	if (read_dead_letter(PG_GETARG_INT64(0), &work))
+	{
+		ErrorData  *error = retry(PG_GETARG_INT64(0), &work);
+		Datum		values[11] = {0};
+		bool		nulls[11];
+		EvpgDecision refusal;
+
+		memset(nulls, true, sizeof(nulls));
+		set_text(values, nulls, 0, error == NULL ? "ok" : status_of(error));
+		if (error != NULL)
+		{
+			set_text(values, nulls, 6, unpack_sql_state(error->sqlerrcode));
+			set_text(values, nulls, 7, error->constraint_name);
+			set_text(values, nulls, 8, error->message);
+			EvpgReducerRefusal(error, &refusal);
+			nulls[9] = (refusal.detail == NULL);
+			values[9] = JsonbPGetDatum(refusal.detail);
+			set_text(values, nulls, 10, error->hint);
+		}
+		tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_retry_dead_letters(PG_FUNCTION_ARGS)
+{
+	int			max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1);
+	Datum		values[2] = {PG_GETARG_DATUM(0), Int64GetDatum(max_count)};
+	char		nulls[2] = {PG_ARGISNULL(0) ? 'n' : ' ', ' '};
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *ids = NIL;
+	ListCell   *cell;
+	int64		retried = 0;
+	int64		failed = 0;
+	uint64		rows;
+	EvpgScope	scope;
+
+	if (max_count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_count must not be negative")));
+	EvpgProjectionRefuse("retry dead letters");
+	EvpgDispatchRefuse("retry dead letters");
+	EvpgEnter(&scope, "evpg_retry_dead_letters()");
+	EvpgHomeRequire();
+	if (!PG_ARGISNULL(0) && EvpgSagaFind(text_to_cstring(PG_GETARG_TEXT_PP(0)), 0) == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+				 errmsg("saga \"%s\" is not registered", text_to_cstring(PG_GETARG_TEXT_PP(0)))));
+	rows = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_LIST, values, nulls);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		int64	   *id = palloc(sizeof(int64));
+		Datum		value;
+
+		(void) EvpgPlanResult(row, 1, &value);
+		*id = DatumGetInt64(value);
+		ids = lappend(ids, id);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	foreach(cell, ids)
+	{
+		int64		id = *(int64 *) lfirst(cell);
+		EvpgWork	work;
+
+		if (!read_dead_letter(id, &work))
+			continue;
+		if (retry(id, &work) == NULL)
+			retried++;
+		else
+			failed++;
+		CHECK_FOR_INTERRUPTS();
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_DATUM(two_counts(fcinfo, retried, failed));
+}
+
+Datum
+evpg_discard_dead_letter(PG_FUNCTION_ARGS)
+{
+	int64		id = EvpgArgBigint(fcinfo, 0, "dead_letter_id");
+	char	   *reason = EvpgArgId(fcinfo, 1, "reason");
+	EvpgWork	work;
+	bool		found;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("discard dead letters");
+	EvpgDispatchRefuse("discard dead letters");
+	EvpgEnter(&scope, "evpg_discard_dead_letter()");
+	found = read_dead_letter(id, &work);
+	if (found)
+	{
+		if (work.key != NULL || work.timer_id != 0)
+			(void) EvpgWorkDone(&work);
+		resolve(id, "discarded", reason);
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(found);
+}

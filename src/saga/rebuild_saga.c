@@ -1,0 +1,256 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild_saga.c
+ *		Folds the events that instances of a saga have reacted to once more, and
+ *		keeps their state alone: nothing is sent, no timer set, nothing completed
+ *		(rule 18).
+ *
+ * What rejection and timer handlers did to a state is not in the events, and is
+ * lost.  The caller's transaction has the saga to itself meanwhile.
+ *
+ * Memory: states of all instances that are rebuilt, in a context of the call.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate/aggregate.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/statement.h"
+#include "base/testing.h"
+#include "common/hashfn.h"
+#include "consumer/consumer.h"
+#include "log/event_log.h"
+#include "miscadmin.h"
+#include "projection/batch.h"
+#include "projection/projection.h"
+#include "saga/dispatch.h"
+#include "saga/instance.h"
+#include "saga/saga.h"
+#include "saga/saga_code.h"
+#include "storage/lockdefs.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+PG_FUNCTION_INFO_V1(evpg_rebuild_saga);
+
+/* An instance that is rebuilt. */
+typedef struct Rebuilt
+{
+	const char *key;
+	EvpgInstance instance;		/* state NULL: not begun yet */
+	char		status;
+} Rebuilt;
+
+#define SH_PREFIX rebuilt
+#define SH_ELEMENT_TYPE Rebuilt
+#define SH_KEY_TYPE const char *
+#define SH_KEY key
+#define SH_HASH_KEY(table, key) hash_bytes((const unsigned char *) (key), strlen(key))
+#define SH_EQUAL(table, a, b) (strcmp(a, b) == 0)
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* The instances of a saga, or one of them, in CurrentMemoryContext. */
+static rebuilt_hash *
+read_instances(const char *saga, const char *key)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	rebuilt_hash *instances = rebuilt_create(caller, 256, NULL);
+	List	   *keys = NIL;
+	Datum		values[2] = {CStringGetTextDatum(saga)};
+	char		nulls[2] = {' ', ' '};
+	uint64		rows;
+	ListCell   *cell;
+
+	EvpgRegistryPut(values, nulls, 1, key);
+	rows = EvpgPlanReadLatest(EVPG_PLAN_INSTANCE_LIST, values, nulls);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		Datum		value;
+
+		(void) EvpgPlanResult(row, 1, &value);
+		keys = lappend(keys, TextDatumGetCString(value));
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	foreach(cell, keys)
+	{
+		EvpgWork	work = {.saga = (char *) saga, .key = lfirst(cell)};
+		bool		found;
+		Rebuilt    *rebuilt = rebuilt_insert(instances, lfirst(cell), &found);
+
+		EvpgInstanceRead(&work, &rebuilt->instance);
+		rebuilt->instance.state = NULL;
+		EVPG_WAIT_POINT("saga_rebuild");
+	}
+	return instances;
+}
+
+/*
+ * What instances have not reacted to, though they did to later events, or since
+ * it failed: a list of EvpgWork, in CurrentMemoryContext.  No key: none has.
+ */
+static List *
+read_unseen(const char *saga)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		value = CStringGetTextDatum(saga);
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_INSTANCE_UNSEEN, &value, NULL);
+	List	   *unseen = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		EvpgWork   *work = palloc0(sizeof(EvpgWork));
+		Datum		result;
+
+		work->key = EvpgPlanResult(row, 1, &result) ? TextDatumGetCString(result) : NULL;
+		(void) EvpgPlanResult(row, 2, &result);
+		work->position = DatumGetInt64(result);
+		unseen = lappend(unseen, work);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	return unseen;
+}
+
+/* Whether an event is unseen by a key; key NULL: by all. */
+static bool
+is_unseen(List *unseen, const char *key, int64 position)
+{
+	ListCell   *cell;
+
+	foreach(cell, unseen)
+	{
+		EvpgWork   *work = lfirst(cell);
+
+		if (work->position == position &&
+			(key == NULL || work->key == NULL ? key == work->key : strcmp(work->key, key) == 0))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Folds an event for the instances that have reacted to it; how many these are.
+ * Of a completed one the version may be gone, or pruned to 0: then its state
+ * stays as it is.
+ */
+static int
+fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
+{
+	ListCell   *cell;
+	int			count = 0;
+
+	foreach(cell, EvpgReactKeys(saga, event))
+	{
+		Rebuilt    *rebuilt = rebuilt_lookup(instances, lfirst(cell));
+		EvpgReaction reaction;
+
+		if (rebuilt == NULL || rebuilt->instance.saga_version != saga->version || event->position > rebuilt->instance.position ||
+			(rebuilt->instance.state == NULL && !EvpgSagaStarts(saga, event)) ||
+			is_unseen(unseen, rebuilt->key, event->position))
+			continue;
+		EvpgReactEvent(saga, rebuilt->key, rebuilt->instance.state != NULL ? rebuilt->instance.state : saga->initial_state,
+					   event, &reaction);
+		if (reaction.state != NULL)
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+			Jsonb	   *state = palloc(VARSIZE(reaction.state));
+
+			memcpy(state, reaction.state, VARSIZE(reaction.state));
+			rebuilt->instance.state = state;
+			MemoryContextSwitchTo(old);
+		}
+		count++;
+	}
+	return count;
+}
+
+static int64
+replay(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
+{
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRebuildSaga event", ALLOCSET_DEFAULT_SIZES);
+	List	   *versions = EvpgSagaVersions(saga);
+	List	   *unseen = read_unseen(saga);
+	EvpgLogFilter filter = {.after = after, .upto = upto};
+	int64		count = 0;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	while (filter.after < upto)
+	{
+		EvpgLogScan *scan = EvpgLogScanAll(&filter);
+		EvpgEvent	event;
+
+		while (EvpgLogScanNext(scan, &event))
+		{
+			ListCell   *cell;
+
+			MemoryContextSwitchTo(event_context);
+			foreach(cell, versions)
+				if (EvpgSagaTakes(lfirst(cell), &event) && !is_unseen(unseen, NULL, event.position))
+				count += fold(instances, unseen, lfirst(cell), &event, context);
+			MemoryContextSwitchTo(context);
+			MemoryContextReset(event_context);
+		}
+		filter.after = EvpgLogScanReached(scan);
+		EvpgLogScanEnd(scan);
+	}
+	PopActiveSnapshot();
+	return count;
+}
+
+static void
+write_states(const char *saga, rebuilt_hash *instances)
+{
+	rebuilt_iterator iterator;
+	Rebuilt    *rebuilt;
+
+	rebuilt_start_iterate(instances, &iterator);
+	while ((rebuilt = rebuilt_iterate(instances, &iterator)) != NULL)
+	{
+		Datum		values[3] = {CStringGetTextDatum(saga), CStringGetTextDatum(rebuilt->key)};
+
+		if (rebuilt->instance.state == NULL)
+			continue;
+		values[2] = JsonbPGetDatum(rebuilt->instance.state);
+		(void) EvpgPlanRun(EVPG_PLAN_INSTANCE_STATE, values, NULL);
+		EvpgPlanDone();
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+Datum
+evpg_rebuild_saga(PG_FUNCTION_ARGS)
+{
+	char	   *saga = EvpgArgName(fcinfo, 0, "saga name");
+	char	   *key = PG_ARGISNULL(1) ? NULL : EvpgArgKey(fcinfo, 1);
+	rebuilt_hash *instances;
+	EvpgConsumer consumer;
+	int64		count;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("rebuild sagas");
+	EvpgDispatchRefuse("rebuild sagas");
+	EvpgEnter(&scope, "evpg_rebuild_saga()");
+	EvpgBatchRequireNewSnapshots();
+	(void) EvpgConsumerLock(saga, true);
+	(void) EvpgDispatchLockSaga(saga, ExclusiveLock, true);
+	if (EvpgSagaFind(saga, 0) == NULL || !EvpgConsumerRead(saga, &consumer))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+				 errmsg("saga \"%s\" is not registered", saga)));
+	instances = read_instances(saga, key);
+	count = replay(saga, instances, consumer.start_position, consumer.checkpoint);
+	write_states(saga, instances);
+	EvpgLeave(&scope);
+	PG_RETURN_INT64(count);
+}

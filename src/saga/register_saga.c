@@ -1,0 +1,344 @@
+/*-------------------------------------------------------------------------
+ *
+ * register_saga.c
+ *		The SQL functions that register, drop and show sagas.
+ *
+ * A new saga reacts to what is appended from now on: who registers it holds
+ * ShareLock on evpg.fence, so what was appended before is committed, and below
+ * the last position drawn.  Instances that are at work are waited for, since
+ * their saga changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "aggregate/aggregate.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "consumer/consumer.h"
+#include "funcapi.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "projection/batch.h"
+#include "projection/projection.h"
+#include "saga/dispatch.h"
+#include "saga/saga.h"
+#include "storage/lmgr.h"
+#include "usercode/module.h"
+#include "usercode/registration_advice.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_register_saga);
+PG_FUNCTION_INFO_V1(evpg_drop_saga);
+PG_FUNCTION_INFO_V1(evpg_saga_read);
+
+enum
+{
+	ARG_NAME, ARG_HANDLER, ARG_REJECTION_HANDLER, ARG_TIMER_HANDLER, ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES,
+	ARG_START_EVENT_TYPES, ARG_PATH, ARG_FUNCTION, ARG_INITIAL_STATE, ARG_MAX_ATTEMPTS, ARG_BACKOFF,
+	ARG_MAX_BACKOFF, ARG_START_POSITION, ARG_VERSION, ARG_TRANSITIONS, ARG_LIBRARY, ARG_SYMBOL, ARG_OPTIONS
+};
+
+static void
+put_array(Datum *values, char *nulls, int column, ArrayType *array)
+{
+	values[column] = PointerGetDatum(array);
+	nulls[column] = array == NULL ? 'n' : ' ';
+}
+
+static int32
+arg_at_least_one(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	if (PG_ARGISNULL(arg) || PG_GETARG_INT32(arg) < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be at least 1", what)));
+	return PG_GETARG_INT32(arg);
+}
+
+/* A pause; not so long that it cannot be added to the time. */
+static Datum
+arg_pause(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	Interval	zero = {0};
+	Interval	most = {.month = 1200};
+
+	if (PG_ARGISNULL(arg) ||
+		DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&zero))) ||
+		DatumGetBool(DirectFunctionCall2(interval_gt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&most))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between 0 and 100 years", what)));
+	return PG_GETARG_DATUM(arg);
+}
+
+static void
+check_arguments(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(ARG_HANDLER) == (PG_ARGISNULL(ARG_LIBRARY) && PG_ARGISNULL(ARG_SYMBOL)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a saga is registered with either a handler or a library"),
+				 errhint("Give handler, or library and symbol.")));
+	if (PG_ARGISNULL(ARG_HANDLER) &&
+		(!PG_ARGISNULL(ARG_REJECTION_HANDLER) || !PG_ARGISNULL(ARG_TIMER_HANDLER) || !PG_ARGISNULL(ARG_FUNCTION) ||
+		 !PG_ARGISNULL(ARG_PATH) || !PG_ARGISNULL(ARG_EVENT_TYPES) || !PG_ARGISNULL(ARG_START_EVENT_TYPES)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("handlers, event types and keys of a library are what its symbol says"),
+				 errhint("Leave these arguments out.")));
+	if (!PG_ARGISNULL(ARG_PATH) && !PG_ARGISNULL(ARG_FUNCTION))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a saga has one kind of key"),
+				 errhint("Give correlation_path, or correlation_function, or neither for the aggregate id.")));
+}
+
+/* {"state": ["next", ...], ...} */
+static Jsonb *
+check_transitions(Jsonb *transitions)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	int			depth = 0;
+
+	if (transitions == NULL)
+		return NULL;
+	iterator = JsonbIteratorInit(&transitions->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		bool		valid;
+
+		if (token == WJB_BEGIN_OBJECT || token == WJB_BEGIN_ARRAY)
+		{
+			valid = ++depth == (token == WJB_BEGIN_OBJECT ? 1 : 2);
+		}
+		else if (token == WJB_END_OBJECT || token == WJB_END_ARRAY)
+		{
+			valid = true;
+			depth--;
+		}
+		else
+			valid = token == WJB_KEY || (token == WJB_ELEM && value.type == jbvString);
+		if (!valid)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("transitions must be an object of arrays of names"),
+					 errhint("For example {\"\": [\"begun\"], \"begun\": [\"done\"]}.")));
+	}
+	return transitions;
+}
+
+/* A saga that never starts is a mistake.  Both may be NULL: all types. */
+static void
+check_start_types(ArrayType *all, ArrayType *starting)
+{
+	List	   *names = all == NULL ? NIL : EvpgRegistryNames(all);
+	ListCell   *cell;
+
+	foreach(cell, starting == NULL ? NIL : EvpgRegistryNames(starting))
+		if (!EvpgRegistryListed(names, lfirst(cell)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("start event type \"%s\" is not one of the event types of the saga", (char *) lfirst(cell)),
+				 errhint("Add it to event_types.")));
+}
+
+/* Types of a module's events, or of those that start; NULL if none does, so that any may. */
+static ArrayType *
+types_of(const evpg_saga *module, bool starting)
+{
+	List	   *types = NIL;
+
+	for (const evpg_react_entry *entry = module->events; entry->type != NULL; entry++)
+		if (!starting || entry->starts)
+			types = lappend(types, (char *) entry->type);
+	return types == NIL ? NULL : DatumGetArrayTypeP(EvpgRegistryArray(types));
+}
+
+/* What the symbol of a library says, as parameters. */
+static void
+put_library(FunctionCallInfo fcinfo, Datum *values, char *nulls)
+{
+	char	   *library;
+	char	   *symbol;
+	evpg_saga	module;
+	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
+
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to register a library")));
+	library = EvpgModulePath(EvpgArgId(fcinfo, ARG_LIBRARY, "library"));
+	symbol = EvpgArgName(fcinfo, ARG_SYMBOL, "symbol");
+	EvpgModuleLoadSaga(library, symbol, &module);
+	if (initial_state == NULL || !JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("initial_state of a library is what its symbol says"),
+				 errhint("Leave the argument out.")));
+	EvpgRegistryPut(values, nulls, 2, library);
+	EvpgRegistryPut(values, nulls, 3, symbol);
+	if (nulls[9] == 'n' && module.aggregate_types != NULL)
+	{
+		List	   *types = NIL;
+
+		for (const char *const *type = module.aggregate_types; *type != NULL; type++)
+			types = lappend(types, (char *) *type);
+		put_array(values, nulls, 9, DatumGetArrayTypeP(EvpgRegistryArray(types)));
+	}
+	put_array(values, nulls, 10, types_of(&module, false));
+	put_array(values, nulls, 11, types_of(&module, true));
+	values[12] = JsonbPGetDatum(EvpgModuleInitialState(library, symbol, module.initial_state));
+}
+
+static char *
+check_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
+{
+	return PG_ARGISNULL(arg) ? NULL : EvpgFunctionCheck(PG_GETARG_OID(arg), role, GetUserId());
+}
+
+Datum
+evpg_register_saga(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, ARG_NAME, "saga name");
+	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
+	Jsonb	   *transitions = check_transitions(EvpgArgJsonb(fcinfo, ARG_TRANSITIONS, "transitions"));
+	int32		version = arg_at_least_one(fcinfo, ARG_VERSION, "version");
+	Datum		values[19];
+	char		nulls[19];
+	EvpgConsumer consumer;
+	uint64		changed;
+	EvpgScope	scope;
+
+	EvpgCheckNewName(name, "saga name");
+	memset(nulls, ' ', sizeof(nulls));
+	EvpgRegistryCheckOptions(fcinfo, ARG_OPTIONS);
+	check_arguments(fcinfo);
+	if (initial_state == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("initial state must not be null")));
+	EvpgRegistryPut(values, nulls, 0, name);
+	values[1] = Int32GetDatum(version);
+	nulls[2] = nulls[3] = 'n';
+	EvpgRegistryPut(values, nulls, 4, check_function(fcinfo, ARG_HANDLER, EVPG_ROLE_SAGA_HANDLER));
+	EvpgRegistryPut(values, nulls, 5, check_function(fcinfo, ARG_REJECTION_HANDLER, EVPG_ROLE_SAGA_REJECTION));
+	EvpgRegistryPut(values, nulls, 6, check_function(fcinfo, ARG_TIMER_HANDLER, EVPG_ROLE_SAGA_TIMER));
+	EvpgRegistryPut(values, nulls, 7, check_function(fcinfo, ARG_FUNCTION, EVPG_ROLE_KEY));
+	values[8] = PG_GETARG_DATUM(ARG_PATH);
+	nulls[8] = PG_ARGISNULL(ARG_PATH) ? 'n' : ' ';
+	put_array(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
+	put_array(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
+	put_array(values, nulls, 11, EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
+	values[12] = JsonbPGetDatum(initial_state);
+	values[13] = PointerGetDatum(transitions);
+	nulls[13] = transitions == NULL ? 'n' : ' ';
+	values[14] = Int32GetDatum(arg_at_least_one(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts"));
+	values[15] = arg_pause(fcinfo, ARG_BACKOFF, "backoff");
+	values[16] = arg_pause(fcinfo, ARG_MAX_BACKOFF, "max_backoff");
+	EvpgRegistryPut(values, nulls, 17, EvpgFunctionSearchPath());
+	EvpgRegistryPut(values, nulls, 18, GetUserNameFromId(GetUserId(), false));
+	if (PG_ARGISNULL(ARG_HANDLER))
+		put_library(fcinfo, values, nulls);
+	check_start_types(EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
+					  EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
+
+	EvpgProjectionRefuse("register sagas");
+	EvpgDispatchRefuse("register sagas");
+	EvpgEnter(&scope, "evpg_register_saga()");
+	EvpgAdvisePath("correlation_path", "saga", name, PG_ARGISNULL(ARG_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
+	/* An old snapshot would not see which versions have instances. */
+	EvpgBatchRequireNewSnapshots();
+	(void) EvpgConsumerLock(name, true);
+	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
+	if (EvpgProjectionLookup(name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("there is a projection \"%s\"", name),
+				 errhint("Projections and sagas share one name space.")));
+	changed = EvpgPlanRun(EVPG_PLAN_SAGA_WRITE, values, nulls);
+	EvpgPlanDone();
+	if (!EvpgConsumerRead(name, &consumer))
+	{
+		LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
+		EvpgConsumerCreate(name, "saga", PG_ARGISNULL(ARG_START_POSITION) ? EvpgFenceLastDrawn() :
+						   PG_GETARG_INT64(ARG_START_POSITION));
+	}
+	if (changed > 0)
+	{
+		if (!EvpgSagaRetire(name, version))
+			EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
+		/* Start types are among the event types. */
+		EvpgAdviseTypes("saga", name, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
+						EvpgArgTextArray(fcinfo, PG_ARGISNULL(ARG_EVENT_TYPES) ? ARG_START_EVENT_TYPES : ARG_EVENT_TYPES,
+										 "event_types"));
+		EvpgWakeLauncher();
+		EvpgWakeConsumers();
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(changed > 0);
+}
+
+Datum
+evpg_drop_saga(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Datum		value = PG_GETARG_DATUM(0);
+	bool		dropped;
+	EvpgScope	scope;
+
+	EvpgProjectionRefuse("drop sagas");
+	EvpgDispatchRefuse("drop sagas");
+	EvpgEnter(&scope, "evpg_drop_saga()");
+
+	/*
+	 * What it does not show would stay, and belong to the next saga of that
+	 * name.
+	 */
+	EvpgBatchRequireNewSnapshots();
+	(void) EvpgConsumerLock(name, true);
+	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
+	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_SAGA_DELETE, EvpgCatalogGet()->saga,
+							   EVPG_ERRCODE_UNKNOWN_CONSUMER, "saga", "evpg_drop_saga()");
+	if (dropped)
+	{
+		(void) EvpgPlanRun(EVPG_PLAN_SAGA_CLEAR, &value, NULL);
+		EvpgPlanDone();
+		EvpgConsumerDrop(name, true);
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(dropped);
+}
+
+Datum
+evpg_saga_read(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	char	   *name = EvpgArgName(fcinfo, 0, "saga name");
+	Datum		values[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+	uint64		rows;
+	EvpgScope	scope;
+
+	InitMaterializedSRF(fcinfo, 0);
+	EvpgEnter(&scope, NULL);
+	if (EvpgSagaFind(name, 0) == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+				 errmsg("saga \"%s\" is not registered", name)));
+	rows = EvpgPlanRead(EVPG_PLAN_INSTANCE_SHOW, values, NULL);
+	for (uint64 row = 0; row < rows; row++)
+		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * saga.h
+ *		Registered sagas, ready to be used.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_SAGA_H
+#define EVPG_SAGA_H
+
+#include "evpg.h"
+
+#include "log/event.h"
+#include "nodes/pg_list.h"
+#include "usercode/function.h"
+
+/* One version of a saga; lives to the end of the transaction at least. */
+typedef struct EvpgSaga
+{
+	MemoryContext context;
+	char	   *name;
+	int			version;
+	bool		native;			/* a symbol of a module, else functions */
+	char	   *library;		/* if native */
+	char	   *symbol;
+	evpg_saga	module;			/* once it is used */
+	char	   *handler_signature;	/* if not native, as the next two */
+	char	   *rejection_signature;	/* NULL: none, as the next one */
+	char	   *timer_signature;
+	char	   *key_signature;	/* how the key is found; none: aggregate id */
+	struct varlena *key_path;	/* a jsonpath */
+	EvpgFunction *handler;		/* once they are used */
+	EvpgFunction *rejection_handler;
+	EvpgFunction *timer_handler;
+	EvpgFunction *key_function;
+	bool		found;			/* all of its code */
+	char	   *search_path;
+	char	   *registered_by;
+	List	   *aggregate_types;	/* NIL: all, as the next two */
+	List	   *event_types;
+	List	   *start_event_types;
+	Jsonb	   *initial_state;
+	Jsonb	   *transitions;	/* NULL: any */
+	int			max_attempts;
+	int64		backoff;		/* of the first retry, in microseconds */
+	int64		max_backoff;
+} EvpgSaga;
+
+extern EvpgSaga *EvpgSagaFind(const char *name, int version);
+extern List *EvpgSagaVersions(const char *name);
+extern bool EvpgSagaRetire(const char *name, int version);
+extern bool EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event);
+extern bool EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event);
+
+#endif							/* EVPG_SAGA_H */

@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * saga_code.h
+ *		What a saga says to an event, a refused send, or a timer.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_SAGA_CODE_H
+#define EVPG_SAGA_CODE_H
+
+#include "log/event.h"
+#include "saga/saga.h"
+
+/* A send that was refused: evpg.rejection. */
+typedef struct EvpgRejection
+{
+	const char *key;
+	const char *label;			/* NULL: none */
+	const char *aggregate_type;
+	const char *aggregate_id;
+	const char *command_type;
+	Jsonb	   *data;			/* NULL: none, as detail */
+	const char *sqlstate;
+	const char *code;			/* NULL: none */
+	const char *message;
+	Jsonb	   *detail;
+	int			attempts;
+	int64		source_position;	/* 0: a timer */
+} EvpgRejection;
+
+/* A timer that is due: evpg.fired_timer. */
+typedef struct EvpgFiredTimer
+{
+	const char *key;
+	const char *name;
+	Jsonb	   *payload;		/* NULL: none */
+	TimestampTz scheduled_at;
+	TimestampTz due_at;
+	TimestampTz fired_at;
+} EvpgFiredTimer;
+
+typedef struct EvpgReaction
+{
+	Jsonb	   *state;			/* NULL: SQL NULL */
+	Jsonb	   *actions;		/* an array; NULL: none */
+	bool		unhandled;		/* of a rejection: not its business */
+} EvpgReaction;
+
+extern void EvpgReactEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction);
+extern void EvpgReactRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction);
+extern void EvpgReactTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction);
+extern void EvpgReactLoad(EvpgSaga *saga);
+extern List *EvpgReactKeys(EvpgSaga *saga, const EvpgEvent *event);
+
+#endif							/* EVPG_SAGA_CODE_H */

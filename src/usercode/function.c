@@ -1,0 +1,529 @@
+/*-------------------------------------------------------------------------
+ *
+ * function.c
+ *		User functions that fill a role: what they must look like, and calling
+ *		them.
+ *
+ * A function is called through a saved plan, so CREATE OR REPLACE, inlining and
+ * every language work as in SQL.  It runs as its owner, under the
+ * search_path that was in force when it was registered (its own SET wins),
+ * never as the owner of the extension.  Who registers it must own it: whoever
+ * owns it could replace it later.  That is checked again whenever the function
+ * is looked up, because another role's function may have come to have the name,
+ * and would run as that role under the registrant's search_path.
+ *
+ * Functions are remembered by schema, name and argument types as text, because
+ * stored oids do not survive a dump and reg* columns make pg_upgrade refuse.
+ *
+ * Memory: an EvpgFunction, its strings and its saved plan live as long as the
+ * context it was resolved in.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/settings.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/params.h"
+#include "parser/parse_node.h"
+#include "storage/lock.h"
+#include "usercode/function.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+static const char *const role_names[] = {
+	[EVPG_ROLE_HANDLER] = "handler",
+	[EVPG_ROLE_REDUCER] = "reducer",
+	[EVPG_ROLE_INVARIANT] = "invariant",
+	[EVPG_ROLE_INTERCEPTOR] = "interceptor",
+	[EVPG_ROLE_PROJECTION_REDUCER] = "projection reducer",
+	[EVPG_ROLE_PROJECTION_HANDLER] = "projection handler",
+	[EVPG_ROLE_KEY] = "key function",
+	[EVPG_ROLE_RESET] = "reset function",
+	[EVPG_ROLE_SAGA_HANDLER] = "saga handler",
+	[EVPG_ROLE_SAGA_REJECTION] = "rejection handler",
+	[EVPG_ROLE_SAGA_TIMER] = "timer handler",
+	[EVPG_ROLE_TRANSLATOR] = "translator",
+};
+
+static const char *const role_shapes[] = {
+	[EVPG_ROLE_HANDLER] = "f(state jsonb, command evpg.command) returning evpg.new_event, a set of it, or jsonb",
+	[EVPG_ROLE_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb",
+	[EVPG_ROLE_INVARIANT] = "f(state jsonb) returning boolean",
+	[EVPG_ROLE_INTERCEPTOR] = "f(command evpg.command) returning evpg.command",
+	[EVPG_ROLE_PROJECTION_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb or evpg.projected",
+	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) or f(event evpg.event, keys text[]) returning jsonb",
+	[EVPG_ROLE_KEY] = "f(event evpg.event) returning text or text[]",
+	[EVPG_ROLE_RESET] = "f() returning void",
+	[EVPG_ROLE_SAGA_HANDLER] = "f(state jsonb, event evpg.event) returning evpg.reaction",
+	[EVPG_ROLE_SAGA_REJECTION] = "f(state jsonb, rejection evpg.rejection) returning evpg.reaction",
+	[EVPG_ROLE_SAGA_TIMER] = "f(state jsonb, timer evpg.fired_timer) returning evpg.reaction",
+	[EVPG_ROLE_TRANSLATOR] = "f(payload jsonb) returning evpg.command or a set of it",
+};
+
+/* The argument types of a role: as many as a function may have. */
+static int
+role_arguments(EvpgRole role, Oid *types)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+
+	switch (role)
+	{
+		case EVPG_ROLE_HANDLER:
+			types[0] = JSONBOID;
+			types[1] = catalog->command->tdtypeid;
+			return 2;
+		case EVPG_ROLE_REDUCER:
+		case EVPG_ROLE_PROJECTION_REDUCER:
+		case EVPG_ROLE_SAGA_HANDLER:
+			types[0] = JSONBOID;
+			types[1] = catalog->event->tdtypeid;
+			return 2;
+		case EVPG_ROLE_SAGA_REJECTION:
+			types[0] = JSONBOID;
+			types[1] = catalog->rejection->tdtypeid;
+			return 2;
+		case EVPG_ROLE_SAGA_TIMER:
+			types[0] = JSONBOID;
+			types[1] = catalog->fired_timer->tdtypeid;
+			return 2;
+		case EVPG_ROLE_PROJECTION_HANDLER:
+			types[0] = catalog->event->tdtypeid;
+			types[1] = TEXTARRAYOID;
+			return 2;
+		case EVPG_ROLE_KEY:
+			types[0] = catalog->event->tdtypeid;
+			return 1;
+		case EVPG_ROLE_INVARIANT:
+		case EVPG_ROLE_TRANSLATOR:
+			types[0] = JSONBOID;
+			return 1;
+		case EVPG_ROLE_INTERCEPTOR:
+			types[0] = catalog->command->tdtypeid;
+			return 1;
+		case EVPG_ROLE_RESET:
+			return 0;
+	}
+	pg_unreachable();
+}
+
+static bool
+role_fits(Form_pg_proc proc, EvpgRole role)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Oid			types[2];
+	int			count = role_arguments(role, types);
+
+	/* A handler of a projection need not ask for the keys. */
+	if (proc->prokind != PROKIND_FUNCTION ||
+		(proc->pronargs != count && !(role == EVPG_ROLE_PROJECTION_HANDLER && proc->pronargs == 1)))
+		return false;
+	for (int i = 0; i < proc->pronargs; i++)
+		if (proc->proargtypes.values[i] != types[i])
+			return false;
+	switch (role)
+	{
+		case EVPG_ROLE_HANDLER:
+			return proc->prorettype == catalog->new_event->tdtypeid ||
+				(proc->prorettype == JSONBOID && !proc->proretset);
+		case EVPG_ROLE_REDUCER:
+			return proc->prorettype == JSONBOID && !proc->proretset;
+		case EVPG_ROLE_INVARIANT:
+			return proc->prorettype == BOOLOID && !proc->proretset;
+		case EVPG_ROLE_INTERCEPTOR:
+			return proc->prorettype == catalog->command->tdtypeid && !proc->proretset;
+		case EVPG_ROLE_PROJECTION_REDUCER:
+			return (proc->prorettype == JSONBOID || proc->prorettype == catalog->projected->tdtypeid) &&
+				!proc->proretset;
+		case EVPG_ROLE_PROJECTION_HANDLER:
+			return proc->prorettype == JSONBOID && !proc->proretset;
+		case EVPG_ROLE_KEY:
+			return (proc->prorettype == TEXTOID || proc->prorettype == TEXTARRAYOID) && !proc->proretset;
+		case EVPG_ROLE_RESET:
+			return proc->prorettype == VOIDOID && !proc->proretset;
+		case EVPG_ROLE_SAGA_HANDLER:
+		case EVPG_ROLE_SAGA_REJECTION:
+		case EVPG_ROLE_SAGA_TIMER:
+			return proc->prorettype == catalog->reaction->tdtypeid && !proc->proretset;
+		case EVPG_ROLE_TRANSLATOR:
+			return proc->prorettype == catalog->command->tdtypeid;
+	}
+	pg_unreachable();
+}
+
+/*
+ * EvpgFunctionCheck
+ *		Error unless registrant may register the function for the role; returns
+ *		its signature.
+ */
+char *
+EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	char	   *signature;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with oid %u does not exist", function)));
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	signature = format_procedure_qualified(function);
+	if (!role_fits(proc, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be a %s", signature, role_names[role]),
+				 errdetail("A %s is a function %s.", role_names[role], role_shapes[role])));
+	if (proc->proisstrict)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be a %s because it is STRICT", signature, role_names[role]),
+				 errdetail("It would silently do nothing for a NULL argument."),
+				 errhint("Declare it CALLED ON NULL INPUT.")));
+	if (!superuser_arg(registrant) && !has_privs_of_role(registrant, proc->proowner))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FUNCTION, signature);
+	ReleaseSysCache(tuple);
+	return signature;
+}
+
+static void
+raise_missing(const char *signature, EvpgRole role)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			 errmsg("%s function %s does not exist", role_names[role], signature),
+			 errhint("Create it again, or register another one.")));
+}
+
+/* Error unless who registered a function may still have functions of its owner run. */
+static void
+check_registrant(const char *registered_by, Oid owner, const char *signature, EvpgRole role)
+{
+	Oid			registrant = get_role_oid(registered_by, true);
+
+	if (!OidIsValid(registrant))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\", which registered %s %s, does not exist",
+						registered_by, role_names[role], signature),
+				 errhint("Let the owner of the function, or a superuser, register it again.")));
+	if (!superuser_arg(registrant) && !has_privs_of_role(registrant, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not have %s %s run",
+						registered_by, role_names[role], signature),
+				 errdetail("It registered the function, which now belongs to role \"%s\".",
+						   GetUserNameFromId(owner, true)),
+				 errhint("Let the owner of the function, or a superuser, register it again.")));
+}
+
+/* Adds a column of pg_proc, of a type of variable length, to a hash. */
+static uint64
+hash_column(HeapTuple tuple, int column, uint64 hash)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(PROCOID, tuple, column, &isnull);
+	struct varlena *detoasted = isnull ? NULL : PG_DETOAST_DATUM(value);
+
+	return DatumGetUInt64(hash_any_extended(isnull ? NULL : (unsigned char *) VARDATA(detoasted),
+											isnull ? 0 : VARSIZE(detoasted) - VARHDRSZ, hash + !isnull));
+}
+
+/*
+ * What a function is, as far as its definition says it: its code, its settings,
+ * its language and the search_path of its registration.  The same after a dump
+ * and in another database, but for a body that was parsed at CREATE FUNCTION,
+ * whose nodes have object ids: what is kept under it is then made anew.
+ */
+static uint64
+hash_definition(HeapTuple tuple, const char *search_path)
+{
+	char	   *language = get_language_name(((Form_pg_proc) GETSTRUCT(tuple))->prolang, false);
+	uint64		hash = DatumGetUInt64(hash_any_extended((unsigned char *) language, strlen(language), 0));
+
+	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) search_path, strlen(search_path), hash));
+	hash = hash_column(tuple, Anum_pg_proc_prosrc, hash);
+	hash = hash_column(tuple, Anum_pg_proc_probin, hash);
+	hash = hash_column(tuple, Anum_pg_proc_prosqlbody, hash);
+	return hash_column(tuple, Anum_pg_proc_proconfig, hash);
+}
+
+static void
+free_plan(void *arg)
+{
+	EvpgFunction *function = arg;
+
+	if (function->plan != NULL)
+		SPI_freeplan(function->plan);
+}
+
+/*
+ * EvpgFunctionResolve
+ *		Finds a registered function; error if it is not there any more, has
+ *		another shape, or belongs to somebody for whom its registrant cannot
+ *		speak.  All its memory is in CurrentMemoryContext and goes with it, the
+ *		saved plan too.
+ */
+EvpgFunction *
+EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered_by, const char *search_path)
+{
+	EvpgFunction *function = palloc0(sizeof(EvpgFunction));
+	HeapTuple	tuple = NULL;
+	Form_pg_proc proc;
+
+	LOCAL_FCINFO(fcinfo, 1);
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = CStringGetTextDatum(signature);
+	fcinfo->args[0].isnull = false;
+	function->oid = DatumGetObjectId(to_regprocedure(fcinfo));
+	if (!fcinfo->isnull)
+		tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
+	if (!HeapTupleIsValid(tuple))
+		raise_missing(signature, role);
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (!role_fits(proc, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be a %s", signature, role_names[role]),
+				 errdetail("A %s is a function %s.", role_names[role], role_shapes[role]),
+				 errhint("It was changed after it was registered.")));
+	check_registrant(registered_by, proc->proowner, signature, role);
+	function->role = role;
+	function->signature = pstrdup(signature);
+	function->search_path = pstrdup(search_path);
+	function->owner = proc->proowner;
+	function->result_type = proc->prorettype;
+	function->stamp = ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
+		((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^ ItemPointerGetOffsetNumber(&tuple->t_self) ^
+		function->oid;
+	if (role == EVPG_ROLE_REDUCER)
+		function->definition_hash = hash_definition(tuple, search_path);
+	ReleaseSysCache(tuple);
+	function->callback.func = free_plan;
+	function->callback.arg = function;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &function->callback);
+	return function;
+}
+
+/*
+ * EvpgFunctionResolveIn
+ *		The same, in a child of a context; an error leaves what was made to
+ *		CurrentMemoryContext.
+ */
+EvpgFunction *
+EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role, const char *registered_by,
+					  const char *search_path)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgFunction", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EvpgFunction *function = EvpgFunctionResolve(signature, role, registered_by, search_path);
+
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(context, parent);
+	return function;
+}
+
+/*
+ * The expression that calls a function: in place of the one parameter of the
+ * statement that the plan is made of.  So the plan is about this very function,
+ * never about another one that has come to have its name.  It is asked for
+ * again whenever the function has changed.
+ */
+static Node *
+call_expression(ParseState *pstate, ParamRef *ref)
+{
+	EvpgFunction *function = pstate->p_ref_hook_state;
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
+	Form_pg_proc proc;
+	Oid			types[2];
+	List	   *args = NIL;
+	FuncExpr   *call;
+
+	if (!HeapTupleIsValid(tuple))
+		raise_missing(function->signature, function->role);
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (proc->proowner != function->owner || !role_fits(proc, function->role))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("function %s was changed while it was being used", function->signature),
+				 errhint("Repeat the command.")));
+	(void) role_arguments(function->role, types);
+	for (int i = 0; i < proc->pronargs; i++)
+	{
+		Param	   *param = makeNode(Param);
+
+		param->paramkind = PARAM_EXTERN;
+		param->paramid = i + 1;
+		param->paramtype = types[i];
+		param->paramtypmod = -1;
+		param->location = -1;
+		args = lappend(args, param);
+	}
+	call = makeFuncExpr(function->oid, proc->prorettype, args, get_typcollation(proc->prorettype),
+						InvalidOid, COERCE_EXPLICIT_CALL);
+	call->funcretset = proc->proretset;
+	if (call->funcretset)
+	{
+		pstate->p_hasTargetSRFs = true;
+		pstate->p_last_srf = (Node *) call;
+	}
+	ReleaseSysCache(tuple);
+	return (Node *) call;
+}
+
+static void
+set_up_parser(ParseState *pstate, void *function)
+{
+	pstate->p_ref_hook_state = function;
+	pstate->p_paramref_hook = call_expression;
+}
+
+/* A generic plan: the arguments differ with each call, and planning costs more than calling. */
+static SPIPlanPtr
+prepare(EvpgFunction *function)
+{
+	/* The comment is for whoever reads the context of an error. */
+	const char *comment = strstr(function->signature, "*/") == NULL && strstr(function->signature, "/*") == NULL ?
+	psprintf(" /* %s */", function->signature) : "";
+	SPIPlanPtr	plan = SPI_prepare_params(psprintf("SELECT $1%s", comment), set_up_parser, function,
+										  CURSOR_OPT_GENERIC_PLAN);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare call of %s: %s", function->signature,
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	return plan;
+}
+
+static ParamListInfo
+parameters(EvpgFunction *function, Datum *args)
+{
+	Oid			types[2];
+	int			count = role_arguments(function->role, types);
+	ParamListInfo params = makeParamList(count);
+
+	for (int i = 0; i < count; i++)
+	{
+		params->params[i].value = args[i];
+		params->params[i].isnull = false;
+		params->params[i].pflags = 0;
+		params->params[i].ptype = types[i];
+	}
+	return params;
+}
+
+/* An open relation: NULL if no row of it is about to be replaced, unless it is wanted anyway. */
+static Relation
+hold_table(Oid table, bool anyway)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	if (LockHeldByMe(&tag, RowExclusiveLock))
+		return table_open(table, NoLock);
+	return anyway ? table_open(table, AccessShareLock) : NULL;
+}
+
+/*
+ * EvpgFunctionCall
+ *		Calls a function as its owner and returns its rows (one, unless it
+ *		returns a set) in CurrentMemoryContext; at most max_rows of them.
+ *
+ * read_only is for functions that must be pure: they see the active snapshot.
+ * The caller is inside EvpgEnter.
+ *
+ * Rows that will be replaced are known by where they lie.  So their tables are
+ * open meanwhile: what would move the rows, or drop the types of arguments and
+ * result with the extension, is refused as for any table in use.
+ */
+int
+EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows, Datum **rows, bool **row_nulls)
+{
+	SPIExecuteOptions options = {.read_only = read_only, .tcount = max_rows};
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext old;
+	EvpgScope	scope;
+	int			result;
+	int			count;
+	int16		length;
+	bool		by_value;
+	Relation	stream;
+	Relation	projection_state;
+
+	check_stack_depth();
+	stream = hold_table(EvpgCatalogGet()->stream, true);
+	projection_state = hold_table(EvpgCatalogGet()->projection_state, false);
+	EvpgSettingsPin();
+	EvpgEnterAs(&scope, function->owner, function->search_path);
+	SPI_connect();
+	if (function->plan == NULL)
+		function->plan = prepare(function);
+	options.params = parameters(function, args);
+	result = SPI_execute_plan_extended(function->plan, &options);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(result));
+	count = (int) SPI_processed;
+	Assert(SPI_gettypeid(SPI_tuptable->tupdesc, 1) == function->result_type);
+
+	get_typlenbyval(function->result_type, &length, &by_value);
+	old = MemoryContextSwitchTo(caller);
+	*rows = palloc(sizeof(Datum) * Max(count, 1));
+	*row_nulls = palloc(sizeof(bool) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &(*row_nulls)[i]);
+
+		(*rows)[i] = (*row_nulls)[i] ? (Datum) 0 : datumCopy(value, by_value, length);
+	}
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+	EvpgLeave(&scope);
+	table_close(stream, NoLock);
+	if (projection_state != NULL)
+		table_close(projection_state, NoLock);
+	return count;
+}
+
+/*
+ * EvpgFunctionSearchPath
+ *		The search_path in force, for a function that is being registered: names
+ *		of schemas, so that "$user" cannot come to mean another one, and pg_temp
+ *		last, so that a temporary object never hides another.
+ */
+char *
+EvpgFunctionSearchPath(void)
+{
+	StringInfoData path;
+	List	   *schemas = fetch_search_path(false);
+	ListCell   *cell;
+
+	initStringInfo(&path);
+	foreach(cell, schemas)
+	{
+		char	   *name;
+
+		if (isAnyTempNamespace(lfirst_oid(cell)))
+			continue;
+		name = get_namespace_name(lfirst_oid(cell));
+		if (name != NULL)
+			appendStringInfo(&path, "%s, ", quote_identifier(name));
+	}
+	appendStringInfoString(&path, "pg_temp");
+	return path.data;
+}

@@ -1,0 +1,205 @@
+/*-------------------------------------------------------------------------
+ *
+ * native.c
+ *		Handing values to the callbacks of modules, and taking their answers.
+ *
+ * What a callback gets is lent: it is freed by EvpgNativeEventClear, or after
+ * an ERROR with the memory context that was current when it was made.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "base/errors.h"
+#include "catalog/pg_type.h"
+#include "common/string.h"
+#include "datatype/timestamp.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "usercode/native.h"
+#include "utils/array.h"
+
+static void
+check_interrupts(void)
+{
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+log_message(const char *message)
+{
+	char	   *shown = pstrdup(message != NULL ? message : "");
+
+	if (!pg_verify_mbstr(PG_UTF8, shown, strlen(shown), true))
+		pg_clean_ascii(shown);
+	ereport(LOG, (errmsg("evpg module: %s", shown)));
+	pfree(shown);
+}
+
+const evpg_host EvpgNativeHost = {
+	.size = sizeof(evpg_host),
+	.check_interrupts = check_interrupts,
+	.log = log_message
+};
+
+static void
+reset_result(void *arg)
+{
+	EvpgNativeResultReset(arg);
+}
+
+/* An empty result, which frees what it holds with CurrentMemoryContext. */
+evpg_result *
+EvpgNativeResult(void)
+{
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	evpg_result *result = palloc0(sizeof(evpg_result));
+
+	result->size = sizeof(evpg_result);
+	result->host = &EvpgNativeHost;
+	callback->func = reset_result;
+	callback->arg = result;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	return result;
+}
+
+/* As evpg_result_reset(), for values of any depth. */
+void
+EvpgNativeResultReset(evpg_result *result)
+{
+	EvpgJsonFree(result->events);
+	EvpgJsonFree(result->detail);
+	EvpgJsonFree(result->delta);
+	EvpgJsonFree(result->actions);
+	*result = (evpg_result) EVPG_RESULT_INIT;
+	result->host = &EvpgNativeHost;
+}
+
+/*
+ * EvpgNativeResultCheck
+ *		Error if a callback has said what only callbacks of other kinds can say
+ *		(may: those of its own), so that nothing is dropped in silence.  whose
+ *		names the callback.
+ */
+void
+EvpgNativeResultCheck(const evpg_result *result, int may, const char *whose)
+{
+	const char *said = NULL;
+
+	if (result->events != NULL && !(may & EVPG_MAY_EMIT))
+		said = "evpg_emit";
+	else if (result->rejected && !(may & EVPG_MAY_REJECT))
+		said = "evpg_reject";
+	else if (result->delta != NULL && !(may & EVPG_MAY_PROJECT))
+		said = "evpg_delta";
+	else if (result->deleted && !(may & EVPG_MAY_PROJECT))
+		said = "evpg_delete";
+	else if (result->actions != NULL && !(may & EVPG_MAY_ACT))
+		said = "evpg_act";
+	else if (result->unhandled && !(may & EVPG_MAY_ACT))
+		said = "evpg_unhandled";
+	if (said != NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("%s must not call %s()", whose, said)));
+}
+
+/* Makes a place for events, one at a time, in CurrentMemoryContext. */
+void
+EvpgNativeEventInit(EvpgNativeEvent *native)
+{
+	native->data = EvpgJsonOwn(NULL);
+	native->metadata = EvpgJsonOwn(NULL);
+}
+
+/*
+ * EvpgNativeEventSet
+ *		Fills native->event.  Strings are the event's or in CurrentMemoryContext;
+ *		data is the event's data as json-c, if the caller has it, else NULL.
+ */
+void
+EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *data)
+{
+	char	   *event_id = EvpgUuidText(&event->event_id);
+	char	  **tags = NULL;
+	int			ntags = 0;
+
+	if (data == NULL && event->data != NULL)
+	{
+		data = EvpgJsonFromJsonb(event->data, "event data");
+		native->data->json = data;
+	}
+	if (event->metadata != NULL)
+		native->metadata->json = EvpgJsonFromJsonb(event->metadata, "event metadata");
+	if (event->tags != NULL)
+	{
+		Datum	   *elements;
+
+		deconstruct_array(event->tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &ntags);
+		tags = palloc(sizeof(char *) * Max(ntags, 1));
+		for (int i = 0; i < ntags; i++)
+			tags[i] = TextDatumGetCString(elements[i]);
+	}
+	native->event = (evpg_event)
+	{
+		.position = event->position,
+			.version = event->version,
+			.aggregate_type = event->aggregate_type,
+			.aggregate_id = event->aggregate_id,
+			.type = event->type,
+			.schema_version = event->schema_version,
+			.ntags = ntags,
+			.tags = (const char *const *) tags,
+			.data = data,
+			.metadata = native->metadata->json,
+			.event_id = event_id,
+			.command_id = event->command_id,
+			.correlation_id = event->correlation_id != NULL ? event->correlation_id : event_id,
+			.causation_id = event->causation_id,
+			.actor = event->actor,
+			.session_role = event->session_role,
+			.occurred_at = EvpgNativeTime(event->occurred_at),
+			.recorded_at = EvpgNativeTime(event->recorded_at),
+			.host = &EvpgNativeHost
+	};
+}
+
+/* Frees what EvpgNativeEventSet made. */
+void
+EvpgNativeEventClear(EvpgNativeEvent *native)
+{
+	EvpgJsonFree(EvpgJsonLetGo(native->data));
+	EvpgJsonFree(EvpgJsonLetGo(native->metadata));
+}
+
+/* Removes what snprintf may have left of a character when it cut a text to fit; returns result. */
+evpg_result *
+EvpgNativeClip(evpg_result *result)
+{
+	/* Who fills them without snprintf may forget their end. */
+	result->code[sizeof(result->code) - 1] = '\0';
+	result->message[sizeof(result->message) - 1] = '\0';
+	result->code[pg_mbcliplen(result->code, strlen(result->code), sizeof(result->code) - 1)] = '\0';
+	result->message[pg_mbcliplen(result->message, strlen(result->message), sizeof(result->message) - 1)] = '\0';
+	return result;
+}
+
+/* A copy of a text from a module; what names it in errors. */
+char *
+EvpgNativeText(const char *text, const char *what)
+{
+	if (!pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("%s contains text that is not valid UTF-8", what)));
+	return pstrdup(text);
+}
+
+/* Microseconds since 1970. */
+int64
+EvpgNativeTime(TimestampTz time)
+{
+	return time + (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+}

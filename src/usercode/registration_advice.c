@@ -1,0 +1,426 @@
+/*-------------------------------------------------------------------------
+ *
+ * registration_advice.c
+ *		Warnings about registrations that can hardly be meant: what is registered
+ *		is valid, but would never find a key or an event, or would fail only when
+ *		a rebuild needs it.
+ *
+ * All of it is advice: nothing is refused.  To be called inside of EvpgEnter,
+ * so that nothing depends on the search_path of the caller.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate/aggregate.h"
+#include "base/statement.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "log/event.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "parser/scansup.h"
+#include "usercode/registration_advice.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonpath.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+#include "utils/varlena.h"
+
+/* How many positions of the log are looked at for types of events: some milliseconds. */
+#define SEEN_POSITIONS	10000
+
+/* What a name may differ from another one to be taken for a slip of the pen. */
+#define MAX_DISTANCE	3
+
+/* The name that is most like another one; NULL: none is. */
+static const char *
+closest_name(const char *name, List *known)
+{
+	int			length = strlen(name);
+	int			least = Min(MAX_DISTANCE, length / 2) + 1;
+	const char *closest = NULL;
+	ListCell   *cell;
+
+	foreach(cell, known)
+	{
+		const char *other = lfirst(cell);
+		int			distance = varstr_levenshtein_less_equal(name, length, other, strlen(other), 1, 1, 1, least, true);
+
+		if (distance < least)
+		{
+			least = distance;
+			closest = other;
+		}
+	}
+	return closest;
+}
+
+/* ------------------------------------------------------------------ paths */
+
+/* The names of the members of an event, as a path sees it. */
+static List *
+event_members(void)
+{
+	EvpgEvent	event = {0};
+	Jsonb	   *jsonb = EvpgEventToJsonb(&event);
+	JsonbIterator *iterator = JsonbIteratorInit(&jsonb->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	List	   *members = NIL;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+		if (token == WJB_KEY)
+			members = lappend(members, pnstrdup(value.val.string.val, value.val.string.len));
+	return members;
+}
+
+static const char *find_stranger(JsonPathItem *item, bool current_is_event, List *members);
+
+/* What comes after the first item of a path; at_event: that item is the event. */
+static const char *
+find_stranger_after(JsonPathItem *item, bool at_event, bool current_is_event, List *members)
+{
+	JsonPathItem next;
+	JsonPathItem predicate;
+	const char *stranger = NULL;
+
+	while (stranger == NULL && jspGetNext(item, &next))
+	{
+		switch (next.type)
+		{
+			case jpiKey:
+				if (at_event && !EvpgRegistryListed(members, jspGetString(&next, NULL)))
+					stranger = jspGetString(&next, NULL);
+				at_event = false;
+				break;
+			case jpiFilter:
+				jspGetArg(&next, &predicate);
+				stranger = find_stranger(&predicate, at_event, members);
+				break;
+			case jpiAnyArray:
+			case jpiIndexArray:
+				/* An object counts as an array of itself, but in strict mode. */
+				break;
+			default:
+				at_event = false;
+				break;
+		}
+		*item = next;
+	}
+	return stranger;
+}
+
+/* A member that a path looks for in the event, and that no event has; NULL: none. */
+static const char *
+find_stranger(JsonPathItem *item, bool current_is_event, List *members)
+{
+	JsonPathItem argument;
+	const char *stranger = NULL;
+
+	check_stack_depth();
+	switch (item->type)
+	{
+		case jpiAnd:
+		case jpiOr:
+		case jpiEqual:
+		case jpiNotEqual:
+		case jpiLess:
+		case jpiGreater:
+		case jpiLessOrEqual:
+		case jpiGreaterOrEqual:
+		case jpiAdd:
+		case jpiSub:
+		case jpiMul:
+		case jpiDiv:
+		case jpiMod:
+		case jpiStartsWith:
+			jspGetLeftArg(item, &argument);
+			stranger = find_stranger(&argument, current_is_event, members);
+			if (stranger == NULL)
+			{
+				jspGetRightArg(item, &argument);
+				stranger = find_stranger(&argument, current_is_event, members);
+			}
+			break;
+		case jpiNot:
+		case jpiIsUnknown:
+		case jpiExists:
+		case jpiPlus:
+		case jpiMinus:
+			jspGetArg(item, &argument);
+			stranger = find_stranger(&argument, current_is_event, members);
+			break;
+		case jpiLikeRegex:
+			jspInitByBuffer(&argument, item->base, item->content.like_regex.expr);
+			stranger = find_stranger(&argument, current_is_event, members);
+			break;
+		default:
+			break;
+	}
+	if (stranger != NULL)
+		return stranger;
+	return find_stranger_after(item, item->type == jpiRoot || (item->type == jpiCurrent && current_is_event),
+							   current_is_event, members);
+}
+
+static char *
+join_names(List *names)
+{
+	StringInfoData text;
+	ListCell   *cell;
+
+	initStringInfo(&text);
+	foreach(cell, names)
+		appendStringInfo(&text, "%s%s", text.len == 0 ? "" : ", ", (char *) lfirst(cell));
+	return text.data;
+}
+
+/*
+ * EvpgAdvisePath
+ *		Warns of a path that looks for what no event has: it would find no key,
+ *		and say nothing.  argument is the name of the path; kind and name say
+ *		whose it is; NULL: no path.
+ */
+void
+EvpgAdvisePath(const char *argument, const char *kind, const char *name, struct varlena *path)
+{
+	JsonPathItem item;
+	List	   *members = event_members();
+	const char *stranger;
+	const char *closest;
+
+	if (path == NULL)
+		return;
+	jspInit(&item, DatumGetJsonPathP(PointerGetDatum(path)));
+	stranger = find_stranger(&item, false, members);
+	if (stranger == NULL)
+		return;
+	closest = closest_name(stranger, members);
+	ereport(WARNING,
+			(errmsg("%s of %s \"%s\" looks for \"%s\", which is no member of an event", argument, kind, name, stranger),
+			 errdetail("Members of an event are %s.", join_names(members)),
+			 closest != NULL ? errhint("Perhaps you meant \"%s\".", closest) :
+			 errhint("What a handler puts into an event is in its data: perhaps you meant $.data.%s.", stranger)));
+}
+
+/* ------------------------------------------------------------------ types */
+
+/* The names that a statement of one column finds, in CurrentMemoryContext. */
+static List *
+read_names(EvpgPlan plan, Datum *values)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	uint64		rows = EvpgPlanRun(plan, values, NULL);
+	List	   *names = NIL;
+
+	MemoryContextSwitchTo(caller);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		Datum		name;
+
+		(void) EvpgPlanResult(row, 1, &name);
+		names = lappend(names, TextDatumGetCString(name));
+	}
+	EvpgPlanDone();
+	return names;
+}
+
+/*
+ * EvpgAdviseTypes
+ *		Says which types of a registration nothing has been seen of, if the log has
+ *		events: registering before the first event is the rule.  The arrays may be
+ *		NULL: all types.  Only the newest positions are looked at, however long the
+ *		log is.
+ */
+void
+EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, ArrayType *event_types)
+{
+	Datum		after = Int64GetDatum(EvpgFenceLastDrawn() - SEEN_POSITIONS);
+	List	   *seen;
+	List	   *registered;
+	ListCell   *cell;
+
+	if (aggregate_types == NULL && event_types == NULL)
+		return;
+	seen = read_names(EVPG_PLAN_EVENTS_TYPES, &after);
+	if (seen == NIL)
+		return;
+	foreach(cell, event_types == NULL ? NIL : EvpgRegistryNames(event_types))
+	{
+		const char *type = lfirst(cell);
+		const char *closest = closest_name(type, seen);
+
+		if (!EvpgRegistryListed(seen, type))
+			ereport(NOTICE,
+					(errmsg("%s \"%s\" takes events of type \"%s\", which has not been seen", kind, name, type),
+					 errdetail("No event at the newest %d positions of the log is of this type.", SEEN_POSITIONS),
+					 closest == NULL ? 0 : errhint("Perhaps you meant \"%s\".", closest)));
+	}
+	if (aggregate_types == NULL)
+		return;
+	registered = read_names(EVPG_PLAN_AGGREGATE_NAMES, NULL);
+	foreach(cell, EvpgRegistryNames(aggregate_types))
+	{
+		const char *type = lfirst(cell);
+		const char *closest = closest_name(type, registered);
+
+		if (!EvpgRegistryListed(registered, type))
+			ereport(NOTICE,
+					(errmsg("%s \"%s\" is for aggregate type \"%s\", which is not registered", kind, name, type),
+					 closest == NULL ? 0 : errhint("Perhaps you meant \"%s\".", closest)));
+	}
+}
+
+/* ------------------------------------------------------------------ tables */
+
+/* Steps over space and comments. */
+static const char *
+skip_space(const char *p)
+{
+	for (;;)
+	{
+		const char *end;
+
+		if (*p != '\0' && scanner_isspace(*p))
+			p++;
+		else if (strncmp(p, "--", 2) == 0)
+			p += strcspn(p, "\n\r");
+		else if (strncmp(p, "/*", 2) == 0 && (end = strstr(p, "*/")) != NULL)
+			p = end + 2;
+		else
+			return p;
+	}
+}
+
+/* Reads an identifier as SQL would, and moves *p behind it; NULL: there is none. */
+static char *
+read_identifier(const char **p)
+{
+	const char *start = *p;
+
+	if (*start == '"')
+	{
+		StringInfoData name;
+		const char *q;
+
+		initStringInfo(&name);
+		for (q = start + 1; *q != '\0' && (*q != '"' || *++q == '"'); q++)
+			appendStringInfoChar(&name, *q);
+		if (q[-1] != '"' || q == start + 1)
+			return NULL;
+		*p = q;
+		return name.data;
+	}
+	if (!isalpha((unsigned char) *start) && *start != '_' && !IS_HIGHBIT_SET(*start))
+		return NULL;
+	while (isalnum((unsigned char) **p) || **p == '_' || **p == '$' || IS_HIGHBIT_SET(**p))
+		(*p)++;
+	return downcase_identifier(start, *p - start, false, false);
+}
+
+/*
+ * Whether the text of a function has a table with its schema, also in a string
+ * that it executes; as the type of a variable it does no harm.
+ */
+static bool
+names_table(const char *source, const char *schema, const char *table)
+{
+	const char *p = source;
+	char	   *qualifier = NULL;
+
+	while (*(p = skip_space(p)) != '\0')
+	{
+		char	   *name = read_identifier(&p);
+
+		if (name == NULL)
+		{
+			qualifier = NULL;
+			p++;
+			continue;
+		}
+		p = skip_space(p);
+		if (qualifier != NULL && *p != '%' && strcmp(qualifier, schema) == 0 && strcmp(name, table) == 0)
+			return true;
+		qualifier = *p == '.' ? name : NULL;
+		if (*p == '.')
+			p++;
+	}
+	return false;
+}
+
+/* A column of pg_proc as text; NULL: none. */
+static char *
+function_text(HeapTuple tuple, int column)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(PROCOID, tuple, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+static bool
+sets_search_path(HeapTuple tuple)
+{
+	bool		isnull;
+	Datum		settings = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proconfig, &isnull);
+	ListCell   *cell;
+
+	foreach(cell, isnull ? NIL : EvpgRegistryNames(DatumGetArrayTypeP(settings)))
+		if (strncmp(lfirst(cell), "search_path=", strlen("search_path=")) == 0)
+		return true;
+	return false;
+}
+
+/*
+ * EvpgAdviseTables
+ *		Warns if the handler of a projection names declared tables so that a
+ *		rebuild, which runs it over copies that come first in the search_path,
+ *		would fail.  tables are qualified names; NULL: none.
+ */
+void
+EvpgAdviseTables(Oid handler, ArrayType *tables)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(handler));
+	Form_pg_proc proc;
+	bool		isnull;
+	bool		bound;
+	char	   *source = NULL;
+	ListCell   *cell;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	(void) SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosqlbody, &isnull);
+	bound = !isnull;
+	if (bound)
+		source = TextDatumGetCString(DirectFunctionCall1(pg_get_function_sqlbody, ObjectIdGetDatum(handler)));
+	else if (proc->prolang != INTERNALlanguageId && proc->prolang != ClanguageId)
+		source = function_text(tuple, Anum_pg_proc_prosrc);
+
+#define ADVISE(advice, ...) \
+	ereport(WARNING, \
+			(errmsg(__VA_ARGS__), \
+			 errdetail("A rebuild runs the handler over copies of its tables, which it finds by the search_path, so it will fail."), \
+			 errhint(advice)))
+	if (tables != NULL && sets_search_path(tuple))
+		ADVISE("Leave SET search_path out: evpg runs the handler under the search_path of its registration.",
+			   "handler %s has a search_path of its own", format_procedure(handler));
+	foreach(cell, tables == NULL || source == NULL ? NIL : EvpgRegistryNames(tables))
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell));
+
+		if (!names_table(source, strVal(linitial(names)), strVal(llast(names))))
+			continue;
+		if (bound)
+			ADVISE("Write the body as a string, not as BEGIN ATOMIC or RETURN.",
+				   "handler %s is bound to table %s", format_procedure(handler), (char *) lfirst(cell));
+		else
+			ADVISE("Name the table without a schema.",
+				   "handler %s names table %s with its schema", format_procedure(handler), (char *) lfirst(cell));
+	}
+#undef ADVISE
+	ReleaseSysCache(tuple);
+}

@@ -1,0 +1,152 @@
+/*-------------------------------------------------------------------------
+ *
+ * prune.c
+ *		Prunes what is not needed any more, if evpg_set_retention() says how long
+ *		it is: command ids, messages, instances of sagas, dead letters, events that
+ *		were given up.
+ *
+ * The statements are those of the evpg_prune_ functions, see evpg.prune() in
+ * sql/evpg--1.0.sql.  A worker goes through a table some blocks at a time, each
+ * in a transaction of its own, and pauses in between; how far it is stands in
+ * evpg.retention, so that any worker can go on, also after a restart.  The row
+ * is locked by who prunes, and nobody waits for it; nor for rows that others
+ * have locked, which are left for the next look.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "base/subtransaction.h"
+#include "fmgr.h"
+#include "portability/instr_time.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+#include "worker/prune.h"
+
+PG_FUNCTION_INFO_V1(evpg_set_retention);
+
+/* A worker does not begin batches more often than this; ms. */
+#define PAUSE 100
+
+/* What has a retention, of evpg.retention.what. */
+static const char *const prunable[] = {"commands", "dead_letters", "inbox", "parked_events", "sagas"};
+
+/* What has a retention in this database, in CurrentMemoryContext. */
+List *
+EvpgPruneList(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_RETENTION_LIST, NULL, NULL);
+	List	   *names = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		Datum		name;
+
+		(void) EvpgPlanResult(row, 1, &name);
+		names = lappend(names, TextDatumGetCString(name));
+		MemoryContextSwitchTo(old);
+	}
+	EvpgPlanDone();
+	return names;
+}
+
+/* When this process pruned blocks last, and left others for later; by the monotonic clock. */
+static instr_time last_batch;
+
+/* How long this worker has still to pause; ms. */
+static long
+pause_left(void)
+{
+	instr_time	since;
+
+	if (INSTR_TIME_IS_ZERO(last_batch))
+		return 0;
+	INSTR_TIME_SET_CURRENT(since);
+	INSTR_TIME_SUBTRACT(since, last_batch);
+	return Max(PAUSE - (long) INSTR_TIME_GET_MILLISEC(since), 0);
+}
+
+/*
+ * EvpgPruneRun
+ *		Prunes the next blocks of a table, in the current transaction, if it is
+ *		time to.  True if there is more to be done at once, which there never is
+ *		for a worker, since it pauses; else *next is lowered to when there is.
+ */
+bool
+EvpgPruneRun(const char *what, TimestampTz *next)
+{
+	Datum		value = CStringGetTextDatum(what);
+	long		pause = EvpgAttemptInWorker() ? pause_left() : 0;
+	TimestampTz next_at;
+	Datum		result;
+	bool		more;
+	EvpgScope	scope;
+
+	if (pause > 0)
+	{
+		*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause));
+		return false;
+	}
+	EvpgEnter(&scope, "evpg_run()");
+	(void) EvpgPlanRun(EVPG_PLAN_PRUNE_BATCH, &value, NULL);
+	(void) EvpgPlanResult(0, 1, &result);
+	more = DatumGetBool(result);
+	next_at = EvpgPlanResult(0, 2, &result) ? DatumGetTimestampTz(result) : DT_NOEND;
+	EvpgPlanDone();
+	if (!TIMESTAMP_NOT_FINITE(next_at))
+		*next = Min(*next, EvpgClockWall(next_at));
+	EvpgLeave(&scope);
+	if (!more || !EvpgAttemptInWorker())
+		return more;
+	INSTR_TIME_SET_CURRENT(last_batch);
+	*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PAUSE));
+	return false;
+}
+
+static bool
+is_prunable(const char *what)
+{
+	for (size_t i = 0; i < lengthof(prunable); i++)
+		if (strcmp(what, prunable[i]) == 0)
+			return true;
+	return false;
+}
+
+/* Workers look at once what is older. */
+Datum
+evpg_set_retention(PG_FUNCTION_ARGS)
+{
+	char	   *what = EvpgArgName(fcinfo, 0, "what");
+	Datum		values[2] = {CStringGetTextDatum(what), PG_GETARG_DATUM(1)};
+	Interval	none = {0};
+	EvpgScope	scope;
+
+	if (!is_prunable(what))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" has no retention", what),
+				 errhint("Use commands, dead_letters, inbox, parked_events or sagas.")));
+	if (!PG_ARGISNULL(1))
+	{
+		if (DatumGetBool(DirectFunctionCall2(interval_lt, values[1], IntervalPGetDatum(&none))))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("retention must not be negative")));
+		/* What is out of range must fail here, not in workers. */
+		(void) DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(GetCurrentTimestamp()), values[1]);
+	}
+	EvpgEnter(&scope, "evpg_set_retention()");
+	(void) EvpgPlanRun(PG_ARGISNULL(1) ? EVPG_PLAN_RETENTION_CLEAR : EVPG_PLAN_RETENTION_WRITE, values, NULL);
+	EvpgPlanDone();
+	EvpgWakeConsumers();
+	EvpgLeave(&scope);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ *
+ * run.c
+ *		What is done outside the transactions of appenders: one pass over all
+ *		tasks, for workers and for CALL evpg_run() alike.
+ *
+ * Each task is a transaction of its own, and takes what it works on by a lock
+ * that it does not wait for, so that any number of sessions may run passes.
+ *
+ * Memory: names of tasks outlive the transactions, in a context of the pass.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/catalog.h"
+#include "base/subtransaction.h"
+#include "base/testing.h"
+#include "commands/dbcommands.h"
+#include "consumer/activation.h"
+#include "consumer/consumer.h"
+#include "consumer/crash_suspects.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "projection/async.h"
+#include "projection/rebuild.h"
+#include "saga/dispatch.h"
+#include "saga/route.h"
+#include "tcop/pquery.h"
+#include "tcop/utility.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/prune.h"
+#include "worker/run.h"
+
+PG_FUNCTION_INFO_V1(evpg_run);
+
+/* Names of tasks, in context. */
+static List *
+list_tasks(List *(*list) (void), MemoryContext context)
+{
+	MemoryContext old;
+	List	   *names;
+	EvpgScope	scope;
+
+	EvpgEnter(&scope, NULL);
+	old = MemoryContextSwitchTo(context);
+	names = list();
+	MemoryContextSwitchTo(old);
+	EvpgLeave(&scope);
+	return names;
+}
+
+typedef struct Task
+{
+	const char *name;
+	bool		(*run) (const char *name, TimestampTz *next);
+	TimestampTz next;
+	bool		more;
+} Task;
+
+static void
+run_task(void *arg)
+{
+	Task	   *task = arg;
+
+	task->more = task->run(task->name, &task->next);
+}
+
+/*
+ * Runs every task of a kind, each with memory of its own; true if one has more
+ * to do.  What a task cannot cope with by itself is told, and does not keep the
+ * others from running.
+ */
+static bool
+run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), MemoryContext context,
+		  void (*commit) (void), TimestampTz *next)
+{
+	MemoryContext memory = AllocSetContextCreate(context, "EvpgTask", ALLOCSET_DEFAULT_SIZES);
+	bool		more = false;
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		Task		task = {.name = lfirst(cell), .run = run, .next = *next};
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(memory);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		error = EvpgAttempt(run_task, &task);
+		PopActiveSnapshot();
+		if (error == NULL)
+		{
+			more |= task.more;
+			*next = task.next;
+		}
+		else if (EvpgAttemptCancelled(error))
+			ReThrowError(error);
+		else if (!EvpgAttemptPutOff(error, next))
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
+							get_database_name(MyDatabaseId), error->message)));
+		commit();
+		MemoryContextReset(memory);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return more;
+}
+
+/* Tells, once in a process, that consumers do not run here: nobody asked, so it looks as if they did. */
+static void
+tell_of_copy(bool copy)
+{
+	static bool told = false;
+
+	if (copy && !told && MyBackendType == B_BG_WORKER)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("consumers of database \"%s\" are inactive", get_database_name(MyDatabaseId)),
+				 errdetail("It was restored or copied, and the original may still run them."),
+				 errhint("Run evpg_activate() there if they are to run in it.")));
+	told = copy;
+}
+
+/* Old rows are deleted by a task of their own, of all consumers. */
+static List *
+list_cleaning(void)
+{
+	return list_make1("old rows");
+}
+
+static bool
+clean(const char *name, TimestampTz *next)
+{
+	return EvpgRebuildClean();
+}
+
+static bool
+at_home(void)
+{
+	EvpgScope	scope;
+	bool		here;
+
+	/* SPI wants a snapshot, which is not there in a worker. */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	EvpgEnter(&scope, NULL);
+	here = EvpgHomeHere();
+	EvpgLeave(&scope);
+	PopActiveSnapshot();
+	tell_of_copy(!here);
+	return here;
+}
+
+/*
+ * EvpgRunPass
+ *		Does one batch of every task that is due, each in a transaction of its
+ *		own, which commit() ends, starting the next one and choosing the memory
+ *		context in which that goes on; nothing in a database that is a copy.  Called inside a
+ *		transaction, under READ COMMITTED, and left inside one.  True if there is
+ *		more to be done now; else *next is when something becomes due, DT_NOEND if
+ *		nothing is known to.
+ */
+bool
+EvpgRunPass(void (*commit) (void), TimestampTz *next)
+{
+	MemoryContext context;
+	volatile bool more = false;
+
+	*next = DT_NOEND;
+	if (!at_home())
+		return false;
+	/* Now, before something new has come. */
+	(void) EvpgCautionBefore();
+	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
+	PG_TRY();
+	{
+		more |= run_tasks(list_tasks(EvpgConsumerSagas, context), EvpgRouteRun, context, commit, next);
+		more |= EvpgDispatchPass(commit, context, next);
+		more |= run_tasks(list_tasks(EvpgConsumerProjections, context), EvpgAsyncRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
+		more |= run_tasks(list_tasks(list_cleaning, context), clean, context, commit, next);
+		EVPG_WAIT_POINT("pass_ended");
+	}
+	PG_FINALLY();
+	{
+		MemoryContextDelete(context);
+	}
+	PG_END_TRY();
+	return more;
+}
+
+/* What a transaction of the procedure needs, as TopTransactionContext is for a worker. */
+static MemoryContext procedure;
+
+static void
+commit_procedure(void)
+{
+	SPI_commit();
+	EnsurePortalSnapshotExists();
+	MemoryContextReset(procedure);
+	MemoryContextSwitchTo(procedure);
+}
+
+/*
+ * CALL evpg_run(max_rounds): a round is over when there is nothing more to be
+ * done now.  What a round makes necessary, the next one does.
+ */
+Datum
+evpg_run(PG_FUNCTION_ARGS)
+{
+	int			max_rounds = PG_ARGISNULL(0) ? PG_INT32_MAX : PG_GETARG_INT32(0);
+	CallContext *call = (CallContext *) fcinfo->context;
+	TimestampTz next;
+	EvpgScope	scope;
+
+	if (call == NULL || !IsA(call, CallContext) || call->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+				 errmsg("evpg_run() commits, so it cannot be called inside a transaction block"),
+				 errhint("CALL it by itself.")));
+	if (max_rounds < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_rounds must be at least 1")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("evpg_run() needs isolation level READ COMMITTED"),
+				 errhint("SET default_transaction_isolation first.")));
+	PreventCommandDuringRecovery("evpg_run()");
+	EvpgEnter(&scope, NULL);
+	EvpgHomeRequire();
+	EvpgLeave(&scope);
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	procedure = AllocSetContextCreate(CurrentMemoryContext, "EvpgRun", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(procedure);
+	for (int round = 0; round < max_rounds; round++)
+	{
+		bool		idle = true;
+
+		while (EvpgRunPass(commit_procedure, &next))
+			idle = false;
+		if (idle)
+			break;
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,245 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *		The SQL functions that wait: until a projection or saga has come to a
+ *		position, and until a key has changed.
+ *
+ * Who waits is woken by the commit that changes what it waits for: it says that
+ * it waits before it looks, so no wake-up is lost.  It looks with the latest
+ * snapshot, under every isolation level.  While a function waits, its statement
+ * holds back VACUUM, as any long statement does.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "consumer/activation.h"
+#include "consumer/consumer.h"
+#include "funcapi.h"
+#include "log/durable.h"
+#include "log/event_log.h"
+#include "log/fence.h"
+#include "log/stream.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "projection/async.h"
+#include "projection/projection.h"
+#include "saga/route.h"
+#include "saga/saga.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_wait_for);
+PG_FUNCTION_INFO_V1(evpg_watch);
+
+/* How long to wait, in microseconds. */
+static int64
+arg_timeout(FunctionCallInfo fcinfo, int arg)
+{
+	Interval	zero = {0};
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (PG_ARGISNULL(arg))
+		return PG_INT64_MAX;
+	if (DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&zero))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+												   PG_GETARG_DATUM(arg))) - now;
+}
+
+/* What is waited for, and how it is found out. */
+typedef struct Wait
+{
+	char	   *name;
+	char	   *key;
+	int64		position;		/* or version */
+	bool		has_generation;
+	int32		generation;
+	FunctionCallInfo fcinfo;
+} Wait;
+
+static bool has_come(const Wait *wait);
+
+/* A transaction that has appended keeps the stable position below what it has drawn, and consumers waiting with it. */
+static void
+refuse_writer(const Wait *wait)
+{
+	if (EvpgFenceHeld())
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
+				 errmsg("cannot wait for \"%s\" in a transaction that has appended events", wait->name),
+				 errdetail("Consumers see its events when it has committed."),
+				 errhint("Commit first.")));
+}
+
+/* What is left of a timeout by the monotonic clock: the wall clock may be set meanwhile. */
+static int64
+time_left(instr_time started, int64 timeout)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, started);
+	return timeout - (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/*
+ * A consumer that does not run comes nowhere, however long a wait lasts: that is
+ * an error, which says why.
+ */
+static void
+refuse_idle_consumer(const Wait *wait)
+{
+	EvpgConsumer consumer;
+	EvpgScope	scope;
+
+	EvpgEnter(&scope, NULL);
+	if (EvpgConsumerRead(wait->name, &consumer))
+	{
+		EvpgHomeRequire();
+		if (!consumer.running)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot wait for \"%s\", which is %s", wait->name, consumer.stopped ? "stopped" : "paused"),
+					 consumer.stopped ? errdetail("An event fails at position " INT64_FORMAT ".", consumer.error_position) :
+					 errdetail("Somebody has called evpg_pause()."),
+					 errhint("See status and reason in evpg.stat_consumer; evpg_resume() lets it go on.")));
+	}
+	EvpgLeave(&scope);
+}
+
+/* Looks until it is there; false if time is up.  hash is what is woken.  A wait may look very often: each look has its own memory. */
+static bool
+wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64 timeout)
+{
+	instr_time	started;
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "EvpgWait", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(memory);
+	volatile bool found;
+
+	INSTR_TIME_SET_CURRENT(started);
+	(void) EvpgWaitPrepare(hash);
+	PG_TRY();
+	{
+		int64		left;
+
+		while (!(found = look(wait)) && (left = time_left(started, timeout)) > 0)
+		{
+			MemoryContextReset(memory);
+			refuse_writer(wait);
+			if (look == has_come)
+				refuse_idle_consumer(wait);
+			EvpgWaitSleep(hash, left);
+		}
+	}
+	PG_FINALLY();
+	{
+		EvpgWaitEnd();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+	/* What was seen may have been committed lazily. */
+	if (found)
+		EvpgDurableAwaitAll();
+	return found;
+}
+
+/*
+ * Whether an inline projection has what there is up to a position: the event is
+ * seen, or no event can appear there any more.  A standby, and a transaction
+ * whose snapshot is older than the stable position, can only look for the event.
+ */
+static bool
+is_committed(int64 position)
+{
+	return EvpgLogHas(position) ||
+		(!RecoveryInProgress() && !IsolationUsesXactSnapshot() && EvpgFenceStablePosition(false) >= position);
+}
+
+static bool
+has_come(const Wait *wait)
+{
+	EvpgScope	scope;
+	bool		come;
+
+	EvpgEnter(&scope, NULL);
+	if (EvpgSagaFind(wait->name, 0) != NULL)
+		come = EvpgRouteReached(wait->name, wait->position);
+	else if (EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE)
+		come = is_committed(wait->position);
+	else
+		come = EvpgAsyncReached(wait->name, wait->position);
+	EvpgLeave(&scope);
+	return come;
+}
+
+Datum
+evpg_wait_for(PG_FUNCTION_ARGS)
+{
+	Wait		wait = {.name = EvpgArgName(fcinfo, 0, "consumer name")};
+
+	wait.position = EvpgArgBigint(fcinfo, 1, "min_position");
+	PG_RETURN_BOOL(wait_until(has_come, &wait, EvpgHashPair(wait.name, ""), arg_timeout(fcinfo, 2)));
+}
+
+/* Whether the row of a key is another one than is known; then it is returned. */
+static bool
+has_changed(const Wait *wait)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) wait->fcinfo->resultinfo;
+	Datum		parameters[2] = {CStringGetTextDatum(wait->name), CStringGetTextDatum(wait->key)};
+	EvpgScope	scope;
+	bool		changed = false;
+
+	EvpgEnter(&scope, NULL);
+	(void) EvpgProjectionFind(wait->name);
+	if (EvpgPlanReadLatest(EVPG_PLAN_PROJECTED_WATCH, parameters, NULL) > 0)
+	{
+		Datum		values[5];
+		bool		nulls[5];
+
+		for (int column = 0; column < 5; column++)
+			nulls[column] = !EvpgPlanResult(0, column + 1, &values[column]);
+		if (wait->has_generation && DatumGetInt32(values[1]) != wait->generation)
+			changed = DatumGetInt32(values[1]) > wait->generation;
+		else if (wait->has_generation)
+			changed = DatumGetInt64(values[2]) > wait->position;
+		else
+			changed = DatumGetInt64(values[2]) != wait->position;
+		if (changed)
+			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	EvpgPlanDone();
+	EvpgLeave(&scope);
+	return changed;
+}
+
+Datum
+evpg_watch(PG_FUNCTION_ARGS)
+{
+	Wait		wait = {
+		.name = EvpgArgName(fcinfo, 0, "projection name"),
+		.key = EvpgArgKey(fcinfo, 1),
+		.position = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2),
+		.has_generation = !PG_ARGISNULL(4),
+		.generation = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4),
+		.fcinfo = fcinfo
+	};
+
+	InitMaterializedSRF(fcinfo, 0);
+	(void) wait_until(has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_timeout(fcinfo, 3));
+	PG_RETURN_NULL();
+}
