@@ -74,16 +74,22 @@ _PG_init(void)
 {
 	EVPG_TESTING_INIT();
 	EvpgSettingsInit();
-	EvpgSharedInit();
+	EvpgShmemInit();
 	EvpgRingInit();
 	EvpgDurableInit();
 	EvpgCatalogInit();
-	EvpgRegistryInit();
-	EvpgProjectedInit();
+	EvpgAggregateInit();
+	EvpgProjectionRowInit();
 	EvpgDispatchInit();
-	EvpgShadowInit();
+	EvpgRebuildTablesInit();
 	EvpgLauncherInit();
 }
+
+static EvpgStatement select_extension_version = {
+	.text = "SELECT extversion"
+	" FROM pg_extension"
+	" WHERE extname = 'evpg'"
+};
 
 Datum
 evpg_version(PG_FUNCTION_ARGS)
@@ -94,9 +100,9 @@ evpg_version(PG_FUNCTION_ARGS)
 	MemoryContext caller = CurrentMemoryContext;
 
 	EvpgEnter(&scope, NULL);
-	if (EvpgPlanRead(EVPG_PLAN_EXTENSION_VERSION, NULL, NULL) > 0 && EvpgPlanResult(0, 1, &value))
+	if (EvpgStatementRead(&select_extension_version, NULL, NULL) > 0 && EvpgResultDatum(0, 1, &value))
 		extension = MemoryContextStrdup(caller, TextDatumGetCString(value));
-	EvpgPlanDone();
+	EvpgStatementDone();
 	EvpgLeave(&scope);
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%s (library %s, abi %d.%d)", extension, LIBRARY_VERSION,
 											  EVPG_ABI_MAJOR, EVPG_ABI_MINOR)));

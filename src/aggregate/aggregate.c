@@ -72,7 +72,7 @@ free_dropped(void)
 }
 
 static void
-at_end(XactEvent event, void *arg)
+free_dropped_at_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		free_dropped();
@@ -80,17 +80,17 @@ at_end(XactEvent event, void *arg)
 
 /* Called once, from _PG_init. */
 void
-EvpgRegistryInit(void)
+EvpgAggregateInit(void)
 {
-	RegisterXactCallback(at_end, NULL);
+	RegisterXactCallback(free_dropped_at_end, NULL);
 }
 
 /*
- * EvpgRegistryDropLater
+ * EvpgRegistrationFreeLater
  *		Lets a context go as soon as no command can be using it.
  */
 void
-EvpgRegistryDropLater(MemoryContext context)
+EvpgRegistrationFreeLater(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(EvpgRegistryContext);
 
@@ -102,7 +102,7 @@ EvpgRegistryDropLater(MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
-static void refresh(void);
+static void refresh_aggregates(void);
 
 static HTAB *
 make_table(const char *name, Size entry_size)
@@ -118,15 +118,15 @@ make_table(const char *name, Size entry_size)
 
 /* The context of what is kept for the session. */
 MemoryContext
-EvpgRegistryMemory(void)
+EvpgRegistrationMemory(void)
 {
-	refresh();
+	refresh_aggregates();
 	return EvpgRegistryContext;
 }
 
 /* Forgets what an invalidation has made doubtful. */
 static void
-refresh(void)
+refresh_aggregates(void)
 {
 	HASH_SEQ_STATUS status;
 	AggregateEntry *entry;
@@ -143,11 +143,11 @@ refresh(void)
 	hash_seq_init(&status, aggregates);
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
-		EvpgRegistryDropLater(entry->aggregate->context);
+		EvpgRegistrationFreeLater(entry->aggregate->context);
 		hash_search(aggregates, entry->aggregate_type, HASH_REMOVE, NULL);
 	}
 	if (EvpgInterceptorContext != NULL)
-		EvpgRegistryDropLater(EvpgInterceptorContext);
+		EvpgRegistrationFreeLater(EvpgInterceptorContext);
 	EvpgInterceptorContext = NULL;
 	interceptors = NIL;
 }
@@ -171,7 +171,7 @@ result_text(int column, MemoryContext context)
 	MemoryContext old;
 	char	   *result;
 
-	if (!EvpgPlanResult(0, column, &value))
+	if (!EvpgResultDatum(0, column, &value))
 		return NULL;
 	old = MemoryContextSwitchTo(context);
 	result = TextDatumGetCString(value);
@@ -184,10 +184,18 @@ result_value(int column)
 {
 	Datum		value;
 
-	if (!EvpgPlanResult(0, column, &value))
+	if (!EvpgResultDatum(0, column, &value))
 		elog(ERROR, "unexpected null in evpg.aggregate_type");
 	return value;
 }
+
+static EvpgStatement select_aggregate = {
+	.text = "SELECT library, symbol, handler, reducer, invariant, initial_state, snapshot_every, snapshot_keep,"
+	" reducer_version, generation, search_path, fold_generation, registered_by"
+	" FROM evpg.aggregate_type"
+	" WHERE aggregate_type = $1",
+	.types = {TEXTOID}
+};
 
 static EvpgAggregate *
 load_aggregate(const char *aggregate_type)
@@ -206,7 +214,7 @@ load_aggregate(const char *aggregate_type)
 
 	/* An error below leaves the context to the caller's. */
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgAggregate", ALLOCSET_SMALL_SIZES);
-	if (EvpgPlanReadLatest(EVPG_PLAN_AGGREGATE_READ, &key, NULL) == 0)
+	if (EvpgStatementReadLatest(&select_aggregate, &key, NULL) == 0)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_AGGREGATE),
 				 errmsg("aggregate type \"%s\" is not registered", aggregate_type),
@@ -229,7 +237,7 @@ load_aggregate(const char *aggregate_type)
 	search_path = result_text(11, context);
 	aggregate->fold_generation = DatumGetInt64(result_value(12));
 	registered_by = result_text(13, context);
-	EvpgPlanDone();
+	EvpgStatementDone();
 
 	old = MemoryContextSwitchTo(context);
 	aggregate->native = (library != NULL);
@@ -260,30 +268,30 @@ load_aggregate(const char *aggregate_type)
 }
 
 /*
- * EvpgRegistryAggregate
+ * EvpgAggregateGet
  *		An aggregate type, ready to be used; error if it is not registered or
  *		its module or functions are not what they were.  The caller is inside
  *		EvpgEnter.
  */
 EvpgAggregate *
-EvpgRegistryAggregate(const char *aggregate_type)
+EvpgAggregateGet(const char *aggregate_type)
 {
 	AggregateEntry *entry;
 	EvpgAggregate *aggregate;
 	uint64		before;
 
-	refresh();
+	refresh_aggregates();
 	entry = hash_search(aggregates, aggregate_type, HASH_FIND, NULL);
 	if (likely(entry != NULL))
 		return entry->aggregate;
 
 	before = generation;
 	aggregate = load_aggregate(aggregate_type);
-	refresh();
+	refresh_aggregates();
 	if (before != generation)
 	{
 		/* Invalidated while it was loaded: use it this once. */
-		EvpgRegistryDropLater(aggregate->context);
+		EvpgRegistrationFreeLater(aggregate->context);
 		return aggregate;
 	}
 	entry = hash_search(aggregates, aggregate_type, HASH_ENTER, NULL);
@@ -292,14 +300,14 @@ EvpgRegistryAggregate(const char *aggregate_type)
 }
 
 /*
- * EvpgRegistryAggregateWithState
+ * EvpgAggregateGetWithState
  *		The same for what needs a handler or a reducer: a type that stores events
  *		alone has neither.
  */
 EvpgAggregate *
-EvpgRegistryAggregateWithState(const char *aggregate_type)
+EvpgAggregateGetWithState(const char *aggregate_type)
 {
-	EvpgAggregate *aggregate = EvpgRegistryAggregate(aggregate_type);
+	EvpgAggregate *aggregate = EvpgAggregateGet(aggregate_type);
 
 	if (!aggregate->native && aggregate->handler == NULL)
 		ereport(ERROR,
@@ -314,7 +322,7 @@ EvpgRegistryAggregateWithState(const char *aggregate_type)
 
 /* Tells every backend, this one too, once the change is there. */
 void
-EvpgRegistryAnnounce(Oid relation)
+EvpgRegistrationInvalidate(Oid relation)
 {
 	CacheInvalidateRelcacheByRelid(relation);
 	CommandCounterIncrement();
@@ -322,7 +330,7 @@ EvpgRegistryAnnounce(Oid relation)
 
 /* No option is known yet; an unknown one is an error. */
 void
-EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg)
+EvpgRegistrationCheckOptions(FunctionCallInfo fcinfo, int arg)
 {
 	Jsonb	   *options = EvpgArgJsonb(fcinfo, arg, "options");
 	JsonbIterator *iterator;
@@ -359,13 +367,28 @@ arg_int(FunctionCallInfo fcinfo, int arg, const char *what, int low)
 	return value;
 }
 
-/* Sets a parameter of a plan to a text, or NULL. */
-void
-EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text)
-{
-	nulls[column] = (text == NULL) ? 'n' : ' ';
-	values[column] = (text == NULL) ? (Datum) 0 : CStringGetTextDatum(text);
-}
+static EvpgStatement insert_aggregate = {
+	.text = "INSERT INTO evpg.aggregate_type AS a (aggregate_type, library, symbol, handler, reducer, invariant,"
+	" initial_state, snapshot_every, snapshot_keep, reducer_version, search_path, registered_by, generation,"
+	" fold_generation, registered_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, evpg.clock_timestamp())"
+	" ON CONFLICT (aggregate_type) DO UPDATE"
+	" SET library = excluded.library, symbol = excluded.symbol, handler = excluded.handler, reducer ="
+	" excluded.reducer, invariant = excluded.invariant, initial_state = excluded.initial_state,"
+	" snapshot_every = excluded.snapshot_every, snapshot_keep = excluded.snapshot_keep, reducer_version ="
+	" excluded.reducer_version, search_path = excluded.search_path, registered_by = excluded.registered_by,"
+	" registered_at = excluded.registered_at, generation = GREATEST(excluded.generation, a.generation + 1),"
+	" fold_generation = CASE WHEN (a.library, a.symbol, a.reducer, a.initial_state) IS DISTINCT"
+	" FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.initial_state) THEN"
+	" GREATEST(excluded.generation, a.generation + 1) ELSE a.fold_generation END"
+	" WHERE (a.library, a.symbol, a.handler, a.reducer, a.invariant, a.initial_state, a.snapshot_every,"
+	" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by) IS DISTINCT"
+	" FROM (excluded.library, excluded.symbol, excluded.handler, excluded.reducer, excluded.invariant,"
+	" excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep, excluded.reducer_version,"
+	" excluded.search_path, excluded.registered_by)",
+	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID,
+	INT4OID, TEXTOID, TEXTOID, INT8OID}
+};
 
 Datum
 evpg_register_aggregate(PG_FUNCTION_ARGS)
@@ -390,7 +413,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgCheckNewName(aggregate_type, "aggregate type");
-	EvpgRegistryCheckOptions(fcinfo, 10);
+	EvpgRegistrationCheckOptions(fcinfo, 10);
 	if (initial_state == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -438,18 +461,18 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	}
 
 	memset(nulls, ' ', sizeof(nulls));
-	EvpgRegistryPut(values, nulls, 0, aggregate_type);
-	EvpgRegistryPut(values, nulls, 1, library);
-	EvpgRegistryPut(values, nulls, 2, symbol);
-	EvpgRegistryPut(values, nulls, 3, handler);
-	EvpgRegistryPut(values, nulls, 4, reducer);
-	EvpgRegistryPut(values, nulls, 5, invariant);
+	EvpgParameterText(values, nulls, 0, aggregate_type);
+	EvpgParameterText(values, nulls, 1, library);
+	EvpgParameterText(values, nulls, 2, symbol);
+	EvpgParameterText(values, nulls, 3, handler);
+	EvpgParameterText(values, nulls, 4, reducer);
+	EvpgParameterText(values, nulls, 5, invariant);
 	values[6] = JsonbPGetDatum(initial_state);
 	values[7] = Int32GetDatum(snapshot_every);
 	values[8] = Int32GetDatum(snapshot_keep);
 	values[9] = Int32GetDatum(reducer_version);
-	EvpgRegistryPut(values, nulls, 10, search_path);
-	EvpgRegistryPut(values, nulls, 11, GetUserNameFromId(registrant, false));
+	EvpgParameterText(values, nulls, 10, search_path);
+	EvpgParameterText(values, nulls, 11, GetUserNameFromId(registrant, false));
 
 	/*
 	 * Grows over DROP and registering again too, so that no backend takes one
@@ -458,17 +481,17 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	values[12] = Int64GetDatum(GetCurrentTimestamp());
 
 	EvpgEnter(&scope, "evpg_register_aggregate()");
-	changed = EvpgPlanRun(EVPG_PLAN_AGGREGATE_WRITE, values, nulls);
-	EvpgPlanDone();
+	changed = EvpgStatementRun(&insert_aggregate, values, nulls);
+	EvpgStatementDone();
 	if (changed > 0)
-		EvpgRegistryAnnounce(EvpgCatalogGet()->aggregate_type);
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->aggregate_type);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
 
 /* Deletes a registration by the name in argument 0; argument 1 is missing_ok. */
 bool
-EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing, const char *what, const char *writer)
+EvpgRegistrationDrop(FunctionCallInfo fcinfo, EvpgStatement *plan, Oid relation, int errcode_missing, const char *what, const char *writer)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Datum		value = CStringGetTextDatum(name);
@@ -476,10 +499,10 @@ EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errco
 	EvpgScope	scope;
 
 	EvpgEnter(&scope, writer);
-	deleted = EvpgPlanRun(plan, &value, NULL);
-	EvpgPlanDone();
+	deleted = EvpgStatementRun(plan, &value, NULL);
+	EvpgStatementDone();
 	if (deleted > 0)
-		EvpgRegistryAnnounce(relation);
+		EvpgRegistrationInvalidate(relation);
 	else if (!PG_GETARG_BOOL(1))
 		ereport(ERROR,
 				(errcode(errcode_missing),
@@ -488,12 +511,33 @@ EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errco
 	return deleted > 0;
 }
 
+static EvpgStatement delete_aggregate = {
+	.text = "DELETE FROM evpg.aggregate_type"
+	" WHERE aggregate_type = $1",
+	.types = {TEXTOID}
+};
+
 Datum
 evpg_drop_aggregate(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_AGGREGATE_DELETE, EvpgCatalogGet()->aggregate_type,
-									EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
+	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_aggregate, EvpgCatalogGet()->aggregate_type,
+										EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
 }
+
+static EvpgStatement insert_interceptor = {
+	.text = "INSERT INTO evpg.interceptor AS i (name, interceptor, aggregate_types, command_types, priority,"
+	" search_path, registered_by, registered_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, evpg.clock_timestamp())"
+	" ON CONFLICT (name) DO UPDATE"
+	" SET interceptor = excluded.interceptor, aggregate_types = excluded.aggregate_types, command_types ="
+	" excluded.command_types, priority = excluded.priority, search_path = excluded.search_path,"
+	" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+	" WHERE (i.interceptor, i.aggregate_types, i.command_types, i.priority, i.search_path, i.registered_by)"
+	" IS DISTINCT"
+	" FROM (excluded.interceptor, excluded.aggregate_types, excluded.command_types, excluded.priority,"
+	" excluded.search_path, excluded.registered_by)",
+	.types = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID, TEXTOID}
+};
 
 Datum
 evpg_register_interceptor(PG_FUNCTION_ARGS)
@@ -514,40 +558,46 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("interceptor must not be null")));
 	memset(nulls, ' ', sizeof(nulls));
-	EvpgRegistryPut(values, nulls, 0, name);
-	EvpgRegistryPut(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
+	EvpgParameterText(values, nulls, 0, name);
+	EvpgParameterText(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
 	values[2] = PointerGetDatum(aggregate_types);
 	nulls[2] = aggregate_types == NULL ? 'n' : ' ';
 	values[3] = PointerGetDatum(command_types);
 	nulls[3] = command_types == NULL ? 'n' : ' ';
 	values[4] = Int32GetDatum(arg_int(fcinfo, 4, "priority", PG_INT32_MIN));
-	EvpgRegistryPut(values, nulls, 5, search_path);
-	EvpgRegistryPut(values, nulls, 6, GetUserNameFromId(registrant, false));
+	EvpgParameterText(values, nulls, 5, search_path);
+	EvpgParameterText(values, nulls, 6, GetUserNameFromId(registrant, false));
 
 	EvpgEnter(&scope, "evpg_register_interceptor()");
-	changed = EvpgPlanRun(EVPG_PLAN_INTERCEPTOR_WRITE, values, nulls);
-	EvpgPlanDone();
+	changed = EvpgStatementRun(&insert_interceptor, values, nulls);
+	EvpgStatementDone();
 	if (changed > 0)
 	{
-		EvpgRegistryAnnounce(EvpgCatalogGet()->interceptor);
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->interceptor);
 		EvpgAdviseTypes("interceptor", name, aggregate_types, NULL);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
 
+static EvpgStatement delete_interceptor = {
+	.text = "DELETE FROM evpg.interceptor"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
+
 Datum
 evpg_drop_interceptor(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_INTERCEPTOR_DELETE, EvpgCatalogGet()->interceptor,
-									ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
+	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_interceptor, EvpgCatalogGet()->interceptor,
+										ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
 }
 
 /* ------------------------------------------------------------------ interceptors */
 
 /* A text[] without nulls as a list of strings. */
 List *
-EvpgRegistryNames(ArrayType *array)
+EvpgNamesFromArray(ArrayType *array)
 {
 	Datum	   *elements;
 	int			count;
@@ -561,32 +611,37 @@ EvpgRegistryNames(ArrayType *array)
 
 /* A text[] column of the last result as a list of strings; NIL if NULL. */
 List *
-EvpgRegistryList(uint64 row, int column)
+EvpgResultNames(uint64 row, int column)
 {
 	Datum		value;
 
-	return EvpgPlanResult(row, column, &value) ? EvpgRegistryNames(DatumGetArrayTypeP(value)) : NIL;
+	return EvpgResultDatum(row, column, &value) ? EvpgNamesFromArray(DatumGetArrayTypeP(value)) : NIL;
 }
 
+static EvpgStatement select_interceptor = {
+	.text = "SELECT name, interceptor, aggregate_types, command_types, search_path, registered_by"
+	" FROM evpg.interceptor ORDER BY priority, name"
+};
+
 /*
- * EvpgRegistryInterceptors
+ * EvpgInterceptorList
  *		All interceptors in the order they are called.  The caller is inside
  *		EvpgEnter.
  */
 List *
-EvpgRegistryInterceptors(void)
+EvpgInterceptorList(void)
 {
 	uint64		rows;
 	List	   *list = NIL;
 	MemoryContext context;
 	MemoryContext old;
 
-	refresh();
+	refresh_aggregates();
 	if (likely(EvpgInterceptorContext != NULL))
 		return interceptors;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgInterceptors", ALLOCSET_SMALL_SIZES);
-	rows = EvpgPlanReadLatest(EVPG_PLAN_INTERCEPTOR_READ, NULL, NULL);
+	rows = EvpgStatementReadLatest(&select_interceptor, NULL, NULL);
 	old = MemoryContextSwitchTo(context);
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -596,13 +651,13 @@ EvpgRegistryInterceptors(void)
 		Datum		search_path;
 		Datum		registered_by;
 
-		(void) EvpgPlanResult(row, 1, &name);
-		(void) EvpgPlanResult(row, 2, &signature);
-		(void) EvpgPlanResult(row, 5, &search_path);
-		(void) EvpgPlanResult(row, 6, &registered_by);
+		(void) EvpgResultDatum(row, 1, &name);
+		(void) EvpgResultDatum(row, 2, &signature);
+		(void) EvpgResultDatum(row, 5, &search_path);
+		(void) EvpgResultDatum(row, 6, &registered_by);
 		interceptor->name = TextDatumGetCString(name);
-		interceptor->aggregate_types = EvpgRegistryList(row, 3);
-		interceptor->command_types = EvpgRegistryList(row, 4);
+		interceptor->aggregate_types = EvpgResultNames(row, 3);
+		interceptor->command_types = EvpgResultNames(row, 4);
 		interceptor->signature = TextDatumGetCString(signature);
 		interceptor->search_path = TextDatumGetCString(search_path);
 		interceptor->registered_by = TextDatumGetCString(registered_by);
@@ -610,7 +665,7 @@ EvpgRegistryInterceptors(void)
 		list = lappend(list, interceptor);
 	}
 	MemoryContextSwitchTo(old);
-	EvpgPlanDone();
+	EvpgStatementDone();
 	MemoryContextSetParent(context, EvpgRegistryContext);
 	interceptors = list;
 	EvpgInterceptorContext = context;
@@ -619,7 +674,7 @@ EvpgRegistryInterceptors(void)
 
 /* The function of an interceptor: one that cannot be called stops only the commands that it would see. */
 EvpgFunction *
-EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor)
+EvpgInterceptorFunction(EvpgInterceptor *interceptor)
 {
 	if (interceptor->function == NULL)
 		interceptor->function = EvpgFunctionResolveIn(interceptor->context, interceptor->signature, EVPG_ROLE_INTERCEPTOR,
@@ -629,7 +684,7 @@ EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor)
 
 /* Whether a name is in a list that means all when it is NIL. */
 bool
-EvpgRegistryListed(List *names, const char *name)
+EvpgNamesHave(List *names, const char *name)
 {
 	ListCell   *cell;
 
@@ -645,7 +700,7 @@ EvpgRegistryListed(List *names, const char *name)
 
 /* A list of strings as text[]. */
 Datum
-EvpgRegistryArray(List *names)
+EvpgNamesToArray(List *names)
 {
 	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(names), 1));
 	ListCell   *cell;

@@ -64,23 +64,22 @@ typedef struct EvpgInterceptor
 	List	   *command_types;	/* NIL: all */
 } EvpgInterceptor;
 
-extern void EvpgRegistryInit(void);
-extern EvpgAggregate *EvpgRegistryAggregate(const char *aggregate_type);
-extern EvpgAggregate *EvpgRegistryAggregateWithState(const char *aggregate_type);
-extern List *EvpgRegistryInterceptors(void);
-extern EvpgFunction *EvpgRegistryInterceptorFunction(EvpgInterceptor *interceptor);
-extern bool EvpgRegistryListed(List *names, const char *name);
+extern void EvpgAggregateInit(void);
+extern EvpgAggregate *EvpgAggregateGet(const char *aggregate_type);
+extern EvpgAggregate *EvpgAggregateGetWithState(const char *aggregate_type);
+extern List *EvpgInterceptorList(void);
+extern EvpgFunction *EvpgInterceptorFunction(EvpgInterceptor *interceptor);
+extern bool EvpgNamesHave(List *names, const char *name);
 
 /* for other registrations */
-extern MemoryContext EvpgRegistryMemory(void);
-extern void EvpgRegistryDropLater(MemoryContext context);
-extern void EvpgRegistryAnnounce(Oid relation);
-extern void EvpgRegistryCheckOptions(FunctionCallInfo fcinfo, int arg);
-extern bool EvpgRegistryDrop(FunctionCallInfo fcinfo, EvpgPlan plan, Oid relation, int errcode_missing,
-							 const char *what, const char *writer);
-extern List *EvpgRegistryNames(ArrayType *array);
-extern List *EvpgRegistryList(uint64 row, int column);
-extern Datum EvpgRegistryArray(List *names);
-extern void EvpgRegistryPut(Datum *values, char *nulls, int column, const char *text);
+extern MemoryContext EvpgRegistrationMemory(void);
+extern void EvpgRegistrationFreeLater(MemoryContext context);
+extern void EvpgRegistrationInvalidate(Oid relation);
+extern void EvpgRegistrationCheckOptions(FunctionCallInfo fcinfo, int arg);
+extern bool EvpgRegistrationDrop(FunctionCallInfo fcinfo, EvpgStatement *plan, Oid relation, int errcode_missing,
+								 const char *what, const char *writer);
+extern List *EvpgNamesFromArray(ArrayType *array);
+extern List *EvpgResultNames(uint64 row, int column);
+extern Datum EvpgNamesToArray(List *names);
 
 #endif							/* EVPG_AGGREGATE_H */

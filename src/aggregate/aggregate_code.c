@@ -13,7 +13,7 @@
  * and passes unchanged.
  *
  * Memory: EvpgState has a context of its own, child of the one current at
- * EvpgReducerInit; what is needed for one event only is in its scratch context.
+ * EvpgStateInit; what is needed for one event only is in its scratch context.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +46,7 @@ typedef struct Frame
 } Frame;
 
 static void
-describe_frame(void *arg)
+describe_aggregate_call(void *arg)
 {
 	Frame	   *frame = arg;
 
@@ -59,16 +59,16 @@ describe_frame(void *arg)
 }
 
 static void
-push_frame(Frame *frame)
+push_aggregate_context(Frame *frame)
 {
-	frame->callback.callback = describe_frame;
+	frame->callback.callback = describe_aggregate_call;
 	frame->callback.arg = frame;
 	frame->callback.previous = error_context_stack;
 	error_context_stack = &frame->callback;
 }
 
 static void
-pop_frame(Frame *frame)
+pop_aggregate_context(Frame *frame)
 {
 	error_context_stack = frame->callback.previous;
 }
@@ -94,7 +94,7 @@ EvpgReducerDefaultMessage(const char *code)
 		Frame	   *frame = callback->arg;
 
 		/* A reducer decides nothing: what it raises is a defect. */
-		if (callback->callback == describe_frame)
+		if (callback->callback == describe_aggregate_call)
 			return strcmp(frame->role, "reducer") == 0 ? pstrdup(code) :
 				default_message(frame->aggregate_type, frame->aggregate_id, frame->type, code);
 	}
@@ -103,9 +103,9 @@ EvpgReducerDefaultMessage(const char *code)
 
 /* ------------------------------------------------------------------ states */
 
-/* Makes an empty *state; give it a value with EvpgReducerStart. */
+/* Makes an empty *state; give it a value with EvpgStateReset. */
 void
-EvpgReducerInit(EvpgState *state, EvpgAggregate *aggregate)
+EvpgStateInit(EvpgState *state, EvpgAggregate *aggregate)
 {
 	MemoryContext old;
 
@@ -133,7 +133,7 @@ copy_jsonb(MemoryContext context, const Jsonb *jsonb)
 
 /* Gives a state its value; for a module it must be an object.  Copies value. */
 void
-EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last_position)
+EvpgStateReset(EvpgState *state, const Jsonb *value, int64 version, int64 last_position)
 {
 	if (state->aggregate->native)
 	{
@@ -152,7 +152,7 @@ EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last
 
 /* The state as jsonb; a function's is the state's own, a module's a new one. */
 Jsonb *
-EvpgReducerValue(EvpgState *state)
+EvpgStateValue(EvpgState *state)
 {
 	return state->aggregate->native ? EvpgJsonToJsonb(state->json->json, "state") : state->jsonb;
 }
@@ -227,12 +227,12 @@ EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 	};
 
 	state->valid = false;
-	push_frame(&frame);
+	push_aggregate_context(&frame);
 	if (state->aggregate->native)
 		fold_native(state, event, data);
 	else
 		fold_by_function(state, event);
-	pop_frame(&frame);
+	pop_aggregate_context(&frame);
 	state->version = event->version;
 	state->last_position = event->position;
 	state->valid = true;
@@ -278,11 +278,11 @@ parse_detail(void *arg)
 }
 
 /*
- * EvpgReducerRefusal
+ * EvpgDecisionFromError
  *		What a refusal says that was raised.
  */
 void
-EvpgReducerRefusal(const ErrorData *error, EvpgDecision *decision)
+EvpgDecisionFromError(const ErrorData *error, EvpgDecision *decision)
 {
 	memset(decision, 0, sizeof(EvpgDecision));
 	decision->rejected = true;
@@ -297,9 +297,9 @@ EvpgReducerRefusal(const ErrorData *error, EvpgDecision *decision)
 		 * By evpg_reject it is JSON; by RAISE it may be any text, also JSON
 		 * that jsonb cannot hold: the answer remains a refusal.
 		 */
-		ErrorData  *not_jsonb = EvpgAttempt(parse_detail, &parse);
+		ErrorData  *not_jsonb = EvpgSubtransactionRun(parse_detail, &parse);
 
-		if (not_jsonb != NULL && EvpgAttemptCancelled(not_jsonb))
+		if (not_jsonb != NULL && EvpgErrorIsCancel(not_jsonb))
 			ReThrowError(not_jsonb);
 		if (not_jsonb != NULL)
 		{
@@ -323,13 +323,13 @@ EvpgReducerRefusal(const ErrorData *error, EvpgDecision *decision)
 static bool
 run_refusable(Call *call, int also, EvpgDecision *decision)
 {
-	ErrorData  *error = EvpgAttempt(run_call, call);
+	ErrorData  *error = EvpgSubtransactionRun(run_call, call);
 
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != EVPG_ERRCODE_REJECTED && error->sqlerrcode != also)
 		ReThrowError(error);
-	EvpgReducerRefusal(error, decision);
+	EvpgDecisionFromError(error, decision);
 	return false;
 }
 
@@ -562,13 +562,13 @@ decide_by_function(EvpgState *state, const EvpgCommand *command, EvpgDecision *d
 }
 
 /*
- * EvpgReducerDecide
+ * EvpgHandlerDecide
  *		Lets the handler decide a command on a state, which it does not change.
  *		The answer is in CurrentMemoryContext.  A refusal by a module is
  *		returned, one by a function raised.
  */
 void
-EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
 {
 	Frame		frame = {
 		.role = "handler",
@@ -580,7 +580,7 @@ EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 
 	Assert(state->valid);
 	memset(decision, 0, sizeof(EvpgDecision));
-	push_frame(&frame);
+	push_aggregate_context(&frame);
 	if (state->aggregate->native)
 		decide_native(state, command, decision);
 	else
@@ -590,16 +590,16 @@ EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 		EvpgEventCheck(&decision->events[i], i + 1);
 		EvpgCheckDerivedMetadata(decision->events[i].metadata, command->metadata);
 	}
-	pop_frame(&frame);
+	pop_aggregate_context(&frame);
 }
 
 /*
- * EvpgReducerHolds
+ * EvpgInvariantHolds
  *		Whether the invariant holds of a state; if not, *why says why.  A refusal
  *		by a function is always caught: it is an answer of another SQLSTATE.
  */
 bool
-EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why)
+EvpgInvariantHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why)
 {
 	EvpgAggregate *aggregate = state->aggregate;
 	bool		holds = true;
@@ -612,7 +612,7 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why
 	};
 
 	memset(why, 0, sizeof(EvpgDecision));
-	push_frame(&frame);
+	push_aggregate_context(&frame);
 	if (aggregate->native && aggregate->module.invariant != NULL)
 	{
 		evpg_result *result = EvpgNativeResult();
@@ -633,7 +633,7 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why
 		holds = run_refusable(&call, EVPG_ERRCODE_INVARIANT, why) &&
 			(call.count != 1 || call.row_nulls[0] || DatumGetBool(call.rows[0]));
 	}
-	pop_frame(&frame);
+	pop_aggregate_context(&frame);
 	if (!holds && !why->rejected)
 	{
 		why->rejected = true;
@@ -645,15 +645,15 @@ EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why
 }
 
 /*
- * EvpgReducerIntercept
+ * EvpgInterceptorCall
  *		Lets an interceptor see and change a command.  False if it refused and
  *		*why says how: it is an answer of another SQLSTATE, so it is always caught.
  */
 bool
-EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why)
+EvpgInterceptorCall(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why)
 {
 	Datum		args[1] = {EvpgCommandDatum(command)};
-	Call		call = {.function = EvpgRegistryInterceptorFunction(interceptor), .args = args, .max_rows = 1};
+	Call		call = {.function = EvpgInterceptorFunction(interceptor), .args = args, .max_rows = 1};
 	EvpgCommand changed;
 	bool		passed;
 	Frame		frame = {
@@ -664,7 +664,7 @@ EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDec
 	};
 
 	memset(why, 0, sizeof(EvpgDecision));
-	push_frame(&frame);
+	push_aggregate_context(&frame);
 	passed = run_refusable(&call, EVPG_ERRCODE_INTERCEPTED, why);
 	if (passed)
 	{
@@ -689,6 +689,6 @@ EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDec
 					 errmsg("interceptor \"%s\" must not change aggregate type and id", interceptor->name)));
 		*command = changed;
 	}
-	pop_frame(&frame);
+	pop_aggregate_context(&frame);
 	return passed;
 }

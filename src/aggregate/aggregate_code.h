@@ -50,13 +50,13 @@ typedef struct EvpgDecision
 	char	   *hint;
 } EvpgDecision;
 
-extern void EvpgReducerInit(EvpgState *state, EvpgAggregate *aggregate);
-extern void EvpgReducerStart(EvpgState *state, const Jsonb *value, int64 version, int64 last_position);
-extern void EvpgReducerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision);
-extern void EvpgReducerRefusal(const ErrorData *error, EvpgDecision *decision);
+extern void EvpgStateInit(EvpgState *state, EvpgAggregate *aggregate);
+extern void EvpgStateReset(EvpgState *state, const Jsonb *value, int64 version, int64 last_position);
+extern void EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision);
+extern void EvpgDecisionFromError(const ErrorData *error, EvpgDecision *decision);
 extern void EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data);
-extern bool EvpgReducerHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why);
-extern Jsonb *EvpgReducerValue(EvpgState *state);
-extern bool EvpgReducerIntercept(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why);
+extern bool EvpgInvariantHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why);
+extern Jsonb *EvpgStateValue(EvpgState *state);
+extern bool EvpgInterceptorCall(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why);
 
 #endif							/* EVPG_AGGREGATE_CODE_H */

@@ -79,7 +79,7 @@ quote_json(const char *text)
 }
 
 static void
-hash_text(pg_cryptohash_ctx *hash, const char *text)
+hash_command_text(pg_cryptohash_ctx *hash, const char *text)
 {
 	/* The NUL too: it keeps neighbours apart. */
 	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
@@ -96,17 +96,17 @@ hash_scalar(pg_cryptohash_ctx *hash, const JsonbValue *value)
 	switch (value->type)
 	{
 		case jbvNull:
-			hash_text(hash, "null");
+			hash_command_text(hash, "null");
 			break;
 		case jbvBool:
-			hash_text(hash, value->val.boolean ? "true" : "false");
+			hash_command_text(hash, value->val.boolean ? "true" : "false");
 			break;
 		case jbvNumeric:
-			hash_text(hash, numeric_normalize(value->val.numeric));
+			hash_command_text(hash, numeric_normalize(value->val.numeric));
 			break;
 		case jbvString:
-			hash_text(hash, psprintf("\"%d", value->val.string.len));
-			hash_text(hash, pnstrdup(value->val.string.val, value->val.string.len));
+			hash_command_text(hash, psprintf("\"%d", value->val.string.len));
+			hash_command_text(hash, pnstrdup(value->val.string.val, value->val.string.len));
 			break;
 		default:
 			elog(ERROR, "unexpected kind of JSON value: %d", (int) value->type);
@@ -123,7 +123,7 @@ hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
 
 	if (jsonb == NULL)
 	{
-		hash_text(hash, "none");
+		hash_command_text(hash, "none");
 		return;
 	}
 	iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
@@ -137,16 +137,16 @@ hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
 				hash_scalar(hash, &value);
 				break;
 			case WJB_BEGIN_ARRAY:
-				hash_text(hash, value.val.array.rawScalar ? "" : "[");
+				hash_command_text(hash, value.val.array.rawScalar ? "" : "[");
 				break;
 			case WJB_END_ARRAY:
-				hash_text(hash, "]");
+				hash_command_text(hash, "]");
 				break;
 			case WJB_BEGIN_OBJECT:
-				hash_text(hash, "{");
+				hash_command_text(hash, "{");
 				break;
 			default:
-				hash_text(hash, "}");
+				hash_command_text(hash, "}");
 				break;
 		}
 		CHECK_FOR_INTERRUPTS();
@@ -162,13 +162,13 @@ hash_tags(pg_cryptohash_ctx *hash, ArrayType *tags)
 
 	if (tags == NULL)
 	{
-		hash_text(hash, "none");
+		hash_command_text(hash, "none");
 		return;
 	}
 	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
-	hash_text(hash, psprintf("%d", count));
+	hash_command_text(hash, psprintf("%d", count));
 	for (int i = 0; i < count; i++)
-		hash_text(hash, TextDatumGetCString(values[i]));
+		hash_command_text(hash, TextDatumGetCString(values[i]));
 }
 
 /* Metadata: {} is stored as none. */
@@ -192,16 +192,16 @@ payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
 
 	if (hash == NULL || pg_cryptohash_init(hash) < 0)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	hash_text(hash, command->command_type);
+	hash_command_text(hash, command->command_type);
 	hash_jsonb(hash, command->data);
 	for (int i = 0; i < count; i++)
 	{
-		hash_text(hash, events[i].type);
+		hash_command_text(hash, events[i].type);
 		hash_jsonb(hash, events[i].data);
 		hash_jsonb(hash, significant_metadata(events[i].metadata));
-		hash_text(hash, psprintf("%d", events[i].schema_version));
-		hash_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
-		hash_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
+		hash_command_text(hash, psprintf("%d", events[i].schema_version));
+		hash_command_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
+		hash_command_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
 		hash_tags(hash, events[i].tags);
 	}
 	MemoryContextSwitchTo(old);
@@ -282,6 +282,13 @@ read_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outc
 	PopActiveSnapshot();
 }
 
+static EvpgStatement select_command = {
+	.text = "SELECT first_version, last_version, payload_hash"
+	" FROM evpg.command_record"
+	" WHERE stream_id = $1 AND command_id = $2",
+	.types = {INT8OID, TEXTOID}
+};
+
 /* Whether a command under this id succeeded before on this stream; then *outcome has its events. */
 static bool
 find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
@@ -290,7 +297,7 @@ find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea
 		Int64GetDatum(stream->stream_id),
 		CStringGetTextDatum(command->command_id)
 	};
-	bool		found = EvpgPlanRun(EVPG_PLAN_COMMAND_READ, values, NULL) > 0;
+	bool		found = EvpgStatementRun(&select_command, values, NULL) > 0;
 	int64		first = 0;
 	int64		last = 0;
 	bool		same = false;
@@ -300,16 +307,16 @@ find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea
 		Datum		value;
 		bytea	   *known;
 
-		(void) EvpgPlanResult(0, 1, &value);
+		(void) EvpgResultDatum(0, 1, &value);
 		first = DatumGetInt64(value);
-		(void) EvpgPlanResult(0, 2, &value);
+		(void) EvpgResultDatum(0, 2, &value);
 		last = DatumGetInt64(value);
-		(void) EvpgPlanResult(0, 3, &value);
+		(void) EvpgResultDatum(0, 3, &value);
 		known = DatumGetByteaPP(value);
 		same = VARSIZE_ANY_EXHDR(known) == PG_SHA256_DIGEST_LENGTH &&
 			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH) == 0;
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	if (!found)
 		return false;
 	if (!same)
@@ -325,6 +332,13 @@ find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea
 	return true;
 }
 
+static EvpgStatement insert_command = {
+	.text = "INSERT INTO evpg.command_record (stream_id, command_id, first_version, last_version, payload_hash,"
+	" recorded_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6)",
+	.types = {INT8OID, TEXTOID, INT8OID, INT8OID, BYTEAOID, TIMESTAMPTZOID}
+};
+
 static void
 record_command(const EvpgCommand *command, const EvpgStream *stream, int64 first, const bytea *hash)
 {
@@ -337,14 +351,14 @@ record_command(const EvpgCommand *command, const EvpgStream *stream, int64 first
 		TimestampTzGetDatum(command->received_at)
 	};
 
-	(void) EvpgPlanRun(EVPG_PLAN_COMMAND_WRITE, values, NULL);
-	EvpgPlanDone();
+	(void) EvpgStatementRun(&insert_command, values, NULL);
+	EvpgStatementDone();
 }
 
 /* ------------------------------------------------------------------ the steps */
 
 static void
-refuse(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why)
+set_refusal(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why)
 {
 	outcome->status = status;
 	outcome->code = why->code;
@@ -424,22 +438,22 @@ typedef struct Execution
 
 /* Lets the interceptors see the command; false if one refused. */
 static bool
-intercept(Execution *execution)
+call_interceptors(Execution *execution)
 {
 	EvpgCommand *command = execution->command;
 	ListCell   *cell;
 
-	foreach(cell, EvpgRegistryInterceptors())
+	foreach(cell, EvpgInterceptorList())
 	{
 		EvpgInterceptor *interceptor = lfirst(cell);
 		EvpgDecision why;
 
-		if (!EvpgRegistryListed(interceptor->aggregate_types, command->aggregate_type) ||
-			!EvpgRegistryListed(interceptor->command_types, command->command_type))
+		if (!EvpgNamesHave(interceptor->aggregate_types, command->aggregate_type) ||
+			!EvpgNamesHave(interceptor->command_types, command->command_type))
 			continue;
-		if (!EvpgReducerIntercept(interceptor, command, &why))
+		if (!EvpgInterceptorCall(interceptor, command, &why))
 		{
-			refuse(execution->outcome, EVPG_STATUS_INTERCEPTED, &why);
+			set_refusal(execution->outcome, EVPG_STATUS_INTERCEPTED, &why);
 			if (execution->outcome->code == NULL)
 				execution->outcome->code = interceptor->name;
 			(void) EvpgStreamRead(&execution->outcome->stream, false);
@@ -507,12 +521,12 @@ decide_and_write(Execution *execution)
 	EvpgStateLoad(&state, aggregate, stream, false);
 	command->version = stream->version;
 	execution->phase = PHASE_DECIDING;
-	EvpgReducerDecide(&state, command, &decision);
+	EvpgHandlerDecide(&state, command, &decision);
 	execution->phase = PHASE_OURS;
 	if (decision.rejected || decision.count == 0)
 	{
 		if (decision.rejected)
-			refuse(outcome, EVPG_STATUS_REJECTED, &decision);
+			set_refusal(outcome, EVPG_STATUS_REJECTED, &decision);
 		else
 			outcome->status = EVPG_STATUS_NOOP;
 		if (stream->stream_id != 0)
@@ -527,15 +541,15 @@ decide_and_write(Execution *execution)
 		EvpgReducerFold(&state, &decision.events[i], decision.data != NULL ? decision.data[i] : NULL);
 		CHECK_FOR_INTERRUPTS();
 	}
-	if (!EvpgReducerHolds(&state, command, &why))
+	if (!EvpgInvariantHolds(&state, command, &why))
 	{
-		refuse(outcome, EVPG_STATUS_INVARIANT, &why);
+		set_refusal(outcome, EVPG_STATUS_INVARIANT, &why);
 		return true;
 	}
 
 	/* Who has entered the fence knows all projections, see projection.c. */
 	EvpgFenceEnter();
-	if (execution->catch && !execution->attempt && EvpgProjectAny(decision.events, decision.count))
+	if (execution->catch && !execution->attempt && EvpgApplyIsNeeded(decision.events, decision.count))
 	{
 		execution->attempt = true;
 		return false;
@@ -578,12 +592,12 @@ try_command(Execution *execution)
 
 /* Executes a command; inside an attempt a refusal is raised, so that it leaves no trace. */
 static void
-execute(void *arg)
+execute_command(void *arg)
 {
 	Execution  *execution = arg;
 	bool		attempt = execution->attempt;
 
-	if (intercept(execution))
+	if (call_interceptors(execution))
 	{
 		/*
 		 * Of the command as the caller sent it: an interceptor may add what
@@ -619,7 +633,7 @@ attempt_command(Execution *execution)
 	ErrorData  *error;
 
 	execution->attempt = true;
-	error = EvpgAttempt(execute, execution);
+	error = EvpgSubtransactionRun(execute_command, execution);
 	if (error == NULL || execution->refusing)
 		return;
 	outcome->stream = execution->found;
@@ -627,14 +641,14 @@ attempt_command(Execution *execution)
 	outcome->count = 0;
 	if (execution->phase == PHASE_DECIDING && error->sqlerrcode == EVPG_ERRCODE_REJECTED)
 	{
-		EvpgReducerRefusal(error, &why);
-		refuse(outcome, EVPG_STATUS_REJECTED, &why);
+		EvpgDecisionFromError(error, &why);
+		set_refusal(outcome, EVPG_STATUS_REJECTED, &why);
 	}
 	else if (execution->phase == PHASE_PROJECTING &&
 			 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
 	{
-		EvpgReducerRefusal(error, &why);
-		refuse(outcome, EVPG_STATUS_REJECTED, &why);
+		EvpgDecisionFromError(error, &why);
+		set_refusal(outcome, EVPG_STATUS_REJECTED, &why);
 		outcome->sqlstate = error->sqlerrcode;
 	}
 	else
@@ -674,7 +688,7 @@ count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
 static void
 refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 {
-	EvpgProjectionRefuse("write events");
+	EvpgRefuseInProjection("write events");
 	for (Running *r = running; r != NULL; r = r->outer)
 		if (strcmp(r->aggregate_type, aggregate_type) == 0 &&
 			strcmp(r->aggregate_id, aggregate_id) == 0)
@@ -698,7 +712,7 @@ void
 EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 {
 	Execution	execution = {.command = command, .outcome = outcome, .catch = catch};
-	const char *acted_for = EvpgContextActing();
+	const char *acted_for = EvpgContextSessionRole();
 	Running		self;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
@@ -707,7 +721,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	command->version = -1;		/* not known yet */
 	EvpgContextApply(command);
 	execution.asked = *command;
-	execution.aggregate = EvpgRegistryAggregateWithState(command->aggregate_type);
+	execution.aggregate = EvpgAggregateGetWithState(command->aggregate_type);
 	outcome->stream.aggregate_type = command->aggregate_type;
 	outcome->stream.aggregate_id = command->aggregate_id;
 	execution.found = outcome->stream;
@@ -718,14 +732,14 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	self.outer = running;
 	running = &self;
 	/* A command that its handler executes has been asked for by the same. */
-	EvpgContextActFor(command->session_role);
+	EvpgContextSetSessionRole(command->session_role);
 	PG_TRY();
 	{
-		if (catch && (!execution.aggregate->native || EvpgRegistryInterceptors() != NIL))
+		if (catch && (!execution.aggregate->native || EvpgInterceptorList() != NIL))
 			attempt_command(&execution);
 		else
 		{
-			execute(&execution);
+			execute_command(&execution);
 			if (execution.attempt)
 				attempt_command(&execution);
 		}
@@ -733,7 +747,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	PG_FINALLY();
 	{
 		running = self.outer;
-		EvpgContextActFor(acted_for);
+		EvpgContextSetSessionRole(acted_for);
 	}
 	PG_END_TRY();
 	count_outcome(execution.aggregate->counters, outcome);
@@ -786,7 +800,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	stream->aggregate_type = command->aggregate_type;
 	stream->aggregate_id = command->aggregate_id;
-	aggregate = EvpgRegistryAggregate(command->aggregate_type);
+	aggregate = EvpgAggregateGet(command->aggregate_type);
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
 	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);
 
@@ -808,7 +822,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 bool
 EvpgCommandCreateStream(EvpgStream *stream)
 {
-	EvpgAggregate *aggregate = EvpgRegistryAggregate(stream->aggregate_type);
+	EvpgAggregate *aggregate = EvpgAggregateGet(stream->aggregate_type);
 	bool		reserved;
 	bool		created;
 

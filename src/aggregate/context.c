@@ -33,7 +33,7 @@ PG_FUNCTION_INFO_V1(evpg_set_context);
 
 /* right's keys win; either may be NULL; NULL if nothing is left */
 static Jsonb *
-merge(Jsonb *left, Jsonb *right)
+merge_metadata(Jsonb *left, Jsonb *right)
 {
 	Jsonb	   *merged = left == NULL ? right : right == NULL ? left :
 	DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(left), JsonbPGetDatum(right)));
@@ -45,25 +45,25 @@ merge(Jsonb *left, Jsonb *right)
 static const char *acting_for = NULL;
 
 const char *
-EvpgContextActing(void)
+EvpgContextSessionRole(void)
 {
 	return acting_for;
 }
 
 /*
- * EvpgContextActFor
+ * EvpgContextSetSessionRole
  *		From here on what is asked for is asked for by role, which must live
- *		until what EvpgContextActing said before is set again, also by an ERROR.
+ *		until what EvpgContextSessionRole said before is set again, also by an ERROR.
  */
 void
-EvpgContextActFor(const char *role)
+EvpgContextSetSessionRole(const char *role)
 {
 	acting_for = role;
 }
 
 /* A setting's value, NULL if none; a copy, because user code may set it anew. */
 static const char *
-setting(const char *value)
+copy_setting(const char *value)
 {
 	return value != NULL && value[0] != '\0' ? pstrdup(value) : NULL;
 }
@@ -85,17 +85,17 @@ EvpgContextApply(EvpgCommand *command)
 	EvpgContextApplySession(command);
 	if (command->actor == NULL)
 	{
-		command->actor = setting(EvpgActor);
+		command->actor = copy_setting(EvpgActor);
 		if (command->actor != NULL)
 			EvpgCheckId(command->actor, "actor");
 	}
 	if (command->correlation_id == NULL)
 	{
-		command->correlation_id = setting(EvpgCorrelationId);
+		command->correlation_id = copy_setting(EvpgCorrelationId);
 		if (command->correlation_id != NULL)
 			EvpgCheckId(command->correlation_id, "correlation id");
 	}
-	text = setting(EvpgMetadata);
+	text = copy_setting(EvpgMetadata);
 	if (text != NULL)
 	{
 		Jsonb	   *metadata = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
@@ -103,10 +103,10 @@ EvpgContextApply(EvpgCommand *command)
 		EvpgJsonbCheckLimits(metadata, "metadata");
 		EvpgCheckMetadata(metadata);
 		EvpgCheckCallersMetadata(metadata);
-		command->metadata = merge(metadata, command->metadata);
+		command->metadata = merge_metadata(metadata, command->metadata);
 	}
 	else
-		command->metadata = merge(NULL, command->metadata);
+		command->metadata = merge_metadata(NULL, command->metadata);
 }
 
 /*
@@ -142,7 +142,7 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 		if (!event->has_event_id)
 			EvpgEventNewId(&event->event_id);
 		event->has_event_id = true;
-		event->metadata = merge(command->metadata, event->metadata);
+		event->metadata = merge_metadata(command->metadata, event->metadata);
 		event->command_id = command->command_id;
 
 		/*

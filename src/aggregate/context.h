@@ -11,8 +11,8 @@
 #include "log/event.h"
 
 extern void EvpgContextLeave(void);
-extern const char *EvpgContextActing(void);
-extern void EvpgContextActFor(const char *role);
+extern const char *EvpgContextSessionRole(void);
+extern void EvpgContextSetSessionRole(const char *role);
 extern void EvpgContextApplySession(EvpgCommand *command);
 extern void EvpgContextApply(EvpgCommand *command);
 extern void EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count);

@@ -209,7 +209,7 @@ evpg_append(PG_FUNCTION_ARGS)
 static Jsonb *
 injected_metadata(const EvpgEvent *event, bool run_sagas)
 {
-	JsonbValue *depth = EvpgEventMark(event, "depth");
+	JsonbValue *depth = EvpgEventBookkeeping(event, "depth");
 	StringInfoData own;
 
 	if (depth != NULL && depth->type != jbvNumeric)

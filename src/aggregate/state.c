@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "aggregate/state.h"
@@ -222,7 +223,7 @@ EvpgStateRaiseDamaged(const EvpgStream *stream, int64 version)
  * its position is another one than the state's.
  */
 static bool
-replay(EvpgState *state, const EvpgStream *stream, int64 to_version, bool verify)
+replay_stream(EvpgState *state, const EvpgStream *stream, int64 to_version, bool verify)
 {
 	EvpgLogScan *scan;
 	EvpgEvent	event;
@@ -248,9 +249,17 @@ replay(EvpgState *state, const EvpgStream *stream, int64 to_version, bool verify
 	return true;
 }
 
+static EvpgStatement select_snapshot = {
+	.text = "SELECT version, state"
+	" FROM evpg.snapshot"
+	" WHERE stream_id = $1 AND version <= $2 AND reducer_version = $3 AND generation >= $4"
+	" AND definition_hash = $5 ORDER BY version DESC LIMIT 1",
+	.types = {INT8OID, INT8OID, INT4OID, INT8OID, INT8OID}
+};
+
 /*
  * Looks for the newest snapshot up to a version that this reducer has made;
- * false if there is none.  The result is (version, state), until EvpgPlanDone.
+ * false if there is none.  The result is (version, state), until EvpgStatementDone.
  */
 static bool
 read_snapshot(const EvpgAggregate *aggregate, int64 stream_id, int64 version, bool caller_snapshot)
@@ -263,13 +272,13 @@ read_snapshot(const EvpgAggregate *aggregate, int64 stream_id, int64 version, bo
 		Int64GetDatum((int64) aggregate->definition_hash)
 	};
 
-	return (caller_snapshot ? EvpgPlanRead(EVPG_PLAN_SNAPSHOT_READ, values, NULL) :
-			EvpgPlanRun(EVPG_PLAN_SNAPSHOT_READ, values, NULL)) > 0;
+	return (caller_snapshot ? EvpgStatementRead(&select_snapshot, values, NULL) :
+			EvpgStatementRun(&select_snapshot, values, NULL)) > 0;
 }
 
 /* Starts from the newest snapshot that can be used, else from the initial state. */
 static void
-start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_snapshot)
+start_from_snapshot(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_snapshot)
 {
 	EvpgAggregate *aggregate = state->aggregate;
 
@@ -284,8 +293,8 @@ start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_sna
 			Datum		snapshot_state;
 			Jsonb	   *value;
 
-			(void) EvpgPlanResult(0, 1, &snapshot_version);
-			(void) EvpgPlanResult(0, 2, &snapshot_state);
+			(void) EvpgResultDatum(0, 1, &snapshot_version);
+			(void) EvpgResultDatum(0, 2, &snapshot_state);
 			value = DatumGetJsonbP(snapshot_state);
 
 			/*
@@ -294,15 +303,15 @@ start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_sna
 			 */
 			if (!aggregate->native || JB_ROOT_IS_OBJECT(value))
 			{
-				EvpgReducerStart(state, value, DatumGetInt64(snapshot_version), 0);
+				EvpgStateReset(state, value, DatumGetInt64(snapshot_version), 0);
 				state->snapshot_version = state->version;
-				EvpgPlanDone();
+				EvpgStatementDone();
 				return;
 			}
 		}
-		EvpgPlanDone();
+		EvpgStatementDone();
 	}
-	EvpgReducerStart(state, aggregate->initial_state, 0, 0);
+	EvpgStateReset(state, aggregate->initial_state, 0, 0);
 }
 
 /*
@@ -314,10 +323,10 @@ start(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_sna
 void
 EvpgStateLoad(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stream, bool caller_snapshot)
 {
-	EvpgReducerInit(state, aggregate);
+	EvpgStateInit(state, aggregate);
 	if (stream->stream_id == 0 || stream->version == 0)
 	{
-		EvpgReducerStart(state, aggregate->initial_state, 0, 0);
+		EvpgStateReset(state, aggregate->initial_state, 0, 0);
 		return;
 	}
 	if (take_cached(state, stream) && state->last_position == stream->last_position)
@@ -327,10 +336,10 @@ EvpgStateLoad(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stre
 	}
 
 	PushActiveSnapshot(caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot());
-	if (!state->valid || state->version == 0 || !replay(state, stream, stream->version, true))
+	if (!state->valid || state->version == 0 || !replay_stream(state, stream, stream->version, true))
 	{
-		start(state, stream, stream->version, caller_snapshot);
-		(void) replay(state, stream, stream->version, false);
+		start_from_snapshot(state, stream, stream->version, caller_snapshot);
+		(void) replay_stream(state, stream, stream->version, false);
 	}
 	PopActiveSnapshot();
 	/* A snapshot at the last version comes without its position. */
@@ -344,9 +353,9 @@ EvpgStateLoad(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stre
 void
 EvpgStateLoadVersion(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stream, int64 version)
 {
-	EvpgReducerInit(state, aggregate);
-	start(state, stream, version, true);
-	(void) replay(state, stream, version, false);
+	EvpgStateInit(state, aggregate);
+	start_from_snapshot(state, stream, version, true);
+	(void) replay_stream(state, stream, version, false);
 	if (state->last_position == 0 && version > 0)
 	{
 		/* A snapshot comes without the position of its last event. */
@@ -367,8 +376,8 @@ EvpgStateLoadTime(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *
 	EvpgLogScan *scan;
 	EvpgEvent	event;
 
-	EvpgReducerInit(state, aggregate);
-	EvpgReducerStart(state, aggregate->initial_state, 0, 0);
+	EvpgStateInit(state, aggregate);
+	EvpgStateReset(state, aggregate->initial_state, 0, 0);
 	scan = EvpgLogScanBegin(stream, 1, false);
 	while (EvpgLogScanNext(scan, &event))
 		if (event.version <= stream->version && event.occurred_at <= time)
@@ -384,6 +393,24 @@ typedef struct SnapshotToWrite
 	int64		stream_id;
 } SnapshotToWrite;
 
+static EvpgStatement insert_snapshot = {
+	.text = "INSERT INTO evpg.snapshot (stream_id, version, reducer_version, generation, definition_hash,"
+	" created_at, state)"
+	" VALUES ($1, $2, $3, $4, $5, evpg.clock_timestamp(), $6)"
+	" ON CONFLICT (stream_id, version) DO UPDATE"
+	" SET reducer_version = excluded.reducer_version, generation = excluded.generation, definition_hash ="
+	" excluded.definition_hash, created_at = excluded.created_at, state = excluded.state",
+	.types = {INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, JSONBOID}
+};
+
+static EvpgStatement delete_old_snapshots = {
+	.text = "DELETE FROM evpg.snapshot"
+	" WHERE stream_id = $1"
+	" AND version OPERATOR(<=) (SELECT version FROM evpg.snapshot WHERE stream_id = $1 ORDER BY version DESC"
+	" OFFSET $2 LIMIT 1)",
+	.types = {INT8OID, INT8OID}
+};
+
 static void
 write_snapshot(void *arg)
 {
@@ -395,17 +422,17 @@ write_snapshot(void *arg)
 		Int32GetDatum(state->aggregate->reducer_version),
 		Int64GetDatum(state->aggregate->generation),
 		Int64GetDatum((int64) state->aggregate->definition_hash),
-		JsonbPGetDatum(EvpgReducerValue(state))
+		JsonbPGetDatum(EvpgStateValue(state))
 	};
 	Datum		trim[2] = {
 		Int64GetDatum(snapshot->stream_id),
 		Int64GetDatum(state->aggregate->snapshot_keep)
 	};
 
-	(void) EvpgPlanRun(EVPG_PLAN_SNAPSHOT_WRITE, values, NULL);
-	EvpgPlanDone();
-	(void) EvpgPlanRun(EVPG_PLAN_SNAPSHOT_TRIM, trim, NULL);
-	EvpgPlanDone();
+	(void) EvpgStatementRun(&insert_snapshot, values, NULL);
+	EvpgStatementDone();
+	(void) EvpgStatementRun(&delete_old_snapshots, trim, NULL);
+	EvpgStatementDone();
 }
 
 /*
@@ -429,10 +456,10 @@ EvpgStateSnapshotDue(EvpgState *state, int64 stream_id, int64 before)
 	{
 		Datum		version;
 
-		(void) EvpgPlanResult(0, 1, &version);
+		(void) EvpgResultDatum(0, 1, &version);
 		state->snapshot_version = DatumGetInt64(version);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return state->snapshot_version / every < state->version / every;
 }
 
@@ -445,7 +472,7 @@ bool
 EvpgStateSnapshot(EvpgState *state, int64 stream_id)
 {
 	SnapshotToWrite snapshot = {.state = state, .stream_id = stream_id};
-	ErrorData  *error = EvpgAttempt(write_snapshot, &snapshot);
+	ErrorData  *error = EvpgSubtransactionRun(write_snapshot, &snapshot);
 
 	/* Also if it failed: not each command is to fail at it and warn. */
 	state->snapshot_version = state->version;

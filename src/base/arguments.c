@@ -26,7 +26,7 @@
 #define OWN_KEY "evpg"
 
 static void
-check_text(const char *text, const char *what, Size limit)
+check_length(const char *text, const char *what, Size limit)
 {
 	Size		length = strlen(text);
 
@@ -50,7 +50,7 @@ check_text(const char *text, const char *what, Size limit)
 void
 EvpgCheckName(const char *name, const char *what)
 {
-	check_text(name, what, EVPG_MAX_NAME);
+	check_length(name, what, EVPG_MAX_NAME);
 }
 
 /* A name that is about to be introduced: evpg keeps some for itself. */
@@ -68,7 +68,7 @@ EvpgCheckNewName(const char *name, const char *what)
 void
 EvpgCheckId(const char *id, const char *what)
 {
-	check_text(id, what, EVPG_MAX_ID);
+	check_length(id, what, EVPG_MAX_ID);
 }
 
 /* Tags of an event: one dimension, no NULLs. */

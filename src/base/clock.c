@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/shmem.h"
 #include "base/statement.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -87,6 +88,13 @@ evpg_clock_timestamp(PG_FUNCTION_ARGS)
 	PG_RETURN_TIMESTAMPTZ(EvpgClockNow());
 }
 
+static EvpgStatement update_clock = {
+	.text = "INSERT INTO evpg.clock (clock_offset) VALUES ($1)"
+	" ON CONFLICT (one) DO UPDATE"
+	" SET clock_offset = excluded.clock_offset",
+	.types = {INT8OID}
+};
+
 /* Moves the clock of the database, for everybody once this transaction commits. */
 Datum
 evpg_set_clock_offset(PG_FUNCTION_ARGS)
@@ -109,11 +117,11 @@ evpg_set_clock_offset(PG_FUNCTION_ARGS)
 				 errdetail("It may be at most 100 years.")));
 	value = Int64GetDatum(offset + interval->time);
 	EvpgEnter(&scope, "evpg_set_clock_offset()");
-	(void) EvpgPlanRun(EVPG_PLAN_CLOCK_WRITE, &value, NULL);
-	EvpgPlanDone();
-	EvpgRegistryAnnounce(EvpgCatalogGet()->clock);
+	(void) EvpgStatementRun(&update_clock, &value, NULL);
+	EvpgStatementDone();
+	EvpgRegistrationInvalidate(EvpgCatalogGet()->clock);
 	/* Something may be due now, or not any more. */
-	EvpgWakeConsumers();
+	EvpgWakeConsumersAtCommit();
 	EvpgLeave(&scope);
 	PG_RETURN_VOID();
 }

@@ -51,7 +51,7 @@ is_container(const evpg_json *json)
  * memory for that, json-c frees the part by recursion.
  */
 static void
-postpone(evpg_json *part)
+postpone_free(evpg_json *part)
 {
 	if (npending == pending_space)
 	{
@@ -80,7 +80,7 @@ find_parts(evpg_json *json, bool postponing)
 				found = true;
 				if (!postponing)
 					break;
-				postpone(json_object_array_get_idx(json, i));
+				postpone_free(json_object_array_get_idx(json, i));
 			}
 	}
 	else
@@ -93,7 +93,7 @@ find_parts(evpg_json *json, bool postponing)
 				found = true;
 				if (!postponing)
 					break;
-				postpone(member);
+				postpone_free(member);
 			}
 		}
 	}
@@ -265,7 +265,7 @@ scalar_to_json(const JsonbValue *value)
 
 /* A member or element; containers are attached empty and filled afterwards. */
 static void
-attach(evpg_json *parent, const char *key, evpg_json *child)
+attach_child(evpg_json *parent, const char *key, evpg_json *child)
 {
 	int			result;
 
@@ -336,7 +336,7 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 		if (depth == 0)
 			root->json = child;
 		else
-			attach(stack[depth - 1], have_key ? key.data : NULL, child);
+			attach_child(stack[depth - 1], have_key ? key.data : NULL, child);
 		have_key = false;
 		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
 		{
@@ -351,7 +351,7 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 }
 
 static void
-check_text(const char *text, size_t length, const char *what)
+check_json_text(const char *text, size_t length, const char *what)
 {
 	if (memchr(text, '\0', length) != NULL)
 		ereport(ERROR,
@@ -366,7 +366,7 @@ check_text(const char *text, size_t length, const char *what)
 
 /* What can be shown of a text that may be anything. */
 static char *
-printable(const char *text)
+clean_text(const char *text)
 {
 	char	   *shown = pnstrdup(text, NAMEDATALEN);
 
@@ -396,7 +396,7 @@ text_to_numeric(const char *text, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("%s contains a number that JSON cannot hold: %s", what,
-						printable(text))));
+						clean_text(text))));
 	error_context_stack = &frame;
 	number = DirectFunctionCall3(numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 	error_context_stack = frame.previous;
@@ -476,7 +476,7 @@ push_members(Walk *walk, const evpg_json *json, int depth)
 		key.type = jbvString;
 		key.val.string.val = name;
 		key.val.string.len = strlen(name);
-		check_text(name, key.val.string.len, walk->what);
+		check_json_text(name, key.val.string.len, walk->what);
 		count_seen(walk, sizeof(JsonbValue) + key.val.string.len);
 		(void) pushJsonbValue(&walk->state, WJB_KEY, &key);
 		(void) push_json(walk, WJB_VALUE, member, depth);
@@ -508,7 +508,7 @@ push_json(Walk *walk, JsonbIteratorToken token, const evpg_json *json, int depth
 			value.type = jbvString;
 			value.val.string.val = (char *) json_object_get_string((evpg_json *) json);
 			value.val.string.len = json_object_get_string_len(json);
-			check_text(value.val.string.val, value.val.string.len, walk->what);
+			check_json_text(value.val.string.val, value.val.string.len, walk->what);
 			count_seen(walk, value.val.string.len);
 			break;
 		case json_type_array:
@@ -551,7 +551,7 @@ EvpgJsonToJsonb(const evpg_json *json, const char *what)
 	return JsonbValueToJsonb(push_json(&walk, WJB_DONE, json, 0));
 }
 
-static void measure(Walk *walk, const evpg_json *json, int depth);
+static void measure_json(Walk *walk, const evpg_json *json, int depth);
 
 static void
 measure_members(Walk *walk, const evpg_json *json, int depth)
@@ -559,12 +559,12 @@ measure_members(Walk *walk, const evpg_json *json, int depth)
 	json_object_object_foreach(json, name, member)
 	{
 		count_seen(walk, 16 + strlen(name));
-		measure(walk, member, depth);
+		measure_json(walk, member, depth);
 	}
 }
 
 static void
-measure(Walk *walk, const evpg_json *json, int depth)
+measure_json(Walk *walk, const evpg_json *json, int depth)
 {
 	switch (json_object_get_type(json))
 	{
@@ -577,7 +577,7 @@ measure(Walk *walk, const evpg_json *json, int depth)
 			enter_container(walk, depth);
 			count_seen(walk, 64 + 8 * json_object_array_length(json));
 			for (size_t i = 0; i < json_object_array_length(json); i++)
-				measure(walk, json_object_array_get_idx(json, i), depth + 1);
+				measure_json(walk, json_object_array_get_idx(json, i), depth + 1);
 			break;
 		case json_type_object:
 			enter_container(walk, depth);
@@ -601,6 +601,6 @@ EvpgJsonSize(const evpg_json *json, const char *what)
 {
 	Walk		walk = {.what = what};
 
-	measure(&walk, json, 0);
+	measure_json(&walk, json, 0);
 	return walk.size;
 }

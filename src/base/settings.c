@@ -51,7 +51,7 @@ static const struct config_enum_entry broadcast_ways[] = {
 static bool
 check_broadcast(int *value, void **extra, GucSource source)
 {
-	if (*value != EVPG_BROADCAST_WORKER || EvpgSharedPreloaded() || process_shared_preload_libraries_in_progress)
+	if (*value != EVPG_BROADCAST_WORKER || EvpgShmemPreloaded() || process_shared_preload_libraries_in_progress)
 		return true;
 	GUC_check_errdetail("There is no broadcaster: the library is not preloaded.");
 	GUC_check_errhint("Put evpg into \"shared_preload_libraries\" and restart the server.");

@@ -24,7 +24,7 @@
  * still clear.  A waiter counts itself before it looks; a waker makes its
  * commit visible before it reads the count.
  *
- * Locks: EvpgShared.lock for slots, below it the lock of a ring.
+ * Locks: EvpgSharedState.lock for slots, below it the lock of a ring.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,7 +65,7 @@
 
 PG_FUNCTION_INFO_V1(evpg_database_slots);
 
-EvpgShared *EvpgSharedMemory = NULL;
+EvpgSharedState *EvpgShmem = NULL;
 
 static shmem_request_hook_type next_shmem_request = NULL;
 static shmem_startup_hook_type next_shmem_startup = NULL;
@@ -99,21 +99,21 @@ static long wait_pause;			/* without shared memory, in ms */
 static Size
 slots_size(void)
 {
-	return MAXALIGN(add_size(offsetof(EvpgShared, databases), mul_size(sizeof(EvpgDatabase), EvpgMaxDatabases)));
+	return MAXALIGN(add_size(offsetof(EvpgSharedState, databases), mul_size(sizeof(EvpgDatabase), EvpgMaxDatabases)));
 }
 
 static Size
-ring_size(void)
+shmem_ring_size(void)
 {
 	return (Size) EvpgBroadcastBuffer * 1024;
 }
 
 static void
-request(void)
+request_shmem(void)
 {
 	if (next_shmem_request != NULL)
 		next_shmem_request();
-	RequestAddinShmemSpace(add_size(slots_size(), mul_size(ring_size(), EvpgMaxDatabases)));
+	RequestAddinShmemSpace(add_size(slots_size(), mul_size(shmem_ring_size(), EvpgMaxDatabases)));
 	RequestNamedLWLockTranche("evpg", 1 + EvpgMaxDatabases);
 }
 
@@ -138,23 +138,23 @@ pause_after_crash(void)
 }
 
 static void
-create(void)
+initialize_shmem(void)
 {
 	LWLockPadded *locks = GetNamedLWLockTranche("evpg");
 
-	memset(EvpgSharedMemory, 0, slots_size());
-	EvpgSharedMemory->lock = &locks[0].lock;
-	EvpgSharedMemory->rescan = true;
-	EvpgSharedMemory->start_at = pause_after_crash();
-	pg_atomic_init_u64(&EvpgSharedMemory->appended, 0);
-	pg_atomic_init_u32(&EvpgSharedMemory->finishing, 0);
-	EvpgSharedMemory->count = EvpgMaxDatabases;
+	memset(EvpgShmem, 0, slots_size());
+	EvpgShmem->lock = &locks[0].lock;
+	EvpgShmem->rescan = true;
+	EvpgShmem->start_at = pause_after_crash();
+	pg_atomic_init_u64(&EvpgShmem->appended, 0);
+	pg_atomic_init_u32(&EvpgShmem->finishing, 0);
+	EvpgShmem->count = EvpgMaxDatabases;
 	for (int i = 0; i < EvpgMaxDatabases; i++)
 	{
-		EvpgDatabase *database = &EvpgSharedMemory->databases[i];
+		EvpgDatabase *database = &EvpgShmem->databases[i];
 
 		database->ring.lock = &locks[1 + i].lock;
-		database->ring.bytes = (char *) EvpgSharedMemory + slots_size() + i * ring_size();
+		database->ring.bytes = (char *) EvpgShmem + slots_size() + i * shmem_ring_size();
 		for (int bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
 		{
 			ConditionVariableInit(&database->wakers[bucket]);
@@ -164,34 +164,34 @@ create(void)
 }
 
 static void
-startup(void)
+attach_shmem(void)
 {
 	bool		exists;
 
 	if (next_shmem_startup != NULL)
 		next_shmem_startup();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	EvpgSharedMemory = ShmemInitStruct("evpg", slots_size() + ring_size() * EvpgMaxDatabases, &exists);
+	EvpgShmem = ShmemInitStruct("evpg", slots_size() + shmem_ring_size() * EvpgMaxDatabases, &exists);
 	if (!exists)
-		create();
+		initialize_shmem();
 	LWLockRelease(AddinShmemInitLock);
 }
 
 bool
-EvpgSharedPreloaded(void)
+EvpgShmemPreloaded(void)
 {
-	return EvpgSharedMemory != NULL;
+	return EvpgShmem != NULL;
 }
 
 /* ------------------------------------------------------------------ slots */
 
 /* The caller holds the lock. */
 static EvpgDatabase *
-lookup(Oid database)
+find_database(Oid database)
 {
-	for (int i = 0; i < EvpgSharedMemory->count; i++)
-		if (EvpgSharedMemory->databases[i].database == database)
-			return &EvpgSharedMemory->databases[i];
+	for (int i = 0; i < EvpgShmem->count; i++)
+		if (EvpgShmem->databases[i].database == database)
+			return &EvpgShmem->databases[i];
 	return NULL;
 }
 
@@ -199,9 +199,9 @@ lookup(Oid database)
 static EvpgDatabase *
 lookup_free(void)
 {
-	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	for (int i = 0; i < EvpgShmem->count; i++)
 	{
-		EvpgDatabase *slot = &EvpgSharedMemory->databases[i];
+		EvpgDatabase *slot = &EvpgShmem->databases[i];
 		bool		used = OidIsValid(slot->database) || slot->holds > 0;
 
 		for (int number = 0; number < EVPG_PROCESSES; number++)
@@ -225,13 +225,13 @@ claim_slot(void)
 {
 	EvpgDatabase *slot;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	slot = lookup(MyDatabaseId);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	slot = find_database(MyDatabaseId);
 	if (slot == NULL)
 	{
 		slot = lookup_free();
 		if (slot == NULL)
-			EvpgSharedMemory->refused = MyDatabaseId;
+			EvpgShmem->refused = MyDatabaseId;
 		else
 		{
 			slot->wants_broadcaster = false;
@@ -241,30 +241,30 @@ claim_slot(void)
 			LWLockRelease(slot->ring.lock);
 		}
 	}
-	LWLockRelease(EvpgSharedMemory->lock);
-	EvpgSharedWakeLauncher();
+	LWLockRelease(EvpgShmem->lock);
+	EvpgWakeLauncher();
 	return slot;
 }
 
 /*
- * EvpgSharedFind
+ * EvpgShmemDatabase
  *		The slot of this database, NULL if it has none.  With claim it gets one,
  *		if one is free.  Does not fail, so it can be called in callbacks.
  */
 EvpgDatabase *
-EvpgSharedFind(bool claim)
+EvpgShmemDatabase(bool claim)
 {
 	EvpgDatabase *slot;
 
-	if (EvpgSharedMemory == NULL || !OidIsValid(MyDatabaseId))
+	if (EvpgShmem == NULL || !OidIsValid(MyDatabaseId))
 		return NULL;
 	if (likely(found != NULL && found->database == MyDatabaseId))
 		return found;
-	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
-	slot = lookup(MyDatabaseId);
+	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
+	slot = find_database(MyDatabaseId);
 	/* Once somebody was refused nobody need try before a slot is freed. */
-	claim &= slot == NULL && !OidIsValid(EvpgSharedMemory->refused);
-	LWLockRelease(EvpgSharedMemory->lock);
+	claim &= slot == NULL && !OidIsValid(EvpgShmem->refused);
+	LWLockRelease(EvpgShmem->lock);
 	if (claim)
 		slot = claim_slot();
 	return found = slot;
@@ -272,7 +272,7 @@ EvpgSharedFind(bool claim)
 
 /* There is work for a process, if it is there.  The caller has made the work visible. */
 void
-EvpgSharedWake(EvpgProcess *process)
+EvpgWakeProcess(EvpgProcess *process)
 {
 	Latch	   *latch = *(Latch *volatile *) &process->latch;
 
@@ -285,7 +285,7 @@ EvpgSharedWake(EvpgProcess *process)
 
 /* Lets the processes of a slot look whether they are still wanted.  The caller holds the lock. */
 static void
-alert(EvpgDatabase *slot)
+signal_processes(EvpgDatabase *slot)
 {
 	for (int number = 0; number < EVPG_PROCESSES; number++)
 		if (slot->processes[number].latch != NULL)
@@ -294,25 +294,25 @@ alert(EvpgDatabase *slot)
 
 /* Frees the slot of a database, if it has one that is not held. */
 void
-EvpgSharedFree(Oid database)
+EvpgShmemFreeDatabase(Oid database)
 {
 	EvpgDatabase *slot;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	slot = lookup(database);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	slot = find_database(database);
 	if (slot != NULL && slot->holds == 0)
 	{
 		slot->database = InvalidOid;
-		alert(slot);
+		signal_processes(slot);
 	}
-	LWLockRelease(EvpgSharedMemory->lock);
-	EvpgSharedWakeLauncher();
+	LWLockRelease(EvpgShmem->lock);
+	EvpgWakeLauncher();
 }
 
 void
-EvpgSharedWakeLauncher(void)
+EvpgWakeLauncher(void)
 {
-	Latch	   *latch = *(Latch *volatile *) &EvpgSharedMemory->launcher;
+	Latch	   *latch = *(Latch *volatile *) &EvpgShmem->launcher;
 
 	if (latch != NULL)
 		SetLatch(latch);
@@ -321,29 +321,29 @@ EvpgSharedWakeLauncher(void)
 /* ------------------------------------------------------------------ background processes */
 
 static void
-detach(int code, Datum arg)
+detach_process(int code, Datum arg)
 {
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
 	myself->latch = NULL;
 	myself->pid = 0;
 	if (home->processes[EVPG_BROADCASTER].pid == MyProcPid)
 		home->processes[EVPG_BROADCASTER].pid = 0;
-	LWLockRelease(EvpgSharedMemory->lock);
-	EvpgSharedWakeLauncher();
+	LWLockRelease(EvpgShmem->lock);
+	EvpgWakeLauncher();
 }
 
 /*
- * EvpgSharedAttach
+ * EvpgProcessAttach
  *		Makes this process the numbered one of its database, to its end.  NULL
  *		if it is not wanted: no slot, a hold, or there already is one.
  */
 EvpgProcess *
-EvpgSharedAttach(int number)
+EvpgProcessAttach(int number)
 {
 	EvpgDatabase *slot;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	slot = lookup(MyDatabaseId);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	slot = find_database(MyDatabaseId);
 	if (slot != NULL && slot->holds == 0 && slot->processes[number].pid == 0)
 	{
 		myself = &slot->processes[number];
@@ -352,45 +352,45 @@ EvpgSharedAttach(int number)
 		myself->latch = MyLatch;
 		home = slot;
 	}
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockRelease(EvpgShmem->lock);
 	if (myself != NULL)
-		on_shmem_exit(detach, (Datum) 0);
+		on_shmem_exit(detach_process, (Datum) 0);
 	return myself;
 }
 
 /*
- * EvpgSharedStandIn
+ * EvpgProcessStandIn
  *		Makes this process, which is attached as a worker, the broadcaster as well, or
  *		no longer; false if there is another one.  Nobody wakes it as such.
  */
 bool
-EvpgSharedStandIn(bool begin)
+EvpgProcessStandIn(bool begin)
 {
 	EvpgProcess *broadcaster = &home->processes[EVPG_BROADCASTER];
 	bool		done;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
 	done = broadcaster->pid == (begin ? 0 : MyProcPid);
 	if (done)
 		broadcaster->pid = begin ? MyProcPid : 0;
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockRelease(EvpgShmem->lock);
 	return done;
 }
 
 /*
- * EvpgSharedHome
+ * EvpgShmemOwnDatabase
  *		The slot that this process is attached to.  Nobody claims it anew before
  *		this process has ended, but it may have been freed.
  */
 EvpgDatabase *
-EvpgSharedHome(void)
+EvpgShmemOwnDatabase(void)
 {
 	return home;
 }
 
 /* Whether this process, which is attached, is to leave. */
 bool
-EvpgSharedUnwanted(void)
+EvpgProcessIsUnwanted(void)
 {
 	return home->database != MyDatabaseId || home->holds > 0;
 }
@@ -420,14 +420,14 @@ is_among(pid_t pid, const VirtualTransactionId *transactions)
 bool
 EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
+	EvpgDatabase *slot = EvpgShmemDatabase(false);
 	VirtualTransactionId *holders;
 	bool		any = false;
 
 	if (slot == NULL)
 		return false;
 	holders = GetLockConflicts(tag, mode, NULL);
-	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
 	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
 	{
 		pid_t		pid = slot->processes[number].pid;
@@ -437,7 +437,7 @@ EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal)
 		any = true;
 		(void) kill(pid, signal);
 	}
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockRelease(EvpgShmem->lock);
 	return any;
 }
 
@@ -449,7 +449,7 @@ anybody_there(EvpgDatabase *slot, bool interrupt)
 {
 	bool		anybody = false;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
 	for (int number = 0; number < EVPG_PROCESSES; number++)
 	{
 		pid_t		pid = slot->processes[number].pid;
@@ -458,33 +458,33 @@ anybody_there(EvpgDatabase *slot, bool interrupt)
 		if (pid != 0 && interrupt)
 			(void) kill(pid, SIGTERM);
 	}
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockRelease(EvpgShmem->lock);
 	return anybody;
 }
 
 /*
- * EvpgSharedDismiss
+ * EvpgShmemDismissDatabase
  *		Makes the processes of a database leave, and keeps new ones away to the
  *		end of this transaction.  Waits for them, but not for ever: what they
  *		are in the way of then fails as for any other session.
  */
 void
-EvpgSharedDismiss(Oid database)
+EvpgShmemDismissDatabase(Oid database)
 {
 	EvpgDatabase *slot;
 
-	if (EvpgSharedMemory == NULL)
+	if (EvpgShmem == NULL)
 		return;
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	slot = lookup(database);
-	if (slot != NULL && !holding[slot - EvpgSharedMemory->databases])
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	slot = find_database(database);
+	if (slot != NULL && !holding[slot - EvpgShmem->databases])
 	{
-		holding[slot - EvpgSharedMemory->databases] = true;
+		holding[slot - EvpgShmem->databases] = true;
 		held++;
 		slot->holds++;
-		alert(slot);
+		signal_processes(slot);
 	}
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockRelease(EvpgShmem->lock);
 	if (slot == NULL)
 		return;
 	for (int waited = 0; waited < LEAVE && anybody_there(slot, waited == LEAVE_BY_THEMSELVES); waited += 10)
@@ -498,20 +498,20 @@ EvpgSharedDismiss(Oid database)
 static void
 let_go(void)
 {
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < EvpgShmem->count; i++)
 		if (holding[i])
 		{
-			EvpgSharedMemory->databases[i].holds--;
+			EvpgShmem->databases[i].holds--;
 			holding[i] = false;
 		}
 	held = 0;
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockRelease(EvpgShmem->lock);
 }
 
 /* At the end of this transaction the launcher looks which databases there are. */
 void
-EvpgSharedRescan(void)
+EvpgRescanDatabasesAtEnd(void)
 {
 	rescan = true;
 }
@@ -519,33 +519,33 @@ EvpgSharedRescan(void)
 /* ------------------------------------------------------------------ end of a transaction */
 
 /*
- * EvpgWakeConsumers
+ * EvpgWakeConsumersAtCommit
  *		At the end of this transaction, commit or not, wakes the workers of the
  *		database.  For appenders: both move the stable position.
  */
 void
-EvpgWakeConsumers(void)
+EvpgWakeConsumersAtCommit(void)
 {
 	wake_consumers = true;
 }
 
 /* At commit sees to it that this database has workers. */
 void
-EvpgWakeLauncher(void)
+EvpgWakeLauncherAtCommit(void)
 {
 	wake_launcher = true;
 }
 
 /* At commit wakes those who wait for a hash. */
 void
-EvpgWakeWaiters(uint64 hash)
+EvpgWakeWaitersAtCommit(uint64 hash)
 {
 	wake_buckets |= UINT64CONST(1) << (hash % EVPG_WAIT_BUCKETS);
 }
 
 /* At commit wakes all who wait. */
 void
-EvpgWakeAllWaiters(void)
+EvpgWakeAllWaitersAtCommit(void)
 {
 	wake_buckets = ~UINT64CONST(0);
 }
@@ -554,7 +554,7 @@ static void
 wake_workers(EvpgDatabase *slot)
 {
 	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
-		EvpgSharedWake(&slot->processes[number]);
+		EvpgWakeProcess(&slot->processes[number]);
 }
 
 static void
@@ -570,13 +570,13 @@ wake_waiters(EvpgDatabase *slot, uint64 buckets)
 }
 
 /*
- * EvpgSharedWakeAll
+ * EvpgWakeAllProcesses
  *		Wakes the workers of this database and all who wait in it, now.
  */
 void
-EvpgSharedWakeAll(void)
+EvpgWakeAllProcesses(void)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
+	EvpgDatabase *slot = EvpgShmemDatabase(false);
 
 	pg_memory_barrier();
 	if (slot == NULL)
@@ -586,9 +586,9 @@ EvpgSharedWakeAll(void)
 }
 
 static void
-tell(void)
+wake_at_commit(void)
 {
-	EvpgDatabase *slot = EvpgSharedFind(committed && (wake_consumers || wake_launcher));
+	EvpgDatabase *slot = EvpgShmemDatabase(committed && (wake_consumers || wake_launcher));
 
 	/* What was committed is visible before anybody is looked at. */
 	pg_memory_barrier();
@@ -599,13 +599,13 @@ tell(void)
 	if (held > 0)
 		let_go();
 	if (rescan)
-		EvpgSharedMemory->rescan = true;
+		EvpgShmem->rescan = true;
 	if (rescan || (committed && wake_launcher))
-		EvpgSharedWakeLauncher();
+		EvpgWakeLauncher();
 }
 
 static void
-at_end(XactEvent event, void *arg)
+shmem_at_end(XactEvent event, void *arg)
 {
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
@@ -622,14 +622,14 @@ at_release(ResourceReleasePhase phase, bool commit, bool top, void *arg)
 	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !ended)
 		return;
 	ended = false;
-	if (EvpgSharedMemory != NULL && (wake_consumers || wake_launcher || rescan || wake_buckets != 0 || held > 0))
-		tell();
+	if (EvpgShmem != NULL && (wake_consumers || wake_launcher || rescan || wake_buckets != 0 || held > 0))
+		wake_at_commit();
 	wake_consumers = wake_launcher = rescan = false;
 	wake_buckets = 0;
 }
 
 static void
-at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+shmem_at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB && wait_bucket >= 0 && wait_subid >= mine)
 		EvpgWaitEnd();
@@ -637,17 +637,17 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionI
 
 /* Called once, from _PG_init, after the settings are defined. */
 void
-EvpgSharedInit(void)
+EvpgShmemInit(void)
 {
-	RegisterXactCallback(at_end, NULL);
-	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	RegisterXactCallback(shmem_at_end, NULL);
+	RegisterSubXactCallback(shmem_at_subtransaction_end, NULL);
 	RegisterResourceReleaseCallback(at_release, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	next_shmem_request = shmem_request_hook;
-	shmem_request_hook = request;
+	shmem_request_hook = request_shmem;
 	next_shmem_startup = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	shmem_startup_hook = attach_shmem;
 }
 
 /* ------------------------------------------------------------------ SQL */
@@ -675,7 +675,7 @@ idle_reason(bool held)
 		return "a command that wants nobody connected to the database keeps them away";
 	if (EvpgWorkers == 0)
 		return "evpg.workers is 0";
-	return EvpgSharedMemory->crowded ? "all background processes are in use: increase max_worker_processes" :
+	return EvpgShmem->crowded ? "all background processes are in use: increase max_worker_processes" :
 		"its workers are starting";
 }
 
@@ -688,33 +688,33 @@ evpg_database_slots(PG_FUNCTION_ARGS)
 	bool		mine = false;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (EvpgSharedMemory == NULL)
+	if (EvpgShmem == NULL)
 	{
 		put_slot(result, MyDatabaseId, 0, 0, "evpg is not in shared_preload_libraries");
 		PG_RETURN_NULL();
 	}
-	(void) EvpgSharedFind(!RecoveryInProgress());
-	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	(void) EvpgShmemDatabase(!RecoveryInProgress());
+	for (int i = 0; i < EvpgShmem->count; i++)
 	{
-		EvpgDatabase *slot = &EvpgSharedMemory->databases[i];
+		EvpgDatabase *slot = &EvpgShmem->databases[i];
 		Oid			database;
 		pid_t		broadcaster;
 		bool		is_held;
 		int			workers = 0;
 
-		LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+		LWLockAcquire(EvpgShmem->lock, LW_SHARED);
 		database = slot->database;
 		is_held = slot->holds > 0;
 		broadcaster = slot->processes[EVPG_BROADCASTER].pid;
 		for (int number = 0; number < EVPG_MAX_WORKERS; number++)
 			workers += slot->processes[number].pid != 0;
-		LWLockRelease(EvpgSharedMemory->lock);
+		LWLockRelease(EvpgShmem->lock);
 		if (!OidIsValid(database))
 			continue;
 		mine |= database == MyDatabaseId;
 		put_slot(result, database, workers, broadcaster, workers > 0 ? NULL : idle_reason(is_held));
 	}
-	refused = EvpgSharedMemory->refused;
+	refused = EvpgShmem->refused;
 	if (!mine)
 		put_slot(result, MyDatabaseId, 0, 0, RecoveryInProgress() ? "a standby has no background processes" :
 				 "all places are taken: increase evpg.max_databases");
@@ -736,7 +736,7 @@ EvpgWaitPrepare(uint64 hash)
 {
 	EvpgWaitEnd();
 	wait_pause = 10;
-	wait_slot = EvpgSharedFind(false);
+	wait_slot = EvpgShmemDatabase(false);
 	if (wait_slot == NULL)
 		return false;
 	wait_bucket = hash % EVPG_WAIT_BUCKETS;

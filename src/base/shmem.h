@@ -48,7 +48,7 @@ typedef struct EvpgRing
 	int64		resyncs;		/* announcements */
 } EvpgRing;
 
-/* A slot.  All but the ring and what is atomic is guarded by EvpgShared.lock. */
+/* A slot.  All but the ring and what is atomic is guarded by EvpgSharedState.lock. */
 typedef struct EvpgDatabase
 {
 	Oid			database;		/* InvalidOid: free; read without lock */
@@ -61,7 +61,7 @@ typedef struct EvpgDatabase
 	pg_atomic_uint32 waiters[EVPG_WAIT_BUCKETS];
 } EvpgDatabase;
 
-typedef struct EvpgShared
+typedef struct EvpgSharedState
 {
 	LWLock	   *lock;
 	Latch	   *launcher;		/* NULL: not there */
@@ -77,29 +77,29 @@ typedef struct EvpgShared
 	pg_atomic_uint32 finishing; /* sessions that run COMMIT PREPARED */
 	int			count;
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
-} EvpgShared;
+} EvpgSharedState;
 
-extern EvpgShared *EvpgSharedMemory;	/* NULL: not preloaded */
+extern EvpgSharedState *EvpgShmem;	/* NULL: not preloaded */
 
-extern void EvpgSharedInit(void);
-extern bool EvpgSharedPreloaded(void);
-extern EvpgDatabase *EvpgSharedFind(bool claim);
-extern void EvpgSharedFree(Oid database);
-extern void EvpgSharedDismiss(Oid database);
-extern void EvpgSharedRescan(void);
-extern void EvpgSharedWakeLauncher(void);
-extern void EvpgSharedWake(EvpgProcess *process);
-extern void EvpgSharedWakeAll(void);
-extern EvpgProcess *EvpgSharedAttach(int number);
-extern bool EvpgSharedStandIn(bool begin);
-extern EvpgDatabase *EvpgSharedHome(void);
-extern bool EvpgSharedUnwanted(void);
+extern void EvpgShmemInit(void);
+extern bool EvpgShmemPreloaded(void);
+extern EvpgDatabase *EvpgShmemDatabase(bool claim);
+extern void EvpgShmemFreeDatabase(Oid database);
+extern void EvpgShmemDismissDatabase(Oid database);
+extern void EvpgRescanDatabasesAtEnd(void);
+extern void EvpgWakeLauncher(void);
+extern void EvpgWakeProcess(EvpgProcess *process);
+extern void EvpgWakeAllProcesses(void);
+extern EvpgProcess *EvpgProcessAttach(int number);
+extern bool EvpgProcessStandIn(bool begin);
+extern EvpgDatabase *EvpgShmemOwnDatabase(void);
+extern bool EvpgProcessIsUnwanted(void);
 extern bool EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal);
 
-extern void EvpgWakeConsumers(void);
-extern void EvpgWakeLauncher(void);
-extern void EvpgWakeWaiters(uint64 hash);
-extern void EvpgWakeAllWaiters(void);
+extern void EvpgWakeConsumersAtCommit(void);
+extern void EvpgWakeLauncherAtCommit(void);
+extern void EvpgWakeWaitersAtCommit(uint64 hash);
+extern void EvpgWakeAllWaitersAtCommit(void);
 extern bool EvpgWaitPrepare(uint64 hash);
 extern void EvpgWaitSleep(uint64 hash, int64 left);
 extern void EvpgWaitEnd(void);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * statement.h
- *		evpg's own SQL statements, prepared once a session.
+ *		evpg's own SQL statements, prepared once a session; results and parameters.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,131 +9,35 @@
 #define EVPG_STATEMENT_H
 
 #include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/jsonb.h"
 
-typedef enum EvpgPlan
+/*
+ * A statement stands as a static variable above the function that runs it.  Its
+ * parameters end with the first type that is not set.
+ */
+typedef struct EvpgStatement
 {
-	EVPG_PLAN_AGGREGATE_DELETE,
-	EVPG_PLAN_AGGREGATE_NAMES,
-	EVPG_PLAN_AGGREGATE_READ,
-	EVPG_PLAN_AGGREGATE_WRITE,
-	EVPG_PLAN_COMMAND_READ,
-	EVPG_PLAN_COMMAND_WRITE,
-	EVPG_PLAN_CONSUMER_ADVANCE,
-	EVPG_PLAN_CONSUMER_CREATE,
-	EVPG_PLAN_CONSUMER_DELETE,
-	EVPG_PLAN_CONSUMER_FAIL,
-	EVPG_PLAN_CONSUMER_LIST,
-	EVPG_PLAN_CONSUMER_READ,
-	EVPG_PLAN_CONSUMER_RESTART,
-	EVPG_PLAN_CONSUMER_RUN,
-	EVPG_PLAN_CONSUMER_TAKE_BACK,
-	EVPG_PLAN_CONSUMER_TRY,
-	EVPG_PLAN_DEAD_LETTER_LOCK,
-	EVPG_PLAN_DEAD_LETTER_READ,
-	EVPG_PLAN_DEAD_LETTER_LIST,
-	EVPG_PLAN_DEAD_LETTER_RESOLVE,
-	EVPG_PLAN_DEAD_LETTER_RETRIED,
-	EVPG_PLAN_DEAD_LETTER_WRITE,
-	EVPG_PLAN_EVENTS_TAGGED,
-	EVPG_PLAN_EVENTS_TYPES,
-	EVPG_PLAN_EXTENSION_VERSION,
-	EVPG_PLAN_CLOCK_WRITE,
-	EVPG_PLAN_HOME_DRAW,
-	EVPG_PLAN_HOME_AHEAD,
-	EVPG_PLAN_HOME_READ,
-	EVPG_PLAN_HOME_WRITE,
-	EVPG_PLAN_INSTANCE_LIST,
-	EVPG_PLAN_INSTANCE_READ,
-	EVPG_PLAN_INSTANCE_SHOW,
-	EVPG_PLAN_INSTANCE_STATE,
-	EVPG_PLAN_INSTANCE_UNSEEN,
-	EVPG_PLAN_INSTANCE_WRITE,
-	EVPG_PLAN_INBOX_WRITE,
-	EVPG_PLAN_INTERCEPTOR_DELETE,
-	EVPG_PLAN_INTERCEPTOR_READ,
-	EVPG_PLAN_INTERCEPTOR_WRITE,
-	EVPG_PLAN_PARKED_CLEAR,
-	EVPG_PLAN_PARKED_DELETE,
-	EVPG_PLAN_PARKED_FAIL,
-	EVPG_PLAN_PARKED_LIST,
-	EVPG_PLAN_PARKED_SKIP,
-	EVPG_PLAN_PARKED_SKIP_NEW,
-	EVPG_PLAN_PARKED_UNPARK,
-	EVPG_PLAN_PARKED_WRITE,
-	EVPG_PLAN_PROJECTED_CHANGES,
-	EVPG_PLAN_PROJECTED_CREATE,
-	EVPG_PLAN_PROJECTED_READ,
-	EVPG_PLAN_PROJECTED_REMOVE,
-	EVPG_PLAN_PROJECTED_WATCH,
-	EVPG_PLAN_PRUNE_BATCH,
-	EVPG_PLAN_RETENTION_CLEAR,
-	EVPG_PLAN_RETENTION_LIST,
-	EVPG_PLAN_RETENTION_WRITE,
-	EVPG_PLAN_PROJECTION_DELETE,
-	EVPG_PLAN_PROJECTION_EVENTS,
-	EVPG_PLAN_PROJECTION_READ,
-	EVPG_PLAN_PROJECTION_WRITE,
-	EVPG_PLAN_REBUILD_ABANDON,
-	EVPG_PLAN_REBUILD_ADVANCE,
-	EVPG_PLAN_REBUILD_CASCADE,
-	EVPG_PLAN_REBUILD_CLEAN,
-	EVPG_PLAN_REBUILD_CLEANED,
-	EVPG_PLAN_REBUILD_COUNT,
-	EVPG_PLAN_REBUILD_COUNT_PART,
-	EVPG_PLAN_REBUILD_DELETE,
-	EVPG_PLAN_REBUILD_FAIL,
-	EVPG_PLAN_REBUILD_FINISH,
-	EVPG_PLAN_REBUILD_FORGET,
-	EVPG_PLAN_REBUILD_LIST,
-	EVPG_PLAN_REBUILD_OLD,
-	EVPG_PLAN_REBUILD_PART,
-	EVPG_PLAN_REBUILD_READ,
-	EVPG_PLAN_REBUILD_START,
-	EVPG_PLAN_REBUILD_TOMBSTONES,
-	EVPG_PLAN_SAGA_CLEAR,
-	EVPG_PLAN_SAGA_COUNT,
-	EVPG_PLAN_SAGA_DELETE,
-	EVPG_PLAN_SAGA_READ,
-	EVPG_PLAN_SAGA_RESUME,
-	EVPG_PLAN_SAGA_RETIRE,
-	EVPG_PLAN_SAGA_WRITE,
-	EVPG_PLAN_SNAPSHOT_READ,
-	EVPG_PLAN_SNAPSHOT_WRITE,
-	EVPG_PLAN_SNAPSHOT_TRIM,
-	EVPG_PLAN_STREAM_CREATE,
-	EVPG_PLAN_STREAM_LIST,
-	EVPG_PLAN_TIMER_BURY,
-	EVPG_PLAN_TIMER_CANCEL,
-	EVPG_PLAN_TIMER_CLAIM,
-	EVPG_PLAN_TIMER_UNCLAIM,
-	EVPG_PLAN_TIMER_CLEAR,
-	EVPG_PLAN_TIMER_DONE,
-	EVPG_PLAN_TIMER_DROP,
-	EVPG_PLAN_TIMER_MOVE,
-	EVPG_PLAN_TIMER_READ,
-	EVPG_PLAN_TIMER_RETRY,
-	EVPG_PLAN_TIMER_WRITE,
-	EVPG_PLAN_WORK_BURY,
-	EVPG_PLAN_WORK_CLAIM,
-	EVPG_PLAN_WORK_UNCLAIM,
-	EVPG_PLAN_WORK_DONE,
-	EVPG_PLAN_WORK_DUE,
-	EVPG_PLAN_WORK_LEFT,
-	EVPG_PLAN_WORK_NEXT,
-	EVPG_PLAN_WORK_RETRY,
-	EVPG_PLAN_WORK_ROUTE,
-	EVPG_PLAN_TRANSLATOR_DELETE,
-	EVPG_PLAN_TRANSLATOR_READ,
-	EVPG_PLAN_TRANSLATOR_WRITE,
-	EVPG_PLAN_COUNT
-} EvpgPlan;
+	const char *text;
+	Oid			types[24];
+	bool		by_values;		/* planned anew each time: see Planning in
+								 * statement.c */
+	SPIPlanPtr	plan;			/* NULL until the session runs it first */
+} EvpgStatement;
 
-extern uint64 EvpgPlanRun(EvpgPlan id, Datum *values, const char *nulls);
-extern uint64 EvpgPlanRead(EvpgPlan id, Datum *values, const char *nulls);
-extern uint64 EvpgPlanReadLatest(EvpgPlan id, Datum *values, const char *nulls);
-extern Portal EvpgPlanOpen(EvpgPlan id, Datum *values, const char *nulls, bool read_only);
-extern void EvpgPlanClose(Portal portal);
-extern bool EvpgPlanResult(uint64 row, int column, Datum *value);
-extern void EvpgPlanDone(void);
+extern uint64 EvpgStatementRun(EvpgStatement *statement, Datum *values, const char *nulls);
+extern uint64 EvpgStatementRead(EvpgStatement *statement, Datum *values, const char *nulls);
+extern uint64 EvpgStatementReadLatest(EvpgStatement *statement, Datum *values, const char *nulls);
+extern Portal EvpgStatementOpen(EvpgStatement *statement, Datum *values, const char *nulls, bool read_only);
+extern void EvpgStatementClose(Portal portal);
+extern bool EvpgResultDatum(uint64 row, int column, Datum *value);
+extern uint64 EvpgStatementExecute(EvpgStatement *statement, Datum *values, const char *nulls);
+extern void EvpgStatementDone(void);
+extern int64 EvpgResultInt64(uint64 row, int column);
+extern char *EvpgResultText(uint64 row, int column);
+extern Jsonb *EvpgResultJsonb(uint64 row, int column);
+extern void EvpgParameterText(Datum *values, char *nulls, int column, const char *text);
+extern void EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb);
+extern void EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array);
 
 #endif							/* EVPG_STATEMENT_H */

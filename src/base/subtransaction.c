@@ -26,13 +26,13 @@
 static volatile sig_atomic_t cancel_received = false;
 
 /*
- * EvpgAttempt
+ * EvpgSubtransactionRun
  *		NULL if the action succeeded; else nothing of it is left but the error,
  *		in CurrentMemoryContext.  The caller raises again what it does not mean
  *		to answer (ReThrowError): a cancelled query above all.
  */
 ErrorData *
-EvpgAttempt(void (*action) (void *arg), void *arg)
+EvpgSubtransactionRun(void (*action) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -64,35 +64,35 @@ EvpgAttempt(void (*action) (void *arg), void *arg)
 
 /* Whether this is a background process of evpg; others may call its functions, too. */
 bool
-EvpgAttemptInWorker(void)
+EvpgInWorker(void)
 {
 	return MyBgworkerEntry != NULL && strcmp(MyBgworkerEntry->bgw_library_name, EVPG_LIBRARY) == 0;
 }
 
 /*
- * EvpgAttemptLevel
+ * EvpgSubtransactionLevel
  *		The level of a message about what somebody must look at: in a worker, which
  *		nobody sees otherwise, a warning.  Such messages name what has failed and
  *		where it is stored; what a user's error says may be personal data, which do
  *		not belong into the server's log.
  */
 int
-EvpgAttemptLevel(void)
+EvpgSubtransactionLevel(void)
 {
-	return EvpgAttemptInWorker() ? WARNING : LOG;
+	return EvpgInWorker() ? WARNING : LOG;
 }
 
 /*
- * EvpgAttemptCancelled
+ * EvpgErrorIsCancel
  *		Whether an error is the user's who wants the statement to end, so that it
  *		must be raised again.  A worker of evpg has no such user, and no timeout of
  *		statements: there it is an error like others, see EvpgAttemptDisturbed.  What
  *		ends a session is no ERROR.
  */
 bool
-EvpgAttemptCancelled(const ErrorData *error)
+EvpgErrorIsCancel(const ErrorData *error)
 {
-	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && !EvpgAttemptInWorker();
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && !EvpgInWorker();
 }
 
 static void
@@ -140,7 +140,7 @@ EvpgAttemptDisturbed(int sqlerrcode)
 bool
 EvpgAttemptPutOff(const ErrorData *error, TimestampTz *next)
 {
-	if (!EvpgAttemptInWorker() || !EvpgAttemptDisturbed(error->sqlerrcode))
+	if (!EvpgInWorker() || !EvpgAttemptDisturbed(error->sqlerrcode))
 		return false;
 	*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PUT_OFF));
 	return true;

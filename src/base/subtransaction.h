@@ -13,13 +13,13 @@
 /* The library that the launcher starts its background processes from. */
 #define EVPG_LIBRARY "evpg"
 
-extern bool EvpgAttemptInWorker(void);
-extern int	EvpgAttemptLevel(void);
-extern bool EvpgAttemptCancelled(const ErrorData *error);
+extern bool EvpgInWorker(void);
+extern int	EvpgSubtransactionLevel(void);
+extern bool EvpgErrorIsCancel(const ErrorData *error);
 extern void EvpgAttemptNoteCancels(void);
 extern void EvpgAttemptForgetCancel(void);
 extern bool EvpgAttemptDisturbed(int sqlerrcode);
 extern bool EvpgAttemptPutOff(const ErrorData *error, TimestampTz *next);
-extern ErrorData *EvpgAttempt(void (*action) (void *arg), void *arg);
+extern ErrorData *EvpgSubtransactionRun(void (*action) (void *arg), void *arg);
 
 #endif							/* EVPG_SUBTRANSACTION_H */

@@ -119,13 +119,13 @@ frame_text(const EvpgFrame *frame, bool truncated)
 
 /* Sends a text to two channels at commit, each way in its own manner. */
 static void
-send(char *channel, char *wider_channel, char *text)
+send_frame(char *channel, char *wider_channel, char *text)
 {
 	if (EvpgRingUsable())
 		EvpgRingPut(channel, wider_channel, text);
 	else
 	{
-		EvpgDurableNotifies();
+		EvpgDurableNoteNotify();
 		Async_Notify(channel, text);
 		Async_Notify(wider_channel, text);
 	}
@@ -142,7 +142,7 @@ EvpgBroadcastSend(const EvpgFrame *frame)
 	text = frame_text(frame, frame->truncated);
 	if (strlen(text) > MAX_FRAME)
 		text = frame_text(frame, true);
-	send(EvpgBroadcastChannel(frame->projection, frame->key), EvpgBroadcastChannel(frame->projection, NULL), text);
+	send_frame(EvpgBroadcastChannel(frame->projection, frame->key), EvpgBroadcastChannel(frame->projection, NULL), text);
 }
 
 /*
@@ -161,7 +161,7 @@ EvpgBroadcastRebuilt(const char *projection, int64 position)
 	escape_json(&text, projection);
 	appendStringInfo(&text, ", \"position\": " INT64_FORMAT "}", position);
 	if (EvpgBroadcastBy != EVPG_BROADCAST_OFF)
-		send(EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL, text.data);
+		send_frame(EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL, text.data);
 }
 
 /* ------------------------------------------------------------------ SQL */

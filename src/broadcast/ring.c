@@ -99,7 +99,7 @@ bool
 EvpgRingUsable(void)
 {
 	bool		begun = marks != NULL && nmarks > 0;
-	EvpgDatabase *slot = EvpgSharedFind(begun || EvpgBroadcastBy != EVPG_BROADCAST_COMMIT);
+	EvpgDatabase *slot = EvpgShmemDatabase(begun || EvpgBroadcastBy != EVPG_BROADCAST_COMMIT);
 	bool		bound;
 
 	if (slot == NULL)
@@ -114,7 +114,7 @@ EvpgRingUsable(void)
 }
 
 static void
-begin(void)
+begin_frames(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
@@ -132,7 +132,7 @@ current_mark(void)
 	SubTransactionId subid = GetCurrentSubTransactionId();
 
 	if (marks == NULL)
-		begin();
+		begin_frames();
 	if (nmarks == 0 || marks[nmarks - 1].subid != subid)
 	{
 		if (nmarks == marks_space)
@@ -174,7 +174,7 @@ EvpgRingPut(const char *key_channel, const char *projection_channel, const char 
 
 /* Drops the frames of a subtransaction and of those in it, which have higher ids. */
 static void
-at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+ring_at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
 	if (event != SUBXACT_EVENT_ABORT_SUB || marks == NULL)
 		return;
@@ -217,13 +217,13 @@ hand_over(EvpgDatabase *slot, int64 count)
 		ring->put += count;
 	}
 	LWLockRelease(ring->lock);
-	EvpgSharedWake(&slot->processes[EVPG_BROADCASTER]);
+	EvpgWakeProcess(&slot->processes[EVPG_BROADCASTER]);
 }
 
 static void
 at_commit(void)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
+	EvpgDatabase *slot = EvpgShmemDatabase(false);
 	int64		count = 0;
 
 	if (slot == NULL)
@@ -235,12 +235,12 @@ at_commit(void)
 	if (want_broadcaster && !slot->wants_broadcaster)
 	{
 		slot->wants_broadcaster = true;
-		EvpgSharedWakeLauncher();
+		EvpgWakeLauncher();
 	}
 }
 
 static void
-at_end(XactEvent event, void *arg)
+ring_at_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_PREPARE && marks != NULL && nmarks > 0)
 		ereport(ERROR,
@@ -260,8 +260,8 @@ at_end(XactEvent event, void *arg)
 void
 EvpgRingInit(void)
 {
-	RegisterXactCallback(at_end, NULL);
-	RegisterSubXactCallback(at_subtransaction_end, NULL);
+	RegisterXactCallback(ring_at_end, NULL);
+	RegisterSubXactCallback(ring_at_subtransaction_end, NULL);
 }
 
 /* ------------------------------------------------------------------ the broadcaster's side */
@@ -274,7 +274,7 @@ EvpgRingInit(void)
 bool
 EvpgRingTake(EvpgRingBatch *batch)
 {
-	EvpgRing   *ring = &EvpgSharedHome()->ring;
+	EvpgRing   *ring = &EvpgShmemOwnDatabase()->ring;
 	static int64 commits = 0;
 	uint64		tail;
 	Size		there;
@@ -325,7 +325,7 @@ EvpgRingNext(const char *frame, const char **key_channel, const char **projectio
 void
 EvpgRingSent(const EvpgRingBatch *batch)
 {
-	EvpgRing   *ring = &EvpgSharedHome()->ring;
+	EvpgRing   *ring = &EvpgShmemOwnDatabase()->ring;
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
 	ring->tail += batch->size;
@@ -339,7 +339,7 @@ EvpgRingSent(const EvpgRingBatch *batch)
 bool
 EvpgRingStranded(void)
 {
-	EvpgDatabase *slot = EvpgSharedHome();
+	EvpgDatabase *slot = EvpgShmemOwnDatabase();
 	EvpgRing   *ring = &slot->ring;
 	bool		stranded;
 
@@ -355,7 +355,7 @@ EvpgRingStranded(void)
 
 /* How this session sends frames. */
 static const char *
-mode(const EvpgDatabase *slot)
+broadcast_mode(const EvpgDatabase *slot)
 {
 	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
 		return "off";
@@ -372,7 +372,7 @@ mode(const EvpgDatabase *slot)
 Datum
 evpg_broadcast_counters(PG_FUNCTION_ARGS)
 {
-	EvpgDatabase *slot = EvpgSharedFind(false);
+	EvpgDatabase *slot = EvpgShmemDatabase(false);
 	EvpgRing	ring = {0};
 	TupleDesc	desc;
 	Datum		values[5];
@@ -386,7 +386,7 @@ evpg_broadcast_counters(PG_FUNCTION_ARGS)
 		ring = slot->ring;
 		LWLockRelease(slot->ring.lock);
 	}
-	values[0] = CStringGetTextDatum(mode(slot));
+	values[0] = CStringGetTextDatum(broadcast_mode(slot));
 	values[1] = Int64GetDatum(ring.put - ring.sent);
 	values[2] = Int64GetDatum(ring.sent);
 	values[3] = Int64GetDatum(ring.dropped);

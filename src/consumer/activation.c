@@ -20,6 +20,7 @@
 #include "base/catalog.h"
 #include "base/shmem.h"
 #include "base/statement.h"
+#include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -37,29 +38,35 @@ own_row(Datum values[2])
 	values[1] = ObjectIdGetDatum(MyDatabaseId);
 }
 
+static EvpgStatement select_activation = {
+	.text = "SELECT bool_and(system_identifier = $1 AND database = $2)"
+	" FROM evpg.meta",
+	.types = {INT8OID, OIDOID}
+};
+
 /*
- * EvpgHomeHere
+ * EvpgActivationIsHere
  *		Whether consumers may run in this database.  The caller is inside
  *		EvpgEnter.  One short statement with a new snapshot.
  */
 bool
-EvpgHomeHere(void)
+EvpgActivationIsHere(void)
 {
 	Datum		values[2];
 	Datum		here;
 	bool		result;
 
 	own_row(values);
-	(void) EvpgPlanRun(EVPG_PLAN_HOME_READ, values, NULL);
-	result = EvpgPlanResult(0, 1, &here) && DatumGetBool(here);
-	EvpgPlanDone();
+	(void) EvpgStatementRun(&select_activation, values, NULL);
+	result = EvpgResultDatum(0, 1, &here) && DatumGetBool(here);
+	EvpgStatementDone();
 	return result;
 }
 
 static void
 report_copy(int level)
 {
-	if (!EvpgHomeHere())
+	if (!EvpgActivationIsHere())
 		ereport(level,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("consumers of this database are inactive"),
@@ -69,7 +76,7 @@ report_copy(int level)
 
 /* Error if consumers may not run in this database.  The caller is inside EvpgEnter. */
 void
-EvpgHomeRequire(void)
+EvpgActivationRequire(void)
 {
 	report_copy(ERROR);
 }
@@ -82,6 +89,25 @@ EvpgHomeTell(void)
 }
 
 /*
+ * Whether rows have numbers that a sequence has not drawn; with $1 the
+ * sequences are set to them.
+ */
+static EvpgStatement select_sequences_behind = {
+	.text = "SELECT s.sequence::oid, CASE WHEN $1 THEN setval(s.sequence, s.highest) END"
+	" FROM (VALUES ('evpg.event_position'::regclass, GREATEST((SELECT max(position) FROM evpg.event_log),"
+	" (SELECT max(position) FROM evpg.projection_state), (SELECT max(rebuilt_position) FROM"
+	" evpg.projection), (SELECT max(checkpoint) FROM evpg.consumer))), ('evpg.stream_stream_id_seq', (SELECT"
+	" max(stream_id) FROM evpg.stream)), ('evpg.projection_build', GREATEST((SELECT max(build) FROM"
+	" evpg.projection), (SELECT max(build) FROM evpg.rebuild), (SELECT max(build) FROM evpg.old_build),"
+	" (SELECT max(build) FROM evpg.projection_state))), ('evpg.timer_timer_id_seq', (SELECT max(timer_id)"
+	" FROM evpg.timer)), ('evpg.dead_letter_dead_letter_id_seq', (SELECT max(dead_letter_id) FROM"
+	" evpg.dead_letter)), ('evpg.parked_event_parked_event_id_seq', (SELECT max(parked_event_id) FROM"
+	" evpg.parked_event))) AS s (sequence, highest)"
+	" WHERE s.highest > COALESCE(pg_sequence_last_value(s.sequence), 0)",
+	.types = {BOOLOID}
+};
+
+/*
  * Sets sequences past the numbers that rows have: logical replication copies rows
  * and does not draw.  False if there was nothing to be done, as nearly always.
  * The locks keep out who draws, and wait for who has drawn and not committed.
@@ -90,7 +116,7 @@ static bool
 advance_sequences(void)
 {
 	Datum		set = BoolGetDatum(false);
-	uint64		behind = EvpgPlanReadLatest(EVPG_PLAN_HOME_AHEAD, &set, NULL);
+	uint64		behind = EvpgStatementReadLatest(&select_sequences_behind, &set, NULL);
 	Oid		   *sequences = NULL;
 
 	if (behind > 0)
@@ -99,17 +125,17 @@ advance_sequences(void)
 	{
 		Datum		value;
 
-		(void) EvpgPlanResult(i, 1, &value);
+		(void) EvpgResultDatum(i, 1, &value);
 		sequences[i] = DatumGetObjectId(value);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	for (uint64 i = 0; i < behind; i++)
 		LockRelationOid(sequences[i], ShareRowExclusiveLock);
 	if (behind > 0)
 	{
 		set = BoolGetDatum(true);
-		behind = EvpgPlanReadLatest(EVPG_PLAN_HOME_AHEAD, &set, NULL);
-		EvpgPlanDone();
+		behind = EvpgStatementReadLatest(&select_sequences_behind, &set, NULL);
+		EvpgStatementDone();
 	}
 	return behind > 0;
 }
@@ -122,10 +148,24 @@ evpg_is_home(PG_FUNCTION_ARGS)
 	bool		here;
 
 	EvpgEnter(&scope, NULL);
-	here = EvpgHomeHere();
+	here = EvpgActivationIsHere();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(here);
 }
+
+static EvpgStatement draw_positions = {
+	.text = "SELECT count(nextval(s.name::regclass))"
+	" FROM"
+	" unnest('{evpg.event_position,evpg.stream_stream_id_seq,evpg.projection_build,evpg.timer_timer_id_seq,"
+	"evpg.dead_letter_dead_letter_id_seq,evpg.parked_event_parked_event_id_seq}'::text[]) AS s (name),"
+	" generate_series(1, 33)"
+	" WHERE pg_sequence_last_value(s.name::regclass) IS NOT NULL"
+};
+
+static EvpgStatement update_activation = {
+	.text = "WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
+	.types = {INT8OID, OIDOID}
+};
 
 /* Lets consumers run in this database, and sequences draw what no row has; false if both were so already. */
 Datum
@@ -138,24 +178,24 @@ evpg_activate(PG_FUNCTION_ARGS)
 
 	EvpgEnter(&scope, "evpg_activate()");
 	behind = advance_sequences();
-	paused = !EvpgHomeHere();
+	paused = !EvpgActivationIsHere();
 	if (paused)
 	{
 		own_row(values);
-		(void) EvpgPlanRun(EVPG_PLAN_HOME_WRITE, values, NULL);
-		EvpgPlanDone();
+		(void) EvpgStatementRun(&update_activation, values, NULL);
+		EvpgStatementDone();
 
 		/*
 		 * A sequence of a copied database may have drawn ahead of the WAL: a
 		 * crash would take positions back.  So many draws write it.
 		 */
-		(void) EvpgPlanRun(EVPG_PLAN_HOME_DRAW, NULL, NULL);
-		EvpgPlanDone();
+		(void) EvpgStatementRun(&draw_positions, NULL, NULL);
+		EvpgStatementDone();
 	}
 	if (paused || behind)
 	{
-		EvpgWakeLauncher();
-		EvpgWakeConsumers();
+		EvpgWakeLauncherAtCommit();
+		EvpgWakeConsumersAtCommit();
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(paused || behind);

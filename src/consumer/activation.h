@@ -8,8 +8,8 @@
 #ifndef EVPG_ACTIVATION_H
 #define EVPG_ACTIVATION_H
 
-extern bool EvpgHomeHere(void);
-extern void EvpgHomeRequire(void);
+extern bool EvpgActivationIsHere(void);
+extern void EvpgActivationRequire(void);
 extern void EvpgHomeTell(void);
 
 #endif							/* EVPG_ACTIVATION_H */

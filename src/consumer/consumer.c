@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include <math.h>
 
 #include "access/xact.h"
@@ -81,21 +82,20 @@ EvpgConsumerLock(const char *name, bool wait)
 	return true;
 }
 
-static void
-run(EvpgPlan plan, Datum *values, const char *nulls)
-{
-	(void) EvpgPlanRun(plan, values, nulls);
-	EvpgPlanDone();
-}
-
 /* What is kept of an error, in three columns; NULL: none. */
 static void
 put_error(Datum *values, char *nulls, int column, const ErrorData *error)
 {
-	EvpgRegistryPut(values, nulls, column, error == NULL ? NULL : error->message);
-	EvpgRegistryPut(values, nulls, column + 1, error == NULL ? NULL : unpack_sql_state(error->sqlerrcode));
-	EvpgRegistryPut(values, nulls, column + 2, error == NULL ? NULL : error->context);
+	EvpgParameterText(values, nulls, column, error == NULL ? NULL : error->message);
+	EvpgParameterText(values, nulls, column + 1, error == NULL ? NULL : unpack_sql_state(error->sqlerrcode));
+	EvpgParameterText(values, nulls, column + 2, error == NULL ? NULL : error->context);
 }
+
+static EvpgStatement insert_consumer = {
+	.text = "INSERT INTO evpg.consumer (name, kind, checkpoint, start_position, server_start)"
+	" VALUES ($1, $2, $3, $3, $4)",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT8OID}
+};
 
 /* The caller owns the consumer, here and below. */
 void
@@ -105,12 +105,24 @@ EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 		CStringGetTextDatum(name),
 		CStringGetTextDatum(kind),
 		Int64GetDatum(checkpoint),
-		Int64GetDatum(EvpgCautionServerStart())
+		Int64GetDatum(EvpgServerStart())
 	};
 
-	run(EVPG_PLAN_CONSUMER_CREATE, values, NULL);
+	EvpgStatementExecute(&insert_consumer, values, NULL);
 	EvpgHomeTell();
 }
+
+static EvpgStatement delete_consumer = {
+	.text = "DELETE FROM evpg.consumer"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
+
+static EvpgStatement delete_parked_event_clear = {
+	.text = "DELETE FROM evpg.parked_event"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
 
 /* Its parked events may stay: those that were given up are left out by a rebuild. */
 void
@@ -118,26 +130,26 @@ EvpgConsumerDrop(const char *name, bool with_parked)
 {
 	Datum		value = CStringGetTextDatum(name);
 
-	run(EVPG_PLAN_CONSUMER_DELETE, &value, NULL);
+	EvpgStatementExecute(&delete_consumer, &value, NULL);
 	if (with_parked)
-		run(EVPG_PLAN_PARKED_CLEAR, &value, NULL);
-	EvpgWakeWaiters(EvpgHashPair(name, ""));
+		EvpgStatementExecute(&delete_parked_event_clear, &value, NULL);
+	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
 }
 
-static int64
-result_int(int column)
-{
-	Datum		value;
-
-	return EvpgPlanResult(0, column, &value) ? DatumGetInt64(value) : 0;
-}
+static EvpgStatement select_consumer = {
+	.text = "SELECT status = 'running', checkpoint, error_position, attempts, retry_at, last_error_at,"
+	" start_position, server_start, cautious_to, proven, crashes, status = 'stopped'"
+	" FROM evpg.consumer"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
 
 /* Reads a consumer; false if there is none. */
 bool
 EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 {
 	Datum		value = CStringGetTextDatum(name);
-	bool		found = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_READ, &value, NULL) > 0;
+	bool		found = EvpgStatementReadLatest(&select_consumer, &value, NULL) > 0;
 
 	memset(consumer, 0, sizeof(EvpgConsumer));
 	consumer->name = name;
@@ -145,24 +157,31 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 	{
 		Datum		running;
 
-		(void) EvpgPlanResult(0, 1, &running);
+		(void) EvpgResultDatum(0, 1, &running);
 		consumer->running = DatumGetBool(running);
-		consumer->checkpoint = result_int(2);
-		consumer->error_position = result_int(3);
-		consumer->attempts = (int) result_int(4);
-		consumer->retry_at = result_int(5);
-		consumer->last_error_at = result_int(6);
-		consumer->start_position = result_int(7);
-		consumer->server_start = result_int(8);
-		consumer->cautious_to = result_int(9);
-		consumer->proven = result_int(10);
-		consumer->crashes = (int) result_int(11);
-		(void) EvpgPlanResult(0, 12, &running);
+		consumer->checkpoint = EvpgResultInt64(0, 2);
+		consumer->error_position = EvpgResultInt64(0, 3);
+		consumer->attempts = (int) EvpgResultInt64(0, 4);
+		consumer->retry_at = EvpgResultInt64(0, 5);
+		consumer->last_error_at = EvpgResultInt64(0, 6);
+		consumer->start_position = EvpgResultInt64(0, 7);
+		consumer->server_start = EvpgResultInt64(0, 8);
+		consumer->cautious_to = EvpgResultInt64(0, 9);
+		consumer->proven = EvpgResultInt64(0, 10);
+		consumer->crashes = (int) EvpgResultInt64(0, 11);
+		(void) EvpgResultDatum(0, 12, &running);
 		consumer->stopped = DatumGetBool(running);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return found;
 }
+
+static EvpgStatement select_consumers = {
+	.text = "SELECT name"
+	" FROM evpg.consumer"
+	" WHERE kind = $1 AND status = 'running' ORDER BY name",
+	.types = {TEXTOID}
+};
 
 /* Names of the consumers of a kind that are running, in CurrentMemoryContext. */
 static List *
@@ -170,7 +189,7 @@ names_of(const char *kind)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = CStringGetTextDatum(kind);
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_CONSUMER_LIST, &value, NULL);
+	uint64		rows = EvpgStatementReadLatest(&select_consumers, &value, NULL);
 	List	   *names = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -178,12 +197,12 @@ names_of(const char *kind)
 		MemoryContext old;
 		Datum		name;
 
-		(void) EvpgPlanResult(row, 1, &name);
+		(void) EvpgResultDatum(row, 1, &name);
 		old = MemoryContextSwitchTo(caller);
 		names = lappend(names, TextDatumGetCString(name));
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return names;
 }
 
@@ -200,15 +219,33 @@ EvpgConsumerSagas(void)
 	return names_of("saga");
 }
 
+static EvpgStatement update_consumer_advance = {
+	.text = "UPDATE evpg.consumer"
+	" SET checkpoint = $2, events_total = events_total + $3, proven = proven + $3, crashes = 0, updated_at ="
+	" evpg.clock_timestamp(), attempts = CASE WHEN error_position > $2 THEN attempts ELSE 0 END, retry_at ="
+	" CASE WHEN error_position > $2 THEN retry_at END, error_position = CASE WHEN error_position > $2 THEN"
+	" error_position END"
+	" WHERE name = $1",
+	.types = {TEXTOID, INT8OID, INT8OID}
+};
+
 /* Moves the checkpoint; an error at or before it is over. */
 void
 EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events)
 {
 	Datum		values[3] = {CStringGetTextDatum(consumer->name), Int64GetDatum(checkpoint), Int64GetDatum(events)};
 
-	run(EVPG_PLAN_CONSUMER_ADVANCE, values, NULL);
-	EvpgWakeWaiters(EvpgHashPair(consumer->name, ""));
+	EvpgStatementExecute(&update_consumer_advance, values, NULL);
+	EvpgWakeWaitersAtCommit(EvpgHashPair(consumer->name, ""));
 }
+
+static EvpgStatement update_consumer_restart = {
+	.text = "UPDATE evpg.consumer"
+	" SET checkpoint = $2, error_position = NULL, attempts = 0, retry_at = NULL, crashes = 0, status = CASE"
+	" status WHEN 'stopped' THEN 'running' ELSE status END, updated_at = evpg.clock_timestamp()"
+	" WHERE name = $1",
+	.types = {TEXTOID, INT8OID}
+};
 
 /* Starts over from a checkpoint, with no error; what was paused stays so. */
 void
@@ -216,13 +253,13 @@ EvpgConsumerRestart(const char *name, int64 checkpoint)
 {
 	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(checkpoint)};
 
-	run(EVPG_PLAN_CONSUMER_RESTART, values, NULL);
-	EvpgWakeWaiters(EvpgHashPair(name, ""));
+	EvpgStatementExecute(&update_consumer_restart, values, NULL);
+	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
 }
 
 /* When to try again after so many attempts: 1 s, 2 s, 4 s, with up to a quarter more so that not all come at once. */
 TimestampTz
-EvpgConsumerRetryAt(int attempts)
+EvpgRetryAt(int attempts)
 {
 	double		seconds = Min(FIRST_RETRY * pow(2, Min(attempts, 30) - 1), LAST_RETRY);
 
@@ -231,13 +268,13 @@ EvpgConsumerRetryAt(int attempts)
 }
 
 /*
- * EvpgConsumerPause
+ * EvpgRetryPause
  *		When to try again after an error that need not come back: soon after the
  *		first one, in ms; then after pauses that double.  The caller knows when the last
  *		error came and when it was to be tried again then, 0 if there was none.
  */
 TimestampTz
-EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
+EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
 {
 	TimestampTz now = EvpgClockNow();
 	int64		pause = 0;
@@ -249,11 +286,21 @@ EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
 
 /* An error that need not come back: others were in the way, or the server is short of something. */
 bool
-EvpgConsumerTransient(const ErrorData *error)
+EvpgErrorIsTransient(const ErrorData *error)
 {
 	return EvpgAttemptDisturbed(error->sqlerrcode) ||
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
 }
+
+static EvpgStatement update_consumer_fail = {
+	.text = "UPDATE evpg.consumer"
+	" SET errors_total = errors_total + (NOT $9)::int4, error_position = NULLIF($2, 0), attempts = $3,"
+	" retry_at = $4, crashes = 0, status = CASE WHEN $5 THEN 'stopped' ELSE status END, last_error = $6,"
+	" last_sqlstate = $7, last_context = $8, last_error_at = evpg.clock_timestamp(), updated_at ="
+	" evpg.clock_timestamp()"
+	" WHERE name = $1",
+	.types = {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID}
+};
 
 /* Keeps what went wrong; position 0 is the consumer itself.  again: it has been counted before. */
 void
@@ -271,24 +318,31 @@ EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, Tim
 
 	put_error(values, nulls, 5, error);
 	values[8] = BoolGetDatum(again);
-	run(EVPG_PLAN_CONSUMER_FAIL, values, nulls);
+	EvpgStatementExecute(&update_consumer_fail, values, nulls);
 	/* Who waits is told that there is nothing to come. */
 	if (stop)
-		EvpgWakeWaiters(EvpgHashPair(consumer->name, ""));
+		EvpgWakeWaitersAtCommit(EvpgHashPair(consumer->name, ""));
 }
 
+static EvpgStatement select_parked_events = {
+	.text = "SELECT position, key, skip_reason IS NOT NULL, parked_event_id"
+	" FROM evpg.parked_event"
+	" WHERE name = $1 AND (skip_reason IS NULL OR position > $2) ORDER BY position, key",
+	.types = {TEXTOID, INT8OID}
+};
+
 /*
- * EvpgConsumerParked
+ * EvpgParkedList
  *		The events that are not to be applied now, in order of position, in
  *		CurrentMemoryContext; of those that were given up only those after a
  *		position.
  */
 List *
-EvpgConsumerParked(const char *name, int64 after)
+EvpgParkedList(const char *name, int64 after)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(after)};
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_PARKED_LIST, values, NULL);
+	uint64		rows = EvpgStatementReadLatest(&select_parked_events, values, NULL);
 	List	   *parked = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -297,41 +351,58 @@ EvpgConsumerParked(const char *name, int64 after)
 		EvpgParked *event = palloc(sizeof(EvpgParked));
 		Datum		result;
 
-		(void) EvpgPlanResult(row, 1, &result);
+		(void) EvpgResultDatum(row, 1, &result);
 		event->position = DatumGetInt64(result);
-		event->key = EvpgPlanResult(row, 2, &result) ? TextDatumGetCString(result) : NULL;
-		(void) EvpgPlanResult(row, 3, &result);
+		event->key = EvpgResultDatum(row, 2, &result) ? TextDatumGetCString(result) : NULL;
+		(void) EvpgResultDatum(row, 3, &result);
 		event->skipped = DatumGetBool(result);
-		(void) EvpgPlanResult(row, 4, &result);
+		(void) EvpgResultDatum(row, 4, &result);
 		event->id = DatumGetInt64(result);
 		parked = lappend(parked, event);
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return parked;
 }
 
+static EvpgStatement insert_parked_event = {
+	.text = "INSERT INTO evpg.parked_event (name, position, key, attempts, error, sqlstate, context)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7)",
+	.types = {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
+};
+
 /* Parks an event; key NULL: it has none; error NULL: it waits behind another one of its key. */
 void
-EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error)
+EvpgParkedInsert(const char *name, int64 position, const char *key, int attempts, const ErrorData *error)
 {
 	Datum		values[7] = {CStringGetTextDatum(name), Int64GetDatum(position)};
 	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-	EvpgRegistryPut(values, nulls, 2, key);
+	EvpgParameterText(values, nulls, 2, key);
 	values[3] = Int32GetDatum(attempts);
 	put_error(values, nulls, 4, error);
-	run(EVPG_PLAN_PARKED_WRITE, values, nulls);
+	EvpgStatementExecute(&insert_parked_event, values, nulls);
 }
 
+static EvpgStatement insert_skipped_event = {
+	.text = "INSERT INTO evpg.parked_event (name, position, key, attempts, error, sqlstate, context, skip_reason,"
+	" skipped_by, skipped_at) SELECT $1, $2, $9, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error),"
+	" COALESCE($7, c.last_sqlstate), CASE WHEN $6 IS NULL THEN c.last_context ELSE $8 END, $3, $4,"
+	" evpg.clock_timestamp()"
+	" FROM (SELECT) AS one LEFT JOIN evpg.consumer c ON c.name = $1 AND c.error_position = $2"
+	" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name = $1 AND p.position = $2 AND"
+	" p.skip_reason IS NOT NULL AND (p.key = $9 OR p.key IS NULL))",
+	.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
 /*
- * EvpgConsumerSkip
+ * EvpgParkedSkip
  *		Gives an event up that has not been consumed, nor parked: for a key, for all
  *		if it is NULL.  error NULL: the last one of the consumer there.
  */
 void
-EvpgConsumerSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
-				 const ErrorData *error)
+EvpgParkedSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
+			   const ErrorData *error)
 {
 	Datum		values[9] = {
 		CStringGetTextDatum(name),
@@ -343,17 +414,17 @@ EvpgConsumerSkip(const char *name, int64 position, const char *key, const char *
 	char		nulls[9] = {' ', ' ', ' ', ' ', error == NULL ? 'n' : ' ', ' ', ' ', ' ', ' '};
 
 	put_error(values, nulls, 5, error);
-	EvpgRegistryPut(values, nulls, 8, key);
-	run(EVPG_PLAN_PARKED_SKIP_NEW, values, nulls);
+	EvpgParameterText(values, nulls, 8, key);
+	EvpgStatementExecute(&insert_skipped_event, values, nulls);
 }
 
 /*
- * EvpgConsumerSkips
+ * EvpgParkedHas
  *		Whether an event has been given up for a key; key NULL: for all of its keys.
  *		Ask in order of position: *next, 0 at first, is where the list goes on.
  */
 bool
-EvpgConsumerSkips(List *parked, int *next, int64 position, const char *key)
+EvpgParkedHas(List *parked, int *next, int64 position, const char *key)
 {
 	while (*next < list_length(parked) && ((EvpgParked *) list_nth(parked, *next))->position < position)
 		(*next)++;
@@ -369,39 +440,58 @@ EvpgConsumerSkips(List *parked, int *next, int64 position, const char *key)
 	return false;
 }
 
+static EvpgStatement delete_parked_event_unpark = {
+	.text = "DELETE FROM evpg.parked_event"
+	" WHERE name = $1 AND ($2 IS NULL OR key = $2) AND skip_reason IS NULL",
+	.types = {TEXTOID, TEXTOID}
+};
+
 /* The events parked for a key, for all keys if it is NULL, have been applied by a rebuild. */
 void
-EvpgConsumerUnpark(const char *name, const char *key)
+EvpgParkedDelete(const char *name, const char *key)
 {
 	Datum		values[2] = {CStringGetTextDatum(name)};
 	char		nulls[2] = {' ', key == NULL ? 'n' : ' '};
 
 	if (key != NULL)
 		values[1] = CStringGetTextDatum(key);
-	run(EVPG_PLAN_PARKED_UNPARK, values, nulls);
+	EvpgStatementExecute(&delete_parked_event_unpark, values, nulls);
 }
+
+static EvpgStatement delete_parked_event = {
+	.text = "DELETE FROM evpg.parked_event"
+	" WHERE parked_event_id = $1",
+	.types = {INT8OID}
+};
+
+static EvpgStatement update_parked_event_fail = {
+	.text = "UPDATE evpg.parked_event"
+	" SET error = $2, sqlstate = $3, context = $4, attempts = attempts + 1"
+	" WHERE parked_event_id = $1",
+	.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID}
+};
 
 /* A parked event was tried again; error NULL: it succeeded. */
 void
-EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error)
+EvpgParkedReplayed(const EvpgParked *parked, const ErrorData *error)
 {
 	Datum		values[4] = {Int64GetDatum(parked->id)};
 	char		nulls[4] = {' ', ' ', ' ', ' '};
 
 	put_error(values, nulls, 1, error);
-	run(error == NULL ? EVPG_PLAN_PARKED_DELETE : EVPG_PLAN_PARKED_FAIL, values, nulls);
+	EvpgStatementExecute(error == NULL ? &delete_parked_event : &update_parked_event_fail, values, nulls);
 }
 
 /* ------------------------------------------------------------------ SQL */
 
 /* Owns a consumer that a user has named, and reads it; error if there is none. */
 static void
-own(const char *name, EvpgConsumer *consumer)
+own_consumer(const char *name, EvpgConsumer *consumer)
 {
 	(void) EvpgConsumerLock(name, true);
 	if (EvpgConsumerRead(name, consumer))
 		return;
-	if (EvpgProjectionLookup(name) != NULL)
+	if (EvpgProjectionGet(name, true) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" is inline", name),
@@ -421,12 +511,31 @@ end_reactions(const char *name)
 {
 	LOCKTAG		tag;
 
-	if (EvpgProjectionLookup(name) != NULL)
+	if (EvpgProjectionGet(name, true) != NULL)
 		return;
 	EvpgLockSagaTag(name, &tag);
 	if (!EvpgLockHeld(&tag, ShareLock))
 		(void) EvpgLockAcquire(&tag, ExclusiveLock, true);
 }
+
+static EvpgStatement update_running = {
+	.text = "UPDATE evpg.consumer"
+	" SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL, crashes ="
+	" 0, updated_at = evpg.clock_timestamp()"
+	" WHERE name = $1"
+	" AND (status <> CASE WHEN $2 THEN 'running' ELSE 'paused' END OR $2 AND retry_at IS NOT NULL)",
+	.types = {TEXTOID, BOOLOID}
+};
+
+static EvpgStatement update_saga_resume = {
+	.text = "WITH e AS (UPDATE evpg.saga_event SET retry_at = NULL WHERE saga = $1 AND retry_at IS NOT NULL"
+	" RETURNING 1), t AS (UPDATE evpg.timer SET retry_at = NULL WHERE saga = $1 AND retry_at IS NOT NULL"
+	" RETURNING 1) SELECT"
+	" FROM e"
+	" UNION ALL SELECT"
+	" FROM t",
+	.types = {TEXTOID}
+};
 
 /* Sets whether a consumer runs; false if nothing changed. */
 static bool
@@ -438,22 +547,22 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	bool		changed;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("change consumers");
+	EvpgRefuseInProjection("change consumers");
 	EvpgEnter(&scope, writer);
-	own(name, &consumer);
+	own_consumer(name, &consumer);
 	if (!running)
 		end_reactions(name);
-	changed = EvpgPlanRun(EVPG_PLAN_CONSUMER_RUN, values, NULL) > 0;
-	EvpgPlanDone();
+	changed = EvpgStatementRun(&update_running, values, NULL) > 0;
+	EvpgStatementDone();
 	if (running)
 	{
-		changed |= EvpgPlanRun(EVPG_PLAN_SAGA_RESUME, values, NULL) > 0;
-		EvpgPlanDone();
+		changed |= EvpgStatementRun(&update_saga_resume, values, NULL) > 0;
+		EvpgStatementDone();
 		EvpgHomeTell();
 	}
-	EvpgWakeLauncher();
-	EvpgWakeConsumers();
-	EvpgWakeWaiters(EvpgHashPair(name, ""));
+	EvpgWakeLauncherAtCommit();
+	EvpgWakeConsumersAtCommit();
+	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
 	EvpgLeave(&scope);
 	return changed;
 }
@@ -470,6 +579,13 @@ evpg_resume(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(set_running(fcinfo, true, "evpg_resume()"));
 }
+
+static EvpgStatement update_parked_event_skip = {
+	.text = "UPDATE evpg.parked_event"
+	" SET skip_reason = $3, skipped_by = $4, skipped_at = evpg.clock_timestamp()"
+	" WHERE name = $1 AND position = $2 AND skip_reason IS NULL",
+	.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID}
+};
 
 /* Gives an event up: one that was not consumed yet, or one that is parked.  A consumer that has stopped at it goes on. */
 Datum
@@ -488,10 +604,10 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 	bool		skipped;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("change consumers");
+	EvpgRefuseInProjection("change consumers");
 	EvpgEnter(&scope, "evpg_skip_event()");
-	own(name, &consumer);
-	if (EvpgProjectionLookup(name) == NULL)
+	own_consumer(name, &consumer);
+	if (EvpgProjectionGet(name, true) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("\"%s\" is a saga", name),
@@ -500,14 +616,14 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("there is no event at position " INT64_FORMAT " yet", position)));
-	skipped = EvpgPlanRun(EVPG_PLAN_PARKED_SKIP, values, NULL) > 0;
-	EvpgPlanDone();
+	skipped = EvpgStatementRun(&update_parked_event_skip, values, NULL) > 0;
+	EvpgStatementDone();
 	if (!skipped && position > consumer.checkpoint)
 	{
-		EvpgConsumerSkip(name, position, NULL, reason, 0, NULL);
+		EvpgParkedSkip(name, position, NULL, reason, 0, NULL);
 		if (position == consumer.error_position)
 			EvpgConsumerRestart(name, consumer.checkpoint);
-		EvpgWakeConsumers();
+		EvpgWakeConsumersAtCommit();
 		skipped = true;
 	}
 	EvpgLeave(&scope);

@@ -50,15 +50,15 @@ extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, 
 extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
 							 bool stop, bool again, const ErrorData *error);
 extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
-extern TimestampTz EvpgConsumerRetryAt(int attempts);
-extern TimestampTz EvpgConsumerPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
-extern bool EvpgConsumerTransient(const ErrorData *error);
-extern List *EvpgConsumerParked(const char *name, int64 after);
-extern void EvpgConsumerSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
-							 const ErrorData *error);
-extern bool EvpgConsumerSkips(List *parked, int *next, int64 position, const char *key);
-extern void EvpgConsumerUnpark(const char *name, const char *key);
-extern void EvpgConsumerReplayed(const EvpgParked *parked, const ErrorData *error);
-extern void EvpgConsumerPark(const char *name, int64 position, const char *key, int attempts, const ErrorData *error);
+extern TimestampTz EvpgRetryAt(int attempts);
+extern TimestampTz EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
+extern bool EvpgErrorIsTransient(const ErrorData *error);
+extern List *EvpgParkedList(const char *name, int64 after);
+extern void EvpgParkedSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
+						   const ErrorData *error);
+extern bool EvpgParkedHas(List *parked, int *next, int64 position, const char *key);
+extern void EvpgParkedDelete(const char *name, const char *key);
+extern void EvpgParkedReplayed(const EvpgParked *parked, const ErrorData *error);
+extern void EvpgParkedInsert(const char *name, int64 position, const char *key, int attempts, const ErrorData *error);
 
 #endif							/* EVPG_CONSUMER_H */

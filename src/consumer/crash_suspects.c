@@ -28,6 +28,7 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/statement.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "consumer/crash_suspects.h"
 #include "log/fence.h"
@@ -52,7 +53,7 @@ static void (*counted) (void) = NULL;
 
 /* Which start of the server this is. */
 int64
-EvpgCautionServerStart(void)
+EvpgServerStart(void)
 {
 	return ((PGShmemHeader *) UsedShmemSegAddr)->dsm_control;
 }
@@ -106,15 +107,22 @@ EvpgCautionCrashes(int max_attempts)
 	return Max(max_attempts, FEWEST_CRASHES);
 }
 
+static EvpgStatement update_consumer_take_back = {
+	.text = "UPDATE evpg.consumer"
+	" SET server_start = 0, crashes = crashes - 1"
+	" WHERE name = $1 AND server_start = $2 AND crashes > 0",
+	.types = {TEXTOID, INT8OID}
+};
+
 static void
 take_back_alone(void)
 {
-	Datum		values[2] = {CStringGetTextDatum(alone), Int64GetDatum(EvpgCautionServerStart())};
+	Datum		values[2] = {CStringGetTextDatum(alone), Int64GetDatum(EvpgServerStart())};
 
 	if (!EvpgConsumerLock(alone, false))
 		return;
-	(void) EvpgPlanRun(EVPG_PLAN_CONSUMER_TAKE_BACK, values, NULL);
-	EvpgPlanDone();
+	(void) EvpgStatementRun(&update_consumer_take_back, values, NULL);
+	EvpgStatementDone();
 }
 
 /* The first event that a filter lets through, 0 if there is none. */
@@ -153,19 +161,27 @@ EvpgCautionBefore(void)
 	return before;
 }
 
+static EvpgStatement update_crashes = {
+	.text = "UPDATE evpg.consumer"
+	" SET proven = CASE WHEN server_start = $2 THEN proven ELSE 0 END, server_start = $2, cautious_to = $3,"
+	" crashes = crashes + 1"
+	" WHERE name = $1",
+	.types = {TEXTOID, INT8OID, INT8OID}
+};
+
 /*
- * EvpgCautionAsk
+ * EvpgSuspectsAsk
  *		What a consumer, which the caller owns, may do next with the events of a
  *		filter.  *position is the event that is tried alone, or is given up.
  */
-EvpgCaution
-EvpgCautionAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit, int64 *position)
+EvpgSuspicion
+EvpgSuspectsAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit, int64 *position)
 {
-	bool		begun = (consumer->server_start == EvpgCautionServerStart());
+	bool		begun = (consumer->server_start == EvpgServerStart());
 	int64		cautious_to = begun ? consumer->cautious_to : EvpgCautionBefore();
 	Datum		values[3] = {
 		CStringGetTextDatum(consumer->name),
-		Int64GetDatum(EvpgCautionServerStart()),
+		Int64GetDatum(EvpgServerStart()),
 		Int64GetDatum(cautious_to)
 	};
 
@@ -196,15 +212,15 @@ EvpgCautionAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int ma
 						consumer->crashes, consumer->name, get_database_name(MyDatabaseId), *position),
 				 consumer->crashes < max_attempts ? errdetail("It is tried once more.") :
 				 errdetail("It is not tried any more.")));
-	(void) EvpgPlanRun(EVPG_PLAN_CONSUMER_TRY, values, NULL);
-	EvpgPlanDone();
+	(void) EvpgStatementRun(&update_crashes, values, NULL);
+	EvpgStatementDone();
 	ForceSyncCommit();
 	return EVPG_CAUTION_COUNTED;
 }
 
 /* A batch with a limit has come to an end, which must not be taken back. */
 void
-EvpgCautionProven(int limit)
+EvpgSuspectsProven(int limit)
 {
 	if (limit > 0)
 		ForceSyncCommit();
@@ -212,7 +228,7 @@ EvpgCautionProven(int limit)
 
 /* What is written down instead of an error. */
 ErrorData *
-EvpgCautionError(int attempts)
+EvpgSuspectsError(int attempts)
 {
 	ErrorData  *error = palloc0(sizeof(ErrorData));
 

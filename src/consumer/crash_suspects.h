@@ -11,7 +11,7 @@
 #include "consumer/consumer.h"
 #include "log/event_log.h"
 
-typedef enum EvpgCaution
+typedef enum EvpgSuspicion
 {
 	EVPG_CAUTION_GO,			/* a batch of at most limit events, 0: as many
 								 * as it likes */
@@ -20,15 +20,15 @@ typedef enum EvpgCaution
 	EVPG_CAUTION_GIVE_UP,		/* the event has crashed the server too often */
 	EVPG_CAUTION_LEAVE_ALONE	/* the same, and so has the search for its
 								 * keys */
-} EvpgCaution;
+} EvpgSuspicion;
 
-extern int64 EvpgCautionServerStart(void);
+extern int64 EvpgServerStart(void);
 extern int64 EvpgCautionBefore(void);
-extern EvpgCaution EvpgCautionAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts,
-								  int *limit, int64 *position);
-extern void EvpgCautionProven(int limit);
+extern EvpgSuspicion EvpgSuspectsAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts,
+									 int *limit, int64 *position);
+extern void EvpgSuspectsProven(int limit);
 extern int	EvpgCautionCrashes(int max_attempts);
 extern void EvpgCautionAtExit(void (*take_back) (void));
-extern ErrorData *EvpgCautionError(int attempts);
+extern ErrorData *EvpgSuspectsError(int attempts);
 
 #endif							/* EVPG_CRASH_SUSPECTS_H */

@@ -28,17 +28,17 @@
 static HTAB *looks = NULL;
 
 /* What the session remembers of a consumer; lives as long as the session. */
-EvpgLook *
-EvpgLookFind(const char *name)
+EvpgLazyCheckpoint *
+EvpgLazyCheckpointOf(const char *name)
 {
-	EvpgLook   *look;
+	EvpgLazyCheckpoint *look;
 	bool		found;
 
 	if (looks == NULL)
 	{
-		HASHCTL		control = {.keysize = EVPG_MAX_NAME + 1, .entrysize = sizeof(EvpgLook)};
+		HASHCTL		control = {.keysize = EVPG_MAX_NAME + 1, .entrysize = sizeof(EvpgLazyCheckpoint)};
 
-		looks = hash_create("EvpgLook", 16, &control, HASH_ELEM | HASH_STRINGS);
+		looks = hash_create("EvpgLazyCheckpoint", 16, &control, HASH_ELEM | HASH_STRINGS);
 	}
 	look = hash_search(looks, name, HASH_ENTER, &found);
 	if (!found)
@@ -51,21 +51,21 @@ EvpgLookFind(const char *name)
 
 /* Up to where there is nothing for the consumer, as the session knows. */
 int64
-EvpgLookFrom(const EvpgLook *look, const EvpgConsumer *consumer)
+EvpgLazyCheckpointFrom(const EvpgLazyCheckpoint *look, const EvpgConsumer *consumer)
 {
 	return look->checkpoint == consumer->checkpoint && look->generation == EvpgCatalogRegistryGeneration() ?
 		look->looked : consumer->checkpoint;
 }
 
 /*
- * EvpgLookPassed
+ * EvpgLazyCheckpointPassed
  *		Whether a consumer has got over a position: there are no events up to it that
  *		it takes and has not consumed, though its checkpoint need not say so.  filter
  *		narrows the search.
  */
 bool
-EvpgLookPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFilter *filter,
-			   bool (*takes) (void *arg, const EvpgEvent *event), void *arg)
+EvpgLazyCheckpointPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFilter *filter,
+						 bool (*takes) (void *arg, const EvpgEvent *event), void *arg)
 {
 	EvpgLogScan *scan;
 	EvpgEvent	event;
@@ -88,17 +88,17 @@ EvpgLookPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFilter *filt
 }
 
 /*
- * EvpgLookAdvance
+ * EvpgLazyCheckpointAdvance
  *		Keeps how far a batch came.  The caller owns the consumer.  Where the batch
  *		has found nothing, a worker may write that later: then *next is lowered to
  *		when.
  */
 void
-EvpgLookAdvance(EvpgLook *look, const EvpgConsumer *consumer, int64 reached, int64 events, TimestampTz *next)
+EvpgLazyCheckpointAdvance(EvpgLazyCheckpoint *look, const EvpgConsumer *consumer, int64 reached, int64 events, TimestampTz *next)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!EvpgAttemptInWorker() || events > 0 || reached - consumer->checkpoint > EVPG_MAX_UNWRITTEN ||
+	if (!EvpgInWorker() || events > 0 || reached - consumer->checkpoint > EVPG_MAX_UNWRITTEN ||
 		consumer->retry_at != 0 || TimestampDifferenceExceeds(look->written_at, now, MAX_UNWRITTEN_TIME))
 	{
 		EvpgConsumerAdvance(consumer, reached, events);

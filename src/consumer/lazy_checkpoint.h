@@ -15,7 +15,7 @@
 /* A checkpoint that moved over nothing but foreign events is written after so many positions. */
 #define EVPG_MAX_UNWRITTEN 1000
 
-typedef struct EvpgLook
+typedef struct EvpgLazyCheckpoint
 {
 	char		name[EVPG_MAX_NAME + 1];	/* of the consumer */
 	int64		checkpoint;		/* as it is stored */
@@ -23,12 +23,12 @@ typedef struct EvpgLook
 								 * there */
 	uint64		generation;		/* of the registry, then */
 	TimestampTz written_at;
-} EvpgLook;
+} EvpgLazyCheckpoint;
 
-extern EvpgLook *EvpgLookFind(const char *name);
-extern int64 EvpgLookFrom(const EvpgLook *look, const EvpgConsumer *consumer);
-extern bool EvpgLookPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFilter *filter,
-						   bool (*takes) (void *consumer, const EvpgEvent *event), void *arg);
-extern void EvpgLookAdvance(EvpgLook *look, const EvpgConsumer *consumer, int64 reached, int64 events, TimestampTz *next);
+extern EvpgLazyCheckpoint *EvpgLazyCheckpointOf(const char *name);
+extern int64 EvpgLazyCheckpointFrom(const EvpgLazyCheckpoint *look, const EvpgConsumer *consumer);
+extern bool EvpgLazyCheckpointPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFilter *filter,
+									 bool (*takes) (void *consumer, const EvpgEvent *event), void *arg);
+extern void EvpgLazyCheckpointAdvance(EvpgLazyCheckpoint *look, const EvpgConsumer *consumer, int64 reached, int64 events, TimestampTz *next);
 
 #endif							/* EVPG_LAZY_CHECKPOINT_H */

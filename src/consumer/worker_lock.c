@@ -89,7 +89,7 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 		ErrorData  *error;
 
 		limited.limit = left == 0 ? PATIENCE : Min(left, PATIENCE);
-		error = EvpgAttempt(act_within_limit, &limited);
+		error = EvpgSubtransactionRun(act_within_limit, &limited);
 		if (error == NULL)
 			return;
 		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE || left == limited.limit)
@@ -105,7 +105,7 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 	}
 	limited.limit = left;
 	{
-		ErrorData  *error = EvpgAttempt(act_within_limit, &limited);
+		ErrorData  *error = EvpgSubtransactionRun(act_within_limit, &limited);
 
 		if (error != NULL)
 			ReThrowError(error);
@@ -119,7 +119,7 @@ typedef struct Acquiring
 } Acquiring;
 
 static void
-acquire(void *arg)
+acquire_lock(void *arg)
 {
 	Acquiring  *acquiring = arg;
 
@@ -139,6 +139,6 @@ EvpgLockAcquire(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 	if (LockAcquire(tag, mode, false, true) != LOCKACQUIRE_NOT_AVAIL)
 		return true;
 	if (wait)
-		EvpgLockOvertake(tag, mode, acquire, &acquiring);
+		EvpgLockOvertake(tag, mode, acquire_lock, &acquiring);
 	return wait;
 }

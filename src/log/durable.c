@@ -45,21 +45,21 @@ static bool notifies = false;
 
 /* Workers: a transaction that neither appends nor notifies need not be on disk. */
 void
-EvpgDurableBeLazy(void)
+EvpgDurableCommitLazily(void)
 {
 	lazy = true;
 }
 
 /* This transaction appends, or draws a position. */
 void
-EvpgDurableAppends(void)
+EvpgDurableNoteAppend(void)
 {
 	appends = true;
 }
 
 /* This transaction runs NOTIFY. */
 void
-EvpgDurableNotifies(void)
+EvpgDurableNoteNotify(void)
 {
 	notifies = true;
 }
@@ -89,10 +89,10 @@ note_commit(XLogRecPtr end)
 {
 	uint64		noted;
 
-	if (EvpgSharedMemory == NULL)
+	if (EvpgShmem == NULL)
 		return;
-	noted = pg_atomic_read_u64(&EvpgSharedMemory->appended);
-	while (noted < end && !pg_atomic_compare_exchange_u64(&EvpgSharedMemory->appended, &noted, end))
+	noted = pg_atomic_read_u64(&EvpgShmem->appended);
+	while (noted < end && !pg_atomic_compare_exchange_u64(&EvpgShmem->appended, &noted, end))
 		;
 }
 
@@ -105,22 +105,22 @@ note_commit(XLogRecPtr end)
 void
 EvpgDurablePreparedBegin(void)
 {
-	if (EvpgSharedMemory != NULL)
-		pg_atomic_fetch_add_u32(&EvpgSharedMemory->finishing, 1);
+	if (EvpgShmem != NULL)
+		pg_atomic_fetch_add_u32(&EvpgShmem->finishing, 1);
 }
 
 void
 EvpgDurablePreparedEnd(void)
 {
-	if (EvpgSharedMemory == NULL)
+	if (EvpgShmem == NULL)
 		return;
 	if (!RecoveryInProgress() && !EVPG_MUTATION("prepared_unnoted"))
 		note_commit(end_of_wal());
-	pg_atomic_fetch_sub_u32(&EvpgSharedMemory->finishing, 1);
+	pg_atomic_fetch_sub_u32(&EvpgShmem->finishing, 1);
 }
 
 static void
-at_end(XactEvent event, void *arg)
+durable_at_end(XactEvent event, void *arg)
 {
 	switch (event)
 	{
@@ -148,7 +148,7 @@ at_end(XactEvent event, void *arg)
 void
 EvpgDurableInit(void)
 {
-	RegisterXactCallback(at_end, NULL);
+	RegisterXactCallback(durable_at_end, NULL);
 }
 
 /* Waits until synchronous standbys have the WAL, if this session's commits wait for that. */
@@ -212,10 +212,10 @@ EvpgDurableAwaitAppends(XLogRecPtr lsn)
 	XLogRecPtr	appended = 0;
 
 	/* In this order: who finishes notes before it has finished. */
-	if (EvpgSharedMemory != NULL && pg_atomic_read_u32(&EvpgSharedMemory->finishing) == 0)
+	if (EvpgShmem != NULL && pg_atomic_read_u32(&EvpgShmem->finishing) == 0)
 	{
 		pg_read_barrier();
-		appended = pg_atomic_read_u64(&EvpgSharedMemory->appended);
+		appended = pg_atomic_read_u64(&EvpgShmem->appended);
 	}
 
 	/*

@@ -11,9 +11,9 @@
 #include "access/xlogdefs.h"
 
 extern void EvpgDurableInit(void);
-extern void EvpgDurableBeLazy(void);
-extern void EvpgDurableAppends(void);
-extern void EvpgDurableNotifies(void);
+extern void EvpgDurableCommitLazily(void);
+extern void EvpgDurableNoteAppend(void);
+extern void EvpgDurableNoteNotify(void);
 extern void EvpgDurablePreparedBegin(void);
 extern void EvpgDurablePreparedEnd(void);
 extern void EvpgDurableAwait(XLogRecPtr lsn);

@@ -40,7 +40,7 @@ PG_FUNCTION_INFO_V1(evpg_reject);
 /* ------------------------------------------------------------------ events */
 
 static void
-put_text(Datum *values, bool *nulls, int column, const char *text)
+put_event_text(Datum *values, bool *nulls, int column, const char *text)
 {
 	nulls[column] = (text == NULL);
 	values[column] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
@@ -60,23 +60,23 @@ EvpgEventValues(const EvpgEvent *event, Datum *values, bool *nulls)
 	memset(nulls, false, EVPG_EVENT_NATTS);
 	values[EVPG_EVENT_POSITION] = Int64GetDatum(event->position);
 	nulls[EVPG_EVENT_POSITION] = (event->position == 0);
-	put_text(values, nulls, EVPG_EVENT_AGGREGATE_TYPE, event->aggregate_type);
-	put_text(values, nulls, EVPG_EVENT_AGGREGATE_ID, event->aggregate_id);
+	put_event_text(values, nulls, EVPG_EVENT_AGGREGATE_TYPE, event->aggregate_type);
+	put_event_text(values, nulls, EVPG_EVENT_AGGREGATE_ID, event->aggregate_id);
 	values[EVPG_EVENT_VERSION] = Int64GetDatum(event->version);
 	values[EVPG_EVENT_EVENT_ID] = UUIDPGetDatum(&event->event_id);
-	put_text(values, nulls, EVPG_EVENT_TYPE, event->type);
+	put_event_text(values, nulls, EVPG_EVENT_TYPE, event->type);
 	values[EVPG_EVENT_SCHEMA_VERSION] = Int32GetDatum(event->schema_version);
 	put_pointer(values, nulls, EVPG_EVENT_DATA, event->data);
 	put_pointer(values, nulls, EVPG_EVENT_METADATA, event->metadata);
 	put_pointer(values, nulls, EVPG_EVENT_TAGS, event->tags);
-	put_text(values, nulls, EVPG_EVENT_COMMAND_ID, event->command_id);
-	put_text(values, nulls, EVPG_EVENT_CORRELATION_ID,
-			 event->correlation_id != NULL ? event->correlation_id : EvpgUuidText(&event->event_id));
-	put_text(values, nulls, EVPG_EVENT_CAUSATION_ID, event->causation_id);
-	put_text(values, nulls, EVPG_EVENT_ACTOR, event->actor);
+	put_event_text(values, nulls, EVPG_EVENT_COMMAND_ID, event->command_id);
+	put_event_text(values, nulls, EVPG_EVENT_CORRELATION_ID,
+				   event->correlation_id != NULL ? event->correlation_id : EvpgUuidText(&event->event_id));
+	put_event_text(values, nulls, EVPG_EVENT_CAUSATION_ID, event->causation_id);
+	put_event_text(values, nulls, EVPG_EVENT_ACTOR, event->actor);
 	values[EVPG_EVENT_OCCURRED_AT] = TimestampTzGetDatum(event->occurred_at);
 	values[EVPG_EVENT_RECORDED_AT] = TimestampTzGetDatum(event->recorded_at);
-	put_text(values, nulls, EVPG_EVENT_SESSION_ROLE, event->session_role);
+	put_event_text(values, nulls, EVPG_EVENT_SESSION_ROLE, event->session_role);
 }
 
 /* A row of evpg.event. */
@@ -91,13 +91,13 @@ EvpgEventDatum(const EvpgEvent *event)
 }
 
 static char *
-get_text(Datum *values, bool *nulls, int column)
+get_row_text(Datum *values, bool *nulls, int column)
 {
 	return nulls[column] ? NULL : TextDatumGetCString(values[column]);
 }
 
 static Jsonb *
-get_jsonb(Datum *values, bool *nulls, int column)
+get_row_jsonb(Datum *values, bool *nulls, int column)
 {
 	return nulls[column] ? NULL : DatumGetJsonbP(values[column]);
 }
@@ -141,9 +141,9 @@ EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event)
 		return false;
 
 	memset(event, 0, sizeof(EvpgEvent));
-	event->type = get_text(values, nulls, EVPG_NEW_EVENT_TYPE);
-	event->data = get_jsonb(values, nulls, EVPG_NEW_EVENT_DATA);
-	event->metadata = get_jsonb(values, nulls, EVPG_NEW_EVENT_METADATA);
+	event->type = get_row_text(values, nulls, EVPG_NEW_EVENT_TYPE);
+	event->data = get_row_jsonb(values, nulls, EVPG_NEW_EVENT_DATA);
+	event->metadata = get_row_jsonb(values, nulls, EVPG_NEW_EVENT_METADATA);
 	if (!nulls[EVPG_NEW_EVENT_TAGS])
 		event->tags = DatumGetArrayTypeP(values[EVPG_NEW_EVENT_TAGS]);
 	event->schema_version = nulls[EVPG_NEW_EVENT_SCHEMA_VERSION] ? 1 :
@@ -387,7 +387,7 @@ EvpgEventsToJsonb(const EvpgEvent *events, int count)
 
 /* What evpg itself has written into the metadata of an event under a name; NULL: nothing. */
 JsonbValue *
-EvpgEventMark(const EvpgEvent *event, const char *name)
+EvpgEventBookkeeping(const EvpgEvent *event, const char *name)
 {
 	JsonbValue *own;
 
@@ -418,24 +418,24 @@ EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event)
 	heap_deform_tuple(tuple, desc, values, nulls);
 	memset(event, 0, sizeof(EvpgEvent));
 	event->position = DatumGetInt64(values[EVPG_EVENT_POSITION]);
-	event->aggregate_type = get_text(values, nulls, EVPG_EVENT_AGGREGATE_TYPE);
-	event->aggregate_id = get_text(values, nulls, EVPG_EVENT_AGGREGATE_ID);
+	event->aggregate_type = get_row_text(values, nulls, EVPG_EVENT_AGGREGATE_TYPE);
+	event->aggregate_id = get_row_text(values, nulls, EVPG_EVENT_AGGREGATE_ID);
 	event->version = DatumGetInt64(values[EVPG_EVENT_VERSION]);
 	event->event_id = *DatumGetUUIDP(values[EVPG_EVENT_EVENT_ID]);
 	event->has_event_id = true;
-	event->type = get_text(values, nulls, EVPG_EVENT_TYPE);
+	event->type = get_row_text(values, nulls, EVPG_EVENT_TYPE);
 	event->schema_version = DatumGetInt32(values[EVPG_EVENT_SCHEMA_VERSION]);
-	event->data = get_jsonb(values, nulls, EVPG_EVENT_DATA);
-	event->metadata = get_jsonb(values, nulls, EVPG_EVENT_METADATA);
+	event->data = get_row_jsonb(values, nulls, EVPG_EVENT_DATA);
+	event->metadata = get_row_jsonb(values, nulls, EVPG_EVENT_METADATA);
 	if (!nulls[EVPG_EVENT_TAGS])
 		event->tags = DatumGetArrayTypeP(values[EVPG_EVENT_TAGS]);
-	event->command_id = get_text(values, nulls, EVPG_EVENT_COMMAND_ID);
-	event->correlation_id = get_text(values, nulls, EVPG_EVENT_CORRELATION_ID);
-	event->causation_id = get_text(values, nulls, EVPG_EVENT_CAUSATION_ID);
-	event->actor = get_text(values, nulls, EVPG_EVENT_ACTOR);
+	event->command_id = get_row_text(values, nulls, EVPG_EVENT_COMMAND_ID);
+	event->correlation_id = get_row_text(values, nulls, EVPG_EVENT_CORRELATION_ID);
+	event->causation_id = get_row_text(values, nulls, EVPG_EVENT_CAUSATION_ID);
+	event->actor = get_row_text(values, nulls, EVPG_EVENT_ACTOR);
 	event->occurred_at = DatumGetTimestampTz(values[EVPG_EVENT_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(values[EVPG_EVENT_RECORDED_AT]);
-	event->session_role = get_text(values, nulls, EVPG_EVENT_SESSION_ROLE);
+	event->session_role = get_row_text(values, nulls, EVPG_EVENT_SESSION_ROLE);
 }
 
 /* ------------------------------------------------------------------ JSON forms */
@@ -628,22 +628,22 @@ EvpgCommandDatum(const EvpgCommand *command)
 	Datum		values[EVPG_COMMAND_NATTS];
 	bool		nulls[EVPG_COMMAND_NATTS] = {0};
 
-	put_text(values, nulls, EVPG_COMMAND_AGGREGATE_TYPE, command->aggregate_type);
-	put_text(values, nulls, EVPG_COMMAND_AGGREGATE_ID, command->aggregate_id);
-	put_text(values, nulls, EVPG_COMMAND_COMMAND_TYPE, command->command_type);
+	put_event_text(values, nulls, EVPG_COMMAND_AGGREGATE_TYPE, command->aggregate_type);
+	put_event_text(values, nulls, EVPG_COMMAND_AGGREGATE_ID, command->aggregate_id);
+	put_event_text(values, nulls, EVPG_COMMAND_COMMAND_TYPE, command->command_type);
 	put_pointer(values, nulls, EVPG_COMMAND_DATA, command->data);
 	values[EVPG_COMMAND_EXPECTED_VERSION] = Int64GetDatum(command->expected_version);
 	nulls[EVPG_COMMAND_EXPECTED_VERSION] = !command->has_expected;
-	put_text(values, nulls, EVPG_COMMAND_COMMAND_ID, command->command_id);
+	put_event_text(values, nulls, EVPG_COMMAND_COMMAND_ID, command->command_id);
 	put_pointer(values, nulls, EVPG_COMMAND_METADATA, command->metadata);
-	put_text(values, nulls, EVPG_COMMAND_ACTOR, command->actor);
-	put_text(values, nulls, EVPG_COMMAND_CORRELATION_ID, command->correlation_id);
-	put_text(values, nulls, EVPG_COMMAND_CAUSATION_ID, command->causation_id);
+	put_event_text(values, nulls, EVPG_COMMAND_ACTOR, command->actor);
+	put_event_text(values, nulls, EVPG_COMMAND_CORRELATION_ID, command->correlation_id);
+	put_event_text(values, nulls, EVPG_COMMAND_CAUSATION_ID, command->causation_id);
 	values[EVPG_COMMAND_VERSION] = Int64GetDatum(command->version);
 	values[EVPG_COMMAND_RECEIVED_AT] = TimestampTzGetDatum(command->received_at);
 	nulls[EVPG_COMMAND_RECEIVED_AT] = (command->received_at == 0);
 	nulls[EVPG_COMMAND_VERSION] = (command->version < 0);
-	put_text(values, nulls, EVPG_COMMAND_SESSION_ROLE, command->session_role);
+	put_event_text(values, nulls, EVPG_COMMAND_SESSION_ROLE, command->session_role);
 	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->command, values, nulls));
 }
 
@@ -663,18 +663,18 @@ EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command)
 	deform_row(tuple, &values, &nulls);
 
 	memset(command, 0, sizeof(EvpgCommand));
-	command->aggregate_type = get_text(values, nulls, EVPG_COMMAND_AGGREGATE_TYPE);
-	command->aggregate_id = get_text(values, nulls, EVPG_COMMAND_AGGREGATE_ID);
-	command->command_type = get_text(values, nulls, EVPG_COMMAND_COMMAND_TYPE);
-	command->data = get_jsonb(values, nulls, EVPG_COMMAND_DATA);
+	command->aggregate_type = get_row_text(values, nulls, EVPG_COMMAND_AGGREGATE_TYPE);
+	command->aggregate_id = get_row_text(values, nulls, EVPG_COMMAND_AGGREGATE_ID);
+	command->command_type = get_row_text(values, nulls, EVPG_COMMAND_COMMAND_TYPE);
+	command->data = get_row_jsonb(values, nulls, EVPG_COMMAND_DATA);
 	command->has_expected = !nulls[EVPG_COMMAND_EXPECTED_VERSION];
 	if (command->has_expected)
 		command->expected_version = DatumGetInt64(values[EVPG_COMMAND_EXPECTED_VERSION]);
-	command->command_id = get_text(values, nulls, EVPG_COMMAND_COMMAND_ID);
-	command->metadata = get_jsonb(values, nulls, EVPG_COMMAND_METADATA);
-	command->actor = get_text(values, nulls, EVPG_COMMAND_ACTOR);
-	command->correlation_id = get_text(values, nulls, EVPG_COMMAND_CORRELATION_ID);
-	command->causation_id = get_text(values, nulls, EVPG_COMMAND_CAUSATION_ID);
+	command->command_id = get_row_text(values, nulls, EVPG_COMMAND_COMMAND_ID);
+	command->metadata = get_row_jsonb(values, nulls, EVPG_COMMAND_METADATA);
+	command->actor = get_row_text(values, nulls, EVPG_COMMAND_ACTOR);
+	command->correlation_id = get_row_text(values, nulls, EVPG_COMMAND_CORRELATION_ID);
+	command->causation_id = get_row_text(values, nulls, EVPG_COMMAND_CAUSATION_ID);
 	for (int i = 0; i < EVPG_COMMAND_NATTS; i++)
 		any |= !nulls[i];
 	return any;

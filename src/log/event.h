@@ -117,7 +117,7 @@ extern bool EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event);
 extern int	EvpgEventsFromJsonb(Jsonb *jsonb, EvpgEvent **events);
 extern Jsonb *EvpgEventsToJsonb(const EvpgEvent *events, int count);
 extern Jsonb *EvpgEventToJsonb(const EvpgEvent *event);
-extern JsonbValue *EvpgEventMark(const EvpgEvent *event, const char *name);
+extern JsonbValue *EvpgEventBookkeeping(const EvpgEvent *event, const char *name);
 extern void EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event);
 extern void EvpgEventCheck(const EvpgEvent *event, int number);
 extern void EvpgEventNewId(pg_uuid_t *id);

@@ -32,6 +32,7 @@
 #include "base/testing.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
@@ -100,7 +101,7 @@ struct EvpgLogScan
 };
 
 static void
-set_text(TupleTableSlot *slot, int column, const char *text)
+set_slot_text(TupleTableSlot *slot, int column, const char *text)
 {
 	slot->tts_isnull[column] = (text == NULL);
 	if (text != NULL)
@@ -115,7 +116,7 @@ set_pointer(TupleTableSlot *slot, int column, void *pointer)
 }
 
 static void
-fill_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
+fill_log_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 {
 	ExecClearTuple(slot);
 	/* what the log has beyond are dropped columns */
@@ -128,15 +129,15 @@ fill_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 	slot->tts_values[LOG_RECORDED_AT] = TimestampTzGetDatum(event->recorded_at);
 	slot->tts_values[LOG_EVENT_ID] = UUIDPGetDatum(&event->event_id);
 	slot->tts_values[LOG_SCHEMA_VERSION] = Int32GetDatum(event->schema_version);
-	set_text(slot, LOG_TYPE, event->type);
+	set_slot_text(slot, LOG_TYPE, event->type);
 	set_pointer(slot, LOG_DATA, event->data);
 	set_pointer(slot, LOG_METADATA, event->metadata);
 	set_pointer(slot, LOG_TAGS, event->tags);
-	set_text(slot, LOG_COMMAND_ID, event->command_id);
-	set_text(slot, LOG_CORRELATION_ID, event->correlation_id);
-	set_text(slot, LOG_CAUSATION_ID, event->causation_id);
-	set_text(slot, LOG_ACTOR, event->actor);
-	set_text(slot, LOG_SESSION_ROLE, event->session_role);
+	set_slot_text(slot, LOG_COMMAND_ID, event->command_id);
+	set_slot_text(slot, LOG_CORRELATION_ID, event->correlation_id);
+	set_slot_text(slot, LOG_CAUSATION_ID, event->causation_id);
+	set_slot_text(slot, LOG_ACTOR, event->actor);
+	set_slot_text(slot, LOG_SESSION_ROLE, event->session_role);
 	ExecStoreVirtualTuple(slot);
 }
 
@@ -180,7 +181,7 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 		events[i].version = stream->version + 1 + i;
 		ResetPerTupleExprContext(estate);
 		MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-		fill_slot(slot, stream->stream_id, &events[i]);
+		fill_log_slot(slot, stream->stream_id, &events[i]);
 		MemoryContextSwitchTo(estate->es_query_cxt);
 		if (!EVPG_MUTATION("event_lost") || events[i].version % 2 != 0)
 			ExecSimpleRelationInsert(target, estate, slot);
@@ -281,7 +282,7 @@ without_duplicates(List *names)
 	ListCell   *cell;
 
 	foreach(cell, names)
-		if (result == NIL || !EvpgRegistryListed(result, lfirst(cell)))
+		if (result == NIL || !EvpgNamesHave(result, lfirst(cell)))
 		result = lappend(result, lfirst(cell));
 	return result;
 }
@@ -418,7 +419,7 @@ tags_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	tags = DatumGetArrayTypeP(slot->tts_values[LOG_TAGS]);
 	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
 	for (int i = 0; i < count; i++)
-		if (!nulls[i] && EvpgRegistryListed(wanted, TextDatumGetCString(elements[i])))
+		if (!nulls[i] && EvpgNamesHave(wanted, TextDatumGetCString(elements[i])))
 			return true;
 	return false;
 }
@@ -483,7 +484,7 @@ next_of_stream(EvpgLogScan *scan)
 }
 
 static char *
-get_text(TupleTableSlot *slot, int column)
+slot_text(TupleTableSlot *slot, int column)
 {
 	return slot->tts_isnull[column] ? NULL : TextDatumGetCString(slot->tts_values[column]);
 }
@@ -516,7 +517,7 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	/* Copies: a scan inside of this one may make the session forget streams. */
 	event->aggregate_type = pstrdup(stream.aggregate_type);
 	event->aggregate_id = pstrdup(stream.aggregate_id);
-	event->type = get_text(slot, LOG_TYPE);
+	event->type = slot_text(slot, LOG_TYPE);
 	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);
 	event->data = get_varlena(slot, LOG_DATA);
 	event->metadata = get_varlena(slot, LOG_METADATA);
@@ -525,11 +526,11 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	event->has_event_id = true;
 	event->has_occurred_at = true;
 	event->caused_by = 0;
-	event->command_id = get_text(slot, LOG_COMMAND_ID);
-	event->correlation_id = get_text(slot, LOG_CORRELATION_ID);
-	event->causation_id = get_text(slot, LOG_CAUSATION_ID);
-	event->actor = get_text(slot, LOG_ACTOR);
-	event->session_role = get_text(slot, LOG_SESSION_ROLE);
+	event->command_id = slot_text(slot, LOG_COMMAND_ID);
+	event->correlation_id = slot_text(slot, LOG_CORRELATION_ID);
+	event->causation_id = slot_text(slot, LOG_CAUSATION_ID);
+	event->actor = slot_text(slot, LOG_ACTOR);
+	event->session_role = slot_text(slot, LOG_SESSION_ROLE);
 	event->occurred_at = DatumGetTimestampTz(slot->tts_values[LOG_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
 	MemoryContextSwitchTo(old);

@@ -84,7 +84,7 @@ held_by_me(Oid fence)
 
 /* Says that what this transaction draws from now on lies above a position. */
 static void
-hold(uint64 drawn)
+hold_fence(uint64 drawn)
 {
 	LOCKTAG		tag;
 
@@ -104,7 +104,7 @@ EvpgFenceEnter(void)
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	XLogRecPtr	lsn;
 
-	EvpgDurableAppends();
+	EvpgDurableNoteAppend();
 	if (EVPG_MUTATION("fence_late"))
 		return;
 	if (!held_by_me(catalog->fence))
@@ -112,10 +112,10 @@ EvpgFenceEnter(void)
 		uint64		drawn = last_drawn(catalog->event_position, &lsn);
 
 		EVPG_WAIT_POINT("fence_read");
-		hold(drawn);
+		hold_fence(drawn);
 	}
 	LockRelationOid(catalog->fence, RowExclusiveLock);
-	EvpgWakeConsumers();
+	EvpgWakeConsumersAtCommit();
 }
 
 /* Draws a position.  The caller has entered the fence and holds the stream. */
@@ -128,7 +128,7 @@ EvpgFenceDraw(void)
 	EVPG_WAIT_POINT("fence_drawn");
 	if (EVPG_MUTATION("fence_late"))
 	{
-		hold(position - 1);
+		hold_fence(position - 1);
 		LockRelationOid(catalog->fence, RowExclusiveLock);
 	}
 	return position;
@@ -136,7 +136,7 @@ EvpgFenceDraw(void)
 
 /* The mark as it is now. */
 static int64
-look(const EvpgCatalog *catalog, int64 drawn)
+look_at_fence(const EvpgCatalog *catalog, int64 drawn)
 {
 	LOCKTAG		tag;
 	VirtualTransactionId *others;
@@ -200,7 +200,7 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
 	wanted = last_drawn(catalog->event_position, lsn);
-	mark = look(catalog, wanted);
+	mark = look_at_fence(catalog, wanted);
 	if (wait && mark != held_mark && !held_by_me(catalog->fence))
 	{
 		if (mark < wanted)
@@ -210,7 +210,7 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
-			mark = look(catalog, last_drawn(catalog->event_position, lsn));
+			mark = look_at_fence(catalog, last_drawn(catalog->event_position, lsn));
 		}
 		if (mark < wanted)
 			held_mark = mark;

@@ -93,9 +93,9 @@ return_plan(FunctionCallInfo fcinfo, uint64 rows)
  * work_mem, and SPI holds one batch.  Returns the number of rows.
  */
 static int64
-return_batches(FunctionCallInfo fcinfo, EvpgPlan id, Datum *values, const char *nulls, bool read_only)
+return_batches(FunctionCallInfo fcinfo, EvpgStatement *id, Datum *values, const char *nulls, bool read_only)
 {
-	Portal		portal = EvpgPlanOpen(id, values, nulls, read_only);
+	Portal		portal = EvpgStatementOpen(id, values, nulls, read_only);
 	int64		count = 0;
 
 	for (;;)
@@ -108,9 +108,17 @@ return_batches(FunctionCallInfo fcinfo, EvpgPlan id, Datum *values, const char *
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
 	}
-	EvpgPlanClose(portal);
+	EvpgStatementClose(portal);
 	return count;
 }
+
+static EvpgStatement select_streams = {
+	.text = "SELECT aggregate_type, aggregate_id, version, created_at"
+	" FROM evpg.stream"
+	" WHERE ($1 IS NULL OR aggregate_type = $1) AND ($2 IS NULL OR (aggregate_type, aggregate_id) > ($2, $3))"
+	" ORDER BY aggregate_type, aggregate_id LIMIT $4",
+	.types = {TEXTOID, TEXTOID, TEXTOID, INT8OID}
+};
 
 Datum
 evpg_streams(PG_FUNCTION_ARGS)
@@ -135,7 +143,7 @@ evpg_streams(PG_FUNCTION_ARGS)
 	values[3] = Int64GetDatum(max_count);
 	nulls[3] = max_count < 0 ? 'n' : ' ';
 	EvpgEnter(&scope, NULL);
-	(void) return_batches(fcinfo, EVPG_PLAN_STREAM_LIST, values, nulls, true);
+	(void) return_batches(fcinfo, &select_streams, values, nulls, true);
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }
@@ -227,8 +235,18 @@ typedef struct Wanted
 static List *
 names_of(ArrayType *array)
 {
-	return array == NULL ? NIL : EvpgRegistryNames(array);
+	return array == NULL ? NIL : EvpgNamesFromArray(array);
 }
+
+static EvpgStatement select_events_tagged = {
+	.text = "SELECT *"
+	" FROM evpg.event e"
+	" WHERE e.tags && $1 AND e.position > $2 AND e.position <= $3"
+	" AND ($4 IS NULL OR e.aggregate_type = ANY ($4)) AND ($5 IS NULL OR e.type = ANY ($5))"
+	" ORDER BY e.position LIMIT $6",
+	.types = {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT8OID},
+	.by_values = true
+};
 
 /*
  * Returns events of positions above after and up to upto, in order, with a new
@@ -256,7 +274,7 @@ return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 up
 			max_count < 0 ? 'n' : ' '
 		};
 
-		return return_batches(fcinfo, EVPG_PLAN_EVENTS_TAGGED, values, nulls, false);
+		return return_batches(fcinfo, &select_events_tagged, values, nulls, false);
 	}
 	filter.aggregate_types = names_of(wanted->aggregate_types);
 	filter.event_types = names_of(wanted->event_types);
@@ -344,7 +362,7 @@ evpg_state(PG_FUNCTION_ARGS)
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
 	EvpgEnter(&scope, NULL);
-	aggregate = EvpgRegistryAggregateWithState(stream.aggregate_type);
+	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
 	if (EvpgStreamRead(&stream, true))
 	{
 		EvpgState	state;
@@ -369,7 +387,7 @@ evpg_state(PG_FUNCTION_ARGS)
 			EvpgStateLoad(&state, aggregate, &stream, true);
 
 		values[0] = Int64GetDatum(state.version);
-		values[1] = JsonbPGetDatum(EvpgReducerValue(&state));
+		values[1] = JsonbPGetDatum(EvpgStateValue(&state));
 		values[2] = Int64GetDatum(state.last_position);
 		nulls[2] = (state.last_position == 0);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
@@ -394,7 +412,7 @@ evpg_take_snapshot(PG_FUNCTION_ARGS)
 	EvpgState	state;
 
 	EvpgEnter(&scope, "evpg_take_snapshot()");
-	aggregate = EvpgRegistryAggregateWithState(stream.aggregate_type);
+	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
 	if (!EvpgStreamLock(&stream))
 		raise_no_stream(&stream);
 	EvpgStateLoad(&state, aggregate, &stream, false);
@@ -409,6 +427,13 @@ evpg_take_snapshot(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(stream.version);
 }
 
+static EvpgStatement select_projection_row = {
+	.text = "SELECT state, generation, version, position, updated_at"
+	" FROM evpg.projected_state"
+	" WHERE name = $1 AND key = $2",
+	.types = {TEXTOID, TEXTOID}
+};
+
 /* Returns the row of a key; false if there is none. */
 static bool
 return_key(FunctionCallInfo fcinfo)
@@ -420,12 +445,12 @@ return_key(FunctionCallInfo fcinfo)
 
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
-	(void) EvpgProjectionFind(name);
+	(void) EvpgProjectionGet(name, false);
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = PG_GETARG_DATUM(1);
-	rows = EvpgPlanRead(EVPG_PLAN_PROJECTED_READ, values, NULL);
+	rows = EvpgStatementRead(&select_projection_row, values, NULL);
 	return_plan(fcinfo, rows);
-	EvpgPlanDone();
+	EvpgStatementDone();
 	EvpgLeave(&scope);
 	return rows > 0;
 }
@@ -447,6 +472,16 @@ evpg_projection_required(PG_FUNCTION_ARGS)
 						text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)))));
 	PG_RETURN_NULL();
 }
+
+static EvpgStatement select_projection_row_changes = {
+	.text = "SELECT c.*, CASE WHEN count(*) OVER page >= $4 THEN max(c.position) OVER page ELSE $3 END"
+	" FROM (SELECT s.key, s.state, p.generation_base + s.generation AS generation, s.version, n.position,"
+	" s.updated_at FROM evpg.projection p JOIN evpg.projection_state s USING (build) CROSS JOIN LATERAL"
+	" (SELECT GREATEST(s.position, p.rebuilt_position) AS position) n WHERE p.name = $1 AND n.position > $2"
+	" AND n.position <= $3 ORDER BY n.position FETCH FIRST ($4) ROWS WITH TIES) c WINDOW page AS ()"
+	" ORDER BY c.position",
+	.types = {TEXTOID, INT8OID, INT8OID, INT8OID}
+};
 
 /*
  * Rows of inline projections commit out of the order of positions, as events
@@ -471,14 +506,14 @@ evpg_projection_changes(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, NULL);
 	mark = EvpgFenceDurablePosition(true);
 	/* No further than an asynchronous projection is. */
-	is_async = EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC;
+	is_async = EvpgProjectionGet(name, false)->mode == EVPG_MODE_ASYNC;
 	if (is_async && EvpgConsumerRead(name, &consumer))
 		mark = Min(mark, consumer.checkpoint);
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = PG_GETARG_DATUM(1);
 	values[2] = Int64GetDatum(mark);
 	values[3] = Int64GetDatum(max_count);
-	rows = return_batches(fcinfo, EVPG_PLAN_PROJECTED_CHANGES, values, max_count < 0 ? no_limit : NULL, false);
+	rows = return_batches(fcinfo, &select_projection_row_changes, values, max_count < 0 ? no_limit : NULL, false);
 	/* Batches of workers commit lazily. */
 	if (is_async && rows > 0)
 		EvpgDurableAwaitAll();

@@ -28,6 +28,7 @@
 #include "base/row.h"
 #include "base/statement.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "log/stream.h"
 #include "miscadmin.h"
@@ -79,7 +80,7 @@ static uint64 names_of = 0;		/* EvpgCatalogIdentity() */
 
 /* A value of a row of evpg.stream, which has no NULLs. */
 static Datum
-get_value(HeapTuple row, int column)
+get_stream_value(HeapTuple row, int column)
 {
 	bool		isnull;
 
@@ -87,7 +88,7 @@ get_value(HeapTuple row, int column)
 }
 
 static bool
-find_row(EvpgStream *stream, Snapshot snapshot, bool lock)
+find_stream_row(EvpgStream *stream, Snapshot snapshot, bool lock)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 
@@ -99,10 +100,10 @@ find_row(EvpgStream *stream, Snapshot snapshot, bool lock)
 		stream->last_recorded_at = DT_NOBEGIN;
 		return false;
 	}
-	stream->stream_id = DatumGetInt64(get_value(stream->row, STREAM_STREAM_ID));
-	stream->version = DatumGetInt64(get_value(stream->row, STREAM_VERSION));
-	stream->last_position = DatumGetInt64(get_value(stream->row, STREAM_LAST_POSITION));
-	stream->last_recorded_at = DatumGetTimestampTz(get_value(stream->row, STREAM_LAST_RECORDED_AT));
+	stream->stream_id = DatumGetInt64(get_stream_value(stream->row, STREAM_STREAM_ID));
+	stream->version = DatumGetInt64(get_stream_value(stream->row, STREAM_VERSION));
+	stream->last_position = DatumGetInt64(get_stream_value(stream->row, STREAM_LAST_POSITION));
+	stream->last_recorded_at = DatumGetTimestampTz(get_stream_value(stream->row, STREAM_LAST_RECORDED_AT));
 	return true;
 }
 
@@ -110,14 +111,14 @@ find_row(EvpgStream *stream, Snapshot snapshot, bool lock)
 bool
 EvpgStreamLock(EvpgStream *stream)
 {
-	return find_row(stream, GetTransactionSnapshot(), true);
+	return find_stream_row(stream, GetTransactionSnapshot(), true);
 }
 
 /* The same without a lock, under the caller's snapshot or a new one. */
 bool
 EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 {
-	return find_row(stream, caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot(), false);
+	return find_stream_row(stream, caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot(), false);
 }
 
 static void
@@ -163,8 +164,8 @@ EvpgStreamById(int64 stream_id, EvpgStream *stream)
 		if (MemoryContextMemAllocated(EvpgStreamContext, false) > MAX_NAMES_SIZE)
 			forget_names();
 		old = MemoryContextSwitchTo(EvpgStreamContext);
-		type = TextDatumGetCString(get_value(row, STREAM_AGGREGATE_TYPE));
-		id = TextDatumGetCString(get_value(row, STREAM_AGGREGATE_ID));
+		type = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_TYPE));
+		id = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_ID));
 		entry = streams_insert(names, stream_id, &found);
 		entry->aggregate_type = type;
 		entry->aggregate_id = id;
@@ -176,6 +177,12 @@ EvpgStreamById(int64 stream_id, EvpgStream *stream)
 	stream->aggregate_type = entry->aggregate_type;
 	stream->aggregate_id = entry->aggregate_id;
 }
+
+static EvpgStatement insert_stream = {
+	.text = "INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES ($1, $2)"
+	" ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING RETURNING stream_id",
+	.types = {TEXTOID, TEXTOID}
+};
 
 /*
  * EvpgStreamCreate
@@ -189,9 +196,9 @@ EvpgStreamCreate(EvpgStream *stream)
 		CStringGetTextDatum(stream->aggregate_type),
 		CStringGetTextDatum(stream->aggregate_id)
 	};
-	bool		created = EvpgPlanRun(EVPG_PLAN_STREAM_CREATE, values, NULL) > 0;
+	bool		created = EvpgStatementRun(&insert_stream, values, NULL) > 0;
 
-	EvpgPlanDone();
+	EvpgStatementDone();
 	/* Our own row now; the lock is what EvpgStreamAdvance wants. */
 	if (created && !EvpgStreamLock(stream))
 		elog(ERROR, "stream \"%s\" has vanished", stream->aggregate_id);

@@ -22,6 +22,7 @@
 #include "base/errors.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "message/translator.h"
 #include "miscadmin.h"
@@ -43,14 +44,20 @@ typedef struct Message
 	bool		refused;		/* one of them is a refusal, and was raised */
 } Message;
 
+static EvpgStatement insert_inbox = {
+	.text = "INSERT INTO evpg.inbox (source, message_key) VALUES ($1, $2)"
+	" ON CONFLICT (source, message_key) DO NOTHING",
+	.types = {TEXTOID, TEXTOID}
+};
+
 /* Marks a message as received; false if it was.  Waits for another transaction that marks it. */
 static bool
-mark(const char *source, const char *key)
+mark_received(const char *source, const char *key)
 {
 	Datum		values[2] = {CStringGetTextDatum(source), CStringGetTextDatum(key)};
-	bool		first = EvpgPlanRun(EVPG_PLAN_INBOX_WRITE, values, NULL) > 0;
+	bool		first = EvpgStatementRun(&insert_inbox, values, NULL) > 0;
 
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return first;
 }
 
@@ -63,7 +70,7 @@ evpg_receive(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgEnter(&scope, "evpg_receive()");
-	first = mark(source, key);
+	first = mark_received(source, key);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(first);
 }
@@ -87,7 +94,7 @@ describe_message(void *arg)
 
 /* Marks, translates, executes; raises a refusal after all commands, so that nothing of them is left. */
 static void
-receive(void *arg)
+receive_message(void *arg)
 {
 	Message    *message = arg;
 	EvpgOutcome *refusal = NULL;
@@ -99,7 +106,7 @@ receive(void *arg)
 	callback.arg = message;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	if (mark(message->source, message->key))
+	if (mark_received(message->source, message->key))
 	{
 		count = EvpgTranslate(message->translator, message->payload, &commands);
 		message->outcomes = palloc(sizeof(EvpgOutcome) * Max(count, 1));
@@ -145,7 +152,7 @@ evpg_receive_message(PG_FUNCTION_ARGS)
 				 errmsg("payload must not be null")));
 
 	EvpgEnter(&scope, "evpg_receive_message()");
-	error = EvpgAttempt(receive, &message);
+	error = EvpgSubtransactionRun(receive_message, &message);
 	if (error != NULL && !message.refused)
 		ReThrowError(error);
 	EvpgLeave(&scope);

@@ -20,6 +20,7 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/statement.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "message/translator.h"
 #include "miscadmin.h"
@@ -44,6 +45,17 @@ static uint64 generation = 0;	/* of the list */
 
 /* ------------------------------------------------------------------ registration */
 
+static EvpgStatement insert_translator = {
+	.text = "INSERT INTO evpg.translator AS t (name, translator, search_path, registered_by, registered_at)"
+	" VALUES ($1, $2, $3, $4, evpg.clock_timestamp())"
+	" ON CONFLICT (name) DO UPDATE"
+	" SET translator = excluded.translator, search_path = excluded.search_path, registered_by ="
+	" excluded.registered_by, registered_at = excluded.registered_at"
+	" WHERE (t.translator, t.search_path, t.registered_by) IS DISTINCT"
+	" FROM (excluded.translator, excluded.search_path, excluded.registered_by)",
+	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
 Datum
 evpg_register_translator(PG_FUNCTION_ARGS)
 {
@@ -64,26 +76,32 @@ evpg_register_translator(PG_FUNCTION_ARGS)
 	values[3] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 
 	EvpgEnter(&scope, "evpg_register_translator()");
-	changed = EvpgPlanRun(EVPG_PLAN_TRANSLATOR_WRITE, values, NULL);
-	EvpgPlanDone();
+	changed = EvpgStatementRun(&insert_translator, values, NULL);
+	EvpgStatementDone();
 	if (changed > 0)
-		EvpgRegistryAnnounce(EvpgCatalogGet()->translator);
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->translator);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
 
+static EvpgStatement delete_translator = {
+	.text = "DELETE FROM evpg.translator"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
+
 Datum
 evpg_drop_translator(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(EvpgRegistryDrop(fcinfo, EVPG_PLAN_TRANSLATOR_DELETE, EvpgCatalogGet()->translator,
-									EVPG_ERRCODE_UNKNOWN_TRANSLATOR, "translator", "evpg_drop_translator()"));
+	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_translator, EvpgCatalogGet()->translator,
+										EVPG_ERRCODE_UNKNOWN_TRANSLATOR, "translator", "evpg_drop_translator()"));
 }
 
 /* ------------------------------------------------------------------ those that are in use */
 
 /* Forgets what an invalidation has made doubtful. */
 static void
-refresh(void)
+refresh_translators(void)
 {
 	ListCell   *cell;
 
@@ -91,20 +109,17 @@ refresh(void)
 		return;
 	generation = EvpgCatalogRegistryGeneration();
 	foreach(cell, translators)
-		EvpgRegistryDropLater(((Translator *) lfirst(cell))->context);
+		EvpgRegistrationFreeLater(((Translator *) lfirst(cell))->context);
 	list_free(translators);
 	translators = NIL;
 }
 
-static char *
-result_text(int column)
-{
-	Datum		value;
-
-	if (!EvpgPlanResult(0, column, &value))
-		elog(ERROR, "unexpected null in evpg.translator");
-	return TextDatumGetCString(value);
-}
+static EvpgStatement select_translator = {
+	.text = "SELECT translator, search_path, registered_by"
+	" FROM evpg.translator"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
 
 static Translator *
 load_translator(const char *name)
@@ -116,7 +131,7 @@ load_translator(const char *name)
 
 	/* An error below leaves the context to the caller's. */
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgTranslator", ALLOCSET_SMALL_SIZES);
-	if (EvpgPlanReadLatest(EVPG_PLAN_TRANSLATOR_READ, &key, NULL) == 0)
+	if (EvpgStatementReadLatest(&select_translator, &key, NULL) == 0)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_TRANSLATOR),
 				 errmsg("translator \"%s\" is not registered", name),
@@ -125,10 +140,10 @@ load_translator(const char *name)
 	translator = palloc(sizeof(Translator));
 	translator->context = context;
 	translator->name = pstrdup(name);
-	translator->function = EvpgFunctionResolve(result_text(1), EVPG_ROLE_TRANSLATOR, result_text(3), result_text(2));
+	translator->function = EvpgFunctionResolve(EvpgResultText(0, 1), EVPG_ROLE_TRANSLATOR, EvpgResultText(0, 3), EvpgResultText(0, 2));
 	MemoryContextSwitchTo(old);
-	EvpgPlanDone();
-	MemoryContextSetParent(context, EvpgRegistryMemory());
+	EvpgStatementDone();
+	MemoryContextSetParent(context, EvpgRegistrationMemory());
 	return translator;
 }
 
@@ -141,7 +156,7 @@ find_translator(const char *name)
 	Translator *translator;
 	MemoryContext old;
 
-	refresh();
+	refresh_translators();
 	foreach(cell, translators)
 	{
 		translator = lfirst(cell);
@@ -151,14 +166,14 @@ find_translator(const char *name)
 
 	before = generation;
 	translator = load_translator(name);
-	refresh();
+	refresh_translators();
 	if (before != generation)
 	{
 		/* Invalidated while it was loaded: use it this once. */
-		EvpgRegistryDropLater(translator->context);
+		EvpgRegistrationFreeLater(translator->context);
 		return translator;
 	}
-	old = MemoryContextSwitchTo(EvpgRegistryMemory());
+	old = MemoryContextSwitchTo(EvpgRegistrationMemory());
 	translators = lappend(translators, translator);
 	MemoryContextSwitchTo(old);
 	return translator;

@@ -3,7 +3,7 @@
  * apply.c
  *		Applies events to the keys of projections (rules 11 and 12).
  *
- * EvpgProjectFold applies one event to the row of one key, EvpgProjectHandle to
+ * EvpgApplyReducer applies one event to the row of one key, EvpgApplyHandler to
  * the rows of all its keys at once, for a handler, which sees an event once.
  * Both serve every caller: the transaction that appends the event (here), a
  * batch (batch.c), a rebuild.
@@ -40,7 +40,7 @@ typedef struct Work
 	EvpgProjection *projection;
 	const char *key;
 	const EvpgEvent *event;
-	EvpgProjected *row;			/* once it is locked, for a handler */
+	EvpgProjectionRow *row;		/* once it is locked, for a handler */
 } Work;
 
 /* What a projection made of an event. */
@@ -55,17 +55,17 @@ typedef struct Applied
 /* ------------------------------------------------------------------ whose code is running */
 
 /* What is being worked on: if it fails, this is where. */
-int64		EvpgProjectPosition = 0;	/* 0: no event */
-const char *EvpgProjectKey = NULL;	/* NULL: not known yet */
+int64		EvpgApplyPosition = 0;	/* 0: no event */
+const char *EvpgApplyKey = NULL;	/* NULL: not known yet */
 
 static char last_key[EVPG_MAX_ID + 1];
 
 /* Says what is being worked on. */
 void
-EvpgProjectBlame(int64 position, const char *key)
+EvpgApplySetCurrent(int64 position, const char *key)
 {
-	EvpgProjectPosition = position;
-	EvpgProjectKey = key == NULL ? NULL : last_key;
+	EvpgApplyPosition = position;
+	EvpgApplyKey = key == NULL ? NULL : last_key;
 	if (key != NULL)
 		strlcpy(last_key, key, sizeof(last_key));
 }
@@ -80,7 +80,7 @@ typedef struct Frame
 } Frame;
 
 static void
-describe_frame(void *arg)
+describe_projection_call(void *arg)
 {
 	Frame	   *frame = arg;
 
@@ -99,21 +99,21 @@ describe_frame(void *arg)
 }
 
 static void
-push_frame(Frame *frame, const EvpgProjection *projection, const char *key, int keys, const EvpgEvent *event)
+push_projection_context(Frame *frame, const EvpgProjection *projection, const char *key, int keys, const EvpgEvent *event)
 {
-	EvpgProjectBlame(event->position, key);
+	EvpgApplySetCurrent(event->position, key);
 	frame->projection = projection->name;
 	frame->key = key;
 	frame->keys = keys;
 	frame->event = event;
-	frame->callback.callback = describe_frame;
+	frame->callback.callback = describe_projection_call;
 	frame->callback.arg = frame;
 	frame->callback.previous = error_context_stack;
 	error_context_stack = &frame->callback;
 }
 
 static void
-pop_frame(Frame *frame)
+pop_projection_context(Frame *frame)
 {
 	error_context_stack = frame->callback.previous;
 }
@@ -122,7 +122,7 @@ pop_frame(Frame *frame)
 
 /* The state of a row as json-c, which stays with the row. */
 static evpg_json *
-native_state(EvpgProjected *row, MemoryContext row_context)
+row_state(EvpgProjectionRow *row, MemoryContext row_context)
 {
 	EvpgProjection *projection = row->projection;
 
@@ -202,7 +202,7 @@ project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *sta
 static void
 project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Applied *applied)
 {
-	Datum		args[2] = {EvpgEventDatum(event), EvpgRegistryArray(keys)};
+	Datum		args[2] = {EvpgEventDatum(event), EvpgNamesToArray(keys)};
 	Datum	   *rows;
 	bool	   *nulls;
 
@@ -212,13 +212,13 @@ project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Ap
 }
 
 static void
-apply(EvpgProjected *row, MemoryContext row_context, const EvpgEvent *event, bool send, Applied *applied)
+apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent *event, bool send, Applied *applied)
 {
 	EvpgProjection *projection = row->projection;
 
 	memset(applied, 0, sizeof(Applied));
 	if (projection->native)
-		project_native(projection, native_state(row, row_context), event, send, applied);
+		project_native(projection, row_state(row, row_context), event, send, applied);
 	else
 		project_by_reducer(projection, EvpgProjectionFunction(projection),
 						   row->state != NULL ? row->state : projection->initial_state, event, applied);
@@ -226,7 +226,7 @@ apply(EvpgProjected *row, MemoryContext row_context, const EvpgEvent *event, boo
 
 /* Keeps a new state; whatever state the row had goes. */
 static void
-keep_state(EvpgProjected *row, const Applied *applied)
+keep_state(EvpgProjectionRow *row, const Applied *applied)
 {
 	Jsonb	   *before = row->state;
 
@@ -244,33 +244,33 @@ keep_state(EvpgProjected *row, const Applied *applied)
 
 /* A row has taken an event: its version and position, and its frame if asked. */
 static void
-advance_row(EvpgProjected *row, const EvpgEvent *event, bool send, const Applied *applied)
+advance_row(EvpgProjectionRow *row, const EvpgEvent *event, bool send, const Applied *applied)
 {
 	row->deleted = applied->deleted;
 	row->version++;
 	row->position = Max(row->position, event->position);
 	if (send && !applied->silent)
-		EvpgProjectedSend(row, row->projection->event_name, applied->delta);
+		EvpgProjectionRowSend(row, row->projection->event_name, applied->delta);
 }
 
 /*
- * EvpgProjectFold
+ * EvpgApplyReducer
  *		Applies an event to a row, in memory: the caller writes it in the end.
  *		The state is kept in CurrentMemoryContext while all else goes with
  *		event_context.  Sends the frame of the event if asked.  Not for a handler.
  */
 void
-EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_context, bool send)
+EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext event_context, bool send)
 {
 	MemoryContext row_context = MemoryContextSwitchTo(event_context);
 	Applied		applied;
 	Frame		frame;
 
 	if (row->deleted)
-		EvpgProjectedRevive(row);
-	push_frame(&frame, row->projection, row->key, 1, event);
-	apply(row, row_context, event, send, &applied);
-	pop_frame(&frame);
+		EvpgProjectionRowRevive(row);
+	push_projection_context(&frame, row->projection, row->key, 1, event);
+	apply_to_row(row, row_context, event, send, &applied);
+	pop_projection_context(&frame);
 	advance_row(row, event, send, &applied);
 	MemoryContextSwitchTo(row_context);
 	keep_state(row, &applied);
@@ -278,17 +278,17 @@ EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_
 }
 
 /*
- * EvpgProjectHandle
+ * EvpgApplyHandler
  *		Lets the handler of a projection apply an event, once, and advances the rows
  *		of all its keys, in memory: the caller writes them in the end.  All else
  *		goes with event_context.
  */
 void
-EvpgProjectHandle(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send)
+EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send)
 {
-	EvpgProjection *projection = ((EvpgProjected *) linitial(rows))->projection;
+	EvpgProjection *projection = ((EvpgProjectionRow *) linitial(rows))->projection;
 	MemoryContext caller = MemoryContextSwitchTo(event_context);
-	const char *only_key = list_length(rows) == 1 ? ((EvpgProjected *) linitial(rows))->key : NULL;
+	const char *only_key = list_length(rows) == 1 ? ((EvpgProjectionRow *) linitial(rows))->key : NULL;
 	List	   *keys = NIL;
 	ListCell   *cell;
 	Applied		applied = {0};
@@ -296,15 +296,15 @@ EvpgProjectHandle(List *rows, const EvpgEvent *event, MemoryContext event_contex
 
 	foreach(cell, rows)
 	{
-		EvpgProjected *row = lfirst(cell);
+		EvpgProjectionRow *row = lfirst(cell);
 
 		if (row->deleted)
-			EvpgProjectedRevive(row);
+			EvpgProjectionRowRevive(row);
 		keys = lappend(keys, unconstify(char *, row->key));
 	}
-	push_frame(&frame, projection, only_key, list_length(rows), event);
+	push_projection_context(&frame, projection, only_key, list_length(rows), event);
 	project_by_handler(EvpgProjectionFunction(projection), event, keys, &applied);
-	pop_frame(&frame);
+	pop_projection_context(&frame);
 	foreach(cell, rows)
 		advance_row(lfirst(cell), event, send, &applied);
 	MemoryContextSwitchTo(caller);
@@ -313,14 +313,14 @@ EvpgProjectHandle(List *rows, const EvpgEvent *event, MemoryContext event_contex
 
 /* The keys that an event is applied to, in CurrentMemoryContext. */
 List *
-EvpgProjectKeys(EvpgProjection *projection, const EvpgEvent *event)
+EvpgApplyKeys(EvpgProjection *projection, const EvpgEvent *event)
 {
 	Frame		frame;
 	List	   *keys;
 
-	push_frame(&frame, projection, NULL, 0, event);
+	push_projection_context(&frame, projection, NULL, 0, event);
 	keys = EvpgProjectionKeys(projection, event);
-	pop_frame(&frame);
+	pop_projection_context(&frame);
 	return keys;
 }
 
@@ -350,11 +350,11 @@ compare_work(const void *a, const void *b)
 
 /* Whether any inline projection takes any of the events. */
 bool
-EvpgProjectAny(const EvpgEvent *events, int count)
+EvpgApplyIsNeeded(const EvpgEvent *events, int count)
 {
 	ListCell   *cell;
 
-	foreach(cell, EvpgProjections())
+	foreach(cell, EvpgProjectionList())
 		for (int i = 0; i < count; i++)
 		if (takes_inline(lfirst(cell), &events[i]))
 			return true;
@@ -363,7 +363,7 @@ EvpgProjectAny(const EvpgEvent *events, int count)
 
 /* The keys that events are to be applied to, in the order in which they are locked. */
 static Work *
-collect(List *projections, const EvpgEvent *events, int count, int *nwork)
+collect_keys(List *projections, const EvpgEvent *events, int count, int *nwork)
 {
 	int			space = 16;
 	Work	   *work = palloc(sizeof(Work) * space);
@@ -380,7 +380,7 @@ collect(List *projections, const EvpgEvent *events, int count, int *nwork)
 
 			if (!takes_inline(projection, &events[i]))
 				continue;
-			foreach(key, EvpgProjectKeys(projection, &events[i]))
+			foreach(key, EvpgApplyKeys(projection, &events[i]))
 			{
 				if (*nwork == space)
 					work = repalloc_huge(work, sizeof(Work) * (space *= 2));
@@ -401,16 +401,16 @@ static int
 apply_key(const Work *work, int nwork)
 {
 	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
-	EvpgProjected row;
+	EvpgProjectionRow row;
 	int			done = 0;
 
-	EvpgProjectedLock(&row, work->projection, work->key);
+	EvpgProjectionRowLock(&row, work->projection, work->key);
 	for (; done < nwork && work[done].projection == work->projection && strcmp(work[done].key, work->key) == 0; done++)
 	{
-		EvpgProjectFold(&row, work[done].event, event_context, true);
+		EvpgApplyReducer(&row, work[done].event, event_context, true);
 		MemoryContextReset(event_context);
 	}
-	EvpgProjectedWrite(&row);
+	EvpgProjectionRowWrite(&row);
 	return done;
 }
 
@@ -437,7 +437,7 @@ apply_handler(Work *work, int nwork)
 	EvpgProjection *projection = work->projection;
 	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
 	List	   *locked = NIL;
-	EvpgProjected *row = NULL;
+	EvpgProjectionRow *row = NULL;
 	ListCell   *cell;
 	int			count = 0;
 
@@ -445,8 +445,8 @@ apply_handler(Work *work, int nwork)
 	{
 		if (row == NULL || strcmp(work[count].key, row->key) != 0)
 		{
-			row = palloc(sizeof(EvpgProjected));
-			EvpgProjectedLock(row, projection, work[count].key);
+			row = palloc(sizeof(EvpgProjectionRow));
+			EvpgProjectionRowLock(row, projection, work[count].key);
 			locked = lappend(locked, row);
 		}
 		work[count].row = row;
@@ -461,11 +461,11 @@ apply_handler(Work *work, int nwork)
 		for (; done < count && work[done].event == event; done++)
 			rows = lappend(rows, work[done].row);
 		MemoryContextSwitchTo(old);
-		EvpgProjectHandle(rows, event, event_context, true);
+		EvpgApplyHandler(rows, event, event_context, true);
 		MemoryContextReset(event_context);
 	}
 	foreach(cell, locked)
-		EvpgProjectedWrite(lfirst(cell));
+		EvpgProjectionRowWrite(lfirst(cell));
 	return count;
 }
 
@@ -477,7 +477,7 @@ apply_handler(Work *work, int nwork)
 void
 EvpgProject(const EvpgEvent *events, int count)
 {
-	List	   *projections = EvpgProjections();
+	List	   *projections = EvpgProjectionList();
 	MemoryContext context;
 	MemoryContext key_context;
 	MemoryContext old;
@@ -487,11 +487,11 @@ EvpgProject(const EvpgEvent *events, int count)
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject", ALLOCSET_DEFAULT_SIZES);
 	key_context = AllocSetContextCreate(context, "EvpgProject key", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	EvpgProjecting = true;
+	EvpgApplyRuns = true;
 	PG_TRY();
 	{
 		int			nwork;
-		Work	   *work = collect(projections, events, count, &nwork);
+		Work	   *work = collect_keys(projections, events, count, &nwork);
 
 		MemoryContextSwitchTo(key_context);
 		for (int done = 0; done < nwork; MemoryContextReset(key_context))
@@ -500,7 +500,7 @@ EvpgProject(const EvpgEvent *events, int count)
 	}
 	PG_FINALLY();
 	{
-		EvpgProjecting = false;
+		EvpgApplyRuns = false;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

@@ -11,14 +11,14 @@
 #include "log/event.h"
 #include "projection/projection_row.h"
 
-extern int64 EvpgProjectPosition;
-extern const char *EvpgProjectKey;
+extern int64 EvpgApplyPosition;
+extern const char *EvpgApplyKey;
 
-extern void EvpgProjectBlame(int64 position, const char *key);
-extern bool EvpgProjectAny(const EvpgEvent *events, int count);
+extern void EvpgApplySetCurrent(int64 position, const char *key);
+extern bool EvpgApplyIsNeeded(const EvpgEvent *events, int count);
 extern void EvpgProject(const EvpgEvent *events, int count);
-extern List *EvpgProjectKeys(EvpgProjection *projection, const EvpgEvent *event);
-extern void EvpgProjectFold(EvpgProjected *row, const EvpgEvent *event, MemoryContext event_context, bool send);
-extern void EvpgProjectHandle(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send);
+extern List *EvpgApplyKeys(EvpgProjection *projection, const EvpgEvent *event);
+extern void EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext event_context, bool send);
+extern void EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send);
 
 #endif							/* EVPG_APPLY_H */

@@ -60,9 +60,9 @@ static void
 put_aside(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
 {
 	if (projection->on_error == EVPG_ON_ERROR_PARK)
-		EvpgConsumerPark(consumer->name, consumer->error_position, key, consumer->attempts, error);
+		EvpgParkedInsert(consumer->name, consumer->error_position, key, consumer->attempts, error);
 	else
-		EvpgConsumerSkip(consumer->name, consumer->error_position, key, error->message, consumer->attempts, error);
+		EvpgParkedSkip(consumer->name, consumer->error_position, key, error->message, consumer->attempts, error);
 }
 
 /*
@@ -80,7 +80,7 @@ leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 		.upto = consumer->error_position,
 		.max_events = 1,
 		.send = true,
-		.parked = EvpgConsumerParked(consumer->name, consumer->error_position - 1)
+		.parked = EvpgParkedList(consumer->name, consumer->error_position - 1)
 	};
 
 	if (projection->handler_signature != NULL)
@@ -91,8 +91,8 @@ leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 		{
 			batch.give_up = error;
 			batch.attempts = consumer->attempts;
-			no_keys = EvpgAttempt(run_batch, &batch);
-			if (no_keys != NULL && EvpgAttemptCancelled(no_keys))
+			no_keys = EvpgSubtransactionRun(run_batch, &batch);
+			if (no_keys != NULL && EvpgErrorIsCancel(no_keys))
 				ReThrowError(unconstify(ErrorData *, no_keys));
 		}
 		if (projection->on_error != EVPG_ON_ERROR_PARK || no_keys != NULL)
@@ -105,12 +105,12 @@ leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 		if (key == NULL)
 			return;
 		batch.except_keys = lappend(batch.except_keys, pstrdup(key));
-		error = EvpgAttempt(run_batch, &batch);
+		error = EvpgSubtransactionRun(run_batch, &batch);
 		if (error == NULL)
 			return;
-		if (EvpgAttemptCancelled(error))
+		if (EvpgErrorIsCancel(error))
 			ReThrowError(unconstify(ErrorData *, error));
-		key = EvpgProjectKey;
+		key = EvpgApplyKey;
 	}
 }
 
@@ -120,7 +120,7 @@ give_up(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorDat
 {
 	if (consumer->error_position == 0 || projection->on_error == EVPG_ON_ERROR_STOP)
 		return false;
-	leave_out(consumer, projection, EvpgProjectKey, error);
+	leave_out(consumer, projection, EvpgApplyKey, error);
 	EvpgConsumerAdvance(consumer, consumer->error_position, 0);
 	return true;
 }
@@ -129,7 +129,7 @@ static void
 tell_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bool stop, int64 position,
 			  const ErrorData *error)
 {
-	ereport(EvpgAttemptLevel(),
+	ereport(EvpgSubtransactionLevel(),
 			(errmsg("projection \"%s\" of database \"%s\" has %s at position " INT64_FORMAT, consumer->name,
 					get_database_name(MyDatabaseId),
 					stop ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
@@ -145,9 +145,9 @@ tell_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bo
  * itself: its key path, its library.
  */
 static void
-fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
+fail_batch(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
 {
-	int64		position = EvpgProjectPosition;
+	int64		position = EvpgApplyPosition;
 	int			attempts = 0;
 	TimestampTz retry_at = EvpgClockNow();
 	bool		again;
@@ -159,11 +159,11 @@ fail(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch,
 	/* After others it does not count: it is tried again alone, at once. */
 	if (position == 0 || position == batch->first)
 	{
-		bool		transient = EvpgConsumerTransient(error);
+		bool		transient = EvpgErrorIsTransient(error);
 
 		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !transient;
-		retry_at = transient ? EvpgConsumerPause(consumer->last_error_at, consumer->retry_at, FIRST_PAUSE) :
-			EvpgConsumerRetryAt(attempts);
+		retry_at = transient ? EvpgRetryPause(consumer->last_error_at, consumer->retry_at, FIRST_PAUSE) :
+			EvpgRetryAt(attempts);
 		if (position - 1 > consumer->checkpoint)
 			EvpgConsumerAdvance(consumer, position - 1, 0);
 	}
@@ -193,10 +193,10 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 		.after = position - 1,
 		.upto = position,
 		.max_events = 1,
-		.parked = EvpgConsumerParked(consumer->name, position - 1),
+		.parked = EvpgParkedList(consumer->name, position - 1),
 		.attempts = consumer->crashes - 1
 	};
-	ErrorData  *error = EvpgCautionError(batch.attempts);
+	ErrorData  *error = EvpgSuspectsError(batch.attempts);
 	bool		stop = projection->on_error == EVPG_ON_ERROR_STOP;
 	bool		again = consumer->error_position == position;
 
@@ -205,7 +205,7 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 	if (!stop)
 	{
 		batch.give_up = error;
-		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || EvpgAttempt(run_batch, &batch) != NULL)
+		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || EvpgSubtransactionRun(run_batch, &batch) != NULL)
 			put_aside(consumer, projection, NULL, error);
 		EvpgConsumerAdvance(consumer, position, 0);
 	}
@@ -228,8 +228,8 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {0};
 	EvpgLogFilter filter = {0};
-	EvpgCaution caution;
-	EvpgLook   *look;
+	EvpgSuspicion caution;
+	EvpgLazyCheckpoint *look;
 	int64		mark;
 	int64		position;
 	ErrorData  *error;
@@ -238,7 +238,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		return false;
 	EvpgEnter(&scope, "evpg_run()");
 	if (!EvpgConsumerRead(name, &consumer) || !consumer.running ||
-		(projection = EvpgProjectionLookup(name)) == NULL)
+		(projection = EvpgProjectionGet(name, true)) == NULL)
 	{
 		EvpgLeave(&scope);
 		return false;
@@ -250,11 +250,11 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		return false;
 	}
 
-	look = EvpgLookFind(name);
+	look = EvpgLazyCheckpointOf(name);
 	mark = EVPG_MUTATION("consumer_unstable") ? EvpgFenceLastDrawn() : EvpgFenceStablePosition(false);
 	batch.projection = projection;
 	batch.build = projection->build;
-	batch.after = EvpgLookFrom(look, &consumer);
+	batch.after = EvpgLazyCheckpointFrom(look, &consumer);
 	batch.upto = mark;
 	batch.send = true;
 	batch.narrow = true;
@@ -264,7 +264,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	if (batch.after >= mark)
 	{
 		if (batch.after > consumer.checkpoint)
-			EvpgLookAdvance(look, &consumer, batch.after, 0, next);
+			EvpgLazyCheckpointAdvance(look, &consumer, batch.after, 0, next);
 		EvpgLeave(&scope);
 		return false;
 	}
@@ -273,8 +273,8 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	filter.upto = mark;
 	filter.aggregate_types = projection->aggregate_types;
 	filter.event_types = projection->event_types;
-	caution = EvpgCautionAsk(&consumer, &filter, projection->max_attempts, &batch.max_events, &position);
-	EvpgCautionProven(batch.max_events);
+	caution = EvpgSuspectsAsk(&consumer, &filter, projection->max_attempts, &batch.max_events, &position);
+	EvpgSuspectsProven(batch.max_events);
 	if (caution != EVPG_CAUTION_GO)
 	{
 		if (caution != EVPG_CAUTION_COUNTED)
@@ -282,25 +282,25 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		EvpgLeave(&scope);
 		return true;
 	}
-	batch.parked = EvpgConsumerParked(name, batch.after);
-	error = EvpgAttempt(run_batch, &batch);
+	batch.parked = EvpgParkedList(name, batch.after);
+	error = EvpgSubtransactionRun(run_batch, &batch);
 	if (error == NULL)
 	{
-		EvpgLookAdvance(look, &consumer, batch.reached, batch.events, next);
+		EvpgLazyCheckpointAdvance(look, &consumer, batch.reached, batch.events, next);
 	}
 	else
 	{
-		if (EvpgAttemptCancelled(error))
+		if (EvpgErrorIsCancel(error))
 			ReThrowError(error);
 		batch.reached = batch.after;
-		fail(&consumer, projection, &batch, error);
+		fail_batch(&consumer, projection, &batch, error);
 	}
 	EvpgLeave(&scope);
 	return error != NULL || batch.reached < mark;
 }
 
 static bool
-takes(void *arg, const EvpgEvent *event)
+projection_takes(void *arg, const EvpgEvent *event)
 {
 	return EvpgProjectionTakes(arg, event);
 }
@@ -313,7 +313,7 @@ takes(void *arg, const EvpgEvent *event)
 bool
 EvpgAsyncReached(const char *name, int64 position)
 {
-	EvpgProjection *projection = EvpgProjectionFind(name);
+	EvpgProjection *projection = EvpgProjectionGet(name, false);
 	EvpgLogFilter filter = {
 		.aggregate_types = projection->aggregate_types,
 		.event_types = projection->event_types
@@ -327,16 +327,16 @@ EvpgAsyncReached(const char *name, int64 position)
 	if (!EvpgConsumerRead(name, &consumer))
 	{
 		AcceptInvalidationMessages();
-		return EvpgProjectionFind(name)->mode == EVPG_MODE_INLINE;
+		return EvpgProjectionGet(name, false)->mode == EVPG_MODE_INLINE;
 	}
-	return EvpgLookPassed(&consumer, position, &filter, takes, projection);
+	return EvpgLazyCheckpointPassed(&consumer, position, &filter, projection_takes, projection);
 }
 
 /* ------------------------------------------------------------------ parked events */
 
 /* Applies a parked event, given as one for a key, or those for all keys of a handler; false if it fails again. */
 static bool
-replay(EvpgProjection *projection, List *parked)
+replay_parked(EvpgProjection *projection, List *parked)
 {
 	EvpgParked *first = linitial(parked);
 	ListCell   *cell;
@@ -349,12 +349,12 @@ replay(EvpgProjection *projection, List *parked)
 		.only_key = projection->handler_signature == NULL ? first->key : NULL,
 		.send = true
 	};
-	ErrorData  *error = EvpgAttempt(run_batch, &batch);
+	ErrorData  *error = EvpgSubtransactionRun(run_batch, &batch);
 
-	if (error != NULL && EvpgAttemptCancelled(error))
+	if (error != NULL && EvpgErrorIsCancel(error))
 		ReThrowError(error);
 	foreach(cell, parked)
-		EvpgConsumerReplayed(lfirst(cell), error);
+		EvpgParkedReplayed(lfirst(cell), error);
 	return error == NULL;
 }
 
@@ -387,7 +387,7 @@ any_listed(List *keys, List *parked)
 	{
 		EvpgParked *event = lfirst(cell);
 
-		if (event->key != NULL && EvpgRegistryListed(keys, event->key))
+		if (event->key != NULL && EvpgNamesHave(keys, event->key))
 			return true;
 	}
 	return false;
@@ -411,19 +411,19 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count must not be negative")));
-	EvpgProjectionRefuse("replay events");
+	EvpgRefuseInProjection("replay events");
 	EvpgBatchRequireNewSnapshots();
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
-	projection = EvpgProjectionFind(name);
-	all = EvpgConsumerParked(name, PG_INT64_MAX);
+	projection = EvpgProjectionGet(name, false);
+	all = EvpgParkedList(name, PG_INT64_MAX);
 	for (int i = 0; i < list_length(all) && count < max_count; i += list_length(together))
 	{
 		ListCell   *cell;
 
 		together = replayed_together(projection, all, i);
 		if ((only_key == NULL || any_listed(list_make1(only_key), together)) && !any_listed(left, together) &&
-			replay(projection, together))
+			replay_parked(projection, together))
 			count++;
 		else
 			foreach(cell, together)
@@ -436,7 +436,7 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 	}
 	/* Who left the consumer alone meanwhile looks again. */
-	EvpgWakeConsumers();
+	EvpgWakeConsumersAtCommit();
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(count);
 }

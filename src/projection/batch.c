@@ -52,7 +52,7 @@ typedef struct RowEntry
 {
 	const char *key;
 	bool		waits;			/* an event of the key is parked */
-	EvpgProjected *row;			/* NULL: not read yet */
+	EvpgProjectionRow *row;		/* NULL: not read yet */
 	int64		position;		/* the last event that was applied to it */
 	int64		events;			/* how many were */
 	Size		json;			/* what json-c holds for it, at the last look */
@@ -105,14 +105,14 @@ mark_waiting(EvpgBatch *batch, rows_hash *rows)
 }
 
 /* The row of a key, read when its first event comes, which is about to take an event. */
-static EvpgProjected *
+static EvpgProjectionRow *
 open_row(EvpgBatch *batch, RowEntry *entry, const EvpgEvent *event)
 {
 	if (entry->row == NULL)
 	{
-		EvpgProjected *row = palloc(sizeof(EvpgProjected));
+		EvpgProjectionRow *row = palloc(sizeof(EvpgProjectionRow));
 
-		EvpgProjectedOpen(row, batch->projection, batch->build, entry->key);
+		EvpgProjectionRowOpen(row, batch->projection, batch->build, entry->key);
 		entry->row = row;
 		entry->events = 0;
 		entry->json = 0;
@@ -139,16 +139,16 @@ fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys
 		if (batch->parts > 1 && !by_id && EvpgLogPart(key, batch->parts) != batch->part)
 			continue;
 		if ((batch->only_key != NULL && strcmp(key, batch->only_key) != 0) ||
-			(batch->except_keys != NIL && EvpgRegistryListed(batch->except_keys, key)) ||
-			EvpgConsumerSkips(batch->parked, &next_parked, event->position, key))
+			(batch->except_keys != NIL && EvpgNamesHave(batch->except_keys, key)) ||
+			EvpgParkedHas(batch->parked, &next_parked, event->position, key))
 			continue;
 		entry = find_entry(rows, key);
 		if (entry->waits || batch->give_up != NULL)
 		{
-			EvpgConsumerPark(projection->name, event->position, key, batch->attempts, batch->give_up);
+			EvpgParkedInsert(projection->name, event->position, key, batch->attempts, batch->give_up);
 			continue;
 		}
-		EvpgProjectFold(open_row(batch, entry, event), event, event_context, batch->send);
+		EvpgApplyReducer(open_row(batch, entry, event), event, event_context, batch->send);
 		if (entry->events++ % LOOK_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
 		{
 			Size		size = EvpgJsonSize(entry->row->json->json, "projection state");
@@ -174,7 +174,7 @@ handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *ke
 
 	foreach(cell, keys)
 	{
-		if (EvpgConsumerSkips(batch->parked, &next_parked, event->position, lfirst(cell)))
+		if (EvpgParkedHas(batch->parked, &next_parked, event->position, lfirst(cell)))
 			return;
 		waits |= find_entry(rows, lfirst(cell))->waits;
 	}
@@ -184,12 +184,12 @@ handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *ke
 
 		if (waits)
 		{
-			EvpgConsumerPark(batch->projection->name, event->position, entry->key, batch->attempts, batch->give_up);
+			EvpgParkedInsert(batch->projection->name, event->position, entry->key, batch->attempts, batch->give_up);
 			entry->waits = true;
 		}
 		else
 		{
-			EvpgProjected *row = open_row(batch, entry, event);
+			EvpgProjectionRow *row = open_row(batch, entry, event);
 			MemoryContext old = MemoryContextSwitchTo(event_context);
 
 			of_event = lappend(of_event, row);
@@ -198,15 +198,15 @@ handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *ke
 		}
 	}
 	if (of_event != NIL)
-		EvpgProjectHandle(of_event, event, event_context, batch->send);
+		EvpgApplyHandler(of_event, event, event_context, batch->send);
 }
 
 /* Applies an event.  next_parked is where its own begin in the list of those to leave out. */
 static void
-apply(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, MemoryContext event_context)
+apply_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, MemoryContext event_context)
 {
 	MemoryContext context = MemoryContextSwitchTo(event_context);
-	List	   *keys = EvpgProjectKeys(batch->projection, event);
+	List	   *keys = EvpgApplyKeys(batch->projection, event);
 
 	MemoryContextSwitchTo(context);
 	if (batch->projection->handler_signature != NULL)
@@ -234,7 +234,7 @@ has_room(const EvpgBatch *batch, const rows_hash *rows, Size limit, instr_time s
 }
 
 static void
-scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
+scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
 	EvpgProjection *projection = batch->projection;
 	bool		by_id = EvpgProjectionKeyedById(projection);	/* loads the module,
@@ -267,8 +267,8 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		if (batch->first == 0)
 			batch->first = event.position;
 		if (EvpgProjectionTakes(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
-			!EvpgConsumerSkips(batch->parked, &next_parked, event.position, NULL))
-			apply(batch, rows, &event, next_parked, event_context);
+			!EvpgParkedHas(batch->parked, &next_parked, event.position, NULL))
+			apply_event(batch, rows, &event, next_parked, event_context);
 		MemoryContextReset(event_context);
 		batch->events++;
 	}
@@ -281,7 +281,7 @@ scan(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 static void
 write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
-	EvpgRowWriter *writer = EvpgProjectedWriter();
+	EvpgRowWriter *writer = EvpgProjectionRowWriter();
 	rows_iterator iterator;
 	RowEntry   *entry;
 
@@ -292,8 +292,8 @@ write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 
 		if (entry->row != NULL)
 		{
-			EvpgProjectBlame(entry->events == 1 || batch->narrow ? entry->position : 0, entry->key);
-			EvpgProjectedPut(writer, entry->row);
+			EvpgApplySetCurrent(entry->events == 1 || batch->narrow ? entry->position : 0, entry->key);
+			EvpgProjectionRowPut(writer, entry->row);
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(event_context);
@@ -319,7 +319,7 @@ EvpgBatchRequireNewSnapshots(void)
 /*
  * EvpgBatchRun
  *		Applies a batch.  The caller owns the rows of the build to the end of the
- *		transaction, and is inside EvpgEnter.  After an error EvpgProjectPosition
+ *		transaction, and is inside EvpgEnter.  After an error EvpgApplyPosition
  *		is the event that failed, 0 if none did.
  */
 void
@@ -335,18 +335,18 @@ EvpgBatchRun(EvpgBatch *batch)
 	batch->first = 0;
 	batch->json = 0;
 	batch->reached = batch->after;
-	EvpgProjectBlame(0, NULL);
-	EvpgProjecting = true;
+	EvpgApplySetCurrent(0, NULL);
+	EvpgApplyRuns = true;
 	PG_TRY();
 	{
 		mark_waiting(batch, rows);
-		scan(batch, rows, event_context);
+		scan_log(batch, rows, event_context);
 		write_rows(batch, rows, event_context);
-		EvpgProjectBlame(0, NULL);
+		EvpgApplySetCurrent(0, NULL);
 	}
 	PG_FINALLY();
 	{
-		EvpgProjecting = false;
+		EvpgApplyRuns = false;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

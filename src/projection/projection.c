@@ -32,7 +32,7 @@
 #include "utils/memutils.h"
 
 /* User code of a projection is running. */
-bool		EvpgProjecting = false;
+bool		EvpgApplyRuns = false;
 
 static List *projections = NIL; /* of EvpgProjection, by name */
 static MemoryContext EvpgProjectionContext = NULL;	/* of the list; NULL: not
@@ -40,31 +40,6 @@ static MemoryContext EvpgProjectionContext = NULL;	/* of the list; NULL: not
 static uint64 generation = 0;	/* of the list */
 
 /* ------------------------------------------------------------------ the list */
-
-static char *
-result_text(uint64 row, int column)
-{
-	Datum		value;
-
-	return EvpgPlanResult(row, column, &value) ? TextDatumGetCString(value) : NULL;
-}
-
-static Jsonb *
-result_jsonb(uint64 row, int column)
-{
-	Datum		value;
-
-	return EvpgPlanResult(row, column, &value) ? DatumGetJsonbPCopy(value) : NULL;
-}
-
-static int64
-result_int(uint64 row, int column)
-{
-	Datum		value;
-
-	(void) EvpgPlanResult(row, column, &value);
-	return DatumGetInt64(value);
-}
 
 EvpgMode
 EvpgModeFromName(const char *name)
@@ -98,49 +73,56 @@ static EvpgProjection *
 load_projection(uint64 row)
 {
 	EvpgProjection *projection = palloc0(sizeof(EvpgProjection));
-	char	   *library = result_text(row, 2);
+	char	   *library = EvpgResultText(row, 2);
 	Datum		path;
 
 	projection->context = CurrentMemoryContext;
-	projection->name = result_text(row, 1);
+	projection->name = EvpgResultText(row, 1);
 	projection->native = (library != NULL);
 	projection->library = library;
-	projection->symbol = result_text(row, 3);
-	projection->reducer_signature = result_text(row, 4);
-	projection->handler_signature = result_text(row, 5);
-	projection->key_signature = result_text(row, 6);
-	if (EvpgPlanResult(row, 7, &path))
+	projection->symbol = EvpgResultText(row, 3);
+	projection->reducer_signature = EvpgResultText(row, 4);
+	projection->handler_signature = EvpgResultText(row, 5);
+	projection->key_signature = EvpgResultText(row, 6);
+	if (EvpgResultDatum(row, 7, &path))
 		projection->key_path = PG_DETOAST_DATUM_COPY(path);
-	projection->constant_key = result_text(row, 8);
-	projection->aggregate_types = EvpgRegistryList(row, 9);
-	projection->event_types = EvpgRegistryList(row, 10);
-	projection->tags = EvpgRegistryList(row, 11);
-	projection->initial_state = result_jsonb(row, 12);
-	projection->broadcast = EvpgBroadcastFromName(result_text(row, 13));
-	projection->event_name = result_text(row, 14);
-	projection->search_path = result_text(row, 15);
-	projection->mode = EvpgModeFromName(result_text(row, 16));
-	projection->on_error = EvpgOnErrorFromName(result_text(row, 17));
-	projection->max_attempts = (int) result_int(row, 18);
-	projection->reset_signature = result_text(row, 19);
-	projection->tables = EvpgRegistryList(row, 20);
-	projection->start_position = result_int(row, 21);
-	projection->version = (int) result_int(row, 22);
-	projection->build = result_int(row, 23);
-	projection->generation_base = (int) result_int(row, 24);
-	projection->registered_by = result_text(row, 25);
+	projection->constant_key = EvpgResultText(row, 8);
+	projection->aggregate_types = EvpgResultNames(row, 9);
+	projection->event_types = EvpgResultNames(row, 10);
+	projection->tags = EvpgResultNames(row, 11);
+	projection->initial_state = EvpgResultJsonb(row, 12);
+	projection->broadcast = EvpgBroadcastFromName(EvpgResultText(row, 13));
+	projection->event_name = EvpgResultText(row, 14);
+	projection->search_path = EvpgResultText(row, 15);
+	projection->mode = EvpgModeFromName(EvpgResultText(row, 16));
+	projection->on_error = EvpgOnErrorFromName(EvpgResultText(row, 17));
+	projection->max_attempts = (int) EvpgResultInt64(row, 18);
+	projection->reset_signature = EvpgResultText(row, 19);
+	projection->tables = EvpgResultNames(row, 20);
+	projection->start_position = EvpgResultInt64(row, 21);
+	projection->version = (int) EvpgResultInt64(row, 22);
+	projection->build = EvpgResultInt64(row, 23);
+	projection->generation_base = (int) EvpgResultInt64(row, 24);
+	projection->registered_by = EvpgResultText(row, 25);
 	return projection;
 }
 
+static EvpgStatement select_projection = {
+	.text = "SELECT name, library, symbol, reducer, handler, key_function, key_path, constant_key, aggregate_types,"
+	" event_types, tags, initial_state, broadcast, event_name, search_path, mode, on_error, max_attempts,"
+	" reset, tables, start_position, version, build, generation_base, registered_by"
+	" FROM evpg.projection ORDER BY name"
+};
+
 /*
- * EvpgProjections
+ * EvpgProjectionList
  *		All projections, by name.  The caller is inside EvpgEnter.  Read with
  *		the latest snapshot, also under REPEATABLE READ.
  */
 List *
-EvpgProjections(void)
+EvpgProjectionList(void)
 {
-	MemoryContext memory = EvpgRegistryMemory();
+	MemoryContext memory = EvpgRegistrationMemory();
 	MemoryContext context;
 	MemoryContext old;
 	List	   *list = NIL;
@@ -150,57 +132,52 @@ EvpgProjections(void)
 		return projections;
 	if (EvpgProjectionContext != NULL)
 	{
-		EvpgRegistryDropLater(EvpgProjectionContext);
+		EvpgRegistrationFreeLater(EvpgProjectionContext);
 		EvpgProjectionContext = NULL;
 		projections = NIL;
 	}
-	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProjections", ALLOCSET_SMALL_SIZES);
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProjectionList", ALLOCSET_SMALL_SIZES);
 	generation = EvpgCatalogRegistryGeneration();
-	rows = EvpgPlanReadLatest(EVPG_PLAN_PROJECTION_READ, NULL, NULL);
+	rows = EvpgStatementReadLatest(&select_projection, NULL, NULL);
 	old = MemoryContextSwitchTo(context);
 	for (uint64 row = 0; row < rows; row++)
 		list = lappend(list, load_projection(row));
 	MemoryContextSwitchTo(old);
-	EvpgPlanDone();
+	EvpgStatementDone();
 	MemoryContextSetParent(context, memory);
 	projections = list;
 	EvpgProjectionContext = context;
 	return projections;
 }
 
-/* A projection by name; NULL if there is none. */
+/*
+ * EvpgProjectionGet
+ *		A projection by name, as long as the list of EvpgProjectionList.  If there
+ *		is none: NULL with missing_ok, else an error.
+ */
 EvpgProjection *
-EvpgProjectionLookup(const char *name)
+EvpgProjectionGet(const char *name, bool missing_ok)
 {
 	ListCell   *cell;
 
-	foreach(cell, EvpgProjections())
+	foreach(cell, EvpgProjectionList())
 	{
 		EvpgProjection *projection = lfirst(cell);
 
 		if (strcmp(projection->name, name) == 0)
 			return projection;
 	}
-	return NULL;
-}
-
-/* The same; error if there is none. */
-EvpgProjection *
-EvpgProjectionFind(const char *name)
-{
-	EvpgProjection *projection = EvpgProjectionLookup(name);
-
-	if (projection == NULL)
+	if (!missing_ok)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_PROJECTION),
 				 errmsg("projection \"%s\" is not registered", name)));
-	return projection;
+	return NULL;
 }
 
 /* ------------------------------------------------------------------ events and keys */
 
 static bool
-tagged(List *wanted, ArrayType *tags)
+has_wanted_tag(List *wanted, ArrayType *tags)
 {
 	Datum	   *elements;
 	int			count;
@@ -211,14 +188,14 @@ tagged(List *wanted, ArrayType *tags)
 		return false;
 	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
 	for (int i = 0; i < count; i++)
-		if (EvpgRegistryListed(wanted, TextDatumGetCString(elements[i])))
+		if (EvpgNamesHave(wanted, TextDatumGetCString(elements[i])))
 			return true;
 	return false;
 }
 
 /* The definition of a native projection; its types count if the registration names none. */
 static const evpg_projection *
-definition(EvpgProjection *projection)
+load_projection_module(EvpgProjection *projection)
 {
 	if (projection->module.events == NULL)
 	{
@@ -254,14 +231,14 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 	const evpg_projection *module;
 
 	if (!EvpgProjectionHasCode(projection) ||
-		!EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) ||
-		!EvpgRegistryListed(projection->event_types, event->type) ||
-		!tagged(projection->tags, event->tags))
+		!EvpgNamesHave(projection->aggregate_types, event->aggregate_type) ||
+		!EvpgNamesHave(projection->event_types, event->type) ||
+		!has_wanted_tag(projection->tags, event->tags))
 		return false;
 	if (!projection->native)
 		return true;
-	module = definition(projection);
-	return EvpgRegistryListed(projection->aggregate_types, event->aggregate_type) &&
+	module = load_projection_module(projection);
+	return EvpgNamesHave(projection->aggregate_types, event->aggregate_type) &&
 		evpg_find_projected(module, event->type) != NULL;
 }
 
@@ -294,7 +271,7 @@ bool
 EvpgProjectionKeyedById(EvpgProjection *projection)
 {
 	return projection->constant_key == NULL && projection->key_path == NULL && projection->key_signature == NULL &&
-		(!projection->native || definition(projection)->key == NULL);
+		(!projection->native || load_projection_module(projection)->key == NULL);
 }
 
 /*
@@ -325,9 +302,9 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
  * and rows would change under those who have locked them.
  */
 void
-EvpgProjectionRefuse(const char *what)
+EvpgRefuseInProjection(const char *what)
 {
-	if (EvpgProjecting)
+	if (EvpgApplyRuns)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_REENTERED),
 				 errmsg("a projection cannot %s", what),

@@ -64,19 +64,18 @@ typedef struct EvpgProjection
 	int			generation_base;	/* of these rows */
 } EvpgProjection;
 
-extern bool EvpgProjecting;
+extern bool EvpgApplyRuns;
 
 extern EvpgMode EvpgModeFromName(const char *name);
 extern EvpgOnError EvpgOnErrorFromName(const char *name);
-extern List *EvpgProjections(void);
-extern EvpgProjection *EvpgProjectionFind(const char *name);
-extern EvpgProjection *EvpgProjectionLookup(const char *name);
+extern List *EvpgProjectionList(void);
+extern EvpgProjection *EvpgProjectionGet(const char *name, bool missing_ok);
 extern bool EvpgProjectionHasCode(const EvpgProjection *projection);
 extern void EvpgProjectionRequireCode(const EvpgProjection *projection);
 extern bool EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event);
 extern bool EvpgProjectionKeyedById(EvpgProjection *projection);
 extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);
-extern void EvpgProjectionRefuse(const char *what);
+extern void EvpgRefuseInProjection(const char *what);
 extern EvpgFunction *EvpgProjectionFunction(EvpgProjection *projection);
 
 #endif							/* EVPG_PROJECTION_H */

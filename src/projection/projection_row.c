@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "access/htup_details.h"
@@ -69,20 +70,20 @@ forget_key_locks(XactEvent event, void *arg)
 
 /* Called once, from _PG_init. */
 void
-EvpgProjectedInit(void)
+EvpgProjectionRowInit(void)
 {
 	RegisterXactCallback(forget_key_locks, NULL);
 }
 
 static Datum
-get_value(const EvpgProjected *row, int column, bool *isnull)
+get_row_value(const EvpgProjectionRow *row, int column, bool *isnull)
 {
 	return heap_getattr(row->tuple, column, EvpgCatalogGet()->projection_state_row, isnull);
 }
 
 /* Finds the row of a key and reads it; false if there is none. */
 static bool
-find_row(EvpgProjected *row, bool lock)
+find_projection_row(EvpgProjectionRow *row, bool lock)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	Datum		value;
@@ -92,22 +93,29 @@ find_row(EvpgProjected *row, bool lock)
 							 Int64GetDatum(row->build), row->key, GetTransactionSnapshot(), lock);
 	if (row->tuple == NULL)
 		return false;
-	row->generation = DatumGetInt32(get_value(row, STATE_GENERATION, &isnull));
-	row->version = DatumGetInt64(get_value(row, STATE_VERSION, &isnull));
-	row->position = DatumGetInt64(get_value(row, STATE_POSITION, &isnull));
-	row->updated_at = DatumGetTimestampTz(get_value(row, STATE_UPDATED_AT, &isnull));
-	row->deleted = DatumGetBool(get_value(row, STATE_DELETED, &isnull));
-	value = get_value(row, STATE_STATE, &isnull);
+	row->generation = DatumGetInt32(get_row_value(row, STATE_GENERATION, &isnull));
+	row->version = DatumGetInt64(get_row_value(row, STATE_VERSION, &isnull));
+	row->position = DatumGetInt64(get_row_value(row, STATE_POSITION, &isnull));
+	row->updated_at = DatumGetTimestampTz(get_row_value(row, STATE_UPDATED_AT, &isnull));
+	row->deleted = DatumGetBool(get_row_value(row, STATE_DELETED, &isnull));
+	value = get_row_value(row, STATE_STATE, &isnull);
 	if (!isnull)
 		row->state = DatumGetJsonbPCopy(value);
 	return true;
 }
 
+static EvpgStatement insert_projection_row = {
+	.text = "INSERT INTO evpg.projection_state (build, key, generation, version, position, deleted, updated_at)"
+	" VALUES ($1, $2, 1, 0, 0, true, evpg.clock_timestamp())"
+	" ON CONFLICT (build, key) DO NOTHING",
+	.types = {INT8OID, TEXTOID}
+};
+
 /* Locks the row of a key in the build that is read, to the end of the transaction; makes it if it is missing. */
 void
-EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *key)
+EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const char *key)
 {
-	memset(row, 0, sizeof(EvpgProjected));
+	memset(row, 0, sizeof(EvpgProjectionRow));
 	row->projection = projection;
 	row->build = projection->build;
 	row->key = key;
@@ -120,26 +128,26 @@ EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *ke
 			key_locks++;
 		row->ordered = true;
 	}
-	while (!find_row(row, true))
+	while (!find_projection_row(row, true))
 	{
 		Datum		values[2] = {Int64GetDatum(row->build), CStringGetTextDatum(key)};
 
-		(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_CREATE, values, NULL);
-		EvpgPlanDone();
+		(void) EvpgStatementRun(&insert_projection_row, values, NULL);
+		EvpgStatementDone();
 		CHECK_FOR_INTERRUPTS();
 	}
 }
 
 /* Reads the row of a key in a build whose rows nobody else changes; it need not be there. */
 void
-EvpgProjectedOpen(EvpgProjected *row, EvpgProjection *projection, int64 build, const char *key)
+EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key)
 {
-	memset(row, 0, sizeof(EvpgProjected));
+	memset(row, 0, sizeof(EvpgProjectionRow));
 	row->projection = projection;
 	row->build = build;
 	row->key = key;
 	row->ordered = true;
-	if (!find_row(row, false))
+	if (!find_projection_row(row, false))
 	{
 		row->generation = 1;
 		row->deleted = true;
@@ -153,7 +161,7 @@ static bool replaced[STATE_NATTS] = {
 
 /* Begins to write many rows, each of them once. */
 EvpgRowWriter *
-EvpgProjectedWriter(void)
+EvpgProjectionRowWriter(void)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 
@@ -162,7 +170,7 @@ EvpgProjectedWriter(void)
 
 /* Writes one of many rows; its time advances, also within a transaction. */
 void
-EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row)
+EvpgProjectionRowPut(EvpgRowWriter *writer, EvpgProjectionRow *row)
 {
 	Datum		values[STATE_NATTS];
 	bool		nulls[STATE_NATTS] = {0};
@@ -187,32 +195,38 @@ EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row)
 	else
 		row->tuple = EvpgRowReplace(writer, row->tuple, values, nulls, replaced);
 	if (row->build == row->projection->build)
-		EvpgWakeWaiters(EvpgHashPair(row->projection->name, row->key));
+		EvpgWakeWaitersAtCommit(EvpgHashPair(row->projection->name, row->key));
 }
 
 /* Writes a row. */
 void
-EvpgProjectedWrite(EvpgProjected *row)
+EvpgProjectionRowWrite(EvpgProjectionRow *row)
 {
-	EvpgRowWriter *writer = EvpgProjectedWriter();
+	EvpgRowWriter *writer = EvpgProjectionRowWriter();
 
-	EvpgProjectedPut(writer, row);
+	EvpgProjectionRowPut(writer, row);
 	EvpgRowWriterEnd(writer);
 }
 
+static EvpgStatement delete_projection_row_remove = {
+	.text = "DELETE FROM evpg.projection_state"
+	" WHERE build = $1 AND key = $2",
+	.types = {INT8OID, TEXTOID}
+};
+
 /* Takes a row away that was only put there to be locked. */
 void
-EvpgProjectedRemove(EvpgProjected *row)
+EvpgProjectionRowRemove(EvpgProjectionRow *row)
 {
 	Datum		values[2] = {Int64GetDatum(row->build), CStringGetTextDatum(row->key)};
 
-	(void) EvpgPlanRun(EVPG_PLAN_PROJECTED_REMOVE, values, NULL);
-	EvpgPlanDone();
+	(void) EvpgStatementRun(&delete_projection_row_remove, values, NULL);
+	EvpgStatementDone();
 }
 
 /* A row that is not there comes to be: a new generation, unless it is the first. */
 void
-EvpgProjectedRevive(EvpgProjected *row)
+EvpgProjectionRowRevive(EvpgProjectionRow *row)
 {
 	if (row->version > 0)
 		row->generation++;
@@ -223,7 +237,7 @@ EvpgProjectedRevive(EvpgProjected *row)
 
 /* Sends a frame about a row as it is. */
 void
-EvpgProjectedSend(const EvpgProjected *row, const char *name, Jsonb *data)
+EvpgProjectionRowSend(const EvpgProjectionRow *row, const char *name, Jsonb *data)
 {
 	EvpgProjection *projection = row->projection;
 	EvpgFrame	frame = {

@@ -14,7 +14,7 @@
 #include "projection/projection.h"
 
 /* The row of a key, which nobody else changes meanwhile. */
-typedef struct EvpgProjected
+typedef struct EvpgProjectionRow
 {
 	EvpgProjection *projection;
 	int64		build;
@@ -29,16 +29,16 @@ typedef struct EvpgProjected
 	TimestampTz updated_at;
 	bool		deleted;
 	HeapTuple	tuple;			/* as it is stored; NULL: not yet */
-} EvpgProjected;
+} EvpgProjectionRow;
 
-extern void EvpgProjectedInit(void);
-extern void EvpgProjectedLock(EvpgProjected *row, EvpgProjection *projection, const char *key);
-extern void EvpgProjectedOpen(EvpgProjected *row, EvpgProjection *projection, int64 build, const char *key);
-extern void EvpgProjectedWrite(EvpgProjected *row);
-extern EvpgRowWriter *EvpgProjectedWriter(void);
-extern void EvpgProjectedPut(EvpgRowWriter *writer, EvpgProjected *row);
-extern void EvpgProjectedRemove(EvpgProjected *row);
-extern void EvpgProjectedRevive(EvpgProjected *row);
-extern void EvpgProjectedSend(const EvpgProjected *row, const char *name, Jsonb *data);
+extern void EvpgProjectionRowInit(void);
+extern void EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const char *key);
+extern void EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key);
+extern void EvpgProjectionRowWrite(EvpgProjectionRow *row);
+extern EvpgRowWriter *EvpgProjectionRowWriter(void);
+extern void EvpgProjectionRowPut(EvpgRowWriter *writer, EvpgProjectionRow *row);
+extern void EvpgProjectionRowRemove(EvpgProjectionRow *row);
+extern void EvpgProjectionRowRevive(EvpgProjectionRow *row);
+extern void EvpgProjectionRowSend(const EvpgProjectionRow *row, const char *name, Jsonb *data);
 
 #endif							/* EVPG_PROJECTION_ROW_H */

@@ -32,7 +32,9 @@
 #include "base/clock.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/statement.h"
 #include "base/subtransaction.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "common/hashfn.h"
 #include "consumer/activation.h"
@@ -111,7 +113,7 @@ typedef struct Rebuild
 /* ------------------------------------------------------------------ locks */
 
 static bool
-lock(const char *name, int number, LOCKMODE mode, bool wait)
+lock_hash(const char *name, int number, LOCKMODE mode, bool wait)
 {
 	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), number));
 	LOCKTAG		tag;
@@ -123,31 +125,23 @@ lock(const char *name, int number, LOCKMODE mode, bool wait)
 static bool
 lock_rebuild(const char *name, LOCKMODE mode, bool wait)
 {
-	return lock(name, 0, mode, wait);
+	return lock_hash(name, 0, mode, wait);
 }
 
 static bool
 lock_part(const Rebuild *rebuild, int part)
 {
-	return lock(rebuild->name, part + 1, ExclusiveLock, false);
+	return lock_hash(rebuild->name, part + 1, ExclusiveLock, false);
 }
 
 /* ------------------------------------------------------------------ what is stored */
 
-static void
-run(EvpgPlan plan, Datum *values, const char *nulls)
-{
-	(void) EvpgPlanRun(plan, values, nulls);
-	EvpgPlanDone();
-}
-
-static int64
-result_int(uint64 row, int column)
-{
-	Datum		value;
-
-	return EvpgPlanResult(row, column, &value) ? DatumGetInt64(value) : 0;
-}
+static EvpgStatement select_rebuild = {
+	.text = "SELECT build, status = 'running', parts, attempts, retry_at, last_error_at, goal, server_start, crashes"
+	" FROM evpg.rebuild"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
 
 /* Reads a rebuild; false if there is none. */
 static bool
@@ -155,7 +149,7 @@ read_rebuild(const char *name, Rebuild *rebuild)
 {
 	Datum		value = CStringGetTextDatum(name);
 	MemoryContext caller = CurrentMemoryContext;
-	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_READ, &value, NULL) > 0;
+	bool		found = EvpgStatementReadLatest(&select_rebuild, &value, NULL) > 0;
 
 	memset(rebuild, 0, sizeof(Rebuild));
 	rebuild->name = name;
@@ -163,54 +157,61 @@ read_rebuild(const char *name, Rebuild *rebuild)
 	{
 		Datum		running;
 
-		rebuild->build = result_int(0, 1);
-		(void) EvpgPlanResult(0, 2, &running);
+		rebuild->build = EvpgResultInt64(0, 1);
+		(void) EvpgResultDatum(0, 2, &running);
 		rebuild->running = DatumGetBool(running);
-		rebuild->parts = (int) result_int(0, 3);
-		rebuild->attempts = (int) result_int(0, 4);
-		rebuild->retry_at = result_int(0, 5);
-		rebuild->last_error_at = result_int(0, 6);
-		rebuild->goal = result_int(0, 7);
-		rebuild->suspicion.server_start = result_int(0, 8);
-		rebuild->suspicion.crashes = (int) result_int(0, 9);
+		rebuild->parts = (int) EvpgResultInt64(0, 3);
+		rebuild->attempts = (int) EvpgResultInt64(0, 4);
+		rebuild->retry_at = EvpgResultInt64(0, 5);
+		rebuild->last_error_at = EvpgResultInt64(0, 6);
+		rebuild->goal = EvpgResultInt64(0, 7);
+		rebuild->suspicion.server_start = EvpgResultInt64(0, 8);
+		rebuild->suspicion.crashes = (int) EvpgResultInt64(0, 9);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	if (!found)
 		return false;
-	rebuild->projection = EvpgProjectionFind(name);
+	rebuild->projection = EvpgProjectionGet(name, false);
 	rebuild->checkpoints = MemoryContextAllocZero(caller, sizeof(int64) * rebuild->parts);
 	rebuild->suspicions = MemoryContextAllocZero(caller, sizeof(Suspicion) * rebuild->parts);
 	return true;
 }
+
+static EvpgStatement select_part = {
+	.text = "SELECT checkpoint, xmin, server_start, crashes"
+	" FROM evpg.rebuild_part"
+	" WHERE build = $1 ORDER BY part",
+	.types = {INT8OID}
+};
 
 /* Reads how far the parts are. */
 static void
 read_parts(Rebuild *rebuild)
 {
 	Datum		value = Int64GetDatum(rebuild->build);
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_PART, &value, NULL);
+	uint64		rows = EvpgStatementReadLatest(&select_part, &value, NULL);
 
 	rebuild->last_write = InvalidTransactionId;
 	for (uint64 row = 0; row < rows && row < (uint64) rebuild->parts; row++)
 	{
 		Datum		writer;
 
-		rebuild->checkpoints[row] = result_int(row, 1);
-		(void) EvpgPlanResult(row, 2, &writer);
+		rebuild->checkpoints[row] = EvpgResultInt64(row, 1);
+		(void) EvpgResultDatum(row, 2, &writer);
 		if (!TransactionIdIsValid(rebuild->last_write) ||
 			TransactionIdFollows(DatumGetTransactionId(writer), rebuild->last_write))
 			rebuild->last_write = DatumGetTransactionId(writer);
-		rebuild->suspicions[row].server_start = result_int(row, 3);
-		rebuild->suspicions[row].crashes = (int) result_int(row, 4);
+		rebuild->suspicions[row].server_start = EvpgResultInt64(row, 3);
+		rebuild->suspicions[row].crashes = (int) EvpgResultInt64(row, 4);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 }
 
 static List *
-read_names(EvpgPlan plan)
+read_names(EvpgStatement *plan)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgPlanReadLatest(plan, NULL, NULL);
+	uint64		rows = EvpgStatementReadLatest(plan, NULL, NULL);
 	List	   *names = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -218,19 +219,25 @@ read_names(EvpgPlan plan)
 		MemoryContext old = MemoryContextSwitchTo(caller);
 		Datum		name;
 
-		(void) EvpgPlanResult(row, 1, &name);
+		(void) EvpgResultDatum(row, 1, &name);
 		names = lappend(names, TextDatumGetCString(name));
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return names;
 }
+
+static EvpgStatement select_rebuilds = {
+	.text = "SELECT name"
+	" FROM evpg.rebuild"
+	" WHERE status = 'running' ORDER BY name"
+};
 
 /* Names of the projections that are being rebuilt, in CurrentMemoryContext. */
 List *
 EvpgRebuildNames(void)
 {
-	return read_names(EVPG_PLAN_REBUILD_LIST);
+	return read_names(&select_rebuilds);
 }
 
 /* Whether a projection is being rebuilt, or its rebuild has failed. */
@@ -243,6 +250,13 @@ EvpgRebuildUnderWay(const char *name)
 }
 
 /* ------------------------------------------------------------------ applying */
+
+static EvpgStatement update_rebuild_advance = {
+	.text = "UPDATE evpg.rebuild_part"
+	" SET checkpoint = $3, events = events + $4"
+	" WHERE build = $1 AND part = $2",
+	.types = {INT8OID, INT4OID, INT8OID, INT8OID}
+};
 
 /* Applies the next batch of a part, up to the mark. */
 static void
@@ -264,17 +278,17 @@ apply_part(Rebuild *rebuild, int part, bool unhurried)
 	 * What waits to be replayed is applied by the rebuild; what was given up
 	 * is not.
 	 */
-	foreach(cell, EvpgConsumerParked(rebuild->name, batch.after))
+	foreach(cell, EvpgParkedList(rebuild->name, batch.after))
 		if (((EvpgParked *) lfirst(cell))->skipped)
 		batch.parked = lappend(batch.parked, lfirst(cell));
-	EvpgShadowRun(&batch);
+	EvpgRebuildTablesRun(&batch);
 	rebuild->checkpoints[part] = batch.reached;
 	rebuild->events += batch.events;
 	values[0] = Int64GetDatum(rebuild->build);
 	values[1] = Int32GetDatum(part);
 	values[2] = Int64GetDatum(batch.reached);
 	values[3] = Int64GetDatum(batch.events);
-	run(EVPG_PLAN_REBUILD_ADVANCE, values, NULL);
+	EvpgStatementExecute(&update_rebuild_advance, values, NULL);
 }
 
 static void
@@ -293,14 +307,14 @@ call_reset(EvpgProjection *projection)
 	Datum	   *rows;
 	bool	   *nulls;
 
-	EvpgProjecting = true;
+	EvpgApplyRuns = true;
 	PG_TRY();
 	{
 		(void) EvpgFunctionCall(reset, NULL, false, 1, &rows, &nulls);
 	}
 	PG_FINALLY();
 	{
-		EvpgProjecting = false;
+		EvpgApplyRuns = false;
 	}
 	PG_END_TRY();
 }
@@ -338,7 +352,7 @@ close_in(Rebuild *rebuild)
 	position = EvpgFenceStablePosition(false);
 	if (rebuild->projection->mode == EVPG_MODE_INLINE)
 		position = EvpgFenceLastDrawn();
-	rebuild->projection = EvpgProjectionFind(rebuild->name);
+	rebuild->projection = EvpgProjectionGet(rebuild->name, false);
 	rebuild->mark = Max(rebuild->mark, position);
 
 	/*
@@ -350,9 +364,23 @@ close_in(Rebuild *rebuild)
 		rebuild->mark = Max(rebuild->mark, rebuild->checkpoints[part]);
 }
 
+static EvpgStatement delete_rebuild_finish = {
+	.text = "WITH r AS (DELETE FROM evpg.rebuild WHERE name = $1 RETURNING build), x AS (DELETE FROM"
+	" evpg.rebuild_part USING r WHERE rebuild_part.build = r.build), o AS (INSERT INTO evpg.old_build"
+	" (build, name, replaced) SELECT build, name, true FROM evpg.projection WHERE name = $1) UPDATE"
+	" evpg.projection p"
+	" SET build = r.build, rebuilt_position = $2, generation_base = p.generation_base + COALESCE((SELECT"
+	" s.generation FROM evpg.projection_state s WHERE s.build = p.build AND s.generation > 1 ORDER BY"
+	" s.generation DESC LIMIT 1), CASE WHEN EXISTS (SELECT FROM evpg.projection_state s WHERE s.build ="
+	" p.build) THEN 1 ELSE 0 END)"
+	" FROM r"
+	" WHERE p.name = $1",
+	.types = {TEXTOID, INT8OID}
+};
+
 /* Makes the new build the one that is read. */
 static void
-finish(Rebuild *rebuild)
+switch_builds(Rebuild *rebuild)
 {
 	EvpgProjection *projection = rebuild->projection;
 	const char *name = rebuild->name;
@@ -361,20 +389,20 @@ finish(Rebuild *rebuild)
 
 	if (projection->tables != NIL)
 	{
-		EvpgShadowCopy(projection, rebuild->build, !rebuild->wait, rebuild->last_write);
-		EvpgShadowDrop(rebuild->build);
+		EvpgRebuildTablesCopy(projection, rebuild->build, !rebuild->wait, rebuild->last_write);
+		EvpgRebuildTablesDrop(rebuild->build);
 	}
 	EvpgFenceEnter();
 	position = EvpgFenceDraw();
 	values[1] = Int64GetDatum(position);
 	rebuild->replaced = projection->build;
-	run(EVPG_PLAN_REBUILD_FINISH, values, NULL);
+	EvpgStatementExecute(&delete_rebuild_finish, values, NULL);
 	if (projection->mode == EVPG_MODE_ASYNC)
 		EvpgConsumerRestart(name, rebuild->mark);
-	EvpgConsumerUnpark(name, NULL);
-	EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
+	EvpgParkedDelete(name, NULL);
+	EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
 	/* Whoever waits for a key of this projection. */
-	EvpgWakeAllWaiters();
+	EvpgWakeAllWaitersAtCommit();
 	if (projection->broadcast != EVPG_BROADCAST_NONE)
 		EvpgBroadcastRebuilt(name, position);
 }
@@ -405,17 +433,17 @@ delay_exchange(Rebuild *rebuild)
 
 /* The end of a rebuild. */
 static void
-end(void *arg)
+end_rebuild(void *arg)
 {
 	Rebuild    *rebuild = arg;
 	bool		exchange = false;
 	int64		applied = rebuild->events;
 
-	EvpgProjectBlame(0, NULL);
+	EvpgApplySetCurrent(0, NULL);
 	if (!rebuild->wait)
 	{
 		(void) set_config_option("lock_timeout", FENCE_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		exchange = EvpgShadowWait(rebuild->projection, rebuild->build, rebuild->last_write);
+		exchange = EvpgRebuildTablesWait(rebuild->projection, rebuild->build, rebuild->last_write);
 	}
 	close_in(rebuild);
 	if (rebuild->projection->reset_signature != NULL)
@@ -423,7 +451,7 @@ end(void *arg)
 	apply_rest(rebuild);
 	if (exchange && rebuild->events > applied)
 		delay_exchange(rebuild);
-	finish(rebuild);
+	switch_builds(rebuild);
 }
 
 static void
@@ -431,42 +459,50 @@ attempt_part(void *arg)
 {
 	Rebuild    *rebuild = arg;
 
-	EvpgProjectBlame(0, NULL);
+	EvpgApplySetCurrent(0, NULL);
 	apply_part(rebuild, rebuild->part, false);
 }
 
 /* ------------------------------------------------------------------ in the background */
 
+static EvpgStatement update_rebuild_fail = {
+	.text = "UPDATE evpg.rebuild"
+	" SET attempts = $2, retry_at = $3, last_error = $4, last_error_at = evpg.clock_timestamp(), status ="
+	" CASE WHEN $5 THEN 'failed' ELSE status END"
+	" WHERE name = $1",
+	.types = {TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, BOOLOID}
+};
+
 static void
-fail(Rebuild *rebuild, const ErrorData *error)
+fail_rebuild(Rebuild *rebuild, const ErrorData *error)
 {
-	bool		counts = !EvpgConsumerTransient(error);
+	bool		counts = !EvpgErrorIsTransient(error);
 	int			attempts = rebuild->attempts + counts;
 	bool		failed = (attempts >= rebuild->projection->max_attempts);
 	bool		skipped = false;
 	Datum		values[5];
 
-	if (EvpgAttemptCancelled(error))
+	if (EvpgErrorIsCancel(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
-		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgProjectPosition != 0)
+		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgApplyPosition != 0)
 	{
-		EvpgConsumerSkip(rebuild->name, EvpgProjectPosition,
-						 rebuild->projection->handler_signature == NULL ? EvpgProjectKey : NULL,
-						 error->message, attempts, error);
+		EvpgParkedSkip(rebuild->name, EvpgApplyPosition,
+					   rebuild->projection->handler_signature == NULL ? EvpgApplyKey : NULL,
+					   error->message, attempts, error);
 		skipped = true;
 		failed = false;
 		attempts = 0;
 	}
 	values[0] = CStringGetTextDatum(rebuild->name);
 	values[1] = Int32GetDatum(attempts);
-	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgConsumerRetryAt(attempts) :
-									EvpgConsumerPause(rebuild->last_error_at, rebuild->retry_at, FIRST_PAUSE));
+	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgRetryAt(attempts) :
+									EvpgRetryPause(rebuild->last_error_at, rebuild->retry_at, FIRST_PAUSE));
 	values[3] = CStringGetTextDatum(error->message);
 	values[4] = BoolGetDatum(failed);
-	run(EVPG_PLAN_REBUILD_FAIL, values, NULL);
+	EvpgStatementExecute(&update_rebuild_fail, values, NULL);
 	if (failed)
-		ereport(EvpgAttemptLevel(),
+		ereport(EvpgSubtransactionLevel(),
 				(errmsg("rebuild of projection \"%s\" of database \"%s\" has failed", rebuild->name,
 						get_database_name(MyDatabaseId)),
 				 errdetail("The error has SQLSTATE %s; evpg.rebuild has the rest.", unpack_sql_state(error->sqlerrcode)),
@@ -479,6 +515,20 @@ suspicion_of(Rebuild *rebuild, int part)
 {
 	return part == END ? &rebuild->suspicion : &rebuild->suspicions[part];
 }
+
+static EvpgStatement update_rebuild_count = {
+	.text = "UPDATE evpg.rebuild"
+	" SET server_start = $2, crashes = $3"
+	" WHERE name = $1",
+	.types = {TEXTOID, INT8OID, INT4OID}
+};
+
+static EvpgStatement update_rebuild_count_part = {
+	.text = "UPDATE evpg.rebuild_part"
+	" SET server_start = $3, crashes = $4"
+	" WHERE build = $1 AND part = $2",
+	.types = {INT8OID, INT4OID, INT8OID, INT4OID}
+};
 
 /* Writes down, on disk, how often it has crashed the server, and in which start of it that was counted last. */
 static void
@@ -496,7 +546,7 @@ put_crashes(const Rebuild *rebuild, int part, int64 server_start, int crashes)
 	}
 	values[count++] = Int64GetDatum(server_start);
 	values[count++] = Int32GetDatum(crashes);
-	run(part == END ? EVPG_PLAN_REBUILD_COUNT : EVPG_PLAN_REBUILD_COUNT_PART, values, NULL);
+	EvpgStatementExecute(part == END ? &update_rebuild_count : &update_rebuild_count_part, values, NULL);
 	ForceSyncCommit();
 }
 
@@ -520,7 +570,7 @@ take_back(void)
 		return;
 	read_parts(&rebuild);
 	suspicion = suspicion_of(&rebuild, counted_part);
-	if (suspicion->server_start == EvpgCautionServerStart() && suspicion->crashes > 0)
+	if (suspicion->server_start == EvpgServerStart() && suspicion->crashes > 0)
 		put_crashes(&rebuild, counted_part, 0, suspicion->crashes - 1);
 }
 
@@ -534,19 +584,19 @@ static bool
 count_start(Rebuild *rebuild, int part)
 {
 	const Suspicion *suspicion = suspicion_of(rebuild, part);
-	bool		counted = (suspicion->server_start == EvpgCautionServerStart());
+	bool		counted = (suspicion->server_start == EvpgServerStart());
 
 	if (counted && suspicion->crashes == 0)
 		return false;
 	if (!counted && suspicion->crashes >= EvpgCautionCrashes(rebuild->projection->max_attempts))
 	{
 		rebuild->attempts = rebuild->projection->max_attempts;
-		EvpgProjectBlame(0, NULL);
-		fail(rebuild, EvpgCautionError(suspicion->crashes));
+		EvpgApplySetCurrent(0, NULL);
+		fail_rebuild(rebuild, EvpgSuspectsError(suspicion->crashes));
 		return true;
 	}
 	if (!counted)
-		put_crashes(rebuild, part, EvpgCautionServerStart(), suspicion->crashes + 1);
+		put_crashes(rebuild, part, EvpgServerStart(), suspicion->crashes + 1);
 	strlcpy(counted_name, rebuild->name, sizeof(counted_name));
 	counted_part = part;
 	EvpgCautionAtExit(take_back);
@@ -555,10 +605,10 @@ count_start(Rebuild *rebuild, int part)
 
 /* It has come to a result since the server was started. */
 static void
-prove(Rebuild *rebuild, int part)
+prove_rebuild(Rebuild *rebuild, int part)
 {
 	if (suspicion_of(rebuild, part)->crashes > 0)
-		put_crashes(rebuild, part, EvpgCautionServerStart(), 0);
+		put_crashes(rebuild, part, EvpgServerStart(), 0);
 }
 
 /* Applies a batch of a part that nobody else works on; false if there is none. */
@@ -587,10 +637,10 @@ run_part(Rebuild *rebuild)
 			continue;
 		if (count_start(rebuild, rebuild->part))
 			return true;
-		error = EvpgAttempt(attempt_part, rebuild);
-		prove(rebuild, rebuild->part);
+		error = EvpgSubtransactionRun(attempt_part, rebuild);
+		prove_rebuild(rebuild, rebuild->part);
 		if (error != NULL)
-			fail(rebuild, error);
+			fail_rebuild(rebuild, error);
 		return true;
 	}
 	return false;
@@ -615,12 +665,12 @@ run_end(Rebuild *rebuild, TimestampTz *next)
 				return true;
 	if (count_start(rebuild, END))
 		return true;
-	error = EvpgAttempt(end, rebuild);
+	error = EvpgSubtransactionRun(end_rebuild, rebuild);
 	if (error != NULL)
 	{
-		prove(rebuild, END);
+		prove_rebuild(rebuild, END);
 		if (!rebuild->left)
-			fail(rebuild, error);
+			fail_rebuild(rebuild, error);
 	}
 	return true;
 }
@@ -654,20 +704,29 @@ EvpgRebuildRun(const char *name, TimestampTz *next)
 	return more;
 }
 
+static EvpgStatement insert_rebuild_tombstones = {
+	.text = "INSERT INTO evpg.projection_state (build, key, generation, version, position, deleted, updated_at)"
+	" SELECT p.build, k.key, 1, 1, $3, true, evpg.clock_timestamp()"
+	" FROM evpg.projection p, LATERAL unnest($2) AS k (key)"
+	" WHERE p.name = $1 ORDER BY k.key COLLATE \"C\""
+	" ON CONFLICT (build, key) DO NOTHING",
+	.types = {TEXTOID, TEXTARRAYOID, INT8OID}
+};
+
 /* Tells who catches up by positions of keys that are gone; in the order of keys, as appenders lock them. */
 static void
-bury(const char *name, List *keys)
+write_tombstones(const char *name, List *keys)
 {
-	Datum		values[3] = {CStringGetTextDatum(name), EvpgRegistryArray(keys)};
+	Datum		values[3] = {CStringGetTextDatum(name), EvpgNamesToArray(keys)};
 	ListCell   *cell;
 
 	if (keys == NIL)
 		return;
 	EvpgFenceEnter();
 	values[2] = Int64GetDatum(EvpgFenceDraw());
-	run(EVPG_PLAN_REBUILD_TOMBSTONES, values, NULL);
+	EvpgStatementExecute(&insert_rebuild_tombstones, values, NULL);
 	foreach(cell, keys)
-		EvpgWakeWaiters(EvpgHashPair(name, lfirst(cell)));
+		EvpgWakeWaitersAtCommit(EvpgHashPair(name, lfirst(cell)));
 }
 
 /* A build that is not read any more. */
@@ -679,30 +738,45 @@ typedef struct OldBuild
 	char	   *clean_from;
 } OldBuild;
 
+static EvpgStatement select_rebuild_old = {
+	.text = "SELECT build, name, replaced, clean_from"
+	" FROM evpg.old_build"
+	" WHERE build > $1 ORDER BY build LIMIT 1",
+	.types = {INT8OID}
+};
+
 /* Reads the oldest of them above a build, in CurrentMemoryContext; false if there is none. */
 static bool
 read_old_build(int64 above, OldBuild *old)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = Int64GetDatum(above);
-	bool		found = EvpgPlanReadLatest(EVPG_PLAN_REBUILD_OLD, &value, NULL) > 0;
+	bool		found = EvpgStatementReadLatest(&select_rebuild_old, &value, NULL) > 0;
 
 	if (found)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 
-		old->build = result_int(0, 1);
-		(void) EvpgPlanResult(0, 2, &value);
+		old->build = EvpgResultInt64(0, 1);
+		(void) EvpgResultDatum(0, 2, &value);
 		old->name = TextDatumGetCString(value);
-		(void) EvpgPlanResult(0, 3, &value);
+		(void) EvpgResultDatum(0, 3, &value);
 		old->replaced = DatumGetBool(value);
-		(void) EvpgPlanResult(0, 4, &value);
+		(void) EvpgResultDatum(0, 4, &value);
 		old->clean_from = TextDatumGetCString(value);
 		MemoryContextSwitchTo(spi);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return found;
 }
+
+static EvpgStatement delete_rebuild_clean = {
+	.text = "DELETE FROM evpg.projection_state"
+	" WHERE ctid = ANY (ARRAY(SELECT ctid FROM evpg.projection_state WHERE build = $1 AND key >= $2 ORDER BY"
+	" key LIMIT $3))"
+	" RETURNING key, deleted",
+	.types = {INT8OID, TEXTOID, INT8OID}
+};
 
 /* Deletes some rows, and returns how many; adds keys that were there to *keys, and says which is the last of all. */
 static uint64
@@ -710,7 +784,7 @@ delete_rows(const OldBuild *old, List **keys, char **last)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		values[3] = {Int64GetDatum(old->build), CStringGetTextDatum(old->clean_from), Int64GetDatum(CLEAN_ROWS)};
-	uint64		rows = EvpgPlanRun(EVPG_PLAN_REBUILD_CLEAN, values, NULL);
+	uint64		rows = EvpgStatementRun(&delete_rebuild_clean, values, NULL);
 
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -718,29 +792,42 @@ delete_rows(const OldBuild *old, List **keys, char **last)
 		Datum		value;
 		char	   *key;
 
-		(void) EvpgPlanResult(row, 1, &value);
+		(void) EvpgResultDatum(row, 1, &value);
 		key = TextDatumGetCString(value);
 		if (row == 0 || strcmp(key, *last) > 0)
 			*last = key;
-		(void) EvpgPlanResult(row, 2, &value);
+		(void) EvpgResultDatum(row, 2, &value);
 		if (!DatumGetBool(value))
 			*keys = lappend(*keys, key);
 		MemoryContextSwitchTo(spi);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return rows;
 }
 
+static EvpgStatement update_rebuild_cleaned = {
+	.text = "UPDATE evpg.old_build"
+	" SET clean_from = $2"
+	" WHERE build = $1",
+	.types = {INT8OID, TEXTOID}
+};
+
+static EvpgStatement delete_rebuild_forget = {
+	.text = "DELETE FROM evpg.old_build"
+	" WHERE build = $1",
+	.types = {INT8OID}
+};
+
 /* Deletes some rows of a build, and forgets it when there are no more.  The caller owns the consumer. */
 static void
-clean(const OldBuild *old)
+clean_build(const OldBuild *old)
 {
 	List	   *keys = NIL;
 	char	   *last;
 	Datum		values[2] = {Int64GetDatum(old->build)};
 
 	if (delete_rows(old, &keys, &last) < CLEAN_ROWS)
-		run(EVPG_PLAN_REBUILD_FORGET, values, NULL);
+		EvpgStatementExecute(&delete_rebuild_forget, values, NULL);
 	else
 	{
 		/*
@@ -748,10 +835,10 @@ clean(const OldBuild *old)
 		 * deleted again.
 		 */
 		values[1] = CStringGetTextDatum(psprintf("%s\001", last));
-		run(EVPG_PLAN_REBUILD_CLEANED, values, NULL);
+		EvpgStatementExecute(&update_rebuild_cleaned, values, NULL);
 	}
 	if (old->replaced)
-		bury(old->name, keys);
+		write_tombstones(old->name, keys);
 }
 
 /* The same for a build that this transaction has made an old one; the rest is done by others. */
@@ -761,8 +848,8 @@ clean_own(int64 build)
 	OldBuild	old;
 
 	if (read_old_build(build - 1, &old) && old.build == build)
-		clean(&old);
-	EvpgWakeConsumers();
+		clean_build(&old);
+	EvpgWakeConsumersAtCommit();
 }
 
 /*
@@ -788,12 +875,20 @@ EvpgRebuildClean(void)
 		/* As it is now that nobody else can change it. */
 		cleaned = read_old_build(build - 1, &old) && old.build == build;
 		if (cleaned)
-			clean(&old);
+			clean_build(&old);
 		old.build = build;
 	}
 	EvpgLeave(&scope);
 	return cleaned;
 }
+
+static EvpgStatement update_rebuild_abandon = {
+	.text = "WITH o AS (UPDATE evpg.old_build SET replaced = false WHERE name = $1) INSERT INTO evpg.old_build"
+	" (build, name) SELECT build, name"
+	" FROM evpg.projection"
+	" WHERE name = $1 RETURNING build",
+	.types = {TEXTOID}
+};
 
 /*
  * EvpgRebuildAbandon
@@ -806,9 +901,9 @@ EvpgRebuildAbandon(const char *name)
 	Datum		value = CStringGetTextDatum(name);
 	int64		build = 0;
 
-	if (EvpgPlanRun(EVPG_PLAN_REBUILD_ABANDON, &value, NULL) > 0)
-		build = result_int(0, 1);
-	EvpgPlanDone();
+	if (EvpgStatementRun(&update_rebuild_abandon, &value, NULL) > 0)
+		build = EvpgResultInt64(0, 1);
+	EvpgStatementDone();
 	if (build != 0)
 		clean_own(build);
 }
@@ -822,9 +917,18 @@ parts_for(const EvpgProjection *projection)
 	return projection->handler_signature != NULL || projection->constant_key != NULL ? 1 : Max(EvpgWorkers, 1);
 }
 
+static EvpgStatement insert_rebuild_start = {
+	.text = "WITH r AS (INSERT INTO evpg.rebuild (name, build, parts, start_position, goal, started_by,"
+	" server_start) VALUES ($1, nextval('evpg.projection_build'), $2, $3, $4, $5, $6) RETURNING build,"
+	" parts) INSERT INTO evpg.rebuild_part (build, part, checkpoint, server_start) SELECT r.build, part, $3,"
+	" $6"
+	" FROM r, LATERAL generate_series(0, r.parts - 1) AS part",
+	.types = {TEXTOID, INT4OID, INT8OID, INT8OID, TEXTOID, INT8OID}
+};
+
 /* Has the rebuild to itself. */
 static void
-start(EvpgProjection *projection, int parts)
+begin_rebuild(EvpgProjection *projection, int parts)
 {
 	Datum		values[6] = {
 		CStringGetTextDatum(projection->name),
@@ -832,7 +936,7 @@ start(EvpgProjection *projection, int parts)
 		Int64GetDatum(projection->start_position),
 		Int64GetDatum(EvpgFenceLastDrawn()),
 		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false)),
-		Int64GetDatum(EvpgCautionServerStart())
+		Int64GetDatum(EvpgServerStart())
 	};
 
 	if (projection->handler_signature != NULL && projection->tables == NIL && projection->reset_signature == NULL)
@@ -842,14 +946,14 @@ start(EvpgProjection *projection, int parts)
 				 errdetail("It is a table projection, and evpg does not know its tables."),
 				 errhint("Register it with its tables, or with a reset function.")));
 	EvpgProjectionRequireCode(projection);
-	run(EVPG_PLAN_REBUILD_START, values, NULL);
+	EvpgStatementExecute(&insert_rebuild_start, values, NULL);
 	if (projection->tables != NIL)
 	{
 		Rebuild		rebuild;
 
-		EvpgShadowCheck(projection, AccessShareLock);
+		EvpgRebuildTablesCheck(projection, AccessShareLock);
 		(void) read_rebuild(projection->name, &rebuild);
-		EvpgShadowMake(projection, rebuild.build);
+		EvpgRebuildTablesMake(projection, rebuild.build);
 	}
 }
 
@@ -861,9 +965,9 @@ void
 EvpgRebuildStart(EvpgProjection *projection)
 {
 	(void) EvpgRebuildCancel(projection->name);
-	EvpgWakeLauncher();
-	EvpgWakeConsumers();
-	start(projection, parts_for(projection));
+	EvpgWakeLauncherAtCommit();
+	EvpgWakeConsumersAtCommit();
+	begin_rebuild(projection, parts_for(projection));
 	EvpgHomeTell();
 }
 
@@ -874,6 +978,14 @@ EvpgRebuildLock(const char *name)
 	(void) lock_rebuild(name, ExclusiveLock, true);
 }
 
+static EvpgStatement delete_rebuild = {
+	.text = "WITH r AS (DELETE FROM evpg.rebuild WHERE name = $1 RETURNING build), p AS (DELETE FROM"
+	" evpg.rebuild_part USING r WHERE rebuild_part.build = r.build) INSERT INTO evpg.old_build (build, name)"
+	" SELECT build, $1"
+	" FROM r RETURNING build",
+	.types = {TEXTOID}
+};
+
 /* Ends a rebuild without a result; false if there is none.  The caller owns the consumer. */
 bool
 EvpgRebuildCancel(const char *name)
@@ -882,13 +994,13 @@ EvpgRebuildCancel(const char *name)
 	int64		build = 0;
 
 	EvpgRebuildLock(name);
-	if (EvpgPlanRun(EVPG_PLAN_REBUILD_DELETE, &value, NULL) > 0)
-		build = result_int(0, 1);
-	EvpgPlanDone();
+	if (EvpgStatementRun(&delete_rebuild, &value, NULL) > 0)
+		build = EvpgResultInt64(0, 1);
+	EvpgStatementDone();
 	if (build != 0)
 	{
-		EvpgShadowDrop(build);
-		EvpgWakeConsumers();
+		EvpgRebuildTablesDrop(build);
+		EvpgWakeConsumersAtCommit();
 	}
 	return build != 0;
 }
@@ -902,7 +1014,7 @@ rebuild_now(EvpgProjection *projection)
 
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgRebuildCancel(name);
-	start(EvpgProjectionFind(name), 1);
+	begin_rebuild(EvpgProjectionGet(name, false), 1);
 	(void) read_rebuild(name, &rebuild);
 	read_parts(&rebuild);
 	rebuild.wait = true;
@@ -914,7 +1026,7 @@ rebuild_now(EvpgProjection *projection)
 	rebuild.mark = EvpgFenceStablePosition(false);
 	if (rebuild.projection->reset_signature == NULL)
 		apply_rest(&rebuild);
-	end(&rebuild);
+	end_rebuild(&rebuild);
 	clean_own(rebuild.replaced);
 	return rebuild.events;
 }
@@ -930,7 +1042,7 @@ rebuild_later(EvpgProjection *projection)
 		ereport(NOTICE,
 				(errmsg("projection \"%s\" is being rebuilt already", name)));
 	else
-		EvpgRebuildStart(EvpgProjectionFind(name));
+		EvpgRebuildStart(EvpgProjectionGet(name, false));
 }
 
 /* How many events were folded; NULL in the background. */
@@ -947,14 +1059,14 @@ evpg_rebuild_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a single key is not rebuilt in the background"),
 				 errhint("Leave key or background out.")));
-	EvpgProjectionRefuse("rebuild projections");
+	EvpgRefuseInProjection("rebuild projections");
 	EvpgEnter(&scope, "evpg_rebuild_projection()");
 	if (!PG_ARGISNULL(1))
-		count = EvpgKeyRebuild(name, EvpgArgKey(fcinfo, 1));
+		count = EvpgRebuildKey(name, EvpgArgKey(fcinfo, 1));
 	else if (background)
-		rebuild_later(EvpgProjectionFind(name));
+		rebuild_later(EvpgProjectionGet(name, false));
 	else
-		count = rebuild_now(EvpgProjectionFind(name));
+		count = rebuild_now(EvpgProjectionGet(name, false));
 	EvpgLeave(&scope);
 	if (background)
 		PG_RETURN_NULL();
@@ -968,9 +1080,9 @@ evpg_cancel_rebuild(PG_FUNCTION_ARGS)
 	bool		cancelled;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("cancel rebuilds");
+	EvpgRefuseInProjection("cancel rebuilds");
 	EvpgEnter(&scope, "evpg_cancel_rebuild()");
-	(void) EvpgProjectionFind(name);
+	(void) EvpgProjectionGet(name, false);
 	(void) EvpgConsumerLock(name, true);
 	cancelled = EvpgRebuildCancel(name);
 	EvpgLeave(&scope);

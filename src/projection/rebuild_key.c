@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "aggregate/aggregate.h"
@@ -41,20 +42,20 @@ refuse_table_projection(const EvpgProjection *projection, const char *action)
 
 /* Locks a key of a projection whose name is known; *row lives in CurrentMemoryContext. */
 static EvpgProjection *
-lock_key(const char *name, const char *key, const char *action, EvpgProjected *row)
+lock_key(const char *name, const char *key, const char *action, EvpgProjectionRow *row)
 {
 	EvpgProjection *projection;
-	bool		owned = (EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC);
+	bool		owned = (EvpgProjectionGet(name, false)->mode == EVPG_MODE_ASYNC);
 
 	if (owned)
 		(void) EvpgConsumerLock(name, true);
 	EvpgFenceEnter();
-	if (!owned && EvpgProjectionFind(name)->mode == EVPG_MODE_ASYNC)
+	if (!owned && EvpgProjectionGet(name, false)->mode == EVPG_MODE_ASYNC)
 		(void) EvpgConsumerLock(name, true);
 	/* As it is now that nobody can change it any more. */
-	projection = EvpgProjectionFind(name);
+	projection = EvpgProjectionGet(name, false);
 	refuse_table_projection(projection, action);
-	EvpgProjectedLock(row, projection, key);
+	EvpgProjectionRowLock(row, projection, key);
 	return projection;
 }
 
@@ -66,9 +67,9 @@ evpg_projection_put(PG_FUNCTION_ARGS)
 	Jsonb	   *state = EvpgArgJsonb(fcinfo, 2, "projection state");
 	EvpgScope	scope;
 	EvpgProjection *projection;
-	EvpgProjected row;
+	EvpgProjectionRow row;
 
-	EvpgProjectionRefuse("put projections");
+	EvpgRefuseInProjection("put projections");
 	EvpgEnter(&scope, "evpg_projection_put()");
 	projection = lock_key(name, key, "put", &row);
 	if (projection->native && state != NULL && !JB_ROOT_IS_OBJECT(state))
@@ -76,29 +77,37 @@ evpg_projection_put(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("state of projection \"%s\" must be a JSON object", projection->name)));
 	if (state == NULL && row.version == 0)
-		EvpgProjectedRemove(&row);
+		EvpgProjectionRowRemove(&row);
 	else if (state != NULL || !row.deleted)
 	{
 		if (row.deleted)
-			EvpgProjectedRevive(&row);
+			EvpgProjectionRowRevive(&row);
 		row.state = state;
 		row.deleted = (state == NULL);
 		row.version++;
 		row.position = EvpgFenceDraw();
-		EvpgProjectedWrite(&row);
-		EvpgProjectedSend(&row, "put", state);
+		EvpgProjectionRowWrite(&row);
+		EvpgProjectionRowSend(&row, "put", state);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(row.version);
 }
 
+static EvpgStatement select_projection_events = {
+	.text = "SELECT *"
+	" FROM evpg.event e"
+	" WHERE ($1 IS NULL OR e.aggregate_id = $1) AND ($2 IS NULL OR e.aggregate_type = ANY ($2))"
+	" AND ($3 IS NULL OR e.type = ANY ($3)) AND e.position > $4 AND e.position <= $5 ORDER BY e.position",
+	.types = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT8OID}
+};
+
 /* Folds the events of a key from the first on up to a position; returns how many there are. */
 static int64
-replay(EvpgProjected *row, int64 upto)
+replay_key(EvpgProjectionRow *row, int64 upto)
 {
 	EvpgProjection *projection = row->projection;
 	bool		by_id = EvpgProjectionKeyedById(projection);
-	List	   *parked = EvpgConsumerParked(projection->name, 0);
+	List	   *parked = EvpgParkedList(projection->name, 0);
 	int			next_parked = 0;
 	Datum		values[5];
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
@@ -109,13 +118,13 @@ replay(EvpgProjected *row, int64 upto)
 
 	values[0] = CStringGetTextDatum(row->key);
 	nulls[0] = by_id ? ' ' : 'n';
-	values[1] = EvpgRegistryArray(projection->aggregate_types);
+	values[1] = EvpgNamesToArray(projection->aggregate_types);
 	nulls[1] = projection->aggregate_types == NIL ? 'n' : ' ';
-	values[2] = EvpgRegistryArray(projection->event_types);
+	values[2] = EvpgNamesToArray(projection->event_types);
 	nulls[2] = projection->event_types == NIL ? 'n' : ' ';
 	values[3] = Int64GetDatum(projection->start_position);
 	values[4] = Int64GetDatum(upto);
-	portal = EvpgPlanOpen(EVPG_PLAN_PROJECTION_EVENTS, values, nulls, false);
+	portal = EvpgStatementOpen(&select_projection_events, values, nulls, false);
 	for (;;)
 	{
 		SPITupleTable *rows;
@@ -133,13 +142,13 @@ replay(EvpgProjected *row, int64 upto)
 			MemoryContextSwitchTo(event_context);
 			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
 			if (EvpgProjectionTakes(projection, &event) &&
-				!EvpgConsumerSkips(parked, &next_parked, event.position, row->key))
-				foreach(key, EvpgProjectKeys(projection, &event))
+				!EvpgParkedHas(parked, &next_parked, event.position, row->key))
+				foreach(key, EvpgApplyKeys(projection, &event))
 					ours |= strcmp(lfirst(key), row->key) == 0;
 			MemoryContextSwitchTo(caller);
 			if (ours)
 			{
-				EvpgProjectFold(row, &event, event_context, false);
+				EvpgApplyReducer(row, &event, event_context, false);
 				count++;
 			}
 			MemoryContextReset(event_context);
@@ -147,23 +156,23 @@ replay(EvpgProjected *row, int64 upto)
 		}
 		SPI_freetuptable(rows);
 	}
-	EvpgPlanClose(portal);
+	EvpgStatementClose(portal);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(event_context);
 	return count;
 }
 
 /*
- * EvpgKeyRebuild
+ * EvpgRebuildKey
  *		Folds the events of a key again from the first on, and returns how many
  *		there are.  The row is locked before the events are read, so what is not
  *		seen then is applied by its appender afterwards; of an asynchronous
  *		projection, up to its checkpoint.
  */
 int64
-EvpgKeyRebuild(const char *name, const char *key)
+EvpgRebuildKey(const char *name, const char *key)
 {
-	EvpgProjected row;
+	EvpgProjectionRow row;
 	EvpgProjection *projection = lock_key(name, key, "rebuild", &row);
 	bool		existed = !row.deleted;
 	EvpgConsumer consumer;
@@ -176,21 +185,21 @@ EvpgKeyRebuild(const char *name, const char *key)
 	row.position = 0;
 	row.state = NULL;
 	row.deleted = false;
-	EvpgProjecting = true;
+	EvpgApplyRuns = true;
 	PG_TRY();
 	{
-		count = replay(&row, projection->mode == EVPG_MODE_ASYNC && EvpgConsumerRead(name, &consumer) ?
-					   consumer.checkpoint : PG_INT64_MAX);
+		count = replay_key(&row, projection->mode == EVPG_MODE_ASYNC && EvpgConsumerRead(name, &consumer) ?
+						   consumer.checkpoint : PG_INT64_MAX);
 	}
 	PG_FINALLY();
 	{
-		EvpgProjecting = false;
+		EvpgApplyRuns = false;
 	}
 	PG_END_TRY();
-	EvpgConsumerUnpark(name, key);
+	EvpgParkedDelete(name, key);
 
 	if (count == 0 && row.generation == 1)
-		EvpgProjectedRemove(&row);
+		EvpgProjectionRowRemove(&row);
 	else if (count == 0)
 	{
 		/* Nothing to fold: gone, and silence. */
@@ -198,14 +207,14 @@ EvpgKeyRebuild(const char *name, const char *key)
 		row.version = 1;
 		row.position = EvpgFenceDraw();
 		if (existed)
-			EvpgProjectedWrite(&row);
+			EvpgProjectionRowWrite(&row);
 	}
 	else
 	{
 		row.version = count;
 		row.position = EvpgFenceDraw();
-		EvpgProjectedWrite(&row);
-		EvpgProjectedSend(&row, "rebuild", row.state);
+		EvpgProjectionRowWrite(&row);
+		EvpgProjectionRowSend(&row, "rebuild", row.state);
 	}
 	return count;
 }

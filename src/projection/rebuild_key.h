@@ -8,6 +8,6 @@
 #ifndef EVPG_REBUILD_KEY_H
 #define EVPG_REBUILD_KEY_H
 
-extern int64 EvpgKeyRebuild(const char *name, const char *key);
+extern int64 EvpgRebuildKey(const char *name, const char *key);
 
 #endif							/* EVPG_REBUILD_KEY_H */

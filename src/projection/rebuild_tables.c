@@ -20,6 +20,7 @@
 #include "access/xact.h"
 #include "aggregate/aggregate.h"
 #include "base/catalog.h"
+#include "base/statement.h"
 #include "base/testing.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
@@ -31,6 +32,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -150,7 +152,7 @@ check_declared(Oid relid, List *others, const char *name)
 
 /* Tables that a registration names, as qualified names; NULL: none. */
 ArrayType *
-EvpgShadowCheckTables(ArrayType *tables, Oid handler)
+EvpgRebuildTablesCheckTables(ArrayType *tables, Oid handler)
 {
 	Datum	   *elements;
 	int			count;
@@ -174,23 +176,23 @@ EvpgShadowCheckTables(ArrayType *tables, Oid handler)
 }
 
 /*
- * EvpgShadowCheckOwned
+ * EvpgRebuildTablesCheckOwned
  *		Error if another projection has declared one of the tables: its rebuild
  *		would take the rows of this one.  Keeps other registrations that declare
  *		tables out to the end of the transaction, and sees those before.
  */
 void
-EvpgShadowCheckOwned(const char *name, ArrayType *tables)
+EvpgRebuildTablesCheckOwned(const char *name, ArrayType *tables)
 {
 	ListCell   *cell;
 
 	LockRelationOid(EvpgCatalogGet()->projection, ShareUpdateExclusiveLock);
-	foreach(cell, EvpgRegistryNames(tables))
+	foreach(cell, EvpgNamesFromArray(tables))
 	{
 		Oid			relid = table_oid(lfirst(cell), AccessShareLock);
 		ListCell   *other_cell;
 
-		foreach(other_cell, EvpgProjections())
+		foreach(other_cell, EvpgProjectionList())
 		{
 			EvpgProjection *other = lfirst(other_cell);
 			ListCell   *table;
@@ -322,7 +324,7 @@ copy_foreign_keys(EvpgProjection *projection, Oid owner, const char *schema)
  * first, or rename it.
  */
 void
-EvpgShadowMake(EvpgProjection *projection, int64 build)
+EvpgRebuildTablesMake(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
 	Oid			evpg = EvpgCatalogGet()->owner;
@@ -352,7 +354,7 @@ EvpgShadowMake(EvpgProjection *projection, int64 build)
 }
 
 void
-EvpgShadowDrop(int64 build)
+EvpgRebuildTablesDrop(int64 build)
 {
 	execute_as(EvpgCatalogGet()->owner,
 			   psprintf("SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS %s CASCADE", shadow_schema(build)));
@@ -378,6 +380,14 @@ column_list(Oid relid)
 	return list.data;
 }
 
+static EvpgStatement select_rebuild_cascade = {
+	.text = "SELECT (conrelid::regclass)::text"
+	" FROM pg_constraint"
+	" WHERE contype = 'f' AND confdeltype = ANY (ARRAY['c', 'n', 'd']::\"char\"[])"
+	" AND confrelid = ANY ($1::regclass[]::oid[]) AND conrelid <> ALL ($1::regclass[]::oid[])",
+	.types = {TEXTARRAYOID}
+};
+
 /*
  * Error if the contents of the tables could not be replaced without a trace:
  * rows of other tables would go along.
@@ -385,14 +395,14 @@ column_list(Oid relid)
 static void
 refuse_cascade(EvpgProjection *projection)
 {
-	Datum		value = EvpgRegistryArray(projection->tables);
+	Datum		value = EvpgNamesToArray(projection->tables);
 	MemoryContext caller = CurrentMemoryContext;
 	char	   *table = NULL;
 	Datum		name;
 
-	if (EvpgPlanRun(EVPG_PLAN_REBUILD_CASCADE, &value, NULL) > 0 && EvpgPlanResult(0, 1, &name))
+	if (EvpgStatementRun(&select_rebuild_cascade, &value, NULL) > 0 && EvpgResultDatum(0, 1, &name))
 		table = MemoryContextStrdup(caller, TextDatumGetCString(name));
-	EvpgPlanDone();
+	EvpgStatementDone();
 	if (table != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -403,7 +413,7 @@ refuse_cascade(EvpgProjection *projection)
 
 /* Error if the tables have changed since they were registered so that their rows cannot be replaced any more. */
 void
-EvpgShadowCheck(EvpgProjection *projection, LOCKMODE mode)
+EvpgRebuildTablesCheck(EvpgProjection *projection, LOCKMODE mode)
 {
 	Oid			owner = handler_owner(projection);
 	ListCell   *cell;
@@ -460,13 +470,13 @@ keep_exchangeable(List **tables, List **copies)
 }
 
 /*
- * EvpgShadowWait
+ * EvpgRebuildTablesWait
  *		Waits for who keeps tables of a projection from being exchanged with their
  *		copies, before the caller keeps others out.  last_write is the last
  *		transaction that has filled them.  False if none can be exchanged.
  */
 bool
-EvpgShadowWait(EvpgProjection *projection, int64 build, TransactionId last_write)
+EvpgRebuildTablesWait(EvpgProjection *projection, int64 build, TransactionId last_write)
 {
 	List	   *tables;
 	List	   *copies;
@@ -597,21 +607,21 @@ refuse_changed(const char *name, Oid table_id, Oid copy_id)
 }
 
 /*
- * EvpgShadowCopy
+ * EvpgRebuildTablesCopy
  *		Puts the contents of the copies in place of those of the tables.  Where they
  *		can be exchanged, and the caller has waited for old snapshots, that takes no
  *		longer for many rows than for few.  Of the others first all rows go, in
  *		reverse, for foreign keys.
  */
 void
-EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write)
+EvpgRebuildTablesCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write)
 {
 	Oid			owner = handler_owner(projection);
 	List	   *exchanged;
 	List	   *tables = NIL;
 	ListCell   *cell;
 
-	EvpgShadowCheck(projection, AccessShareLock);
+	EvpgRebuildTablesCheck(projection, AccessShareLock);
 	exchanged = exchange ? exchange_tables(projection, build, last_write) : NIL;
 	foreach(cell, projection->tables)
 	{
@@ -722,7 +732,7 @@ check_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, v
 
 /* Called once, from _PG_init. */
 void
-EvpgShadowInit(void)
+EvpgRebuildTablesInit(void)
 {
 	next_check_perms = ExecutorCheckPerms_hook;
 	ExecutorCheckPerms_hook = check_perms;
@@ -736,7 +746,7 @@ EvpgShadowInit(void)
  * belong to somebody else.
  */
 static EvpgProjection *
-shadowed(EvpgProjection *projection, int64 build)
+copy_for_build(EvpgProjection *projection, int64 build)
 {
 	EvpgProjection *copy = palloc(sizeof(EvpgProjection));
 
@@ -761,7 +771,7 @@ begin_shadow(EvpgProjection *projection, int64 build)
 
 /* Runs a batch; into copies of its tables if the projection has declared them. */
 void
-EvpgShadowRun(EvpgBatch *batch)
+EvpgRebuildTablesRun(EvpgBatch *batch)
 {
 	if (batch->projection->tables == NIL)
 	{
@@ -771,7 +781,7 @@ EvpgShadowRun(EvpgBatch *batch)
 	PG_TRY();
 	{
 		begin_shadow(batch->projection, batch->build);
-		batch->projection = shadowed(batch->projection, batch->build);
+		batch->projection = copy_for_build(batch->projection, batch->build);
 		EvpgBatchRun(batch);
 	}
 	PG_FINALLY();

@@ -12,14 +12,14 @@
 #include "storage/lockdefs.h"
 #include "utils/array.h"
 
-extern void EvpgShadowInit(void);
-extern ArrayType *EvpgShadowCheckTables(ArrayType *tables, Oid handler);
-extern void EvpgShadowCheckOwned(const char *name, ArrayType *tables);
-extern void EvpgShadowCheck(EvpgProjection *projection, LOCKMODE mode);
-extern void EvpgShadowMake(EvpgProjection *projection, int64 build);
-extern void EvpgShadowDrop(int64 build);
-extern bool EvpgShadowWait(EvpgProjection *projection, int64 build, TransactionId last_write);
-extern void EvpgShadowCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write);
-extern void EvpgShadowRun(EvpgBatch *batch);
+extern void EvpgRebuildTablesInit(void);
+extern ArrayType *EvpgRebuildTablesCheckTables(ArrayType *tables, Oid handler);
+extern void EvpgRebuildTablesCheckOwned(const char *name, ArrayType *tables);
+extern void EvpgRebuildTablesCheck(EvpgProjection *projection, LOCKMODE mode);
+extern void EvpgRebuildTablesMake(EvpgProjection *projection, int64 build);
+extern void EvpgRebuildTablesDrop(int64 build);
+extern bool EvpgRebuildTablesWait(EvpgProjection *projection, int64 build, TransactionId last_write);
+extern void EvpgRebuildTablesCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write);
+extern void EvpgRebuildTablesRun(EvpgBatch *batch);
 
 #endif							/* EVPG_REBUILD_TABLES_H */

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "aggregate/aggregate.h"
@@ -51,13 +52,6 @@ enum
 
 /* What is too much for a registration to catch up with. */
 #define MAX_CATCH_UP 100000
-
-static void
-put_array(Datum *values, char *nulls, int column, ArrayType *array)
-{
-	values[column] = PointerGetDatum(array);
-	nulls[column] = array == NULL ? 'n' : ' ';
-}
 
 static char *
 arg_name(FunctionCallInfo fcinfo, int arg, const char *what)
@@ -148,7 +142,7 @@ refuse_without_effect(FunctionCallInfo fcinfo, Jsonb *initial_state)
 
 /* Arguments that contradict each other. */
 static void
-check_arguments(FunctionCallInfo fcinfo)
+check_projection_arguments(FunctionCallInfo fcinfo)
 {
 	bool		by_functions = !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_HANDLER);
 
@@ -201,7 +195,7 @@ check_library(FunctionCallInfo fcinfo, Jsonb *initial_state, char **library, cha
 }
 
 static char *
-check_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
+check_projection_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
 {
 	return PG_ARGISNULL(arg) ? NULL : EvpgFunctionCheck(PG_GETARG_OID(arg), role, GetUserId());
 }
@@ -212,7 +206,7 @@ catch_up(const char *name)
 {
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {
-		.projection = EvpgProjectionFind(name),
+		.projection = EvpgProjectionGet(name, false),
 		.upto = EvpgFenceLastDrawn(),
 		.max_events = 10000,
 		.send = true
@@ -220,7 +214,7 @@ catch_up(const char *name)
 
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerRead(name, &consumer);
-	if (EvpgConsumerParked(name, PG_INT64_MAX) != NIL)
+	if (EvpgParkedList(name, PG_INT64_MAX) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has parked events, so it cannot become inline", name),
@@ -233,7 +227,7 @@ catch_up(const char *name)
 						   batch.upto - consumer.checkpoint, MAX_CATCH_UP),
 				 errhint("Wait until it has caught up.")));
 	batch.build = batch.projection->build;
-	batch.parked = EvpgConsumerParked(name, consumer.checkpoint);
+	batch.parked = EvpgParkedList(name, consumer.checkpoint);
 	for (batch.after = consumer.checkpoint; batch.after < batch.upto; batch.after = batch.reached)
 		EvpgBatchRun(&batch);
 	EvpgConsumerDrop(name, false);
@@ -241,9 +235,9 @@ catch_up(const char *name)
 
 /* What follows from a change of a registration; before is what it was. */
 static void
-settle(const char *name, bool existed, EvpgMode mode_before, int version_before, int64 last_drawn)
+apply_registration(const char *name, bool existed, EvpgMode mode_before, int version_before, int64 last_drawn)
 {
-	EvpgProjection *projection = EvpgProjectionFind(name);
+	EvpgProjection *projection = EvpgProjectionGet(name, false);
 
 	if (projection->mode == EVPG_MODE_ASYNC && !existed)
 		EvpgConsumerCreate(name, "projection", projection->start_position);
@@ -259,6 +253,35 @@ settle(const char *name, bool existed, EvpgMode mode_before, int version_before,
 	if (EvpgRebuildUnderWay(name) || (existed && projection->version != version_before))
 		EvpgRebuildStart(projection);
 }
+
+static EvpgStatement insert_projection = {
+	.text = "INSERT INTO evpg.projection AS p (name, library, symbol, reducer, handler, key_function, key_path,"
+	" constant_key, aggregate_types, event_types, tags, initial_state, broadcast, event_name, search_path,"
+	" registered_by, mode, on_error, max_attempts, reset, tables, start_position, version, registered_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,"
+	" $21, $22, $23, evpg.clock_timestamp())"
+	" ON CONFLICT (name) DO UPDATE"
+	" SET library = excluded.library, symbol = excluded.symbol, reducer = excluded.reducer, handler ="
+	" excluded.handler, key_function = excluded.key_function, key_path = excluded.key_path, constant_key ="
+	" excluded.constant_key, aggregate_types = excluded.aggregate_types, event_types = excluded.event_types,"
+	" tags = excluded.tags, initial_state = excluded.initial_state, broadcast = excluded.broadcast,"
+	" event_name = excluded.event_name, search_path = excluded.search_path, registered_by ="
+	" excluded.registered_by, registered_at = excluded.registered_at, mode = excluded.mode, on_error ="
+	" excluded.on_error, max_attempts = excluded.max_attempts, reset = excluded.reset, tables ="
+	" excluded.tables, start_position = excluded.start_position, version = excluded.version"
+	" WHERE (p.library, p.symbol, p.reducer, p.handler, p.key_function, p.key_path::text, p.constant_key,"
+	" p.aggregate_types, p.event_types, p.tags, p.initial_state, p.broadcast, p.event_name, p.search_path,"
+	" p.mode, p.on_error, p.max_attempts, p.reset, p.tables, p.start_position, p.version, p.registered_by)"
+	" IS DISTINCT"
+	" FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.handler, excluded.key_function,"
+	" excluded.key_path::text, excluded.constant_key, excluded.aggregate_types, excluded.event_types,"
+	" excluded.tags, excluded.initial_state, excluded.broadcast, excluded.event_name, excluded.search_path,"
+	" excluded.mode, excluded.on_error, excluded.max_attempts, excluded.reset, excluded.tables,"
+	" excluded.start_position, excluded.version, excluded.registered_by)",
+	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID,
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID, INT8OID, INT4OID}
+};
 
 Datum
 evpg_register_projection(PG_FUNCTION_ARGS)
@@ -282,7 +305,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	memset(nulls, ' ', sizeof(nulls));
-	EvpgRegistryCheckOptions(fcinfo, ARG_OPTIONS);
+	EvpgRegistrationCheckOptions(fcinfo, ARG_OPTIONS);
 	if (initial_state == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -290,40 +313,40 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	(void) EvpgModeFromName(mode);
 	(void) EvpgBroadcastFromName(broadcast);
 	(void) EvpgOnErrorFromName(on_error);
-	check_arguments(fcinfo);
+	check_projection_arguments(fcinfo);
 	if (!PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL))
 		initial_state = check_library(fcinfo, initial_state, &library, &symbol);
 
-	EvpgRegistryPut(values, nulls, 0, name);
-	EvpgRegistryPut(values, nulls, 1, library);
-	EvpgRegistryPut(values, nulls, 2, symbol);
-	EvpgRegistryPut(values, nulls, 3, check_function(fcinfo, ARG_REDUCER, EVPG_ROLE_PROJECTION_REDUCER));
-	handler = check_function(fcinfo, ARG_HANDLER, EVPG_ROLE_PROJECTION_HANDLER);
-	EvpgRegistryPut(values, nulls, 4, handler);
-	EvpgRegistryPut(values, nulls, 5, check_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
+	EvpgParameterText(values, nulls, 0, name);
+	EvpgParameterText(values, nulls, 1, library);
+	EvpgParameterText(values, nulls, 2, symbol);
+	EvpgParameterText(values, nulls, 3, check_projection_function(fcinfo, ARG_REDUCER, EVPG_ROLE_PROJECTION_REDUCER));
+	handler = check_projection_function(fcinfo, ARG_HANDLER, EVPG_ROLE_PROJECTION_HANDLER);
+	EvpgParameterText(values, nulls, 4, handler);
+	EvpgParameterText(values, nulls, 5, check_projection_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
 	values[6] = PG_GETARG_DATUM(ARG_KEY_PATH);
 	nulls[6] = PG_ARGISNULL(ARG_KEY_PATH) ? 'n' : ' ';
-	EvpgRegistryPut(values, nulls, 7, PG_ARGISNULL(ARG_CONSTANT_KEY) ? NULL :
-					EvpgArgId(fcinfo, ARG_CONSTANT_KEY, "constant_key"));
-	put_array(values, nulls, 8, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
-	put_array(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
-	put_array(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_TAGS, "tags"));
+	EvpgParameterText(values, nulls, 7, PG_ARGISNULL(ARG_CONSTANT_KEY) ? NULL :
+					  EvpgArgId(fcinfo, ARG_CONSTANT_KEY, "constant_key"));
+	EvpgParameterArray(values, nulls, 8, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
+	EvpgParameterArray(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
+	EvpgParameterArray(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_TAGS, "tags"));
 	values[11] = JsonbPGetDatum(initial_state);
-	EvpgRegistryPut(values, nulls, 12, broadcast);
-	EvpgRegistryPut(values, nulls, 13, EvpgArgName(fcinfo, ARG_EVENT_NAME, "event_name"));
-	EvpgRegistryPut(values, nulls, 14, search_path);
-	EvpgRegistryPut(values, nulls, 15, registrant);
-	EvpgRegistryPut(values, nulls, 16, mode);
-	EvpgRegistryPut(values, nulls, 17, on_error);
+	EvpgParameterText(values, nulls, 12, broadcast);
+	EvpgParameterText(values, nulls, 13, EvpgArgName(fcinfo, ARG_EVENT_NAME, "event_name"));
+	EvpgParameterText(values, nulls, 14, search_path);
+	EvpgParameterText(values, nulls, 15, registrant);
+	EvpgParameterText(values, nulls, 16, mode);
+	EvpgParameterText(values, nulls, 17, on_error);
 	values[18] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
-	EvpgRegistryPut(values, nulls, 19, check_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
-	put_array(values, nulls, 20, EvpgShadowCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
-													   PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
+	EvpgParameterText(values, nulls, 19, check_projection_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
+	EvpgParameterArray(values, nulls, 20, EvpgRebuildTablesCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
+																	   PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
 	values[21] = Int64GetDatum(arg_at_least(fcinfo, ARG_START_POSITION, "start_position", 0));
 	values[22] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_VERSION, "version", 1));
 
 	refuse_without_effect(fcinfo, DatumGetJsonbP(values[11]));
-	EvpgProjectionRefuse("register projections");
+	EvpgRefuseInProjection("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
 	EvpgAdvisePath("key_path", "projection", name, PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[6]));
 	if (handler != NULL && nulls[20] == ' ')
@@ -331,9 +354,9 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	(void) EvpgConsumerLock(name, true);
 	EvpgRebuildLock(name);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
-	before = EvpgProjectionLookup(name);
+	before = EvpgProjectionGet(name, true);
 	if (nulls[20] == ' ')
-		EvpgShadowCheckOwned(name, DatumGetArrayTypeP(values[20]));
+		EvpgRebuildTablesCheckOwned(name, DatumGetArrayTypeP(values[20]));
 	if (EvpgSagaFind(name, 0) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -344,20 +367,26 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 		mode_before = before->mode;
 		version_before = before->version;
 	}
-	changed = EvpgPlanRun(EVPG_PLAN_PROJECTION_WRITE, values, nulls);
-	EvpgPlanDone();
+	changed = EvpgStatementRun(&insert_projection, values, nulls);
+	EvpgStatementDone();
 	if (changed > 0)
 	{
-		EvpgRegistryAnnounce(EvpgCatalogGet()->projection);
-		EvpgWakeLauncher();
-		EvpgWakeConsumers();
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
+		EvpgWakeLauncherAtCommit();
+		EvpgWakeConsumersAtCommit();
 		EvpgAdviseTypes("projection", name, nulls[8] == ' ' ? DatumGetArrayTypeP(values[8]) : NULL,
 						nulls[9] == ' ' ? DatumGetArrayTypeP(values[9]) : NULL);
-		settle(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
+		apply_registration(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
+
+static EvpgStatement delete_projection = {
+	.text = "DELETE FROM evpg.projection"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
 
 /* Drops the rows too: they would be read as if they were still kept up. */
 Datum
@@ -367,17 +396,17 @@ evpg_drop_projection(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 	bool		dropped;
 
-	EvpgProjectionRefuse("drop projections");
+	EvpgRefuseInProjection("drop projections");
 	EvpgEnter(&scope, "evpg_drop_projection()");
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgRebuildCancel(name);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	EvpgRebuildAbandon(name);
-	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_PROJECTION_DELETE, EvpgCatalogGet()->projection,
-							   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
+	dropped = EvpgRegistrationDrop(fcinfo, &delete_projection, EvpgCatalogGet()->projection,
+								   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
 	EvpgConsumerDrop(name, true);
 	/* Whoever waits for a key of it. */
-	EvpgWakeAllWaiters();
+	EvpgWakeAllWaitersAtCommit();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(dropped);
 }

@@ -38,7 +38,7 @@
 /* ------------------------------------------------------------------ parts of an action */
 
 static JsonbValue *
-find(Jsonb *object, const char *name)
+find_member(Jsonb *object, const char *name)
 {
 	JsonbValue *value = getKeyJsonValueFromContainer(&object->root, name, strlen(name), NULL);
 
@@ -56,9 +56,9 @@ raise_invalid(const char *what, const char *name)
 
 /* A text; NULL if it is not there and need not be. */
 static char *
-get_text(Jsonb *object, const char *name, const char *what, bool required)
+get_member_text(Jsonb *object, const char *name, const char *what, bool required)
 {
-	JsonbValue *value = find(object, name);
+	JsonbValue *value = find_member(object, name);
 
 	if (value == NULL && !required)
 		return NULL;
@@ -68,9 +68,9 @@ get_text(Jsonb *object, const char *name, const char *what, bool required)
 }
 
 static Jsonb *
-get_jsonb(Jsonb *object, const char *name)
+get_member_jsonb(Jsonb *object, const char *name)
 {
-	JsonbValue *value = find(object, name);
+	JsonbValue *value = find_member(object, name);
 
 	return value == NULL ? NULL : JsonbValueToJsonb(value);
 }
@@ -79,7 +79,7 @@ get_jsonb(Jsonb *object, const char *name)
 static Jsonb *
 get_object(Jsonb *object, const char *name, const char *what)
 {
-	Jsonb	   *value = get_jsonb(object, name);
+	Jsonb	   *value = get_member_jsonb(object, name);
 
 	if (value != NULL && !JB_ROOT_IS_OBJECT(value))
 		raise_invalid(what, name);
@@ -93,20 +93,20 @@ get_object(Jsonb *object, const char *name, const char *what)
 void
 EvpgCommandFromJsonb(Jsonb *jsonb, EvpgCommand *command)
 {
-	JsonbValue *expected = find(jsonb, "expected_version");
+	JsonbValue *expected = find_member(jsonb, "expected_version");
 
 	memset(command, 0, sizeof(EvpgCommand));
-	command->aggregate_type = get_text(jsonb, "aggregate_type", "a command", true);
-	command->aggregate_id = get_text(jsonb, "aggregate_id", "a command", true);
-	command->command_type = get_text(jsonb, "command_type", "a command", true);
-	command->data = get_jsonb(jsonb, "data");
+	command->aggregate_type = get_member_text(jsonb, "aggregate_type", "a command", true);
+	command->aggregate_id = get_member_text(jsonb, "aggregate_id", "a command", true);
+	command->command_type = get_member_text(jsonb, "command_type", "a command", true);
+	command->data = get_member_jsonb(jsonb, "data");
 	if (command->data == NULL)
 		command->data = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
 	command->metadata = get_object(jsonb, "metadata", "a command");
-	command->command_id = get_text(jsonb, "command_id", "a command", false);
-	command->actor = get_text(jsonb, "actor", "a command", false);
-	command->correlation_id = get_text(jsonb, "correlation_id", "a command", false);
-	command->causation_id = get_text(jsonb, "causation_id", "a command", false);
+	command->command_id = get_member_text(jsonb, "command_id", "a command", false);
+	command->actor = get_member_text(jsonb, "actor", "a command", false);
+	command->correlation_id = get_member_text(jsonb, "correlation_id", "a command", false);
+	command->causation_id = get_member_text(jsonb, "causation_id", "a command", false);
 	if (expected != NULL)
 	{
 		if (expected->type != jbvNumeric)
@@ -124,7 +124,7 @@ EvpgCommandFromJsonb(Jsonb *jsonb, EvpgCommand *command)
 /* ------------------------------------------------------------------ sending */
 
 static void
-hash_text(pg_cryptohash_ctx *hash, const char *text)
+hash_command_id_text(pg_cryptohash_ctx *hash, const char *text)
 {
 	/* The NUL too: it keeps neighbours apart. */
 	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
@@ -132,7 +132,7 @@ hash_text(pg_cryptohash_ctx *hash, const char *text)
 }
 
 static char *
-derive_command_id(const EvpgActing *acting)
+derive_command_id(const EvpgReactionRun *acting)
 {
 	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
 	uint8		digest[PG_SHA256_DIGEST_LENGTH];
@@ -140,12 +140,12 @@ derive_command_id(const EvpgActing *acting)
 
 	if (hash == NULL || pg_cryptohash_init(hash) < 0)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	hash_text(hash, acting->work->saga);
-	hash_text(hash, acting->work->key);
-	hash_text(hash, acting->source);
-	hash_text(hash, psprintf("%d", acting->sends));
+	hash_command_id_text(hash, acting->work->saga);
+	hash_command_id_text(hash, acting->work->key);
+	hash_command_id_text(hash, acting->source);
+	hash_command_id_text(hash, psprintf("%d", acting->sends));
 	if (EVPG_MUTATION("saga_new_ids"))
-		hash_text(hash, timestamptz_to_str(GetCurrentTimestamp()));
+		hash_command_id_text(hash, timestamptz_to_str(GetCurrentTimestamp()));
 	if (pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
 		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
 	pg_cryptohash_free(hash);
@@ -166,7 +166,7 @@ push_text(JsonbParseState **state, const char *name, const char *text)
 
 /* The metadata of a command, with whose it is and how deep. */
 static Jsonb *
-stamp(const EvpgActing *acting, Jsonb *metadata)
+stamp_metadata(const EvpgReactionRun *acting, Jsonb *metadata)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue	key = {.type = jbvString,.val.string = {.val = "evpg", .len = 4}};
@@ -190,7 +190,7 @@ stamp(const EvpgActing *acting, Jsonb *metadata)
 
 /* A refusal that the saga does not handle: an error with all that the outcome says. */
 static void
-raise_refusal(const EvpgActing *acting, const EvpgOutcome *outcome)
+raise_refusal(const EvpgReactionRun *acting, const EvpgOutcome *outcome)
 {
 	EvpgOutcomeRaise(outcome);
 	elog(ERROR, "command of saga \"%s\" was not executed", acting->work->saga);
@@ -198,7 +198,7 @@ raise_refusal(const EvpgActing *acting, const EvpgOutcome *outcome)
 
 /* Asks the saga what to do about a send that was refused, and does it. */
 static void
-handle_rejection(EvpgActing *acting, const EvpgCommand *command, const EvpgOutcome *outcome)
+handle_rejection(EvpgReactionRun *acting, const EvpgCommand *command, const EvpgOutcome *outcome)
 {
 	EvpgReaction reaction;
 	EvpgRejection rejection = {
@@ -218,18 +218,18 @@ handle_rejection(EvpgActing *acting, const EvpgCommand *command, const EvpgOutco
 
 	if (acting->nested >= MAX_NESTED)
 		raise_refusal(acting, outcome);
-	EvpgReactRejection(acting->saga, acting->instance.state, &rejection, &reaction);
+	EvpgSagaCodeOnRejection(acting->saga, acting->instance.state, &rejection, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
 	if (reaction.unhandled)
 		raise_refusal(acting, outcome);
 	acting->nested++;
-	EvpgAct(acting, &reaction);
+	EvpgActionsRun(acting, &reaction);
 	acting->nested--;
 }
 
 /* Replaces the list of what can be undone, which may be long: what making it took is given back. */
 static void
-change_undo(EvpgActing *acting, PGFunction change, Datum first, Datum second)
+change_undo(EvpgReactionRun *acting, PGFunction change, Datum first, Datum second)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgUndo", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -246,7 +246,7 @@ change_undo(EvpgActing *acting, PGFunction change, Datum first, Datum second)
 
 /* Puts the command that undoes another one before those that are there. */
 static void
-push_undo(EvpgActing *acting, Jsonb *undo)
+push_undo(EvpgReactionRun *acting, Jsonb *undo)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue	value;
@@ -260,19 +260,19 @@ push_undo(EvpgActing *acting, Jsonb *undo)
 }
 
 static void
-send(EvpgActing *acting, Jsonb *action)
+do_send(EvpgReactionRun *acting, Jsonb *action)
 {
 	EvpgCommand command;
 	EvpgOutcome outcome;
 	Jsonb	   *undo = get_object(action, "undo", "a send");
 
-	acting->label = get_text(action, "label", "a send", false);
+	acting->label = get_member_text(action, "label", "a send", false);
 	acting->command = action;
 	if (undo != NULL)
 	{
 		/* Not when it is needed, but now. */
 		EvpgCommandFromJsonb(undo, &command);
-		if (find(undo, "undo") != NULL)
+		if (find_member(undo, "undo") != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("an undo cannot be undone"),
@@ -285,7 +285,7 @@ send(EvpgActing *acting, Jsonb *action)
 	command.causation_id = acting->causation_id;
 	command.actor = acting->actor;
 	command.session_role = acting->session_role;
-	command.metadata = stamp(acting, command.metadata);
+	command.metadata = stamp_metadata(acting, command.metadata);
 	EvpgCommandExecute(&command, true, &outcome);
 	if (EvpgOutcomeSqlstate(&outcome) != ERRCODE_SUCCESSFUL_COMPLETION)
 		handle_rejection(acting, &command, &outcome);
@@ -308,13 +308,13 @@ send(EvpgActing *acting, Jsonb *action)
 /* ------------------------------------------------------------------ the other actions */
 
 static void
-schedule(EvpgActing *acting, Jsonb *action)
+do_schedule(EvpgReactionRun *acting, Jsonb *action)
 {
-	JsonbValue *delay = find(action, "delay");
-	char	   *due_at = get_text(action, "due_at", "a timer", false);
+	JsonbValue *delay = find_member(action, "delay");
+	char	   *due_at = get_member_text(action, "due_at", "a timer", false);
 	EvpgTimer	timer = {
-		.name = get_text(action, "timer", "a timer", true),
-		.payload = get_jsonb(action, "payload"),
+		.name = get_member_text(action, "timer", "a timer", true),
+		.payload = get_member_jsonb(action, "payload"),
 		.scheduled_at = EvpgClockNow(),
 		.depth = acting->depth,
 		.correlation_id = (char *) acting->correlation_id,
@@ -351,7 +351,7 @@ schedule(EvpgActing *acting, Jsonb *action)
 }
 
 static void
-complete(EvpgActing *acting)
+complete_instance(EvpgReactionRun *acting)
 {
 	acting->instance.completed = true;
 	acting->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
@@ -359,7 +359,7 @@ complete(EvpgActing *acting)
 
 /* Undoes what was sent, the last one first, then completes. */
 static void
-compensate(EvpgActing *acting)
+compensate_instance(EvpgReactionRun *acting)
 {
 	acting->compensating = true;
 	while (!acting->instance.completed && JB_ROOT_COUNT(acting->instance.undo) > 0)
@@ -367,41 +367,41 @@ compensate(EvpgActing *acting)
 		Jsonb	   *undo = JsonbValueToJsonb(getIthJsonbValueFromContainer(&acting->instance.undo->root, 0));
 
 		change_undo(acting, jsonb_delete_idx, JsonbPGetDatum(acting->instance.undo), Int32GetDatum(0));
-		send(acting, undo);
+		do_send(acting, undo);
 		CHECK_FOR_INTERRUPTS();
 	}
-	complete(acting);
+	complete_instance(acting);
 }
 
 static void
-fail(EvpgActing *acting, Jsonb *action)
+fail_reaction(EvpgReactionRun *acting, Jsonb *action)
 {
 	acting->given_up = true;
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_SAGA_FAILED),
-			 errmsg("%s", get_text(action, "reason", "a failure", true))));
+			 errmsg("%s", get_member_text(action, "reason", "a failure", true))));
 }
 
 static void
-act(EvpgActing *acting, Jsonb *action)
+do_action(EvpgReactionRun *acting, Jsonb *action)
 {
 	char	   *verb;
 
 	if (!JB_ROOT_IS_OBJECT(action))
 		raise_invalid("an action", "do");
-	verb = get_text(action, "do", "an action", true);
+	verb = get_member_text(action, "do", "an action", true);
 	if (strcmp(verb, "send") == 0)
-		send(acting, action);
+		do_send(acting, action);
 	else if (strcmp(verb, "schedule") == 0)
-		schedule(acting, action);
+		do_schedule(acting, action);
 	else if (strcmp(verb, "cancel") == 0)
-		EvpgTimerCancel(acting->work->saga, acting->work->key, get_text(action, "timer", "a timer", true));
+		EvpgTimerCancel(acting->work->saga, acting->work->key, get_member_text(action, "timer", "a timer", true));
 	else if (strcmp(verb, "compensate") == 0)
-		compensate(acting);
+		compensate_instance(acting);
 	else if (strcmp(verb, "complete") == 0)
-		complete(acting);
+		complete_instance(acting);
 	else if (strcmp(verb, "fail") == 0)
-		fail(acting, action);
+		fail_reaction(acting, action);
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -412,29 +412,29 @@ act(EvpgActing *acting, Jsonb *action)
 typedef struct Frame
 {
 	ErrorContextCallback callback;
-	const EvpgActing *acting;
+	const EvpgReactionRun *acting;
 	int			number;
 } Frame;
 
 static void
-describe_frame(void *arg)
+describe_action(void *arg)
 {
 	Frame	   *frame = arg;
-	const EvpgActing *acting = frame->acting;
+	const EvpgReactionRun *acting = frame->acting;
 
 	errcontext("action %d of saga \"%s\", key \"%s\"", frame->number, acting->work->saga, acting->work->key);
 }
 
 /*
- * EvpgAct
+ * EvpgActionsRun
  *		Takes over the state of a reaction and does its actions in order; what
  *		comes after complete is skipped.
  */
 void
-EvpgAct(EvpgActing *acting, const EvpgReaction *reaction)
+EvpgActionsRun(EvpgReactionRun *acting, const EvpgReaction *reaction)
 {
 	Frame		frame = {
-		.callback = {.previous = error_context_stack, .callback = describe_frame, .arg = &frame},
+		.callback = {.previous = error_context_stack, .callback = describe_action, .arg = &frame},
 		.acting = acting
 	};
 
@@ -446,7 +446,7 @@ EvpgAct(EvpgActing *acting, const EvpgReaction *reaction)
 	for (uint32 i = 0; i < JB_ROOT_COUNT(reaction->actions) && !acting->instance.completed; i++)
 	{
 		frame.number = i + 1;
-		act(acting, JsonbValueToJsonb(getIthJsonbValueFromContainer(&reaction->actions->root, i)));
+		do_action(acting, JsonbValueToJsonb(getIthJsonbValueFromContainer(&reaction->actions->root, i)));
 		CHECK_FOR_INTERRUPTS();
 	}
 	error_context_stack = frame.callback.previous;

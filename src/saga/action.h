@@ -12,9 +12,9 @@
 #include "saga/saga_code.h"
 
 /* An instance that reacts. */
-typedef struct EvpgActing
+typedef struct EvpgReactionRun
 {
-	const EvpgWork *work;
+	const EvpgDueItem *work;
 	EvpgSaga   *saga;
 	EvpgInstance instance;
 	const char *source;			/* makes command ids unique: of the event or
@@ -32,9 +32,9 @@ typedef struct EvpgActing
 	const char *label;
 	Jsonb	   *command;
 	bool		given_up;		/* by an action: no use in trying again */
-} EvpgActing;
+} EvpgReactionRun;
 
-extern void EvpgAct(EvpgActing *acting, const EvpgReaction *reaction);
+extern void EvpgActionsRun(EvpgReactionRun *acting, const EvpgReaction *reaction);
 extern void EvpgCommandFromJsonb(Jsonb *jsonb, EvpgCommand *command);
 
 #endif							/* EVPG_ACTION_H */

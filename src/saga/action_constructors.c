@@ -69,7 +69,7 @@ push_jsonb(JsonbParseState **state, const char *name, Jsonb *jsonb)
 }
 
 static void
-begin(JsonbParseState **state, char *what)
+begin_action(JsonbParseState **state, char *what)
 {
 	*state = NULL;
 	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
@@ -77,7 +77,7 @@ begin(JsonbParseState **state, char *what)
 }
 
 static Jsonb *
-end(JsonbParseState **state)
+end_action(JsonbParseState **state)
 {
 	return JsonbValueToJsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
 }
@@ -116,7 +116,7 @@ evpg_action_send(PG_FUNCTION_ARGS)
 	JsonbParseState *state;
 	Jsonb	   *jsonb;
 
-	begin(&state, "send");
+	begin_action(&state, "send");
 	push_text(&state, "aggregate_type", EvpgArgName(fcinfo, 0, "aggregate type"));
 	push_text(&state, "aggregate_id", EvpgArgId(fcinfo, 1, "aggregate id"));
 	push_text(&state, "command_type", EvpgArgName(fcinfo, 2, "command type"));
@@ -142,12 +142,12 @@ evpg_action_send(PG_FUNCTION_ARGS)
 		EvpgCheckMetadata(jsonb);
 		push_jsonb(&state, "metadata", jsonb);
 	}
-	PG_RETURN_JSONB_P(end(&state));
+	PG_RETURN_JSONB_P(end_action(&state));
 }
 
 /* Seconds, without trailing zeros. */
 static Datum
-seconds(Datum interval)
+interval_seconds(Datum interval)
 {
 	Datum		number = DirectFunctionCall2(extract_interval, CStringGetTextDatum("epoch"), interval);
 
@@ -164,14 +164,14 @@ evpg_action_schedule(PG_FUNCTION_ARGS)
 	JsonbParseState *state;
 	Jsonb	   *payload;
 
-	begin(&state, "schedule");
+	begin_action(&state, "schedule");
 	push_text(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
 	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a timer needs either delay or due_at")));
 	if (!PG_ARGISNULL(1))
-		push_numeric(&state, "delay", seconds(PG_GETARG_DATUM(1)));
+		push_numeric(&state, "delay", interval_seconds(PG_GETARG_DATUM(1)));
 	else
 	{
 		int			utc = 0;
@@ -184,7 +184,7 @@ evpg_action_schedule(PG_FUNCTION_ARGS)
 	}
 	if ((payload = EvpgArgJsonb(fcinfo, 3, "timer payload")) != NULL)
 		push_jsonb(&state, "payload", payload);
-	PG_RETURN_JSONB_P(end(&state));
+	PG_RETURN_JSONB_P(end_action(&state));
 }
 
 Datum
@@ -192,9 +192,9 @@ evpg_action_cancel(PG_FUNCTION_ARGS)
 {
 	JsonbParseState *state;
 
-	begin(&state, "cancel");
+	begin_action(&state, "cancel");
 	push_text(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
-	PG_RETURN_JSONB_P(end(&state));
+	PG_RETURN_JSONB_P(end_action(&state));
 }
 
 Datum
@@ -206,9 +206,9 @@ evpg_action_fail(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("reason must not be null")));
-	begin(&state, "fail");
+	begin_action(&state, "fail");
 	push_text(&state, "reason", text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	PG_RETURN_JSONB_P(end(&state));
+	PG_RETURN_JSONB_P(end_action(&state));
 }
 
 /* ------------------------------------------------------------------ reactions */

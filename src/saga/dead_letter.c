@@ -17,6 +17,7 @@
 #include "base/shmem.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
+#include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "funcapi.h"
@@ -68,10 +69,10 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_events must not be negative")));
-	EvpgProjectionRefuse("run sagas");
-	EvpgDispatchRefuse("run sagas");
+	EvpgRefuseInProjection("run sagas");
+	EvpgRefuseInSaga("run sagas");
 	EvpgEnter(&scope, "evpg_run_sagas()");
-	EvpgHomeRequire();
+	EvpgActivationRequire();
 	if (EvpgFenceHeld())
 		ereport(NOTICE,
 				(errmsg("evpg_run_sagas() does not see what this transaction has appended"),
@@ -83,11 +84,11 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 		idle = true;
 		MemoryContextResetOnly(round);
 		MemoryContextSwitchTo(round);
-		foreach(cell, EvpgWorkDue((int) Min(left, 100), EvpgClockNow()))
+		foreach(cell, EvpgDueItemList((int) Min(left, 100), EvpgClockNow()))
 		{
-			EvpgWork   *work = lfirst(cell);
+			EvpgDueItem *work = lfirst(cell);
 
-			if (left == 0 || !EvpgDispatchLock(work, false, false) || !EvpgWorkClaim(work))
+			if (left == 0 || !EvpgDispatchLock(work, false, false) || !EvpgDueItemClaim(work))
 				continue;
 			MemoryContextSwitchTo(memory);
 			dead += EvpgDispatch(work, false, &sent, NULL) == EVPG_DISPATCH_DEAD;
@@ -106,21 +107,19 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------------ dead letters */
 
-static char *
-result_text(int column)
-{
-	Datum		value;
+static EvpgStatement lock_dead_letter_row = {
+	.text = "SELECT 1"
+	" FROM evpg.dead_letter"
+	" WHERE dead_letter_id = $1 AND resolved_at IS NULL FOR UPDATE",
+	.types = {INT8OID}
+};
 
-	return EvpgPlanResult(0, column, &value) ? TextDatumGetCString(value) : NULL;
-}
-
-static int64
-result_int(int column)
-{
-	Datum		value;
-
-	return EvpgPlanResult(0, column, &value) ? DatumGetInt64(value) : 0;
-}
+static EvpgStatement select_dead_letter = {
+	.text = "SELECT saga, key, source_position, timer_id, attempts"
+	" FROM evpg.dead_letter"
+	" WHERE dead_letter_id = $1 AND resolved_at IS NULL",
+	.types = {INT8OID}
+};
 
 /*
  * Locks a dead letter that is not resolved, and says what it is about; false if
@@ -128,84 +127,99 @@ result_int(int column)
  * instance, then the row.
  */
 static bool
-read_dead_letter(int64 id, EvpgWork *work)
+read_dead_letter(int64 id, EvpgDueItem *work)
 {
 	Datum		value = Int64GetDatum(id);
 	MemoryContext caller = CurrentMemoryContext;
-	bool		found = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_READ, &value, NULL) > 0;
+	bool		found = EvpgStatementReadLatest(&select_dead_letter, &value, NULL) > 0;
 
-	memset(work, 0, sizeof(EvpgWork));
+	memset(work, 0, sizeof(EvpgDueItem));
 	if (found)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
 
-		work->saga = result_text(1);
-		work->key = result_text(2);
-		work->position = result_int(3);
-		work->timer_id = result_int(4);
-		work->attempts = (int) result_int(5) + 1;
+		work->saga = EvpgResultText(0, 1);
+		work->key = EvpgResultText(0, 2);
+		work->position = EvpgResultInt64(0, 3);
+		work->timer_id = EvpgResultInt64(0, 4);
+		work->attempts = (int) EvpgResultInt64(0, 5) + 1;
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	if (!found)
 		return false;
 	if (work->saga != NULL)
 		(void) EvpgDispatchLockSaga(work->saga, ShareLock, true);
 	if (work->key != NULL || work->saga == NULL)
 		(void) EvpgDispatchLock(work, false, true);
-	found = EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_LOCK, &value, NULL) > 0;
-	EvpgPlanDone();
+	found = EvpgStatementRun(&lock_dead_letter_row, &value, NULL) > 0;
+	EvpgStatementDone();
 	return found;
 }
 
+static EvpgStatement update_dead_letter_resolve = {
+	.text = "UPDATE evpg.dead_letter"
+	" SET resolved_at = evpg.clock_timestamp(), resolution = $2, reason = $3, resolved_by = $4"
+	" WHERE dead_letter_id = $1",
+	.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID}
+};
+
 static void
-resolve(int64 id, const char *resolution, const char *reason)
+resolve_dead_letter(int64 id, const char *resolution, const char *reason)
 {
 	Datum		values[4] = {Int64GetDatum(id)};
 	char		nulls[4] = {' ', ' ', ' ', ' '};
 
-	EvpgRegistryPut(values, nulls, 1, resolution);
-	EvpgRegistryPut(values, nulls, 2, reason);
-	EvpgRegistryPut(values, nulls, 3, GetUserNameFromId(GetSessionUserId(), false));
-	(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_RESOLVE, values, nulls);
-	EvpgPlanDone();
-	EvpgWakeConsumers();
+	EvpgParameterText(values, nulls, 1, resolution);
+	EvpgParameterText(values, nulls, 2, reason);
+	EvpgParameterText(values, nulls, 3, GetUserNameFromId(GetSessionUserId(), false));
+	(void) EvpgStatementRun(&update_dead_letter_resolve, values, nulls);
+	EvpgStatementDone();
+	EvpgWakeConsumersAtCommit();
 }
 
 static void
 route_again(void *arg)
 {
-	EvpgWork   *work = arg;
+	EvpgDueItem *work = arg;
 
 	(void) EvpgRouteAgain(work->saga, work->position);
 }
 
+static EvpgStatement update_retries = {
+	.text = "UPDATE evpg.dead_letter"
+	" SET attempts = attempts + 1, sqlstate = $2, code = $3, message = $4, detail = $5, hint = $6, context ="
+	" $7"
+	" WHERE dead_letter_id = $1",
+	.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
 /* Tries once more; NULL if it succeeded. */
 static ErrorData *
-retry(int64 id, EvpgWork *work)
+retry_dead_letter(int64 id, EvpgDueItem *work)
 {
 	ErrorData  *error = NULL;
 	int64		sent = 0;
 
 	if (work->saga != NULL && work->key == NULL)
-		error = EvpgAttempt(route_again, work);
+		error = EvpgSubtransactionRun(route_again, work);
 	else
 		(void) EvpgDispatch(work, true, &sent, &error);
 	if (error == NULL)
-		resolve(id, "retried", NULL);
+		resolve_dead_letter(id, "retried", NULL);
 	else
 	{
 		Datum		values[7] = {Int64GetDatum(id)};
 		char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-		EvpgRegistryPut(values, nulls, 1, unpack_sql_state(error->sqlerrcode));
-		EvpgRegistryPut(values, nulls, 2, error->constraint_name);
-		EvpgRegistryPut(values, nulls, 3, error->message);
-		EvpgRegistryPut(values, nulls, 4, error->detail);
-		EvpgRegistryPut(values, nulls, 5, error->hint);
-		EvpgRegistryPut(values, nulls, 6, error->context);
-		(void) EvpgPlanRun(EVPG_PLAN_DEAD_LETTER_RETRIED, values, nulls);
-		EvpgPlanDone();
+		EvpgParameterText(values, nulls, 1, unpack_sql_state(error->sqlerrcode));
+		EvpgParameterText(values, nulls, 2, error->constraint_name);
+		EvpgParameterText(values, nulls, 3, error->message);
+		EvpgParameterText(values, nulls, 4, error->detail);
+		EvpgParameterText(values, nulls, 5, error->hint);
+		EvpgParameterText(values, nulls, 6, error->context);
+		(void) EvpgStatementRun(&update_retries, values, nulls);
+		EvpgStatementDone();
 	}
 	return error;
 }
@@ -230,7 +244,7 @@ status_of(const ErrorData *error)
 }
 
 static void
-set_text(Datum *values, bool *nulls, int column, const char *text)
+set_row_text(Datum *values, bool *nulls, int column, const char *text)
 {
 	nulls[column] = (text == NULL);
 	values[column] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
@@ -241,38 +255,46 @@ Datum
 evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	EvpgWork	work;
+	EvpgDueItem work;
 	EvpgScope	scope;
 
 	InitMaterializedSRF(fcinfo, 0);
-	EvpgProjectionRefuse("retry dead letters");
-	EvpgDispatchRefuse("retry dead letters");
+	EvpgRefuseInProjection("retry dead letters");
+	EvpgRefuseInSaga("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letter()");
-	EvpgHomeRequire();
+	EvpgActivationRequire();
 	if (read_dead_letter(PG_GETARG_INT64(0), &work))
 	{
-		ErrorData  *error = retry(PG_GETARG_INT64(0), &work);
+		ErrorData  *error = retry_dead_letter(PG_GETARG_INT64(0), &work);
 		Datum		values[11] = {0};
 		bool		nulls[11];
 		EvpgDecision refusal;
 
 		memset(nulls, true, sizeof(nulls));
-		set_text(values, nulls, 0, error == NULL ? "ok" : status_of(error));
+		set_row_text(values, nulls, 0, error == NULL ? "ok" : status_of(error));
 		if (error != NULL)
 		{
-			set_text(values, nulls, 6, unpack_sql_state(error->sqlerrcode));
-			set_text(values, nulls, 7, error->constraint_name);
-			set_text(values, nulls, 8, error->message);
-			EvpgReducerRefusal(error, &refusal);
+			set_row_text(values, nulls, 6, unpack_sql_state(error->sqlerrcode));
+			set_row_text(values, nulls, 7, error->constraint_name);
+			set_row_text(values, nulls, 8, error->message);
+			EvpgDecisionFromError(error, &refusal);
 			nulls[9] = (refusal.detail == NULL);
 			values[9] = JsonbPGetDatum(refusal.detail);
-			set_text(values, nulls, 10, error->hint);
+			set_row_text(values, nulls, 10, error->hint);
 		}
 		tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }
+
+static EvpgStatement select_dead_letters = {
+	.text = "SELECT dead_letter_id"
+	" FROM evpg.dead_letter"
+	" WHERE resolved_at IS NULL AND saga IS NOT DISTINCT"
+	" FROM $1 ORDER BY dead_letter_id LIMIT $2",
+	.types = {TEXTOID, INT8OID}
+};
 
 Datum
 evpg_retry_dead_letters(PG_FUNCTION_ARGS)
@@ -292,35 +314,35 @@ evpg_retry_dead_letters(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count must not be negative")));
-	EvpgProjectionRefuse("retry dead letters");
-	EvpgDispatchRefuse("retry dead letters");
+	EvpgRefuseInProjection("retry dead letters");
+	EvpgRefuseInSaga("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letters()");
-	EvpgHomeRequire();
+	EvpgActivationRequire();
 	if (!PG_ARGISNULL(0) && EvpgSagaFind(text_to_cstring(PG_GETARG_TEXT_PP(0)), 0) == NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
 				 errmsg("saga \"%s\" is not registered", text_to_cstring(PG_GETARG_TEXT_PP(0)))));
-	rows = EvpgPlanReadLatest(EVPG_PLAN_DEAD_LETTER_LIST, values, nulls);
+	rows = EvpgStatementReadLatest(&select_dead_letters, values, nulls);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
 		int64	   *id = palloc(sizeof(int64));
 		Datum		value;
 
-		(void) EvpgPlanResult(row, 1, &value);
+		(void) EvpgResultDatum(row, 1, &value);
 		*id = DatumGetInt64(value);
 		ids = lappend(ids, id);
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	foreach(cell, ids)
 	{
 		int64		id = *(int64 *) lfirst(cell);
-		EvpgWork	work;
+		EvpgDueItem work;
 
 		if (!read_dead_letter(id, &work))
 			continue;
-		if (retry(id, &work) == NULL)
+		if (retry_dead_letter(id, &work) == NULL)
 			retried++;
 		else
 			failed++;
@@ -335,19 +357,19 @@ evpg_discard_dead_letter(PG_FUNCTION_ARGS)
 {
 	int64		id = EvpgArgBigint(fcinfo, 0, "dead_letter_id");
 	char	   *reason = EvpgArgId(fcinfo, 1, "reason");
-	EvpgWork	work;
+	EvpgDueItem work;
 	bool		found;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("discard dead letters");
-	EvpgDispatchRefuse("discard dead letters");
+	EvpgRefuseInProjection("discard dead letters");
+	EvpgRefuseInSaga("discard dead letters");
 	EvpgEnter(&scope, "evpg_discard_dead_letter()");
 	found = read_dead_letter(id, &work);
 	if (found)
 	{
 		if (work.key != NULL || work.timer_id != 0)
-			(void) EvpgWorkDone(&work);
-		resolve(id, "discarded", reason);
+			(void) EvpgDueItemDelete(&work);
+		resolve_dead_letter(id, "discarded", reason);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(found);

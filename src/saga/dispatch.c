@@ -99,7 +99,7 @@ EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait)
 }
 
 static void
-instance_tag(const EvpgWork *work, LOCKTAG *tag)
+instance_tag(const EvpgDueItem *work, LOCKTAG *tag)
 {
 	uint64		hash = work->saga != NULL ? EvpgHashPair(work->saga, work->key) : (uint64) work->timer_id;
 
@@ -130,7 +130,7 @@ EvpgDispatchInit(void)
  * may not fill more than half of it.
  */
 bool
-EvpgDispatchLock(const EvpgWork *work, bool session, bool wait)
+EvpgDispatchLock(const EvpgDueItem *work, bool session, bool wait)
 {
 	int			limit = max_locks_per_xact * (MaxBackends + max_prepared_xacts) / 2;
 	LOCKTAG		tag;
@@ -155,7 +155,7 @@ EvpgDispatchLock(const EvpgWork *work, bool session, bool wait)
 void
 EvpgDispatchOvertake(int64 timer_id, void (*action) (void *arg), void *arg)
 {
-	EvpgWork	command = {.timer_id = timer_id};
+	EvpgDueItem command = {.timer_id = timer_id};
 	LOCKTAG		tag;
 
 	instance_tag(&command, &tag);
@@ -163,7 +163,7 @@ EvpgDispatchOvertake(int64 timer_id, void (*action) (void *arg), void *arg)
 }
 
 static void
-unlock(EvpgWork *work)
+unlock_item(EvpgDueItem *work)
 {
 	LOCKTAG		tag;
 
@@ -181,7 +181,7 @@ static bool reacting = false;
 
 /* What a reaction may not do, nor a command that it sends: locks of its own session would not stop it. */
 void
-EvpgDispatchRefuse(const char *what)
+EvpgRefuseInSaga(const char *what)
 {
 	if (reacting)
 		ereport(ERROR,
@@ -194,7 +194,7 @@ EvpgDispatchRefuse(const char *what)
 static int
 depth_of(const EvpgEvent *event)
 {
-	JsonbValue *depth = EvpgEventMark(event, "depth");
+	JsonbValue *depth = EvpgEventBookkeeping(event, "depth");
 	double		value;
 
 	if (depth == NULL || depth->type != jbvNumeric)
@@ -205,7 +205,7 @@ depth_of(const EvpgEvent *event)
 }
 
 static void
-check_depth(EvpgActing *acting)
+check_depth(EvpgReactionRun *acting)
 {
 	if (acting->depth <= EvpgMaxSagaDepth)
 		return;
@@ -228,7 +228,7 @@ state_name(Jsonb *state)
 
 /* A change from one state to another must have been declared. */
 static void
-check_transition(EvpgActing *acting, const char *before)
+check_transition(EvpgReactionRun *acting, const char *before)
 {
 	Jsonb	   *transitions = acting->saga->transitions;
 	char	   *after = state_name(acting->instance.state);
@@ -253,7 +253,7 @@ check_transition(EvpgActing *acting, const char *before)
 
 /* Which version of the saga an instance has; a new one the highest. */
 static void
-find_saga(EvpgActing *acting)
+find_saga(EvpgReactionRun *acting)
 {
 	acting->saga = EvpgSagaFind(acting->work->saga, acting->instance.exists ? acting->instance.saga_version : 0);
 	if (acting->saga == NULL)
@@ -264,9 +264,9 @@ find_saga(EvpgActing *acting)
 
 /* Does what a reaction says, and keeps what the instance has come to. */
 static void
-follow(EvpgActing *acting, const EvpgReaction *reaction, const char *before)
+apply_reaction(EvpgReactionRun *acting, const EvpgReaction *reaction, const char *before)
 {
-	EvpgAct(acting, reaction);
+	EvpgActionsRun(acting, reaction);
 	check_transition(acting, before);
 	acting->instance.version++;
 	EvpgInstanceWrite(acting->work, &acting->instance);
@@ -274,20 +274,20 @@ follow(EvpgActing *acting, const EvpgReaction *reaction, const char *before)
 
 /* Whether the version that an instance has finds its key in an event; perhaps only another one has. */
 static bool
-is_meant(const EvpgActing *acting, const EvpgEvent *event)
+is_meant(const EvpgReactionRun *acting, const EvpgEvent *event)
 {
 	ListCell   *cell;
 
 	if (list_length(EvpgSagaVersions(acting->saga->name)) < 2)
 		return true;
-	foreach(cell, EvpgReactKeys(acting->saga, event))
+	foreach(cell, EvpgSagaCodeKeys(acting->saga, event))
 		if (strcmp(lfirst(cell), acting->work->key) == 0)
 		return true;
 	return false;
 }
 
 static void
-begin_instance(EvpgActing *acting)
+begin_instance(EvpgReactionRun *acting)
 {
 	acting->instance.state = acting->saga->initial_state;
 	acting->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
@@ -295,7 +295,7 @@ begin_instance(EvpgActing *acting)
 }
 
 static void
-react_to_event(EvpgActing *acting, const EvpgEvent *event)
+react_to_event(EvpgReactionRun *acting, const EvpgEvent *event)
 {
 	EvpgInstance *instance = &acting->instance;
 	EvpgReaction reaction;
@@ -313,23 +313,23 @@ react_to_event(EvpgActing *acting, const EvpgEvent *event)
 	acting->causation_id = acting->source;
 	acting->actor = event->actor;
 	acting->session_role = event->session_role;
-	EvpgContextActFor(acting->session_role);
+	EvpgContextSetSessionRole(acting->session_role);
 	acting->depth = depth_of(event) + 1;
 	check_depth(acting);
 	if (!instance->exists)
 		begin_instance(acting);
 	before = instance->exists ? state_name(instance->state) : "";
-	EvpgReactEvent(acting->saga, acting->work->key, instance->state, event, &reaction);
+	EvpgSagaCodeOnEvent(acting->saga, acting->work->key, instance->state, event, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
 	/* A key that is not known, and the saga does not want to. */
 	if (!instance->exists && reaction.state == NULL)
 		return;
 	instance->position = Max(instance->position, event->position);
-	follow(acting, &reaction, before);
+	apply_reaction(acting, &reaction, before);
 }
 
 static void
-react_to_timer(EvpgActing *acting, const EvpgTimer *timer)
+react_to_timer(EvpgReactionRun *acting, const EvpgTimer *timer)
 {
 	EvpgInstance *instance = &acting->instance;
 	EvpgReaction reaction;
@@ -350,18 +350,18 @@ react_to_timer(EvpgActing *acting, const EvpgTimer *timer)
 	acting->correlation_id = timer->correlation_id;
 	acting->causation_id = timer->causation_id;
 	acting->session_role = timer->session_role;
-	EvpgContextActFor(acting->session_role);
+	EvpgContextSetSessionRole(acting->session_role);
 	/* A chain that waits is none that runs away. */
 	acting->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
 	check_depth(acting);
-	EvpgReactTimer(acting->saga, instance->state, &fired, &reaction);
+	EvpgSagaCodeOnTimer(acting->saga, instance->state, &fired, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
-	follow(acting, &reaction, state_name(instance->state));
+	apply_reaction(acting, &reaction, state_name(instance->state));
 }
 
 /* A command of evpg_schedule(); what is refused now would be refused again. */
 static void
-execute_scheduled(EvpgActing *acting, const EvpgTimer *timer)
+execute_scheduled(EvpgReactionRun *acting, const EvpgTimer *timer)
 {
 	EvpgCommand command;
 	EvpgOutcome outcome;
@@ -380,23 +380,23 @@ execute_scheduled(EvpgActing *acting, const EvpgTimer *timer)
 
 /* Takes work away; false if somebody else has. */
 static bool
-take(const EvpgWork *what)
+take_item(const EvpgDueItem *what)
 {
 	if (EVPG_MUTATION("saga_kept"))
 		return true;
-	return EvpgWorkDone(what) || EVPG_MUTATION("saga_unchecked") || EVPG_MUTATION("saga_early");
+	return EvpgDueItemDelete(what) || EVPG_MUTATION("saga_unchecked") || EVPG_MUTATION("saga_early");
 }
 
 /* The work of one transaction.  It is taken away first, since a timer may be set again by the reaction to it. */
 static void
-work(void *arg)
+run_item(void *arg)
 {
-	EvpgActing *acting = arg;
+	EvpgReactionRun *acting = arg;
 	EvpgTimer	timer;
 
 	if (acting->work->position == 0 && !EvpgTimerRead(acting->work->timer_id, &timer))
 		return;
-	if (!take(acting->work))
+	if (!take_item(acting->work))
 		return;
 	EVPG_WAIT_POINT("saga_taken");
 	if (acting->work->position != 0)
@@ -439,7 +439,7 @@ retry_at(const EvpgSaga *saga, int attempts)
 
 /* How often work may fail. */
 static int
-max_attempts(const EvpgWork *work)
+max_attempts(const EvpgDueItem *work)
 {
 	EvpgSaga   *saga = work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0);
 
@@ -447,9 +447,9 @@ max_attempts(const EvpgWork *work)
 }
 
 static EvpgDispatched
-bury(EvpgActing *acting, const ErrorData *error)
+write_item_dead_letter(EvpgReactionRun *acting, const ErrorData *error)
 {
-	const EvpgWork *work = acting->work;
+	const EvpgDueItem *work = acting->work;
 	ErrorData	told = *error;
 	EvpgDeadLetter letter = {.work = work, .label = acting->label, .command = acting->command, .error = &told};
 	int64		dead_letter_id;
@@ -458,14 +458,14 @@ bury(EvpgActing *acting, const ErrorData *error)
 	if (told.hint == NULL && work->saga != NULL && acting->command != NULL && told.sqlerrcode == EVPG_ERRCODE_REJECTED)
 		told.hint = "Register a rejection_handler, or let it handle this code.";
 	/* A timer that was moved or cancelled meanwhile is not given up. */
-	dead_letter_id = EvpgWorkBury(&letter);
+	dead_letter_id = EvpgDeadLetterWrite(&letter);
 	if (dead_letter_id == 0)
 		return EVPG_DISPATCH_LATER;
 	/* Nobody waits for what is behind it. */
 	if (work->saga != NULL)
-		EvpgWakeWaiters(EvpgHashPair(work->saga, ""));
+		EvpgWakeWaitersAtCommit(EvpgHashPair(work->saga, ""));
 	EVPG_WAIT_POINT("saga_buried");
-	ereport(EvpgAttemptLevel(),
+	ereport(EvpgSubtransactionLevel(),
 			(work->saga == NULL ?
 			 errmsg("scheduled command " INT64_FORMAT " of database \"%s\" has become dead letter " INT64_FORMAT,
 					work->timer_id, get_database_name(MyDatabaseId), dead_letter_id) :
@@ -480,30 +480,30 @@ bury(EvpgActing *acting, const ErrorData *error)
 static void
 put_off(void *work)
 {
-	EvpgWorkRetry(work, EvpgClockNow() + TRANSIENT_PAUSE, ((EvpgWork *) work)->attempts - 1);
+	EvpgDueItemRetryAt(work, EvpgClockNow() + TRANSIENT_PAUSE, ((EvpgDueItem *) work)->attempts - 1);
 }
 
 /* What a reaction has failed with. */
 typedef struct Failure
 {
-	EvpgActing *acting;
+	EvpgReactionRun *acting;
 	const ErrorData *error;
 	EvpgDispatched result;
 } Failure;
 
 static EvpgDispatched
-fail(EvpgActing *acting, const ErrorData *error)
+fail_item(EvpgReactionRun *acting, const ErrorData *error)
 {
-	const EvpgWork *work = acting->work;
+	const EvpgDueItem *work = acting->work;
 
-	if (EvpgConsumerTransient(error))
+	if (EvpgErrorIsTransient(error))
 	{
-		put_off(unconstify(EvpgWork *, work));
+		put_off(unconstify(EvpgDueItem *, work));
 		return EVPG_DISPATCH_LATER;
 	}
 	if (acting->given_up || work->attempts >= max_attempts(work))
-		return bury(acting, error);
-	EvpgWorkRetry(work, retry_at(work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0), work->attempts), work->attempts);
+		return write_item_dead_letter(acting, error);
+	EvpgDueItemRetryAt(work, retry_at(work->saga == NULL ? NULL : EvpgSagaFind(work->saga, 0), work->attempts), work->attempts);
 	EVPG_WAIT_POINT("saga_put_off");
 	return EVPG_DISPATCH_LATER;
 }
@@ -513,7 +513,7 @@ record_failure(void *arg)
 {
 	Failure    *failure = arg;
 
-	failure->result = fail(failure->acting, failure->error);
+	failure->result = fail_item(failure->acting, failure->error);
 }
 
 /*
@@ -521,23 +521,23 @@ record_failure(void *arg)
  * timer has its row, and then the failure is none of the timer as it is to be.
  */
 static EvpgDispatched
-settle_failure(EvpgActing *acting, const ErrorData *error)
+settle_failure(EvpgReactionRun *acting, const ErrorData *error)
 {
 	Failure		failure = {.acting = acting, .error = error};
 	TimestampTz later = DT_NOEND;
-	ErrorData  *hindrance = EvpgAttempt(record_failure, &failure);
+	ErrorData  *hindrance = EvpgSubtransactionRun(record_failure, &failure);
 
 	if (hindrance == NULL)
 		return failure.result;
 	if (EvpgAttemptPutOff(hindrance, &later))
-		hindrance = EvpgAttempt(put_off, unconstify(EvpgWork *, acting->work));
+		hindrance = EvpgSubtransactionRun(put_off, unconstify(EvpgDueItem *, acting->work));
 	if (hindrance != NULL && !EvpgAttemptPutOff(hindrance, &later))
 		ReThrowError(hindrance);
 	return EVPG_DISPATCH_LATER;
 }
 
 static bool
-is_running(const char *saga)
+saga_is_running(const char *saga)
 {
 	EvpgConsumer consumer;
 
@@ -552,13 +552,13 @@ is_running(const char *saga)
  *		one if it fails.
  */
 EvpgDispatched
-EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
+EvpgDispatch(EvpgDueItem *what, bool again, int64 *sent, ErrorData **error)
 {
-	EvpgActing	acting = {.work = what};
+	EvpgReactionRun acting = {.work = what};
 	ErrorData  *volatile failure = NULL;
-	const char *acted_for = EvpgContextActing();
+	const char *acted_for = EvpgContextSessionRole();
 
-	EvpgDispatchRefuse("run sagas");
+	EvpgRefuseInSaga("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextLeave();
 	EvpgCatalogLockForWork();
@@ -568,7 +568,7 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	 * locks of the session, by pg_advisory_unlock_all().
 	 */
 	if (!EvpgDispatchLock(what, false, again) ||
-		(what->saga != NULL && (!EvpgDispatchLockSaga(what->saga, ShareLock, again) || (!again && !is_running(what->saga)))))
+		(what->saga != NULL && (!EvpgDispatchLockSaga(what->saga, ShareLock, again) || (!again && !saga_is_running(what->saga)))))
 	{
 		/*
 		 * That lock was lost, the saga is being changed, or was paused since
@@ -586,17 +586,17 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 	if (!again && what->attempts > EvpgCautionCrashes(max_attempts(what)) + 1)
 	{
 		what->attempts -= 2;
-		return bury(&acting, EvpgCautionError(what->attempts));
+		return write_item_dead_letter(&acting, EvpgSuspectsError(what->attempts));
 	}
 	reacting = true;
 	PG_TRY();
 	{
-		failure = EvpgAttempt(work, &acting);
+		failure = EvpgSubtransactionRun(run_item, &acting);
 	}
 	PG_FINALLY();
 	{
 		reacting = false;
-		EvpgContextActFor(acted_for);
+		EvpgContextSetSessionRole(acted_for);
 	}
 	PG_END_TRY();
 	if (error != NULL)
@@ -607,10 +607,10 @@ EvpgDispatch(EvpgWork *what, bool again, int64 *sent, ErrorData **error)
 		if (what->saga != NULL && acting.dispatched > 0)
 			EvpgSagaCount(what->saga, acting.dispatched, 0);
 		if (what->saga != NULL)
-			EvpgWakeWaiters(EvpgHashPair(what->saga, ""));
+			EvpgWakeWaitersAtCommit(EvpgHashPair(what->saga, ""));
 		return EVPG_DISPATCHED;
 	}
-	if (EvpgAttemptCancelled(failure))
+	if (EvpgErrorIsCancel(failure))
 		ReThrowError(failure);
 	return again ? EVPG_DISPATCH_DEAD : settle_failure(&acting, failure);
 }
@@ -652,7 +652,7 @@ unlock_all(void)
 	LOCKTAG		tag;
 
 	foreach(cell, claimed)
-		unlock(lfirst(cell));
+		unlock_item(lfirst(cell));
 	claimed = NIL;
 	suspect_tag(&tag);
 	if (suspects_locked)
@@ -670,7 +670,7 @@ lock_some(List *due)
 
 	foreach(cell, due)
 	{
-		EvpgWork   *what = lfirst(cell);
+		EvpgDueItem *what = lfirst(cell);
 
 		/* The other workers want some, too. */
 		if (list_length(claimed) >= share)
@@ -690,8 +690,8 @@ lock_some(List *due)
 static int
 compare_hindrance(const ListCell *a, const ListCell *b)
 {
-	const EvpgWork *first = lfirst(a);
-	const EvpgWork *second = lfirst(b);
+	const EvpgDueItem *first = lfirst(a);
+	const EvpgDueItem *second = lfirst(b);
 
 	return first->retry_at < second->retry_at ? -1 : first->retry_at > second->retry_at;
 }
@@ -711,7 +711,7 @@ order_by_hindrance(List *due)
 
 	foreach(cell, due)
 	{
-		EvpgWork   *what = lfirst(cell);
+		EvpgDueItem *what = lfirst(cell);
 
 		if (what->attempts == 0 && what->retry_at != 0)
 			hindered = lappend(hindered, what);
@@ -734,7 +734,7 @@ lock_due(MemoryContext context)
 
 	for (int count = unhindered_first > 0 ? MOST_DUE : CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
 	{
-		due = EvpgWorkDue(count, now);
+		due = EvpgDueItemList(count, now);
 		if (due != NIL && (count == CLAIMS || unhindered_first > 0))
 			EVPG_WAIT_POINT("saga_due");
 		lock_some(unhindered_first > 0 ? order_by_hindrance(due) : due);
@@ -753,7 +753,7 @@ take_back(void)
 
 	foreach(cell, claimed)
 	{
-		EvpgWork   *what = lfirst(cell);
+		EvpgDueItem *what = lfirst(cell);
 
 		/* Unless it is given back already. */
 		if (what->locked && what->attempts > 0)
@@ -770,7 +770,7 @@ typedef struct Claim
 
 /* Locks what is due and counts an attempt at it, on disk when the transaction has ended. */
 static void
-claim(void *arg)
+claim_items(void *arg)
 {
 	Claim	   *this = arg;
 	ListCell   *cell;
@@ -782,13 +782,13 @@ claim(void *arg)
 	lock_due(this->context);
 	foreach(cell, claimed)
 	{
-		if (!EvpgWorkClaim(lfirst(cell)))
-			unlock(lfirst(cell));
+		if (!EvpgDueItemClaim(lfirst(cell)))
+			unlock_item(lfirst(cell));
 		else
 		{
 			any_claimed = true;
 			if (EVPG_MUTATION("saga_early"))
-				(void) EvpgWorkDone(lfirst(cell));
+				(void) EvpgDueItemDelete(lfirst(cell));
 		}
 	}
 	if (any_claimed)
@@ -800,7 +800,7 @@ claim(void *arg)
 	}
 	else
 	{
-		TimestampTz due = EvpgWorkNext(EvpgClockNow());
+		TimestampTz due = EvpgDueItemNextTime(EvpgClockNow());
 
 		if (!TIMESTAMP_NOT_FINITE(due))
 			*this->next = Min(*this->next, EvpgClockWall(due));
@@ -825,7 +825,7 @@ await_work_tables(void (*commit) (void))
 	TimestampTz later = DT_NOEND;
 	ErrorData  *error;
 
-	while ((error = EvpgAttempt(lock_work_tables, NULL)) != NULL)
+	while ((error = EvpgSubtransactionRun(lock_work_tables, NULL)) != NULL)
 	{
 		if (!EvpgAttemptPutOff(error, &later))
 			ReThrowError(error);
@@ -841,7 +841,7 @@ give_back(void *arg)
 	ListCell   *cell;
 
 	foreach(cell, claimed)
-		if (lfirst(cell) != arg && ((EvpgWork *) lfirst(cell))->locked)
+		if (lfirst(cell) != arg && ((EvpgDueItem *) lfirst(cell))->locked)
 		EvpgWorkUnclaim(lfirst(cell));
 }
 
@@ -850,10 +850,10 @@ give_back(void *arg)
  * one, must not wait for it as well.
  */
 static void
-give_back_rest(EvpgWork *waiting)
+give_back_rest(EvpgDueItem *waiting)
 {
 	TimestampTz later = DT_NOEND;
-	ErrorData  *error = EvpgAttempt(give_back, waiting);
+	ErrorData  *error = EvpgSubtransactionRun(give_back, waiting);
 
 	if (error != NULL && !EvpgAttemptPutOff(error, &later))
 		ReThrowError(error);
@@ -866,7 +866,7 @@ run_claimed(void (*commit) (void))
 
 	foreach(cell, claimed)
 	{
-		EvpgWork   *what = lfirst(cell);
+		EvpgDueItem *what = lfirst(cell);
 		int64		sent = 0;
 		ErrorData  *error = NULL;
 		bool		hindered;
@@ -893,7 +893,7 @@ run_claimed(void (*commit) (void))
 		PopActiveSnapshot();
 		commit();
 		EVPG_WAIT_POINT("saga_committed");
-		unlock(what);
+		unlock_item(what);
 		if (hindered)
 		{
 			unhindered_first = UNHINDERED_PASSES;
@@ -917,7 +917,7 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 	any_claimed = false;
 	PG_TRY();
 	{
-		ErrorData  *error = EvpgAttempt(claim, &this);
+		ErrorData  *error = EvpgSubtransactionRun(claim_items, &this);
 
 		if (error != NULL)
 		{

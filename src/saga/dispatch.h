@@ -20,9 +20,9 @@ typedef enum EvpgDispatched
 
 extern void EvpgDispatchInit(void);
 extern bool EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait);
-extern bool EvpgDispatchLock(const EvpgWork *work, bool session, bool wait);
-extern EvpgDispatched EvpgDispatch(EvpgWork *work, bool again, int64 *sent, ErrorData **error);
-extern void EvpgDispatchRefuse(const char *what);
+extern bool EvpgDispatchLock(const EvpgDueItem *work, bool session, bool wait);
+extern EvpgDispatched EvpgDispatch(EvpgDueItem *work, bool again, int64 *sent, ErrorData **error);
+extern void EvpgRefuseInSaga(const char *what);
 extern void EvpgDispatchOvertake(int64 timer_id, void (*action) (void *arg), void *arg);
 extern bool EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next);
 

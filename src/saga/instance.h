@@ -14,7 +14,7 @@
 #include "utils/jsonb.h"
 
 /* An event or a timer that is to be reacted to, or a command that is due. */
-typedef struct EvpgWork
+typedef struct EvpgDueItem
 {
 	char	   *saga;			/* NULL: a command of evpg_schedule() */
 	char	   *key;
@@ -26,7 +26,7 @@ typedef struct EvpgWork
 	TimestampTz retry_at;		/* when it was put off until; 0: it was not */
 	TimestampTz due;			/* a timer must be due by then; 0: at any time */
 	bool		locked;			/* by this session, beyond the transaction */
-} EvpgWork;
+} EvpgDueItem;
 
 /* The row of an instance. */
 typedef struct EvpgInstance
@@ -57,25 +57,25 @@ typedef struct EvpgTimer
 /* What a dead letter keeps. */
 typedef struct EvpgDeadLetter
 {
-	const EvpgWork *work;
+	const EvpgDueItem *work;
 	const char *label;			/* of the send that failed; NULL: none */
 	Jsonb	   *command;		/* that send; NULL: none */
 	const ErrorData *error;
 } EvpgDeadLetter;
 
-extern void EvpgInstanceRead(const EvpgWork *work, EvpgInstance *instance);
-extern void EvpgInstanceWrite(const EvpgWork *work, const EvpgInstance *instance);
+extern void EvpgInstanceRead(const EvpgDueItem *work, EvpgInstance *instance);
+extern void EvpgInstanceWrite(const EvpgDueItem *work, const EvpgInstance *instance);
 
-extern List *EvpgWorkDue(int max_count, TimestampTz now);
-extern bool EvpgWorkLeft(const char *saga, int64 position);
-extern TimestampTz EvpgWorkNext(TimestampTz now);
-extern bool EvpgWorkClaim(EvpgWork *work);
-extern void EvpgWorkUnclaim(EvpgWork *work);
-extern bool EvpgWorkDone(const EvpgWork *work);
-extern void EvpgWorkRetry(const EvpgWork *work, TimestampTz retry_at, int attempts);
-extern void EvpgWorkRoute(const char *saga, List *keys, List *positions);
+extern List *EvpgDueItemList(int max_count, TimestampTz now);
+extern bool EvpgSagaEventsLeft(const char *saga, int64 position);
+extern TimestampTz EvpgDueItemNextTime(TimestampTz now);
+extern bool EvpgDueItemClaim(EvpgDueItem *work);
+extern void EvpgWorkUnclaim(EvpgDueItem *work);
+extern bool EvpgDueItemDelete(const EvpgDueItem *work);
+extern void EvpgDueItemRetryAt(const EvpgDueItem *work, TimestampTz retry_at, int attempts);
+extern void EvpgSagaEventsInsert(const char *saga, List *keys, List *positions);
 extern void EvpgSagaCount(const char *saga, int64 dispatched, int64 dead_lettered);
-extern int64 EvpgWorkBury(const EvpgDeadLetter *letter);
+extern int64 EvpgDeadLetterWrite(const EvpgDeadLetter *letter);
 
 extern bool EvpgTimerRead(int64 timer_id, EvpgTimer *timer);
 extern int64 EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer);

@@ -20,6 +20,7 @@
 #include "base/errors.h"
 #include "base/statement.h"
 #include "base/testing.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "consumer/consumer.h"
 #include "log/event_log.h"
@@ -56,6 +57,13 @@ typedef struct Rebuilt
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+static EvpgStatement select_instances = {
+	.text = "SELECT key"
+	" FROM evpg.saga_instance"
+	" WHERE saga = $1 AND ($2 IS NULL OR key = $2)",
+	.types = {TEXTOID, TEXTOID}
+};
+
 /* The instances of a saga, or one of them, in CurrentMemoryContext. */
 static rebuilt_hash *
 read_instances(const char *saga, const char *key)
@@ -68,21 +76,21 @@ read_instances(const char *saga, const char *key)
 	uint64		rows;
 	ListCell   *cell;
 
-	EvpgRegistryPut(values, nulls, 1, key);
-	rows = EvpgPlanReadLatest(EVPG_PLAN_INSTANCE_LIST, values, nulls);
+	EvpgParameterText(values, nulls, 1, key);
+	rows = EvpgStatementReadLatest(&select_instances, values, nulls);
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
 		Datum		value;
 
-		(void) EvpgPlanResult(row, 1, &value);
+		(void) EvpgResultDatum(row, 1, &value);
 		keys = lappend(keys, TextDatumGetCString(value));
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	foreach(cell, keys)
 	{
-		EvpgWork	work = {.saga = (char *) saga, .key = lfirst(cell)};
+		EvpgDueItem work = {.saga = (char *) saga, .key = lfirst(cell)};
 		bool		found;
 		Rebuilt    *rebuilt = rebuilt_insert(instances, lfirst(cell), &found);
 
@@ -93,31 +101,42 @@ read_instances(const char *saga, const char *key)
 	return instances;
 }
 
+static EvpgStatement select_unseen_instances = {
+	.text = "SELECT key, source_position"
+	" FROM evpg.dead_letter"
+	" WHERE saga = $1 AND source_position IS NOT NULL AND (resolved_at IS NULL OR resolution = 'discarded')"
+	" AND created_at > (SELECT created_at FROM evpg.consumer WHERE name = $1)"
+	" UNION ALL SELECT e.key, e.position"
+	" FROM evpg.saga_event e JOIN evpg.saga_instance i ON i.saga = e.saga AND i.key = e.key"
+	" WHERE e.saga = $1 AND e.position <= i.position",
+	.types = {TEXTOID}
+};
+
 /*
  * What instances have not reacted to, though they did to later events, or since
- * it failed: a list of EvpgWork, in CurrentMemoryContext.  No key: none has.
+ * it failed: a list of EvpgDueItem, in CurrentMemoryContext.  No key: none has.
  */
 static List *
 read_unseen(const char *saga)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = CStringGetTextDatum(saga);
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_INSTANCE_UNSEEN, &value, NULL);
+	uint64		rows = EvpgStatementReadLatest(&select_unseen_instances, &value, NULL);
 	List	   *unseen = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
-		EvpgWork   *work = palloc0(sizeof(EvpgWork));
+		EvpgDueItem *work = palloc0(sizeof(EvpgDueItem));
 		Datum		result;
 
-		work->key = EvpgPlanResult(row, 1, &result) ? TextDatumGetCString(result) : NULL;
-		(void) EvpgPlanResult(row, 2, &result);
+		work->key = EvpgResultDatum(row, 1, &result) ? TextDatumGetCString(result) : NULL;
+		(void) EvpgResultDatum(row, 2, &result);
 		work->position = DatumGetInt64(result);
 		unseen = lappend(unseen, work);
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return unseen;
 }
 
@@ -129,7 +148,7 @@ is_unseen(List *unseen, const char *key, int64 position)
 
 	foreach(cell, unseen)
 	{
-		EvpgWork   *work = lfirst(cell);
+		EvpgDueItem *work = lfirst(cell);
 
 		if (work->position == position &&
 			(key == NULL || work->key == NULL ? key == work->key : strcmp(work->key, key) == 0))
@@ -144,12 +163,12 @@ is_unseen(List *unseen, const char *key, int64 position)
  * stays as it is.
  */
 static int
-fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
+fold_instances(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *event, MemoryContext context)
 {
 	ListCell   *cell;
 	int			count = 0;
 
-	foreach(cell, EvpgReactKeys(saga, event))
+	foreach(cell, EvpgSagaCodeKeys(saga, event))
 	{
 		Rebuilt    *rebuilt = rebuilt_lookup(instances, lfirst(cell));
 		EvpgReaction reaction;
@@ -158,8 +177,8 @@ fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *eve
 			(rebuilt->instance.state == NULL && !EvpgSagaStarts(saga, event)) ||
 			is_unseen(unseen, rebuilt->key, event->position))
 			continue;
-		EvpgReactEvent(saga, rebuilt->key, rebuilt->instance.state != NULL ? rebuilt->instance.state : saga->initial_state,
-					   event, &reaction);
+		EvpgSagaCodeOnEvent(saga, rebuilt->key, rebuilt->instance.state != NULL ? rebuilt->instance.state : saga->initial_state,
+							event, &reaction);
 		if (reaction.state != NULL)
 		{
 			MemoryContext old = MemoryContextSwitchTo(context);
@@ -175,7 +194,7 @@ fold(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const EvpgEvent *eve
 }
 
 static int64
-replay(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
+replay_saga(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRebuildSaga event", ALLOCSET_DEFAULT_SIZES);
@@ -197,7 +216,7 @@ replay(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 			MemoryContextSwitchTo(event_context);
 			foreach(cell, versions)
 				if (EvpgSagaTakes(lfirst(cell), &event) && !is_unseen(unseen, NULL, event.position))
-				count += fold(instances, unseen, lfirst(cell), &event, context);
+				count += fold_instances(instances, unseen, lfirst(cell), &event, context);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(event_context);
 		}
@@ -207,6 +226,13 @@ replay(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 	PopActiveSnapshot();
 	return count;
 }
+
+static EvpgStatement update_instance_state = {
+	.text = "UPDATE evpg.saga_instance"
+	" SET state = $3, updated_at = evpg.clock_timestamp()"
+	" WHERE saga = $1 AND key = $2 AND saga_version <> 0",
+	.types = {TEXTOID, TEXTOID, JSONBOID}
+};
 
 static void
 write_states(const char *saga, rebuilt_hash *instances)
@@ -222,8 +248,8 @@ write_states(const char *saga, rebuilt_hash *instances)
 		if (rebuilt->instance.state == NULL)
 			continue;
 		values[2] = JsonbPGetDatum(rebuilt->instance.state);
-		(void) EvpgPlanRun(EVPG_PLAN_INSTANCE_STATE, values, NULL);
-		EvpgPlanDone();
+		(void) EvpgStatementRun(&update_instance_state, values, NULL);
+		EvpgStatementDone();
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -238,8 +264,8 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 	int64		count;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("rebuild sagas");
-	EvpgDispatchRefuse("rebuild sagas");
+	EvpgRefuseInProjection("rebuild sagas");
+	EvpgRefuseInSaga("rebuild sagas");
 	EvpgEnter(&scope, "evpg_rebuild_saga()");
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(saga, true);
@@ -249,7 +275,7 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
 				 errmsg("saga \"%s\" is not registered", saga)));
 	instances = read_instances(saga, key);
-	count = replay(saga, instances, consumer.start_position, consumer.checkpoint);
+	count = replay_saga(saga, instances, consumer.start_position, consumer.checkpoint);
 	write_states(saga, instances);
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(count);

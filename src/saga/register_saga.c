@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "aggregate/aggregate.h"
@@ -47,13 +48,6 @@ enum
 	ARG_MAX_BACKOFF, ARG_START_POSITION, ARG_VERSION, ARG_TRANSITIONS, ARG_LIBRARY, ARG_SYMBOL, ARG_OPTIONS
 };
 
-static void
-put_array(Datum *values, char *nulls, int column, ArrayType *array)
-{
-	values[column] = PointerGetDatum(array);
-	nulls[column] = array == NULL ? 'n' : ' ';
-}
-
 static int32
 arg_at_least_one(FunctionCallInfo fcinfo, int arg, const char *what)
 {
@@ -81,7 +75,7 @@ arg_pause(FunctionCallInfo fcinfo, int arg, const char *what)
 }
 
 static void
-check_arguments(FunctionCallInfo fcinfo)
+check_saga_arguments(FunctionCallInfo fcinfo)
 {
 	if (PG_ARGISNULL(ARG_HANDLER) == (PG_ARGISNULL(ARG_LIBRARY) && PG_ARGISNULL(ARG_SYMBOL)))
 		ereport(ERROR,
@@ -142,11 +136,11 @@ check_transitions(Jsonb *transitions)
 static void
 check_start_types(ArrayType *all, ArrayType *starting)
 {
-	List	   *names = all == NULL ? NIL : EvpgRegistryNames(all);
+	List	   *names = all == NULL ? NIL : EvpgNamesFromArray(all);
 	ListCell   *cell;
 
-	foreach(cell, starting == NULL ? NIL : EvpgRegistryNames(starting))
-		if (!EvpgRegistryListed(names, lfirst(cell)))
+	foreach(cell, starting == NULL ? NIL : EvpgNamesFromArray(starting))
+		if (!EvpgNamesHave(names, lfirst(cell)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("start event type \"%s\" is not one of the event types of the saga", (char *) lfirst(cell)),
@@ -162,7 +156,7 @@ types_of(const evpg_saga *module, bool starting)
 	for (const evpg_react_entry *entry = module->events; entry->type != NULL; entry++)
 		if (!starting || entry->starts)
 			types = lappend(types, (char *) entry->type);
-	return types == NIL ? NULL : DatumGetArrayTypeP(EvpgRegistryArray(types));
+	return types == NIL ? NULL : DatumGetArrayTypeP(EvpgNamesToArray(types));
 }
 
 /* What the symbol of a library says, as parameters. */
@@ -186,26 +180,52 @@ put_library(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("initial_state of a library is what its symbol says"),
 				 errhint("Leave the argument out.")));
-	EvpgRegistryPut(values, nulls, 2, library);
-	EvpgRegistryPut(values, nulls, 3, symbol);
+	EvpgParameterText(values, nulls, 2, library);
+	EvpgParameterText(values, nulls, 3, symbol);
 	if (nulls[9] == 'n' && module.aggregate_types != NULL)
 	{
 		List	   *types = NIL;
 
 		for (const char *const *type = module.aggregate_types; *type != NULL; type++)
 			types = lappend(types, (char *) *type);
-		put_array(values, nulls, 9, DatumGetArrayTypeP(EvpgRegistryArray(types)));
+		EvpgParameterArray(values, nulls, 9, DatumGetArrayTypeP(EvpgNamesToArray(types)));
 	}
-	put_array(values, nulls, 10, types_of(&module, false));
-	put_array(values, nulls, 11, types_of(&module, true));
+	EvpgParameterArray(values, nulls, 10, types_of(&module, false));
+	EvpgParameterArray(values, nulls, 11, types_of(&module, true));
 	values[12] = JsonbPGetDatum(EvpgModuleInitialState(library, symbol, module.initial_state));
 }
 
 static char *
-check_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
+check_saga_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
 {
 	return PG_ARGISNULL(arg) ? NULL : EvpgFunctionCheck(PG_GETARG_OID(arg), role, GetUserId());
 }
+
+static EvpgStatement insert_saga = {
+	.text = "INSERT INTO evpg.saga AS s (name, version, library, symbol, handler, rejection_handler, timer_handler,"
+	" key_function, key_path, aggregate_types, event_types, start_event_types, initial_state, transitions,"
+	" max_attempts, backoff, max_backoff, search_path, registered_by)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+	" ON CONFLICT (name, version) DO UPDATE"
+	" SET library = excluded.library, symbol = excluded.symbol, handler = excluded.handler,"
+	" rejection_handler = excluded.rejection_handler, timer_handler = excluded.timer_handler, key_function ="
+	" excluded.key_function, key_path = excluded.key_path, aggregate_types = excluded.aggregate_types,"
+	" event_types = excluded.event_types, start_event_types = excluded.start_event_types, initial_state ="
+	" excluded.initial_state, transitions = excluded.transitions, max_attempts = excluded.max_attempts,"
+	" backoff = excluded.backoff, max_backoff = excluded.max_backoff, search_path = excluded.search_path,"
+	" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+	" WHERE (s.library, s.symbol, s.handler, s.rejection_handler, s.timer_handler, s.key_function,"
+	" s.key_path::text, s.aggregate_types, s.event_types, s.start_event_types, s.initial_state,"
+	" s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path, s.registered_by) IS DISTINCT"
+	" FROM (excluded.library, excluded.symbol, excluded.handler, excluded.rejection_handler,"
+	" excluded.timer_handler, excluded.key_function, excluded.key_path::text, excluded.aggregate_types,"
+	" excluded.event_types, excluded.start_event_types, excluded.initial_state, excluded.transitions,"
+	" excluded.max_attempts, excluded.backoff, excluded.max_backoff, excluded.search_path,"
+	" excluded.registered_by)",
+	.types = {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID,
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, INT4OID, INTERVALOID,
+	INTERVALOID, TEXTOID, TEXTOID}
+};
 
 Datum
 evpg_register_saga(PG_FUNCTION_ARGS)
@@ -222,52 +242,52 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 
 	EvpgCheckNewName(name, "saga name");
 	memset(nulls, ' ', sizeof(nulls));
-	EvpgRegistryCheckOptions(fcinfo, ARG_OPTIONS);
-	check_arguments(fcinfo);
+	EvpgRegistrationCheckOptions(fcinfo, ARG_OPTIONS);
+	check_saga_arguments(fcinfo);
 	if (initial_state == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("initial state must not be null")));
-	EvpgRegistryPut(values, nulls, 0, name);
+	EvpgParameterText(values, nulls, 0, name);
 	values[1] = Int32GetDatum(version);
 	nulls[2] = nulls[3] = 'n';
-	EvpgRegistryPut(values, nulls, 4, check_function(fcinfo, ARG_HANDLER, EVPG_ROLE_SAGA_HANDLER));
-	EvpgRegistryPut(values, nulls, 5, check_function(fcinfo, ARG_REJECTION_HANDLER, EVPG_ROLE_SAGA_REJECTION));
-	EvpgRegistryPut(values, nulls, 6, check_function(fcinfo, ARG_TIMER_HANDLER, EVPG_ROLE_SAGA_TIMER));
-	EvpgRegistryPut(values, nulls, 7, check_function(fcinfo, ARG_FUNCTION, EVPG_ROLE_KEY));
+	EvpgParameterText(values, nulls, 4, check_saga_function(fcinfo, ARG_HANDLER, EVPG_ROLE_SAGA_HANDLER));
+	EvpgParameterText(values, nulls, 5, check_saga_function(fcinfo, ARG_REJECTION_HANDLER, EVPG_ROLE_SAGA_REJECTION));
+	EvpgParameterText(values, nulls, 6, check_saga_function(fcinfo, ARG_TIMER_HANDLER, EVPG_ROLE_SAGA_TIMER));
+	EvpgParameterText(values, nulls, 7, check_saga_function(fcinfo, ARG_FUNCTION, EVPG_ROLE_KEY));
 	values[8] = PG_GETARG_DATUM(ARG_PATH);
 	nulls[8] = PG_ARGISNULL(ARG_PATH) ? 'n' : ' ';
-	put_array(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
-	put_array(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
-	put_array(values, nulls, 11, EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
+	EvpgParameterArray(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
+	EvpgParameterArray(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
+	EvpgParameterArray(values, nulls, 11, EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
 	values[12] = JsonbPGetDatum(initial_state);
 	values[13] = PointerGetDatum(transitions);
 	nulls[13] = transitions == NULL ? 'n' : ' ';
 	values[14] = Int32GetDatum(arg_at_least_one(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts"));
 	values[15] = arg_pause(fcinfo, ARG_BACKOFF, "backoff");
 	values[16] = arg_pause(fcinfo, ARG_MAX_BACKOFF, "max_backoff");
-	EvpgRegistryPut(values, nulls, 17, EvpgFunctionSearchPath());
-	EvpgRegistryPut(values, nulls, 18, GetUserNameFromId(GetUserId(), false));
+	EvpgParameterText(values, nulls, 17, EvpgFunctionSearchPath());
+	EvpgParameterText(values, nulls, 18, GetUserNameFromId(GetUserId(), false));
 	if (PG_ARGISNULL(ARG_HANDLER))
 		put_library(fcinfo, values, nulls);
 	check_start_types(EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
 					  EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
 
-	EvpgProjectionRefuse("register sagas");
-	EvpgDispatchRefuse("register sagas");
+	EvpgRefuseInProjection("register sagas");
+	EvpgRefuseInSaga("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
 	EvpgAdvisePath("correlation_path", "saga", name, PG_ARGISNULL(ARG_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
 	/* An old snapshot would not see which versions have instances. */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
-	if (EvpgProjectionLookup(name) != NULL)
+	if (EvpgProjectionGet(name, true) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("there is a projection \"%s\"", name),
 				 errhint("Projections and sagas share one name space.")));
-	changed = EvpgPlanRun(EVPG_PLAN_SAGA_WRITE, values, nulls);
-	EvpgPlanDone();
+	changed = EvpgStatementRun(&insert_saga, values, nulls);
+	EvpgStatementDone();
 	if (!EvpgConsumerRead(name, &consumer))
 	{
 		LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
@@ -277,17 +297,32 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	if (changed > 0)
 	{
 		if (!EvpgSagaRetire(name, version))
-			EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
+			EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
 		/* Start types are among the event types. */
 		EvpgAdviseTypes("saga", name, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
 						EvpgArgTextArray(fcinfo, PG_ARGISNULL(ARG_EVENT_TYPES) ? ARG_START_EVENT_TYPES : ARG_EVENT_TYPES,
 										 "event_types"));
-		EvpgWakeLauncher();
-		EvpgWakeConsumers();
+		EvpgWakeLauncherAtCommit();
+		EvpgWakeConsumersAtCommit();
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);
 }
+
+static EvpgStatement delete_saga_clear = {
+	.text = "WITH i AS (DELETE FROM evpg.saga_instance WHERE saga = $1), t AS (DELETE FROM evpg.timer WHERE saga ="
+	" $1), n AS (DELETE FROM evpg.saga_total WHERE saga = $1), d AS (UPDATE evpg.dead_letter SET resolved_at"
+	" = evpg.clock_timestamp(), resolution = 'discarded', reason = 'saga was dropped' WHERE saga = $1 AND"
+	" resolved_at IS NULL) DELETE FROM evpg.saga_event"
+	" WHERE saga = $1",
+	.types = {TEXTOID}
+};
+
+static EvpgStatement delete_saga = {
+	.text = "DELETE FROM evpg.saga"
+	" WHERE name = $1",
+	.types = {TEXTOID}
+};
 
 Datum
 evpg_drop_saga(PG_FUNCTION_ARGS)
@@ -297,8 +332,8 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	bool		dropped;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("drop sagas");
-	EvpgDispatchRefuse("drop sagas");
+	EvpgRefuseInProjection("drop sagas");
+	EvpgRefuseInSaga("drop sagas");
 	EvpgEnter(&scope, "evpg_drop_saga()");
 
 	/*
@@ -308,17 +343,28 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
-	dropped = EvpgRegistryDrop(fcinfo, EVPG_PLAN_SAGA_DELETE, EvpgCatalogGet()->saga,
-							   EVPG_ERRCODE_UNKNOWN_CONSUMER, "saga", "evpg_drop_saga()");
+	dropped = EvpgRegistrationDrop(fcinfo, &delete_saga, EvpgCatalogGet()->saga,
+								   EVPG_ERRCODE_UNKNOWN_CONSUMER, "saga", "evpg_drop_saga()");
 	if (dropped)
 	{
-		(void) EvpgPlanRun(EVPG_PLAN_SAGA_CLEAR, &value, NULL);
-		EvpgPlanDone();
+		(void) EvpgStatementRun(&delete_saga_clear, &value, NULL);
+		EvpgStatementDone();
 		EvpgConsumerDrop(name, true);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(dropped);
 }
+
+static EvpgStatement select_shown_instance = {
+	.text = "SELECT i.state, CASE WHEN d.count > 0 THEN 'failed' ELSE i.status END, i.version, i.position, (SELECT"
+	" count(*)::int4 FROM evpg.saga_event e WHERE e.saga = i.saga AND e.key = i.key), (SELECT count(*)::int4"
+	" FROM evpg.timer t WHERE t.saga = i.saga AND t.key = i.key), d.count, i.started_at, i.updated_at"
+	" FROM evpg.saga_instance i"
+	" CROSS JOIN LATERAL (SELECT count(*)::int4 AS count FROM evpg.dead_letter l WHERE l.saga = i.saga AND"
+	" l.key = i.key AND l.resolved_at IS NULL) d"
+	" WHERE i.saga = $1 AND i.key = $2",
+	.types = {TEXTOID, TEXTOID}
+};
 
 Datum
 evpg_saga_read(PG_FUNCTION_ARGS)
@@ -335,10 +381,10 @@ evpg_saga_read(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
 				 errmsg("saga \"%s\" is not registered", name)));
-	rows = EvpgPlanRead(EVPG_PLAN_INSTANCE_SHOW, values, NULL);
+	rows = EvpgStatementRead(&select_shown_instance, values, NULL);
 	for (uint64 row = 0; row < rows; row++)
 		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
-	EvpgPlanDone();
+	EvpgStatementDone();
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }

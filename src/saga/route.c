@@ -55,26 +55,26 @@ typedef struct Finding
 } Finding;
 
 static void
-find_keys(void *arg)
+find_event_keys(void *arg)
 {
 	Finding    *finding = arg;
 
-	finding->keys = EvpgReactKeys(finding->saga, finding->event);
+	finding->keys = EvpgSagaCodeKeys(finding->saga, finding->event);
 }
 
 static void
-bury(const EvpgSaga *saga, const EvpgEvent *event, int attempts, const ErrorData *error)
+write_routing_dead_letter(const EvpgSaga *saga, const EvpgEvent *event, int attempts, const ErrorData *error)
 {
-	EvpgWork	work = {.saga = saga->name, .position = event->position, .attempts = attempts};
+	EvpgDueItem work = {.saga = saga->name, .position = event->position, .attempts = attempts};
 	EvpgDeadLetter letter = {.work = &work, .error = error};
 	int64		dead_letter_id;
 
 	/* What need not come back is for the next pass. */
-	if (EvpgAttemptCancelled(error) || EvpgConsumerTransient(error))
+	if (EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
-	dead_letter_id = EvpgWorkBury(&letter);
+	dead_letter_id = EvpgDeadLetterWrite(&letter);
 	EVPG_WAIT_POINT("saga_buried");
-	ereport(EvpgAttemptLevel(),
+	ereport(EvpgSubtransactionLevel(),
 			(errmsg("saga \"%s\" of database \"%s\" has dead letter " INT64_FORMAT, saga->name,
 					get_database_name(MyDatabaseId), dead_letter_id),
 			 errdetail("No key was found for the event at position " INT64_FORMAT ".  The error has SQLSTATE %s; evpg.dead_letter has the rest.",
@@ -84,7 +84,7 @@ bury(const EvpgSaga *saga, const EvpgEvent *event, int attempts, const ErrorData
 
 /* Adds the routes of an event, to the lists in context. */
 static void
-route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext context)
+route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext context)
 {
 	ListCell   *cell;
 	List	   *found = NIL;
@@ -98,14 +98,14 @@ route(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext cont
 		if (!EvpgSagaTakes(finding.saga, event))
 			continue;
 
-		error = EvpgAttempt(find_keys, &finding);
+		error = EvpgSubtransactionRun(find_event_keys, &finding);
 		if (error != NULL)
 		{
-			bury(finding.saga, event, 1, error);
+			write_routing_dead_letter(finding.saga, event, 1, error);
 			routes->buried++;
 			return;
 		}
-		/* What two versions find is given once, see EvpgWorkRoute. */
+		/* What two versions find is given once, see EvpgSagaEventsInsert. */
 		found = list_concat(found, finding.keys);
 	}
 	foreach(cell, found)
@@ -136,7 +136,7 @@ all_of(List *versions, bool of_aggregates)
 		if (types == NIL)
 			return NIL;
 		foreach(type, types)
-			if (all == NIL || !EvpgRegistryListed(all, lfirst(type)))
+			if (all == NIL || !EvpgNamesHave(all, lfirst(type)))
 			all = lappend(all, lfirst(type));
 	}
 	return all;
@@ -146,13 +146,13 @@ all_of(List *versions, bool of_aggregates)
 static int64
 route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, TimestampTz *next)
 {
-	EvpgLook   *look = EvpgLookFind(consumer->name);
+	EvpgLazyCheckpoint *look = EvpgLazyCheckpointOf(consumer->name);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRoute", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgLogFilter filter = {
-		.after = EvpgLookFrom(look, consumer),
+		.after = EvpgLazyCheckpointFrom(look, consumer),
 		.upto = mark,
 		.aggregate_types = all_of(versions, true),
 		.event_types = all_of(versions, false)
@@ -167,7 +167,7 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, 
 	while (routes.events < limit && EvpgLogScanNext(scan, &event))
 	{
 		MemoryContextSwitchTo(event_context);
-		route(&routes, versions, &event, context);
+		route_event(&routes, versions, &event, context);
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(event_context);
 	}
@@ -175,8 +175,8 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, 
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
 	if (routes.keys != NIL)
-		EvpgWorkRoute(consumer->name, routes.keys, routes.positions);
-	EvpgLookAdvance(look, consumer, reached, routes.events, next);
+		EvpgSagaEventsInsert(consumer->name, routes.keys, routes.positions);
+	EvpgLazyCheckpointAdvance(look, consumer, reached, routes.events, next);
 	if (routes.keys != NIL)
 		EVPG_WAIT_POINT("saga_routed");
 	MemoryContextSwitchTo(caller);
@@ -187,12 +187,12 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, 
 
 /* The code of the saga, all versions. */
 static void
-load(void *arg)
+load_saga(void *arg)
 {
 	ListCell   *cell;
 
 	foreach(cell, EvpgSagaVersions(arg))
-		EvpgReactLoad(lfirst(cell));
+		EvpgSagaCodeLoad(lfirst(cell));
 	EvpgSagaFind(arg, 0)->found = true;
 }
 
@@ -215,24 +215,24 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 		*next = Min(*next, EvpgClockWall(consumer->retry_at));
 		return false;
 	}
-	error = saga->found ? NULL : EvpgAttempt(load, (void *) consumer->name);
+	error = saga->found ? NULL : EvpgSubtransactionRun(load_saga, (void *) consumer->name);
 	/* Perhaps it is the code of a version that no instance has any more. */
-	if (error != NULL && !EvpgAttemptCancelled(error) && EvpgSagaRetire(saga->name, saga->version))
-		error = EvpgAttempt(load, (void *) consumer->name);
+	if (error != NULL && !EvpgErrorIsCancel(error) && EvpgSagaRetire(saga->name, saga->version))
+		error = EvpgSubtransactionRun(load_saga, (void *) consumer->name);
 	if (error == NULL)
 	{
 		if (consumer->retry_at != 0)
 			EvpgConsumerAdvance(consumer, consumer->checkpoint, 0);
 		return true;
 	}
-	if (EvpgAttemptCancelled(error))
+	if (EvpgErrorIsCancel(error))
 		ReThrowError(error);
-	attempts += !EvpgConsumerTransient(error);
-	retry_at = EvpgConsumerRetryAt(Max(attempts, 1));
+	attempts += !EvpgErrorIsTransient(error);
+	retry_at = EvpgRetryAt(Max(attempts, 1));
 	EvpgConsumerFail(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, consumer->attempts > 0, error);
 	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)
-		ereport(EvpgAttemptLevel(),
+		ereport(EvpgSubtransactionLevel(),
 				(errmsg("saga \"%s\" of database \"%s\" has stopped", consumer->name, get_database_name(MyDatabaseId)),
 				 errdetail("The error has SQLSTATE %s; evpg.consumer has the rest.", unpack_sql_state(error->sqlerrcode)),
 				 errhint("When the cause is gone, use evpg_resume().")));
@@ -246,7 +246,7 @@ route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgSaga   *saga = linitial(versions);
 	EvpgLogFilter filter = {
-		.after = EvpgLookFrom(EvpgLookFind(consumer->name), consumer),
+		.after = EvpgLazyCheckpointFrom(EvpgLazyCheckpointOf(consumer->name), consumer),
 		.upto = mark,
 		.aggregate_types = all_of(versions, true),
 		.event_types = all_of(versions, false)
@@ -255,15 +255,15 @@ route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
 	int64		buried = 0;
 	int			limit;
 
-	switch (EvpgCautionAsk(consumer, &filter, saga->max_attempts, &limit, &event.position))
+	switch (EvpgSuspectsAsk(consumer, &filter, saga->max_attempts, &limit, &event.position))
 	{
 		case EVPG_CAUTION_GO:
-			EvpgCautionProven(limit);
+			EvpgSuspectsProven(limit);
 			return route_batch(consumer, mark, limit == 0 ? BATCH_EVENTS : Min(limit, BATCH_EVENTS), &buried, next) < mark;
 		case EVPG_CAUTION_COUNTED:
 			return true;
 		default:
-			bury(saga, &event, consumer->crashes - 1, EvpgCautionError(consumer->crashes - 1));
+			write_routing_dead_letter(saga, &event, consumer->crashes - 1, EvpgSuspectsError(consumer->crashes - 1));
 			EvpgConsumerAdvance(consumer, event.position, 0);
 			return true;
 	}
@@ -314,7 +314,7 @@ EvpgRouteAll(const char *saga)
 }
 
 static bool
-takes(void *arg, const EvpgEvent *event)
+saga_takes(void *arg, const EvpgEvent *event)
 {
 	ListCell   *cell;
 	bool		any = false;
@@ -336,8 +336,8 @@ EvpgRouteReached(const char *saga, int64 position)
 	EvpgLogFilter filter = {.aggregate_types = all_of(versions, true), .event_types = all_of(versions, false)};
 	EvpgConsumer consumer;
 
-	return EvpgConsumerRead(saga, &consumer) && EvpgLookPassed(&consumer, position, &filter, takes, (void *) saga) &&
-		!EvpgWorkLeft(saga, position);
+	return EvpgConsumerRead(saga, &consumer) && EvpgLazyCheckpointPassed(&consumer, position, &filter, saga_takes, (void *) saga) &&
+		!EvpgSagaEventsLeft(saga, position);
 }
 
 /* Routes one event once more; false if there is none.  An error of its keys is raised. */
@@ -359,12 +359,12 @@ EvpgRouteAgain(const char *saga, int64 position)
 	if (found)
 		foreach(cell, versions)
 			if (EvpgSagaTakes(lfirst(cell), &event))
-			keys = list_concat(keys, EvpgReactKeys(lfirst(cell), &event));
+			keys = list_concat(keys, EvpgSagaCodeKeys(lfirst(cell), &event));
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
 	foreach(cell, keys)
 		positions = lappend(positions, &position);
 	if (keys != NIL)
-		EvpgWorkRoute(saga, keys, positions);
+		EvpgSagaEventsInsert(saga, keys, positions);
 	return found;
 }

@@ -29,31 +29,6 @@ static MemoryContext EvpgSagaContext = NULL;	/* of the list; NULL: not
 												 * loaded */
 static uint64 generation = 0;	/* of the list */
 
-static char *
-result_text(uint64 row, int column)
-{
-	Datum		value;
-
-	return EvpgPlanResult(row, column, &value) ? TextDatumGetCString(value) : NULL;
-}
-
-static Jsonb *
-result_jsonb(uint64 row, int column)
-{
-	Datum		value;
-
-	return EvpgPlanResult(row, column, &value) ? DatumGetJsonbPCopy(value) : NULL;
-}
-
-static int64
-result_int(uint64 row, int column)
-{
-	Datum		value;
-
-	(void) EvpgPlanResult(row, column, &value);
-	return DatumGetInt64(value);
-}
-
 static EvpgSaga *
 load_saga(uint64 row)
 {
@@ -61,35 +36,43 @@ load_saga(uint64 row)
 	Datum		path;
 
 	saga->context = CurrentMemoryContext;
-	saga->name = result_text(row, 1);
-	saga->version = (int) result_int(row, 2);
-	saga->library = result_text(row, 3);
+	saga->name = EvpgResultText(row, 1);
+	saga->version = (int) EvpgResultInt64(row, 2);
+	saga->library = EvpgResultText(row, 3);
 	saga->native = (saga->library != NULL);
-	saga->symbol = result_text(row, 4);
-	saga->handler_signature = result_text(row, 5);
-	saga->rejection_signature = result_text(row, 6);
-	saga->timer_signature = result_text(row, 7);
-	saga->key_signature = result_text(row, 8);
-	if (EvpgPlanResult(row, 9, &path))
+	saga->symbol = EvpgResultText(row, 4);
+	saga->handler_signature = EvpgResultText(row, 5);
+	saga->rejection_signature = EvpgResultText(row, 6);
+	saga->timer_signature = EvpgResultText(row, 7);
+	saga->key_signature = EvpgResultText(row, 8);
+	if (EvpgResultDatum(row, 9, &path))
 		saga->key_path = PG_DETOAST_DATUM_COPY(path);
-	saga->aggregate_types = EvpgRegistryList(row, 10);
-	saga->event_types = EvpgRegistryList(row, 11);
-	saga->start_event_types = EvpgRegistryList(row, 12);
-	saga->initial_state = result_jsonb(row, 13);
-	saga->transitions = result_jsonb(row, 14);
-	saga->max_attempts = (int) result_int(row, 15);
-	saga->backoff = result_int(row, 16);
-	saga->max_backoff = result_int(row, 17);
-	saga->search_path = result_text(row, 18);
-	saga->registered_by = result_text(row, 19);
+	saga->aggregate_types = EvpgResultNames(row, 10);
+	saga->event_types = EvpgResultNames(row, 11);
+	saga->start_event_types = EvpgResultNames(row, 12);
+	saga->initial_state = EvpgResultJsonb(row, 13);
+	saga->transitions = EvpgResultJsonb(row, 14);
+	saga->max_attempts = (int) EvpgResultInt64(row, 15);
+	saga->backoff = EvpgResultInt64(row, 16);
+	saga->max_backoff = EvpgResultInt64(row, 17);
+	saga->search_path = EvpgResultText(row, 18);
+	saga->registered_by = EvpgResultText(row, 19);
 	return saga;
 }
+
+static EvpgStatement select_saga = {
+	.text = "SELECT name, version, library, symbol, handler, rejection_handler, timer_handler, key_function,"
+	" key_path, aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts,"
+	" (EXTRACT(epoch FROM backoff) * 1000000)::int8, (EXTRACT(epoch FROM max_backoff) * 1000000)::int8,"
+	" search_path, registered_by"
+	" FROM evpg.saga ORDER BY name, version DESC"
+};
 
 /* All sagas.  The caller is inside EvpgEnter. */
 static List *
 load_sagas(void)
 {
-	MemoryContext memory = EvpgRegistryMemory();
+	MemoryContext memory = EvpgRegistrationMemory();
 	MemoryContext context;
 	MemoryContext old;
 	List	   *list = NIL;
@@ -99,18 +82,18 @@ load_sagas(void)
 		return sagas;
 	if (EvpgSagaContext != NULL)
 	{
-		EvpgRegistryDropLater(EvpgSagaContext);
+		EvpgRegistrationFreeLater(EvpgSagaContext);
 		EvpgSagaContext = NULL;
 		sagas = NIL;
 	}
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgSagas", ALLOCSET_SMALL_SIZES);
 	generation = EvpgCatalogRegistryGeneration();
-	rows = EvpgPlanReadLatest(EVPG_PLAN_SAGA_READ, NULL, NULL);
+	rows = EvpgStatementReadLatest(&select_saga, NULL, NULL);
 	old = MemoryContextSwitchTo(context);
 	for (uint64 row = 0; row < rows; row++)
 		list = lappend(list, load_saga(row));
 	MemoryContextSwitchTo(old);
-	EvpgPlanDone();
+	EvpgStatementDone();
 	MemoryContextSetParent(context, memory);
 	sagas = list;
 	EvpgSagaContext = context;
@@ -146,6 +129,14 @@ EvpgSagaVersions(const char *name)
 	return versions;
 }
 
+static EvpgStatement delete_saga_retire = {
+	.text = "DELETE FROM evpg.saga s"
+	" WHERE s.name = $1 AND s.version < $2"
+	" AND NOT EXISTS (SELECT FROM evpg.saga_instance i WHERE i.saga = s.name AND i.saga_version = s.version"
+	" AND i.status = 'running')",
+	.types = {TEXTOID, INT4OID}
+};
+
 /*
  * EvpgSagaRetire
  *		Takes away the versions below the highest one that no instance has any more;
@@ -155,11 +146,11 @@ bool
 EvpgSagaRetire(const char *name, int version)
 {
 	Datum		values[2] = {CStringGetTextDatum(name), Int32GetDatum(version)};
-	bool		retired = EvpgPlanRun(EVPG_PLAN_SAGA_RETIRE, values, NULL) > 0;
+	bool		retired = EvpgStatementRun(&delete_saga_retire, values, NULL) > 0;
 
-	EvpgPlanDone();
+	EvpgStatementDone();
 	if (retired)
-		EvpgRegistryAnnounce(EvpgCatalogGet()->saga);
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
 	return retired;
 }
 
@@ -167,13 +158,13 @@ EvpgSagaRetire(const char *name, int version)
 bool
 EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event)
 {
-	return EvpgRegistryListed(saga->aggregate_types, event->aggregate_type) &&
-		EvpgRegistryListed(saga->event_types, event->type) && EvpgEventMark(event, "no_sagas") == NULL;
+	return EvpgNamesHave(saga->aggregate_types, event->aggregate_type) &&
+		EvpgNamesHave(saga->event_types, event->type) && EvpgEventBookkeeping(event, "no_sagas") == NULL;
 }
 
 /* Whether an event may begin an instance. */
 bool
 EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event)
 {
-	return EvpgRegistryListed(saga->start_event_types, event->type);
+	return EvpgNamesHave(saga->start_event_types, event->type);
 }

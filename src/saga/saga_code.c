@@ -51,7 +51,7 @@ typedef struct Frame
 } Frame;
 
 static void
-describe_frame(void *arg)
+describe_saga_call(void *arg)
 {
 	Frame	   *frame = arg;
 
@@ -72,16 +72,16 @@ describe_frame(void *arg)
 }
 
 static void
-push_frame(Frame *frame)
+push_saga_context(Frame *frame)
 {
-	frame->callback.callback = describe_frame;
+	frame->callback.callback = describe_saga_call;
 	frame->callback.arg = frame;
 	frame->callback.previous = error_context_stack;
 	error_context_stack = &frame->callback;
 }
 
 static void
-pop_frame(Frame *frame)
+pop_saga_context(Frame *frame)
 {
 	error_context_stack = frame->callback.previous;
 }
@@ -89,7 +89,7 @@ pop_frame(Frame *frame)
 /* ------------------------------------------------------------------ modules */
 
 static const evpg_saga *
-definition(EvpgSaga *saga)
+load_saga_module(EvpgSaga *saga)
 {
 	if (saga->module.events == NULL)
 	{
@@ -101,7 +101,7 @@ definition(EvpgSaga *saga)
 
 /* The state of an instance as an object of its own, which goes with CurrentMemoryContext. */
 static evpg_json *
-native_state(EvpgSaga *saga, Jsonb *state)
+instance_state(EvpgSaga *saga, Jsonb *state)
 {
 	EvpgJsonOwner *owner = EvpgJsonOwn(NULL);
 
@@ -136,7 +136,7 @@ take_native(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction 
 static void
 native_event(EvpgSaga *saga, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
 {
-	const evpg_react_entry *entry = evpg_find_reaction(definition(saga), event->type);
+	const evpg_react_entry *entry = evpg_find_reaction(load_saga_module(saga), event->type);
 	evpg_result *result;
 	evpg_json  *json;
 	EvpgNativeEvent native;
@@ -147,7 +147,7 @@ native_event(EvpgSaga *saga, Jsonb *state, const EvpgEvent *event, EvpgReaction 
 		return;
 	}
 	result = EvpgNativeResult();
-	json = native_state(saga, state);
+	json = instance_state(saga, state);
 	EvpgNativeEventInit(&native);
 	EvpgNativeEventSet(&native, event, NULL);
 	entry->call(result, json, &native.event);
@@ -168,7 +168,7 @@ optional_json(const Jsonb *jsonb, const char *what)
 static void
 native_rejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
 {
-	evpg_rejected_fn rejected = definition(saga)->rejected;
+	evpg_rejected_fn rejected = load_saga_module(saga)->rejected;
 	evpg_result *result;
 	evpg_json  *json;
 	evpg_rejection in;
@@ -179,7 +179,7 @@ native_rejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, E
 		return;
 	}
 	result = EvpgNativeResult();
-	json = native_state(saga, state);
+	json = instance_state(saga, state);
 	in = (evpg_rejection)
 	{
 		.key = rejection->key,
@@ -202,7 +202,7 @@ native_rejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, E
 static void
 native_timer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
 {
-	const evpg_timer_entry *entry = evpg_find_timer(definition(saga), timer->name);
+	const evpg_timer_entry *entry = evpg_find_timer(load_saga_module(saga), timer->name);
 	evpg_result *result;
 	evpg_json  *json;
 	evpg_timer	in;
@@ -213,7 +213,7 @@ native_timer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReac
 		return;
 	}
 	result = EvpgNativeResult();
-	json = native_state(saga, state);
+	json = instance_state(saga, state);
 	in = (evpg_timer)
 	{
 		.key = timer->key,
@@ -230,7 +230,7 @@ native_timer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReac
 /* ------------------------------------------------------------------ functions */
 
 static EvpgFunction *
-resolve(EvpgSaga *saga, EvpgFunction **function, const char *signature, EvpgRole role)
+resolve_saga_function(EvpgSaga *saga, EvpgFunction **function, const char *signature, EvpgRole role)
 {
 	if (*function == NULL)
 		*function = EvpgFunctionResolveIn(saga->context, signature, role, saga->registered_by, saga->search_path);
@@ -261,7 +261,7 @@ call_function(EvpgFunction *function, Jsonb *state, Datum argument, EvpgReaction
 }
 
 static void
-set_text(Datum *values, bool *nulls, int column, const char *text)
+set_argument_text(Datum *values, bool *nulls, int column, const char *text)
 {
 	nulls[column] = (text == NULL);
 	if (text != NULL)
@@ -282,16 +282,16 @@ rejection_datum(const EvpgSaga *saga, const EvpgRejection *rejection)
 	Datum		values[REJECTION_NATTS] = {0};
 	bool		nulls[REJECTION_NATTS] = {0};
 
-	set_text(values, nulls, 0, saga->name);
-	set_text(values, nulls, 1, rejection->key);
-	set_text(values, nulls, 2, rejection->label);
-	set_text(values, nulls, 3, rejection->aggregate_type);
-	set_text(values, nulls, 4, rejection->aggregate_id);
-	set_text(values, nulls, 5, rejection->command_type);
+	set_argument_text(values, nulls, 0, saga->name);
+	set_argument_text(values, nulls, 1, rejection->key);
+	set_argument_text(values, nulls, 2, rejection->label);
+	set_argument_text(values, nulls, 3, rejection->aggregate_type);
+	set_argument_text(values, nulls, 4, rejection->aggregate_id);
+	set_argument_text(values, nulls, 5, rejection->command_type);
 	set_jsonb(values, nulls, 6, rejection->data);
-	set_text(values, nulls, 7, rejection->sqlstate);
-	set_text(values, nulls, 8, rejection->code);
-	set_text(values, nulls, 9, rejection->message);
+	set_argument_text(values, nulls, 7, rejection->sqlstate);
+	set_argument_text(values, nulls, 8, rejection->code);
+	set_argument_text(values, nulls, 9, rejection->message);
 	set_jsonb(values, nulls, 10, rejection->detail);
 	values[11] = Int32GetDatum(rejection->attempts);
 	values[12] = Int64GetDatum(rejection->source_position);
@@ -306,9 +306,9 @@ timer_datum(const EvpgSaga *saga, const EvpgFiredTimer *timer)
 	Datum		values[FIRED_TIMER_NATTS] = {0};
 	bool		nulls[FIRED_TIMER_NATTS] = {0};
 
-	set_text(values, nulls, 0, saga->name);
-	set_text(values, nulls, 1, timer->key);
-	set_text(values, nulls, 2, timer->name);
+	set_argument_text(values, nulls, 0, saga->name);
+	set_argument_text(values, nulls, 1, timer->key);
+	set_argument_text(values, nulls, 2, timer->name);
 	set_jsonb(values, nulls, 3, timer->payload);
 	values[4] = TimestampTzGetDatum(timer->scheduled_at);
 	values[5] = TimestampTzGetDatum(timer->due_at);
@@ -349,61 +349,61 @@ check_handled(const EvpgSaga *saga, const EvpgReaction *reaction)
 }
 
 /*
- * EvpgReactEvent
+ * EvpgSagaCodeOnEvent
  *		What a saga says to an event.  The reaction is in CurrentMemoryContext;
  *		its state may be the one that was given.
  */
 void
-EvpgReactEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
+EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
 {
 	Frame		frame = {.saga = saga->name, .key = key, .event = event};
 
 	memset(reaction, 0, sizeof(EvpgReaction));
-	push_frame(&frame);
+	push_saga_context(&frame);
 	if (saga->native)
 		native_event(saga, state, event, reaction);
 	else
-		call_function(resolve(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER),
+		call_function(resolve_saga_function(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER),
 					  state, EvpgEventDatum(event), reaction);
 	check_handled(saga, reaction);
 	check_reaction(saga, reaction);
-	pop_frame(&frame);
+	pop_saga_context(&frame);
 }
 
 /*
- * EvpgReactRejection
+ * EvpgSagaCodeOnRejection
  *		The same to a refused send.  If it is unhandled, the reaction says
  *		nothing else.
  */
 void
-EvpgReactRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
+EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
 {
 	Frame		frame = {.saga = saga->name, .key = rejection->key, .rejection = rejection};
 
 	memset(reaction, 0, sizeof(EvpgReaction));
-	push_frame(&frame);
+	push_saga_context(&frame);
 	if (saga->native)
 		native_rejection(saga, state, rejection, reaction);
 	else if (saga->rejection_signature == NULL)
 		reaction->unhandled = true;
 	else
-		call_function(resolve(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION),
+		call_function(resolve_saga_function(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION),
 					  state, rejection_datum(saga, rejection), reaction);
 	check_reaction(saga, reaction);
-	pop_frame(&frame);
+	pop_saga_context(&frame);
 }
 
 /*
- * EvpgReactTimer
+ * EvpgSagaCodeOnTimer
  *		The same to a timer that is due.
  */
 void
-EvpgReactTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
+EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
 {
 	Frame		frame = {.saga = saga->name, .key = timer->key, .timer = timer};
 
 	memset(reaction, 0, sizeof(EvpgReaction));
-	push_frame(&frame);
+	push_saga_context(&frame);
 	if (saga->native)
 		native_timer(saga, state, timer, reaction);
 	else if (saga->timer_signature == NULL)
@@ -412,31 +412,31 @@ EvpgReactTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgRe
 				 errmsg("saga \"%s\" has no timer handler", saga->name),
 				 errhint("Register it with a timer_handler.")));
 	else
-		call_function(resolve(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER),
+		call_function(resolve_saga_function(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER),
 					  state, timer_datum(saga, timer), reaction);
 	check_handled(saga, reaction);
 	check_reaction(saga, reaction);
-	pop_frame(&frame);
+	pop_saga_context(&frame);
 }
 
 /*
- * EvpgReactLoad
+ * EvpgSagaCodeLoad
  *		Finds all the code of a saga.  An error here is no fault of an event: no
  *		instance can react.
  */
 void
-EvpgReactLoad(EvpgSaga *saga)
+EvpgSagaCodeLoad(EvpgSaga *saga)
 {
 	if (saga->native)
-		(void) definition(saga);
+		(void) load_saga_module(saga);
 	else
-		(void) resolve(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER);
+		(void) resolve_saga_function(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER);
 	if (saga->rejection_signature != NULL)
-		(void) resolve(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION);
+		(void) resolve_saga_function(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION);
 	if (saga->timer_signature != NULL)
-		(void) resolve(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER);
+		(void) resolve_saga_function(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER);
 	if (saga->key_signature != NULL)
-		(void) resolve(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY);
+		(void) resolve_saga_function(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY);
 }
 
 /* ------------------------------------------------------------------ keys */
@@ -445,7 +445,7 @@ EvpgReactLoad(EvpgSaga *saga)
 static bool
 module_takes(EvpgSaga *saga, const EvpgEvent *event)
 {
-	const evpg_saga *module = definition(saga);
+	const evpg_saga *module = load_saga_module(saga);
 	const char *const *type = saga->aggregate_types == NIL ? module->aggregate_types : NULL;
 
 	while (type != NULL && *type != NULL && strcmp(*type, event->aggregate_type) != 0)
@@ -454,14 +454,14 @@ module_takes(EvpgSaga *saga, const EvpgEvent *event)
 }
 
 static List *
-find_keys(EvpgSaga *saga, const EvpgEvent *event)
+find_saga_keys(EvpgSaga *saga, const EvpgEvent *event)
 {
 	if (saga->native && !module_takes(saga, event))
 		return NIL;
 	if (saga->key_path != NULL)
 		return EvpgKeysByPath(saga->key_path, event, "saga", saga->name);
 	if (saga->key_signature != NULL)
-		return EvpgKeysByFunction(resolve(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY),
+		return EvpgKeysByFunction(resolve_saga_function(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY),
 								  event, "saga key");
 	if (saga->native && saga->module.key != NULL)
 		return EvpgKeysByModule(saga->module.key, event, "saga key");
@@ -469,18 +469,18 @@ find_keys(EvpgSaga *saga, const EvpgEvent *event)
 }
 
 /*
- * EvpgReactKeys
+ * EvpgSagaCodeKeys
  *		The keys of the instances that react to an event, in
  *		CurrentMemoryContext; NIL: none.  What a library does not take has none.
  */
 List *
-EvpgReactKeys(EvpgSaga *saga, const EvpgEvent *event)
+EvpgSagaCodeKeys(EvpgSaga *saga, const EvpgEvent *event)
 {
 	Frame		frame = {.saga = saga->name, .event = event};
 	List	   *keys;
 
-	push_frame(&frame);
-	keys = find_keys(saga, event);
-	pop_frame(&frame);
+	push_saga_context(&frame);
+	keys = find_saga_keys(saga, event);
+	pop_saga_context(&frame);
 	return keys;
 }

@@ -46,10 +46,10 @@ typedef struct EvpgReaction
 	bool		unhandled;		/* of a rejection: not its business */
 } EvpgReaction;
 
-extern void EvpgReactEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction);
-extern void EvpgReactRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction);
-extern void EvpgReactTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction);
-extern void EvpgReactLoad(EvpgSaga *saga);
-extern List *EvpgReactKeys(EvpgSaga *saga, const EvpgEvent *event);
+extern void EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction);
+extern void EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction);
+extern void EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction);
+extern void EvpgSagaCodeLoad(EvpgSaga *saga);
+extern List *EvpgSagaCodeKeys(EvpgSaga *saga, const EvpgEvent *event);
 
 #endif							/* EVPG_SAGA_CODE_H */

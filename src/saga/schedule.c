@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/shmem.h"
 #include "base/statement.h"
+#include "catalog/pg_type.h"
 #include "log/event.h"
 #include "projection/projection.h"
 #include "saga/dispatch.h"
@@ -116,15 +117,15 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	EvpgCheckCallersCommandId(command.command_id);
 	/* Of who schedules it, not of who is there when it is due. */
 	EvpgContextApply(&command);
-	EvpgProjectionRefuse("schedule commands");
+	EvpgRefuseInProjection("schedule commands");
 	EvpgEnter(&scope, "evpg_schedule()");
 	/* A mistake should not wait for its time. */
-	(void) EvpgRegistryAggregateWithState(command.aggregate_type);
+	(void) EvpgAggregateGetWithState(command.aggregate_type);
 	timer.command = command_to_jsonb(&command);
 	timer.session_role = (char *) command.session_role;
 	timer_id = EvpgTimerWrite(NULL, NULL, &timer);
-	EvpgWakeLauncher();
-	EvpgWakeConsumers();
+	EvpgWakeLauncherAtCommit();
+	EvpgWakeConsumersAtCommit();
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(timer_id);
 }
@@ -132,7 +133,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 /* A statement about a timer, whose id comes first. */
 typedef struct Change
 {
-	EvpgPlan	plan;
+	EvpgStatement *plan;
 	Datum	   *values;
 	bool		changed;
 } Change;
@@ -142,19 +143,26 @@ run_change(void *arg)
 {
 	Change	   *change = arg;
 
-	change->changed = EvpgPlanRun(change->plan, change->values, NULL) > 0;
-	EvpgPlanDone();
+	change->changed = EvpgStatementRun(change->plan, change->values, NULL) > 0;
+	EvpgStatementDone();
 }
 
 /* Changes a timer; false if it is not there.  A worker that executes its command has locked its row. */
 static bool
-change_timer(EvpgPlan plan, Datum *values)
+change_timer(EvpgStatement *plan, Datum *values)
 {
 	Change		change = {.plan = plan, .values = values};
 
 	EvpgDispatchOvertake(DatumGetInt64(values[0]), run_change, &change);
 	return change.changed;
 }
+
+static EvpgStatement update_due_at = {
+	.text = "UPDATE evpg.timer"
+	" SET due_at = $2, attempts = 0, retry_at = NULL"
+	" WHERE timer_id = $1 AND dead_letter_id IS NULL",
+	.types = {INT8OID, TIMESTAMPTZOID}
+};
 
 /* Also one of a saga; the worker must look again when it is due. */
 Datum
@@ -164,13 +172,21 @@ evpg_reschedule(PG_FUNCTION_ARGS)
 	bool		moved;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("change timers");
+	EvpgRefuseInProjection("change timers");
 	EvpgEnter(&scope, "evpg_reschedule()");
-	moved = change_timer(EVPG_PLAN_TIMER_MOVE, values);
-	EvpgWakeConsumers();
+	moved = change_timer(&update_due_at, values);
+	EvpgWakeConsumersAtCommit();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(moved);
 }
+
+static EvpgStatement delete_user_timer = {
+	.text = "WITH t AS (DELETE FROM evpg.timer WHERE timer_id = $1 RETURNING dead_letter_id), d AS (UPDATE"
+	" evpg.dead_letter l SET resolved_at = evpg.clock_timestamp(), resolution = 'discarded', reason = 'timer"
+	" was cancelled' FROM t WHERE l.dead_letter_id = t.dead_letter_id) SELECT"
+	" FROM t",
+	.types = {INT8OID}
+};
 
 Datum
 evpg_cancel_timer(PG_FUNCTION_ARGS)
@@ -179,9 +195,9 @@ evpg_cancel_timer(PG_FUNCTION_ARGS)
 	bool		cancelled;
 	EvpgScope	scope;
 
-	EvpgProjectionRefuse("change timers");
+	EvpgRefuseInProjection("change timers");
 	EvpgEnter(&scope, "evpg_cancel()");
-	cancelled = change_timer(EVPG_PLAN_TIMER_DROP, &value);
+	cancelled = change_timer(&delete_user_timer, &value);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(cancelled);
 }

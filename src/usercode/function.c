@@ -202,7 +202,7 @@ EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
 }
 
 static void
-raise_missing(const char *signature, EvpgRole role)
+raise_missing_function(const char *signature, EvpgRole role)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FUNCTION),
@@ -295,7 +295,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 	if (!fcinfo->isnull)
 		tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
 	if (!HeapTupleIsValid(tuple))
-		raise_missing(signature, role);
+		raise_missing_function(signature, role);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (!role_fits(proc, role))
 		ereport(ERROR,
@@ -356,7 +356,7 @@ call_expression(ParseState *pstate, ParamRef *ref)
 	FuncExpr   *call;
 
 	if (!HeapTupleIsValid(tuple))
-		raise_missing(function->signature, function->role);
+		raise_missing_function(function->signature, function->role);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (proc->proowner != function->owner || !role_fits(proc, function->role))
 		ereport(ERROR,
@@ -396,7 +396,7 @@ set_up_parser(ParseState *pstate, void *function)
 
 /* A generic plan: the arguments differ with each call, and planning costs more than calling. */
 static SPIPlanPtr
-prepare(EvpgFunction *function)
+prepare_call(EvpgFunction *function)
 {
 	/* The comment is for whoever reads the context of an error. */
 	const char *comment = strstr(function->signature, "*/") == NULL && strstr(function->signature, "/*") == NULL ?
@@ -412,7 +412,7 @@ prepare(EvpgFunction *function)
 }
 
 static ParamListInfo
-parameters(EvpgFunction *function, Datum *args)
+make_parameters(EvpgFunction *function, Datum *args)
 {
 	Oid			types[2];
 	int			count = role_arguments(function->role, types);
@@ -473,8 +473,8 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 	EvpgEnterAs(&scope, function->owner, function->search_path);
 	SPI_connect();
 	if (function->plan == NULL)
-		function->plan = prepare(function);
-	options.params = parameters(function, args);
+		function->plan = prepare_call(function);
+	options.params = make_parameters(function, args);
 	result = SPI_execute_plan_extended(function->plan, &options);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(result));

@@ -107,7 +107,7 @@ EvpgModuleCheckRegistrant(const char *library, const char *registered_by)
 }
 
 static const evpg_header *
-load(const char *library, const char *symbol, uint32 kind, Size min_size)
+load_definition(const char *library, const char *symbol, uint32 kind, Size min_size)
 {
 	char	   *name = psprintf("evpg_definition_%s", symbol);
 	definition_fn definition;
@@ -148,7 +148,7 @@ load(const char *library, const char *symbol, uint32 kind, Size min_size)
 }
 
 static void
-raise_missing(const char *library, const char *symbol, const char *what)
+raise_missing_callback(const char *library, const char *symbol, const char *what)
 {
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_MODULE),
@@ -173,7 +173,7 @@ static void
 check_types(const char *library, const char *symbol, const char *const *types)
 {
 	if (types != NULL && *types == NULL)
-		raise_missing(library, symbol, "type in its aggregate_types");
+		raise_missing_callback(library, symbol, "type in its aggregate_types");
 	for (; types != NULL && *types != NULL; types++)
 		check_entry(library, symbol, *types);
 }
@@ -184,7 +184,7 @@ check_types(const char *library, const char *symbol, const char *const *types)
 	{ \
 		check_entry(library, symbol, entry->type); \
 		if (entry->call == NULL) \
-			raise_missing(library, symbol, psprintf("callback for " what " \"%s\"", entry->type)); \
+			raise_missing_callback(library, symbol, psprintf("callback for " what " \"%s\"", entry->type)); \
 	}
 
 /*
@@ -195,14 +195,14 @@ check_types(const char *library, const char *symbol, const char *const *types)
 void
 EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate *definition)
 {
-	const evpg_header *header = load(library, symbol, EVPG_KIND_AGGREGATE, MIN_AGGREGATE_SIZE);
+	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_AGGREGATE, MIN_AGGREGATE_SIZE);
 
 	memset(definition, 0, sizeof(evpg_aggregate));
 	memcpy(definition, header, Min(header->size, sizeof(evpg_aggregate)));
 	if (definition->commands == NULL)
-		raise_missing(library, symbol, "commands");
+		raise_missing_callback(library, symbol, "commands");
 	if (definition->events == NULL)
-		raise_missing(library, symbol, "events");
+		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_command_entry, definition->commands, "command");
 	CHECK_ENTRIES(evpg_event_entry, definition->events, "event");
 }
@@ -211,12 +211,12 @@ EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate 
 void
 EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection *definition)
 {
-	const evpg_header *header = load(library, symbol, EVPG_KIND_PROJECTION, MIN_PROJECTION_SIZE);
+	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_PROJECTION, MIN_PROJECTION_SIZE);
 
 	memset(definition, 0, sizeof(evpg_projection));
 	memcpy(definition, header, Min(header->size, sizeof(evpg_projection)));
 	if (definition->events == NULL || definition->events->type == NULL)
-		raise_missing(library, symbol, "events");
+		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_project_entry, definition->events, "event");
 	check_types(library, symbol, definition->aggregate_types);
 }
@@ -225,12 +225,12 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 void
 EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga *definition)
 {
-	const evpg_header *header = load(library, symbol, EVPG_KIND_SAGA, MIN_SAGA_SIZE);
+	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_SAGA, MIN_SAGA_SIZE);
 
 	memset(definition, 0, sizeof(evpg_saga));
 	memcpy(definition, header, Min(header->size, sizeof(evpg_saga)));
 	if (definition->events == NULL || definition->events->type == NULL)
-		raise_missing(library, symbol, "events");
+		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_react_entry, definition->events, "event");
 	CHECK_ENTRIES(evpg_timer_entry, definition->timers, "timer");
 	check_types(library, symbol, definition->aggregate_types);
@@ -261,9 +261,9 @@ Jsonb *
 EvpgModuleInitialState(const char *library, const char *symbol, const char *text)
 {
 	StateText	parse = {.text = text != NULL ? text : "{}"};
-	ErrorData  *error = EvpgAttempt(parse_state, &parse);
+	ErrorData  *error = EvpgSubtransactionRun(parse_state, &parse);
 
-	if (error != NULL && EvpgAttemptCancelled(error))
+	if (error != NULL && EvpgErrorIsCancel(error))
 		ReThrowError(error);
 	if (error != NULL || !JB_ROOT_IS_OBJECT(parse.state))
 		ereport(ERROR,

@@ -92,7 +92,7 @@ find_stranger_after(JsonPathItem *item, bool at_event, bool current_is_event, Li
 		switch (next.type)
 		{
 			case jpiKey:
-				if (at_event && !EvpgRegistryListed(members, jspGetString(&next, NULL)))
+				if (at_event && !EvpgNamesHave(members, jspGetString(&next, NULL)))
 					stranger = jspGetString(&next, NULL);
 				at_event = false;
 				break;
@@ -210,10 +210,10 @@ EvpgAdvisePath(const char *argument, const char *kind, const char *name, struct 
 
 /* The names that a statement of one column finds, in CurrentMemoryContext. */
 static List *
-read_names(EvpgPlan plan, Datum *values)
+read_names(EvpgStatement *plan, Datum *values)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgPlanRun(plan, values, NULL);
+	uint64		rows = EvpgStatementRun(plan, values, NULL);
 	List	   *names = NIL;
 
 	MemoryContextSwitchTo(caller);
@@ -221,12 +221,24 @@ read_names(EvpgPlan plan, Datum *values)
 	{
 		Datum		name;
 
-		(void) EvpgPlanResult(row, 1, &name);
+		(void) EvpgResultDatum(row, 1, &name);
 		names = lappend(names, TextDatumGetCString(name));
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return names;
 }
+
+static EvpgStatement select_aggregate_names = {
+	.text = "SELECT aggregate_type"
+	" FROM evpg.aggregate_type"
+};
+
+static EvpgStatement select_events_types = {
+	.text = "SELECT DISTINCT type"
+	" FROM evpg.event_log"
+	" WHERE position > $1",
+	.types = {INT8OID}
+};
 
 /*
  * EvpgAdviseTypes
@@ -245,15 +257,15 @@ EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, 
 
 	if (aggregate_types == NULL && event_types == NULL)
 		return;
-	seen = read_names(EVPG_PLAN_EVENTS_TYPES, &after);
+	seen = read_names(&select_events_types, &after);
 	if (seen == NIL)
 		return;
-	foreach(cell, event_types == NULL ? NIL : EvpgRegistryNames(event_types))
+	foreach(cell, event_types == NULL ? NIL : EvpgNamesFromArray(event_types))
 	{
 		const char *type = lfirst(cell);
 		const char *closest = closest_name(type, seen);
 
-		if (!EvpgRegistryListed(seen, type))
+		if (!EvpgNamesHave(seen, type))
 			ereport(NOTICE,
 					(errmsg("%s \"%s\" takes events of type \"%s\", which has not been seen", kind, name, type),
 					 errdetail("No event at the newest %d positions of the log is of this type.", SEEN_POSITIONS),
@@ -261,13 +273,13 @@ EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, 
 	}
 	if (aggregate_types == NULL)
 		return;
-	registered = read_names(EVPG_PLAN_AGGREGATE_NAMES, NULL);
-	foreach(cell, EvpgRegistryNames(aggregate_types))
+	registered = read_names(&select_aggregate_names, NULL);
+	foreach(cell, EvpgNamesFromArray(aggregate_types))
 	{
 		const char *type = lfirst(cell);
 		const char *closest = closest_name(type, registered);
 
-		if (!EvpgRegistryListed(registered, type))
+		if (!EvpgNamesHave(registered, type))
 			ereport(NOTICE,
 					(errmsg("%s \"%s\" is for aggregate type \"%s\", which is not registered", kind, name, type),
 					 closest == NULL ? 0 : errhint("Perhaps you meant \"%s\".", closest)));
@@ -368,7 +380,7 @@ sets_search_path(HeapTuple tuple)
 	Datum		settings = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proconfig, &isnull);
 	ListCell   *cell;
 
-	foreach(cell, isnull ? NIL : EvpgRegistryNames(DatumGetArrayTypeP(settings)))
+	foreach(cell, isnull ? NIL : EvpgNamesFromArray(DatumGetArrayTypeP(settings)))
 		if (strncmp(lfirst(cell), "search_path=", strlen("search_path=")) == 0)
 		return true;
 	return false;
@@ -408,7 +420,7 @@ EvpgAdviseTables(Oid handler, ArrayType *tables)
 	if (tables != NULL && sets_search_path(tuple))
 		ADVISE("Leave SET search_path out: evpg runs the handler under the search_path of its registration.",
 			   "handler %s has a search_path of its own", format_procedure(handler));
-	foreach(cell, tables == NULL || source == NULL ? NIL : EvpgRegistryNames(tables))
+	foreach(cell, tables == NULL || source == NULL ? NIL : EvpgNamesFromArray(tables))
 	{
 		List	   *names = stringToQualifiedNameList(lfirst(cell));
 

@@ -108,7 +108,7 @@ static bool lacking;			/* in this round a process found no room */
 /* ------------------------------------------------------------------ processes */
 
 static void
-advance(TimestampTz *next, TimestampTz candidate)
+advance_time(TimestampTz *next, TimestampTz candidate)
 {
 	*next = Min(*next, candidate);
 }
@@ -118,7 +118,7 @@ advance(TimestampTz *next, TimestampTz candidate)
  * one has to wait, unless it left because it was not wanted.
  */
 static bool
-is_running(Task *task, bool wanted)
+process_is_running(Task *task, bool wanted)
 {
 	pid_t		pid;
 
@@ -141,7 +141,7 @@ is_running(Task *task, bool wanted)
 
 /* Starts a process, or warns, once, that it cannot. */
 static void
-start(Task *task, const char *what, const char *function, Oid database, int number)
+start_process(Task *task, const char *what, const char *function, Oid database, int number)
 {
 	BackgroundWorker worker = {0};
 	EvpgWorkerStart extra = {.database = database, .number = number};
@@ -225,19 +225,19 @@ read_databases(void)
 
 /* Learns which databases there are, and frees the slots of those that are gone, or take no connections any more. */
 static void
-rescan(void)
+rescan_databases(void)
 {
 	List	   *databases;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
 	databases = read_databases();
-	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	for (int i = 0; i < EvpgShmem->count; i++)
 	{
-		Oid			database = EvpgSharedMemory->databases[i].database;
+		Oid			database = EvpgShmem->databases[i].database;
 
 		if (OidIsValid(database) && !list_member_oid(databases, database))
-			EvpgSharedFree(database);
+			EvpgShmemFreeDatabase(database);
 	}
 	CommitTransactionCommand();
 }
@@ -248,10 +248,10 @@ rescan_wanted(void)
 {
 	bool		wanted;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	wanted = EvpgSharedMemory->rescan;
-	EvpgSharedMemory->rescan = false;
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	wanted = EvpgShmem->rescan;
+	EvpgShmem->rescan = false;
+	LWLockRelease(EvpgShmem->lock);
 	return wanted;
 }
 
@@ -264,10 +264,10 @@ end_probe(void)
 	Known	   *entry = find_known(probe.database);
 	bool		answered;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	answered = EvpgSharedMemory->probed == probe.database && EvpgSharedMemory->refused != probe.database;
-	EvpgSharedMemory->probed = InvalidOid;
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	answered = EvpgShmem->probed == probe.database && EvpgShmem->refused != probe.database;
+	EvpgShmem->probed = InvalidOid;
+	LWLockRelease(EvpgShmem->lock);
 	if (entry != NULL)
 		entry->probe_at = answered ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LAST_PAUSE);
 	probe.database = InvalidOid;
@@ -276,7 +276,7 @@ end_probe(void)
 static bool
 has_slot(Oid database)
 {
-	for (int i = 0; i < EvpgSharedMemory->count; i++)
+	for (int i = 0; i < EvpgShmem->count; i++)
 		if (seen[i] == database)
 			return true;
 	return false;
@@ -286,7 +286,7 @@ has_slot(Oid database)
 static void
 probe_next(TimestampTz *next)
 {
-	if (is_running(&probe, false))
+	if (process_is_running(&probe, false))
 		return;
 	if (OidIsValid(probe.database))
 		end_probe();
@@ -296,11 +296,11 @@ probe_next(TimestampTz *next)
 			continue;
 		if (Max(known[i].probe_at, room_at) <= GetCurrentTimestamp())
 		{
-			start(&probe, "probe", "evpg_probe_main", known[i].database, EVPG_BROADCASTER);
+			start_process(&probe, "probe", "evpg_probe_main", known[i].database, EVPG_BROADCASTER);
 			lacking |= probe.handle == NULL;
 			return;
 		}
-		advance(next, Max(known[i].probe_at, room_at));
+		advance_time(next, Max(known[i].probe_at, room_at));
 	}
 }
 
@@ -315,10 +315,10 @@ slot_freed(Oid database)
 {
 	bool		refused;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	refused = OidIsValid(EvpgSharedMemory->refused);
-	EvpgSharedMemory->refused = InvalidOid;
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	refused = OidIsValid(EvpgShmem->refused);
+	EvpgShmem->refused = InvalidOid;
+	LWLockRelease(EvpgShmem->lock);
 	for (int i = 0; i < nknown; i++)
 		if (refused || known[i].database == database)
 			known[i].probe_at = 0;
@@ -327,10 +327,10 @@ slot_freed(Oid database)
 static void
 look_at_slot(int slot, Look *look)
 {
-	EvpgDatabase *database = &EvpgSharedMemory->databases[slot];
+	EvpgDatabase *database = &EvpgShmem->databases[slot];
 	bool		used;
 
-	LWLockAcquire(EvpgSharedMemory->lock, LW_SHARED);
+	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
 	look->database = database->database;
 	look->held = database->holds > 0;
 	look->wants_broadcaster = database->wants_broadcaster;
@@ -341,7 +341,7 @@ look_at_slot(int slot, Look *look)
 		look->running[number] = database->processes[number].pid != 0;
 		used |= look->running[number];
 	}
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockRelease(EvpgShmem->lock);
 	/* It is free when nothing of the last owner is left. */
 	if (seen[slot] != look->database && (OidIsValid(look->database) || !used))
 	{
@@ -357,7 +357,7 @@ look_at_slot(int slot, Look *look)
  * for it in the ring and no worker of the database can send them.
  */
 static void
-fill_slot(int slot, bool broadcaster, TimestampTz *next)
+fill_database_slot(int slot, bool broadcaster, TimestampTz *next)
 {
 	Look		look;
 
@@ -370,21 +370,21 @@ fill_slot(int slot, bool broadcaster, TimestampTz *next)
 		bool		wanted = OidIsValid(look.database) && !look.held &&
 		(number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers);
 
-		if (is_running(task, wanted) || look.running[number] || !wanted)
+		if (process_is_running(task, wanted) || look.running[number] || !wanted)
 			continue;
 		if (task->database != look.database)
 			task->pause = task->start_at = 0;
 		if (task->start_at > GetCurrentTimestamp())
 		{
-			advance(next, task->start_at);
+			advance_time(next, task->start_at);
 			continue;
 		}
 		if (room_at > GetCurrentTimestamp())
-			advance(next, room_at);
+			advance_time(next, room_at);
 		else if (number == EVPG_BROADCASTER)
-			start(task, "broadcaster", "evpg_broadcaster_main", look.database, number);
+			start_process(task, "broadcaster", "evpg_broadcaster_main", look.database, number);
 		else
-			start(task, "worker", "evpg_worker_main", look.database, number);
+			start_process(task, "worker", "evpg_worker_main", look.database, number);
 		lacking |= task->handle == NULL;
 	}
 }
@@ -394,7 +394,7 @@ static void
 warn_of_refused(void)
 {
 	static Oid	warned = InvalidOid;
-	Oid			refused = EvpgSharedMemory->refused;
+	Oid			refused = EvpgShmem->refused;
 
 	if (OidIsValid(refused) && !OidIsValid(warned))
 		ereport(WARNING,
@@ -410,26 +410,26 @@ warn_of_refused(void)
 static void
 forget_launcher(int code, Datum arg)
 {
-	EvpgSharedMemory->launcher = NULL;
+	EvpgShmem->launcher = NULL;
 }
 
 static void
-prepare(void)
+prepare_launcher(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	on_shmem_exit(forget_launcher, (Datum) 0);
-	EvpgSharedMemory->launcher = MyLatch;
-	EvpgSharedMemory->rescan = true;
-	room_at = EvpgSharedMemory->start_at;
-	tasks = MemoryContextAllocZero(TopMemoryContext, sizeof(Task) * EVPG_PROCESSES * EvpgSharedMemory->count);
-	seen = MemoryContextAllocZero(TopMemoryContext, sizeof(Oid) * EvpgSharedMemory->count);
+	EvpgShmem->launcher = MyLatch;
+	EvpgShmem->rescan = true;
+	room_at = EvpgShmem->start_at;
+	tasks = MemoryContextAllocZero(TopMemoryContext, sizeof(Task) * EVPG_PROCESSES * EvpgShmem->count);
+	seen = MemoryContextAllocZero(TopMemoryContext, sizeof(Oid) * EvpgShmem->count);
 }
 
 static void
-sleep_until(TimestampTz next)
+launcher_sleep_until(TimestampTz next)
 {
 	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (next == DT_NOEND ? 0 : WL_TIMEOUT);
 
@@ -450,11 +450,11 @@ sleep_until(TimestampTz next)
 static void
 set_crowded(bool crowded)
 {
-	if (EvpgSharedMemory->crowded == crowded)
+	if (EvpgShmem->crowded == crowded)
 		return;
-	EvpgSharedMemory->crowded = crowded;
-	for (int slot = 0; crowded && slot < EvpgSharedMemory->count; slot++)
-		EvpgSharedWake(&EvpgSharedMemory->databases[slot].processes[EVPG_BROADCASTER]);
+	EvpgShmem->crowded = crowded;
+	for (int slot = 0; crowded && slot < EvpgShmem->count; slot++)
+		EvpgWakeProcess(&EvpgShmem->databases[slot].processes[EVPG_BROADCASTER]);
 }
 
 void
@@ -462,30 +462,30 @@ evpg_launcher_main(Datum arg)
 {
 	TimestampTz rescan_at = 0;
 
-	prepare();
+	prepare_launcher();
 	for (;;)
 	{
 		TimestampTz next = DT_NOEND;
 
 		if (rescan_wanted() || rescan_at <= GetCurrentTimestamp())
 		{
-			rescan();
+			rescan_databases();
 			rescan_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LONGEST_RESCAN);
 		}
-		advance(&next, rescan_at);
+		advance_time(&next, rescan_at);
 		lacking = false;
-		for (int slot = 0; slot < EvpgSharedMemory->count; slot++)
-			fill_slot(slot, false, &next);
+		for (int slot = 0; slot < EvpgShmem->count; slot++)
+			fill_database_slot(slot, false, &next);
 		probe_next(&next);
 		set_crowded(lacking);
-		for (int slot = 0; slot < EvpgSharedMemory->count; slot++)
-			fill_slot(slot, true, &next);
+		for (int slot = 0; slot < EvpgShmem->count; slot++)
+			fill_database_slot(slot, true, &next);
 		if (!lacking)
 			room_pause = 0;
 		else if (room_at > GetCurrentTimestamp())
-			advance(&next, room_at);
+			advance_time(&next, room_at);
 		warn_of_refused();
-		sleep_until(next);
+		launcher_sleep_until(next);
 	}
 }
 
@@ -541,7 +541,7 @@ may_create_databases(void)
 
 /* Whether the user may do to a database what the statement says. */
 static bool
-may(Node *statement, Oid database)
+may_change_database(Node *statement, Oid database)
 {
 	HeapTuple	tuple;
 	bool		template;
@@ -565,13 +565,13 @@ make_room(Node *statement)
 	const char *name = needs_alone(statement);
 	Oid			database = name == NULL ? InvalidOid : get_database_oid(name, true);
 
-	if (OidIsValid(database) && may(statement, database))
-		EvpgSharedDismiss(database);
+	if (OidIsValid(database) && may_change_database(statement, database))
+		EvpgShmemDismissDatabase(database);
 	/* Any may say whether it is a template, or takes connections. */
 	if (name != NULL || IsA(statement, AlterDatabaseStmt))
-		EvpgSharedRescan();
+		EvpgRescanDatabasesAtEnd();
 	if (IsA(statement, CreateExtensionStmt) && strcmp(((CreateExtensionStmt *) statement)->extname, "evpg") == 0)
-		EvpgWakeLauncher();
+		EvpgWakeLauncherAtCommit();
 }
 
 /* What a prepared transaction did is told by who ends it, since there is no callback. */
@@ -584,8 +584,8 @@ ends_prepared(Node *statement)
 }
 
 static void
-utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
-		ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
+process_utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
+				ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
 {
 	ProcessUtility_hook_type next = next_utility != NULL ? next_utility : standard_ProcessUtility;
 
@@ -605,7 +605,7 @@ utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessU
 		EvpgDurablePreparedEnd();
 	}
 	PG_END_TRY();
-	EvpgSharedWakeAll();
+	EvpgWakeAllProcesses();
 }
 
 /* Called once, from _PG_init. */
@@ -617,7 +617,7 @@ EvpgLauncherInit(void)
 	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
 		return;
 	next_utility = ProcessUtility_hook;
-	ProcessUtility_hook = utility;
+	ProcessUtility_hook = process_utility;
 	strlcpy(worker.bgw_type, "evpg launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "evpg launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_library_name, EVPG_LIBRARY, BGW_MAXLEN);

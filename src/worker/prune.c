@@ -22,6 +22,7 @@
 #include "base/shmem.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
@@ -37,12 +38,17 @@ PG_FUNCTION_INFO_V1(evpg_set_retention);
 /* What has a retention, of evpg.retention.what. */
 static const char *const prunable[] = {"commands", "dead_letters", "inbox", "parked_events", "sagas"};
 
+static EvpgStatement select_retentions = {
+	.text = "SELECT what"
+	" FROM evpg.retention ORDER BY what"
+};
+
 /* What has a retention in this database, in CurrentMemoryContext. */
 List *
 EvpgPruneList(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgPlanReadLatest(EVPG_PLAN_RETENTION_LIST, NULL, NULL);
+	uint64		rows = EvpgStatementReadLatest(&select_retentions, NULL, NULL);
 	List	   *names = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -50,11 +56,11 @@ EvpgPruneList(void)
 		MemoryContext old = MemoryContextSwitchTo(caller);
 		Datum		name;
 
-		(void) EvpgPlanResult(row, 1, &name);
+		(void) EvpgResultDatum(row, 1, &name);
 		names = lappend(names, TextDatumGetCString(name));
 		MemoryContextSwitchTo(old);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	return names;
 }
 
@@ -74,6 +80,12 @@ pause_left(void)
 	return Max(PAUSE - (long) INSTR_TIME_GET_MILLISEC(since), 0);
 }
 
+static EvpgStatement select_prune_batch = {
+	.text = "SELECT more, next_at"
+	" FROM evpg.prune_batch($1)",
+	.types = {TEXTOID}
+};
+
 /*
  * EvpgPruneRun
  *		Prunes the next blocks of a table, in the current transaction, if it is
@@ -84,7 +96,7 @@ bool
 EvpgPruneRun(const char *what, TimestampTz *next)
 {
 	Datum		value = CStringGetTextDatum(what);
-	long		pause = EvpgAttemptInWorker() ? pause_left() : 0;
+	long		pause = EvpgInWorker() ? pause_left() : 0;
 	TimestampTz next_at;
 	Datum		result;
 	bool		more;
@@ -96,15 +108,15 @@ EvpgPruneRun(const char *what, TimestampTz *next)
 		return false;
 	}
 	EvpgEnter(&scope, "evpg_run()");
-	(void) EvpgPlanRun(EVPG_PLAN_PRUNE_BATCH, &value, NULL);
-	(void) EvpgPlanResult(0, 1, &result);
+	(void) EvpgStatementRun(&select_prune_batch, &value, NULL);
+	(void) EvpgResultDatum(0, 1, &result);
 	more = DatumGetBool(result);
-	next_at = EvpgPlanResult(0, 2, &result) ? DatumGetTimestampTz(result) : DT_NOEND;
-	EvpgPlanDone();
+	next_at = EvpgResultDatum(0, 2, &result) ? DatumGetTimestampTz(result) : DT_NOEND;
+	EvpgStatementDone();
 	if (!TIMESTAMP_NOT_FINITE(next_at))
 		*next = Min(*next, EvpgClockWall(next_at));
 	EvpgLeave(&scope);
-	if (!more || !EvpgAttemptInWorker())
+	if (!more || !EvpgInWorker())
 		return more;
 	INSTR_TIME_SET_CURRENT(last_batch);
 	*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PAUSE));
@@ -119,6 +131,19 @@ is_prunable(const char *what)
 			return true;
 	return false;
 }
+
+static EvpgStatement delete_retention_clear = {
+	.text = "DELETE FROM evpg.retention"
+	" WHERE what = $1",
+	.types = {TEXTOID}
+};
+
+static EvpgStatement insert_retention = {
+	.text = "INSERT INTO evpg.retention (what, retention) VALUES ($1, $2)"
+	" ON CONFLICT (what) DO UPDATE"
+	" SET retention = excluded.retention, looked_at = excluded.looked_at, next_block = excluded.next_block",
+	.types = {TEXTOID, INTERVALOID}
+};
 
 /* Workers look at once what is older. */
 Datum
@@ -144,9 +169,9 @@ evpg_set_retention(PG_FUNCTION_ARGS)
 		(void) DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(GetCurrentTimestamp()), values[1]);
 	}
 	EvpgEnter(&scope, "evpg_set_retention()");
-	(void) EvpgPlanRun(PG_ARGISNULL(1) ? EVPG_PLAN_RETENTION_CLEAR : EVPG_PLAN_RETENTION_WRITE, values, NULL);
-	EvpgPlanDone();
-	EvpgWakeConsumers();
+	(void) EvpgStatementRun(PG_ARGISNULL(1) ? &delete_retention_clear : &insert_retention, values, NULL);
+	EvpgStatementDone();
+	EvpgWakeConsumersAtCommit();
 	EvpgLeave(&scope);
 	PG_RETURN_VOID();
 }

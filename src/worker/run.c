@@ -92,14 +92,14 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 
 		MemoryContextSwitchTo(memory);
 		PushActiveSnapshot(GetTransactionSnapshot());
-		error = EvpgAttempt(run_task, &task);
+		error = EvpgSubtransactionRun(run_task, &task);
 		PopActiveSnapshot();
 		if (error == NULL)
 		{
 			more |= task.more;
 			*next = task.next;
 		}
-		else if (EvpgAttemptCancelled(error))
+		else if (EvpgErrorIsCancel(error))
 			ReThrowError(error);
 		else if (!EvpgAttemptPutOff(error, next))
 			ereport(WARNING,
@@ -150,7 +150,7 @@ at_home(void)
 	/* SPI wants a snapshot, which is not there in a worker. */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, NULL);
-	here = EvpgHomeHere();
+	here = EvpgActivationIsHere();
 	EvpgLeave(&scope);
 	PopActiveSnapshot();
 	tell_of_copy(!here);
@@ -236,7 +236,7 @@ evpg_run(PG_FUNCTION_ARGS)
 				 errhint("SET default_transaction_isolation first.")));
 	PreventCommandDuringRecovery("evpg_run()");
 	EvpgEnter(&scope, NULL);
-	EvpgHomeRequire();
+	EvpgActivationRequire();
 	EvpgLeave(&scope);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	procedure = AllocSetContextCreate(CurrentMemoryContext, "EvpgRun", ALLOCSET_DEFAULT_SIZES);

@@ -20,6 +20,7 @@
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/statement.h"
+#include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "funcapi.h"
@@ -108,7 +109,7 @@ refuse_idle_consumer(const Wait *wait)
 	EvpgEnter(&scope, NULL);
 	if (EvpgConsumerRead(wait->name, &consumer))
 	{
-		EvpgHomeRequire();
+		EvpgActivationRequire();
 		if (!consumer.running)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -178,7 +179,7 @@ has_come(const Wait *wait)
 	EvpgEnter(&scope, NULL);
 	if (EvpgSagaFind(wait->name, 0) != NULL)
 		come = EvpgRouteReached(wait->name, wait->position);
-	else if (EvpgProjectionFind(wait->name)->mode == EVPG_MODE_INLINE)
+	else if (EvpgProjectionGet(wait->name, false)->mode == EVPG_MODE_INLINE)
 		come = is_committed(wait->position);
 	else
 		come = EvpgAsyncReached(wait->name, wait->position);
@@ -195,6 +196,14 @@ evpg_wait_for(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(wait_until(has_come, &wait, EvpgHashPair(wait.name, ""), arg_timeout(fcinfo, 2)));
 }
 
+static EvpgStatement select_projection_row_watch = {
+	.text = "SELECT s.state, p.generation_base + s.generation, s.version, GREATEST(s.position, p.rebuilt_position),"
+	" s.updated_at"
+	" FROM evpg.projection p JOIN evpg.projection_state s USING (build)"
+	" WHERE p.name = $1 AND s.key = $2",
+	.types = {TEXTOID, TEXTOID}
+};
+
 /* Whether the row of a key is another one than is known; then it is returned. */
 static bool
 has_changed(const Wait *wait)
@@ -205,14 +214,14 @@ has_changed(const Wait *wait)
 	bool		changed = false;
 
 	EvpgEnter(&scope, NULL);
-	(void) EvpgProjectionFind(wait->name);
-	if (EvpgPlanReadLatest(EVPG_PLAN_PROJECTED_WATCH, parameters, NULL) > 0)
+	(void) EvpgProjectionGet(wait->name, false);
+	if (EvpgStatementReadLatest(&select_projection_row_watch, parameters, NULL) > 0)
 	{
 		Datum		values[5];
 		bool		nulls[5];
 
 		for (int column = 0; column < 5; column++)
-			nulls[column] = !EvpgPlanResult(0, column + 1, &values[column]);
+			nulls[column] = !EvpgResultDatum(0, column + 1, &values[column]);
 		if (wait->has_generation && DatumGetInt32(values[1]) != wait->generation)
 			changed = DatumGetInt32(values[1]) > wait->generation;
 		else if (wait->has_generation)
@@ -222,7 +231,7 @@ has_changed(const Wait *wait)
 		if (changed)
 			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
-	EvpgPlanDone();
+	EvpgStatementDone();
 	EvpgLeave(&scope);
 	return changed;
 }

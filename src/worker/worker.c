@@ -84,7 +84,7 @@ static EvpgProcess *process;
 /* ------------------------------------------------------------------ what all have in common */
 
 static void
-force(const char *name, const char *value)
+force_setting(const char *name, const char *value)
 {
 	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
 }
@@ -101,28 +101,28 @@ connect_to_database(void)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
-	force("default_transaction_isolation", "read committed");
-	force("default_transaction_read_only", "off");
-	force("default_transaction_deferrable", "off");
-	EvpgDurableBeLazy();
-	force("statement_timeout", "0");
-	force("lock_timeout", "0");
-	force("idle_in_transaction_session_timeout", "0");
-	force("idle_session_timeout", "0");
+	force_setting("default_transaction_isolation", "read committed");
+	force_setting("default_transaction_read_only", "off");
+	force_setting("default_transaction_deferrable", "off");
+	EvpgDurableCommitLazily();
+	force_setting("statement_timeout", "0");
+	force_setting("lock_timeout", "0");
+	force_setting("idle_in_transaction_session_timeout", "0");
+	force_setting("idle_session_timeout", "0");
 }
 
 /* Becomes the process that the launcher asked for; ends if that is not wanted any more. */
 static void
-attach(void)
+attach_process(void)
 {
-	process = EvpgSharedAttach(start.number);
+	process = EvpgProcessAttach(start.number);
 	if (process == NULL)
 		proc_exit(0);
 }
 
 /* Between rounds: ends the process if it is not wanted, reads changed settings. */
 static void
-attend(void)
+handle_interrupts(void)
 {
 	if (ProcDiePending)
 		proc_exit(0);
@@ -133,7 +133,7 @@ attend(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
-	if (EvpgSharedUnwanted() || (start.number < EVPG_MAX_WORKERS && start.number >= EvpgWorkers))
+	if (EvpgProcessIsUnwanted() || (start.number < EVPG_MAX_WORKERS && start.number >= EvpgWorkers))
 		proc_exit(0);
 }
 
@@ -142,7 +142,7 @@ attend(void)
  * longer than it is until then now: the wall clock may be set back meanwhile.
  */
 static void
-sleep_until(TimestampTz until, bool for_work)
+worker_sleep_until(TimestampTz until, bool for_work)
 {
 	long		longest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 	instr_time	started;
@@ -158,7 +158,7 @@ sleep_until(TimestampTz until, bool for_work)
 		INSTR_TIME_SET_CURRENT(slept);
 		INSTR_TIME_SUBTRACT(slept, started);
 		left = Min(left, longest - (long) INSTR_TIME_GET_MILLISEC(slept));
-		attend();
+		handle_interrupts();
 		if (left <= 0 || (for_work && process->woken))
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, PG_WAIT_EXTENSION);
@@ -167,14 +167,14 @@ sleep_until(TimestampTz until, bool for_work)
 }
 
 static TimestampTz
-after(long ms)
+time_after(long ms)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }
 
 /* After a round: lets work gather if commits come faster than rounds. */
 static void
-gather(bool busy)
+gather_commits(bool busy)
 {
 	static long pause = 0;
 
@@ -208,14 +208,14 @@ lock_extension(void)
 
 /* Begins a transaction with the extension; ends the process if that is gone. */
 static void
-begin(void)
+begin_transaction(void)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	if (!lock_extension())
 	{
 		CommitTransactionCommand();
-		EvpgSharedFree(MyDatabaseId);
+		EvpgShmemFreeDatabase(MyDatabaseId);
 		proc_exit(0);
 	}
 }
@@ -226,7 +226,7 @@ begin(void)
  * none if others were in the way.
  */
 static bool
-survive(void (*round) (void), long *pause, bool quiet)
+run_round(void (*round) (void), long *pause, bool quiet)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool done = false;
@@ -263,11 +263,11 @@ evpg_probe_main(Datum arg)
 	connect_to_database();
 	StartTransactionCommand();
 	if (lock_extension())
-		(void) EvpgSharedFind(true);
+		(void) EvpgShmemDatabase(true);
 	CommitTransactionCommand();
-	LWLockAcquire(EvpgSharedMemory->lock, LW_EXCLUSIVE);
-	EvpgSharedMemory->probed = MyDatabaseId;
-	LWLockRelease(EvpgSharedMemory->lock);
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	EvpgShmem->probed = MyDatabaseId;
+	LWLockRelease(EvpgShmem->lock);
 	proc_exit(0);
 }
 
@@ -280,7 +280,7 @@ send_batch(void)
 {
 	const char *frame = batch.bytes;
 
-	begin();
+	begin_transaction();
 	/* What the frames tell must not be taken back by a crash. */
 	EvpgDurableAwait(batch.lsn);
 	for (int i = 0; i < batch.frames; i++)
@@ -310,7 +310,7 @@ static void
 begin_work(void)
 {
 	LockTimeout = LONGEST_LOCK_WAIT;
-	begin();
+	begin_transaction();
 }
 
 /*
@@ -330,7 +330,7 @@ commit_batch(void)
 {
 	commit_work();
 	pgstat_report_stat(false);
-	attend();
+	handle_interrupts();
 	begin_work();
 }
 
@@ -364,12 +364,12 @@ stand_in(void)
 		since = GetCurrentTimestamp();
 	if (!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), STAND_IN_AFTER))
 		return TimestampTzPlusMilliseconds(since, STAND_IN_AFTER);
-	if (!EvpgSharedStandIn(true))
-		return after(STAND_IN_AFTER);
-	while (EvpgRingTake(&batch) && survive(send_batch, &pause, true))
-		attend();
-	(void) EvpgSharedStandIn(false);
-	return after(STAND_IN_AFTER);
+	if (!EvpgProcessStandIn(true))
+		return time_after(STAND_IN_AFTER);
+	while (EvpgRingTake(&batch) && run_round(send_batch, &pause, true))
+		handle_interrupts();
+	(void) EvpgProcessStandIn(false);
+	return time_after(STAND_IN_AFTER);
 }
 
 void
@@ -380,21 +380,21 @@ evpg_worker_main(Datum arg)
 
 	connect_to_database();
 	EvpgAttemptNoteCancels();
-	force("deadlock_timeout", DEADLOCK_CHECK_AFTER);
-	attach();
+	force_setting("deadlock_timeout", DEADLOCK_CHECK_AFTER);
+	attach_process();
 	for (;;)
 	{
-		attend();
+		handle_interrupts();
 		process->woken = false;
 		/* What is committed from now on sets it again. */
 		pg_memory_barrier();
 		frames_at = stand_in();
-		if (!survive(run_pass, &pause, false))
-			sleep_until(after(pause), false);
+		if (!run_round(run_pass, &pause, false))
+			worker_sleep_until(time_after(pause), false);
 		else if (!more)
 		{
-			gather(process->woken);
-			sleep_until(Min(Min(after(EvpgNaptime), next), frames_at), true);
+			gather_commits(process->woken);
+			worker_sleep_until(Min(Min(time_after(EvpgNaptime), next), frames_at), true);
 		}
 	}
 }
@@ -404,7 +404,7 @@ evpg_worker_main(Datum arg)
 static void
 check_extension(void)
 {
-	begin();
+	begin_transaction();
 	CommitTransactionCommand();
 }
 
@@ -428,29 +428,29 @@ evpg_broadcaster_main(Datum arg)
 	long		pause = 0;
 
 	connect_to_database();
-	attach();
+	attach_process();
 	for (;;)
 	{
-		attend();
+		handle_interrupts();
 		process->woken = false;
 		if (!EvpgRingTake(&batch))
 		{
 			/* Its frames can go by NOTIFY; work that no worker does cannot. */
-			if (EvpgSharedMemory->crowded)
+			if (EvpgShmem->crowded)
 				proc_exit(0);
-			if (survive(check_extension, &pause, false))
-				sleep_until(after(BROADCASTER_NAPTIME), true);
+			if (run_round(check_extension, &pause, false))
+				worker_sleep_until(time_after(BROADCASTER_NAPTIME), true);
 			else
-				sleep_until(after(pause), false);
+				worker_sleep_until(time_after(pause), false);
 			continue;
 		}
 		hold_back_announcement();
 		/* A full queue or a full disk must not fill the log as well. */
-		if (!survive(send_batch, &pause, true))
+		if (!run_round(send_batch, &pause, true))
 		{
-			sleep_until(after(Min(pause, 1000)), false);
+			worker_sleep_until(time_after(Min(pause, 1000)), false);
 			continue;
 		}
-		gather(batch.commits > 1);
+		gather_commits(batch.commits > 1);
 	}
 }
