@@ -24,7 +24,7 @@ CREATE FUNCTION bench.register(language text) RETURNS boolean LANGUAGE sql AS $$
   SELECT CASE language
     WHEN 'c' THEN evpg_register_saga('transfer_c', library => 'evpg_bank', symbol => 'bank_transfer')
     ELSE evpg_register_saga('transfer', handler => 'bank.transfer_react', rejection_handler => 'bank.transfer_refused',
-      timer_handler => 'bank.transfer_too_late', correlation_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
+      timer_handler => 'bank.transfer_too_late', key_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
       event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}') END
 $$;
 

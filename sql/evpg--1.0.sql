@@ -431,7 +431,7 @@ CREATE TABLE evpg.timer (
 CREATE INDEX ON evpg.timer (due_at);
 CREATE INDEX ON evpg.timer (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON SEQUENCE evpg.timer_timer_id_seq IS 'draws ids of timers';
-COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and commands of evpg_schedule()';
+COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and commands of evpg_schedule_command()';
 
 CREATE TABLE evpg.dead_letter (
   dead_letter_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -754,9 +754,9 @@ CREATE FUNCTION evpg_projection_changes(name text, after_position bigint DEFAULT
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_projection_changes(text, bigint, int) IS 'rows changed after a position, up to the stable one, deleted ones with state NULL; go on from next_position';
 
-CREATE FUNCTION evpg_projection_put(name text, key text, state jsonb)
+CREATE FUNCTION evpg_put_projection(name text, key text, state jsonb)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_projection_put(text, text, jsonb) IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
+COMMENT ON FUNCTION evpg_put_projection(text, text, jsonb) IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
 
 CREATE FUNCTION evpg_rebuild_projection(name text, key text DEFAULT NULL, background boolean DEFAULT false)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -789,7 +789,7 @@ COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what 
 
 CREATE FUNCTION evpg.is_home() RETURNS boolean
   AS 'MODULE_PATHNAME', 'evpg_is_home' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg.is_home() IS 'tells whether consumers may run in this database: it is no copy, or evpg_activate() was called';
+COMMENT ON FUNCTION evpg.is_home() IS 'tells whether consumers may run in this database: it is no copy, or evpg_activate_consumers() was called';
 
 CREATE FUNCTION evpg.database_slots(OUT datid oid, OUT workers int, OUT workers_wanted int, OUT broadcaster_pid int, OUT reason text)
   RETURNS SETOF record AS 'MODULE_PATHNAME', 'evpg_database_slots' LANGUAGE C VOLATILE;
@@ -800,7 +800,7 @@ CREATE VIEW evpg.stat_database AS
          CASE WHEN s.reason IS NULL AND (h.home OR d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database())
               THEN 'served' ELSE 'not served' END AS status,
          CASE WHEN d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND NOT h.home
-              THEN 'this database was restored or copied: evpg_activate() lets its consumers run' ELSE s.reason END AS reason,
+              THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run' ELSE s.reason END AS reason,
          s.workers, s.workers_wanted, s.broadcaster_pid
     FROM evpg.database_slots() s
     CROSS JOIN (SELECT evpg.is_home() AS home) h
@@ -811,11 +811,11 @@ CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval D
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_wait_for(text, bigint, interval) IS 'waits until a projection has applied all events up to a position, or a saga has reacted to them; false when it did not in time';
 
-CREATE FUNCTION evpg_watch(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
+CREATE FUNCTION evpg_watch_projection(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
     after_generation int DEFAULT NULL)
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_watch(text, text, bigint, interval, int) IS 'waits until a key has another version than the one that is known, and returns its row, with state NULL when deleted; no row when it did not in time';
+COMMENT ON FUNCTION evpg_watch_projection(text, text, bigint, interval, int) IS 'waits until a key has another version than the one that is known, and returns its row, with state NULL when deleted; no row when it did not in time';
 
 -- ------------------------------------------------------------------ consumers
 
@@ -823,13 +823,13 @@ CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
   AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON PROCEDURE evpg_run(int) IS 'does what workers do, until there is nothing more to be done now; commits between batches';
 
-CREATE FUNCTION evpg_pause(name text)
+CREATE FUNCTION evpg_pause_consumer(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_pause(text) IS 'pauses a consumer after its current batch; false when it was';
+COMMENT ON FUNCTION evpg_pause_consumer(text) IS 'pauses a consumer after its current batch; false when it was';
 
-CREATE FUNCTION evpg_resume(name text)
+CREATE FUNCTION evpg_resume_consumer(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_resume(text) IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
+COMMENT ON FUNCTION evpg_resume_consumer(text) IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
 
 CREATE FUNCTION evpg_skip_event(name text, event_position bigint, reason text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -856,9 +856,9 @@ CREATE VIEW evpg.stat_consumer AS
          CASE WHEN c.status OPERATOR(pg_catalog.=) 'running' THEN c.retry_at END AS retry_at,
          coalesce(w.pid, i.pid) AS worker_pid, c.updated_at,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN NULL
-              WHEN NOT h.home THEN 'this database was restored or copied: evpg_activate() lets its consumers run'
-              WHEN c.status OPERATOR(pg_catalog.=) 'paused' THEN 'evpg_pause() was called: evpg_resume() lets it go on'
-              WHEN c.status OPERATOR(pg_catalog.=) 'stopped' THEN 'an event fails: repair its cause, then evpg_resume()' END AS reason,
+              WHEN NOT h.home THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run'
+              WHEN c.status OPERATOR(pg_catalog.=) 'paused' THEN 'evpg_pause_consumer() was called: evpg_resume_consumer() lets it go on'
+              WHEN c.status OPERATOR(pg_catalog.=) 'stopped' THEN 'an event fails: repair its cause, then evpg_resume_consumer()' END AS reason,
          t.dispatched AS dispatched_total, t.dead_lettered AS dead_lettered_total
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
           UNION ALL SELECT name, 'saga', 'async', pg_catalog.max(version) FROM evpg.saga GROUP BY name) p
@@ -912,7 +912,7 @@ COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: h
 
 CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, rejection_handler regproc DEFAULT NULL,
     timer_handler regproc DEFAULT NULL, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
-    start_event_types text[] DEFAULT NULL, correlation_path jsonpath DEFAULT NULL, correlation_function regproc DEFAULT NULL,
+    start_event_types text[] DEFAULT NULL, key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL,
     initial_state jsonb DEFAULT '{}', max_attempts int DEFAULT 5, backoff interval DEFAULT '1 second',
     max_backoff interval DEFAULT '5 minutes', start_position bigint DEFAULT NULL, version int DEFAULT 1,
     transitions jsonb DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
@@ -937,19 +937,19 @@ CREATE FUNCTION evpg_run_sagas(max_events int DEFAULT NULL, OUT dispatched bigin
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_run_sagas(int) IS 'lets sagas react to what there is now, in this transaction: how many commands were sent, and how many dead letters written';
 
-CREATE FUNCTION evpg_schedule(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+CREATE FUNCTION evpg_schedule_command(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL,
     causation_id text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME', 'evpg_schedule_command' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_schedule(timestamptz, text, text, text, jsonb, text, jsonb, text, text, text) IS 'executes a command at a time, once; returns the id of the timer';
+COMMENT ON FUNCTION evpg_schedule_command(timestamptz, text, text, text, jsonb, text, jsonb, text, text, text) IS 'executes a command at a time, once; returns the id of the timer';
 
-CREATE FUNCTION evpg_reschedule(timer_id bigint, due_at timestamptz)
+CREATE FUNCTION evpg_reschedule_timer(timer_id bigint, due_at timestamptz)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_reschedule(bigint, timestamptz) IS 'moves a timer; false when it is not there any more';
+COMMENT ON FUNCTION evpg_reschedule_timer(bigint, timestamptz) IS 'moves a timer; false when it is not there any more';
 
-CREATE FUNCTION evpg_cancel(timer_id bigint)
+CREATE FUNCTION evpg_cancel_timer(timer_id bigint)
   RETURNS boolean AS 'MODULE_PATHNAME', 'evpg_cancel_timer' LANGUAGE C STRICT;
-COMMENT ON FUNCTION evpg_cancel(bigint) IS 'removes a timer; false when it is not there any more';
+COMMENT ON FUNCTION evpg_cancel_timer(bigint) IS 'removes a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_retry_dead_letter(dead_letter_id bigint)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C STRICT ROWS 1;
@@ -1186,9 +1186,9 @@ COMMENT ON FUNCTION evpg_prune_parked_events(interval) IS 'empties events that w
 
 -- ------------------------------------------------------------------ copies
 
-CREATE FUNCTION evpg_activate()
+CREATE FUNCTION evpg_activate_consumers()
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_activate() IS 'lets consumers run in this database after it was restored or copied; false when they could already';
+COMMENT ON FUNCTION evpg_activate_consumers() IS 'lets consumers run in this database after it was restored or copied; false when they could already';
 
 -- ------------------------------------------------------------------ privileges
 
@@ -1235,7 +1235,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_projection', NULL, '{reader,executor}'),
   ('routine', 'evpg_projection_required', NULL, '{reader,executor}'),
   ('routine', 'evpg_projection_changes', NULL, '{reader}'),
-  ('routine', 'evpg_projection_put', NULL, '{operator}'),
+  ('routine', 'evpg_put_projection', NULL, '{operator}'),
   ('routine', 'evpg_rebuild_projection', NULL, '{operator}'),
   ('routine', 'evpg_cancel_rebuild', NULL, '{operator}'),
   ('routine', 'evpg_channel', NULL, '{reader,executor}'),
@@ -1243,10 +1243,10 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_unlisten', NULL, '{reader,executor}'),
   ('routine', 'broadcast_counters', NULL, '{monitor,reader}'),
   ('routine', 'evpg_wait_for', NULL, '{reader,executor}'),
-  ('routine', 'evpg_watch', NULL, '{reader,executor}'),
+  ('routine', 'evpg_watch_projection', NULL, '{reader,executor}'),
   ('routine', 'evpg_run', NULL, '{operator}'),
-  ('routine', 'evpg_pause', NULL, '{operator}'),
-  ('routine', 'evpg_resume', NULL, '{operator}'),
+  ('routine', 'evpg_pause_consumer', NULL, '{operator}'),
+  ('routine', 'evpg_resume_consumer', NULL, '{operator}'),
   ('routine', 'evpg_skip_event', NULL, '{operator}'),
   ('routine', 'evpg_replay_parked', NULL, '{operator}'),
   ('routine', 'evpg_register_saga', NULL, '{operator}'),
@@ -1254,9 +1254,9 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_saga', NULL, '{reader,executor}'),
   ('routine', 'evpg_rebuild_saga', NULL, '{operator}'),
   ('routine', 'evpg_run_sagas', NULL, '{operator}'),
-  ('routine', 'evpg_schedule', NULL, '{executor}'),
-  ('routine', 'evpg_reschedule', NULL, '{operator}'),
-  ('routine', 'evpg_cancel', NULL, '{operator}'),
+  ('routine', 'evpg_schedule_command', NULL, '{executor}'),
+  ('routine', 'evpg_reschedule_timer', NULL, '{operator}'),
+  ('routine', 'evpg_cancel_timer', NULL, '{operator}'),
   ('routine', 'evpg_retry_dead_letter', NULL, '{operator}'),
   ('routine', 'evpg_retry_dead_letters', NULL, '{operator}'),
   ('routine', 'evpg_discard_dead_letter', NULL, '{operator}'),
@@ -1277,7 +1277,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_register_translator', NULL, '{operator}'),
   ('routine', 'evpg_drop_translator', NULL, '{operator}'),
   ('routine', 'evpg_translate', NULL, '{executor}'),
-  ('routine', 'evpg_activate', NULL, '{operator}'),
+  ('routine', 'evpg_activate_consumers', NULL, '{operator}'),
   ('routine', 'clock_timestamp', NULL, '{monitor,reader,executor}'),
   ('routine', 'evpg_set_clock_offset', NULL, '{operator}'),
   ('routine', 'access_parts', NULL, '{owner}'),

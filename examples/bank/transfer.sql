@@ -111,7 +111,7 @@ $$;
 
 -- The transitions are a safeguard: any other change of state is an error.
 SELECT evpg_register_saga('transfer', handler => 'bank.transfer_react', rejection_handler => 'bank.transfer_refused',
-  timer_handler => 'bank.transfer_too_late', correlation_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
+  timer_handler => 'bank.transfer_too_late', key_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
   event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}',
   transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done"]}') AS transfer_saga_changed;
 

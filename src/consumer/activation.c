@@ -3,7 +3,7 @@
  * activation.c
  *		Whether this database is the one that evpg was created in, or a copy:
  *		consumers of a copy would send commands and messages a second time, so
- *		they are inactive until evpg_activate().
+ *		they are inactive until evpg_activate_consumers().
  *
  * evpg.meta says for which system identifier and database its contents are.
  * CREATE EXTENSION writes one row, and a dump saves it.  After a restore there
@@ -27,7 +27,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 
-PG_FUNCTION_INFO_V1(evpg_activate);
+PG_FUNCTION_INFO_V1(evpg_activate_consumers);
 PG_FUNCTION_INFO_V1(evpg_is_home);
 
 /* What the row of this database has to say, for EVPG_PLAN_HOME_*. */
@@ -71,7 +71,7 @@ report_copy(int level)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("consumers of this database are inactive"),
 				 errdetail("It was restored or copied, and the original may still run them."),
-				 errhint("Run evpg_activate() if they are to run here.")));
+				 errhint("Run evpg_activate_consumers() if they are to run here.")));
 }
 
 /* Error if consumers may not run in this database.  The caller is inside EvpgEnter. */
@@ -169,14 +169,14 @@ static EvpgStatement update_activation = {
 
 /* Lets consumers run in this database, and sequences draw what no row has; false if both were so already. */
 Datum
-evpg_activate(PG_FUNCTION_ARGS)
+evpg_activate_consumers(PG_FUNCTION_ARGS)
 {
 	EvpgScope	scope;
 	Datum		values[2];
 	bool		paused;
 	bool		behind;
 
-	EvpgEnter(&scope, "evpg_activate()");
+	EvpgEnter(&scope, "evpg_activate_consumers()");
 	behind = advance_sequences();
 	paused = !EvpgActivationIsHere();
 	if (paused)

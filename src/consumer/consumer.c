@@ -43,8 +43,8 @@
 #include "utils/inval.h"
 #include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(evpg_pause);
-PG_FUNCTION_INFO_V1(evpg_resume);
+PG_FUNCTION_INFO_V1(evpg_pause_consumer);
+PG_FUNCTION_INFO_V1(evpg_resume_consumer);
 PG_FUNCTION_INFO_V1(evpg_skip_event);
 
 /* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are owners of consumers. */
@@ -568,16 +568,16 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 }
 
 Datum
-evpg_pause(PG_FUNCTION_ARGS)
+evpg_pause_consumer(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(set_running(fcinfo, false, "evpg_pause()"));
+	PG_RETURN_BOOL(set_running(fcinfo, false, "evpg_pause_consumer()"));
 }
 
 /* Also tries an event again at once that has failed. */
 Datum
-evpg_resume(PG_FUNCTION_ARGS)
+evpg_resume_consumer(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(set_running(fcinfo, true, "evpg_resume()"));
+	PG_RETURN_BOOL(set_running(fcinfo, true, "evpg_resume_consumer()"));
 }
 
 static EvpgStatement update_parked_event_skip = {

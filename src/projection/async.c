@@ -136,7 +136,7 @@ tell_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bo
 					position),
 			 errdetail("The error has SQLSTATE %s; evpg.%s has the rest.", unpack_sql_state(error->sqlerrcode),
 					   stop ? "consumer" : "parked_event"),
-			 stop ? errhint("When the cause is gone, use evpg_resume(); or evpg_skip_event().") :
+			 stop ? errhint("When the cause is gone, use evpg_resume_consumer(); or evpg_skip_event().") :
 			 errhint("When the cause is gone, use evpg_replay_parked().")));
 }
 

@@ -217,7 +217,7 @@ load_projection_module(EvpgProjection *projection)
 	return &projection->module;
 }
 
-/* Whether the projection takes events at all; without code, its rows are put by evpg_projection_put() alone. */
+/* Whether the projection takes events at all; without code, its rows are put by evpg_put_projection() alone. */
 bool
 EvpgProjectionHasCode(const EvpgProjection *projection)
 {
@@ -250,7 +250,7 @@ EvpgProjectionRequireCode(const EvpgProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot rebuild projection \"%s\"", projection->name),
-				 errdetail("It has no code; its rows are what evpg_projection_put() made them.")));
+				 errdetail("It has no code; its rows are what evpg_put_projection() made them.")));
 }
 
 /* The reducer or handler of a projection that is not native. */

@@ -28,7 +28,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-PG_FUNCTION_INFO_V1(evpg_projection_put);
+PG_FUNCTION_INFO_V1(evpg_put_projection);
 
 static void
 refuse_table_projection(const EvpgProjection *projection, const char *action)
@@ -60,7 +60,7 @@ lock_key(const char *name, const char *key, const char *action, EvpgProjectionRo
 }
 
 Datum
-evpg_projection_put(PG_FUNCTION_ARGS)
+evpg_put_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
 	char	   *key = EvpgArgKey(fcinfo, 1);
@@ -70,7 +70,7 @@ evpg_projection_put(PG_FUNCTION_ARGS)
 	EvpgProjectionRow row;
 
 	EvpgRefuseInProjection("put projections");
-	EvpgEnter(&scope, "evpg_projection_put()");
+	EvpgEnter(&scope, "evpg_put_projection()");
 	projection = lock_key(name, key, "put", &row);
 	if (projection->native && state != NULL && !JB_ROOT_IS_OBJECT(state))
 		ereport(ERROR,

@@ -107,7 +107,7 @@ refuse_without_code(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a projection without a reducer, a handler or a library takes no events"),
-				 errdetail("Its rows are what evpg_projection_put() makes them."),
+				 errdetail("Its rows are what evpg_put_projection() makes them."),
 				 errhint("Give name, broadcast and event_name alone, or reducer, or handler, or library and symbol.")));
 }
 

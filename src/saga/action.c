@@ -87,7 +87,7 @@ get_object(Jsonb *object, const char *name, const char *what)
 }
 
 /*
- * A command that is kept as an object: of an action, or of evpg_schedule().  It
+ * A command that is kept as an object: of an action, or of evpg_schedule_command().  It
  * is checked.
  */
 void

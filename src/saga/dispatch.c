@@ -359,7 +359,7 @@ react_to_timer(EvpgReactionRun *acting, const EvpgTimer *timer)
 	apply_reaction(acting, &reaction, state_name(instance->state));
 }
 
-/* A command of evpg_schedule(); what is refused now would be refused again. */
+/* A command of evpg_schedule_command(); what is refused now would be refused again. */
 static void
 execute_scheduled(EvpgReactionRun *acting, const EvpgTimer *timer)
 {

@@ -16,7 +16,7 @@
 /* An event or a timer that is to be reacted to, or a command that is due. */
 typedef struct EvpgDueItem
 {
-	char	   *saga;			/* NULL: a command of evpg_schedule() */
+	char	   *saga;			/* NULL: a command of evpg_schedule_command() */
 	char	   *key;
 	int64		position;		/* of the event; 0: a timer */
 	int64		timer_id;
@@ -45,7 +45,7 @@ typedef struct EvpgTimer
 {
 	char	   *name;			/* of a saga's */
 	Jsonb	   *payload;		/* NULL: none */
-	Jsonb	   *command;		/* of evpg_schedule(), else NULL */
+	Jsonb	   *command;		/* of evpg_schedule_command(), else NULL */
 	TimestampTz scheduled_at;
 	TimestampTz due_at;
 	int			depth;

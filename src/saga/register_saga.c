@@ -93,7 +93,7 @@ check_saga_arguments(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a saga has one kind of key"),
-				 errhint("Give correlation_path, or correlation_function, or neither for the aggregate id.")));
+				 errhint("Give key_path, or key_function, or neither for the aggregate id.")));
 }
 
 /* {"state": ["next", ...], ...} */
@@ -276,7 +276,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgRefuseInProjection("register sagas");
 	EvpgRefuseInSaga("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
-	EvpgAdvisePath("correlation_path", "saga", name, PG_ARGISNULL(ARG_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
+	EvpgAdvisePath("key_path", "saga", name, PG_ARGISNULL(ARG_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
 	/* An old snapshot would not see which versions have instances. */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);

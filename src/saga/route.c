@@ -235,7 +235,7 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 		ereport(EvpgSubtransactionLevel(),
 				(errmsg("saga \"%s\" of database \"%s\" has stopped", consumer->name, get_database_name(MyDatabaseId)),
 				 errdetail("The error has SQLSTATE %s; evpg.consumer has the rest.", unpack_sql_state(error->sqlerrcode)),
-				 errhint("When the cause is gone, use evpg_resume().")));
+				 errhint("When the cause is gone, use evpg_resume_consumer().")));
 	return false;
 }
 

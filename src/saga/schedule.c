@@ -23,7 +23,7 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(evpg_schedule_command);
-PG_FUNCTION_INFO_V1(evpg_reschedule);
+PG_FUNCTION_INFO_V1(evpg_reschedule_timer);
 PG_FUNCTION_INFO_V1(evpg_cancel_timer);
 
 static TimestampTz
@@ -118,7 +118,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	/* Of who schedules it, not of who is there when it is due. */
 	EvpgContextApply(&command);
 	EvpgRefuseInProjection("schedule commands");
-	EvpgEnter(&scope, "evpg_schedule()");
+	EvpgEnter(&scope, "evpg_schedule_command()");
 	/* A mistake should not wait for its time. */
 	(void) EvpgAggregateGetWithState(command.aggregate_type);
 	timer.command = command_to_jsonb(&command);
@@ -166,14 +166,14 @@ static EvpgStatement update_due_at = {
 
 /* Also one of a saga; the worker must look again when it is due. */
 Datum
-evpg_reschedule(PG_FUNCTION_ARGS)
+evpg_reschedule_timer(PG_FUNCTION_ARGS)
 {
 	Datum		values[2] = {PG_GETARG_DATUM(0), TimestampTzGetDatum(check_due(PG_GETARG_TIMESTAMPTZ(1)))};
 	bool		moved;
 	EvpgScope	scope;
 
 	EvpgRefuseInProjection("change timers");
-	EvpgEnter(&scope, "evpg_reschedule()");
+	EvpgEnter(&scope, "evpg_reschedule_timer()");
 	moved = change_timer(&update_due_at, values);
 	EvpgWakeConsumersAtCommit();
 	EvpgLeave(&scope);
@@ -196,7 +196,7 @@ evpg_cancel_timer(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgRefuseInProjection("change timers");
-	EvpgEnter(&scope, "evpg_cancel()");
+	EvpgEnter(&scope, "evpg_cancel_timer()");
 	cancelled = change_timer(&delete_user_timer, &value);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(cancelled);

@@ -124,7 +124,7 @@ tell_of_copy(bool copy)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("consumers of database \"%s\" are inactive", get_database_name(MyDatabaseId)),
 				 errdetail("It was restored or copied, and the original may still run them."),
-				 errhint("Run evpg_activate() there if they are to run in it.")));
+				 errhint("Run evpg_activate_consumers() there if they are to run in it.")));
 	told = copy;
 }
 

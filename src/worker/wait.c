@@ -41,7 +41,7 @@
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(evpg_wait_for);
-PG_FUNCTION_INFO_V1(evpg_watch);
+PG_FUNCTION_INFO_V1(evpg_watch_projection);
 
 /* How long to wait, in microseconds. */
 static int64
@@ -115,8 +115,8 @@ refuse_idle_consumer(const Wait *wait)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot wait for \"%s\", which is %s", wait->name, consumer.stopped ? "stopped" : "paused"),
 					 consumer.stopped ? errdetail("An event fails at position " INT64_FORMAT ".", consumer.error_position) :
-					 errdetail("Somebody has called evpg_pause()."),
-					 errhint("See status and reason in evpg.stat_consumer; evpg_resume() lets it go on.")));
+					 errdetail("Somebody has called evpg_pause_consumer()."),
+					 errhint("See status and reason in evpg.stat_consumer; evpg_resume_consumer() lets it go on.")));
 	}
 	EvpgLeave(&scope);
 }
@@ -237,7 +237,7 @@ has_changed(const Wait *wait)
 }
 
 Datum
-evpg_watch(PG_FUNCTION_ARGS)
+evpg_watch_projection(PG_FUNCTION_ARGS)
 {
 	Wait		wait = {
 		.name = EvpgArgName(fcinfo, 0, "projection name"),

@@ -202,7 +202,7 @@ def consistent():
     with connect() as session:
         for guard in ('guard_async', 'guard_saga'):
             try:
-                session.execute("SELECT evpg_resume('%s')" % guard)       # at once, also if a clock was moved while it waited
+                session.execute("SELECT evpg_resume_consumer('%s')" % guard)       # at once, also if a clock was moved while it waited
                 deep = 1
                 while deep:                 # sagas that call may be made to cause each other without end, up to the limit
                     row = session.execute("SELECT evpg_wait_for('%s', (SELECT coalesce(max(position), 0) FROM evpg.event_log), '120 s')" % guard).fetchone()

@@ -79,4 +79,4 @@ def fresh(database=DATABASE):
         session.execute('DROP DATABASE IF EXISTS %s WITH (FORCE)' % database)
         session.execute('CREATE DATABASE %s TEMPLATE %s' % (database, TEMPLATE))
     with connect(database=database) as session:
-        session.execute('SELECT evpg_activate()')
+        session.execute('SELECT evpg_activate_consumers()')

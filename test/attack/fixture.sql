@@ -5,7 +5,7 @@ CREATE SCHEMA IF NOT EXISTS attack;
 GRANT USAGE ON SCHEMA attack TO PUBLIC;
 SET search_path = "$user", public;
 SELECT evpg_set_clock_offset();
-SELECT evpg_activate();
+SELECT evpg_activate_consumers();
 
 -- Runs statements, each in a transaction of its own or with those before it, in one round trip; a cancel ends it.  Says what
 -- became of each, and where, and under which path that ended.  What it uses is qualified, for the path may be one of traps.
@@ -171,6 +171,6 @@ SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply', invarian
        evpg_register_projection('reset', handler => 'attack.write_reset', aggregate_types => '{note}', reset => 'attack.reset'),
        evpg_register_projection('guard', 'attack.count', key_function => 'attack.stream'),
        evpg_register_projection('guard_async', 'attack.count', mode => 'async', key_function => 'attack.stream'),
-       evpg_register_saga('guard_saga', 'attack.count_reaction', correlation_function => 'attack.stream'),
-       evpg_register_saga('saga', 'attack.saga', rejection_handler => 'attack.reject', timer_handler => 'attack.timer', correlation_function => 'attack.saga_key',
+       evpg_register_saga('guard_saga', 'attack.count_reaction', key_function => 'attack.stream'),
+       evpg_register_saga('saga', 'attack.saga', rejection_handler => 'attack.reject', timer_handler => 'attack.timer', key_function => 'attack.saga_key',
          aggregate_types => '{note}', event_types => '{Start}', max_attempts => 1);

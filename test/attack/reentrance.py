@@ -45,8 +45,8 @@ DO 'BEGIN BEGIN PERFORM evpg_drop_projection($$inline$$); RAISE division_by_zero
 SELECT * FROM evpg_inject('note', 'other', evpg_event('Z'))|SELECT evpg_create_stream('note', 'fresh')|SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply')
 SELECT evpg_rebuild_projection('inline')|SELECT evpg_rebuild_projection('async')|SELECT evpg_rebuild_projection('inline_table')|SELECT evpg_rebuild_projection('async_table')
 SELECT evpg_rebuild_projection('reset')|SELECT evpg_rebuild_projection('inline', 'a')|SELECT evpg_rebuild_projection('async', background => true)|SELECT evpg_rebuild_projection('inline', background => true)
-SELECT evpg_wait_for('async', 1, '1 ms')|SELECT evpg_watch('inline', 'a', timeout => '1 ms')|SELECT * FROM evpg_state('note', 'a')|SELECT * FROM evpg_read_all()
-SELECT evpg_listen('inline')|SELECT evpg_schedule(now(), 'note', 'a', 'X')|SELECT evpg_set_clock_offset('1 day')|SELECT evpg_reject('no')|SELECT evpg_projection_put('inline', 'a', '{}')
+SELECT evpg_wait_for('async', 1, '1 ms')|SELECT evpg_watch_projection('inline', 'a', timeout => '1 ms')|SELECT * FROM evpg_state('note', 'a')|SELECT * FROM evpg_read_all()
+SELECT evpg_listen('inline')|SELECT evpg_schedule_command(now(), 'note', 'a', 'X')|SELECT evpg_set_clock_offset('1 day')|SELECT evpg_reject('no')|SELECT evpg_put_projection('inline', 'a', '{}')
 SELECT evpg_rebuild_saga('saga')|SELECT evpg_run_sagas()|SELECT evpg_retry_dead_letters('saga')|SELECT evpg_replay_parked('async')|SELECT evpg_enable_index('event_type')
 CREATE OR REPLACE FUNCTION attack.key(event evpg.event) RETURNS text LANGUAGE sql AS 'SELECT event.aggregate_id'
 """.strip().replace('\n', '|').split('|')
@@ -56,7 +56,7 @@ FUNCTIONS = ('handle', 'apply', 'keep', 'intercept', 'translate', 'inline', 'asy
 CHANGES = ('DROP FUNCTION attack.%s', 'ALTER FUNCTION attack.%s RENAME TO gone', 'ALTER FUNCTION attack.%s OWNER TO attack_reader', "ALTER FUNCTION attack.%s SET search_path = ''", 'ALTER FUNCTION attack.%s STRICT')
 DROPS = ("aggregate('note')", "interceptor('interceptor')", "translator('translator')", "projection('inline')", "projection('async')", "projection('inline_table')",
          "projection('async_table')", "projection('reset')", "saga('saga')")
-CONSUMER_VERBS = ("SELECT evpg_pause('%s')", "SELECT evpg_resume('%s')", "SELECT evpg_skip_event('%s', 1, 'x')")
+CONSUMER_VERBS = ("SELECT evpg_pause_consumer('%s')", "SELECT evpg_resume_consumer('%s')", "SELECT evpg_skip_event('%s', 1, 'x')")
 
 HEALTH = r"""SELECT md5(concat_ws(' ',
   (SELECT string_agg(concat_ws(' ', aggregate_type, handler, reducer, invariant, snapshot_every, registered_by), ',' ORDER BY aggregate_type) FROM evpg.aggregate_type),

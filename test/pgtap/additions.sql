@@ -23,7 +23,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
   $w$SELECT try('a', 'Add', '{"n": 1}')$w$, $w$SELECT try('new', 'Add', '{"n": 1}')$w$,
   $w$SELECT FROM evpg_append('counter', 'a', ARRAY[evpg_event('Added', '{"n": 1}')])$w$,
   $w$SELECT FROM evpg_inject('counter', 'a', evpg_event('Added', '{"n": 1}', event_id => gen_random_uuid()))$w$,
-  $w$SELECT FROM evpg_read_stream('counter', 'a')$w$, $w$SELECT evpg_projection_put('last', 'a', '{}')$w$,
+  $w$SELECT FROM evpg_read_stream('counter', 'a')$w$, $w$SELECT evpg_put_projection('last', 'a', '{}')$w$,
   $w$SELECT evpg_rebuild_projection('last')$w$]) AS statement;
 
 -- What the ways say after a change that is rolled back: each answer once, and the detail and hint of one.
@@ -127,7 +127,7 @@ SELECT is(error_of(format($$SELECT evpg_execute('counter', 'c', 'Add', '{"n": %s
     (14, '23514 new row for relation "projection_state" violates check constraint "projection_state_state_check"', 'projection_state'), (1, 'no error', 'none')) x (n, answer, t);
 SELECT is(error_of($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2]}')$$), '23514 new row for relation "stream" violates check constraint "stream_version_check"', 'a CHECK of stream'),
   is(try('a', 'Add', '{"n": 1}'), 'ok 12', 'which holds');
-SELECT is(error_of($$SELECT evpg_projection_put('last', 'd', '{"n": 14}')$$), '23514 new row for relation "projection_state" violates check constraint "projection_state_state_check"', 'evpg_projection_put');
+SELECT is(error_of($$SELECT evpg_put_projection('last', 'd', '{"n": 14}')$$), '23514 new row for relation "projection_state" violates check constraint "projection_state_state_check"', 'evpg_put_projection');
 ALTER TABLE evpg.projection_state ALTER COLUMN state SET NOT NULL;
 SELECT is(try('c', 'Subtract', '{"n": 1}'), 'rejected 2', 'NOT NULL, if the row is deleted'), is(try('c', 'Add', '{"n": 1}'), 'ok 3', 'and if not');
 SELECT is((SELECT count(*) FROM evpg.event_log), (SELECT sum(version) FROM evpg.stream)::bigint, 'streams count their events');

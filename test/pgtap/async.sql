@@ -93,7 +93,7 @@ CALL evpg_run();
 SELECT is(heard(), 'delta a 1.1 {"n": 1}, delta b 1.1 {"n": 2}, delta a 1.2 {"n": 3}, delta a 1.4 {"n": 5} deleted, delta a 2.1 {"n": 6}', 'rule 14: a frame for each event, in the order of positions');
 CALL evpg_run();
 SELECT is(heard(), '', 'rule 10: once');
-SELECT evpg_projection_put('sums', 'a', '{"sum": 9}') \g /dev/null
+SELECT evpg_put_projection('sums', 'a', '{"sum": 9}') \g /dev/null
 SELECT is(heard(), 'put a 2.2 {"sum": 9}', 'C20: a put');
 SELECT add('a', 1) \g /dev/null
 CALL evpg_run();

@@ -35,8 +35,8 @@ SELECT now_due() \g /dev/null
 CALL evpg_run();
 SELECT is(consumer_of('list'), 'stopped -3 at 3 tried 3 errors 1', 'rule 10: and stays so');
 SELECT is(evpg_wait_for('list', 1, '0') AND NOT evpg_wait_for('list', (SELECT last_value FROM evpg.event_position), '0'), true, 'rule 10: it has come so far');
-SELECT is(evpg_resume('list'), true, 'rule 10: until it is resumed');
-SELECT is(evpg_resume('list'), false, 'rule 10: once');
+SELECT is(evpg_resume_consumer('list'), true, 'rule 10: until it is resumed');
+SELECT is(evpg_resume_consumer('list'), false, 'rule 10: once');
 CALL evpg_run();
 SELECT is(rows_of('list'), 'a: 1.3 [1, 3, 4], b: 1.2 [2, 5]', 'rule 10: then each event is applied, once, in order');
 SELECT is(consumer_of('list'), 'running 0 tried 0 errors 1', 'rule 10: the error is over');
@@ -46,7 +46,7 @@ SET test.break = 6;
 CALL evpg_run();
 SELECT is(consumer_of('list'), 'running -1 at 6 tried 1 errors 2', 'rule 10: alone from the first attempt on');
 RESET test.break;
-SELECT is(evpg_resume('list'), true, 'rule 10: evpg_resume() also makes the next attempt due');
+SELECT is(evpg_resume_consumer('list'), true, 'rule 10: evpg_resume_consumer() also makes the next attempt due');
 CALL evpg_run();
 SELECT is(row_of('list', 'a'), '1.4 [1, 3, 4, 6]', 'rule 10: which succeeds');
 -- a failure within a batch takes nothing with it: two bad events
@@ -55,11 +55,11 @@ SET test.break = '10,20';
 CALL evpg_run();
 SELECT is((SELECT state->-1 FROM evpg_projection('list', 'a')), '9', 'rule 10: up to the first');
 SET test.break = '20';
-SELECT evpg_resume('list') \g /dev/null
+SELECT evpg_resume_consumer('list') \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT state->-1 FROM evpg_projection('list', 'a')), '19', 'rule 10: up to the second');
 RESET test.break;
-SELECT evpg_resume('list') \g /dev/null
+SELECT evpg_resume_consumer('list') \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT state FROM evpg_projection('list', 'a')), '[1, 3, 4, 6]' || (SELECT jsonb_agg(n) FROM generate_series(7, 30) n), 'rule 10: and the rest');
 SELECT evpg_drop_projection('list'), evpg_drop_projection('other') \g /dev/null
@@ -240,19 +240,19 @@ RESET test.break;
 
 -- ------------------------------------------------------------------ pause and resume
 
-SELECT is(evpg_pause('list'), true, 'rule 10: paused');
-SELECT is(evpg_pause('list'), false, 'rule 10: once');
+SELECT is(evpg_pause_consumer('list'), true, 'rule 10: paused');
+SELECT is(evpg_pause_consumer('list'), false, 'rule 10: once');
 SELECT add('a', 8) \g /dev/null
 CALL evpg_run();
 SELECT is(row_of('list', 'a') || ' ' || consumer_of('list') || ' ' || (SELECT status FROM evpg.stat_consumer WHERE name = 'list'), '2.3 [1, 3, 7] paused -1 tried 0 errors ' || (SELECT errors_total FROM evpg.consumer WHERE name = 'list') || ' paused', 'rule 10: nothing is applied');
 SELECT is(evpg_rebuild_projection('list'), 8::bigint, 'rule 13: a rebuild applies it nevertheless');
 SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'list'), 'paused', 'rule 13: and leaves it paused');
-SELECT is(evpg_resume('list'), true, 'rule 10: resumed');
+SELECT is(evpg_resume_consumer('list'), true, 'rule 10: resumed');
 SELECT add('a', 9) \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT state FROM evpg_projection('list', 'a')), '[1, 3, 7, 8, 9]', 'rule 10: it goes on');
 BEGIN;
-SELECT evpg_pause('list') \g /dev/null
+SELECT evpg_pause_consumer('list') \g /dev/null
 ROLLBACK;
 SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'list'), 'running', 'rule 10: a pause is rolled back');
 

@@ -56,7 +56,7 @@ CALL evpg_run();
 SELECT is((SELECT state FROM evpg_projection('p', 'm')), (SELECT jsonb_agg(data->'n' ORDER BY position) FROM evpg.event WHERE aggregate_id = 'm'), 'rules 10, 11: back and forth: every event once, in order');
 SELECT is((SELECT generation || '.' || version FROM evpg_projection('p', 'm')), (SELECT '1.' || count(*) FROM evpg.event WHERE aggregate_id = 'm'), 'rule 12: and counted');
 -- while paused, while stopped
-SELECT evpg_register_projection('p', 'test.list_apply', mode => 'async', max_attempts => 1), evpg_pause('p'), add('o', 1) \g /dev/null
+SELECT evpg_register_projection('p', 'test.list_apply', mode => 'async', max_attempts => 1), evpg_pause_consumer('p'), add('o', 1) \g /dev/null
 SELECT evpg_register_projection('p', 'test.list_apply') \g /dev/null
 SELECT is(row_of('p', 'o'), '1.1 [1]', 'rule 11: one that is paused becomes inline');
 SELECT evpg_register_projection('p', 'test.list_apply', mode => 'async', max_attempts => 1), add('o', 2) \g /dev/null
@@ -83,7 +83,7 @@ CALL evpg_run();
 SELECT add('q', 2), add('q', 3, 'Odd') \g /dev/null
 SELECT evpg_register_projection('q', 'test.sum_apply', mode => 'async', event_types => '{Odd}', initial_state => '{}', start_position => (SELECT start_position FROM evpg.projection WHERE name = 'q')) \g /dev/null
 SELECT is(consumer_of('q'), 'running -2 tried 0 errors 0', 'rule 11: another definition keeps the checkpoint');
-SELECT evpg_projection_put('q', 'q', '{"sum": 100}') \g /dev/null
+SELECT evpg_put_projection('q', 'q', '{"sum": 100}') \g /dev/null
 CALL evpg_run();
 SELECT is(row_of('q', 'q'), '1.3 {"sum": 100, "count": 1}', 'rule 11: and applies what comes after it');
 SELECT evpg_drop_projection('q'), evpg_register_projection('q', 'test.list_apply', mode => 'async', aggregate_types => '{none}') \g /dev/null
@@ -123,14 +123,14 @@ SELECT is(error_of(format('SELECT evpg_register_projection(''taken'', %s)', argu
 SELECT is(error_of($$SELECT evpg_register_projection('taken', handler => 'test.statement_write', max_attempts => 1)$$), '22023 max_attempts and start_position of an inline projection are for its rebuilds', 'rule 10: also if it was asynchronous');
 SELECT evpg_drop_projection('taken') \g /dev/null
 SELECT fails(statement, error, 'rule 10: ' || statement) FROM (VALUES
-  ($$SELECT evpg_pause('nope')$$, 'VE010 there is no consumer "nope"'), ($$SELECT evpg_resume('nope')$$, 'VE010 there is no consumer "nope"'),
+  ($$SELECT evpg_pause_consumer('nope')$$, 'VE010 there is no consumer "nope"'), ($$SELECT evpg_resume_consumer('nope')$$, 'VE010 there is no consumer "nope"'),
   ($$SELECT evpg_skip_event('nope', 1, 'x')$$, 'VE010 there is no consumer "nope"'), ($$SELECT evpg_replay_parked('nope')$$, 'VE0__ %"nope"%'),
-  ($$SELECT evpg_pause('inl')$$, '55000 projection "inl" is inline'), ($$SELECT evpg_resume('inl')$$, '55000 projection "inl" is inline'), ($$SELECT evpg_skip_event('inl', 1, 'x')$$, '55000 projection "inl" is inline'),
+  ($$SELECT evpg_pause_consumer('inl')$$, '55000 projection "inl" is inline'), ($$SELECT evpg_resume_consumer('inl')$$, '55000 projection "inl" is inline'), ($$SELECT evpg_skip_event('inl', 1, 'x')$$, '55000 projection "inl" is inline'),
   ($$SELECT evpg_skip_event('asy', 1, '')$$, '22023 %'), ($$SELECT evpg_skip_event('asy', 1, NULL)$$, '22004 reason must not be null'), ($$SELECT evpg_skip_event('asy', NULL, 'x')$$, '22004 event_position must not be null'), ($$SELECT evpg_skip_event('asy', 1, repeat('x', 2000))$$, 'VE014 %'),
   ($$SELECT evpg_skip_event('asy', 999999, 'there is no such event')$$, '_____ %'),
   ($$SELECT evpg_replay_parked(NULL)$$, '22004 consumer name must not be null'), ($$SELECT evpg_replay_parked('asy', -1)$$, '22023 %'),
   ($$CALL evpg_run()$$, '2D000 evpg_run() commits, so it cannot be called inside a transaction block'), ($$CALL evpg_run(0)$$, '2D000 %')) x (statement, error);
-SELECT is(evpg_pause(NULL) IS NULL AND evpg_resume(NULL) IS NULL, true, 'C11: NULL is nothing');
+SELECT is(evpg_pause_consumer(NULL) IS NULL AND evpg_resume_consumer(NULL) IS NULL, true, 'C11: NULL is nothing');
 
 SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
 SELECT is(error_of($$SELECT dblink_exec('listener', 'CALL evpg_run()')$$), '2D000 evpg_run() commits, so it cannot be called inside a transaction block', 'rule 10: evpg_run() in a transaction block');
@@ -152,7 +152,7 @@ BEGIN
   RETURN '{}';
 END $$;
 SELECT evpg_register_projection('meddler', 'test.meddle', mode => 'async', on_error => 'park', max_attempts => 1, event_types => '{Meddled}') \g /dev/null
-SELECT add('x' || n, 1, 'Meddled', jsonb_build_object('run', run)) FROM unnest(ARRAY[$$SELECT evpg_pause('asy')$$, $$SELECT evpg_skip_event('asy', 1000, 'x')$$, $$SELECT evpg_replay_parked('asy')$$,
+SELECT add('x' || n, 1, 'Meddled', jsonb_build_object('run', run)) FROM unnest(ARRAY[$$SELECT evpg_pause_consumer('asy')$$, $$SELECT evpg_skip_event('asy', 1000, 'x')$$, $$SELECT evpg_replay_parked('asy')$$,
   $$SELECT evpg_rebuild_projection('asy')$$, $$SELECT evpg_cancel_rebuild('asy')$$, $$SELECT evpg_drop_projection('asy')$$, $$SELECT add('y', 1)$$, $$CALL evpg_run()$$, $$COMMIT$$]) WITH ORDINALITY x (run, n) \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT count(*) FROM evpg.parked_event WHERE name = 'meddler' AND error IS NOT NULL), 9::bigint, 'rule 10: what a projection must not do is an error of its event');
@@ -175,10 +175,10 @@ BEGIN
   RETURN left(error, 5);
 END $$;
 SELECT is(string_agg(as_role(role, statement), ' ' ORDER BY n), expected, 'section 9: ' || statement)
-  FROM (VALUES ('42501 no er no er no er', $$SELECT evpg_wait_for('inl', 1)$$), ('42501 no er no er no er', $$SELECT evpg_watch('inl', 'a', timeout => '0')$$),
+  FROM (VALUES ('42501 no er no er no er', $$SELECT evpg_wait_for('inl', 1)$$), ('42501 no er no er no er', $$SELECT evpg_watch_projection('inl', 'a', timeout => '0')$$),
         ('42501 no er no er no er', 'TABLE evpg.stat_consumer'), ('42501 no er no er no er', 'TABLE evpg.progress_rebuild'),
         ('42501 42501 42501 no er', 'TABLE evpg.consumer'), ('42501 42501 42501 no er', 'TABLE evpg.parked_event'),
-        ('42501 42501 42501 no er', $$SELECT evpg_pause('asy')$$), ('42501 42501 42501 no er', $$SELECT evpg_resume('asy')$$), ('42501 42501 42501 no er', $$SELECT evpg_skip_event('asy', 1, 'x')$$),
+        ('42501 42501 42501 no er', $$SELECT evpg_pause_consumer('asy')$$), ('42501 42501 42501 no er', $$SELECT evpg_resume_consumer('asy')$$), ('42501 42501 42501 no er', $$SELECT evpg_skip_event('asy', 1, 'x')$$),
         ('42501 42501 42501 no er', $$SELECT evpg_replay_parked('asy')$$), ('42501 42501 42501 no er', $$SELECT evpg_rebuild_projection('asy')$$), ('42501 42501 42501 no er', $$SELECT evpg_cancel_rebuild('asy')$$),
         ('42501 42501 42501 2D000', 'CALL evpg_run()'), ('42501 42501 42501 42501', 'UPDATE evpg.consumer SET checkpoint = 0')) x (expected, statement),
        unnest('{nobody,reader,writer,operator}'::text[]) WITH ORDINALITY r (name, n), LATERAL (SELECT 'evpg_async_' || name AS role) y GROUP BY expected, statement;
@@ -213,8 +213,8 @@ SELECT is(evpg_wait_for('asy', :position, NULL), true, 'rule 9: to wait for ever
 SELECT is(evpg_wait_for('asy', :position + 1, '0'), false, 'rule 9: a position that was not drawn yet');
 SELECT is(error_of(statement), error, 'rule 9: ' || statement) FROM (VALUES
   ($$SELECT evpg_wait_for('nope', 1)$$, 'VE007 projection "nope" is not registered'), ($$SELECT evpg_wait_for('asy', NULL)$$, '22004 min_position must not be null'), ($$SELECT evpg_wait_for(NULL, 1)$$, '22004 consumer name must not be null'),
-  ($$SELECT evpg_wait_for('asy', 1, '-1 s')$$, '22023 timeout must not be negative'), ($$SELECT evpg_watch('nope', 'a', timeout => '0')$$, 'VE007 projection "nope" is not registered'),
-  ($$SELECT evpg_watch('asy', NULL)$$, '22004 projection key must not be null'), ($$SELECT evpg_watch('asy', 'a', timeout => '-1 s')$$, '22023 timeout must not be negative')) x (statement, error);
+  ($$SELECT evpg_wait_for('asy', 1, '-1 s')$$, '22023 timeout must not be negative'), ($$SELECT evpg_watch_projection('nope', 'a', timeout => '0')$$, 'VE007 projection "nope" is not registered'),
+  ($$SELECT evpg_watch_projection('asy', NULL)$$, '22004 projection key must not be null'), ($$SELECT evpg_watch_projection('asy', 'a', timeout => '-1 s')$$, '22023 timeout must not be negative')) x (statement, error);
 BEGIN;
 SELECT add('w', 1) AS position \gset
 SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)), 'VE015 cannot wait for "asy" in a transaction that has appended events', 'rule 9: who has appended would wait for itself');
@@ -224,12 +224,12 @@ ROLLBACK;
 SELECT is(evpg_wait_for('inl', :position, '0'), true, 'rule 9: a position that was drawn in vain can have no event any more');
 SELECT is(evpg_wait_for('inl', (SELECT last_value + 1 FROM evpg.event_position), '0'), false, 'rule 9: nor has an inline projection what was not drawn yet');
 SELECT is(evpg_wait_for('inl', (SELECT last_value + 1 FROM evpg.event_position), '20 ms'), false, 'rule 9: not in that time either');
-SELECT evpg_pause('asy') \g /dev/null
+SELECT evpg_pause_consumer('asy') \g /dev/null
 SELECT add('w', 1) AS position \gset
 SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)), '55000 cannot wait for "asy", which is paused', 'rule 9: a wait for a paused consumer ends at once');
-SELECT is((SELECT status || ': ' || reason FROM evpg.stat_consumer WHERE name = 'asy'), 'paused: evpg_pause() was called: evpg_resume() lets it go on', 'rule 10: its status and the reason for it');
+SELECT is((SELECT status || ': ' || reason FROM evpg.stat_consumer WHERE name = 'asy'), 'paused: evpg_pause_consumer() was called: evpg_resume_consumer() lets it go on', 'rule 10: its status and the reason for it');
 SELECT is(evpg_wait_for('asy', :position, '0'), false, 'rule 9: a question without a wait is answered');
-SELECT evpg_resume('asy') \g /dev/null
+SELECT evpg_resume_consumer('asy') \g /dev/null
 CALL evpg_run();
 SELECT is(evpg_wait_for('asy', :position), true, 'rule 9: it goes on');
 SELECT evpg_register_projection('halting', 'test.no_state', mode => 'async', max_attempts => 1, start_position => :position - 1) \g /dev/null
@@ -241,15 +241,15 @@ SELECT is(evpg_wait_for('inl', :position, '0'), true, 'rule 9: an inline project
 SELECT is(evpg_wait_for('asy', :position - 1, '0'), true, 'rule 9: under REPEATABLE READ it looks at what is there now');
 COMMIT;
 
--- ------------------------------------------------------------------ evpg_watch
+-- ------------------------------------------------------------------ evpg_watch_projection
 
 CREATE FUNCTION test.watched(name text, key text, after_version bigint DEFAULT 0, after_generation int DEFAULT NULL) RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT generation || '.' || version || ' ' || coalesce(state::text, '-') FROM evpg_watch(name, key, after_version, '0', after_generation)
+  SELECT generation || '.' || version || ' ' || coalesce(state::text, '-') FROM evpg_watch_projection(name, key, after_version, '0', after_generation)
 $$;
 SELECT is(watched('inl', 'v'), NULL, 'D08, D11: a key that was never there');
 SELECT add('v', 1) AS position \gset
 SELECT is(watched('inl', 'v'), '1.1 {"sum": 1, "count": 1}', 'D07, D11: a row that is there is there at once');
-SELECT is((SELECT (position, updated_at IS NOT NULL)::text FROM evpg_watch('inl', 'v', 0, '0')), format('(%s,t)', :position), 'D08: with its position and time');
+SELECT is((SELECT (position, updated_at IS NOT NULL)::text FROM evpg_watch_projection('inl', 'v', 0, '0')), format('(%s,t)', :position), 'D08: with its position and time');
 SELECT is(watched('inl', 'v', 1), NULL, 'D09, D11: the version that is known is no change');
 SELECT is(watched('inl', 'v', 7), '1.1 {"sum": 1, "count": 1}', 'D09: any other is: that of an earlier generation may be higher');
 SELECT is(watched('inl', 'v', 7, 1), NULL, 'rule 12, D09: unless the generation is known');
@@ -270,14 +270,14 @@ SELECT cmp_ok(watched('inl', 'v', :version, :generation), '>', :'generation' || 
 SELECT is(watched('asy', 'v'), NULL, 'D07: of an asynchronous projection, not before');
 CALL evpg_run();
 SELECT is(watched('asy', 'v'), '3.1 {"sum": 5, "count": 1}', 'D07: it has consumed the event');
-SELECT is((SELECT count(*) FROM evpg_watch('inl', 'v', timeout => NULL)), 1::bigint, 'D07: to wait for ever is over at once then');
+SELECT is((SELECT count(*) FROM evpg_watch_projection('inl', 'v', timeout => NULL)), 1::bigint, 'D07: to wait for ever is over at once then');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT is(watched('inl', 'v', -1), (SELECT generation || '.' || version || ' ' || state FROM evpg_projection('inl', 'v')), 'D07: under REPEATABLE READ it looks at what is there now');
 COMMIT;
 BEGIN;
 SELECT add('other', 1) \g /dev/null
 SELECT is(watched('inl', 'v') IS NOT NULL, true, 'rule 9: in a transaction that has appended, what is there is no wait');
-SELECT is(left(error_of($$SELECT evpg_watch('asy', 'v', 1, '10 ms', 3)$$), 5), 'VE015', 'rule 9: but a wait keeps every consumer waiting, so it is refused');
+SELECT is(left(error_of($$SELECT evpg_watch_projection('asy', 'v', 1, '10 ms', 3)$$), 5), 'VE015', 'rule 9: but a wait keeps every consumer waiting, so it is refused');
 ROLLBACK;
 SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_id = 'other'), 0::bigint, 'rule 9: and all is rolled back');
 DROP OWNED BY evpg_async_reader, evpg_async_writer, evpg_async_operator, evpg_async_nobody CASCADE;

@@ -76,16 +76,16 @@ SELECT add('a', 2, 'Cleared') \g /dev/null
 SELECT is(heard(), 'delta a 1.5 {"n": 2} deleted', 'rule 12: a deletion says so');
 SELECT add('a', 2) \g /dev/null
 SELECT is(heard(), 'delta a 2.1 {"n": 2}', 'rule 12: a key that comes back is in the next generation');
-SELECT evpg_projection_put('sums', 'a', '{"sum": 9}') \g /dev/null
+SELECT evpg_put_projection('sums', 'a', '{"sum": 9}') \g /dev/null
 SELECT is(heard(), 'put a 2.2 {"sum": 9}', 'C20: a put sends the state');
-SELECT evpg_projection_put('sums', 'a', NULL) \g /dev/null
+SELECT evpg_put_projection('sums', 'a', NULL) \g /dev/null
 SELECT is(heard(), 'put a 2.3 deleted', 'C20: or that it is gone');
-SELECT evpg_projection_put('sums', 'a', NULL) \g /dev/null
+SELECT evpg_put_projection('sums', 'a', NULL) \g /dev/null
 SELECT is(heard(), '', 'C20: once');
 SELECT evpg_rebuild_projection('sums', 'a') \g /dev/null
 SELECT alike(heard(), 'rebuild a _.6 {"sum": 2, "count": 1}', 'rule 13, C12, C15: a rebuild sends one frame with the whole state');
 SELECT evpg_rebuild_projection('sums', 'nothing to fold') \g /dev/null
-SELECT evpg_projection_put('sums', 'no events', '{}') \g /dev/null
+SELECT evpg_put_projection('sums', 'no events', '{}') \g /dev/null
 SELECT heard() \g /dev/null
 SELECT evpg_rebuild_projection('sums', 'no events') \g /dev/null
 SELECT is(heard(), '', 'rule 13, C13: nothing to fold is silent');
@@ -132,7 +132,7 @@ SELECT add('l', 3000, more => '{"with": "€"}', aggregate => 'counter_c') \g /d
 SELECT is(heard('projection.large'), 'delta l 1.5 truncated', 'rule 14: bytes count, not characters');
 SELECT add('l', 2000, more => '{"with": "\""}', aggregate => 'counter_c') \g /dev/null
 SELECT is((SELECT frame::jsonb->>'data' FROM frames() LIMIT 1), repeat('"', 2000), 'rule 14: what is quoted comes back');
-SELECT evpg_projection_put('large', 'l', to_jsonb(repeat('x', 8000))) \g /dev/null
+SELECT evpg_put_projection('large', 'l', to_jsonb(repeat('x', 8000))) \g /dev/null
 SELECT is(heard('projection.large'), 'put l 1.7 truncated', 'rule 14: a put');
 SELECT evpg_register_projection('long ' || repeat('€"', 60), 'test.sum_apply', aggregate_types => '{counter_c}', broadcast => 'delta', event_name => repeat('e', 255)), listen('long ' || repeat('€"', 60)), listen('long ' || repeat('€"', 60), repeat('\"', 512)) \g /dev/null
 SELECT add(repeat('\"', 512), 1, aggregate => 'counter_c') \g /dev/null
@@ -160,7 +160,7 @@ SELECT is(heard('projection.totals'), 'delta c 1.1 {"n": 3, "total": 3}, delta c
 
 -- none, off
 SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals', broadcast => 'none') \g /dev/null
-SELECT add('c', 3, aggregate => 'counter_c'), evpg_projection_put('totals', 'c', '{}'), evpg_rebuild_projection('totals', 'c') \g /dev/null
+SELECT add('c', 3, aggregate => 'counter_c'), evpg_put_projection('totals', 'c', '{}'), evpg_rebuild_projection('totals', 'c') \g /dev/null
 SELECT is(heard('projection.totals'), '', 'rule 14: broadcast none');
 SET evpg.broadcast = off;
 SELECT add('a', 1) \g /dev/null

@@ -41,10 +41,10 @@ SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3} r
 SELECT is(letter('l4'), '2 VE009 saga failed: no', 'A34: one that fails still');
 
 -- while the saga is paused
-SELECT evpg_pause('script') \g /dev/null
+SELECT evpg_pause_consumer('script') \g /dev/null
 CREATE OR REPLACE FUNCTION test.script_follow(state jsonb, script jsonb) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$ SELECT (state || '{"mended": true}', script->'actions')::evpg.reaction $$;
 SELECT is(retry('l4'), 'ok', 'rule 17: an administrator can retry while the saga is paused');
-SELECT evpg_resume('script') \g /dev/null
+SELECT evpg_resume_consumer('script') \g /dev/null
 SELECT is((SELECT state->>'mended' FROM evpg_saga('script', 'l4')), 'true', 'rule 17: by a handler that is replaced');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 ROLLBACK;
@@ -80,7 +80,7 @@ SELECT count(*) FROM evpg_append('counter', 'slow', ARRAY[evpg_event('Called', '
 SELECT run() \g /dev/null
 SELECT setval('test.tries', 5) \g /dev/null
 SELECT is(run() || (SELECT count(*) FROM evpg.saga_instance WHERE saga = 'slow'), '0 00', 'rule 17: a retry waits');
-SELECT is(evpg_resume('slow'), true, 'A46: evpg_resume() makes it due');
+SELECT is(evpg_resume_consumer('slow'), true, 'A46: evpg_resume_consumer() makes it due');
 SELECT run() \g /dev/null
 SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'slow'), 1::bigint, 'A46: at once');
 
@@ -111,9 +111,9 @@ SELECT is(counted('long'), '1 2000', 'rule 16: many events of one instance');
 -- ------------------------------------------------------------------ what it is about goes
 
 -- the timer
-SELECT evpg_schedule(now(), 'counter', 'x4', 'Subtract', '{"n": 1}') AS timer \gset
+SELECT evpg_schedule_command(now(), 'counter', 'x4', 'Subtract', '{"n": 1}') AS timer \gset
 SELECT run() \g /dev/null
-SELECT is(evpg_cancel(:timer), true, 'B26: the timer of a dead letter is cancelled');
+SELECT is(evpg_cancel_timer(:timer), true, 'B26: the timer of a dead letter is cancelled');
 SELECT is((SELECT resolution || ' ' || reason FROM evpg.dead_letter WHERE timer_id = :timer), 'discarded timer was cancelled', 'A34: that resolves it');
 -- the saga
 SELECT evpg_register_saga('goes', 'test.busy', event_types => '{Left}', max_attempts => 1) \g /dev/null

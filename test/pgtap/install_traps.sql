@@ -59,7 +59,7 @@ SELECT is(test.run(statement), 'done', 'no trap is sprung: ' || statement) FROM 
   $$SELECT traps.evpg_register_projection('q', 'test.apply', mode => 'async')$$,
   $$SELECT traps.evpg_execute('x', '1', 'Go', command_id => 'c')$$,
   $$SELECT traps.evpg_append('x', '1', ARRAY[traps.evpg_event('Said')])$$,
-  $$SELECT traps.evpg_schedule('2100-01-01', 'x', '1', 'Go')$$,
+  $$SELECT traps.evpg_schedule_command('2100-01-01', 'x', '1', 'Go')$$,
   $$SELECT traps.evpg_receive('elsewhere', '1')$$,
   $$SELECT traps.evpg_action_compensate('because')$$,
   $$SELECT traps.evpg_operation_key('domain', 'a', 'b')$$,

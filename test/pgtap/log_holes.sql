@@ -36,15 +36,15 @@ SELECT is((SELECT bool_and(recorded_at >= before) FROM (SELECT recorded_at, lag(
 
 -- rows that came by logical replication: their numbers were not drawn here
 SELECT evpg_register_projection('count', handler => NULL, reducer => 'test.counter_apply', mode => 'async') \g /dev/null
-SELECT evpg_schedule(now() + interval '1 day', 'counter', 'a', 'Add', '{"n": 1}') \g /dev/null
-SELECT is(evpg_activate(), false, 'nothing to be done');
+SELECT evpg_schedule_command(now() + interval '1 day', 'counter', 'a', 'Add', '{"n": 1}') \g /dev/null
+SELECT is(evpg_activate_consumers(), false, 'nothing to be done');
 SELECT setval(s, 1, false) FROM unnest('{evpg.event_position,evpg.stream_stream_id_seq,evpg.projection_build,evpg.timer_timer_id_seq}'::regclass[]) s \g /dev/null
 SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'sequences lag behind the rows: readers find nothing');
 SELECT alike(error_of($$SELECT try('t', 'Add', '{"n": 1}')$$), '23505 %', 'and appends fail');
-SELECT is(evpg_activate(), true, 'evpg_activate sets them past the rows');
+SELECT is(evpg_activate_consumers(), true, 'evpg_activate_consumers sets them past the rows');
 SELECT is(try('t', 'Add', '{"n": 1}') || ', ' || try('new', 'Add', '{"n": 1}'), 'ok 4, ok 1', 'appends go on, new streams too'),
-       is(error_of($$SELECT evpg_schedule(now() + interval '1 day', 'counter', 'a', 'Add', '{"n": 1}')$$), 'no error', 'and timers');
+       is(error_of($$SELECT evpg_schedule_command(now() + interval '1 day', 'counter', 'a', 'Add', '{"n": 1}')$$), 'no error', 'and timers');
 SELECT is((SELECT count(*) FROM evpg_read_all()), (SELECT count(*) FROM evpg.event_log), 'and readers find all'),
-       is(evpg_activate(), false, 'once');
+       is(evpg_activate_consumers(), false, 'once');
 
 SELECT * FROM finish();

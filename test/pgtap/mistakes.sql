@@ -8,7 +8,7 @@ SELECT plan(12);
 -- an id that was forgotten
 SELECT refused(statement, '22023 command type looks like JSON', statement) FROM (VALUES
   ($$SELECT evpg_execute('counter', 'Add', '{"n": 1}')$$), ($$SELECT evpg_try_execute('counter', 'AddEach', '[1]')$$),
-  ($$SELECT evpg_schedule(now(), 'counter', 'Add', '{"n": 1}')$$), ($$SELECT evpg_command('counter', 'Add', '{"n": 1}')$$)) x (statement);
+  ($$SELECT evpg_schedule_command(now(), 'counter', 'Add', '{"n": 1}')$$), ($$SELECT evpg_command('counter', 'Add', '{"n": 1}')$$)) x (statement);
 
 -- a reducer that returns null
 CREATE FUNCTION test.nothing(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state || NULL $$;

@@ -44,7 +44,7 @@ SELECT evpg_register_aggregate('noted', 'test.decide', 'test.fold', invariant =>
        evpg_register_projection('async', mode => 'async', reducer => 'test.reduce', aggregate_types => '{noted}', key_function => 'test.key'),
        evpg_register_projection('async path', mode => 'async', reducer => 'test.reduce', aggregate_types => '{noted}', key_path => '$.occurred_at'),
        evpg_register_projection('tables', handler => 'test.write', aggregate_types => '{noted}', tables => '{test.day}'),
-       evpg_register_saga('saga', 'test.react', event_types => '{Noted}', correlation_function => 'test.key'), evpg_register_saga('by path', 'test.react', event_types => '{Noted}', correlation_path => '$.occurred_at') \g /dev/null
+       evpg_register_saga('saga', 'test.react', event_types => '{Noted}', key_function => 'test.key'), evpg_register_saga('by path', 'test.react', event_types => '{Noted}', key_path => '$.occurred_at') \g /dev/null
 SELECT evpg_register_aggregate('by_module', library => 'evpg_test', symbol => 'counter') \g /dev/null
 CREATE FUNCTION test.rows(of_name text) RETURNS text LANGUAGE sql STABLE AS $$
   SELECT string_agg(key || '=' || (state->>'n') || md5((state - 'event')::text), ' ' ORDER BY key) FROM evpg.projected_state WHERE name = of_name $$;

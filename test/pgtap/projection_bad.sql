@@ -131,7 +131,7 @@ SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 100000}', aggregate => 'cou
 SET statement_timeout = '300ms';
 SELECT fails($$SELECT add('m', 1, 'Spun', aggregate => 'counter_c')$$, '57014 canceling statement due to statement timeout', 'issue 3: a module that does not end can be cancelled');
 RESET statement_timeout;
-SELECT fails($$SELECT evpg_projection_put('totals', 'poison', '[]')$$, '22023 %', 'C20: a state that a module cannot take is not put');
+SELECT fails($$SELECT evpg_put_projection('totals', 'poison', '[]')$$, '22023 %', 'C20: a state that a module cannot take is not put');
 SELECT isnt(add('m', 1, aggregate => 'counter_c'), NULL, 'issue 3: and all is well');
 SELECT evpg_drop_projection('totals') \g /dev/null
 
@@ -213,7 +213,7 @@ SELECT fails($$SELECT evpg_rebuild_projection('writing', 'w')$$, 'VE020 a projec
 SELECT evpg_register_projection('writing', handler => 'test.write_handler', aggregate_types => '{counter_c}') \g /dev/null
 SELECT fails(format('SELECT add(%L, 1, more => %L, aggregate => %L)', 'w', jsonb_build_object('call', call), 'counter_c'), 'VE020 %', 'rule 11: ' || call) FROM unnest(ARRAY[
   $$SELECT evpg_rebuild_projection('good', 'a')$$, $$SELECT evpg_rebuild_projection('good', 'a'), evpg_append('counter', 'w', evpg_events('{"type": "Added"}'))$$,
-  $$SELECT evpg_projection_put('good', 'a', '{}')$$, $$SELECT evpg_register_projection('other', 'test.sum_apply')$$, $$SELECT evpg_drop_projection('writing')$$,
+  $$SELECT evpg_put_projection('good', 'a', '{}')$$, $$SELECT evpg_register_projection('other', 'test.sum_apply')$$, $$SELECT evpg_drop_projection('writing')$$,
   $$SELECT evpg_drop_projection('good')$$]) call;
 SELECT evpg_drop_projection('writing') \g /dev/null
 SELECT isnt(add('w', 1, aggregate => 'counter_c'), NULL, 'rule 11: after all these, commands are good');

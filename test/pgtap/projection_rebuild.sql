@@ -56,10 +56,10 @@ SELECT is(row_of('by_id', 'long'), '2.2500 {"sum": 3126250, "count": 2500}', 'ru
 -- damage is repaired, and nothing else is touched
 CREATE FUNCTION test.others() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT md5(string_agg(p::text, ',' ORDER BY name, key)) FROM stored p WHERE (name, key) <> ('by_id', 'long') $$;
 SELECT others() AS others \gset
-SELECT evpg_projection_put('by_id', 'long', '{"sum": -1}') \g /dev/null
+SELECT evpg_put_projection('by_id', 'long', '{"sum": -1}') \g /dev/null
 SELECT is(evpg_rebuild_projection('by_id', 'long'), 2500::bigint, 'C12: a row that was put');
 SELECT is(row_of('by_id', 'long'), '3.2500 {"sum": 3126250, "count": 2500}', 'C12: is what the events say again');
-SELECT evpg_projection_put('by_id', 'long', NULL) \g /dev/null
+SELECT evpg_put_projection('by_id', 'long', NULL) \g /dev/null
 SELECT is(evpg_rebuild_projection('by_id', 'long'), 2500::bigint, 'C12: a row that was deleted');
 SELECT is(row_of('by_id', 'long'), '4.2500 {"sum": 3126250, "count": 2500}', 'C12: is there again');
 DELETE FROM evpg.projection_state s USING evpg.projection p WHERE s.build = p.build AND (name, key) = ('by_id', 'long');
@@ -69,10 +69,10 @@ SELECT is(others(), :'others', 'rule 13: other keys are untouched');
 SELECT is((SELECT updated_at > (SELECT max(recorded_at) FROM evpg.event) AND position > (SELECT max(position) FROM evpg.event) FROM evpg_projection('by_id', 'long')), true, 'C06: a rebuild has its time and position');
 
 -- nothing to fold
-SELECT evpg_projection_put('by_id', 'no events', '{"sum": 1}') \g /dev/null
+SELECT evpg_put_projection('by_id', 'no events', '{"sum": 1}') \g /dev/null
 SELECT is(evpg_rebuild_projection('by_id', 'no events'), 0::bigint, 'rule 13, C13, 3.4 test 4: nothing to fold');
 SELECT is(row_of('by_id', 'no events'), NULL, 'rule 13, C13, 3.4 test 4: the row is gone');
-SELECT is(evpg_projection_put('by_id', 'no events', '{"sum": 1}'), 1::bigint, 'rule 12: it comes back');
+SELECT is(evpg_put_projection('by_id', 'no events', '{"sum": 1}'), 1::bigint, 'rule 12: it comes back');
 SELECT cmp_ok((SELECT generation FROM evpg_projection('by_id', 'no events')), '>', 1, 'rule 12: in a higher generation');
 SELECT written() AS before \gset
 SELECT is(evpg_rebuild_projection('by_id', 'unknown'), 0::bigint, 'issue 3: an unknown key has nothing to fold');
@@ -95,11 +95,11 @@ BEGIN
   PERFORM add('life', 0, 'Cleared'); PERFORM look();
   PERFORM evpg_rebuild_projection('by_id', 'life'); PERFORM look();
   PERFORM add('life', 1); PERFORM look();
-  PERFORM evpg_projection_put('by_id', 'life', NULL); PERFORM look();
-  PERFORM evpg_projection_put('by_id', 'life', '{}'); PERFORM look();
-  PERFORM evpg_projection_put('by_id', 'life', NULL); PERFORM look();
+  PERFORM evpg_put_projection('by_id', 'life', NULL); PERFORM look();
+  PERFORM evpg_put_projection('by_id', 'life', '{}'); PERFORM look();
+  PERFORM evpg_put_projection('by_id', 'life', NULL); PERFORM look();
   PERFORM evpg_rebuild_projection('by_id', 'life'); PERFORM look();
-  PERFORM evpg_projection_put('by_id', 'life', '{}'); PERFORM look();
+  PERFORM evpg_put_projection('by_id', 'life', '{}'); PERFORM look();
 END $$;
 SELECT is((SELECT count(*) FROM seen), 10::bigint, 'rule 12: a life with deletions, returns, puts and rebuilds');
 SELECT is((SELECT count(*) FROM (SELECT *, lag(ROW(generation, version)) OVER (ORDER BY n) AS previous FROM seen) s WHERE previous >= ROW(generation, version)), 0::bigint, 'rule 12: (generation, version) always grows');

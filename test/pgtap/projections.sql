@@ -109,7 +109,7 @@ SELECT alike(error_of($$SELECT evpg_register_projection('other', handler => 'tes
 SELECT alike(error_of($$SELECT evpg_register_projection('other', library => 'evpg_test', symbol => 'totals')$$), '42501 must be superuser to register a library', 'design 9: a library needs a superuser');
 SET ROLE evpg_projections_writer;
 SELECT alike(error_of($$SELECT evpg_register_projection('other', 'test.sum_apply')$$), '42501 %', 'design 9: a writer registers nothing');
-SELECT alike(error_of($$SELECT evpg_projection_put('sums', 'a', '{}')$$), '42501 %', 'C20: a writer puts nothing');
+SELECT alike(error_of($$SELECT evpg_put_projection('sums', 'a', '{}')$$), '42501 %', 'C20: a writer puts nothing');
 SELECT alike(error_of($$SELECT evpg_rebuild_projection('sums', 'a')$$), '42501 %', 'C12: nor rebuilds');
 SELECT alike(error_of($$SELECT evpg_drop_projection('sums')$$), '42501 %', 'C11: nor drops');
 SELECT alike(error_of($$SELECT * FROM test.secret$$), '42501 %', 'design 9: and has no right to the table');
@@ -218,7 +218,7 @@ BEGIN;
 SELECT add('t', 100) \g /dev/null
 ROLLBACK;
 SELECT is((SELECT count(*) FROM statement), 3::bigint, 'rule 11: it commits with its events or not at all');
-SELECT refused($$SELECT evpg_projection_put('statement', 't', '{}')$$, '0A000 cannot put a key of projection "statement"', 'rule 13: a table projection has no state to put');
+SELECT refused($$SELECT evpg_put_projection('statement', 't', '{}')$$, '0A000 cannot put a key of projection "statement"', 'rule 13: a table projection has no state to put');
 SELECT refused($$SELECT evpg_rebuild_projection('statement', 't')$$, '0A000 cannot rebuild a key of projection "statement"', 'rule 13: nor keys to rebuild');
 SELECT evpg_drop_projection('statement') \g /dev/null
 SELECT add('t', 9) \g /dev/null
@@ -275,29 +275,29 @@ SELECT is(rows_of('changing'), '', 'C11: registered again, it starts with nothin
 
 -- ------------------------------------------------------------------ put (C20)
 
-SELECT is(evpg_projection_put('sums', 'put', '{"sum": 100}'), 1::bigint, 'C20: a state is put');
+SELECT is(evpg_put_projection('sums', 'put', '{"sum": 100}'), 1::bigint, 'C20: a state is put');
 SELECT is(row_of('sums', 'put'), '1.1 {"sum": 100}', 'C20: it is there');
 SELECT ok((SELECT position FROM evpg_projection('sums', 'put')) > (SELECT max(position) FROM evpg.event), 'C20: with a position of its own');
 SELECT add('put', 1) \g /dev/null
 SELECT is(row_of('sums', 'put'), '1.2 {"sum": 101, "count": 1}', 'C20: events go on from it');
-SELECT is(evpg_projection_put('sums', 'put', '{"sum": 0}'), 3::bigint, 'C20: a put counts as an apply');
-SELECT is(evpg_projection_put('sums', 'put', NULL), 4::bigint, 'C20: NULL deletes');
+SELECT is(evpg_put_projection('sums', 'put', '{"sum": 0}'), 3::bigint, 'C20: a put counts as an apply');
+SELECT is(evpg_put_projection('sums', 'put', NULL), 4::bigint, 'C20: NULL deletes');
 SELECT is(row_of('sums', 'put'), NULL, 'C20: it is gone');
-SELECT is(evpg_projection_put('sums', 'put', NULL), 4::bigint, 'C20: to delete again changes nothing');
-SELECT is(evpg_projection_put('sums', 'put', '[1]'), 1::bigint, 'C20: it comes back');
+SELECT is(evpg_put_projection('sums', 'put', NULL), 4::bigint, 'C20: to delete again changes nothing');
+SELECT is(evpg_put_projection('sums', 'put', '[1]'), 1::bigint, 'C20: it comes back');
 SELECT is(row_of('sums', 'put'), '2.1 [1]', 'rule 12: in the next generation');
-SELECT is(evpg_projection_put('sums', 'never', NULL), 0::bigint, 'C20: to delete what never was');
+SELECT is(evpg_put_projection('sums', 'never', NULL), 0::bigint, 'C20: to delete what never was');
 SELECT is((SELECT count(*) FROM evpg.projection_state WHERE key = 'never'), 0::bigint, 'C20: leaves nothing');
-SELECT is(evpg_projection_put('sums', '', '{"sum": 1}'), 1::bigint, 'C20: the key may be empty');
+SELECT is(evpg_put_projection('sums', '', '{"sum": 1}'), 1::bigint, 'C20: the key may be empty');
 SELECT is((SELECT state FROM evpg_projection('sums')), '{"sum": 1}', 'C07: which is the default when reading');
-SELECT is(evpg_projection_put('sums', 'null', 'null'), 1::bigint, 'C20: JSON null is a state');
+SELECT is(evpg_put_projection('sums', 'null', 'null'), 1::bigint, 'C20: JSON null is a state');
 SELECT is(row_of('sums', 'null'), '1.1 null', 'C20: and no deletion');
-SELECT refused(format('SELECT evpg_projection_put(%s)', arguments), error, 'C20: put ' || arguments) FROM (VALUES
+SELECT refused(format('SELECT evpg_put_projection(%s)', arguments), error, 'C20: put ' || arguments) FROM (VALUES
   ($$'nope', 'a', '{}'$$, 'VE007 projection "nope" is not registered'), ($$NULL, 'a', '{}'$$, '22004 %'), ($$'sums', NULL, '{}'$$, '22004 projection key must not be null'),
   ($$'sums', repeat('k', 1025), '{}'$$, 'VE014 projection key is too long'), ($$'sums', E'a\tb', '{}'$$, '22023 projection key contains a control character'),
   ($$'sums', 'deep', (repeat('[', 101) || repeat(']', 101))::jsonb$$, 'VE014 %')) x (arguments, error);
 BEGIN;
-SELECT evpg_projection_put('sums', 'a', '{"sum": -1}') \g /dev/null
+SELECT evpg_put_projection('sums', 'a', '{"sum": -1}') \g /dev/null
 ROLLBACK;
 SELECT is(row_of('sums', 'a'), '1.7 {"sum": 14, "count": 7}', 'C20: a put is rolled back');
 
@@ -331,7 +331,7 @@ SELECT is(changes((SELECT max(next_position) FROM evpg_projection_changes('feed'
 SELECT is(changes(0, 0), '', 'C48: an empty page');
 SELECT is(changes(0, NULL), 'y 1.1 2, x 1.2 4, z 1.2 -', 'C48: all of it');
 SELECT evpg_stable_position() AS mark \gset
-SELECT evpg_projection_put('feed', 'y', '{"sum": 22}') \g /dev/null
+SELECT evpg_put_projection('feed', 'y', '{"sum": 22}') \g /dev/null
 SELECT is(changes(:mark), 'y 1.2 22', 'C20: a put is a change');
 SELECT evpg_stable_position() AS mark \gset
 SELECT evpg_rebuild_projection('feed', 'y') \g /dev/null
@@ -363,9 +363,9 @@ SELECT alike(:'error'::text, '25000 %', 'rule 9: the stable position needs READ 
 -- ------------------------------------------------------------------ without code
 
 SELECT is(evpg_register_projection('put_only', broadcast => 'delta'), true, 'C20: a projection may have no code');
-SELECT evpg_projection_put('put_only', 'k', '{"a": 1}'), add('k', 1) \g /dev/null
+SELECT evpg_put_projection('put_only', 'k', '{"a": 1}'), add('k', 1) \g /dev/null
 SELECT is(row_of('put_only', 'k'), '1.1 {"a": 1}', 'C20: its rows are put, and no event changes them');
-SELECT is(evpg_projection_put('put_only', 'k', '{"a": 2}'), 2::bigint, 'C20: put again');
+SELECT is(evpg_put_projection('put_only', 'k', '{"a": 2}'), 2::bigint, 'C20: put again');
 SELECT refused(statement, '0A000 cannot rebuild projection "put_only"', 'C20: it cannot be rebuilt: ' || statement) FROM (VALUES
   ($$SELECT evpg_rebuild_projection('put_only')$$), ($$SELECT evpg_rebuild_projection('put_only', 'k')$$), ($$SELECT evpg_rebuild_projection('put_only', background => true)$$)) x (statement);
 SELECT is(row_of('put_only', 'k'), '1.2 {"a": 2}', 'C20: and keeps its rows');

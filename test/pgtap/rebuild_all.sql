@@ -18,7 +18,7 @@ CREATE FUNCTION test.damage(of_name text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE evpg.projection_state s SET state = '{"sum": -1, "total": -1, "applied": -1}' FROM evpg.projection p WHERE p.build = s.build AND name = of_name AND NOT deleted;
   DELETE FROM evpg.projection_state s USING evpg.projection p WHERE p.build = s.build AND name = of_name AND key = (SELECT min(key) FROM stored WHERE name = of_name);
-  PERFORM evpg_projection_put(of_name, 'nobody''s', '{}');
+  PERFORM evpg_put_projection(of_name, 'nobody''s', '{}');
 END $$;
 
 -- ------------------------------------------------------------------ the same from scratch
@@ -69,7 +69,7 @@ SELECT evpg_drop_projection(name) FROM before \g /dev/null
 
 SELECT evpg_register_projection('sums', 'test.sum_project', broadcast => 'delta', event_types => '{Added,Subtracted,Cleared}', aggregate_types => '{counter}', tags => '{sums}') \g /dev/null
 SELECT add('a', 1, tags => '{sums}'), add('a', 2, tags => '{sums}'), add('b', 3, tags => '{sums}') \g /dev/null
-SELECT evpg_projection_put('sums', 'c', '{"sum": 1}') \g /dev/null
+SELECT evpg_put_projection('sums', 'c', '{"sum": 1}') \g /dev/null
 SELECT max(next_position) AS known FROM evpg_projection_changes('sums') \gset
 SELECT listen('sums'), listen('sums', 'a') \g /dev/null
 SELECT dblink_exec('listener', 'LISTEN "evpg.resync"') \g /dev/null
@@ -86,19 +86,19 @@ SELECT same('SELECT channel, frame FROM frames() ORDER BY channel', format($$VAL
 SELECT same(format($$SELECT key, generation, version, state, position > %1$s FROM evpg_projection_changes('sums', %1$s) ORDER BY key$$, :known),
   $$VALUES ('a', 2, 2::bigint, '{"sum": 3, "count": 2}'::jsonb, true), ('b', 2, 1, '{"sum": 3, "count": 1}', true), ('c', 2, 1, NULL, true)$$, 'rule 13: who catches up by positions gets all rows, and those that are gone without a state');
 SELECT is(row_of('sums', 'c'), NULL, 'rule 13: which are not there');
-SELECT evpg_projection_put('sums', 'c', '{"sum": 2}') \g /dev/null
+SELECT evpg_put_projection('sums', 'c', '{"sum": 2}') \g /dev/null
 SELECT is(row_of('sums', 'c'), '3.1 {"sum": 2}', 'rule 12: a key that comes back is in a higher generation still');
 SELECT is(evpg_rebuild_projection('sums', 'c'), 0::bigint, 'rule 13: it has nothing to fold');
-SELECT evpg_projection_put('sums', 'c', '{"sum": 3}') \g /dev/null
+SELECT evpg_put_projection('sums', 'c', '{"sum": 3}') \g /dev/null
 SELECT generation AS before FROM evpg_projection('sums', 'c') \gset
-SELECT evpg_rebuild_projection('sums'), evpg_projection_put('sums', 'c', '{"sum": 4}') \g /dev/null
+SELECT evpg_rebuild_projection('sums'), evpg_put_projection('sums', 'c', '{"sum": 4}') \g /dev/null
 SELECT cmp_ok((SELECT generation FROM evpg_projection('sums', 'c')), '>', :before, 'rule 12: and so on');
 -- (generation, version) of keys only grows, whatever happens
 CREATE TABLE test.looks (n serial, key text, generation int, version bigint);
 DO $$
 DECLARE
   deed text;
-  deeds text[] := ARRAY[$d$SELECT add(k, 1, tags => '{sums}')$d$, $d$SELECT add(k, 0, 'Cleared', tags => '{sums}')$d$, $d$SELECT evpg_projection_put('sums', k, '{}')$d$, $d$SELECT evpg_projection_put('sums', k, NULL)$d$,
+  deeds text[] := ARRAY[$d$SELECT add(k, 1, tags => '{sums}')$d$, $d$SELECT add(k, 0, 'Cleared', tags => '{sums}')$d$, $d$SELECT evpg_put_projection('sums', k, '{}')$d$, $d$SELECT evpg_put_projection('sums', k, NULL)$d$,
     $d$SELECT evpg_rebuild_projection('sums', k)$d$, $d$SELECT evpg_rebuild_projection('sums')$d$, $d$SELECT evpg_rebuild_projection('sums', background => true)$d$, 'CALL', $d$SELECT evpg_cancel_rebuild('sums')$d$];
 BEGIN
   PERFORM setseed(0.125);
@@ -160,7 +160,7 @@ BEGIN
   RETURN jsonb_build_object('steps', coalesce((state->>'steps')::int, 0) + 1);
 END $$;
 SELECT evpg_register_projection('steps', 'test.step_apply', event_types => '{Stepped}', max_attempts => 2) \g /dev/null
-SELECT evpg_projection_put('steps', 's1', '"old"') \g /dev/null
+SELECT evpg_put_projection('steps', 's1', '"old"') \g /dev/null
 SET test.break = 2990;
 SELECT evpg_rebuild_projection('steps', background => true) \g /dev/null
 CALL evpg_run();

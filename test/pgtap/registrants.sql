@@ -46,7 +46,7 @@ BEGIN
          public.evpg_register_projection('writing', handler => 'app.write', aggregate_types => '{w}', reset => 'app.empty'),
          public.evpg_register_projection('later', mode => 'async', handler => 'app.write', aggregate_types => '{w}'),
          public.evpg_register_saga('reacting', handler => 'app.react', rejection_handler => 'app.refused', timer_handler => 'app.fired', aggregate_types => '{s}',
-           event_types => '{Go}', correlation_function => 'app.key', max_attempts => 1),
+           event_types => '{Go}', key_function => 'app.key', max_attempts => 1),
          public.evpg_register_translator('translating', 'app.translate') $run$;
 END $$;
 CREATE FUNCTION test.registered(OUT what text, OUT registered_by text) RETURNS SETOF record LANGUAGE sql AS $$
@@ -144,16 +144,16 @@ SELECT is((SELECT count(*) FROM evpg_execute('s', 'three', 'Go', '{"do": "refuse
 SELECT alike(last_error('reacting'), '42501 role "evpg_r_mallory" may not have saga handler app.react(%', 'a saga stops');
 SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'reacting'), 'stopped', 'as with a function that is gone');
 ALTER FUNCTION app.react(jsonb, evpg.event) OWNER TO evpg_r_mallory;
-SELECT evpg_resume('reacting') \g /dev/null
+SELECT evpg_resume_consumer('reacting') \g /dev/null
 CALL evpg_run(10);
 SELECT alike(last_error('reacting'), '42501 role "evpg_r_mallory" may not have rejection handler app.refused(%', 'a rejection handler');
 ALTER FUNCTION app.refused(jsonb, evpg.rejection) OWNER TO evpg_r_mallory;
-SELECT evpg_resume('reacting') \g /dev/null
+SELECT evpg_resume_consumer('reacting') \g /dev/null
 CALL evpg_run(10);
 SELECT alike(last_error('reacting'), '42501 role "evpg_r_mallory" may not have timer handler app.fired(%', 'a timer handler');
 ALTER FUNCTION app.fired(jsonb, evpg.fired_timer) OWNER TO evpg_r_mallory;
 ALTER FUNCTION app.key(evpg.event) OWNER TO evpg_r_owner;
-SELECT evpg_resume('reacting') \g /dev/null
+SELECT evpg_resume_consumer('reacting') \g /dev/null
 CALL evpg_run(10);
 SELECT alike(last_error('reacting'), '42501 role "evpg_r_mallory" may not have key function app.key(%', 'a saga''s key function');
 SELECT hand_over('evpg_r_owner') \g /dev/null

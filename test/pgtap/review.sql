@@ -98,11 +98,11 @@ SELECT add('p', 2) \g /dev/null
 SET test.break = 1;
 CALL evpg_run();
 RESET test.break;
-SELECT evpg_pause('paused'), evpg_skip_event('paused', :position, 'bad') \g /dev/null
+SELECT evpg_pause_consumer('paused'), evpg_skip_event('paused', :position, 'bad') \g /dev/null
 SELECT is(consumer_of('paused'), 'paused -2 tried 0 errors 1', 'rule 10: a consumer that somebody has paused stays so when the event that fails is skipped');
 CALL evpg_run();
 SELECT is(rows_of('paused'), '', 'rule 10: and does nothing');
-SELECT evpg_resume('paused') \g /dev/null
+SELECT evpg_resume_consumer('paused') \g /dev/null
 CALL evpg_run();
 SELECT is(rows_of('paused'), 'p: 1.1 [2]', 'rule 10: until it is resumed');
 SELECT evpg_drop_projection('paused') \g /dev/null
@@ -146,7 +146,7 @@ SELECT evpg_register_projection('number', 'test.number_apply', mode => 'async', 
 CREATE INDEX number_x ON evpg.projection_state (((state->>'x')::int));
 SELECT add('w', 1), add('v', 1), add('w', 2), add('w', 3), add('v', 3) \g /dev/null
 -- draws a position above those of the events
-SELECT evpg_projection_put('number', 'w', '{"n": 10}') \g /dev/null
+SELECT evpg_put_projection('number', 'w', '{"n": 10}') \g /dev/null
 SET statement_timeout = '10s';
 CALL evpg_run(100);
 RESET statement_timeout;
@@ -261,7 +261,7 @@ SELECT dblink_connect('runner', format('host=%s port=%s user=%s dbname=%s', spli
 SELECT count(*) FROM evpg_append('counter', 'before', (SELECT array_agg(evpg_event('Added', '{"n": 0}')) FROM generate_series(1, 2500) n)) \g /dev/null
 CREATE PROCEDURE test.hold_rebuild(change text) LANGUAGE plpgsql AS $$
 BEGIN
-  PERFORM evpg_register_projection('held', 'test.held_apply', mode => 'async'), evpg_pause('held'), evpg_rebuild_projection('held', background => true);
+  PERFORM evpg_register_projection('held', 'test.held_apply', mode => 'async'), evpg_pause_consumer('held'), evpg_rebuild_projection('held', background => true);
   PERFORM pg_advisory_lock(42);
   COMMIT;
   PERFORM dblink_send_query('runner', 'CALL evpg_run()');
@@ -299,8 +299,8 @@ CALL evpg_run();
 
 CREATE FUNCTION test.left_over() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT count(*) FROM evpg.projection_state WHERE build NOT IN (SELECT build FROM evpg.projection) $$;
 SELECT evpg_register_projection(name, 'test.sum_apply', mode => mode, start_position => (SELECT last_value FROM evpg.event_position)) FROM (VALUES ('many', 'inline'), ('few', 'inline'), ('seen', 'async')) x (name, mode) \g /dev/null
-SELECT evpg_projection_put('many', 'k' || n, '{}') FROM generate_series(1, 6000) n \g /dev/null
-SELECT evpg_projection_put(name, 'k', '{}') FROM unnest('{few,seen}'::text[]) name \g /dev/null
+SELECT evpg_put_projection('many', 'k' || n, '{}') FROM generate_series(1, 6000) n \g /dev/null
+SELECT evpg_put_projection(name, 'k', '{}') FROM unnest('{few,seen}'::text[]) name \g /dev/null
 SELECT left_over() AS before \gset
 SELECT evpg_rebuild_projection('many') \g /dev/null
 SELECT is(left_over() - :before, 1000::bigint, 'rule 13: a rebuild deletes the first old rows itself');
@@ -318,7 +318,7 @@ SELECT evpg_drop_projection('many'), evpg_register_projection('many', 'test.sum_
 CALL evpg_run();
 SELECT is(left_over() || ' ' || (SELECT count(*) FROM evpg.old_build) || ' ' || (SELECT count(*) FROM stored WHERE name = 'many'), '0 0 0', 'rule 13: nothing is left of a projection that was dropped');
 -- a large one is dropped in an instant
-SELECT evpg_projection_put('many', 'k' || n, '{}') FROM generate_series(1, 6000) n \g /dev/null
+SELECT evpg_put_projection('many', 'k' || n, '{}') FROM generate_series(1, 6000) n \g /dev/null
 SELECT evpg_drop_projection('many') \g /dev/null
 SELECT is(left_over(), 1000::bigint, 'rule 13: most rows of a large one are not deleted by who drops it');
 CALL evpg_run();

@@ -69,7 +69,7 @@ BEGIN
 END $$;
 CREATE FUNCTION test.number(key jsonb, n int) RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT position FROM evpg_append('counter', 'number', ARRAY[evpg_event('Number', jsonb_build_object('key', key, 'n', n))]) $$;
 CREATE FUNCTION test.register_numbers(path jsonpath DEFAULT '$.data.key', start bigint DEFAULT NULL) RETURNS boolean LANGUAGE sql VOLATILE AS $$
-  SELECT evpg_register_saga('numbers', 'test.numbers', event_types => '{Number}', initial_state => '[]', correlation_path => path, start_position => start, max_attempts => 1) $$;
+  SELECT evpg_register_saga('numbers', 'test.numbers', event_types => '{Number}', initial_state => '[]', key_path => path, start_position => start, max_attempts => 1) $$;
 CREATE FUNCTION test.rebuilt() RETURNS text LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   count bigint := evpg_rebuild_saga('numbers');

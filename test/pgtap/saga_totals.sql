@@ -69,7 +69,7 @@ SELECT is(totals(), '10 1', 'A32: a rebuild sends nothing');
 
 -- an event whose key cannot be found
 CREATE FUNCTION test.no_key(event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT (1 / (event.data->>'n')::int)::text $$;
-SELECT evpg_register_saga('keyed', 'test.script_event', event_types => '{Added}', correlation_function => 'test.no_key') \g /dev/null
+SELECT evpg_register_saga('keyed', 'test.script_event', event_types => '{Added}', key_function => 'test.no_key') \g /dev/null
 SELECT evpg_append('counter', 'x9', ARRAY[evpg_event('Added', '{"n": 0}'), evpg_event('Added', '{"n": 1}')]) \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT dispatched_total || ' ' || dead_lettered_total FROM evpg.stat_consumer WHERE name = 'keyed'), '0 1', 'A32: a dead letter without a key counts');

@@ -25,7 +25,7 @@ CREATE FUNCTION test.keys_of(of_saga text) RETURNS text LANGUAGE sql VOLATILE AS
   SELECT coalesce(string_agg(key || ':' || (state->>'seen'), ' ' ORDER BY key), '') FROM evpg.saga_instance WHERE saga = of_saga
 $$;
 CREATE FUNCTION test.register_key(name text, path jsonpath DEFAULT NULL, function regproc DEFAULT NULL, types text[] DEFAULT '{counter}') RETURNS boolean LANGUAGE sql VOLATILE AS $$
-  SELECT evpg_register_saga(name, 'test.script_event', 'test.script_refused', aggregate_types => types, event_types => '{Noted}', correlation_path => path, correlation_function => function, max_attempts => 1)
+  SELECT evpg_register_saga(name, 'test.script_event', 'test.script_refused', aggregate_types => types, event_types => '{Noted}', key_path => path, key_function => function, max_attempts => 1)
 $$;
 CREATE FUNCTION test.note(id text, data jsonb, metadata jsonb DEFAULT NULL, kind text DEFAULT 'counter') RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT position FROM evpg_append(kind, id, ARRAY[evpg_event('Noted', data, metadata)], correlation_id => 'corr ' || id)
@@ -187,7 +187,7 @@ SELECT run() \g /dev/null
 SELECT is(in_state('v1') || ', ' || in_state('v2'), 'running {"v1": 3}, running {"v2": 2}', 'rule 18: instances keep the version they began with');
 SELECT is(versions() || ' ' || (SELECT version FROM evpg.stat_consumer WHERE name = 'v'), '1 2 2', 'rule 18: both are registered');
 -- the versions take different events and have different keys
-SELECT is(evpg_register_saga('v', 'test.v2', event_types => '{Begin,Walk,End}', start_event_types => '{Begin}', correlation_path => '$.data.other', version => 3), true, 'rule 18: a version with another key');
+SELECT is(evpg_register_saga('v', 'test.v2', event_types => '{Begin,Walk,End}', start_event_types => '{Begin}', key_path => '$.data.other', version => 3), true, 'rule 18: a version with another key');
 SELECT signal('v1', 'Step'), signal('v2', 'Walk'), signal('v3', 'Begin'), signal('v3', 'Walk'), signal('v3', 'Step') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(in_state('v1') || ', ' || in_state('v2'), 'running {"v1": 4}, running {"v2": 2}', 'rule 18: each version takes its own events');
@@ -228,11 +228,11 @@ SELECT is(keys_of('now'), 'new:1', 'rule 18: goes on from where it was: nothing 
 
 -- ------------------------------------------------------------------ pause, max_events, transactions
 
-SELECT is(evpg_pause('now')::text || evpg_pause('now'), 'truefalse', 'A46: a saga is paused');
+SELECT is(evpg_pause_consumer('now')::text || evpg_pause_consumer('now'), 'truefalse', 'A46: a saga is paused');
 SELECT start('paused', script(send('p1', 'Add', 1))) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(keys_of('now') || ' ' || (SELECT status FROM evpg.stat_consumer WHERE name = 'now'), 'new:1 paused', 'A46: it does nothing');
-SELECT is(evpg_resume('now')::text || evpg_resume('now'), 'truefalse', 'A46: and resumed');
+SELECT is(evpg_resume_consumer('now')::text || evpg_resume_consumer('now'), 'truefalse', 'A46: and resumed');
 SELECT is((SELECT lag_events > 0 FROM evpg.stat_consumer WHERE name = 'now'), true, 'A46: its lag is shown');
 SELECT run() \g /dev/null
 SELECT is(keys_of('now'), 'new:1 paused:1', 'A46: it goes on');
@@ -244,9 +244,9 @@ SELECT is(run(2), '2 0', 'A31: at most so many events');
 SELECT is(total('w'), '2 3', 'A31: the oldest first');
 SELECT is(run(0), '0 0', 'A31: none');
 SELECT is((SELECT count(*) FROM evpg.saga_event WHERE saga = saga() AND key LIKE 'w_'), 3::bigint, 'A31: the rest is before it');
-SELECT evpg_pause(saga()) \g /dev/null
+SELECT evpg_pause_consumer(saga()) \g /dev/null
 SELECT is(run(), '0 0', 'A46: a paused saga does not do what is before it either');
-SELECT evpg_resume(saga()) \g /dev/null
+SELECT evpg_resume_consumer(saga()) \g /dev/null
 BEGIN;
 SELECT is(run(1) || ' ' || total('w'), '1 0 3 6', 'A31: in a transaction');
 ROLLBACK;
@@ -273,11 +273,11 @@ SELECT run() \g /dev/null
 SELECT is(evpg_wait_for(saga(), :waited, '0'), true, 'A48: now it has');
 SELECT count(*) FROM evpg_append('counter', 'waited', ARRAY[evpg_event('Ignored')]) \g /dev/null
 SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), true, 'A48: what it does not take is not waited for');
-SELECT evpg_pause(saga()) \g /dev/null
+SELECT evpg_pause_consumer(saga()) \g /dev/null
 SELECT start('waited2') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), false, 'A48: while it is paused there is nothing to come');
-SELECT evpg_resume(saga()) \g /dev/null
+SELECT evpg_resume_consumer(saga()) \g /dev/null
 SELECT start('waited3', script(evpg_action_fail('on purpose'))) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), true, 'A48: a dead letter is not waited for');
@@ -309,7 +309,7 @@ SELECT is(total('bb'), '3 3', 'B50: the other goes on');
 SELECT is(evpg_drop_saga('second', true), false, 'B50: it is not there any more');
 SELECT is(error_of($$SELECT evpg_drop_saga('second')$$), 'VE010 saga "second" is not registered', 'B50: which is an error');
 SELECT is(error_of($$SELECT evpg_saga('second', 'both')$$), 'VE010 saga "second" is not registered', 'B50: for who reads it, too');
-SELECT is(error_of($$SELECT evpg_pause('second')$$), 'VE010 there is no consumer "second"', 'B50: or pauses it');
+SELECT is(error_of($$SELECT evpg_pause_consumer('second')$$), 'VE010 there is no consumer "second"', 'B50: or pauses it');
 
 -- ------------------------------------------------------------------ registration
 
@@ -324,8 +324,8 @@ SELECT refused(format('SELECT evpg_register_saga(%s)', args), error, 'B24: evpg_
   ($$'x', library => 'evpg_test'$$, '22004 symbol must not be null'), ($$'x', symbol => 'script'$$, '22004 library must not be null'),
   ($$'x', 'test.nope'$$, '42883 %'), ($$'x', 'test.wrong'$$, '42P13 %saga handler%'), ($$'x', 'test.script_timer'$$, '42P13 %saga handler%'),
   ($$'x', 'test.script_event', 'test.script_event'$$, '42P13 %rejection handler%'), ($$'x', 'test.script_event', timer_handler => 'test.script_event'$$, '42P13 %timer handler%'),
-  ($$'x', 'test.script_event', correlation_function => 'test.script_event'$$, '42P13 %key function%'),
-  ($$'x', 'test.script_event', correlation_path => '$.a', correlation_function => 'test.group_of'$$, '22023 a saga has one kind of key'),
+  ($$'x', 'test.script_event', key_function => 'test.script_event'$$, '42P13 %key function%'),
+  ($$'x', 'test.script_event', key_path => '$.a', key_function => 'test.group_of'$$, '22023 a saga has one kind of key'),
   ($$'x', 'test.script_event', max_attempts => 0$$, '22023 max_attempts must be at least 1'), ($$'x', 'test.script_event', max_attempts => NULL$$, '22023 max_attempts must be at least 1'),
   ($$'x', 'test.script_event', backoff => '-1 s'$$, '22023 backoff must be between 0 and 100 years'), ($$'x', 'test.script_event', max_backoff => '101 years'$$, '22023 max_backoff must be between%'),
   ($$'x', 'test.script_event', backoff => NULL$$, '22023 backoff must be%'), ($$'x', 'test.script_event', version => 0$$, '22023 version must be at least 1'),
@@ -358,12 +358,12 @@ CREATE FUNCTION test.state_of(saga text) RETURNS text LANGUAGE sql VOLATILE AS $
 SELECT is(state_of('short'), 'stopped 1 42883 0 1', 'B24: stops its saga, and no event is blamed');
 SELECT is(run() || ' ' || state_of('short'), '0 0 stopped 1 42883 0 1', 'B24: it stays so');
 CREATE FUNCTION test.short(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$ SELECT evpg_reaction('{"short": true}') $$;
-SELECT evpg_resume('short') \g /dev/null
+SELECT evpg_resume_consumer('short') \g /dev/null
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 0 42883 0 1', 'B24: until it is there again');
 SELECT is((SELECT state FROM evpg_saga('short', 'orphan')), '{"short": true}', 'B24: and reacts to what came meanwhile');
 -- with more attempts it is looked for again, after pauses; key functions too
 CREATE FUNCTION test.short_key(event evpg.event) RETURNS text LANGUAGE sql STABLE AS $$ SELECT event.aggregate_id $$;
-SELECT evpg_register_saga('short', 'test.short', event_types => '{Started}', correlation_function => 'test.short_key', max_attempts => 3) \g /dev/null
+SELECT evpg_register_saga('short', 'test.short', event_types => '{Started}', key_function => 'test.short_key', max_attempts => 3) \g /dev/null
 DROP FUNCTION test.short_key;
 SELECT start('keyless') \g /dev/null
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 1 42883 0 2', 'B24: a key function that is gone');
@@ -408,7 +408,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 SELECT is(as_role('evpg_saga_' || role, statement), CASE WHEN level <= least THEN 'done' ELSE '42501' END, role || ': ' || statement)
   FROM (VALUES (3, 'reader'), (2, 'writer'), (1, 'operator')) r (level, role), (VALUES
-  (3, $$SELECT evpg_saga('script', 'x')$$), (2, $$SELECT evpg_action_complete()$$), (2, $$SELECT evpg_reaction('{}')$$), (1, $$SELECT evpg_cancel(evpg_schedule('2001-01-01', 'counter', 'sch', 'Add'))$$), (1, $$SELECT evpg_reschedule(0, '2001-01-01')$$),
+  (3, $$SELECT evpg_saga('script', 'x')$$), (2, $$SELECT evpg_action_complete()$$), (2, $$SELECT evpg_reaction('{}')$$), (1, $$SELECT evpg_cancel_timer(evpg_schedule_command('2001-01-01', 'counter', 'sch', 'Add'))$$), (1, $$SELECT evpg_reschedule_timer(0, '2001-01-01')$$),
   (1, $$SELECT evpg_run_sagas()$$), (1, $$SELECT evpg_retry_dead_letter(0)$$), (1, $$SELECT evpg_retry_dead_letters(NULL)$$), (1, $$SELECT evpg_discard_dead_letter(0, 'no')$$), (1, $$SELECT evpg_drop_saga('nobody', true)$$),
   (1, 'SELECT * FROM evpg.saga'), (1, 'SELECT * FROM evpg.saga_instance'), (1, 'SELECT * FROM evpg.saga_event'), (1, 'SELECT * FROM evpg.timer'), (1, 'SELECT * FROM evpg.dead_letter'),
   (0, 'DELETE FROM evpg.dead_letter'), (0, 'UPDATE evpg.saga_instance SET version = 0'), (0, 'DELETE FROM evpg.timer'), (0, $$SELECT evpg_register_saga('o', 'test.script_event')$$),

@@ -14,7 +14,7 @@ BEGIN
   END IF;
   RETURN event.aggregate_id;
 END $$;
-SELECT evpg_register_saga('follow', 'test.follow', correlation_function => 'test.key', event_types => '{Told}', max_attempts => 1),
+SELECT evpg_register_saga('follow', 'test.follow', key_function => 'test.key', event_types => '{Told}', max_attempts => 1),
        evpg_register_saga('meddle', 'test.meddle', event_types => '{Meddled}', max_attempts => 1) \g /dev/null
 CREATE FUNCTION test.tell(id text, data jsonb, type text DEFAULT 'Told') RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM evpg_append('counter', id, ARRAY[evpg_event(type, data)]) $$;
 CREATE FUNCTION test.letter(of_key text) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT concat_ws(' ', sqlstate, message) FROM evpg.dead_letter WHERE key IS NOT DISTINCT FROM of_key ORDER BY dead_letter_id DESC LIMIT 1 $$;
@@ -47,13 +47,13 @@ SELECT is((SELECT status FROM evpg_saga('follow', 'fine')), 'running', 'rule 17:
 
 SELECT is(error_of($$SELECT count(*) FROM evpg_execute('counter', 'x', 'Add', '{"n": 1}', command_id => 'timer:1')$$), 'VE017 command id "timer:1" is reserved', 'rule 4: who executes a command cannot take the id of a scheduled one');
 SELECT is(error_of($$SELECT count(*) FROM evpg_append('counter', 'x', ARRAY[evpg_event('A')], command_id => 'saga:1')$$), 'VE017 command id "saga:1" is reserved', 'rule 4: nor that of a saga');
-SELECT is(error_of($$SELECT evpg_schedule(now(), 'counter', 'x', 'Add', '{"n": 1}', metadata => '{"evpg": 1}')$$), 'VE017 metadata key "evpg" is reserved', 'rule 16: nor pretend to be one');
+SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add', '{"n": 1}', metadata => '{"evpg": 1}')$$), 'VE017 metadata key "evpg" is reserved', 'rule 16: nor pretend to be one');
 
 -- ------------------------------------------------------------------ whose context
 
 BEGIN;
 SELECT evpg_set_context('alice', 'of alice', '{"tenant": 1}') \g /dev/null
-SELECT evpg_schedule(clock_timestamp(), 'counter', 'scheduled', 'Add', '{"n": 1}') \g /dev/null
+SELECT evpg_schedule_command(clock_timestamp(), 'counter', 'scheduled', 'Add', '{"n": 1}') \g /dev/null
 COMMIT;
 SELECT tell('told', '{"actions": [{"do": "send", "aggregate_type": "counter", "aggregate_id": "sent", "command_type": "Add", "data": {"n": 1}}]}') \g /dev/null
 BEGIN;

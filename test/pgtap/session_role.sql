@@ -21,7 +21,7 @@ BEGIN
   IF command.command_type = 'Outer' THEN
     PERFORM public.evpg_execute('told', command.aggregate_id || '-inner', 'Inner', actor => 'somebody');
     PERFORM public.evpg_append('told', command.aggregate_id || '-appended', public.evpg_events('{"type": "Appended"}'));
-    PERFORM public.evpg_schedule(clock_timestamp(), 'told', command.aggregate_id || '-later', 'Later');
+    PERFORM public.evpg_schedule_command(clock_timestamp(), 'told', command.aggregate_id || '-later', 'Later');
   END IF;
   RETURN public.evpg_event(command.command_type, command.data, command.metadata);
 END $$;
@@ -57,7 +57,7 @@ SELECT is(asked('c-inner') || ', ' || asked('c-appended'), 'Inner evpg_s_teller,
 CALL evpg_run(10);
 SELECT is(asked('c-later'), 'Later evpg_s_teller', 'a command that a handler has scheduled');
 SET SESSION AUTHORIZATION evpg_s_teller;
-SELECT evpg_schedule(clock_timestamp(), 'told', 'd', 'Outer', actor => 'evpg_s_director') \g /dev/null
+SELECT evpg_schedule_command(clock_timestamp(), 'told', 'd', 'Outer', actor => 'evpg_s_director') \g /dev/null
 RESET SESSION AUTHORIZATION;
 SELECT is((SELECT session_role FROM evpg.timer), 'evpg_s_teller', 'a scheduled command is of who scheduled it');
 CALL evpg_run(10);
@@ -105,10 +105,10 @@ END $$;
 SELECT evpg_register_interceptor('big money', 'test.big_money', command_types => '{Spend}') \g /dev/null
 SET SESSION AUTHORIZATION evpg_s_teller;
 SELECT is((SELECT concat_ws(' ', status, code) FROM evpg_try_execute('told', 'h', 'Spend', actor => 'evpg_s_director')), 'intercepted needs_director', 'an interceptor refuses');
-SELECT evpg_schedule(clock_timestamp(), 'told', 'h', 'Spend', actor => 'evpg_s_director') \g /dev/null
+SELECT evpg_schedule_command(clock_timestamp(), 'told', 'h', 'Spend', actor => 'evpg_s_director') \g /dev/null
 SET SESSION AUTHORIZATION evpg_s_director;
 SELECT is((SELECT concat_ws(' ', status, version) FROM evpg_try_execute('told', 'h', 'Spend')), 'ok 1', 'or not');
-SELECT evpg_schedule(clock_timestamp(), 'told', 'h', 'Spend') \g /dev/null
+SELECT evpg_schedule_command(clock_timestamp(), 'told', 'h', 'Spend') \g /dev/null
 RESET SESSION AUTHORIZATION;
 SELECT is(asked('h'), 'Spend evpg_s_director', 'it cannot change who asked');
 CALL evpg_run(10);

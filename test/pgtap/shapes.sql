@@ -15,7 +15,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
   $w$SELECT FROM evpg_execute('counter_c', 'a', 'Add', '{"n": 1}')$w$,
   $w$SELECT FROM evpg_append('counter', 'a', ARRAY[evpg_event('Added', '{"n": 1}')])$w$,
   $w$SELECT FROM evpg_state('counter', 'a')$w$, $w$SELECT FROM evpg_read_stream('counter', 'a')$w$,
-  $w$SELECT FROM evpg_read_all()$w$, $w$SELECT evpg_projection_put('last', 'a', '{}')$w$,
+  $w$SELECT FROM evpg_read_all()$w$, $w$SELECT evpg_put_projection('last', 'a', '{}')$w$,
   $w$SELECT evpg_rebuild_projection('last')$w$, $w$SELECT evpg_rebuild_projection('last', 'a')$w$,
   $w$SELECT evpg_events('[{"type": "x"}]')$w$, $w$SELECT evpg_commands('[{"aggregate_type": "x", "aggregate_id": "x", "command_type": "x"}]')$w$,
   $w$SELECT evpg_reaction('{}')$w$, $w$SELECT FROM evpg_streams()$w$]) AS statement;

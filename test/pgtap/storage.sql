@@ -32,7 +32,7 @@ SELECT is((SELECT string_agg(key || ' ' || sqlstate || ' ' || message, ', ') FRO
 -- what needs a handler or a state
 SELECT refused(statement, '55000 aggregate type "sensor" only stores events', statement) FROM (VALUES
   ($$SELECT evpg_execute('sensor', 'a', 'Read')$$), ($$SELECT evpg_try_execute('sensor', 'a', 'Read')$$), ($$SELECT evpg_state('sensor', 'a')$$),
-  ($$SELECT evpg_state('sensor', 'none')$$), ($$SELECT evpg_take_snapshot('sensor', 'a')$$), ($$SELECT evpg_schedule(now(), 'sensor', 'a', 'Read')$$)) x (statement);
+  ($$SELECT evpg_state('sensor', 'none')$$), ($$SELECT evpg_take_snapshot('sensor', 'a')$$), ($$SELECT evpg_schedule_command(now(), 'sensor', 'a', 'Read')$$)) x (statement);
 SELECT is(error_fields($$SELECT evpg_execute('sensor', 'a', 'Read')$$), '|It was registered without handler and reducer, so it takes no commands and has no state.|Append events with evpg_append(), or register it with a handler and a reducer.', 'the error says why');
 SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, args) FROM (VALUES
   ($$'x', initial_state => '{"a": 1}'$$, '22023 an aggregate without handler and reducer has no state'), ($$'x', invariant => 'test.counter_invariant'$$, '22004 handler must not be null'),

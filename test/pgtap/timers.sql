@@ -47,8 +47,8 @@ SELECT evpg_drop_saga('deaf') \g /dev/null
 -- ------------------------------------------------------------------ commands that are executed at a time
 
 SELECT evpg_set_clock_offset() \g /dev/null
-SELECT evpg_schedule(now() + interval '100 s', 'counter', 'c1', 'Add', '{"n": 1}') AS t1, evpg_schedule(now() + interval '200 s', 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}', 'ann', 'corr', 'cause') AS t2,
-       evpg_schedule(now() - interval '1 day', 'counter', 'c2', 'Add', '{"n": 4}') AS t3 \gset
+SELECT evpg_schedule_command(now() + interval '100 s', 'counter', 'c1', 'Add', '{"n": 1}') AS t1, evpg_schedule_command(now() + interval '200 s', 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}', 'ann', 'corr', 'cause') AS t2,
+       evpg_schedule_command(now() - interval '1 day', 'counter', 'c2', 'Add', '{"n": 4}') AS t3 \gset
 SELECT is(run(), '1 0', 'B26: a command that is due is executed');
 SELECT is(concat_ws(', ', total('c1'), total('c2')), '1 4', 'B26: no other');
 SELECT is((SELECT command_id || coalesce(actor, '') || coalesce(causation_id, '') || coalesce(metadata::text, '') FROM evpg.event WHERE aggregate_id = 'c2'), 'timer:' || :t3, 'B26: its id is that of the timer');
@@ -62,37 +62,37 @@ SELECT same($$SELECT command_id, metadata, actor, correlation_id, causation_id F
 SELECT is(run() || ' ' || (SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), '0 0 0', 'B26: once');
 SELECT evpg_set_clock_offset() \g /dev/null
 -- a command id that was used before: not twice
-SELECT evpg_schedule(now(), 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}') \g /dev/null
+SELECT evpg_schedule_command(now(), 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}') \g /dev/null
 SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'rule 4: a command id that was used before is not executed again');
-SELECT evpg_schedule(now(), 'counter', 'c1', 'Add', '{"n": 3}', 'own id') AS t1 \gset
-SELECT is(run() || ' ' || total('c1') || ' ' || evpg_cancel(:t1), '0 0 2 3 true', 'rule 4: nor for another command: that fails, and is tried again');
+SELECT evpg_schedule_command(now(), 'counter', 'c1', 'Add', '{"n": 3}', 'own id') AS t1 \gset
+SELECT is(run() || ' ' || total('c1') || ' ' || evpg_cancel_timer(:t1), '0 0 2 3 true', 'rule 4: nor for another command: that fails, and is tried again');
 -- moved, cancelled
-SELECT evpg_schedule(now() + interval '1 hour', 'counter', 'c3', 'Add', '{"n": 1}') AS t1, evpg_schedule(now(), 'counter', 'c3', 'Add', '{"n": 2}') AS t2, evpg_schedule(now(), 'counter', 'c3', 'Add', '{"n": 4}') AS t3 \gset
-SELECT is(evpg_reschedule(:t1, now()), true, 'B26: a command is moved');
-SELECT is(evpg_reschedule(:t2, now() + interval '1 hour'), true, 'B26: another one to later');
-SELECT is(evpg_cancel(:t3), true, 'B26: a third is cancelled');
-SELECT is(evpg_cancel(:t3), false, 'B26: once');
+SELECT evpg_schedule_command(now() + interval '1 hour', 'counter', 'c3', 'Add', '{"n": 1}') AS t1, evpg_schedule_command(now(), 'counter', 'c3', 'Add', '{"n": 2}') AS t2, evpg_schedule_command(now(), 'counter', 'c3', 'Add', '{"n": 4}') AS t3 \gset
+SELECT is(evpg_reschedule_timer(:t1, now()), true, 'B26: a command is moved');
+SELECT is(evpg_reschedule_timer(:t2, now() + interval '1 hour'), true, 'B26: another one to later');
+SELECT is(evpg_cancel_timer(:t3), true, 'B26: a third is cancelled');
+SELECT is(evpg_cancel_timer(:t3), false, 'B26: once');
 SELECT is(run() || ' ' || total('c3'), '1 0 1 1', 'B26: so only the first is executed');
-SELECT is(evpg_reschedule(:t1, now()), false, 'B26: what was executed cannot be moved');
-SELECT is(evpg_cancel(:t1), false, 'B26: nor cancelled');
-SELECT is(evpg_cancel(:t2), true, 'B26: what was moved can');
-SELECT is(evpg_cancel(NULL)::text || evpg_reschedule(NULL, now()), NULL, 'B26: of no timer');
+SELECT is(evpg_reschedule_timer(:t1, now()), false, 'B26: what was executed cannot be moved');
+SELECT is(evpg_cancel_timer(:t1), false, 'B26: nor cancelled');
+SELECT is(evpg_cancel_timer(:t2), true, 'B26: what was moved can');
+SELECT is(evpg_cancel_timer(NULL)::text || evpg_reschedule_timer(NULL, now()), NULL, 'B26: of no timer');
 BEGIN;
-SELECT evpg_schedule(now(), 'counter', 'c4', 'Add', '{"n": 1}') AS t1 \gset
+SELECT evpg_schedule_command(now(), 'counter', 'c4', 'Add', '{"n": 1}') AS t1 \gset
 ROLLBACK;
 SELECT is(run() || coalesce(total('c4'), ''), '0 0', 'B26: scheduled in a transaction that is rolled back');
 BEGIN;
-SELECT evpg_schedule(now(), 'counter', 'c4', 'Add', '{"n": 1}') \g /dev/null
+SELECT evpg_schedule_command(now(), 'counter', 'c4', 'Add', '{"n": 1}') \g /dev/null
 SELECT is(run() || ' ' || total('c4'), '1 0 1 1', 'B26: or executed in one');
 ROLLBACK;
 SELECT is(total('c4'), NULL, 'B26: it never was');
 -- in the order of their times
-SELECT evpg_schedule(now() - make_interval(secs => n), 'counter', 'order', 'Add', jsonb_build_object('n', n)) FROM generate_series(1, 5) n \g /dev/null
+SELECT evpg_schedule_command(now() - make_interval(secs => n), 'counter', 'order', 'Add', jsonb_build_object('n', n)) FROM generate_series(1, 5) n \g /dev/null
 SELECT run() \g /dev/null
 SELECT is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg.event WHERE aggregate_id = 'order'), '5 4 3 2 1', 'B26: commands are executed in the order of their times');
 
 -- refused, failing
-SELECT evpg_schedule(now(), 'counter', 'c5', 'Subtract', '{"n": 7}', actor => 'ann') AS t1, evpg_schedule(now(), 'counter', 'c5', 'Fail') AS t2, evpg_schedule(now(), 'counter', 'c6', 'Add', '{"n": 1}') AS t3 \gset
+SELECT evpg_schedule_command(now(), 'counter', 'c5', 'Subtract', '{"n": 7}', actor => 'ann') AS t1, evpg_schedule_command(now(), 'counter', 'c5', 'Fail') AS t2, evpg_schedule_command(now(), 'counter', 'c6', 'Add', '{"n": 1}') AS t3 \gset
 SELECT is(run(), '1 1', 'rule 17: a scheduled command is refused, another fails, a third is executed');
 SELECT same($$SELECT saga, key, label, timer_id, attempts, sqlstate, code, message, detail::jsonb, command, source_position FROM evpg.dead_letter WHERE saga IS NULL AND resolved_at IS NULL$$,
   format($$SELECT NULL::text, NULL::text, NULL::text, %s::bigint, 1, 'VE002', 'underflow', 'total 0 is less than 7', '{"total": 0}'::jsonb,
@@ -106,7 +106,7 @@ SELECT is(run(), '0 0', 'rule 17: one that fails is tried again');
 SELECT later(400) \g /dev/null
 SELECT is(run(), '0 1', 'rule 17: five times');
 SELECT alike((SELECT 'tried ' || attempts || ' ' || sqlstate || ' ' || message FROM evpg.dead_letter WHERE timer_id = :t2), 'tried 5 VE009 broken by "Fail"', 'A34: then it is a dead letter');
-SELECT is(evpg_reschedule(:t1, now()), false, 'A34: a timer of a dead letter is not moved');
+SELECT is(evpg_reschedule_timer(:t1, now()), false, 'A34: a timer of a dead letter is not moved');
 SELECT is((SELECT r.status || ' ' || r.code FROM evpg.dead_letter d, evpg_retry_dead_letter(d.dead_letter_id) r WHERE d.timer_id = :t1), 'rejected underflow', 'rule 17: retried, it is refused again');
 SELECT try('c5', 'Add', '{"n": 7}') \g /dev/null
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters(NULL)) || ' ' || total('c5'), '1 1 2 0', 'rule 17: retried together, when one of them can be done');
@@ -116,20 +116,20 @@ SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint
 SELECT evpg_set_clock_offset() \g /dev/null
 
 -- arguments
-SELECT refused(format('SELECT evpg_schedule(%s)', args), error, 'B26: evpg_schedule(' || left(args, 50) || ')') FROM (VALUES
+SELECT refused(format('SELECT evpg_schedule_command(%s)', args), error, 'B26: evpg_schedule_command(' || left(args, 50) || ')') FROM (VALUES
   ($$NULL, 'counter', 'x', 'Add'$$, '22004 due_at must not be null'), ($$'infinity', 'counter', 'x', 'Add'$$, '22008 due_at must be finite'), ($$'-infinity', 'counter', 'x', 'Add'$$, '22008 due_at must be finite'),
   ($$now(), 'nowhere', 'x', 'Add'$$, 'VE003 aggregate type "nowhere" is not registered'), ($$now(), NULL, 'x', 'Add'$$, '22004 aggregate type must not be null'), ($$now(), 'counter', '', 'Add'$$, '22023 aggregate id must not be empty'),
   ($$now(), 'counter', 'x', NULL$$, '22004 command type must not be null'), ($$now(), 'counter', 'x', 'Add', command_id => ''$$, '22023 command id must not be empty'),
   ($$now(), 'counter', 'x', 'Add', metadata => '[]'$$, '22023 metadata must be a JSON object'), ($$now(), 'counter', 'x', 'Add', metadata => '{"evpg.a": 1}'$$, 'VE017 %'),
   ($$now(), 'counter', 'x', 'Add', (repeat('[', 101) || repeat(']', 101))::jsonb$$, 'VE014 %')) x (args, error);
-SELECT is(error_of($$SELECT evpg_reschedule(1, 'infinity')$$), '22008 due_at must be finite', 'B26: evpg_reschedule to never');
+SELECT is(error_of($$SELECT evpg_reschedule_timer(1, 'infinity')$$), '22008 due_at must be finite', 'B26: evpg_reschedule_timer to never');
 SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint, 'B26: nothing of them is kept');
-SELECT evpg_schedule(now(), 'counter', 'null', 'Emit', NULL), evpg_schedule(now(), 'counter', 'scalar', 'Nothing', '7'), evpg_schedule(now(), 'counter', 'text', 'Nothing', '"a"'), evpg_schedule(now(), 'counter', 'empty', 'Nothing', '[]') \g /dev/null
+SELECT evpg_schedule_command(now(), 'counter', 'null', 'Emit', NULL), evpg_schedule_command(now(), 'counter', 'scalar', 'Nothing', '7'), evpg_schedule_command(now(), 'counter', 'text', 'Nothing', '"a"'), evpg_schedule_command(now(), 'counter', 'empty', 'Nothing', '[]') \g /dev/null
 SELECT is((SELECT string_agg(coalesce(command->>'data', '-'), ' ' ORDER BY timer_id) FROM evpg.timer WHERE command IS NOT NULL), '- 7 a []', 'B26: data may be anything');
 SELECT is(run(), '4 0', 'B26: which is executed');
 BEGIN READ ONLY;
-SELECT is(error_of($$SELECT evpg_schedule(now(), 'counter', 'x', 'Add')$$) || error_of('SELECT evpg_cancel(1)') || error_of('SELECT evpg_reschedule(1, now())'),
-  '25006 cannot execute evpg_schedule() in a read-only transaction25006 cannot execute evpg_cancel() in a read-only transaction25006 cannot execute evpg_reschedule() in a read-only transaction', 'B26: they write');
+SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add')$$) || error_of('SELECT evpg_cancel_timer(1)') || error_of('SELECT evpg_reschedule_timer(1, now())'),
+  '25006 cannot execute evpg_schedule_command() in a read-only transaction25006 cannot execute evpg_cancel_timer() in a read-only transaction25006 cannot execute evpg_reschedule_timer() in a read-only transaction', 'B26: they write');
 ROLLBACK;
 
 -- the clock is the administrator's

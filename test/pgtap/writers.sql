@@ -9,7 +9,7 @@ INSERT INTO evpg.saga_event (saga, key, position) VALUES ('s', 'k', 1);
 INSERT INTO evpg.saga_instance (version, position, started_at, updated_at, saga_version, status, saga, key, state) VALUES (1, 1, now(), now(), 1, 'running', 's', 'k', '{}');
 INSERT INTO evpg.dead_letter (attempts, sqlstate, message) VALUES (1, 'XX000', 'x');
 INSERT INTO evpg.saga_total (saga, dispatched, dead_lettered) VALUES ('s', 1, 0);
-SELECT evpg_take_snapshot('counter', 'a'), evpg_schedule('2100-01-01', 'counter', 'a', 'Add', '{"n": 1}'), evpg_receive('elsewhere', '1') \g /dev/null
+SELECT evpg_take_snapshot('counter', 'a'), evpg_schedule_command('2100-01-01', 'counter', 'a', 'Add', '{"n": 1}'), evpg_receive('elsewhere', '1') \g /dev/null
 
 CREATE ROLE evpg_test_writes_all;
 CREATE ROLE evpg_test_everything;
@@ -121,7 +121,7 @@ CREATE PUBLICATION everything FOR ALL TABLES;
 SELECT evpg_register_aggregate('x', library => 'evpg_test', symbol => 'counter') \g /dev/null
 SELECT evpg_register_projection('listed', handler => 'test.list', mode => 'async', tables => '{test.listed}') \g /dev/null
 SELECT count(*) FROM evpg_append('x', '1', evpg_events('[{"type": "A"}, {"type": "B"}]')) \g /dev/null
-SELECT evpg_activate() \g /dev/null
+SELECT evpg_activate_consumers() \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT array_agg(n ORDER BY n) FROM test.listed), '{3,3}'::bigint[], 'a table without a primary key, under a publication of all tables');
 SELECT evpg_rebuild_projection('listed', background => true) \g /dev/null

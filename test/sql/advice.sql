@@ -23,7 +23,7 @@ SELECT register_path('$[*].attendees');
 SELECT register_path('$.data.a + $.b');
 SELECT register_path('$ ? (!(@.actr like_regex "^a")).actor');
 SELECT register_path('$ ? (@.actr starts with "a").actor');
-SELECT evpg_register_saga('offers', handler => 'react', correlation_path => '$.attendee', start_event_types => '{Booked}');
+SELECT evpg_register_saga('offers', handler => 'react', key_path => '$.attendee', start_event_types => '{Booked}');
 -- these are right
 SELECT register_path('$.data.attendee');
 SELECT register_path('$.data.items[*].sku');

@@ -118,7 +118,7 @@ SQL
 		is($node->safe_psql($to, 'SELECT sum(amount), min(balance) FROM bank.statement'), '0|0', "$what: C23: a table projection too");
 		# a copy keeps its consumers paused until it is told that it is no copy (sections 4 and 10)
 		is(sqlstate($node, "$path CALL evpg_run()", $to), '55000', "$what: consumers do not run in a copy");
-		$node->safe_psql($to, "$path SELECT evpg_activate(); CALL evpg_run()");
+		$node->safe_psql($to, "$path SELECT evpg_activate_consumers(); CALL evpg_run()");
 		is( $node->safe_psql($to, "SELECT name, key, state->>'count', generation FROM evpg.projected_state WHERE name IN ('counts', 'again') ORDER BY name DESC, key"),
 			"counts|a|6|1\nagain|a|4|1", "$what: rules 10, 13: asynchronous projections and rebuilds go on");
 		is($node->safe_psql($to, "SELECT name, key, error FROM evpg.parked_event"), 'counts|b|noted', "$what: rule 10: what was parked is parked");
@@ -155,13 +155,13 @@ $node->safe_psql('from_saga', slurp_file(tree() . '/examples/bank/transfer.sql')
 $node->safe_psql('from_saga', $_) foreach (
 	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, unnest('{payer,payee}'::text[]) id, evpg_execute(t, id, 'Open', '{"owner": "Ann"}')),
 	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, evpg_execute(t, 'payer', 'Deposit', '{"amount": 100}')),
-	q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Withdraw', '{"amount": 7}')),
+	q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Withdraw', '{"amount": 7}')),
 	q(SELECT evpg_run_sagas()),
 	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'x', 'Request', '{"from": "payer", "to": "payee", "amount": 60}')),
 	q(SELECT evpg_run_sagas()),
 	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'y', 'Request', '{"from": "payer", "to": "payee", "amount": 1}')),
 	q(SELECT evpg_run_sagas(1)),
-	q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')));
+	q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')));
 my $before = $node->safe_psql('from_saga', $sagas);
 is($node->safe_psql('from_saga', $balances), "account|payer|40\naccount|payee|60\naccount_c|payer|40\naccount_c|payee|0", 'sagas: money is on its way');
 is($node->safe_psql('from_saga', 'SELECT (SELECT count(*) FROM evpg.saga_event) > 0, (SELECT count(*) FROM evpg.timer), (SELECT count(*) FROM evpg.dead_letter)'), 't|4|1', 'sagas: there is something to dump');
@@ -172,11 +172,11 @@ $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('to_sa
 is($node->safe_psql('to_saga', $sagas), $before, 'sagas: all is there as it was');
 is($node->safe_psql('to_saga', "SELECT abs(extract(epoch FROM evpg.clock_timestamp() - clock_timestamp())) < 60, count(*) FROM evpg.clock"), 't|0', 'the clock of a restored database is the wall clock');
 is(sqlstate($node, $_, 'to_saga'), '55000', "sagas: a copy does nothing: $_") foreach 'SELECT evpg_run_sagas()', 'SELECT evpg_retry_dead_letters(NULL)', 'CALL evpg_run()';
-$node->safe_psql('to_saga', 'SELECT evpg_activate(); CALL evpg_run()');
+$node->safe_psql('to_saga', 'SELECT evpg_activate_consumers(); CALL evpg_run()');
 is($node->safe_psql('to_saga', $transfers), "transfer|completed\ntransfer_c|completed", 'sagas: activated, they go on');
 is($node->safe_psql('to_saga', $balances), "account|payer|39\naccount|payee|66\naccount_c|payer|39\naccount_c|payee|61", 'sagas: each transfer is made once, a scheduled command executed');
 is($node->safe_psql('to_saga', 'SELECT retried, failed FROM evpg_retry_dead_letters(NULL)'), '1|0', 'sagas: a dead letter is retried');
-is($node->safe_psql('to_saga', q(SELECT evpg_schedule('2100-01-01', 'account', 'payee', 'Close') > max(timer_id) FROM evpg.dead_letter)), 't', 'sagas: ids of timers go on');
+is($node->safe_psql('to_saga', q(SELECT evpg_schedule_command('2100-01-01', 'account', 'payee', 'Close') > max(timer_id) FROM evpg.dead_letter)), 't', 'sagas: ids of timers go on');
 
 # inspect() looks for functions in the search_path
 sub inspect_in

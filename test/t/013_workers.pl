@@ -188,7 +188,7 @@ foreach my $type ('Good', 'Bad')
 $node->safe_psql('postgres', "SELECT evpg_register_projection('kept', 'same', constant_key => repeat('k', 1000))");
 my $waiter = $node->background_psql('postgres', on_error_stop => 0);
 my $waiting = $waiter->query('SELECT pg_backend_pid()');
-$waiter->query_until(qr/waits/, "\\echo waits\nSELECT evpg_watch('kept', repeat('k', 1000), 1000000, NULL, 1);\n");
+$waiter->query_until(qr/waits/, "\\echo waits\nSELECT evpg_watch_projection('kept', repeat('k', 1000), 1000000, NULL, 1);\n");
 soon("SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $waiting", 'a session waits for a key');
 $node->safe_psql('postgres', "DO \$\$ BEGIN FOR i IN 1 .. 2000 LOOP PERFORM evpg_append('plain', 'b', ARRAY[evpg_event('Good')]); COMMIT; END LOOP; END \$\$");
 $node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($waiting)");
@@ -220,7 +220,7 @@ soon(processes(2, 'worker', 'postgres'), 'as many workers as there is room for')
 $node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
 soon(processes(2, 'worker', 'postgres'), 'which are started again');
 is(scalar(() = slurp_file($node->logfile) =~ /WARNING:  could not start evpg/g), 1, 'one warning');
-$node->safe_psql('postgres', "SELECT evpg_projection_put('kept', 'a', '{}')");
+$node->safe_psql('postgres', "SELECT evpg_put_projection('kept', 'a', '{}')");
 $node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
 soon(processes(2, 'worker', 'postgres'), 'places that become free are taken by workers');
 is($node->safe_psql('template1', processes(0, 'broadcaster')), 't', 'rule 15: not by a broadcaster, since frames can go by NOTIFY');

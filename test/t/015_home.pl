@@ -1,4 +1,4 @@
-# A database that was restored, or copied from another, keeps its consumers paused until evpg_activate(): a copy must not
+# A database that was restored, or copied from another, keeps its consumers paused until evpg_activate_consumers(): a copy must not
 # send what the original sends.  The original, and one restored over itself, go on.
 
 use strict;
@@ -18,12 +18,12 @@ SELECT count(*), count(*) FILTER (WHERE m.system_identifier = s.system_identifie
   FROM evpg.meta m, pg_control_system() s, pg_database d WHERE d.datname = current_database()
 SQL
 
-# Whether consumers are paused: what evpg_activate() would change.
+# Whether consumers are paused: what evpg_activate_consumers() would change.
 sub paused
 {
 	my ($where, $database) = @_;
 
-	return $where->safe_psql($database, 'BEGIN; SELECT evpg_activate(); ROLLBACK');
+	return $where->safe_psql($database, 'BEGIN; SELECT evpg_activate_consumers(); ROLLBACK');
 }
 
 sub is_copy
@@ -33,7 +33,7 @@ sub is_copy
 	is(paused($where, $database), 't', "rule 9: $what: paused");
 	is( $where->safe_psql($database, "SELECT version FROM evpg_execute('account', 'a', 'Deposit', '{\"amount\": 1}')"),
 		'2', "$what: commands work");
-	is($where->safe_psql($database, 'SELECT evpg_activate(), evpg_activate()'), 't|f', "rule 9: $what: activated, once");
+	is($where->safe_psql($database, 'SELECT evpg_activate_consumers(), evpg_activate_consumers()'), 't|f', "rule 9: $what: activated, once");
 	is(paused($where, $database), 'f', "rule 9: $what: not paused any more");
 	is($where->safe_psql($database, $own), '1|1', "$what: it is the only home of its contents");
 	return;
@@ -53,19 +53,19 @@ is(paused($node, 'renamed'), 'f', 'nor under another name');
 
 $node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE renamed');
 $node->safe_psql('copy', 'CREATE FUNCTION kept(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$');
-foreach my $call ("evpg_register_projection('kept', 'kept', mode => 'async')", "evpg_resume('kept')",
-	"evpg_rebuild_projection('kept', background => true)", "evpg_pause('kept')")
+foreach my $call ("evpg_register_projection('kept', 'kept', mode => 'async')", "evpg_resume_consumer('kept')",
+	"evpg_rebuild_projection('kept', background => true)", "evpg_pause_consumer('kept')")
 {
 	my ($status, undef, $notice) = $node->psql('copy', "SELECT $call");
-	my $tells = $notice =~ /NOTICE:  consumers of this database are inactive\n.*HINT:  Run evpg_activate/s ? 'tells' : 'silent';
+	my $tells = $notice =~ /NOTICE:  consumers of this database are inactive\n.*HINT:  Run evpg_activate_consumers/s ? 'tells' : 'silent';
 
 	is("$status $tells", $call =~ /pause/ ? '0 silent' : '0 tells', "rule 9: $call in a copy is done, and says when it has no effect");
 }
-$node->safe_psql('copy', "SELECT evpg_resume('kept')");
+$node->safe_psql('copy', "SELECT evpg_resume_consumer('kept')");
 is($node->safe_psql('copy', "SELECT status, reason FROM evpg.stat_consumer WHERE name = 'kept'"),
-	'inactive|this database was restored or copied: evpg_activate() lets its consumers run', 'rule 9: the status of its consumers says so');
+	'inactive|this database was restored or copied: evpg_activate_consumers() lets its consumers run', 'rule 9: the status of its consumers says so');
 my (undef, undef, $message) = $node->psql('copy', "SELECT evpg_wait_for('kept', 1)");
-like($message, qr/ERROR:  consumers of this database are inactive\n.*HINT:  Run evpg_activate/s, 'rule 9: a wait for one ends at once, and says so');
+like($message, qr/ERROR:  consumers of this database are inactive\n.*HINT:  Run evpg_activate_consumers/s, 'rule 9: a wait for one ends at once, and says so');
 ok($node->poll_query_until('copy', "SELECT status = 'not served' FROM evpg.stat_database WHERE datname = 'copy'"), 'rule 9: as does the row of the database');
 $node->safe_psql('copy', "SELECT evpg_drop_projection('kept')");
 is_copy($node, 'copy', 'a copy of a template');
@@ -109,15 +109,15 @@ $node->safe_psql('renamed', 'DELETE FROM evpg.meta');
 is(paused($node, 'renamed'), 't', 'no row: paused');
 $node->safe_psql('postgres', 'CREATE ROLE writer');
 $node->safe_psql('copy', "SELECT evpg_grant('writer', 'writer')");
-is(sqlstate($node, 'SET ROLE writer; SELECT evpg_activate()', 'copy'), '42501', 'a writer must not activate');
-is(sqlstate($node, 'BEGIN READ ONLY; SELECT evpg_activate()', 'copy'), '25006', 'nor can a transaction that is read only');
+is(sqlstate($node, 'SET ROLE writer; SELECT evpg_activate_consumers()', 'copy'), '42501', 'a writer must not activate');
+is(sqlstate($node, 'BEGIN READ ONLY; SELECT evpg_activate_consumers()', 'copy'), '25006', 'nor can a transaction that is read only');
 
 # ------------------------------------------------------------------ what a copy has drawn
 
 my $deposits = "SELECT count(*) FROM generate_series(1, 10), evpg_execute('account', 'a', 'Deposit', '{\"amount\": 1}')";
 
 $node->safe_psql('postgres', 'CREATE DATABASE drawn TEMPLATE copy');
-$node->safe_psql('drawn', 'SELECT evpg_activate()');
+$node->safe_psql('drawn', 'SELECT evpg_activate_consumers()');
 is($node->safe_psql('drawn', $deposits), '10', 'events of a copy');
 $node->stop('immediate');
 $node->start;

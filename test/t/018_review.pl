@@ -47,7 +47,7 @@ is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_
 
 $node->safe_psql('postgres', 'CREATE DATABASE made');
 $node->safe_psql('template1', 'DROP EXTENSION evpg');
-ok($node->wait_for_log(qr/WARNING:  consumers of database "made" are inactive\n.*DETAIL: .*\n.*HINT:  Run evpg_activate/), 'rule 9: the worker of a copy tells that its consumers are inactive');
+ok($node->wait_for_log(qr/WARNING:  consumers of database "made" are inactive\n.*DETAIL: .*\n.*HINT:  Run evpg_activate_consumers/), 'rule 9: the worker of a copy tells that its consumers are inactive');
 is(scalar(() = slurp_file($node->logfile) =~ /consumers of database "made" are inactive/g), 1, 'once');
 $node->safe_psql('postgres', 'ALTER DATABASE made IS_TEMPLATE true');
 $node->restart;
@@ -72,7 +72,7 @@ soon(processes(1, 'worker', 'first'), 'a database takes the only slot');
 $node->safe_psql('first', <<'SQL');
 CREATE FUNCTION keep(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT event.data $$;
 SELECT evpg_register_projection('kept', 'keep');
-SELECT evpg_projection_put('kept', 'a', '{}');
+SELECT evpg_put_projection('kept', 'a', '{}');
 SQL
 soon(processes(1, 'broadcaster', 'first'), 'which has a broadcaster');
 my $broadcaster = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg broadcaster'");

@@ -1,6 +1,6 @@
 # pg_upgrade, to a server of the same version, keeps all of it: events, rows and checkpoints, a saga in the middle of a transfer,
 # timers, an open dead letter, an optional index.  Consumers are paused in the new cluster (rule 9), workers leave it alone until
-# evpg_activate(), and then all goes on where it was.
+# evpg_activate_consumers(), and then all goes on where it was.
 
 use strict;
 use warnings;
@@ -23,7 +23,7 @@ $old->safe_psql('postgres', $_) foreach (
 	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, evpg_execute(t, 'payer', 'Deposit', '{"amount": 100}', command_id => 'first')),
 	q(SELECT evpg_take_snapshot('account', 'payer')),
 	# a dead letter: there is no money to withdraw
-	q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Withdraw', '{"amount": 7}')),
+	q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Withdraw', '{"amount": 7}')),
 	q(CALL evpg_run()),
 	# each form of the saga: one transfer in its middle, one that has not begun
 	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'x', 'Request', '{"from": "payer", "to": "payee", "amount": 60}')),
@@ -31,8 +31,8 @@ $old->safe_psql('postgres', $_) foreach (
 	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'y', 'Request', '{"from": "payer", "to": "payee", "amount": 1}')),
 	q(SELECT evpg_run_sagas(1)),
 	# a timer that is due, and one that is not
-	q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')),
-	q(SELECT evpg_schedule('2100-01-01', 'account', 'payee', 'Close')));
+	q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')),
+	q(SELECT evpg_schedule_command('2100-01-01', 'account', 'payee', 'Close')));
 
 my @tables = split /\n/, $old->safe_psql('postgres', <<'SQL');
 SELECT oid::regclass FROM pg_class WHERE relnamespace IN ('evpg'::regnamespace, 'bank'::regnamespace) AND relkind = 'r' ORDER BY 1
@@ -56,7 +56,7 @@ cmp_ok(scalar(@tables), '>', 20, 'there are tables');
 is( $old->safe_psql('postgres', 'SELECT (SELECT count(*) FROM evpg.saga_event) > 0, (SELECT count(*) FROM evpg.timer), (SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL),
 		(SELECT lag_events > 0 AND checkpoint > 0 FROM evpg.stat_consumer WHERE name = \'counts\'), to_regclass(\'evpg.event_log_event_type\')'),
 	't|5|1|t|evpg.event_log_event_type', 'something is under way');
-is($old->safe_psql('postgres', 'BEGIN; SELECT evpg_activate(); ROLLBACK'), 'f', 'rule 9: the old cluster is the home of it');
+is($old->safe_psql('postgres', 'BEGIN; SELECT evpg_activate_consumers(); ROLLBACK'), 'f', 'rule 9: the old cluster is the home of it');
 $old->stop;
 
 my $new = evpg_node('new', bare => 1, conf => $conf);
@@ -86,7 +86,7 @@ is($new->safe_psql('postgres', q(SELECT status, version FROM evpg_try_execute('a
 
 # ------------------------------------------------------------------ activated
 
-is($new->safe_psql('postgres', 'SELECT evpg_activate(), evpg_activate()'), 't|f', 'rule 9: evpg_activate()');
+is($new->safe_psql('postgres', 'SELECT evpg_activate_consumers(), evpg_activate_consumers()'), 't|f', 'rule 9: evpg_activate_consumers()');
 ok($new->poll_query_until('postgres', <<'SQL'), 'all goes on by itself');
 SELECT NOT EXISTS (SELECT FROM evpg.saga_event) AND (SELECT count(*) = 1 FROM evpg.timer WHERE dead_letter_id IS NULL)
    AND (SELECT bool_and(checkpoint = evpg_stable_position()) FROM evpg.consumer)

@@ -1,4 +1,4 @@
-# With the library preloaded who waits is woken, and no wake-up is lost: rounds of evpg_watch and evpg_wait_for against commits,
+# With the library preloaded who waits is woken, and no wake-up is lost: rounds of evpg_watch_projection and evpg_wait_for against commits,
 # rollbacks, the ends of rebuilds and of projections; workers against appenders that are slow to release their locks, and against
 # prepared transactions.
 #
@@ -44,7 +44,7 @@ DECLARE
   got bigint;
 BEGIN
   WHILE known < last LOOP
-    SELECT version INTO got FROM evpg_watch(name, key, known, NULL);
+    SELECT version INTO got FROM evpg_watch_projection(name, key, known, NULL);
     IF got IS NULL OR got <= known THEN
       RETURN format('%s after %s', got, known);
     END IF;
@@ -198,7 +198,7 @@ my $prepare = "BEGIN; SET LOCAL evpg.broadcast = off; SELECT append('prepared');
 
 settled();
 query($prepare);
-begin($watcher, "SELECT key, version FROM (VALUES ('prepared')) k (key), evpg_watch('now', key, 0, NULL)");
+begin($watcher, "SELECT key, version FROM (VALUES ('prepared')) k (key), evpg_watch_projection('now', key, 0, NULL)");
 begin($waiter, "SELECT evpg_wait_for('soon', (SELECT last_position FROM evpg.stat_stable_position), NULL)");
 is(query("SELECT count(*) FROM evpg.projected_state WHERE key = 'prepared'"), '0', 'rule 9: nothing of a prepared transaction is applied');
 query("COMMIT PREPARED 'appender'");
@@ -227,7 +227,7 @@ foreach my $round (1 .. 10)
 	{
 		my ($version, $generation) = split /\|/, query("SELECT version, generation FROM evpg.projected_state WHERE name = '$name' AND key = 'k1'");
 
-		begin($watcher, "SELECT version, generation FROM evpg_watch('$name', 'k1', $version, NULL, $generation)");
+		begin($watcher, "SELECT version, generation FROM evpg_watch_projection('$name', 'k1', $version, NULL, $generation)");
 		query("SELECT evpg_rebuild_projection('$name', background => true)");
 		is(answer($watcher), "$version|" . ($generation + 1), "rule 13: who watches a key is woken by the end of a rebuild of \"$name\": $round");
 	}
@@ -240,7 +240,7 @@ sub put_off
 {
 	my ($name) = @_;
 
-	query("SELECT evpg_pause('$name')");
+	query("SELECT evpg_pause_consumer('$name')");
 	query("UPDATE evpg.consumer SET status = 'running', retry_at = clock_timestamp() + interval '1 hour' WHERE name = '$name'");
 	return;
 }
@@ -260,7 +260,7 @@ foreach my $id ('good', 'bad')
 	put_off('slow');
 	my $position = query("SELECT append('$id', 'Slow')");
 	begin($waiter, "SELECT evpg_wait_for('slow', $position, NULL)");
-	query("SELECT evpg_resume('slow')");
+	query("SELECT evpg_resume_consumer('slow')");
 	is(answer($waiter), 't', "rule 17: who waits for a saga is woken by a reaction, and by a dead letter: $id");
 }
 query("SELECT evpg_drop_saga('slow')");
@@ -272,7 +272,7 @@ foreach my $round (1 .. 10)
 	my $set = $round % 2 == 0 ? "SET evpg.test_mutation = 'slow_end'; " : '';
 
 	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}'), append('short')");
-	begin($watcher, "SELECT evpg_watch('short', 'short', 1, NULL)");
+	begin($watcher, "SELECT evpg_watch_projection('short', 'short', 1, NULL)");
 	query("${set}SELECT evpg_drop_projection('short')");
 	is(answer($watcher), 'ERROR:  projection "short" is not registered', "C11: who watches a key of a projection that is dropped: $round");
 
@@ -280,7 +280,7 @@ foreach my $round (1 .. 10)
 	put_off('short');
 	my $position = query("SELECT append('short')");
 	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
-	begin($watcher, "SELECT evpg_watch('short', 'nobody', 0, NULL)");
+	begin($watcher, "SELECT evpg_watch_projection('short', 'nobody', 0, NULL)");
 	query("${set}SELECT evpg_drop_projection('short')");
 	is(answer($waiter), 'ERROR:  projection "short" is not registered', "C11: who waits for an asynchronous one: $round");
 	is(answer($watcher), 'ERROR:  projection "short" is not registered', "C11: and who watches a key of it: $round");
@@ -297,7 +297,7 @@ foreach my $round (1 .. 10)
 	put_off('short');
 	$position = query("SELECT append('short')");
 	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
-	query("${set}SELECT evpg_pause('short')");
+	query("${set}SELECT evpg_pause_consumer('short')");
 	like(answer($waiter), qr/^ERROR:  cannot wait for "short", which is paused/, "rule 9: who waits for one that is paused meanwhile: $round");
 	query("SELECT evpg_drop_projection('short')");
 }

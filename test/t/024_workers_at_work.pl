@@ -1,4 +1,4 @@
-# Workers do what is due where they should, and only there: nothing in a copy of a database before evpg_activate() (rule 9), for it
+# Workers do what is due where they should, and only there: nothing in a copy of a database before evpg_activate_consumers() (rule 9), for it
 # would be done twice; all of it on a standby once it is promoted; and whatever a database has set for its sessions.
 #
 # evpg.naptime is an hour, so a worker goes around when it is woken.
@@ -54,7 +54,7 @@ sub prepare
 		q(SELECT evpg_run_sagas()),
 		q(SELECT count(*) FROM evpg_execute('transfer', 'y', 'Request', '{"from": "payer", "to": "payee", "amount": 1}')),
 		q(SELECT evpg_run_sagas(1)),
-		q(SELECT evpg_schedule('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')));
+		q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')));
 	return;
 }
 
@@ -107,7 +107,7 @@ ok(worker_rounds($node, 'copy', 5, "SELECT FROM evpg_append('account', 'noted', 
 is($node->safe_psql('copy', $contents), $before, 'rule 9: and has done nothing');
 is(sqlstate($node, 'CALL evpg_run()', 'copy'), '55000', 'rule 9: nor does evpg_run()');
 is($node->safe_psql('copy', $contents), $before, 'rule 9: which leaves all as it was');
-is($node->safe_psql('copy', 'SELECT evpg_activate()'), 't', 'rule 9: evpg_activate()');
+is($node->safe_psql('copy', 'SELECT evpg_activate_consumers()'), 't', 'rule 9: evpg_activate_consumers()');
 is_done($node, 'copy', 'the copy, activated');
 is($node->safe_psql('original', $balances), '66 39', 'the original is as it was');
 workers(0);
@@ -153,10 +153,10 @@ workers(0);
 	$node->safe_psql('clock', $_) foreach q(CALL evpg_run()), q(SELECT evpg_set_clock_offset());
 	is($node->safe_psql('clock', q(SELECT state->>'rung' FROM evpg.saga_instance)), '1', 'D99: nor does a session fire it');
 
-	operator(q(SELECT evpg_reschedule(timer_id, now()) FROM evpg.timer), q(SELECT state->>'rung' = '2' FROM evpg.saga_instance), 'evpg_reschedule wakes the workers');
-	$node->safe_psql('clock', q(SELECT evpg_pause('bells')));
-	$node->safe_psql('clock', q(SELECT evpg_reschedule(timer_id, now()) FROM evpg.timer));
-	operator(q(SELECT evpg_resume('bells')), q(SELECT state->>'rung' = '3' FROM evpg.saga_instance WHERE saga = 'bells'), 'evpg_resume wakes the workers');
+	operator(q(SELECT evpg_reschedule_timer(timer_id, now()) FROM evpg.timer), q(SELECT state->>'rung' = '2' FROM evpg.saga_instance), 'evpg_reschedule_timer wakes the workers');
+	$node->safe_psql('clock', q(SELECT evpg_pause_consumer('bells')));
+	$node->safe_psql('clock', q(SELECT evpg_reschedule_timer(timer_id, now()) FROM evpg.timer));
+	operator(q(SELECT evpg_resume_consumer('bells')), q(SELECT state->>'rung' = '3' FROM evpg.saga_instance WHERE saga = 'bells'), 'evpg_resume_consumer wakes the workers');
 
 	my %ways = (evpg_retry_dead_letter => '', evpg_discard_dead_letter => q(, 'no'));
 	foreach my $way (sort keys %ways)

@@ -195,7 +195,7 @@ cmp_ok(query("SELECT count(*) FROM transfer WHERE status = 'failed' AND taken = 
 
 # ------------------------------------------------------------------ timers
 
-my $deposit = q(SELECT evpg_schedule(clock_timestamp() + interval '%s', 'account', '%s', 'Deposit', '{"amount": 7}'));
+my $deposit = q(SELECT evpg_schedule_command(clock_timestamp() + interval '%s', 'account', '%s', 'Deposit', '{"amount": 7}'));
 
 query(q(SELECT count(*) FROM unnest('{worker,postmaster,later}'::text[]) t, evpg_execute('account', t, 'Open', '{"owner": "Ann"}')));
 foreach my $victim ('worker', 'postmaster')

@@ -39,7 +39,7 @@ CREATE FUNCTION ill(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAG
 $$;
 SELECT evpg_register_saga('ill', 'ill', event_types => '{Ill}', max_attempts => 2, backoff => '0');
 CREATE FUNCTION broken_key(event evpg.event) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no key'; END $$;
-SELECT evpg_register_saga('keyless', 'ill', correlation_function => 'broken_key', event_types => '{Keyless}');
+SELECT evpg_register_saga('keyless', 'ill', key_function => 'broken_key', event_types => '{Keyless}');
 SQL
 
 # What a scenario begins with, before there is a worker; how much the version of its instance is at a point of the worker; and

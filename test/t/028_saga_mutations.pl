@@ -66,7 +66,7 @@ sub begin
 	$node->safe_psql('template1', "CREATE DATABASE $database TEMPLATE postgres");
 	$node->safe_psql('template1', "ALTER DATABASE $database SET evpg.test_mutation = '$mutation'");
 	# A crash must not take back what is drawn of a sequence that was copied: PostgreSQL writes that only after a checkpoint.
-	query('CHECKPOINT; SELECT evpg_activate()');
+	query('CHECKPOINT; SELECT evpg_activate_consumers()');
 	return;
 }
 
@@ -152,7 +152,7 @@ sub moved
 	query($start);
 	query('CALL evpg_run()');
 	my $runner = run_to('claimed', "SELECT evpg_set_clock_offset('2 min');");
-	query(q(SELECT evpg_reschedule(timer_id, now() + interval '1 hour') FROM evpg.timer));
+	query(q(SELECT evpg_reschedule_timer(timer_id, now() + interval '1 hour') FROM evpg.timer));
 	release();
 	$runner->quit;
 	my $early = query($state);

@@ -164,11 +164,11 @@ check('a row of evpg_projection_changes, inline', 'undurable', sub {
 	return query("SELECT key FROM evpg_projection_changes('inline', 0, 1000) WHERE key = '$id'");
 }, sub { "SELECT count(*) = 1 FROM evpg_projection('inline', '$_[1]')" });
 
-check('a row of evpg_watch', 'undurable', sub {
+check('a row of evpg_watch_projection', 'undurable', sub {
 	my ($id) = @_;
 	my $session = $node->background_psql('postgres', on_error_stop => 1);
-	$session->query_until(qr/started/, "\\echo started\nSELECT version FROM evpg_watch('inline', '$id', 0, '1 minute');\n\\echo seen\n");
-	soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%evpg_watch%' AND pid <> pg_backend_pid() AND state = 'active'", 'somebody watches');
+	$session->query_until(qr/started/, "\\echo started\nSELECT version FROM evpg_watch_projection('inline', '$id', 0, '1 minute');\n\\echo seen\n");
+	soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%evpg_watch_projection%' AND pid <> pg_backend_pid() AND state = 'active'", 'somebody watches');
 	query("$lazily " . append($id));
 	$session->query_until(qr/seen/, '');
 	$session->{run}->kill_kill;
@@ -232,7 +232,7 @@ check('an event that a saga has sent', 'commit_undurable', sub {
 
 check('an event of a scheduled command', 'commit_undurable', sub {
 	my ($id) = @_;
-	query("SELECT evpg_schedule(clock_timestamp(), 'mail', 'mail $id', 'Reminded')");
+	query("SELECT evpg_schedule_command(clock_timestamp(), 'mail', 'mail $id', 'Reminded')");
 	let_work("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'mail $id'");
 	return query("SELECT event_id FROM evpg.event WHERE aggregate_id = 'mail $id'");
 }, \&is_logged);
@@ -289,7 +289,7 @@ set('evpg.workers', 0);
 # There is none that answers: what nobody waits for is visible, but is not handed out.
 my $waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend' AND query LIKE '%seen%'";
 
-foreach my $read ('evpg_stable_position()', 'count(*) FROM evpg_read_all(0)', "count(*) FROM evpg_projection_changes('inline', 0)", "count(*) FROM evpg_watch('inline', 'lonely', 0)")
+foreach my $read ('evpg_stable_position()', 'count(*) FROM evpg_read_all(0)', "count(*) FROM evpg_projection_changes('inline', 0)", "count(*) FROM evpg_watch_projection('inline', 'lonely', 0)")
 {
 	set('synchronous_standby_names', "'nobody'");
 	soon("SELECT current_setting('synchronous_standby_names') = 'nobody'", 'a standby is missing');

@@ -165,7 +165,7 @@ SELECT evpg_register_saga('mailer', 'mailer', event_types => '{Served}', max_att
 SQL
 serve('innocent', '{}');
 crash_by_another('a saga', "SELECT state->>'mailed' = 'true' FROM evpg.saga_instance WHERE saga = 'mailer' AND key = 'innocent'");
-query("SELECT evpg_schedule(clock_timestamp(), 'account', 'scheduled', 'Open', '{\"owner\": \"Ann\"}')");
+query("SELECT evpg_schedule_command(clock_timestamp(), 'account', 'scheduled', 'Open', '{\"owner\": \"Ann\"}')");
 crash_by_another('a scheduled command', "SELECT evpg_stream_version('account', 'scheduled') = 1 AND NOT EXISTS (SELECT FROM evpg.timer)");
 is(query('SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL'), 0, 'rule 17: crashes of others make no dead letter');
 query("SELECT evpg_register_projection('innocent', library => 'evpg_test', symbol => 'poisonable_seen', event_types => '{Served}', mode => 'async', on_error => 'stop', max_attempts => 2, start_position => evpg_stable_position())");

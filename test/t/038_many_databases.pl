@@ -70,7 +70,7 @@ query('postgres', 'ALTER DATABASE original IS_TEMPLATE true');
 foreach my $database (sort keys %there)
 {
 	query('postgres', "CREATE DATABASE $database TEMPLATE original");
-	query($database, 'SELECT evpg_activate()');
+	query($database, 'SELECT evpg_activate_consumers()');
 }
 query('postgres', $_) foreach 'ALTER DATABASE original IS_TEMPLATE false', 'DROP DATABASE original WITH (FORCE)';
 my @served = soon_served($places, 'as many databases are served as there are places');

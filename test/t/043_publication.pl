@@ -31,7 +31,7 @@ SQL
 foreach my $file (@files)
 {
 	$node->safe_psql('postgres', "CREATE DATABASE $file TEMPLATE published");
-	$node->safe_psql($file, 'SELECT evpg_activate()');
+	$node->safe_psql($file, 'SELECT evpg_activate_consumers()');
 
 	my ($out, $err) = ('', '');
 	my $status = $node->psql($file, undef, stdout => \$out, stderr => \$err, on_error_die => 0, extra_params => [ '-P', 'pager=off', '-v', 'ON_ERROR_STOP=1', '-f', tree() . "/test/pgtap/$file.sql" ]);

@@ -1,6 +1,6 @@
 # Rules 10, 16 and 17: a worker that waits keeps others from nothing.  What it cannot have within a moment it leaves for later, and
 # counts no attempt: a stream that an open transaction holds, a table that somebody has locked.  User code that never returns is
-# cancelled by evpg_pause() and whatever else needs what the worker holds.  Of a deadlock with a client the worker is the victim.
+# cancelled by evpg_pause_consumer() and whatever else needs what the worker holds.  Of a deadlock with a client the worker is the victim.
 #
 # There is one worker, and evpg.naptime is an hour: it goes around when it is woken, or has said when to.
 
@@ -122,7 +122,7 @@ sub others_go_on
 
 	$others++;
 	append('Wanted', "other $others", qq({"to": ["for $others"]}));
-	query("SELECT evpg_schedule(clock_timestamp(), 'box', 'timed $others', 'Ring')");
+	query("SELECT evpg_schedule_command(clock_timestamp(), 'box', 'timed $others', 'Ring')");
 	soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'for $others'", "$name: another instance reacts");
 	soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'timed $others'", "$name: a scheduled command is executed");
 	return soon("SELECT count(*) = 1 FROM evpg.projected_state WHERE name = 'counts' AND key = 'other $others'", "$name: a projection goes on");
@@ -151,7 +151,7 @@ sub nothing_counts
 	others_go_on('rule 16: a stream is held');
 	is(query(q(SELECT count(*) FROM evpg.saga_event)), '4', 'rule 16: those that need it wait');
 	nothing_counts('rule 16: a stream is held');
-	query(q(SELECT evpg_schedule(clock_timestamp(), 'box', 'L0', 'Ring')));
+	query(q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'L0', 'Ring')));
 	others_go_on('rule 17: a scheduled command needs it, too');
 	nothing_counts('rule 17: a scheduled command needs it, too');
 	let_go($session);
@@ -192,7 +192,7 @@ foreach my $table (qw(saga_event timer))
 	$blocker->query_safe("SELECT pg_advisory_lock($wait_key)");
 	setting('evpg.test_wait', 'saga_claimed');
 	query(q(SELECT count(*) FROM generate_series(1, 3) n, evpg_append('thing', 'claimed ' || n, ARRAY[evpg_event('Wanted', '{"to": ["C"]}')])));
-	query(q(SELECT evpg_schedule(clock_timestamp(), 'box', 'claimed', 'Ring')));
+	query(q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'claimed', 'Ring')));
 	soon("SELECT count(*) = 1 FROM ($waiters) w", 'a worker has claimed');
 	my $session = hold("LOCK TABLE evpg.$table IN EXCLUSIVE MODE");
 	$blocker->quit;
@@ -242,12 +242,12 @@ foreach my $code ('projection', 'keys')
 {
 	begin_loop($code, "$code of a projection", q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
 	is(query(q(SELECT worker_pid FROM evpg.stat_consumer WHERE name = 'loops')), query($worker), "$code: evpg.stat_consumer shows who works");
-	ends(q(SELECT evpg_pause('loops')), $code);
+	ends(q(SELECT evpg_pause_consumer('loops')), $code);
 	others_go_on("$code: paused");
 	is(query(q(SELECT status || ' ' || attempts FROM evpg.consumer WHERE name = 'loops')), 'paused 0', "$code: nothing is counted");
-	query(q(SELECT evpg_resume('loops')));
+	query(q(SELECT evpg_resume_consumer('loops')));
 	soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", "$code: resumed it is called again");
-	ends(q(SELECT evpg_resume('loops')), $code);
+	ends(q(SELECT evpg_resume_consumer('loops')), $code);
 	soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", "$code: and again");
 	ends(qq(SELECT evpg_skip_event('loops', $position, 'loops')), $code);
 	soon(qq(SELECT checkpoint >= $position FROM evpg.consumer WHERE name = 'loops'), "$code: skipped, it goes on");
@@ -269,11 +269,11 @@ my $saga = q(SELECT evpg_register_saga('reacts', handler => 'react', event_types
 query($saga);
 begin_loop('reaction', 'a reaction', q(SELECT FROM generate_series(1, 5) n, evpg_append('thing', 'asks ' || n, ARRAY[evpg_event('Asked')])));
 is(query(q(SELECT worker_pid FROM evpg.stat_consumer WHERE name = 'reacts')), query($worker), 'a reaction: evpg.stat_consumer shows who works');
-ends(q(SELECT evpg_pause('reacts')), 'a reaction');
+ends(q(SELECT evpg_pause_consumer('reacts')), 'a reaction');
 others_go_on('a reaction: paused');
 nothing_counts('a reaction: paused');
 repair();
-query(q(SELECT evpg_resume('reacts')));
+query(q(SELECT evpg_resume_consumer('reacts')));
 soon(q(SELECT count(*) = 5 FROM evpg.saga_instance WHERE saga = 'reacts'), 'a reaction: repaired and resumed, all instances react');
 begin_loop('reaction', 'a reaction', q(SELECT FROM evpg_append('thing', 'asks 6', ARRAY[evpg_event('Asked')])));
 query(qq(SELECT pg_cancel_backend(pid) FROM ($worker) w));
@@ -287,35 +287,35 @@ ends(q(SELECT evpg_drop_saga('reacts')), 'a reaction');
 others_go_on('a reaction: dropped');
 repair();
 
-query(q(SELECT evpg_register_saga('reacts', handler => 'react', event_types => '{Asked}', correlation_function => 'loop_keys')));
+query(q(SELECT evpg_register_saga('reacts', handler => 'react', event_types => '{Asked}', key_function => 'loop_keys')));
 begin_loop('keys', 'keys of a saga', q(SELECT FROM evpg_append('thing', 'keyed', ARRAY[evpg_event('Asked')])));
-ends(q(SELECT evpg_pause('reacts')), 'keys of a saga');
+ends(q(SELECT evpg_pause_consumer('reacts')), 'keys of a saga');
 others_go_on('keys of a saga: paused');
 repair();
-query(q(SELECT evpg_resume('reacts')));
+query(q(SELECT evpg_resume_consumer('reacts')));
 soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'keyed'), 'keys of a saga: repaired and resumed, it goes on');
 
-begin_loop('Endless', 'a scheduled command', q(SELECT evpg_schedule(clock_timestamp(), 'box', 'endless', 'Endless')));
-ends(q(SELECT evpg_reschedule(timer_id, clock_timestamp() + interval '1 h') FROM evpg.timer), 'a scheduled command');
+begin_loop('Endless', 'a scheduled command', q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'endless', 'Endless')));
+ends(q(SELECT evpg_reschedule_timer(timer_id, clock_timestamp() + interval '1 h') FROM evpg.timer), 'a scheduled command');
 others_go_on('a scheduled command: moved');
 nothing_counts('a scheduled command: moved');
-query(q(SELECT evpg_reschedule(timer_id, clock_timestamp()) FROM evpg.timer));
+query(q(SELECT evpg_reschedule_timer(timer_id, clock_timestamp()) FROM evpg.timer));
 soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", 'it is tried again');
-ends(q(SELECT evpg_cancel(timer_id) FROM evpg.timer), 'a scheduled command');
+ends(q(SELECT evpg_cancel_timer(timer_id) FROM evpg.timer), 'a scheduled command');
 others_go_on('a scheduled command: cancelled');
 repair();
 
 # code that catches the cancel
 begin_loop('stubborn', 'a projection that catches a cancel', q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
-ends(q(SELECT evpg_pause('loops')), 'a projection that catches a cancel', 'terminated');
+ends(q(SELECT evpg_pause_consumer('loops')), 'a projection that catches a cancel', 'terminated');
 others_go_on('a projection that catches a cancel: paused');
 repair();
-query(q(SELECT evpg_resume('loops')));
+query(q(SELECT evpg_resume_consumer('loops')));
 begin_loop('stubborn', 'a reaction that catches a cancel', q(SELECT FROM evpg_append('thing', 'caught', ARRAY[evpg_event('Asked')])));
-ends(q(SELECT evpg_pause('reacts')), 'a reaction that catches a cancel', 'terminated');
+ends(q(SELECT evpg_pause_consumer('reacts')), 'a reaction that catches a cancel', 'terminated');
 others_go_on('a reaction that catches a cancel: paused');
 repair();
-query(q(SELECT evpg_resume('reacts')));
+query(q(SELECT evpg_resume_consumer('reacts')));
 soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'caught'), 'a reaction that catches a cancel: repaired and resumed, it goes on');
 
 # a worker that does nothing
@@ -329,7 +329,7 @@ soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'caught'), 'a rea
 
 # the caller's own timeout
 begin_loop('projection', 'a projection', q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
-is(sqlstate($node, q(SET lock_timeout = '100ms'; SELECT evpg_pause('loops'))), '55P03', 'lock_timeout of who pauses holds');
+is(sqlstate($node, q(SET lock_timeout = '100ms'; SELECT evpg_pause_consumer('loops'))), '55P03', 'lock_timeout of who pauses holds');
 ends(q(SELECT evpg_drop_projection('loops')), 'then');
 repair();
 

@@ -19,7 +19,7 @@ SELECT is(test.entries('evpg_test_granted'), 0::bigint, 'takes all back');
 ALTER SCHEMA :"schema" RENAME TO evpg_moved;
 CREATE SCHEMA :"schema";
 SELECT lives_ok($$SELECT evpg_moved.evpg_grant('evpg_test_granted', 'operator')$$, 'evpg_grant in a schema that was renamed');
-SELECT ok(test.may('evpg_test_granted', 'evpg_moved.evpg_activate()') AND NOT has_schema_privilege('evpg_test_granted', :'schema', 'USAGE'),
+SELECT ok(test.may('evpg_test_granted', 'evpg_moved.evpg_activate_consumers()') AND NOT has_schema_privilege('evpg_test_granted', :'schema', 'USAGE'),
   'gives what is there, not what has the old name');
 SELECT lives_ok($$SELECT evpg_moved.evpg_revoke('evpg_test_granted', 'operator')$$, 'evpg_revoke');
 SELECT is(test.entries('evpg_test_granted'), 0::bigint, 'takes all back');

@@ -70,10 +70,10 @@ SELECT is(run() || ' ' || pending('t7') || ' ' || total(of() || 't7'), '1 0 0 0 
 -- timers of a saga can be moved and cancelled from outside; they do not fire while it is paused
 SELECT start('t8', script(evpg_action_schedule('script', '1 hour', payload => '{"set": {"rang": 1}}'), evpg_action_schedule('b', '1 hour'))) \g /dev/null
 SELECT run() \g /dev/null
-SELECT is((SELECT bool_and(CASE name WHEN 'b' THEN evpg_cancel(timer_id) ELSE evpg_reschedule(timer_id, now() - interval '1 s') END) FROM evpg.timer WHERE saga = saga() AND key = 't8'), true, of() || 'B26: a timer of a saga is moved, another one cancelled');
-SELECT evpg_pause(saga()) \g /dev/null
+SELECT is((SELECT bool_and(CASE name WHEN 'b' THEN evpg_cancel_timer(timer_id) ELSE evpg_reschedule_timer(timer_id, now() - interval '1 s') END) FROM evpg.timer WHERE saga = saga() AND key = 't8'), true, of() || 'B26: a timer of a saga is moved, another one cancelled');
+SELECT evpg_pause_consumer(saga()) \g /dev/null
 SELECT is(run() || ' ' || pending('t8'), '0 0 0 1 0', of() || 'A46: while the saga is paused it does not fire');
-SELECT evpg_resume(saga()) \g /dev/null
+SELECT evpg_resume_consumer(saga()) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(pending('t8') || (instance('t8') LIKE '%"rang": 1%'), '0 0 0true', of() || 'A46: afterwards it does');
 -- events come before timers that are due with them
