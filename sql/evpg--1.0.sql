@@ -633,9 +633,9 @@ COMMENT ON FUNCTION evpg_action_fail(text) IS 'action of a saga: make this react
 CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEFAULT NULL, reducer regproc DEFAULT NULL,
     initial_state jsonb DEFAULT '{}', invariant regproc DEFAULT NULL,
     snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1,
-    library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
+    library text DEFAULT NULL, symbol text DEFAULT NULL)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, jsonb, regproc, int, int, int, text, text, jsonb) IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
+COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, jsonb, regproc, int, int, int, text, text) IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
 
 CREATE FUNCTION evpg_drop_aggregate(aggregate_type text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
@@ -731,9 +731,9 @@ CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL
     key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL, constant_key text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
     broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta', on_error text DEFAULT 'stop', max_attempts int DEFAULT 5,
     reset regproc DEFAULT NULL, tables text[] DEFAULT NULL, start_position bigint DEFAULT 0, version int DEFAULT 1,
-    library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
+    library text DEFAULT NULL, symbol text DEFAULT NULL)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text, text, text, int, regproc, text[], bigint, int, text, text, jsonb) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
+COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text, text, text, int, regproc, text[], bigint, int, text, text) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
 
 CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
@@ -915,9 +915,9 @@ CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, reje
     start_event_types text[] DEFAULT NULL, key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL,
     initial_state jsonb DEFAULT '{}', max_attempts int DEFAULT 5, backoff interval DEFAULT '1 second',
     max_backoff interval DEFAULT '5 minutes', start_position bigint DEFAULT NULL, version int DEFAULT 1,
-    transitions jsonb DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, options jsonb DEFAULT '{}')
+    transitions jsonb DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text[], text[], text[], jsonpath, regproc, jsonb, int, interval, interval, bigint, int, jsonb, text, text, jsonb) IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
+COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text[], text[], text[], jsonpath, regproc, jsonb, int, interval, interval, bigint, int, jsonb, text, text) IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
 
 CREATE FUNCTION evpg_drop_saga(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

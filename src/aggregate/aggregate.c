@@ -328,28 +328,6 @@ EvpgRegistrationInvalidate(Oid relation)
 	CommandCounterIncrement();
 }
 
-/* No option is known yet; an unknown one is an error. */
-void
-EvpgRegistrationCheckOptions(FunctionCallInfo fcinfo, int arg)
-{
-	Jsonb	   *options = EvpgArgJsonb(fcinfo, arg, "options");
-	JsonbIterator *iterator;
-	JsonbValue	value;
-
-	if (options == NULL)
-		return;
-	if (!JB_ROOT_IS_OBJECT(options))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("options must be a JSON object")));
-	iterator = JsonbIteratorInit(&options->root);
-	if (JsonbIteratorNext(&iterator, &value, true) == WJB_BEGIN_OBJECT &&
-		JsonbIteratorNext(&iterator, &value, true) == WJB_KEY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown option \"%s\"", pnstrdup(value.val.string.val, value.val.string.len))));
-}
-
 static int
 arg_int(FunctionCallInfo fcinfo, int arg, const char *what, int low)
 {
@@ -413,7 +391,6 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgCheckNewName(aggregate_type, "aggregate type");
-	EvpgRegistrationCheckOptions(fcinfo, 10);
 	if (initial_state == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

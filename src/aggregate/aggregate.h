@@ -75,7 +75,6 @@ extern bool EvpgNamesHave(List *names, const char *name);
 extern MemoryContext EvpgRegistrationMemory(void);
 extern void EvpgRegistrationFreeLater(MemoryContext context);
 extern void EvpgRegistrationInvalidate(Oid relation);
-extern void EvpgRegistrationCheckOptions(FunctionCallInfo fcinfo, int arg);
 extern bool EvpgRegistrationDrop(FunctionCallInfo fcinfo, EvpgStatement *plan, Oid relation, int errcode_missing,
 								 const char *what, const char *writer);
 extern List *EvpgNamesFromArray(ArrayType *array);

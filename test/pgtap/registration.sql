@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(173);
+SELECT plan(168);
 SET test.kind = counter;
 
 -- what may be a handler, a reducer, an invariant
@@ -64,10 +64,7 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: 
   ($$'x', 'test.h_one', 'test.r_same', snapshot_every => -1$$, '22023 snapshot_every must be at least 0'),
   ($$'x', 'test.h_one', 'test.r_same', snapshot_every => NULL$$, '22004 snapshot_every must not be null'),
   ($$'x', 'test.h_one', 'test.r_same', snapshot_keep => 0$$, '22023 snapshot_keep must be at least 1'),
-  ($$'x', 'test.h_one', 'test.r_same', reducer_version => 0$$, '22023 reducer_version must be at least 1'),
-  ($$'x', 'test.h_one', 'test.r_same', options => '{"speed": 1}'$$, '22023 unknown option "speed"'),
-  ($$'x', 'test.h_one', 'test.r_same', options => '[]'$$, '22023 options must be a JSON object')) x (args, error);
-SELECT is(evpg_register_aggregate('good', 'test.h_json', 'test.r_same', options => NULL), false, 'B24: options may be NULL');
+  ($$'x', 'test.h_one', 'test.r_same', reducer_version => 0$$, '22023 reducer_version must be at least 1')) x (args, error);
 SELECT is(evpg_register_aggregate('scalar', 'test.h_json', 'test.r_same', initial_state => s), true,
   'A01: the state of functions may be ' || s::text) FROM unnest(ARRAY['null', '0', '"x"', '[1]']::jsonb[]) s;
 SELECT is((SELECT status FROM evpg_try_execute('scalar', 'a', 'X', '{"type": "A"}')), 'ok', 'A01: and is folded');
