@@ -428,14 +428,14 @@ make_parameters(EvpgFunction *function, Datum *args)
 	return params;
 }
 
-/* An open relation: NULL if no row of it is about to be replaced, unless it is wanted anyway. */
+/* An open relation: NULL if none of its rows was read to be replaced, unless it is wanted anyway.  Batches lock it when they write. */
 static Relation
 hold_table(Oid table, bool anyway)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
-	if (LockHeldByMe(&tag, RowExclusiveLock))
+	if (LockHeldByMe(&tag, RowExclusiveLock) || LockHeldByMe(&tag, AccessShareLock))
 		return table_open(table, NoLock);
 	return anyway ? table_open(table, AccessShareLock) : NULL;
 }

@@ -3,7 +3,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(36);
+SELECT plan(37);
 
 CREATE SCHEMA app;
 CREATE FUNCTION app.same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
@@ -56,6 +56,13 @@ SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5
 SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X', jsonb_build_object('inline', statement))), 5), '55006', 'rule 5: inline: ' || statement)
   FROM unnest('{TRUNCATE evpg.projection_state,CLUSTER evpg.projection_state USING projection_state_pkey}'::text[]) statement;
 SELECT is(left(error_of($$SELECT evpg_execute('runs', '5', 'X', '{"interceptor": "DROP EXTENSION evpg CASCADE"}')$$), 5), '55006', 'rule 5: interceptor: DROP EXTENSION evpg');
+CREATE FUNCTION app.runs_async(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN EXECUTE coalesce(event.data->>'async', 'SELECT'); RETURN app.count(state, event); END $$;
+SELECT evpg_register_projection('runs_async', 'app.runs_async', mode => 'async', aggregate_types => '{runs}', on_error => 'park', max_attempts => 1) \g /dev/null
+CALL evpg_run();
+SELECT count(*) FROM evpg_execute('runs', '5', 'X', '{"async": "TRUNCATE evpg.projection_state"}') \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT sqlstate FROM evpg.parked_event WHERE name = 'runs_async'), '55006', 'rule 10: asynchronous: TRUNCATE evpg.projection_state');
 
 -- ------------------------------------------------------------------ the context
 
