@@ -395,50 +395,54 @@ EvpgProcessIsUnwanted(void)
 	return home->database != MyDatabaseId || home->holds > 0;
 }
 
-/* Whether a process is one of those transactions. */
-static bool
-is_among(pid_t pid, const VirtualTransactionId *transactions)
+/* The transaction of a process, if it is among these; else InvalidLocalTransactionId. */
+static LocalTransactionId
+find_among(pid_t pid, const VirtualTransactionId *transactions)
 {
 	PGPROC	   *proc = BackendPidGetProc(pid);
 	VirtualTransactionId own;
 
 	if (proc == NULL)
-		return false;
+		return InvalidLocalTransactionId;
 	GET_VXID_FROM_PGPROC(own, *proc);
 	for (; VirtualTransactionIdIsValid(*transactions); transactions++)
 		if (VirtualTransactionIdEquals(own, *transactions))
-			return true;
-	return false;
+			return own.localTransactionId;
+	return InvalidLocalTransactionId;
 }
 
 /*
  * EvpgSharedSignal
- *		Sends a signal, 0 for none, to the workers of this database that hold a lock
- *		in a mode that conflicts with this one; false if there are none.  A worker may
- *		have given it back meanwhile: what it does now must stand the signal, too.
+ *		Cancels the workers of this database that hold a lock in a mode that conflicts
+ *		with this one.  Those that have been cancelled and are in the same transaction
+ *		still get the signal instead, 0 for none.  cancelled has EVPG_MAX_WORKERS elements
+ *		for that, at first InvalidLocalTransactionId.  A worker may have given the lock
+ *		back meanwhile: what it does now must stand the signal, too.
  */
-bool
-EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal)
+EvpgSignalled
+EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelled, int signal)
 {
 	EvpgDatabase *slot = EvpgShmemDatabase(false);
 	VirtualTransactionId *holders;
-	bool		any = false;
+	EvpgSignalled signalled = EVPG_SIGNALLED_NONE;
 
 	if (slot == NULL)
-		return false;
+		return EVPG_SIGNALLED_NONE;
 	holders = GetLockConflicts(tag, mode, NULL);
 	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
 	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
 	{
 		pid_t		pid = slot->processes[number].pid;
+		LocalTransactionId held_by = pid == 0 ? InvalidLocalTransactionId : find_among(pid, holders);
 
-		if (pid == 0 || !is_among(pid, holders))
+		if (!LocalTransactionIdIsValid(held_by))
 			continue;
-		any = true;
-		(void) kill(pid, signal);
+		signalled = Max(signalled, cancelled[number] == held_by ? EVPG_SIGNALLED_AGAIN : EVPG_SIGNALLED_CANCEL);
+		(void) kill(pid, cancelled[number] == held_by ? signal : SIGINT);
+		cancelled[number] = held_by;
 	}
 	LWLockRelease(EvpgShmem->lock);
-	return any;
+	return signalled;
 }
 
 /* ------------------------------------------------------------------ holds */

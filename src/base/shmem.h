@@ -79,6 +79,14 @@ typedef struct EvpgSharedState
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgSharedState;
 
+/* Whom EvpgSharedSignal() has found. */
+typedef enum EvpgSignalled
+{
+	EVPG_SIGNALLED_NONE,
+	EVPG_SIGNALLED_CANCEL,		/* only such as were cancelled now */
+	EVPG_SIGNALLED_AGAIN
+} EvpgSignalled;
+
 extern EvpgSharedState *EvpgShmem;	/* NULL: not preloaded */
 
 extern void EvpgShmemInit(void);
@@ -94,7 +102,7 @@ extern EvpgProcess *EvpgProcessAttach(int number);
 extern bool EvpgProcessStandIn(bool begin);
 extern EvpgDatabase *EvpgShmemOwnDatabase(void);
 extern bool EvpgProcessIsUnwanted(void);
-extern bool EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, int signal);
+extern EvpgSignalled EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelled, int signal);
 
 extern void EvpgWakeConsumersAtCommit(void);
 extern void EvpgWakeLauncherAtCommit(void);

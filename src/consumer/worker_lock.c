@@ -80,13 +80,15 @@ act_within_limit(void *arg)
 void
 EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg), void *arg)
 {
-	static const int signals[] = {SIGINT, SIGTERM, 0};
+	LocalTransactionId cancelled[EVPG_MAX_WORKERS] = {0};
 	Limited		limited = {.action = action, .arg = arg};
 	int			left = LockTimeout;
+	int			stubborn = 0;
 
-	for (int step = 0; step < (int) lengthof(signals); step++)
+	while (stubborn < 2)
 	{
 		ErrorData  *error;
+		EvpgSignalled signalled;
 
 		limited.limit = left == 0 ? PATIENCE : Min(left, PATIENCE);
 		error = EvpgSubtransactionRun(act_within_limit, &limited);
@@ -95,14 +97,21 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE || left == limited.limit)
 			ReThrowError(error);
 		left = left == 0 ? 0 : left - limited.limit;
-		if (!EvpgSharedSignal(held, mode, signals[step]))
+
+		/*
+		 * A worker that was faster than this session with other work for the
+		 * lock is cancelled anew.
+		 */
+		signalled = EvpgSharedSignal(held, mode, cancelled, stubborn == 0 ? SIGTERM : 0);
+		if (signalled == EVPG_SIGNALLED_NONE)
 			break;
-		if (signals[step] == 0)
-			ereport(WARNING,
-					(errmsg("a worker of evpg does not react to SIGTERM"),
-					 errdetail("It runs code in C that does not check for interrupts."),
-					 errhint("evpg.stat_consumer and pg_stat_activity show its process.  Only SIGKILL ends it, after which the server restarts.")));
+		stubborn += signalled == EVPG_SIGNALLED_AGAIN;
 	}
+	if (stubborn == 2)
+		ereport(WARNING,
+				(errmsg("a worker of evpg does not react to SIGTERM"),
+				 errdetail("It runs code in C that does not check for interrupts."),
+				 errhint("evpg.stat_consumer and pg_stat_activity show its process.  Only SIGKILL ends it, after which the server restarts.")));
 	limited.limit = left;
 	{
 		ErrorData  *error = EvpgSubtransactionRun(act_within_limit, &limited);
