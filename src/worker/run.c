@@ -40,7 +40,10 @@
 
 PG_FUNCTION_INFO_V1(evpg_run);
 
-/* Names of tasks, in context. */
+/*
+ * Names of tasks, in context.  The transaction goes on with the first of them,
+ * which writes what is read here: so the stronger locks come first.
+ */
 static List *
 list_tasks(List *(*list) (void), MemoryContext context)
 {
@@ -49,6 +52,7 @@ list_tasks(List *(*list) (void), MemoryContext context)
 	EvpgScope	scope;
 
 	EvpgEnter(&scope, NULL);
+	EvpgCatalogLockForWork();
 	old = MemoryContextSwitchTo(context);
 	names = list();
 	MemoryContextSwitchTo(old);
