@@ -40,9 +40,9 @@
 
 #include "evpg.h"
 
-#include "aggregate/aggregate.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/registration.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/statement.h"
@@ -78,7 +78,7 @@ _PG_init(void)
 	EvpgRingInit();
 	EvpgDurableInit();
 	EvpgCatalogInit();
-	EvpgAggregateInit();
+	EvpgRegistrationInit();
 	EvpgProjectionRowInit();
 	EvpgDispatchInit();
 	EvpgRebuildTablesInit();

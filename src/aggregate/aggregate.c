@@ -4,13 +4,8 @@
  *		Registers aggregates and interceptors, and keeps what a command needs of
  *		them for the session.
  *
- * A registration changes a table and sends an invalidation of that table, on
- * which every backend drops its copies (catalog.c counts generations).  A
- * command may still use a dropped copy, also after user code has registered
- * another one in its middle, so copies are freed by a later outermost call, or
- * at the end of the transaction, when nobody can.
- *
- * Memory: each aggregate has a context of its own below EvpgRegistryContext.
+ * Memory: each aggregate has a context of its own below EvpgRegistrationMemory(),
+ * the list of interceptors has one.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,12 +13,12 @@
 
 #include "evpg.h"
 
-#include "access/xact.h"
 #include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
-#include "base/json.h"
+#include "base/names.h"
+#include "base/registration.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
@@ -33,7 +28,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -50,59 +44,12 @@ typedef struct AggregateEntry
 	EvpgAggregate *aggregate;
 } AggregateEntry;
 
-static MemoryContext EvpgRegistryContext = NULL;
 static HTAB *aggregates = NULL;
 static HTAB *counters = NULL;
 static List *interceptors = NIL;	/* of EvpgInterceptor */
 static MemoryContext EvpgInterceptorContext = NULL; /* of the list; NULL: not
 													 * loaded */
 static uint64 generation = 0;	/* of what is kept */
-static List *dropped = NIL;		/* of MemoryContext, to be freed */
-static uint64 dropped_in = 0;	/* the outermost call in which they were */
-
-static void
-free_dropped(void)
-{
-	ListCell   *cell;
-
-	foreach(cell, dropped)
-		MemoryContextDelete(lfirst(cell));
-	list_free(dropped);
-	dropped = NIL;
-}
-
-static void
-free_dropped_at_end(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		free_dropped();
-}
-
-/* Called once, from _PG_init. */
-void
-EvpgAggregateInit(void)
-{
-	RegisterXactCallback(free_dropped_at_end, NULL);
-}
-
-/*
- * EvpgRegistrationFreeLater
- *		Lets a context go as soon as no command can be using it.
- */
-void
-EvpgRegistrationFreeLater(MemoryContext context)
-{
-	MemoryContext old = MemoryContextSwitchTo(EvpgRegistryContext);
-
-	/* A long transaction may see many changes. */
-	if (dropped_in != EvpgCatalogCall())
-		free_dropped();
-	dropped_in = EvpgCatalogCall();
-	dropped = lappend(dropped, context);
-	MemoryContextSwitchTo(old);
-}
-
-static void refresh_aggregates(void);
 
 static HTAB *
 make_table(const char *name, Size entry_size)
@@ -110,18 +57,10 @@ make_table(const char *name, Size entry_size)
 	HASHCTL		info = {
 		.keysize = 256,
 		.entrysize = entry_size,
-		.hcxt = EvpgRegistryContext
+		.hcxt = EvpgRegistrationMemory()
 	};
 
 	return hash_create(name, 16, &info, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-}
-
-/* The context of what is kept for the session. */
-MemoryContext
-EvpgRegistrationMemory(void)
-{
-	refresh_aggregates();
-	return EvpgRegistryContext;
 }
 
 /* Forgets what an invalidation has made doubtful. */
@@ -133,9 +72,8 @@ refresh_aggregates(void)
 
 	if (likely(generation == EvpgCatalogRegistryGeneration()))
 		return;
-	if (EvpgRegistryContext == NULL)
+	if (aggregates == NULL)
 	{
-		EvpgRegistryContext = AllocSetContextCreate(CacheMemoryContext, "EvpgRegistry", ALLOCSET_DEFAULT_SIZES);
 		aggregates = make_table("evpg aggregates", sizeof(AggregateEntry));
 		counters = make_table("evpg counters", sizeof(EvpgCounters));
 	}
@@ -263,7 +201,7 @@ load_aggregate(const char *aggregate_type)
 	}
 	MemoryContextSwitchTo(old);
 	aggregate->counters = find_counters(aggregate_type);
-	MemoryContextSetParent(context, EvpgRegistryContext);
+	MemoryContextSetParent(context, EvpgRegistrationMemory());
 	return aggregate;
 }
 
@@ -319,14 +257,6 @@ EvpgAggregateGetWithState(const char *aggregate_type)
 }
 
 /* ------------------------------------------------------------------ registration */
-
-/* Tells every backend, this one too, once the change is there. */
-void
-EvpgRegistrationInvalidate(Oid relation)
-{
-	CacheInvalidateRelcacheByRelid(relation);
-	CommandCounterIncrement();
-}
 
 static int
 arg_int(FunctionCallInfo fcinfo, int arg, const char *what, int low)
@@ -466,28 +396,6 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(changed > 0);
 }
 
-/* Deletes a registration by the name in argument 0; argument 1 is missing_ok. */
-bool
-EvpgRegistrationDrop(FunctionCallInfo fcinfo, EvpgStatement *plan, Oid relation, int errcode_missing, const char *what, const char *writer)
-{
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Datum		value = CStringGetTextDatum(name);
-	uint64		deleted;
-	EvpgScope	scope;
-
-	EvpgEnter(&scope, writer);
-	deleted = EvpgStatementRun(plan, &value, NULL);
-	EvpgStatementDone();
-	if (deleted > 0)
-		EvpgRegistrationInvalidate(relation);
-	else if (!PG_GETARG_BOOL(1))
-		ereport(ERROR,
-				(errcode(errcode_missing),
-				 errmsg("%s \"%s\" is not registered", what, name)));
-	EvpgLeave(&scope);
-	return deleted > 0;
-}
-
 static EvpgStatement delete_aggregate = {
 	.text = "DELETE FROM evpg.aggregate_type"
 	" WHERE aggregate_type = $1",
@@ -572,29 +480,6 @@ evpg_drop_interceptor(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------------ interceptors */
 
-/* A text[] without nulls as a list of strings. */
-List *
-EvpgNamesFromArray(ArrayType *array)
-{
-	Datum	   *elements;
-	int			count;
-	List	   *list = NIL;
-
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
-	for (int i = 0; i < count; i++)
-		list = lappend(list, TextDatumGetCString(elements[i]));
-	return list;
-}
-
-/* A text[] column of the last result as a list of strings; NIL if NULL. */
-List *
-EvpgResultNames(uint64 row, int column)
-{
-	Datum		value;
-
-	return EvpgResultDatum(row, column, &value) ? EvpgNamesFromArray(DatumGetArrayTypeP(value)) : NIL;
-}
-
 static EvpgStatement select_interceptor = {
 	.text = "SELECT name, interceptor, aggregate_types, command_types, search_path, registered_by"
 	" FROM evpg.interceptor ORDER BY priority, name"
@@ -643,7 +528,7 @@ EvpgInterceptorList(void)
 	}
 	MemoryContextSwitchTo(old);
 	EvpgStatementDone();
-	MemoryContextSetParent(context, EvpgRegistryContext);
+	MemoryContextSetParent(context, EvpgRegistrationMemory());
 	interceptors = list;
 	EvpgInterceptorContext = context;
 	return interceptors;
@@ -657,34 +542,6 @@ EvpgInterceptorFunction(EvpgInterceptor *interceptor)
 		interceptor->function = EvpgFunctionResolveIn(interceptor->context, interceptor->signature, EVPG_ROLE_INTERCEPTOR,
 													  interceptor->registered_by, interceptor->search_path);
 	return interceptor->function;
-}
-
-/* Whether a name is in a list that means all when it is NIL. */
-bool
-EvpgNamesHave(List *names, const char *name)
-{
-	ListCell   *cell;
-
-	if (names == NIL)
-		return true;
-	foreach(cell, names)
-	{
-		if (strcmp(lfirst(cell), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* A list of strings as text[]. */
-Datum
-EvpgNamesToArray(List *names)
-{
-	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(names), 1));
-	ListCell   *cell;
-
-	foreach(cell, names)
-		elements[foreach_current_index(cell)] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(elements, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 /* ------------------------------------------------------------------ counters */

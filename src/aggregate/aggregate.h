@@ -8,11 +8,9 @@
 #ifndef EVPG_AGGREGATE_H
 #define EVPG_AGGREGATE_H
 
-#include "base/statement.h"
 #include "evpg.h"
 #include "nodes/pg_list.h"
 #include "usercode/function.h"
-#include "utils/array.h"
 #include "utils/jsonb.h"
 
 /* What a session did with an aggregate type; kept to the end of the session. */
@@ -64,21 +62,9 @@ typedef struct EvpgInterceptor
 	List	   *command_types;	/* NIL: all */
 } EvpgInterceptor;
 
-extern void EvpgAggregateInit(void);
 extern EvpgAggregate *EvpgAggregateGet(const char *aggregate_type);
 extern EvpgAggregate *EvpgAggregateGetWithState(const char *aggregate_type);
 extern List *EvpgInterceptorList(void);
 extern EvpgFunction *EvpgInterceptorFunction(EvpgInterceptor *interceptor);
-extern bool EvpgNamesHave(List *names, const char *name);
-
-/* for other registrations */
-extern MemoryContext EvpgRegistrationMemory(void);
-extern void EvpgRegistrationFreeLater(MemoryContext context);
-extern void EvpgRegistrationInvalidate(Oid relation);
-extern bool EvpgRegistrationDrop(FunctionCallInfo fcinfo, EvpgStatement *plan, Oid relation, int errcode_missing,
-								 const char *what, const char *writer);
-extern List *EvpgNamesFromArray(ArrayType *array);
-extern List *EvpgResultNames(uint64 row, int column);
-extern Datum EvpgNamesToArray(List *names);
 
 #endif							/* EVPG_AGGREGATE_H */

@@ -34,6 +34,7 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/names.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "base/names.h"
 #include "base/statement.h"
 #include "jit/jit.h"
 #include "optimizer/cost.h"
@@ -222,6 +223,15 @@ EvpgResultJsonb(uint64 row, int column)
 	Datum		value;
 
 	return EvpgResultDatum(row, column, &value) ? DatumGetJsonbPCopy(value) : NULL;
+}
+
+/* Copies a text[] as a list of strings into CurrentMemoryContext; NIL if it is NULL. */
+List *
+EvpgResultNames(uint64 row, int column)
+{
+	Datum		value;
+
+	return EvpgResultDatum(row, column, &value) ? EvpgNamesFromArray(DatumGetArrayTypeP(value)) : NIL;
 }
 
 /* ------------------------------------------------------------------ parameters */

@@ -9,6 +9,7 @@
 #define EVPG_STATEMENT_H
 
 #include "executor/spi.h"
+#include "nodes/pg_list.h"
 #include "utils/array.h"
 #include "utils/jsonb.h"
 
@@ -36,6 +37,7 @@ extern void EvpgStatementDone(void);
 extern int64 EvpgResultInt64(uint64 row, int column);
 extern char *EvpgResultText(uint64 row, int column);
 extern Jsonb *EvpgResultJsonb(uint64 row, int column);
+extern List *EvpgResultNames(uint64 row, int column);
 extern void EvpgParameterText(Datum *values, char *nulls, int column, const char *text);
 extern void EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb);
 extern void EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array);

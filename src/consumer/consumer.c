@@ -21,7 +21,6 @@
 #include <math.h>
 
 #include "access/xact.h"
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"

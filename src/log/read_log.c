@@ -18,6 +18,7 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "consumer/consumer.h"

@@ -7,17 +7,17 @@
  * A translator is loaded when it is first used, and kept for the session until
  * a registration or a function changes (catalog.c counts generations).
  *
- * Memory: each translator has a context of its own below EvpgRegistryContext;
+ * Memory: each translator has a context of its own below EvpgRegistrationMemory();
  * one that was dropped lives to the end of the transaction.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/registration.h"
 #include "base/settings.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"

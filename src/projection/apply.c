@@ -23,10 +23,10 @@
 
 #include "evpg.h"
 
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/names.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "projection/apply.h"

@@ -21,10 +21,10 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
+#include "base/names.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"

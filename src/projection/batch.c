@@ -24,7 +24,7 @@
 #include "evpg.h"
 
 #include "access/xact.h"
-#include "aggregate/aggregate.h"
+#include "base/names.h"
 #include "base/testing.h"
 #include "common/hashfn.h"
 #include "consumer/consumer.h"

@@ -11,7 +11,7 @@
  * The functions or library of a projection are resolved at the first event it
  * takes, so that a broken one stops only the commands that need it.
  *
- * Memory: all projections are in one context below EvpgRegistryContext.
+ * Memory: all projections are in one context below EvpgRegistrationMemory().
  *
  *-------------------------------------------------------------------------
  */
@@ -19,9 +19,10 @@
 
 #include "evpg.h"
 
-#include "aggregate/aggregate.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/names.h"
+#include "base/registration.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"

@@ -26,10 +26,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
+#include "base/names.h"
+#include "base/registration.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/statement.h"

@@ -13,10 +13,10 @@
  */
 #include "postgres.h"
 
+#include "base/registration.h"
 #include "catalog/pg_type.h"
 #include "evpg.h"
 
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"

@@ -8,7 +8,6 @@
  */
 #include "postgres.h"
 
-#include "aggregate/aggregate.h"
 #include "aggregate/aggregate_code.h"
 #include "base/arguments.h"
 #include "base/catalog.h"

@@ -16,8 +16,8 @@
  */
 #include "postgres.h"
 
-#include "aggregate/aggregate.h"
 #include "base/clock.h"
+#include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "saga/instance.h"

@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"

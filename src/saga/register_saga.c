@@ -12,10 +12,11 @@
  */
 #include "postgres.h"
 
+#include "base/names.h"
+#include "base/registration.h"
 #include "catalog/pg_type.h"
 #include "evpg.h"
 
-#include "aggregate/aggregate.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"

@@ -14,9 +14,9 @@
  */
 #include "postgres.h"
 
-#include "aggregate/aggregate.h"
 #include "base/catalog.h"
 #include "base/clock.h"
+#include "base/names.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "commands/dbcommands.h"

@@ -5,7 +5,7 @@
  *
  * Instances keep the version they began with; the highest one begins new ones.
  *
- * Memory: all sagas are in one context below EvpgRegistryContext.
+ * Memory: all sagas are in one context below EvpgRegistrationMemory().
  *
  *-------------------------------------------------------------------------
  */
@@ -13,9 +13,10 @@
 
 #include "evpg.h"
 
-#include "aggregate/aggregate.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/names.h"
+#include "base/registration.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "saga/saga.h"

@@ -12,7 +12,7 @@
  */
 #include "postgres.h"
 
-#include "aggregate/aggregate.h"
+#include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"

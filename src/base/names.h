@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * names.h
+ *		Lists of names: of types, keys, tags and tables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_NAMES_H
+#define EVPG_NAMES_H
+
+#include "nodes/pg_list.h"
+#include "utils/array.h"
+
+extern List *EvpgNamesFromArray(ArrayType *array);
+extern Datum EvpgNamesToArray(List *names);
+extern bool EvpgNamesHave(List *names, const char *name);
+
+#endif							/* EVPG_NAMES_H */
