@@ -22,7 +22,7 @@ PG_CONFIG := $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 endif
 export PG_CONFIG
 
-.PHONY: all install help setup test test-assert attack accept lint format typedefs demo serve stop bench clean clean-build
+.PHONY: all install help setup test test-assert attack accept lint format typedefs demo serve stop bench picture rules clean clean-build
 
 all:
 
@@ -39,6 +39,8 @@ help:
 	@echo 'make lint         formatting, warnings, static analysis, exported symbols, the public header'
 	@echo 'make format       reformat the C sources (make typedefs first, if there are new types)'
 	@echo 'make bench        measure; BENCH="--quick" passes options to bench/run'
+	@echo 'make picture      draw docs/overview.svg from docs/overview.dot (installs graphviz)'
+	@echo 'make rules        list in docs/rules.md the tests that name each rule of docs/architecture.md'
 	@echo 'make clean        remove what was built, and the private server'
 
 setup:
@@ -65,6 +67,10 @@ stop:
 	@scripts/demo stop
 bench:
 	@scripts/bench $(BENCH)
+picture:
+	@scripts/setup picture && dot -Tsvg docs/overview.dot -o docs/overview.svg
+rules:
+	@scripts/rules >docs/rules.md.new && mv docs/rules.md.new docs/rules.md
 clean: clean-build
 clean-build:
 	@scripts/clean

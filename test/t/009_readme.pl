@@ -7,8 +7,8 @@
 # fence names a file (```c counter.c) are written to that file, and the directory is built and installed with PGXS as a
 # third party would do it, before the session starts.
 #
-# Then: every link leads to a file, every test that the documentation names exists, architecture.md lists for each rule the
-# tests that name it, reference.md names everything that there is, and every feature is in coverage.md once.
+# Then: every link leads to a file and a heading, every test that the documentation names exists, rules.md lists for each rule the tests that
+# name it, reference.md names everything that there is, and every feature is in coverage.md once.
 
 use strict;
 use warnings;
@@ -95,7 +95,7 @@ $node->init;
 $node->start;
 
 # Among what runs here is C41: the view for each role of projections.md, "A gateway that authorizes".
-foreach my $name ('README.md', map { "docs/$_.md" } qw(tutorial projections sagas outbox reducer-abi operations))
+foreach my $name ('README.md', map { "docs/$_.md" } qw(tour tutorial projections sagas outbox reducer-abi operations))
 {
 	my @blocks = blocks($name);
 	my $build = PostgreSQL::Test::Utils::tempdir();
@@ -166,18 +166,30 @@ foreach my $name ('README.md', map { "docs/$_.md" } qw(tutorial projections saga
 
 # ------------------------------------------------------------------ names
 
-my @documents = ('README.md', 'CHANGELOG.md', map { "docs/$_" } grep { /\.md$/ } slurp_dir("$top/docs"));
+my @documents = ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', map { "docs/$_" } grep { /\.md$/ } slurp_dir("$top/docs"));
 my @missing;
+my %anchors;
+
+# The anchors of a page, as GitHub makes them of its headings.
+sub anchors
+{
+	my ($path) = @_;
+
+	return $anchors{$path} //= { map { $_ => 1 } map { lc =~ s/[^\w -]//gr =~ s/ /-/gr } slurp_file($path) =~ /^#+ (.*)$/mg };
+}
 
 foreach my $name (@documents)
 {
 	my $text = slurp_file("$top/$name");
 
 	$text =~ s/^```.*?^```$//msg;
-	while ($text =~ /\]\(([^)#:]+)(?:#[^)]*)?\)/g)
+	while ($text =~ /\]\(([^)#:]*)(?:#([^)]*))?\)/g)
 	{
-		my $path = dirname("$top/$name") . "/$1";
-		push @missing, "$name links to $1" if !-e $path;
+		my ($link, $anchor) = ($1, $2);
+		my $path = $link eq '' ? "$top/$name" : dirname("$top/$name") . "/$link";
+
+		push @missing, "$name links to $link" if !-e $path;
+		push @missing, "$name links to $link#$anchor" if defined $anchor && $path =~ /\.md$/ && -e $path && !anchors($path)->{$anchor};
 	}
 	while ($text =~ /\b((?:test|examples)\/[\w\/-]+\.(?:sql|spec|pl|c))\b/g)
 	{
@@ -196,38 +208,11 @@ sub test_text
 	return slurp_file($name) =~ s/^\\ir (\S+)$/test_text(dirname($name) . "\/$1")/mger;
 }
 
-my (%named, %listed);
+my $rules = qx{"$top/scripts/rules"};
 
-foreach my $path (map { glob("$top/test/$_") } 'sql/*.sql', 'isolation/specs/*.spec', 'pgtap/*.sql', 't/*.pl')
-{
-	my $name = substr($path, length("$top/"));
-	my $text = test_text($path) =~ s/\n(?:--|#)\s*/ /gr;
-
-	next if $path eq abs_path(__FILE__);
-	$named{$1}{$name} = 1 if $name =~ /\/rule(\d+)-/;
-	while ($text =~ /\brule(?: (\d+)|s (\d+(?:(?:,| and| to) \d+)*))/gi)
-	{
-		my $rules = $1 // $2;
-
-		while ($rules =~ /(\d+)(?: to (\d+))?/g)
-		{
-			$named{$_}{$name} = 1 foreach $1 .. $2 // $1;
-		}
-	}
-}
-
-my $contract = slurp_file("$top/docs/architecture.md");
-while ($contract =~ /^\*\*(\d+)\. .*?^Tests: (.*?)\.\n\n/msg)
-{
-	my ($rule, $tests) = ($1, $2);
-
-	$listed{$rule}{$_} = 1 foreach $tests =~ /[^\s,]+/g;
-}
-cmp_ok(scalar keys %listed, '>=', 18, 'architecture.md has rules with tests');
-foreach my $rule (sort { $a <=> $b } keys %{ { %named, %listed } })
-{
-	is(join("\n", sort keys %{ $listed{$rule} }), join("\n", sort keys %{ $named{$rule} }), "architecture.md lists the tests that name rule $rule");
-}
+is($rules, slurp_file("$top/docs/rules.md"), 'docs/rules.md lists the tests that name each rule (else run make rules)');
+cmp_ok(scalar(() = $rules =~ /^## \d+\. .+\n\n- /mg), '>=', 19, 'and each rule has one');
+unlike($rules, qr/^## .*\n\n(?!- )/m, 'none has not');
 
 # ------------------------------------------------------------------ reference.md names everything that there is
 
