@@ -310,6 +310,22 @@ EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what)
 	return PG_GETARG_INT64(arg);
 }
 
+/* Gets an int argument that limits how many rows are returned; -1, which stands for all, if it is NULL. */
+int64
+EvpgArgMaxCount(FunctionCallInfo fcinfo, int arg)
+{
+	int			count;
+
+	if (PG_ARGISNULL(arg))
+		return -1;
+	count = PG_GETARG_INT32(arg);
+	if (count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_count must not be negative")));
+	return count;
+}
+
 /* A jsonb argument within the limits; NULL if the argument is NULL. */
 Jsonb *
 EvpgArgJsonb(FunctionCallInfo fcinfo, int arg, const char *what)

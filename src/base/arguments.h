@@ -32,6 +32,7 @@ extern char *EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what);
 extern void EvpgCheckKey(const char *key, const char *what);
 extern char *EvpgArgKey(FunctionCallInfo fcinfo, int arg);
 extern int64 EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what);
+extern int64 EvpgArgMaxCount(FunctionCallInfo fcinfo, int arg);
 extern char *EvpgArgOptionalId(FunctionCallInfo fcinfo, int arg, const char *what);
 extern Jsonb *EvpgArgJsonb(FunctionCallInfo fcinfo, int arg, const char *what);
 extern ArrayType *EvpgArgTextArray(FunctionCallInfo fcinfo, int arg, const char *what);

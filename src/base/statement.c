@@ -17,10 +17,13 @@
 #include "base/names.h"
 #include "base/statement.h"
 #include "jit/jit.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "optimizer/cost.h"
 #include "utils/builtins.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 /*
  * How evpg's own statements are planned: by the indexes that were made for them,
@@ -256,4 +259,48 @@ EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array)
 {
 	nulls[column] = array == NULL ? 'n' : ' ';
 	values[column] = PointerGetDatum(array);
+}
+
+/* ------------------------------------------------------------------ functions that return a set */
+
+/*
+ * EvpgStatementReturnRows
+ *		Adds rows of the last result, whose columns are those of the SQL function, to
+ *		what the function returns.  The caller has called InitMaterializedSRF.
+ */
+void
+EvpgStatementReturnRows(FunctionCallInfo fcinfo, uint64 rows)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	for (uint64 row = 0; row < rows; row++)
+		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
+}
+
+/*
+ * EvpgStatementReturnAll
+ *		Runs a statement, whose columns are those of the SQL function, and adds all its
+ *		rows to what the function returns.  They are fetched in batches: the result
+ *		spills to disk beyond work_mem, and SPI holds one batch.  Returns the number of
+ *		rows.  The caller has called InitMaterializedSRF.
+ */
+int64
+EvpgStatementReturnAll(FunctionCallInfo fcinfo, EvpgStatement *statement, Datum *values, const char *nulls,
+					   bool read_only)
+{
+	Portal		portal = EvpgStatementOpen(statement, values, nulls, read_only);
+	int64		count = 0;
+
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, 1000);
+		if (SPI_processed == 0)
+			break;
+		count += SPI_processed;
+		EvpgStatementReturnRows(fcinfo, SPI_processed);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	EvpgStatementClose(portal);
+	return count;
 }

@@ -9,6 +9,7 @@
 #define EVPG_STATEMENT_H
 
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "utils/array.h"
 #include "utils/jsonb.h"
@@ -41,5 +42,8 @@ extern List *EvpgResultNames(uint64 row, int column);
 extern void EvpgParameterText(Datum *values, char *nulls, int column, const char *text);
 extern void EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb);
 extern void EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array);
+extern void EvpgStatementReturnRows(FunctionCallInfo fcinfo, uint64 rows);
+extern int64 EvpgStatementReturnAll(FunctionCallInfo fcinfo, EvpgStatement *statement, Datum *values, const char *nulls,
+									bool read_only);
 
 #endif							/* EVPG_STATEMENT_H */

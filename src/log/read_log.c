@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * read_log.c
- *		The SQL functions that read: streams, events, states, projections.
+ *		The SQL functions that read streams, events and states.
  *
  * STABLE ones see what the calling statement sees.  evpg_read_all with
  * stable_only and evpg_stable_position are VOLATILE: they must read with a
@@ -21,13 +21,10 @@
 #include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
-#include "consumer/consumer.h"
 #include "funcapi.h"
-#include "log/durable.h"
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
-#include "projection/projection.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -41,25 +38,6 @@ PG_FUNCTION_INFO_V1(evpg_read_all);
 PG_FUNCTION_INFO_V1(evpg_stable_position);
 PG_FUNCTION_INFO_V1(evpg_state);
 PG_FUNCTION_INFO_V1(evpg_take_snapshot);
-PG_FUNCTION_INFO_V1(evpg_projection_read);
-PG_FUNCTION_INFO_V1(evpg_projection_required);
-PG_FUNCTION_INFO_V1(evpg_projection_changes);
-
-/* How many; NULL is all, as -1. */
-static int64
-arg_max_count(FunctionCallInfo fcinfo, int arg)
-{
-	int			count;
-
-	if (PG_ARGISNULL(arg))
-		return -1;
-	count = PG_GETARG_INT32(arg);
-	if (count < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_count must not be negative")));
-	return count;
-}
 
 static bool
 arg_bool(FunctionCallInfo fcinfo, int arg, const char *what)
@@ -79,40 +57,6 @@ raise_no_stream(const EvpgStream *stream)
 			 errmsg("stream \"%s\" of aggregate \"%s\" does not exist", stream->aggregate_id, stream->aggregate_type)));
 }
 
-/* Copies the result of a plan, whose columns are those of the function. */
-static void
-return_plan(FunctionCallInfo fcinfo, uint64 rows)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	for (uint64 row = 0; row < rows; row++)
-		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
-}
-
-/*
- * The same in batches, for what may be long: the result spills to disk beyond
- * work_mem, and SPI holds one batch.  Returns the number of rows.
- */
-static int64
-return_batches(FunctionCallInfo fcinfo, EvpgStatement *id, Datum *values, const char *nulls, bool read_only)
-{
-	Portal		portal = EvpgStatementOpen(id, values, nulls, read_only);
-	int64		count = 0;
-
-	for (;;)
-	{
-		SPI_cursor_fetch(portal, true, 1000);
-		if (SPI_processed == 0)
-			break;
-		count += SPI_processed;
-		return_plan(fcinfo, SPI_processed);
-		SPI_freetuptable(SPI_tuptable);
-		CHECK_FOR_INTERRUPTS();
-	}
-	EvpgStatementClose(portal);
-	return count;
-}
-
 static EvpgStatement select_streams = {
 	.text = "SELECT aggregate_type, aggregate_id, version, created_at"
 	" FROM evpg.stream"
@@ -126,7 +70,7 @@ evpg_streams(PG_FUNCTION_ARGS)
 {
 	Datum		values[4];
 	char		nulls[4] = {' ', ' ', ' ', ' '};
-	int64		max_count = arg_max_count(fcinfo, 2);
+	int64		max_count = EvpgArgMaxCount(fcinfo, 2);
 	EvpgScope	scope;
 
 	/* The page starts after (after_type, after_id); the type may be implied. */
@@ -144,7 +88,7 @@ evpg_streams(PG_FUNCTION_ARGS)
 	values[3] = Int64GetDatum(max_count);
 	nulls[3] = max_count < 0 ? 'n' : ' ';
 	EvpgEnter(&scope, NULL);
-	(void) return_batches(fcinfo, &select_streams, values, nulls, true);
+	(void) EvpgStatementReturnAll(fcinfo, &select_streams, values, nulls, true);
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }
@@ -190,7 +134,7 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
 	};
 	int64		from_version = PG_ARGISNULL(2) ? 1 : PG_GETARG_INT64(2);
-	int64		max_count = arg_max_count(fcinfo, 3);
+	int64		max_count = EvpgArgMaxCount(fcinfo, 3);
 	bool		backwards = arg_bool(fcinfo, 4, "backwards");
 	bool		missing_ok = arg_bool(fcinfo, 5, "missing_ok");
 	EvpgScope	scope;
@@ -275,7 +219,7 @@ return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 up
 			max_count < 0 ? 'n' : ' '
 		};
 
-		return return_batches(fcinfo, &select_events_tagged, values, nulls, false);
+		return EvpgStatementReturnAll(fcinfo, &select_events_tagged, values, nulls, false);
 	}
 	filter.aggregate_types = names_of(wanted->aggregate_types);
 	filter.event_types = names_of(wanted->event_types);
@@ -304,7 +248,7 @@ Datum
 evpg_read_all(PG_FUNCTION_ARGS)
 {
 	int64		after_position = EvpgArgBigint(fcinfo, 0, "after_position");
-	int64		max_count = arg_max_count(fcinfo, 1);
+	int64		max_count = EvpgArgMaxCount(fcinfo, 1);
 	bool		stable_only = arg_bool(fcinfo, 5, "stable_only");
 	Wanted		wanted = {
 		.aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types"),
@@ -426,98 +370,4 @@ evpg_take_snapshot(PG_FUNCTION_ARGS)
 	EvpgStateKeep(&state, stream.stream_id);
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(stream.version);
-}
-
-static EvpgStatement select_projection_row = {
-	.text = "SELECT state, generation, version, position, updated_at"
-	" FROM evpg.projected_state"
-	" WHERE name = $1 AND key = $2",
-	.types = {TEXTOID, TEXTOID}
-};
-
-/* Returns the row of a key; false if there is none. */
-static bool
-return_key(FunctionCallInfo fcinfo)
-{
-	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	Datum		values[2];
-	EvpgScope	scope;
-	uint64		rows;
-
-	InitMaterializedSRF(fcinfo, 0);
-	EvpgEnter(&scope, NULL);
-	(void) EvpgProjectionGet(name, false);
-	values[0] = PG_GETARG_DATUM(0);
-	values[1] = PG_GETARG_DATUM(1);
-	rows = EvpgStatementRead(&select_projection_row, values, NULL);
-	return_plan(fcinfo, rows);
-	EvpgStatementDone();
-	EvpgLeave(&scope);
-	return rows > 0;
-}
-
-Datum
-evpg_projection_read(PG_FUNCTION_ARGS)
-{
-	(void) return_key(fcinfo);
-	PG_RETURN_NULL();
-}
-
-Datum
-evpg_projection_required(PG_FUNCTION_ARGS)
-{
-	if (!return_key(fcinfo))
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_STATE_NOT_FOUND),
-				 errmsg("projection \"%s\" has no key \"%s\"",
-						text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)))));
-	PG_RETURN_NULL();
-}
-
-static EvpgStatement select_projection_row_changes = {
-	.text = "SELECT c.*, CASE WHEN count(*) OVER page >= $4 THEN max(c.position) OVER page ELSE $3 END"
-	" FROM (SELECT s.key, s.state, p.generation_base + s.generation AS generation, s.version, n.position,"
-	" s.updated_at FROM evpg.projection p JOIN evpg.projection_state s USING (build) CROSS JOIN LATERAL"
-	" (SELECT GREATEST(s.position, p.rebuilt_position) AS position) n WHERE p.name = $1 AND n.position > $2"
-	" AND n.position <= $3 ORDER BY n.position FETCH FIRST ($4) ROWS WITH TIES) c WINDOW page AS ()"
-	" ORDER BY c.position",
-	.types = {TEXTOID, INT8OID, INT8OID, INT8OID}
-};
-
-/*
- * Rows of inline projections commit out of the order of positions, as events
- * do, so this goes no further than the stable position.  A full page ends with
- * all rows of its last position.
- */
-Datum
-evpg_projection_changes(PG_FUNCTION_ARGS)
-{
-	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	int64		max_count = arg_max_count(fcinfo, 2);
-	int64		mark;
-	Datum		values[4];
-	char		no_limit[4] = {' ', ' ', ' ', 'n'};
-	int64		rows;
-	bool		is_async;
-	EvpgConsumer consumer;
-	EvpgScope	scope;
-
-	(void) EvpgArgBigint(fcinfo, 1, "after_position");
-	InitMaterializedSRF(fcinfo, 0);
-	EvpgEnter(&scope, NULL);
-	mark = EvpgFenceDurablePosition(true);
-	/* No further than an asynchronous projection is. */
-	is_async = EvpgProjectionGet(name, false)->mode == EVPG_MODE_ASYNC;
-	if (is_async && EvpgConsumerRead(name, &consumer))
-		mark = Min(mark, consumer.checkpoint);
-	values[0] = PG_GETARG_DATUM(0);
-	values[1] = PG_GETARG_DATUM(1);
-	values[2] = Int64GetDatum(mark);
-	values[3] = Int64GetDatum(max_count);
-	rows = return_batches(fcinfo, &select_projection_row_changes, values, max_count < 0 ? no_limit : NULL, false);
-	/* Batches of workers commit lazily. */
-	if (is_async && rows > 0)
-		EvpgDurableAwaitAll();
-	EvpgLeave(&scope);
-	PG_RETURN_NULL();
 }
