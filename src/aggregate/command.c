@@ -26,35 +26,25 @@
 
 #include "evpg.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "aggregate/command.h"
 #include "aggregate/context.h"
+#include "aggregate/idempotency.h"
 #include "aggregate/state.h"
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/names.h"
-#include "base/statement.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
-#include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
-#include "funcapi.h"
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
 #include "projection/projection.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
-#include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 
 /* Commands that this session is executing, innermost first. */
 typedef struct Running
@@ -66,307 +56,7 @@ typedef struct Running
 
 static Running *running = NULL;
 
-/* ------------------------------------------------------------------ idempotency */
-
-/* A string as JSON, for DETAIL. */
-static char *
-quote_json(const char *text)
-{
-	StringInfoData buffer;
-
-	initStringInfo(&buffer);
-	escape_json(&buffer, text);
-	return buffer.data;
-}
-
-static void
-hash_command_text(pg_cryptohash_ctx *hash, const char *text)
-{
-	/* The NUL too: it keeps neighbours apart. */
-	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-}
-
-/*
- * A value as its kind, length and content, so that no two values look the same.
- * A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as well.
- */
-static void
-hash_scalar(pg_cryptohash_ctx *hash, const JsonbValue *value)
-{
-	switch (value->type)
-	{
-		case jbvNull:
-			hash_command_text(hash, "null");
-			break;
-		case jbvBool:
-			hash_command_text(hash, value->val.boolean ? "true" : "false");
-			break;
-		case jbvNumeric:
-			hash_command_text(hash, numeric_normalize(value->val.numeric));
-			break;
-		case jbvString:
-			hash_command_text(hash, psprintf("\"%d", value->val.string.len));
-			hash_command_text(hash, pnstrdup(value->val.string.val, value->val.string.len));
-			break;
-		default:
-			elog(ERROR, "unexpected kind of JSON value: %d", (int) value->type);
-	}
-}
-
-/* A jsonb; NULL is none. */
-static void
-hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
-{
-	JsonbIterator *iterator;
-	JsonbValue	value;
-	JsonbIteratorToken token;
-
-	if (jsonb == NULL)
-	{
-		hash_command_text(hash, "none");
-		return;
-	}
-	iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
-	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
-	{
-		switch (token)
-		{
-			case WJB_KEY:
-			case WJB_VALUE:
-			case WJB_ELEM:
-				hash_scalar(hash, &value);
-				break;
-			case WJB_BEGIN_ARRAY:
-				hash_command_text(hash, value.val.array.rawScalar ? "" : "[");
-				break;
-			case WJB_END_ARRAY:
-				hash_command_text(hash, "]");
-				break;
-			case WJB_BEGIN_OBJECT:
-				hash_command_text(hash, "{");
-				break;
-			default:
-				hash_command_text(hash, "}");
-				break;
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-/* Tags; {} and NULL differ, as they do in the log. */
-static void
-hash_tags(pg_cryptohash_ctx *hash, ArrayType *tags)
-{
-	Datum	   *values;
-	int			count;
-
-	if (tags == NULL)
-	{
-		hash_command_text(hash, "none");
-		return;
-	}
-	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
-	hash_command_text(hash, psprintf("%d", count));
-	for (int i = 0; i < count; i++)
-		hash_command_text(hash, TextDatumGetCString(values[i]));
-}
-
-/* Metadata: {} is stored as none. */
-static const Jsonb *
-significant_metadata(const Jsonb *metadata)
-{
-	return metadata == NULL || JB_ROOT_COUNT(metadata) == 0 ? NULL : metadata;
-}
-
-/*
- * What a command asks for, so that another one under its id is noticed: SHA-256.
- * Payloads that are equal have the same hash, however they are written.
- */
-static bytea *
-payload_hash(const EvpgCommand *command, const EvpgEvent *events, int count)
-{
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
-	bytea	   *result = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgHash", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-
-	if (hash == NULL || pg_cryptohash_init(hash) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	hash_command_text(hash, command->command_type);
-	hash_jsonb(hash, command->data);
-	for (int i = 0; i < count; i++)
-	{
-		hash_command_text(hash, events[i].type);
-		hash_jsonb(hash, events[i].data);
-		hash_jsonb(hash, significant_metadata(events[i].metadata));
-		hash_command_text(hash, psprintf("%d", events[i].schema_version));
-		hash_command_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
-		hash_command_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
-		hash_tags(hash, events[i].tags);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-	SET_VARSIZE(result, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
-	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	pg_cryptohash_free(hash);
-	return result;
-}
-
-/*
- * EvpgOperationKey
- *		A command id made of parts, the same as evpg_operation_key() makes of
- *		them: the SHA-256 of a JSON array.
- */
-char *
-EvpgOperationKey(const char *const *parts, int count)
-{
-	StringInfoData array;
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	char	   *key = palloc(2 * PG_SHA256_DIGEST_LENGTH + 1);
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
-
-	initStringInfo(&array);
-	for (int i = 0; i < count; i++)
-	{
-		appendStringInfoChar(&array, i == 0 ? '[' : ',');
-		escape_json(&array, parts[i]);
-	}
-	appendStringInfoChar(&array, ']');
-	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
-		pg_cryptohash_update(hash, (uint8 *) array.data, array.len) < 0 ||
-		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	pg_cryptohash_free(hash);
-	key[hex_encode((char *) digest, sizeof(digest), key)] = '\0';
-	return key;
-}
-
-/* With all that it points to: the event of a scan lives only until the next one. */
-static EvpgEvent *
-copy_event(const EvpgEvent *event)
-{
-	EvpgEvent  *copy = palloc(sizeof(EvpgEvent));
-
-#define COPY_TEXT(field) copy->field = event->field == NULL ? NULL : pstrdup(event->field)
-#define COPY_VALUE(field) copy->field = event->field == NULL ? NULL : \
-	memcpy(palloc(VARSIZE_ANY(event->field)), event->field, VARSIZE_ANY(event->field))
-	*copy = *event;
-	COPY_TEXT(aggregate_type);
-	COPY_TEXT(aggregate_id);
-	COPY_TEXT(type);
-	COPY_VALUE(data);
-	COPY_VALUE(metadata);
-	COPY_VALUE(tags);
-	COPY_TEXT(command_id);
-	COPY_TEXT(correlation_id);
-	COPY_TEXT(causation_id);
-	COPY_TEXT(actor);
-	COPY_TEXT(session_role);
-	return copy;
-}
-
-/* The events of a command that succeeded before. */
-static void
-read_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outcome)
-{
-	EvpgLogScan *scan;
-	EvpgEvent	event;
-
-	outcome->events = palloc(sizeof(EvpgEvent) * (last - first + 1));
-	PushActiveSnapshot(GetTransactionSnapshot());
-	scan = EvpgLogScanBegin(stream, first, false);
-	while (outcome->count < last - first + 1 && EvpgLogScanNext(scan, &event))
-		outcome->events[outcome->count++] = *copy_event(&event);
-	EvpgLogScanEnd(scan);
-	PopActiveSnapshot();
-}
-
-static EvpgStatement select_command = {
-	.text = "SELECT first_version, last_version, payload_hash"
-	" FROM evpg.command_record"
-	" WHERE stream_id = $1 AND command_id = $2",
-	.types = {INT8OID, TEXTOID}
-};
-
-/* Whether a command under this id succeeded before on this stream; then *outcome has its events. */
-static bool
-find_duplicate(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
-{
-	Datum		values[2] = {
-		Int64GetDatum(stream->stream_id),
-		CStringGetTextDatum(command->command_id)
-	};
-	bool		found = EvpgStatementRun(&select_command, values, NULL) > 0;
-	int64		first = 0;
-	int64		last = 0;
-	bool		same = false;
-
-	if (found)
-	{
-		Datum		value;
-		bytea	   *known;
-
-		(void) EvpgResultDatum(0, 1, &value);
-		first = DatumGetInt64(value);
-		(void) EvpgResultDatum(0, 2, &value);
-		last = DatumGetInt64(value);
-		(void) EvpgResultDatum(0, 3, &value);
-		known = DatumGetByteaPP(value);
-		same = VARSIZE_ANY_EXHDR(known) == PG_SHA256_DIGEST_LENGTH &&
-			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH) == 0;
-	}
-	EvpgStatementDone();
-	if (!found)
-		return false;
-	if (!same)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_COMMAND_ID_REUSED),
-				 errmsg("command id \"%s\" was used for another command", command->command_id),
-				 errdetail("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"version\": " INT64_FORMAT "}",
-						   quote_json(command->aggregate_type), quote_json(command->aggregate_id), last),
-				 errhint("A command id names one command with one payload; use a new one.")));
-	read_events(stream, first, last, outcome);
-	/* The same answer for ever: not what came after. */
-	outcome->stream.version = last;
-	return true;
-}
-
-static EvpgStatement insert_command = {
-	.text = "INSERT INTO evpg.command_record (stream_id, command_id, first_version, last_version, payload_hash,"
-	" recorded_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6)",
-	.types = {INT8OID, TEXTOID, INT8OID, INT8OID, BYTEAOID, TIMESTAMPTZOID}
-};
-
-static void
-record_command(const EvpgCommand *command, const EvpgStream *stream, int64 first, const bytea *hash)
-{
-	Datum		values[6] = {
-		Int64GetDatum(stream->stream_id),
-		CStringGetTextDatum(command->command_id),
-		Int64GetDatum(first),
-		Int64GetDatum(stream->version),
-		PointerGetDatum(hash),
-		TimestampTzGetDatum(command->received_at)
-	};
-
-	(void) EvpgStatementRun(&insert_command, values, NULL);
-	EvpgStatementDone();
-}
-
 /* ------------------------------------------------------------------ the steps */
-
-static void
-set_refusal(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why)
-{
-	outcome->status = status;
-	outcome->code = why->code;
-	outcome->message = why->message;
-	outcome->detail = why->detail;
-	outcome->hint = why->hint;
-}
 
 /* Rule 2; false if the stream is not what the caller expects. */
 static bool
@@ -390,7 +80,7 @@ version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *
 									command->expected_version, stream->version);
 	detail = psprintf("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"expected\": " INT64_FORMAT
 					  ", \"actual\": " INT64_FORMAT "}",
-					  quote_json(command->aggregate_type), quote_json(command->aggregate_id),
+					  EvpgQuoteJson(command->aggregate_type), EvpgQuoteJson(command->aggregate_id),
 					  command->expected_version, stream->version);
 	outcome->detail = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(detail)));
 	outcome->hint = "Read the stream and decide again, or leave expected_version out.";
@@ -454,7 +144,7 @@ call_interceptors(Execution *execution)
 			continue;
 		if (!EvpgInterceptorCall(interceptor, command, &why))
 		{
-			set_refusal(execution->outcome, EVPG_STATUS_INTERCEPTED, &why);
+			EvpgOutcomeRefuse(execution->outcome, EVPG_STATUS_INTERCEPTED, &why);
 			if (execution->outcome->code == NULL)
 				execution->outcome->code = interceptor->name;
 			(void) EvpgStreamRead(&execution->outcome->stream, false);
@@ -479,10 +169,10 @@ write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, 
 	first = stream->version + 1;
 	EvpgLogAppend(stream, events, count);
 	*phase = PHASE_PROJECTING;
-	EvpgProject(events, count);
+	EvpgApplyInline(events, count);
 	*phase = PHASE_OURS;
 	if (hash != NULL)
-		record_command(command, stream, first, hash);
+		EvpgIdempotencyRecord(command, stream, first, hash);
 	return true;
 }
 
@@ -511,7 +201,7 @@ decide_and_write(Execution *execution)
 	 */
 	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
 	if (execution->hash != NULL && stream->stream_id != 0 &&
-		find_duplicate(command, stream, execution->hash, outcome))
+		EvpgIdempotencyFind(command, stream, execution->hash, outcome))
 	{
 		outcome->status = EVPG_STATUS_DUPLICATE;
 		return true;
@@ -527,7 +217,7 @@ decide_and_write(Execution *execution)
 	if (decision.rejected || decision.count == 0)
 	{
 		if (decision.rejected)
-			set_refusal(outcome, EVPG_STATUS_REJECTED, &decision);
+			EvpgOutcomeRefuse(outcome, EVPG_STATUS_REJECTED, &decision);
 		else
 			outcome->status = EVPG_STATUS_NOOP;
 		if (stream->stream_id != 0)
@@ -544,7 +234,7 @@ decide_and_write(Execution *execution)
 	}
 	if (!EvpgInvariantHolds(&state, command, &why))
 	{
-		set_refusal(outcome, EVPG_STATUS_INVARIANT, &why);
+		EvpgOutcomeRefuse(outcome, EVPG_STATUS_INVARIANT, &why);
 		return true;
 	}
 
@@ -606,7 +296,7 @@ execute_command(void *arg)
 		 * still the same command.
 		 */
 		if (execution->command->command_id != NULL)
-			execution->hash = payload_hash(&execution->asked, NULL, 0);
+			execution->hash = EvpgIdempotencyHash(&execution->asked, NULL, 0);
 		while (!try_command(execution))
 		{
 			if (attempt != execution->attempt)
@@ -643,13 +333,13 @@ attempt_command(Execution *execution)
 	if (execution->phase == PHASE_DECIDING && error->sqlerrcode == EVPG_ERRCODE_REJECTED)
 	{
 		EvpgDecisionFromError(error, &why);
-		set_refusal(outcome, EVPG_STATUS_REJECTED, &why);
+		EvpgOutcomeRefuse(outcome, EVPG_STATUS_REJECTED, &why);
 	}
 	else if (execution->phase == PHASE_PROJECTING &&
 			 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
 	{
 		EvpgDecisionFromError(error, &why);
-		set_refusal(outcome, EVPG_STATUS_REJECTED, &why);
+		EvpgOutcomeRefuse(outcome, EVPG_STATUS_REJECTED, &why);
 		outcome->sqlstate = error->sqlerrcode;
 	}
 	else
@@ -762,7 +452,7 @@ try_append(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash
 	Phase		phase;
 
 	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
-	if (hash != NULL && stream->stream_id != 0 && find_duplicate(command, stream, hash, outcome))
+	if (hash != NULL && stream->stream_id != 0 && EvpgIdempotencyFind(command, stream, hash, outcome))
 	{
 		outcome->status = EVPG_STATUS_DUPLICATE;
 		return true;
@@ -803,7 +493,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	stream->aggregate_id = command->aggregate_id;
 	aggregate = EvpgAggregateGet(command->aggregate_type);
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
-	hash = command->command_id == NULL ? NULL : payload_hash(command, events, count);
+	hash = command->command_id == NULL ? NULL : EvpgIdempotencyHash(command, events, count);
 
 	EVPG_WAIT_POINT("append_type_known");
 	do
@@ -835,86 +525,4 @@ EvpgCommandCreateStream(EvpgStream *stream)
 	if (reserved)
 		EvpgStreamRelease(stream);
 	return created;
-}
-
-/* ------------------------------------------------------------------ outcomes */
-
-static const struct
-{
-	const char *name;
-	int			sqlstate;
-}			statuses[] =
-
-{
-	[EVPG_STATUS_OK] = {"ok", ERRCODE_SUCCESSFUL_COMPLETION},
-	[EVPG_STATUS_NOOP] = {"noop", ERRCODE_SUCCESSFUL_COMPLETION},
-	[EVPG_STATUS_DUPLICATE] = {"duplicate", ERRCODE_SUCCESSFUL_COMPLETION},
-	[EVPG_STATUS_REJECTED] = {"rejected", EVPG_ERRCODE_REJECTED},
-	[EVPG_STATUS_CONFLICT] = {"conflict", EVPG_ERRCODE_VERSION_CONFLICT},
-	[EVPG_STATUS_INVARIANT] = {"invariant", EVPG_ERRCODE_INVARIANT},
-	[EVPG_STATUS_INTERCEPTED] = {"intercepted", EVPG_ERRCODE_INTERCEPTED},
-};
-
-const char *
-EvpgOutcomeName(const EvpgOutcome *outcome)
-{
-	return statuses[outcome->status].name;
-}
-
-/* Of a refusal; ERRCODE_SUCCESSFUL_COMPLETION if it is none. */
-int
-EvpgOutcomeSqlstate(const EvpgOutcome *outcome)
-{
-	return outcome->sqlstate != 0 ? outcome->sqlstate : statuses[outcome->status].sqlstate;
-}
-
-/* Raises a refusal; returns if the outcome is none. */
-void
-EvpgOutcomeRaise(const EvpgOutcome *outcome)
-{
-	int			sqlstate = EvpgOutcomeSqlstate(outcome);
-
-	if (sqlstate == ERRCODE_SUCCESSFUL_COMPLETION)
-		return;
-	ereport(ERROR,
-			(errcode(sqlstate),
-			 errmsg("%s", outcome->message),
-			 outcome->detail == NULL ? 0 :
-			 errdetail("%s", JsonbToCString(NULL, &outcome->detail->root, VARSIZE(outcome->detail))),
-			 outcome->hint == NULL ? 0 : errhint("%s", outcome->hint),
-			 outcome->code == NULL ? 0 : err_generic_string(PG_DIAG_CONSTRAINT_NAME, outcome->code)));
-}
-
-/*
- * EvpgOutcomeReturn
- *		Adds an outcome to the rows of a function that returns evpg.outcome; the
- *		columns are in sql/evpg--1.0.sql.
- */
-void
-EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	int			sqlstate = EvpgOutcomeSqlstate(outcome);
-	bool		refused = (sqlstate != ERRCODE_SUCCESSFUL_COMPLETION);
-	Datum		values[11];
-	bool		nulls[11] = {0};
-
-	values[0] = CStringGetTextDatum(EvpgOutcomeName(outcome));
-	values[1] = CStringGetTextDatum(outcome->stream.aggregate_type);
-	values[2] = CStringGetTextDatum(outcome->stream.aggregate_id);
-	values[3] = Int64GetDatum(outcome->stream.version);
-	nulls[4] = (outcome->count == 0);
-	values[4] = nulls[4] ? (Datum) 0 : Int64GetDatum(outcome->events[outcome->count - 1].position);
-	values[5] = JsonbPGetDatum(EvpgEventsToJsonb(outcome->events, outcome->count));
-	nulls[6] = !refused;
-	values[6] = refused ? CStringGetTextDatum(unpack_sql_state(sqlstate)) : (Datum) 0;
-	nulls[7] = (outcome->code == NULL);
-	values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(outcome->code);
-	nulls[8] = (outcome->message == NULL);
-	values[8] = nulls[8] ? (Datum) 0 : CStringGetTextDatum(outcome->message);
-	nulls[9] = (outcome->detail == NULL);
-	values[9] = nulls[9] ? (Datum) 0 : JsonbPGetDatum(outcome->detail);
-	nulls[10] = (outcome->hint == NULL);
-	values[10] = nulls[10] ? (Datum) 0 : CStringGetTextDatum(outcome->hint);
-	tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
 }

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "aggregate/command.h"
+#include "aggregate/idempotency.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"

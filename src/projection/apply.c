@@ -475,7 +475,7 @@ apply_handler(Work *work, int nwork)
  *		projections that take them.
  */
 void
-EvpgProject(const EvpgEvent *events, int count)
+EvpgApplyInline(const EvpgEvent *events, int count)
 {
 	List	   *projections = EvpgProjectionList();
 	MemoryContext context;

@@ -1,0 +1,328 @@
+/*-------------------------------------------------------------------------
+ *
+ * idempotency.c
+ *		Command ids (rule 5): which commands of a stream succeeded before, and whether
+ *		a resend asks for the same.
+ *
+ * A record is written by the transaction of its command, so it is there if and
+ * only if the events are.  Callers have locked the stream, so two commands with
+ * one id are one after the other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate/idempotency.h"
+#include "base/errors.h"
+#include "base/statement.h"
+#include "catalog/pg_type.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "log/event_log.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Quotes a string as JSON, for DETAIL; in CurrentMemoryContext. */
+char *
+EvpgQuoteJson(const char *text)
+{
+	StringInfoData buffer;
+
+	initStringInfo(&buffer);
+	escape_json(&buffer, text);
+	return buffer.data;
+}
+
+static void
+hash_command_text(pg_cryptohash_ctx *hash, const char *text)
+{
+	/* The NUL too: it keeps neighbours apart. */
+	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+}
+
+/*
+ * A value as its kind, length and content, so that no two values look the same.
+ * A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as well.
+ */
+static void
+hash_scalar(pg_cryptohash_ctx *hash, const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			hash_command_text(hash, "null");
+			break;
+		case jbvBool:
+			hash_command_text(hash, value->val.boolean ? "true" : "false");
+			break;
+		case jbvNumeric:
+			hash_command_text(hash, numeric_normalize(value->val.numeric));
+			break;
+		case jbvString:
+			hash_command_text(hash, psprintf("\"%d", value->val.string.len));
+			hash_command_text(hash, pnstrdup(value->val.string.val, value->val.string.len));
+			break;
+		default:
+			elog(ERROR, "unexpected kind of JSON value: %d", (int) value->type);
+	}
+}
+
+/* A jsonb; NULL is none. */
+static void
+hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
+{
+	JsonbIterator *iterator;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+
+	if (jsonb == NULL)
+	{
+		hash_command_text(hash, "none");
+		return;
+	}
+	iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
+	{
+		switch (token)
+		{
+			case WJB_KEY:
+			case WJB_VALUE:
+			case WJB_ELEM:
+				hash_scalar(hash, &value);
+				break;
+			case WJB_BEGIN_ARRAY:
+				hash_command_text(hash, value.val.array.rawScalar ? "" : "[");
+				break;
+			case WJB_END_ARRAY:
+				hash_command_text(hash, "]");
+				break;
+			case WJB_BEGIN_OBJECT:
+				hash_command_text(hash, "{");
+				break;
+			default:
+				hash_command_text(hash, "}");
+				break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Tags; {} and NULL differ, as they do in the log. */
+static void
+hash_tags(pg_cryptohash_ctx *hash, ArrayType *tags)
+{
+	Datum	   *values;
+	int			count;
+
+	if (tags == NULL)
+	{
+		hash_command_text(hash, "none");
+		return;
+	}
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
+	hash_command_text(hash, psprintf("%d", count));
+	for (int i = 0; i < count; i++)
+		hash_command_text(hash, TextDatumGetCString(values[i]));
+}
+
+/* Metadata: {} is stored as none. */
+static const Jsonb *
+significant_metadata(const Jsonb *metadata)
+{
+	return metadata == NULL || JB_ROOT_COUNT(metadata) == 0 ? NULL : metadata;
+}
+
+/*
+ * EvpgIdempotencyHash
+ *		The SHA-256 of what a command asks for, so that another one under its id is
+ *		noticed.  Payloads that are equal have the same hash, however they are
+ *		written.  The result is in CurrentMemoryContext.
+ */
+bytea *
+EvpgIdempotencyHash(const EvpgCommand *command, const EvpgEvent *events, int count)
+{
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+	bytea	   *result = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgHash", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	if (hash == NULL || pg_cryptohash_init(hash) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	hash_command_text(hash, command->command_type);
+	hash_jsonb(hash, command->data);
+	for (int i = 0; i < count; i++)
+	{
+		hash_command_text(hash, events[i].type);
+		hash_jsonb(hash, events[i].data);
+		hash_jsonb(hash, significant_metadata(events[i].metadata));
+		hash_command_text(hash, psprintf("%d", events[i].schema_version));
+		hash_command_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
+		hash_command_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
+		hash_tags(hash, events[i].tags);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	SET_VARSIZE(result, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	return result;
+}
+
+/*
+ * EvpgOperationKey
+ *		A command id made of parts, the same as evpg_operation_key() makes of
+ *		them: the SHA-256 of a JSON array.
+ */
+char *
+EvpgOperationKey(const char *const *parts, int count)
+{
+	StringInfoData array;
+	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+	char	   *key = palloc(2 * PG_SHA256_DIGEST_LENGTH + 1);
+	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+
+	initStringInfo(&array);
+	for (int i = 0; i < count; i++)
+	{
+		appendStringInfoChar(&array, i == 0 ? '[' : ',');
+		escape_json(&array, parts[i]);
+	}
+	appendStringInfoChar(&array, ']');
+	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
+		pg_cryptohash_update(hash, (uint8 *) array.data, array.len) < 0 ||
+		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	key[hex_encode((char *) digest, sizeof(digest), key)] = '\0';
+	return key;
+}
+
+/* With all that it points to: the event of a scan lives only until the next one. */
+static EvpgEvent *
+copy_event(const EvpgEvent *event)
+{
+	EvpgEvent  *copy = palloc(sizeof(EvpgEvent));
+
+#define COPY_TEXT(field) copy->field = event->field == NULL ? NULL : pstrdup(event->field)
+#define COPY_VALUE(field) copy->field = event->field == NULL ? NULL : \
+	memcpy(palloc(VARSIZE_ANY(event->field)), event->field, VARSIZE_ANY(event->field))
+	*copy = *event;
+	COPY_TEXT(aggregate_type);
+	COPY_TEXT(aggregate_id);
+	COPY_TEXT(type);
+	COPY_VALUE(data);
+	COPY_VALUE(metadata);
+	COPY_VALUE(tags);
+	COPY_TEXT(command_id);
+	COPY_TEXT(correlation_id);
+	COPY_TEXT(causation_id);
+	COPY_TEXT(actor);
+	COPY_TEXT(session_role);
+	return copy;
+}
+
+/* The events of a command that succeeded before. */
+static void
+read_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outcome)
+{
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+
+	outcome->events = palloc(sizeof(EvpgEvent) * (last - first + 1));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanBegin(stream, first, false);
+	while (outcome->count < last - first + 1 && EvpgLogScanNext(scan, &event))
+		outcome->events[outcome->count++] = *copy_event(&event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+}
+
+static EvpgStatement select_command = {
+	.text = "SELECT first_version, last_version, payload_hash"
+	" FROM evpg.command_record"
+	" WHERE stream_id = $1 AND command_id = $2",
+	.types = {INT8OID, TEXTOID}
+};
+
+/*
+ * EvpgIdempotencyFind
+ *		Whether a command under this id succeeded before on this stream; then
+ *		*outcome has its events, copied into CurrentMemoryContext.  If it was another
+ *		command that is an error.  The caller has locked the stream.
+ */
+bool
+EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
+{
+	Datum		values[2] = {
+		Int64GetDatum(stream->stream_id),
+		CStringGetTextDatum(command->command_id)
+	};
+	bool		found = EvpgStatementRun(&select_command, values, NULL) > 0;
+	int64		first = 0;
+	int64		last = 0;
+	bool		same = false;
+
+	if (found)
+	{
+		Datum		value;
+		bytea	   *known;
+
+		(void) EvpgResultDatum(0, 1, &value);
+		first = DatumGetInt64(value);
+		(void) EvpgResultDatum(0, 2, &value);
+		last = DatumGetInt64(value);
+		(void) EvpgResultDatum(0, 3, &value);
+		known = DatumGetByteaPP(value);
+		same = VARSIZE_ANY_EXHDR(known) == PG_SHA256_DIGEST_LENGTH &&
+			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH) == 0;
+	}
+	EvpgStatementDone();
+	if (!found)
+		return false;
+	if (!same)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_COMMAND_ID_REUSED),
+				 errmsg("command id \"%s\" was used for another command", command->command_id),
+				 errdetail("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"version\": " INT64_FORMAT "}",
+						   EvpgQuoteJson(command->aggregate_type), EvpgQuoteJson(command->aggregate_id), last),
+				 errhint("A command id names one command with one payload; use a new one.")));
+	read_events(stream, first, last, outcome);
+	/* The same answer for ever: not what came after. */
+	outcome->stream.version = last;
+	return true;
+}
+
+static EvpgStatement insert_command = {
+	.text = "INSERT INTO evpg.command_record (stream_id, command_id, first_version, last_version, payload_hash,"
+	" recorded_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6)",
+	.types = {INT8OID, TEXTOID, INT8OID, INT8OID, BYTEAOID, TIMESTAMPTZOID}
+};
+
+/*
+ * EvpgIdempotencyRecord
+ *		Records that a command succeeded: its events are those from version first to
+ *		the stream's.  The caller has locked the stream.
+ */
+void
+EvpgIdempotencyRecord(const EvpgCommand *command, const EvpgStream *stream, int64 first, const bytea *hash)
+{
+	Datum		values[6] = {
+		Int64GetDatum(stream->stream_id),
+		CStringGetTextDatum(command->command_id),
+		Int64GetDatum(first),
+		Int64GetDatum(stream->version),
+		PointerGetDatum(hash),
+		TimestampTzGetDatum(command->received_at)
+	};
+
+	(void) EvpgStatementRun(&insert_command, values, NULL);
+	EvpgStatementDone();
+}
