@@ -325,13 +325,13 @@ COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or 
 COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
 COMMENT ON COLUMN evpg.old_build.clean_from IS 'smaller keys are deleted already';
 -- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/consumer/activation.c).
-CREATE TABLE evpg.meta (
+CREATE TABLE evpg.activation (
   system_identifier bigint NOT NULL,
   database          oid NOT NULL
 );
-ALTER TABLE evpg.meta REPLICA IDENTITY FULL;
-COMMENT ON TABLE evpg.meta IS 'which database this is: consumers run only where all rows say it is this one';
-INSERT INTO evpg.meta (system_identifier, database)
+ALTER TABLE evpg.activation REPLICA IDENTITY FULL;
+COMMENT ON TABLE evpg.activation IS 'which database this is: consumers run only where all rows say it is this one';
+INSERT INTO evpg.activation (system_identifier, database)
   SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
@@ -511,7 +511,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.timer', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.timer_timer_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.dead_letter_dead_letter_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('evpg.meta', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.activation', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
@@ -739,15 +739,10 @@ CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 COMMENT ON FUNCTION evpg_drop_projection(text, boolean) IS 'removes a projection and its rows';
 
-CREATE FUNCTION evpg_projection(name text, key text DEFAULT '')
+CREATE FUNCTION evpg_projection(name text, key text DEFAULT '', missing_ok boolean DEFAULT true)
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
-  AS 'MODULE_PATHNAME', 'evpg_projection_read' LANGUAGE C STABLE STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_projection(text, text) IS 'the row of a key; no row when there is none';
-
-CREATE FUNCTION evpg_projection_required(name text, key text DEFAULT '')
-  RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
-  AS 'MODULE_PATHNAME', 'evpg_projection_required' LANGUAGE C STABLE STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_projection_required(text, text) IS 'the row of a key; an error when there is none';
+  AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT ROWS 1;
+COMMENT ON FUNCTION evpg_projection(text, text, boolean) IS 'returns the row of a key; if it has none, no row, or an error unless missing_ok';
 
 CREATE FUNCTION evpg_projection_changes(name text, after_position bigint DEFAULT 0, max_count int DEFAULT 1000)
   RETURNS TABLE (key text, state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz, next_position bigint)
@@ -787,9 +782,9 @@ CREATE VIEW evpg.stat_broadcast AS
     FROM evpg.broadcast_counters() c;
 COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
 
-CREATE FUNCTION evpg.is_home() RETURNS boolean
-  AS 'MODULE_PATHNAME', 'evpg_is_home' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg.is_home() IS 'tells whether consumers may run in this database: it is no copy, or evpg_activate_consumers() was called';
+CREATE FUNCTION evpg.is_activated() RETURNS boolean
+  AS 'MODULE_PATHNAME', 'evpg_is_activated' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg.is_activated() IS 'tells whether consumers may run in this database: it is no copy, or evpg_activate_consumers() was called';
 
 CREATE FUNCTION evpg.database_slots(OUT datid oid, OUT workers int, OUT workers_wanted int, OUT broadcaster_pid int, OUT reason text)
   RETURNS SETOF record AS 'MODULE_PATHNAME', 'evpg_database_slots' LANGUAGE C VOLATILE;
@@ -797,13 +792,13 @@ COMMENT ON FUNCTION evpg.database_slots() IS 'returns what databases with evpg h
 
 CREATE VIEW evpg.stat_database AS
   SELECT s.datid, d.datname,
-         CASE WHEN s.reason IS NULL AND (h.home OR d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database())
+         CASE WHEN s.reason IS NULL AND (h.activated OR d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database())
               THEN 'served' ELSE 'not served' END AS status,
-         CASE WHEN d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND NOT h.home
+         CASE WHEN d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND NOT h.activated
               THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run' ELSE s.reason END AS reason,
          s.workers, s.workers_wanted, s.broadcaster_pid
     FROM evpg.database_slots() s
-    CROSS JOIN (SELECT evpg.is_home() AS home) h
+    CROSS JOIN (SELECT evpg.is_activated() AS activated) h
     LEFT JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) s.datid;
 COMMENT ON VIEW evpg.stat_database IS 'shows which databases of the server have workers, and why others have none: this one, and those that are known to have evpg';
 
@@ -842,7 +837,7 @@ COMMENT ON FUNCTION evpg_replay_parked(text, int, text) IS 'applies parked event
 CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, p.kind, p.mode,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN 'running'
-              WHEN c.status OPERATOR(pg_catalog.=) 'running' AND NOT h.home THEN 'inactive' ELSE c.status END AS status,
+              WHEN c.status OPERATOR(pg_catalog.=) 'running' AND NOT h.activated THEN 'inactive' ELSE c.status END AS status,
          p.version, c.checkpoint,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
               CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
@@ -856,7 +851,7 @@ CREATE VIEW evpg.stat_consumer AS
          CASE WHEN c.status OPERATOR(pg_catalog.=) 'running' THEN c.retry_at END AS retry_at,
          coalesce(w.pid, i.pid) AS worker_pid, c.updated_at,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN NULL
-              WHEN NOT h.home THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run'
+              WHEN NOT h.activated THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run'
               WHEN c.status OPERATOR(pg_catalog.=) 'paused' THEN 'evpg_pause_consumer() was called: evpg_resume_consumer() lets it go on'
               WHEN c.status OPERATOR(pg_catalog.=) 'stopped' THEN 'an event fails: repair its cause, then evpg_resume_consumer()' END AS reason,
          t.dispatched AS dispatched_total, t.dead_lettered AS dead_lettered_total
@@ -864,7 +859,7 @@ CREATE VIEW evpg.stat_consumer AS
           UNION ALL SELECT name, 'saga', 'async', pg_catalog.max(version) FROM evpg.saga GROUP BY name) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
-    CROSS JOIN (SELECT evpg.is_home() AS home) h
+    CROSS JOIN (SELECT evpg.is_activated() AS activated) h
     LEFT JOIN LATERAL (SELECT coalesce(pg_catalog.sum(s.dispatched), 0)::pg_catalog.int8 AS dispatched,
                               coalesce(pg_catalog.sum(s.dead_lettered), 0)::pg_catalog.int8 AS dead_lettered
                          FROM evpg.saga_total s WHERE s.saga OPERATOR(pg_catalog.=) p.name) t ON p.kind OPERATOR(pg_catalog.=) 'saga'
@@ -926,7 +921,7 @@ COMMENT ON FUNCTION evpg_drop_saga(text, boolean) IS 'removes a saga with its in
 CREATE FUNCTION evpg_saga(name text, key text)
   RETURNS TABLE (state jsonb, status text, version bigint, "position" bigint, pending_events int, pending_timers int, dead_letters int,
     started_at timestamptz, updated_at timestamptz)
-  AS 'MODULE_PATHNAME', 'evpg_saga_read' LANGUAGE C STABLE STRICT ROWS 1;
+  AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT ROWS 1;
 COMMENT ON FUNCTION evpg_saga(text, text) IS 'an instance of a saga; no row when there is none';
 
 CREATE FUNCTION evpg_rebuild_saga(name text, key text DEFAULT NULL)
@@ -940,7 +935,7 @@ COMMENT ON FUNCTION evpg_run_sagas(int) IS 'lets sagas react to what there is no
 CREATE FUNCTION evpg_schedule_command(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL,
     causation_id text DEFAULT NULL)
-  RETURNS bigint AS 'MODULE_PATHNAME', 'evpg_schedule_command' LANGUAGE C VOLATILE;
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_schedule_command(timestamptz, text, text, text, jsonb, text, jsonb, text, text, text) IS 'executes a command at a time, once; returns the id of the timer';
 
 CREATE FUNCTION evpg_reschedule_timer(timer_id bigint, due_at timestamptz)
@@ -948,14 +943,14 @@ CREATE FUNCTION evpg_reschedule_timer(timer_id bigint, due_at timestamptz)
 COMMENT ON FUNCTION evpg_reschedule_timer(bigint, timestamptz) IS 'moves a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_cancel_timer(timer_id bigint)
-  RETURNS boolean AS 'MODULE_PATHNAME', 'evpg_cancel_timer' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 COMMENT ON FUNCTION evpg_cancel_timer(bigint) IS 'removes a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_retry_dead_letter(dead_letter_id bigint)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C STRICT ROWS 1;
 COMMENT ON FUNCTION evpg_retry_dead_letter(bigint) IS 'does once more what a dead letter is about; resolved when that succeeds, and the instance goes on; no row when it was resolved';
 
-CREATE FUNCTION evpg_retry_dead_letters(saga text, max_count int DEFAULT 100, OUT retried bigint, OUT failed bigint)
+CREATE FUNCTION evpg_retry_dead_letters(name text, max_count int DEFAULT 100, OUT retried bigint, OUT failed bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_retry_dead_letters(text, int) IS 'retries the dead letters of a saga, or of scheduled commands when NULL, the oldest first';
 
@@ -1233,7 +1228,6 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_register_projection', NULL, '{operator}'),
   ('routine', 'evpg_drop_projection', NULL, '{operator}'),
   ('routine', 'evpg_projection', NULL, '{reader,executor}'),
-  ('routine', 'evpg_projection_required', NULL, '{reader,executor}'),
   ('routine', 'evpg_projection_changes', NULL, '{reader}'),
   ('routine', 'evpg_put_projection', NULL, '{operator}'),
   ('routine', 'evpg_rebuild_projection', NULL, '{operator}'),
@@ -1290,7 +1284,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'stat_broadcast', NULL, '{monitor,reader}'),
   ('relation', 'stat_stable_position', NULL, '{monitor,reader}'),
   ('relation', 'stat_consumer', NULL, '{monitor,reader}'),
-  ('routine', 'is_home', NULL, '{monitor,reader}'),
+  ('routine', 'is_activated', NULL, '{monitor,reader}'),
   ('routine', 'database_slots', NULL, '{monitor,reader}'),
   ('relation', 'stat_database', NULL, '{monitor,reader}'),
   ('relation', 'progress_rebuild', NULL, '{monitor,reader}'),
@@ -1317,7 +1311,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'snapshot', NULL, '{operator}'),
   ('relation', 'interceptor', NULL, '{operator}'),
   ('relation', 'projection', NULL, '{operator}'),
-  ('relation', 'meta', NULL, '{operator}'),
+  ('relation', 'activation', NULL, '{operator}'),
   ('relation', 'clock', NULL, '{operator}'),
   ('relation', 'inbox', NULL, '{operator}'),
   ('relation', 'translator', NULL, '{operator}'),

@@ -165,7 +165,7 @@ typedef struct evpg_rejection
 } evpg_rejection;
 
 /* A timer that is due.  All times are microseconds since 1970-01-01 UTC. */
-typedef struct evpg_timer
+typedef struct evpg_fired_timer
 {
 	const char *key;			/* of the saga's instance */
 	const char *name;
@@ -173,7 +173,7 @@ typedef struct evpg_timer
 	int64_t		scheduled_at;
 	int64_t		due_at;
 	int64_t		fired_at;		/* now; not before due_at, but any time later */
-} evpg_timer;
+} evpg_fired_timer;
 
 /* ------------------------------------------------------------------ values out
  *
@@ -234,7 +234,7 @@ typedef void (*evpg_react_fn) (evpg_result *out, evpg_json *state, const evpg_ev
 typedef void (*evpg_rejected_fn) (evpg_result *out, evpg_json *state, const evpg_rejection *rejection);
 
 /* Reacts to a timer. */
-typedef void (*evpg_timer_fn) (evpg_result *out, evpg_json *state, const evpg_timer *timer);
+typedef void (*evpg_timer_fn) (evpg_result *out, evpg_json *state, const evpg_fired_timer *timer);
 
 /* The key of an event, lent from the event or static; NULL = no key, not ours. */
 typedef const char *(*evpg_key_fn) (const evpg_event *event);
@@ -305,7 +305,7 @@ typedef struct evpg_header
 	uint32_t	kind;
 } evpg_header;
 
-typedef struct evpg_aggregate
+typedef struct evpg_aggregate_definition
 {
 	evpg_header header;
 	const char *initial_state;	/* JSON text; NULL = {} */
@@ -316,9 +316,9 @@ typedef struct evpg_aggregate
 	const evpg_event_entry *events; /* required; unknown event types fold to
 									 * the same state */
 	evpg_invariant_fn invariant;	/* NULL = none */
-} evpg_aggregate;
+} evpg_aggregate_definition;
 
-typedef struct evpg_projection
+typedef struct evpg_projection_definition
 {
 	evpg_header header;
 	const char *initial_state;	/* JSON object text; NULL = {} */
@@ -326,9 +326,9 @@ typedef struct evpg_projection
 	const evpg_project_entry *events;	/* required; also the subscription: no
 										 * entry, no call */
 	evpg_key_fn key;			/* NULL = aggregate id */
-} evpg_projection;
+} evpg_projection_definition;
 
-typedef struct evpg_saga
+typedef struct evpg_saga_definition
 {
 	evpg_header header;
 	const char *initial_state;	/* JSON object text; NULL = {} */
@@ -339,7 +339,7 @@ typedef struct evpg_saga
 	const evpg_timer_entry *timers; /* NULL = none; others change nothing */
 	evpg_key_fn key;			/* which instance; NULL = aggregate id */
 	evpg_rejected_fn rejected;	/* NULL = retries, then a dead letter */
-} evpg_saga;
+} evpg_saga_definition;
 
 /*
  * The exported symbol carries the prefix, so that the server never calls a
@@ -355,11 +355,11 @@ typedef struct evpg_saga
 	const evpg_header *evpg_definition_##symbol(void) { return &symbol##_definition.header; } \
 	extern const t *symbol(void)
 
-#define EVPG_AGGREGATE(symbol, ...) EVPG_DEFINE(EVPG_KIND_AGGREGATE, evpg_aggregate, symbol, __VA_ARGS__)
+#define EVPG_AGGREGATE(symbol, ...) EVPG_DEFINE(EVPG_KIND_AGGREGATE, evpg_aggregate_definition, symbol, __VA_ARGS__)
 
-#define EVPG_PROJECTION(symbol, ...) EVPG_DEFINE(EVPG_KIND_PROJECTION, evpg_projection, symbol, __VA_ARGS__)
+#define EVPG_PROJECTION(symbol, ...) EVPG_DEFINE(EVPG_KIND_PROJECTION, evpg_projection_definition, symbol, __VA_ARGS__)
 
-#define EVPG_SAGA(symbol, ...) EVPG_DEFINE(EVPG_KIND_SAGA, evpg_saga, symbol, __VA_ARGS__)
+#define EVPG_SAGA(symbol, ...) EVPG_DEFINE(EVPG_KIND_SAGA, evpg_saga_definition, symbol, __VA_ARGS__)
 
 /* ------------------------------------------------------------------ JSON, short
  *
@@ -747,14 +747,14 @@ evpg_result_reset(evpg_result *out)
 
 /* The state before the first event, yours. */
 static inline evpg_json *
-evpg_initial_state(const evpg_aggregate *aggregate)
+evpg_initial_state(const evpg_aggregate_definition *aggregate)
 {
 	return json_tokener_parse(aggregate->initial_state == NULL ? "{}" : aggregate->initial_state);
 }
 
 /* NULL if the aggregate has no such command. */
 static inline const evpg_command_entry *
-evpg_find_command(const evpg_aggregate *aggregate, const char *type)
+evpg_find_command(const evpg_aggregate_definition *aggregate, const char *type)
 {
 	for (const evpg_command_entry *entry = aggregate->commands; entry->type != NULL; entry++)
 		if (strcmp(entry->type, type) == 0)
@@ -764,7 +764,7 @@ evpg_find_command(const evpg_aggregate *aggregate, const char *type)
 
 /* NULL if the aggregate does not know the event type. */
 static inline const evpg_event_entry *
-evpg_find_event(const evpg_aggregate *aggregate, const char *type)
+evpg_find_event(const evpg_aggregate_definition *aggregate, const char *type)
 {
 	for (const evpg_event_entry *entry = aggregate->events; entry->type != NULL; entry++)
 		if (strcmp(entry->type, type) == 0)
@@ -774,7 +774,7 @@ evpg_find_event(const evpg_aggregate *aggregate, const char *type)
 
 /* Folds one event into state; false: unknown type, same state. */
 static inline bool
-evpg_apply(const evpg_aggregate *aggregate, evpg_json *state, const evpg_event *event)
+evpg_apply(const evpg_aggregate_definition *aggregate, evpg_json *state, const evpg_event *event)
 {
 	const evpg_event_entry *entry = evpg_find_event(aggregate, event->type);
 
@@ -788,7 +788,7 @@ evpg_apply(const evpg_aggregate *aggregate, evpg_json *state, const evpg_event *
  * False: refused, see out; state is then stale.
  */
 static inline bool
-evpg_decide(const evpg_aggregate *aggregate, evpg_json *state, const evpg_command *command, evpg_result *out)
+evpg_decide(const evpg_aggregate_definition *aggregate, evpg_json *state, const evpg_command *command, evpg_result *out)
 {
 	const evpg_command_entry *entry = evpg_find_command(aggregate, command->type);
 
@@ -825,7 +825,7 @@ evpg_decide(const evpg_aggregate *aggregate, evpg_json *state, const evpg_comman
 
 /* NULL if the projection does not take the event type. */
 static inline const evpg_project_entry *
-evpg_find_projected(const evpg_projection *projection, const char *type)
+evpg_find_projected(const evpg_projection_definition *projection, const char *type)
 {
 	for (const evpg_project_entry *entry = projection->events; entry->type != NULL; entry++)
 		if (strcmp(entry->type, type) == 0)
@@ -835,7 +835,7 @@ evpg_find_projected(const evpg_projection *projection, const char *type)
 
 /* Projects one event into state; false: not its event type, same state. */
 static inline bool
-evpg_project(const evpg_projection *projection, evpg_json *state, const evpg_event *event, evpg_result *out)
+evpg_project(const evpg_projection_definition *projection, evpg_json *state, const evpg_event *event, evpg_result *out)
 {
 	const evpg_project_entry *entry = evpg_find_projected(projection, event->type);
 
@@ -847,7 +847,7 @@ evpg_project(const evpg_projection *projection, evpg_json *state, const evpg_eve
 
 /* NULL if the saga does not take the event type. */
 static inline const evpg_react_entry *
-evpg_find_reaction(const evpg_saga *saga, const char *type)
+evpg_find_reaction(const evpg_saga_definition *saga, const char *type)
 {
 	for (const evpg_react_entry *entry = saga->events; entry->type != NULL; entry++)
 		if (strcmp(entry->type, type) == 0)
@@ -857,7 +857,7 @@ evpg_find_reaction(const evpg_saga *saga, const char *type)
 
 /* NULL if the saga has no timer of that name. */
 static inline const evpg_timer_entry *
-evpg_find_timer(const evpg_saga *saga, const char *name)
+evpg_find_timer(const evpg_saga_definition *saga, const char *name)
 {
 	for (const evpg_timer_entry *entry = saga->timers; entry != NULL && entry->type != NULL; entry++)
 		if (strcmp(entry->type, name) == 0)
@@ -867,7 +867,7 @@ evpg_find_timer(const evpg_saga *saga, const char *name)
 
 /* Lets a saga react to an event; false: not its event type, same state. */
 static inline bool
-evpg_react(const evpg_saga *saga, evpg_json *state, const evpg_event *event, evpg_result *out)
+evpg_react(const evpg_saga_definition *saga, evpg_json *state, const evpg_event *event, evpg_result *out)
 {
 	const evpg_react_entry *entry = evpg_find_reaction(saga, event->type);
 
@@ -879,7 +879,7 @@ evpg_react(const evpg_saga *saga, evpg_json *state, const evpg_event *event, evp
 
 /* Lets a saga react to a refused send; false: unhandled, state is then stale. */
 static inline bool
-evpg_react_rejection(const evpg_saga *saga, evpg_json *state, const evpg_rejection *rejection, evpg_result *out)
+evpg_react_rejection(const evpg_saga_definition *saga, evpg_json *state, const evpg_rejection *rejection, evpg_result *out)
 {
 	evpg_result_reset(out);
 	if (saga->rejected == NULL)
@@ -891,7 +891,7 @@ evpg_react_rejection(const evpg_saga *saga, evpg_json *state, const evpg_rejecti
 
 /* Lets a saga react to a timer; false: it has none of that name, same state. */
 static inline bool
-evpg_react_timer(const evpg_saga *saga, evpg_json *state, const evpg_timer *timer, evpg_result *out)
+evpg_react_timer(const evpg_saga_definition *saga, evpg_json *state, const evpg_fired_timer *timer, evpg_result *out)
 {
 	const evpg_timer_entry *entry = evpg_find_timer(saga, timer->name);
 

@@ -17,14 +17,14 @@
 
 #include "evpg.h"
 
-extern const evpg_aggregate *bank_account(void);
-extern const evpg_projection *bank_balances(void);
-extern const evpg_aggregate *bank_transfer_order(void);
-extern const evpg_saga *bank_transfer(void);
+extern const evpg_aggregate_definition *bank_account(void);
+extern const evpg_projection_definition *bank_balances(void);
+extern const evpg_aggregate_definition *bank_transfer_order(void);
+extern const evpg_saga_definition *bank_transfer(void);
 
 static int	tests = 0;
 static int	failures = 0;
-static const evpg_aggregate *aggregate = NULL;
+static const evpg_aggregate_definition *aggregate = NULL;
 static evpg_json *state = NULL;
 static evpg_result out = EVPG_RESULT_INIT;
 
@@ -146,7 +146,7 @@ rejects(const char *type, const char *json, const char *code, const char *messag
 static void
 projects(const char *row, const char *type, const char *json, const char *next, const char *delta, const char *name)
 {
-	const evpg_projection *balances = bank_balances();
+	const evpg_projection_definition *balances = bank_balances();
 	evpg_json  *projected = json_tokener_parse(row != NULL ? row : balances->initial_state);
 	evpg_json  *data = json_tokener_parse(json);
 	evpg_event	event = {
@@ -224,7 +224,7 @@ static void
 reacts_to_deadline(const char *given, const char *next, const char *actions, const char *name)
 {
 	evpg_json  *before = json_tokener_parse(given);
-	evpg_timer	timer = {.key = "t1", .name = "deadline"};
+	evpg_fired_timer timer = {.key = "t1", .name = "deadline"};
 	bool		taken = evpg_react_timer(bank_transfer(), before, &timer, &out);
 
 	reacts(taken, before, next, actions, name);
@@ -325,7 +325,7 @@ main(void)
 	};
 
 	ok(bank_account()->header.magic == EVPG_MAGIC && bank_account()->header.abi_major == EVPG_ABI_MAJOR &&
-	   bank_account()->header.size == sizeof(evpg_aggregate) && bank_account()->header.kind == EVPG_KIND_AGGREGATE,
+	   bank_account()->header.size == sizeof(evpg_aggregate_definition) && bank_account()->header.kind == EVPG_KIND_AGGREGATE,
 	   "the definition names its ABI");
 
 	aggregate = bank_account();

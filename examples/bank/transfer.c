@@ -183,7 +183,7 @@ refused(evpg_result *out, evpg_json *state, const evpg_rejection *rejection)
 }
 
 static void
-too_late(evpg_result *out, evpg_json *state, const evpg_timer *timer)
+too_late(evpg_result *out, evpg_json *state, const evpg_fired_timer *timer)
 {
 	/* once the state is "deposited", the payee has the money */
 	if (strcmp(evpg_text(state, "state"), "withdrawn") == 0)

@@ -12,7 +12,7 @@
 
 #include "evpg.h"
 
-extern const evpg_aggregate *loan_application(void);
+extern const evpg_aggregate_definition *loan_application(void);
 
 static int	tests = 0;
 static int	failures = 0;
@@ -298,7 +298,7 @@ int
 main(void)
 {
 	ok(loan_application()->header.magic == EVPG_MAGIC && loan_application()->header.abi_major == EVPG_ABI_MAJOR &&
-	   loan_application()->header.size == sizeof(evpg_aggregate) && loan_application()->header.kind == EVPG_KIND_AGGREGATE,
+	   loan_application()->header.size == sizeof(evpg_aggregate_definition) && loan_application()->header.kind == EVPG_KIND_AGGREGATE,
 	   "the definition names its ABI");
 	test_submit();
 	test_decision();

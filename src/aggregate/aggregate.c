@@ -349,7 +349,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	}
 	else if (by_library)
 	{
-		evpg_aggregate module;
+		evpg_aggregate_definition module;
 
 		if (!superuser_arg(registrant))
 			ereport(ERROR,

@@ -35,7 +35,7 @@ typedef struct EvpgAggregate
 	char		aggregate_type[256];	/* hash key */
 	MemoryContext context;
 	bool		native;			/* a symbol of a module, else functions */
-	evpg_aggregate module;		/* if native */
+	evpg_aggregate_definition module;	/* if native */
 	EvpgFunction *handler;		/* if not; NULL: stores events alone */
 	EvpgFunction *reducer;
 	EvpgFunction *invariant;	/* may be NULL */

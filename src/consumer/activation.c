@@ -5,7 +5,7 @@
  *		consumers of a copy would send commands and messages a second time, so
  *		they are inactive until evpg_activate_consumers().
  *
- * evpg.meta says for which system identifier and database its contents are.
+ * evpg.activation says for which system identifier and database its contents are.
  * CREATE EXTENSION writes one row, and a dump saves it.  After a restore there
  * is also the row of the database it came from, so a database is at home if
  * there are rows and all of them are its own.  A copy of the whole cluster has
@@ -28,7 +28,7 @@
 #include "storage/lmgr.h"
 
 PG_FUNCTION_INFO_V1(evpg_activate_consumers);
-PG_FUNCTION_INFO_V1(evpg_is_home);
+PG_FUNCTION_INFO_V1(evpg_is_activated);
 
 /* What the row of this database has to say, for EVPG_PLAN_HOME_*. */
 static void
@@ -40,17 +40,17 @@ own_row(Datum values[2])
 
 static EvpgStatement select_activation = {
 	.text = "SELECT bool_and(system_identifier = $1 AND database = $2)"
-	" FROM evpg.meta",
+	" FROM evpg.activation",
 	.types = {INT8OID, OIDOID}
 };
 
 /*
- * EvpgActivationIsHere
+ * EvpgActivationIsValid
  *		Whether consumers may run in this database.  The caller is inside
  *		EvpgEnter.  One short statement with a new snapshot.
  */
 bool
-EvpgActivationIsHere(void)
+EvpgActivationIsValid(void)
 {
 	Datum		values[2];
 	Datum		here;
@@ -66,7 +66,7 @@ EvpgActivationIsHere(void)
 static void
 report_copy(int level)
 {
-	if (!EvpgActivationIsHere())
+	if (!EvpgActivationIsValid())
 		ereport(level,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("consumers of this database are inactive"),
@@ -83,7 +83,7 @@ EvpgActivationRequire(void)
 
 /* Says so, where what was asked for is done and has no effect until they may.  The caller is inside EvpgEnter. */
 void
-EvpgHomeTell(void)
+EvpgActivationNotice(void)
 {
 	report_copy(NOTICE);
 }
@@ -142,13 +142,13 @@ advance_sequences(void)
 
 /* Whether consumers may run in this database, for views. */
 Datum
-evpg_is_home(PG_FUNCTION_ARGS)
+evpg_is_activated(PG_FUNCTION_ARGS)
 {
 	EvpgScope	scope;
 	bool		here;
 
 	EvpgEnter(&scope, NULL);
-	here = EvpgActivationIsHere();
+	here = EvpgActivationIsValid();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(here);
 }
@@ -163,7 +163,7 @@ static EvpgStatement draw_positions = {
 };
 
 static EvpgStatement update_activation = {
-	.text = "WITH away AS (DELETE FROM evpg.meta) INSERT INTO evpg.meta (system_identifier, database) VALUES ($1, $2)",
+	.text = "WITH away AS (DELETE FROM evpg.activation) INSERT INTO evpg.activation (system_identifier, database) VALUES ($1, $2)",
 	.types = {INT8OID, OIDOID}
 };
 
@@ -178,7 +178,7 @@ evpg_activate_consumers(PG_FUNCTION_ARGS)
 
 	EvpgEnter(&scope, "evpg_activate_consumers()");
 	behind = advance_sequences();
-	paused = !EvpgActivationIsHere();
+	paused = !EvpgActivationIsValid();
 	if (paused)
 	{
 		own_row(values);

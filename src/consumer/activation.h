@@ -8,8 +8,8 @@
 #ifndef EVPG_ACTIVATION_H
 #define EVPG_ACTIVATION_H
 
-extern bool EvpgActivationIsHere(void);
+extern bool EvpgActivationIsValid(void);
 extern void EvpgActivationRequire(void);
-extern void EvpgHomeTell(void);
+extern void EvpgActivationNotice(void);
 
 #endif							/* EVPG_ACTIVATION_H */

@@ -108,7 +108,7 @@ EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 	};
 
 	EvpgStatementExecute(&insert_consumer, values, NULL);
-	EvpgHomeTell();
+	EvpgActivationNotice();
 }
 
 static EvpgStatement delete_consumer = {
@@ -557,7 +557,7 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	{
 		changed |= EvpgStatementRun(&update_saga_resume, values, NULL) > 0;
 		EvpgStatementDone();
-		EvpgHomeTell();
+		EvpgActivationNotice();
 	}
 	EvpgWakeLauncherAtCommit();
 	EvpgWakeConsumersAtCommit();

@@ -195,12 +195,12 @@ has_wanted_tag(List *wanted, ArrayType *tags)
 }
 
 /* The definition of a native projection; its types count if the registration names none. */
-static const evpg_projection *
+static const evpg_projection_definition *
 load_projection_module(EvpgProjection *projection)
 {
 	if (projection->module.events == NULL)
 	{
-		evpg_projection module;
+		evpg_projection_definition module;
 		MemoryContext old;
 
 		EvpgModuleCheckRegistrant(projection->library, projection->registered_by);
@@ -229,7 +229,7 @@ EvpgProjectionHasCode(const EvpgProjection *projection)
 bool
 EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 {
-	const evpg_projection *module;
+	const evpg_projection_definition *module;
 
 	if (!EvpgProjectionHasCode(projection) ||
 		!EvpgNamesHave(projection->aggregate_types, event->aggregate_type) ||

@@ -37,7 +37,7 @@ typedef struct EvpgProjection
 	bool		native;			/* a symbol of a module, else functions */
 	char	   *library;		/* if native */
 	char	   *symbol;
-	evpg_projection module;		/* once it is used */
+	evpg_projection_definition module;	/* once it is used */
 	char	   *reducer_signature;	/* if not: one of these two */
 	char	   *handler_signature;
 	char	   *key_signature;	/* how the key is found; none: aggregate id */

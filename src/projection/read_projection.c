@@ -24,8 +24,7 @@
 #include "projection/projection.h"
 #include "utils/builtins.h"
 
-PG_FUNCTION_INFO_V1(evpg_projection_read);
-PG_FUNCTION_INFO_V1(evpg_projection_required);
+PG_FUNCTION_INFO_V1(evpg_projection);
 PG_FUNCTION_INFO_V1(evpg_projection_changes);
 
 static EvpgStatement select_projection_row = {
@@ -35,42 +34,31 @@ static EvpgStatement select_projection_row = {
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* Returns the row of a key; false if there is none. */
-static bool
-return_projection_row(FunctionCallInfo fcinfo)
+/*
+ * evpg_projection
+ *		Returns the row of a key.  If it has none: no row, or an error unless
+ *		missing_ok.
+ */
+Datum
+evpg_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	Datum		values[2];
+	Datum		values[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+	bool		missing_ok = PG_GETARG_BOOL(2);
 	EvpgScope	scope;
 	uint64		rows;
 
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
 	(void) EvpgProjectionGet(name, false);
-	values[0] = PG_GETARG_DATUM(0);
-	values[1] = PG_GETARG_DATUM(1);
 	rows = EvpgStatementRead(&select_projection_row, values, NULL);
+	if (rows == 0 && !missing_ok)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_STATE_NOT_FOUND),
+				 errmsg("projection \"%s\" has no key \"%s\"", name, TextDatumGetCString(values[1]))));
 	EvpgStatementReturnRows(fcinfo, rows);
 	EvpgStatementDone();
 	EvpgLeave(&scope);
-	return rows > 0;
-}
-
-Datum
-evpg_projection_read(PG_FUNCTION_ARGS)
-{
-	(void) return_projection_row(fcinfo);
-	PG_RETURN_NULL();
-}
-
-Datum
-evpg_projection_required(PG_FUNCTION_ARGS)
-{
-	if (!return_projection_row(fcinfo))
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_STATE_NOT_FOUND),
-				 errmsg("projection \"%s\" has no key \"%s\"",
-						text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)))));
 	PG_RETURN_NULL();
 }
 

@@ -969,7 +969,7 @@ EvpgRebuildStart(EvpgProjection *projection)
 	EvpgWakeLauncherAtCommit();
 	EvpgWakeConsumersAtCommit();
 	begin_rebuild(projection, parts_for(projection));
-	EvpgHomeTell();
+	EvpgActivationNotice();
 }
 
 /* Waits until nobody works on the rebuild of a projection, if there is one.  The caller owns the consumer, but not the fence. */

@@ -177,7 +177,7 @@ check_projection_arguments(FunctionCallInfo fcinfo)
 static Jsonb *
 check_library(FunctionCallInfo fcinfo, Jsonb *initial_state, char **library, char **symbol)
 {
-	evpg_projection module;
+	evpg_projection_definition module;
 
 	if (!superuser())
 		ereport(ERROR,

@@ -40,7 +40,7 @@
 
 PG_FUNCTION_INFO_V1(evpg_register_saga);
 PG_FUNCTION_INFO_V1(evpg_drop_saga);
-PG_FUNCTION_INFO_V1(evpg_saga_read);
+PG_FUNCTION_INFO_V1(evpg_saga);
 
 enum
 {
@@ -150,7 +150,7 @@ check_start_types(ArrayType *all, ArrayType *starting)
 
 /* Types of a module's events, or of those that start; NULL if none does, so that any may. */
 static ArrayType *
-types_of(const evpg_saga *module, bool starting)
+types_of(const evpg_saga_definition *module, bool starting)
 {
 	List	   *types = NIL;
 
@@ -166,7 +166,7 @@ put_library(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 {
 	char	   *library;
 	char	   *symbol;
-	evpg_saga	module;
+	evpg_saga_definition module;
 	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
 
 	if (!superuser())
@@ -367,7 +367,7 @@ static EvpgStatement select_shown_instance = {
 };
 
 Datum
-evpg_saga_read(PG_FUNCTION_ARGS)
+evpg_saga(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	char	   *name = EvpgArgName(fcinfo, 0, "saga name");

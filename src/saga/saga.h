@@ -23,7 +23,7 @@ typedef struct EvpgSaga
 	bool		native;			/* a symbol of a module, else functions */
 	char	   *library;		/* if native */
 	char	   *symbol;
-	evpg_saga	module;			/* once it is used */
+	evpg_saga_definition module;	/* once it is used */
 	char	   *handler_signature;	/* if not native, as the next two */
 	char	   *rejection_signature;	/* NULL: none, as the next one */
 	char	   *timer_signature;

@@ -88,7 +88,7 @@ pop_saga_context(Frame *frame)
 
 /* ------------------------------------------------------------------ modules */
 
-static const evpg_saga *
+static const evpg_saga_definition *
 load_saga_module(EvpgSaga *saga)
 {
 	if (saga->module.events == NULL)
@@ -205,7 +205,7 @@ native_timer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReac
 	const evpg_timer_entry *entry = evpg_find_timer(load_saga_module(saga), timer->name);
 	evpg_result *result;
 	evpg_json  *json;
-	evpg_timer	in;
+	evpg_fired_timer in;
 
 	if (entry == NULL)
 	{
@@ -214,7 +214,7 @@ native_timer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReac
 	}
 	result = EvpgNativeResult();
 	json = instance_state(saga, state);
-	in = (evpg_timer)
+	in = (evpg_fired_timer)
 	{
 		.key = timer->key,
 			.name = timer->name,
@@ -445,7 +445,7 @@ EvpgSagaCodeLoad(EvpgSaga *saga)
 static bool
 module_takes(EvpgSaga *saga, const EvpgEvent *event)
 {
-	const evpg_saga *module = load_saga_module(saga);
+	const evpg_saga_definition *module = load_saga_module(saga);
 	const char *const *type = saga->aggregate_types == NIL ? module->aggregate_types : NULL;
 
 	while (type != NULL && *type != NULL && strcmp(*type, event->aggregate_type) != 0)

@@ -28,11 +28,11 @@
 typedef const evpg_header *(*definition_fn) (void);
 
 /* Size of a definition in ABI 1.0; smaller ones are broken. */
-#define MIN_AGGREGATE_SIZE	(offsetof(evpg_aggregate, invariant) + sizeof(evpg_invariant_fn))
+#define MIN_AGGREGATE_SIZE	(offsetof(evpg_aggregate_definition, invariant) + sizeof(evpg_invariant_fn))
 
-#define MIN_PROJECTION_SIZE (offsetof(evpg_projection, key) + sizeof(evpg_key_fn))
+#define MIN_PROJECTION_SIZE (offsetof(evpg_projection_definition, key) + sizeof(evpg_key_fn))
 
-#define MIN_SAGA_SIZE	(offsetof(evpg_saga, rejected) + sizeof(evpg_rejected_fn))
+#define MIN_SAGA_SIZE	(offsetof(evpg_saga_definition, rejected) + sizeof(evpg_rejected_fn))
 
 /* The macro that makes a definition. */
 static const char *
@@ -193,12 +193,12 @@ check_types(const char *library, const char *symbol, const char *const *types)
  *		if it cannot be loaded or is not a complete aggregate.
  */
 void
-EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate *definition)
+EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate_definition *definition)
 {
 	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_AGGREGATE, MIN_AGGREGATE_SIZE);
 
-	memset(definition, 0, sizeof(evpg_aggregate));
-	memcpy(definition, header, Min(header->size, sizeof(evpg_aggregate)));
+	memset(definition, 0, sizeof(evpg_aggregate_definition));
+	memcpy(definition, header, Min(header->size, sizeof(evpg_aggregate_definition)));
 	if (definition->commands == NULL)
 		raise_missing_callback(library, symbol, "commands");
 	if (definition->events == NULL)
@@ -209,12 +209,12 @@ EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate 
 
 /* The same for a projection. */
 void
-EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection *definition)
+EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection_definition *definition)
 {
 	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_PROJECTION, MIN_PROJECTION_SIZE);
 
-	memset(definition, 0, sizeof(evpg_projection));
-	memcpy(definition, header, Min(header->size, sizeof(evpg_projection)));
+	memset(definition, 0, sizeof(evpg_projection_definition));
+	memcpy(definition, header, Min(header->size, sizeof(evpg_projection_definition)));
 	if (definition->events == NULL || definition->events->type == NULL)
 		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_project_entry, definition->events, "event");
@@ -223,12 +223,12 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 
 /* The same for a saga. */
 void
-EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga *definition)
+EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga_definition *definition)
 {
 	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_SAGA, MIN_SAGA_SIZE);
 
-	memset(definition, 0, sizeof(evpg_saga));
-	memcpy(definition, header, Min(header->size, sizeof(evpg_saga)));
+	memset(definition, 0, sizeof(evpg_saga_definition));
+	memcpy(definition, header, Min(header->size, sizeof(evpg_saga_definition)));
 	if (definition->events == NULL || definition->events->type == NULL)
 		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_react_entry, definition->events, "event");

@@ -154,7 +154,7 @@ at_home(void)
 	/* SPI wants a snapshot, which is not there in a worker. */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, NULL);
-	here = EvpgActivationIsHere();
+	here = EvpgActivationIsValid();
 	EvpgLeave(&scope);
 	PopActiveSnapshot();
 	tell_of_copy(!here);

@@ -854,7 +854,7 @@ follow_refusal(evpg_result *out, evpg_json *state, const evpg_rejection *rejecti
 }
 
 static void
-follow_timer(evpg_result *out, evpg_json *state, const evpg_timer *timer)
+follow_timer(evpg_result *out, evpg_json *state, const evpg_fired_timer *timer)
 {
 	evpg_set(state, "fired",
 			 evpg_object(EVPG_TEXT("key", timer->key),

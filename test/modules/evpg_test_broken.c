@@ -28,20 +28,20 @@ same(evpg_json *state, const evpg_event *event)
 
 /* A definition whose header says what it should not. */
 #define WITH_HEADER(symbol, ...) \
-	static const evpg_aggregate symbol##_definition = {.header = {__VA_ARGS__}, .commands = COMMANDS, .events = EVENTS}; \
+	static const evpg_aggregate_definition symbol##_definition = {.header = {__VA_ARGS__}, .commands = COMMANDS, .events = EVENTS}; \
 	extern EVPG_EXPORT const evpg_header *evpg_definition_##symbol(void); \
 	const evpg_header *evpg_definition_##symbol(void) { return &symbol##_definition.header; } \
 	extern const evpg_header *evpg_definition_##symbol(void)
 
-WITH_HEADER(wrong_magic, 0x12345678, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
+WITH_HEADER(wrong_magic, 0x12345678, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
 WITH_HEADER(no_magic, 0, 0, 0, 0, 0);
-WITH_HEADER(older_major, EVPG_MAGIC, EVPG_ABI_MAJOR - 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
-WITH_HEADER(newer_major, EVPG_MAGIC, EVPG_ABI_MAJOR + 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
-WITH_HEADER(newer_minor, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR + 1, sizeof(evpg_aggregate), EVPG_KIND_AGGREGATE);
+WITH_HEADER(older_major, EVPG_MAGIC, EVPG_ABI_MAJOR - 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
+WITH_HEADER(newer_major, EVPG_MAGIC, EVPG_ABI_MAJOR + 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
+WITH_HEADER(newer_minor, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR + 1, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
 WITH_HEADER(too_small, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_header), EVPG_KIND_AGGREGATE);
-WITH_HEADER(a_projection, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_PROJECTION);
-WITH_HEADER(a_saga, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), EVPG_KIND_SAGA);
-WITH_HEADER(a_riddle, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate), 99);
+WITH_HEADER(a_projection, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_PROJECTION);
+WITH_HEADER(a_saga, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_SAGA);
+WITH_HEADER(a_riddle, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), 99);
 
 extern EVPG_EXPORT const evpg_header *evpg_definition_nowhere(void);
 const evpg_header *
@@ -76,7 +76,7 @@ EVPG_AGGREGATE(latin1_event, .commands = COMMANDS, .events = EVPG_EVENTS(EVPG_ON
 /* Of a later minor version that has more members, but says the ABI of today: they are not read. */
 typedef struct larger_aggregate
 {
-	evpg_aggregate known;
+	evpg_aggregate_definition known;
 	void	   *later[4];
 } larger_aggregate;
 
@@ -137,8 +137,8 @@ EVPG_SAGA(saga_latin1_type, .aggregate_types = EVPG_TYPES("caf\xe9"), .events = 
 EVPG_SAGA(saga_array_state, .initial_state = "[1]", .events = EVPG_REACTS(EVPG_ON("Same", react)));
 
 /* Without the last member. */
-static const evpg_saga saga_too_small_definition = {
-	.header = {EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, offsetof(evpg_saga, rejected), EVPG_KIND_SAGA},
+static const evpg_saga_definition saga_too_small_definition = {
+	.header = {EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, offsetof(evpg_saga_definition, rejected), EVPG_KIND_SAGA},
 	.events = EVPG_REACTS(EVPG_ON("Same", react))
 };
 

@@ -54,7 +54,7 @@ INSERT INTO test.call VALUES
   ('{operator}', $$SELECT evpg_take_snapshot('counter', 'a')$$),
   ('{operator}', $$SELECT evpg_drop_aggregate('nope', true)$$), ('{operator}', $$SELECT evpg_drop_interceptor('nope', true)$$),
   ('{operator}', 'SELECT * FROM evpg.aggregate_type'), ('{operator}', 'SELECT * FROM evpg.command_record'), ('{operator}', 'SELECT * FROM evpg.snapshot'),
-  ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.meta'), ('{operator}', 'SELECT evpg_activate_consumers()'),
+  ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.activation'), ('{operator}', 'SELECT evpg_activate_consumers()'),
   ('{operator}', 'SELECT * FROM evpg.dead_letter'), ('{operator}', 'SELECT payload FROM evpg.timer'),
   ('{monitor,operator}', 'SELECT saga, count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL GROUP BY saga'),
   ('{monitor,operator}', 'SELECT count(*) FROM evpg.timer WHERE due_at < now()'), ('{monitor,operator}', 'SELECT name, checkpoint FROM evpg.consumer'),

@@ -302,12 +302,12 @@ SELECT is(row_of('sums', 'a'), '1.7 {"sum": 14, "count": 7}', 'C20: a put is rol
 
 -- ------------------------------------------------------------------ reading
 
-SELECT is((SELECT state->>'sum' FROM evpg_projection_required('sums', 'a')), '14', 'C08: a row that must be there');
-SELECT refused($$SELECT * FROM evpg_projection_required('sums', 'nope')$$, 'VE008 projection "sums" has no key "nope"', 'C08, C17, 3.4 test 3: the error names projection and key');
-SELECT refused($$SELECT * FROM evpg_projection_required('nope', 'a')$$, 'VE007 projection "nope" is not registered', 'C08, C17: an unknown projection');
+SELECT is((SELECT state->>'sum' FROM evpg_projection('sums', 'a', missing_ok => false)), '14', 'C08: a row that must be there');
+SELECT refused($$SELECT * FROM evpg_projection('sums', 'nope', missing_ok => false)$$, 'VE008 projection "sums" has no key "nope"', 'C08, C17, 3.4 test 3: the error names projection and key');
+SELECT refused($$SELECT * FROM evpg_projection('nope', 'a', missing_ok => false)$$, 'VE007 projection "nope" is not registered', 'C08, C17: an unknown projection');
 SELECT refused($$SELECT * FROM evpg_projection('nope', 'a')$$, 'VE007 projection "nope" is not registered', 'C07, C17, A25, 1.2 test 8: an unknown projection');
 SELECT add('gone', 1), add('gone', 1, 'Cleared') \g /dev/null
-SELECT refused($$SELECT * FROM evpg_projection_required('sums', 'gone')$$, 'VE008 projection "sums" has no key "gone"', 'C08: a deleted key is not there');
+SELECT refused($$SELECT * FROM evpg_projection('sums', 'gone', missing_ok => false)$$, 'VE008 projection "sums" has no key "gone"', 'C08: a deleted key is not there');
 SELECT is((SELECT count(*) FROM evpg_projection('sums', 'gone')), 0::bigint, 'C07: a deleted key has no row');
 SELECT is((SELECT count(*) FROM evpg.projected_state WHERE key = 'gone'), 0::bigint, 'C07: nor in the view');
 SELECT same($$SELECT deleted, state, version FROM stored WHERE (name, key) = ('sums', 'gone')$$, 'VALUES (true, NULL::jsonb, 2)', 'rule 12: its mark stays');

@@ -9,7 +9,7 @@ SELECT is((SELECT string_agg(c.relname, ', ') FROM pg_class c WHERE relnamespace
 SET client_min_messages = error;
 CREATE PUBLICATION everything FOR ALL TABLES;
 CREATE FUNCTION test.lives(statement text) RETURNS text LANGUAGE sql AS $$ SELECT lives_ok(statement, 'under a publication of all tables: ' || statement) $$;
-UPDATE evpg.meta SET database = 1;
+UPDATE evpg.activation SET database = 1;
 SELECT is((SELECT evpg_activate_consumers()), true, 'a copy is activated under a publication of all tables');
 SELECT test.lives(statement) FROM unnest(ARRAY[
   $$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 1}', command_id => 'c')$$,

@@ -39,7 +39,7 @@ SELECT alike(test.as_role(role, format(statement, relname)),
 SELECT is(test.as_role('evpg_test_writes_all', statement), '42501 rows of evpg.' || name || ' are written by evpg alone', statement)
   FROM (VALUES ('aggregate_type', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''), ('aggregate_type', 'UPDATE evpg.aggregate_type SET library = ''/tmp/evil'''),
     ('timer', 'UPDATE evpg.timer SET due_at = now()'), ('consumer', 'UPDATE evpg.consumer SET checkpoint = 0'),
-    ('snapshot', 'UPDATE evpg.snapshot SET state = ''{}'''), ('meta', 'UPDATE evpg.meta SET database = 0'),
+    ('snapshot', 'UPDATE evpg.snapshot SET state = ''{}'''), ('activation', 'UPDATE evpg.activation SET database = 0'),
     ('inbox', 'WITH w AS (DELETE FROM evpg.inbox) SELECT'), ('inbox', 'COPY evpg.inbox FROM stdin')) x (name, statement) WHERE statement NOT LIKE 'COPY%';
 SET session_replication_role = replica;
 SELECT is(test.as_role('evpg_test_writes_all', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''), '42501 rows of evpg.aggregate_type are written by evpg alone',

@@ -173,7 +173,7 @@ $node->safe_psql('postgres', "SELECT FROM evpg_append('meter', 'p', ARRAY[evpg_e
 @frames = frames($pointers);
 is(brief(@frames), 'changed p 1.1, changed p 1.2', 'C40: pointer frames, the default, have no data');
 unlike($frames[0]{payload}, qr/40|"data"/, 'C40: nothing of it');
-is($pointers->query_safe("SELECT state->>'sum' FROM evpg_projection_required('pointer', '$frames[-1]{key}') WHERE (generation, version) >= ($frames[-1]{generation}, $frames[-1]{version})"), '42', 'C10: the row that a frame points to is there when it comes');
+is($pointers->query_safe("SELECT state->>'sum' FROM evpg_projection('pointer', '$frames[-1]{key}', missing_ok => false) WHERE (generation, version) >= ($frames[-1]{generation}, $frames[-1]{version})"), '42', 'C10: the row that a frame points to is there when it comes');
 
 # ------------------------------------------------------------------ under load
 

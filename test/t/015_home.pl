@@ -15,7 +15,7 @@ my $far = evpg_node('far', bare => 1);
 my $directory = PostgreSQL::Test::Utils::tempdir;
 my $own = <<'SQL';
 SELECT count(*), count(*) FILTER (WHERE m.system_identifier = s.system_identifier AND m.database = d.oid)
-  FROM evpg.meta m, pg_control_system() s, pg_database d WHERE d.datname = current_database()
+  FROM evpg.activation m, pg_control_system() s, pg_database d WHERE d.datname = current_database()
 SQL
 
 # Whether consumers are paused: what evpg_activate_consumers() would change.
@@ -105,7 +105,7 @@ is(paused($node, 'renamed'), 'f', 'not paused');
 
 # ------------------------------------------------------------------ who must not, what if nothing is known
 
-$node->safe_psql('renamed', 'DELETE FROM evpg.meta');
+$node->safe_psql('renamed', 'DELETE FROM evpg.activation');
 is(paused($node, 'renamed'), 't', 'no row: paused');
 $node->safe_psql('postgres', 'CREATE ROLE writer');
 $node->safe_psql('copy', "SELECT evpg_grant('writer', 'writer')");

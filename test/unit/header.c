@@ -307,11 +307,11 @@ EVPG_AGGREGATE(bare,
 static void
 test_definition(void)
 {
-	const evpg_aggregate *definition = counter();
+	const evpg_aggregate_definition *definition = counter();
 	const evpg_header *header = evpg_definition_counter();
 
 	ok(header == &definition->header && header->magic == EVPG_MAGIC && header->abi_major == EVPG_ABI_MAJOR &&
-	   header->abi_minor == EVPG_ABI_MINOR && header->size == sizeof(evpg_aggregate) && header->kind == EVPG_KIND_AGGREGATE,
+	   header->abi_minor == EVPG_ABI_MINOR && header->size == sizeof(evpg_aggregate_definition) && header->kind == EVPG_KIND_AGGREGATE,
 	   "a definition and its header");
 	ok(definition->reducer_version == 3 && bare()->reducer_version == 0 && bare()->invariant == NULL && bare()->initial_state == NULL,
 	   "what is left out is empty");
@@ -325,7 +325,7 @@ test_definition(void)
 
 /* Gives a state a command; what came of it is in *out. */
 static bool
-decide(const evpg_aggregate *aggregate, evpg_json *state, const char *type, const char *json, evpg_result *out)
+decide(const evpg_aggregate_definition *aggregate, evpg_json *state, const char *type, const char *json, evpg_result *out)
 {
 	evpg_json  *data = json == NULL ? NULL : json_tokener_parse(json);
 	evpg_command command = {
@@ -346,7 +346,7 @@ decide(const evpg_aggregate *aggregate, evpg_json *state, const char *type, cons
 static void
 test_decide(void)
 {
-	const evpg_aggregate *definition = counter();
+	const evpg_aggregate_definition *definition = counter();
 	evpg_json  *state = evpg_initial_state(definition);
 	evpg_result out = EVPG_RESULT_INIT;
 	evpg_event	event = {.type = "Mystery"};
@@ -417,7 +417,7 @@ refused(evpg_result *out, evpg_json *state, const evpg_rejection *rejection)
 }
 
 static void
-rings(evpg_result *out, evpg_json *state, const evpg_timer *timer)
+rings(evpg_result *out, evpg_json *state, const evpg_fired_timer *timer)
 {
 	evpg_set(state, "late", json_object_new_int64(timer->fired_at - timer->due_at));
 	evpg_send(out, "ring", "bell", timer->key, "Ring", evpg_share(timer->payload));
@@ -436,19 +436,19 @@ EVPG_SAGA(bare_sequence,
 static void
 test_sagas(void)
 {
-	const evpg_saga *saga = sequence();
+	const evpg_saga_definition *saga = sequence();
 	evpg_json  *state = json_object_new_object();
 	evpg_json  *payload = evpg_object(EVPG_INT("n", 1));
 	evpg_result out = EVPG_RESULT_INIT;
 	evpg_event	begun = {.type = "Begun", .aggregate_id = "s1"};
 	evpg_event	ended = {.type = "Ended", .aggregate_id = "s1"};
 	evpg_event	other = {.type = "begun", .aggregate_id = "s1"};
-	evpg_timer	bell = {.key = "s1", .name = "bell", .payload = payload, .due_at = 5, .fired_at = 12};
-	evpg_timer	unknown = {.key = "s1", .name = "horn"};
+	evpg_fired_timer bell = {.key = "s1", .name = "bell", .payload = payload, .due_at = 5, .fired_at = 12};
+	evpg_fired_timer unknown = {.key = "s1", .name = "horn"};
 	evpg_rejection labelled = {.key = "s1", .label = "take", .code = "poor", .sqlstate = "VE002", .message = ""};
 	evpg_rejection unlabelled = {.key = "s1", .label = "", .code = "", .sqlstate = "VE002", .message = ""};
 
-	ok(evpg_definition_sequence()->kind == EVPG_KIND_SAGA && evpg_definition_sequence()->size == sizeof(evpg_saga),
+	ok(evpg_definition_sequence()->kind == EVPG_KIND_SAGA && evpg_definition_sequence()->size == sizeof(evpg_saga_definition),
 	   "a saga and its header");
 	ok(evpg_find_reaction(saga, "Begun")->starts && !evpg_find_reaction(saga, "Ended")->starts, "which events make an instance");
 	ok(evpg_find_reaction(saga, "begun") == NULL && evpg_find_timer(saga, "bell")->call == rings && evpg_find_timer(saga, "horn") == NULL &&
