@@ -16,7 +16,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 
-#define WAIT_KEY 17751
+/* No class of locks.h: those are not keys of pg_advisory_lock. */
+#define WAIT_KEY 17700
 
 static char *mutation;
 static char *wait_point;

@@ -6,7 +6,7 @@
  *
  * EVPG_MUTATION(name) is true where the setting evpg.test_mutation has that
  * name: a defect that a test must notice.  EVPG_WAIT_POINT(name) waits, where
- * evpg.test_wait has that name, for who holds pg_advisory_lock(17751); "name:2"
+ * evpg.test_wait has that name, for the session that holds pg_advisory_lock(17700); "name:2"
  * waits only the second time that the session comes there.  EVPG_PLANT(n), in
  * sessions, does what must never happen, which the attack (test/attack) must
  * notice.

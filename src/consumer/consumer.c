@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "base/locks.h"
 #include "catalog/pg_type.h"
 #include <math.h>
 
@@ -28,14 +29,12 @@
 #include "base/shmem.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
-#include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
 #include "consumer/worker_lock.h"
 #include "log/fence.h"
-#include "log/stream.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
 #include "utils/builtins.h"
@@ -45,9 +44,6 @@
 PG_FUNCTION_INFO_V1(evpg_pause_consumer);
 PG_FUNCTION_INFO_V1(evpg_resume_consumer);
 PG_FUNCTION_INFO_V1(evpg_skip_event);
-
-/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are owners of consumers. */
-#define CONSUMER_CLASS 17752
 
 /* The first wait before an event is tried again, and the longest, in seconds. */
 #define FIRST_RETRY 1
@@ -65,11 +61,10 @@ PG_FUNCTION_INFO_V1(evpg_skip_event);
 bool
 EvpgConsumerLock(const char *name, bool wait)
 {
-	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), 0));
 	LOCKTAG		tag;
 
 	EvpgCatalogLockForWork();
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, CONSUMER_CLASS);
+	EvpgLockTag(&tag, EVPG_LOCK_CONSUMER, EvpgHashName(name, 0));
 	if (!EvpgLockAcquire(&tag, ExclusiveLock, wait))
 		return false;
 

@@ -19,16 +19,13 @@
 
 #include <signal.h>
 
+#include "base/locks.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
 #include "consumer/worker_lock.h"
-#include "log/stream.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
-
-/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are sagas. */
-#define SAGA_CLASS 17755
 
 /* A worker that holds something is left alone for so long; longer than any batch that goes on, in ms. */
 #define PATIENCE 2000
@@ -37,20 +34,7 @@
 void
 EvpgLockSagaTag(const char *saga, LOCKTAG *tag)
 {
-	uint64		hash = EvpgHashPair(saga, "");
-
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, SAGA_CLASS);
-}
-
-/* Whether this session has the lock already. */
-bool
-EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode)
-{
-#if PG_VERSION_NUM >= 170000
-	return LockHeldByMe(tag, mode, false);
-#else
-	return LockHeldByMe(tag, mode);
-#endif
+	EvpgLockTag(tag, EVPG_LOCK_SAGA, EvpgHashPair(saga, ""));
 }
 
 typedef struct Limited

@@ -13,6 +13,5 @@
 extern void EvpgLockSagaTag(const char *saga, LOCKTAG *tag);
 extern bool EvpgLockAcquire(const LOCKTAG *tag, LOCKMODE mode, bool wait);
 extern void EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg), void *arg);
-extern bool EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode);
 
 #endif							/* EVPG_WORKER_LOCK_H */

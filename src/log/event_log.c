@@ -28,6 +28,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "base/catalog.h"
+#include "base/locks.h"
 #include "base/names.h"
 #include "base/testing.h"
 #include "catalog/pg_collation.h"

@@ -30,6 +30,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/catalog.h"
+#include "base/locks.h"
 #include "base/shmem.h"
 #include "base/testing.h"
 #include "commands/sequence.h"
@@ -43,9 +44,6 @@
 #include "storage/lock.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
-
-/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are appenders. */
-#define APPENDER_CLASS 17751
 
 /* A look may find appenders in mid-flight: how often it is repeated, each time after 1 ms. */
 #define MAX_LOOKS 100
@@ -79,7 +77,7 @@ held_by_me(Oid fence)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, fence);
-	return LockHeldByMe(&tag, RowExclusiveLock);
+	return EvpgLockHeld(&tag, RowExclusiveLock);
 }
 
 /* Says that what this transaction draws from now on lies above a position. */
@@ -88,7 +86,7 @@ hold_fence(uint64 drawn)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (drawn >> 32), (uint32) drawn, APPENDER_CLASS);
+	EvpgLockTag(&tag, EVPG_LOCK_APPENDER, drawn);
 	(void) LockAcquire(&tag, ShareLock, false, false);
 }
 
@@ -160,7 +158,7 @@ look_at_fence(const EvpgCatalog *catalog, int64 drawn)
 		const LockInstanceData *lock = &locks->locks[i];
 
 		if (lock->locktag.locktag_type == LOCKTAG_ADVISORY && lock->locktag.locktag_field1 == MyDatabaseId &&
-			lock->locktag.locktag_field4 == APPENDER_CLASS && lock->holdMask != 0)
+			lock->locktag.locktag_field4 == EVPG_LOCK_APPENDER && lock->holdMask != 0)
 			mark = Min(mark, (int64) (((uint64) lock->locktag.locktag_field2 << 32) | lock->locktag.locktag_field3));
 	}
 	return mark;

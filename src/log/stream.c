@@ -25,22 +25,17 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "base/catalog.h"
+#include "base/locks.h"
 #include "base/row.h"
 #include "base/statement.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "log/stream.h"
-#include "miscadmin.h"
-#include "storage/lmgr.h"
-#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-
-/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are evpg's. */
-#define LOCK_CLASS 17750
 
 /* Columns of evpg.stream, see sql/evpg--1.0.sql. */
 #define STREAM_STREAM_ID		1
@@ -254,73 +249,4 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, Timest
 	stream->version = version;
 	stream->last_position = last_position;
 	stream->last_recorded_at = recorded_at;
-}
-
-static void
-set_lock_tag(LOCKTAG *tag, uint64 hash)
-{
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, LOCK_CLASS);
-}
-
-/* Takes an advisory lock of evpg's own class to the end of the transaction; false if it had it. */
-bool
-EvpgLockHash(uint64 hash)
-{
-	LOCKTAG		tag;
-
-	set_lock_tag(&tag, hash);
-	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
-}
-
-/*
- * EvpgReserveKey
- *		Makes this session the only one that may insert a row with a unique key,
- *		among those that ask, up to EvpgReleaseKey; false if the row exists.  table
- *		and index point into the catalog.
- *
- * Nothing is held while it waits for who has inserted the row and not committed:
- * that one may want the lock again, after a ROLLBACK TO that the wait does not
- * notice.
- */
-bool
-EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys)
-{
-	for (;;)
-	{
-		TransactionId maker;
-		uint32		token;
-		bool		exists;
-
-		(void) EvpgLockHash(hash);
-		exists = EvpgRowExists(table, index, keys, nkeys, &maker, &token);
-		if (!exists)
-			return true;
-		EvpgReleaseKey(hash);
-		if (!TransactionIdIsValid(maker))
-			return false;
-		if (token != 0)
-			SpeculativeInsertionWait(maker, token);
-		else
-			XactLockTableWait(maker, NULL, NULL, XLTW_None);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-/* Gives back what EvpgReserveKey has taken, in the same subtransaction. */
-void
-EvpgReleaseKey(uint64 hash)
-{
-	LOCKTAG		tag;
-
-	set_lock_tag(&tag, hash);
-	(void) LockRelease(&tag, ExclusiveLock, false);
-}
-
-/* 64 bits of two strings; ("ab", "c") and ("a", "bc") differ. */
-uint64
-EvpgHashPair(const char *first, const char *second)
-{
-	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) first, strlen(first), 0));
-
-	return DatumGetUInt64(hash_any_extended((const unsigned char *) second, strlen(second), hash));
 }

@@ -9,7 +9,6 @@
 #define EVPG_STREAM_H
 
 #include "access/htup.h"
-#include "access/skey.h"
 #include "datatype/timestamp.h"
 
 /* A stream as its row says; stream_id 0 = there is no row. */
@@ -31,9 +30,5 @@ extern bool EvpgStreamCreate(EvpgStream *stream);
 extern bool EvpgStreamReserve(const EvpgStream *stream);
 extern void EvpgStreamRelease(const EvpgStream *stream);
 extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at);
-extern bool EvpgLockHash(uint64 hash);
-extern bool EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys);
-extern void EvpgReleaseKey(uint64 hash);
-extern uint64 EvpgHashPair(const char *first, const char *second);
 
 #endif							/* EVPG_STREAM_H */

@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "base/locks.h"
 #include "catalog/pg_type.h"
 #include "evpg.h"
 
@@ -38,7 +39,6 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/statement.h"
-#include "log/stream.h"
 #include "miscadmin.h"
 #include "projection/projection_row.h"
 #include "storage/lmgr.h"
@@ -124,7 +124,7 @@ EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const 
 	/* Another hash than that of a stream of the same names. */
 	if (key_locks < EvpgMaxKeyLocks)
 	{
-		if (EvpgLockHash(~EvpgHashPair(projection->name, key)))
+		if (EvpgLockKey(~EvpgHashPair(projection->name, key)))
 			key_locks++;
 		row->ordered = true;
 	}

@@ -29,6 +29,7 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
+#include "base/locks.h"
 #include "base/names.h"
 #include "base/registration.h"
 #include "base/settings.h"
@@ -37,13 +38,11 @@
 #include "base/subtransaction.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
-#include "common/hashfn.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
 #include "consumer/worker_lock.h"
 #include "log/fence.h"
-#include "log/stream.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
 #include "projection/rebuild.h"
@@ -54,9 +53,6 @@
 
 PG_FUNCTION_INFO_V1(evpg_rebuild_projection);
 PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
-
-/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are rebuilds and their parts. */
-#define REBUILD_CLASS 17753
 
 /* So near to the last event, in positions, a rebuild tries to end. */
 #define NEAR 2000
@@ -116,10 +112,9 @@ typedef struct Rebuild
 static bool
 lock_hash(const char *name, int number, LOCKMODE mode, bool wait)
 {
-	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), number));
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, REBUILD_CLASS);
+	EvpgLockTag(&tag, EVPG_LOCK_REBUILD, EvpgHashName(name, number));
 	return EvpgLockAcquire(&tag, mode, wait);
 }
 

@@ -33,18 +33,17 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/locks.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "commands/dbcommands.h"
-#include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
 #include "consumer/worker_lock.h"
 #include "log/event_log.h"
-#include "log/stream.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
 #include "saga/action.h"
@@ -56,10 +55,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-
-/* Advisory locks of users have class 1 or 2 (pg_locks.objsubid); these are instances, and what may crash the server. */
-#define INSTANCE_CLASS 17754
-#define SUSPECT_CLASS 17756
 
 /* So much is claimed at once. */
 #define CLAIMS 50
@@ -101,9 +96,8 @@ EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait)
 static void
 instance_tag(const EvpgDueItem *work, LOCKTAG *tag)
 {
-	uint64		hash = work->saga != NULL ? EvpgHashPair(work->saga, work->key) : (uint64) work->timer_id;
-
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, INSTANCE_CLASS);
+	EvpgLockTag(tag, EVPG_LOCK_INSTANCE,
+				work->saga != NULL ? EvpgHashPair(work->saga, work->key) : (uint64) work->timer_id);
 }
 
 /* Instances that the current transaction has locked; a rollback to a savepoint only makes it too high. */
@@ -630,7 +624,7 @@ static bool suspects_locked = false;
 static void
 suspect_tag(LOCKTAG *tag)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 0, SUSPECT_CLASS);
+	EvpgLockTag(tag, EVPG_LOCK_SUSPECT, 0);
 }
 
 /* One at a time in the whole database, so that a crash counts against nobody else. */

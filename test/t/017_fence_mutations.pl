@@ -19,7 +19,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $key = 17751;				# evpg.test_wait waits for who has this advisory lock
+my $key = 17700;				# evpg.test_wait waits for who has this advisory lock
 my $max_rounds = 30;			# of a second each, until a defect shows; more than once it took none
 my $node = evpg_node('mutations');
 my $directory = PostgreSQL::Test::Utils::tempdir;

@@ -16,7 +16,7 @@ use SagaTest qw(transfers_script);
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $key = 17751;
+my $key = 17700;
 my $node = evpg_node('sagas', conf => <<'EOC');
 shared_preload_libraries = 'evpg'
 max_worker_processes = 12

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 our @EXPORT = qw($wait_key $waiters create_transfers request transfers_script wrong);
 
 # evpg.test_wait waits for who has this advisory lock
-our $wait_key = 17751;
+our $wait_key = 17700;
 our $waiters = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $wait_key AND NOT granted";
 
 # Ten accounts of each kind, with 1000 each.

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * locks.c
+ *		The advisory locks of evpg: tags and hashes, and the reservation of keys of
+ *		rows that do not exist yet.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/locks.h"
+#include "base/row.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+
+/* Returns 64 bits of a string: what hashtextextended(name COLLATE "C", seed) returns. */
+uint64
+EvpgHashName(const char *name, uint64 seed)
+{
+	return DatumGetUInt64(hash_any_extended((const unsigned char *) name, strlen(name), seed));
+}
+
+/* Returns 64 bits of two strings; those of ("ab", "c") and ("a", "bc") differ. */
+uint64
+EvpgHashPair(const char *first, const char *second)
+{
+	return EvpgHashName(second, EvpgHashName(first, 0));
+}
+
+/* Fills in the tag of a lock of this database. */
+void
+EvpgLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key, class);
+}
+
+/* Returns whether this session has a lock in this very mode. */
+bool
+EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
+#endif
+}
+
+/* Locks a key to the end of the transaction, and waits for it; false if this session had locked it before. */
+bool
+EvpgLockKey(uint64 hash)
+{
+	LOCKTAG		tag;
+
+	EvpgLockTag(&tag, EVPG_LOCK_KEY, hash);
+	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
+}
+
+/*
+ * EvpgReserveKey
+ *		Makes this session the only one that may insert a row with a unique key,
+ *		among those that ask, up to EvpgReleaseKey; false if the row exists.  table
+ *		and index point into the catalog.
+ *
+ * Nothing is held while it waits for the transaction that has inserted the row and
+ * not committed: that one may want the lock again, after a ROLLBACK TO that the
+ * wait does not notice.
+ */
+bool
+EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys)
+{
+	for (;;)
+	{
+		TransactionId maker;
+		uint32		token;
+		bool		exists;
+
+		(void) EvpgLockKey(hash);
+		exists = EvpgRowExists(table, index, keys, nkeys, &maker, &token);
+		if (!exists)
+			return true;
+		EvpgReleaseKey(hash);
+		if (!TransactionIdIsValid(maker))
+			return false;
+		if (token != 0)
+			SpeculativeInsertionWait(maker, token);
+		else
+			XactLockTableWait(maker, NULL, NULL, XLTW_None);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Gives back what EvpgReserveKey has taken, in the same subtransaction. */
+void
+EvpgReleaseKey(uint64 hash)
+{
+	LOCKTAG		tag;
+
+	EvpgLockTag(&tag, EVPG_LOCK_KEY, hash);
+	(void) LockRelease(&tag, ExclusiveLock, false);
+}

@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * locks.h
+ *		The advisory locks of evpg: their classes, and the order in which they are
+ *		taken.
+ *
+ * Advisory locks of users have class 1 or 2, which pg_locks shows as objsubid;
+ * the classes below are evpg's alone.  classid and objid are the halves of a key
+ * of 64 bits, which hashtextextended(name COLLATE "C", 0) computes too.
+ *
+ * One transaction takes them in this order: consumer, rebuild, part of a rebuild,
+ * instance, saga, the fence (a lock on table evpg.fence) with that of an appender,
+ * keys.  Workers and evpg_run wait for none of the first five: what they do not
+ * get they leave for later.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_LOCKS_H
+#define EVPG_LOCKS_H
+
+#include "access/skey.h"
+#include "storage/lock.h"
+
+/* All are held to the end of the transaction, and are exclusive, unless it is said otherwise. */
+typedef enum EvpgLockClass
+{
+	/*
+	 * A key that a row may be made for.  Hash of (type, id) of a new stream,
+	 * or of an event_id: to the end of the command.  The inverted hash of
+	 * (projection, key): an inline apply.
+	 */
+	EVPG_LOCK_KEY = 17750,
+
+	/*
+	 * An appender.  The key is the last position that had been drawn before
+	 * it: what it draws lies above.  Shared; no session waits for it.
+	 */
+	EVPG_LOCK_APPENDER = 17751,
+
+	/*
+	 * A consumer.  Hash of its name: the session that applies its events or
+	 * changes it.
+	 */
+	EVPG_LOCK_CONSUMER = 17752,
+
+	/*
+	 * A rebuild.  Hash of a projection's name: shared by the sessions that
+	 * work on it, exclusive to end it.  With part + 1 as seed: one part of
+	 * it.  Hash of nothing: the session that deletes replaced rows.
+	 */
+	EVPG_LOCK_REBUILD = 17753,
+
+	/*
+	 * An instance of a saga, or a scheduled command.  Hash of (saga, key), or
+	 * the id of the scheduled command.  evpg_run and workers hold it for the
+	 * session, from the claim to the end, which are two transactions.
+	 */
+	EVPG_LOCK_INSTANCE = 17754,
+
+	/*
+	 * A saga.  Hash of (name, ''): shared by reactions, exclusive to
+	 * register, drop, rebuild or pause it.
+	 */
+	EVPG_LOCK_SAGA = 17755,
+
+	/*
+	 * What was claimed before and never finished, and may have taken the
+	 * server down: one for the database, held for the session while one is
+	 * tried.
+	 */
+	EVPG_LOCK_SUSPECT = 17756
+} EvpgLockClass;
+
+extern uint64 EvpgHashName(const char *name, uint64 seed);
+extern uint64 EvpgHashPair(const char *first, const char *second);
+extern void EvpgLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key);
+extern bool EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode);
+extern bool EvpgLockKey(uint64 hash);
+extern bool EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys);
+extern void EvpgReleaseKey(uint64 hash);
+
+#endif							/* EVPG_LOCKS_H */
