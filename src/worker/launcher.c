@@ -49,7 +49,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 #include "worker/launcher.h"
-#include "worker/worker.h"
+#include "worker/background_process.h"
 
 /* A process that ended is started again after a pause between these; ms. */
 #define FIRST_PAUSE 1000
@@ -144,7 +144,7 @@ static void
 start_process(Task *task, const char *what, const char *function, Oid database, int number)
 {
 	BackgroundWorker worker = {0};
-	EvpgWorkerStart extra = {.database = database, .number = number};
+	EvpgBackgroundStart extra = {.database = database, .number = number};
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
 	snprintf(worker.bgw_type, BGW_MAXLEN, "evpg %s", what);

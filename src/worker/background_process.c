@@ -1,0 +1,247 @@
+/*-------------------------------------------------------------------------
+ *
+ * background_process.c
+ *		What the background processes of a database have in common: workers, the
+ *		broadcaster, and the probe, which looks whether the extension is there.
+ *
+ * The launcher starts them (launcher.c).  Between two rounds a process holds no
+ * lock and has no transaction, and it ends when the extension is gone, when
+ * there are to be fewer workers, or when a command needs the database without
+ * connections.  In a round it locks the extension, as DROP EXTENSION does.
+ *
+ * An error ends a round, not the process; the next round comes later each time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/subtransaction.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
+#include "log/durable.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+#include "worker/background_process.h"
+
+/* Pauses after errors double from the first to the last; ms. */
+#define FIRST_PAUSE 100
+#define LAST_PAUSE 60000
+
+/*
+ * If there is more while it works, a process lets work gather, longer each time
+ * up to this, so that one round serves more commits; ms.
+ */
+#define LONGEST_GATHERING 5
+
+/* The longest pause while other sessions are in the way; ms. */
+#define LONGEST_DISTURBANCE 1000
+
+/* This process, in shared memory. */
+EvpgProcess *EvpgBackgroundProcess;
+
+static EvpgBackgroundStart start;
+
+/* Sets a parameter so that no ALTER DATABASE or ALTER ROLE overrides it. */
+void
+EvpgBackgroundForceSetting(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Connects to the database, as the bootstrap superuser and under settings that
+ * ALTER DATABASE cannot change.
+ */
+void
+EvpgBackgroundConnect(void)
+{
+	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
+	EvpgBackgroundForceSetting("default_transaction_isolation", "read committed");
+	EvpgBackgroundForceSetting("default_transaction_read_only", "off");
+	EvpgBackgroundForceSetting("default_transaction_deferrable", "off");
+	EvpgDurableCommitLazily();
+	EvpgBackgroundForceSetting("statement_timeout", "0");
+	EvpgBackgroundForceSetting("lock_timeout", "0");
+	EvpgBackgroundForceSetting("idle_in_transaction_session_timeout", "0");
+	EvpgBackgroundForceSetting("idle_session_timeout", "0");
+}
+
+/* Becomes the process that the launcher asked for; ends if that is not wanted any more. */
+void
+EvpgBackgroundAttach(void)
+{
+	EvpgBackgroundProcess = EvpgProcessAttach(start.number);
+	if (EvpgBackgroundProcess == NULL)
+		proc_exit(0);
+}
+
+/* Between rounds: ends the process if it is not wanted, reads changed settings. */
+void
+EvpgBackgroundHandleInterrupts(void)
+{
+	if (ProcDiePending)
+		proc_exit(0);
+	EvpgAttemptForgetCancel();
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (EvpgProcessIsUnwanted() || (start.number < EVPG_MAX_WORKERS && start.number >= EvpgWorkers))
+		proc_exit(0);
+}
+
+/*
+ * Sleeps until then, or until there is work, if that is what it waits for.  Not
+ * longer than it is until then now: the wall clock may be set back meanwhile.
+ */
+void
+EvpgBackgroundSleepUntil(TimestampTz until, bool for_work)
+{
+	long		longest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+	instr_time	started;
+
+	INSTR_TIME_SET_CURRENT(started);
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		instr_time	slept;
+
+		INSTR_TIME_SET_CURRENT(slept);
+		INSTR_TIME_SUBTRACT(slept, started);
+		left = Min(left, longest - (long) INSTR_TIME_GET_MILLISEC(slept));
+		EvpgBackgroundHandleInterrupts();
+		if (left <= 0 || (for_work && EvpgBackgroundProcess->woken))
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+/* The time ms milliseconds from now, by the wall clock. */
+TimestampTz
+EvpgBackgroundTimeAfter(long ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+/* After a round: lets work gather if commits come faster than rounds. */
+void
+EvpgBackgroundGather(bool busy)
+{
+	static long pause = 0;
+
+	pause = busy ? Min(pause + 1, LONGEST_GATHERING) : Max(pause - 1, 0);
+	if (pause > 0)
+		pg_usleep(pause * 1000);
+}
+
+/*
+ * Advisory locks of the session, which user code has taken and not released,
+ * would be held to the end of the process.  Only between passes: within one,
+ * dispatch.c has such locks over several transactions.
+ */
+void
+EvpgBackgroundReleaseLocks(void)
+{
+	LockReleaseSession(USER_LOCKMETHOD);
+}
+
+/* Whether the extension is there, which it then is to the end of the transaction. */
+static bool
+lock_extension(void)
+{
+	Oid			extension = get_extension_oid("evpg", true);
+
+	if (!OidIsValid(extension))
+		return false;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	return get_extension_oid("evpg", true) == extension;
+}
+
+/* Begins a transaction with the extension; ends the process if that is gone. */
+void
+EvpgBackgroundBegin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (!lock_extension())
+	{
+		CommitTransactionCommand();
+		EvpgShmemFreeDatabase(MyDatabaseId);
+		proc_exit(0);
+	}
+}
+
+/*
+ * Does a round; after an error false, and *pause, which is 0 after a good one,
+ * is how long to wait.  Only the first of errors in a row is logged if quiet, and
+ * none if others were in the way.
+ */
+bool
+EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = false;
+	volatile bool disturbed = false;
+
+	pgstat_report_activity(STATE_RUNNING, MyBgworkerEntry->bgw_name);
+	PG_TRY();
+	{
+		round();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		disturbed = EvpgAttemptDisturbed(geterrcode());
+		if (!disturbed && (!quiet || *pause == 0))
+			EmitErrorReport();
+		AbortOutOfAnyTransaction();
+		EvpgBackgroundReleaseLocks();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	*pause = done ? 0 : Min(Max(*pause * 2, FIRST_PAUSE), disturbed ? LONGEST_DISTURBANCE : LAST_PAUSE);
+	return done;
+}
+
+/* The probe: tells the launcher whether the database has the extension, and ends. */
+void
+evpg_probe_main(Datum arg)
+{
+	EvpgBackgroundConnect();
+	StartTransactionCommand();
+	if (lock_extension())
+		(void) EvpgShmemDatabase(true);
+	CommitTransactionCommand();
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	EvpgShmem->probed = MyDatabaseId;
+	LWLockRelease(EvpgShmem->lock);
+	proc_exit(0);
+}
