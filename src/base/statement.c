@@ -261,6 +261,15 @@ EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array)
 	values[column] = PointerGetDatum(array);
 }
 
+/* Sets three parameters, the first at column, to message, SQLSTATE and context of an error; all are NULL if error is NULL. */
+void
+EvpgParameterError(Datum *values, char *nulls, int column, const ErrorData *error)
+{
+	EvpgParameterText(values, nulls, column, error == NULL ? NULL : error->message);
+	EvpgParameterText(values, nulls, column + 1, error == NULL ? NULL : unpack_sql_state(error->sqlerrcode));
+	EvpgParameterText(values, nulls, column + 2, error == NULL ? NULL : error->context);
+}
+
 /* ------------------------------------------------------------------ functions that return a set */
 
 /*

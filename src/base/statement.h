@@ -42,6 +42,7 @@ extern List *EvpgResultNames(uint64 row, int column);
 extern void EvpgParameterText(Datum *values, char *nulls, int column, const char *text);
 extern void EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb);
 extern void EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array);
+extern void EvpgParameterError(Datum *values, char *nulls, int column, const ErrorData *error);
 extern void EvpgStatementReturnRows(FunctionCallInfo fcinfo, uint64 rows);
 extern int64 EvpgStatementReturnAll(FunctionCallInfo fcinfo, EvpgStatement *statement, Datum *values, const char *nulls,
 									bool read_only);

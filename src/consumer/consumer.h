@@ -31,21 +31,12 @@ typedef struct EvpgConsumer
 	int			crashes;
 } EvpgConsumer;
 
-/* An event that is not to be applied now. */
-typedef struct EvpgParked
-{
-	int64		id;
-	int64		position;
-	char	   *key;			/* NULL: none, or all */
-	bool		skipped;		/* given up; else it waits to be replayed */
-} EvpgParked;
-
 extern bool EvpgConsumerLock(const char *name, bool wait);
 extern void EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint);
 extern void EvpgConsumerDrop(const char *name, bool with_parked);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
-extern List *EvpgConsumerProjections(void);
-extern List *EvpgConsumerSagas(void);
+extern List *EvpgConsumerListProjections(void);
+extern List *EvpgConsumerListSagas(void);
 extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
 extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
 							 bool stop, bool again, const ErrorData *error);
@@ -53,12 +44,5 @@ extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
 extern TimestampTz EvpgRetryAt(int attempts);
 extern TimestampTz EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
 extern bool EvpgErrorIsTransient(const ErrorData *error);
-extern List *EvpgParkedList(const char *name, int64 after);
-extern void EvpgParkedSkip(const char *name, int64 position, const char *key, const char *reason, int attempts,
-						   const ErrorData *error);
-extern bool EvpgParkedHas(List *parked, int *next, int64 position, const char *key);
-extern void EvpgParkedDelete(const char *name, const char *key);
-extern void EvpgParkedReplayed(const EvpgParked *parked, const ErrorData *error);
-extern void EvpgParkedInsert(const char *name, int64 position, const char *key, int attempts, const ErrorData *error);
 
 #endif							/* EVPG_CONSUMER_H */

@@ -24,7 +24,6 @@
 #include "evpg.h"
 
 #include "base/arguments.h"
-#include "base/catalog.h"
 #include "base/errors.h"
 #include "base/names.h"
 #include "executor/executor.h"

@@ -32,6 +32,7 @@
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
 #include "consumer/lazy_checkpoint.h"
+#include "consumer/parked_event.h"
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
@@ -60,9 +61,9 @@ static void
 put_aside(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
 {
 	if (projection->on_error == EVPG_ON_ERROR_PARK)
-		EvpgParkedInsert(consumer->name, consumer->error_position, key, consumer->attempts, error);
+		EvpgParkedEventInsert(consumer->name, consumer->error_position, key, consumer->attempts, error);
 	else
-		EvpgParkedSkip(consumer->name, consumer->error_position, key, error->message, consumer->attempts, error);
+		EvpgParkedEventInsertSkipped(consumer->name, consumer->error_position, key, error->message, consumer->attempts, error);
 }
 
 /*
@@ -80,7 +81,7 @@ leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 		.upto = consumer->error_position,
 		.max_events = 1,
 		.send = true,
-		.parked = EvpgParkedList(consumer->name, consumer->error_position - 1)
+		.parked = EvpgParkedEventList(consumer->name, consumer->error_position - 1)
 	};
 
 	if (projection->handler_signature != NULL)
@@ -193,7 +194,7 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 		.after = position - 1,
 		.upto = position,
 		.max_events = 1,
-		.parked = EvpgParkedList(consumer->name, position - 1),
+		.parked = EvpgParkedEventList(consumer->name, position - 1),
 		.attempts = consumer->crashes - 1
 	};
 	ErrorData  *error = EvpgSuspectsError(batch.attempts);
@@ -282,7 +283,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		EvpgLeave(&scope);
 		return true;
 	}
-	batch.parked = EvpgParkedList(name, batch.after);
+	batch.parked = EvpgParkedEventList(name, batch.after);
 	error = EvpgSubtransactionRun(run_batch, &batch);
 	if (error == NULL)
 	{
@@ -338,7 +339,7 @@ EvpgAsyncReached(const char *name, int64 position)
 static bool
 replay_parked(EvpgProjection *projection, List *parked)
 {
-	EvpgParked *first = linitial(parked);
+	EvpgParkedEvent *first = linitial(parked);
 	ListCell   *cell;
 	EvpgBatch	batch = {
 		.projection = projection,
@@ -354,7 +355,7 @@ replay_parked(EvpgProjection *projection, List *parked)
 	if (error != NULL && EvpgErrorIsCancel(error))
 		ReThrowError(error);
 	foreach(cell, parked)
-		EvpgParkedReplayed(lfirst(cell), error);
+		EvpgParkedEventNoteReplay(lfirst(cell), error);
 	return error == NULL;
 }
 
@@ -362,13 +363,13 @@ replay_parked(EvpgProjection *projection, List *parked)
 static List *
 replayed_together(const EvpgProjection *projection, List *parked, int from)
 {
-	EvpgParked *first = list_nth(parked, from);
+	EvpgParkedEvent *first = list_nth(parked, from);
 	List	   *together = list_make1(first);
 
 	if (projection->handler_signature != NULL)
 		for (int i = from + 1; i < list_length(parked); i++)
 		{
-			EvpgParked *other = list_nth(parked, i);
+			EvpgParkedEvent *other = list_nth(parked, i);
 
 			if (other->position != first->position)
 				break;
@@ -385,7 +386,7 @@ any_listed(List *keys, List *parked)
 
 	foreach(cell, keys == NIL ? NIL : parked)
 	{
-		EvpgParked *event = lfirst(cell);
+		EvpgParkedEvent *event = lfirst(cell);
 
 		if (event->key != NULL && EvpgNamesHave(keys, event->key))
 			return true;
@@ -416,7 +417,7 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
 	projection = EvpgProjectionGet(name, false);
-	all = EvpgParkedList(name, PG_INT64_MAX);
+	all = EvpgParkedEventList(name, PG_INT64_MAX);
 	for (int i = 0; i < list_length(all) && count < max_count; i += list_length(together))
 	{
 		ListCell   *cell;
@@ -428,7 +429,7 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 		else
 			foreach(cell, together)
 		{
-			EvpgParked *event = lfirst(cell);
+			EvpgParkedEvent *event = lfirst(cell);
 
 			if (event->key != NULL)
 				left = lappend(left, event->key);

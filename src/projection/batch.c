@@ -27,7 +27,6 @@
 #include "base/names.h"
 #include "base/testing.h"
 #include "common/hashfn.h"
-#include "consumer/consumer.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -71,6 +70,7 @@ typedef struct RowEntry
 #define SH_SCOPE static inline
 #define SH_DECLARE
 #define SH_DEFINE
+#include "consumer/parked_event.h"
 #include "lib/simplehash.h"
 
 /* The entry of a key, in the context of rows. */
@@ -97,7 +97,7 @@ mark_waiting(EvpgBatch *batch, rows_hash *rows)
 
 	foreach(cell, batch->parked)
 	{
-		EvpgParked *parked = lfirst(cell);
+		EvpgParkedEvent *parked = lfirst(cell);
 
 		if (!parked->skipped && parked->key != NULL)
 			find_entry(rows, parked->key)->waits = true;
@@ -140,12 +140,12 @@ fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys
 			continue;
 		if ((batch->only_key != NULL && strcmp(key, batch->only_key) != 0) ||
 			(batch->except_keys != NIL && EvpgNamesHave(batch->except_keys, key)) ||
-			EvpgParkedHas(batch->parked, &next_parked, event->position, key))
+			EvpgParkedEventIsSkipped(batch->parked, &next_parked, event->position, key))
 			continue;
 		entry = find_entry(rows, key);
 		if (entry->waits || batch->give_up != NULL)
 		{
-			EvpgParkedInsert(projection->name, event->position, key, batch->attempts, batch->give_up);
+			EvpgParkedEventInsert(projection->name, event->position, key, batch->attempts, batch->give_up);
 			continue;
 		}
 		EvpgApplyReducer(open_row(batch, entry, event), event, event_context, batch->send);
@@ -174,7 +174,7 @@ handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *ke
 
 	foreach(cell, keys)
 	{
-		if (EvpgParkedHas(batch->parked, &next_parked, event->position, lfirst(cell)))
+		if (EvpgParkedEventIsSkipped(batch->parked, &next_parked, event->position, lfirst(cell)))
 			return;
 		waits |= find_entry(rows, lfirst(cell))->waits;
 	}
@@ -184,7 +184,7 @@ handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *ke
 
 		if (waits)
 		{
-			EvpgParkedInsert(batch->projection->name, event->position, entry->key, batch->attempts, batch->give_up);
+			EvpgParkedEventInsert(batch->projection->name, event->position, entry->key, batch->attempts, batch->give_up);
 			entry->waits = true;
 		}
 		else
@@ -267,7 +267,7 @@ scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		if (batch->first == 0)
 			batch->first = event.position;
 		if (EvpgProjectionTakes(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
-			!EvpgParkedHas(batch->parked, &next_parked, event.position, NULL))
+			!EvpgParkedEventIsSkipped(batch->parked, &next_parked, event.position, NULL))
 			apply_event(batch, rows, &event, next_parked, event_context);
 		MemoryContextReset(event_context);
 		batch->events++;

@@ -31,7 +31,7 @@ typedef struct EvpgBatch
 	bool		narrow;			/* the caller tries again with less than the
 								 * event that is blamed, so that it may be any
 								 * of those of its key */
-	List	   *parked;			/* of EvpgParked: events to leave out */
+	List	   *parked;			/* of EvpgParkedEvent: events to leave out */
 	/* what became of it */
 	int64		reached;		/* all up to here has been applied */
 	int64		events;			/* so many events */

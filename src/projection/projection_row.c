@@ -34,7 +34,6 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
-#include "base/errors.h"
 #include "base/row.h"
 #include "base/settings.h"
 #include "base/shmem.h"

@@ -41,6 +41,7 @@
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
+#include "consumer/parked_event.h"
 #include "consumer/worker_lock.h"
 #include "log/fence.h"
 #include "miscadmin.h"
@@ -274,8 +275,8 @@ apply_part(Rebuild *rebuild, int part, bool unhurried)
 	 * What waits to be replayed is applied by the rebuild; what was given up
 	 * is not.
 	 */
-	foreach(cell, EvpgParkedList(rebuild->name, batch.after))
-		if (((EvpgParked *) lfirst(cell))->skipped)
+	foreach(cell, EvpgParkedEventList(rebuild->name, batch.after))
+		if (((EvpgParkedEvent *) lfirst(cell))->skipped)
 		batch.parked = lappend(batch.parked, lfirst(cell));
 	EvpgRebuildTablesRun(&batch);
 	rebuild->checkpoints[part] = batch.reached;
@@ -395,7 +396,7 @@ switch_builds(Rebuild *rebuild)
 	EvpgStatementExecute(&delete_rebuild_finish, values, NULL);
 	if (projection->mode == EVPG_MODE_ASYNC)
 		EvpgConsumerRestart(name, rebuild->mark);
-	EvpgParkedDelete(name, NULL);
+	EvpgParkedEventDelete(name, NULL);
 	EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
 	/* Whoever waits for a key of this projection. */
 	EvpgWakeAllWaitersAtCommit();
@@ -483,9 +484,9 @@ fail_rebuild(Rebuild *rebuild, const ErrorData *error)
 	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
 		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgApplyPosition != 0)
 	{
-		EvpgParkedSkip(rebuild->name, EvpgApplyPosition,
-					   rebuild->projection->handler_signature == NULL ? EvpgApplyKey : NULL,
-					   error->message, attempts, error);
+		EvpgParkedEventInsertSkipped(rebuild->name, EvpgApplyPosition,
+									 rebuild->projection->handler_signature == NULL ? EvpgApplyKey : NULL,
+									 error->message, attempts, error);
 		skipped = true;
 		failed = false;
 		attempts = 0;

@@ -17,13 +17,12 @@
 
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/errors.h"
 #include "base/statement.h"
 #include "consumer/consumer.h"
+#include "consumer/parked_event.h"
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
-#include "projection/batch.h"
 #include "projection/rebuild_key.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -107,7 +106,7 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 {
 	EvpgProjection *projection = row->projection;
 	bool		by_id = EvpgProjectionKeyedById(projection);
-	List	   *parked = EvpgParkedList(projection->name, 0);
+	List	   *parked = EvpgParkedEventList(projection->name, 0);
 	int			next_parked = 0;
 	Datum		values[5];
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
@@ -142,7 +141,7 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 			MemoryContextSwitchTo(event_context);
 			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
 			if (EvpgProjectionTakes(projection, &event) &&
-				!EvpgParkedHas(parked, &next_parked, event.position, row->key))
+				!EvpgParkedEventIsSkipped(parked, &next_parked, event.position, row->key))
 				foreach(key, EvpgApplyKeys(projection, &event))
 					ours |= strcmp(lfirst(key), row->key) == 0;
 			MemoryContextSwitchTo(caller);
@@ -196,7 +195,7 @@ EvpgRebuildKey(const char *name, const char *key)
 		EvpgApplyRuns = false;
 	}
 	PG_END_TRY();
-	EvpgParkedDelete(name, key);
+	EvpgParkedEventDelete(name, key);
 
 	if (count == 0 && row.generation == 1)
 		EvpgProjectionRowRemove(&row);

@@ -23,6 +23,7 @@
 #include "base/shmem.h"
 #include "base/statement.h"
 #include "consumer/consumer.h"
+#include "consumer/parked_event.h"
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
@@ -214,7 +215,7 @@ catch_up(const char *name)
 
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerRead(name, &consumer);
-	if (EvpgParkedList(name, PG_INT64_MAX) != NIL)
+	if (EvpgParkedEventList(name, PG_INT64_MAX) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" has parked events, so it cannot become inline", name),
@@ -227,7 +228,7 @@ catch_up(const char *name)
 						   batch.upto - consumer.checkpoint, MAX_CATCH_UP),
 				 errhint("Wait until it has caught up.")));
 	batch.build = batch.projection->build;
-	batch.parked = EvpgParkedList(name, consumer.checkpoint);
+	batch.parked = EvpgParkedEventList(name, consumer.checkpoint);
 	for (batch.after = consumer.checkpoint; batch.after < batch.upto; batch.after = batch.reached)
 		EvpgBatchRun(&batch);
 	EvpgConsumerDrop(name, false);

@@ -184,9 +184,9 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
-		more |= run_tasks(list_tasks(EvpgConsumerSagas, context), EvpgRouteRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgConsumerListSagas, context), EvpgRouteRun, context, commit, next);
 		more |= EvpgDispatchPass(commit, context, next);
-		more |= run_tasks(list_tasks(EvpgConsumerProjections, context), EvpgAsyncRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgConsumerListProjections, context), EvpgAsyncRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
 		more |= run_tasks(list_tasks(list_cleaning, context), clean, context, commit, next);

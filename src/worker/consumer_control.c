@@ -1,0 +1,177 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer_control.c
+ *		The SQL functions that pause and resume a consumer, and skip an event.
+ *
+ * They own the consumer until the end of the transaction, so a worker that has it
+ * gives it up first (consumer/worker_lock.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/locks.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "catalog/pg_type.h"
+#include "consumer/activation.h"
+#include "consumer/consumer.h"
+#include "consumer/parked_event.h"
+#include "consumer/worker_lock.h"
+#include "log/fence.h"
+#include "miscadmin.h"
+#include "projection/projection.h"
+#include "utils/builtins.h"
+
+PG_FUNCTION_INFO_V1(evpg_pause_consumer);
+PG_FUNCTION_INFO_V1(evpg_resume_consumer);
+PG_FUNCTION_INFO_V1(evpg_skip_event);
+
+/* Owns a consumer that a user has named, and reads it; error if there is none. */
+static void
+own_consumer(const char *name, EvpgConsumer *consumer)
+{
+	(void) EvpgConsumerLock(name, true);
+	if (EvpgConsumerRead(name, consumer))
+		return;
+	if (EvpgProjectionGet(name, true) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is inline", name),
+				 errdetail("Its events are applied by the transactions that append them.")));
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+			 errmsg("there is no consumer \"%s\"", name)));
+}
+
+/*
+ * Waits until no instance of a saga reacts; then none does to the end of the
+ * transaction.  Not in a reaction of the saga itself, which would wait for others
+ * that may do the same.
+ */
+static void
+end_reactions(const char *name)
+{
+	LOCKTAG		tag;
+
+	if (EvpgProjectionGet(name, true) != NULL)
+		return;
+	EvpgLockSagaTag(name, &tag);
+	if (!EvpgLockHeld(&tag, ShareLock))
+		(void) EvpgLockAcquire(&tag, ExclusiveLock, true);
+}
+
+static EvpgStatement update_running = {
+	.text = "UPDATE evpg.consumer"
+	" SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL, crashes ="
+	" 0, updated_at = evpg.clock_timestamp()"
+	" WHERE name = $1"
+	" AND (status <> CASE WHEN $2 THEN 'running' ELSE 'paused' END OR $2 AND retry_at IS NOT NULL)",
+	.types = {TEXTOID, BOOLOID}
+};
+
+static EvpgStatement update_saga_resume = {
+	.text = "WITH e AS (UPDATE evpg.saga_event SET retry_at = NULL WHERE saga = $1 AND retry_at IS NOT NULL"
+	" RETURNING 1), t AS (UPDATE evpg.timer SET retry_at = NULL WHERE saga = $1 AND retry_at IS NOT NULL"
+	" RETURNING 1) SELECT"
+	" FROM e"
+	" UNION ALL SELECT"
+	" FROM t",
+	.types = {TEXTOID}
+};
+
+/* Sets whether a consumer runs; false if nothing changed. */
+static bool
+set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
+	Datum		values[2] = {CStringGetTextDatum(name), BoolGetDatum(running)};
+	EvpgConsumer consumer;
+	bool		changed;
+	EvpgScope	scope;
+
+	EvpgRefuseInProjection("change consumers");
+	EvpgEnter(&scope, writer);
+	own_consumer(name, &consumer);
+	if (!running)
+		end_reactions(name);
+	changed = EvpgStatementRun(&update_running, values, NULL) > 0;
+	EvpgStatementDone();
+	if (running)
+	{
+		changed |= EvpgStatementRun(&update_saga_resume, values, NULL) > 0;
+		EvpgStatementDone();
+		EvpgActivationNotice();
+	}
+	EvpgWakeLauncherAtCommit();
+	EvpgWakeConsumersAtCommit();
+	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
+	EvpgLeave(&scope);
+	return changed;
+}
+
+Datum
+evpg_pause_consumer(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(set_running(fcinfo, false, "evpg_pause_consumer()"));
+}
+
+/* Also tries an event again at once that has failed. */
+Datum
+evpg_resume_consumer(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(set_running(fcinfo, true, "evpg_resume_consumer()"));
+}
+
+static EvpgStatement update_parked_event_skip = {
+	.text = "UPDATE evpg.parked_event"
+	" SET skip_reason = $3, skipped_by = $4, skipped_at = evpg.clock_timestamp()"
+	" WHERE name = $1 AND position = $2 AND skip_reason IS NULL",
+	.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID}
+};
+
+/* Gives an event up: one that was not consumed yet, or one that is parked.  A consumer that has stopped at it goes on. */
+Datum
+evpg_skip_event(PG_FUNCTION_ARGS)
+{
+	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
+	int64		position = EvpgArgBigint(fcinfo, 1, "event_position");
+	char	   *reason = EvpgArgId(fcinfo, 2, "reason");
+	Datum		values[4] = {
+		CStringGetTextDatum(name),
+		Int64GetDatum(position),
+		CStringGetTextDatum(reason),
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+	};
+	EvpgConsumer consumer;
+	bool		skipped;
+	EvpgScope	scope;
+
+	EvpgRefuseInProjection("change consumers");
+	EvpgEnter(&scope, "evpg_skip_event()");
+	own_consumer(name, &consumer);
+	if (EvpgProjectionGet(name, true) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is a saga", name),
+				 errhint("Use evpg_discard_dead_letter().")));
+	if (position > EvpgFenceLastDrawn())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no event at position " INT64_FORMAT " yet", position)));
+	skipped = EvpgStatementRun(&update_parked_event_skip, values, NULL) > 0;
+	EvpgStatementDone();
+	if (!skipped && position > consumer.checkpoint)
+	{
+		EvpgParkedEventInsertSkipped(name, position, NULL, reason, 0, NULL);
+		if (position == consumer.error_position)
+			EvpgConsumerRestart(name, consumer.checkpoint);
+		EvpgWakeConsumersAtCommit();
+		skipped = true;
+	}
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(skipped);
+}
