@@ -631,11 +631,10 @@ COMMENT ON FUNCTION evpg_action_fail(text) IS 'action of a saga: make this react
 -- ------------------------------------------------------------------ aggregates
 
 CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEFAULT NULL, reducer regproc DEFAULT NULL,
-    initial_state jsonb DEFAULT '{}', invariant regproc DEFAULT NULL,
-    snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1,
-    library text DEFAULT NULL, symbol text DEFAULT NULL)
+    invariant regproc DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
+    snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, jsonb, regproc, int, int, int, text, text) IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
+COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int) IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
 
 CREATE FUNCTION evpg_drop_aggregate(aggregate_type text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
@@ -727,13 +726,14 @@ COMMENT ON FUNCTION evpg_session_stats() IS 'what this session did, by aggregate
 -- ------------------------------------------------------------------ projections
 
 CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL, handler regproc DEFAULT NULL,
-    mode text DEFAULT 'inline', aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL,
-    key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL, constant_key text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
-    broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta', on_error text DEFAULT 'stop', max_attempts int DEFAULT 5,
-    reset regproc DEFAULT NULL, tables text[] DEFAULT NULL, start_position bigint DEFAULT 0, version int DEFAULT 1,
-    library text DEFAULT NULL, symbol text DEFAULT NULL)
+    library text DEFAULT NULL, symbol text DEFAULT NULL,
+    aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL,
+    key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL, constant_key text DEFAULT NULL,
+    initial_state jsonb DEFAULT '{}', tables text[] DEFAULT NULL, reset regproc DEFAULT NULL,
+    mode text DEFAULT 'inline', broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta',
+    on_error text DEFAULT 'stop', max_attempts int DEFAULT 5, start_position bigint DEFAULT 0, version int DEFAULT 1)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text, text, text, int, regproc, text[], bigint, int, text, text) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
+COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text[], regproc, text, text, text, text, int, bigint, int) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
 
 CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
@@ -906,13 +906,14 @@ COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: h
 -- ------------------------------------------------------------------ sagas and timers
 
 CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, rejection_handler regproc DEFAULT NULL,
-    timer_handler regproc DEFAULT NULL, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
-    start_event_types text[] DEFAULT NULL, key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL,
-    initial_state jsonb DEFAULT '{}', max_attempts int DEFAULT 5, backoff interval DEFAULT '1 second',
-    max_backoff interval DEFAULT '5 minutes', start_position bigint DEFAULT NULL, version int DEFAULT 1,
-    transitions jsonb DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL)
+    timer_handler regproc DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL,
+    aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL, start_event_types text[] DEFAULT NULL,
+    key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL,
+    initial_state jsonb DEFAULT '{}', transitions jsonb DEFAULT NULL,
+    max_attempts int DEFAULT 5, backoff interval DEFAULT '1 second', max_backoff interval DEFAULT '5 minutes',
+    start_position bigint DEFAULT NULL, version int DEFAULT 1)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text[], text[], text[], jsonpath, regproc, jsonb, int, interval, interval, bigint, int, jsonb, text, text) IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
+COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text, text, text[], text[], text[], jsonpath, regproc, jsonb, jsonb, int, interval, interval, bigint, int) IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
 
 CREATE FUNCTION evpg_drop_saga(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;

@@ -258,22 +258,12 @@ EvpgAggregateGetWithState(const char *aggregate_type)
 
 /* ------------------------------------------------------------------ registration */
 
-static int
-arg_int(FunctionCallInfo fcinfo, int arg, const char *what, int low)
+/* Arguments of evpg_register_aggregate(). */
+enum
 {
-	int			value;
-
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
-	value = PG_GETARG_INT32(arg);
-	if (value < low)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be at least %d", what, low)));
-	return value;
-}
+	ARG_AGGREGATE_TYPE, ARG_HANDLER, ARG_REDUCER, ARG_INVARIANT, ARG_LIBRARY, ARG_SYMBOL, ARG_INITIAL_STATE,
+	ARG_SNAPSHOT_EVERY, ARG_SNAPSHOT_KEEP, ARG_REDUCER_VERSION
+};
 
 static EvpgStatement insert_aggregate = {
 	.text = "INSERT INTO evpg.aggregate_type AS a (aggregate_type, library, symbol, handler, reducer, invariant,"
@@ -301,11 +291,11 @@ static EvpgStatement insert_aggregate = {
 Datum
 evpg_register_aggregate(PG_FUNCTION_ARGS)
 {
-	char	   *aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
-	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, 3, "initial state");
-	int			snapshot_every = arg_int(fcinfo, 5, "snapshot_every", 0);
-	int			snapshot_keep = arg_int(fcinfo, 6, "snapshot_keep", 1);
-	int			reducer_version = arg_int(fcinfo, 7, "reducer_version", 1);
+	char	   *aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
+	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
+	int			snapshot_every = EvpgArgInt(fcinfo, ARG_SNAPSHOT_EVERY, "snapshot_every", 0);
+	int			snapshot_keep = EvpgArgInt(fcinfo, ARG_SNAPSHOT_KEEP, "snapshot_keep", 1);
+	int			reducer_version = EvpgArgInt(fcinfo, ARG_REDUCER_VERSION, "reducer_version", 1);
 	char	   *library = NULL;
 	char	   *symbol = NULL;
 	char	   *handler = NULL;
@@ -313,8 +303,8 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	char	   *invariant = NULL;
 	char	   *search_path = EvpgFunctionSearchPath();
 	Oid			registrant = GetUserId();
-	bool		by_functions = !PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(4);
-	bool		by_library = !PG_ARGISNULL(8) || !PG_ARGISNULL(9);
+	bool		by_functions = !PG_ARGISNULL(ARG_HANDLER) || !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_INVARIANT);
+	bool		by_library = !PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL);
 	Datum		values[13];
 	char		nulls[13];
 	uint64		changed;
@@ -338,14 +328,14 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 
 	if (by_functions)
 	{
-		if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		if (PG_ARGISNULL(ARG_HANDLER) || PG_ARGISNULL(ARG_REDUCER))
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be null", PG_ARGISNULL(1) ? "handler" : "reducer")));
-		handler = EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_HANDLER, registrant);
-		reducer = EvpgFunctionCheck(PG_GETARG_OID(2), EVPG_ROLE_REDUCER, registrant);
-		if (!PG_ARGISNULL(4))
-			invariant = EvpgFunctionCheck(PG_GETARG_OID(4), EVPG_ROLE_INVARIANT, registrant);
+					 errmsg("%s must not be null", PG_ARGISNULL(ARG_HANDLER) ? "handler" : "reducer")));
+		handler = EvpgFunctionCheck(PG_GETARG_OID(ARG_HANDLER), EVPG_ROLE_HANDLER, registrant);
+		reducer = EvpgFunctionCheck(PG_GETARG_OID(ARG_REDUCER), EVPG_ROLE_REDUCER, registrant);
+		if (!PG_ARGISNULL(ARG_INVARIANT))
+			invariant = EvpgFunctionCheck(PG_GETARG_OID(ARG_INVARIANT), EVPG_ROLE_INVARIANT, registrant);
 	}
 	else if (by_library)
 	{
@@ -355,8 +345,8 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("must be superuser to register a library")));
-		library = EvpgModulePath(EvpgArgId(fcinfo, 8, "library"));
-		symbol = EvpgArgName(fcinfo, 9, "symbol");
+		library = EvpgModulePath(EvpgArgId(fcinfo, ARG_LIBRARY, "library"));
+		symbol = EvpgArgName(fcinfo, ARG_SYMBOL, "symbol");
 		EvpgModuleLoadAggregate(library, symbol, &module);
 		if (reducer_version != 1 || !JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
 			ereport(ERROR,
@@ -449,7 +439,7 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	nulls[2] = aggregate_types == NULL ? 'n' : ' ';
 	values[3] = PointerGetDatum(command_types);
 	nulls[3] = command_types == NULL ? 'n' : ' ';
-	values[4] = Int32GetDatum(arg_int(fcinfo, 4, "priority", PG_INT32_MIN));
+	values[4] = Int32GetDatum(EvpgArgInt(fcinfo, 4, "priority", PG_INT32_MIN));
 	EvpgParameterText(values, nulls, 5, search_path);
 	EvpgParameterText(values, nulls, 6, GetUserNameFromId(registrant, false));
 

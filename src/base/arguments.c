@@ -310,6 +310,34 @@ EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what)
 	return PG_GETARG_INT64(arg);
 }
 
+/* Gets an int argument; error if it is NULL or less than the least. */
+int32
+EvpgArgInt(FunctionCallInfo fcinfo, int arg, const char *what, int32 least)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	if (PG_GETARG_INT32(arg) < least)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be at least %d", what, least)));
+	return PG_GETARG_INT32(arg);
+}
+
+/* Gets a bigint argument; error if it is NULL or less than the least. */
+int64
+EvpgArgBigintAtLeast(FunctionCallInfo fcinfo, int arg, const char *what, int64 least)
+{
+	int64		value = EvpgArgBigint(fcinfo, arg, what);
+
+	if (value < least)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be at least " INT64_FORMAT, what, least)));
+	return value;
+}
+
 /* Gets an int argument that limits how many rows are returned; -1, which stands for all, if it is NULL. */
 int64
 EvpgArgMaxCount(FunctionCallInfo fcinfo, int arg)

@@ -31,6 +31,8 @@ extern char *EvpgArgName(FunctionCallInfo fcinfo, int arg, const char *what);
 extern char *EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what);
 extern void EvpgCheckKey(const char *key, const char *what);
 extern char *EvpgArgKey(FunctionCallInfo fcinfo, int arg);
+extern int32 EvpgArgInt(FunctionCallInfo fcinfo, int arg, const char *what, int32 least);
+extern int64 EvpgArgBigintAtLeast(FunctionCallInfo fcinfo, int arg, const char *what, int64 least);
 extern int64 EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what);
 extern int64 EvpgArgMaxCount(FunctionCallInfo fcinfo, int arg);
 extern char *EvpgArgOptionalId(FunctionCallInfo fcinfo, int arg, const char *what);

@@ -40,12 +40,13 @@
 PG_FUNCTION_INFO_V1(evpg_register_projection);
 PG_FUNCTION_INFO_V1(evpg_drop_projection);
 
-/* Arguments of evpg_register_projection(), which are also parameters of its statement, but for those after ARG_VERSION. */
+/* Arguments of evpg_register_projection(). */
 enum
 {
-	ARG_NAME, ARG_REDUCER, ARG_HANDLER, ARG_MODE, ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_TAGS, ARG_KEY_PATH,
-	ARG_KEY_FUNCTION, ARG_CONSTANT_KEY, ARG_INITIAL_STATE, ARG_BROADCAST, ARG_EVENT_NAME, ARG_ON_ERROR,
-	ARG_MAX_ATTEMPTS, ARG_RESET, ARG_TABLES, ARG_START_POSITION, ARG_VERSION, ARG_LIBRARY, ARG_SYMBOL
+	ARG_NAME, ARG_REDUCER, ARG_HANDLER, ARG_LIBRARY, ARG_SYMBOL,
+	ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_TAGS, ARG_KEY_PATH, ARG_KEY_FUNCTION, ARG_CONSTANT_KEY,
+	ARG_INITIAL_STATE, ARG_TABLES, ARG_RESET, ARG_MODE, ARG_BROADCAST, ARG_EVENT_NAME,
+	ARG_ON_ERROR, ARG_MAX_ATTEMPTS, ARG_START_POSITION, ARG_VERSION
 };
 
 /* In sql/evpg--1.0.sql. */
@@ -61,18 +62,6 @@ arg_name(FunctionCallInfo fcinfo, int arg, const char *what)
 
 	EvpgCheckNewName(name, what);
 	return name;
-}
-
-static int64
-arg_at_least(FunctionCallInfo fcinfo, int arg, const char *what, int64 least)
-{
-	int64		value = PG_ARGISNULL(arg) ? least - 1 : arg == ARG_START_POSITION ? PG_GETARG_INT64(arg) : PG_GETARG_INT32(arg);
-
-	if (value < least)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be at least " INT64_FORMAT, what, least)));
-	return value;
 }
 
 /* Error if an argument is given that is about events: a projection without code takes none. */
@@ -155,7 +144,7 @@ check_projection_arguments(FunctionCallInfo fcinfo)
 				 errmsg("a projection is registered with either a reducer, a handler, or a library"),
 				 errhint("Give reducer, or handler, or library and symbol.")));
 	if (!by_functions && !by_library)
-		for (int arg = ARG_MODE; arg <= ARG_START_POSITION; arg++)
+		for (int arg = ARG_AGGREGATE_TYPES; arg <= ARG_START_POSITION; arg++)
 			refuse_without_code(fcinfo, arg);
 	if (!PG_ARGISNULL(ARG_KEY_PATH) + !PG_ARGISNULL(ARG_KEY_FUNCTION) + !PG_ARGISNULL(ARG_CONSTANT_KEY) > 1)
 		ereport(ERROR,
@@ -338,12 +327,12 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgParameterText(values, nulls, 15, registrant);
 	EvpgParameterText(values, nulls, 16, mode);
 	EvpgParameterText(values, nulls, 17, on_error);
-	values[18] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
+	values[18] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
 	EvpgParameterText(values, nulls, 19, check_projection_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
 	EvpgParameterArray(values, nulls, 20, EvpgRebuildTablesCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
 																	   PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
-	values[21] = Int64GetDatum(arg_at_least(fcinfo, ARG_START_POSITION, "start_position", 0));
-	values[22] = Int32GetDatum((int32) arg_at_least(fcinfo, ARG_VERSION, "version", 1));
+	values[21] = Int64GetDatum(EvpgArgBigintAtLeast(fcinfo, ARG_START_POSITION, "start_position", 0));
+	values[22] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_VERSION, "version", 1));
 
 	refuse_without_effect(fcinfo, DatumGetJsonbP(values[11]));
 	EvpgRefuseInProjection("register projections");

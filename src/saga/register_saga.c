@@ -42,22 +42,14 @@ PG_FUNCTION_INFO_V1(evpg_register_saga);
 PG_FUNCTION_INFO_V1(evpg_drop_saga);
 PG_FUNCTION_INFO_V1(evpg_saga);
 
+/* Arguments of evpg_register_saga(). */
 enum
 {
-	ARG_NAME, ARG_HANDLER, ARG_REJECTION_HANDLER, ARG_TIMER_HANDLER, ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES,
-	ARG_START_EVENT_TYPES, ARG_PATH, ARG_FUNCTION, ARG_INITIAL_STATE, ARG_MAX_ATTEMPTS, ARG_BACKOFF,
-	ARG_MAX_BACKOFF, ARG_START_POSITION, ARG_VERSION, ARG_TRANSITIONS, ARG_LIBRARY, ARG_SYMBOL
+	ARG_NAME, ARG_HANDLER, ARG_REJECTION_HANDLER, ARG_TIMER_HANDLER, ARG_LIBRARY, ARG_SYMBOL,
+	ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_START_EVENT_TYPES, ARG_KEY_PATH, ARG_KEY_FUNCTION,
+	ARG_INITIAL_STATE, ARG_TRANSITIONS, ARG_MAX_ATTEMPTS, ARG_BACKOFF, ARG_MAX_BACKOFF,
+	ARG_START_POSITION, ARG_VERSION
 };
-
-static int32
-arg_at_least_one(FunctionCallInfo fcinfo, int arg, const char *what)
-{
-	if (PG_ARGISNULL(arg) || PG_GETARG_INT32(arg) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be at least 1", what)));
-	return PG_GETARG_INT32(arg);
-}
 
 /* A pause; not so long that it cannot be added to the time. */
 static Datum
@@ -66,8 +58,11 @@ arg_pause(FunctionCallInfo fcinfo, int arg, const char *what)
 	Interval	zero = {0};
 	Interval	most = {.month = 1200};
 
-	if (PG_ARGISNULL(arg) ||
-		DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&zero))) ||
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	if (DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&zero))) ||
 		DatumGetBool(DirectFunctionCall2(interval_gt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&most))))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -84,13 +79,13 @@ check_saga_arguments(FunctionCallInfo fcinfo)
 				 errmsg("a saga is registered with either a handler or a library"),
 				 errhint("Give handler, or library and symbol.")));
 	if (PG_ARGISNULL(ARG_HANDLER) &&
-		(!PG_ARGISNULL(ARG_REJECTION_HANDLER) || !PG_ARGISNULL(ARG_TIMER_HANDLER) || !PG_ARGISNULL(ARG_FUNCTION) ||
-		 !PG_ARGISNULL(ARG_PATH) || !PG_ARGISNULL(ARG_EVENT_TYPES) || !PG_ARGISNULL(ARG_START_EVENT_TYPES)))
+		(!PG_ARGISNULL(ARG_REJECTION_HANDLER) || !PG_ARGISNULL(ARG_TIMER_HANDLER) || !PG_ARGISNULL(ARG_KEY_FUNCTION) ||
+		 !PG_ARGISNULL(ARG_KEY_PATH) || !PG_ARGISNULL(ARG_EVENT_TYPES) || !PG_ARGISNULL(ARG_START_EVENT_TYPES)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("handlers, event types and keys of a library are what its symbol says"),
 				 errhint("Leave these arguments out.")));
-	if (!PG_ARGISNULL(ARG_PATH) && !PG_ARGISNULL(ARG_FUNCTION))
+	if (!PG_ARGISNULL(ARG_KEY_PATH) && !PG_ARGISNULL(ARG_KEY_FUNCTION))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a saga has one kind of key"),
@@ -234,7 +229,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	char	   *name = EvpgArgName(fcinfo, ARG_NAME, "saga name");
 	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
 	Jsonb	   *transitions = check_transitions(EvpgArgJsonb(fcinfo, ARG_TRANSITIONS, "transitions"));
-	int32		version = arg_at_least_one(fcinfo, ARG_VERSION, "version");
+	int32		version = EvpgArgInt(fcinfo, ARG_VERSION, "version", 1);
 	Datum		values[19];
 	char		nulls[19];
 	EvpgConsumer consumer;
@@ -254,16 +249,16 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgParameterText(values, nulls, 4, check_saga_function(fcinfo, ARG_HANDLER, EVPG_ROLE_SAGA_HANDLER));
 	EvpgParameterText(values, nulls, 5, check_saga_function(fcinfo, ARG_REJECTION_HANDLER, EVPG_ROLE_SAGA_REJECTION));
 	EvpgParameterText(values, nulls, 6, check_saga_function(fcinfo, ARG_TIMER_HANDLER, EVPG_ROLE_SAGA_TIMER));
-	EvpgParameterText(values, nulls, 7, check_saga_function(fcinfo, ARG_FUNCTION, EVPG_ROLE_KEY));
-	values[8] = PG_GETARG_DATUM(ARG_PATH);
-	nulls[8] = PG_ARGISNULL(ARG_PATH) ? 'n' : ' ';
+	EvpgParameterText(values, nulls, 7, check_saga_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
+	values[8] = PG_GETARG_DATUM(ARG_KEY_PATH);
+	nulls[8] = PG_ARGISNULL(ARG_KEY_PATH) ? 'n' : ' ';
 	EvpgParameterArray(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
 	EvpgParameterArray(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
 	EvpgParameterArray(values, nulls, 11, EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
 	values[12] = JsonbPGetDatum(initial_state);
 	values[13] = PointerGetDatum(transitions);
 	nulls[13] = transitions == NULL ? 'n' : ' ';
-	values[14] = Int32GetDatum(arg_at_least_one(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts"));
+	values[14] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
 	values[15] = arg_pause(fcinfo, ARG_BACKOFF, "backoff");
 	values[16] = arg_pause(fcinfo, ARG_MAX_BACKOFF, "max_backoff");
 	EvpgParameterText(values, nulls, 17, EvpgFunctionSearchPath());
@@ -276,7 +271,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgRefuseInProjection("register sagas");
 	EvpgRefuseInSaga("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
-	EvpgAdvisePath("key_path", "saga", name, PG_ARGISNULL(ARG_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
+	EvpgAdvisePath("key_path", "saga", name, PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
 	/* An old snapshot would not see which versions have instances. */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);

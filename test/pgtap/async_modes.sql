@@ -107,7 +107,7 @@ SELECT evpg_register_projection('inl', 'test.sum_apply'), evpg_register_projecti
 SELECT fails(format('SELECT evpg_register_projection(%s)', arguments), error, 'rule 10: ' || arguments) FROM (VALUES
   ($$'x', 'test.sum_apply', mode => 'sometimes'$$, '22023 %mode%'), ($$'x', 'test.sum_apply', mode => NULL$$, '22004 mode must not be null'),
   ($$'x', 'test.sum_apply', on_error => 'panic'$$, '22023 %on_error%'), ($$'x', 'test.sum_apply', on_error => 'park'$$, '22023 on_error is for asynchronous projections'), ($$'x', 'test.sum_apply', on_error => 'skip'$$, '22023 on_error is for asynchronous projections'), ($$'x', 'test.sum_apply', on_error => NULL$$, '22004 on_error must not be null'),
-  ($$'x', 'test.sum_apply', max_attempts => 0$$, '22023 max_attempts must be at least 1'), ($$'x', 'test.sum_apply', max_attempts => NULL$$, '22023 max_attempts must be at least 1'),
+  ($$'x', 'test.sum_apply', max_attempts => 0$$, '22023 max_attempts must be at least 1'), ($$'x', 'test.sum_apply', max_attempts => NULL$$, '22004 max_attempts must not be null'),
   ($$'x', 'test.sum_apply', start_position => -1$$, '22023 start_position must be at least 0'), ($$'x', 'test.sum_apply', version => 0$$, '22023 version must be at least 1'),
   ($$'x', 'test.sum_apply', tables => '{test.statement}'$$, '22023 only a projection with a handler has tables'), ($$'x', 'test.sum_apply', reset => 'test.written'$$, '22023 only a projection with a handler has tables'),
   ($$'x', handler => 'test.statement_write', reset => 'test.written', tables => '{test.statement}'$$, '_____ %'),

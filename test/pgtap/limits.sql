@@ -27,7 +27,7 @@ SELECT refused(statement, error, left(statement, 100)) FROM (VALUES
   ($$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd', metadata => test.large())])$$,
   'VE014 event metadata is too large'),
   ($$SELECT evpg_set_context(metadata => test.large())$$, 'VE014 metadata is too large'),
-  ($$SELECT evpg_register_aggregate('big', 'test.counter_handle', 'test.counter_apply', test.large())$$,
+  ($$SELECT evpg_register_aggregate('big', 'test.counter_handle', 'test.counter_apply', initial_state => test.large())$$,
   'VE014 initial state is too large')) x (statement, error);
 SELECT is((SELECT octet_length(data->>'value') FROM evpg_execute('echo', 'big', 'Echo',
   jsonb_build_object('value', repeat('x', 16000000)))), 16000000, '16 MB are good');

@@ -69,7 +69,7 @@ SELECT is(contexts(), :before::bigint, 'leave no memory context behind');
 -- registrations
 SELECT is((SELECT count(*) FROM generate_series(1, 100) n,
   evpg_register_aggregate('counter', 'test.counter_handle', 'test.counter_apply',
-  jsonb_build_object('total', n, 'applied', 0)) r,
+  initial_state => jsonb_build_object('total', n, 'applied', 0)) r,
              LATERAL (SELECT status FROM evpg_try_execute('counter', CASE WHEN r THEN 'reg' ELSE 'x' END, 'Nothing')) s),
              100::bigint, 'a hundred registrations, each with a command');
 SELECT count(*) FROM evpg_try_execute('counter', 'reg', 'Nothing') \g /dev/null
@@ -81,7 +81,7 @@ BEGIN
   FOR n IN 1..times LOOP
     EXECUTE format('CREATE OR REPLACE FUNCTION test.other() RETURNS int LANGUAGE sql AS ''SELECT %s''', n);
     PERFORM evpg_register_aggregate('changing', 'test.counter_handle', 'test.counter_apply',
-      jsonb_build_object('total', n, 'applied', 0));
+      initial_state => jsonb_build_object('total', n, 'applied', 0));
     PERFORM evpg_execute('changing', 'a', 'Add', '{"n": 1}');
     BEGIN
       PERFORM evpg_execute('changing', 'a', 'Fail');

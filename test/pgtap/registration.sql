@@ -60,7 +60,7 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: 
   ($$'x', invariant => 'test.counter_invariant'$$, '22004 handler must not be null'),
   ($$'x', 'test.h_one', 'test.r_same', library => 'evpg_test'$$, '22023 an aggregate is registered with either %'),
   ($$'x', 'test.h_one', 'test.r_same', symbol => 'counter'$$, '22023 an aggregate is registered with either %'),
-  ($$'x', 'test.h_one', 'test.r_same', NULL$$, '22004 initial state must not be null'),
+  ($$'x', 'test.h_one', 'test.r_same', initial_state => NULL$$, '22004 initial state must not be null'),
   ($$'x', 'test.h_one', 'test.r_same', snapshot_every => -1$$, '22023 snapshot_every must be at least 0'),
   ($$'x', 'test.h_one', 'test.r_same', snapshot_every => NULL$$, '22004 snapshot_every must not be null'),
   ($$'x', 'test.h_one', 'test.r_same', snapshot_keep => 0$$, '22023 snapshot_keep must be at least 1'),

@@ -4,10 +4,10 @@
 \ir include/counter.sql
 
 -- 2.4 test 4, first session: 25 commands, a snapshot every 10
-SELECT evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 10) \g /dev/null
 SELECT evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'counter', snapshot_every => 10) \g /dev/null
-SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 0) \g /dev/null
 SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, generate_series(1, 25) n,
   evpg_execute(kind, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
@@ -54,7 +54,7 @@ SELECT is(snapshots(kind, 'threes'), '12', kind || ', rule 7, B14: four times th
   FROM unnest('{ten,ten_c}'::text[]) kind;
 
 -- retention counts rows
-SELECT evpg_register_aggregate('keep', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('keep', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 5, snapshot_keep => 3) \g /dev/null
 SELECT count(*) FROM generate_series(1, 32) n, evpg_execute('keep', 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
 SELECT is(snapshots('keep', 'a'), '20 25 30', 'rule 7, B15: the newest three are kept, by count');
@@ -120,7 +120,7 @@ SELECT is((SELECT version FROM evpg_execute('ten_c', 'fold', 'AddMany', '{"count
 SELECT is(snapshots('ten_c', 'fold'), '20/2', 'rule 7: its snapshots carry its reducer_version');
 CREATE FUNCTION test.counter_apply_twice(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT state || jsonb_build_object('total', (state->>'total')::bigint + 2 * (event.data->>'n')::bigint) $$;
-SELECT is(evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply_twice', '{"total": 0, "applied": 0}',
+SELECT is(evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply_twice', initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 10, reducer_version => 2), true,
   'B16: another reducer and reducer_version');
 SELECT is((SELECT state->>'total' FROM evpg_state('ten', 'fold')), '20', 'rule 7, rule 6: its fold counts');
@@ -153,7 +153,7 @@ CREATE FUNCTION test.sum_parsed(state jsonb, event evpg.event) RETURNS jsonb LAN
 CREATE FUNCTION test.sums() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT string_agg((state->>'total') || ' ' || version, ', ' ORDER BY k) FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k,
     LATERAL evpg_state(k, 'a') $$;
-SELECT evpg_register_aggregate(k, 'test.sum_handle', ('test.' || k)::regproc, '{"total": 0}')
+SELECT evpg_register_aggregate(k, 'test.sum_handle', ('test.' || k)::regproc, initial_state => '{"total": 0}')
   FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k \g /dev/null
 SELECT count(*) FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k, generate_series(1, 150) n,
   evpg_execute(k, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
@@ -185,7 +185,7 @@ SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a')) || ' ' || fol
 RESET evpg.state_cache_size;
 
 -- what is appended without folding does not keep a stream from its snapshots
-SELECT evpg_register_aggregate('mixed', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('mixed', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 10) \g /dev/null
 DO $$ BEGIN FOR n IN 1 .. 12 LOOP
   FOR m IN 1 .. 9 LOOP PERFORM FROM evpg_execute('mixed', 'a', 'Add', '{"n": 1}'); END LOOP;

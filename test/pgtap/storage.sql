@@ -39,7 +39,7 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, args) 
   ($$'x', 'test.counter_handle'$$, '22004 reducer must not be null')) x (args, error);
 
 -- it gets a handler, and loses it
-SELECT is(evpg_register_aggregate('sensor', 'test.counter_handle', 'test.counter_apply', '{"total": 0, "applied": 0}'), true, 'it gets a handler');
+SELECT is(evpg_register_aggregate('sensor', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}'), true, 'it gets a handler');
 SELECT is((SELECT version FROM evpg_execute('sensor', 'b', 'Add', '{"n": 1}')), 2::bigint, 'then it takes commands');
 SELECT is(evpg_register_aggregate('sensor'), true, 'and loses it');
 SELECT alike(error_of($$SELECT evpg_execute('sensor', 'b', 'Add', '{"n": 1}')$$), '55000 %', 'then it does not');
