@@ -14,10 +14,9 @@
 
 #include "aggregate/idempotency.h"
 #include "base/errors.h"
+#include "base/sha256.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -38,35 +37,27 @@ EvpgQuoteJson(const char *text)
 	return buffer.data;
 }
 
-static void
-hash_command_text(pg_cryptohash_ctx *hash, const char *text)
-{
-	/* The NUL too: it keeps neighbours apart. */
-	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-}
-
 /*
  * A value as its kind, length and content, so that no two values look the same.
  * A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as well.
  */
 static void
-hash_scalar(pg_cryptohash_ctx *hash, const JsonbValue *value)
+hash_scalar(EvpgSha256 *hash, const JsonbValue *value)
 {
 	switch (value->type)
 	{
 		case jbvNull:
-			hash_command_text(hash, "null");
+			EvpgSha256AddText(hash, "null");
 			break;
 		case jbvBool:
-			hash_command_text(hash, value->val.boolean ? "true" : "false");
+			EvpgSha256AddText(hash, value->val.boolean ? "true" : "false");
 			break;
 		case jbvNumeric:
-			hash_command_text(hash, numeric_normalize(value->val.numeric));
+			EvpgSha256AddText(hash, numeric_normalize(value->val.numeric));
 			break;
 		case jbvString:
-			hash_command_text(hash, psprintf("\"%d", value->val.string.len));
-			hash_command_text(hash, pnstrdup(value->val.string.val, value->val.string.len));
+			EvpgSha256AddText(hash, psprintf("\"%d", value->val.string.len));
+			EvpgSha256AddText(hash, pnstrdup(value->val.string.val, value->val.string.len));
 			break;
 		default:
 			elog(ERROR, "unexpected kind of JSON value: %d", (int) value->type);
@@ -75,7 +66,7 @@ hash_scalar(pg_cryptohash_ctx *hash, const JsonbValue *value)
 
 /* A jsonb; NULL is none. */
 static void
-hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
+hash_jsonb(EvpgSha256 *hash, const Jsonb *jsonb)
 {
 	JsonbIterator *iterator;
 	JsonbValue	value;
@@ -83,7 +74,7 @@ hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
 
 	if (jsonb == NULL)
 	{
-		hash_command_text(hash, "none");
+		EvpgSha256AddText(hash, "none");
 		return;
 	}
 	iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
@@ -97,16 +88,16 @@ hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
 				hash_scalar(hash, &value);
 				break;
 			case WJB_BEGIN_ARRAY:
-				hash_command_text(hash, value.val.array.rawScalar ? "" : "[");
+				EvpgSha256AddText(hash, value.val.array.rawScalar ? "" : "[");
 				break;
 			case WJB_END_ARRAY:
-				hash_command_text(hash, "]");
+				EvpgSha256AddText(hash, "]");
 				break;
 			case WJB_BEGIN_OBJECT:
-				hash_command_text(hash, "{");
+				EvpgSha256AddText(hash, "{");
 				break;
 			default:
-				hash_command_text(hash, "}");
+				EvpgSha256AddText(hash, "}");
 				break;
 		}
 		CHECK_FOR_INTERRUPTS();
@@ -115,20 +106,20 @@ hash_jsonb(pg_cryptohash_ctx *hash, const Jsonb *jsonb)
 
 /* Tags; {} and NULL differ, as they do in the log. */
 static void
-hash_tags(pg_cryptohash_ctx *hash, ArrayType *tags)
+hash_tags(EvpgSha256 *hash, ArrayType *tags)
 {
 	Datum	   *values;
 	int			count;
 
 	if (tags == NULL)
 	{
-		hash_command_text(hash, "none");
+		EvpgSha256AddText(hash, "none");
 		return;
 	}
 	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
-	hash_command_text(hash, psprintf("%d", count));
+	EvpgSha256AddText(hash, psprintf("%d", count));
 	for (int i = 0; i < count; i++)
-		hash_command_text(hash, TextDatumGetCString(values[i]));
+		EvpgSha256AddText(hash, TextDatumGetCString(values[i]));
 }
 
 /* Metadata: {} is stored as none. */
@@ -147,31 +138,27 @@ significant_metadata(const Jsonb *metadata)
 bytea *
 EvpgIdempotencyHash(const EvpgCommand *command, const EvpgEvent *events, int count)
 {
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
-	bytea	   *result = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	EvpgSha256 *hash = EvpgSha256Begin();
+	bytea	   *result = palloc(VARHDRSZ + EVPG_SHA256_LENGTH);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgHash", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
-	if (hash == NULL || pg_cryptohash_init(hash) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	hash_command_text(hash, command->command_type);
+	EvpgSha256AddText(hash, command->command_type);
 	hash_jsonb(hash, command->data);
 	for (int i = 0; i < count; i++)
 	{
-		hash_command_text(hash, events[i].type);
+		EvpgSha256AddText(hash, events[i].type);
 		hash_jsonb(hash, events[i].data);
 		hash_jsonb(hash, significant_metadata(events[i].metadata));
-		hash_command_text(hash, psprintf("%d", events[i].schema_version));
-		hash_command_text(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
-		hash_command_text(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
+		EvpgSha256AddText(hash, psprintf("%d", events[i].schema_version));
+		EvpgSha256AddText(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
+		EvpgSha256AddText(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
 		hash_tags(hash, events[i].tags);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-	SET_VARSIZE(result, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
-	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	pg_cryptohash_free(hash);
+	SET_VARSIZE(result, VARHDRSZ + EVPG_SHA256_LENGTH);
+	EvpgSha256End(hash, VARDATA(result));
 	return result;
 }
 
@@ -184,9 +171,7 @@ char *
 EvpgOperationKey(const char *const *parts, int count)
 {
 	StringInfoData array;
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	char	   *key = palloc(2 * PG_SHA256_DIGEST_LENGTH + 1);
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
+	EvpgSha256 *hash = EvpgSha256Begin();
 
 	initStringInfo(&array);
 	for (int i = 0; i < count; i++)
@@ -195,13 +180,8 @@ EvpgOperationKey(const char *const *parts, int count)
 		escape_json(&array, parts[i]);
 	}
 	appendStringInfoChar(&array, ']');
-	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
-		pg_cryptohash_update(hash, (uint8 *) array.data, array.len) < 0 ||
-		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	pg_cryptohash_free(hash);
-	key[hex_encode((char *) digest, sizeof(digest), key)] = '\0';
-	return key;
+	EvpgSha256Add(hash, array.data, array.len);
+	return EvpgSha256EndHex(hash);
 }
 
 /* With all that it points to: the event of a scan lives only until the next one. */
@@ -280,8 +260,8 @@ EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const 
 		last = DatumGetInt64(value);
 		(void) EvpgResultDatum(0, 3, &value);
 		known = DatumGetByteaPP(value);
-		same = VARSIZE_ANY_EXHDR(known) == PG_SHA256_DIGEST_LENGTH &&
-			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), PG_SHA256_DIGEST_LENGTH) == 0;
+		same = VARSIZE_ANY_EXHDR(known) == EVPG_SHA256_LENGTH &&
+			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), EVPG_SHA256_LENGTH) == 0;
 	}
 	EvpgStatementDone();
 	if (!found)

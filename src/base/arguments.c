@@ -15,6 +15,7 @@
 #include "access/detoast.h"
 #include "base/arguments.h"
 #include "base/errors.h"
+#include "base/jsonb.h"
 #include "base/settings.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
@@ -175,18 +176,13 @@ Jsonb *
 EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original)
 {
 	JsonbValue *own = own_metadata(original);
-	JsonbValue	key = {.type = jbvString,.val.string = {.val = OWN_KEY, .len = strlen(OWN_KEY)}};
 	JsonbParseState *state = NULL;
-	Jsonb	   *kept;
 
 	if (own == NULL)
 		return metadata;
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	(void) pushJsonbValue(&state, WJB_KEY, &key);
-	(void) pushJsonbValue(&state, WJB_VALUE, own);
-	kept = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-	return metadata == NULL ? kept :
-		DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(metadata), JsonbPGetDatum(kept)));
+	EvpgJsonbBegin(&state);
+	EvpgJsonbAdd(&state, OWN_KEY, own);
+	return EvpgJsonbConcat(metadata, EvpgJsonbFinish(&state));
 }
 
 /* A command id that a caller gives, may be NULL: those of sagas and of scheduled commands must stay free for them. */

@@ -34,6 +34,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/retry.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/testing.h"
@@ -132,7 +133,7 @@ pause_after_crash(void)
 	if (start_at == 0 || TimestampDifferenceExceeds(start_at, now, CALM) || EVPG_MUTATION("hasty_launcher"))
 		pause = 0;
 	else
-		pause = Min(Max(pause * 2, FIRST_PAUSE), LAST_PAUSE);
+		pause = EvpgNextPause(pause, FIRST_PAUSE, LAST_PAUSE);
 	start_at = TimestampTzPlusMilliseconds(now, pause);
 	return start_at;
 }

@@ -18,11 +18,10 @@
 
 #include "base/arguments.h"
 #include "base/settings.h"
+#include "base/sha256.h"
 #include "broadcast/broadcast.h"
 #include "broadcast/ring.h"
 #include "commands/async.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "lib/stringinfo.h"
 #include "log/durable.h"
 #include "miscadmin.h"
@@ -63,23 +62,13 @@ EvpgBroadcastChannel(const char *projection, const char *key)
 {
 	char	   *channel = key == NULL ? psprintf("projection.%s", projection) :
 	psprintf("projection.%s.%s", projection, key);
-	pg_cryptohash_ctx *hash;
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	StringInfoData hashed;
+	EvpgSha256 *hash;
 
 	if (strlen(channel) < NAMEDATALEN)
 		return channel;
-	hash = pg_cryptohash_create(PG_SHA256);
-	if (hash == NULL || pg_cryptohash_init(hash) < 0 ||
-		pg_cryptohash_update(hash, (const uint8 *) channel, strlen(channel)) < 0 ||
-		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	pg_cryptohash_free(hash);
-	initStringInfo(&hashed);
-	appendStringInfoString(&hashed, "projection.#");
-	for (int i = 0; i < 20; i++)
-		appendStringInfo(&hashed, "%02x", digest[i]);
-	return hashed.data;
+	hash = EvpgSha256Begin();
+	EvpgSha256Add(hash, channel, strlen(channel));
+	return psprintf("projection.#%.40s", EvpgSha256EndHex(hash));
 }
 
 static char *

@@ -19,8 +19,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/locks.h"
@@ -28,7 +26,6 @@
 #include "base/statement.h"
 #include "base/subtransaction.h"
 #include "catalog/pg_type.h"
-#include "common/pg_prng.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
@@ -38,14 +35,6 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/timestamp.h"
-
-/* The first wait before an event is tried again, and the longest, in seconds. */
-#define FIRST_RETRY 1
-#define LAST_RETRY 300
-
-/* The longest wait after an error that need not come back, and when one is none of a row of them, in ms. */
-#define LAST_PAUSE 30000
-#define ROW_ENDS 60000
 
 /*
  * EvpgConsumerLock
@@ -228,41 +217,6 @@ EvpgConsumerRestart(const char *name, int64 checkpoint)
 
 	EvpgStatementExecute(&update_consumer_restart, values, NULL);
 	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
-}
-
-/* When to try again after so many attempts: 1 s, 2 s, 4 s, with up to a quarter more so that not all come at once. */
-TimestampTz
-EvpgRetryAt(int attempts)
-{
-	double		seconds = Min(FIRST_RETRY * pow(2, Min(attempts, 30) - 1), LAST_RETRY);
-
-	return EvpgClockNow() +
-		(int64) (seconds * (1 + pg_prng_double(&pg_global_prng_state) / 4) * USECS_PER_SEC);
-}
-
-/*
- * EvpgRetryPause
- *		When to try again after an error that need not come back: soon after the
- *		first one, in ms; then after pauses that double.  The caller knows when the last
- *		error came and when it was to be tried again then, 0 if there was none.
- */
-TimestampTz
-EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
-{
-	TimestampTz now = EvpgClockNow();
-	int64		pause = 0;
-
-	if (retry_at > last_error_at && !TimestampDifferenceExceeds(retry_at, now, ROW_ENDS))
-		pause = (retry_at - last_error_at) / 1000 * 2;
-	return TimestampTzPlusMilliseconds(now, Min(Max(pause, first), LAST_PAUSE));
-}
-
-/* An error that need not come back: others were in the way, or the server is short of something. */
-bool
-EvpgErrorIsTransient(const ErrorData *error)
-{
-	return EvpgAttemptDisturbed(error->sqlerrcode) ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
 }
 
 static EvpgStatement update_consumer_fail = {

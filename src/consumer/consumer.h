@@ -41,8 +41,5 @@ extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, 
 extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
 							 bool stop, bool again, const ErrorData *error);
 extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
-extern TimestampTz EvpgRetryAt(int attempts);
-extern TimestampTz EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
-extern bool EvpgErrorIsTransient(const ErrorData *error);
 
 #endif							/* EVPG_CONSUMER_H */

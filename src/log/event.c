@@ -15,11 +15,11 @@
 #include "access/htup_details.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/jsonb.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "log/event.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
@@ -235,128 +235,31 @@ EvpgUuidText(const pg_uuid_t *id)
 	return text;
 }
 
-static void
-push_key(JsonbParseState **state, const char *key)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = (char *) key;
-	value.val.string.len = strlen(key);
-	(void) pushJsonbValue(state, WJB_KEY, &value);
-}
-
-static void
-push_text(JsonbParseState **state, const char *key, const char *text)
-{
-	JsonbValue	value;
-
-	push_key(state, key);
-	if (text == NULL)
-		value.type = jbvNull;
-	else
-	{
-		value.type = jbvString;
-		value.val.string.val = (char *) text;
-		value.val.string.len = strlen(text);
-	}
-	(void) pushJsonbValue(state, WJB_VALUE, &value);
-}
-
-static void
-push_int(JsonbParseState **state, const char *key, int64 number)
-{
-	JsonbValue	value;
-
-	push_key(state, key);
-	value.type = jbvNumeric;
-	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int8_numeric, Int64GetDatum(number)));
-	(void) pushJsonbValue(state, WJB_VALUE, &value);
-}
-
-static void
-push_jsonb(JsonbParseState **state, const char *key, Jsonb *jsonb)
-{
-	JsonbValue	value;
-
-	push_key(state, key);
-	if (jsonb == NULL)
-		value.type = jbvNull;
-	else if (JB_ROOT_IS_SCALAR(jsonb))
-		(void) JsonbExtractScalar(&jsonb->root, &value);
-	else
-	{
-		value.type = jbvBinary;
-		value.val.binary.data = &jsonb->root;
-		value.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
-	}
-	(void) pushJsonbValue(state, WJB_VALUE, &value);
-}
-
-/* In UTC, whatever the TimeZone of the session: a path may make a key of it. */
-static void
-push_time(JsonbParseState **state, const char *key, TimestampTz time)
-{
-	JsonbValue	value;
-	int			utc = 0;
-
-	push_key(state, key);
-	value.type = jbvString;
-	value.val.string.val = JsonEncodeDateTime(NULL, TimestampTzGetDatum(time), TIMESTAMPTZOID, &utc);
-	value.val.string.len = strlen(value.val.string.val);
-	(void) pushJsonbValue(state, WJB_VALUE, &value);
-}
-
 /* An event object with the names of evpg.event. */
 static JsonbValue *
 push_event(JsonbParseState **state, const EvpgEvent *event)
 {
 	char	   *event_id = EvpgUuidText(&event->event_id);
 
-	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	push_int(state, "position", event->position);
-	push_text(state, "aggregate_type", event->aggregate_type);
-	push_text(state, "aggregate_id", event->aggregate_id);
-	push_int(state, "version", event->version);
-	push_text(state, "event_id", event_id);
-	push_text(state, "type", event->type);
-	push_int(state, "schema_version", event->schema_version);
-	push_jsonb(state, "data", event->data);
-	push_jsonb(state, "metadata", event->metadata);
-	push_key(state, "tags");
-	if (event->tags == NULL)
-	{
-		JsonbValue	value;
-
-		value.type = jbvNull;
-		(void) pushJsonbValue(state, WJB_VALUE, &value);
-	}
-	else
-	{
-		Datum	   *tags;
-		int			ntags;
-
-		deconstruct_array(event->tags, TEXTOID, -1, false, TYPALIGN_INT, &tags, NULL, &ntags);
-		(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
-		for (int t = 0; t < ntags; t++)
-		{
-			JsonbValue	value;
-
-			value.type = jbvString;
-			value.val.string.val = TextDatumGetCString(tags[t]);
-			value.val.string.len = strlen(value.val.string.val);
-			(void) pushJsonbValue(state, WJB_ELEM, &value);
-		}
-		(void) pushJsonbValue(state, WJB_END_ARRAY, NULL);
-	}
-	push_text(state, "command_id", event->command_id);
-	push_text(state, "correlation_id", event->correlation_id != NULL ? event->correlation_id : event_id);
-	push_text(state, "causation_id", event->causation_id);
-	push_text(state, "actor", event->actor);
-	push_time(state, "occurred_at", event->occurred_at);
-	push_time(state, "recorded_at", event->recorded_at);
-	push_text(state, "session_role", event->session_role);
-	return pushJsonbValue(state, WJB_END_OBJECT, NULL);
+	EvpgJsonbBegin(state);
+	EvpgJsonbAddInt64(state, "position", event->position);
+	EvpgJsonbAddTextOrNull(state, "aggregate_type", event->aggregate_type);
+	EvpgJsonbAddTextOrNull(state, "aggregate_id", event->aggregate_id);
+	EvpgJsonbAddInt64(state, "version", event->version);
+	EvpgJsonbAddTextOrNull(state, "event_id", event_id);
+	EvpgJsonbAddTextOrNull(state, "type", event->type);
+	EvpgJsonbAddInt64(state, "schema_version", event->schema_version);
+	EvpgJsonbAddJsonbOrNull(state, "data", event->data);
+	EvpgJsonbAddJsonbOrNull(state, "metadata", event->metadata);
+	EvpgJsonbAddArrayOrNull(state, "tags", event->tags);
+	EvpgJsonbAddTextOrNull(state, "command_id", event->command_id);
+	EvpgJsonbAddTextOrNull(state, "correlation_id", event->correlation_id != NULL ? event->correlation_id : event_id);
+	EvpgJsonbAddTextOrNull(state, "causation_id", event->causation_id);
+	EvpgJsonbAddTextOrNull(state, "actor", event->actor);
+	EvpgJsonbAddTime(state, "occurred_at", event->occurred_at);
+	EvpgJsonbAddTime(state, "recorded_at", event->recorded_at);
+	EvpgJsonbAddTextOrNull(state, "session_role", event->session_role);
+	return EvpgJsonbEnd(state);
 }
 
 /* An array of event objects with the names of evpg.event, [] if there is none. */

@@ -25,6 +25,7 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/names.h"
+#include "base/retry.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"

@@ -32,6 +32,7 @@
 #include "base/locks.h"
 #include "base/names.h"
 #include "base/registration.h"
+#include "base/retry.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/statement.h"

@@ -13,11 +13,11 @@
 #include "access/htup_details.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/jsonb.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/json.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
@@ -27,70 +27,12 @@ PG_FUNCTION_INFO_V1(evpg_action_schedule);
 PG_FUNCTION_INFO_V1(evpg_action_cancel);
 PG_FUNCTION_INFO_V1(evpg_action_fail);
 
-/* ------------------------------------------------------------------ JSON */
-
 static void
-push(JsonbParseState **state, const char *name, JsonbValue *value)
-{
-	JsonbValue	key = {.type = jbvString};
-
-	key.val.string.val = (char *) name;
-	key.val.string.len = strlen(name);
-	(void) pushJsonbValue(state, WJB_KEY, &key);
-	(void) pushJsonbValue(state, WJB_VALUE, value);
-}
-
-static void
-push_text(JsonbParseState **state, const char *name, char *text)
-{
-	JsonbValue	value = {.type = jbvString};
-
-	value.val.string.val = text;
-	value.val.string.len = strlen(text);
-	push(state, name, &value);
-}
-
-static void
-push_numeric(JsonbParseState **state, const char *name, Datum numeric)
-{
-	JsonbValue	value = {.type = jbvNumeric};
-
-	value.val.numeric = DatumGetNumeric(numeric);
-	push(state, name, &value);
-}
-
-static void
-push_jsonb(JsonbParseState **state, const char *name, Jsonb *jsonb)
-{
-	JsonbValue	value;
-
-	JsonbToJsonbValue(jsonb, &value);
-	push(state, name, &value);
-}
-
-static void
-begin_action(JsonbParseState **state, char *what)
+begin_action(JsonbParseState **state, const char *what)
 {
 	*state = NULL;
-	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	push_text(state, "do", what);
-}
-
-static Jsonb *
-end_action(JsonbParseState **state)
-{
-	return JsonbValueToJsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
-}
-
-/* A member of an object if it is a string, else an empty string. */
-static char *
-text_member(Jsonb *object, const char *name)
-{
-	JsonbValue *value = NULL;
-
-	if (JB_ROOT_IS_OBJECT(object))
-		value = getKeyJsonValueFromContainer(&object->root, name, strlen(name), NULL);
-	return value == NULL || value->type != jbvString ? "" : pnstrdup(value->val.string.val, value->val.string.len);
+	EvpgJsonbBegin(state);
+	EvpgJsonbAddText(state, "do", what);
 }
 
 /* ------------------------------------------------------------------ actions */
@@ -99,7 +41,9 @@ text_member(Jsonb *object, const char *name)
 static void
 check_undo(Jsonb *undo)
 {
-	if (strcmp(text_member(undo, "do"), "send") != 0)
+	char	   *what = EvpgJsonbMemberText(undo, "do");
+
+	if (what == NULL || strcmp(what, "send") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("undo is not a command to be sent"),
@@ -117,17 +61,16 @@ evpg_action_send(PG_FUNCTION_ARGS)
 	Jsonb	   *jsonb;
 
 	begin_action(&state, "send");
-	push_text(&state, "aggregate_type", EvpgArgName(fcinfo, 0, "aggregate type"));
-	push_text(&state, "aggregate_id", EvpgArgId(fcinfo, 1, "aggregate id"));
-	push_text(&state, "command_type", EvpgArgName(fcinfo, 2, "command type"));
-	if ((jsonb = EvpgArgJsonb(fcinfo, 3, "command data")) != NULL)
-		push_jsonb(&state, "data", jsonb);
+	EvpgJsonbAddText(&state, "aggregate_type", EvpgArgName(fcinfo, 0, "aggregate type"));
+	EvpgJsonbAddText(&state, "aggregate_id", EvpgArgId(fcinfo, 1, "aggregate id"));
+	EvpgJsonbAddText(&state, "command_type", EvpgArgName(fcinfo, 2, "command type"));
+	EvpgJsonbAddJsonb(&state, "data", EvpgArgJsonb(fcinfo, 3, "command data"));
 	if (!PG_ARGISNULL(4))
-		push_text(&state, "label", EvpgArgName(fcinfo, 4, "label"));
+		EvpgJsonbAddText(&state, "label", EvpgArgName(fcinfo, 4, "label"));
 	if ((jsonb = EvpgArgJsonb(fcinfo, 5, "undo")) != NULL)
 	{
 		check_undo(jsonb);
-		push_jsonb(&state, "undo", jsonb);
+		EvpgJsonbAddJsonb(&state, "undo", jsonb);
 	}
 	if (!PG_ARGISNULL(6))
 	{
@@ -135,14 +78,14 @@ evpg_action_send(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("expected_version must be -1 or more")));
-		push_numeric(&state, "expected_version", DirectFunctionCall1(int8_numeric, PG_GETARG_DATUM(6)));
+		EvpgJsonbAddInt64(&state, "expected_version", PG_GETARG_INT64(6));
 	}
 	if ((jsonb = EvpgArgJsonb(fcinfo, 7, "command metadata")) != NULL)
 	{
 		EvpgCheckMetadata(jsonb);
-		push_jsonb(&state, "metadata", jsonb);
+		EvpgJsonbAddJsonb(&state, "metadata", jsonb);
 	}
-	PG_RETURN_JSONB_P(end_action(&state));
+	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 
 /* Seconds, without trailing zeros. */
@@ -162,29 +105,25 @@ Datum
 evpg_action_schedule(PG_FUNCTION_ARGS)
 {
 	JsonbParseState *state;
-	Jsonb	   *payload;
 
 	begin_action(&state, "schedule");
-	push_text(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
+	EvpgJsonbAddText(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
 	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a timer needs either delay or due_at")));
 	if (!PG_ARGISNULL(1))
-		push_numeric(&state, "delay", interval_seconds(PG_GETARG_DATUM(1)));
+		EvpgJsonbAddNumeric(&state, "delay", interval_seconds(PG_GETARG_DATUM(1)));
 	else
 	{
-		int			utc = 0;
-
 		if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(2)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("due_at must be finite")));
-		push_text(&state, "due_at", JsonEncodeDateTime(NULL, PG_GETARG_DATUM(2), TIMESTAMPTZOID, &utc));
+		EvpgJsonbAddTime(&state, "due_at", PG_GETARG_TIMESTAMPTZ(2));
 	}
-	if ((payload = EvpgArgJsonb(fcinfo, 3, "timer payload")) != NULL)
-		push_jsonb(&state, "payload", payload);
-	PG_RETURN_JSONB_P(end_action(&state));
+	EvpgJsonbAddJsonb(&state, "payload", EvpgArgJsonb(fcinfo, 3, "timer payload"));
+	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 
 Datum
@@ -193,8 +132,8 @@ evpg_action_cancel(PG_FUNCTION_ARGS)
 	JsonbParseState *state;
 
 	begin_action(&state, "cancel");
-	push_text(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
-	PG_RETURN_JSONB_P(end_action(&state));
+	EvpgJsonbAddText(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
+	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 
 Datum
@@ -207,8 +146,8 @@ evpg_action_fail(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("reason must not be null")));
 	begin_action(&state, "fail");
-	push_text(&state, "reason", text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	PG_RETURN_JSONB_P(end_action(&state));
+	EvpgJsonbAddText(&state, "reason", text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 
 /* ------------------------------------------------------------------ reactions */
@@ -217,9 +156,9 @@ static void
 check_action(Jsonb *action, int number)
 {
 	static const char *const known[] = {"send", "schedule", "cancel", "compensate", "complete", "fail"};
-	char	   *what = text_member(action, "do");
+	char	   *what = EvpgJsonbMemberText(action, "do");
 
-	for (size_t i = 0; i < lengthof(known); i++)
+	for (size_t i = 0; what != NULL && i < lengthof(known); i++)
 		if (strcmp(what, known[i]) == 0)
 			return;
 	ereport(ERROR,

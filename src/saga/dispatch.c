@@ -34,12 +34,12 @@
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/locks.h"
+#include "base/retry.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "commands/dbcommands.h"
-#include "common/pg_prng.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
 #include "consumer/worker_lock.h"
@@ -422,13 +422,7 @@ run_item(void *arg)
 static TimestampTz
 retry_at(const EvpgSaga *saga, int attempts)
 {
-	double		pause = saga == NULL ? USECS_PER_SEC : saga->backoff;
-	double		longest = saga == NULL ? 300.0 * USECS_PER_SEC : saga->max_backoff;
-
-	for (int i = 1; i < attempts && pause < longest; i++)
-		pause *= 2;
-	pause = Min(pause, longest) * (1 + pg_prng_double(&pg_global_prng_state) / 4);
-	return EvpgClockNow() + (int64) pause;
+	return saga == NULL ? EvpgRetryAt(attempts) : EvpgRetryAfter(attempts, saga->backoff, saga->max_backoff);
 }
 
 /* How often work may fail. */

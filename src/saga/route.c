@@ -17,6 +17,7 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/names.h"
+#include "base/retry.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "commands/dbcommands.h"

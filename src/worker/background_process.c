@@ -18,6 +18,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "base/retry.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
@@ -227,7 +228,7 @@ EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
-	*pause = done ? 0 : Min(Max(*pause * 2, FIRST_PAUSE), disturbed ? LONGEST_DISTURBANCE : LAST_PAUSE);
+	*pause = done ? 0 : EvpgNextPause(*pause, FIRST_PAUSE, disturbed ? LONGEST_DISTURBANCE : LAST_PAUSE);
 	return done;
 }
 

@@ -25,6 +25,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "base/retry.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
@@ -134,7 +135,7 @@ process_is_running(Task *task, bool wanted)
 	else if (TimestampDifferenceExceeds(task->started_at, GetCurrentTimestamp(), Max(task->pause, FIRST_PAUSE) * WORKED))
 		task->pause = FIRST_PAUSE;
 	else
-		task->pause = Min(Max(task->pause * 2, FIRST_PAUSE), LAST_PAUSE);
+		task->pause = EvpgNextPause(task->pause, FIRST_PAUSE, LAST_PAUSE);
 	task->start_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), task->pause);
 	return false;
 }
@@ -171,7 +172,7 @@ start_process(Task *task, const char *what, const char *function, Oid database, 
 					 errmsg("could not start %s", worker.bgw_name),
 					 errdetail("All background worker slots are in use; evpg will try again."),
 					 errhint("Increase max_worker_processes.")));
-		room_pause = Min(Max(room_pause * 2, FIRST_PAUSE), LAST_ROOM_PAUSE);
+		room_pause = EvpgNextPause(room_pause, FIRST_PAUSE, LAST_ROOM_PAUSE);
 		room_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), room_pause);
 	}
 	MemoryContextSwitchTo(old);

@@ -1,0 +1,25 @@
+/*-------------------------------------------------------------------------
+ *
+ * retry.h
+ *		When what has failed is tried again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_RETRY_H
+#define EVPG_RETRY_H
+
+#include "datatype/timestamp.h"
+
+extern TimestampTz EvpgRetryAt(int attempts);
+extern TimestampTz EvpgRetryAfter(int attempts, double first, double longest);
+extern TimestampTz EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
+extern bool EvpgErrorIsTransient(const ErrorData *error);
+
+/* Returns the pause after a pause: it doubles, from the first to the longest; 0 stands for no pause yet. */
+static inline int
+EvpgNextPause(int pause, int first, int longest)
+{
+	return Min(Max(pause * 2, first), longest);
+}
+
+#endif							/* EVPG_RETRY_H */
