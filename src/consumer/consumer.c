@@ -20,11 +20,9 @@
 #include "postgres.h"
 
 #include "base/catalog.h"
-#include "base/clock.h"
 #include "base/locks.h"
 #include "base/shmem.h"
 #include "base/statement.h"
-#include "base/subtransaction.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
@@ -34,7 +32,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
-#include "utils/timestamp.h"
 
 /*
  * EvpgConsumerLock
@@ -73,7 +70,7 @@ EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 		CStringGetTextDatum(name),
 		CStringGetTextDatum(kind),
 		Int64GetDatum(checkpoint),
-		Int64GetDatum(EvpgServerStart())
+		Int64GetDatum(EvpgServerStartId())
 	};
 
 	EvpgStatementExecute(&insert_consumer, values, NULL);

@@ -53,7 +53,7 @@ static void (*counted) (void) = NULL;
 
 /* Which start of the server this is. */
 int64
-EvpgServerStart(void)
+EvpgServerStartId(void)
 {
 	return ((PGShmemHeader *) UsedShmemSegAddr)->dsm_control;
 }
@@ -85,12 +85,12 @@ take_back_at_exit(int code, Datum arg)
 }
 
 /*
- * EvpgCautionAtExit
+ * EvpgCrashTakeBackAtExit
  *		If this session ends before it counts anything else, the function is run in a
  *		transaction; it must see for itself whether there is anything to take back.
  */
 void
-EvpgCautionAtExit(void (*take_back) (void))
+EvpgCrashTakeBackAtExit(void (*take_back) (void))
 {
 	static bool registered = false;
 
@@ -102,7 +102,7 @@ EvpgCautionAtExit(void (*take_back) (void))
 
 /* After how many crashes that is given up which may fail so often. */
 int
-EvpgCautionCrashes(int max_attempts)
+EvpgCrashMaxCount(int max_attempts)
 {
 	return Max(max_attempts, FEWEST_CRASHES);
 }
@@ -117,7 +117,7 @@ static EvpgStatement update_consumer_take_back = {
 static void
 take_back_alone(void)
 {
-	Datum		values[2] = {CStringGetTextDatum(alone), Int64GetDatum(EvpgServerStart())};
+	Datum		values[2] = {CStringGetTextDatum(alone), Int64GetDatum(EvpgServerStartId())};
 
 	if (!EvpgConsumerLock(alone, false))
 		return;
@@ -143,12 +143,12 @@ find_first(const EvpgLogFilter *filter)
 }
 
 /*
- * EvpgCautionBefore
+ * EvpgCrashSuspectLimit
  *		The last position that was drawn when this session asked first: what was in
  *		hand when the server crashed is not above it.
  */
 int64
-EvpgCautionBefore(void)
+EvpgCrashSuspectLimit(void)
 {
 	static Oid	asked_of = InvalidOid;
 	static int64 before = 0;
@@ -170,42 +170,42 @@ static EvpgStatement update_crashes = {
 };
 
 /*
- * EvpgSuspectsAsk
+ * EvpgCrashAdviseBatch
  *		What a consumer, which the caller owns, may do next with the events of a
  *		filter.  *position is the event that is tried alone, or is given up.
  */
-EvpgSuspicion
-EvpgSuspectsAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit, int64 *position)
+EvpgCrashAdvice
+EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit, int64 *position)
 {
-	bool		begun = (consumer->server_start == EvpgServerStart());
-	int64		cautious_to = begun ? consumer->cautious_to : EvpgCautionBefore();
+	bool		begun = (consumer->server_start == EvpgServerStartId());
+	int64		cautious_to = begun ? consumer->cautious_to : EvpgCrashSuspectLimit();
 	Datum		values[3] = {
 		CStringGetTextDatum(consumer->name),
-		Int64GetDatum(EvpgServerStart()),
+		Int64GetDatum(EvpgServerStartId()),
 		Int64GetDatum(cautious_to)
 	};
 
-	max_attempts = EvpgCautionCrashes(max_attempts);
+	max_attempts = EvpgCrashMaxCount(max_attempts);
 	*limit = 0;
 	*position = 0;
 	if (filter->after >= cautious_to)
-		return EVPG_CAUTION_GO;
+		return EVPG_CRASH_PROCEED;
 	*limit = 1 + (begun ? Min(consumer->proven, PG_INT32_MAX) / ALONE : 0);
 	if (*limit > 1)
-		return EVPG_CAUTION_GO;
+		return EVPG_CRASH_PROCEED;
 	*position = find_first(filter);
 	if (*position == 0)
 	{
 		/* No code of the consumer will run. */
 		*limit = 0;
-		return EVPG_CAUTION_GO;
+		return EVPG_CRASH_PROCEED;
 	}
 	strlcpy(alone, consumer->name, sizeof(alone));
-	EvpgCautionAtExit(take_back_alone);
+	EvpgCrashTakeBackAtExit(take_back_alone);
 	if (begun && consumer->crashes > 0)
-		return consumer->crashes > max_attempts ? EVPG_CAUTION_GIVE_UP : EVPG_CAUTION_GO;
+		return consumer->crashes > max_attempts ? EVPG_CRASH_GIVE_UP : EVPG_CRASH_PROCEED;
 	if (consumer->crashes > max_attempts)
-		return EVPG_CAUTION_LEAVE_ALONE;
+		return EVPG_CRASH_GIVE_UP_UNRUN;
 	if (consumer->crashes > 0)
 		ereport(WARNING,
 				(errmsg("the server has crashed %d times while \"%s\" of database \"%s\" had the event at position " INT64_FORMAT " alone",
@@ -215,12 +215,12 @@ EvpgSuspectsAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int m
 	(void) EvpgStatementRun(&update_crashes, values, NULL);
 	EvpgStatementDone();
 	ForceSyncCommit();
-	return EVPG_CAUTION_COUNTED;
+	return EVPG_CRASH_COUNTED;
 }
 
 /* A batch with a limit has come to an end, which must not be taken back. */
 void
-EvpgSuspectsProven(int limit)
+EvpgCrashFlushAtCommit(int limit)
 {
 	if (limit > 0)
 		ForceSyncCommit();
@@ -228,7 +228,7 @@ EvpgSuspectsProven(int limit)
 
 /* What is written down instead of an error. */
 ErrorData *
-EvpgSuspectsError(int attempts)
+EvpgCrashError(int attempts)
 {
 	ErrorData  *error = palloc0(sizeof(ErrorData));
 

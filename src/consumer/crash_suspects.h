@@ -11,24 +11,24 @@
 #include "consumer/consumer.h"
 #include "log/event_log.h"
 
-typedef enum EvpgSuspicion
+typedef enum EvpgCrashAdvice
 {
-	EVPG_CAUTION_GO,			/* a batch of at most limit events, 0: as many
+	EVPG_CRASH_PROCEED,			/* a batch of at most limit events, 0: as many
 								 * as it likes */
-	EVPG_CAUTION_COUNTED,		/* an attempt was counted: commit, and ask
+	EVPG_CRASH_COUNTED,			/* an attempt was counted: commit, and ask
 								 * again */
-	EVPG_CAUTION_GIVE_UP,		/* the event has crashed the server too often */
-	EVPG_CAUTION_LEAVE_ALONE	/* the same, and so has the search for its
+	EVPG_CRASH_GIVE_UP,			/* the event has crashed the server too often */
+	EVPG_CRASH_GIVE_UP_UNRUN	/* the same, and so has the search for its
 								 * keys */
-} EvpgSuspicion;
+} EvpgCrashAdvice;
 
-extern int64 EvpgServerStart(void);
-extern int64 EvpgCautionBefore(void);
-extern EvpgSuspicion EvpgSuspectsAsk(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts,
-									 int *limit, int64 *position);
-extern void EvpgSuspectsProven(int limit);
-extern int	EvpgCautionCrashes(int max_attempts);
-extern void EvpgCautionAtExit(void (*take_back) (void));
-extern ErrorData *EvpgSuspectsError(int attempts);
+extern int64 EvpgServerStartId(void);
+extern int64 EvpgCrashSuspectLimit(void);
+extern EvpgCrashAdvice EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts,
+											int *limit, int64 *position);
+extern void EvpgCrashFlushAtCommit(int limit);
+extern int	EvpgCrashMaxCount(int max_attempts);
+extern void EvpgCrashTakeBackAtExit(void (*take_back) (void));
+extern ErrorData *EvpgCrashError(int attempts);
 
 #endif							/* EVPG_CRASH_SUSPECTS_H */

@@ -198,7 +198,7 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 		.parked = EvpgParkedEventList(consumer->name, position - 1),
 		.attempts = consumer->crashes - 1
 	};
-	ErrorData  *error = EvpgSuspectsError(batch.attempts);
+	ErrorData  *error = EvpgCrashError(batch.attempts);
 	bool		stop = projection->on_error == EVPG_ON_ERROR_STOP;
 	bool		again = consumer->error_position == position;
 
@@ -230,7 +230,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {0};
 	EvpgLogFilter filter = {0};
-	EvpgSuspicion caution;
+	EvpgCrashAdvice caution;
 	EvpgLazyCheckpoint *look;
 	int64		mark;
 	int64		position;
@@ -275,12 +275,12 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	filter.upto = mark;
 	filter.aggregate_types = projection->aggregate_types;
 	filter.event_types = projection->event_types;
-	caution = EvpgSuspectsAsk(&consumer, &filter, projection->max_attempts, &batch.max_events, &position);
-	EvpgSuspectsProven(batch.max_events);
-	if (caution != EVPG_CAUTION_GO)
+	caution = EvpgCrashAdviseBatch(&consumer, &filter, projection->max_attempts, &batch.max_events, &position);
+	EvpgCrashFlushAtCommit(batch.max_events);
+	if (caution != EVPG_CRASH_PROCEED)
 	{
-		if (caution != EVPG_CAUTION_COUNTED)
-			give_up_crashing(&consumer, projection, position, caution == EVPG_CAUTION_GIVE_UP);
+		if (caution != EVPG_CRASH_COUNTED)
+			give_up_crashing(&consumer, projection, position, caution == EVPG_CRASH_GIVE_UP);
 		EvpgLeave(&scope);
 		return true;
 	}

@@ -257,13 +257,13 @@ may_be_decoded(void)
 }
 
 /*
- * EvpgExchangeObstacle
+ * EvpgExchangeFindObstacle
  *		Why the contents of a table cannot be exchanged with those of a copy, as a
  *		DETAIL; NULL if they can.  tables and copies, in the same order, are all that are
  *		exchanged in this transaction.  The caller has locked both relations.
  */
 const char *
-EvpgExchangeObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
+EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
 {
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);
@@ -290,13 +290,13 @@ EvpgExchangeObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
 /* ------------------------------------------------------------------ waiting */
 
 /*
- * EvpgExchangeWait
+ * EvpgExchangeAwaitUsers
  *		Waits, for lock_timeout, until nobody uses any of the tables (of Oid), and no
  *		snapshot is older than the last transaction that has written to the copies.
  *		Without a lock, so that nobody queues behind us meanwhile.
  */
 void
-EvpgExchangeWait(List *tables, TransactionId last_write)
+EvpgExchangeAwaitUsers(List *tables, TransactionId last_write)
 {
 	List	   *tags = NIL;
 	ListCell   *cell;
@@ -317,14 +317,14 @@ EvpgExchangeWait(List *tables, TransactionId last_write)
 }
 
 /*
- * EvpgExchangeCancelOnStandbys
+ * EvpgExchangeCancelStandbySnapshots
  *		On hot standbys, snapshots that do not see what was written to a copy of this
  *		table would find it empty: they are in conflict with the exchange, as with
  *		a VACUUM that removes what they see.  The record is the one by which nbtree
  *		says no more than that.
  */
 void
-EvpgExchangeCancelOnStandbys(Oid table_id, TransactionId last_write)
+EvpgExchangeCancelStandbySnapshots(Oid table_id, TransactionId last_write)
 {
 	Relation	table = table_open(table_id, NoLock);
 	FullTransactionId next = ReadNextFullTransactionId();
@@ -415,12 +415,12 @@ toast_of(Oid table)
 }
 
 /*
- * EvpgExchangeContents
+ * EvpgExchangeSwapContents
  *		Exchanges the contents of a table with those of a copy.  The caller holds
  *		AccessExclusiveLock on both, and has asked whether it is possible since.
  */
 void
-EvpgExchangeContents(Oid table_id, Oid copy_id)
+EvpgExchangeSwapContents(Oid table_id, Oid copy_id)
 {
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);

@@ -10,9 +10,9 @@
 
 #include "nodes/pg_list.h"
 
-extern const char *EvpgExchangeObstacle(Oid table_id, Oid copy_id, List *tables, List *copies);
-extern void EvpgExchangeWait(List *tables, TransactionId last_write);
-extern void EvpgExchangeCancelOnStandbys(Oid table_id, TransactionId last_write);
-extern void EvpgExchangeContents(Oid table, Oid copy);
+extern const char *EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, List *tables, List *copies);
+extern void EvpgExchangeAwaitUsers(List *tables, TransactionId last_write);
+extern void EvpgExchangeCancelStandbySnapshots(Oid table_id, TransactionId last_write);
+extern void EvpgExchangeSwapContents(Oid table, Oid copy);
 
 #endif							/* EVPG_EXCHANGE_TABLES_H */

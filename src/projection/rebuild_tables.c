@@ -152,7 +152,7 @@ check_declared(Oid relid, List *others, const char *name)
 
 /* Tables that a registration names, as qualified names; NULL: none. */
 ArrayType *
-EvpgRebuildTablesCheckTables(ArrayType *tables, Oid handler)
+EvpgRebuildTablesCheckDeclared(ArrayType *tables, Oid handler)
 {
 	Datum	   *elements;
 	int			count;
@@ -176,13 +176,13 @@ EvpgRebuildTablesCheckTables(ArrayType *tables, Oid handler)
 }
 
 /*
- * EvpgRebuildTablesCheckOwned
+ * EvpgRebuildTablesCheckUnclaimed
  *		Error if another projection has declared one of the tables: its rebuild
  *		would take the rows of this one.  Keeps other registrations that declare
  *		tables out to the end of the transaction, and sees those before.
  */
 void
-EvpgRebuildTablesCheckOwned(const char *name, ArrayType *tables)
+EvpgRebuildTablesCheckUnclaimed(const char *name, ArrayType *tables)
 {
 	ListCell   *cell;
 
@@ -324,7 +324,7 @@ copy_foreign_keys(EvpgProjection *projection, Oid owner, const char *schema)
  * first, or rename it.
  */
 void
-EvpgRebuildTablesMake(EvpgProjection *projection, int64 build)
+EvpgRebuildTablesCreateCopies(EvpgProjection *projection, int64 build)
 {
 	Oid			owner = handler_owner(projection);
 	Oid			evpg = EvpgCatalogGet()->owner;
@@ -354,7 +354,7 @@ EvpgRebuildTablesMake(EvpgProjection *projection, int64 build)
 }
 
 void
-EvpgRebuildTablesDrop(int64 build)
+EvpgRebuildTablesDropCopies(int64 build)
 {
 	execute_as(EvpgCatalogGet()->owner,
 			   psprintf("SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS %s CASCADE", shadow_schema(build)));
@@ -413,7 +413,7 @@ refuse_cascade(EvpgProjection *projection)
 
 /* Error if the tables have changed since they were registered so that their rows cannot be replaced any more. */
 void
-EvpgRebuildTablesCheck(EvpgProjection *projection, LOCKMODE mode)
+EvpgRebuildTablesCheckReplaceable(EvpgProjection *projection, LOCKMODE mode)
 {
 	Oid			owner = handler_owner(projection);
 	ListCell   *cell;
@@ -458,7 +458,7 @@ keep_exchangeable(List **tables, List **copies)
 
 	while (i < list_length(*tables))
 	{
-		if (EvpgExchangeObstacle(list_nth_oid(*tables, i), list_nth_oid(*copies, i), *tables, *copies) == NULL)
+		if (EvpgExchangeFindObstacle(list_nth_oid(*tables, i), list_nth_oid(*copies, i), *tables, *copies) == NULL)
 			i++;
 		else
 		{
@@ -470,13 +470,13 @@ keep_exchangeable(List **tables, List **copies)
 }
 
 /*
- * EvpgRebuildTablesWait
+ * EvpgRebuildTablesAwaitExchange
  *		Waits for who keeps tables of a projection from being exchanged with their
  *		copies, before the caller keeps others out.  last_write is the last
  *		transaction that has filled them.  False if none can be exchanged.
  */
 bool
-EvpgRebuildTablesWait(EvpgProjection *projection, int64 build, TransactionId last_write)
+EvpgRebuildTablesAwaitExchange(EvpgProjection *projection, int64 build, TransactionId last_write)
 {
 	List	   *tables;
 	List	   *copies;
@@ -484,7 +484,7 @@ EvpgRebuildTablesWait(EvpgProjection *projection, int64 build, TransactionId las
 	list_tables(projection, build, NIL, &tables, &copies);
 	keep_exchangeable(&tables, &copies);
 	if (tables != NIL)
-		EvpgExchangeWait(tables, last_write);
+		EvpgExchangeAwaitUsers(tables, last_write);
 	return tables != NIL;
 }
 
@@ -518,8 +518,8 @@ exchange_tables(EvpgProjection *projection, int64 build, TransactionId last_writ
 	forboth(table, tables, copy, copies)
 	{
 		if (!EVPG_MUTATION("standby_unwarned"))
-			EvpgExchangeCancelOnStandbys(lfirst_oid(table), last_write);
-		EvpgExchangeContents(lfirst_oid(table), lfirst_oid(copy));
+			EvpgExchangeCancelStandbySnapshots(lfirst_oid(table), last_write);
+		EvpgExchangeSwapContents(lfirst_oid(table), lfirst_oid(copy));
 	}
 	return tables;
 }
@@ -546,7 +546,7 @@ tell_replaced(const char *table, int64 build, bool exchange)
 		 * A foreign key to or from one of the others would have kept that one
 		 * back, too.
 		 */
-		obstacle = EvpgExchangeObstacle(table_id, copy_id, list_make1_oid(table_id), list_make1_oid(copy_id));
+		obstacle = EvpgExchangeFindObstacle(table_id, copy_id, list_make1_oid(table_id), list_make1_oid(copy_id));
 	}
 	ereport(exchange ? LOG : NOTICE,
 			(errmsg("the rows of table %s are replaced while no session can append", table),
@@ -607,21 +607,21 @@ refuse_changed(const char *name, Oid table_id, Oid copy_id)
 }
 
 /*
- * EvpgRebuildTablesCopy
+ * EvpgRebuildTablesReplaceContents
  *		Puts the contents of the copies in place of those of the tables.  Where they
  *		can be exchanged, and the caller has waited for old snapshots, that takes no
  *		longer for many rows than for few.  Of the others first all rows go, in
  *		reverse, for foreign keys.
  */
 void
-EvpgRebuildTablesCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write)
+EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write)
 {
 	Oid			owner = handler_owner(projection);
 	List	   *exchanged;
 	List	   *tables = NIL;
 	ListCell   *cell;
 
-	EvpgRebuildTablesCheck(projection, AccessShareLock);
+	EvpgRebuildTablesCheckReplaceable(projection, AccessShareLock);
 	exchanged = exchange ? exchange_tables(projection, build, last_write) : NIL;
 	foreach(cell, projection->tables)
 	{
@@ -771,7 +771,7 @@ begin_shadow(EvpgProjection *projection, int64 build)
 
 /* Runs a batch; into copies of its tables if the projection has declared them. */
 void
-EvpgRebuildTablesRun(EvpgBatch *batch)
+EvpgRebuildTablesApplyBatch(EvpgBatch *batch)
 {
 	if (batch->projection->tables == NIL)
 	{

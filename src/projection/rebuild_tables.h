@@ -13,13 +13,13 @@
 #include "utils/array.h"
 
 extern void EvpgRebuildTablesInit(void);
-extern ArrayType *EvpgRebuildTablesCheckTables(ArrayType *tables, Oid handler);
-extern void EvpgRebuildTablesCheckOwned(const char *name, ArrayType *tables);
-extern void EvpgRebuildTablesCheck(EvpgProjection *projection, LOCKMODE mode);
-extern void EvpgRebuildTablesMake(EvpgProjection *projection, int64 build);
-extern void EvpgRebuildTablesDrop(int64 build);
-extern bool EvpgRebuildTablesWait(EvpgProjection *projection, int64 build, TransactionId last_write);
-extern void EvpgRebuildTablesCopy(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write);
-extern void EvpgRebuildTablesRun(EvpgBatch *batch);
+extern ArrayType *EvpgRebuildTablesCheckDeclared(ArrayType *tables, Oid handler);
+extern void EvpgRebuildTablesCheckUnclaimed(const char *name, ArrayType *tables);
+extern void EvpgRebuildTablesCheckReplaceable(EvpgProjection *projection, LOCKMODE mode);
+extern void EvpgRebuildTablesCreateCopies(EvpgProjection *projection, int64 build);
+extern void EvpgRebuildTablesDropCopies(int64 build);
+extern bool EvpgRebuildTablesAwaitExchange(EvpgProjection *projection, int64 build, TransactionId last_write);
+extern void EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write);
+extern void EvpgRebuildTablesApplyBatch(EvpgBatch *batch);
 
 #endif							/* EVPG_REBUILD_TABLES_H */

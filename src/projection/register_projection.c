@@ -240,7 +240,7 @@ apply_registration(const char *name, bool existed, EvpgMode mode_before, int ver
 	 * What has been rebuilt by the old definition is of no use; a new version
 	 * asks for a rebuild.
 	 */
-	if (EvpgRebuildUnderWay(name) || (existed && projection->version != version_before))
+	if (EvpgRebuildExists(name) || (existed && projection->version != version_before))
 		EvpgRebuildStart(projection);
 }
 
@@ -329,8 +329,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgParameterText(values, nulls, 17, on_error);
 	values[18] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
 	EvpgParameterText(values, nulls, 19, check_projection_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
-	EvpgParameterArray(values, nulls, 20, EvpgRebuildTablesCheckTables(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
-																	   PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
+	EvpgParameterArray(values, nulls, 20, EvpgRebuildTablesCheckDeclared(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
+																		 PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
 	values[21] = Int64GetDatum(EvpgArgBigintAtLeast(fcinfo, ARG_START_POSITION, "start_position", 0));
 	values[22] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_VERSION, "version", 1));
 
@@ -341,11 +341,11 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	if (handler != NULL && nulls[20] == ' ')
 		EvpgAdviseTables(PG_GETARG_OID(ARG_HANDLER), DatumGetArrayTypeP(values[20]));
 	(void) EvpgConsumerLock(name, true);
-	EvpgRebuildLock(name);
+	(void) EvpgRebuildLock(name, ExclusiveLock, true);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	before = EvpgProjectionGet(name, true);
 	if (nulls[20] == ' ')
-		EvpgRebuildTablesCheckOwned(name, DatumGetArrayTypeP(values[20]));
+		EvpgRebuildTablesCheckUnclaimed(name, DatumGetArrayTypeP(values[20]));
 	if (EvpgSagaFind(name, 0) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -390,7 +390,7 @@ evpg_drop_projection(PG_FUNCTION_ARGS)
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgRebuildCancel(name);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
-	EvpgRebuildAbandon(name);
+	EvpgRebuildAbandonRows(name);
 	dropped = EvpgRegistrationDrop(fcinfo, &delete_projection, EvpgCatalogGet()->projection,
 								   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
 	EvpgConsumerDrop(name, true);

@@ -571,10 +571,10 @@ EvpgDispatch(EvpgDueItem *what, bool again, int64 *sent, ErrorData **error)
 	 * any of them may have crashed the server, so it counts against none of
 	 * them. The others were made alone, and never came to an end.
 	 */
-	if (!again && what->attempts > EvpgCautionCrashes(max_attempts(what)) + 1)
+	if (!again && what->attempts > EvpgCrashMaxCount(max_attempts(what)) + 1)
 	{
 		what->attempts -= 2;
-		return write_item_dead_letter(&acting, EvpgSuspectsError(what->attempts));
+		return write_item_dead_letter(&acting, EvpgCrashError(what->attempts));
 	}
 	reacting = true;
 	PG_TRY();
@@ -783,7 +783,7 @@ claim_items(void *arg)
 	{
 		if (!EVPG_MUTATION("saga_unflushed"))
 			ForceSyncCommit();
-		EvpgCautionAtExit(take_back);
+		EvpgCrashTakeBackAtExit(take_back);
 		EVPG_WAIT_POINT("saga_counted");
 	}
 	else

@@ -142,7 +142,7 @@ list_cleaning(void)
 static bool
 clean(const char *name, TimestampTz *next)
 {
-	return EvpgRebuildClean();
+	return EvpgRebuildCleanUp();
 }
 
 static bool
@@ -180,14 +180,14 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	if (!at_home())
 		return false;
 	/* Now, before something new has come. */
-	(void) EvpgCautionBefore();
+	(void) EvpgCrashSuspectLimit();
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
 		more |= run_tasks(list_tasks(EvpgConsumerListSagas, context), EvpgRouteRun, context, commit, next);
 		more |= EvpgDispatchPass(commit, context, next);
 		more |= run_tasks(list_tasks(EvpgConsumerListProjections, context), EvpgAsyncRun, context, commit, next);
-		more |= run_tasks(list_tasks(EvpgRebuildNames, context), EvpgRebuildRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), EvpgRebuildContinue, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
 		more |= run_tasks(list_tasks(list_cleaning, context), clean, context, commit, next);
 		EVPG_WAIT_POINT("pass_ended");

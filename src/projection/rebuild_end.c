@@ -1,0 +1,220 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild_end.c
+ *		The end of a rebuild: one transaction that applies the last events and makes
+ *		the new build the one that is read.
+ *
+ * For an inline projection it keeps appenders out by evpg.fence; for an
+ * asynchronous one the caller owns the consumer.  In the background it waits for
+ * appenders briefly, since others queue behind it, and fails with an error that is
+ * transient if it does not get its locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/catalog.h"
+#include "base/registration.h"
+#include "base/shmem.h"
+#include "base/statement.h"
+#include "broadcast/broadcast.h"
+#include "catalog/pg_type.h"
+#include "consumer/consumer.h"
+#include "consumer/parked_event.h"
+#include "log/fence.h"
+#include "projection/apply.h"
+#include "projection/rebuild.h"
+#include "projection/rebuild_tables.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+/* How many times a rebuild that is about to exchange tables applies the last events in a batch of their own first. */
+#define MAX_POSTPONEMENTS 5
+
+/* How long the end of a rebuild waits for appenders, which keeps other sessions waiting, too. */
+#define END_LOCK_TIMEOUT "200ms"
+
+/* Lets the reset function empty the tables of a projection. */
+static void
+call_reset_function(EvpgProjection *projection)
+{
+	EvpgFunction *reset = EvpgFunctionResolve(projection->reset_signature, EVPG_ROLE_RESET, projection->registered_by,
+											  projection->search_path);
+	Datum	   *rows;
+	bool	   *nulls;
+
+	EvpgApplyRuns = true;
+	PG_TRY();
+	{
+		(void) EvpgFunctionCall(reset, NULL, false, 1, &rows, &nulls);
+	}
+	PG_FINALLY();
+	{
+		EvpgApplyRuns = false;
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Error if a transaction that has appended stays open: to queue behind it would
+ * be in vain, and other appenders would queue behind us.
+ */
+static void
+refuse_open_appenders(void)
+{
+	int64		drawn = EvpgFenceLastDrawn();
+
+	if (EvpgFenceStablePosition(true) < drawn)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the rebuild cannot end while a transaction that has appended stays open"),
+				 errdetail("It is tried again.")));
+}
+
+/*
+ * Keeps out all transactions that write to the projection, and finds the last
+ * position that they have written.  The caller has the rebuild alone, and owns the
+ * consumer of an asynchronous projection.
+ */
+static void
+exclude_writers(EvpgRebuild *rebuild)
+{
+	int64		position;
+
+	if (!rebuild->foreground && rebuild->projection->mode == EVPG_MODE_INLINE)
+		refuse_open_appenders();
+	if (rebuild->projection->mode == EVPG_MODE_INLINE)
+		LockRelationOid(EvpgCatalogGet()->fence, ShareRowExclusiveLock);
+	position = EvpgFenceStablePosition(false);
+	if (rebuild->projection->mode == EVPG_MODE_INLINE)
+		position = EvpgFenceLastDrawn();
+	rebuild->projection = EvpgProjectionGet(rebuild->name, false);
+	rebuild->upto = Max(rebuild->upto, position);
+
+	/*
+	 * A part may be further: the stable position goes back when an appender
+	 * takes its locks long after it has read what was drawn.  What was
+	 * decided before stays so, and what the part has applied must not be
+	 * applied again.
+	 */
+	for (int part = 0; part < rebuild->parts; part++)
+		rebuild->upto = Max(rebuild->upto, rebuild->checkpoints[part]);
+}
+
+/* generation_base grows by the highest generation of the rows that are replaced: generations never go back. */
+static EvpgStatement replace_build = {
+	.text = "WITH r AS (DELETE FROM evpg.rebuild WHERE name = $1 RETURNING build),"
+	" x AS (DELETE FROM evpg.rebuild_part USING r WHERE rebuild_part.build = r.build),"
+	" o AS (INSERT INTO evpg.old_build (build, name, replaced)"
+	" SELECT build, name, true FROM evpg.projection WHERE name = $1)"
+	" UPDATE evpg.projection p"
+	" SET build = r.build, rebuilt_position = $2, generation_base = p.generation_base + COALESCE("
+	"(SELECT s.generation FROM evpg.projection_state s WHERE s.build = p.build AND s.generation > 1"
+	" ORDER BY s.generation DESC LIMIT 1),"
+	" CASE WHEN EXISTS (SELECT FROM evpg.projection_state s WHERE s.build = p.build) THEN 1 ELSE 0 END)"
+	" FROM r"
+	" WHERE p.name = $1",
+	.types = {TEXTOID, INT8OID}
+};
+
+/* Makes the new build the one that is read. */
+static void
+switch_builds(EvpgRebuild *rebuild)
+{
+	EvpgProjection *projection = rebuild->projection;
+	const char *name = rebuild->name;
+	Datum		values[2] = {CStringGetTextDatum(name)};
+	int64		position;
+
+	if (projection->tables != NIL)
+	{
+		EvpgRebuildTablesReplaceContents(projection, rebuild->build, !rebuild->foreground, rebuild->last_write);
+		EvpgRebuildTablesDropCopies(rebuild->build);
+	}
+	EvpgFenceEnter();
+	position = EvpgFenceDraw();
+	values[1] = Int64GetDatum(position);
+	rebuild->replaced = projection->build;
+	EvpgStatementExecute(&replace_build, values, NULL);
+	if (projection->mode == EVPG_MODE_ASYNC)
+		EvpgConsumerRestart(name, rebuild->upto);
+	EvpgParkedEventDelete(name, NULL);
+	EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
+	/* Sessions may wait for any key of the projection. */
+	EvpgWakeAllWaitersAtCommit();
+	if (projection->broadcast != EVPG_BROADCAST_NONE)
+		EvpgBroadcastRebuilt(name, position);
+}
+
+/*
+ * The build whose end this session has postponed since events were left, how many
+ * times, and whether the next batch is to apply them.
+ */
+static int64 postponed_build = 0;
+static int	postponements;
+static bool postponed = false;
+
+/*
+ * Error, a few times, if the transaction that is to exchange tables has itself
+ * written to the copies: snapshots that do not see it would be shown the copies
+ * without that.  The events that are left are then applied by a batch, and the end is
+ * tried again.
+ */
+static void
+postpone_exchange(EvpgRebuild *rebuild)
+{
+	if (postponed_build != rebuild->build)
+		postponements = 0;
+	postponed_build = rebuild->build;
+	if (postponements++ >= MAX_POSTPONEMENTS)
+		return;
+	postponed = rebuild->postponed = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("the rebuild cannot end before all events are applied")));
+}
+
+/*
+ * EvpgRebuildTakePostponed
+ *		Returns whether this session has postponed the end of the rebuild because of
+ *		events that the next batch is to apply, however few, and forgets it.
+ */
+bool
+EvpgRebuildTakePostponed(const EvpgRebuild *rebuild)
+{
+	bool		result = postponed && postponed_build == rebuild->build;
+
+	postponed = false;
+	return result;
+}
+
+/*
+ * EvpgRebuildEnd
+ *		Applies the last events and makes the new build the one that is read; sets
+ *		rebuild->replaced.  The caller owns the consumer, holds the lock of the rebuild
+ *		exclusively and has read its parts, and runs this in a subtransaction if the
+ *		rebuild is in the background: there it changes lock_timeout, and fails with
+ *		rebuild->postponed set if it is to be tried again after another batch.
+ */
+void
+EvpgRebuildEnd(EvpgRebuild *rebuild)
+{
+	bool		exchange = false;
+	int64		applied = rebuild->events;
+
+	EvpgApplySetCurrent(0, NULL);
+	if (!rebuild->foreground)
+	{
+		(void) set_config_option("lock_timeout", END_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		exchange = EvpgRebuildTablesAwaitExchange(rebuild->projection, rebuild->build, rebuild->last_write);
+	}
+	exclude_writers(rebuild);
+	if (rebuild->projection->reset_signature != NULL)
+		call_reset_function(rebuild->projection);
+	EvpgRebuildApplyRest(rebuild);
+	if (exchange && rebuild->events > applied)
+		postpone_exchange(rebuild);
+	switch_builds(rebuild);
+}
