@@ -31,8 +31,19 @@ COMMENT ON TABLE evpg.clock IS 'how far the clock of this database is ahead of t
 COMMENT ON COLUMN evpg.clock.clock_offset IS 'in microseconds';
 
 CREATE FUNCTION evpg_set_clock_offset(clock_offset interval DEFAULT '0') RETURNS void
-  AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE;
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_set_clock_offset(interval) IS 'moves the clock of this database, for all sessions and workers: for tests';
+
+-- ------------------------------------------------------------------ arguments
+
+CREATE FUNCTION evpg.refuse_null(argument text, what text) RETURNS void
+  LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF argument IS NULL THEN
+    RAISE EXCEPTION '% must not be null', what USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+END $$;
+COMMENT ON FUNCTION evpg.refuse_null(text, text) IS 'raises an error if an argument is NULL';
 
 -- ------------------------------------------------------------------ storage
 
@@ -637,7 +648,7 @@ CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEF
 COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int) IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
 
 CREATE FUNCTION evpg_drop_aggregate(aggregate_type text, missing_ok boolean DEFAULT false)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_drop_aggregate(text, boolean) IS 'removes the registration of an aggregate; its events stay';
 
 CREATE FUNCTION evpg_register_interceptor(name text, interceptor regproc, aggregate_types text[] DEFAULT NULL,
@@ -646,7 +657,7 @@ CREATE FUNCTION evpg_register_interceptor(name text, interceptor regproc, aggreg
 COMMENT ON FUNCTION evpg_register_interceptor(text, regproc, text[], text[], int) IS 'registers f(evpg.command) returns evpg.command, called before each command, lowest priority first';
 
 CREATE FUNCTION evpg_drop_interceptor(name text, missing_ok boolean DEFAULT false)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_drop_interceptor(text, boolean) IS 'removes an interceptor';
 
 CREATE FUNCTION evpg_set_context(actor text DEFAULT NULL, correlation_id text DEFAULT NULL, metadata jsonb DEFAULT NULL)
@@ -677,7 +688,7 @@ CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.n
 COMMENT ON FUNCTION evpg_inject(text, text, evpg.new_event, boolean, text, text, text) IS 'appends one event as it is, to which sagas do not react unless run_sagas says so; no row and no effect when its event_id is known in any stream';
 
 CREATE FUNCTION evpg_create_stream(aggregate_type text, aggregate_id text)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_create_stream(text, text) IS 'creates an empty stream; false when it was there';
 
 -- ------------------------------------------------------------------ reading
@@ -710,7 +721,7 @@ CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bi
 COMMENT ON FUNCTION evpg_state(text, text, bigint, timestamptz) IS 'state of an aggregate: now, at a version, or of the events that had occurred by a time; no row when it was never created';
 
 CREATE FUNCTION evpg_take_snapshot(aggregate_type text, aggregate_id text)
-  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_take_snapshot(text, text) IS 'stores the state of an aggregate and returns its version';
 
 CREATE FUNCTION evpg_version()
@@ -736,7 +747,7 @@ CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL
 COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text[], regproc, text, text, text, text, int, bigint, int) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
 
 CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_drop_projection(text, boolean) IS 'removes a projection and its rows';
 
 CREATE FUNCTION evpg_projection(name text, key text DEFAULT '', missing_ok boolean DEFAULT true)
@@ -758,7 +769,7 @@ CREATE FUNCTION evpg_rebuild_projection(name text, key text DEFAULT NULL, backgr
 COMMENT ON FUNCTION evpg_rebuild_projection(text, text, boolean) IS 'folds the events of a key, or of all keys, again from the first on, and returns how many there are; in the background: NULL';
 
 CREATE FUNCTION evpg_cancel_rebuild(name text)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_cancel_rebuild(text) IS 'ends a rebuild of all keys, whose old rows stay; false when there is none';
 
 CREATE FUNCTION evpg_channel(name text, key text DEFAULT NULL)
@@ -819,11 +830,11 @@ CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
 COMMENT ON PROCEDURE evpg_run(int) IS 'does what workers do, until there is nothing more to be done now; commits between batches';
 
 CREATE FUNCTION evpg_pause_consumer(name text)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_pause_consumer(text) IS 'pauses a consumer after its current batch; false when it was';
 
 CREATE FUNCTION evpg_resume_consumer(name text)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_resume_consumer(text) IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
 
 CREATE FUNCTION evpg_skip_event(name text, event_position bigint, reason text)
@@ -916,7 +927,7 @@ CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, reje
 COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text, text, text[], text[], text[], jsonpath, regproc, jsonb, jsonb, int, interval, interval, bigint, int) IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
 
 CREATE FUNCTION evpg_drop_saga(name text, missing_ok boolean DEFAULT false)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_drop_saga(text, boolean) IS 'removes a saga with its instances, timers and what they had still to do; dead letters stay';
 
 CREATE FUNCTION evpg_saga(name text, key text)
@@ -940,15 +951,15 @@ CREATE FUNCTION evpg_schedule_command(due_at timestamptz, aggregate_type text, a
 COMMENT ON FUNCTION evpg_schedule_command(timestamptz, text, text, text, jsonb, text, jsonb, text, text, text) IS 'executes a command at a time, once; returns the id of the timer';
 
 CREATE FUNCTION evpg_reschedule_timer(timer_id bigint, due_at timestamptz)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_reschedule_timer(bigint, timestamptz) IS 'moves a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_cancel_timer(timer_id bigint)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_cancel_timer(bigint) IS 'removes a timer; false when it is not there any more';
 
 CREATE FUNCTION evpg_retry_dead_letter(dead_letter_id bigint)
-  RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C STRICT ROWS 1;
+  RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C ROWS 1;
 COMMENT ON FUNCTION evpg_retry_dead_letter(bigint) IS 'does once more what a dead letter is about; resolved when that succeeds, and the instance goes on; no row when it was resolved';
 
 CREATE FUNCTION evpg_retry_dead_letters(name text, max_count int DEFAULT 100, OUT retried bigint, OUT failed bigint)
@@ -969,7 +980,7 @@ COMMENT ON TABLE evpg.optional_index IS 'which indexes of the event log evpg_ena
 SELECT pg_catalog.pg_extension_config_dump('evpg.optional_index', '');
 
 CREATE FUNCTION evpg_enable_index(index_name text, enabled boolean DEFAULT true) RETURNS boolean
-  LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
 DECLARE
   definition text := CASE index_name
     WHEN 'event_type' THEN '(type, "position")'
@@ -978,6 +989,7 @@ DECLARE
     WHEN 'tags' THEN 'USING gin (tags)' END;
   existed boolean := to_regclass('evpg.event_log_' || index_name) IS NOT NULL;
 BEGIN
+  PERFORM evpg.refuse_null(index_name, 'index_name'), evpg.refuse_null(enabled::text, 'enabled');
   IF definition IS NULL THEN
     RAISE EXCEPTION 'there is no optional index "%"', index_name
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Use event_type, correlation, recorded_at or tags.';
@@ -1035,7 +1047,7 @@ CREATE FUNCTION evpg_register_translator(name text, translator regproc)
 COMMENT ON FUNCTION evpg_register_translator(text, regproc) IS 'registers f(jsonb) returns evpg.command, or a set of it, which makes commands of messages; true when something changed';
 
 CREATE FUNCTION evpg_drop_translator(name text, missing_ok boolean DEFAULT false)
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_drop_translator(text, boolean) IS 'removes a translator';
 
 CREATE FUNCTION evpg_translate(translator text, payload jsonb)
@@ -1107,10 +1119,11 @@ RETURN pg_catalog.pg_relation_size(CASE
 COMMENT ON FUNCTION evpg.prunable_blocks(text) IS 'returns how many blocks a table has that evpg.prune() looks through';
 
 CREATE FUNCTION evpg.prune_all(what text, older_than interval) RETURNS bigint
-  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   pruned bigint := 0;
 BEGIN
+  PERFORM evpg.refuse_null(older_than::text, 'older_than');
   IF older_than < interval '0' THEN
     RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
   END IF;
@@ -1156,27 +1169,27 @@ CREATE FUNCTION evpg_set_retention(what text, retention interval) RETURNS void
 COMMENT ON FUNCTION evpg_set_retention(text, interval) IS 'lets workers prune commands, inbox, sagas, dead_letters or parked_events after a time; NULL, which is the default: never';
 
 CREATE FUNCTION evpg_prune_commands(older_than interval) RETURNS bigint
-  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('commands', older_than);
 COMMENT ON FUNCTION evpg_prune_commands(interval) IS 'forgets command ids recorded longer ago: a resend would then be executed again';
 
 CREATE FUNCTION evpg_prune_inbox(older_than interval) RETURNS bigint
-  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('inbox', older_than);
 COMMENT ON FUNCTION evpg_prune_inbox(interval) IS 'forgets messages received longer ago: a redelivery would then be received again';
 
 CREATE FUNCTION evpg_prune_sagas(older_than interval) RETURNS bigint
-  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('sagas', older_than);
 COMMENT ON FUNCTION evpg_prune_sagas(interval) IS 'empties instances that completed longer ago; their keys stay, so that late events do not start them again';
 
 CREATE FUNCTION evpg_prune_dead_letters(older_than interval) RETURNS bigint
-  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('dead_letters', older_than);
 COMMENT ON FUNCTION evpg_prune_dead_letters(interval) IS 'deletes dead letters resolved longer ago, or empties them where a rebuild has to leave out what was discarded';
 
 CREATE FUNCTION evpg_prune_parked_events(older_than interval) RETURNS bigint
-  LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('parked_events', older_than);
 COMMENT ON FUNCTION evpg_prune_parked_events(interval) IS 'empties events that were given up longer ago; rebuilds still leave them out';
 
@@ -1194,6 +1207,7 @@ COMMENT ON FUNCTION evpg_activate_consumers() IS 'lets consumers run in this dat
 CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine'::pg_catalog.text, 'refuse_change'::pg_catalog.text, NULL::pg_catalog.text[], '{owner}'::pg_catalog.text[]),
   ('routine', 'refuse_writer', NULL, '{owner}'),
+  ('routine', 'refuse_null', NULL, '{owner}'),
   ('routine', 'evpg_event', NULL, '{relay,executor}'),
   ('routine', 'evpg_events', NULL, '{relay,executor}'),
   ('routine', 'evpg_command', NULL, '{executor}'),
@@ -1368,10 +1382,11 @@ COMMENT ON FUNCTION evpg.privileges(text) IS 'returns what evpg_grant() grants f
 
 -- Names are put together, never parts of a format.  A caller needs the right to grant: the owner of the extension, or a superuser.
 CREATE FUNCTION evpg_grant(grantee regrole, access text) RETURNS void
-  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   statement text;
 BEGIN
+  PERFORM evpg.refuse_null(grantee::text, 'grantee'), evpg.refuse_null(access, 'access');
   FOR statement IN SELECT 'GRANT ' || p.privilege || ' TO ' || grantee FROM evpg.privileges(access) p LOOP
     EXECUTE statement;
   END LOOP;
@@ -1380,12 +1395,13 @@ COMMENT ON FUNCTION evpg_grant(regrole, text) IS 'lets a role look after evpg (m
 
 -- What another access that the role has been given needs stays; it has been given one if it has all that belongs to it.
 CREATE FUNCTION evpg_revoke(grantee regrole, access text) RETURNS void
-  LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   parts text[] := evpg.access_parts(access);
   kept text[];
   statement text;
 BEGIN
+  PERFORM evpg.refuse_null(grantee::text, 'grantee'), evpg.refuse_null(access, 'access');
   SELECT array_agg(other) INTO kept FROM unnest(evpg.access_parts('operator')) other
    WHERE NOT evpg.access_parts(other) <@ parts
      AND NOT EXISTS (SELECT FROM evpg.privileges(other) p

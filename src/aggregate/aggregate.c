@@ -311,10 +311,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgCheckNewName(aggregate_type, "aggregate type");
-	if (initial_state == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("initial state must not be null")));
+	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
 	if (by_functions && by_library)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -395,6 +392,7 @@ static EvpgStatement delete_aggregate = {
 Datum
 evpg_drop_aggregate(PG_FUNCTION_ARGS)
 {
+	(void) EvpgArgText(fcinfo, 0, "aggregate type");
 	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_aggregate, EvpgCatalogGet()->aggregate_type,
 										EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
 }
@@ -428,10 +426,7 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgCheckNewName(name, "interceptor name");
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("interceptor must not be null")));
+	EvpgArgRefuseNull(fcinfo, 1, "interceptor");
 	memset(nulls, ' ', sizeof(nulls));
 	EvpgParameterText(values, nulls, 0, name);
 	EvpgParameterText(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
@@ -464,6 +459,7 @@ static EvpgStatement delete_interceptor = {
 Datum
 evpg_drop_interceptor(PG_FUNCTION_ARGS)
 {
+	(void) EvpgArgText(fcinfo, 0, "interceptor name");
 	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_interceptor, EvpgCatalogGet()->interceptor,
 										ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
 }

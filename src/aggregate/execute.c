@@ -173,10 +173,7 @@ evpg_append(PG_FUNCTION_ARGS)
 	begin_entry(&entry);
 	command.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
 	command.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("events must not be null")));
+	EvpgArgRefuseNull(fcinfo, 2, "events");
 	count = events_from_array(PG_GETARG_ARRAYTYPE_P(2), &events);
 	command.has_expected = !PG_ARGISNULL(3);
 	if (command.has_expected)

@@ -243,20 +243,36 @@ EvpgJsonbCheckLimits(const Jsonb *jsonb, const char *what)
 	}
 }
 
-static char *
-required_text(FunctionCallInfo fcinfo, int arg, const char *what)
+/* Error if an argument is NULL. */
+void
+EvpgArgRefuseNull(FunctionCallInfo fcinfo, int arg, const char *what)
 {
 	if (PG_ARGISNULL(arg))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be null", what)));
+}
+
+/* Gets a text argument as it is, to look something up; error if it is NULL. */
+char *
+EvpgArgText(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	EvpgArgRefuseNull(fcinfo, arg, what);
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+/* Gets a boolean argument; error if it is NULL. */
+bool
+EvpgArgBool(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	EvpgArgRefuseNull(fcinfo, arg, what);
+	return PG_GETARG_BOOL(arg);
 }
 
 char *
 EvpgArgName(FunctionCallInfo fcinfo, int arg, const char *what)
 {
-	char	   *name = required_text(fcinfo, arg, what);
+	char	   *name = EvpgArgText(fcinfo, arg, what);
 
 	EvpgCheckName(name, what);
 	return name;
@@ -265,7 +281,7 @@ EvpgArgName(FunctionCallInfo fcinfo, int arg, const char *what)
 char *
 EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what)
 {
-	char	   *id = required_text(fcinfo, arg, what);
+	char	   *id = EvpgArgText(fcinfo, arg, what);
 
 	EvpgCheckId(id, what);
 	return id;
@@ -282,7 +298,7 @@ EvpgCheckKey(const char *key, const char *what)
 char *
 EvpgArgKey(FunctionCallInfo fcinfo, int arg)
 {
-	char	   *key = required_text(fcinfo, arg, "projection key");
+	char	   *key = EvpgArgText(fcinfo, arg, "projection key");
 
 	EvpgCheckKey(key, "projection key");
 	return key;
@@ -299,10 +315,7 @@ EvpgArgOptionalId(FunctionCallInfo fcinfo, int arg, const char *what)
 int64
 EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what)
 {
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
+	EvpgArgRefuseNull(fcinfo, arg, what);
 	return PG_GETARG_INT64(arg);
 }
 
@@ -310,10 +323,7 @@ EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what)
 int32
 EvpgArgInt(FunctionCallInfo fcinfo, int arg, const char *what, int32 least)
 {
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
+	EvpgArgRefuseNull(fcinfo, arg, what);
 	if (PG_GETARG_INT32(arg) < least)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/registration.h"
@@ -99,12 +100,15 @@ static EvpgStatement update_clock = {
 Datum
 evpg_set_clock_offset(PG_FUNCTION_ARGS)
 {
-	Interval   *interval = PG_GETARG_INTERVAL_P(0);
-	int64		days = interval->month * INT64CONST(30) + interval->day;
+	Interval   *interval;
+	int64		days;
 	int64		offset = 0;
 	Datum		value;
 	EvpgScope	scope;
 
+	EvpgArgRefuseNull(fcinfo, 0, "clock_offset");
+	interval = PG_GETARG_INTERVAL_P(0);
+	days = interval->month * INT64CONST(30) + interval->day;
 	/* Each first, so that the sum does not overflow. */
 	if (days <= MAX_OFFSET / USECS_PER_DAY && days >= -MAX_OFFSET / USECS_PER_DAY)
 		offset = days * USECS_PER_DAY;

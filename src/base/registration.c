@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/registration.h"
 #include "utils/builtins.h"
@@ -98,7 +99,7 @@ EvpgRegistrationInvalidate(Oid relation)
 /*
  * EvpgRegistrationDrop
  *		Runs the statement that deletes a registration by the name in argument 0,
- *		and invalidates the relation; argument 1 is missing_ok.  Returns whether
+ *		which is not NULL, and invalidates the relation; argument 1 is missing_ok.  Returns whether
  *		there was one.  writer is the function that the session is in, for
  *		EvpgEnter.
  */
@@ -107,6 +108,7 @@ EvpgRegistrationDrop(FunctionCallInfo fcinfo, EvpgStatement *statement, Oid rela
 					 const char *what, const char *writer)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	bool		missing_ok = EvpgArgBool(fcinfo, 1, "missing_ok");
 	Datum		value = CStringGetTextDatum(name);
 	uint64		deleted;
 	EvpgScope	scope;
@@ -115,7 +117,7 @@ EvpgRegistrationDrop(FunctionCallInfo fcinfo, EvpgStatement *statement, Oid rela
 	deleted = EvpgStatementExecute(statement, &value, NULL);
 	if (deleted > 0)
 		EvpgRegistrationInvalidate(relation);
-	else if (!PG_GETARG_BOOL(1))
+	else if (!missing_ok)
 		ereport(ERROR,
 				(errcode(errcode_missing),
 				 errmsg("%s \"%s\" is not registered", what, name)));

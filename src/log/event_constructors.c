@@ -231,10 +231,7 @@ evpg_event(PG_FUNCTION_ARGS)
 {
 	HeapTupleHeader row;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("event type must not be null")));
+	EvpgArgRefuseNull(fcinfo, 0, "event type");
 	row = row_of_arguments(fcinfo, EvpgCatalogGet()->new_event);
 	PG_RETURN_HEAPTUPLEHEADER(row);
 }

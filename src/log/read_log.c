@@ -39,16 +39,6 @@ PG_FUNCTION_INFO_V1(evpg_stable_position);
 PG_FUNCTION_INFO_V1(evpg_state);
 PG_FUNCTION_INFO_V1(evpg_take_snapshot);
 
-static bool
-arg_bool(FunctionCallInfo fcinfo, int arg, const char *what)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
-	return PG_GETARG_BOOL(arg);
-}
-
 static void
 raise_no_stream(const EvpgStream *stream)
 {
@@ -135,8 +125,8 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 	};
 	int64		from_version = PG_ARGISNULL(2) ? 1 : PG_GETARG_INT64(2);
 	int64		max_count = EvpgArgMaxCount(fcinfo, 3);
-	bool		backwards = arg_bool(fcinfo, 4, "backwards");
-	bool		missing_ok = arg_bool(fcinfo, 5, "missing_ok");
+	bool		backwards = EvpgArgBool(fcinfo, 4, "backwards");
+	bool		missing_ok = EvpgArgBool(fcinfo, 5, "missing_ok");
 	EvpgScope	scope;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -249,7 +239,7 @@ evpg_read_all(PG_FUNCTION_ARGS)
 {
 	int64		after_position = EvpgArgBigint(fcinfo, 0, "after_position");
 	int64		max_count = EvpgArgMaxCount(fcinfo, 1);
-	bool		stable_only = arg_bool(fcinfo, 5, "stable_only");
+	bool		stable_only = EvpgArgBool(fcinfo, 5, "stable_only");
 	Wanted		wanted = {
 		.aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types"),
 		.event_types = EvpgArgTextArray(fcinfo, 3, "event_types"),

@@ -66,10 +66,7 @@ evpg_register_translator(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgCheckNewName(name, "translator name");
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("translator must not be null")));
+	EvpgArgRefuseNull(fcinfo, 1, "translator");
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_TRANSLATOR, GetUserId()));
 	values[2] = CStringGetTextDatum(search_path);
@@ -93,6 +90,7 @@ static EvpgStatement delete_translator = {
 Datum
 evpg_drop_translator(PG_FUNCTION_ARGS)
 {
+	(void) EvpgArgText(fcinfo, 0, "translator name");
 	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_translator, EvpgCatalogGet()->translator,
 										EVPG_ERRCODE_UNKNOWN_TRANSLATOR, "translator", "evpg_drop_translator()"));
 }

@@ -420,7 +420,7 @@ Datum
 evpg_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
-	bool		background = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	bool		background = EvpgArgBool(fcinfo, 2, "background");
 	int64		count = 0;
 	EvpgScope	scope;
 

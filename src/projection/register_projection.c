@@ -295,10 +295,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	memset(nulls, ' ', sizeof(nulls));
-	if (initial_state == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("initial state must not be null")));
+	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
 	(void) EvpgModeFromName(mode);
 	(void) EvpgBroadcastFromName(broadcast);
 	(void) EvpgOnErrorFromName(on_error);
@@ -381,7 +378,7 @@ static EvpgStatement delete_projection = {
 Datum
 evpg_drop_projection(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = EvpgArgText(fcinfo, 0, "projection name");
 	EvpgScope	scope;
 	bool		dropped;
 

@@ -141,10 +141,7 @@ evpg_action_fail(PG_FUNCTION_ARGS)
 {
 	JsonbParseState *state;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("reason must not be null")));
+	EvpgArgRefuseNull(fcinfo, 0, "reason");
 	begin_action(&state, "fail");
 	EvpgJsonbAddText(&state, "reason", text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));

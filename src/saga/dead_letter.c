@@ -254,6 +254,7 @@ Datum
 evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int64		id = EvpgArgBigint(fcinfo, 0, "dead_letter_id");
 	EvpgDueItem work;
 	EvpgScope	scope;
 
@@ -262,9 +263,9 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 	EvpgRefuseInSaga("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letter()");
 	EvpgActivationRequire();
-	if (read_dead_letter(PG_GETARG_INT64(0), &work))
+	if (read_dead_letter(id, &work))
 	{
-		ErrorData  *error = retry_dead_letter(PG_GETARG_INT64(0), &work);
+		ErrorData  *error = retry_dead_letter(id, &work);
 		Datum		values[11] = {0};
 		bool		nulls[11];
 		EvpgDecision refusal;

@@ -58,10 +58,7 @@ arg_pause(FunctionCallInfo fcinfo, int arg, const char *what)
 	Interval	zero = {0};
 	Interval	most = {.month = 1200};
 
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
+	EvpgArgRefuseNull(fcinfo, arg, what);
 	if (DatumGetBool(DirectFunctionCall2(interval_lt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&zero))) ||
 		DatumGetBool(DirectFunctionCall2(interval_gt, PG_GETARG_DATUM(arg), IntervalPGetDatum(&most))))
 		ereport(ERROR,
@@ -239,10 +236,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgCheckNewName(name, "saga name");
 	memset(nulls, ' ', sizeof(nulls));
 	check_saga_arguments(fcinfo);
-	if (initial_state == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("initial state must not be null")));
+	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
 	EvpgParameterText(values, nulls, 0, name);
 	values[1] = Int32GetDatum(version);
 	nulls[2] = nulls[3] = 'n';
@@ -322,7 +316,7 @@ static EvpgStatement delete_saga = {
 Datum
 evpg_drop_saga(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = EvpgArgText(fcinfo, 0, "saga name");
 	Datum		value = PG_GETARG_DATUM(0);
 	bool		dropped;
 	EvpgScope	scope;

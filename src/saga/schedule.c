@@ -107,10 +107,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	int64		timer_id;
 	EvpgScope	scope;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("due_at must not be null")));
+	EvpgArgRefuseNull(fcinfo, 0, "due_at");
 	timer.due_at = check_due(PG_GETARG_TIMESTAMPTZ(0));
 	EvpgCommandCheck(&command);
 	EvpgCheckCallersMetadata(command.metadata);
@@ -168,9 +165,12 @@ static EvpgStatement update_due_at = {
 Datum
 evpg_reschedule_timer(PG_FUNCTION_ARGS)
 {
-	Datum		values[2] = {PG_GETARG_DATUM(0), TimestampTzGetDatum(check_due(PG_GETARG_TIMESTAMPTZ(1)))};
+	Datum		values[2] = {Int64GetDatum(EvpgArgBigint(fcinfo, 0, "timer_id"))};
 	bool		moved;
 	EvpgScope	scope;
+
+	EvpgArgRefuseNull(fcinfo, 1, "due_at");
+	values[1] = TimestampTzGetDatum(check_due(PG_GETARG_TIMESTAMPTZ(1)));
 
 	EvpgRefuseInProjection("change timers");
 	EvpgEnter(&scope, "evpg_reschedule_timer()");
@@ -191,7 +191,7 @@ static EvpgStatement delete_user_timer = {
 Datum
 evpg_cancel_timer(PG_FUNCTION_ARGS)
 {
-	Datum		value = PG_GETARG_DATUM(0);
+	Datum		value = Int64GetDatum(EvpgArgBigint(fcinfo, 0, "timer_id"));
 	bool		cancelled;
 	EvpgScope	scope;
 

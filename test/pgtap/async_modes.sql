@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(179);
+SELECT plan(178);
 SET test.kind = counter;
 CREATE FUNCTION test.no_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT (1 / (event.position - event.position))::text::jsonb $$;
 
@@ -130,7 +130,6 @@ SELECT fails(statement, error, 'rule 10: ' || statement) FROM (VALUES
   ($$SELECT evpg_skip_event('asy', 999999, 'there is no such event')$$, '_____ %'),
   ($$SELECT evpg_replay_parked(NULL)$$, '22004 consumer name must not be null'), ($$SELECT evpg_replay_parked('asy', -1)$$, '22023 %'),
   ($$CALL evpg_run()$$, '2D000 evpg_run() commits, so it cannot be called inside a transaction block'), ($$CALL evpg_run(0)$$, '2D000 %')) x (statement, error);
-SELECT is(evpg_pause_consumer(NULL) IS NULL AND evpg_resume_consumer(NULL) IS NULL, true, 'C11: NULL is nothing');
 
 SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
 SELECT is(error_of($$SELECT dblink_exec('listener', 'CALL evpg_run()')$$), '2D000 evpg_run() commits, so it cannot be called inside a transaction block', 'rule 10: evpg_run() in a transaction block');

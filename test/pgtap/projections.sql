@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(293);
+SELECT plan(294);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ registration
@@ -42,7 +42,7 @@ SELECT is(evpg_register_projection('parts', library => 'evpg_test', symbol => 't
 SELECT is(evpg_drop_projection('parts'), true, 'C11: dropped');
 SELECT is(evpg_drop_projection('parts', missing_ok => true), false, 'C11: dropped again, if it is there');
 SELECT refused($$SELECT evpg_drop_projection('parts')$$, 'VE007 projection "parts" is not registered', 'C11, C17: dropped again');
-SELECT is(evpg_drop_projection(NULL), NULL, 'C11: dropping NULL is NULL');
+SELECT refused('SELECT evpg_drop_projection(NULL)', '22004 projection name must not be null', 'C11: NULL is no name');
 
 -- what is refused
 SELECT refused($$SELECT evpg_register_projection($$ || arguments || ')', error, 'C01, C17: ' || arguments) FROM (VALUES

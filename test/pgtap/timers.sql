@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(134);
+SELECT plan(133);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ timers of sagas, of functions and in C
@@ -76,7 +76,6 @@ SELECT is(run() || ' ' || total('c3'), '1 0 1 1', 'B26: so only the first is exe
 SELECT is(evpg_reschedule_timer(:t1, now()), false, 'B26: what was executed cannot be moved');
 SELECT is(evpg_cancel_timer(:t1), false, 'B26: nor cancelled');
 SELECT is(evpg_cancel_timer(:t2), true, 'B26: what was moved can');
-SELECT is(evpg_cancel_timer(NULL)::text || evpg_reschedule_timer(NULL, now()), NULL, 'B26: of no timer');
 BEGIN;
 SELECT evpg_schedule_command(now(), 'counter', 'c4', 'Add', '{"n": 1}') AS t1 \gset
 ROLLBACK;
