@@ -68,6 +68,18 @@ put_aside(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 }
 
 /*
+ * While an event is given up it is run again, and only what fails in that may be
+ * put aside with it.  A lock that was not had, a deadlock or a cancel is no failure:
+ * raised again, it ends the task, which is tried later as it was before.
+ */
+static void
+rethrow_unless_failure(const ErrorData *error)
+{
+	if (error != NULL && (EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error)))
+		ReThrowError(unconstify(ErrorData *, error));
+}
+
+/*
  * Parks an event, or gives it up, for each key for which it fails, and applies it
  * to the others; without a key as a whole, and for a handler, too, which sees it
  * once: then it is parked for each of its keys, so that later events of them wait.
@@ -94,8 +106,7 @@ leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 			batch.give_up = error;
 			batch.attempts = consumer->attempts;
 			no_keys = EvpgSubtransactionRun(run_batch, &batch);
-			if (no_keys != NULL && EvpgErrorIsCancel(no_keys))
-				ReThrowError(unconstify(ErrorData *, no_keys));
+			rethrow_unless_failure(no_keys);
 		}
 		if (projection->on_error != EVPG_ON_ERROR_PARK || no_keys != NULL)
 			put_aside(consumer, projection, NULL, error);
@@ -110,8 +121,7 @@ leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 		error = EvpgSubtransactionRun(run_batch, &batch);
 		if (error == NULL)
 			return;
-		if (EvpgErrorIsCancel(error))
-			ReThrowError(unconstify(ErrorData *, error));
+		rethrow_unless_failure(error);
 		key = EvpgApplyKey;
 	}
 }
@@ -206,8 +216,15 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 	consumer->attempts = batch.attempts;
 	if (!stop)
 	{
+		ErrorData  *no_keys = NULL;
+
 		batch.give_up = error;
-		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || EvpgSubtransactionRun(run_batch, &batch) != NULL)
+		if (projection->on_error == EVPG_ON_ERROR_PARK && with_keys)
+		{
+			no_keys = EvpgSubtransactionRun(run_batch, &batch);
+			rethrow_unless_failure(no_keys);
+		}
+		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || no_keys != NULL)
 			put_aside(consumer, projection, NULL, error);
 		EvpgConsumerAdvance(consumer, position, 0);
 	}
