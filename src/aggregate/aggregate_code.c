@@ -23,6 +23,7 @@
 
 #include "aggregate/aggregate_code.h"
 #include "base/arguments.h"
+#include "base/error_context.h"
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
@@ -56,21 +57,6 @@ describe_aggregate_call(void *arg)
 	else
 		errcontext("%s of aggregate \"%s\", stream \"%s\", \"%s\" at version " INT64_FORMAT,
 				   frame->role, frame->aggregate_type, frame->aggregate_id, frame->type, frame->version);
-}
-
-static void
-push_aggregate_context(Frame *frame)
-{
-	frame->callback.callback = describe_aggregate_call;
-	frame->callback.arg = frame;
-	frame->callback.previous = error_context_stack;
-	error_context_stack = &frame->callback;
-}
-
-static void
-pop_aggregate_context(Frame *frame)
-{
-	error_context_stack = frame->callback.previous;
 }
 
 /* What a refusal says that has no message of its own; code NULL: it has none either. */
@@ -227,12 +213,12 @@ EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 	};
 
 	state->valid = false;
-	push_aggregate_context(&frame);
+	EvpgErrorContextPush(&frame.callback, describe_aggregate_call, &frame);
 	if (state->aggregate->native)
 		fold_native(state, event, data);
 	else
 		fold_by_function(state, event);
-	pop_aggregate_context(&frame);
+	EvpgErrorContextPop(&frame.callback);
 	state->version = event->version;
 	state->last_position = event->position;
 	state->valid = true;
@@ -580,7 +566,7 @@ EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 
 	Assert(state->valid);
 	memset(decision, 0, sizeof(EvpgDecision));
-	push_aggregate_context(&frame);
+	EvpgErrorContextPush(&frame.callback, describe_aggregate_call, &frame);
 	if (state->aggregate->native)
 		decide_native(state, command, decision);
 	else
@@ -590,7 +576,7 @@ EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 		EvpgEventCheck(&decision->events[i], i + 1);
 		EvpgCheckDerivedMetadata(decision->events[i].metadata, command->metadata);
 	}
-	pop_aggregate_context(&frame);
+	EvpgErrorContextPop(&frame.callback);
 }
 
 /*
@@ -612,7 +598,7 @@ EvpgInvariantHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *w
 	};
 
 	memset(why, 0, sizeof(EvpgDecision));
-	push_aggregate_context(&frame);
+	EvpgErrorContextPush(&frame.callback, describe_aggregate_call, &frame);
 	if (aggregate->native && aggregate->module.invariant != NULL)
 	{
 		evpg_result *result = EvpgNativeResult();
@@ -633,7 +619,7 @@ EvpgInvariantHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *w
 		holds = run_refusable(&call, EVPG_ERRCODE_INVARIANT, why) &&
 			(call.count != 1 || call.row_nulls[0] || DatumGetBool(call.rows[0]));
 	}
-	pop_aggregate_context(&frame);
+	EvpgErrorContextPop(&frame.callback);
 	if (!holds && !why->rejected)
 	{
 		why->rejected = true;
@@ -664,7 +650,7 @@ EvpgInterceptorCall(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDeci
 	};
 
 	memset(why, 0, sizeof(EvpgDecision));
-	push_aggregate_context(&frame);
+	EvpgErrorContextPush(&frame.callback, describe_aggregate_call, &frame);
 	passed = run_refusable(&call, EVPG_ERRCODE_INTERCEPTED, why);
 	if (passed)
 	{
@@ -689,6 +675,6 @@ EvpgInterceptorCall(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDeci
 					 errmsg("interceptor \"%s\" must not change aggregate type and id", interceptor->name)));
 		*command = changed;
 	}
-	pop_aggregate_context(&frame);
+	EvpgErrorContextPop(&frame.callback);
 	return passed;
 }

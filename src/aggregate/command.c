@@ -41,7 +41,7 @@
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
-#include "projection/projection.h"
+#include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"

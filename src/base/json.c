@@ -24,6 +24,7 @@
 #include "evpg.h"
 
 #include "base/arguments.h"
+#include "base/error_context.h"
 #include "base/errors.h"
 #include "base/json.h"
 #include "base/settings.h"
@@ -384,11 +385,7 @@ describe_number(void *what)
 static Numeric
 text_to_numeric(const char *text, const char *what)
 {
-	ErrorContextCallback frame = {
-		.previous = error_context_stack,
-		.callback = describe_number,
-		.arg = unconstify(char *, what)
-	};
+	ErrorContextCallback frame;
 	Datum		number;
 
 	/* numeric_in also takes NaN and Infinity, which JSON does not have. */
@@ -397,9 +394,9 @@ text_to_numeric(const char *text, const char *what)
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("%s contains a number that JSON cannot hold: %s", what,
 						clean_text(text))));
-	error_context_stack = &frame;
+	EvpgErrorContextPush(&frame, describe_number, unconstify(char *, what));
 	number = DirectFunctionCall3(numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
-	error_context_stack = frame.previous;
+	EvpgErrorContextPop(&frame);
 	return DatumGetNumeric(number);
 }
 

@@ -16,6 +16,7 @@
 
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/error_context.h"
 #include "base/errors.h"
 #include "base/registration.h"
 #include "base/settings.h"
@@ -195,16 +196,13 @@ EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 {
 	Translator *translator = find_translator(name);
 	Datum		args[1] = {JsonbPGetDatum(payload)};
-	ErrorContextCallback callback;
+	ErrorContextCallback frame;
 	Datum	   *rows;
 	bool	   *nulls;
 	int			count;
 	int			made = 0;
 
-	callback.callback = describe_translator;
-	callback.arg = unconstify(char *, name);
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
+	EvpgErrorContextPush(&frame, describe_translator, unconstify(char *, name));
 	count = EvpgFunctionCall(translator->function, args, false, EvpgMaxEvents + 1, &rows, &nulls);
 	if (count > EvpgMaxEvents)
 		ereport(ERROR,
@@ -224,7 +222,7 @@ EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 		EvpgCheckCallersCommandId(command->command_id);
 		made++;
 	}
-	error_context_stack = callback.previous;
+	EvpgErrorContextPop(&frame);
 	return made;
 }
 

@@ -24,11 +24,13 @@
 #include "evpg.h"
 
 #include "base/arguments.h"
+#include "base/error_context.h"
 #include "base/errors.h"
 #include "base/names.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
+#include "usercode/guard.h"
 #include "usercode/native.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -105,16 +107,7 @@ push_projection_context(Frame *frame, const EvpgProjection *projection, const ch
 	frame->key = key;
 	frame->keys = keys;
 	frame->event = event;
-	frame->callback.callback = describe_projection_call;
-	frame->callback.arg = frame;
-	frame->callback.previous = error_context_stack;
-	error_context_stack = &frame->callback;
-}
-
-static void
-pop_projection_context(Frame *frame)
-{
-	error_context_stack = frame->callback.previous;
+	EvpgErrorContextPush(&frame->callback, describe_projection_call, frame);
 }
 
 /* ------------------------------------------------------------------ applying */
@@ -269,7 +262,7 @@ EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext e
 		EvpgProjectionRowRevive(row);
 	push_projection_context(&frame, row->projection, row->key, 1, event);
 	apply_to_row(row, row_context, event, send, &applied);
-	pop_projection_context(&frame);
+	EvpgErrorContextPop(&frame.callback);
 	advance_row(row, event, send, &applied);
 	MemoryContextSwitchTo(row_context);
 	keep_state(row, &applied);
@@ -303,7 +296,7 @@ EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context
 	}
 	push_projection_context(&frame, projection, only_key, list_length(rows), event);
 	project_by_handler(EvpgProjectionFunction(projection), event, keys, &applied);
-	pop_projection_context(&frame);
+	EvpgErrorContextPop(&frame.callback);
 	foreach(cell, rows)
 		advance_row(lfirst(cell), event, send, &applied);
 	MemoryContextSwitchTo(caller);
@@ -319,7 +312,7 @@ EvpgApplyKeys(EvpgProjection *projection, const EvpgEvent *event)
 
 	push_projection_context(&frame, projection, NULL, 0, event);
 	keys = EvpgProjectionKeys(projection, event);
-	pop_projection_context(&frame);
+	EvpgErrorContextPop(&frame.callback);
 	return keys;
 }
 

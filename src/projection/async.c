@@ -40,6 +40,7 @@
 #include "projection/apply.h"
 #include "projection/async.h"
 #include "projection/batch.h"
+#include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"

@@ -32,6 +32,7 @@
 #include "portability/instr_time.h"
 #include "projection/apply.h"
 #include "projection/batch.h"
+#include "usercode/guard.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 

@@ -33,7 +33,6 @@
 #include "utils/memutils.h"
 
 /* User code of a projection is running. */
-bool		EvpgApplyRuns = false;
 
 static List *projections = NIL; /* of EvpgProjection, by name */
 static MemoryContext EvpgProjectionContext = NULL;	/* of the list; NULL: not
@@ -296,18 +295,4 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
 	if (projection->native && projection->module.key != NULL)
 		return EvpgKeysByModule(projection->module.key, event, "projection key");
 	return list_make1((char *) event->aggregate_id);
-}
-
-/*
- * What user code of a projection may not do: the projections are being used,
- * and rows would change under those who have locked them.
- */
-void
-EvpgRefuseInProjection(const char *what)
-{
-	if (EvpgApplyRuns)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_REENTERED),
-				 errmsg("a projection cannot %s", what),
-				 errhint("Let a client that listens do it.")));
 }

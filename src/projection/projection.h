@@ -64,7 +64,6 @@ typedef struct EvpgProjection
 	int			generation_base;	/* of these rows */
 } EvpgProjection;
 
-extern bool EvpgApplyRuns;
 
 extern EvpgMode EvpgModeFromName(const char *name);
 extern EvpgOnError EvpgOnErrorFromName(const char *name);
@@ -75,7 +74,6 @@ extern void EvpgProjectionRequireCode(const EvpgProjection *projection);
 extern bool EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event);
 extern bool EvpgProjectionKeyedById(EvpgProjection *projection);
 extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);
-extern void EvpgRefuseInProjection(const char *what);
 extern EvpgFunction *EvpgProjectionFunction(EvpgProjection *projection);
 
 #endif							/* EVPG_PROJECTION_H */

@@ -42,6 +42,7 @@
 #include "projection/rebuild.h"
 #include "projection/rebuild_key.h"
 #include "projection/rebuild_tables.h"
+#include "usercode/guard.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(evpg_rebuild_projection);

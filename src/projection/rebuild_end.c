@@ -26,6 +26,7 @@
 #include "projection/rebuild.h"
 #include "projection/rebuild_tables.h"
 #include "storage/lmgr.h"
+#include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "projection/apply.h"
 #include "projection/rebuild_key.h"
+#include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 

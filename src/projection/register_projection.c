@@ -33,6 +33,7 @@
 #include "saga/saga.h"
 #include "storage/lmgr.h"
 #include "usercode/function.h"
+#include "usercode/guard.h"
 #include "usercode/module.h"
 #include "usercode/registration_advice.h"
 #include "utils/builtins.h"

@@ -31,6 +31,7 @@
 #include "saga/dispatch.h"
 #include "saga/saga.h"
 #include "storage/lmgr.h"
+#include "usercode/guard.h"
 #include "usercode/module.h"
 #include "usercode/registration_advice.h"
 #include "utils/builtins.h"

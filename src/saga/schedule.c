@@ -16,9 +16,9 @@
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "log/event.h"
-#include "projection/projection.h"
 #include "saga/dispatch.h"
 #include "saga/instance.h"
+#include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 

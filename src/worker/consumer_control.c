@@ -24,6 +24,7 @@
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
+#include "usercode/guard.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(evpg_pause_consumer);
