@@ -53,7 +53,7 @@
 #include "log/durable.h"
 #include "miscadmin.h"
 #include "projection/projection_row.h"
-#include "projection/rebuild_tables.h"
+#include "projection/rebuild_handler.h"
 #include "saga/dispatch.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
@@ -81,7 +81,7 @@ _PG_init(void)
 	EvpgRegistrationInit();
 	EvpgProjectionRowInit();
 	EvpgDispatchInit();
-	EvpgRebuildTablesInit();
+	EvpgRebuildHandlerInit();
 	EvpgLauncherInit();
 }
 

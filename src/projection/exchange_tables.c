@@ -67,6 +67,7 @@ equal_storage(Relation left, Relation right)
 		right->rd_firstRelfilenodeSubid == InvalidSubTransactionId;
 }
 
+/* Whether rows of the two relations have the same columns. */
 static bool
 equal_columns(TupleDesc left, TupleDesc right)
 {
@@ -85,7 +86,7 @@ equal_columns(TupleDesc left, TupleDesc right)
 	return true;
 }
 
-/* Whether what is in the copy was checked by all CHECK constraints of the table. */
+/* Whether all rows of the right relation were checked by CHECK constraints equal to those of the left one. */
 static bool
 equal_checks(TupleDesc left, TupleDesc right)
 {
@@ -104,6 +105,7 @@ equal_checks(TupleDesc left, TupleDesc right)
 	return true;
 }
 
+/* Whether the files of one index can serve as those of the other. */
 static bool
 equal_indexes(Relation left, Relation right)
 {
@@ -209,9 +211,9 @@ has_equal_key(const ForeignKeyCacheInfo *key, Relation copy, List *tables, List 
 	return false;
 }
 
-/* What a trigger of the table would have to do in an exchange with the copies of these tables; NULL: nothing. */
+/* Returns why a trigger of a table forbids an exchange with the copies of these tables; NULL if it does not. */
 static const char *
-trigger_obstacle(const Trigger *trigger, List *tables)
+find_trigger_obstacle(const Trigger *trigger, List *tables)
 {
 	HeapTuple	tuple;
 	Form_pg_constraint constraint;
@@ -231,15 +233,15 @@ trigger_obstacle(const Trigger *trigger, List *tables)
 	return within ? NULL : "It has a foreign key, or a deferred constraint, that is not between tables that are exchanged, too.";
 }
 
-/* The same for all triggers and foreign keys. */
+/* Returns why triggers or foreign keys of a table forbid the exchange; NULL if they do not. */
 static const char *
-triggers_obstacle(Relation table, Relation copy, List *tables, List *copies)
+find_triggers_obstacle(Relation table, Relation copy, List *tables, List *copies)
 {
 	const char *obstacle = NULL;
 	ListCell   *cell;
 
 	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers && obstacle == NULL; i++)
-		obstacle = trigger_obstacle(&table->trigdesc->triggers[i], tables);
+		obstacle = find_trigger_obstacle(&table->trigdesc->triggers[i], tables);
 	foreach(cell, obstacle == NULL ? RelationGetFKeyList(table) : NIL)
 		if (!has_equal_key(lfirst(cell), copy, tables, copies))
 		return "It has a foreign key that can be deferred, or that has changed while the copy was filled.";
@@ -258,9 +260,10 @@ may_be_decoded(void)
 
 /*
  * EvpgExchangeFindObstacle
- *		Why the contents of a table cannot be exchanged with those of a copy, as a
- *		DETAIL; NULL if they can.  tables and copies, in the same order, are all that are
- *		exchanged in this transaction.  The caller has locked both relations.
+ *		Returns why the contents of a table cannot be exchanged with those of a copy, as
+ *		a DETAIL (a constant); NULL if they can.  tables and copies, in the same order,
+ *		are all that are exchanged in this transaction.  The caller has locked both
+ *		relations.
  */
 const char *
 EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
@@ -268,7 +271,7 @@ EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);
 	TupleDesc	columns = RelationGetDescr(table);
-	const char *obstacle = triggers_obstacle(table, copy, tables, copies);
+	const char *obstacle = find_triggers_obstacle(table, copy, tables, copies);
 	List	   *indexes;
 	List	   *matches;
 
@@ -291,9 +294,9 @@ EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
 
 /*
  * EvpgExchangeAwaitUsers
- *		Waits, for lock_timeout, until nobody uses any of the tables (of Oid), and no
- *		snapshot is older than the last transaction that has written to the copies.
- *		Without a lock, so that nobody queues behind us meanwhile.
+ *		Waits, for lock_timeout, until no transaction uses any of the tables (of Oid),
+ *		and no snapshot is older than the last transaction that has written to the
+ *		copies.  Takes no lock, so that no other session queues behind this one.
  */
 void
 EvpgExchangeAwaitUsers(List *tables, TransactionId last_write)
@@ -318,10 +321,11 @@ EvpgExchangeAwaitUsers(List *tables, TransactionId last_write)
 
 /*
  * EvpgExchangeCancelStandbySnapshots
- *		On hot standbys, snapshots that do not see what was written to a copy of this
- *		table would find it empty: they are in conflict with the exchange, as with
- *		a VACUUM that removes what they see.  The record is the one by which nbtree
- *		says no more than that.
+ *		Writes a WAL record that cancels, on hot standbys, snapshots that do not see what
+ *		was written to the copy of a table: they would find the table empty, and are in
+ *		conflict with the exchange, as with a VACUUM that removes what they see.  The
+ *		record is one of nbtree that has no other effect.  The caller holds
+ *		AccessExclusiveLock on the table.
  */
 void
 EvpgExchangeCancelStandbySnapshots(Oid table_id, TransactionId last_write)
@@ -348,7 +352,7 @@ EvpgExchangeCancelStandbySnapshots(Oid table_id, TransactionId last_write)
 #define EXCHANGE(type, left, right) \
 	do { type kept = (left); (left) = (right); (right) = kept; } while (0)
 
-/* Exchanges the files of two relations; of tables with what belongs to them. */
+/* Exchanges the files of two relations, their TOAST tables, and the statistics of their sizes. */
 static void
 exchange_files(Oid left_id, Oid right_id)
 {
@@ -379,7 +383,7 @@ exchange_files(Oid left_id, Oid right_id)
 
 /* A TOAST table belongs to another table from now on. */
 static void
-rebind_toast(Oid toast, Oid owner)
+rebind_toast_table(Oid toast, Oid owner)
 {
 	ObjectAddress base;
 	ObjectAddress dependent;
@@ -391,8 +395,9 @@ rebind_toast(Oid toast, Oid owner)
 	recordDependencyOn(&dependent, &base, DEPENDENCY_INTERNAL);
 }
 
+/* Gives a TOAST table and its index the names that belong to its owner. */
 static void
-rename_toast(Oid toast, Oid owner, const char *suffix)
+rename_toast_table(Oid toast, Oid owner, const char *suffix)
 {
 	Relation	relation = table_open(toast, AccessExclusiveLock);
 	List	   *indexes = RelationGetIndexList(relation);
@@ -404,8 +409,9 @@ rename_toast(Oid toast, Oid owner, const char *suffix)
 	CommandCounterIncrement();
 }
 
+/* Returns the TOAST table of a table. */
 static Oid
-toast_of(Oid table)
+find_toast_table(Oid table)
 {
 	Relation	relation = table_open(table, NoLock);
 	Oid			toast = relation->rd_rel->reltoastrelid;
@@ -417,7 +423,7 @@ toast_of(Oid table)
 /*
  * EvpgExchangeSwapContents
  *		Exchanges the contents of a table with those of a copy.  The caller holds
- *		AccessExclusiveLock on both, and has asked whether it is possible since.
+ *		AccessExclusiveLock on both, and has called EvpgExchangeFindObstacle since.
  */
 void
 EvpgExchangeSwapContents(Oid table_id, Oid copy_id)
@@ -443,13 +449,13 @@ EvpgExchangeSwapContents(Oid table_id, Oid copy_id)
 	table_close(copy, NoLock);
 
 	exchange_files(table_id, copy_id);
-	if (OidIsValid(toast_of(table_id)))
+	if (OidIsValid(find_toast_table(table_id)))
 	{
-		rebind_toast(toast_of(table_id), table_id);
-		rebind_toast(toast_of(copy_id), copy_id);
+		rebind_toast_table(find_toast_table(table_id), table_id);
+		rebind_toast_table(find_toast_table(copy_id), copy_id);
 		CommandCounterIncrement();
-		rename_toast(toast_of(copy_id), table_id, "_old");
-		rename_toast(toast_of(table_id), table_id, "");
+		rename_toast_table(find_toast_table(copy_id), table_id, "_old");
+		rename_toast_table(find_toast_table(table_id), table_id, "");
 	}
 	forboth(index, indexes, match, matches)
 	{

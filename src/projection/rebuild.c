@@ -39,7 +39,9 @@
 #include "consumer/worker_lock.h"
 #include "log/fence.h"
 #include "miscadmin.h"
+#include "projection/declared_tables.h"
 #include "projection/rebuild.h"
+#include "projection/rebuild_handler.h"
 #include "projection/rebuild_key.h"
 #include "projection/rebuild_tables.h"
 #include "usercode/guard.h"
@@ -244,7 +246,7 @@ EvpgRebuildApplyPart(EvpgRebuild *rebuild, int part, bool unhurried)
 	foreach(cell, EvpgParkedEventList(rebuild->name, batch.after))
 		if (((EvpgParkedEvent *) lfirst(cell))->skipped)
 		batch.parked = lappend(batch.parked, lfirst(cell));
-	EvpgRebuildTablesApplyBatch(&batch);
+	EvpgRebuildHandlerApplyBatch(&batch);
 	rebuild->checkpoints[part] = batch.reached;
 	rebuild->events += batch.events;
 	values[0] = Int64GetDatum(rebuild->build);
@@ -317,7 +319,7 @@ insert_rebuild(EvpgProjection *projection, int parts)
 	{
 		EvpgRebuild rebuild;
 
-		EvpgRebuildTablesCheckReplaceable(projection, AccessShareLock);
+		EvpgDeclaredTablesCheckReplaceable(projection, AccessShareLock);
 		(void) EvpgRebuildRead(projection->name, &rebuild);
 		EvpgRebuildTablesCreateCopies(projection, rebuild.build);
 	}

@@ -27,9 +27,9 @@
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
+#include "projection/declared_tables.h"
 #include "projection/projection.h"
 #include "projection/rebuild.h"
-#include "projection/rebuild_tables.h"
 #include "saga/saga.h"
 #include "storage/lmgr.h"
 #include "usercode/function.h"
@@ -327,8 +327,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	EvpgParameterText(values, nulls, 17, on_error);
 	values[18] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
 	EvpgParameterText(values, nulls, 19, check_projection_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
-	EvpgParameterArray(values, nulls, 20, EvpgRebuildTablesCheckDeclared(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
-																		 PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
+	EvpgParameterArray(values, nulls, 20, EvpgDeclaredTablesQualify(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
+																	PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
 	values[21] = Int64GetDatum(EvpgArgBigintAtLeast(fcinfo, ARG_START_POSITION, "start_position", 0));
 	values[22] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_VERSION, "version", 1));
 
@@ -343,7 +343,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	before = EvpgProjectionGet(name, true);
 	if (nulls[20] == ' ')
-		EvpgRebuildTablesCheckUnclaimed(name, DatumGetArrayTypeP(values[20]));
+		EvpgDeclaredTablesCheckUnclaimed(name, DatumGetArrayTypeP(values[20]));
 	if (EvpgSagaFind(name, 0) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
