@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(121);
+SELECT plan(124);
 SET test.kind = counter_c;
 
 -- append
@@ -184,4 +184,10 @@ SELECT refused(format('SELECT evpg_commands(%L)', commands), error, 'evpg_comman
   '22023 metadata must be a JSON object'),
   ('7', '22023 command must be %')) x (commands, error);
 SELECT refused($$SELECT evpg_command('counter', 'a', NULL)$$, '22004 command type must not be null', 'evpg_command: NULL');
+
+-- an append of nothing checks and locks
+SELECT count(*) FROM evpg_append('counter', 'nothing', evpg_events('{"type": "Odd"}')) \g /dev/null
+SELECT is((SELECT count(*) FROM evpg_append('counter', 'nothing', '{}', expected_version => 1)), 0::bigint, 'rule 2: an append of nothing expects a version');
+SELECT alike(error_of($$SELECT evpg_append('counter', 'nothing', '{}', expected_version => 2)$$), 'VE001 %', 'rule 2: and conflicts');
+SELECT is(evpg_stream_version('counter', 'no stream'), NULL, 'rule 5: it makes no stream');
 SELECT * FROM finish();

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(88);
+SELECT plan(89);
 CREATE FUNCTION test.state_at(kind text, args text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   result text;
@@ -82,4 +82,9 @@ SELECT provolatile = 's' AS stable FROM pg_proc WHERE proname = 'evpg_state' \gs
 SELECT ok(:'stable'::boolean, 'A07: evpg_state is STABLE');
 SELECT is((SELECT count(*) FROM pg_locks WHERE relation = 'evpg.stream'::regclass AND mode = 'RowShareLock' AND pid
   = pg_backend_pid()), 0::bigint, 'A07: and locks nothing');
+
+-- a reducer that returns null
+CREATE FUNCTION test.nothing(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state || NULL $$;
+SELECT evpg_register_aggregate('nothing', 'test.counter_handle', 'test.nothing') \g /dev/null
+SELECT alike(error_fields($$SELECT evpg_execute('nothing', 'a', 'Add')$$), '%A CASE without ELSE%expression with a null in it%', 'both causes are named');
 SELECT * FROM finish();

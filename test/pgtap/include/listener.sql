@@ -1,7 +1,12 @@
 -- listener.sql: a second connection, of dblink, which gives the frames that came.  Run after setup.sql.
 
 CREATE EXTENSION dblink;
-SELECT dblink_connect('listener', format('host=%s port=%s user=%s dbname=%s', split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user, current_database())) \g /dev/null
+-- Opens another connection to this database, as this user.
+CREATE FUNCTION test.connect(name text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT dblink_connect(name, format('host=%s port=%s user=%s dbname=%s',
+    split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user, current_database()))
+$$;
+SELECT connect('listener') \g /dev/null
 SELECT dblink_exec('listener', 'SET search_path = public, test') \g /dev/null
 CREATE FUNCTION test.listen(name text, key text DEFAULT NULL) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT * FROM dblink('listener', format('SELECT evpg_listen(%L, %L)', name, key)) x (channel text) $$;
@@ -15,3 +20,15 @@ END $$;
 CREATE FUNCTION test.heard(of_channel text DEFAULT 'projection.sums') RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT coalesce(string_agg(concat_ws(' ', f->>'event', f->>'key', (f->>'generation') || '.' || (f->>'version'), f->>'data', CASE WHEN f ? 'deleted' THEN 'deleted' END, CASE WHEN f ? 'truncated' THEN 'truncated' END), ', ' ORDER BY n), '')
     FROM (SELECT n, frame::jsonb AS f FROM frames() WHERE channel = of_channel) x $$;
+-- Waits until a query returns true, up to ten seconds; whether it did.
+CREATE FUNCTION test.wait_until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  holds boolean := false;
+BEGIN
+  FOR look IN 1 .. 1000 LOOP
+    EXECUTE condition INTO holds;
+    EXIT WHEN holds;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+  RETURN holds;
+END $$;

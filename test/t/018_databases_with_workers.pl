@@ -1,4 +1,5 @@
-# Defects of background processes that a review has found.
+# Which databases have workers: templates give way to CREATE DATABASE, a database that stops being a template gets its worker, and a
+# slot is free when its last process has left (rule 9).
 
 use strict;
 use warnings;
@@ -9,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = evpg_node('review', bare => 1, conf => <<'EOC');
+my $node = evpg_node('databases', bare => 1, conf => <<'EOC');
 shared_preload_libraries = 'evpg'
 evpg.max_databases = 1
 EOC

@@ -1,0 +1,40 @@
+-- module_states.sql: folds of a module in C that loop, or make a state that cannot be kept: the events are safe, and the session goes on (rule 7).
+
+\ir include/setup.sql
+\ir include/module.sql
+
+SELECT plan(19);
+SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 1', 'a stream');
+
+-- loops: statement_timeout ends them
+SET statement_timeout = '500ms';
+SELECT refused(hostile('FoldForever', '{}'), '57014 canceling statement due to statement timeout',
+  'a fold that loops for ever');
+RESET statement_timeout;
+SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 2', 'and the session works on');
+SELECT count(*) FROM evpg_append('hostile', 'spun', evpg_events('[{"type": "Tried"}, {"type": "Spun"}]')) \g /dev/null
+SET statement_timeout = '500ms';
+SELECT refused($$SELECT evpg_state('hostile', 'spun')$$, '57014 %', 'a fold that loops for ever, in a state');
+SELECT refused($$SELECT evpg_execute('hostile', 'spun', 'Nothing')$$, '57014 %',
+  'a fold that loops for ever, in a replay of a command');
+RESET statement_timeout;
+SELECT is((SELECT state FROM evpg_state('hostile', 'spun', at_version => 1)), '{"tries": 1}',
+  'the version before can be read');
+SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 3', 'and the session works on');
+
+-- a fold that spoils the state: the events are safe, the state says what is wrong, no snapshot is kept
+SET client_min_messages = error;
+SELECT is(try('spoiled', 'Spoil', jsonb_build_object('how', how)), 'ok ' || n, 'rule 7: a state with ' || how
+  || ' cannot be a snapshot, but the command succeeds')
+  FROM unnest('{latin1,zero,surrogate}'::text[]) WITH ORDINALITY x (how, n);
+RESET client_min_messages;
+SELECT is((SELECT count(*) FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE aggregate_id = 'spoiled'),
+  0::bigint, 'rule 7: there is none');
+SELECT refused($$SELECT evpg_state('hostile', 'spoiled')$$, '22021 state contains text that is not valid UTF-8',
+  'A07: the state cannot be shown');
+SELECT is((SELECT count(*) FROM evpg_read_stream('hostile', 'spoiled')), 3::bigint, 'A16: its events can');
+SELECT is(try('spoiled', 'Number', '{"which": "tenth"}'), 'ok 4', 'and the stream goes on')
+  FROM set_config('client_min_messages', 'error', false);
+RESET client_min_messages;
+SELECT is(evpg_stream_version('hostile', 'a'), 3::bigint, 'rule 5: the refused ones left nothing');
+SELECT * FROM finish();
