@@ -1,7 +1,9 @@
 -- evpg 1.0: types and storage in schema evpg, functions in the schema of the extension.
 --
--- The order of the columns of evpg.event_log, evpg.event and the composite types
--- is known to the C code (src/log/event.h): columns are only ever appended.
+-- The order of the columns of evpg.event_log, evpg.stream, evpg.projection_state, evpg.clock, evpg.event and the
+-- composite types is known to the C code (src/base/shape.c): columns are only ever appended.  Tables with a row
+-- per event, stream, command, snapshot, projected key or message have their columns in the order that needs the
+-- least space; all others have them in the order in which they are read, the key first.
 
 \echo Use "CREATE EXTENSION evpg" to load this file. \quit
 
@@ -50,11 +52,11 @@ COMMENT ON FUNCTION evpg.refuse_null(text, text) IS 'raises an error if an argum
 -- Functions and roles are kept by name: reg* columns would make pg_upgrade refuse the cluster.
 CREATE TABLE evpg.aggregate_type (
   aggregate_type  text COLLATE "C" PRIMARY KEY,
-  library         text,
-  symbol          text,
   handler         text,
   reducer         text,
   invariant       text,
+  library         text,
+  symbol          text,
   initial_state   jsonb NOT NULL,
   snapshot_every  int NOT NULL,
   snapshot_keep   int NOT NULL,
@@ -163,32 +165,32 @@ COMMENT ON SEQUENCE evpg.projection_build IS 'draws builds: the rows of a projec
 
 CREATE TABLE evpg.projection (
   name             text COLLATE "C" PRIMARY KEY,
-  library          text,
-  symbol           text,
   reducer          text,
   handler          text,
-  key_function     text,
-  key_path         jsonpath,
-  constant_key     text,
+  library          text,
+  symbol           text,
   aggregate_types  text[],
   event_types      text[],
   tags             text[],
+  key_path         jsonpath,
+  key_function     text,
+  constant_key     text,
   initial_state    jsonb NOT NULL,
+  tables           text[],
+  reset            text,
+  mode             text NOT NULL CHECK (mode OPERATOR(pg_catalog.=) ANY ('{inline,async}'::pg_catalog.text[])),
   broadcast        text NOT NULL CHECK (broadcast OPERATOR(pg_catalog.=) ANY ('{none,pointer,delta}'::pg_catalog.text[])),
   event_name       text NOT NULL,
-  search_path      text NOT NULL,
-  registered_by    text NOT NULL,
-  registered_at    timestamptz NOT NULL,
-  mode             text NOT NULL CHECK (mode OPERATOR(pg_catalog.=) ANY ('{inline,async}'::pg_catalog.text[])),
   on_error         text NOT NULL CHECK (on_error OPERATOR(pg_catalog.=) ANY ('{stop,park,skip}'::pg_catalog.text[])),
   max_attempts     int NOT NULL,
-  reset            text,
-  tables           text[],
   start_position   bigint NOT NULL,
   version          int NOT NULL,
   build            bigint NOT NULL DEFAULT pg_catalog.nextval('evpg.projection_build'::pg_catalog.regclass) UNIQUE,
   generation_base  int NOT NULL DEFAULT 0,
   rebuilt_position bigint NOT NULL DEFAULT 0,
+  search_path      text NOT NULL,
+  registered_by    text NOT NULL,
+  registered_at    timestamptz NOT NULL,
   CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
   CHECK (pg_catalog.num_nonnulls(library, reducer, handler) OPERATOR(pg_catalog.<=) 1),
   CHECK (pg_catalog.num_nonnulls(key_function, key_path, constant_key) OPERATOR(pg_catalog.<=) 1)
@@ -225,26 +227,26 @@ COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
 
 -- Who changes a row holds the advisory lock of the consumer's name, see src/consumer/consumer.c.
 CREATE TABLE evpg.consumer (
+  name           text COLLATE "C" PRIMARY KEY,
+  kind           text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{projection,saga}'::pg_catalog.text[])),
+  status         text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,paused,stopped}'::pg_catalog.text[])),
   checkpoint     bigint NOT NULL,
   start_position bigint NOT NULL,
   events_total   bigint NOT NULL DEFAULT 0,
   errors_total   bigint NOT NULL DEFAULT 0,
-  created_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
-  updated_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  attempts       int NOT NULL DEFAULT 0,
   error_position bigint,
   retry_at       timestamptz,
-  last_error_at  timestamptz,
-  server_start   bigint NOT NULL DEFAULT 0,
-  cautious_to    bigint NOT NULL DEFAULT 0,
-  proven         bigint NOT NULL DEFAULT 0,
-  crashes        int NOT NULL DEFAULT 0,
-  attempts       int NOT NULL DEFAULT 0,
-  name           text COLLATE "C" PRIMARY KEY,
-  kind           text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{projection,saga}'::pg_catalog.text[])),
-  status         text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,paused,stopped}'::pg_catalog.text[])),
   last_error     text,
   last_sqlstate  text,
-  last_context   text
+  last_context   text,
+  last_error_at  timestamptz,
+  created_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  updated_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  crashes        int NOT NULL DEFAULT 0,
+  server_start   bigint NOT NULL DEFAULT 0,
+  cautious_to    bigint NOT NULL DEFAULT 0,
+  proven         bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE evpg.consumer IS 'how far asynchronous projections have come';
 COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
@@ -259,14 +261,14 @@ COMMENT ON COLUMN evpg.consumer.last_context IS 'where the last error was raised
 
 CREATE TABLE evpg.parked_event (
   parked_event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  "position"      bigint NOT NULL,
-  parked_at       timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
-  attempts        int NOT NULL,
   name            text COLLATE "C" NOT NULL,
   key             text COLLATE "C",
+  "position"      bigint NOT NULL,
+  attempts        int NOT NULL,
   error           text,
   sqlstate        text,
   context         text,
+  parked_at       timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   skip_reason     text,
   skipped_by      text,
   skipped_at      timestamptz
@@ -281,11 +283,11 @@ COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; 
 
 -- Read by workers in each pass; a row is locked by who prunes.
 CREATE TABLE evpg.retention (
-  retention  interval NOT NULL,
-  looked_at  timestamptz NOT NULL DEFAULT '-infinity',
-  next_block bigint NOT NULL DEFAULT 0,
-  pruned_total bigint NOT NULL DEFAULT 0,
-  what       text COLLATE "C" PRIMARY KEY CHECK (what OPERATOR(pg_catalog.=) ANY ('{commands,inbox,sagas,dead_letters,parked_events}'::pg_catalog.text[]))
+  what         text COLLATE "C" PRIMARY KEY CHECK (what OPERATOR(pg_catalog.=) ANY ('{commands,inbox,sagas,dead_letters,parked_events}'::pg_catalog.text[])),
+  retention    interval NOT NULL,
+  looked_at    timestamptz NOT NULL DEFAULT '-infinity',
+  next_block   bigint NOT NULL DEFAULT 0,
+  pruned_total bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE evpg.retention IS 'how long workers keep what is not needed any more, see evpg_set_retention(); no row: for ever';
 COMMENT ON COLUMN evpg.retention.looked_at IS 'when the table had last been looked through to its end';
@@ -293,20 +295,20 @@ COMMENT ON COLUMN evpg.retention.next_block IS 'where the look that is under way
 COMMENT ON COLUMN evpg.retention.pruned_total IS 'rows that workers have pruned';
 
 CREATE TABLE evpg.rebuild (
-  name         text COLLATE "C" PRIMARY KEY,
-  build        bigint NOT NULL,
-  status       text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,failed}'::pg_catalog.text[])),
-  parts        int NOT NULL,
+  name           text COLLATE "C" PRIMARY KEY,
+  build          bigint NOT NULL,
+  status         text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,failed}'::pg_catalog.text[])),
+  parts          int NOT NULL,
   start_position bigint NOT NULL,
-  goal         bigint NOT NULL,
-  started_at   timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
-  retry_at     timestamptz,
-  last_error_at timestamptz,
-  server_start bigint NOT NULL DEFAULT 0,
-  crashes      int NOT NULL DEFAULT 0,
-  attempts     int NOT NULL DEFAULT 0,
-  started_by   text NOT NULL,
-  last_error   text
+  goal           bigint NOT NULL,
+  started_by     text NOT NULL,
+  started_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  attempts       int NOT NULL DEFAULT 0,
+  retry_at       timestamptz,
+  last_error     text,
+  last_error_at  timestamptz,
+  crashes        int NOT NULL DEFAULT 0,
+  server_start   bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE evpg.rebuild IS 'rebuilds of all keys of a projection that are under way, or have failed';
 COMMENT ON COLUMN evpg.rebuild.server_start IS 'the start of the server since which its end has been tried';
@@ -314,12 +316,12 @@ COMMENT ON COLUMN evpg.rebuild.crashes IS 'how often the server has crashed in a
 COMMENT ON COLUMN evpg.rebuild.goal IS 'the last position when the rebuild began';
 
 CREATE TABLE evpg.rebuild_part (
-  checkpoint bigint NOT NULL,
-  events     bigint NOT NULL DEFAULT 0,
-  build      bigint NOT NULL,
+  build        bigint NOT NULL,
+  part         int NOT NULL,
+  checkpoint   bigint NOT NULL,
+  events       bigint NOT NULL DEFAULT 0,
+  crashes      int NOT NULL DEFAULT 0,
   server_start bigint NOT NULL DEFAULT 0,
-  part       int NOT NULL,
-  crashes    int NOT NULL DEFAULT 0,
   PRIMARY KEY (build, part)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE evpg.rebuild_part IS 'how far the parts of rebuilds have come; each part has the keys of its own streams, or of its own hashes';
@@ -350,16 +352,16 @@ INSERT INTO evpg.activation (system_identifier, database)
 CREATE TABLE evpg.saga (
   name              text COLLATE "C",
   version           int,
-  library           text,
-  symbol            text,
   handler           text,
   rejection_handler text,
   timer_handler     text,
-  key_function      text,
-  key_path          jsonpath,
+  library           text,
+  symbol            text,
   aggregate_types   text[],
   event_types       text[],
   start_event_types text[],
+  key_path          jsonpath,
+  key_function      text,
   initial_state     jsonb NOT NULL,
   transitions       jsonb,
   max_attempts      int NOT NULL,
@@ -376,16 +378,16 @@ CREATE TABLE evpg.saga (
 COMMENT ON TABLE evpg.saga IS 'registered sagas: a symbol of a shared object, or functions';
 
 CREATE TABLE evpg.saga_instance (
-  version      bigint NOT NULL,
-  "position"   bigint NOT NULL,
-  started_at   timestamptz NOT NULL,
-  updated_at   timestamptz NOT NULL,
-  saga_version int NOT NULL,
-  status       text NOT NULL CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,completed}'::pg_catalog.text[])),
   saga         text COLLATE "C" NOT NULL,
   key          text COLLATE "C" NOT NULL,
+  saga_version int NOT NULL,
+  status       text NOT NULL CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,completed}'::pg_catalog.text[])),
   state        jsonb NOT NULL,
+  version      bigint NOT NULL,
+  "position"   bigint NOT NULL,
   undo         jsonb NOT NULL DEFAULT '[]',
+  started_at   timestamptz NOT NULL,
+  updated_at   timestamptz NOT NULL,
   PRIMARY KEY (saga, key)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE evpg.saga_instance IS 'state of sagas by correlation key; completed ones stay, so that late events do not start them again';
@@ -394,12 +396,12 @@ COMMENT ON COLUMN evpg.saga_instance.version IS 'count of events and timers it h
 COMMENT ON COLUMN evpg.saga_instance.undo IS 'commands that undo what was sent, the last one first';
 
 CREATE TABLE evpg.saga_event (
-  "position"     bigint NOT NULL,
-  retry_at       timestamptz,
-  dead_letter_id bigint,
-  attempts       int NOT NULL DEFAULT 0,
   saga           text COLLATE "C" NOT NULL,
   key            text COLLATE "C" NOT NULL,
+  "position"     bigint NOT NULL,
+  attempts       int NOT NULL DEFAULT 0,
+  retry_at       timestamptz,
+  dead_letter_id bigint,
   PRIMARY KEY (saga, key, "position")
 );
 CREATE INDEX ON evpg.saga_event ("position");
@@ -410,10 +412,10 @@ COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'why the instance does not g
 -- Each reaction adds to a row that no other transaction has locked, so that instances do not wait for each other: there are as
 -- many rows as have been needed at once.
 CREATE TABLE evpg.saga_total (
+  saga          text COLLATE "C",
+  part          uuid DEFAULT pg_catalog.gen_random_uuid(),
   dispatched    bigint NOT NULL,
   dead_lettered bigint NOT NULL,
-  part          uuid DEFAULT pg_catalog.gen_random_uuid(),
-  saga          text COLLATE "C",
   PRIMARY KEY (saga, part)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE evpg.saga_total IS 'what sagas have done since they were registered, in parts that are to be added up; read it through evpg.stat_consumer';
@@ -422,17 +424,17 @@ COMMENT ON COLUMN evpg.saga_total.dead_lettered IS 'dead letters that were writt
 
 CREATE TABLE evpg.timer (
   timer_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  due_at         timestamptz NOT NULL,
-  scheduled_at   timestamptz NOT NULL,
-  retry_at       timestamptz,
-  dead_letter_id bigint,
-  attempts       int NOT NULL DEFAULT 0,
-  depth          int NOT NULL DEFAULT 0,
   saga           text COLLATE "C",
   key            text COLLATE "C",
   name           text COLLATE "C",
   payload        jsonb,
   command        jsonb,
+  due_at         timestamptz NOT NULL,
+  scheduled_at   timestamptz NOT NULL,
+  attempts       int NOT NULL DEFAULT 0,
+  retry_at       timestamptz,
+  dead_letter_id bigint,
+  depth          int NOT NULL DEFAULT 0,
   correlation_id text,
   causation_id   text,
   session_role   text NOT NULL,
@@ -446,20 +448,20 @@ COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and co
 
 CREATE TABLE evpg.dead_letter (
   dead_letter_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  created_at      timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
-  source_position bigint,
-  timer_id        bigint,
-  attempts        int NOT NULL,
   saga            text COLLATE "C",
   key             text COLLATE "C",
+  source_position bigint,
+  timer_id        bigint,
   label           text,
   command         jsonb,
+  attempts        int NOT NULL,
   sqlstate        text NOT NULL,
   code            text,
   message         text NOT NULL,
   detail          text,
   hint            text,
   context         text,
+  created_at      timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   resolved_at     timestamptz,
   resolution      text CHECK (resolution OPERATOR(pg_catalog.=) ANY ('{retried,discarded}'::pg_catalog.text[])),
   reason          text,

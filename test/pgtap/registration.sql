@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(168);
+SELECT plan(169);
 SET test.kind = counter;
 
 -- what may be a handler, a reducer, an invariant
@@ -34,6 +34,8 @@ CREATE FUNCTION test.twice(state jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT 
 
 SELECT is(evpg_register_aggregate('good', h, 'test.r_same'), true, 'A01: a handler that returns ' || what) FROM (VALUES
   ('test.h_one'::regproc, 'an event'), ('test.h_set', 'a set of events'), ('test.h_json', 'jsonb')) x (h, what);
+SELECT is(evpg_register_aggregate('overloaded', 'test.twice(jsonb, evpg.command)'::regprocedure, 'test.r_same'), true,
+  'one of several functions of a name is given with its arguments');
 SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: ' || args) FROM (VALUES
   ($$'x', 'test.h_json_set', 'test.r_same'$$,
   '42P13 function test.h_json_set(pg_catalog.jsonb,evpg.command) cannot be a handler'),
