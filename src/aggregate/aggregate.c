@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * aggregate.c
- *		Registers aggregates and interceptors, and keeps what a command needs of
- *		them for the session.
+ *		Registers aggregate types, keeps what a command needs of them for the
+ *		session, and counts what the session did with them.
  *
- * Memory: each aggregate has a context of its own below EvpgRegistrationMemory(),
- * the list of interceptors has one.
+ * Memory: each aggregate has a context of its own below EvpgRegistrationMemory().
  *
  *-------------------------------------------------------------------------
  */
@@ -17,14 +16,12 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
-#include "base/names.h"
 #include "base/registration.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "usercode/module.h"
-#include "usercode/registration_advice.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -34,8 +31,6 @@
 
 PG_FUNCTION_INFO_V1(evpg_register_aggregate);
 PG_FUNCTION_INFO_V1(evpg_drop_aggregate);
-PG_FUNCTION_INFO_V1(evpg_register_interceptor);
-PG_FUNCTION_INFO_V1(evpg_drop_interceptor);
 PG_FUNCTION_INFO_V1(evpg_session_stats);
 
 typedef struct AggregateEntry
@@ -46,9 +41,6 @@ typedef struct AggregateEntry
 
 static HTAB *aggregates = NULL;
 static HTAB *counters = NULL;
-static List *interceptors = NIL;	/* of EvpgInterceptor */
-static MemoryContext EvpgInterceptorContext = NULL; /* of the list; NULL: not
-													 * loaded */
 static uint64 generation = 0;	/* of what is kept */
 
 static HTAB *
@@ -84,10 +76,6 @@ refresh_aggregates(void)
 		EvpgRegistrationFreeLater(entry->aggregate->context);
 		hash_search(aggregates, entry->aggregate_type, HASH_REMOVE, NULL);
 	}
-	if (EvpgInterceptorContext != NULL)
-		EvpgRegistrationFreeLater(EvpgInterceptorContext);
-	EvpgInterceptorContext = NULL;
-	interceptors = NIL;
 }
 
 static EvpgCounters *
@@ -395,139 +383,6 @@ evpg_drop_aggregate(PG_FUNCTION_ARGS)
 	(void) EvpgArgText(fcinfo, 0, "aggregate type");
 	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_aggregate, EvpgCatalogGet()->aggregate_type,
 										EVPG_ERRCODE_UNKNOWN_AGGREGATE, "aggregate type", "evpg_drop_aggregate()"));
-}
-
-static EvpgStatement insert_interceptor = {
-	.text = "INSERT INTO evpg.interceptor AS i (name, interceptor, aggregate_types, command_types, priority,"
-	" search_path, registered_by, registered_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, evpg.clock_timestamp())"
-	" ON CONFLICT (name) DO UPDATE"
-	" SET interceptor = excluded.interceptor, aggregate_types = excluded.aggregate_types, command_types ="
-	" excluded.command_types, priority = excluded.priority, search_path = excluded.search_path,"
-	" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
-	" WHERE (i.interceptor, i.aggregate_types, i.command_types, i.priority, i.search_path, i.registered_by)"
-	" IS DISTINCT"
-	" FROM (excluded.interceptor, excluded.aggregate_types, excluded.command_types, excluded.priority,"
-	" excluded.search_path, excluded.registered_by)",
-	.types = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID, TEXTOID}
-};
-
-Datum
-evpg_register_interceptor(PG_FUNCTION_ARGS)
-{
-	char	   *name = EvpgArgName(fcinfo, 0, "interceptor name");
-	ArrayType  *aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types");
-	ArrayType  *command_types = EvpgArgTextArray(fcinfo, 3, "command_types");
-	char	   *search_path = EvpgFunctionSearchPath();
-	Oid			registrant = GetUserId();
-	Datum		values[7];
-	char		nulls[7];
-	uint64		changed;
-	EvpgScope	scope;
-
-	EvpgCheckNewName(name, "interceptor name");
-	EvpgArgRefuseNull(fcinfo, 1, "interceptor");
-	memset(nulls, ' ', sizeof(nulls));
-	EvpgParameterText(values, nulls, 0, name);
-	EvpgParameterText(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
-	values[2] = PointerGetDatum(aggregate_types);
-	nulls[2] = aggregate_types == NULL ? 'n' : ' ';
-	values[3] = PointerGetDatum(command_types);
-	nulls[3] = command_types == NULL ? 'n' : ' ';
-	values[4] = Int32GetDatum(EvpgArgInt(fcinfo, 4, "priority", PG_INT32_MIN));
-	EvpgParameterText(values, nulls, 5, search_path);
-	EvpgParameterText(values, nulls, 6, GetUserNameFromId(registrant, false));
-
-	EvpgEnter(&scope, "evpg_register_interceptor()");
-	changed = EvpgStatementRun(&insert_interceptor, values, nulls);
-	EvpgStatementDone();
-	if (changed > 0)
-	{
-		EvpgRegistrationInvalidate(EvpgCatalogGet()->interceptor);
-		EvpgAdviseTypes("interceptor", name, aggregate_types, NULL);
-	}
-	EvpgLeave(&scope);
-	PG_RETURN_BOOL(changed > 0);
-}
-
-static EvpgStatement delete_interceptor = {
-	.text = "DELETE FROM evpg.interceptor"
-	" WHERE name = $1",
-	.types = {TEXTOID}
-};
-
-Datum
-evpg_drop_interceptor(PG_FUNCTION_ARGS)
-{
-	(void) EvpgArgText(fcinfo, 0, "interceptor name");
-	PG_RETURN_BOOL(EvpgRegistrationDrop(fcinfo, &delete_interceptor, EvpgCatalogGet()->interceptor,
-										ERRCODE_UNDEFINED_OBJECT, "interceptor", "evpg_drop_interceptor()"));
-}
-
-/* ------------------------------------------------------------------ interceptors */
-
-static EvpgStatement select_interceptor = {
-	.text = "SELECT name, interceptor, aggregate_types, command_types, search_path, registered_by"
-	" FROM evpg.interceptor ORDER BY priority, name"
-};
-
-/*
- * EvpgInterceptorList
- *		All interceptors in the order they are called.  The caller is inside
- *		EvpgEnter.
- */
-List *
-EvpgInterceptorList(void)
-{
-	uint64		rows;
-	List	   *list = NIL;
-	MemoryContext context;
-	MemoryContext old;
-
-	refresh_aggregates();
-	if (likely(EvpgInterceptorContext != NULL))
-		return interceptors;
-
-	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgInterceptors", ALLOCSET_SMALL_SIZES);
-	rows = EvpgStatementReadLatest(&select_interceptor, NULL, NULL);
-	old = MemoryContextSwitchTo(context);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		EvpgInterceptor *interceptor = palloc0(sizeof(EvpgInterceptor));
-		Datum		name;
-		Datum		signature;
-		Datum		search_path;
-		Datum		registered_by;
-
-		(void) EvpgResultDatum(row, 1, &name);
-		(void) EvpgResultDatum(row, 2, &signature);
-		(void) EvpgResultDatum(row, 5, &search_path);
-		(void) EvpgResultDatum(row, 6, &registered_by);
-		interceptor->name = TextDatumGetCString(name);
-		interceptor->aggregate_types = EvpgResultNames(row, 3);
-		interceptor->command_types = EvpgResultNames(row, 4);
-		interceptor->signature = TextDatumGetCString(signature);
-		interceptor->search_path = TextDatumGetCString(search_path);
-		interceptor->registered_by = TextDatumGetCString(registered_by);
-		interceptor->context = context;
-		list = lappend(list, interceptor);
-	}
-	MemoryContextSwitchTo(old);
-	EvpgStatementDone();
-	MemoryContextSetParent(context, EvpgRegistrationMemory());
-	interceptors = list;
-	EvpgInterceptorContext = context;
-	return interceptors;
-}
-
-/* The function of an interceptor: one that cannot be called stops only the commands that it would see. */
-EvpgFunction *
-EvpgInterceptorFunction(EvpgInterceptor *interceptor)
-{
-	if (interceptor->function == NULL)
-		interceptor->function = EvpgFunctionResolveIn(interceptor->context, interceptor->signature, EVPG_ROLE_INTERCEPTOR,
-													  interceptor->registered_by, interceptor->search_path);
-	return interceptor->function;
 }
 
 /* ------------------------------------------------------------------ counters */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * aggregate.h
- *		Registered aggregates and interceptors, ready to be used.
+ *		Registered aggregate types, ready to be used.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,7 +9,6 @@
 #define EVPG_AGGREGATE_H
 
 #include "evpg.h"
-#include "nodes/pg_list.h"
 #include "usercode/function.h"
 #include "utils/jsonb.h"
 
@@ -50,21 +49,7 @@ typedef struct EvpgAggregate
 	EvpgCounters *counters;
 } EvpgAggregate;
 
-typedef struct EvpgInterceptor
-{
-	char	   *name;
-	char	   *signature;
-	char	   *search_path;
-	char	   *registered_by;
-	EvpgFunction *function;		/* NULL: not needed yet */
-	MemoryContext context;		/* of all of it */
-	List	   *aggregate_types;	/* NIL: all */
-	List	   *command_types;	/* NIL: all */
-} EvpgInterceptor;
-
 extern EvpgAggregate *EvpgAggregateGet(const char *aggregate_type);
 extern EvpgAggregate *EvpgAggregateGetWithState(const char *aggregate_type);
-extern List *EvpgInterceptorList(void);
-extern EvpgFunction *EvpgInterceptorFunction(EvpgInterceptor *interceptor);
 
 #endif							/* EVPG_AGGREGATE_H */

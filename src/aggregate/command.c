@@ -29,8 +29,13 @@
 #include "access/xact.h"
 #include "aggregate/command.h"
 #include "aggregate/context.h"
+#include "aggregate/handler.h"
 #include "aggregate/idempotency.h"
-#include "aggregate/state.h"
+#include "aggregate/interceptor.h"
+#include "aggregate/invariant.h"
+#include "aggregate/reducer.h"
+#include "aggregate/snapshot.h"
+#include "aggregate/state_cache.h"
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/errors.h"
@@ -221,7 +226,7 @@ decide_and_write(Execution *execution)
 		else
 			outcome->status = EVPG_STATUS_NOOP;
 		if (stream->stream_id != 0)
-			EvpgStateKeep(&state, stream->stream_id);
+			EvpgStateCachePut(&state, stream->stream_id);
 		return true;
 	}
 
@@ -258,9 +263,9 @@ decide_and_write(Execution *execution)
 		return false;
 	}
 	state.last_position = stream->last_position;
-	if (EvpgStateSnapshotDue(&state, stream->stream_id, before))
-		(void) EvpgStateSnapshot(&state, stream->stream_id);
-	EvpgStateKeep(&state, stream->stream_id);
+	if (EvpgSnapshotIsDue(&state, stream->stream_id, before))
+		(void) EvpgSnapshotWrite(&state, stream->stream_id);
+	EvpgStateCachePut(&state, stream->stream_id);
 
 	outcome->status = EVPG_STATUS_OK;
 	outcome->events = decision.events;

@@ -8,7 +8,7 @@
 #ifndef EVPG_OUTCOME_H
 #define EVPG_OUTCOME_H
 
-#include "aggregate/aggregate_code.h"
+#include "aggregate/decision.h"
 #include "fmgr.h"
 #include "log/event.h"
 #include "log/stream.h"

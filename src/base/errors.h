@@ -34,7 +34,4 @@
 #define EVPG_ERRCODE_TRANSITION			MAKE_SQLSTATE('V', 'E', '0', '2', '1')
 #define EVPG_ERRCODE_UNKNOWN_TRANSLATOR	MAKE_SQLSTATE('V', 'E', '0', '2', '2')
 
-/* In aggregate_code.c: what a refusal says that has a code and no message. */
-extern char *EvpgReducerDefaultMessage(const char *code);
-
 #endif							/* EVPG_ERRORS_H */

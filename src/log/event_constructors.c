@@ -15,7 +15,6 @@
 #include "access/htup_details.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/errors.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "log/event.h"
@@ -25,7 +24,6 @@ PG_FUNCTION_INFO_V1(evpg_event);
 PG_FUNCTION_INFO_V1(evpg_events);
 PG_FUNCTION_INFO_V1(evpg_command);
 PG_FUNCTION_INFO_V1(evpg_commands);
-PG_FUNCTION_INFO_V1(evpg_reject);
 
 /* ------------------------------------------------------------------ JSON forms */
 
@@ -283,20 +281,4 @@ evpg_commands(PG_FUNCTION_ARGS)
 		EvpgCommandCheck(&command);
 	}
 	PG_RETURN_ARRAYTYPE_P(rows_to_array(rows, count, desc));
-}
-
-/* Never returns; typed as an event for the planner's sake. */
-Datum
-evpg_reject(PG_FUNCTION_ARGS)
-{
-	char	   *code = EvpgArgName(fcinfo, 0, "rejection code");
-	char	   *message = PG_ARGISNULL(1) ? EvpgReducerDefaultMessage(code) : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	Jsonb	   *detail = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
-
-	ereport(ERROR,
-			(errcode(EVPG_ERRCODE_REJECTED),
-			 errmsg("%s", message),
-			 detail != NULL ? errdetail("%s", JsonbToCString(NULL, &detail->root, VARSIZE(detail))) : 0,
-			 err_generic_string(PG_DIAG_CONSTRAINT_NAME, code)));
-	PG_RETURN_NULL();
 }

@@ -11,10 +11,6 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
-
-#include "aggregate/aggregate.h"
-#include "aggregate/state.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
@@ -36,16 +32,6 @@ PG_FUNCTION_INFO_V1(evpg_stream_version);
 PG_FUNCTION_INFO_V1(evpg_read_stream);
 PG_FUNCTION_INFO_V1(evpg_read_all);
 PG_FUNCTION_INFO_V1(evpg_stable_position);
-PG_FUNCTION_INFO_V1(evpg_state);
-PG_FUNCTION_INFO_V1(evpg_take_snapshot);
-
-static void
-raise_no_stream(const EvpgStream *stream)
-{
-	ereport(ERROR,
-			(errcode(EVPG_ERRCODE_STREAM_NOT_FOUND),
-			 errmsg("stream \"%s\" of aggregate \"%s\" does not exist", stream->aggregate_id, stream->aggregate_type)));
-}
 
 static EvpgStatement select_streams = {
 	.text = "SELECT aggregate_type, aggregate_id, version, created_at"
@@ -146,7 +132,7 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 		for (int64 n = 0; n != max_count && wanted >= first && wanted <= stream.version; n++)
 		{
 			if (!EvpgLogScanNext(scan, &event) || event.version != wanted)
-				EvpgStateRaiseDamaged(&stream, wanted);
+				EvpgStreamRaiseDamaged(&stream, wanted);
 			wanted += backwards ? -1 : 1;
 			return_event(fcinfo, &event, row);
 		}
@@ -154,7 +140,7 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 		EvpgLogScanEnd(scan);
 	}
 	else if (!missing_ok)
-		raise_no_stream(&stream);
+		EvpgStreamRaiseMissing(&stream);
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }
@@ -274,90 +260,4 @@ Datum
 evpg_stable_position(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(EvpgFenceDurablePosition(true));
-}
-
-Datum
-evpg_state(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	EvpgStream	stream = {
-		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
-		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
-	};
-	EvpgScope	scope;
-	EvpgAggregate *aggregate;
-	MemoryContext context;
-	MemoryContext caller;
-
-	if (!PG_ARGISNULL(2) && !PG_ARGISNULL(3))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("at_version and at_time cannot both be given")));
-	InitMaterializedSRF(fcinfo, 0);
-	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	EvpgEnter(&scope, NULL);
-	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
-	if (EvpgStreamRead(&stream, true))
-	{
-		EvpgState	state;
-		Datum		values[3];
-		bool		nulls[3] = {0};
-
-		if (!PG_ARGISNULL(2))
-		{
-			int64		version = PG_GETARG_INT64(2);
-
-			if (version < 0 || version > stream.version)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("stream \"%s\" of aggregate \"%s\" has no version " INT64_FORMAT,
-								stream.aggregate_id, stream.aggregate_type, version),
-						 errdetail("Its versions are 0 to " INT64_FORMAT ".", stream.version)));
-			EvpgStateLoadVersion(&state, aggregate, &stream, version);
-		}
-		else if (!PG_ARGISNULL(3))
-			EvpgStateLoadTime(&state, aggregate, &stream, PG_GETARG_TIMESTAMPTZ(3));
-		else
-			EvpgStateLoad(&state, aggregate, &stream, true);
-
-		values[0] = Int64GetDatum(state.version);
-		values[1] = JsonbPGetDatum(EvpgStateValue(&state));
-		values[2] = Int64GetDatum(state.last_position);
-		nulls[2] = (state.last_position == 0);
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-		if (PG_ARGISNULL(2) && PG_ARGISNULL(3))
-			EvpgStateKeep(&state, stream.stream_id);
-	}
-	EvpgLeave(&scope);
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(context);
-	PG_RETURN_NULL();
-}
-
-Datum
-evpg_take_snapshot(PG_FUNCTION_ARGS)
-{
-	EvpgStream	stream = {
-		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
-		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
-	};
-	EvpgScope	scope;
-	EvpgAggregate *aggregate;
-	EvpgState	state;
-
-	EvpgEnter(&scope, "evpg_take_snapshot()");
-	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
-	if (!EvpgStreamLock(&stream))
-		raise_no_stream(&stream);
-	EvpgStateLoad(&state, aggregate, &stream, false);
-	/* An empty stream needs none. */
-	if (stream.version > 0 && !EvpgStateSnapshot(&state, stream.stream_id))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("could not save a snapshot of stream \"%s\" of aggregate \"%s\"",
-						stream.aggregate_id, stream.aggregate_type)));
-	EvpgStateKeep(&state, stream.stream_id);
-	EvpgLeave(&scope);
-	PG_RETURN_INT64(stream.version);
 }

@@ -25,6 +25,7 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "base/catalog.h"
+#include "base/errors.h"
 #include "base/locks.h"
 #include "base/row.h"
 #include "base/statement.h"
@@ -249,4 +250,24 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, Timest
 	stream->version = version;
 	stream->last_position = last_position;
 	stream->last_recorded_at = recorded_at;
+}
+
+/* Raises that a stream that must exist does not. */
+void
+EvpgStreamRaiseMissing(const EvpgStream *stream)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_STREAM_NOT_FOUND),
+			 errmsg("stream \"%s\" of aggregate \"%s\" does not exist", stream->aggregate_id, stream->aggregate_type)));
+}
+
+/* Raises that the event at a version that a stream has reached is missing, or is another one. */
+void
+EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("event log of stream \"%s\" of aggregate \"%s\" is damaged",
+					stream->aggregate_id, stream->aggregate_type),
+			 errdetail("Version " INT64_FORMAT " is missing or is not what the stream says.", version)));
 }

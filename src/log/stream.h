@@ -30,5 +30,7 @@ extern bool EvpgStreamCreate(EvpgStream *stream);
 extern bool EvpgStreamReserve(const EvpgStream *stream);
 extern void EvpgStreamRelease(const EvpgStream *stream);
 extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at);
+extern void EvpgStreamRaiseMissing(const EvpgStream *stream) pg_attribute_noreturn();
+extern void EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version) pg_attribute_noreturn();
 
 #endif							/* EVPG_STREAM_H */

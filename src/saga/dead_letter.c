@@ -8,7 +8,7 @@
  */
 #include "postgres.h"
 
-#include "aggregate/aggregate_code.h"
+#include "aggregate/decision.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"

@@ -1,0 +1,262 @@
+/*-------------------------------------------------------------------------
+ *
+ * handler.c
+ *		Calls the handler of an aggregate, which decides a command: a callback of
+ *		a module, or a function in SQL or another language.
+ *
+ * The events that a module emits are checked as strictly as the JSON form of
+ * functions (log/event_constructors.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "aggregate/handler.h"
+#include "base/arguments.h"
+#include "base/errors.h"
+#include "base/settings.h"
+#include "catalog/pg_type.h"
+#include "usercode/native.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+/* ------------------------------------------------------------------ modules */
+
+/* A string that a module emitted, copied. */
+static char *
+text_from_json(evpg_json *json, const char *what)
+{
+	const char *string = json_object_get_string(json);
+
+	if (memchr(string, '\0', json_object_get_string_len(json)) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
+				 errmsg("%s contains \\u0000", what)));
+	return EvpgNativeText(string, what);
+}
+
+static void
+raise_bad_member(const char *name, const char *wanted)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_MODULE),
+			 errmsg("member \"%s\" of an emitted event is not %s", name, wanted)));
+}
+
+static ArrayType *
+tags_from_json(evpg_json *tags)
+{
+	size_t		count;
+	Datum	   *elements;
+
+	if (json_object_get_type(tags) != json_type_array)
+		raise_bad_member("tags", "an array of strings");
+	count = json_object_array_length(tags);
+	elements = palloc(sizeof(Datum) * Max(count, 1));
+	for (size_t i = 0; i < count; i++)
+	{
+		evpg_json  *tag = json_object_array_get_idx(tags, i);
+
+		if (json_object_get_type(tag) != json_type_string)
+			raise_bad_member("tags", "an array of strings");
+		elements[i] = CStringGetTextDatum(text_from_json(tag, "tag"));
+	}
+	return construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/* A member of an event that a module emitted; null members are as if they were not there. */
+static void
+take_member(EvpgEvent *event, const char *name, evpg_json *value)
+{
+	if (strcmp(name, "type") == 0)
+	{
+		if (json_object_get_type(value) != json_type_string)
+			raise_bad_member(name, "a string");
+		event->type = text_from_json(value, "event type");
+	}
+	else if (strcmp(name, "data") == 0)
+		event->data = EvpgJsonToJsonb(value, "event data");
+	else if (strcmp(name, "metadata") == 0)
+		event->metadata = EvpgJsonToJsonb(value, "event metadata");
+	else if (strcmp(name, "tags") == 0)
+		event->tags = tags_from_json(value);
+	else if (strcmp(name, "schema_version") == 0)
+	{
+		int64		version = json_object_get_int64(value);
+
+		if (json_object_get_type(value) != json_type_int || version < 1 || version > PG_INT32_MAX)
+			raise_bad_member(name, "a positive integer");
+		event->schema_version = (int) version;
+	}
+	else
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("an emitted event has an unknown member")));
+}
+
+/* An event that a module emitted; as strict as the JSON form of functions. */
+static void
+event_from_json(evpg_json *json, EvpgEvent *event)
+{
+	memset(event, 0, sizeof(EvpgEvent));
+	event->schema_version = 1;
+	if (json_object_get_type(json) != json_type_object)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("an emitted event is not a JSON object")));
+	{
+		json_object_object_foreach(json, name, value)
+		{
+			if (value != NULL)
+				take_member(event, name, value);
+		}
+	}
+}
+
+static void
+raise_too_many(const EvpgCommand *command)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_LIMIT),
+			 errmsg("command \"%s\" emits too many events", command->command_type),
+			 errdetail("The limit is %d.", EvpgMaxEvents),
+			 errhint("Split the command, or let a superuser raise evpg.max_events.")));
+}
+
+static void
+decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+{
+	const evpg_command_entry *entry = evpg_find_command(&state->aggregate->module, command->command_type);
+	evpg_result *result = EvpgNativeResult();
+	EvpgJsonOwner *data = EvpgJsonOwn(NULL);
+	EvpgJsonOwner *metadata = EvpgJsonOwn(NULL);
+	evpg_command in;
+
+	if (entry == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_COMMAND),
+				 errmsg("aggregate \"%s\" has no command \"%s\"", command->aggregate_type, command->command_type)));
+	if (command->data != NULL)
+	{
+		data->json = EvpgJsonFromJsonb(command->data, "command data");
+		if (data->json != NULL && json_object_get_type(data->json) != json_type_object)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("data of command \"%s\" must be a JSON object", command->command_type)));
+	}
+	if (command->metadata != NULL)
+		metadata->json = EvpgJsonFromJsonb(command->metadata, "command metadata");
+
+	in = (evpg_command)
+	{
+		.version = state->version,
+			.aggregate_type = command->aggregate_type,
+			.aggregate_id = command->aggregate_id,
+			.type = command->command_type,
+			.data = data->json,
+			.metadata = metadata->json,
+			.command_id = command->command_id,
+			.correlation_id = command->correlation_id,
+			.causation_id = command->causation_id,
+			.actor = command->actor,
+			.session_role = command->session_role,
+			.received_at = EvpgNativeTime(command->received_at)
+	};
+	entry->call(result, state->json->json, &in);
+
+	if (result->failed)
+		EvpgRaiseModuleFailed(result, "handler", command);
+	EvpgNativeResultCheck(result, EVPG_MAY_EMIT | EVPG_MAY_REJECT, "a handler");
+	if (result->rejected)
+	{
+		EvpgDecisionFromModule(result, command, decision);
+		return;
+	}
+	if (result->events == NULL)
+		return;
+	if (!json_object_is_type(result->events, json_type_array))
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("events of a handler are not a JSON array"),
+				 errhint("Emit them with evpg_emit().")));
+	if (json_object_array_length(result->events) > (size_t) EvpgMaxEvents)
+		raise_too_many(command);
+	decision->count = json_object_array_length(result->events);
+	decision->events = palloc(sizeof(EvpgEvent) * decision->count);
+	decision->data = palloc(sizeof(evpg_json *) * decision->count);
+	for (int i = 0; i < decision->count; i++)
+	{
+		evpg_json  *emitted = json_object_array_get_idx(result->events, i);
+
+		event_from_json(emitted, &decision->events[i]);
+		decision->data[i] = evpg_get(emitted, "data");
+	}
+}
+
+/* ------------------------------------------------------------------ functions */
+
+static void
+decide_by_function(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+{
+	EvpgFunction *handler = state->aggregate->handler;
+	Datum		args[2] = {JsonbPGetDatum(state->jsonb), EvpgCommandDatum(command)};
+	EvpgRefusableCall call = {.function = handler, .args = args, .max_rows = EvpgMaxEvents + 1};
+
+	EvpgRefusableCallRun(&call);
+	if (handler->result_type == JSONBOID)
+	{
+		Jsonb	   *jsonb = call.count == 0 || call.row_nulls[0] ? NULL : DatumGetJsonbP(call.rows[0]);
+
+		JsonbValue	scalar;
+
+		/* null, in SQL or JSON, is no event */
+		if (jsonb != NULL && !(JsonbExtractScalar(&jsonb->root, &scalar) && scalar.type == jbvNull))
+			decision->count = EvpgEventsFromJsonb(jsonb, &decision->events);
+	}
+	else
+	{
+		decision->events = palloc(sizeof(EvpgEvent) * Max(call.count, 1));
+		for (int i = 0; i < call.count; i++)
+			if (!call.row_nulls[i] &&
+				EvpgEventFromNewEvent(DatumGetHeapTupleHeader(call.rows[i]), &decision->events[decision->count]))
+				decision->count++;
+	}
+	if (decision->count > EvpgMaxEvents || call.count > EvpgMaxEvents)
+		raise_too_many(command);
+}
+
+/* ------------------------------------------------------------------ both */
+
+/*
+ * EvpgHandlerDecide
+ *		Lets the handler decide a command on a state, which it does not change.
+ *		The answer is in CurrentMemoryContext.  A refusal by a module is
+ *		returned, one by a function raised.
+ */
+void
+EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+{
+	EvpgAggregateCall code = {
+		.role = "handler",
+		.aggregate_type = command->aggregate_type,
+		.aggregate_id = command->aggregate_id,
+		.type = command->command_type,
+		.version = state->version
+	};
+
+	Assert(state->valid);
+	memset(decision, 0, sizeof(EvpgDecision));
+	EvpgAggregateCallBegin(&code);
+	if (state->aggregate->native)
+		decide_native(state, command, decision);
+	else
+		decide_by_function(state, command, decision);
+	for (int i = 0; i < decision->count; i++)
+	{
+		EvpgEventCheck(&decision->events[i], i + 1);
+		EvpgCheckDerivedMetadata(decision->events[i].metadata, command->metadata);
+	}
+	EvpgAggregateCallEnd(&code);
+}

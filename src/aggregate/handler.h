@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * handler.h
+ *		Calling the handler of an aggregate.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_HANDLER_H
+#define EVPG_HANDLER_H
+
+#include "aggregate/decision.h"
+#include "aggregate/state.h"
+
+extern void EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision);
+
+#endif							/* EVPG_HANDLER_H */

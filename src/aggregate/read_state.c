@@ -1,0 +1,113 @@
+/*-------------------------------------------------------------------------
+ *
+ * read_state.c
+ *		The SQL functions about states of aggregates: reading one, and taking a
+ *		snapshot of it.
+ *
+ * evpg_state() is STABLE: it sees what the calling statement sees.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "aggregate/snapshot.h"
+#include "aggregate/state_cache.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_state);
+PG_FUNCTION_INFO_V1(evpg_take_snapshot);
+
+Datum
+evpg_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	EvpgScope	scope;
+	EvpgAggregate *aggregate;
+	MemoryContext context;
+	MemoryContext caller;
+
+	if (!PG_ARGISNULL(2) && !PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at_version and at_time cannot both be given")));
+	InitMaterializedSRF(fcinfo, 0);
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	EvpgEnter(&scope, NULL);
+	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
+	if (EvpgStreamRead(&stream, true))
+	{
+		EvpgState	state;
+		Datum		values[3];
+		bool		nulls[3] = {0};
+
+		if (!PG_ARGISNULL(2))
+		{
+			int64		version = PG_GETARG_INT64(2);
+
+			if (version < 0 || version > stream.version)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("stream \"%s\" of aggregate \"%s\" has no version " INT64_FORMAT,
+								stream.aggregate_id, stream.aggregate_type, version),
+						 errdetail("Its versions are 0 to " INT64_FORMAT ".", stream.version)));
+			EvpgStateLoadVersion(&state, aggregate, &stream, version);
+		}
+		else if (!PG_ARGISNULL(3))
+			EvpgStateLoadTime(&state, aggregate, &stream, PG_GETARG_TIMESTAMPTZ(3));
+		else
+			EvpgStateLoad(&state, aggregate, &stream, true);
+
+		values[0] = Int64GetDatum(state.version);
+		values[1] = JsonbPGetDatum(EvpgStateToJsonb(&state));
+		values[2] = Int64GetDatum(state.last_position);
+		nulls[2] = (state.last_position == 0);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		if (PG_ARGISNULL(2) && PG_ARGISNULL(3))
+			EvpgStateCachePut(&state, stream.stream_id);
+	}
+	EvpgLeave(&scope);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	PG_RETURN_NULL();
+}
+
+Datum
+evpg_take_snapshot(PG_FUNCTION_ARGS)
+{
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	};
+	EvpgScope	scope;
+	EvpgAggregate *aggregate;
+	EvpgState	state;
+
+	EvpgEnter(&scope, "evpg_take_snapshot()");
+	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
+	if (!EvpgStreamLock(&stream))
+		EvpgStreamRaiseMissing(&stream);
+	EvpgStateLoad(&state, aggregate, &stream, false);
+	/* An empty stream needs none. */
+	if (stream.version > 0 && !EvpgSnapshotWrite(&state, stream.stream_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not save a snapshot of stream \"%s\" of aggregate \"%s\"",
+						stream.aggregate_id, stream.aggregate_type)));
+	EvpgStateCachePut(&state, stream.stream_id);
+	EvpgLeave(&scope);
+	PG_RETURN_INT64(stream.version);
+}

@@ -1,0 +1,105 @@
+/*-------------------------------------------------------------------------
+ *
+ * reducer.c
+ *		Calls the reducer of an aggregate, which folds an event into a state.
+ *
+ * A module's state is a json-c object that its callback changes in place; a
+ * function's is a jsonb that every fold replaces. An event of a command is
+ * folded while its position is not drawn yet; a fold must not depend on it.
+ *
+ * Memory: what is needed for one event only is in the scratch context of the
+ * state.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "evpg.h"
+
+#include "aggregate/decision.h"
+#include "aggregate/reducer.h"
+#include "base/errors.h"
+#include "usercode/native.h"
+#include "utils/memutils.h"
+
+static void
+fold_native(EvpgState *state, const EvpgEvent *event, evpg_json *data)
+{
+	const evpg_event_entry *entry = evpg_find_event(&state->aggregate->module, event->type);
+
+	if (entry == NULL)
+	{
+		state->aggregate->counters->unknown_events++;
+		return;
+	}
+	EvpgNativeEventSet(&state->event, event, data);
+	entry->call(state->json->json, &state->event.event);
+	EvpgNativeEventClear(&state->event);
+
+	/*
+	 * A walk over the state costs, so what was folded in counts until it is a
+	 * quarter of it.  The walk refuses a state that has become too deep for
+	 * json-c, or contains itself.
+	 */
+	state->growth += 256 + (event->data != NULL ? 4 * (Size) VARSIZE_ANY(event->data) : 0);
+	if (state->growth > state->size / 4)
+	{
+		state->size = EvpgJsonSize(state->json->json, "state");
+		state->growth = 0;
+	}
+}
+
+static void
+fold_by_function(EvpgState *state, const EvpgEvent *event)
+{
+	EvpgFunction *reducer = state->aggregate->reducer;
+	Datum		args[2] = {JsonbPGetDatum(state->jsonb), EvpgEventDatum(event)};
+	Datum	   *rows;
+	bool	   *nulls;
+	Jsonb	   *next;
+
+	if (EvpgFunctionCall(reducer, args, true, 1, &rows, &nulls) != 1 || nulls[0])
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("reducer %s returned null", reducer->signature),
+				 errdetail("A reducer returns the new state, or the same state for an event that changes nothing."),
+				 errhint("A CASE without ELSE returns null: add ELSE state.  So does an expression with a null in it, such as "
+						 "state->'a' || event.data->'b' or jsonb_set(): set parentheses around each ->, and use coalesce().")));
+	next = EvpgStateCopyJsonb(state->context, DatumGetJsonbP(rows[0]));
+	pfree(state->jsonb);
+	state->jsonb = next;
+}
+
+/*
+ * EvpgReducerFold
+ *		Folds an event into a state.  The state is not valid in between: an
+ *		error leaves it marked so.  data is the event's data as json-c, if the
+ *		caller has it.
+ */
+void
+EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data)
+{
+	MemoryContext old = MemoryContextSwitchTo(state->scratch);
+	EvpgAggregateCall code = {
+		.role = "reducer",
+		.aggregate_type = event->aggregate_type,
+		.aggregate_id = event->aggregate_id,
+		.type = event->type,
+		.version = event->version,
+		.position = event->position
+	};
+
+	state->valid = false;
+	EvpgAggregateCallBegin(&code);
+	if (state->aggregate->native)
+		fold_native(state, event, data);
+	else
+		fold_by_function(state, event);
+	EvpgAggregateCallEnd(&code);
+	state->version = event->version;
+	state->last_position = event->position;
+	state->valid = true;
+	state->aggregate->counters->folds++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(state->scratch);
+}
