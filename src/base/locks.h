@@ -64,9 +64,10 @@ typedef enum EvpgLockClass
 	EVPG_LOCK_SAGA = 17755,
 
 	/*
-	 * What was claimed before and never finished, and may have taken the
-	 * server down: one for the database, held for the session while one is
-	 * tried.
+	 * What may take the server down: one for the server, of no database.
+	 * evpg_run and workers hold it for the session, from the count of an
+	 * attempt to its commit: shared, but exclusive for what has been under
+	 * way in a crash.
 	 */
 	EVPG_LOCK_SUSPECT = 17756
 } EvpgLockClass;

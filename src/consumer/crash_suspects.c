@@ -14,6 +14,12 @@
  * max_attempts of them the consumer does what on_error says; after two at least,
  * since another process may have caused one.
  *
+ * The attempt follows the count at once, and from the count to the commit of the
+ * attempt the session holds a lock that is one for the whole server.  It is exclusive
+ * for what has crashed before, shared for what has not: so a second count is made
+ * only if nothing else that is under suspicion runs, in any database, and what
+ * has never crashed does not wait for each other.
+ *
  * A consumer that has nothing to catch up after a start is not slowed down, not
  * by what comes then, and none is in normal operation.
  *
@@ -27,6 +33,7 @@
 #include "access/xact.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/locks.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
@@ -34,6 +41,7 @@
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/lock.h"
 #include "storage/pg_shmem.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -50,6 +58,95 @@ static char alone[EVPG_MAX_NAME + 1];
 
 /* What this session has counted is taken back by this function. */
 static void (*counted) (void) = NULL;
+
+/* The mode in which this session holds the lock of suspects, and what it has counted in this transaction is tried in the next. */
+static LOCKMODE lock_mode = NoLock;
+static bool attempt_follows = false;
+
+/* For how long a suspect is put off that cannot be tried alone. */
+#define SUSPECT_PAUSE 100
+
+static void
+fill_suspect_tag(LOCKTAG *tag)
+{
+	/* Of no database: a crash hits all of them. */
+	SET_LOCKTAG_ADVISORY(*tag, InvalidOid, 0, 0, EVPG_LOCK_SUSPECT);
+}
+
+/*
+ * EvpgCrashLock
+ *		Locks what may crash the server, for the session, up to EvpgCrashUnlock;
+ *		exclusively if it has been under way in a crash.  Does not wait; false if
+ *		another session tries something that must not be disturbed.
+ */
+bool
+EvpgCrashLock(bool crashed)
+{
+	LOCKMODE	mode = crashed ? ExclusiveLock : ShareLock;
+	LOCKTAG		tag;
+
+	if (lock_mode != NoLock)
+		return true;
+	fill_suspect_tag(&tag);
+	if (LockAcquire(&tag, mode, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	lock_mode = mode;
+	return true;
+}
+
+/* Gives the lock back, if this session has it: what was tried has committed, or failed. */
+void
+EvpgCrashUnlock(void)
+{
+	LOCKTAG		tag;
+
+	attempt_follows = false;
+	if (lock_mode == NoLock)
+		return;
+	fill_suspect_tag(&tag);
+	/* User code may have called pg_advisory_unlock_all(). */
+	if (EvpgLockHeld(&tag, lock_mode))
+		(void) LockRelease(&tag, lock_mode, true);
+	lock_mode = NoLock;
+}
+
+/*
+ * EvpgCrashBeginAttempt
+ *		Begins an attempt that the caller counts in this transaction, or has counted
+ *		before: false, and *next is lowered, if it must be put off.
+ */
+bool
+EvpgCrashBeginAttempt(bool crashed, TimestampTz *next)
+{
+	if (EvpgCrashLock(crashed))
+		return true;
+	*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SUSPECT_PAUSE));
+	return false;
+}
+
+/* Returns whether this session has it: it has counted an attempt in its last transaction, or tries one. */
+bool
+EvpgCrashIsLocked(void)
+{
+	return lock_mode != NoLock;
+}
+
+/* The caller has counted an attempt, which it makes in the next transaction. */
+void
+EvpgCrashNoteCounted(void)
+{
+	attempt_follows = true;
+}
+
+/* Returns, once, whether the transaction that has just committed has counted an attempt that must be made now. */
+bool
+EvpgCrashAttemptFollows(void)
+{
+	bool		follows = attempt_follows;
+
+	attempt_follows = false;
+	return follows;
+}
 
 /* Which start of the server this is. */
 int64
@@ -172,10 +269,12 @@ static EvpgStatement update_crashes = {
 /*
  * EvpgCrashAdviseBatch
  *		What a consumer, which the caller owns, may do next with the events of a
- *		filter.  *position is the event that is tried alone, or is given up.
+ *		filter.  *position is the event that is tried alone, or is given up; *next
+ *		is lowered if it is put off.
  */
 EvpgCrashAdvice
-EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit, int64 *position)
+EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit, int64 *position,
+					 TimestampTz *next)
 {
 	bool		begun = (consumer->server_start == EvpgServerStartId());
 	int64		cautious_to = begun ? consumer->cautious_to : EvpgCrashSuspectLimit();
@@ -200,6 +299,8 @@ EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, 
 		*limit = 0;
 		return EVPG_CRASH_PROCEED;
 	}
+	if (!EvpgCrashBeginAttempt(consumer->crashes > 0, next))
+		return EVPG_CRASH_PUT_OFF;
 	strlcpy(alone, consumer->name, sizeof(alone));
 	EvpgCrashTakeBackAtExit(take_back_alone);
 	if (begun && consumer->crashes > 0)
@@ -215,6 +316,7 @@ EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, 
 	(void) EvpgStatementRun(&update_crashes, values, NULL);
 	EvpgStatementDone();
 	ForceSyncCommit();
+	EvpgCrashNoteCounted();
 	return EVPG_CRASH_COUNTED;
 }
 

@@ -293,14 +293,14 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	filter.upto = mark;
 	filter.aggregate_types = projection->aggregate_types;
 	filter.event_types = projection->event_types;
-	caution = EvpgCrashAdviseBatch(&consumer, &filter, projection->max_attempts, &batch.max_events, &position);
+	caution = EvpgCrashAdviseBatch(&consumer, &filter, projection->max_attempts, &batch.max_events, &position, next);
 	EvpgCrashFlushAtCommit(batch.max_events);
 	if (caution != EVPG_CRASH_PROCEED)
 	{
-		if (caution != EVPG_CRASH_COUNTED)
+		if (caution == EVPG_CRASH_GIVE_UP || caution == EVPG_CRASH_GIVE_UP_UNRUN)
 			give_up_crashing(&consumer, projection, position, caution == EVPG_CRASH_GIVE_UP);
 		EvpgLeave(&scope);
-		return true;
+		return caution != EVPG_CRASH_PUT_OFF;
 	}
 	batch.parked = EvpgParkedEventList(name, batch.after);
 	error = EvpgSubtransactionRun(run_batch, &batch);

@@ -16,6 +16,7 @@
 
 /* In place of the number of a part: the end of the rebuild. */
 #define EVPG_REBUILD_END (-1)
+#define EVPG_REBUILD_ANY (-2)
 
 /* How often a part of a rebuild, or its end, has crashed the server. */
 typedef struct EvpgCrashCount
@@ -43,6 +44,9 @@ typedef struct EvpgRebuild
 	/* what this call does */
 	bool		foreground;		/* all in the transaction of the caller */
 	int			part;			/* the one that is worked on */
+	int			counted;		/* the one that the last transaction has
+								 * counted, and that is tried now */
+	bool		put_off;		/* another session tries something alone */
 	int64		upto;			/* the last position to apply */
 	int64		events;			/* that it has applied */
 	bool		postponed;		/* the end would have written what an exchange

@@ -169,15 +169,16 @@ take_back_rebuild_attempt(void)
 /*
  * Counts an attempt, if it is the first one after a start of the server; fails the
  * rebuild if there were too many.  Returns false if the attempt was counted before,
- * or need not be, so that the caller may make it in this transaction; otherwise the
- * caller commits first.
+ * or need not be, so that the caller may make it in this transaction, unless
+ * rebuild->put_off; otherwise the caller commits first.
  */
 static bool
-count_rebuild_attempt(EvpgRebuild *rebuild, int part)
+count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
 {
 	const EvpgCrashCount *crashes = crash_count_of(rebuild, part);
 	bool		counted = (crashes->server_start == EvpgServerStartId());
 
+	rebuild->put_off = false;
 	if (counted && crashes->crashes == 0)
 		return false;
 	if (!counted && crashes->crashes >= EvpgCrashMaxCount(rebuild->projection->max_attempts))
@@ -187,8 +188,14 @@ count_rebuild_attempt(EvpgRebuild *rebuild, int part)
 		record_rebuild_failure(rebuild, EvpgCrashError(crashes->crashes));
 		return true;
 	}
+	rebuild->put_off = !EvpgCrashBeginAttempt(crashes->crashes > 0, next);
+	if (rebuild->put_off)
+		return false;
 	if (!counted)
+	{
 		write_crash_count(rebuild, part, EvpgServerStartId(), crashes->crashes + 1);
+		EvpgCrashNoteCounted();
+	}
 	strlcpy(counted_name, rebuild->name, sizeof(counted_name));
 	counted_part = part;
 	EvpgCrashTakeBackAtExit(take_back_rebuild_attempt);
@@ -220,9 +227,9 @@ attempt_end(void *arg)
 	EvpgRebuildEnd(arg);
 }
 
-/* Applies a batch to a part that no other session works on; returns false if no part needs one. */
+/* Applies a batch to a part that no other session works on; returns false if no part needs one, or it is put off. */
 static bool
-continue_next_part(EvpgRebuild *rebuild)
+continue_next_part(EvpgRebuild *rebuild, TimestampTz *next)
 {
 	int64		near = EvpgRebuildTakePostponed(rebuild) ? 0 : EVPG_REBUILD_NEAR;
 
@@ -231,7 +238,8 @@ continue_next_part(EvpgRebuild *rebuild)
 	{
 		ErrorData  *error;
 
-		if (!EvpgRebuildLockPart(rebuild, rebuild->part))
+		if ((rebuild->counted != EVPG_REBUILD_ANY && rebuild->part != rebuild->counted) ||
+			!EvpgRebuildLockPart(rebuild, rebuild->part))
 			continue;
 		EvpgRebuildReadParts(rebuild);
 
@@ -244,8 +252,10 @@ continue_next_part(EvpgRebuild *rebuild)
 			(rebuild->projection->tables == NIL ||
 			 rebuild->checkpoints[rebuild->part] >= Min(rebuild->goal, rebuild->upto)))
 			continue;
-		if (count_rebuild_attempt(rebuild, rebuild->part))
+		if (count_rebuild_attempt(rebuild, rebuild->part, next))
 			return true;
+		if (rebuild->put_off)
+			continue;
 		error = EvpgSubtransactionRun(attempt_part, rebuild);
 		reset_crash_count(rebuild, rebuild->part);
 		if (error != NULL)
@@ -272,8 +282,10 @@ end_if_near(EvpgRebuild *rebuild, TimestampTz *next)
 		for (int part = 0; part < rebuild->parts; part++)
 			if (rebuild->upto - rebuild->checkpoints[part] > 2 * EVPG_REBUILD_NEAR)
 				return true;
-	if (count_rebuild_attempt(rebuild, EVPG_REBUILD_END))
+	if (count_rebuild_attempt(rebuild, EVPG_REBUILD_END, next))
 		return true;
+	if (rebuild->put_off)
+		return false;
 	error = EvpgSubtransactionRun(attempt_end, rebuild);
 	if (error != NULL)
 	{
@@ -309,8 +321,13 @@ EvpgRebuildContinue(const char *name, TimestampTz *next)
 		more = false;
 	}
 	else
-		more = (rebuild.projection->reset_signature == NULL && continue_next_part(&rebuild)) ||
-			end_if_near(&rebuild, next);
+	{
+		/* An attempt that was counted is made next, and nothing else. */
+		rebuild.counted = EvpgCrashIsLocked() ? counted_part : EVPG_REBUILD_ANY;
+		more = rebuild.projection->reset_signature == NULL && continue_next_part(&rebuild, next);
+		if (!more && !rebuild.put_off)
+			more = rebuild.counted >= 0 || end_if_near(&rebuild, next);
+	}
 	EvpgLeave(&scope);
 	return more;
 }

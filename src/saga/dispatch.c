@@ -612,40 +612,15 @@ static bool any_claimed;
 /* In so many passes what others were in the way of comes last. */
 static int	unhindered_first = 0;
 
-/* This session is the one that tries what may have crashed the server. */
-static bool suspects_locked = false;
-
-static void
-suspect_tag(LOCKTAG *tag)
-{
-	EvpgLockTag(tag, EVPG_LOCK_SUSPECT, 0);
-}
-
-/* One at a time in the whole database, so that a crash counts against nobody else. */
-static bool
-lock_suspects(void)
-{
-	LOCKTAG		tag;
-
-	suspect_tag(&tag);
-	if (!suspects_locked)
-		suspects_locked = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-	return suspects_locked;
-}
-
 static void
 unlock_all(void)
 {
 	ListCell   *cell;
-	LOCKTAG		tag;
 
 	foreach(cell, claimed)
 		unlock_item(lfirst(cell));
 	claimed = NIL;
-	suspect_tag(&tag);
-	if (suspects_locked)
-		(void) LockRelease(&tag, ExclusiveLock, true);
-	suspects_locked = false;
+	EvpgCrashUnlock();
 }
 
 /* Locks of what is due; what was tried before only alone. */
@@ -663,7 +638,7 @@ lock_some(List *due)
 		/* The other workers want some, too. */
 		if (list_length(claimed) >= share)
 			break;
-		if (what->attempts > 0 && (claimed != NIL || (what->suspect && !lock_suspects())))
+		if (what->attempts > 0 && (claimed != NIL || (what->suspect && !EvpgCrashLock(true))))
 			continue;
 		claimed = lappend(claimed, what);
 		what->locked = EvpgDispatchLock(what, true, false);

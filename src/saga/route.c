@@ -256,13 +256,15 @@ route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
 	int64		buried = 0;
 	int			limit;
 
-	switch (EvpgCrashAdviseBatch(consumer, &filter, saga->max_attempts, &limit, &event.position))
+	switch (EvpgCrashAdviseBatch(consumer, &filter, saga->max_attempts, &limit, &event.position, next))
 	{
 		case EVPG_CRASH_PROCEED:
 			EvpgCrashFlushAtCommit(limit);
 			return route_batch(consumer, mark, limit == 0 ? BATCH_EVENTS : Min(limit, BATCH_EVENTS), &buried, next) < mark;
 		case EVPG_CRASH_COUNTED:
 			return true;
+		case EVPG_CRASH_PUT_OFF:
+			return false;
 		default:
 			write_routing_dead_letter(saga, &event, consumer->crashes - 1, EvpgCrashError(consumer->crashes - 1));
 			EvpgConsumerAdvance(consumer, event.position, 0);

@@ -78,7 +78,7 @@ run_task(void *arg)
 
 /*
  * Runs every task of a kind, each with memory of its own; true if one has more
- * to do.  What a task cannot cope with by itself is told, and does not keep the
+ * to do.  If one has only counted an attempt it makes that before anything else runs.  If one has only counted an attempt it makes that before anything else runs.  What a task cannot cope with by itself is told, and does not keep the
  * others from running.
  */
 static bool
@@ -91,28 +91,35 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 
 	foreach(cell, names)
 	{
-		Task		task = {.name = lfirst(cell), .run = run, .next = *next};
-		ErrorData  *error;
+		bool		attempt_follows;
 
-		MemoryContextSwitchTo(memory);
-		PushActiveSnapshot(GetTransactionSnapshot());
-		error = EvpgSubtransactionRun(run_task, &task);
-		PopActiveSnapshot();
-		if (error == NULL)
+		do
 		{
-			more |= task.more;
-			*next = task.next;
-		}
-		else if (EvpgErrorIsCancel(error))
-			ReThrowError(error);
-		else if (!EvpgAttemptPutOff(error, next))
-			ereport(WARNING,
-					(errcode(error->sqlerrcode),
-					 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
-							get_database_name(MyDatabaseId), error->message)));
-		commit();
-		MemoryContextReset(memory);
-		CHECK_FOR_INTERRUPTS();
+			Task		task = {.name = lfirst(cell), .run = run, .next = *next};
+			ErrorData  *error;
+
+			MemoryContextSwitchTo(memory);
+			PushActiveSnapshot(GetTransactionSnapshot());
+			error = EvpgSubtransactionRun(run_task, &task);
+			PopActiveSnapshot();
+			attempt_follows = EvpgCrashAttemptFollows() && error == NULL;
+			if (error == NULL)
+			{
+				more |= task.more;
+				*next = task.next;
+			}
+			else if (EvpgErrorIsCancel(error))
+				ReThrowError(error);
+			else if (!EvpgAttemptPutOff(error, next))
+				ereport(WARNING,
+						(errcode(error->sqlerrcode),
+						 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
+								get_database_name(MyDatabaseId), error->message)));
+			commit();
+			MemoryContextReset(memory);
+			CHECK_FOR_INTERRUPTS();
+		} while (attempt_follows);
+		EvpgCrashUnlock();
 	}
 	return more;
 }
@@ -194,6 +201,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	}
 	PG_FINALLY();
 	{
+		EvpgCrashUnlock();
 		MemoryContextDelete(context);
 	}
 	PG_END_TRY();

@@ -103,6 +103,24 @@ SQL
 	}
 }
 
+# Consumers whose names come later, in the same passes as the one that crashes the server: each crash is one of the first alone.
+query("ALTER SYSTEM SET evpg.workers = 1");
+query('SELECT pg_reload_conf()');
+eventually("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", 'there is one worker');
+query(<<'SQL');
+CREATE FUNCTION count_served(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE RETURN '{"seen": 1}'::jsonb;
+SELECT evpg_register_projection('a bad one', library => 'evpg_test', symbol => 'poisonable_seen', event_types => '{Served}', mode => 'async', on_error => 'skip', max_attempts => 2, start_position => evpg_stable_position());
+SELECT evpg_register_projection('good ' || n, 'count_served', event_types => '{Served}', mode => 'async', on_error => 'skip', max_attempts => 2, start_position => evpg_stable_position()) FROM generate_series(1, 3) n;
+SQL
+poison(q(SELECT FROM evpg_append('account', 'several', ARRAY[evpg_event('Served', '{"poison": true}')])));
+eventually("SELECT count(*) = 4 FROM evpg.stat_consumer WHERE name ~ '^(a bad one|good .)\$' AND lag_events = 0", 'rule 10: several consumers: all go on');
+is(query("SELECT string_agg(name, ', ') FROM evpg.parked_event WHERE name ~ '^(a bad one|good .)\$'"), 'a bad one', 'rule 10: several consumers: only the one that crashes the server gives its event up');
+is(query("SELECT count(*) FROM generate_series(1, 3) n, evpg_projection('good ' || n, 'several')"), 3, 'rule 10: several consumers: the others have applied it');
+unlike(slurp_file($node->logfile), qr/the server has crashed [2-9] times while "good/, 'rule 10: several consumers: they are not blamed for more than one crash');
+query("SELECT evpg_drop_projection(name) FROM unnest('{a bad one,good 1,good 2,good 3}'::text[]) name");
+query("ALTER SYSTEM RESET evpg.workers");
+query('SELECT pg_reload_conf()');
+
 # ------------------------------------------------------------------ a saga's key function
 
 query("SELECT evpg_register_saga('keys', library => 'evpg_test', symbol => 'poisonable_key', max_attempts => 2, backoff => '0')");
