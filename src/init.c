@@ -47,6 +47,7 @@
 #include "base/shmem.h"
 #include "base/statement.h"
 #include "base/testing.h"
+#include "base/wakeup.h"
 #include "broadcast/ring.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
@@ -56,6 +57,7 @@
 #include "projection/rebuild_handler.h"
 #include "saga/dispatch.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/rel.h"
 #include "worker/launcher.h"
 
@@ -75,6 +77,7 @@ _PG_init(void)
 	EVPG_TESTING_INIT();
 	EvpgSettingsInit();
 	EvpgShmemInit();
+	EvpgWakeupInit();
 	EvpgRingInit();
 	EvpgDurableInit();
 	EvpgCatalogInit();
@@ -83,6 +86,7 @@ _PG_init(void)
 	EvpgDispatchInit();
 	EvpgRebuildHandlerInit();
 	EvpgLauncherInit();
+	MarkGUCPrefixReserved("evpg");
 }
 
 static EvpgStatement select_extension_version = {

@@ -23,8 +23,8 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/registration.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "utils/rel.h"
@@ -125,7 +125,7 @@ evpg_set_clock_offset(PG_FUNCTION_ARGS)
 	EvpgStatementDone();
 	EvpgRegistrationInvalidate(EvpgCatalogGet()->clock);
 	/* Something may be due now, or not any more. */
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);
 	PG_RETURN_VOID();
 }

@@ -15,13 +15,11 @@
 #include <limits.h>
 
 #include "base/settings.h"
-#include "base/shmem.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 
 char	   *EvpgActor;
-int			EvpgBroadcastBy;
 int			EvpgBroadcastBuffer;
 char	   *EvpgCorrelationId;
 int			EvpgMaxDatabases;
@@ -35,28 +33,6 @@ int			EvpgNaptime;
 char	   *EvpgOrigin;
 int			EvpgStateCacheSize;
 int			EvpgWorkers;
-
-static const struct config_enum_entry broadcast_ways[] = {
-	{"auto", EVPG_BROADCAST_AUTO, false},
-	{"commit", EVPG_BROADCAST_COMMIT, false},
-	{"worker", EVPG_BROADCAST_WORKER, false},
-	{"off", EVPG_BROADCAST_OFF, false},
-	{"on", EVPG_BROADCAST_AUTO, true},
-	{"true", EVPG_BROADCAST_AUTO, true},
-	{"false", EVPG_BROADCAST_OFF, true},
-	{NULL, 0, false}
-};
-
-/* Frames that nobody would send must not be collected. */
-static bool
-check_broadcast(int *value, void **extra, GucSource source)
-{
-	if (*value != EVPG_BROADCAST_WORKER || EvpgShmemPreloaded() || process_shared_preload_libraries_in_progress)
-		return true;
-	GUC_check_errdetail("There is no broadcaster: the library is not preloaded.");
-	GUC_check_errhint("Put evpg into \"shared_preload_libraries\" and restart the server.");
-	return false;
-}
 
 /* Frames have little room, and are text. */
 static bool
@@ -87,7 +63,7 @@ define_for_postmaster(void)
 							0, NULL, NULL, NULL);
 }
 
-/* Called once, from _PG_init. */
+/* Defines all settings but evpg.broadcast, which ring.c checks; called once, from _PG_init. */
 void
 EvpgSettingsInit(void)
 {
@@ -97,11 +73,6 @@ EvpgSettingsInit(void)
 							   &EvpgActor, "", PGC_USERSET,
 							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
 							   NULL, NULL, NULL);
-	DefineCustomEnumVariable("evpg.broadcast",
-							 "How projections send frames to listeners.",
-							 "auto: by the broadcaster if there is one, else with the commit.",
-							 &EvpgBroadcastBy, EVPG_BROADCAST_AUTO, broadcast_ways, PGC_SUSET,
-							 0, check_broadcast, NULL, NULL);
 	DefineCustomStringVariable("evpg.correlation_id",
 							   "Correlation id of the commands of this transaction.",
 							   "Set by evpg_set_context().",
@@ -161,7 +132,6 @@ EvpgSettingsInit(void)
 							0, NULL, NULL, NULL);
 	if (process_shared_preload_libraries_in_progress)
 		define_for_postmaster();
-	MarkGUCPrefixReserved("evpg");
 }
 
 /* Sets a setting to the end of the (sub)transaction that is current. */

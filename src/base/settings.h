@@ -8,17 +8,11 @@
 #ifndef EVPG_SETTINGS_H
 #define EVPG_SETTINGS_H
 
-/* Values of evpg.broadcast: how frames are sent. */
-typedef enum EvpgBroadcastWay
-{
-	EVPG_BROADCAST_AUTO,		/* by the broadcaster if there is one */
-	EVPG_BROADCAST_COMMIT,		/* by NOTIFY in the transaction */
-	EVPG_BROADCAST_WORKER,		/* by the broadcaster */
-	EVPG_BROADCAST_OFF
-} EvpgBroadcastWay;
+/* The highest values of evpg.max_databases and evpg.workers. */
+#define EVPG_MAX_DATABASES	1024
+#define EVPG_MAX_WORKERS	16
 
 extern char *EvpgActor;
-extern int	EvpgBroadcastBy;
 extern int	EvpgBroadcastBuffer;
 extern char *EvpgCorrelationId;
 extern int	EvpgMaxDatabases;

@@ -1,28 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * shmem.c
- *		Shared memory, if the library was preloaded: what sessions of a database
- *		and its background processes tell each other.
+ *		Shared memory, if the library was preloaded: the slots of databases, and the
+ *		background processes in them.
  *
- * A database with the extension has one of evpg.max_databases slots.  It is
- * claimed by who finds that it has none: a process that looks whether the
- * extension is there (worker.c), or a transaction that appended.  It is freed
- * when the extension or the database is gone, which launcher.c and worker.c
- * see.  So a pointer to a slot is only good for as long as the slot still says
- * the database: where that matters it is checked under the lock.  Waking
- * somebody for nothing does no harm, so wakers do not check.
+ * A database with the extension has one of evpg.max_databases slots.  A slot is
+ * claimed by a session that finds that its database has none: a process that looks
+ * whether the extension exists (worker.c), or a transaction that appended.  It is
+ * freed when the extension or the database is gone, which launcher.c and worker.c
+ * see.  So a pointer to a slot is only good for as long as the slot has the OID of
+ * the database: where that matters it is checked under the lock.  Waking a process
+ * for nothing does no harm, so wakers do not check.
  *
- * What a transaction has to tell is remembered in static variables and told at
- * its end, when the commit is visible to others, invalidation messages are sent
- * and its locks are released: who is woken earlier may find nothing, or not get
- * what it wants, and goes to sleep again.  Nothing may fail there, so it only
- * takes locks and sets latches.  For what was prepared there is no callback: the
- * statement that ends it wakes everybody (launcher.c).
- *
- * A wake-up is not lost: who has work for a process sets woken, then its latch;
- * the process clears woken, then looks for work, and sleeps only if woken is
- * still clear.  A waiter counts itself before it looks; a waker makes its
- * commit visible before it reads the count.
+ * A wake-up of a process is not lost: a session that has work for it sets woken,
+ * then its latch; the process clears woken, then looks for work, and sleeps only if
+ * woken is still clear.  Wake-ups at the end of a transaction are in wakeup.c.
  *
  * Locks: EvpgSharedState.lock for slots, below it the lock of a ring.
  *
@@ -52,9 +44,6 @@
 #include "utils/tuplestore.h"
 #include "utils/wait_event.h"
 
-/* Who waits looks at least this often, in ms. */
-#define LONGEST_WAIT 1000
-
 /* Processes that are to leave get this long to end their batch, then they are interrupted; ms. */
 #define LEAVE_BY_THEMSELVES 1000
 #define LEAVE 5000
@@ -78,22 +67,9 @@ static EvpgDatabase *found = NULL;
 static EvpgProcess *myself = NULL;
 static EvpgDatabase *home = NULL;
 
-/* To be told at the end of this transaction. */
-static bool wake_consumers = false;
-static bool wake_launcher = false;
-static bool rescan = false;
-static uint64 wake_buckets = 0;
-static bool ended = false;		/* it has something to tell, once its locks
-								 * are released */
-static bool committed = false;
+/* Databases that this transaction holds: no process is to be connected to them. */
 static int	held = 0;
 static bool holding[EVPG_MAX_DATABASES];
-
-/* What this session waits for; bucket -1: nothing. */
-static int	wait_bucket = -1;
-static EvpgDatabase *wait_slot;
-static SubTransactionId wait_subid;
-static long wait_pause;			/* without shared memory, in ms */
 
 /* ------------------------------------------------------------------ start of the server */
 
@@ -178,6 +154,7 @@ attach_shmem(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+/* Returns whether the library was preloaded. */
 bool
 EvpgShmemPreloaded(void)
 {
@@ -198,7 +175,7 @@ find_database(Oid database)
 
 /* A slot that nobody has, and where no process of the last owner is left.  The caller holds the lock. */
 static EvpgDatabase *
-lookup_free(void)
+find_free_slot(void)
 {
 	for (int i = 0; i < EvpgShmem->count; i++)
 	{
@@ -230,7 +207,7 @@ claim_slot(void)
 	slot = find_database(MyDatabaseId);
 	if (slot == NULL)
 	{
-		slot = lookup_free();
+		slot = find_free_slot();
 		if (slot == NULL)
 			EvpgShmem->refused = MyDatabaseId;
 		else
@@ -310,6 +287,7 @@ EvpgShmemFreeDatabase(Oid database)
 	EvpgWakeLauncher();
 }
 
+/* Wakes the launcher at once. */
 void
 EvpgWakeLauncher(void)
 {
@@ -413,7 +391,7 @@ find_among(pid_t pid, const VirtualTransactionId *transactions)
 }
 
 /*
- * EvpgSharedSignal
+ * EvpgCancelLockHolders
  *		Cancels the workers of this database that hold a lock in a mode that conflicts
  *		with this one.  Those that have been cancelled and are in the same transaction
  *		still get the signal instead, 0 for none.  cancelled has EVPG_MAX_WORKERS elements
@@ -421,7 +399,7 @@ find_among(pid_t pid, const VirtualTransactionId *transactions)
  *		back meanwhile: what it does now must stand the signal, too.
  */
 EvpgSignalled
-EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelled, int signal)
+EvpgCancelLockHolders(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelled, int signal)
 {
 	EvpgDatabase *slot = EvpgShmemDatabase(false);
 	VirtualTransactionId *holders;
@@ -448,23 +426,26 @@ EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelle
 
 /* ------------------------------------------------------------------ holds */
 
-/* Whether processes of a slot are there; interrupts them if asked. */
 static bool
-anybody_there(EvpgDatabase *slot, bool interrupt)
+has_processes(const EvpgDatabase *slot)
 {
-	bool		anybody = false;
+	bool		any = false;
 
 	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
 	for (int number = 0; number < EVPG_PROCESSES; number++)
-	{
-		pid_t		pid = slot->processes[number].pid;
-
-		anybody |= pid != 0;
-		if (pid != 0 && interrupt)
-			(void) kill(pid, SIGTERM);
-	}
+		any |= slot->processes[number].pid != 0;
 	LWLockRelease(EvpgShmem->lock);
-	return anybody;
+	return any;
+}
+
+static void
+terminate_processes(const EvpgDatabase *slot)
+{
+	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
+	for (int number = 0; number < EVPG_PROCESSES; number++)
+		if (slot->processes[number].pid != 0)
+			(void) kill(slot->processes[number].pid, SIGTERM);
+	LWLockRelease(EvpgShmem->lock);
 }
 
 /*
@@ -492,17 +473,29 @@ EvpgShmemDismissDatabase(Oid database)
 	LWLockRelease(EvpgShmem->lock);
 	if (slot == NULL)
 		return;
-	for (int waited = 0; waited < LEAVE && anybody_there(slot, waited == LEAVE_BY_THEMSELVES); waited += 10)
+	for (int waited = 0; waited < LEAVE && has_processes(slot); waited += 10)
 	{
+		if (waited == LEAVE_BY_THEMSELVES)
+			terminate_processes(slot);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
 
-static void
-let_go(void)
+/* Returns whether this transaction holds a database. */
+bool
+EvpgShmemHasHolds(void)
 {
+	return held > 0;
+}
+
+/* Lets processes of the databases that this transaction held start again. */
+void
+EvpgShmemReleaseHolds(void)
+{
+	if (held == 0)
+		return;
 	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < EvpgShmem->count; i++)
 		if (holding[i])
@@ -514,139 +507,10 @@ let_go(void)
 	LWLockRelease(EvpgShmem->lock);
 }
 
-/* At the end of this transaction the launcher looks which databases there are. */
-void
-EvpgRescanDatabasesAtEnd(void)
-{
-	rescan = true;
-}
-
-/* ------------------------------------------------------------------ end of a transaction */
-
-/*
- * EvpgWakeConsumersAtCommit
- *		At the end of this transaction, commit or not, wakes the workers of the
- *		database.  For appenders: both move the stable position.
- */
-void
-EvpgWakeConsumersAtCommit(void)
-{
-	wake_consumers = true;
-}
-
-/* At commit sees to it that this database has workers. */
-void
-EvpgWakeLauncherAtCommit(void)
-{
-	wake_launcher = true;
-}
-
-/* At commit wakes those who wait for a hash. */
-void
-EvpgWakeWaitersAtCommit(uint64 hash)
-{
-	wake_buckets |= UINT64CONST(1) << (hash % EVPG_WAIT_BUCKETS);
-}
-
-/* At commit wakes all who wait. */
-void
-EvpgWakeAllWaitersAtCommit(void)
-{
-	wake_buckets = ~UINT64CONST(0);
-}
-
-static void
-wake_workers(EvpgDatabase *slot)
-{
-	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
-		EvpgWakeProcess(&slot->processes[number]);
-}
-
-static void
-wake_waiters(EvpgDatabase *slot, uint64 buckets)
-{
-	for (; buckets != 0; buckets &= buckets - 1)
-	{
-		int			bucket = pg_rightmost_one_pos64(buckets);
-
-		if (pg_atomic_read_u32(&slot->waiters[bucket]) > 0)
-			ConditionVariableBroadcast(&slot->wakers[bucket]);
-	}
-}
-
-/*
- * EvpgWakeAllProcesses
- *		Wakes the workers of this database and all who wait in it, now.
- */
-void
-EvpgWakeAllProcesses(void)
-{
-	EvpgDatabase *slot = EvpgShmemDatabase(false);
-
-	pg_memory_barrier();
-	if (slot == NULL)
-		return;
-	wake_workers(slot);
-	wake_waiters(slot, ~UINT64CONST(0));
-}
-
-static void
-wake_at_commit(void)
-{
-	EvpgDatabase *slot = EvpgShmemDatabase(committed && (wake_consumers || wake_launcher));
-
-	/* What was committed is visible before anybody is looked at. */
-	pg_memory_barrier();
-	if (slot != NULL && wake_consumers)
-		wake_workers(slot);
-	if (slot != NULL && committed)
-		wake_waiters(slot, wake_buckets);
-	if (held > 0)
-		let_go();
-	if (rescan)
-		EvpgShmem->rescan = true;
-	if (rescan || (committed && wake_launcher))
-		EvpgWakeLauncher();
-}
-
-static void
-shmem_at_end(XactEvent event, void *arg)
-{
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
-		return;
-	EvpgWaitEnd();
-	ended = true;
-	committed = (event == XACT_EVENT_COMMIT);
-	if (EVPG_MUTATION("slow_end"))
-		pg_usleep(20000);
-}
-
-static void
-at_release(ResourceReleasePhase phase, bool commit, bool top, void *arg)
-{
-	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !ended)
-		return;
-	ended = false;
-	if (EvpgShmem != NULL && (wake_consumers || wake_launcher || rescan || wake_buckets != 0 || held > 0))
-		wake_at_commit();
-	wake_consumers = wake_launcher = rescan = false;
-	wake_buckets = 0;
-}
-
-static void
-shmem_at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB && wait_bucket >= 0 && wait_subid >= mine)
-		EvpgWaitEnd();
-}
-
 /* Called once, from _PG_init, after the settings are defined. */
 void
 EvpgShmemInit(void)
 {
-	RegisterXactCallback(shmem_at_end, NULL);
-	RegisterSubXactCallback(shmem_at_subtransaction_end, NULL);
-	RegisterResourceReleaseCallback(at_release, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	next_shmem_request = shmem_request_hook;
@@ -726,62 +590,4 @@ evpg_database_slots(PG_FUNCTION_ARGS)
 	if (OidIsValid(refused) && refused != MyDatabaseId)
 		put_slot(result, refused, 0, 0, "all places are taken: increase evpg.max_databases");
 	PG_RETURN_NULL();
-}
-
-/* ------------------------------------------------------------------ waiting */
-
-/*
- * EvpgWaitPrepare
- *		Before the condition is checked: from now on a wake-up for this hash ends
- *		EvpgWaitSleep.  False if there is no shared memory: then that polls.  A
- *		wait ends with EvpgWaitEnd, an error, or the (sub)transaction.
- */
-bool
-EvpgWaitPrepare(uint64 hash)
-{
-	EvpgWaitEnd();
-	wait_pause = 10;
-	wait_slot = EvpgShmemDatabase(false);
-	if (wait_slot == NULL)
-		return false;
-	wait_bucket = hash % EVPG_WAIT_BUCKETS;
-	wait_subid = GetCurrentSubTransactionId();
-	pg_atomic_fetch_add_u32(&wait_slot->waiters[wait_bucket], 1);
-	ConditionVariablePrepareToSleep(&wait_slot->wakers[wait_bucket]);
-	return true;
-}
-
-/*
- * EvpgWaitSleep
- *		Sleeps until the condition may hold, for so many microseconds at most.
- *		Looks at least once a second, should nobody have woken it.
- */
-void
-EvpgWaitSleep(uint64 hash, int64 left)
-{
-	long		ms = (long) Min(left / 1000 + 1, PG_INT32_MAX);
-
-	CHECK_FOR_INTERRUPTS();
-	if (!EVPG_MUTATION("wait_for_ever"))
-		ms = Min(ms, LONGEST_WAIT);
-	if (wait_bucket >= 0)
-	{
-		Assert(wait_bucket == (int) (hash % EVPG_WAIT_BUCKETS));
-		(void) ConditionVariableTimedSleep(&wait_slot->wakers[wait_bucket], ms, PG_WAIT_EXTENSION);
-		return;
-	}
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(ms, wait_pause), PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	wait_pause = Min(wait_pause * 2, 100);
-	CHECK_FOR_INTERRUPTS();
-}
-
-void
-EvpgWaitEnd(void)
-{
-	if (wait_bucket < 0)
-		return;
-	ConditionVariableCancelSleep();
-	pg_atomic_fetch_sub_u32(&wait_slot->waiters[wait_bucket], 1);
-	wait_bucket = -1;
 }

@@ -10,6 +10,7 @@
 #define EVPG_SHMEM_H
 
 #include "access/xlogdefs.h"
+#include "base/settings.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
@@ -17,8 +18,6 @@
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 
-#define EVPG_MAX_DATABASES	1024
-#define EVPG_MAX_WORKERS	16
 #define EVPG_WAIT_BUCKETS	64
 
 /* Background processes of a database: workers by number, then the broadcaster. */
@@ -79,7 +78,7 @@ typedef struct EvpgSharedState
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgSharedState;
 
-/* Whom EvpgSharedSignal() has found. */
+/* Whom EvpgCancelLockHolders() has found. */
 typedef enum EvpgSignalled
 {
 	EVPG_SIGNALLED_NONE,
@@ -94,22 +93,14 @@ extern bool EvpgShmemPreloaded(void);
 extern EvpgDatabase *EvpgShmemDatabase(bool claim);
 extern void EvpgShmemFreeDatabase(Oid database);
 extern void EvpgShmemDismissDatabase(Oid database);
-extern void EvpgRescanDatabasesAtEnd(void);
+extern bool EvpgShmemHasHolds(void);
+extern void EvpgShmemReleaseHolds(void);
 extern void EvpgWakeLauncher(void);
 extern void EvpgWakeProcess(EvpgProcess *process);
-extern void EvpgWakeAllProcesses(void);
 extern EvpgProcess *EvpgProcessAttach(int number);
 extern bool EvpgProcessStandIn(bool begin);
 extern EvpgDatabase *EvpgShmemOwnDatabase(void);
 extern bool EvpgProcessIsUnwanted(void);
-extern EvpgSignalled EvpgSharedSignal(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelled, int signal);
-
-extern void EvpgWakeConsumersAtCommit(void);
-extern void EvpgWakeLauncherAtCommit(void);
-extern void EvpgWakeWaitersAtCommit(uint64 hash);
-extern void EvpgWakeAllWaitersAtCommit(void);
-extern bool EvpgWaitPrepare(uint64 hash);
-extern void EvpgWaitSleep(uint64 hash, int64 left);
-extern void EvpgWaitEnd(void);
+extern EvpgSignalled EvpgCancelLockHolders(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelled, int signal);
 
 #endif							/* EVPG_SHMEM_H */

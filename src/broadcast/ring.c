@@ -40,6 +40,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 PG_FUNCTION_INFO_V1(evpg_broadcast_counters);
@@ -57,6 +58,8 @@ typedef struct Mark
 } Mark;
 
 /* What this transaction collects, in TopTransactionContext; marks is NULL if it has nothing. */
+int			EvpgBroadcastBy;
+
 static StringInfoData frames;
 static Mark *marks = NULL;
 static int	nmarks;
@@ -256,10 +259,37 @@ ring_at_end(XactEvent event, void *arg)
 	}
 }
 
-/* Called once, from _PG_init. */
+static const struct config_enum_entry broadcast_ways[] = {
+	{"auto", EVPG_BROADCAST_AUTO, false},
+	{"commit", EVPG_BROADCAST_COMMIT, false},
+	{"worker", EVPG_BROADCAST_WORKER, false},
+	{"off", EVPG_BROADCAST_OFF, false},
+	{"on", EVPG_BROADCAST_AUTO, true},
+	{"true", EVPG_BROADCAST_AUTO, true},
+	{"false", EVPG_BROADCAST_OFF, true},
+	{NULL, 0, false}
+};
+
+/* Frames that nobody would send must not be collected. */
+static bool
+check_broadcast(int *value, void **extra, GucSource source)
+{
+	if (*value != EVPG_BROADCAST_WORKER || EvpgShmemPreloaded() || process_shared_preload_libraries_in_progress)
+		return true;
+	GUC_check_errdetail("There is no broadcaster: the library is not preloaded.");
+	GUC_check_errhint("Put evpg into \"shared_preload_libraries\" and restart the server.");
+	return false;
+}
+
+/* Defines evpg.broadcast, which needs a broadcaster for some values; called once, from _PG_init. */
 void
 EvpgRingInit(void)
 {
+	DefineCustomEnumVariable("evpg.broadcast",
+							 "How projections send frames to listeners.",
+							 "auto: by the broadcaster if there is one, else with the commit.",
+							 &EvpgBroadcastBy, EVPG_BROADCAST_AUTO, broadcast_ways, PGC_SUSET,
+							 0, check_broadcast, NULL, NULL);
 	RegisterXactCallback(ring_at_end, NULL);
 	RegisterSubXactCallback(ring_at_subtransaction_end, NULL);
 }

@@ -10,6 +10,17 @@
 
 #include "access/xlogdefs.h"
 
+/* Values of evpg.broadcast: how frames are sent. */
+typedef enum EvpgBroadcastWay
+{
+	EVPG_BROADCAST_AUTO,		/* by the broadcaster if there is one */
+	EVPG_BROADCAST_COMMIT,		/* by NOTIFY in the transaction */
+	EVPG_BROADCAST_WORKER,		/* by the broadcaster */
+	EVPG_BROADCAST_OFF
+} EvpgBroadcastWay;
+
+extern int	EvpgBroadcastBy;
+
 /* What the broadcaster takes at once: copies of the oldest frames. */
 typedef struct EvpgRingBatch
 {

@@ -18,8 +18,8 @@
 
 #include "access/xlog.h"
 #include "base/catalog.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "executor/spi.h"
@@ -195,7 +195,7 @@ evpg_activate_consumers(PG_FUNCTION_ARGS)
 	if (paused || behind)
 	{
 		EvpgWakeLauncherAtCommit();
-		EvpgWakeConsumersAtCommit();
+		EvpgWakeConsumersAtEnd();
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(paused || behind);

@@ -21,8 +21,8 @@
 
 #include "base/catalog.h"
 #include "base/locks.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"

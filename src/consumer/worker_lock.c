@@ -86,7 +86,7 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 		 * A worker that was faster than this session with other work for the
 		 * lock is cancelled anew.
 		 */
-		signalled = EvpgSharedSignal(held, mode, cancelled, stubborn == 0 ? SIGTERM : 0);
+		signalled = EvpgCancelLockHolders(held, mode, cancelled, stubborn == 0 ? SIGTERM : 0);
 		if (signalled == EVPG_SIGNALLED_NONE)
 			break;
 		stubborn += signalled == EVPG_SIGNALLED_AGAIN;

@@ -31,8 +31,8 @@
 #include "access/xlog.h"
 #include "base/catalog.h"
 #include "base/locks.h"
-#include "base/shmem.h"
 #include "base/testing.h"
+#include "base/wakeup.h"
 #include "commands/sequence.h"
 #include "log/durable.h"
 #include "log/fence.h"
@@ -113,7 +113,7 @@ EvpgFenceEnter(void)
 		hold_fence(drawn);
 	}
 	LockRelationOid(catalog->fence, RowExclusiveLock);
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 }
 
 /* Draws a position.  The caller has entered the fence and holds the stream. */

@@ -26,9 +26,9 @@
 #include "base/clock.h"
 #include "base/names.h"
 #include "base/retry.h"
-#include "base/shmem.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
+#include "base/wakeup.h"
 #include "commands/dbcommands.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
@@ -456,7 +456,7 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 	}
 	/* Who left the consumer alone meanwhile looks again. */
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(count);
 }

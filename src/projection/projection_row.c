@@ -26,6 +26,7 @@
 #include "postgres.h"
 
 #include "base/locks.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "evpg.h"
 
@@ -36,7 +37,6 @@
 #include "base/clock.h"
 #include "base/row.h"
 #include "base/settings.h"
-#include "base/shmem.h"
 #include "base/statement.h"
 #include "miscadmin.h"
 #include "projection/projection_row.h"

@@ -29,8 +29,8 @@
 #include "base/catalog.h"
 #include "base/locks.h"
 #include "base/settings.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
@@ -335,7 +335,7 @@ EvpgRebuildStart(EvpgProjection *projection)
 {
 	(void) EvpgRebuildCancel(projection->name);
 	EvpgWakeLauncherAtCommit();
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 	insert_rebuild(projection, choose_parts(projection));
 	EvpgActivationNotice();
 }
@@ -368,7 +368,7 @@ EvpgRebuildCancel(const char *name)
 	if (build != 0)
 	{
 		EvpgRebuildTablesDropCopies(build);
-		EvpgWakeConsumersAtCommit();
+		EvpgWakeConsumersAtEnd();
 	}
 	return build != 0;
 }

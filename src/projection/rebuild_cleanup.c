@@ -15,8 +15,8 @@
 #include "base/catalog.h"
 #include "base/locks.h"
 #include "base/names.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/consumer.h"
 #include "log/fence.h"
@@ -177,7 +177,7 @@ EvpgRebuildCleanUpBuild(int64 build)
 
 	if (read_old_build(build - 1, &old) && old.build == build)
 		clean_old_build(&old);
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 }
 
 /*

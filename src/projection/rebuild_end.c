@@ -15,8 +15,8 @@
 
 #include "base/catalog.h"
 #include "base/registration.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "broadcast/broadcast.h"
 #include "catalog/pg_type.h"
 #include "consumer/consumer.h"

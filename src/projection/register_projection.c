@@ -14,13 +14,13 @@
 #include "postgres.h"
 
 #include "base/registration.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
-#include "base/shmem.h"
 #include "base/statement.h"
 #include "consumer/consumer.h"
 #include "consumer/parked_event.h"
@@ -360,7 +360,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	{
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
 		EvpgWakeLauncherAtCommit();
-		EvpgWakeConsumersAtCommit();
+		EvpgWakeConsumersAtEnd();
 		EvpgAdviseTypes("projection", name, nulls[8] == ' ' ? DatumGetArrayTypeP(values[8]) : NULL,
 						nulls[9] == ' ' ? DatumGetArrayTypeP(values[9]) : NULL);
 		apply_registration(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());

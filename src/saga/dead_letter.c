@@ -13,9 +13,9 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/errors.h"
-#include "base/shmem.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
@@ -174,7 +174,7 @@ resolve_dead_letter(int64 id, const char *resolution, const char *reason)
 	EvpgParameterText(values, nulls, 3, GetUserNameFromId(GetSessionUserId(), false));
 	(void) EvpgStatementRun(&update_dead_letter_resolve, values, nulls);
 	EvpgStatementDone();
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 }
 
 static void

@@ -14,13 +14,13 @@
 
 #include "base/names.h"
 #include "base/registration.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
-#include "base/shmem.h"
 #include "base/statement.h"
 #include "consumer/consumer.h"
 #include "funcapi.h"
@@ -293,7 +293,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 						EvpgArgTextArray(fcinfo, PG_ARGISNULL(ARG_EVENT_TYPES) ? ARG_START_EVENT_TYPES : ARG_EVENT_TYPES,
 										 "event_types"));
 		EvpgWakeLauncherAtCommit();
-		EvpgWakeConsumersAtCommit();
+		EvpgWakeConsumersAtEnd();
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);

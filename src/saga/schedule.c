@@ -12,8 +12,8 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "log/event.h"
 #include "saga/dispatch.h"
@@ -122,7 +122,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	timer.session_role = (char *) command.session_role;
 	timer_id = EvpgTimerWrite(NULL, NULL, &timer);
 	EvpgWakeLauncherAtCommit();
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(timer_id);
 }
@@ -175,7 +175,7 @@ evpg_reschedule_timer(PG_FUNCTION_ARGS)
 	EvpgRefuseInProjection("change timers");
 	EvpgEnter(&scope, "evpg_reschedule_timer()");
 	moved = change_timer(&update_due_at, values);
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(moved);
 }

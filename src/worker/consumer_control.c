@@ -14,8 +14,8 @@
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/locks.h"
-#include "base/shmem.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
@@ -108,7 +108,7 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 		EvpgActivationNotice();
 	}
 	EvpgWakeLauncherAtCommit();
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
 	EvpgLeave(&scope);
 	return changed;
@@ -170,7 +170,7 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 		EvpgParkedEventInsertSkipped(name, position, NULL, reason, 0, NULL);
 		if (position == consumer.error_position)
 			EvpgConsumerRestart(name, consumer.checkpoint);
-		EvpgWakeConsumersAtCommit();
+		EvpgWakeConsumersAtEnd();
 		skipped = true;
 	}
 	EvpgLeave(&scope);

@@ -29,6 +29,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
+#include "base/wakeup.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"

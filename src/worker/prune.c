@@ -19,9 +19,9 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
-#include "base/shmem.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "portability/instr_time.h"
@@ -171,7 +171,7 @@ evpg_set_retention(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_set_retention()");
 	(void) EvpgStatementRun(PG_ARGISNULL(1) ? &delete_retention_clear : &insert_retention, values, NULL);
 	EvpgStatementDone();
-	EvpgWakeConsumersAtCommit();
+	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);
 	PG_RETURN_VOID();
 }
