@@ -169,7 +169,7 @@ sub nothing_counts
 	soon(q(SELECT count(*) = 1 FROM listed), 'when it is free the projection goes on');
 }
 
-foreach my $table (qw(consumer dead_letter saga_event saga_instance timer rebuild old_build meta))
+foreach my $table (qw(consumer dead_letter saga_event saga_instance timer rebuild old_build activation))
 {
 	my $session = hold("LOCK TABLE evpg.$table IN ACCESS EXCLUSIVE MODE");
 
