@@ -12,7 +12,7 @@
  *		route.c, dispatch.c, action.c	sagas: events to instances, reactions, what they say
  *		dead_letter.c, schedule.c, rebuild_saga.c	SQL functions about what sagas leave and wait for
  *		async.c, rebuild.c, rebuild_key.c	asynchronous projections, rebuilds of all keys and of one
- *		rebuild_tables.c, batch.c, lazy_checkpoint.c	copies of tables, many events at a time
+ *		rebuild_tables.c, batch.c, checkpoint.c	copies of tables, many events at a time
  *		command.c				the command path, in the order of the contract
  *		context.c				actor, correlation, metadata
  *		state.c					cache, snapshots, replay

@@ -1,16 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * activation.c
- *		Whether this database is the one that evpg was created in, or a copy:
- *		consumers of a copy would send commands and messages a second time, so
- *		they are inactive until evpg_activate_consumers().
+ *		Whether this database is the one in which evpg was created, or a restored copy:
+ *		consumers of a copy would send commands and messages a second time, so they
+ *		are inactive until evpg_activate_consumers().
  *
- * evpg.activation says for which system identifier and database its contents are.
- * CREATE EXTENSION writes one row, and a dump saves it.  After a restore there
- * is also the row of the database it came from, so a database is at home if
- * there are rows and all of them are its own.  A copy of the whole cluster has
- * the same identifier and the same databases: nothing tells it from the
- * original.
+ * evpg.activation names the system identifier and the database to which it belongs.
+ * CREATE EXTENSION writes one row, and a dump saves it.  After a restore there is
+ * also the row of the database it came from, so consumers may run if there are rows
+ * and all of them are of this database.  A copy of the whole cluster has the same
+ * identifier and the same databases: nothing distinguishes it from the original.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,9 +29,9 @@
 PG_FUNCTION_INFO_V1(evpg_activate_consumers);
 PG_FUNCTION_INFO_V1(evpg_is_activated);
 
-/* What the row of this database has to say, for EVPG_PLAN_HOME_*. */
+/* Sets the columns that the row of this database has, which are parameters. */
 static void
-own_row(Datum values[2])
+set_own_database(Datum values[2])
 {
 	values[0] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[1] = ObjectIdGetDatum(MyDatabaseId);
@@ -46,8 +45,8 @@ static EvpgStatement select_activation = {
 
 /*
  * EvpgActivationIsValid
- *		Whether consumers may run in this database.  The caller is inside
- *		EvpgEnter.  One short statement with a new snapshot.
+ *		Returns whether consumers may run in this database.  Runs one short statement
+ *		with a new snapshot.  The caller is inside EvpgEnter, here and below.
  */
 bool
 EvpgActivationIsValid(void)
@@ -56,15 +55,16 @@ EvpgActivationIsValid(void)
 	Datum		here;
 	bool		result;
 
-	own_row(values);
+	set_own_database(values);
 	(void) EvpgStatementRun(&select_activation, values, NULL);
 	result = EvpgResultDatum(0, 1, &here) && DatumGetBool(here);
 	EvpgStatementDone();
 	return result;
 }
 
+/* Reports that consumers may not run in this database, unless they may. */
 static void
-report_copy(int level)
+report_inactive(int level)
 {
 	if (!EvpgActivationIsValid())
 		ereport(level,
@@ -74,43 +74,47 @@ report_copy(int level)
 				 errhint("Run evpg_activate_consumers() if they are to run here.")));
 }
 
-/* Error if consumers may not run in this database.  The caller is inside EvpgEnter. */
+/* Error if consumers may not run in this database. */
 void
 EvpgActivationRequire(void)
 {
-	report_copy(ERROR);
+	report_inactive(ERROR);
 }
 
-/* Says so, where what was asked for is done and has no effect until they may.  The caller is inside EvpgEnter. */
+/* NOTICE if consumers may not run in this database, since what was asked for has no effect until they may. */
 void
 EvpgActivationNotice(void)
 {
-	report_copy(NOTICE);
+	report_inactive(NOTICE);
 }
 
-/*
- * Whether rows have numbers that a sequence has not drawn; with $1 the
- * sequences are set to them.
- */
+/* Sequences that have not drawn a number that a row has; with $1 they are set to the highest. */
 static EvpgStatement select_sequences_behind = {
 	.text = "SELECT s.sequence::oid, CASE WHEN $1 THEN setval(s.sequence, s.highest) END"
-	" FROM (VALUES ('evpg.event_position'::regclass, GREATEST((SELECT max(position) FROM evpg.event_log),"
-	" (SELECT max(position) FROM evpg.projection_state), (SELECT max(rebuilt_position) FROM"
-	" evpg.projection), (SELECT max(checkpoint) FROM evpg.consumer))), ('evpg.stream_stream_id_seq', (SELECT"
-	" max(stream_id) FROM evpg.stream)), ('evpg.projection_build', GREATEST((SELECT max(build) FROM"
-	" evpg.projection), (SELECT max(build) FROM evpg.rebuild), (SELECT max(build) FROM evpg.old_build),"
-	" (SELECT max(build) FROM evpg.projection_state))), ('evpg.timer_timer_id_seq', (SELECT max(timer_id)"
-	" FROM evpg.timer)), ('evpg.dead_letter_dead_letter_id_seq', (SELECT max(dead_letter_id) FROM"
-	" evpg.dead_letter)), ('evpg.parked_event_parked_event_id_seq', (SELECT max(parked_event_id) FROM"
-	" evpg.parked_event))) AS s (sequence, highest)"
+	" FROM (VALUES ('evpg.event_position'::regclass, GREATEST("
+	"(SELECT max(position) FROM evpg.event_log),"
+	" (SELECT max(position) FROM evpg.projection_state),"
+	" (SELECT max(rebuilt_position) FROM evpg.projection),"
+	" (SELECT max(checkpoint) FROM evpg.consumer))),"
+	" ('evpg.stream_stream_id_seq', (SELECT max(stream_id) FROM evpg.stream)),"
+	" ('evpg.projection_build', GREATEST("
+	"(SELECT max(build) FROM evpg.projection),"
+	" (SELECT max(build) FROM evpg.rebuild),"
+	" (SELECT max(build) FROM evpg.old_build),"
+	" (SELECT max(build) FROM evpg.projection_state))),"
+	" ('evpg.timer_timer_id_seq', (SELECT max(timer_id) FROM evpg.timer)),"
+	" ('evpg.dead_letter_dead_letter_id_seq', (SELECT max(dead_letter_id) FROM evpg.dead_letter)),"
+	" ('evpg.parked_event_parked_event_id_seq', (SELECT max(parked_event_id) FROM evpg.parked_event))"
+	") AS s (sequence, highest)"
 	" WHERE s.highest > COALESCE(pg_sequence_last_value(s.sequence), 0)",
 	.types = {BOOLOID}
 };
 
 /*
- * Sets sequences past the numbers that rows have: logical replication copies rows
- * and does not draw.  False if there was nothing to be done, as nearly always.
- * The locks keep out who draws, and wait for who has drawn and not committed.
+ * Sets sequences past the numbers that rows have, since logical replication copies
+ * rows and does not draw; returns false if no sequence was behind, as nearly always.
+ * Locks the sequences, so that sessions that draw wait, and those that have drawn and
+ * not committed are waited for.
  */
 static bool
 advance_sequences(void)
@@ -140,7 +144,7 @@ advance_sequences(void)
 	return behind > 0;
 }
 
-/* Whether consumers may run in this database, for views. */
+/* Returns whether consumers may run in this database, for views. */
 Datum
 evpg_is_activated(PG_FUNCTION_ARGS)
 {
@@ -153,50 +157,52 @@ evpg_is_activated(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(here);
 }
 
-static EvpgStatement draw_positions = {
+static EvpgStatement draw_numbers = {
 	.text = "SELECT count(nextval(s.name::regclass))"
-	" FROM"
-	" unnest('{evpg.event_position,evpg.stream_stream_id_seq,evpg.projection_build,evpg.timer_timer_id_seq,"
+	" FROM unnest('{evpg.event_position,evpg.stream_stream_id_seq,evpg.projection_build,evpg.timer_timer_id_seq,"
 	"evpg.dead_letter_dead_letter_id_seq,evpg.parked_event_parked_event_id_seq}'::text[]) AS s (name),"
 	" generate_series(1, 33)"
 	" WHERE pg_sequence_last_value(s.name::regclass) IS NOT NULL"
 };
 
 static EvpgStatement update_activation = {
-	.text = "WITH away AS (DELETE FROM evpg.activation) INSERT INTO evpg.activation (system_identifier, database) VALUES ($1, $2)",
+	.text = "WITH d AS (DELETE FROM evpg.activation)"
+	" INSERT INTO evpg.activation (system_identifier, database) VALUES ($1, $2)",
 	.types = {INT8OID, OIDOID}
 };
 
-/* Lets consumers run in this database, and sequences draw what no row has; false if both were so already. */
+/*
+ * evpg_activate_consumers()
+ *		Lets consumers run in this database, and sets sequences past the numbers that
+ *		rows have; returns false if nothing had to be done.
+ */
 Datum
 evpg_activate_consumers(PG_FUNCTION_ARGS)
 {
 	EvpgScope	scope;
 	Datum		values[2];
-	bool		paused;
+	bool		inactive;
 	bool		behind;
 
 	EvpgEnter(&scope, "evpg_activate_consumers()");
 	behind = advance_sequences();
-	paused = !EvpgActivationIsValid();
-	if (paused)
+	inactive = !EvpgActivationIsValid();
+	if (inactive)
 	{
-		own_row(values);
-		(void) EvpgStatementRun(&update_activation, values, NULL);
-		EvpgStatementDone();
+		set_own_database(values);
+		EvpgStatementExecute(&update_activation, values, NULL);
 
 		/*
 		 * A sequence of a copied database may have drawn ahead of the WAL: a
 		 * crash would take positions back.  So many draws write it.
 		 */
-		(void) EvpgStatementRun(&draw_positions, NULL, NULL);
-		EvpgStatementDone();
+		EvpgStatementExecute(&draw_numbers, NULL, NULL);
 	}
-	if (paused || behind)
+	if (inactive || behind)
 	{
 		EvpgWakeLauncherAtCommit();
 		EvpgWakeConsumersAtEnd();
 	}
 	EvpgLeave(&scope);
-	PG_RETURN_BOOL(paused || behind);
+	PG_RETURN_BOOL(inactive || behind);
 }

@@ -2,8 +2,8 @@
  *
  * consumer.c
  *		Consumers, which read the log by position: asynchronous projections and
- *		sagas.  Which transaction owns one, and its row in evpg.consumer: the
- *		checkpoint, and the event that fails.
+ *		sagas.  The lock of a consumer, its row in evpg.consumer, and the event that
+ *		fails.  How the checkpoint moves is in checkpoint.c.
  *
  * A consumer has one owner at a time: the transaction that holds the advisory
  * lock of its name, in a lock class of evpg's own.  Workers try the lock and go
@@ -35,8 +35,9 @@
 
 /*
  * EvpgConsumerLock
- *		Makes this transaction the owner of a consumer; false if it does not wait
- *		and there is another one.
+ *		Makes this transaction the owner of a consumer, until its end; returns false if
+ *		it may not wait and another transaction is the owner.  After
+ *		EvpgCatalogLockForWork, and before all other locks of evpg.
  */
 bool
 EvpgConsumerLock(const char *name, bool wait)
@@ -62,7 +63,11 @@ static EvpgStatement insert_consumer = {
 	.types = {TEXTOID, TEXTOID, INT8OID, INT8OID}
 };
 
-/* The caller owns the consumer, here and below. */
+/*
+ * EvpgConsumerCreate
+ *		Inserts the row of a consumer that begins after a position; kind is
+ *		'projection' or 'saga'.  The caller owns the consumer.
+ */
 void
 EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 {
@@ -83,7 +88,12 @@ static EvpgStatement delete_consumer = {
 	.types = {TEXTOID}
 };
 
-/* Its parked events may stay: those that were given up are left out by a rebuild. */
+/*
+ * EvpgConsumerDrop
+ *		Deletes the row of a consumer, if there is one; with_parked also the events that
+ *		it has put aside, which a rebuild would leave out.  Wakes the sessions that wait
+ *		for the consumer at commit.  The caller owns the consumer.
+ */
 void
 EvpgConsumerDrop(const char *name, bool with_parked)
 {
@@ -95,15 +105,28 @@ EvpgConsumerDrop(const char *name, bool with_parked)
 	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
 }
 
+enum
+{
+	CONSUMER_IS_SAGA = 1, CONSUMER_RUNNING, CONSUMER_STOPPED, CONSUMER_CHECKPOINT, CONSUMER_START_POSITION,
+	CONSUMER_ERROR_POSITION, CONSUMER_ATTEMPTS, CONSUMER_RETRY_AT, CONSUMER_LAST_ERROR_AT,
+	CONSUMER_SERVER_START, CONSUMER_CAUTIOUS_TO, CONSUMER_PROVEN, CONSUMER_CRASHES
+};
+
 static EvpgStatement select_consumer = {
-	.text = "SELECT status = 'running', checkpoint, error_position, attempts, retry_at, last_error_at,"
-	" start_position, server_start, cautious_to, proven, crashes, status = 'stopped'"
+	.text = "SELECT kind = 'saga', status = 'running', status = 'stopped', checkpoint, start_position,"
+	" error_position, attempts, retry_at, last_error_at,"
+	" server_start, cautious_to, proven, crashes"
 	" FROM evpg.consumer"
 	" WHERE name = $1",
 	.types = {TEXTOID}
 };
 
-/* Reads a consumer; false if there is none. */
+/*
+ * EvpgConsumerRead
+ *		Reads the row of a consumer with the latest snapshot; returns false if there is
+ *		none.  name must live as long as *consumer.  The row stays as it is read only if
+ *		the caller owns the consumer.
+ */
 bool
 EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 {
@@ -114,122 +137,85 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 	consumer->name = name;
 	if (found)
 	{
-		Datum		running;
-
-		(void) EvpgResultDatum(0, 1, &running);
-		consumer->running = DatumGetBool(running);
-		consumer->checkpoint = EvpgResultInt64(0, 2);
-		consumer->error_position = EvpgResultInt64(0, 3);
-		consumer->attempts = (int) EvpgResultInt64(0, 4);
-		consumer->retry_at = EvpgResultInt64(0, 5);
-		consumer->last_error_at = EvpgResultInt64(0, 6);
-		consumer->start_position = EvpgResultInt64(0, 7);
-		consumer->server_start = EvpgResultInt64(0, 8);
-		consumer->cautious_to = EvpgResultInt64(0, 9);
-		consumer->proven = EvpgResultInt64(0, 10);
-		consumer->crashes = (int) EvpgResultInt64(0, 11);
-		(void) EvpgResultDatum(0, 12, &running);
-		consumer->stopped = DatumGetBool(running);
+		consumer->is_saga = EvpgResultInt64(0, CONSUMER_IS_SAGA) != 0;
+		consumer->running = EvpgResultInt64(0, CONSUMER_RUNNING) != 0;
+		consumer->stopped = EvpgResultInt64(0, CONSUMER_STOPPED) != 0;
+		consumer->checkpoint = EvpgResultInt64(0, CONSUMER_CHECKPOINT);
+		consumer->start_position = EvpgResultInt64(0, CONSUMER_START_POSITION);
+		consumer->error_position = EvpgResultInt64(0, CONSUMER_ERROR_POSITION);
+		consumer->attempts = (int) EvpgResultInt64(0, CONSUMER_ATTEMPTS);
+		consumer->retry_at = EvpgResultInt64(0, CONSUMER_RETRY_AT);
+		consumer->last_error_at = EvpgResultInt64(0, CONSUMER_LAST_ERROR_AT);
+		consumer->server_start = EvpgResultInt64(0, CONSUMER_SERVER_START);
+		consumer->cautious_to = EvpgResultInt64(0, CONSUMER_CAUTIOUS_TO);
+		consumer->proven = EvpgResultInt64(0, CONSUMER_PROVEN);
+		consumer->crashes = (int) EvpgResultInt64(0, CONSUMER_CRASHES);
 	}
 	EvpgStatementDone();
 	return found;
 }
 
-static EvpgStatement select_consumers = {
+static EvpgStatement select_running_consumers = {
 	.text = "SELECT name"
 	" FROM evpg.consumer"
 	" WHERE kind = $1 AND status = 'running' ORDER BY name",
 	.types = {TEXTOID}
 };
 
-/* Names of the consumers of a kind that are running, in CurrentMemoryContext. */
 static List *
-names_of(const char *kind)
+list_running_consumers(const char *kind)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = CStringGetTextDatum(kind);
-	uint64		rows = EvpgStatementReadLatest(&select_consumers, &value, NULL);
+	uint64		rows = EvpgStatementReadLatest(&select_running_consumers, &value, NULL);
 	List	   *names = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
-		MemoryContext old;
-		Datum		name;
+		MemoryContext spi = MemoryContextSwitchTo(caller);
 
-		(void) EvpgResultDatum(row, 1, &name);
-		old = MemoryContextSwitchTo(caller);
-		names = lappend(names, TextDatumGetCString(name));
-		MemoryContextSwitchTo(old);
+		names = lappend(names, EvpgResultText(row, 1));
+		MemoryContextSwitchTo(spi);
 	}
 	EvpgStatementDone();
 	return names;
 }
 
-/* None of them need be owned. */
+/* Lists the names of the asynchronous projections that run (char *), in CurrentMemoryContext; none need be owned. */
 List *
 EvpgConsumerListProjections(void)
 {
-	return names_of("projection");
+	return list_running_consumers("projection");
 }
 
+/* Lists the names of the sagas that run (char *), in CurrentMemoryContext; none need be owned. */
 List *
 EvpgConsumerListSagas(void)
 {
-	return names_of("saga");
+	return list_running_consumers("saga");
 }
 
-static EvpgStatement update_consumer_advance = {
-	.text = "UPDATE evpg.consumer"
-	" SET checkpoint = $2, events_total = events_total + $3, proven = proven + $3, crashes = 0, updated_at ="
-	" evpg.clock_timestamp(), attempts = CASE WHEN error_position > $2 THEN attempts ELSE 0 END, retry_at ="
-	" CASE WHEN error_position > $2 THEN retry_at END, error_position = CASE WHEN error_position > $2 THEN"
-	" error_position END"
-	" WHERE name = $1",
-	.types = {TEXTOID, INT8OID, INT8OID}
-};
-
-/* Moves the checkpoint; an error at or before it is over. */
-void
-EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events)
-{
-	Datum		values[3] = {CStringGetTextDatum(consumer->name), Int64GetDatum(checkpoint), Int64GetDatum(events)};
-
-	EvpgStatementExecute(&update_consumer_advance, values, NULL);
-	EvpgWakeWaitersAtCommit(EvpgHashPair(consumer->name, ""));
-}
-
-static EvpgStatement update_consumer_restart = {
-	.text = "UPDATE evpg.consumer"
-	" SET checkpoint = $2, error_position = NULL, attempts = 0, retry_at = NULL, crashes = 0, status = CASE"
-	" status WHEN 'stopped' THEN 'running' ELSE status END, updated_at = evpg.clock_timestamp()"
-	" WHERE name = $1",
-	.types = {TEXTOID, INT8OID}
-};
-
-/* Starts over from a checkpoint, with no error; what was paused stays so. */
-void
-EvpgConsumerRestart(const char *name, int64 checkpoint)
-{
-	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(checkpoint)};
-
-	EvpgStatementExecute(&update_consumer_restart, values, NULL);
-	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
-}
-
-static EvpgStatement update_consumer_fail = {
+static EvpgStatement update_consumer_error = {
 	.text = "UPDATE evpg.consumer"
 	" SET errors_total = errors_total + (NOT $9)::int4, error_position = NULLIF($2, 0), attempts = $3,"
-	" retry_at = $4, crashes = 0, status = CASE WHEN $5 THEN 'stopped' ELSE status END, last_error = $6,"
-	" last_sqlstate = $7, last_context = $8, last_error_at = evpg.clock_timestamp(), updated_at ="
-	" evpg.clock_timestamp()"
+	" retry_at = $4, crashes = 0, status = CASE WHEN $5 THEN 'stopped' ELSE status END,"
+	" last_error = $6, last_sqlstate = $7, last_context = $8,"
+	" last_error_at = evpg.clock_timestamp(), updated_at = evpg.clock_timestamp()"
 	" WHERE name = $1",
 	.types = {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID}
 };
 
-/* Keeps what went wrong; position 0 is the consumer itself.  again: it has been counted before. */
+/*
+ * EvpgConsumerRecordError
+ *		Writes down that an event fails, or, at position 0, the consumer itself: how
+ *		many attempts there were, and when the next one is due; with stop, that the
+ *		consumer stops, of which waiting sessions are told at commit.  An error that was
+ *		counted before is not counted again in errors_total.  The caller owns the
+ *		consumer.
+ */
 void
-EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at, bool stop,
-				 bool again, const ErrorData *error)
+EvpgConsumerRecordError(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at, bool stop,
+						bool counted_before, const ErrorData *error)
 {
 	Datum		values[9] = {
 		CStringGetTextDatum(consumer->name),
@@ -241,9 +227,8 @@ EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, Tim
 	char		nulls[9] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
 	EvpgParameterError(values, nulls, 5, error);
-	values[8] = BoolGetDatum(again);
-	EvpgStatementExecute(&update_consumer_fail, values, nulls);
-	/* Who waits is told that there is nothing to come. */
+	values[8] = BoolGetDatum(counted_before);
+	EvpgStatementExecute(&update_consumer_error, values, nulls);
 	if (stop)
 		EvpgWakeWaitersAtCommit(EvpgHashPair(consumer->name, ""));
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * consumer.h
- *		Consumers: how far each has come, and what it could not do.
+ *		Consumers: their lock, their row, and the event that fails.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,10 +12,11 @@
 #include "nodes/pg_list.h"
 #include "utils/elog.h"
 
-/* A consumer, locked. */
+/* A consumer, as its row has it. */
 typedef struct EvpgConsumer
 {
 	const char *name;
+	bool		is_saga;		/* else an asynchronous projection */
 	bool		running;
 	bool		stopped;		/* not running: an event fails */
 	int64		checkpoint;
@@ -37,9 +38,7 @@ extern void EvpgConsumerDrop(const char *name, bool with_parked);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
 extern List *EvpgConsumerListProjections(void);
 extern List *EvpgConsumerListSagas(void);
-extern void EvpgConsumerAdvance(const EvpgConsumer *consumer, int64 checkpoint, int64 events);
-extern void EvpgConsumerFail(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
-							 bool stop, bool again, const ErrorData *error);
-extern void EvpgConsumerRestart(const char *name, int64 checkpoint);
+extern void EvpgConsumerRecordError(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
+									bool stop, bool counted_before, const ErrorData *error);
 
 #endif							/* EVPG_CONSUMER_H */

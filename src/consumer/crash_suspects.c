@@ -1,30 +1,30 @@
 /*-------------------------------------------------------------------------
  *
  * crash_suspects.c
- *		What may have crashed the server is tried alone (rules 10 and 17).
+ *		An event that may have crashed the server is tried alone (rules 10 and 17).
  *
- * User code in C can take the whole server down.  What a consumer had in hand
- * then is not known afterwards, but it is not above the last position that was
- * drawn.  So after each start of the server a consumer is cautious up to there:
- * it takes events one by one, later a few at a time, and each such batch is on
- * disk before the next one begins.  Before an event is tried alone an attempt is
- * counted, in a transaction of its own that is flushed; its success or its failure
- * takes the count back, and so does the end of the session, when it is terminated or
- * the server is shut down.  So only a crash while an event is alone counts, and after
- * max_attempts of them the consumer does what on_error says; after two at least,
- * since another process may have caused one.
+ * User code in C can take the whole server down.  Which event a consumer was
+ * applying then is not known afterwards, but its position is not above the last one
+ * that had been drawn.  So after each start of the server a consumer is cautious up
+ * to there: it takes events one by one, later a few at a time, and each such batch
+ * is on disk before the next one begins.  Before an event is tried alone, an attempt
+ * is counted, in a transaction of its own that is flushed.  The count is taken back
+ * by the success or the failure of the event, and by the end of the session, when it
+ * is terminated or the server is shut down.  So only a crash while an event is alone
+ * counts.  After max_attempts of them, and at least two, since another process may
+ * have caused one, the consumer does what on_error specifies.
  *
  * The attempt follows the count at once, and from the count to the commit of the
  * attempt the session holds a lock that is one for the whole server.  It is exclusive
- * for what has crashed before, shared for what has not: so a second count is made
- * only if nothing else that is under suspicion runs, in any database, and what
- * has never crashed does not wait for each other.
+ * for what has crashed before, shared for what has not.  So a second count is made
+ * only if nothing else that is under suspicion runs, in any database, and what has
+ * never crashed does not wait for each other.
  *
- * A consumer that has nothing to catch up after a start is not slowed down, not
- * by what comes then, and none is in normal operation.
+ * A consumer that has nothing to catch up with after a start is not slowed down by
+ * this, nor is any in normal operation.
  *
- * A start of the server is known by the handle of its dynamic shared memory, which
- * is a new random number after a crash, too, and needs no preloading.
+ * A start of the server is identified by the handle of its dynamic shared memory,
+ * which is a new random number after a crash, too, and needs no preloading.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,23 +47,26 @@
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
-/* So many events are tried one by one; then batches grow by one for each so many. */
-#define ALONE 16
+/* How many events are tried one by one, and for how many proven events a batch may grow by one. */
+#define TRIED_ALONE 16
 
 /* One crash may have been caused by another process. */
 #define FEWEST_CRASHES 2
 
-/* The consumer whose event this session has alone. */
-static char alone[EVPG_MAX_NAME + 1];
+/* The consumer for which this session has counted an attempt last. */
+static char counted_consumer[EVPG_MAX_NAME + 1];
 
-/* What this session has counted is taken back by this function. */
-static void (*counted) (void) = NULL;
+/* Takes back the attempt that this session has counted last; NULL: none. */
+static void (*take_back_counted) (void) = NULL;
 
-/* The mode in which this session holds the lock of suspects, and what it has counted in this transaction is tried in the next. */
+/*
+ * The mode in which this session holds the lock of suspects, and whether it makes
+ * the attempt that it has counted in its next transaction.
+ */
 static LOCKMODE lock_mode = NoLock;
 static bool attempt_follows = false;
 
-/* For how long a suspect is put off that cannot be tried alone. */
+/* How long a suspect that cannot be tried alone is put off, in ms. */
 #define SUSPECT_PAUSE 100
 
 static void
@@ -75,8 +78,8 @@ fill_suspect_tag(LOCKTAG *tag)
 
 /*
  * EvpgCrashLock
- *		Locks what may crash the server, for the session, up to EvpgCrashUnlock;
- *		exclusively if it has been under way in a crash.  Does not wait; false if
+ *		Locks, for the session and until EvpgCrashUnlock, what may crash the server;
+ *		exclusively if it was under way in a crash.  Does not wait: returns false if
  *		another session tries something that must not be disturbed.
  */
 bool
@@ -94,7 +97,7 @@ EvpgCrashLock(bool crashed)
 	return true;
 }
 
-/* Gives the lock back, if this session has it: what was tried has committed, or failed. */
+/* Releases the lock, if this session has it, since what was tried has committed or failed. */
 void
 EvpgCrashUnlock(void)
 {
@@ -112,8 +115,8 @@ EvpgCrashUnlock(void)
 
 /*
  * EvpgCrashBeginAttempt
- *		Begins an attempt that the caller counts in this transaction, or has counted
- *		before: false, and *next is lowered, if it must be put off.
+ *		Takes the lock for an attempt that the caller counts in this transaction, or has
+ *		counted before; returns false, and lowers *next, if the attempt must be put off.
  */
 bool
 EvpgCrashBeginAttempt(bool crashed, TimestampTz *next)
@@ -124,14 +127,14 @@ EvpgCrashBeginAttempt(bool crashed, TimestampTz *next)
 	return false;
 }
 
-/* Returns whether this session has it: it has counted an attempt in its last transaction, or tries one. */
+/* Returns whether this session has the lock: it has counted an attempt in its last transaction, or makes one. */
 bool
 EvpgCrashIsLocked(void)
 {
 	return lock_mode != NoLock;
 }
 
-/* The caller has counted an attempt, which it makes in the next transaction. */
+/* Notes that the caller has counted an attempt, which it makes in the next transaction. */
 void
 EvpgCrashNoteCounted(void)
 {
@@ -148,7 +151,7 @@ EvpgCrashAttemptFollows(void)
 	return follows;
 }
 
-/* Which start of the server this is. */
+/* Returns a number that identifies this start of the server. */
 int64
 EvpgServerStartId(void)
 {
@@ -156,17 +159,17 @@ EvpgServerStartId(void)
 }
 
 /*
- * A session that ends, by itself or because it is told to, has not crashed: its
- * attempt was none.  Nothing here may wait, neither for locks nor for standbys,
+ * A session that ends, by itself or because it is told to, has not crashed, so its
+ * attempt does not count.  Nothing here may wait, neither for locks nor for standbys,
  * since interrupts are held by now.
  */
 static void
 take_back_at_exit(int code, Datum arg)
 {
-	void		(*take_back) (void) = counted;
+	void		(*take_back) (void) = take_back_counted;
 	EvpgScope	scope;
 
-	counted = NULL;
+	take_back_counted = NULL;
 	if (take_back == NULL)
 		return;
 	AbortOutOfAnyTransaction();
@@ -183,8 +186,9 @@ take_back_at_exit(int code, Datum arg)
 
 /*
  * EvpgCrashTakeBackAtExit
- *		If this session ends before it counts anything else, the function is run in a
- *		transaction; it must see for itself whether there is anything to take back.
+ *		Lets a function take back the attempt that this session has counted last, in a
+ *		transaction, if the session ends before it counts another one.  The function
+ *		waits for no lock, and checks itself whether there is anything to take back.
  */
 void
 EvpgCrashTakeBackAtExit(void (*take_back) (void))
@@ -194,37 +198,37 @@ EvpgCrashTakeBackAtExit(void (*take_back) (void))
 	if (!registered)
 		before_shmem_exit(take_back_at_exit, (Datum) 0);
 	registered = true;
-	counted = take_back;
+	take_back_counted = take_back;
 }
 
-/* After how many crashes that is given up which may fail so often. */
+/* Returns after how many crashes an event, or a part of a rebuild, is given up that may fail so often. */
 int
 EvpgCrashMaxCount(int max_attempts)
 {
 	return Max(max_attempts, FEWEST_CRASHES);
 }
 
-static EvpgStatement update_consumer_take_back = {
+static EvpgStatement decrement_consumer_crashes = {
 	.text = "UPDATE evpg.consumer"
 	" SET server_start = 0, crashes = crashes - 1"
 	" WHERE name = $1 AND server_start = $2 AND crashes > 0",
 	.types = {TEXTOID, INT8OID}
 };
 
+/* Takes back the attempt of the counted consumer, unless another session owns it. */
 static void
-take_back_alone(void)
+take_back_consumer_attempt(void)
 {
-	Datum		values[2] = {CStringGetTextDatum(alone), Int64GetDatum(EvpgServerStartId())};
+	Datum		values[2] = {CStringGetTextDatum(counted_consumer), Int64GetDatum(EvpgServerStartId())};
 
-	if (!EvpgConsumerLock(alone, false))
+	if (!EvpgConsumerLock(counted_consumer, false))
 		return;
-	(void) EvpgStatementRun(&update_consumer_take_back, values, NULL);
-	EvpgStatementDone();
+	EvpgStatementExecute(&decrement_consumer_crashes, values, NULL);
 }
 
-/* The first event that a filter lets through, 0 if there is none. */
+/* Returns the position of the first event that a filter lets through, 0 if there is none. */
 static int64
-find_first(const EvpgLogFilter *filter)
+find_first_event(const EvpgLogFilter *filter)
 {
 	EvpgLogScan *scan;
 	EvpgEvent	event;
@@ -241,8 +245,8 @@ find_first(const EvpgLogFilter *filter)
 
 /*
  * EvpgCrashSuspectLimit
- *		The last position that was drawn when this session asked first: what was in
- *		hand when the server crashed is not above it.
+ *		Returns the last position that had been drawn when this session called this
+ *		first: an event that was being applied when the server crashed is not above it.
  */
 int64
 EvpgCrashSuspectLimit(void)
@@ -258,7 +262,7 @@ EvpgCrashSuspectLimit(void)
 	return before;
 }
 
-static EvpgStatement update_crashes = {
+static EvpgStatement increment_consumer_crashes = {
 	.text = "UPDATE evpg.consumer"
 	" SET proven = CASE WHEN server_start = $2 THEN proven ELSE 0 END, server_start = $2, cautious_to = $3,"
 	" crashes = crashes + 1"
@@ -266,15 +270,28 @@ static EvpgStatement update_crashes = {
 	.types = {TEXTOID, INT8OID, INT8OID}
 };
 
+/* Reports that an event that was tried alone has crashed the server. */
+static void
+report_crashes(const EvpgConsumer *consumer, int max_attempts, int64 position)
+{
+	ereport(WARNING,
+			(errmsg("the server has crashed %d times while \"%s\" of database \"%s\" had the event at position "
+					INT64_FORMAT " alone",
+					consumer->crashes, consumer->name, get_database_name(MyDatabaseId), position),
+			 consumer->crashes < max_attempts ? errdetail("It is tried once more.") :
+			 errdetail("It is not tried any more.")));
+}
+
 /*
  * EvpgCrashAdviseBatch
- *		What a consumer, which the caller owns, may do next with the events of a
- *		filter.  *position is the event that is tried alone, or is given up; *next
- *		is lowered if it is put off.
+ *		Advises a consumer, which the caller owns, what to do next with the events of a
+ *		filter.  *limit is the largest batch, 0 for no limit; *position is the event that
+ *		is tried alone or given up, 0 if there is none; *next is lowered if the event is
+ *		put off.  If an attempt was counted, the commit is flushed to disk.
  */
 EvpgCrashAdvice
-EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit, int64 *position,
-					 TimestampTz *next)
+EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts, int *limit,
+					 int64 *position, TimestampTz *next)
 {
 	bool		begun = (consumer->server_start == EvpgServerStartId());
 	int64		cautious_to = begun ? consumer->cautious_to : EvpgCrashSuspectLimit();
@@ -289,10 +306,10 @@ EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, 
 	*position = 0;
 	if (filter->after >= cautious_to)
 		return EVPG_CRASH_PROCEED;
-	*limit = 1 + (begun ? Min(consumer->proven, PG_INT32_MAX) / ALONE : 0);
+	*limit = 1 + (begun ? Min(consumer->proven, PG_INT32_MAX) / TRIED_ALONE : 0);
 	if (*limit > 1)
 		return EVPG_CRASH_PROCEED;
-	*position = find_first(filter);
+	*position = find_first_event(filter);
 	if (*position == 0)
 	{
 		/* No code of the consumer will run. */
@@ -301,26 +318,21 @@ EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, 
 	}
 	if (!EvpgCrashBeginAttempt(consumer->crashes > 0, next))
 		return EVPG_CRASH_PUT_OFF;
-	strlcpy(alone, consumer->name, sizeof(alone));
-	EvpgCrashTakeBackAtExit(take_back_alone);
+	strlcpy(counted_consumer, consumer->name, sizeof(counted_consumer));
+	EvpgCrashTakeBackAtExit(take_back_consumer_attempt);
 	if (begun && consumer->crashes > 0)
 		return consumer->crashes > max_attempts ? EVPG_CRASH_GIVE_UP : EVPG_CRASH_PROCEED;
 	if (consumer->crashes > max_attempts)
 		return EVPG_CRASH_GIVE_UP_UNRUN;
 	if (consumer->crashes > 0)
-		ereport(WARNING,
-				(errmsg("the server has crashed %d times while \"%s\" of database \"%s\" had the event at position " INT64_FORMAT " alone",
-						consumer->crashes, consumer->name, get_database_name(MyDatabaseId), *position),
-				 consumer->crashes < max_attempts ? errdetail("It is tried once more.") :
-				 errdetail("It is not tried any more.")));
-	(void) EvpgStatementRun(&update_crashes, values, NULL);
-	EvpgStatementDone();
+		report_crashes(consumer, max_attempts, *position);
+	EvpgStatementExecute(&increment_consumer_crashes, values, NULL);
 	ForceSyncCommit();
 	EvpgCrashNoteCounted();
 	return EVPG_CRASH_COUNTED;
 }
 
-/* A batch with a limit has come to an end, which must not be taken back. */
+/* Flushes the commit of a batch that had a limit, so that a crash does not take it back. */
 void
 EvpgCrashFlushAtCommit(int limit)
 {
@@ -328,7 +340,7 @@ EvpgCrashFlushAtCommit(int limit)
 		ForceSyncCommit();
 }
 
-/* What is written down instead of an error. */
+/* Makes the error, in CurrentMemoryContext, that is written down for an event that has crashed the server. */
 ErrorData *
 EvpgCrashError(int attempts)
 {

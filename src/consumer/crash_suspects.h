@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * crash_suspects.h
- *		What may have crashed the server is tried alone.
+ *		Trying alone what may have crashed the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,22 +11,24 @@
 #include "consumer/consumer.h"
 #include "log/event_log.h"
 
+/* What a consumer may do next. */
 typedef enum EvpgCrashAdvice
 {
-	EVPG_CRASH_PROCEED,			/* a batch of at most limit events, 0: as many
-								 * as it likes */
-	EVPG_CRASH_COUNTED,			/* an attempt was counted: commit, and ask
-								 * again at once */
-	EVPG_CRASH_PUT_OFF,			/* another session tries something alone */
-	EVPG_CRASH_GIVE_UP,			/* the event has crashed the server too often */
-	EVPG_CRASH_GIVE_UP_UNRUN	/* the same, and so has the search for its
-								 * keys */
+	EVPG_CRASH_PROCEED,			/* apply a batch of at most limit events, 0:
+								 * as many as it likes */
+	EVPG_CRASH_COUNTED,			/* commit, since an attempt was counted, and
+								 * ask again at once */
+	EVPG_CRASH_PUT_OFF,			/* wait: another session tries something alone */
+	EVPG_CRASH_GIVE_UP,			/* give the event up: it has crashed the
+								 * server too often */
+	EVPG_CRASH_GIVE_UP_UNRUN	/* the same without running any code: the
+								 * search for its keys has crashed it, too */
 } EvpgCrashAdvice;
 
 extern int64 EvpgServerStartId(void);
 extern int64 EvpgCrashSuspectLimit(void);
-extern EvpgCrashAdvice EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, int max_attempts,
-											int *limit, int64 *position, TimestampTz *next);
+extern EvpgCrashAdvice EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter,
+											int max_attempts, int *limit, int64 *position, TimestampTz *next);
 extern bool EvpgCrashLock(bool crashed);
 extern void EvpgCrashUnlock(void);
 extern bool EvpgCrashIsLocked(void);

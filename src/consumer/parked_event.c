@@ -20,8 +20,13 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+enum
+{
+	PARKED_ID = 1, PARKED_POSITION, PARKED_KEY, PARKED_SKIPPED
+};
+
 static EvpgStatement select_parked_events = {
-	.text = "SELECT position, key, skip_reason IS NOT NULL, parked_event_id"
+	.text = "SELECT parked_event_id, position, key, skip_reason IS NOT NULL"
 	" FROM evpg.parked_event"
 	" WHERE name = $1 AND (skip_reason IS NULL OR position > $2) ORDER BY position, key",
 	.types = {TEXTOID, INT8OID}
@@ -29,9 +34,9 @@ static EvpgStatement select_parked_events = {
 
 /*
  * EvpgParkedEventList
- *		The events that are not to be applied now, in order of position, in
- *		CurrentMemoryContext; of those that were given up only those after a
- *		position.
+ *		Lists the events that are not to be applied now (EvpgParkedEvent *), in order of
+ *		position, in CurrentMemoryContext: all parked ones, and the skipped ones after a
+ *		position.  The caller owns the consumer if the list must stay true.
  */
 List *
 EvpgParkedEventList(const char *name, int64 after)
@@ -43,19 +48,15 @@ EvpgParkedEventList(const char *name, int64 after)
 
 	for (uint64 row = 0; row < rows; row++)
 	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
+		MemoryContext spi = MemoryContextSwitchTo(caller);
 		EvpgParkedEvent *event = palloc(sizeof(EvpgParkedEvent));
-		Datum		result;
 
-		(void) EvpgResultDatum(row, 1, &result);
-		event->position = DatumGetInt64(result);
-		event->key = EvpgResultDatum(row, 2, &result) ? TextDatumGetCString(result) : NULL;
-		(void) EvpgResultDatum(row, 3, &result);
-		event->skipped = DatumGetBool(result);
-		(void) EvpgResultDatum(row, 4, &result);
-		event->id = DatumGetInt64(result);
+		event->id = EvpgResultInt64(row, PARKED_ID);
+		event->position = EvpgResultInt64(row, PARKED_POSITION);
+		event->key = EvpgResultText(row, PARKED_KEY);
+		event->skipped = EvpgResultInt64(row, PARKED_SKIPPED) != 0;
 		parked = lappend(parked, event);
-		MemoryContextSwitchTo(old);
+		MemoryContextSwitchTo(spi);
 	}
 	EvpgStatementDone();
 	return parked;
@@ -67,7 +68,12 @@ static EvpgStatement insert_parked_event = {
 	.types = {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
 };
 
-/* Parks an event; key NULL: it has none; error NULL: it waits behind another one of its key. */
+/*
+ * EvpgParkedEventInsert
+ *		Parks an event for a key, or as a whole if key is NULL, since its keys are not
+ *		known.  error is NULL if the event waits behind another one of its key.  The
+ *		caller owns the consumer, here and below.
+ */
 void
 EvpgParkedEventInsert(const char *name, int64 position, const char *key, int attempts, const ErrorData *error)
 {
@@ -81,20 +87,22 @@ EvpgParkedEventInsert(const char *name, int64 position, const char *key, int att
 }
 
 static EvpgStatement insert_skipped_event = {
-	.text = "INSERT INTO evpg.parked_event (name, position, key, attempts, error, sqlstate, context, skip_reason,"
-	" skipped_by, skipped_at) SELECT $1, $2, $9, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error),"
-	" COALESCE($7, c.last_sqlstate), CASE WHEN $6 IS NULL THEN c.last_context ELSE $8 END, $3, $4,"
-	" evpg.clock_timestamp()"
+	.text = "INSERT INTO evpg.parked_event (name, position, key, attempts, error, sqlstate, context,"
+	" skip_reason, skipped_by, skipped_at)"
+	" SELECT $1, $2, $9, COALESCE($5, c.attempts, 0), COALESCE($6, c.last_error),"
+	" COALESCE($7, c.last_sqlstate), CASE WHEN $6 IS NULL THEN c.last_context ELSE $8 END,"
+	" $3, $4, evpg.clock_timestamp()"
 	" FROM (SELECT) AS one LEFT JOIN evpg.consumer c ON c.name = $1 AND c.error_position = $2"
-	" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name = $1 AND p.position = $2 AND"
-	" p.skip_reason IS NOT NULL AND (p.key = $9 OR p.key IS NULL))",
+	" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p"
+	" WHERE p.name = $1 AND p.position = $2 AND p.skip_reason IS NOT NULL AND (p.key = $9 OR p.key IS NULL))",
 	.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 /*
  * EvpgParkedEventInsertSkipped
- *		Gives an event up that has not been consumed, nor parked: for a key, for all
- *		if it is NULL.  error NULL: the last one of the consumer there.
+ *		Skips an event that was neither consumed nor parked: for a key, or for all of its
+ *		keys if key is NULL.  If error is NULL, the last error of the consumer at the
+ *		event and its attempts are kept.  Does nothing if it is skipped already.
  */
 void
 EvpgParkedEventInsertSkipped(const char *name, int64 position, const char *key, const char *reason, int attempts,
@@ -116,8 +124,9 @@ EvpgParkedEventInsertSkipped(const char *name, int64 position, const char *key, 
 
 /*
  * EvpgParkedEventIsSkipped
- *		Whether an event has been given up for a key; key NULL: for all of its keys.
- *		Ask in order of position: *next, 0 at first, is where the list goes on.
+ *		Returns whether an event is skipped for a key, or, if key is NULL, for all of
+ *		its keys.  parked is a list of EvpgParkedEventList.  Ask in order of position:
+ *		*next, 0 at first, is where the list goes on.
  */
 bool
 EvpgParkedEventIsSkipped(List *parked, int *next, int64 position, const char *key)
@@ -136,13 +145,17 @@ EvpgParkedEventIsSkipped(List *parked, int *next, int64 position, const char *ke
 	return false;
 }
 
-static EvpgStatement delete_parked_event_unpark = {
+static EvpgStatement delete_parked_events_of_key = {
 	.text = "DELETE FROM evpg.parked_event"
 	" WHERE name = $1 AND ($2 IS NULL OR key = $2) AND skip_reason IS NULL",
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* The events parked for a key, for all keys if it is NULL, have been applied by a rebuild. */
+/*
+ * EvpgParkedEventDelete
+ *		Forgets the parked events of a key, or of all keys if key is NULL, since a
+ *		rebuild has applied them; skipped ones stay.
+ */
 void
 EvpgParkedEventDelete(const char *name, const char *key)
 {
@@ -151,23 +164,27 @@ EvpgParkedEventDelete(const char *name, const char *key)
 
 	if (key != NULL)
 		values[1] = CStringGetTextDatum(key);
-	EvpgStatementExecute(&delete_parked_event_unpark, values, nulls);
+	EvpgStatementExecute(&delete_parked_events_of_key, values, nulls);
 }
 
-static EvpgStatement delete_parked_event = {
+static EvpgStatement delete_parked_event_by_id = {
 	.text = "DELETE FROM evpg.parked_event"
 	" WHERE parked_event_id = $1",
 	.types = {INT8OID}
 };
 
-static EvpgStatement update_parked_event_fail = {
+static EvpgStatement update_parked_event_error = {
 	.text = "UPDATE evpg.parked_event"
 	" SET error = $2, sqlstate = $3, context = $4, attempts = attempts + 1"
 	" WHERE parked_event_id = $1",
 	.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID}
 };
 
-/* A parked event was tried again; error NULL: it succeeded. */
+/*
+ * EvpgParkedEventNoteReplay
+ *		Forgets a parked event that was applied, or, if error is not NULL, writes down
+ *		that it has failed again.
+ */
 void
 EvpgParkedEventNoteReplay(const EvpgParkedEvent *parked, const ErrorData *error)
 {
@@ -175,7 +192,7 @@ EvpgParkedEventNoteReplay(const EvpgParkedEvent *parked, const ErrorData *error)
 	char		nulls[4] = {' ', ' ', ' ', ' '};
 
 	EvpgParameterError(values, nulls, 1, error);
-	EvpgStatementExecute(error == NULL ? &delete_parked_event : &update_parked_event_fail, values, nulls);
+	EvpgStatementExecute(error == NULL ? &delete_parked_event_by_id : &update_parked_event_error, values, nulls);
 }
 
 static EvpgStatement delete_all_parked_events = {

@@ -11,13 +11,13 @@
 #include "nodes/pg_list.h"
 #include "utils/elog.h"
 
-/* An event that is not to be applied now. */
+/* An event that a consumer has put aside. */
 typedef struct EvpgParkedEvent
 {
 	int64		id;
 	int64		position;
-	char	   *key;			/* NULL: none, or all */
-	bool		skipped;		/* given up; else it waits to be replayed */
+	char	   *key;			/* NULL: none is known, or all of them */
+	bool		skipped;		/* never applied; else parked, to be replayed */
 } EvpgParkedEvent;
 
 extern List *EvpgParkedEventList(const char *name, int64 after);

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * worker_lock.c
- *		Waiting for what a worker may hold: a consumer, a rebuild, a saga, a
+ *		Waiting for a lock that a worker may hold: of a consumer, a rebuild, a saga, a
  *		scheduled command.
  *
- * A worker gives these back after a batch or a reaction, unless the user code in
- * it never returns.  So a session that has waited for PATIENCE cancels the worker,
- * which takes that as an error that need not come back (subtransaction.c), and goes on
- * with other work.  User code can catch a cancel: after PATIENCE once more the
- * worker is terminated, and the launcher starts another one.  What cannot be
- * interrupted at all is reported.
+ * A worker releases these after a batch or a reaction, unless user code in it never
+ * returns.  So a session that has waited for PATIENCE cancels the worker, which takes
+ * that as a transient error (base/subtransaction.c), and goes on with other work.
+ * User code can catch a cancel: after PATIENCE once more the worker is terminated,
+ * and the launcher starts another one.  A worker that cannot be interrupted at all is
+ * reported.
  *
- * The lock_timeout of the caller holds for the whole.
+ * The lock_timeout of the caller limits all of this.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,10 +27,10 @@
 #include "storage/proc.h"
 #include "utils/guc.h"
 
-/* A worker that holds something is left alone for so long; longer than any batch that goes on, in ms. */
+/* How long a session waits for a worker before it cancels it, in ms; longer than any batch that makes progress. */
 #define PATIENCE 2000
 
-/* The lock of a saga: shared by those who work on its instances. */
+/* Sets *tag to the lock of a saga, which reactions of its instances share. */
 void
 EvpgLockSagaTag(const char *saga, LOCKTAG *tag)
 {
@@ -44,6 +44,7 @@ typedef struct Limited
 	int			limit;			/* for each wait, in ms; 0: none */
 } Limited;
 
+/* An action of EvpgSubtransactionRun. */
 static void
 act_within_limit(void *arg)
 {
@@ -57,9 +58,11 @@ act_within_limit(void *arg)
 
 /*
  * EvpgLockOvertake
- *		Does something, in a subtransaction, that may have to wait for a worker: the
- *		one that holds a lock in a mode that conflicts with this one.  The action must
- *		not have done anything before it waits, since it may be begun anew.
+ *		Does something, in a subtransaction, that may have to wait for a worker, which
+ *		holds a lock in a mode that conflicts with this one; cancels the worker if that
+ *		takes too long, and at last terminates it.  The action may be begun several
+ *		times, so it waits before it does anything else.  Throws the error of the action,
+ *		or that of the caller's lock_timeout.
  */
 void
 EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg), void *arg)
@@ -95,7 +98,8 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 		ereport(WARNING,
 				(errmsg("a worker of evpg does not react to SIGTERM"),
 				 errdetail("It runs code in C that does not check for interrupts."),
-				 errhint("evpg.stat_consumer and pg_stat_activity show its process.  Only SIGKILL ends it, after which the server restarts.")));
+				 errhint("evpg.stat_consumer and pg_stat_activity show its process.  "
+						 "Only SIGKILL ends it, after which the server restarts.")));
 	limited.limit = left;
 	{
 		ErrorData  *error = EvpgSubtransactionRun(act_within_limit, &limited);
@@ -111,6 +115,7 @@ typedef struct Acquiring
 	LOCKMODE	mode;
 } Acquiring;
 
+/* Another action. */
 static void
 acquire_lock(void *arg)
 {
@@ -121,8 +126,8 @@ acquire_lock(void *arg)
 
 /*
  * EvpgLockAcquire
- *		Takes a lock to the end of the transaction; false if it does not wait and
- *		somebody else has it.
+ *		Takes a lock until the end of the transaction, cancelling a worker that does not
+ *		release it; returns false if it may not wait and the lock is taken.
  */
 bool
 EvpgLockAcquire(const LOCKTAG *tag, LOCKMODE mode, bool wait)

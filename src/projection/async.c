@@ -13,7 +13,7 @@
  * before the next attempt grow.
  *
  * A session remembers how far it has looked without finding an event, so that a
- * projection of rare events does not write its checkpoint all the time (lazy_checkpoint.c).
+ * projection of rare events does not write its checkpoint all the time (checkpoint.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -30,9 +30,9 @@
 #include "base/testing.h"
 #include "base/wakeup.h"
 #include "commands/dbcommands.h"
+#include "consumer/checkpoint.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
-#include "consumer/lazy_checkpoint.h"
 #include "consumer/parked_event.h"
 #include "log/event_log.h"
 #include "log/fence.h"
@@ -134,7 +134,7 @@ give_up(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorDat
 	if (consumer->error_position == 0 || projection->on_error == EVPG_ON_ERROR_STOP)
 		return false;
 	leave_out(consumer, projection, EvpgApplyKey, error);
-	EvpgConsumerAdvance(consumer, consumer->error_position, 0);
+	EvpgCheckpointAdvance(consumer, consumer->error_position, 0);
 	return true;
 }
 
@@ -178,18 +178,18 @@ fail_batch(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *
 		retry_at = transient ? EvpgRetryPause(consumer->last_error_at, consumer->retry_at, FIRST_PAUSE) :
 			EvpgRetryAt(attempts);
 		if (position - 1 > consumer->checkpoint)
-			EvpgConsumerAdvance(consumer, position - 1, 0);
+			EvpgCheckpointAdvance(consumer, position - 1, 0);
 	}
 	consumer->error_position = position;
 	consumer->attempts = attempts;
 	if (attempts < projection->max_attempts)
 	{
-		EvpgConsumerFail(consumer, position, attempts, retry_at, false, again, error);
+		EvpgConsumerRecordError(consumer, position, attempts, retry_at, false, again, error);
 		return;
 	}
 	passed = give_up(consumer, projection, error);
-	EvpgConsumerFail(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
-					 !passed, again, error);
+	EvpgConsumerRecordError(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
+							!passed, again, error);
 	tell_given_up(consumer, projection, !passed, position, error);
 }
 
@@ -227,9 +227,9 @@ give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 posit
 		}
 		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || no_keys != NULL)
 			put_aside(consumer, projection, NULL, error);
-		EvpgConsumerAdvance(consumer, position, 0);
+		EvpgCheckpointAdvance(consumer, position, 0);
 	}
-	EvpgConsumerFail(consumer, stop ? position : 0, stop ? batch.attempts : 0, EvpgClockNow(), stop, again, error);
+	EvpgConsumerRecordError(consumer, stop ? position : 0, stop ? batch.attempts : 0, EvpgClockNow(), stop, again, error);
 	tell_given_up(consumer, projection, stop, position, error);
 }
 
@@ -249,7 +249,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	EvpgBatch	batch = {0};
 	EvpgLogFilter filter = {0};
 	EvpgCrashAdvice caution;
-	EvpgLazyCheckpoint *look;
+	EvpgCheckpoint *checkpoint;
 	int64		mark;
 	int64		position;
 	ErrorData  *error;
@@ -270,11 +270,11 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 		return false;
 	}
 
-	look = EvpgLazyCheckpointOf(name);
+	checkpoint = EvpgCheckpointGet(name);
 	mark = EVPG_MUTATION("consumer_unstable") ? EvpgFenceLastDrawn() : EvpgFenceStablePosition(false);
 	batch.projection = projection;
 	batch.build = projection->build;
-	batch.after = EvpgLazyCheckpointFrom(look, &consumer);
+	batch.after = EvpgCheckpointPosition(checkpoint, &consumer);
 	batch.upto = mark;
 	batch.send = true;
 	batch.narrow = true;
@@ -284,7 +284,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	if (batch.after >= mark)
 	{
 		if (batch.after > consumer.checkpoint)
-			EvpgLazyCheckpointAdvance(look, &consumer, batch.after, 0, next);
+			EvpgCheckpointAdvanceLazily(checkpoint, &consumer, batch.after, 0, next);
 		EvpgLeave(&scope);
 		return false;
 	}
@@ -306,7 +306,7 @@ EvpgAsyncRun(const char *name, TimestampTz *next)
 	error = EvpgSubtransactionRun(run_batch, &batch);
 	if (error == NULL)
 	{
-		EvpgLazyCheckpointAdvance(look, &consumer, batch.reached, batch.events, next);
+		EvpgCheckpointAdvanceLazily(checkpoint, &consumer, batch.reached, batch.events, next);
 	}
 	else
 	{
@@ -328,7 +328,7 @@ projection_takes(void *arg, const EvpgEvent *event)
 /*
  * EvpgAsyncReached
  *		Whether an asynchronous projection has applied all that it takes up to a
- *		position.  The checkpoint need not be there: see lazy_checkpoint.c.
+ *		position.  The checkpoint need not be there: see checkpoint.c.
  */
 bool
 EvpgAsyncReached(const char *name, int64 position)
@@ -349,7 +349,7 @@ EvpgAsyncReached(const char *name, int64 position)
 		AcceptInvalidationMessages();
 		return EvpgProjectionGet(name, false)->mode == EVPG_MODE_INLINE;
 	}
-	return EvpgLazyCheckpointPassed(&consumer, position, &filter, projection_takes, projection);
+	return EvpgCheckpointHasPassed(&consumer, position, &filter, projection_takes, projection);
 }
 
 /* ------------------------------------------------------------------ parked events */

@@ -19,7 +19,7 @@
 #include "base/wakeup.h"
 #include "broadcast/broadcast.h"
 #include "catalog/pg_type.h"
-#include "consumer/consumer.h"
+#include "consumer/checkpoint.h"
 #include "consumer/parked_event.h"
 #include "log/fence.h"
 #include "projection/apply.h"
@@ -139,7 +139,7 @@ switch_builds(EvpgRebuild *rebuild)
 	rebuild->replaced = projection->build;
 	EvpgStatementExecute(&replace_build, values, NULL);
 	if (projection->mode == EVPG_MODE_ASYNC)
-		EvpgConsumerRestart(name, rebuild->upto);
+		EvpgCheckpointRestart(name, rebuild->upto);
 	EvpgParkedEventDelete(name, NULL);
 	EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
 	/* Sessions may wait for any key of the projection. */

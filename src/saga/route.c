@@ -21,9 +21,9 @@
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "commands/dbcommands.h"
+#include "consumer/checkpoint.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
-#include "consumer/lazy_checkpoint.h"
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
@@ -147,13 +147,13 @@ all_of(List *versions, bool of_aggregates)
 static int64
 route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, TimestampTz *next)
 {
-	EvpgLazyCheckpoint *look = EvpgLazyCheckpointOf(consumer->name);
+	EvpgCheckpoint *checkpoint = EvpgCheckpointGet(consumer->name);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRoute", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgLogFilter filter = {
-		.after = EvpgLazyCheckpointFrom(look, consumer),
+		.after = EvpgCheckpointPosition(checkpoint, consumer),
 		.upto = mark,
 		.aggregate_types = all_of(versions, true),
 		.event_types = all_of(versions, false)
@@ -177,7 +177,7 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, 
 	PopActiveSnapshot();
 	if (routes.keys != NIL)
 		EvpgSagaEventsInsert(consumer->name, routes.keys, routes.positions);
-	EvpgLazyCheckpointAdvance(look, consumer, reached, routes.events, next);
+	EvpgCheckpointAdvanceLazily(checkpoint, consumer, reached, routes.events, next);
 	if (routes.keys != NIL)
 		EVPG_WAIT_POINT("saga_routed");
 	MemoryContextSwitchTo(caller);
@@ -223,14 +223,14 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 	if (error == NULL)
 	{
 		if (consumer->retry_at != 0)
-			EvpgConsumerAdvance(consumer, consumer->checkpoint, 0);
+			EvpgCheckpointAdvance(consumer, consumer->checkpoint, 0);
 		return true;
 	}
 	if (EvpgErrorIsCancel(error))
 		ReThrowError(error);
 	attempts += !EvpgErrorIsTransient(error);
 	retry_at = EvpgRetryAt(Max(attempts, 1));
-	EvpgConsumerFail(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, consumer->attempts > 0, error);
+	EvpgConsumerRecordError(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, consumer->attempts > 0, error);
 	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)
 		ereport(EvpgSubtransactionLevel(),
@@ -247,7 +247,7 @@ route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgSaga   *saga = linitial(versions);
 	EvpgLogFilter filter = {
-		.after = EvpgLazyCheckpointFrom(EvpgLazyCheckpointOf(consumer->name), consumer),
+		.after = EvpgCheckpointPosition(EvpgCheckpointGet(consumer->name), consumer),
 		.upto = mark,
 		.aggregate_types = all_of(versions, true),
 		.event_types = all_of(versions, false)
@@ -267,7 +267,7 @@ route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
 			return false;
 		default:
 			write_routing_dead_letter(saga, &event, consumer->crashes - 1, EvpgCrashError(consumer->crashes - 1));
-			EvpgConsumerAdvance(consumer, event.position, 0);
+			EvpgCheckpointAdvance(consumer, event.position, 0);
 			return true;
 	}
 }
@@ -339,7 +339,7 @@ EvpgRouteReached(const char *saga, int64 position)
 	EvpgLogFilter filter = {.aggregate_types = all_of(versions, true), .event_types = all_of(versions, false)};
 	EvpgConsumer consumer;
 
-	return EvpgConsumerRead(saga, &consumer) && EvpgLazyCheckpointPassed(&consumer, position, &filter, saga_takes, (void *) saga) &&
+	return EvpgConsumerRead(saga, &consumer) && EvpgCheckpointHasPassed(&consumer, position, &filter, saga_takes, (void *) saga) &&
 		!EvpgSagaEventsLeft(saga, position);
 }
 

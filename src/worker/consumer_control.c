@@ -18,6 +18,7 @@
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
+#include "consumer/checkpoint.h"
 #include "consumer/consumer.h"
 #include "consumer/parked_event.h"
 #include "consumer/worker_lock.h"
@@ -33,7 +34,7 @@ PG_FUNCTION_INFO_V1(evpg_skip_event);
 
 /* Owns a consumer that a user has named, and reads it; error if there is none. */
 static void
-own_consumer(const char *name, EvpgConsumer *consumer)
+own_named_consumer(const char *name, EvpgConsumer *consumer)
 {
 	(void) EvpgConsumerLock(name, true);
 	if (EvpgConsumerRead(name, consumer))
@@ -49,44 +50,42 @@ own_consumer(const char *name, EvpgConsumer *consumer)
 }
 
 /*
- * Waits until no instance of a saga reacts; then none does to the end of the
- * transaction.  Not in a reaction of the saga itself, which would wait for others
- * that may do the same.
+ * Waits until no instance of a saga reacts, and keeps it so until the end of the
+ * transaction.  Not in a reaction of the saga itself, which would wait for others that
+ * may do the same.
  */
 static void
-end_reactions(const char *name)
+exclude_reactions(const char *saga)
 {
 	LOCKTAG		tag;
 
-	if (EvpgProjectionGet(name, true) != NULL)
-		return;
-	EvpgLockSagaTag(name, &tag);
+	EvpgLockSagaTag(saga, &tag);
 	if (!EvpgLockHeld(&tag, ShareLock))
 		(void) EvpgLockAcquire(&tag, ExclusiveLock, true);
 }
 
-static EvpgStatement update_running = {
+static EvpgStatement update_consumer_status = {
 	.text = "UPDATE evpg.consumer"
-	" SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL, crashes ="
-	" 0, updated_at = evpg.clock_timestamp()"
+	" SET status = CASE WHEN $2 THEN 'running' ELSE 'paused' END, attempts = 0, retry_at = NULL, crashes = 0,"
+	" updated_at = evpg.clock_timestamp()"
 	" WHERE name = $1"
 	" AND (status <> CASE WHEN $2 THEN 'running' ELSE 'paused' END OR $2 AND retry_at IS NOT NULL)",
 	.types = {TEXTOID, BOOLOID}
 };
 
-static EvpgStatement update_saga_resume = {
-	.text = "WITH e AS (UPDATE evpg.saga_event SET retry_at = NULL WHERE saga = $1 AND retry_at IS NOT NULL"
-	" RETURNING 1), t AS (UPDATE evpg.timer SET retry_at = NULL WHERE saga = $1 AND retry_at IS NOT NULL"
-	" RETURNING 1) SELECT"
-	" FROM e"
-	" UNION ALL SELECT"
-	" FROM t",
+/* Lets the events and timers of a saga that have failed be tried at once. */
+static EvpgStatement reset_saga_retries = {
+	.text = "WITH e AS (UPDATE evpg.saga_event SET retry_at = NULL"
+	" WHERE saga = $1 AND retry_at IS NOT NULL RETURNING 1),"
+	" t AS (UPDATE evpg.timer SET retry_at = NULL"
+	" WHERE saga = $1 AND retry_at IS NOT NULL RETURNING 1)"
+	" SELECT FROM e UNION ALL SELECT FROM t",
 	.types = {TEXTOID}
 };
 
-/* Sets whether a consumer runs; false if nothing changed. */
+/* Lets the consumer of the first argument run, or pauses it; returns false if nothing has changed. */
 static bool
-set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
+set_consumer_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
 	Datum		values[2] = {CStringGetTextDatum(name), BoolGetDatum(running)};
@@ -96,15 +95,13 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 
 	EvpgRefuseInProjection("change consumers");
 	EvpgEnter(&scope, writer);
-	own_consumer(name, &consumer);
-	if (!running)
-		end_reactions(name);
-	changed = EvpgStatementRun(&update_running, values, NULL) > 0;
-	EvpgStatementDone();
+	own_named_consumer(name, &consumer);
+	if (!running && consumer.is_saga)
+		exclude_reactions(name);
+	changed = EvpgStatementExecute(&update_consumer_status, values, NULL) > 0;
 	if (running)
 	{
-		changed |= EvpgStatementRun(&update_saga_resume, values, NULL) > 0;
-		EvpgStatementDone();
+		changed |= EvpgStatementExecute(&reset_saga_retries, values, NULL) > 0;
 		EvpgActivationNotice();
 	}
 	EvpgWakeLauncherAtCommit();
@@ -114,27 +111,41 @@ set_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	return changed;
 }
 
+/*
+ * evpg_pause_consumer(name)
+ *		Keeps a consumer from consuming, and a saga from reacting; returns false if it is
+ *		paused already.
+ */
 Datum
 evpg_pause_consumer(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(set_running(fcinfo, false, "evpg_pause_consumer()"));
+	PG_RETURN_BOOL(set_consumer_running(fcinfo, false, "evpg_pause_consumer()"));
 }
 
-/* Also tries an event again at once that has failed. */
+/*
+ * evpg_resume_consumer(name)
+ *		Lets a consumer go on that is paused or stopped, and tries what has failed at
+ *		once; returns false if nothing has changed.
+ */
 Datum
 evpg_resume_consumer(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(set_running(fcinfo, true, "evpg_resume_consumer()"));
+	PG_RETURN_BOOL(set_consumer_running(fcinfo, true, "evpg_resume_consumer()"));
 }
 
-static EvpgStatement update_parked_event_skip = {
+static EvpgStatement skip_parked_event = {
 	.text = "UPDATE evpg.parked_event"
 	" SET skip_reason = $3, skipped_by = $4, skipped_at = evpg.clock_timestamp()"
 	" WHERE name = $1 AND position = $2 AND skip_reason IS NULL",
 	.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID}
 };
 
-/* Gives an event up: one that was not consumed yet, or one that is parked.  A consumer that has stopped at it goes on. */
+/*
+ * evpg_skip_event(name, event_position, reason)
+ *		Skips an event that the projection has not consumed yet, or that is parked, and
+ *		lets the projection go on if it has stopped at the event; returns false if there
+ *		is no such event.
+ */
 Datum
 evpg_skip_event(PG_FUNCTION_ARGS)
 {
@@ -153,8 +164,8 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 
 	EvpgRefuseInProjection("change consumers");
 	EvpgEnter(&scope, "evpg_skip_event()");
-	own_consumer(name, &consumer);
-	if (EvpgProjectionGet(name, true) == NULL)
+	own_named_consumer(name, &consumer);
+	if (consumer.is_saga)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("\"%s\" is a saga", name),
@@ -163,13 +174,12 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("there is no event at position " INT64_FORMAT " yet", position)));
-	skipped = EvpgStatementRun(&update_parked_event_skip, values, NULL) > 0;
-	EvpgStatementDone();
+	skipped = EvpgStatementExecute(&skip_parked_event, values, NULL) > 0;
 	if (!skipped && position > consumer.checkpoint)
 	{
 		EvpgParkedEventInsertSkipped(name, position, NULL, reason, 0, NULL);
 		if (position == consumer.error_position)
-			EvpgConsumerRestart(name, consumer.checkpoint);
+			EvpgCheckpointRestart(name, consumer.checkpoint);
 		EvpgWakeConsumersAtEnd();
 		skipped = true;
 	}
