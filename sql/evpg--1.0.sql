@@ -22,19 +22,13 @@ COMMENT ON SCHEMA evpg IS 'tables, types and views of the evpg extension';
 
 CREATE FUNCTION evpg.clock_timestamp() RETURNS timestamptz
   AS 'MODULE_PATHNAME', 'evpg_clock_timestamp' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-COMMENT ON FUNCTION evpg.clock_timestamp() IS 'returns the time by which evpg records and compares: the wall clock, unless evpg_set_clock_offset() has moved it';
-
--- Not dumped: a restored database has the time of day.
-CREATE TABLE evpg.clock (
-  one          boolean PRIMARY KEY DEFAULT true CHECK (one),
-  clock_offset bigint NOT NULL
-);
-COMMENT ON TABLE evpg.clock IS 'how far the clock of this database is ahead of the wall clock; no row: not at all';
-COMMENT ON COLUMN evpg.clock.clock_offset IS 'in microseconds';
+COMMENT ON FUNCTION evpg.clock_timestamp() IS
+  'returns the time by which evpg records and compares: the wall clock, unless evpg_set_clock_offset() has moved it';
 
 CREATE FUNCTION evpg_set_clock_offset(clock_offset interval DEFAULT '0') RETURNS void
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_set_clock_offset(interval) IS 'moves the clock of this database, for all sessions and workers: for tests';
+COMMENT ON FUNCTION evpg_set_clock_offset(interval) IS
+  'moves the clock of this database for all sessions and workers; meant for tests';
 
 -- ------------------------------------------------------------------ arguments
 
@@ -47,7 +41,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg.refuse_null(text, text) IS 'raises an error if an argument is NULL';
 
--- ------------------------------------------------------------------ storage
+-- ------------------------------------------------------------------ tables
+
+-- All tables, and the views of tables alone; then types and functions by topic, as in docs/reference.md.
+
+-- Not dumped: a restored database has the time of day.
+CREATE TABLE evpg.clock (
+  one          boolean PRIMARY KEY DEFAULT true CHECK (one),
+  clock_offset bigint NOT NULL
+);
+COMMENT ON TABLE evpg.clock IS
+  'how far the clock of this database is ahead of the wall clock; without a row, it is the wall clock';
+COMMENT ON COLUMN evpg.clock.clock_offset IS 'in microseconds';
 
 -- Functions and roles are kept by name: reg* columns would make pg_upgrade refuse the cluster.
 CREATE TABLE evpg.aggregate_type (
@@ -70,9 +75,10 @@ CREATE TABLE evpg.aggregate_type (
   CHECK (library IS NULL OR handler IS NULL),
   CHECK ((handler IS NULL) OPERATOR(pg_catalog.=) (reducer IS NULL))
 );
-COMMENT ON TABLE evpg.aggregate_type IS 'registered aggregates: a symbol of a shared object, or functions';
-COMMENT ON COLUMN evpg.aggregate_type.generation IS 'rises with each change of the registration';
-COMMENT ON COLUMN evpg.aggregate_type.fold_generation IS 'the first generation with this reducer and initial state: older snapshots are not used';
+COMMENT ON TABLE evpg.aggregate_type IS 'registered aggregates: functions, or a symbol of a shared object';
+COMMENT ON COLUMN evpg.aggregate_type.generation IS 'number that rises with each change of the registration';
+COMMENT ON COLUMN evpg.aggregate_type.fold_generation IS
+  'first generation with this reducer and initial state; snapshots of older ones are not used';
 
 -- COLLATE "C": ids are compared bytewise, and no library upgrade can spoil the index.
 CREATE TABLE evpg.stream (
@@ -85,13 +91,15 @@ CREATE TABLE evpg.stream (
   aggregate_id   text COLLATE "C" NOT NULL,
   UNIQUE (aggregate_type, aggregate_id)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE evpg.stream IS 'one row per aggregate instance: how many events it has, and where the last one is';
+COMMENT ON TABLE evpg.stream IS 'one row for each aggregate instance: its number of events and the position of the last one';
 
-COMMENT ON COLUMN evpg.stream.last_recorded_at IS 'recorded_at of the last event: that of the next one is not before it, whatever the clock says';
-COMMENT ON SEQUENCE evpg.stream_stream_id_seq IS 'draws stream ids';
+COMMENT ON COLUMN evpg.stream.last_recorded_at IS
+  'recorded_at of the last event; that of the next one is not earlier, whatever the clock shows';
+COMMENT ON SEQUENCE evpg.stream_stream_id_seq IS 'source of stream ids';
 
 CREATE SEQUENCE evpg.event_position CACHE 1;
-COMMENT ON SEQUENCE evpg.event_position IS 'draws positions, only under the lock on evpg.fence; its CACHE must stay 1';
+COMMENT ON SEQUENCE evpg.event_position IS
+  'source of positions, drawn only under the lock on evpg.fence; its CACHE must stay 1';
 
 CREATE TABLE evpg.event_log (
   "position"     bigint PRIMARY KEY,
@@ -113,16 +121,17 @@ CREATE TABLE evpg.event_log (
   UNIQUE (stream_id, version)
 );
 COMMENT ON TABLE evpg.event_log IS 'the event log, append-only; read it through the view evpg.event';
-COMMENT ON COLUMN evpg.event_log.correlation_id IS 'NULL: the event''s own id';
-COMMENT ON COLUMN evpg.event_log.session_role IS 'session_user of the session that asked for it, also of what sagas and timers do later';
-COMMENT ON COLUMN evpg.event_log.data IS 'NULL: an event without data';
+COMMENT ON COLUMN evpg.event_log.correlation_id IS 'NULL if it is the id of the event itself';
+COMMENT ON COLUMN evpg.event_log.session_role IS
+  'session_user of the session that caused the event, also if a saga or a timer appended it later';
+COMMENT ON COLUMN evpg.event_log.data IS 'NULL if the event has no data';
 
 CREATE VIEW evpg.event AS
   SELECT e."position", s.aggregate_type, s.aggregate_id, e.version, e.event_id, e.type, e.schema_version,
          e.data, e.metadata, e.tags, e.command_id, coalesce(e.correlation_id, e.event_id::pg_catalog.text) AS correlation_id,
          e.causation_id, e.actor, e.occurred_at, e.recorded_at, e.session_role
     FROM evpg.event_log e JOIN evpg.stream s ON s.stream_id OPERATOR(pg_catalog.=) e.stream_id;
-COMMENT ON VIEW evpg.event IS 'events; its row type is what functions receive and return';
+COMMENT ON VIEW evpg.event IS 'events; functions receive and return its row type';
 
 CREATE TABLE evpg.command_record (
   stream_id     bigint NOT NULL,
@@ -133,7 +142,16 @@ CREATE TABLE evpg.command_record (
   command_id    text COLLATE "C" NOT NULL,
   PRIMARY KEY (stream_id, command_id)
 );
-COMMENT ON TABLE evpg.command_record IS 'commands that succeeded under a command_id: the durable idempotency record';
+COMMENT ON TABLE evpg.command_record IS
+  'commands that succeeded under a command_id: the durable record that makes them idempotent';
+
+CREATE TABLE evpg.inbox (
+  received_at timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  source      text COLLATE "C" NOT NULL,
+  message_key text COLLATE "C" NOT NULL,
+  PRIMARY KEY (source, message_key)
+);
+COMMENT ON TABLE evpg.inbox IS 'messages from outside that were received';
 
 CREATE TABLE evpg.snapshot (
   stream_id       bigint NOT NULL,
@@ -145,8 +163,10 @@ CREATE TABLE evpg.snapshot (
   state           jsonb NOT NULL,
   PRIMARY KEY (stream_id, version)
 );
-COMMENT ON COLUMN evpg.snapshot.definition_hash IS 'of the reducer function that made it; another one does not use it; 0: a symbol of a shared object, which has a reducer_version';
-COMMENT ON TABLE evpg.snapshot IS 'folded states: a cache, safe to delete at any time';
+COMMENT ON COLUMN evpg.snapshot.definition_hash IS
+  'hash of the reducer function that folded the state; a different reducer does not use the snapshot; 0 for a shared '
+  'object, which has a reducer_version';
+COMMENT ON TABLE evpg.snapshot IS 'folded states: a cache whose rows can be deleted at any time';
 
 CREATE TABLE evpg.interceptor (
   name            text COLLATE "C" PRIMARY KEY,
@@ -160,8 +180,18 @@ CREATE TABLE evpg.interceptor (
 );
 COMMENT ON TABLE evpg.interceptor IS 'functions that see every command before it is executed';
 
+CREATE TABLE evpg.translator (
+  name          text COLLATE "C" PRIMARY KEY,
+  translator    text NOT NULL,
+  search_path   text NOT NULL,
+  registered_by text NOT NULL,
+  registered_at timestamptz NOT NULL
+);
+COMMENT ON TABLE evpg.translator IS 'functions that make commands from messages';
+
 CREATE SEQUENCE evpg.projection_build;
-COMMENT ON SEQUENCE evpg.projection_build IS 'draws builds: the rows of a projection between two rebuilds';
+COMMENT ON SEQUENCE evpg.projection_build IS
+  'source of builds; a build is the set of rows of a projection between two rebuilds';
 
 CREATE TABLE evpg.projection (
   name             text COLLATE "C" PRIMARY KEY,
@@ -195,10 +225,12 @@ CREATE TABLE evpg.projection (
   CHECK (pg_catalog.num_nonnulls(library, reducer, handler) OPERATOR(pg_catalog.<=) 1),
   CHECK (pg_catalog.num_nonnulls(key_function, key_path, constant_key) OPERATOR(pg_catalog.<=) 1)
 );
-COMMENT ON TABLE evpg.projection IS 'registered projections: a symbol of a shared object, functions, or neither';
-COMMENT ON COLUMN evpg.projection.build IS 'the rows that are read; a rebuild makes other ones beside them';
-COMMENT ON COLUMN evpg.projection.generation_base IS 'what the generation of a row counts from: the generations before the last rebuild of all keys';
-COMMENT ON COLUMN evpg.projection.rebuilt_position IS 'drawn by the last rebuild of all keys; no row is shown with a lower one';
+COMMENT ON TABLE evpg.projection IS 'registered projections: functions, a symbol of a shared object, or neither';
+COMMENT ON COLUMN evpg.projection.build IS 'the build that is read; a rebuild fills another one beside it';
+COMMENT ON COLUMN evpg.projection.generation_base IS
+  'number of generations before the last rebuild of all keys, which is added to the generation of a row';
+COMMENT ON COLUMN evpg.projection.rebuilt_position IS
+  'position drawn by the last rebuild of all keys; no row is shown with a lower one';
 
 -- A deleted key keeps its row, so that (generation, version) never goes back.
 CREATE TABLE evpg.projection_state (
@@ -213,9 +245,9 @@ CREATE TABLE evpg.projection_state (
   PRIMARY KEY (build, key)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE evpg.projection_state IS 'rows of projections; read them through the view evpg.projected_state';
-COMMENT ON COLUMN evpg.projection_state.version IS 'count of events applied in this generation';
-COMMENT ON COLUMN evpg.projection_state.generation IS 'from 1 on in a build';
-COMMENT ON COLUMN evpg.projection_state.state IS 'NULL: deleted, or the row of a table projection';
+COMMENT ON COLUMN evpg.projection_state.version IS 'number of events applied in this generation';
+COMMENT ON COLUMN evpg.projection_state.generation IS 'counted from 1 within a build';
+COMMENT ON COLUMN evpg.projection_state.state IS 'NULL if the key is deleted, or the projection writes tables';
 -- Few rows; says at once how many generations the next build has to skip.
 CREATE INDEX projection_state_generation ON evpg.projection_state (build, generation) WHERE generation OPERATOR(pg_catalog.>) 1;
 
@@ -223,7 +255,7 @@ CREATE VIEW evpg.projected_state AS
   SELECT p.name, s.key, s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation AS generation, s.version,
          greatest(s."position", p.rebuilt_position) AS "position", s.updated_at
     FROM evpg.projection p JOIN evpg.projection_state s ON s.build OPERATOR(pg_catalog.=) p.build WHERE NOT s.deleted;
-COMMENT ON VIEW evpg.projected_state IS 'rows of projections that are there';
+COMMENT ON VIEW evpg.projected_state IS 'rows of projections, without deleted keys';
 
 -- Who changes a row holds the advisory lock of the consumer's name, see src/consumer/consumer.c.
 CREATE TABLE evpg.consumer (
@@ -248,16 +280,18 @@ CREATE TABLE evpg.consumer (
   cautious_to    bigint NOT NULL DEFAULT 0,
   proven         bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE evpg.consumer IS 'how far asynchronous projections have come';
+COMMENT ON TABLE evpg.consumer IS 'progress of asynchronous projections and sagas';
 COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
-COMMENT ON COLUMN evpg.consumer.start_position IS 'the checkpoint with which it began';
-COMMENT ON COLUMN evpg.consumer.error_position IS 'the event that fails';
-COMMENT ON COLUMN evpg.consumer.server_start IS 'the start of the server since which it has tried an event alone';
-COMMENT ON COLUMN evpg.consumer.cautious_to IS 'up to this position it takes few events at a time, since one of them may have crashed the server';
-COMMENT ON COLUMN evpg.consumer.proven IS 'events since then that have not';
-COMMENT ON COLUMN evpg.consumer.crashes IS 'how often the event after the checkpoint has been tried alone without coming to an end';
-COMMENT ON COLUMN evpg.consumer.attempts IS 'how often that event has failed';
-COMMENT ON COLUMN evpg.consumer.last_context IS 'where the last error was raised';
+COMMENT ON COLUMN evpg.consumer.start_position IS 'the checkpoint with which it started';
+COMMENT ON COLUMN evpg.consumer.error_position IS 'position of the event that fails';
+COMMENT ON COLUMN evpg.consumer.server_start IS 'start of the server since which an event has been tried alone';
+COMMENT ON COLUMN evpg.consumer.cautious_to IS
+  'up to this position it takes few events at a time, since one of them may have crashed the server';
+COMMENT ON COLUMN evpg.consumer.proven IS 'number of events since then that did not crash it';
+COMMENT ON COLUMN evpg.consumer.crashes IS
+  'number of times that the event after the checkpoint was tried alone without an end';
+COMMENT ON COLUMN evpg.consumer.attempts IS 'number of times that this event has failed';
+COMMENT ON COLUMN evpg.consumer.last_context IS 'context of the last error';
 
 CREATE TABLE evpg.parked_event (
   parked_event_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -274,12 +308,14 @@ CREATE TABLE evpg.parked_event (
   skipped_at      timestamptz
 );
 CREATE INDEX ON evpg.parked_event (name, "position");
-COMMENT ON SEQUENCE evpg.parked_event_parked_event_id_seq IS 'draws ids of parked events';
-COMMENT ON TABLE evpg.parked_event IS 'events that a consumer could not apply, and those of the same key that wait behind them';
-COMMENT ON COLUMN evpg.parked_event.key IS 'NULL: no key was found in the event';
-COMMENT ON COLUMN evpg.parked_event.error IS 'NULL: the event waits behind another one of its key';
-COMMENT ON COLUMN evpg.parked_event.context IS 'where the error was raised';
-COMMENT ON COLUMN evpg.parked_event.skip_reason IS 'why the event was given up; NULL: it is to be replayed; empty: pruned';
+COMMENT ON SEQUENCE evpg.parked_event_parked_event_id_seq IS 'source of ids of parked events';
+COMMENT ON TABLE evpg.parked_event IS
+  'events that a consumer could not apply, and later events of the same key, which wait behind them';
+COMMENT ON COLUMN evpg.parked_event.key IS 'NULL if no key was found in the event';
+COMMENT ON COLUMN evpg.parked_event.error IS 'NULL if the event only waits behind another one of its key';
+COMMENT ON COLUMN evpg.parked_event.context IS 'context of the error';
+COMMENT ON COLUMN evpg.parked_event.skip_reason IS
+  'why the event was given up; NULL if it is still to be replayed, empty if it was pruned';
 
 -- Read by workers in each pass; a row is locked by who prunes.
 CREATE TABLE evpg.retention (
@@ -289,10 +325,11 @@ CREATE TABLE evpg.retention (
   next_block   bigint NOT NULL DEFAULT 0,
   pruned_total bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE evpg.retention IS 'how long workers keep what is not needed any more, see evpg_set_retention(); no row: for ever';
-COMMENT ON COLUMN evpg.retention.looked_at IS 'when the table had last been looked through to its end';
-COMMENT ON COLUMN evpg.retention.next_block IS 'where the look that is under way goes on; 0: none is';
-COMMENT ON COLUMN evpg.retention.pruned_total IS 'rows that workers have pruned';
+COMMENT ON TABLE evpg.retention IS
+  'how long workers keep what is no longer needed, see evpg_set_retention(); without a row, permanently';
+COMMENT ON COLUMN evpg.retention.looked_at IS 'when workers last finished looking through the table';
+COMMENT ON COLUMN evpg.retention.next_block IS 'block at which the scan in progress continues; 0 if none is in progress';
+COMMENT ON COLUMN evpg.retention.pruned_total IS 'number of rows that workers have pruned';
 
 CREATE TABLE evpg.rebuild (
   name           text COLLATE "C" PRIMARY KEY,
@@ -310,10 +347,10 @@ CREATE TABLE evpg.rebuild (
   crashes        int NOT NULL DEFAULT 0,
   server_start   bigint NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE evpg.rebuild IS 'rebuilds of all keys of a projection that are under way, or have failed';
-COMMENT ON COLUMN evpg.rebuild.server_start IS 'the start of the server since which its end has been tried';
-COMMENT ON COLUMN evpg.rebuild.crashes IS 'how often the server has crashed in a row while its end was tried';
-COMMENT ON COLUMN evpg.rebuild.goal IS 'the last position when the rebuild began';
+COMMENT ON TABLE evpg.rebuild IS 'rebuilds of all keys of a projection that are in progress or have failed';
+COMMENT ON COLUMN evpg.rebuild.server_start IS 'start of the server since which its last step has been tried';
+COMMENT ON COLUMN evpg.rebuild.crashes IS 'number of consecutive crashes of the server during its last step';
+COMMENT ON COLUMN evpg.rebuild.goal IS 'the last position when the rebuild started';
 
 CREATE TABLE evpg.rebuild_part (
   build        bigint NOT NULL,
@@ -324,9 +361,11 @@ CREATE TABLE evpg.rebuild_part (
   server_start bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (build, part)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE evpg.rebuild_part IS 'how far the parts of rebuilds have come; each part has the keys of its own streams, or of its own hashes';
-COMMENT ON COLUMN evpg.rebuild_part.server_start IS 'the start of the server since which it has been worked on';
-COMMENT ON COLUMN evpg.rebuild_part.crashes IS 'how often the server has crashed in a row since it made any progress';
+COMMENT ON TABLE evpg.rebuild_part IS
+  'progress of the parts of rebuilds; a part has the keys of its own streams, or of its own hash values';
+COMMENT ON COLUMN evpg.rebuild_part.server_start IS 'start of the server since which it has been worked on';
+COMMENT ON COLUMN evpg.rebuild_part.crashes IS
+  'number of consecutive crashes of the server without any progress of the part';
 
 CREATE TABLE evpg.old_build (
   build      bigint PRIMARY KEY,
@@ -334,16 +373,17 @@ CREATE TABLE evpg.old_build (
   replaced   boolean NOT NULL DEFAULT false,
   clean_from text COLLATE "C" NOT NULL DEFAULT ''
 );
-COMMENT ON TABLE evpg.old_build IS 'builds whose rows are not read any more, or never were, and are deleted by and by';
-COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read once';
-COMMENT ON COLUMN evpg.old_build.clean_from IS 'smaller keys are deleted already';
+COMMENT ON TABLE evpg.old_build IS 'builds that are not read (any more), whose rows are deleted gradually';
+COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read before';
+COMMENT ON COLUMN evpg.old_build.clean_from IS 'keys less than this one are deleted already';
 -- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/consumer/activation.c).
 CREATE TABLE evpg.activation (
   system_identifier bigint NOT NULL,
   database          oid NOT NULL
 );
 ALTER TABLE evpg.activation REPLICA IDENTITY FULL;
-COMMENT ON TABLE evpg.activation IS 'which database this is: consumers run only where all rows say it is this one';
+COMMENT ON TABLE evpg.activation IS
+  'the database that its contents belong to; consumers run only if every row names this one';
 INSERT INTO evpg.activation (system_identifier, database)
   SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
@@ -375,7 +415,7 @@ CREATE TABLE evpg.saga (
   CHECK (pg_catalog.num_nonnulls(library, handler) OPERATOR(pg_catalog.=) 1),
   CHECK (pg_catalog.num_nonnulls(key_function, key_path) OPERATOR(pg_catalog.<=) 1)
 );
-COMMENT ON TABLE evpg.saga IS 'registered sagas: a symbol of a shared object, or functions';
+COMMENT ON TABLE evpg.saga IS 'registered sagas: functions, or a symbol of a shared object; one row for each version';
 
 CREATE TABLE evpg.saga_instance (
   saga         text COLLATE "C" NOT NULL,
@@ -390,9 +430,10 @@ CREATE TABLE evpg.saga_instance (
   updated_at   timestamptz NOT NULL,
   PRIMARY KEY (saga, key)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE evpg.saga_instance IS 'state of sagas by correlation key; completed ones stay, so that late events do not start them again';
-COMMENT ON COLUMN evpg.saga_instance.saga_version IS '0: evpg_prune_sagas() has left nothing but the key';
-COMMENT ON COLUMN evpg.saga_instance.version IS 'count of events and timers it has reacted to';
+COMMENT ON TABLE evpg.saga_instance IS
+  'state of sagas by correlation key; completed instances stay, so that late events do not start them again';
+COMMENT ON COLUMN evpg.saga_instance.saga_version IS '0 if evpg_prune_sagas() has emptied the instance';
+COMMENT ON COLUMN evpg.saga_instance.version IS 'number of events and timers that it has reacted to';
 COMMENT ON COLUMN evpg.saga_instance.undo IS 'commands that undo what was sent, the last one first';
 
 CREATE TABLE evpg.saga_event (
@@ -407,7 +448,7 @@ CREATE TABLE evpg.saga_event (
 CREATE INDEX ON evpg.saga_event ("position");
 CREATE INDEX ON evpg.saga_event (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE evpg.saga_event IS 'events that instances of sagas have not reacted to yet';
-COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'why the instance does not go on';
+COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'the dead letter that the instance waits for';
 
 -- Each reaction adds to a row that no other transaction has locked, so that instances do not wait for each other: there are as
 -- many rows as have been needed at once.
@@ -418,9 +459,10 @@ CREATE TABLE evpg.saga_total (
   dead_lettered bigint NOT NULL,
   PRIMARY KEY (saga, part)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE evpg.saga_total IS 'what sagas have done since they were registered, in parts that are to be added up; read it through evpg.stat_consumer';
-COMMENT ON COLUMN evpg.saga_total.dispatched IS 'commands that were sent, and neither refused nor rolled back';
-COMMENT ON COLUMN evpg.saga_total.dead_lettered IS 'dead letters that were written';
+COMMENT ON TABLE evpg.saga_total IS
+  'totals of sagas since their registration, in parts that add up; read them through evpg.stat_consumer';
+COMMENT ON COLUMN evpg.saga_total.dispatched IS 'number of commands that were sent, and neither refused nor rolled back';
+COMMENT ON COLUMN evpg.saga_total.dead_lettered IS 'number of dead letters that were written';
 
 CREATE TABLE evpg.timer (
   timer_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -443,8 +485,8 @@ CREATE TABLE evpg.timer (
 );
 CREATE INDEX ON evpg.timer (due_at);
 CREATE INDEX ON evpg.timer (retry_at) WHERE retry_at IS NOT NULL;
-COMMENT ON SEQUENCE evpg.timer_timer_id_seq IS 'draws ids of timers';
-COMMENT ON TABLE evpg.timer IS 'what is to happen later: timers of sagas, and commands of evpg_schedule_command()';
+COMMENT ON SEQUENCE evpg.timer_timer_id_seq IS 'source of ids of timers';
+COMMENT ON TABLE evpg.timer IS 'pending timers of sagas, and pending commands of evpg_schedule_command()';
 
 CREATE TABLE evpg.dead_letter (
   dead_letter_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -468,13 +510,23 @@ CREATE TABLE evpg.dead_letter (
   resolved_by     text
 );
 CREATE INDEX ON evpg.dead_letter (saga, key) WHERE resolved_at IS NULL;
-COMMENT ON SEQUENCE evpg.dead_letter_dead_letter_id_seq IS 'draws ids of dead letters';
-COMMENT ON COLUMN evpg.dead_letter.context IS 'where the error was raised';
-COMMENT ON TABLE evpg.dead_letter IS 'what sagas and scheduled commands could not do, with the command that failed; later events of the instance wait';
+COMMENT ON SEQUENCE evpg.dead_letter_dead_letter_id_seq IS 'source of ids of dead letters';
+COMMENT ON COLUMN evpg.dead_letter.context IS 'context of the error';
+COMMENT ON TABLE evpg.dead_letter IS
+  'reactions of sagas and scheduled commands that failed, with the command in question; later events of the instance wait';
+
+CREATE TABLE evpg.optional_index (
+  index_name text PRIMARY KEY,
+  enabled_at timestamptz NOT NULL DEFAULT evpg.clock_timestamp()
+);
+COMMENT ON TABLE evpg.optional_index IS
+  'optional indexes of the event log that evpg_enable_index() has created; a restored database has them only after it is '
+  'called again';
 
 -- A view, because ANALYZE and VACUUM of a whole database lock every table; locks on a view work the same.
 CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
-COMMENT ON VIEW evpg.fence IS 'not to be read: who appends holds a lock on it from before the first position is drawn to the end of the transaction';
+COMMENT ON VIEW evpg.fence IS
+  'object to lock, not to read: an appending transaction locks it before it draws its first position, until it ends';
 
 -- An appender's lock says what had been drawn before it (src/log/fence.c).  On a standby nobody can know who appends.
 CREATE VIEW evpg.stat_stable_position AS
@@ -496,7 +548,8 @@ CREATE VIEW evpg.stat_stable_position AS
     LEFT JOIN appender a ON a.drawn_before OPERATOR(pg_catalog.<) d.last_position
     LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid OPERATOR(pg_catalog.=) a.pid
     LEFT JOIN prepared p ON a.pid IS NULL AND p.virtualtransaction OPERATOR(pg_catalog.=) a.virtualtransaction;
-COMMENT ON VIEW evpg.stat_stable_position IS 'how far readers may read, how far positions are drawn, and who holds readers back';
+COMMENT ON VIEW evpg.stat_stable_position IS
+  'shows up to which position readers may read, the last position drawn, and which transactions hold readers back';
 
 SELECT pg_catalog.pg_extension_config_dump('evpg.aggregate_type', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.stream', '');
@@ -525,11 +578,14 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.timer_timer_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.dead_letter_dead_letter_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.activation', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.optional_index', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.inbox', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.translator', '');
 
 -- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
   AS 'MODULE_PATHNAME', 'evpg_refuse_change' LANGUAGE C;
-COMMENT ON FUNCTION evpg.refuse_change() IS 'trigger: refuses to change history, which is append-only';
+COMMENT ON FUNCTION evpg.refuse_change() IS 'trigger function: refuses to change history, which is append-only';
 CREATE TRIGGER evpg_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON evpg.event_log
   FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_change();
 ALTER TABLE evpg.event_log ENABLE ALWAYS TRIGGER evpg_append_only;
@@ -540,40 +596,46 @@ ALTER TABLE evpg.stream ENABLE ALWAYS TRIGGER evpg_append_only;
 -- The triggers are made at the end of this script, for all tables.
 CREATE FUNCTION evpg.refuse_writer() RETURNS trigger
   AS 'MODULE_PATHNAME', 'evpg_refuse_writer' LANGUAGE C;
-COMMENT ON FUNCTION evpg.refuse_writer() IS 'trigger: refuses rows that neither evpg nor a superuser writes';
+COMMENT ON FUNCTION evpg.refuse_writer() IS
+  'trigger function: refuses rows that are written by neither evpg nor a superuser';
 
 -- ------------------------------------------------------------------ types
 
 CREATE TYPE evpg.new_event AS (
   type text, data jsonb, metadata jsonb, tags text[], schema_version int,
   occurred_at timestamptz, event_id uuid, caused_by int);
-COMMENT ON TYPE evpg.new_event IS 'an event to be appended; make it with evpg_event()';
+COMMENT ON TYPE evpg.new_event IS 'an event to append; evpg_event() makes it';
 
 CREATE TYPE evpg.stream_info AS (
   aggregate_type text, aggregate_id text, version bigint, created_at timestamptz);
-COMMENT ON TYPE evpg.stream_info IS 'a stream, as evpg_streams() lists it';
+COMMENT ON TYPE evpg.stream_info IS 'a stream as evpg_streams() returns it';
 
 CREATE TYPE evpg.command AS (
   aggregate_type text, aggregate_id text, command_type text, data jsonb, expected_version bigint,
   command_id text, metadata jsonb, actor text, correlation_id text, causation_id text,
   version bigint, received_at timestamptz, session_role text);
-COMMENT ON TYPE evpg.command IS 'a command; evpg fills version, received_at and session_role for the handler';
+COMMENT ON TYPE evpg.command IS 'a command; version, received_at and session_role are filled in for the handler';
 
 CREATE TYPE evpg.outcome AS (
   status text, aggregate_type text, aggregate_id text, version bigint, last_position bigint,
   events jsonb, sqlstate text, code text, message text, detail jsonb, hint text);
-COMMENT ON TYPE evpg.outcome IS 'what became of a command: ok, noop, duplicate, rejected, conflict, invariant or intercepted; of a dead letter that was retried also failed';
+COMMENT ON TYPE evpg.outcome IS
+  'outcome of a command: status is ok, noop, duplicate, rejected, conflict, invariant or intercepted; after the retry of a '
+  'dead letter also failed';
 
 CREATE TYPE evpg.projected AS (state jsonb, delta jsonb);
-COMMENT ON TYPE evpg.projected IS 'what a projection reducer says: the new state, NULL = delete the row; the delta for listeners, NULL = silence';
+COMMENT ON TYPE evpg.projected IS
+  'result of a projection reducer: the new state, NULL to delete the row; and the delta for listeners, NULL for none';
 
 CREATE TYPE evpg.reaction AS (state jsonb, actions jsonb);
-COMMENT ON TYPE evpg.reaction IS 'what a saga says to an event, a refused command or a timer; make it with evpg_reaction()';
+COMMENT ON TYPE evpg.reaction IS 'result of a saga''s handler; evpg_reaction() makes it';
 
 CREATE TYPE evpg.rejection AS (
   saga text, key text, label text, aggregate_type text, aggregate_id text, command_type text, data jsonb,
   sqlstate text, code text, message text, detail jsonb, attempts int, source_position bigint);
-COMMENT ON TYPE evpg.rejection IS 'a command that a saga sent and that was refused; attempts counts from 1, source_position is that of the event the saga reacts to, NULL = a timer';
+COMMENT ON TYPE evpg.rejection IS
+  'a command that a saga sent and that was refused; attempts counts from 1, source_position is NULL if the saga reacted to '
+  'a timer';
 
 CREATE TYPE evpg.fired_timer AS (
   saga text, key text, timer text, payload jsonb, scheduled_at timestamptz, due_at timestamptz, fired_at timestamptz);
@@ -584,21 +646,24 @@ COMMENT ON TYPE evpg.fired_timer IS 'a timer of a saga that is due';
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
     schema_version int DEFAULT 1, occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, caused_by int DEFAULT NULL)
   RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_event(text, jsonb, jsonb, text[], int, timestamptz, uuid, int) IS 'makes an event; caused_by is the 1-based number of an earlier event of the same call';
+COMMENT ON FUNCTION evpg_event(text, jsonb, jsonb, text[], int, timestamptz, uuid, int) IS
+  'returns an event to append; caused_by is the number, from 1, of an earlier event of the same call';
 
 CREATE FUNCTION evpg_events(events jsonb)
   RETURNS evpg.new_event[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_events(jsonb) IS 'makes events of a JSON object or array of objects; an unknown key is an error';
+COMMENT ON FUNCTION evpg_events(jsonb) IS
+  'returns events made from a JSON object or an array of objects; an unknown key is an error';
 
 CREATE FUNCTION evpg_command(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS evpg.command AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_command(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS 'makes a command';
+COMMENT ON FUNCTION evpg_command(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS 'returns a command';
 
 CREATE FUNCTION evpg_commands(commands jsonb)
   RETURNS evpg.command[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_commands(jsonb) IS 'makes commands of a JSON object or array of objects; an unknown key is an error';
+COMMENT ON FUNCTION evpg_commands(jsonb) IS
+  'returns commands made from a JSON object or an array of objects; an unknown key is an error';
 
 -- VOLATILE, so that it is never evaluated while planning; typed, so that it fits into CASE.
 CREATE FUNCTION evpg_reject(code text, message text DEFAULT NULL, detail jsonb DEFAULT NULL)
@@ -608,38 +673,47 @@ COMMENT ON FUNCTION evpg_reject(text, text, jsonb) IS 'refuses the command: rais
 CREATE FUNCTION evpg_projected(state jsonb, delta jsonb) RETURNS evpg.projected
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW(state, delta)::evpg.projected;
-COMMENT ON FUNCTION evpg_projected(jsonb, jsonb) IS 'makes the result of a projection reducer: the new state and what listeners are sent';
+COMMENT ON FUNCTION evpg_projected(jsonb, jsonb) IS
+  'returns the result of a projection reducer: the new state and the delta for listeners';
 
 CREATE FUNCTION evpg_reaction(state jsonb, VARIADIC actions jsonb[] DEFAULT '{}')
   RETURNS evpg.reaction AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_reaction(jsonb, VARIADIC jsonb[]) IS 'makes the answer of a saga: its new state, and actions, which are done in this order; NULL actions are left out';
+COMMENT ON FUNCTION evpg_reaction(jsonb, VARIADIC jsonb[]) IS
+  'returns the result of a saga''s handler: the new state, and actions, which are done in this order; NULL actions are '
+  'left out';
 
 CREATE FUNCTION evpg_action_send(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     label text DEFAULT NULL, undo jsonb DEFAULT NULL, expected_version bigint DEFAULT NULL, metadata jsonb DEFAULT NULL)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_send(text, text, text, jsonb, text, jsonb, bigint, jsonb) IS 'action of a saga: send a command; undo is another one, which evpg_action_compensate() sends if this one succeeds';
+COMMENT ON FUNCTION evpg_action_send(text, text, text, jsonb, text, jsonb, bigint, jsonb) IS
+  'returns an action of a saga: sends a command; if it succeeds, undo is the command that evpg_action_compensate() sends';
 
 CREATE FUNCTION evpg_action_schedule(timer text, delay interval DEFAULT NULL, due_at timestamptz DEFAULT NULL, payload jsonb DEFAULT NULL)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_schedule(text, interval, timestamptz, jsonb) IS 'action of a saga: fire a timer after a delay (days have 24 hours, months 30 days) or at a time; a pending one of the same name is replaced';
+COMMENT ON FUNCTION evpg_action_schedule(text, interval, timestamptz, jsonb) IS
+  'returns an action of a saga: fires a timer after a delay (days have 24 hours, months 30 days) or at a time, and '
+  'replaces a pending one of that name';
 
 CREATE FUNCTION evpg_action_cancel(timer text)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_cancel(text) IS 'action of a saga: forget a pending timer, if there is one';
+COMMENT ON FUNCTION evpg_action_cancel(text) IS 'returns an action of a saga: removes a pending timer, if there is one';
 
 CREATE FUNCTION evpg_action_compensate(reason text DEFAULT NULL) RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_object(ARRAY['do', 'compensate', 'reason', reason]));
-COMMENT ON FUNCTION evpg_action_compensate(text) IS 'action of a saga: send the undo commands, last first, then complete';
+COMMENT ON FUNCTION evpg_action_compensate(text) IS
+  'returns an action of a saga: sends the undo commands, last first, and completes the instance';
 
 CREATE FUNCTION evpg_action_complete() RETURNS jsonb
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '{"do": "complete"}'::pg_catalog.jsonb;
-COMMENT ON FUNCTION evpg_action_complete() IS 'action of a saga: this instance is done; its timers go, later actions and events are ignored';
+COMMENT ON FUNCTION evpg_action_complete() IS
+  'returns an action of a saga: completes the instance; its timers are removed, later actions and events ignored';
 
 CREATE FUNCTION evpg_action_fail(reason text)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION evpg_action_fail(text) IS 'action of a saga: make this reaction a dead letter at once; nothing of it is done';
+COMMENT ON FUNCTION evpg_action_fail(text) IS
+  'returns an action of a saga: makes this reaction a dead letter at once; nothing of it takes effect';
 
 -- ------------------------------------------------------------------ aggregates
 
@@ -647,94 +721,137 @@ CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEF
     invariant regproc DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
     snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int) IS 'registers an aggregate: functions, a symbol of a shared object, or neither for a type that only stores events; true when something changed';
+COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int) IS
+  'registers an aggregate: functions, a symbol of a shared object, or neither if its type only stores events; returns true '
+  'if something changed';
 
 CREATE FUNCTION evpg_drop_aggregate(aggregate_type text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_drop_aggregate(text, boolean) IS 'removes the registration of an aggregate; its events stay';
+COMMENT ON FUNCTION evpg_drop_aggregate(text, boolean) IS
+  'removes the registration of an aggregate, whose events stay; returns false if there was none';
 
 CREATE FUNCTION evpg_register_interceptor(name text, interceptor regproc, aggregate_types text[] DEFAULT NULL,
     command_types text[] DEFAULT NULL, priority int DEFAULT 0)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_interceptor(text, regproc, text[], text[], int) IS 'registers f(evpg.command) returns evpg.command, called before each command, lowest priority first';
+COMMENT ON FUNCTION evpg_register_interceptor(text, regproc, text[], text[], int) IS
+  'registers a function evpg.command -> evpg.command that is called before each command, lowest priority first; returns '
+  'true if something changed';
 
 CREATE FUNCTION evpg_drop_interceptor(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_drop_interceptor(text, boolean) IS 'removes an interceptor';
+COMMENT ON FUNCTION evpg_drop_interceptor(text, boolean) IS 'removes an interceptor; returns false if there was none';
 
 CREATE FUNCTION evpg_set_context(actor text DEFAULT NULL, correlation_id text DEFAULT NULL, metadata jsonb DEFAULT NULL)
   RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_set_context(text, text, jsonb) IS 'sets actor, correlation_id and metadata of the commands that follow in this transaction';
+COMMENT ON FUNCTION evpg_set_context(text, text, jsonb) IS
+  'sets actor, correlation_id and metadata of the commands that follow in this transaction';
 
 CREATE FUNCTION evpg_execute(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 2;
-COMMENT ON FUNCTION evpg_execute(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS 'executes a command and returns its events; a refusal is an error';
+COMMENT ON FUNCTION evpg_execute(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS
+  'executes a command and returns the appended events; raises an error if it is refused';
 
 CREATE FUNCTION evpg_try_execute(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_try_execute(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS 'executes a command and returns its outcome; a refusal is a row';
+COMMENT ON FUNCTION evpg_try_execute(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS
+  'executes a command and returns its outcome, also if it is refused';
+
+-- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
+CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETURNS text
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.to_json(pg_catalog.array_prepend(domain, components))::pg_catalog.text, 'UTF8')), 'hex');
+COMMENT ON FUNCTION evpg_operation_key(text, VARIADIC text[]) IS
+  'returns a command_id derived from what an operation is about: equal parts give equal ids';
 
 CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.new_event[], expected_version bigint DEFAULT NULL,
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 5;
-COMMENT ON FUNCTION evpg_append(text, text, evpg.new_event[], bigint, text, jsonb, text, text, text) IS 'appends events that the caller decided, without handler and invariant';
+COMMENT ON FUNCTION evpg_append(text, text, evpg.new_event[], bigint, text, jsonb, text, text, text) IS
+  'appends events that the caller has decided, without handler and invariant, and returns them';
 
 CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false,
     actor text DEFAULT NULL, correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_inject(text, text, evpg.new_event, boolean, text, text, text) IS 'appends one event as it is, to which sagas do not react unless run_sagas says so; no row and no effect when its event_id is known in any stream';
+COMMENT ON FUNCTION evpg_inject(text, text, evpg.new_event, boolean, text, text, text) IS
+  'appends one event as it is, and returns it; no row if its event_id exists in any stream; sagas react to it only if '
+  'run_sagas';
 
 CREATE FUNCTION evpg_create_stream(aggregate_type text, aggregate_id text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_create_stream(text, text) IS 'creates an empty stream; false when it was there';
+COMMENT ON FUNCTION evpg_create_stream(text, text) IS 'creates an empty stream; returns false if it existed';
 
 -- ------------------------------------------------------------------ reading
 
 CREATE FUNCTION evpg_streams(aggregate_type text DEFAULT NULL, after_id text DEFAULT NULL, max_count int DEFAULT 1000,
     after_type text DEFAULT NULL)
   RETURNS SETOF evpg.stream_info AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_streams(text, text, int, text) IS 'lists streams by type and id, bytewise; max_count NULL lists all';
+COMMENT ON FUNCTION evpg_streams(text, text, int, text) IS
+  'returns streams by type and id in byte order; max_count NULL returns all';
 
 CREATE FUNCTION evpg_stream_version(aggregate_type text, aggregate_id text)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION evpg_stream_version(text, text) IS 'count of events in a stream; NULL when it was never created';
+COMMENT ON FUNCTION evpg_stream_version(text, text) IS
+  'returns the number of events in a stream, NULL if it was never created';
 
 CREATE FUNCTION evpg_read_stream(aggregate_type text, aggregate_id text, from_version bigint DEFAULT 1, max_count int DEFAULT NULL,
     backwards boolean DEFAULT false, missing_ok boolean DEFAULT false)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_read_stream(text, text, bigint, int, boolean, boolean) IS 'events of a stream with version >= from_version, oldest first, or newest first when backwards';
+COMMENT ON FUNCTION evpg_read_stream(text, text, bigint, int, boolean, boolean) IS
+  'returns the events of a stream whose version is at least from_version, oldest first, or newest first if backwards';
 
 CREATE FUNCTION evpg_read_all(after_position bigint DEFAULT 0, max_count int DEFAULT 1000, aggregate_types text[] DEFAULT NULL,
     event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean) IS 'events in position order; stable_only stops at evpg_stable_position(), so that paging never skips one; tags: any of them';
+COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean) IS
+  'returns events in the order of positions; stable_only ends at evpg_stable_position(), so that paging never skips one; '
+  'tags means any of them';
 
 CREATE FUNCTION evpg_stable_position()
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_stable_position() IS 'a position at or below which no event can still appear';
+COMMENT ON FUNCTION evpg_stable_position() IS 'returns a position at or below which no further event can appear';
 
 CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bigint DEFAULT NULL, at_time timestamptz DEFAULT NULL)
   RETURNS TABLE (version bigint, state jsonb, last_position bigint) AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 1;
-COMMENT ON FUNCTION evpg_state(text, text, bigint, timestamptz) IS 'state of an aggregate: now, at a version, or of the events that had occurred by a time; no row when it was never created';
+COMMENT ON FUNCTION evpg_state(text, text, bigint, timestamptz) IS
+  'returns the state of an aggregate: now, at a version, or of the events that had occurred by a time; no row if it was '
+  'never created';
 
 CREATE FUNCTION evpg_take_snapshot(aggregate_type text, aggregate_id text)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_take_snapshot(text, text) IS 'stores the state of an aggregate and returns its version';
 
-CREATE FUNCTION evpg_version()
-  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_version() IS 'versions of extension, library and module ABI';
-
-CREATE FUNCTION evpg_session_stats()
-  RETURNS TABLE (aggregate_type text, commands bigint, rejected bigint, conflicts bigint, noops bigint, duplicates bigint,
-    events bigint, unknown_events bigint, cache_hits bigint, folds bigint, snapshots bigint)
-  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_session_stats() IS 'what this session did, by aggregate type; includes what was rolled back';
+CREATE FUNCTION evpg_enable_index(index_name text, enabled boolean DEFAULT true) RETURNS boolean
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+  definition text := CASE index_name
+    WHEN 'event_type' THEN '(type, "position")'
+    WHEN 'correlation' THEN '(correlation_id)'
+    WHEN 'recorded_at' THEN '(recorded_at)'
+    WHEN 'tags' THEN 'USING gin (tags)' END;
+  existed boolean := to_regclass('evpg.event_log_' || index_name) IS NOT NULL;
+BEGIN
+  PERFORM evpg.refuse_null(index_name, 'index_name'), evpg.refuse_null(enabled::text, 'enabled');
+  IF definition IS NULL THEN
+    RAISE EXCEPTION 'there is no optional index "%"', index_name
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Use event_type, correlation, recorded_at or tags.';
+  END IF;
+  IF enabled THEN
+    INSERT INTO evpg.optional_index VALUES (index_name) ON CONFLICT DO NOTHING;
+    EXECUTE format('CREATE INDEX IF NOT EXISTS event_log_%s ON evpg.event_log %s', index_name, definition);
+  ELSE
+    DELETE FROM evpg.optional_index o WHERE o.index_name = evpg_enable_index.index_name;
+    EXECUTE format('DROP INDEX IF EXISTS evpg.event_log_%s', index_name);
+  END IF;
+  RETURN enabled <> existed;
+END $$;
+COMMENT ON FUNCTION evpg_enable_index(text, boolean) IS
+  'creates or drops an index of the event log: event_type (for consumers and readers of rare types), correlation, '
+  'recorded_at or tags; returns true if something changed';
 
 -- ------------------------------------------------------------------ projections
 
@@ -746,106 +863,121 @@ CREATE FUNCTION evpg_register_projection(name text, reducer regproc DEFAULT NULL
     mode text DEFAULT 'inline', broadcast text DEFAULT 'pointer', event_name text DEFAULT 'delta',
     on_error text DEFAULT 'stop', max_attempts int DEFAULT 5, start_position bigint DEFAULT 0, version int DEFAULT 1)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text, text[], text[], text[], jsonpath, regproc, text, jsonb, text[], regproc, text, text, text, text, int, bigint, int) IS 'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; true when something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
+COMMENT ON FUNCTION evpg_register_projection(text, regproc, regproc, text, text, text[], text[], text[], jsonpath,
+    regproc, text, jsonb, text[], regproc, text, text, text, text, int, bigint, int) IS
+  'registers a projection: a reducer over a state per key, a handler that writes tables, or a symbol of a shared object; '
+  'returns true if something changed; on_error is for mode async, max_attempts also for rebuilds in the background';
 
 CREATE FUNCTION evpg_drop_projection(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_drop_projection(text, boolean) IS 'removes a projection and its rows';
+COMMENT ON FUNCTION evpg_drop_projection(text, boolean) IS
+  'removes a projection and its rows; returns false if there was none';
 
 CREATE FUNCTION evpg_projection(name text, key text DEFAULT '', missing_ok boolean DEFAULT true)
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
   AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_projection(text, text, boolean) IS 'returns the row of a key; if it has none, no row, or an error unless missing_ok';
+COMMENT ON FUNCTION evpg_projection(text, text, boolean) IS
+  'returns the row of a key; if it has none, no row, or an error unless missing_ok';
 
 CREATE FUNCTION evpg_projection_changes(name text, after_position bigint DEFAULT 0, max_count int DEFAULT 1000)
   RETURNS TABLE (key text, state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz, next_position bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_projection_changes(text, bigint, int) IS 'rows changed after a position, up to the stable one, deleted ones with state NULL; go on from next_position';
+COMMENT ON FUNCTION evpg_projection_changes(text, bigint, int) IS
+  'returns rows changed after a position, up to the stable one, deleted keys with state NULL; continue from next_position';
 
 CREATE FUNCTION evpg_put_projection(name text, key text, state jsonb)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_put_projection(text, text, jsonb) IS 'replaces the state of a key, or deletes it when NULL, and returns its new version';
+COMMENT ON FUNCTION evpg_put_projection(text, text, jsonb) IS
+  'replaces the state of a key, or deletes the key if it is NULL, and returns its new version';
 
 CREATE FUNCTION evpg_rebuild_projection(name text, key text DEFAULT NULL, background boolean DEFAULT false)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_rebuild_projection(text, text, boolean) IS 'folds the events of a key, or of all keys, again from the first on, and returns how many there are; in the background: NULL';
+COMMENT ON FUNCTION evpg_rebuild_projection(text, text, boolean) IS
+  'folds the events of a key, or of all keys, from the start, and returns their number; in the background, it returns NULL '
+  'at once';
 
 CREATE FUNCTION evpg_cancel_rebuild(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_cancel_rebuild(text) IS 'ends a rebuild of all keys, whose old rows stay; false when there is none';
+COMMENT ON FUNCTION evpg_cancel_rebuild(text) IS
+  'ends a rebuild of all keys, whose old rows stay; returns false if there was none';
+
+-- ------------------------------------------------------------------ listeners
 
 CREATE FUNCTION evpg_channel(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg_channel(text, text) IS 'the channel of a key of a projection, or of all its keys';
+COMMENT ON FUNCTION evpg_channel(text, text) IS 'returns the channel of a key of a projection, or of all its keys';
 
 CREATE FUNCTION evpg_listen(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_listen(text, text) IS 'LISTEN on evpg_channel(name, key), which it returns';
+COMMENT ON FUNCTION evpg_listen(text, text) IS 'executes LISTEN on the channel that evpg_channel() returns, and returns it';
 
 CREATE FUNCTION evpg_unlisten(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_unlisten(text, text) IS 'UNLISTEN on evpg_channel(name, key), which it returns';
+COMMENT ON FUNCTION evpg_unlisten(text, text) IS
+  'executes UNLISTEN on the channel that evpg_channel() returns, and returns it';
 
 CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT sent bigint, OUT dropped bigint, OUT resyncs bigint)
   AS 'MODULE_PATHNAME', 'evpg_broadcast_counters' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg.broadcast_counters() IS 'what the broadcaster of this database did; read it through evpg.stat_broadcast';
+COMMENT ON FUNCTION evpg.broadcast_counters() IS
+  'returns counters of the broadcaster of this database; read them through evpg.stat_broadcast';
 
 CREATE VIEW evpg.stat_broadcast AS
   SELECT c.mode, c.queued, c.sent, c.dropped, c.resyncs, pg_catalog.pg_notification_queue_usage() AS queue_usage
     FROM evpg.broadcast_counters() c;
-COMMENT ON VIEW evpg.stat_broadcast IS 'how this session sends frames, and what the broadcaster of this database did with those it got';
-
-CREATE FUNCTION evpg.is_activated() RETURNS boolean
-  AS 'MODULE_PATHNAME', 'evpg_is_activated' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg.is_activated() IS 'tells whether consumers may run in this database: it is no copy, or evpg_activate_consumers() was called';
-
-CREATE FUNCTION evpg.database_slots(OUT datid oid, OUT workers int, OUT workers_wanted int, OUT broadcaster_pid int, OUT reason text)
-  RETURNS SETOF record AS 'MODULE_PATHNAME', 'evpg_database_slots' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg.database_slots() IS 'returns what databases with evpg have of background processes; read it through evpg.stat_database';
-
-CREATE VIEW evpg.stat_database AS
-  SELECT s.datid, d.datname,
-         CASE WHEN s.reason IS NULL AND (h.activated OR d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database())
-              THEN 'served' ELSE 'not served' END AS status,
-         CASE WHEN d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND NOT h.activated
-              THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run' ELSE s.reason END AS reason,
-         s.workers, s.workers_wanted, s.broadcaster_pid
-    FROM evpg.database_slots() s
-    CROSS JOIN (SELECT evpg.is_activated() AS activated) h
-    LEFT JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) s.datid;
-COMMENT ON VIEW evpg.stat_database IS 'shows which databases of the server have workers, and why others have none: this one, and those that are known to have evpg';
-
-CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_wait_for(text, bigint, interval) IS 'waits until a projection has applied all events up to a position, or a saga has reacted to them; false when it did not in time';
+COMMENT ON VIEW evpg.stat_broadcast IS
+  'shows how this session sends frames, and counters of the broadcaster of this database';
 
 CREATE FUNCTION evpg_watch_projection(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
     after_generation int DEFAULT NULL)
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_watch_projection(text, text, bigint, interval, int) IS 'waits until a key has another version than the one that is known, and returns its row, with state NULL when deleted; no row when it did not in time';
+COMMENT ON FUNCTION evpg_watch_projection(text, text, bigint, interval, int) IS
+  'waits until the version of a key changes, and returns its row, with state NULL if it was deleted; no row if the timeout '
+  'passed first';
 
 -- ------------------------------------------------------------------ consumers
 
 CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
   AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON PROCEDURE evpg_run(int) IS 'does what workers do, until there is nothing more to be done now; commits between batches';
+COMMENT ON PROCEDURE evpg_run(int) IS 'does the work of workers until nothing is left to do now; commits between batches';
 
 CREATE FUNCTION evpg_pause_consumer(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_pause_consumer(text) IS 'pauses a consumer after its current batch; false when it was';
+COMMENT ON FUNCTION evpg_pause_consumer(text) IS
+  'pauses a consumer after its current batch; returns false if it was already paused';
 
 CREATE FUNCTION evpg_resume_consumer(name text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_resume_consumer(text) IS 'lets a consumer go on that was paused, or has stopped at an event, which is tried again at once';
+COMMENT ON FUNCTION evpg_resume_consumer(text) IS
+  'lets a consumer continue that was paused or has stopped at an event, which is tried again at once; returns false if '
+  'nothing changed';
 
 CREATE FUNCTION evpg_skip_event(name text, event_position bigint, reason text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_skip_event(text, bigint, text) IS 'gives an event up that a consumer has not consumed, or has parked; kept in evpg.parked_event with the reason';
+COMMENT ON FUNCTION evpg_skip_event(text, bigint, text) IS
+  'gives up an event that a consumer has not consumed, or has parked, and keeps it in evpg.parked_event with the reason; '
+  'returns false if it was applied or given up before';
 
 CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_replay_parked(text, int, text) IS 'applies parked events, each key in order, up to one that fails again; returns how many';
+COMMENT ON FUNCTION evpg_replay_parked(text, int, text) IS
+  'applies parked events, each key in order, up to one that fails again; returns how many were applied';
+
+CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_wait_for(text, bigint, interval) IS
+  'waits until a projection has applied all events up to a position, or a saga has reacted to them; returns false if the '
+  'timeout passed first';
+
+CREATE FUNCTION evpg.is_activated() RETURNS boolean
+  AS 'MODULE_PATHNAME', 'evpg_is_activated' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg.is_activated() IS
+  'returns whether consumers may run in this database: it is no copy, or evpg_activate_consumers() was called';
+
+CREATE FUNCTION evpg_activate_consumers()
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_activate_consumers() IS
+  'lets consumers run in this database after it was restored or copied; returns false if they could already';
 
 CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, p.kind, p.mode,
@@ -888,7 +1020,9 @@ CREATE VIEW evpg.stat_consumer AS
                   AND database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
                 GROUP BY 2) i
            ON i.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended('' COLLATE "C", pg_catalog.hashtextextended(p.name COLLATE "C", 0));
-COMMENT ON VIEW evpg.stat_consumer IS 'how far projections and sagas are, what they could not do, and who works on them; lag_events counts positions, and events that instances of sagas have before them';
+COMMENT ON VIEW evpg.stat_consumer IS
+  'shows the progress of projections and sagas, their errors and their workers; lag_events counts positions, and events '
+  'that instances of sagas have not reacted to';
 
 CREATE VIEW evpg.progress_rebuild AS
   SELECT r.name, r.build,
@@ -914,7 +1048,26 @@ CREATE VIEW evpg.progress_rebuild AS
                            AND k.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
                            AND (k.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) k.objid::pg_catalog.int8
                                OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(r.name COLLATE "C", part)) w;
-COMMENT ON VIEW evpg.progress_rebuild IS 'rebuilds of all keys of projections: how far they are, how fast, and when they will be through';
+COMMENT ON VIEW evpg.progress_rebuild IS
+  'shows the progress of rebuilds of all keys of projections, their speed, and when they are expected to end';
+
+CREATE FUNCTION evpg.database_slots(OUT datid oid, OUT workers int, OUT workers_wanted int, OUT broadcaster_pid int, OUT reason text)
+  RETURNS SETOF record AS 'MODULE_PATHNAME', 'evpg_database_slots' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg.database_slots() IS
+  'returns the background processes of databases with evpg; read them through evpg.stat_database';
+
+CREATE VIEW evpg.stat_database AS
+  SELECT s.datid, d.datname,
+         CASE WHEN s.reason IS NULL AND (h.activated OR d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database())
+              THEN 'served' ELSE 'not served' END AS status,
+         CASE WHEN d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND NOT h.activated
+              THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run' ELSE s.reason END AS reason,
+         s.workers, s.workers_wanted, s.broadcaster_pid
+    FROM evpg.database_slots() s
+    CROSS JOIN (SELECT evpg.is_activated() AS activated) h
+    LEFT JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) s.datid;
+COMMENT ON VIEW evpg.stat_database IS
+  'shows which databases of the server have workers, and why others have none: this one, and others known to have evpg';
 
 -- ------------------------------------------------------------------ sagas and timers
 
@@ -926,135 +1079,95 @@ CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, reje
     max_attempts int DEFAULT 5, backoff interval DEFAULT '1 second', max_backoff interval DEFAULT '5 minutes',
     start_position bigint DEFAULT NULL, version int DEFAULT 1)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text, text, text[], text[], text[], jsonpath, regproc, jsonb, jsonb, int, interval, interval, bigint, int) IS 'registers a saga, from now on unless start_position says otherwise: functions, or a symbol of a shared object; true when something changed';
+COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text, text, text[], text[], text[], jsonpath,
+    regproc, jsonb, jsonb, int, interval, interval, bigint, int) IS
+  'registers a saga: functions, or a symbol of a shared object; it starts with the next event, or after start_position; '
+  'returns true if something changed';
 
 CREATE FUNCTION evpg_drop_saga(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_drop_saga(text, boolean) IS 'removes a saga with its instances, timers and what they had still to do; dead letters stay';
+COMMENT ON FUNCTION evpg_drop_saga(text, boolean) IS
+  'removes a saga with its instances, timers and pending events, and discards its dead letters; returns false if there was '
+  'none';
 
 CREATE FUNCTION evpg_saga(name text, key text)
   RETURNS TABLE (state jsonb, status text, version bigint, "position" bigint, pending_events int, pending_timers int, dead_letters int,
     started_at timestamptz, updated_at timestamptz)
   AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT ROWS 1;
-COMMENT ON FUNCTION evpg_saga(text, text) IS 'an instance of a saga; no row when there is none';
+COMMENT ON FUNCTION evpg_saga(text, text) IS 'returns an instance of a saga; no row if there is none';
 
 CREATE FUNCTION evpg_rebuild_saga(name text, key text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_rebuild_saga(text, text) IS 'folds the events that instances have reacted to once more, and keeps the state alone: nothing is sent; how many events';
+COMMENT ON FUNCTION evpg_rebuild_saga(text, text) IS
+  'folds the events that instances have reacted to again, keeps only the new state and sends nothing; returns the number '
+  'of events';
 
 CREATE FUNCTION evpg_run_sagas(max_events int DEFAULT NULL, OUT dispatched bigint, OUT dead_lettered bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_run_sagas(int) IS 'lets sagas react to what there is now, in this transaction: how many commands were sent, and how many dead letters written';
+COMMENT ON FUNCTION evpg_run_sagas(int) IS
+  'lets sagas react in this transaction to what is pending now; returns how many commands were sent, and how many dead '
+  'letters written';
 
 CREATE FUNCTION evpg_schedule_command(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL,
     causation_id text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_schedule_command(timestamptz, text, text, text, jsonb, text, jsonb, text, text, text) IS 'executes a command at a time, once; returns the id of the timer';
+COMMENT ON FUNCTION evpg_schedule_command(timestamptz, text, text, text, jsonb, text, jsonb, text, text, text) IS
+  'schedules a command that is executed once, at a time; returns the id of its timer';
 
 CREATE FUNCTION evpg_reschedule_timer(timer_id bigint, due_at timestamptz)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_reschedule_timer(bigint, timestamptz) IS 'moves a timer; false when it is not there any more';
+COMMENT ON FUNCTION evpg_reschedule_timer(bigint, timestamptz) IS
+  'moves a timer to another time; returns false if it no longer exists';
 
 CREATE FUNCTION evpg_cancel_timer(timer_id bigint)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_cancel_timer(bigint) IS 'removes a timer; false when it is not there any more';
+COMMENT ON FUNCTION evpg_cancel_timer(bigint) IS 'removes a timer; returns false if it no longer exists';
 
 CREATE FUNCTION evpg_retry_dead_letter(dead_letter_id bigint)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C ROWS 1;
-COMMENT ON FUNCTION evpg_retry_dead_letter(bigint) IS 'does once more what a dead letter is about; resolved when that succeeds, and the instance goes on; no row when it was resolved';
+COMMENT ON FUNCTION evpg_retry_dead_letter(bigint) IS
+  'tries again what has become a dead letter, and resolves it if that succeeds, so that the instance continues; returns '
+  'the outcome, no row if it was already resolved';
 
 CREATE FUNCTION evpg_retry_dead_letters(name text, max_count int DEFAULT 100, OUT retried bigint, OUT failed bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_retry_dead_letters(text, int) IS 'retries the dead letters of a saga, or of scheduled commands when NULL, the oldest first';
+COMMENT ON FUNCTION evpg_retry_dead_letters(text, int) IS
+  'retries the dead letters of a saga, or of scheduled commands if name is NULL, oldest first; returns how many succeeded, '
+  'and how many failed again';
 
 CREATE FUNCTION evpg_discard_dead_letter(dead_letter_id bigint, reason text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_discard_dead_letter(bigint, text) IS 'gives up what a dead letter is about, and the instance goes on; false when it was resolved';
-
--- ------------------------------------------------------------------ optional indexes
-
-CREATE TABLE evpg.optional_index (
-  index_name text PRIMARY KEY,
-  enabled_at timestamptz NOT NULL DEFAULT evpg.clock_timestamp()
-);
-COMMENT ON TABLE evpg.optional_index IS 'which indexes of the event log evpg_enable_index() has made; a restored database does not have them until it is called again';
-SELECT pg_catalog.pg_extension_config_dump('evpg.optional_index', '');
-
-CREATE FUNCTION evpg_enable_index(index_name text, enabled boolean DEFAULT true) RETURNS boolean
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
-DECLARE
-  definition text := CASE index_name
-    WHEN 'event_type' THEN '(type, "position")'
-    WHEN 'correlation' THEN '(correlation_id)'
-    WHEN 'recorded_at' THEN '(recorded_at)'
-    WHEN 'tags' THEN 'USING gin (tags)' END;
-  existed boolean := to_regclass('evpg.event_log_' || index_name) IS NOT NULL;
-BEGIN
-  PERFORM evpg.refuse_null(index_name, 'index_name'), evpg.refuse_null(enabled::text, 'enabled');
-  IF definition IS NULL THEN
-    RAISE EXCEPTION 'there is no optional index "%"', index_name
-      USING ERRCODE = 'invalid_parameter_value', HINT = 'Use event_type, correlation, recorded_at or tags.';
-  END IF;
-  IF enabled THEN
-    INSERT INTO evpg.optional_index VALUES (index_name) ON CONFLICT DO NOTHING;
-    EXECUTE format('CREATE INDEX IF NOT EXISTS event_log_%s ON evpg.event_log %s', index_name, definition);
-  ELSE
-    DELETE FROM evpg.optional_index o WHERE o.index_name = evpg_enable_index.index_name;
-    EXECUTE format('DROP INDEX IF EXISTS evpg.event_log_%s', index_name);
-  END IF;
-  RETURN enabled <> existed;
-END $$;
-COMMENT ON FUNCTION evpg_enable_index(text, boolean) IS 'makes or drops an index of the event log: event_type (for consumers and readers of rare types), correlation, recorded_at, tags; true when something changed';
-
--- ------------------------------------------------------------------ idempotency
-
--- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
-CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETURNS text
-  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.to_json(pg_catalog.array_prepend(domain, components))::pg_catalog.text, 'UTF8')), 'hex');
-COMMENT ON FUNCTION evpg_operation_key(text, VARIADIC text[]) IS 'a command_id made of what an operation is about: the same parts give the same id';
+COMMENT ON FUNCTION evpg_discard_dead_letter(bigint, text) IS
+  'gives up what has become a dead letter, so that the instance continues; returns false if it was already resolved';
 
 -- ------------------------------------------------------------------ messages from outside
 
-CREATE TABLE evpg.inbox (
-  received_at timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
-  source      text COLLATE "C" NOT NULL,
-  message_key text COLLATE "C" NOT NULL,
-  PRIMARY KEY (source, message_key)
-);
-COMMENT ON TABLE evpg.inbox IS 'messages from outside that were received';
-SELECT pg_catalog.pg_extension_config_dump('evpg.inbox', '');
-
-CREATE TABLE evpg.translator (
-  name          text COLLATE "C" PRIMARY KEY,
-  translator    text NOT NULL,
-  search_path   text NOT NULL,
-  registered_by text NOT NULL,
-  registered_at timestamptz NOT NULL
-);
-COMMENT ON TABLE evpg.translator IS 'functions that make commands of messages from outside';
-SELECT pg_catalog.pg_extension_config_dump('evpg.translator', '');
-
 CREATE FUNCTION evpg_receive(source text, message_key text)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_receive(text, text) IS 'marks a message as received in this transaction; false when it was received before';
+COMMENT ON FUNCTION evpg_receive(text, text) IS
+  'records a message as received in this transaction; returns false if it was received before';
 
 CREATE FUNCTION evpg_receive_message(source text, message_key text, translator text, payload jsonb)
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_receive_message(text, text, text, jsonb) IS 'receives a message, translates it and executes its commands, all or none; no row when it was received before';
+COMMENT ON FUNCTION evpg_receive_message(text, text, text, jsonb) IS
+  'receives a message, translates it, executes its commands, all or none, and returns their outcomes; no row if it was '
+  'received before';
 
 CREATE FUNCTION evpg_register_translator(name text, translator regproc)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_translator(text, regproc) IS 'registers f(jsonb) returns evpg.command, or a set of it, which makes commands of messages; true when something changed';
+COMMENT ON FUNCTION evpg_register_translator(text, regproc) IS
+  'registers a function jsonb -> evpg.command, or a set of them, that makes commands from messages; returns true if '
+  'something changed';
 
 CREATE FUNCTION evpg_drop_translator(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION evpg_drop_translator(text, boolean) IS 'removes a translator';
+COMMENT ON FUNCTION evpg_drop_translator(text, boolean) IS 'removes a translator; returns false if there was none';
 
 CREATE FUNCTION evpg_translate(translator text, payload jsonb)
   RETURNS SETOF evpg.command AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
-COMMENT ON FUNCTION evpg_translate(text, jsonb) IS 'the commands that a translator makes of a payload; none of them is executed';
+COMMENT ON FUNCTION evpg_translate(text, jsonb) IS
+  'returns the commands that a translator makes from a payload, without executing them';
 
 -- ------------------------------------------------------------------ retention
 
@@ -1107,7 +1220,8 @@ BEGIN
   END CASE;
   RETURN pruned + emptied;
 END $$;
-COMMENT ON FUNCTION evpg.prune(text, interval, bigint, bigint) IS 'prunes what is in some blocks of a table';
+COMMENT ON FUNCTION evpg.prune(text, interval, bigint, bigint) IS
+  'prunes some blocks of a table; returns the number of rows pruned';
 
 CREATE FUNCTION evpg.prunable_blocks(what text) RETURNS bigint
   LANGUAGE sql STRICT SET search_path = pg_catalog, pg_temp
@@ -1118,7 +1232,7 @@ RETURN pg_catalog.pg_relation_size(CASE
     WHEN what OPERATOR(pg_catalog.=) 'dead_letters' THEN 'evpg.dead_letter'
     WHEN what OPERATOR(pg_catalog.=) 'parked_events' THEN 'evpg.parked_event' END::pg_catalog.regclass)
   OPERATOR(pg_catalog./) pg_catalog.current_setting('block_size')::pg_catalog.int8;
-COMMENT ON FUNCTION evpg.prunable_blocks(text) IS 'returns how many blocks a table has that evpg.prune() looks through';
+COMMENT ON FUNCTION evpg.prunable_blocks(text) IS 'returns the number of blocks of a table that evpg.prune() works on';
 
 CREATE FUNCTION evpg.prune_all(what text, older_than interval) RETURNS bigint
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1135,7 +1249,7 @@ BEGIN
   END LOOP;
   RETURN pruned;
 END $$;
-COMMENT ON FUNCTION evpg.prune_all(text, interval) IS 'prunes a whole table';
+COMMENT ON FUNCTION evpg.prune_all(text, interval) IS 'prunes a whole table; returns the number of rows pruned';
 
 -- A batch of a worker, unless another one is at it.  A look begins every ten minutes, and after each change of the retention.
 CREATE FUNCTION evpg.prune_batch(what text, OUT more boolean, OUT next_at timestamptz)
@@ -1164,42 +1278,59 @@ BEGIN
   -- If another worker prunes it looks again itself.
   next_at := policy.looked_at + pause;
 END $$;
-COMMENT ON FUNCTION evpg.prune_batch(text) IS 'prunes some blocks of a table as evpg.retention says; returns whether there is more now, else when to look again';
+COMMENT ON FUNCTION evpg.prune_batch(text) IS
+  'prunes some blocks of a table according to evpg.retention; returns whether more are to be done now, and when to look '
+  'again';
 
 CREATE FUNCTION evpg_set_retention(what text, retention interval) RETURNS void
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_set_retention(text, interval) IS 'lets workers prune commands, inbox, sagas, dead_letters or parked_events after a time; NULL, which is the default: never';
+COMMENT ON FUNCTION evpg_set_retention(text, interval) IS
+  'lets workers prune commands, inbox, sagas, dead_letters or parked_events after a time; NULL, the default, means never';
 
 CREATE FUNCTION evpg_prune_commands(older_than interval) RETURNS bigint
   LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('commands', older_than);
-COMMENT ON FUNCTION evpg_prune_commands(interval) IS 'forgets command ids recorded longer ago: a resend would then be executed again';
+COMMENT ON FUNCTION evpg_prune_commands(interval) IS
+  'deletes records of commands that are older; a resent command is then executed again; returns their number';
 
 CREATE FUNCTION evpg_prune_inbox(older_than interval) RETURNS bigint
   LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('inbox', older_than);
-COMMENT ON FUNCTION evpg_prune_inbox(interval) IS 'forgets messages received longer ago: a redelivery would then be received again';
+COMMENT ON FUNCTION evpg_prune_inbox(interval) IS
+  'deletes records of received messages that are older; a redelivered message is then received again; returns their number';
 
 CREATE FUNCTION evpg_prune_sagas(older_than interval) RETURNS bigint
   LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('sagas', older_than);
-COMMENT ON FUNCTION evpg_prune_sagas(interval) IS 'empties instances that completed longer ago; their keys stay, so that late events do not start them again';
+COMMENT ON FUNCTION evpg_prune_sagas(interval) IS
+  'empties instances that completed longer ago, whose keys stay, so that late events do not start them again; returns '
+  'their number';
 
 CREATE FUNCTION evpg_prune_dead_letters(older_than interval) RETURNS bigint
   LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('dead_letters', older_than);
-COMMENT ON FUNCTION evpg_prune_dead_letters(interval) IS 'deletes dead letters resolved longer ago, or empties them where a rebuild has to leave out what was discarded';
+COMMENT ON FUNCTION evpg_prune_dead_letters(interval) IS
+  'deletes dead letters that were resolved longer ago, or empties those that a rebuild must leave out; returns their '
+  'number';
 
 CREATE FUNCTION evpg_prune_parked_events(older_than interval) RETURNS bigint
   LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN evpg.prune_all('parked_events', older_than);
-COMMENT ON FUNCTION evpg_prune_parked_events(interval) IS 'empties events that were given up longer ago; rebuilds still leave them out';
+COMMENT ON FUNCTION evpg_prune_parked_events(interval) IS
+  'empties events that were given up longer ago, which rebuilds still leave out; returns their number';
 
--- ------------------------------------------------------------------ copies
+-- ------------------------------------------------------------------ sessions, versions
 
-CREATE FUNCTION evpg_activate_consumers()
-  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_activate_consumers() IS 'lets consumers run in this database after it was restored or copied; false when they could already';
+CREATE FUNCTION evpg_version()
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg_version() IS 'returns the versions of extension, library and module ABI';
+
+CREATE FUNCTION evpg_session_stats()
+  RETURNS TABLE (aggregate_type text, commands bigint, rejected bigint, conflicts bigint, noops bigint, duplicates bigint,
+    events bigint, unknown_events bigint, cache_hits bigint, folds bigint, snapshots bigint)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_session_stats() IS
+  'returns counters of this session by aggregate type, including what was rolled back';
 
 -- ------------------------------------------------------------------ privileges
 
@@ -1337,7 +1468,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'event_log', NULL, '{owner}'),
   ('relation', 'fence', NULL, '{owner}'),
   ('relation', 'access_object', NULL, '{owner}');
-COMMENT ON VIEW evpg.access_object IS 'lists which access evpg_grant() needs to give for an object of the extension';
+COMMENT ON VIEW evpg.access_object IS 'shows which accesses of evpg_grant() need an object of the extension';
 
 CREATE FUNCTION evpg.access_parts(access text) RETURNS text[]
   LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -1380,7 +1511,7 @@ BEGIN
            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = ANY (o.columns)
      WHERE o.kind = 'relation' AND o.given_by && parts;
 END $$;
-COMMENT ON FUNCTION evpg.privileges(text) IS 'returns what evpg_grant() grants for an access';
+COMMENT ON FUNCTION evpg.privileges(text) IS 'returns the privileges that evpg_grant() grants for an access';
 
 -- Names are put together, never parts of a format.  A caller needs the right to grant: the owner of the extension, or a superuser.
 CREATE FUNCTION evpg_grant(grantee regrole, access text) RETURNS void
@@ -1393,7 +1524,9 @@ BEGIN
     EXECUTE statement;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION evpg_grant(regrole, text) IS 'lets a role look after evpg (monitor), read (reader), read and inject (relay), execute commands (executor), read, execute and append (writer), or do all that (operator)';
+COMMENT ON FUNCTION evpg_grant(regrole, text) IS
+  'grants a role an access: monitor (progress and errors), reader (read), relay (read and inject), executor (execute '
+  'commands), writer (read, execute and append) or operator (all of these, and administration)';
 
 -- What another access that the role has been given needs stays; it has been given one if it has all that belongs to it.
 CREATE FUNCTION evpg_revoke(grantee regrole, access text) RETURNS void
@@ -1419,7 +1552,8 @@ BEGIN
     RAISE NOTICE 'role % keeps what it needs as %', grantee, array_to_string(kept, ', ');
   END IF;
 END $$;
-COMMENT ON FUNCTION evpg_revoke(regrole, text) IS 'takes back what evpg_grant() gave, but for what another access of the role needs';
+COMMENT ON FUNCTION evpg_revoke(regrole, text) IS
+  'revokes an access that evpg_grant() granted, except what another access of the role needs';
 
 -- Every table refuses rows that neither evpg nor a superuser writes.  Triggers for each row where evpg writes in
 -- subtransactions, of which there can be many in a transaction: one for each statement would leave 8 kB in each.
