@@ -1,38 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * init.c
- *		The library: what happens when it is loaded, and which one it is.
+ *		The library: what happens when it is loaded, which version it is, and the
+ *		triggers that keep others from writing into evpg's tables.
  *
- * How the files hang together, from what SQL calls down to what is stored:
+ * The folders, from what SQL calls down to what knows PostgreSQL alone.  No file
+ * includes a header of a folder above its own (scripts/lint-source):
  *
- *		launcher.c, worker.c	background processes, if the library was preloaded
- *		run.c					one pass over all that is due: workers, and CALL evpg_run()
- *		execute.c, read_log.c, wait.c	SQL functions that write, read and wait
- *		inbox.c, translator.c	messages from outside, as commands
- *		route.c, dispatch.c, action.c	sagas: events to instances, reactions, what they say
- *		dead_letter.c, schedule.c, rebuild_saga.c	SQL functions about what sagas leave and wait for
- *		async.c, rebuild.c, rebuild_key.c	asynchronous projections, rebuilds of all keys and of one
- *		rebuild_tables.c, batch.c, checkpoint.c	copies of tables, many events at a time
- *		command.c				the command path, in the order of the contract
- *		context.c				actor, correlation, metadata
- *		state.c					cache, snapshots, replay
- *		aggregate_code.c, saga_code.c	user code of aggregates, and of sagas
- *		apply.c, projection_row.c	an event into keys of projections, the rows of keys
- *		broadcast.c				frames to listeners
- *		register_projection.c, register_saga.c	registering projections and sagas
- *		aggregate.c, projection.c, saga.c, keys.c	what is registered, and the keys of events
- *		module.c, native.c, function.c, action_constructors.c	user code in shared objects, and in SQL
- *		crash_suspects.c				what may have crashed the server is tried alone
- *		consumer.c, instance.c	checkpoints and parked events, instances and their work
- *		event_log.c, stream.c, row.c	events, streams, single rows
- *		fence.c					positions
- *		ring.c, shmem.c		shared memory: frames to be sent, who is to be woken
- *		durable.c				what leaves the database is on disk
- *		clock.c, activation.c			when timers become due, whether this database is a copy
- *		event.c, json.c, arguments.c	values
- *		subtransaction.c				subtransactions
- *		testing.c				hooks for tests, in test builds alone
- *		statement.c, catalog.c, settings.c, errors.h	evpg's own statements, objects, settings
+ *		worker/			background processes, evpg_run(), waiting
+ *		saga/			sagas: reactions, actions, timers, dead letters
+ *		message/		messages from outside, as commands
+ *		aggregate/		the path of a command: state, decision, events
+ *		projection/		events into rows of keys, rebuilds
+ *		consumer/		checkpoints and errors of what follows the log
+ *		usercode/		calling functions and modules of users
+ *		broadcast/		frames to listeners
+ *		log/			events, streams, the order of positions
+ *		base/			statements, settings, locks, shared memory, values
  *
  *-------------------------------------------------------------------------
  */
@@ -71,6 +55,14 @@ PG_FUNCTION_INFO_V1(evpg_refuse_writer);
 
 void		_PG_init(void);
 
+/*
+ * _PG_init
+ *		Called by PostgreSQL when it loads the library: at the start of the server, or
+ *		in the first session that calls a function of it.
+ *
+ * The settings come first, since shared memory is sized by them, and their prefix is
+ * reserved last, when all are defined.
+ */
 void
 _PG_init(void)
 {
@@ -95,6 +87,7 @@ static EvpgStatement select_extension_version = {
 	" WHERE extname = 'evpg'"
 };
 
+/* Returns the versions of the extension, the library and its ABI. */
 Datum
 evpg_version(PG_FUNCTION_ARGS)
 {

@@ -313,10 +313,8 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 
 	if (by_functions)
 	{
-		if (PG_ARGISNULL(ARG_HANDLER) || PG_ARGISNULL(ARG_REDUCER))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be null", PG_ARGISNULL(ARG_HANDLER) ? "handler" : "reducer")));
+		EvpgArgRefuseNull(fcinfo, ARG_HANDLER, "handler");
+		EvpgArgRefuseNull(fcinfo, ARG_REDUCER, "reducer");
 		handler = EvpgFunctionCheck(PG_GETARG_OID(ARG_HANDLER), EVPG_ROLE_HANDLER, registrant);
 		reducer = EvpgFunctionCheck(PG_GETARG_OID(ARG_REDUCER), EVPG_ROLE_REDUCER, registrant);
 		if (!PG_ARGISNULL(ARG_INVARIANT))

@@ -48,13 +48,14 @@ check_length(const char *text, const char *what, Size limit)
 					 errdetail("Byte %d of it is 0x%02x.", (int) (c - text) + 1, (unsigned char) *c)));
 }
 
+/* Raises an error unless a name (of a type, projection, ...) has a good length and no control characters. */
 void
 EvpgCheckName(const char *name, const char *what)
 {
 	check_length(name, what, EVPG_MAX_NAME);
 }
 
-/* A name that is about to be introduced: evpg keeps some for itself. */
+/* Raises an error unless a name may be introduced: those that start with "evpg." are evpg's. */
 void
 EvpgCheckNewName(const char *name, const char *what)
 {
@@ -66,13 +67,14 @@ EvpgCheckNewName(const char *name, const char *what)
 				 errdetail("Names that start with \"%s\" belong to evpg.", RESERVED_PREFIX)));
 }
 
+/* The same for an id, which may be longer. */
 void
 EvpgCheckId(const char *id, const char *what)
 {
 	check_length(id, what, EVPG_MAX_ID);
 }
 
-/* Tags of an event: one dimension, no NULLs. */
+/* Raises an error unless these are tags of an event: one dimension, no NULLs, not too many. */
 void
 EvpgCheckTags(ArrayType *tags)
 {
@@ -100,7 +102,7 @@ EvpgCheckTags(ArrayType *tags)
 	}
 }
 
-/* Metadata is an object; its keys that start with "evpg." are evpg's. */
+/* Raises an error unless metadata is an object without keys that start with "evpg.", which are evpg's. */
 void
 EvpgCheckMetadata(const Jsonb *metadata)
 {
@@ -140,7 +142,11 @@ raise_reserved_metadata(void)
 			 errdetail("evpg writes there what it has to know of an event.")));
 }
 
-/* Metadata that a caller gives, may be NULL: the key under which evpg writes what it has to know is not his. */
+/*
+ * EvpgCheckCallersMetadata
+ *		Raises an error if metadata that a caller gives, which may be NULL, has the key
+ *		under which evpg keeps its own.
+ */
 void
 EvpgCheckCallersMetadata(Jsonb *metadata)
 {
@@ -185,7 +191,11 @@ EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original)
 	return EvpgJsonbConcat(metadata, EvpgJsonbFinish(&state));
 }
 
-/* A command id that a caller gives, may be NULL: those of sagas and of scheduled commands must stay free for them. */
+/*
+ * EvpgCheckCallersCommandId
+ *		Raises an error if a command id that a caller gives, which may be NULL, could be
+ *		that of a saga or of a scheduled command.
+ */
 void
 EvpgCheckCallersCommandId(const char *command_id)
 {
@@ -196,6 +206,7 @@ EvpgCheckCallersCommandId(const char *command_id)
 				 errdetail("Ids that start with \"saga:\" or \"timer:\" belong to evpg.")));
 }
 
+/* Raises that JSON is nested more deeply than evpg.max_json_depth. */
 void
 EvpgRaiseTooDeep(const char *what)
 {
@@ -269,6 +280,7 @@ EvpgArgBool(FunctionCallInfo fcinfo, int arg, const char *what)
 	return PG_GETARG_BOOL(arg);
 }
 
+/* Gets a name; error if it is NULL or no good name. */
 char *
 EvpgArgName(FunctionCallInfo fcinfo, int arg, const char *what)
 {
@@ -278,6 +290,7 @@ EvpgArgName(FunctionCallInfo fcinfo, int arg, const char *what)
 	return name;
 }
 
+/* Gets an id; error if it is NULL or no good id. */
 char *
 EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what)
 {
@@ -287,7 +300,7 @@ EvpgArgId(FunctionCallInfo fcinfo, int arg, const char *what)
 	return id;
 }
 
-/* The key of a projection or saga, which may be empty. */
+/* Raises an error unless the key of a projection or saga is good; it may be empty. */
 void
 EvpgCheckKey(const char *key, const char *what)
 {
@@ -295,6 +308,7 @@ EvpgCheckKey(const char *key, const char *what)
 		EvpgCheckId(key, what);
 }
 
+/* Gets the key of a projection, which may be empty; error if it is NULL. */
 char *
 EvpgArgKey(FunctionCallInfo fcinfo, int arg)
 {
@@ -304,14 +318,14 @@ EvpgArgKey(FunctionCallInfo fcinfo, int arg)
 	return key;
 }
 
-/* NULL if the argument is NULL. */
+/* Gets an id; NULL if the argument is NULL. */
 char *
 EvpgArgOptionalId(FunctionCallInfo fcinfo, int arg, const char *what)
 {
 	return PG_ARGISNULL(arg) ? NULL : EvpgArgId(fcinfo, arg, what);
 }
 
-/* A bigint argument that must not be NULL. */
+/* Gets a bigint argument; error if it is NULL. */
 int64
 EvpgArgBigint(FunctionCallInfo fcinfo, int arg, const char *what)
 {
@@ -360,7 +374,7 @@ EvpgArgMaxCount(FunctionCallInfo fcinfo, int arg)
 	return count;
 }
 
-/* A jsonb argument within the limits; NULL if the argument is NULL. */
+/* Gets a jsonb argument; NULL if the argument is NULL.  Error if it is larger or deeper than the limits. */
 Jsonb *
 EvpgArgJsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 {

@@ -3,10 +3,10 @@
  * clock.c
  *		The clock of evpg: all times that it records or compares are its times.
  *
- * It is the wall clock plus what evpg_set_clock_offset() says for the database,
- * so that a test need not wait for a timer.  The offset is a row of evpg.clock,
+ * It is the wall clock plus the offset that evpg_set_clock_offset() has set for the
+ * database, so that a test need not wait for a timer.  The offset is a row of evpg.clock,
  * which sessions and workers read alike, and keep until an invalidation of that
- * table says that it has changed; so no two of them have different clocks.
+ * table tells them that it has changed; so no two of them have different clocks.
  *
  * Only how long a process sleeps or a statement waits goes by the wall clock, or
  * by the monotonic one.
@@ -69,20 +69,21 @@ get_offset(void)
 	return clock_offset;
 }
 
-/* Advances within a transaction, as pg_catalog.clock_timestamp() does. */
+/* Returns the time by the clock of evpg, which advances within a transaction, as pg_catalog.clock_timestamp() does. */
 TimestampTz
 EvpgClockNow(void)
 {
 	return GetCurrentTimestamp() + get_offset();
 }
 
-/* When it is that time by the wall clock, as who sleeps needs it. */
+/* Returns when it will be that time by the wall clock, which a process that sleeps goes by. */
 TimestampTz
 EvpgClockWall(TimestampTz due)
 {
 	return due - get_offset();
 }
 
+/* Returns the time by the clock of evpg; it advances within a transaction. */
 Datum
 evpg_clock_timestamp(PG_FUNCTION_ARGS)
 {
@@ -96,7 +97,7 @@ static EvpgStatement update_clock = {
 	.types = {INT8OID}
 };
 
-/* Moves the clock of the database, for everybody once this transaction commits. */
+/* Moves the clock of the database, for all sessions once this transaction commits. */
 Datum
 evpg_set_clock_offset(PG_FUNCTION_ARGS)
 {

@@ -27,13 +27,22 @@
 
 /*
  * How evpg's own statements are planned: by the indexes that were made for them,
- * whatever the statistics say.  A table of work to be done is empty most of the
- * time, and a plan for an empty table is a sequential scan, which the session
- * would keep when there is much to be done.  Generic plans, made once; no JIT,
- * which the costs of disabled ways would start.
+ * whatever the statistics are.  A table of pending work is empty most of the time,
+ * and a plan for an empty table is a sequential scan, which the session would keep
+ * when much is pending.  Generic plans, made once; no JIT, which the costs of
+ * disabled paths would start.
  *
  * A statement that is planned by its values is the other way round: which of two
  * indexes is the better one depends on them, and the statistics know.
+ *
+ * The variables of these settings are assigned and restored here, rather than by
+ * set_config_option() in a nest level (NewGUCNestLevel), because a plan may be
+ * made anew in any execution, after an invalidation, so they have to be set around
+ * each.  Six settings cost six look-ups by name, six entries on the GUC stack and a
+ * callback of their end, for each statement of a command.  They have no assign
+ * hooks, and this is not seen by SHOW or by user code: only planning and the
+ * execution of this one statement happen in between, and an error restores them.
+ * Triggers that a superuser adds to evpg's tables run in it, too.
  */
 typedef struct Planning
 {
@@ -106,9 +115,10 @@ run_statement(EvpgStatement *statement, Datum *values, const char *nulls, bool r
 }
 
 /*
- * Opens a cursor over a statement with a new snapshot, or under the caller's if
- * read_only; close it with EvpgStatementClose.  It is pinned: user code that runs between two fetches cannot
- * close it.
+ * EvpgStatementOpen
+ *		Opens a cursor over a statement, with a new snapshot, or under the caller's if
+ *		read_only; close it with EvpgStatementClose.  It is pinned: user code that runs
+ *		between two fetches cannot close it.
  */
 Portal
 EvpgStatementOpen(EvpgStatement *statement, Datum *values, const char *nulls, bool read_only)
@@ -130,6 +140,7 @@ EvpgStatementOpen(EvpgStatement *statement, Datum *values, const char *nulls, bo
 	return portal;
 }
 
+/* Closes a cursor that EvpgStatementOpen has opened; what was fetched is gone. */
 void
 EvpgStatementClose(Portal portal)
 {
@@ -149,7 +160,7 @@ EvpgStatementRun(EvpgStatement *statement, Datum *values, const char *nulls)
 	return run_statement(statement, values, nulls, false);
 }
 
-/* The same under the caller's snapshot, for STABLE functions. */
+/* Runs a statement under the caller's snapshot, for STABLE functions. */
 uint64
 EvpgStatementRead(EvpgStatement *statement, Datum *values, const char *nulls)
 {
@@ -158,8 +169,8 @@ EvpgStatementRead(EvpgStatement *statement, Datum *values, const char *nulls)
 
 /*
  * EvpgStatementReadLatest
- *		The same with a snapshot that sees all that is committed now, under every
- *		isolation level.
+ *		Runs a statement with a snapshot that sees all that is committed now, under
+ *		every isolation level.
  */
 uint64
 EvpgStatementReadLatest(EvpgStatement *statement, Datum *values, const char *nulls)
@@ -189,7 +200,7 @@ EvpgStatementDone(void)
 	SPI_finish();
 }
 
-/* Runs a statement whose rows nobody reads; returns their number. */
+/* Runs a statement and ends it: for the number of its rows alone, which it returns. */
 uint64
 EvpgStatementExecute(EvpgStatement *statement, Datum *values, const char *nulls)
 {
@@ -247,6 +258,7 @@ EvpgParameterText(Datum *values, char *nulls, int column, const char *text)
 	values[column] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
 }
 
+/* The same for a jsonb, which is not copied. */
 void
 EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb)
 {
@@ -254,6 +266,7 @@ EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb)
 	values[column] = PointerGetDatum(jsonb);
 }
 
+/* The same for an array, which is not copied. */
 void
 EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array)
 {

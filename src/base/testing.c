@@ -39,12 +39,14 @@ EvpgTestingInit(void)
 							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, assign_wait_point, NULL);
 }
 
+/* Returns whether evpg.test_mutation has that name. */
 bool
 EvpgTestingMutation(const char *name)
 {
 	return strcmp(mutation, name) == 0;
 }
 
+/* Waits, if evpg.test_wait has that name, for the session that holds the advisory lock WAIT_KEY. */
 void
 EvpgTestingWait(const char *name)
 {
@@ -63,6 +65,7 @@ EvpgTestingWait(const char *name)
 	DirectFunctionCall1(pg_advisory_unlock_shared_int8, Int64GetDatum(WAIT_KEY));
 }
 
+/* Does what must never happen, if evpg.test_mutation is one of the planted faults. */
 void
 EvpgTestingPlant(int64 n)
 {

@@ -147,10 +147,7 @@ evpg_receive_message(PG_FUNCTION_ARGS)
 	message.key = EvpgArgId(fcinfo, 1, "message key");
 	message.translator = EvpgArgName(fcinfo, 2, "translator name");
 	message.payload = EvpgArgJsonb(fcinfo, 3, "payload");
-	if (message.payload == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("payload must not be null")));
+	EvpgArgRefuseNull(fcinfo, 3, "payload");
 
 	EvpgEnter(&scope, "evpg_receive_message()");
 	error = EvpgSubtransactionRun(receive_message, &message);

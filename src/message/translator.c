@@ -236,10 +236,7 @@ evpg_translate(PG_FUNCTION_ARGS)
 	int			count;
 	EvpgScope	scope;
 
-	if (payload == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("payload must not be null")));
+	EvpgArgRefuseNull(fcinfo, 1, "payload");
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
 	count = EvpgTranslate(name, payload, &commands);

@@ -73,13 +73,7 @@ evpg_action_send(PG_FUNCTION_ARGS)
 		EvpgJsonbAddJsonb(&state, "undo", jsonb);
 	}
 	if (!PG_ARGISNULL(6))
-	{
-		if (PG_GETARG_INT64(6) < -1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("expected_version must be -1 or more")));
-		EvpgJsonbAddInt64(&state, "expected_version", PG_GETARG_INT64(6));
-	}
+		EvpgJsonbAddInt64(&state, "expected_version", EvpgArgBigintAtLeast(fcinfo, 6, "expected_version", -1));
 	if ((jsonb = EvpgArgJsonb(fcinfo, 7, "command metadata")) != NULL)
 	{
 		EvpgCheckMetadata(jsonb);

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
@@ -227,7 +228,7 @@ commit_procedure(void)
 Datum
 evpg_run(PG_FUNCTION_ARGS)
 {
-	int			max_rounds = PG_ARGISNULL(0) ? PG_INT32_MAX : PG_GETARG_INT32(0);
+	int			max_rounds;
 	CallContext *call = (CallContext *) fcinfo->context;
 	TimestampTz next;
 	EvpgScope	scope;
@@ -237,10 +238,7 @@ evpg_run(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("evpg_run() commits, so it cannot be called inside a transaction block"),
 				 errhint("CALL it by itself.")));
-	if (max_rounds < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_rounds must be at least 1")));
+	max_rounds = PG_ARGISNULL(0) ? PG_INT32_MAX : EvpgArgInt(fcinfo, 0, "max_rounds", 1);
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),

@@ -62,7 +62,7 @@ SELECT refused('SELECT ' || call, error, call) FROM (VALUES
   ($$evpg_action_send('a', 'i', 'C', undo => evpg_action_complete())$$, '22023 undo is not a command to be sent'),
   ($$evpg_action_send('a', 'i', 'C', undo => evpg_action_send('a', 'i', 'D', undo => evpg_action_send('a', 'i', 'E')))$$,
    '22023 undo has an undo itself'),
-  ($$evpg_action_send('a', 'i', 'C', expected_version => -2)$$, '22023 expected_version must be -1 or more'),
+  ($$evpg_action_send('a', 'i', 'C', expected_version => -2)$$, '22023 expected_version must be at least -1'),
   ($$evpg_action_send('a', 'i', 'C', metadata => '[]')$$, '22023 metadata must be a JSON object'),
   ($$evpg_action_send('a', 'i', 'C', metadata => '{"evpg.x": 1}')$$, 'VE017 metadata key "evpg.x" is reserved'),
   ($$evpg_action_schedule(NULL, '1 s')$$, '22004 timer must not be null'),
