@@ -39,7 +39,7 @@
 #include "miscadmin.h"
 #include "projection/projection_row.h"
 #include "projection/rebuild_handler.h"
-#include "saga/dispatch.h"
+#include "saga/saga_lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -75,7 +75,7 @@ _PG_init(void)
 	EvpgCatalogInit();
 	EvpgRegistrationInit();
 	EvpgProjectionRowInit();
-	EvpgDispatchInit();
+	EvpgSagaLockInit();
 	EvpgRebuildHandlerInit();
 	EvpgLauncherInit();
 	MarkGUCPrefixReserved("evpg");

@@ -334,7 +334,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 		if (reducer_version != 1 || !JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("initial_state and reducer_version of a library are what its symbol says"),
+					 errmsg("initial_state and reducer_version of a library come from its symbol"),
 					 errhint("Leave both arguments out.")));
 		initial_state = EvpgModuleInitialState(library, symbol, module.initial_state);
 		reducer_version = Max(module.reducer_version, 1);

@@ -29,6 +29,7 @@
 #include "base/row.h"
 #include "catalog/pg_collation.h"
 #include "executor/executor.h"
+#include "funcapi.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -306,4 +307,17 @@ EvpgRowWriterEnd(EvpgRowWriter *writer)
 	table_close(writer->relation, NoLock);
 	pfree(writer);
 	CommandCounterIncrement();
+}
+
+/* Returns the row of two counts that an SQL function returns, in CurrentMemoryContext. */
+Datum
+EvpgRowOfCounts(FunctionCallInfo fcinfo, int64 first, int64 second)
+{
+	Datum		values[2] = {Int64GetDatum(first), Int64GetDatum(second)};
+	bool		nulls[2] = {false, false};
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }

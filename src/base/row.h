@@ -11,6 +11,7 @@
 #include "access/htup.h"
 #include "access/skey.h"
 #include "access/tupdesc.h"
+#include "fmgr.h"
 #include "utils/snapshot.h"
 
 typedef struct EvpgRowWriter EvpgRowWriter;
@@ -24,5 +25,6 @@ extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row)
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);
 extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
 extern void EvpgRowWriterEnd(EvpgRowWriter *writer);
+extern Datum EvpgRowOfCounts(FunctionCallInfo fcinfo, int64 first, int64 second);
 
 #endif							/* EVPG_ROW_H */

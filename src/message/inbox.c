@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * inbox.c
- *		The inbox: which messages from outside were received, so that each has
- *		its effect once, however often it is delivered.
+ *		The inbox: whether a message from outside was received before, so that each
+ *		has its effect once, however often it is delivered.
  *
- * The mark is a row of evpg.inbox, written in the transaction of the effect:
- * what is rolled back, or lost in a crash, was not received.  Two who receive
- * one message are serial by the unique index: the second waits for the end of
- * the first.
+ * A message that was received has a row in evpg.inbox, which is written in the
+ * transaction of its effect: what is rolled back, or lost in a crash, was not
+ * received.  Two sessions that receive one message are serialized by the unique
+ * index: the second waits for the end of the first.
  *
- * A message whose commands are refused is rolled back to a subtransaction, its
- * mark too, so that it is tried again when it comes again.
+ * A message whose commands are refused is rolled back to a subtransaction, its row
+ * too, so that it is tried again when it is delivered again.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,7 @@
 #include "aggregate/idempotency.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/errors.h"
+#include "base/error_context.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
 #include "catalog/pg_type.h"
@@ -42,26 +42,28 @@ typedef struct Message
 	Jsonb	   *payload;
 	EvpgOutcome *outcomes;		/* of its commands */
 	int			count;
-	bool		refused;		/* one of them is a refusal, and was raised */
+	bool		refused;		/* one of them is a refusal, which was raised */
 } Message;
 
-static EvpgStatement insert_inbox = {
-	.text = "INSERT INTO evpg.inbox (source, message_key) VALUES ($1, $2)"
+static EvpgStatement insert_received = {
+	.text =
+	"INSERT INTO evpg.inbox (source, message_key) VALUES ($1, $2)"
 	" ON CONFLICT (source, message_key) DO NOTHING",
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* Marks a message as received; false if it was.  Waits for another transaction that marks it. */
+/* Records that a message was received; false if it was before.  Waits for another transaction that receives it. */
 static bool
-mark_received(const char *source, const char *key)
+record_received(const char *source, const char *key)
 {
 	Datum		values[2] = {CStringGetTextDatum(source), CStringGetTextDatum(key)};
-	bool		first = EvpgStatementRun(&insert_inbox, values, NULL) > 0;
+	bool		first = EvpgStatementRun(&insert_received, values, NULL) > 0;
 
 	EvpgStatementDone();
 	return first;
 }
 
+/* Receives a message in the transaction of its effect, which the caller brings about; false if it was received before. */
 Datum
 evpg_receive(PG_FUNCTION_ARGS)
 {
@@ -71,14 +73,14 @@ evpg_receive(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgEnter(&scope, "evpg_receive()");
-	first = mark_received(source, key);
+	first = record_received(source, key);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(first);
 }
 
-/* The same each time the message is delivered. */
+/* The id of a command of a message: the same each time it is delivered. */
 static char *
-command_id(const Message *message, int ordinal)
+derive_message_command_id(const Message *message, int ordinal)
 {
 	const char *parts[4] = {"evpg.inbox", message->source, message->key, psprintf("%d", ordinal)};
 
@@ -93,7 +95,7 @@ describe_message(void *arg)
 	errcontext("message \"%s\" of source \"%s\"", message->key, message->source);
 }
 
-/* Marks, translates, executes; raises a refusal after all commands, so that nothing of them is left. */
+/* Records, translates, executes; raises a refusal after all commands, so that nothing of them remains. */
 static void
 receive_message(void *arg)
 {
@@ -101,13 +103,10 @@ receive_message(void *arg)
 	EvpgOutcome *refusal = NULL;
 	EvpgCommand *commands;
 	int			count;
-	ErrorContextCallback callback;
+	ErrorContextCallback frame;
 
-	callback.callback = describe_message;
-	callback.arg = message;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	if (mark_received(message->source, message->key))
+	EvpgErrorContextPush(&frame, describe_message, message);
+	if (record_received(message->source, message->key))
 	{
 		count = EvpgTranslate(message->translator, message->payload, &commands);
 		message->outcomes = palloc(sizeof(EvpgOutcome) * Max(count, 1));
@@ -116,13 +115,13 @@ receive_message(void *arg)
 			EvpgOutcome *outcome = &message->outcomes[message->count++];
 
 			if (commands[i].command_id == NULL)
-				commands[i].command_id = command_id(message, i + 1);
+				commands[i].command_id = derive_message_command_id(message, i + 1);
 			EvpgCommandExecute(&commands[i], true, outcome);
 			if (refusal == NULL && EvpgOutcomeSqlstate(outcome) != ERRCODE_SUCCESSFUL_COMPLETION)
 				refusal = outcome;
 		}
 	}
-	error_context_stack = callback.previous;
+	EvpgErrorContextPop(&frame);
 	if (refusal != NULL)
 	{
 		message->refused = true;
@@ -130,7 +129,11 @@ receive_message(void *arg)
 	}
 }
 
-/* Returns the outcomes of the commands; of a message that is refused those of the refusals. */
+/*
+ * Receives a message: executes the commands that a translator makes of it, and
+ * returns their outcomes.  No row if it was received before; if a command is
+ * refused, nothing remains and the outcomes are those of the refusals.
+ */
 Datum
 evpg_receive_message(PG_FUNCTION_ARGS)
 {

@@ -2,7 +2,7 @@
  *
  * translator.c
  *		Translators: functions that make commands of messages from outside, so
- *		that no handler has to know their form.
+ *		that no handler has to know the form of the messages.
  *
  * A translator is loaded when it is first used, and kept for the session until
  * a registration or a function changes (catalog.c counts generations).
@@ -46,17 +46,19 @@ static uint64 generation = 0;	/* of the list */
 
 /* ------------------------------------------------------------------ registration */
 
-static EvpgStatement insert_translator = {
-	.text = "INSERT INTO evpg.translator AS t (name, translator, search_path, registered_by, registered_at)"
+static EvpgStatement upsert_translator = {
+	.text =
+	"INSERT INTO evpg.translator AS t (name, translator, search_path, registered_by, registered_at)"
 	" VALUES ($1, $2, $3, $4, evpg.clock_timestamp())"
 	" ON CONFLICT (name) DO UPDATE"
-	" SET translator = excluded.translator, search_path = excluded.search_path, registered_by ="
-	" excluded.registered_by, registered_at = excluded.registered_at"
-	" WHERE (t.translator, t.search_path, t.registered_by) IS DISTINCT"
-	" FROM (excluded.translator, excluded.search_path, excluded.registered_by)",
+	" SET translator = excluded.translator, search_path = excluded.search_path,"
+	"     registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+	" WHERE (t.translator, t.search_path, t.registered_by)"
+	"       IS DISTINCT FROM (excluded.translator, excluded.search_path, excluded.registered_by)",
 	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
+/* Registers a translator, which runs for the role that registers it; true if something has changed. */
 Datum
 evpg_register_translator(PG_FUNCTION_ARGS)
 {
@@ -74,7 +76,7 @@ evpg_register_translator(PG_FUNCTION_ARGS)
 	values[3] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 
 	EvpgEnter(&scope, "evpg_register_translator()");
-	changed = EvpgStatementRun(&insert_translator, values, NULL);
+	changed = EvpgStatementRun(&upsert_translator, values, NULL);
 	EvpgStatementDone();
 	if (changed > 0)
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->translator);
@@ -83,11 +85,11 @@ evpg_register_translator(PG_FUNCTION_ARGS)
 }
 
 static EvpgStatement delete_translator = {
-	.text = "DELETE FROM evpg.translator"
-	" WHERE name = $1",
+	.text = "DELETE FROM evpg.translator WHERE name = $1",
 	.types = {TEXTOID}
 };
 
+/* Drops a translator; returns false, or raises an error, if it is not registered, as missing_ok asks. */
 Datum
 evpg_drop_translator(PG_FUNCTION_ARGS)
 {
@@ -96,9 +98,9 @@ evpg_drop_translator(PG_FUNCTION_ARGS)
 										EVPG_ERRCODE_UNKNOWN_TRANSLATOR, "translator", "evpg_drop_translator()"));
 }
 
-/* ------------------------------------------------------------------ those that are in use */
+/* ------------------------------------------------------------------ translators in use */
 
-/* Forgets what an invalidation has made doubtful. */
+/* Forgets all translators if a registration or a function may have changed. */
 static void
 refresh_translators(void)
 {
@@ -114,12 +116,16 @@ refresh_translators(void)
 }
 
 static EvpgStatement select_translator = {
-	.text = "SELECT translator, search_path, registered_by"
-	" FROM evpg.translator"
-	" WHERE name = $1",
+	.text = "SELECT translator, search_path, registered_by FROM evpg.translator WHERE name = $1",
 	.types = {TEXTOID}
 };
 
+enum
+{
+	TRANSLATOR_FUNCTION = 1, TRANSLATOR_SEARCH_PATH, TRANSLATOR_REGISTERED_BY
+};
+
+/* Reads and resolves a translator, into a context of its own; an error if it is not registered. */
 static Translator *
 load_translator(const char *name)
 {
@@ -139,14 +145,16 @@ load_translator(const char *name)
 	translator = palloc(sizeof(Translator));
 	translator->context = context;
 	translator->name = pstrdup(name);
-	translator->function = EvpgFunctionResolve(EvpgResultText(0, 1), EVPG_ROLE_TRANSLATOR, EvpgResultText(0, 3), EvpgResultText(0, 2));
+	translator->function = EvpgFunctionResolve(EvpgResultText(0, TRANSLATOR_FUNCTION), EVPG_ROLE_TRANSLATOR,
+											   EvpgResultText(0, TRANSLATOR_REGISTERED_BY),
+											   EvpgResultText(0, TRANSLATOR_SEARCH_PATH));
 	MemoryContextSwitchTo(old);
 	EvpgStatementDone();
 	MemoryContextSetParent(context, EvpgRegistrationMemory());
 	return translator;
 }
 
-/* A translator, which lives to the end of the transaction at least. */
+/* Returns a translator, which lives to the end of the transaction at least; an error if it is not registered. */
 static Translator *
 find_translator(const char *name)
 {
@@ -168,7 +176,7 @@ find_translator(const char *name)
 	refresh_translators();
 	if (before != generation)
 	{
-		/* Invalidated while it was loaded: use it this once. */
+		/* It was invalidated while it was loaded: use it this once. */
 		EvpgRegistrationFreeLater(translator->context);
 		return translator;
 	}
@@ -188,8 +196,9 @@ describe_translator(void *name)
 
 /*
  * EvpgTranslate
- *		What a translator makes of a payload: checked commands in
- *		CurrentMemoryContext.  The caller is inside EvpgEnter.
+ *		Calls a translator: sets *commands to an array of checked commands in
+ *		CurrentMemoryContext, and returns their number.  An error if the translator is
+ *		not registered, or makes too many.  The caller is inside EvpgEnter.
  */
 int
 EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
@@ -226,6 +235,7 @@ EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 	return made;
 }
 
+/* Returns the commands that a translator makes of a payload, without executing them. */
 Datum
 evpg_translate(PG_FUNCTION_ARGS)
 {

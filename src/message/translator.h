@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * translator.h
- *		What messages from outside ask for, as commands.
+ *		Messages from outside as commands.
  *
  *-------------------------------------------------------------------------
  */

@@ -180,7 +180,7 @@ check_library(FunctionCallInfo fcinfo, Jsonb *initial_state, char **library, cha
 	if (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("initial_state of a library is what its symbol says"),
+				 errmsg("initial_state of a library comes from its symbol"),
 				 errhint("Leave the argument out.")));
 	return EvpgModuleInitialState(*library, *symbol, module.initial_state);
 }
@@ -344,10 +344,10 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	before = EvpgProjectionGet(name, true);
 	if (nulls[20] == ' ')
 		EvpgDeclaredTablesCheckUnclaimed(name, DatumGetArrayTypeP(values[20]));
-	if (EvpgSagaFind(name, 0) != NULL)
+	if (EvpgSagaGet(name, 0, true) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("there is a saga \"%s\"", name),
+				 errmsg("saga \"%s\" already exists", name),
 				 errhint("Projections and sagas share one name space.")));
 	if (before != NULL)
 	{

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * action.c
- *		Does what a saga has said: sends commands, sets timers, compensates,
- *		completes, fails (rules 16 to 18).
+ *		Does the actions of a reaction: sends commands, sets and cancels timers,
+ *		compensates, completes, fails (rules 16 to 18).
  *
  * All of it happens in the transaction, and subtransaction, of the reaction: if
  * anything fails nothing of it remains.  A send that is refused is handed to the
@@ -19,15 +19,17 @@
 #include "aggregate/command.h"
 #include "base/arguments.h"
 #include "base/clock.h"
+#include "base/error_context.h"
 #include "base/errors.h"
+#include "base/jsonb.h"
 #include "base/settings.h"
+#include "base/sha256.h"
 #include "base/testing.h"
-#include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "miscadmin.h"
 #include "saga/action.h"
-#include "utils/builtins.h"
+#include "saga/compensation.h"
+#include "saga/stored_command.h"
+#include "saga/timer.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -35,175 +37,55 @@
 /* A rejection handler whose own sends are refused is asked again, so often. */
 #define MAX_NESTED 10
 
-/* ------------------------------------------------------------------ parts of an action */
-
-static JsonbValue *
-find_member(Jsonb *object, const char *name)
-{
-	JsonbValue *value = getKeyJsonValueFromContainer(&object->root, name, strlen(name), NULL);
-
-	return value == NULL || value->type == jbvNull ? NULL : value;
-}
-
-static void
-raise_invalid(const char *what, const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("\"%s\" of %s is missing, or is not of the right type", name, what),
-			 errhint("Make actions with evpg_action_send() and its like.")));
-}
-
-/* A text; NULL if it is not there and need not be. */
-static char *
-get_member_text(Jsonb *object, const char *name, const char *what, bool required)
-{
-	JsonbValue *value = find_member(object, name);
-
-	if (value == NULL && !required)
-		return NULL;
-	if (value == NULL || value->type != jbvString)
-		raise_invalid(what, name);
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
-static Jsonb *
-get_member_jsonb(Jsonb *object, const char *name)
-{
-	JsonbValue *value = find_member(object, name);
-
-	return value == NULL ? NULL : JsonbValueToJsonb(value);
-}
-
-/* An object; NULL if it is not there. */
-static Jsonb *
-get_object(Jsonb *object, const char *name, const char *what)
-{
-	Jsonb	   *value = get_member_jsonb(object, name);
-
-	if (value != NULL && !JB_ROOT_IS_OBJECT(value))
-		raise_invalid(what, name);
-	return value;
-}
-
-/*
- * A command that is kept as an object: of an action, or of evpg_schedule_command().  It
- * is checked.
- */
-void
-EvpgCommandFromJsonb(Jsonb *jsonb, EvpgCommand *command)
-{
-	JsonbValue *expected = find_member(jsonb, "expected_version");
-
-	memset(command, 0, sizeof(EvpgCommand));
-	command->aggregate_type = get_member_text(jsonb, "aggregate_type", "a command", true);
-	command->aggregate_id = get_member_text(jsonb, "aggregate_id", "a command", true);
-	command->command_type = get_member_text(jsonb, "command_type", "a command", true);
-	command->data = get_member_jsonb(jsonb, "data");
-	if (command->data == NULL)
-		command->data = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
-	command->metadata = get_object(jsonb, "metadata", "a command");
-	command->command_id = get_member_text(jsonb, "command_id", "a command", false);
-	command->actor = get_member_text(jsonb, "actor", "a command", false);
-	command->correlation_id = get_member_text(jsonb, "correlation_id", "a command", false);
-	command->causation_id = get_member_text(jsonb, "causation_id", "a command", false);
-	if (expected != NULL)
-	{
-		if (expected->type != jbvNumeric)
-			raise_invalid("a command", "expected_version");
-		command->has_expected = true;
-		command->expected_version = DatumGetInt64(DirectFunctionCall1(numeric_int8,
-																	  NumericGetDatum(expected->val.numeric)));
-	}
-	EvpgCheckName(command->aggregate_type, "aggregate type");
-	EvpgCheckId(command->aggregate_id, "aggregate id");
-	EvpgCheckName(command->command_type, "command type");
-	EvpgCommandCheck(command);
-}
-
 /* ------------------------------------------------------------------ sending */
 
-static void
-hash_command_id_text(pg_cryptohash_ctx *hash, const char *text)
-{
-	/* The NUL too: it keeps neighbours apart. */
-	if (pg_cryptohash_update(hash, (const uint8 *) text, strlen(text) + 1) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-}
-
+/* Derives the id of the next send. */
 static char *
-derive_command_id(const EvpgReactionRun *acting)
+derive_command_id(const EvpgReactionRun *run)
 {
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_SHA256);
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	char	   *id = palloc0(5 + 2 * PG_SHA256_DIGEST_LENGTH + 1);
+	EvpgSha256 *hash = EvpgSha256Begin();
 
-	if (hash == NULL || pg_cryptohash_init(hash) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	hash_command_id_text(hash, acting->work->saga);
-	hash_command_id_text(hash, acting->work->key);
-	hash_command_id_text(hash, acting->source);
-	hash_command_id_text(hash, psprintf("%d", acting->sends));
+	EvpgSha256AddText(hash, run->item->saga);
+	EvpgSha256AddText(hash, run->item->key);
+	EvpgSha256AddText(hash, run->source);
+	EvpgSha256AddText(hash, psprintf("%d", run->sends));
 	if (EVPG_MUTATION("saga_new_ids"))
-		hash_command_id_text(hash, timestamptz_to_str(GetCurrentTimestamp()));
-	if (pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		elog(ERROR, "could not compute hash: %s", pg_cryptohash_error(hash));
-	pg_cryptohash_free(hash);
-	strcpy(id, "saga:");
-	(void) hex_encode((const char *) digest, sizeof(digest), id + 5);
-	return id;
+		EvpgSha256AddText(hash, timestamptz_to_str(GetCurrentTimestamp()));
+	return psprintf("saga:%s", EvpgSha256EndHex(hash));
 }
 
-static void
-push_text(JsonbParseState **state, const char *name, const char *text)
-{
-	JsonbValue	key = {.type = jbvString,.val.string = {.val = (char *) name, .len = strlen(name)}};
-	JsonbValue	value = {.type = jbvString,.val.string = {.val = (char *) text, .len = strlen(text)}};
-
-	(void) pushJsonbValue(state, WJB_KEY, &key);
-	(void) pushJsonbValue(state, WJB_VALUE, &value);
-}
-
-/* The metadata of a command, with whose it is and how deep. */
+/* Returns the metadata of a command, with the instance that sends it and the depth of the chain. */
 static Jsonb *
-stamp_metadata(const EvpgReactionRun *acting, Jsonb *metadata)
+stamp_metadata(const EvpgReactionRun *run, Jsonb *metadata)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue	key = {.type = jbvString,.val.string = {.val = "evpg", .len = 4}};
-	JsonbValue	depth_key = {.type = jbvString,.val.string = {.val = "depth", .len = 5}};
-	JsonbValue	depth = {.type = jbvNumeric,.val.numeric = int64_to_numeric(acting->depth)};
-	Jsonb	   *own;
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	(void) pushJsonbValue(&state, WJB_KEY, &key);
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	push_text(&state, "saga", acting->work->saga);
-	push_text(&state, "key", acting->work->key);
-	(void) pushJsonbValue(&state, WJB_KEY, &depth_key);
-	(void) pushJsonbValue(&state, WJB_VALUE, &depth);
-	(void) pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	own = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-	if (metadata == NULL)
-		return own;
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(metadata), JsonbPGetDatum(own)));
+	EvpgJsonbBegin(&state);
+	EvpgJsonbAddKey(&state, "evpg");
+	EvpgJsonbBegin(&state);
+	EvpgJsonbAddText(&state, "saga", run->item->saga);
+	EvpgJsonbAddText(&state, "key", run->item->key);
+	EvpgJsonbAddInt64(&state, "depth", run->depth);
+	(void) EvpgJsonbEnd(&state);
+	return EvpgJsonbConcat(metadata, EvpgJsonbFinish(&state));
 }
 
-/* A refusal that the saga does not handle: an error with all that the outcome says. */
+/* Raises a refusal that the saga does not handle, with all of its outcome. */
 static void
-raise_refusal(const EvpgReactionRun *acting, const EvpgOutcome *outcome)
+raise_refusal(const EvpgReactionRun *run, const EvpgOutcome *outcome)
 {
 	EvpgOutcomeRaise(outcome);
-	elog(ERROR, "command of saga \"%s\" was not executed", acting->work->saga);
+	elog(ERROR, "command of saga \"%s\" was not executed", run->item->saga);
 }
 
-/* Asks the saga what to do about a send that was refused, and does it. */
+/* Calls the rejection handler for a send that was refused, and does its actions. */
 static void
-handle_rejection(EvpgReactionRun *acting, const EvpgCommand *command, const EvpgOutcome *outcome)
+handle_rejection(EvpgReactionRun *run, const EvpgCommand *command, const EvpgOutcome *outcome)
 {
 	EvpgReaction reaction;
 	EvpgRejection rejection = {
-		.key = acting->work->key,
-		.label = acting->label,
+		.key = run->item->key,
+		.label = run->label,
 		.aggregate_type = command->aggregate_type,
 		.aggregate_id = command->aggregate_id,
 		.command_type = command->command_type,
@@ -212,124 +94,92 @@ handle_rejection(EvpgReactionRun *acting, const EvpgCommand *command, const Evpg
 		.code = outcome->code,
 		.message = outcome->message,
 		.detail = outcome->detail,
-		.attempts = acting->work->attempts,
-		.source_position = acting->work->position
+		.attempts = run->item->attempts,
+		.source_position = run->item->position
 	};
 
-	if (acting->nested >= MAX_NESTED)
-		raise_refusal(acting, outcome);
-	EvpgSagaCodeOnRejection(acting->saga, acting->instance.state, &rejection, &reaction);
+	if (run->nested >= MAX_NESTED)
+		raise_refusal(run, outcome);
+	EvpgSagaCodeOnRejection(run->saga, run->instance.state, &rejection, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
 	if (reaction.unhandled)
-		raise_refusal(acting, outcome);
-	acting->nested++;
-	EvpgActionsRun(acting, &reaction);
-	acting->nested--;
-}
-
-/* Replaces the list of what can be undone, which may be long: what making it took is given back. */
-static void
-change_undo(EvpgReactionRun *acting, PGFunction change, Datum first, Datum second)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgUndo", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	Jsonb	   *changed = DatumGetJsonbP(DirectFunctionCall2(change, first, second));
-	Jsonb	   *undo;
-
-	MemoryContextSwitchTo(old);
-	undo = palloc(VARSIZE(changed));
-	memcpy(undo, changed, VARSIZE(changed));
-	MemoryContextDelete(context);
-	pfree(acting->instance.undo);
-	acting->instance.undo = undo;
-}
-
-/* Puts the command that undoes another one before those that are there. */
-static void
-push_undo(EvpgReactionRun *acting, Jsonb *undo)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue	value;
-	Jsonb	   *first;
-
-	JsonbToJsonbValue(undo, &value);
-	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-	(void) pushJsonbValue(&state, WJB_ELEM, &value);
-	first = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
-	change_undo(acting, jsonb_concat, JsonbPGetDatum(first), JsonbPGetDatum(acting->instance.undo));
+		raise_refusal(run, outcome);
+	run->nested++;
+	EvpgActionsRun(run, &reaction);
+	run->nested--;
 }
 
 static void
-do_send(EvpgReactionRun *acting, Jsonb *action)
+send_command(EvpgReactionRun *run, Jsonb *action)
 {
 	EvpgCommand command;
 	EvpgOutcome outcome;
-	Jsonb	   *undo = get_object(action, "undo", "a send");
+	Jsonb	   *undo = EvpgMemberObject(action, "undo", "a send");
 
-	acting->label = get_member_text(action, "label", "a send", false);
-	acting->command = action;
+	run->label = EvpgMemberText(action, "label", "a send", true);
+	run->command = action;
 	if (undo != NULL)
 	{
-		/* Not when it is needed, but now. */
+		/* An invalid undo is reported now, not when it is needed. */
 		EvpgCommandFromJsonb(undo, &command);
-		if (find_member(undo, "undo") != NULL)
+		if (EvpgJsonbMember(undo, "undo") != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("an undo cannot be undone"),
 					 errhint("Leave \"undo\" out of it.")));
 	}
-	acting->sends++;
+	run->sends++;
 	EvpgCommandFromJsonb(action, &command);
-	command.command_id = derive_command_id(acting);
-	command.correlation_id = acting->correlation_id;
-	command.causation_id = acting->causation_id;
-	command.actor = acting->actor;
-	command.session_role = acting->session_role;
-	command.metadata = stamp_metadata(acting, command.metadata);
+	command.command_id = derive_command_id(run);
+	command.correlation_id = run->correlation_id;
+	command.causation_id = run->causation_id;
+	command.actor = run->actor;
+	command.session_role = run->session_role;
+	command.metadata = stamp_metadata(run, command.metadata);
 	EvpgCommandExecute(&command, true, &outcome);
 	if (EvpgOutcomeSqlstate(&outcome) != ERRCODE_SUCCESSFUL_COMPLETION)
-		handle_rejection(acting, &command, &outcome);
+		handle_rejection(run, &command, &outcome);
 	else
 	{
-		acting->dispatched++;
+		run->dispatched++;
 
 		/*
-		 * What takes the place of an undo is not undone in its turn, which
-		 * might never end.
+		 * A send in place of an undo that was refused is not undone in its
+		 * turn, which might never end.
 		 */
-		if (undo != NULL && !acting->compensating)
-			push_undo(acting, undo);
+		if (undo != NULL && !run->compensating)
+			EvpgCompensationAdd(run, undo);
 	}
 	EVPG_WAIT_POINT("saga_sent");
-	acting->label = NULL;
-	acting->command = NULL;
+	run->label = NULL;
+	run->command = NULL;
 }
 
 /* ------------------------------------------------------------------ the other actions */
 
 static void
-do_schedule(EvpgReactionRun *acting, Jsonb *action)
+set_timer(EvpgReactionRun *run, Jsonb *action)
 {
-	JsonbValue *delay = find_member(action, "delay");
-	char	   *due_at = get_member_text(action, "due_at", "a timer", false);
+	JsonbValue *delay = EvpgJsonbMember(action, "delay");
+	char	   *due_at = EvpgMemberText(action, "due_at", "a timer", true);
 	EvpgTimer	timer = {
-		.name = get_member_text(action, "timer", "a timer", true),
-		.payload = get_member_jsonb(action, "payload"),
+		.name = EvpgMemberText(action, "timer", "a timer", false),
+		.payload = EvpgMemberJsonb(action, "payload"),
 		.scheduled_at = EvpgClockNow(),
-		.depth = acting->depth,
-		.correlation_id = (char *) acting->correlation_id,
-		.causation_id = (char *) acting->causation_id,
-		.session_role = (char *) acting->session_role
+		.depth = run->depth,
+		.correlation_id = (char *) run->correlation_id,
+		.causation_id = (char *) run->causation_id,
+		.session_role = (char *) run->session_role
 	};
 
 	EvpgCheckName(timer.name, "timer name");
 	if ((delay == NULL) == (due_at == NULL) || (delay != NULL && delay->type != jbvNumeric))
-		raise_invalid("a timer", "delay\" or \"due_at");
+		EvpgMemberInvalid("a timer", "delay\" or \"due_at");
 	if (delay != NULL)
 	{
 		double		seconds = DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(delay->val.numeric)));
 
-		/* A hundred years are enough for everybody. */
+		/* Longer than a hundred years is a mistake. */
 		if (!(seconds >= 0 && seconds <= 100.0 * 366 * SECS_PER_DAY))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
@@ -338,7 +188,10 @@ do_schedule(EvpgReactionRun *acting, Jsonb *action)
 	}
 	else
 	{
-		/* The same time whoever reads it, if it has no zone. */
+		/*
+		 * A time without a zone must not depend on the settings of the
+		 * session.
+		 */
 		EvpgSettingsPin();
 		timer.due_at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(due_at),
 															   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
@@ -347,107 +200,92 @@ do_schedule(EvpgReactionRun *acting, Jsonb *action)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("due_at of timer \"%s\" must be finite", timer.name)));
-	(void) EvpgTimerWrite(acting->work->saga, acting->work->key, &timer);
+	(void) EvpgTimerWrite(run->item->saga, run->item->key, &timer);
 }
 
 static void
-complete_instance(EvpgReactionRun *acting)
+complete_instance(EvpgReactionRun *run)
 {
-	acting->instance.completed = true;
-	acting->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
-}
-
-/* Undoes what was sent, the last one first, then completes. */
-static void
-compensate_instance(EvpgReactionRun *acting)
-{
-	acting->compensating = true;
-	while (!acting->instance.completed && JB_ROOT_COUNT(acting->instance.undo) > 0)
-	{
-		Jsonb	   *undo = JsonbValueToJsonb(getIthJsonbValueFromContainer(&acting->instance.undo->root, 0));
-
-		change_undo(acting, jsonb_delete_idx, JsonbPGetDatum(acting->instance.undo), Int32GetDatum(0));
-		do_send(acting, undo);
-		CHECK_FOR_INTERRUPTS();
-	}
-	complete_instance(acting);
+	run->instance.completed = true;
+	run->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
 }
 
 static void
-fail_reaction(EvpgReactionRun *acting, Jsonb *action)
+fail_reaction(EvpgReactionRun *run, Jsonb *action)
 {
-	acting->given_up = true;
+	run->given_up = true;
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_SAGA_FAILED),
-			 errmsg("%s", get_member_text(action, "reason", "a failure", true))));
+			 errmsg("%s", EvpgMemberText(action, "reason", "a failure", false))));
 }
 
 static void
-do_action(EvpgReactionRun *acting, Jsonb *action)
+do_action(EvpgReactionRun *run, Jsonb *action)
 {
 	char	   *verb;
 
 	if (!JB_ROOT_IS_OBJECT(action))
-		raise_invalid("an action", "do");
-	verb = get_member_text(action, "do", "an action", true);
+		EvpgMemberInvalid("an action", "do");
+	verb = EvpgMemberText(action, "do", "an action", false);
 	if (strcmp(verb, "send") == 0)
-		do_send(acting, action);
+		send_command(run, action);
 	else if (strcmp(verb, "schedule") == 0)
-		do_schedule(acting, action);
+		set_timer(run, action);
 	else if (strcmp(verb, "cancel") == 0)
-		EvpgTimerCancel(acting->work->saga, acting->work->key, get_member_text(action, "timer", "a timer", true));
+		EvpgTimerCancel(run->item->saga, run->item->key, EvpgMemberText(action, "timer", "a timer", false));
 	else if (strcmp(verb, "compensate") == 0)
-		compensate_instance(acting);
+	{
+		EvpgCompensationRun(run, send_command);
+		complete_instance(run);
+	}
 	else if (strcmp(verb, "complete") == 0)
-		complete_instance(acting);
+		complete_instance(run);
 	else if (strcmp(verb, "fail") == 0)
-		fail_reaction(acting, action);
+		fail_reaction(run, action);
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown action \"%s\"", verb)));
 }
 
-/* Which action of which saga is being done. */
-typedef struct Frame
+/* For the error context: which action of which saga is being done. */
+typedef struct ActionFrame
 {
 	ErrorContextCallback callback;
-	const EvpgReactionRun *acting;
+	const EvpgReactionRun *run;
 	int			number;
-} Frame;
+} ActionFrame;
 
 static void
 describe_action(void *arg)
 {
-	Frame	   *frame = arg;
-	const EvpgReactionRun *acting = frame->acting;
+	ActionFrame *frame = arg;
+	const EvpgReactionRun *run = frame->run;
 
-	errcontext("action %d of saga \"%s\", key \"%s\"", frame->number, acting->work->saga, acting->work->key);
+	errcontext("action %d of saga \"%s\", key \"%s\"", frame->number, run->item->saga, run->item->key);
 }
 
 /*
  * EvpgActionsRun
- *		Takes over the state of a reaction and does its actions in order; what
- *		comes after complete is skipped.
+ *		Takes over the state of a reaction and does its actions in order; actions
+ *		after "complete" are skipped.  The caller holds the lock of the instance, and
+ *		writes it afterwards.
  */
 void
-EvpgActionsRun(EvpgReactionRun *acting, const EvpgReaction *reaction)
+EvpgActionsRun(EvpgReactionRun *run, const EvpgReaction *reaction)
 {
-	Frame		frame = {
-		.callback = {.previous = error_context_stack, .callback = describe_action, .arg = &frame},
-		.acting = acting
-	};
+	ActionFrame frame = {.run = run};
 
 	if (reaction->state != NULL)
-		acting->instance.state = reaction->state;
+		run->instance.state = reaction->state;
 	if (reaction->actions == NULL)
 		return;
-	error_context_stack = &frame.callback;
-	for (uint32 i = 0; i < JB_ROOT_COUNT(reaction->actions) && !acting->instance.completed; i++)
+	EvpgErrorContextPush(&frame.callback, describe_action, &frame);
+	for (uint32 i = 0; i < JB_ROOT_COUNT(reaction->actions) && !run->instance.completed; i++)
 	{
 		frame.number = i + 1;
-		do_action(acting, JsonbValueToJsonb(getIthJsonbValueFromContainer(&reaction->actions->root, i)));
+		do_action(run, JsonbValueToJsonb(getIthJsonbValueFromContainer(&reaction->actions->root, i)));
 		CHECK_FOR_INTERRUPTS();
 	}
-	error_context_stack = frame.callback.previous;
+	EvpgErrorContextPop(&frame.callback);
 }

@@ -1,20 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * action.h
- *		Doing what a saga has said.
+ *		The actions of a reaction.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef EVPG_ACTION_H
 #define EVPG_ACTION_H
 
+#include "saga/due_item.h"
 #include "saga/instance.h"
 #include "saga/saga_code.h"
 
-/* An instance that reacts. */
+/* One attempt at a due item: an instance that reacts, or a scheduled command. */
 typedef struct EvpgReactionRun
 {
-	const EvpgDueItem *work;
+	const EvpgDueItem *item;
 	EvpgSaga   *saga;
 	EvpgInstance instance;
 	const char *source;			/* makes command ids unique: of the event or
@@ -22,7 +23,7 @@ typedef struct EvpgReactionRun
 	const char *correlation_id; /* NULL: none */
 	const char *causation_id;	/* NULL: none */
 	const char *actor;			/* NULL: none */
-	const char *session_role;	/* of what is reacted to */
+	const char *session_role;	/* of the event or the timer */
 	int			depth;			/* of the commands */
 	int			sends;			/* tried so far */
 	int			nested;			/* rejections that are being handled */
@@ -31,10 +32,9 @@ typedef struct EvpgReactionRun
 	/* the send that is being tried: what a dead letter keeps */
 	const char *label;
 	Jsonb	   *command;
-	bool		given_up;		/* by an action: no use in trying again */
+	bool		given_up;		/* by an action: another attempt is useless */
 } EvpgReactionRun;
 
-extern void EvpgActionsRun(EvpgReactionRun *acting, const EvpgReaction *reaction);
-extern void EvpgCommandFromJsonb(Jsonb *jsonb, EvpgCommand *command);
+extern void EvpgActionsRun(EvpgReactionRun *run, const EvpgReaction *reaction);
 
 #endif							/* EVPG_ACTION_H */

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * action_constructors.c
- *		What functions of sagas call to make a reaction and its actions.
+ *		SQL functions with which functions of sagas make a reaction and its actions.
  *
- * An action is a JSON object, {"do": "send", ...}; members that are not given
- * are not there.  Modules make the same objects with evpg.h.
+ * An action is a JSON object, {"do": "send", ...}, without the members that are not
+ * given; action.c does it.  Modules make the same objects with evpg.h.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,6 +27,7 @@ PG_FUNCTION_INFO_V1(evpg_action_schedule);
 PG_FUNCTION_INFO_V1(evpg_action_cancel);
 PG_FUNCTION_INFO_V1(evpg_action_fail);
 
+/* Begins the object of an action. */
 static void
 begin_action(JsonbParseState **state, const char *what)
 {
@@ -37,7 +38,7 @@ begin_action(JsonbParseState **state, const char *what)
 
 /* ------------------------------------------------------------------ actions */
 
-/* What undoes a send is a send that nothing undoes. */
+/* Checks the undo of a send: a send that has no undo. */
 static void
 check_undo(Jsonb *undo)
 {
@@ -54,6 +55,7 @@ check_undo(Jsonb *undo)
 				 errmsg("undo has an undo itself")));
 }
 
+/* Makes the action that sends a command. */
 Datum
 evpg_action_send(PG_FUNCTION_ARGS)
 {
@@ -82,7 +84,7 @@ evpg_action_send(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 
-/* Seconds, without trailing zeros. */
+/* Returns the seconds of an interval as a numeric without trailing zeros. */
 static Datum
 interval_seconds(Datum interval)
 {
@@ -95,6 +97,7 @@ interval_seconds(Datum interval)
 	return DirectFunctionCall1(numeric_trim_scale, number);
 }
 
+/* Makes the action that sets a timer. */
 Datum
 evpg_action_schedule(PG_FUNCTION_ARGS)
 {
@@ -120,6 +123,7 @@ evpg_action_schedule(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 
+/* Makes the action that cancels a timer. */
 Datum
 evpg_action_cancel(PG_FUNCTION_ARGS)
 {
@@ -130,6 +134,7 @@ evpg_action_cancel(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 
+/* Makes the action that fails: the item becomes a dead letter. */
 Datum
 evpg_action_fail(PG_FUNCTION_ARGS)
 {
@@ -154,13 +159,13 @@ check_action(Jsonb *action, int number)
 			return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("action %d is none that a saga can ask for", number),
-			 errhint("Make actions with evpg_action_send(), evpg_action_schedule() and the like.")));
+			 errmsg("action %d is not an action of a saga", number),
+			 errhint("Make actions with evpg_action_send() and the other constructors of actions.")));
 }
 
 /* The actions as a JSON array, without NULLs. */
 static Jsonb *
-actions_of(ArrayType *array)
+make_action_array(ArrayType *array)
 {
 	JsonbParseState *state = NULL;
 	Datum	   *elements;
@@ -182,11 +187,12 @@ actions_of(ArrayType *array)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 }
 
+/* Makes a reaction, a row of evpg.reaction, of a state and actions. */
 Datum
 evpg_reaction(PG_FUNCTION_ARGS)
 {
 	ArrayType  *actions = PG_ARGISNULL(1) ? construct_empty_array(JSONBOID) : PG_GETARG_ARRAYTYPE_P(1);
-	Datum		values[2] = {PG_GETARG_DATUM(0), JsonbPGetDatum(actions_of(actions))};
+	Datum		values[2] = {PG_GETARG_DATUM(0), JsonbPGetDatum(make_action_array(actions))};
 	bool		nulls[2] = {PG_ARGISNULL(0), false};
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->reaction, values, nulls)));

@@ -1,29 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * dispatch.h
- *		Letting instances of sagas react, and scheduled commands happen.
+ *		Doing what is due in sagas.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef EVPG_DISPATCH_H
 #define EVPG_DISPATCH_H
 
-#include "saga/instance.h"
-#include "storage/lockdefs.h"
+#include "saga/due_item.h"
+#include "utils/elog.h"
 
-typedef enum EvpgDispatched
+typedef enum EvpgDispatchResult
 {
-	EVPG_DISPATCHED,			/* done, or nothing to be done */
-	EVPG_DISPATCH_LATER,		/* failed, to be tried again */
-	EVPG_DISPATCH_DEAD			/* failed for the last time */
-} EvpgDispatched;
+	EVPG_DISPATCH_DONE,			/* or there was nothing to be done */
+	EVPG_DISPATCH_LATER,		/* it failed, and is tried again later */
+	EVPG_DISPATCH_DEAD			/* it failed for the last time */
+} EvpgDispatchResult;
 
-extern void EvpgDispatchInit(void);
-extern bool EvpgDispatchLockSaga(const char *saga, LOCKMODE mode, bool wait);
-extern bool EvpgDispatchLock(const EvpgDueItem *work, bool session, bool wait);
-extern EvpgDispatched EvpgDispatch(EvpgDueItem *work, bool again, int64 *sent, ErrorData **error);
-extern void EvpgRefuseInSaga(const char *what);
-extern void EvpgDispatchOvertake(int64 timer_id, void (*action) (void *arg), void *arg);
+extern EvpgDispatchResult EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error);
 extern bool EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next);
 
 #endif							/* EVPG_DISPATCH_H */

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * rebuild_saga.c
- *		Folds the events that instances of a saga have reacted to once more, and
- *		keeps their state alone: nothing is sent, no timer set, nothing completed
- *		(rule 18).
+ *		Rebuilds the state of instances of a saga: folds the events that they have
+ *		reacted to once more, and keeps the state alone: nothing is sent, no timer is
+ *		set, nothing is completed (rule 18).
  *
  * What rejection and timer handlers did to a state is not in the events, and is
- * lost.  The caller's transaction has the saga to itself meanwhile.
+ * lost.  The transaction holds the saga alone meanwhile.
  *
  * Memory: states of all instances that are rebuilt, in a context of the call.
  *
@@ -16,7 +16,6 @@
 
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/errors.h"
 #include "base/statement.h"
 #include "base/testing.h"
 #include "catalog/pg_type.h"
@@ -25,10 +24,12 @@
 #include "log/event_log.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
-#include "saga/dispatch.h"
+#include "saga/due_item.h"
 #include "saga/instance.h"
 #include "saga/saga.h"
 #include "saga/saga_code.h"
+#include "saga/saga_keys.h"
+#include "saga/saga_lock.h"
 #include "storage/lockdefs.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
@@ -57,13 +58,11 @@ typedef struct Rebuilt
 #include "lib/simplehash.h"
 
 static EvpgStatement select_instances = {
-	.text = "SELECT key"
-	" FROM evpg.saga_instance"
-	" WHERE saga = $1 AND ($2 IS NULL OR key = $2)",
+	.text = "SELECT key FROM evpg.saga_instance WHERE saga = $1 AND ($2 IS NULL OR key = $2)",
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* The instances of a saga, or one of them, in CurrentMemoryContext. */
+/* Reads the instances of a saga, or one of them, into CurrentMemoryContext. */
 static rebuilt_hash *
 read_instances(const char *saga, const char *key)
 {
@@ -80,59 +79,56 @@ read_instances(const char *saga, const char *key)
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
-		Datum		value;
 
-		(void) EvpgResultDatum(row, 1, &value);
-		keys = lappend(keys, TextDatumGetCString(value));
+		keys = lappend(keys, EvpgResultText(row, 1));
 		MemoryContextSwitchTo(old);
 	}
 	EvpgStatementDone();
 	foreach(cell, keys)
 	{
-		EvpgDueItem work = {.saga = (char *) saga, .key = lfirst(cell)};
 		bool		found;
 		Rebuilt    *rebuilt = rebuilt_insert(instances, lfirst(cell), &found);
 
-		EvpgInstanceRead(&work, &rebuilt->instance);
+		EvpgInstanceRead(saga, lfirst(cell), &rebuilt->instance);
 		rebuilt->instance.state = NULL;
 		EVPG_WAIT_POINT("saga_rebuild");
 	}
 	return instances;
 }
 
-static EvpgStatement select_unseen_instances = {
-	.text = "SELECT key, source_position"
-	" FROM evpg.dead_letter"
+static EvpgStatement select_unseen_events = {
+	.text =
+	"SELECT key, source_position"
+	"  FROM evpg.dead_letter"
 	" WHERE saga = $1 AND source_position IS NOT NULL AND (resolved_at IS NULL OR resolution = 'discarded')"
-	" AND created_at > (SELECT created_at FROM evpg.consumer WHERE name = $1)"
-	" UNION ALL SELECT e.key, e.position"
-	" FROM evpg.saga_event e JOIN evpg.saga_instance i ON i.saga = e.saga AND i.key = e.key"
+	"       AND created_at > (SELECT created_at FROM evpg.consumer WHERE name = $1)"
+	" UNION ALL"
+	" SELECT e.key, e.position"
+	"  FROM evpg.saga_event e JOIN evpg.saga_instance i ON i.saga = e.saga AND i.key = e.key"
 	" WHERE e.saga = $1 AND e.position <= i.position",
 	.types = {TEXTOID}
 };
 
 /*
- * What instances have not reacted to, though they did to later events, or since
- * it failed: a list of EvpgDueItem, in CurrentMemoryContext.  No key: none has.
+ * Lists events that instances have not reacted to, though they did to later ones, or
+ * since these failed: EvpgDueItems in CurrentMemoryContext.  key NULL: no instance has.
  */
 static List *
 read_unseen(const char *saga)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = CStringGetTextDatum(saga);
-	uint64		rows = EvpgStatementReadLatest(&select_unseen_instances, &value, NULL);
+	uint64		rows = EvpgStatementReadLatest(&select_unseen_events, &value, NULL);
 	List	   *unseen = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
-		EvpgDueItem *work = palloc0(sizeof(EvpgDueItem));
-		Datum		result;
+		EvpgDueItem *item = palloc0(sizeof(EvpgDueItem));
 
-		work->key = EvpgResultDatum(row, 1, &result) ? TextDatumGetCString(result) : NULL;
-		(void) EvpgResultDatum(row, 2, &result);
-		work->position = DatumGetInt64(result);
-		unseen = lappend(unseen, work);
+		item->key = EvpgResultText(row, 1);
+		item->position = EvpgResultInt64(row, 2);
+		unseen = lappend(unseen, item);
 		MemoryContextSwitchTo(old);
 	}
 	EvpgStatementDone();
@@ -147,18 +143,18 @@ is_unseen(List *unseen, const char *key, int64 position)
 
 	foreach(cell, unseen)
 	{
-		EvpgDueItem *work = lfirst(cell);
+		EvpgDueItem *item = lfirst(cell);
 
-		if (work->position == position &&
-			(key == NULL || work->key == NULL ? key == work->key : strcmp(work->key, key) == 0))
+		if (item->position == position &&
+			(key == NULL || item->key == NULL ? key == item->key : strcmp(item->key, key) == 0))
 			return true;
 	}
 	return false;
 }
 
 /*
- * Folds an event for the instances that have reacted to it; how many these are.
- * Of a completed one the version may be gone, or pruned to 0: then its state
+ * Folds an event for the instances that have reacted to it; returns their number.
+ * The version of a completed instance may be gone, or pruned to 0: then its state
  * stays as it is.
  */
 static int
@@ -167,16 +163,18 @@ fold_instances(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const Evpg
 	ListCell   *cell;
 	int			count = 0;
 
-	foreach(cell, EvpgSagaCodeKeys(saga, event))
+	foreach(cell, EvpgSagaKeys(saga, event))
 	{
 		Rebuilt    *rebuilt = rebuilt_lookup(instances, lfirst(cell));
 		EvpgReaction reaction;
 
-		if (rebuilt == NULL || rebuilt->instance.saga_version != saga->version || event->position > rebuilt->instance.position ||
+		if (rebuilt == NULL || rebuilt->instance.saga_version != saga->version ||
+			event->position > rebuilt->instance.position ||
 			(rebuilt->instance.state == NULL && !EvpgSagaStarts(saga, event)) ||
 			is_unseen(unseen, rebuilt->key, event->position))
 			continue;
-		EvpgSagaCodeOnEvent(saga, rebuilt->key, rebuilt->instance.state != NULL ? rebuilt->instance.state : saga->initial_state,
+		EvpgSagaCodeOnEvent(saga, rebuilt->key,
+							rebuilt->instance.state != NULL ? rebuilt->instance.state : saga->initial_state,
 							event, &reaction);
 		if (reaction.state != NULL)
 		{
@@ -192,6 +190,7 @@ fold_instances(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const Evpg
 	return count;
 }
 
+/* Folds the events of the log after one position and up to another; returns the number of reactions. */
 static int64
 replay_saga(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 {
@@ -227,8 +226,8 @@ replay_saga(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
 }
 
 static EvpgStatement update_instance_state = {
-	.text = "UPDATE evpg.saga_instance"
-	" SET state = $3, updated_at = evpg.clock_timestamp()"
+	.text =
+	"UPDATE evpg.saga_instance SET state = $3, updated_at = evpg.clock_timestamp()"
 	" WHERE saga = $1 AND key = $2 AND saga_version <> 0",
 	.types = {TEXTOID, TEXTOID, JSONBOID}
 };
@@ -253,6 +252,10 @@ write_states(const char *saga, rebuilt_hash *instances)
 	}
 }
 
+/*
+ * Rebuilds the state of one instance, or of all; returns how many reactions were
+ * repeated.  Locks the consumer, then the saga, so that no instance works meanwhile.
+ */
 Datum
 evpg_rebuild_saga(PG_FUNCTION_ARGS)
 {
@@ -268,11 +271,10 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_rebuild_saga()");
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(saga, true);
-	(void) EvpgDispatchLockSaga(saga, ExclusiveLock, true);
-	if (EvpgSagaFind(saga, 0) == NULL || !EvpgConsumerRead(saga, &consumer))
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
-				 errmsg("saga \"%s\" is not registered", saga)));
+	(void) EvpgSagaLock(saga, ExclusiveLock, true);
+	(void) EvpgSagaGet(saga, 0, false);
+	if (!EvpgConsumerRead(saga, &consumer))
+		elog(ERROR, "saga \"%s\" has no consumer", saga);
 	instances = read_instances(saga, key);
 	count = replay_saga(saga, instances, consumer.start_position, consumer.checkpoint);
 	write_states(saga, instances);

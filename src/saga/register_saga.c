@@ -1,35 +1,34 @@
 /*-------------------------------------------------------------------------
  *
  * register_saga.c
- *		The SQL functions that register, drop and show sagas.
+ *		The SQL functions that register and drop sagas.
  *
- * A new saga reacts to what is appended from now on: who registers it holds
- * ShareLock on evpg.fence, so what was appended before is committed, and below
- * the last position drawn.  Instances that are at work are waited for, since
- * their saga changes.
+ * A new saga reacts to what is appended from now on: the session that registers it
+ * holds ShareLock on evpg.fence, so what was appended before is committed, and below
+ * the last position drawn.  It waits for instances that are reacting, since their
+ * saga changes.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "base/names.h"
-#include "base/registration.h"
-#include "base/wakeup.h"
-#include "catalog/pg_type.h"
 #include "evpg.h"
 
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/names.h"
+#include "base/registration.h"
 #include "base/statement.h"
+#include "base/wakeup.h"
+#include "catalog/pg_type.h"
 #include "consumer/consumer.h"
-#include "funcapi.h"
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
 #include "projection/projection.h"
-#include "saga/dispatch.h"
 #include "saga/saga.h"
+#include "saga/saga_lock.h"
 #include "storage/lmgr.h"
 #include "usercode/guard.h"
 #include "usercode/module.h"
@@ -37,11 +36,9 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(evpg_register_saga);
 PG_FUNCTION_INFO_V1(evpg_drop_saga);
-PG_FUNCTION_INFO_V1(evpg_saga);
 
 /* Arguments of evpg_register_saga(). */
 enum
@@ -52,9 +49,20 @@ enum
 	ARG_START_POSITION, ARG_VERSION
 };
 
-/* A pause; not so long that it cannot be added to the time. */
+/* Parameters of upsert_saga. */
+enum
+{
+	COLUMN_NAME, COLUMN_VERSION, COLUMN_LIBRARY, COLUMN_SYMBOL, COLUMN_HANDLER, COLUMN_REJECTION_HANDLER,
+	COLUMN_TIMER_HANDLER, COLUMN_KEY_FUNCTION, COLUMN_KEY_PATH, COLUMN_AGGREGATE_TYPES, COLUMN_EVENT_TYPES,
+	COLUMN_START_EVENT_TYPES, COLUMN_INITIAL_STATE, COLUMN_TRANSITIONS, COLUMN_MAX_ATTEMPTS, COLUMN_BACKOFF,
+	COLUMN_MAX_BACKOFF, COLUMN_SEARCH_PATH, COLUMN_REGISTERED_BY, COLUMNS
+};
+
+/* ------------------------------------------------------------------ arguments */
+
+/* Checks an argument that is a pause; one that is too long could not be added to a time. */
 static Datum
-arg_pause(FunctionCallInfo fcinfo, int arg, const char *what)
+check_pause(FunctionCallInfo fcinfo, int arg, const char *what)
 {
 	Interval	zero = {0};
 	Interval	most = {.month = 1200};
@@ -68,6 +76,7 @@ arg_pause(FunctionCallInfo fcinfo, int arg, const char *what)
 	return PG_GETARG_DATUM(arg);
 }
 
+/* Checks which arguments are given together. */
 static void
 check_saga_arguments(FunctionCallInfo fcinfo)
 {
@@ -81,7 +90,7 @@ check_saga_arguments(FunctionCallInfo fcinfo)
 		 !PG_ARGISNULL(ARG_KEY_PATH) || !PG_ARGISNULL(ARG_EVENT_TYPES) || !PG_ARGISNULL(ARG_START_EVENT_TYPES)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("handlers, event types and keys of a library are what its symbol says"),
+				 errmsg("handlers, event types and keys of a library come from its symbol"),
 				 errhint("Leave these arguments out.")));
 	if (!PG_ARGISNULL(ARG_KEY_PATH) && !PG_ARGISNULL(ARG_KEY_FUNCTION))
 		ereport(ERROR,
@@ -90,7 +99,7 @@ check_saga_arguments(FunctionCallInfo fcinfo)
 				 errhint("Give key_path, or key_function, or neither for the aggregate id.")));
 }
 
-/* {"state": ["next", ...], ...} */
+/* Checks and returns declared transitions, {"state": ["next", ...], ...}; NULL if there are none. */
 static Jsonb *
 check_transitions(Jsonb *transitions)
 {
@@ -126,7 +135,7 @@ check_transitions(Jsonb *transitions)
 	return transitions;
 }
 
-/* A saga that never starts is a mistake.  Both may be NULL: all types. */
+/* Start types that the saga does not take are a mistake.  Both may be NULL: all types. */
 static void
 check_start_types(ArrayType *all, ArrayType *starting)
 {
@@ -143,7 +152,7 @@ check_start_types(ArrayType *all, ArrayType *starting)
 
 /* Types of a module's events, or of those that start; NULL if none does, so that any may. */
 static ArrayType *
-types_of(const evpg_saga_definition *module, bool starting)
+module_event_types(const evpg_saga_definition *module, bool starting)
 {
 	List	   *types = NIL;
 
@@ -153,9 +162,9 @@ types_of(const evpg_saga_definition *module, bool starting)
 	return types == NIL ? NULL : DatumGetArrayTypeP(EvpgNamesToArray(types));
 }
 
-/* What the symbol of a library says, as parameters. */
+/* Sets the parameters that come from the symbol of a library. */
 static void
-put_library(FunctionCallInfo fcinfo, Datum *values, char *nulls)
+set_library_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 {
 	char	   *library;
 	char	   *symbol;
@@ -172,111 +181,136 @@ put_library(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 	if (initial_state == NULL || !JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("initial_state of a library is what its symbol says"),
+				 errmsg("initial_state of a library comes from its symbol"),
 				 errhint("Leave the argument out.")));
-	EvpgParameterText(values, nulls, 2, library);
-	EvpgParameterText(values, nulls, 3, symbol);
-	if (nulls[9] == 'n' && module.aggregate_types != NULL)
+	EvpgParameterText(values, nulls, COLUMN_LIBRARY, library);
+	EvpgParameterText(values, nulls, COLUMN_SYMBOL, symbol);
+	if (nulls[COLUMN_AGGREGATE_TYPES] == 'n' && module.aggregate_types != NULL)
 	{
 		List	   *types = NIL;
 
 		for (const char *const *type = module.aggregate_types; *type != NULL; type++)
 			types = lappend(types, (char *) *type);
-		EvpgParameterArray(values, nulls, 9, DatumGetArrayTypeP(EvpgNamesToArray(types)));
+		EvpgParameterArray(values, nulls, COLUMN_AGGREGATE_TYPES, DatumGetArrayTypeP(EvpgNamesToArray(types)));
 	}
-	EvpgParameterArray(values, nulls, 10, types_of(&module, false));
-	EvpgParameterArray(values, nulls, 11, types_of(&module, true));
-	values[12] = JsonbPGetDatum(EvpgModuleInitialState(library, symbol, module.initial_state));
+	EvpgParameterArray(values, nulls, COLUMN_EVENT_TYPES, module_event_types(&module, false));
+	EvpgParameterArray(values, nulls, COLUMN_START_EVENT_TYPES, module_event_types(&module, true));
+	values[COLUMN_INITIAL_STATE] = JsonbPGetDatum(EvpgModuleInitialState(library, symbol, module.initial_state));
 }
 
+/* Checks a function, which is to run for this role, and returns its signature; NULL if it is not given. */
 static char *
 check_saga_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
 {
 	return PG_ARGISNULL(arg) ? NULL : EvpgFunctionCheck(PG_GETARG_OID(arg), role, GetUserId());
 }
 
-static EvpgStatement insert_saga = {
-	.text = "INSERT INTO evpg.saga AS s (name, version, library, symbol, handler, rejection_handler, timer_handler,"
-	" key_function, key_path, aggregate_types, event_types, start_event_types, initial_state, transitions,"
-	" max_attempts, backoff, max_backoff, search_path, registered_by)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
-	" ON CONFLICT (name, version) DO UPDATE"
-	" SET library = excluded.library, symbol = excluded.symbol, handler = excluded.handler,"
-	" rejection_handler = excluded.rejection_handler, timer_handler = excluded.timer_handler, key_function ="
-	" excluded.key_function, key_path = excluded.key_path, aggregate_types = excluded.aggregate_types,"
-	" event_types = excluded.event_types, start_event_types = excluded.start_event_types, initial_state ="
-	" excluded.initial_state, transitions = excluded.transitions, max_attempts = excluded.max_attempts,"
-	" backoff = excluded.backoff, max_backoff = excluded.max_backoff, search_path = excluded.search_path,"
-	" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
-	" WHERE (s.library, s.symbol, s.handler, s.rejection_handler, s.timer_handler, s.key_function,"
-	" s.key_path::text, s.aggregate_types, s.event_types, s.start_event_types, s.initial_state,"
-	" s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path, s.registered_by) IS DISTINCT"
-	" FROM (excluded.library, excluded.symbol, excluded.handler, excluded.rejection_handler,"
-	" excluded.timer_handler, excluded.key_function, excluded.key_path::text, excluded.aggregate_types,"
-	" excluded.event_types, excluded.start_event_types, excluded.initial_state, excluded.transitions,"
-	" excluded.max_attempts, excluded.backoff, excluded.max_backoff, excluded.search_path,"
-	" excluded.registered_by)",
-	.types = {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID,
-		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, INT4OID, INTERVALOID,
-	INTERVALOID, TEXTOID, TEXTOID}
-};
-
-Datum
-evpg_register_saga(PG_FUNCTION_ARGS)
+/* Checks the arguments of evpg_register_saga(), and sets the parameters of upsert_saga. */
+static void
+set_saga_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 {
 	char	   *name = EvpgArgName(fcinfo, ARG_NAME, "saga name");
 	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
 	Jsonb	   *transitions = check_transitions(EvpgArgJsonb(fcinfo, ARG_TRANSITIONS, "transitions"));
 	int32		version = EvpgArgInt(fcinfo, ARG_VERSION, "version", 1);
-	Datum		values[19];
-	char		nulls[19];
-	EvpgConsumer consumer;
-	uint64		changed;
-	EvpgScope	scope;
+	ArrayType  *event_types;
+	ArrayType  *start_event_types;
 
 	EvpgCheckNewName(name, "saga name");
-	memset(nulls, ' ', sizeof(nulls));
 	check_saga_arguments(fcinfo);
 	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
-	EvpgParameterText(values, nulls, 0, name);
-	values[1] = Int32GetDatum(version);
-	nulls[2] = nulls[3] = 'n';
-	EvpgParameterText(values, nulls, 4, check_saga_function(fcinfo, ARG_HANDLER, EVPG_ROLE_SAGA_HANDLER));
-	EvpgParameterText(values, nulls, 5, check_saga_function(fcinfo, ARG_REJECTION_HANDLER, EVPG_ROLE_SAGA_REJECTION));
-	EvpgParameterText(values, nulls, 6, check_saga_function(fcinfo, ARG_TIMER_HANDLER, EVPG_ROLE_SAGA_TIMER));
-	EvpgParameterText(values, nulls, 7, check_saga_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
-	values[8] = PG_GETARG_DATUM(ARG_KEY_PATH);
-	nulls[8] = PG_ARGISNULL(ARG_KEY_PATH) ? 'n' : ' ';
-	EvpgParameterArray(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
-	EvpgParameterArray(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
-	EvpgParameterArray(values, nulls, 11, EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
-	values[12] = JsonbPGetDatum(initial_state);
-	values[13] = PointerGetDatum(transitions);
-	nulls[13] = transitions == NULL ? 'n' : ' ';
-	values[14] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
-	values[15] = arg_pause(fcinfo, ARG_BACKOFF, "backoff");
-	values[16] = arg_pause(fcinfo, ARG_MAX_BACKOFF, "max_backoff");
-	EvpgParameterText(values, nulls, 17, EvpgFunctionSearchPath());
-	EvpgParameterText(values, nulls, 18, GetUserNameFromId(GetUserId(), false));
+	memset(nulls, ' ', COLUMNS);
+	EvpgParameterText(values, nulls, COLUMN_NAME, name);
+	values[COLUMN_VERSION] = Int32GetDatum(version);
+	nulls[COLUMN_LIBRARY] = nulls[COLUMN_SYMBOL] = 'n';
+	EvpgParameterText(values, nulls, COLUMN_HANDLER, check_saga_function(fcinfo, ARG_HANDLER, EVPG_ROLE_SAGA_HANDLER));
+	EvpgParameterText(values, nulls, COLUMN_REJECTION_HANDLER,
+					  check_saga_function(fcinfo, ARG_REJECTION_HANDLER, EVPG_ROLE_SAGA_REJECTION));
+	EvpgParameterText(values, nulls, COLUMN_TIMER_HANDLER,
+					  check_saga_function(fcinfo, ARG_TIMER_HANDLER, EVPG_ROLE_SAGA_TIMER));
+	EvpgParameterText(values, nulls, COLUMN_KEY_FUNCTION, check_saga_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
+	values[COLUMN_KEY_PATH] = PG_GETARG_DATUM(ARG_KEY_PATH);
+	nulls[COLUMN_KEY_PATH] = PG_ARGISNULL(ARG_KEY_PATH) ? 'n' : ' ';
+	EvpgParameterArray(values, nulls, COLUMN_AGGREGATE_TYPES,
+					   EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
+	event_types = EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types");
+	EvpgParameterArray(values, nulls, COLUMN_EVENT_TYPES, event_types);
+	start_event_types = EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types");
+	EvpgParameterArray(values, nulls, COLUMN_START_EVENT_TYPES, start_event_types);
+	EvpgParameterJsonb(values, nulls, COLUMN_INITIAL_STATE, initial_state);
+	EvpgParameterJsonb(values, nulls, COLUMN_TRANSITIONS, transitions);
+	values[COLUMN_MAX_ATTEMPTS] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
+	values[COLUMN_BACKOFF] = check_pause(fcinfo, ARG_BACKOFF, "backoff");
+	values[COLUMN_MAX_BACKOFF] = check_pause(fcinfo, ARG_MAX_BACKOFF, "max_backoff");
+	EvpgParameterText(values, nulls, COLUMN_SEARCH_PATH, EvpgFunctionSearchPath());
+	EvpgParameterText(values, nulls, COLUMN_REGISTERED_BY, GetUserNameFromId(GetUserId(), false));
 	if (PG_ARGISNULL(ARG_HANDLER))
-		put_library(fcinfo, values, nulls);
-	check_start_types(EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
-					  EvpgArgTextArray(fcinfo, ARG_START_EVENT_TYPES, "start_event_types"));
+		set_library_parameters(fcinfo, values, nulls);
+	check_start_types(event_types, start_event_types);
+}
 
+/* ------------------------------------------------------------------ registering */
+
+static EvpgStatement upsert_saga = {
+	.text =
+	"INSERT INTO evpg.saga AS s"
+	"       (name, version, library, symbol, handler, rejection_handler, timer_handler, key_function, key_path,"
+	"        aggregate_types, event_types, start_event_types, initial_state, transitions,"
+	"        max_attempts, backoff, max_backoff, search_path, registered_by)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+	" ON CONFLICT (name, version) DO UPDATE"
+	" SET library = excluded.library, symbol = excluded.symbol, handler = excluded.handler,"
+	"     rejection_handler = excluded.rejection_handler, timer_handler = excluded.timer_handler,"
+	"     key_function = excluded.key_function, key_path = excluded.key_path,"
+	"     aggregate_types = excluded.aggregate_types, event_types = excluded.event_types,"
+	"     start_event_types = excluded.start_event_types, initial_state = excluded.initial_state,"
+	"     transitions = excluded.transitions, max_attempts = excluded.max_attempts, backoff = excluded.backoff,"
+	"     max_backoff = excluded.max_backoff, search_path = excluded.search_path,"
+	"     registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+	" WHERE (s.library, s.symbol, s.handler, s.rejection_handler, s.timer_handler, s.key_function,"
+	"        s.key_path::text, s.aggregate_types, s.event_types, s.start_event_types, s.initial_state,"
+	"        s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path, s.registered_by)"
+	"       IS DISTINCT FROM"
+	"       (excluded.library, excluded.symbol, excluded.handler, excluded.rejection_handler, excluded.timer_handler,"
+	"        excluded.key_function, excluded.key_path::text, excluded.aggregate_types, excluded.event_types,"
+	"        excluded.start_event_types, excluded.initial_state, excluded.transitions, excluded.max_attempts,"
+	"        excluded.backoff, excluded.max_backoff, excluded.search_path, excluded.registered_by)",
+	.types = {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID,
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, INT4OID, INTERVALOID,
+	INTERVALOID, TEXTOID, TEXTOID}
+};
+
+/*
+ * Registers a version of a saga; true if something has changed.  Locks the consumer,
+ * then the saga, to the end of the transaction; waits for reactions of its instances.
+ */
+Datum
+evpg_register_saga(PG_FUNCTION_ARGS)
+{
+	Datum		values[COLUMNS];
+	char		nulls[COLUMNS];
+	char	   *name;
+	EvpgConsumer consumer;
+	bool		changed;
+	EvpgScope	scope;
+
+	set_saga_parameters(fcinfo, values, nulls);
+	name = TextDatumGetCString(values[COLUMN_NAME]);
 	EvpgRefuseInProjection("register sagas");
 	EvpgRefuseInSaga("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
-	EvpgAdvisePath("key_path", "saga", name, PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[8]));
+	EvpgAdvisePath("key_path", "saga", name,
+				   PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[COLUMN_KEY_PATH]));
 	/* An old snapshot would not see which versions have instances. */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
-	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
+	(void) EvpgSagaLock(name, ExclusiveLock, true);
 	if (EvpgProjectionGet(name, true) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("there is a projection \"%s\"", name),
+				 errmsg("projection \"%s\" already exists", name),
 				 errhint("Projections and sagas share one name space.")));
-	changed = EvpgStatementRun(&insert_saga, values, nulls);
+	changed = EvpgStatementRun(&upsert_saga, values, nulls) > 0;
 	EvpgStatementDone();
 	if (!EvpgConsumerRead(name, &consumer))
 	{
@@ -284,9 +318,9 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 		EvpgConsumerCreate(name, "saga", PG_ARGISNULL(ARG_START_POSITION) ? EvpgFenceLastDrawn() :
 						   PG_GETARG_INT64(ARG_START_POSITION));
 	}
-	if (changed > 0)
+	if (changed)
 	{
-		if (!EvpgSagaRetire(name, version))
+		if (!EvpgSagaRetire(name, DatumGetInt32(values[COLUMN_VERSION])))
 			EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
 		/* Start types are among the event types. */
 		EvpgAdviseTypes("saga", name, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
@@ -296,24 +330,32 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 		EvpgWakeConsumersAtEnd();
 	}
 	EvpgLeave(&scope);
-	PG_RETURN_BOOL(changed > 0);
+	PG_RETURN_BOOL(changed);
 }
 
-static EvpgStatement delete_saga_clear = {
-	.text = "WITH i AS (DELETE FROM evpg.saga_instance WHERE saga = $1), t AS (DELETE FROM evpg.timer WHERE saga ="
-	" $1), n AS (DELETE FROM evpg.saga_total WHERE saga = $1), d AS (UPDATE evpg.dead_letter SET resolved_at"
-	" = evpg.clock_timestamp(), resolution = 'discarded', reason = 'saga was dropped' WHERE saga = $1 AND"
-	" resolved_at IS NULL) DELETE FROM evpg.saga_event"
-	" WHERE saga = $1",
-	.types = {TEXTOID}
-};
+/* ------------------------------------------------------------------ dropping */
 
 static EvpgStatement delete_saga = {
-	.text = "DELETE FROM evpg.saga"
-	" WHERE name = $1",
+	.text = "DELETE FROM evpg.saga WHERE name = $1",
 	.types = {TEXTOID}
 };
 
+static EvpgStatement delete_saga_rows = {
+	.text =
+	"WITH i AS (DELETE FROM evpg.saga_instance WHERE saga = $1),"
+	"     t AS (DELETE FROM evpg.timer WHERE saga = $1),"
+	"     n AS (DELETE FROM evpg.saga_total WHERE saga = $1),"
+	"     d AS (UPDATE evpg.dead_letter"
+	"              SET resolved_at = evpg.clock_timestamp(), resolution = 'discarded', reason = 'saga was dropped'"
+	"            WHERE saga = $1 AND resolved_at IS NULL)"
+	" DELETE FROM evpg.saga_event WHERE saga = $1",
+	.types = {TEXTOID}
+};
+
+/*
+ * Drops a saga with its instances and timers, and discards its dead letters; whether
+ * it may be missing is an argument.  Takes the locks of evpg_register_saga().
+ */
 Datum
 evpg_drop_saga(PG_FUNCTION_ARGS)
 {
@@ -327,54 +369,20 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_drop_saga()");
 
 	/*
-	 * What it does not show would stay, and belong to the next saga of that
-	 * name.
+	 * Rows that an old snapshot does not show would stay, and belong to the
+	 * next saga of that name.
 	 */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
-	(void) EvpgDispatchLockSaga(name, ExclusiveLock, true);
+	(void) EvpgSagaLock(name, ExclusiveLock, true);
 	dropped = EvpgRegistrationDrop(fcinfo, &delete_saga, EvpgCatalogGet()->saga,
 								   EVPG_ERRCODE_UNKNOWN_CONSUMER, "saga", "evpg_drop_saga()");
 	if (dropped)
 	{
-		(void) EvpgStatementRun(&delete_saga_clear, &value, NULL);
+		(void) EvpgStatementRun(&delete_saga_rows, &value, NULL);
 		EvpgStatementDone();
 		EvpgConsumerDrop(name, true);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(dropped);
-}
-
-static EvpgStatement select_shown_instance = {
-	.text = "SELECT i.state, CASE WHEN d.count > 0 THEN 'failed' ELSE i.status END, i.version, i.position, (SELECT"
-	" count(*)::int4 FROM evpg.saga_event e WHERE e.saga = i.saga AND e.key = i.key), (SELECT count(*)::int4"
-	" FROM evpg.timer t WHERE t.saga = i.saga AND t.key = i.key), d.count, i.started_at, i.updated_at"
-	" FROM evpg.saga_instance i"
-	" CROSS JOIN LATERAL (SELECT count(*)::int4 AS count FROM evpg.dead_letter l WHERE l.saga = i.saga AND"
-	" l.key = i.key AND l.resolved_at IS NULL) d"
-	" WHERE i.saga = $1 AND i.key = $2",
-	.types = {TEXTOID, TEXTOID}
-};
-
-Datum
-evpg_saga(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	char	   *name = EvpgArgName(fcinfo, 0, "saga name");
-	Datum		values[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
-	uint64		rows;
-	EvpgScope	scope;
-
-	InitMaterializedSRF(fcinfo, 0);
-	EvpgEnter(&scope, NULL);
-	if (EvpgSagaFind(name, 0) == NULL)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
-				 errmsg("saga \"%s\" is not registered", name)));
-	rows = EvpgStatementRead(&select_shown_instance, values, NULL);
-	for (uint64 row = 0; row < rows; row++)
-		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
-	EvpgStatementDone();
-	EvpgLeave(&scope);
-	PG_RETURN_NULL();
 }

@@ -2,10 +2,10 @@
  *
  * route.c
  *		Gives the events of the log to instances of sagas: one owner of a saga reads
- *		them in order of position, finds their keys, and writes down which
- *		instances have to react to which event; the checkpoint moves in the same
- *		transaction.  So instances can then react side by side (dispatch.c), and
- *		one that fails keeps nobody else waiting.
+ *		them in the order of their positions, finds their keys (saga_keys.c), and
+ *		writes to evpg.saga_event which instances have to react to which event; the
+ *		checkpoint moves in the same transaction (rule 16).  So instances can then
+ *		react side by side (dispatch.c), and one that fails delays no other.
  *
  * An event goes to the keys that any registered version of the saga finds in it.
  * One whose keys cannot be found becomes a dead letter without a key.
@@ -18,8 +18,10 @@
 #include "base/clock.h"
 #include "base/names.h"
 #include "base/retry.h"
+#include "base/statement.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "consumer/checkpoint.h"
 #include "consumer/consumer.h"
@@ -27,10 +29,13 @@
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
-#include "saga/instance.h"
+#include "saga/dead_letter.h"
 #include "saga/route.h"
 #include "saga/saga.h"
 #include "saga/saga_code.h"
+#include "saga/saga_keys.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -44,41 +49,43 @@ typedef struct Routes
 	List	   *keys;			/* of char * */
 	List	   *positions;		/* of int64 *, of the same length */
 	int64		events;
-	int64		buried;			/* dead letters */
+	int64		dead_letters;
 } Routes;
 
 /* The keys of an event, by one version of the saga: what may fail. */
-typedef struct Finding
+typedef struct KeySearch
 {
 	EvpgSaga   *saga;
 	const EvpgEvent *event;
 	List	   *keys;
-} Finding;
+} KeySearch;
 
 static void
 find_event_keys(void *arg)
 {
-	Finding    *finding = arg;
+	KeySearch  *search = arg;
 
-	finding->keys = EvpgSagaCodeKeys(finding->saga, finding->event);
+	search->keys = EvpgSagaKeys(search->saga, search->event);
 }
 
+/* Writes a dead letter without a key, about an event whose keys cannot be found. */
 static void
 write_routing_dead_letter(const EvpgSaga *saga, const EvpgEvent *event, int attempts, const ErrorData *error)
 {
-	EvpgDueItem work = {.saga = saga->name, .position = event->position, .attempts = attempts};
-	EvpgDeadLetter letter = {.work = &work, .error = error};
+	EvpgDueItem item = {.saga = saga->name, .position = event->position, .attempts = attempts};
+	EvpgDeadLetter letter = {.item = &item, .error = error};
 	int64		dead_letter_id;
 
-	/* What need not come back is for the next pass. */
+	/* A transient error is for the next pass. */
 	if (EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	dead_letter_id = EvpgDeadLetterWrite(&letter);
-	EVPG_WAIT_POINT("saga_buried");
+	EVPG_WAIT_POINT("saga_dead_lettered");
 	ereport(EvpgSubtransactionLevel(),
 			(errmsg("saga \"%s\" of database \"%s\" has dead letter " INT64_FORMAT, saga->name,
 					get_database_name(MyDatabaseId), dead_letter_id),
-			 errdetail("No key was found for the event at position " INT64_FORMAT ".  The error has SQLSTATE %s; evpg.dead_letter has the rest.",
+			 errdetail("No key was found for the event at position " INT64_FORMAT
+					   ".  The error has SQLSTATE %s; evpg.dead_letter has the rest.",
 					   event->position, unpack_sql_state(error->sqlerrcode)),
 			 errhint("When the cause is gone, use evpg_retry_dead_letter(); or evpg_discard_dead_letter().")));
 }
@@ -93,21 +100,25 @@ route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContex
 	routes->events++;
 	foreach(cell, versions)
 	{
-		Finding		finding = {.saga = lfirst(cell), .event = event};
+		KeySearch	search = {.saga = lfirst(cell), .event = event};
 		ErrorData  *error;
 
-		if (!EvpgSagaTakes(finding.saga, event))
+		if (!EvpgSagaTakes(search.saga, event))
 			continue;
 
-		error = EvpgSubtransactionRun(find_event_keys, &finding);
+		error = EvpgSubtransactionRun(find_event_keys, &search);
 		if (error != NULL)
 		{
-			write_routing_dead_letter(finding.saga, event, 1, error);
-			routes->buried++;
+			write_routing_dead_letter(search.saga, event, 1, error);
+			routes->dead_letters++;
 			return;
 		}
-		/* What two versions find is given once, see EvpgSagaEventsInsert. */
-		found = list_concat(found, finding.keys);
+
+		/*
+		 * A key that two versions find is given the event once, see
+		 * insert_saga_events.
+		 */
+		found = list_concat(found, search.keys);
 	}
 	foreach(cell, found)
 	{
@@ -121,9 +132,9 @@ route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContex
 	}
 }
 
-/* Whether the log need only be searched for some types; *types is what any version takes. */
+/* The types of events, or of their aggregates, that any version takes; NIL: all. */
 static List *
-all_of(List *versions, bool of_aggregates)
+list_types(List *versions, bool of_aggregates)
 {
 	List	   *all = NIL;
 	ListCell   *cell;
@@ -143,9 +154,39 @@ all_of(List *versions, bool of_aggregates)
 	return all;
 }
 
-/* Routes a batch of a saga that is owned; returns how far it came.  *buried grows by the dead letters. */
+static EvpgStatement insert_events = {
+	.text =
+	"INSERT INTO evpg.saga_event (saga, key, position)"
+	" SELECT $1, k.key, k.position"
+	"   FROM ROWS FROM (unnest($2), unnest($3)) AS k (key, position)"
+	"  WHERE NOT EXISTS (SELECT FROM evpg.saga_instance i"
+	"                     WHERE i.saga = $1 AND i.key = k.key AND i.status = 'completed')"
+	" ON CONFLICT (saga, key, position) DO NOTHING",
+	.types = {TEXTOID, TEXTARRAYOID, INT8ARRAYOID}
+};
+
+/* Gives events to instances that are not completed, each once; keys and positions are of the same length. */
+static void
+insert_saga_events(const char *saga, List *keys, List *positions)
+{
+	Datum		values[3];
+	Datum	   *elements = palloc(sizeof(Datum) * list_length(positions));
+	ListCell   *cell;
+
+	foreach(cell, positions)
+		elements[foreach_current_index(cell)] = Int64GetDatum(*(int64 *) lfirst(cell));
+	values[0] = CStringGetTextDatum(saga);
+	values[1] = EvpgNamesToArray(keys);
+	values[2] = PointerGetDatum(construct_array(elements, list_length(positions), INT8OID, 8, true, TYPALIGN_DOUBLE));
+	EvpgStatementExecute(&insert_events, values, NULL);
+}
+
+/*
+ * Routes a batch of a saga, whose consumer is locked, up to a stable position;
+ * returns how far it came.  *dead_letters grows by those that it writes.
+ */
 static int64
-route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, TimestampTz *next)
+route_batch(const EvpgConsumer *consumer, int64 stable, int limit, int64 *dead_letters, TimestampTz *next)
 {
 	EvpgCheckpoint *checkpoint = EvpgCheckpointGet(consumer->name);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRoute", ALLOCSET_DEFAULT_SIZES);
@@ -154,9 +195,9 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, 
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgLogFilter filter = {
 		.after = EvpgCheckpointPosition(checkpoint, consumer),
-		.upto = mark,
-		.aggregate_types = all_of(versions, true),
-		.event_types = all_of(versions, false)
+		.upto = stable,
+		.aggregate_types = list_types(versions, true),
+		.event_types = list_types(versions, false)
 	};
 	Routes		routes = {0};
 	EvpgLogScan *scan;
@@ -176,35 +217,36 @@ route_batch(const EvpgConsumer *consumer, int64 mark, int limit, int64 *buried, 
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
 	if (routes.keys != NIL)
-		EvpgSagaEventsInsert(consumer->name, routes.keys, routes.positions);
+		insert_saga_events(consumer->name, routes.keys, routes.positions);
 	EvpgCheckpointAdvanceLazily(checkpoint, consumer, reached, routes.events, next);
 	if (routes.keys != NIL)
 		EVPG_WAIT_POINT("saga_routed");
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
-	*buried += routes.buried;
+	*dead_letters += routes.dead_letters;
 	return reached;
 }
 
-/* The code of the saga, all versions. */
+/* Loads the code of a saga, all versions. */
 static void
-load_saga(void *arg)
+load_saga_code(void *arg)
 {
 	ListCell   *cell;
 
 	foreach(cell, EvpgSagaVersions(arg))
 		EvpgSagaCodeLoad(lfirst(cell));
-	EvpgSagaFind(arg, 0)->found = true;
+	EvpgSagaGet(arg, 0, false)->loaded = true;
 }
 
 /*
- * Whether a saga that is owned can run: it is not paused, and its code is there.
- * Else it waits, and in the end stops, without an event of it being tried.
+ * Whether a saga, whose consumer is locked, can run: it is not paused, and its code
+ * can be loaded.  Else it waits, and in the end stops, without an event of it being
+ * tried.
  */
 static bool
-is_ready(const EvpgConsumer *consumer, TimestampTz *next)
+prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
 {
-	EvpgSaga   *saga = EvpgSagaFind(consumer->name, 0);
+	EvpgSaga   *saga = EvpgSagaGet(consumer->name, 0, true);
 	int			attempts = consumer->attempts;
 	TimestampTz retry_at;
 	ErrorData  *error;
@@ -216,10 +258,10 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 		*next = Min(*next, EvpgClockWall(consumer->retry_at));
 		return false;
 	}
-	error = saga->found ? NULL : EvpgSubtransactionRun(load_saga, (void *) consumer->name);
-	/* Perhaps it is the code of a version that no instance has any more. */
+	error = saga->loaded ? NULL : EvpgSubtransactionRun(load_saga_code, (void *) consumer->name);
+	/* It may be the code of a version that no instance has any more. */
 	if (error != NULL && !EvpgErrorIsCancel(error) && EvpgSagaRetire(saga->name, saga->version))
-		error = EvpgSubtransactionRun(load_saga, (void *) consumer->name);
+		error = EvpgSubtransactionRun(load_saga_code, (void *) consumer->name);
 	if (error == NULL)
 	{
 		if (consumer->retry_at != 0)
@@ -240,27 +282,29 @@ is_ready(const EvpgConsumer *consumer, TimestampTz *next)
 	return false;
 }
 
-/* Routes a batch of a saga that is owned, if what may have crashed the server is not in the way; true if there is more. */
+/* Routes a batch, if no event that may have crashed the server is in the way; true if there is more. */
 static bool
-route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
+route_cautiously(const EvpgConsumer *consumer, int64 stable, TimestampTz *next)
 {
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgSaga   *saga = linitial(versions);
 	EvpgLogFilter filter = {
 		.after = EvpgCheckpointPosition(EvpgCheckpointGet(consumer->name), consumer),
-		.upto = mark,
-		.aggregate_types = all_of(versions, true),
-		.event_types = all_of(versions, false)
+		.upto = stable,
+		.aggregate_types = list_types(versions, true),
+		.event_types = list_types(versions, false)
 	};
 	EvpgEvent	event = {0};
-	int64		buried = 0;
+	int64		dead_letters = 0;
 	int			limit;
 
 	switch (EvpgCrashAdviseBatch(consumer, &filter, saga->max_attempts, &limit, &event.position, next))
 	{
 		case EVPG_CRASH_PROCEED:
 			EvpgCrashFlushAtCommit(limit);
-			return route_batch(consumer, mark, limit == 0 ? BATCH_EVENTS : Min(limit, BATCH_EVENTS), &buried, next) < mark;
+			if (limit == 0)
+				limit = BATCH_EVENTS;
+			return route_batch(consumer, stable, Min(limit, BATCH_EVENTS), &dead_letters, next) < stable;
 		case EVPG_CRASH_COUNTED:
 			return true;
 		case EVPG_CRASH_PUT_OFF:
@@ -275,23 +319,24 @@ route_cautiously(const EvpgConsumer *consumer, int64 mark, TimestampTz *next)
 /*
  * EvpgRouteRun
  *		Routes the next batch of a saga, in the current transaction.  True if there
- *		is more.  Does nothing if another session does it.
+ *		is more; else *next is lowered to when the saga is to be retried.  Does nothing
+ *		if another session has locked the consumer.
  */
 bool
 EvpgRouteRun(const char *saga, TimestampTz *next)
 {
 	EvpgConsumer consumer;
 	EvpgScope	scope;
-	int64		mark;
+	int64		stable;
 	bool		more = false;
 
 	if (!EvpgConsumerLock(saga, false))
 		return false;
 	EvpgEnter(&scope, "evpg_run()");
-	if (EvpgConsumerRead(saga, &consumer) && is_ready(&consumer, next))
+	if (EvpgConsumerRead(saga, &consumer) && prepare_saga(&consumer, next))
 	{
-		mark = EvpgFenceStablePosition(false);
-		more = mark > consumer.checkpoint && route_cautiously(&consumer, mark, next);
+		stable = EvpgFenceStablePosition(false);
+		more = stable > consumer.checkpoint && route_cautiously(&consumer, stable, next);
 	}
 	EvpgLeave(&scope);
 	return more;
@@ -299,25 +344,27 @@ EvpgRouteRun(const char *saga, TimestampTz *next)
 
 /*
  * EvpgRouteAll
- *		Routes all there is now of a saga, in the current transaction; returns how
- *		many dead letters that made.  The caller is inside EvpgEnter.
+ *		Routes all events up to the stable position, in the current transaction;
+ *		returns how many dead letters it has written.  Waits for the lock of the
+ *		consumer.  The caller is inside EvpgEnter.
  */
 int64
 EvpgRouteAll(const char *saga)
 {
 	EvpgConsumer consumer;
-	int64		mark = EvpgFenceStablePosition(false);
-	int64		buried = 0;
+	int64		stable = EvpgFenceStablePosition(false);
+	int64		dead_letters = 0;
 	TimestampTz next = DT_NOEND;
 
 	(void) EvpgConsumerLock(saga, true);
-	while (EvpgConsumerRead(saga, &consumer) && is_ready(&consumer, &next) && consumer.checkpoint < mark)
-		(void) route_batch(&consumer, mark, BATCH_EVENTS, &buried, &next);
-	return buried;
+	while (EvpgConsumerRead(saga, &consumer) && prepare_saga(&consumer, &next) && consumer.checkpoint < stable)
+		(void) route_batch(&consumer, stable, BATCH_EVENTS, &dead_letters, &next);
+	return dead_letters;
 }
 
+/* For EvpgCheckpointHasPassed: whether any version takes an event. */
 static bool
-saga_takes(void *arg, const EvpgEvent *event)
+any_version_takes(void *arg, const EvpgEvent *event)
 {
 	ListCell   *cell;
 	bool		any = false;
@@ -327,23 +374,51 @@ saga_takes(void *arg, const EvpgEvent *event)
 	return any;
 }
 
+static EvpgStatement select_left = {
+	.text =
+	"SELECT 1"
+	"  FROM evpg.saga_event e"
+	" WHERE e.saga = $1 AND e.position <= $2"
+	"       AND NOT EXISTS (SELECT FROM evpg.dead_letter l"
+	"                        WHERE l.saga = e.saga AND l.key = e.key AND l.resolved_at IS NULL)"
+	" LIMIT 1",
+	.types = {TEXTOID, INT8OID}
+};
+
+/* Whether instances have still to react to events up to a position; not those behind a dead letter. */
+static bool
+has_events_left(const char *saga, int64 position)
+{
+	Datum		values[2] = {CStringGetTextDatum(saga), Int64GetDatum(position)};
+	bool		left = EvpgStatementReadLatest(&select_left, values, NULL) > 0;
+
+	EvpgStatementDone();
+	return left;
+}
+
 /*
  * EvpgRouteReached
- *		Whether the instances of a saga have reacted to all events up to a position,
- *		as far as they are going to.
+ *		Returns whether the instances of a saga have reacted to all events up to a
+ *		position; those behind a dead letter are not waited for.  The caller is inside
+ *		EvpgEnter.
  */
 bool
 EvpgRouteReached(const char *saga, int64 position)
 {
 	List	   *versions = EvpgSagaVersions(saga);
-	EvpgLogFilter filter = {.aggregate_types = all_of(versions, true), .event_types = all_of(versions, false)};
+	EvpgLogFilter filter = {.aggregate_types = list_types(versions, true), .event_types = list_types(versions, false)};
 	EvpgConsumer consumer;
 
-	return EvpgConsumerRead(saga, &consumer) && EvpgCheckpointHasPassed(&consumer, position, &filter, saga_takes, (void *) saga) &&
-		!EvpgSagaEventsLeft(saga, position);
+	return EvpgConsumerRead(saga, &consumer) &&
+		EvpgCheckpointHasPassed(&consumer, position, &filter, any_version_takes, (void *) saga) &&
+		!has_events_left(saga, position);
 }
 
-/* Routes one event once more; false if there is none.  An error of its keys is raised. */
+/*
+ * EvpgRouteAgain
+ *		Routes one event once more, for a dead letter without a key; false if there is
+ *		none.  An error of finding its keys is raised.
+ */
 bool
 EvpgRouteAgain(const char *saga, int64 position)
 {
@@ -362,12 +437,12 @@ EvpgRouteAgain(const char *saga, int64 position)
 	if (found)
 		foreach(cell, versions)
 			if (EvpgSagaTakes(lfirst(cell), &event))
-			keys = list_concat(keys, EvpgSagaCodeKeys(lfirst(cell), &event));
+			keys = list_concat(keys, EvpgSagaKeys(lfirst(cell), &event));
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
 	foreach(cell, keys)
 		positions = lappend(positions, &position);
 	if (keys != NIL)
-		EvpgSagaEventsInsert(saga, keys, positions);
+		insert_saga_events(saga, keys, positions);
 	return found;
 }

@@ -11,8 +11,6 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
-
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/names.h"
@@ -26,50 +24,60 @@
 
 static List *sagas = NIL;		/* of EvpgSaga, by name, the highest version
 								 * first */
-static MemoryContext EvpgSagaContext = NULL;	/* of the list; NULL: not
-												 * loaded */
+static MemoryContext sagas_context = NULL;	/* of the list; NULL: not loaded */
 static uint64 generation = 0;	/* of the list */
 
+static EvpgStatement select_sagas = {
+	.text =
+	"SELECT name, version, library, symbol, handler, rejection_handler, timer_handler, key_function, key_path,"
+	"       aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts,"
+	"       (EXTRACT(epoch FROM backoff) * 1000000)::int8, (EXTRACT(epoch FROM max_backoff) * 1000000)::int8,"
+	"       search_path, registered_by"
+	"  FROM evpg.saga"
+	" ORDER BY name, version DESC"
+};
+
+enum
+{
+	SAGA_NAME = 1, SAGA_VERSION, SAGA_LIBRARY, SAGA_SYMBOL, SAGA_HANDLER, SAGA_REJECTION_HANDLER, SAGA_TIMER_HANDLER,
+	SAGA_KEY_FUNCTION, SAGA_KEY_PATH, SAGA_AGGREGATE_TYPES, SAGA_EVENT_TYPES, SAGA_START_EVENT_TYPES,
+	SAGA_INITIAL_STATE, SAGA_TRANSITIONS, SAGA_MAX_ATTEMPTS, SAGA_BACKOFF, SAGA_MAX_BACKOFF, SAGA_SEARCH_PATH,
+	SAGA_REGISTERED_BY
+};
+
+/* Makes a saga of a row of select_sagas, in CurrentMemoryContext. */
 static EvpgSaga *
-load_saga(uint64 row)
+make_saga(uint64 row)
 {
 	EvpgSaga   *saga = palloc0(sizeof(EvpgSaga));
 	Datum		path;
 
 	saga->context = CurrentMemoryContext;
-	saga->name = EvpgResultText(row, 1);
-	saga->version = (int) EvpgResultInt64(row, 2);
-	saga->library = EvpgResultText(row, 3);
+	saga->name = EvpgResultText(row, SAGA_NAME);
+	saga->version = (int) EvpgResultInt64(row, SAGA_VERSION);
+	saga->library = EvpgResultText(row, SAGA_LIBRARY);
 	saga->native = (saga->library != NULL);
-	saga->symbol = EvpgResultText(row, 4);
-	saga->handler_signature = EvpgResultText(row, 5);
-	saga->rejection_signature = EvpgResultText(row, 6);
-	saga->timer_signature = EvpgResultText(row, 7);
-	saga->key_signature = EvpgResultText(row, 8);
-	if (EvpgResultDatum(row, 9, &path))
+	saga->symbol = EvpgResultText(row, SAGA_SYMBOL);
+	saga->handler_signature = EvpgResultText(row, SAGA_HANDLER);
+	saga->rejection_signature = EvpgResultText(row, SAGA_REJECTION_HANDLER);
+	saga->timer_signature = EvpgResultText(row, SAGA_TIMER_HANDLER);
+	saga->key_signature = EvpgResultText(row, SAGA_KEY_FUNCTION);
+	if (EvpgResultDatum(row, SAGA_KEY_PATH, &path))
 		saga->key_path = PG_DETOAST_DATUM_COPY(path);
-	saga->aggregate_types = EvpgResultNames(row, 10);
-	saga->event_types = EvpgResultNames(row, 11);
-	saga->start_event_types = EvpgResultNames(row, 12);
-	saga->initial_state = EvpgResultJsonb(row, 13);
-	saga->transitions = EvpgResultJsonb(row, 14);
-	saga->max_attempts = (int) EvpgResultInt64(row, 15);
-	saga->backoff = EvpgResultInt64(row, 16);
-	saga->max_backoff = EvpgResultInt64(row, 17);
-	saga->search_path = EvpgResultText(row, 18);
-	saga->registered_by = EvpgResultText(row, 19);
+	saga->aggregate_types = EvpgResultNames(row, SAGA_AGGREGATE_TYPES);
+	saga->event_types = EvpgResultNames(row, SAGA_EVENT_TYPES);
+	saga->start_event_types = EvpgResultNames(row, SAGA_START_EVENT_TYPES);
+	saga->initial_state = EvpgResultJsonb(row, SAGA_INITIAL_STATE);
+	saga->transitions = EvpgResultJsonb(row, SAGA_TRANSITIONS);
+	saga->max_attempts = (int) EvpgResultInt64(row, SAGA_MAX_ATTEMPTS);
+	saga->backoff = EvpgResultInt64(row, SAGA_BACKOFF);
+	saga->max_backoff = EvpgResultInt64(row, SAGA_MAX_BACKOFF);
+	saga->search_path = EvpgResultText(row, SAGA_SEARCH_PATH);
+	saga->registered_by = EvpgResultText(row, SAGA_REGISTERED_BY);
 	return saga;
 }
 
-static EvpgStatement select_saga = {
-	.text = "SELECT name, version, library, symbol, handler, rejection_handler, timer_handler, key_function,"
-	" key_path, aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts,"
-	" (EXTRACT(epoch FROM backoff) * 1000000)::int8, (EXTRACT(epoch FROM max_backoff) * 1000000)::int8,"
-	" search_path, registered_by"
-	" FROM evpg.saga ORDER BY name, version DESC"
-};
-
-/* All sagas.  The caller is inside EvpgEnter. */
+/* Returns all sagas, read again if a registration has changed.  The caller is inside EvpgEnter. */
 static List *
 load_sagas(void)
 {
@@ -79,31 +87,36 @@ load_sagas(void)
 	List	   *list = NIL;
 	uint64		rows;
 
-	if (EvpgSagaContext != NULL && generation == EvpgCatalogRegistryGeneration())
+	if (sagas_context != NULL && generation == EvpgCatalogRegistryGeneration())
 		return sagas;
-	if (EvpgSagaContext != NULL)
+	if (sagas_context != NULL)
 	{
-		EvpgRegistrationFreeLater(EvpgSagaContext);
-		EvpgSagaContext = NULL;
+		EvpgRegistrationFreeLater(sagas_context);
+		sagas_context = NULL;
 		sagas = NIL;
 	}
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgSagas", ALLOCSET_SMALL_SIZES);
 	generation = EvpgCatalogRegistryGeneration();
-	rows = EvpgStatementReadLatest(&select_saga, NULL, NULL);
+	rows = EvpgStatementReadLatest(&select_sagas, NULL, NULL);
 	old = MemoryContextSwitchTo(context);
 	for (uint64 row = 0; row < rows; row++)
-		list = lappend(list, load_saga(row));
+		list = lappend(list, make_saga(row));
 	MemoryContextSwitchTo(old);
 	EvpgStatementDone();
 	MemoryContextSetParent(context, memory);
 	sagas = list;
-	EvpgSagaContext = context;
+	sagas_context = context;
 	return sagas;
 }
 
-/* A version of a saga, the highest if version is 0; NULL if there is none. */
+/*
+ * EvpgSagaGet
+ *		Returns a version of a saga, the highest if version is 0.  If it is not
+ *		registered, returns NULL if missing_ok, else raises an error.  Lives to the end
+ *		of the transaction at least.  The caller is inside EvpgEnter.
+ */
 EvpgSaga *
-EvpgSagaFind(const char *name, int version)
+EvpgSagaGet(const char *name, int version, bool missing_ok)
 {
 	ListCell   *cell;
 
@@ -114,10 +127,14 @@ EvpgSagaFind(const char *name, int version)
 		if (strcmp(saga->name, name) == 0 && (version == 0 || saga->version == version))
 			return saga;
 	}
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+				 errmsg("saga \"%s\" is not registered", name)));
 	return NULL;
 }
 
-/* All versions of a saga. */
+/* Returns all versions of a saga, the highest first, as a list in CurrentMemoryContext; NIL if it is not registered. */
 List *
 EvpgSagaVersions(const char *name)
 {
@@ -130,24 +147,25 @@ EvpgSagaVersions(const char *name)
 	return versions;
 }
 
-static EvpgStatement delete_saga_retire = {
-	.text = "DELETE FROM evpg.saga s"
+static EvpgStatement delete_unused_versions = {
+	.text =
+	"DELETE FROM evpg.saga s"
 	" WHERE s.name = $1 AND s.version < $2"
-	" AND NOT EXISTS (SELECT FROM evpg.saga_instance i WHERE i.saga = s.name AND i.saga_version = s.version"
-	" AND i.status = 'running')",
+	"       AND NOT EXISTS (SELECT FROM evpg.saga_instance i"
+	"                        WHERE i.saga = s.name AND i.saga_version = s.version AND i.status = 'running')",
 	.types = {TEXTOID, INT4OID}
 };
 
 /*
  * EvpgSagaRetire
- *		Takes away the versions below the highest one that no instance has any more;
- *		false if there are none.  The caller owns the consumer.
+ *		Deletes the versions below the highest one that no running instance has any
+ *		more; false if there are none.  The caller holds the lock of the consumer.
  */
 bool
 EvpgSagaRetire(const char *name, int version)
 {
 	Datum		values[2] = {CStringGetTextDatum(name), Int32GetDatum(version)};
-	bool		retired = EvpgStatementRun(&delete_saga_retire, values, NULL) > 0;
+	bool		retired = EvpgStatementRun(&delete_unused_versions, values, NULL) > 0;
 
 	EvpgStatementDone();
 	if (retired)
@@ -155,7 +173,7 @@ EvpgSagaRetire(const char *name, int version)
 	return retired;
 }
 
-/* Whether an event is one that the saga reacts to; not one that was injected without sagas. */
+/* Returns whether the saga reacts to an event by its types; not if the event was injected without sagas. */
 bool
 EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event)
 {
@@ -163,9 +181,44 @@ EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event)
 		EvpgNamesHave(saga->event_types, event->type) && EvpgEventBookkeeping(event, "no_sagas") == NULL;
 }
 
-/* Whether an event may begin an instance. */
+/* Returns whether an event may begin an instance. */
 bool
 EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event)
 {
 	return EvpgNamesHave(saga->start_event_types, event->type);
+}
+
+/* ------------------------------------------------------------------ totals */
+
+/*
+ * Adds to one of the rows of the saga that no other session has locked; to a new row
+ * if there is none.  The row need not be new under the statement's snapshot: the
+ * key finds its last version, which is locked.
+ */
+static EvpgStatement add_to_totals = {
+	.text =
+	"WITH counted AS ("
+	"  UPDATE evpg.saga_total SET dispatched = dispatched + $2, dead_lettered = dead_lettered + $3"
+	"   WHERE saga = $1"
+	"         AND part = (SELECT part FROM evpg.saga_total"
+	"                      WHERE saga = $1 ORDER BY part LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)"
+	"   RETURNING 1"
+	")"
+	" INSERT INTO evpg.saga_total (saga, dispatched, dead_lettered)"
+	" SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM counted)",
+	.types = {TEXTOID, INT8OID, INT8OID}
+};
+
+/*
+ * EvpgSagaCount
+ *		Adds to the totals of a saga: commands that were sent, dead letters that
+ *		were written.  The totals commit with what they count, so each is counted once,
+ *		whatever was tried, and a crash takes back both or none.
+ */
+void
+EvpgSagaCount(const char *saga, int64 dispatched, int64 dead_lettered)
+{
+	Datum		values[3] = {CStringGetTextDatum(saga), Int64GetDatum(dispatched), Int64GetDatum(dead_lettered)};
+
+	EvpgStatementExecute(&add_to_totals, values, NULL);
 }

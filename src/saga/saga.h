@@ -33,7 +33,7 @@ typedef struct EvpgSaga
 	EvpgFunction *rejection_handler;
 	EvpgFunction *timer_handler;
 	EvpgFunction *key_function;
-	bool		found;			/* all of its code */
+	bool		loaded;			/* all of its code */
 	char	   *search_path;
 	char	   *registered_by;
 	List	   *aggregate_types;	/* NIL: all, as the next two */
@@ -46,10 +46,11 @@ typedef struct EvpgSaga
 	int64		max_backoff;
 } EvpgSaga;
 
-extern EvpgSaga *EvpgSagaFind(const char *name, int version);
+extern EvpgSaga *EvpgSagaGet(const char *name, int version, bool missing_ok);
 extern List *EvpgSagaVersions(const char *name);
 extern bool EvpgSagaRetire(const char *name, int version);
 extern bool EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event);
 extern bool EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event);
+extern void EvpgSagaCount(const char *saga, int64 dispatched, int64 dead_lettered);
 
 #endif							/* EVPG_SAGA_H */

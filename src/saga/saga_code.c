@@ -1,15 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * saga_code.c
- *		Runs the code of a saga, a module's callbacks or functions: what it says
- *		to an event, a refused send, or a timer.
+ *		Calls the code of a saga, a module's callbacks or functions, for an event, a
+ *		refused send, or a timer.
  *
- * Only the code is run here: what a saga says is a state and a list of actions,
- * which nobody has done yet.  A function may read tables, as the handler of an
- * aggregate may.
+ * The code returns a reaction, a new state and a list of actions; action.c does
+ * these.  A function may read tables, as the handler of an aggregate may.
  *
- * Every call runs under an error context that names the saga, the key and what
- * it reacts to.
+ * Every call runs under an error context that names the saga, the key, and the
+ * event, send or timer.
  *
  * Memory: libraries and functions are resolved at first use into the saga's
  * context; a reaction is in CurrentMemoryContext.
@@ -23,10 +22,10 @@
 #include "access/htup_details.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/error_context.h"
 #include "base/errors.h"
 #include "funcapi.h"
 #include "saga/saga_code.h"
-#include "usercode/keys.h"
 #include "usercode/module.h"
 #include "usercode/native.h"
 #include "utils/builtins.h"
@@ -38,58 +37,48 @@
 /* evpg.fired_timer */
 #define FIRED_TIMER_NATTS	7
 
-/* ------------------------------------------------------------------ whose code is running */
-
-typedef struct Frame
-{
-	ErrorContextCallback callback;
-	const char *saga;
-	const char *key;			/* NULL: it is being asked for */
-	const EvpgEvent *event;		/* one of these three */
-	const EvpgRejection *rejection;
-	const EvpgFiredTimer *timer;
-} Frame;
+/* ------------------------------------------------------------------ the error context */
 
 static void
 describe_saga_call(void *arg)
 {
-	Frame	   *frame = arg;
+	EvpgSagaCall *call = arg;
 
-	if (frame->rejection != NULL)
+	if (call->rejection != NULL)
 		errcontext("saga \"%s\", key \"%s\", refused command \"%s\" to stream \"%s\" of aggregate \"%s\"",
-				   frame->saga, frame->key, frame->rejection->command_type, frame->rejection->aggregate_id,
-				   frame->rejection->aggregate_type);
-	else if (frame->timer != NULL)
-		errcontext("saga \"%s\", key \"%s\", timer \"%s\"", frame->saga, frame->key, frame->timer->name);
-	else if (frame->key != NULL)
+				   call->saga, call->key, call->rejection->command_type, call->rejection->aggregate_id,
+				   call->rejection->aggregate_type);
+	else if (call->timer != NULL)
+		errcontext("saga \"%s\", key \"%s\", timer \"%s\"", call->saga, call->key, call->timer->name);
+	else if (call->key != NULL)
 		errcontext("saga \"%s\", key \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
-				   frame->saga, frame->key, frame->event->type, frame->event->aggregate_id,
-				   frame->event->aggregate_type, frame->event->position);
+				   call->saga, call->key, call->event->type, call->event->aggregate_id,
+				   call->event->aggregate_type, call->event->position);
 	else
 		errcontext("key of saga \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
-				   frame->saga, frame->event->type, frame->event->aggregate_id,
-				   frame->event->aggregate_type, frame->event->position);
+				   call->saga, call->event->type, call->event->aggregate_id,
+				   call->event->aggregate_type, call->event->position);
 }
 
-static void
-push_saga_context(Frame *frame)
+/* Begins a call of code of a saga: errors name it until EvpgSagaCallEnd.  *call must live until then. */
+void
+EvpgSagaCallBegin(EvpgSagaCall *call)
 {
-	frame->callback.callback = describe_saga_call;
-	frame->callback.arg = frame;
-	frame->callback.previous = error_context_stack;
-	error_context_stack = &frame->callback;
+	EvpgErrorContextPush(&call->frame, describe_saga_call, call);
 }
 
-static void
-pop_saga_context(Frame *frame)
+/* Ends a call; not needed after an error. */
+void
+EvpgSagaCallEnd(EvpgSagaCall *call)
 {
-	error_context_stack = frame->callback.previous;
+	EvpgErrorContextPop(&call->frame);
 }
 
 /* ------------------------------------------------------------------ modules */
 
-static const evpg_saga_definition *
-load_saga_module(EvpgSaga *saga)
+/* Returns the module of a saga that is native, which is loaded at first use. */
+const evpg_saga_definition *
+EvpgSagaCodeModule(EvpgSaga *saga)
 {
 	if (saga->module.events == NULL)
 	{
@@ -101,7 +90,7 @@ load_saga_module(EvpgSaga *saga)
 
 /* The state of an instance as an object of its own, which goes with CurrentMemoryContext. */
 static evpg_json *
-instance_state(EvpgSaga *saga, Jsonb *state)
+make_native_state(EvpgSaga *saga, Jsonb *state)
 {
 	EvpgJsonOwner *owner = EvpgJsonOwn(NULL);
 
@@ -113,9 +102,9 @@ instance_state(EvpgSaga *saga, Jsonb *state)
 	return owner->json;
 }
 
-/* Takes what a callback said; a saga cannot refuse, so a refusal is a failure. */
+/* Makes a reaction of the result of a callback; a saga cannot refuse, so a refusal is a failure. */
 static void
-take_native(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction *reaction)
+read_native_result(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction *reaction)
 {
 	if (result->failed || result->rejected)
 		ereport(ERROR,
@@ -134,9 +123,9 @@ take_native(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction 
 }
 
 static void
-native_event(EvpgSaga *saga, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
+call_native_handler(EvpgSaga *saga, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
 {
-	const evpg_react_entry *entry = evpg_find_reaction(load_saga_module(saga), event->type);
+	const evpg_react_entry *entry = evpg_find_reaction(EvpgSagaCodeModule(saga), event->type);
 	evpg_result *result;
 	evpg_json  *json;
 	EvpgNativeEvent native;
@@ -147,16 +136,16 @@ native_event(EvpgSaga *saga, Jsonb *state, const EvpgEvent *event, EvpgReaction 
 		return;
 	}
 	result = EvpgNativeResult();
-	json = instance_state(saga, state);
+	json = make_native_state(saga, state);
 	EvpgNativeEventInit(&native);
 	EvpgNativeEventSet(&native, event, NULL);
 	entry->call(result, json, &native.event);
-	take_native(saga, json, result, reaction);
+	read_native_result(saga, json, result, reaction);
 	EvpgNativeEventClear(&native);
 }
 
 static evpg_json *
-optional_json(const Jsonb *jsonb, const char *what)
+make_optional_json(const Jsonb *jsonb, const char *what)
 {
 	EvpgJsonOwner *owner = EvpgJsonOwn(NULL);
 
@@ -166,9 +155,9 @@ optional_json(const Jsonb *jsonb, const char *what)
 }
 
 static void
-native_rejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
+call_native_rejection_handler(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
 {
-	evpg_rejected_fn rejected = load_saga_module(saga)->rejected;
+	evpg_rejected_fn rejected = EvpgSagaCodeModule(saga)->rejected;
 	evpg_result *result;
 	evpg_json  *json;
 	evpg_rejection in;
@@ -179,7 +168,7 @@ native_rejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, E
 		return;
 	}
 	result = EvpgNativeResult();
-	json = instance_state(saga, state);
+	json = make_native_state(saga, state);
 	in = (evpg_rejection)
 	{
 		.key = rejection->key,
@@ -187,22 +176,22 @@ native_rejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, E
 			.aggregate_type = rejection->aggregate_type,
 			.aggregate_id = rejection->aggregate_id,
 			.command_type = rejection->command_type,
-			.data = optional_json(rejection->data, "command data"),
+			.data = make_optional_json(rejection->data, "command data"),
 			.sqlstate = rejection->sqlstate,
 			.code = rejection->code != NULL ? rejection->code : "",
 			.message = rejection->message,
-			.detail = optional_json(rejection->detail, "rejection detail"),
+			.detail = make_optional_json(rejection->detail, "rejection detail"),
 			.attempts = rejection->attempts,
 			.source_position = rejection->source_position
 	};
 	rejected(result, json, &in);
-	take_native(saga, json, result, reaction);
+	read_native_result(saga, json, result, reaction);
 }
 
 static void
-native_timer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
+call_native_timer_handler(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
 {
-	const evpg_timer_entry *entry = evpg_find_timer(load_saga_module(saga), timer->name);
+	const evpg_timer_entry *entry = evpg_find_timer(EvpgSagaCodeModule(saga), timer->name);
 	evpg_result *result;
 	evpg_json  *json;
 	evpg_fired_timer in;
@@ -213,24 +202,29 @@ native_timer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReac
 		return;
 	}
 	result = EvpgNativeResult();
-	json = instance_state(saga, state);
+	json = make_native_state(saga, state);
 	in = (evpg_fired_timer)
 	{
 		.key = timer->key,
 			.name = timer->name,
-			.payload = optional_json(timer->payload, "timer payload"),
+			.payload = make_optional_json(timer->payload, "timer payload"),
 			.scheduled_at = EvpgNativeTime(timer->scheduled_at),
 			.due_at = EvpgNativeTime(timer->due_at),
 			.fired_at = EvpgNativeTime(timer->fired_at)
 	};
 	entry->call(result, json, &in);
-	take_native(saga, json, result, reaction);
+	read_native_result(saga, json, result, reaction);
 }
 
 /* ------------------------------------------------------------------ functions */
 
-static EvpgFunction *
-resolve_saga_function(EvpgSaga *saga, EvpgFunction **function, const char *signature, EvpgRole role)
+/*
+ * EvpgSagaCodeFunction
+ *		Returns a function of a saga, which is resolved at first use into the context
+ *		of the saga; *function is its place there.
+ */
+EvpgFunction *
+EvpgSagaCodeFunction(EvpgSaga *saga, EvpgFunction **function, const char *signature, EvpgRole role)
 {
 	if (*function == NULL)
 		*function = EvpgFunctionResolveIn(saga->context, signature, role, saga->registered_by, saga->search_path);
@@ -239,7 +233,7 @@ resolve_saga_function(EvpgSaga *saga, EvpgFunction **function, const char *signa
 
 /* Calls a function that returns evpg.reaction; NULL is unhandled. */
 static void
-call_function(EvpgFunction *function, Jsonb *state, Datum argument, EvpgReaction *reaction)
+call_reaction_function(EvpgFunction *function, Jsonb *state, Datum argument, EvpgReaction *reaction)
 {
 	Datum		args[2] = {JsonbPGetDatum(state), argument};
 	Datum	   *rows;
@@ -269,15 +263,15 @@ set_argument_text(Datum *values, bool *nulls, int column, const char *text)
 }
 
 static void
-set_jsonb(Datum *values, bool *nulls, int column, const Jsonb *jsonb)
+set_argument_jsonb(Datum *values, bool *nulls, int column, const Jsonb *jsonb)
 {
 	nulls[column] = (jsonb == NULL);
 	values[column] = JsonbPGetDatum(jsonb);
 }
 
-/* As evpg.rejection. */
+/* Makes a row of evpg.rejection. */
 static Datum
-rejection_datum(const EvpgSaga *saga, const EvpgRejection *rejection)
+make_rejection(const EvpgSaga *saga, const EvpgRejection *rejection)
 {
 	Datum		values[REJECTION_NATTS] = {0};
 	bool		nulls[REJECTION_NATTS] = {0};
@@ -288,20 +282,20 @@ rejection_datum(const EvpgSaga *saga, const EvpgRejection *rejection)
 	set_argument_text(values, nulls, 3, rejection->aggregate_type);
 	set_argument_text(values, nulls, 4, rejection->aggregate_id);
 	set_argument_text(values, nulls, 5, rejection->command_type);
-	set_jsonb(values, nulls, 6, rejection->data);
+	set_argument_jsonb(values, nulls, 6, rejection->data);
 	set_argument_text(values, nulls, 7, rejection->sqlstate);
 	set_argument_text(values, nulls, 8, rejection->code);
 	set_argument_text(values, nulls, 9, rejection->message);
-	set_jsonb(values, nulls, 10, rejection->detail);
+	set_argument_jsonb(values, nulls, 10, rejection->detail);
 	values[11] = Int32GetDatum(rejection->attempts);
 	values[12] = Int64GetDatum(rejection->source_position);
 	nulls[12] = (rejection->source_position == 0);
 	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->rejection, values, nulls));
 }
 
-/* As evpg.fired_timer. */
+/* Makes a row of evpg.fired_timer. */
 static Datum
-timer_datum(const EvpgSaga *saga, const EvpgFiredTimer *timer)
+make_fired_timer(const EvpgSaga *saga, const EvpgFiredTimer *timer)
 {
 	Datum		values[FIRED_TIMER_NATTS] = {0};
 	bool		nulls[FIRED_TIMER_NATTS] = {0};
@@ -309,7 +303,7 @@ timer_datum(const EvpgSaga *saga, const EvpgFiredTimer *timer)
 	set_argument_text(values, nulls, 0, saga->name);
 	set_argument_text(values, nulls, 1, timer->key);
 	set_argument_text(values, nulls, 2, timer->name);
-	set_jsonb(values, nulls, 3, timer->payload);
+	set_argument_jsonb(values, nulls, 3, timer->payload);
 	values[4] = TimestampTzGetDatum(timer->scheduled_at);
 	values[5] = TimestampTzGetDatum(timer->due_at);
 	values[6] = TimestampTzGetDatum(timer->fired_at);
@@ -318,7 +312,7 @@ timer_datum(const EvpgSaga *saga, const EvpgFiredTimer *timer)
 
 /* ------------------------------------------------------------------ reacting */
 
-/* Checks the form of a reaction; what its actions mean is for those who do them. */
+/* Checks the form of a reaction; action.c checks its actions. */
 static void
 check_reaction(const EvpgSaga *saga, const EvpgReaction *reaction)
 {
@@ -334,7 +328,7 @@ check_reaction(const EvpgSaga *saga, const EvpgReaction *reaction)
 				 errhint("Make the reaction with evpg_reaction().")));
 }
 
-/* Only a refused send can be left to others. */
+/* Only a refused send can be left unhandled. */
 static void
 check_handled(const EvpgSaga *saga, const EvpgReaction *reaction)
 {
@@ -342,7 +336,7 @@ check_handled(const EvpgSaga *saga, const EvpgReaction *reaction)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 saga->native ?
-				 errmsg("saga \"%s\" said evpg_unhandled() to what is not a refused send", saga->name) :
+				 errmsg("saga \"%s\" called evpg_unhandled() for something other than a refused send", saga->name) :
 				 errmsg("handler of saga \"%s\" returned null", saga->name),
 				 saga->native ? 0 :
 				 errhint("If there is nothing to do, return evpg_reaction(state).  A CASE without ELSE returns null.")));
@@ -350,137 +344,93 @@ check_handled(const EvpgSaga *saga, const EvpgReaction *reaction)
 
 /*
  * EvpgSagaCodeOnEvent
- *		What a saga says to an event.  The reaction is in CurrentMemoryContext;
- *		its state may be the one that was given.
+ *		Calls the handler of a saga for an event.  The reaction is in
+ *		CurrentMemoryContext; its state may be the one that was given.  Errors are
+ *		those of the code, as for the next two.
  */
 void
 EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
 {
-	Frame		frame = {.saga = saga->name, .key = key, .event = event};
+	EvpgSagaCall call = {.saga = saga->name, .key = key, .event = event};
 
 	memset(reaction, 0, sizeof(EvpgReaction));
-	push_saga_context(&frame);
+	EvpgSagaCallBegin(&call);
 	if (saga->native)
-		native_event(saga, state, event, reaction);
+		call_native_handler(saga, state, event, reaction);
 	else
-		call_function(resolve_saga_function(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER),
-					  state, EvpgEventDatum(event), reaction);
+		call_reaction_function(EvpgSagaCodeFunction(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER),
+							   state, EvpgEventDatum(event), reaction);
 	check_handled(saga, reaction);
 	check_reaction(saga, reaction);
-	pop_saga_context(&frame);
+	EvpgSagaCallEnd(&call);
 }
 
 /*
  * EvpgSagaCodeOnRejection
- *		The same to a refused send.  If it is unhandled, the reaction says
- *		nothing else.
+ *		Calls the rejection handler for a refused send.  If the saga does not handle
+ *		it, only reaction->unhandled is set.
  */
 void
 EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
 {
-	Frame		frame = {.saga = saga->name, .key = rejection->key, .rejection = rejection};
+	EvpgSagaCall call = {.saga = saga->name, .key = rejection->key, .rejection = rejection};
 
 	memset(reaction, 0, sizeof(EvpgReaction));
-	push_saga_context(&frame);
+	EvpgSagaCallBegin(&call);
 	if (saga->native)
-		native_rejection(saga, state, rejection, reaction);
+		call_native_rejection_handler(saga, state, rejection, reaction);
 	else if (saga->rejection_signature == NULL)
 		reaction->unhandled = true;
 	else
-		call_function(resolve_saga_function(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION),
-					  state, rejection_datum(saga, rejection), reaction);
+		call_reaction_function(EvpgSagaCodeFunction(saga, &saga->rejection_handler, saga->rejection_signature,
+													EVPG_ROLE_SAGA_REJECTION),
+							   state, make_rejection(saga, rejection), reaction);
 	check_reaction(saga, reaction);
-	pop_saga_context(&frame);
+	EvpgSagaCallEnd(&call);
 }
 
 /*
  * EvpgSagaCodeOnTimer
- *		The same to a timer that is due.
+ *		Calls the timer handler for a timer that is due.
  */
 void
 EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
 {
-	Frame		frame = {.saga = saga->name, .key = timer->key, .timer = timer};
+	EvpgSagaCall call = {.saga = saga->name, .key = timer->key, .timer = timer};
 
 	memset(reaction, 0, sizeof(EvpgReaction));
-	push_saga_context(&frame);
+	EvpgSagaCallBegin(&call);
 	if (saga->native)
-		native_timer(saga, state, timer, reaction);
+		call_native_timer_handler(saga, state, timer, reaction);
 	else if (saga->timer_signature == NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("saga \"%s\" has no timer handler", saga->name),
 				 errhint("Register it with a timer_handler.")));
 	else
-		call_function(resolve_saga_function(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER),
-					  state, timer_datum(saga, timer), reaction);
+		call_reaction_function(EvpgSagaCodeFunction(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER),
+							   state, make_fired_timer(saga, timer), reaction);
 	check_handled(saga, reaction);
 	check_reaction(saga, reaction);
-	pop_saga_context(&frame);
+	EvpgSagaCallEnd(&call);
 }
 
 /*
  * EvpgSagaCodeLoad
- *		Finds all the code of a saga.  An error here is no fault of an event: no
+ *		Finds all the code of a saga.  An error here is not due to an event: no
  *		instance can react.
  */
 void
 EvpgSagaCodeLoad(EvpgSaga *saga)
 {
 	if (saga->native)
-		(void) load_saga_module(saga);
+		(void) EvpgSagaCodeModule(saga);
 	else
-		(void) resolve_saga_function(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER);
+		(void) EvpgSagaCodeFunction(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER);
 	if (saga->rejection_signature != NULL)
-		(void) resolve_saga_function(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION);
+		(void) EvpgSagaCodeFunction(saga, &saga->rejection_handler, saga->rejection_signature, EVPG_ROLE_SAGA_REJECTION);
 	if (saga->timer_signature != NULL)
-		(void) resolve_saga_function(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER);
+		(void) EvpgSagaCodeFunction(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER);
 	if (saga->key_signature != NULL)
-		(void) resolve_saga_function(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY);
-}
-
-/* ------------------------------------------------------------------ keys */
-
-/* Whether a library takes an event; of aggregate types those of the registration count, if it names any. */
-static bool
-module_takes(EvpgSaga *saga, const EvpgEvent *event)
-{
-	const evpg_saga_definition *module = load_saga_module(saga);
-	const char *const *type = saga->aggregate_types == NIL ? module->aggregate_types : NULL;
-
-	while (type != NULL && *type != NULL && strcmp(*type, event->aggregate_type) != 0)
-		type++;
-	return (type == NULL || *type != NULL) && evpg_find_reaction(module, event->type) != NULL;
-}
-
-static List *
-find_saga_keys(EvpgSaga *saga, const EvpgEvent *event)
-{
-	if (saga->native && !module_takes(saga, event))
-		return NIL;
-	if (saga->key_path != NULL)
-		return EvpgKeysByPath(saga->key_path, event, "saga", saga->name);
-	if (saga->key_signature != NULL)
-		return EvpgKeysByFunction(resolve_saga_function(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY),
-								  event, "saga key");
-	if (saga->native && saga->module.key != NULL)
-		return EvpgKeysByModule(saga->module.key, event, "saga key");
-	return list_make1((char *) event->aggregate_id);
-}
-
-/*
- * EvpgSagaCodeKeys
- *		The keys of the instances that react to an event, in
- *		CurrentMemoryContext; NIL: none.  What a library does not take has none.
- */
-List *
-EvpgSagaCodeKeys(EvpgSaga *saga, const EvpgEvent *event)
-{
-	Frame		frame = {.saga = saga->name, .event = event};
-	List	   *keys;
-
-	push_saga_context(&frame);
-	keys = find_saga_keys(saga, event);
-	pop_saga_context(&frame);
-	return keys;
+		(void) EvpgSagaCodeFunction(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY);
 }

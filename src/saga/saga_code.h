@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * saga_code.h
- *		What a saga says to an event, a refused send, or a timer.
+ *		The code of sagas: what it is given, and the reaction that it returns.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,17 +39,33 @@ typedef struct EvpgFiredTimer
 	TimestampTz fired_at;
 } EvpgFiredTimer;
 
+/* What the code returns. */
 typedef struct EvpgReaction
 {
 	Jsonb	   *state;			/* NULL: SQL NULL */
 	Jsonb	   *actions;		/* an array; NULL: none */
-	bool		unhandled;		/* of a rejection: not its business */
+	bool		unhandled;		/* of a rejection: the refusal is raised */
 } EvpgReaction;
 
-extern void EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction);
+/* A call of code, for its error context. */
+typedef struct EvpgSagaCall
+{
+	ErrorContextCallback frame;
+	const char *saga;
+	const char *key;			/* NULL: the code finds it */
+	const EvpgEvent *event;		/* one of these three */
+	const EvpgRejection *rejection;
+	const EvpgFiredTimer *timer;
+} EvpgSagaCall;
+
+extern void EvpgSagaCallBegin(EvpgSagaCall *call);
+extern void EvpgSagaCallEnd(EvpgSagaCall *call);
+extern void EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEvent *event,
+								EvpgReaction *reaction);
 extern void EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction);
 extern void EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction);
 extern void EvpgSagaCodeLoad(EvpgSaga *saga);
-extern List *EvpgSagaCodeKeys(EvpgSaga *saga, const EvpgEvent *event);
+extern const evpg_saga_definition *EvpgSagaCodeModule(EvpgSaga *saga);
+extern EvpgFunction *EvpgSagaCodeFunction(EvpgSaga *saga, EvpgFunction **function, const char *signature, EvpgRole role);
 
 #endif							/* EVPG_SAGA_CODE_H */

@@ -12,6 +12,7 @@
 #include "usercode/guard.h"
 
 bool		EvpgApplyRuns = false;
+bool		EvpgReactionRuns = false;
 
 /*
  * EvpgRefuseInProjection
@@ -27,4 +28,20 @@ EvpgRefuseInProjection(const char *what)
 				(errcode(EVPG_ERRCODE_REENTERED),
 				 errmsg("a projection cannot %s", what),
 				 errhint("Let a client that listens do it.")));
+}
+
+/*
+ * EvpgRefuseInSaga
+ *		Raises VE020 while an instance of a saga reacts, or a command that it has sent
+ *		is executed: locks of its own session would not stop either.  what completes
+ *		"a reaction of a saga cannot ...".
+ */
+void
+EvpgRefuseInSaga(const char *what)
+{
+	if (EvpgReactionRuns)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_REENTERED),
+				 errmsg("a reaction of a saga cannot %s", what),
+				 errhint("Do it in a client.")));
 }

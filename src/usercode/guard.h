@@ -11,6 +11,10 @@
 /* User code of a projection may be running; what sets it resets it, also after an error. */
 extern bool EvpgApplyRuns;
 
+/* An instance of a saga reacts; what sets it resets it, also after an error. */
+extern bool EvpgReactionRuns;
+
 extern void EvpgRefuseInProjection(const char *what);
+extern void EvpgRefuseInSaga(const char *what);
 
 #endif							/* EVPG_GUARD_H */

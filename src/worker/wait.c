@@ -177,7 +177,7 @@ has_come(const Wait *wait)
 	bool		come;
 
 	EvpgEnter(&scope, NULL);
-	if (EvpgSagaFind(wait->name, 0) != NULL)
+	if (EvpgSagaGet(wait->name, 0, true) != NULL)
 		come = EvpgRouteReached(wait->name, wait->position);
 	else if (EvpgProjectionGet(wait->name, false)->mode == EVPG_MODE_INLINE)
 		come = is_committed(wait->position);

@@ -73,7 +73,7 @@ SELECT refused('SELECT ' || call, error, call) FROM (VALUES
   ($$evpg_action_schedule('t', due_at => 'infinity')$$, '22023 due_at must be finite'),
   ($$evpg_action_cancel(NULL)$$, '22004 timer must not be null'),
   ($$evpg_action_fail(NULL)$$, '22004 reason must not be null')) x (call, error);
-SELECT is(error_of('SELECT ' || call), '22023 action 2 is none that a saga can ask for', call) FROM unnest(ARRAY[
+SELECT is(error_of('SELECT ' || call), '22023 action 2 is not an action of a saga', call) FROM unnest(ARRAY[
   $$evpg_reaction('{}', NULL, '{}')$$, $$evpg_reaction('{}', evpg_action_complete(), '"complete"')$$,
   $$evpg_reaction('{}', evpg_action_complete(), '[{"do": "complete"}]')$$,
   $$evpg_reaction('{}', evpg_action_complete(), '{"do": "jump"}')$$, $$evpg_reaction('{}', evpg_action_complete(), '{"do": 7}')$$]) call;

@@ -314,8 +314,8 @@ SELECT is(error_of($$SELECT evpg_pause_consumer('second')$$), 'VE010 there is no
 -- ------------------------------------------------------------------ registration
 
 SELECT evpg_register_projection('p', 'test.counter_apply') \g /dev/null
-SELECT is(error_of($$SELECT evpg_register_saga('p', 'test.script_event')$$), '42710 there is a projection "p"', 'B50: a name is of a projection or of a saga');
-SELECT is(error_of($$SELECT evpg_register_projection('script', 'test.counter_apply')$$) LIKE '42710 there is a saga "script"%', true, 'B50: nor the other way round');
+SELECT is(error_of($$SELECT evpg_register_saga('p', 'test.script_event')$$), '42710 projection "p" already exists', 'B50: a name is of a projection or of a saga');
+SELECT is(error_of($$SELECT evpg_register_projection('script', 'test.counter_apply')$$) LIKE '42710 saga "script" already exists%', true, 'B50: nor the other way round');
 SELECT is(error_of($$SELECT evpg_skip_event('script', 1, 'no')$$) LIKE '0A000 "script" is a saga', true, 'A34: events of sagas are discarded as dead letters');
 CREATE FUNCTION test.wrong(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS 'SELECT state';
 SELECT refused(format('SELECT evpg_register_saga(%s)', args), error, 'B24: evpg_register_saga(' || left(args, 60) || ')') FROM (VALUES
@@ -331,7 +331,7 @@ SELECT refused(format('SELECT evpg_register_saga(%s)', args), error, 'B24: evpg_
   ($$'x', 'test.script_event', backoff => NULL$$, '22004 backoff must not be null'), ($$'x', 'test.script_event', version => 0$$, '22023 version must be at least 1'),
   ($$'x', 'test.script_event', initial_state => NULL$$, '22004 initial state must not be null'),
   ($$'x', 'test.script_event', event_types => '{NULL}'$$, '22023 event_types must be a one-dimensional array without nulls'), ($$'x', 'test.script_event', start_event_types => '{{A}}'$$, '22023 start_event_types%'),
-  ($$'x', library => 'evpg_test', symbol => 'script', event_types => '{A}'$$, '22023 handlers, event types and keys of a library are what its symbol says'),
+  ($$'x', library => 'evpg_test', symbol => 'script', event_types => '{A}'$$, '22023 handlers, event types and keys of a library come from its symbol'),
   ($$'x', library => 'evpg_test', symbol => 'script', timer_handler => 'test.script_timer'$$, '22023 handlers,%'), ($$'x', library => 'evpg_test', symbol => 'script', initial_state => '{"a": 1}'$$, '22023 initial_state of a library%'),
   ($$'x', library => 'evpg_nowhere', symbol => 'script'$$, '58P01 %'), ($$'x', library => 'evpg_test', symbol => 'counter'$$, 'VE009 %'), ($$'x', library => 'evpg_test_broken', symbol => 'saga_no_events'$$, 'VE009 %'),
   ($$'x', library => 'evpg_test_broken', symbol => 'saga_empty_events'$$, 'VE009 %has no events'), ($$'x', library => 'evpg_test_broken', symbol => 'saga_empty_types'$$, 'VE009 %has no type in its aggregate_types'),

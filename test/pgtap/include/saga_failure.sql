@@ -114,6 +114,6 @@ SELECT run() \g /dev/null
 SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(letters('code1') LIKE 'tried 3 VE009 saga %failed: no', true, of() || 'B54: the handler fails');
-SELECT is(letters('code2') ~ 'tried 3 VE009 (handler of saga "script" returned null|saga "script" said evpg_unhandled.*)', true, of() || 'B54: the handler says nothing');
+SELECT is(letters('code2') ~ 'tried 3 VE009 (handler of saga "script" returned null|saga "script" called evpg_unhandled.*)', true, of() || 'B54: the handler says nothing');
 SELECT is(letters('nested'), 'tried 3 VE002 underflow total 0 is less than 1', of() || 'rule 17: a rejection handler whose own send is refused without end');
 SELECT later(-clock_offset()) \g /dev/null

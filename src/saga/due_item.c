@@ -1,0 +1,346 @@
+/*-------------------------------------------------------------------------
+ *
+ * due_item.c
+ *		What is due in sagas, as it is stored: rows of evpg.saga_event, an event
+ *		that an instance has to react to, and of evpg.timer, a timer of an instance
+ *		or a scheduled command.
+ *
+ * An instance does one thing after the other: its events in the order of their
+ * positions, then its due timers.  The first of these is due unless it is to be
+ * retried later or is a dead letter; then all the rest of the instance waits.
+ *
+ * Sessions that work on an item hold its advisory lock (saga_lock.c); an attempt is
+ * counted in its row before it begins (dispatch.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/clock.h"
+#include "base/statement.h"
+#include "catalog/pg_type.h"
+#include "saga/due_item.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* ------------------------------------------------------------------ what is due */
+
+/*
+ * Whether e, the first event that an instance has not reacted to, need not wait:
+ * for a dead letter, for its next attempt, or for the saga to be resumed.
+ */
+#define EVENT_IS_DUE \
+	"       e.dead_letter_id IS NULL AND (e.retry_at IS NULL OR e.retry_at <= $2)" \
+	"       AND NOT EXISTS (SELECT FROM evpg.timer d" \
+	"                        WHERE d.saga = e.saga AND d.key = e.key AND d.dead_letter_id IS NOT NULL)" \
+	"       AND EXISTS (SELECT FROM evpg.consumer c" \
+	"                    WHERE c.name = e.saga AND c.status = 'running' AND c.retry_at IS NULL)"
+
+/*
+ * The first event of each instance, and the first due timer of each that has no event.
+ *
+ * Neither order of saga_event finds the first events quickly in all cases: many
+ * events of few instances need the walk from key to key (head), many instances
+ * the oldest events (old).  So the walk ends after 200 keys (near), and 200 events
+ * are looked at besides; only if all of these must wait it goes on to the end.
+ */
+static EvpgStatement select_due = {
+	.text =
+	"WITH RECURSIVE head AS ("
+	"  (SELECT saga, key, position, attempts, retry_at, dead_letter_id"
+	"     FROM evpg.saga_event ORDER BY saga, key, position LIMIT 1)"
+	"  UNION ALL"
+	"  SELECT n.*"
+	"    FROM head h"
+	"    CROSS JOIN LATERAL (SELECT e.saga, e.key, e.position, e.attempts, e.retry_at, e.dead_letter_id"
+	"                          FROM evpg.saga_event e"
+	"                         WHERE (e.saga, e.key) > (h.saga, h.key)"
+	"                         ORDER BY e.saga, e.key, e.position LIMIT 1) n"
+	"),"
+	" near AS MATERIALIZED ("
+	"  SELECT * FROM head LIMIT 200"
+	"),"
+	" many AS MATERIALIZED ("
+	"  SELECT count(*) = 200 AS really FROM near"
+	"),"
+	" old AS MATERIALIZED ("
+	"  SELECT e.*"
+	"    FROM (SELECT saga, key, position, attempts, retry_at, dead_letter_id"
+	"            FROM evpg.saga_event WHERE (SELECT really FROM many) ORDER BY position LIMIT 200) e"
+	"   WHERE NOT EXISTS (SELECT FROM evpg.saga_event b"
+	"                      WHERE b.saga = e.saga AND b.key = e.key AND b.position < e.position)"
+	"),"
+	" event AS MATERIALIZED ("
+	"  SELECT e.*"
+	"    FROM (SELECT * FROM near UNION SELECT * FROM old) e"
+	"   WHERE "
+	EVENT_IS_DUE
+	"   ORDER BY e.position LIMIT $1"
+	")"
+	" SELECT saga, key, position, NULL::int8, attempts, retry_at FROM event"
+	" UNION ALL"
+	" (SELECT e.saga, e.key, e.position, NULL, e.attempts, e.retry_at"
+	"    FROM head e"
+	"   WHERE (SELECT really FROM many) AND NOT EXISTS (SELECT FROM event) AND "
+	EVENT_IS_DUE
+	"   LIMIT $1)"
+	" UNION ALL"
+	" (SELECT t.saga, t.key, NULL, t.timer_id, t.attempts, t.retry_at"
+	"    FROM evpg.timer t"
+	"   WHERE t.due_at <= $2 AND t.dead_letter_id IS NULL AND (t.retry_at IS NULL OR t.retry_at <= $2)"
+	"         AND (t.saga IS NULL OR ("
+	"               NOT EXISTS (SELECT FROM evpg.saga_event b WHERE b.saga = t.saga AND b.key = t.key)"
+	"               AND NOT EXISTS (SELECT FROM evpg.timer d"
+	"                                WHERE d.saga = t.saga AND d.key = t.key"
+	"                                      AND (d.dead_letter_id IS NOT NULL"
+	"                                           OR (d.due_at, d.timer_id) < (t.due_at, t.timer_id)))"
+	"               AND EXISTS (SELECT FROM evpg.consumer c"
+	"                            WHERE c.name = t.saga AND c.status = 'running' AND c.retry_at IS NULL)))"
+	"   ORDER BY t.due_at LIMIT $1)",
+	.types = {INT8OID, TIMESTAMPTZOID}
+};
+
+enum
+{
+	DUE_SAGA = 1, DUE_KEY, DUE_POSITION, DUE_TIMER_ID, DUE_ATTEMPTS, DUE_RETRY_AT
+};
+
+/*
+ * EvpgDueItemList
+ *		Lists what is due at a time: a list of EvpgDueItem in CurrentMemoryContext,
+ *		at most max_count events, in the order of their positions unless very many
+ *		instances have some, then at most max_count timers and commands.
+ *
+ * Nothing is locked: another session may do any of it at any time.
+ */
+List *
+EvpgDueItemList(int max_count, TimestampTz now)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[2] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
+	List	   *due = NIL;
+	uint64		rows = EvpgStatementReadLatest(&select_due, values, NULL);
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		EvpgDueItem *item = palloc0(sizeof(EvpgDueItem));
+
+		item->saga = EvpgResultText(row, DUE_SAGA);
+		item->key = EvpgResultText(row, DUE_KEY);
+		item->position = EvpgResultInt64(row, DUE_POSITION);
+		item->timer_id = EvpgResultInt64(row, DUE_TIMER_ID);
+		item->attempts = (int) EvpgResultInt64(row, DUE_ATTEMPTS);
+		item->retry_at = EvpgResultInt64(row, DUE_RETRY_AT);
+		item->suspect = item->attempts > 0 && item->retry_at == 0;
+		due = lappend(due, item);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgStatementDone();
+	return due;
+}
+
+static EvpgStatement select_next_due = {
+	.text =
+	"SELECT LEAST((SELECT min(retry_at) FROM evpg.saga_event WHERE retry_at > $1 AND dead_letter_id IS NULL),"
+	"             (SELECT min(due_at) FROM evpg.timer WHERE due_at > $1),"
+	"             (SELECT min(retry_at) FROM evpg.timer WHERE retry_at > $1 AND dead_letter_id IS NULL))",
+	.types = {TIMESTAMPTZOID}
+};
+
+/* Returns when something will become due that is not due yet; DT_NOEND if nothing is known to. */
+TimestampTz
+EvpgDueItemNextTime(TimestampTz now)
+{
+	Datum		value = TimestampTzGetDatum(now);
+	TimestampTz next = DT_NOEND;
+	Datum		result;
+
+	if (EvpgStatementReadLatest(&select_next_due, &value, NULL) > 0 && EvpgResultDatum(0, 1, &result))
+		next = DatumGetTimestampTz(result);
+	EvpgStatementDone();
+	return next;
+}
+
+/* ------------------------------------------------------------------ attempts */
+
+/* Changes the count of attempts, unless another session has locked the row or changed the count. */
+static bool
+change_attempts(EvpgDueItem *item, EvpgStatement *of_event, EvpgStatement *of_timer)
+{
+	bool		changed;
+
+	if (item->position != 0)
+	{
+		Datum		values[4] = {
+			CStringGetTextDatum(item->saga),
+			CStringGetTextDatum(item->key),
+			Int64GetDatum(item->position),
+			Int32GetDatum(item->attempts)
+		};
+
+		changed = EvpgStatementRun(of_event, values, NULL) > 0;
+	}
+	else
+	{
+		Datum		values[3] = {
+			Int64GetDatum(item->timer_id),
+			Int32GetDatum(item->attempts),
+			TimestampTzGetDatum(item->due)
+		};
+
+		changed = EvpgStatementRun(of_timer, values, NULL) > 0;
+	}
+	EvpgStatementDone();
+	return changed;
+}
+
+static EvpgStatement claim_event = {
+	.text =
+	"UPDATE evpg.saga_event SET attempts = attempts + 1"
+	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
+	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID}
+};
+
+static EvpgStatement claim_timer = {
+	.text =
+	"UPDATE evpg.timer SET attempts = attempts + 1"
+	" WHERE ctid = (SELECT ctid FROM evpg.timer"
+	"                WHERE timer_id = $1 AND attempts = $2 AND due_at <= $3 AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {INT8OID, INT4OID, TIMESTAMPTZOID}
+};
+
+/*
+ * EvpgDueItemClaim
+ *		Counts an attempt at an item, whose advisory lock the caller holds; false if
+ *		another session has done it, tried it, or locked its row since it was listed.
+ *		Waits for nothing.
+ */
+bool
+EvpgDueItemClaim(EvpgDueItem *item)
+{
+	bool		claimed;
+
+	item->due = EvpgClockNow();
+	claimed = change_attempts(item, &claim_event, &claim_timer);
+	if (claimed)
+		item->attempts++;
+	return claimed;
+}
+
+static EvpgStatement unclaim_event = {
+	.text =
+	"UPDATE evpg.saga_event SET attempts = attempts - 1"
+	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
+	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID}
+};
+
+static EvpgStatement unclaim_timer = {
+	.text =
+	"UPDATE evpg.timer SET attempts = attempts - 1"
+	" WHERE ctid = (SELECT ctid FROM evpg.timer"
+	"                WHERE timer_id = $1 AND attempts = $2 AND due_at <= $3 AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {INT8OID, INT4OID, TIMESTAMPTZOID}
+};
+
+/*
+ * EvpgDueItemUnclaim
+ *		Takes back the attempt that the caller has counted and not begun.  Does
+ *		nothing if another session has locked the row, so waits for nothing.
+ */
+void
+EvpgDueItemUnclaim(EvpgDueItem *item)
+{
+	if (change_attempts(item, &unclaim_event, &unclaim_timer))
+		item->attempts--;
+}
+
+/* ------------------------------------------------------------------ changes of a claimed item */
+
+/* Runs the statement for events or that for timers, with further parameters; returns whether it found the row. */
+static bool
+change_due_item(const EvpgDueItem *item, EvpgStatement *of_event, EvpgStatement *of_timer, int nmore, const Datum *more)
+{
+	Datum		values[8];
+	int			n = 0;
+	bool		found;
+
+	if (item->position != 0)
+	{
+		values[n++] = CStringGetTextDatum(item->saga);
+		values[n++] = CStringGetTextDatum(item->key);
+		values[n++] = Int64GetDatum(item->position);
+	}
+	else
+		values[n++] = Int64GetDatum(item->timer_id);
+	for (int i = 0; i < nmore; i++)
+		values[n++] = more[i];
+	/* A timer that is due later was moved meanwhile: it is another one. */
+	if (item->position == 0)
+		values[n++] = TimestampTzGetDatum(item->due == 0 ? DT_NOEND : item->due);
+	found = EvpgStatementRun(item->position != 0 ? of_event : of_timer, values, NULL) > 0;
+	EvpgStatementDone();
+	return found;
+}
+
+static EvpgStatement delete_event = {
+	.text = "DELETE FROM evpg.saga_event WHERE saga = $1 AND key = $2 AND position = $3",
+	.types = {TEXTOID, TEXTOID, INT8OID}
+};
+
+static EvpgStatement delete_timer = {
+	.text = "DELETE FROM evpg.timer WHERE timer_id = $1 AND due_at <= $2",
+	.types = {INT8OID, TIMESTAMPTZOID}
+};
+
+/* Deletes an item in the transaction that does it; false if another session has done it, moved it or cancelled it. */
+bool
+EvpgDueItemDelete(const EvpgDueItem *item)
+{
+	return change_due_item(item, &delete_event, &delete_timer, 0, NULL);
+}
+
+static EvpgStatement postpone_event = {
+	.text = "UPDATE evpg.saga_event SET retry_at = $4, attempts = $5 WHERE saga = $1 AND key = $2 AND position = $3",
+	.types = {TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT4OID}
+};
+
+static EvpgStatement postpone_timer = {
+	.text = "UPDATE evpg.timer SET retry_at = $2, attempts = $3 WHERE timer_id = $1 AND due_at <= $4",
+	.types = {INT8OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID}
+};
+
+/* Leaves an item, whose advisory lock the caller holds, to be tried at a later time; attempts are those that count. */
+void
+EvpgDueItemPostpone(const EvpgDueItem *item, TimestampTz retry_at, int attempts)
+{
+	Datum		more[2] = {TimestampTzGetDatum(retry_at), Int32GetDatum(attempts)};
+
+	(void) change_due_item(item, &postpone_event, &postpone_timer, lengthof(more), more);
+}
+
+static EvpgStatement block_event = {
+	.text = "UPDATE evpg.saga_event SET dead_letter_id = $4 WHERE saga = $1 AND key = $2 AND position = $3",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT8OID}
+};
+
+static EvpgStatement block_timer = {
+	.text = "UPDATE evpg.timer SET dead_letter_id = $2 WHERE timer_id = $1 AND due_at <= $3",
+	.types = {INT8OID, INT8OID, TIMESTAMPTZOID}
+};
+
+/* Lets an item, and its instance, wait until its dead letter is resolved. */
+void
+EvpgDueItemBlock(const EvpgDueItem *item, int64 dead_letter_id)
+{
+	Datum		more = Int64GetDatum(dead_letter_id);
+
+	(void) change_due_item(item, &block_event, &block_timer, 1, &more);
+}

@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * fire_timer.c
+ *		A timer of an instance fires: the saga's timer handler reacts to it
+ *		(rule 17).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate/context.h"
+#include "base/clock.h"
+#include "base/testing.h"
+#include "saga/fire_timer.h"
+#include "saga/react.h"
+
+/*
+ * EvpgTimerFire
+ *		Lets an instance react to a timer that is due, in the transaction of
+ *		EvpgDispatchItem, which has taken the timer away: the reaction may set it
+ *		again.  Does nothing if the instance is completed.
+ */
+void
+EvpgTimerFire(EvpgReactionRun *run, const EvpgTimer *timer)
+{
+	EvpgInstance *instance = &run->instance;
+	EvpgReaction reaction;
+	EvpgFiredTimer fired = {
+		.key = run->item->key,
+		.name = timer->name,
+		.payload = timer->payload,
+		.scheduled_at = timer->scheduled_at,
+		.due_at = timer->due_at,
+		.fired_at = EvpgClockNow()
+	};
+
+	EvpgInstanceRead(run->item->saga, run->item->key, instance);
+	if (!instance->exists || instance->completed)
+		return;
+	EvpgReactionFindSaga(run);
+	run->source = psprintf("timer " INT64_FORMAT " of " INT64_FORMAT, run->item->timer_id, timer->scheduled_at);
+	run->correlation_id = timer->correlation_id;
+	run->causation_id = timer->causation_id;
+	run->session_role = timer->session_role;
+	EvpgContextSetSessionRole(run->session_role);
+	/* A chain that waits for a second or more is not a runaway. */
+	run->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
+	EvpgReactionCheckDepth(run);
+	EvpgSagaCodeOnTimer(run->saga, instance->state, &fired, &reaction);
+	EVPG_WAIT_POINT("saga_handled");
+	EvpgReactionApply(run, &reaction, EvpgReactionStateName(instance->state));
+}

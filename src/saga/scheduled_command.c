@@ -1,0 +1,98 @@
+/*-------------------------------------------------------------------------
+ *
+ * scheduled_command.c
+ *		Commands of evpg_schedule_command(): kept in evpg.timer until they are due,
+ *		then executed (rule 17).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate/aggregate.h"
+#include "aggregate/command.h"
+#include "aggregate/context.h"
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/wakeup.h"
+#include "fmgr.h"
+#include "log/event.h"
+#include "saga/scheduled_command.h"
+#include "saga/stored_command.h"
+#include "usercode/guard.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evpg_schedule_command);
+
+/* Schedules a command for a later time; returns its timer_id.  It is checked now, and executed for this role. */
+Datum
+evpg_schedule_command(PG_FUNCTION_ARGS)
+{
+	EvpgCommand command = {
+		.aggregate_type = EvpgArgName(fcinfo, 1, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, 2, "aggregate id"),
+		.command_type = EvpgArgName(fcinfo, 3, "command type"),
+		.data = EvpgArgJsonb(fcinfo, 4, "command data"),
+		.command_id = EvpgArgOptionalId(fcinfo, 5, "command id"),
+		.metadata = EvpgArgJsonb(fcinfo, 6, "command metadata"),
+		.actor = EvpgArgOptionalId(fcinfo, 7, "actor"),
+		.correlation_id = EvpgArgOptionalId(fcinfo, 8, "correlation id"),
+		.causation_id = EvpgArgOptionalId(fcinfo, 9, "causation id")
+	};
+	EvpgTimer	timer = {.scheduled_at = EvpgClockNow()};
+	int64		timer_id;
+	EvpgScope	scope;
+
+	EvpgArgRefuseNull(fcinfo, 0, "due_at");
+	timer.due_at = PG_GETARG_TIMESTAMPTZ(0);
+	EvpgTimerCheckDue(timer.due_at);
+	EvpgCommandCheck(&command);
+	EvpgCheckCallersMetadata(command.metadata);
+	EvpgCheckCallersCommandId(command.command_id);
+
+	/*
+	 * The actor and the role are those of this session, not of the worker
+	 * that executes it.
+	 */
+	EvpgContextApply(&command);
+	EvpgRefuseInProjection("schedule commands");
+	EvpgEnter(&scope, "evpg_schedule_command()");
+
+	/*
+	 * An aggregate type that does not exist is reported now, not when the
+	 * command is due.
+	 */
+	(void) EvpgAggregateGetWithState(command.aggregate_type);
+	timer.command = EvpgCommandToJsonb(&command);
+	timer.session_role = (char *) command.session_role;
+	timer_id = EvpgTimerWrite(NULL, NULL, &timer);
+	EvpgWakeLauncherAtCommit();
+	EvpgWakeConsumersAtEnd();
+	EvpgLeave(&scope);
+	PG_RETURN_INT64(timer_id);
+}
+
+/*
+ * EvpgScheduledCommandExecute
+ *		Executes the command of a timer that is due, in the transaction of
+ *		EvpgDispatchItem, which has taken the timer away.  A command that is refused
+ *		now would be refused again, so its error is final.
+ */
+void
+EvpgScheduledCommandExecute(EvpgReactionRun *run, const EvpgTimer *timer)
+{
+	EvpgCommand command;
+	EvpgOutcome outcome;
+
+	run->command = timer->command;
+	EvpgCommandFromJsonb(timer->command, &command);
+	command.session_role = timer->session_role;
+	if (command.command_id == NULL)
+		command.command_id = psprintf("timer:" INT64_FORMAT, run->item->timer_id);
+	EvpgCommandExecute(&command, true, &outcome);
+	run->given_up = true;
+	EvpgOutcomeRaise(&outcome);
+	run->given_up = false;
+	run->dispatched++;
+}

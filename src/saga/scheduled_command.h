@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * scheduled_command.h
+ *		Commands of evpg_schedule_command().
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_SCHEDULED_COMMAND_H
+#define EVPG_SCHEDULED_COMMAND_H
+
+#include "saga/action.h"
+#include "saga/timer.h"
+
+extern void EvpgScheduledCommandExecute(EvpgReactionRun *run, const EvpgTimer *timer);
+
+#endif							/* EVPG_SCHEDULED_COMMAND_H */

@@ -1,0 +1,224 @@
+/*-------------------------------------------------------------------------
+ *
+ * timer.c
+ *		The rows of evpg.timer, which are timers of instances and scheduled
+ *		commands, and the SQL functions that move and cancel them.
+ *
+ * What happens when they are due is in fire_timer.c and scheduled_command.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/statement.h"
+#include "base/wakeup.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "saga/saga_lock.h"
+#include "saga/timer.h"
+#include "usercode/guard.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evpg_reschedule_timer);
+PG_FUNCTION_INFO_V1(evpg_cancel_timer);
+
+/* ------------------------------------------------------------------ rows */
+
+static EvpgStatement select_timer = {
+	.text =
+	"SELECT name, payload, command, scheduled_at, due_at, depth, correlation_id, causation_id, session_role"
+	"  FROM evpg.timer"
+	" WHERE timer_id = $1",
+	.types = {INT8OID}
+};
+
+enum
+{
+	TIMER_NAME = 1, TIMER_PAYLOAD, TIMER_COMMAND, TIMER_SCHEDULED_AT, TIMER_DUE_AT, TIMER_DEPTH,
+	TIMER_CORRELATION_ID, TIMER_CAUSATION_ID, TIMER_SESSION_ROLE
+};
+
+/* Reads a timer into CurrentMemoryContext; false if it does not exist any more. */
+bool
+EvpgTimerRead(int64 timer_id, EvpgTimer *timer)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		value = Int64GetDatum(timer_id);
+	bool		found = EvpgStatementReadLatest(&select_timer, &value, NULL) > 0;
+
+	memset(timer, 0, sizeof(EvpgTimer));
+	if (found)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		timer->name = EvpgResultText(0, TIMER_NAME);
+		timer->payload = EvpgResultJsonb(0, TIMER_PAYLOAD);
+		timer->command = EvpgResultJsonb(0, TIMER_COMMAND);
+		timer->scheduled_at = EvpgResultInt64(0, TIMER_SCHEDULED_AT);
+		timer->due_at = EvpgResultInt64(0, TIMER_DUE_AT);
+		timer->depth = (int) EvpgResultInt64(0, TIMER_DEPTH);
+		timer->correlation_id = EvpgResultText(0, TIMER_CORRELATION_ID);
+		timer->causation_id = EvpgResultText(0, TIMER_CAUSATION_ID);
+		timer->session_role = EvpgResultText(0, TIMER_SESSION_ROLE);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgStatementDone();
+	return found;
+}
+
+static EvpgStatement upsert_timer = {
+	.text =
+	"INSERT INTO evpg.timer"
+	"       (saga, key, name, payload, command, scheduled_at, due_at, depth,"
+	"        correlation_id, causation_id, session_role)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+	" ON CONFLICT (saga, key, name) DO UPDATE"
+	" SET payload = excluded.payload, scheduled_at = excluded.scheduled_at, due_at = excluded.due_at,"
+	"     depth = excluded.depth, correlation_id = excluded.correlation_id, causation_id = excluded.causation_id,"
+	"     session_role = excluded.session_role, attempts = 0, retry_at = NULL"
+	" RETURNING timer_id",
+	.types = {TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID,
+	TEXTOID, TEXTOID, TEXTOID}
+};
+
+/*
+ * EvpgTimerWrite
+ *		Writes a timer of an instance, which replaces one of the same name, or, if
+ *		saga and key are NULL, a scheduled command.  Returns its id.  The caller holds
+ *		the lock of the instance, and wakes consumers if they do not run this.
+ */
+int64
+EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
+{
+	Datum		values[11];
+	char		nulls[11];
+	Datum		id = 0;
+
+	memset(nulls, ' ', sizeof(nulls));
+	EvpgParameterText(values, nulls, 0, saga);
+	EvpgParameterText(values, nulls, 1, key);
+	EvpgParameterText(values, nulls, 2, timer->name);
+	EvpgParameterJsonb(values, nulls, 3, timer->payload);
+	EvpgParameterJsonb(values, nulls, 4, timer->command);
+	values[5] = TimestampTzGetDatum(timer->scheduled_at);
+	values[6] = TimestampTzGetDatum(timer->due_at);
+	values[7] = Int32GetDatum(timer->depth);
+	EvpgParameterText(values, nulls, 8, timer->correlation_id);
+	EvpgParameterText(values, nulls, 9, timer->causation_id);
+	EvpgParameterText(values, nulls, 10, timer->session_role);
+	(void) EvpgStatementRun(&upsert_timer, values, nulls);
+	(void) EvpgResultDatum(0, 1, &id);
+	EvpgStatementDone();
+	return DatumGetInt64(id);
+}
+
+static EvpgStatement delete_named_timer = {
+	.text = "DELETE FROM evpg.timer WHERE saga = $1 AND key = $2 AND name = $3",
+	.types = {TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* Cancels a timer of an instance, whose lock the caller holds, if it exists. */
+void
+EvpgTimerCancel(const char *saga, const char *key, const char *name)
+{
+	Datum		values[3] = {CStringGetTextDatum(saga), CStringGetTextDatum(key), CStringGetTextDatum(name)};
+
+	EvpgStatementExecute(&delete_named_timer, values, NULL);
+}
+
+/* Raises an error if an argument due_at of an SQL function is infinite. */
+void
+EvpgTimerCheckDue(TimestampTz due_at)
+{
+	if (TIMESTAMP_NOT_FINITE(due_at))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("due_at must be finite")));
+}
+
+/* ------------------------------------------------------------------ SQL functions */
+
+/* A statement about a timer, whose id is its first parameter. */
+typedef struct TimerChange
+{
+	EvpgStatement *statement;
+	Datum	   *values;
+	bool		changed;
+} TimerChange;
+
+static void
+run_timer_change(void *arg)
+{
+	TimerChange *change = arg;
+
+	change->changed = EvpgStatementRun(change->statement, change->values, NULL) > 0;
+	EvpgStatementDone();
+}
+
+/* Changes a timer; false if it does not exist.  A worker that executes its command has locked its row, and is overtaken. */
+static bool
+change_timer(EvpgStatement *statement, Datum *values)
+{
+	TimerChange change = {.statement = statement, .values = values};
+
+	EvpgTimerOvertake(DatumGetInt64(values[0]), run_timer_change, &change);
+	return change.changed;
+}
+
+static EvpgStatement update_due_at = {
+	.text =
+	"UPDATE evpg.timer SET due_at = $2, attempts = 0, retry_at = NULL"
+	" WHERE timer_id = $1 AND dead_letter_id IS NULL",
+	.types = {INT8OID, TIMESTAMPTZOID}
+};
+
+/* Moves a timer of a saga or a scheduled command; false if it does not exist or is a dead letter. */
+Datum
+evpg_reschedule_timer(PG_FUNCTION_ARGS)
+{
+	Datum		values[2] = {Int64GetDatum(EvpgArgBigint(fcinfo, 0, "timer_id")), PG_GETARG_DATUM(1)};
+	bool		moved;
+	EvpgScope	scope;
+
+	EvpgArgRefuseNull(fcinfo, 1, "due_at");
+	EvpgTimerCheckDue(PG_GETARG_TIMESTAMPTZ(1));
+	EvpgRefuseInProjection("change timers");
+	EvpgEnter(&scope, "evpg_reschedule_timer()");
+	moved = change_timer(&update_due_at, values);
+	EvpgWakeConsumersAtEnd();
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(moved);
+}
+
+static EvpgStatement delete_user_timer = {
+	.text =
+	"WITH t AS ("
+	"  DELETE FROM evpg.timer WHERE timer_id = $1 RETURNING dead_letter_id"
+	"),"
+	" d AS ("
+	"  UPDATE evpg.dead_letter l"
+	"     SET resolved_at = evpg.clock_timestamp(), resolution = 'discarded', reason = 'timer was cancelled'"
+	"    FROM t WHERE l.dead_letter_id = t.dead_letter_id"
+	")"
+	" SELECT FROM t",
+	.types = {INT8OID}
+};
+
+/* Cancels a timer of a saga or a scheduled command, and discards its dead letter; false if it does not exist. */
+Datum
+evpg_cancel_timer(PG_FUNCTION_ARGS)
+{
+	Datum		value = Int64GetDatum(EvpgArgBigint(fcinfo, 0, "timer_id"));
+	bool		cancelled;
+	EvpgScope	scope;
+
+	EvpgRefuseInProjection("change timers");
+	EvpgEnter(&scope, "evpg_cancel_timer()");
+	cancelled = change_timer(&delete_user_timer, &value);
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(cancelled);
+}
