@@ -245,7 +245,7 @@ decide_and_write(Execution *execution)
 
 	/* Who has entered the fence knows all projections, see projection.c. */
 	EvpgFenceEnter();
-	if (execution->catch && !execution->attempt && EvpgApplyIsNeeded(decision.events, decision.count))
+	if (execution->catch && !execution->attempt && EvpgApplyInlineIsNeeded(decision.events, decision.count))
 	{
 		execution->attempt = true;
 		return false;

@@ -305,7 +305,7 @@ EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context
 
 /* The keys that an event is applied to, in CurrentMemoryContext. */
 List *
-EvpgApplyKeys(EvpgProjection *projection, const EvpgEvent *event)
+EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event)
 {
 	Frame		frame;
 	List	   *keys;
@@ -342,7 +342,7 @@ compare_work(const void *a, const void *b)
 
 /* Whether any inline projection takes any of the events. */
 bool
-EvpgApplyIsNeeded(const EvpgEvent *events, int count)
+EvpgApplyInlineIsNeeded(const EvpgEvent *events, int count)
 {
 	ListCell   *cell;
 
@@ -372,7 +372,7 @@ collect_keys(List *projections, const EvpgEvent *events, int count, int *nwork)
 
 			if (!takes_inline(projection, &events[i]))
 				continue;
-			foreach(key, EvpgApplyKeys(projection, &events[i]))
+			foreach(key, EvpgApplyFindKeys(projection, &events[i]))
 			{
 				if (*nwork == space)
 					work = repalloc_huge(work, sizeof(Work) * (space *= 2));
@@ -392,7 +392,7 @@ collect_keys(List *projections, const EvpgEvent *events, int count, int *nwork)
 static int
 apply_key(const Work *work, int nwork)
 {
-	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
 	EvpgProjectionRow row;
 	int			done = 0;
 
@@ -427,7 +427,7 @@ static int
 apply_handler(Work *work, int nwork)
 {
 	EvpgProjection *projection = work->projection;
-	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
 	List	   *locked = NIL;
 	EvpgProjectionRow *row = NULL;
 	ListCell   *cell;
@@ -462,7 +462,7 @@ apply_handler(Work *work, int nwork)
 }
 
 /*
- * EvpgProject
+ * EvpgApplyInline
  *		Applies events that this transaction has just appended to all inline
  *		projections that take them.
  */
@@ -476,8 +476,8 @@ EvpgApplyInline(const EvpgEvent *events, int count)
 
 	if (projections == NIL)
 		return;
-	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProject", ALLOCSET_DEFAULT_SIZES);
-	key_context = AllocSetContextCreate(context, "EvpgProject key", ALLOCSET_DEFAULT_SIZES);
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApplyInline", ALLOCSET_DEFAULT_SIZES);
+	key_context = AllocSetContextCreate(context, "EvpgApply key", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	EvpgApplyRuns = true;
 	PG_TRY();

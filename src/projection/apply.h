@@ -15,9 +15,9 @@ extern int64 EvpgApplyPosition;
 extern const char *EvpgApplyKey;
 
 extern void EvpgApplySetCurrent(int64 position, const char *key);
-extern bool EvpgApplyIsNeeded(const EvpgEvent *events, int count);
+extern bool EvpgApplyInlineIsNeeded(const EvpgEvent *events, int count);
 extern void EvpgApplyInline(const EvpgEvent *events, int count);
-extern List *EvpgApplyKeys(EvpgProjection *projection, const EvpgEvent *event);
+extern List *EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event);
 extern void EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext event_context, bool send);
 extern void EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send);
 

@@ -9,11 +9,8 @@
  * batch remains but the failure: next time the events before it are applied, then
  * the event alone, until it succeeds or has failed often enough.  Then the
  * projection stops, or the event is parked, and later ones of its key behind it,
- * or it is skipped.  Errors of concurrency are not counted, but the pauses
- * before the next attempt grow.
- *
- * A session remembers how far it has looked without finding an event, so that a
- * projection of rare events does not write its checkpoint all the time (checkpoint.c).
+ * or it is skipped.  Transient errors are not counted, but the pauses before the next
+ * attempt grow.  Parked events are applied again by replay_parked.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,14 +18,11 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
-#include "base/names.h"
 #include "base/retry.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
-#include "base/wakeup.h"
 #include "commands/dbcommands.h"
 #include "consumer/checkpoint.h"
 #include "consumer/consumer.h"
@@ -40,53 +34,69 @@
 #include "projection/apply.h"
 #include "projection/async.h"
 #include "projection/batch.h"
-#include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(evpg_replay_parked);
+/* The pause after the first transient error, in ms. */
+#define FIRST_BATCH_PAUSE 100
 
-/* How long to wait after the first error that need not come back, in ms. */
-#define FIRST_PAUSE 100
-
+/* Parks or skips the event that fails, as the projection specifies: for a key, or as a whole if key is NULL. */
 static void
-run_batch(void *arg)
-{
-	EvpgBatchRun(arg);
-}
-
-/* Parks an event, or gives it up, as the projection says; for a key, or all of them if it is NULL. */
-static void
-put_aside(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
+park_or_skip(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
 {
 	if (projection->on_error == EVPG_ON_ERROR_PARK)
 		EvpgParkedEventInsert(consumer->name, consumer->error_position, key, consumer->attempts, error);
 	else
-		EvpgParkedEventInsertSkipped(consumer->name, consumer->error_position, key, error->message, consumer->attempts, error);
+		EvpgParkedEventInsertSkipped(consumer->name, consumer->error_position, key, error->message, consumer->attempts,
+									 error);
 }
 
 /*
- * While an event is given up it is run again, and only what fails in that may be
- * put aside with it.  A lock that was not had, a deadlock or a cancel is no failure:
- * raised again, it ends the task, which is tried later as it was before.
+ * Throws an error that is no failure of the event, but a lock that was not had, a
+ * deadlock or a cancel: an event that is given up is applied once more, and only what
+ * fails in that may be put aside with it.  The error ends the task, which is tried
+ * later as it was before.
  */
 static void
-rethrow_unless_failure(const ErrorData *error)
+rethrow_transient(const ErrorData *error)
 {
 	if (error != NULL && (EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error)))
 		ReThrowError(unconstify(ErrorData *, error));
 }
 
 /*
- * Parks an event, or gives it up, for each key for which it fails, and applies it
- * to the others; without a key as a whole, and for a handler, too, which sees it
- * once: then it is parked for each of its keys, so that later events of them wait.
+ * Parks the event that fails for each of its keys, so that later events of them wait;
+ * returns false if the keys cannot be found.
+ */
+static bool
+park_for_all_keys(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorData *error)
+{
+	EvpgBatch	batch = {
+		.projection = projection,
+		.build = projection->build,
+		.after = consumer->error_position - 1,
+		.upto = consumer->error_position,
+		.max_events = 1,
+		.send = true,
+		.parked = EvpgParkedEventList(consumer->name, consumer->error_position - 1),
+		.give_up = error,
+		.attempts = consumer->attempts
+	};
+	ErrorData  *no_keys = EvpgBatchTry(&batch);
+
+	rethrow_transient(no_keys);
+	return no_keys == NULL;
+}
+
+/*
+ * Parks or skips the event that fails for each key for which it fails, and applies it
+ * to the other keys.
  */
 static void
-leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
+put_aside_by_key(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
 {
 	EvpgBatch	batch = {
 		.projection = projection,
@@ -98,49 +108,40 @@ leave_out(const EvpgConsumer *consumer, EvpgProjection *projection, const char *
 		.parked = EvpgParkedEventList(consumer->name, consumer->error_position - 1)
 	};
 
-	if (projection->handler_signature != NULL)
+	while (error != NULL)
 	{
-		const ErrorData *no_keys = NULL;
-
-		if (projection->on_error == EVPG_ON_ERROR_PARK)
-		{
-			batch.give_up = error;
-			batch.attempts = consumer->attempts;
-			no_keys = EvpgSubtransactionRun(run_batch, &batch);
-			rethrow_unless_failure(no_keys);
-		}
-		if (projection->on_error != EVPG_ON_ERROR_PARK || no_keys != NULL)
-			put_aside(consumer, projection, NULL, error);
-		return;
-	}
-	for (;;)
-	{
-		put_aside(consumer, projection, key, error);
+		park_or_skip(consumer, projection, key, error);
 		if (key == NULL)
 			return;
 		batch.except_keys = lappend(batch.except_keys, pstrdup(key));
-		error = EvpgSubtransactionRun(run_batch, &batch);
-		if (error == NULL)
-			return;
-		rethrow_unless_failure(error);
+		error = EvpgBatchTry(&batch);
+		rethrow_transient(error);
 		key = EvpgApplyKey;
 	}
 }
 
-/* The event after the checkpoint has failed as often as it may; false if the projection is to stop. */
+/*
+ * Puts the event after the checkpoint aside, which has failed as often as it may, and
+ * moves the checkpoint over it; returns false if the projection is to stop instead.  A
+ * handler sees an event once, for all its keys, so it is put aside for all of them.
+ */
 static bool
-give_up(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorData *error)
+give_up_failing(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorData *error)
 {
 	if (consumer->error_position == 0 || projection->on_error == EVPG_ON_ERROR_STOP)
 		return false;
-	leave_out(consumer, projection, EvpgApplyKey, error);
+	if (projection->handler_signature == NULL)
+		put_aside_by_key(consumer, projection, EvpgApplyKey, error);
+	else if (projection->on_error != EVPG_ON_ERROR_PARK || !park_for_all_keys(consumer, projection, error))
+		park_or_skip(consumer, projection, NULL, error);
 	EvpgCheckpointAdvance(consumer, consumer->error_position, 0);
 	return true;
 }
 
+/* Reports that a projection has stopped, or has put an event aside. */
 static void
-tell_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bool stop, int64 position,
-			  const ErrorData *error)
+report_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bool stop, int64 position,
+				const ErrorData *error)
 {
 	ereport(EvpgSubtransactionLevel(),
 			(errmsg("projection \"%s\" of database \"%s\" has %s at position " INT64_FORMAT, consumer->name,
@@ -154,11 +155,13 @@ tell_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bo
 }
 
 /*
- * A batch has failed, and nothing of it is left.  Position 0 is the projection
- * itself: its key path, its library.
+ * Writes down that a batch has failed, of which nothing is left, and when the next
+ * attempt is due; the last attempt gives the event up.  EvpgApplyPosition is the event
+ * that has failed; if it is not of the batch, the projection itself has failed, such
+ * as its key path or its library, which is position 0.
  */
 static void
-fail_batch(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
+record_batch_failure(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
 {
 	int64		position = EvpgApplyPosition;
 	int			attempts = 0;
@@ -169,13 +172,17 @@ fail_batch(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *
 	if (position <= batch->after || position > batch->upto)
 		position = 0;
 	again = consumer->error_position == position && (position != 0 || consumer->attempts > 0);
-	/* After others it does not count: it is tried again alone, at once. */
+
+	/*
+	 * The failure of an event after others does not count: it is tried alone,
+	 * at once.
+	 */
 	if (position == 0 || position == batch->first)
 	{
 		bool		transient = EvpgErrorIsTransient(error);
 
 		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !transient;
-		retry_at = transient ? EvpgRetryPause(consumer->last_error_at, consumer->retry_at, FIRST_PAUSE) :
+		retry_at = transient ? EvpgRetryPause(consumer->last_error_at, consumer->retry_at, FIRST_BATCH_PAUSE) :
 			EvpgRetryAt(attempts);
 		if (position - 1 > consumer->checkpoint)
 			EvpgCheckpointAdvance(consumer, position - 1, 0);
@@ -187,138 +194,135 @@ fail_batch(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *
 		EvpgConsumerRecordError(consumer, position, attempts, retry_at, false, again, error);
 		return;
 	}
-	passed = give_up(consumer, projection, error);
+	passed = give_up_failing(consumer, projection, error);
 	EvpgConsumerRecordError(consumer, passed ? 0 : position, passed ? 0 : attempts, passed ? EvpgClockNow() : retry_at,
 							!passed, again, error);
-	tell_given_up(consumer, projection, !passed, position, error);
+	report_given_up(consumer, projection, !passed, position, error);
 }
 
 /*
- * The event has crashed the server as often as it may.  Its keys are found out,
- * so that later events of them wait, unless that crashes the server, too.
+ * Gives up an event that has crashed the server as often as it may.  Its keys are
+ * searched, so that later events of them wait, unless that crashes the server, too.
  */
 static void
 give_up_crashing(EvpgConsumer *consumer, EvpgProjection *projection, int64 position, bool with_keys)
 {
-	EvpgBatch	batch = {
-		.projection = projection,
-		.build = projection->build,
-		.after = position - 1,
-		.upto = position,
-		.max_events = 1,
-		.parked = EvpgParkedEventList(consumer->name, position - 1),
-		.attempts = consumer->crashes - 1
-	};
-	ErrorData  *error = EvpgCrashError(batch.attempts);
+	int			attempts = consumer->crashes - 1;
+	ErrorData  *error = EvpgCrashError(attempts);
 	bool		stop = projection->on_error == EVPG_ON_ERROR_STOP;
 	bool		again = consumer->error_position == position;
 
 	consumer->error_position = position;
-	consumer->attempts = batch.attempts;
+	consumer->attempts = attempts;
 	if (!stop)
 	{
-		ErrorData  *no_keys = NULL;
-
-		batch.give_up = error;
-		if (projection->on_error == EVPG_ON_ERROR_PARK && with_keys)
-		{
-			no_keys = EvpgSubtransactionRun(run_batch, &batch);
-			rethrow_unless_failure(no_keys);
-		}
-		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || no_keys != NULL)
-			put_aside(consumer, projection, NULL, error);
+		if (projection->on_error != EVPG_ON_ERROR_PARK || !with_keys || !park_for_all_keys(consumer, projection, error))
+			park_or_skip(consumer, projection, NULL, error);
 		EvpgCheckpointAdvance(consumer, position, 0);
 	}
-	EvpgConsumerRecordError(consumer, stop ? position : 0, stop ? batch.attempts : 0, EvpgClockNow(), stop, again, error);
-	tell_given_up(consumer, projection, stop, position, error);
+	EvpgConsumerRecordError(consumer, stop ? position : 0, stop ? attempts : 0, EvpgClockNow(), stop, again, error);
+	report_given_up(consumer, projection, stop, position, error);
 }
 
 /*
- * EvpgAsyncRun
- *		Applies the next batch of an asynchronous projection, in the current
- *		transaction, whose end the caller brings about at once.  True if there is
- *		more to be done now; *next is lowered to when it wants to be run again.
- *		Does nothing if another session does it.
+ * Applies the next events of a projection up to the stable position, unless a crash of
+ * the server advises otherwise; returns true if there is more to be done now.
  */
-bool
-EvpgAsyncRun(const char *name, TimestampTz *next)
+static bool
+apply_next_events(EvpgConsumer *consumer, EvpgProjection *projection, EvpgCheckpoint *checkpoint, int64 stable,
+				  TimestampTz *next)
 {
-	EvpgScope	scope;
-	EvpgProjection *projection;
-	EvpgConsumer consumer;
-	EvpgBatch	batch = {0};
-	EvpgLogFilter filter = {0};
-	EvpgCrashAdvice caution;
-	EvpgCheckpoint *checkpoint;
-	int64		mark;
+	EvpgBatch	batch = {
+		.projection = projection,
+		.build = projection->build,
+		.after = EvpgCheckpointPosition(checkpoint, consumer),
+		.upto = stable,
+		.send = true,
+		.narrow = true
+	};
+	EvpgLogFilter filter = {
+		.after = batch.after,
+		.upto = stable,
+		.aggregate_types = projection->aggregate_types,
+		.event_types = projection->event_types
+	};
+	EvpgCrashAdvice advice;
 	int64		position;
 	ErrorData  *error;
+
+	/* First what comes before the event that fails, then it alone. */
+	if (consumer->error_position > batch.after)
+		batch.upto = Min(stable, consumer->error_position - (batch.after < consumer->error_position - 1));
+	advice = EvpgCrashAdviseBatch(consumer, &filter, projection->max_attempts, &batch.max_events, &position, next);
+	EvpgCrashFlushAtCommit(batch.max_events);
+	if (advice == EVPG_CRASH_GIVE_UP || advice == EVPG_CRASH_GIVE_UP_UNRUN)
+		give_up_crashing(consumer, projection, position, advice == EVPG_CRASH_GIVE_UP);
+	if (advice != EVPG_CRASH_PROCEED)
+		return advice != EVPG_CRASH_PUT_OFF;
+	batch.parked = EvpgParkedEventList(consumer->name, batch.after);
+	error = EvpgBatchTry(&batch);
+	if (error == NULL)
+	{
+		EvpgCheckpointAdvanceLazily(checkpoint, consumer, batch.reached, batch.events, next);
+		return batch.reached < stable;
+	}
+	if (EvpgErrorIsCancel(error))
+		ReThrowError(error);
+	record_batch_failure(consumer, projection, &batch, error);
+	return true;
+}
+
+/* Applies the next batch of a projection whose consumer is owned; returns true if there is more to be done now. */
+static bool
+apply_owned(const char *name, TimestampTz *next)
+{
+	EvpgProjection *projection;
+	EvpgConsumer consumer;
+	EvpgCheckpoint *checkpoint;
+	int64		stable;
+	int64		reached;
+
+	if (!EvpgConsumerRead(name, &consumer) || !consumer.running ||
+		(projection = EvpgProjectionGet(name, true)) == NULL)
+		return false;
+	if (consumer.retry_at > EvpgClockNow())
+	{
+		*next = Min(*next, EvpgClockWall(consumer.retry_at));
+		return false;
+	}
+	checkpoint = EvpgCheckpointGet(name);
+	stable = EVPG_MUTATION("consumer_unstable") ? EvpgFenceLastDrawn() : EvpgFenceStablePosition(false);
+	reached = EvpgCheckpointPosition(checkpoint, &consumer);
+	if (reached < stable)
+		return apply_next_events(&consumer, projection, checkpoint, stable, next);
+	if (reached > consumer.checkpoint)
+		EvpgCheckpointAdvanceLazily(checkpoint, &consumer, reached, 0, next);
+	return false;
+}
+
+/*
+ * EvpgAsyncApplyBatch
+ *		Applies the next batch of an asynchronous projection, in the current
+ *		transaction, which the caller commits at once.  Returns true if there is more to
+ *		be done now; lowers *next to the time at which the projection is due again.
+ *		Does nothing if another session owns the consumer.  Errors of user code are
+ *		written down, not thrown.
+ */
+bool
+EvpgAsyncApplyBatch(const char *name, TimestampTz *next)
+{
+	EvpgScope	scope;
+	bool		more;
 
 	if (!EvpgConsumerLock(name, false))
 		return false;
 	EvpgEnter(&scope, "evpg_run()");
-	if (!EvpgConsumerRead(name, &consumer) || !consumer.running ||
-		(projection = EvpgProjectionGet(name, true)) == NULL)
-	{
-		EvpgLeave(&scope);
-		return false;
-	}
-	if (consumer.retry_at > EvpgClockNow())
-	{
-		*next = Min(*next, EvpgClockWall(consumer.retry_at));
-		EvpgLeave(&scope);
-		return false;
-	}
-
-	checkpoint = EvpgCheckpointGet(name);
-	mark = EVPG_MUTATION("consumer_unstable") ? EvpgFenceLastDrawn() : EvpgFenceStablePosition(false);
-	batch.projection = projection;
-	batch.build = projection->build;
-	batch.after = EvpgCheckpointPosition(checkpoint, &consumer);
-	batch.upto = mark;
-	batch.send = true;
-	batch.narrow = true;
-	/* First what comes before the event that fails, then it alone. */
-	if (consumer.error_position > batch.after)
-		batch.upto = Min(mark, consumer.error_position - (batch.after < consumer.error_position - 1));
-	if (batch.after >= mark)
-	{
-		if (batch.after > consumer.checkpoint)
-			EvpgCheckpointAdvanceLazily(checkpoint, &consumer, batch.after, 0, next);
-		EvpgLeave(&scope);
-		return false;
-	}
-
-	filter.after = batch.after;
-	filter.upto = mark;
-	filter.aggregate_types = projection->aggregate_types;
-	filter.event_types = projection->event_types;
-	caution = EvpgCrashAdviseBatch(&consumer, &filter, projection->max_attempts, &batch.max_events, &position, next);
-	EvpgCrashFlushAtCommit(batch.max_events);
-	if (caution != EVPG_CRASH_PROCEED)
-	{
-		if (caution == EVPG_CRASH_GIVE_UP || caution == EVPG_CRASH_GIVE_UP_UNRUN)
-			give_up_crashing(&consumer, projection, position, caution == EVPG_CRASH_GIVE_UP);
-		EvpgLeave(&scope);
-		return caution != EVPG_CRASH_PUT_OFF;
-	}
-	batch.parked = EvpgParkedEventList(name, batch.after);
-	error = EvpgSubtransactionRun(run_batch, &batch);
-	if (error == NULL)
-	{
-		EvpgCheckpointAdvanceLazily(checkpoint, &consumer, batch.reached, batch.events, next);
-	}
-	else
-	{
-		if (EvpgErrorIsCancel(error))
-			ReThrowError(error);
-		batch.reached = batch.after;
-		fail_batch(&consumer, projection, &batch, error);
-	}
+	more = apply_owned(name, next);
 	EvpgLeave(&scope);
-	return error != NULL || batch.reached < mark;
+	return more;
 }
 
+/* A callback of EvpgCheckpointHasPassed. */
 static bool
 projection_takes(void *arg, const EvpgEvent *event)
 {
@@ -326,12 +330,13 @@ projection_takes(void *arg, const EvpgEvent *event)
 }
 
 /*
- * EvpgAsyncReached
- *		Whether an asynchronous projection has applied all that it takes up to a
- *		position.  The checkpoint need not be there: see checkpoint.c.
+ * EvpgAsyncHasReached
+ *		Returns whether an asynchronous projection has applied all that it takes up to a
+ *		position.  The checkpoint need not be there: see checkpoint.c.  Error if there is
+ *		no such projection.  The caller is inside EvpgEnter.
  */
 bool
-EvpgAsyncReached(const char *name, int64 position)
+EvpgAsyncHasReached(const char *name, int64 position)
 {
 	EvpgProjection *projection = EvpgProjectionGet(name, false);
 	EvpgLogFilter filter = {
@@ -341,8 +346,8 @@ EvpgAsyncReached(const char *name, int64 position)
 	EvpgConsumer consumer;
 
 	/*
-	 * Dropped, which is an error, or inline by now; perhaps the session does
-	 * not know yet.
+	 * It was dropped, which is an error, or is inline by now, which the
+	 * session need not know yet.
 	 */
 	if (!EvpgConsumerRead(name, &consumer))
 	{
@@ -350,113 +355,4 @@ EvpgAsyncReached(const char *name, int64 position)
 		return EvpgProjectionGet(name, false)->mode == EVPG_MODE_INLINE;
 	}
 	return EvpgCheckpointHasPassed(&consumer, position, &filter, projection_takes, projection);
-}
-
-/* ------------------------------------------------------------------ parked events */
-
-/* Applies a parked event, given as one for a key, or those for all keys of a handler; false if it fails again. */
-static bool
-replay_parked(EvpgProjection *projection, List *parked)
-{
-	EvpgParkedEvent *first = linitial(parked);
-	ListCell   *cell;
-	EvpgBatch	batch = {
-		.projection = projection,
-		.build = projection->build,
-		.after = first->position - 1,
-		.upto = first->position,
-		.max_events = 1,
-		.only_key = projection->handler_signature == NULL ? first->key : NULL,
-		.send = true
-	};
-	ErrorData  *error = EvpgSubtransactionRun(run_batch, &batch);
-
-	if (error != NULL && EvpgErrorIsCancel(error))
-		ReThrowError(error);
-	foreach(cell, parked)
-		EvpgParkedEventNoteReplay(lfirst(cell), error);
-	return error == NULL;
-}
-
-/* What is to be replayed at once: a parked event for one key, or for a handler for all of them, from a place in the list. */
-static List *
-replayed_together(const EvpgProjection *projection, List *parked, int from)
-{
-	EvpgParkedEvent *first = list_nth(parked, from);
-	List	   *together = list_make1(first);
-
-	if (projection->handler_signature != NULL)
-		for (int i = from + 1; i < list_length(parked); i++)
-		{
-			EvpgParkedEvent *other = list_nth(parked, i);
-
-			if (other->position != first->position)
-				break;
-			together = lappend(together, other);
-		}
-	return together;
-}
-
-/* Whether a key of parked events is in a list. */
-static bool
-any_listed(List *keys, List *parked)
-{
-	ListCell   *cell;
-
-	foreach(cell, keys == NIL ? NIL : parked)
-	{
-		EvpgParkedEvent *event = lfirst(cell);
-
-		if (event->key != NULL && EvpgNamesHave(keys, event->key))
-			return true;
-	}
-	return false;
-}
-
-/* Of each key in order of position, up to the first that fails again. */
-Datum
-evpg_replay_parked(PG_FUNCTION_ARGS)
-{
-	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
-	int			max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1);
-	char	   *only_key = PG_ARGISNULL(2) ? NULL : EvpgArgKey(fcinfo, 2);
-	EvpgProjection *projection;
-	List	   *all;
-	List	   *together;
-	List	   *left = NIL;		/* keys of events that stay parked */
-	int64		count = 0;
-	EvpgScope	scope;
-
-	if (max_count < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_count must not be negative")));
-	EvpgRefuseInProjection("replay events");
-	EvpgBatchRequireNewSnapshots();
-	EvpgEnter(&scope, "evpg_replay_parked()");
-	(void) EvpgConsumerLock(name, true);
-	projection = EvpgProjectionGet(name, false);
-	all = EvpgParkedEventList(name, PG_INT64_MAX);
-	for (int i = 0; i < list_length(all) && count < max_count; i += list_length(together))
-	{
-		ListCell   *cell;
-
-		together = replayed_together(projection, all, i);
-		if ((only_key == NULL || any_listed(list_make1(only_key), together)) && !any_listed(left, together) &&
-			replay_parked(projection, together))
-			count++;
-		else
-			foreach(cell, together)
-		{
-			EvpgParkedEvent *event = lfirst(cell);
-
-			if (event->key != NULL)
-				left = lappend(left, event->key);
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
-	/* Who left the consumer alone meanwhile looks again. */
-	EvpgWakeConsumersAtEnd();
-	EvpgLeave(&scope);
-	PG_RETURN_INT64(count);
 }

@@ -10,7 +10,7 @@
 
 #include "datatype/timestamp.h"
 
-extern bool EvpgAsyncRun(const char *name, TimestampTz *next);
-extern bool EvpgAsyncReached(const char *name, int64 position);
+extern bool EvpgAsyncApplyBatch(const char *name, TimestampTz *next);
+extern bool EvpgAsyncHasReached(const char *name, int64 position);
 
 #endif							/* EVPG_ASYNC_H */

@@ -71,6 +71,7 @@ typedef struct RowEntry
 #define SH_SCOPE static inline
 #define SH_DECLARE
 #define SH_DEFINE
+#include "base/subtransaction.h"
 #include "consumer/parked_event.h"
 #include "lib/simplehash.h"
 
@@ -207,7 +208,7 @@ static void
 apply_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, MemoryContext event_context)
 {
 	MemoryContext context = MemoryContextSwitchTo(event_context);
-	List	   *keys = EvpgApplyKeys(batch->projection, event);
+	List	   *keys = EvpgApplyFindKeys(batch->projection, event);
 
 	MemoryContextSwitchTo(context);
 	if (batch->projection->handler_signature != NULL)
@@ -318,13 +319,13 @@ EvpgBatchRequireNewSnapshots(void)
 }
 
 /*
- * EvpgBatchRun
+ * EvpgBatchApply
  *		Applies a batch.  The caller owns the rows of the build to the end of the
  *		transaction, and is inside EvpgEnter.  After an error EvpgApplyPosition
  *		is the event that failed, 0 if none did.
  */
 void
-EvpgBatchRun(EvpgBatch *batch)
+EvpgBatchApply(EvpgBatch *batch)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgBatch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgBatch event", ALLOCSET_DEFAULT_SIZES);
@@ -352,4 +353,22 @@ EvpgBatchRun(EvpgBatch *batch)
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+}
+
+/* An action of EvpgSubtransactionRun. */
+static void
+run_batch(void *arg)
+{
+	EvpgBatchApply(arg);
+}
+
+/*
+ * EvpgBatchTry
+ *		Applies a batch as EvpgBatchApply does, in a subtransaction; returns NULL, or the
+ *		error, in CurrentMemoryContext, after which nothing of the batch is left.
+ */
+ErrorData *
+EvpgBatchTry(EvpgBatch *batch)
+{
+	return EvpgSubtransactionRun(run_batch, batch);
 }

@@ -40,6 +40,7 @@ typedef struct EvpgBatch
 } EvpgBatch;
 
 extern void EvpgBatchRequireNewSnapshots(void);
-extern void EvpgBatchRun(EvpgBatch *batch);
+extern void EvpgBatchApply(EvpgBatch *batch);
+extern ErrorData *EvpgBatchTry(EvpgBatch *batch);
 
 #endif							/* EVPG_BATCH_H */

@@ -41,8 +41,8 @@ static uint64 generation = 0;	/* of the list */
 
 /* ------------------------------------------------------------------ the list */
 
-EvpgMode
-EvpgModeFromName(const char *name)
+EvpgProjectionMode
+EvpgProjectionModeFromName(const char *name)
 {
 	if (strcmp(name, "inline") == 0)
 		return EVPG_MODE_INLINE;
@@ -94,7 +94,7 @@ load_projection(uint64 row)
 	projection->broadcast = EvpgBroadcastFromName(EvpgResultText(row, 13));
 	projection->event_name = EvpgResultText(row, 14);
 	projection->search_path = EvpgResultText(row, 15);
-	projection->mode = EvpgModeFromName(EvpgResultText(row, 16));
+	projection->mode = EvpgProjectionModeFromName(EvpgResultText(row, 16));
 	projection->on_error = EvpgOnErrorFromName(EvpgResultText(row, 17));
 	projection->max_attempts = (int) EvpgResultInt64(row, 18);
 	projection->reset_signature = EvpgResultText(row, 19);

@@ -15,11 +15,11 @@
 #include "nodes/pg_list.h"
 #include "usercode/function.h"
 
-typedef enum EvpgMode
+typedef enum EvpgProjectionMode
 {
 	EVPG_MODE_INLINE,			/* applied by who appends */
 	EVPG_MODE_ASYNC				/* applied afterwards, by a consumer */
-} EvpgMode;
+} EvpgProjectionMode;
 
 /* What becomes of an event that cannot be applied. */
 typedef enum EvpgOnError
@@ -53,7 +53,7 @@ typedef struct EvpgProjection
 	Jsonb	   *initial_state;
 	EvpgBroadcast broadcast;
 	char	   *event_name;
-	EvpgMode	mode;
+	EvpgProjectionMode mode;
 	EvpgOnError on_error;		/* unless inline, as max_attempts */
 	int			max_attempts;
 	char	   *reset_signature;	/* of a table projection, as tables */
@@ -65,7 +65,7 @@ typedef struct EvpgProjection
 } EvpgProjection;
 
 
-extern EvpgMode EvpgModeFromName(const char *name);
+extern EvpgProjectionMode EvpgProjectionModeFromName(const char *name);
 extern EvpgOnError EvpgOnErrorFromName(const char *name);
 extern List *EvpgProjectionList(void);
 extern EvpgProjection *EvpgProjectionGet(const char *name, bool missing_ok);

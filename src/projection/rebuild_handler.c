@@ -158,21 +158,21 @@ begin_filling_copies(EvpgProjection *projection, int64 build)
 /*
  * EvpgRebuildHandlerApplyBatch
  *		Applies a batch of a rebuild: to copies of its tables if the projection has
- *		declared them.  The caller is as for EvpgBatchRun.
+ *		declared them.  The caller is as for EvpgBatchApply.
  */
 void
 EvpgRebuildHandlerApplyBatch(EvpgBatch *batch)
 {
 	if (batch->projection->tables == NIL)
 	{
-		EvpgBatchRun(batch);
+		EvpgBatchApply(batch);
 		return;
 	}
 	PG_TRY();
 	{
 		begin_filling_copies(batch->projection, batch->build);
 		batch->projection = make_projection_over_copies(batch->projection, batch->build);
-		EvpgBatchRun(batch);
+		EvpgBatchApply(batch);
 	}
 	PG_FINALLY();
 	{

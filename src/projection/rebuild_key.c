@@ -113,7 +113,7 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 	Portal		portal;
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext event_context = AllocSetContextCreate(caller, "EvpgProject event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext event_context = AllocSetContextCreate(caller, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
 	int64		count = 0;
 
 	values[0] = CStringGetTextDatum(row->key);
@@ -143,7 +143,7 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
 			if (EvpgProjectionTakes(projection, &event) &&
 				!EvpgParkedEventIsSkipped(parked, &next_parked, event.position, row->key))
-				foreach(key, EvpgApplyKeys(projection, &event))
+				foreach(key, EvpgApplyFindKeys(projection, &event))
 					ours |= strcmp(lfirst(key), row->key) == 0;
 			MemoryContextSwitchTo(caller);
 			if (ours)

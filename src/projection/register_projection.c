@@ -74,7 +74,7 @@ refuse_without_code(FunctionCallInfo fcinfo, int arg)
 	switch (arg)
 	{
 		case ARG_MODE:
-			given = (EvpgModeFromName(EvpgArgName(fcinfo, arg, "mode")) != EVPG_MODE_INLINE);
+			given = (EvpgProjectionModeFromName(EvpgArgName(fcinfo, arg, "mode")) != EVPG_MODE_INLINE);
 			break;
 		case ARG_AGGREGATE_TYPES:
 		case ARG_EVENT_TYPES:
@@ -106,7 +106,7 @@ refuse_without_code(FunctionCallInfo fcinfo, int arg)
 static void
 refuse_without_effect(FunctionCallInfo fcinfo, Jsonb *initial_state)
 {
-	bool		is_inline = EvpgModeFromName(EvpgArgName(fcinfo, ARG_MODE, "mode")) == EVPG_MODE_INLINE;
+	bool		is_inline = EvpgProjectionModeFromName(EvpgArgName(fcinfo, ARG_MODE, "mode")) == EVPG_MODE_INLINE;
 
 	if (is_inline && EvpgOnErrorFromName(EvpgArgName(fcinfo, ARG_ON_ERROR, "on_error")) != EVPG_ON_ERROR_STOP)
 		ereport(ERROR,
@@ -220,13 +220,13 @@ catch_up(const char *name)
 	batch.build = batch.projection->build;
 	batch.parked = EvpgParkedEventList(name, consumer.checkpoint);
 	for (batch.after = consumer.checkpoint; batch.after < batch.upto; batch.after = batch.reached)
-		EvpgBatchRun(&batch);
+		EvpgBatchApply(&batch);
 	EvpgConsumerDrop(name, false);
 }
 
 /* What follows from a change of a registration; before is what it was. */
 static void
-apply_registration(const char *name, bool existed, EvpgMode mode_before, int version_before, int64 last_drawn)
+apply_registration(const char *name, bool existed, EvpgProjectionMode mode_before, int version_before, int64 last_drawn)
 {
 	EvpgProjection *projection = EvpgProjectionGet(name, false);
 
@@ -290,14 +290,14 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	Datum		values[23];
 	char		nulls[23];
 	EvpgProjection *before;
-	EvpgMode	mode_before = EVPG_MODE_INLINE;
+	EvpgProjectionMode mode_before = EVPG_MODE_INLINE;
 	int			version_before = 0;
 	uint64		changed;
 	EvpgScope	scope;
 
 	memset(nulls, ' ', sizeof(nulls));
 	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
-	(void) EvpgModeFromName(mode);
+	(void) EvpgProjectionModeFromName(mode);
 	(void) EvpgBroadcastFromName(broadcast);
 	(void) EvpgOnErrorFromName(on_error);
 	check_projection_arguments(fcinfo);

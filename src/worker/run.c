@@ -194,7 +194,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	{
 		more |= run_tasks(list_tasks(EvpgConsumerListSagas, context), EvpgRouteRun, context, commit, next);
 		more |= EvpgDispatchPass(commit, context, next);
-		more |= run_tasks(list_tasks(EvpgConsumerListProjections, context), EvpgAsyncRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgConsumerListProjections, context), EvpgAsyncApplyBatch, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), EvpgRebuildContinue, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
 		more |= run_tasks(list_tasks(list_cleaning, context), clean, context, commit, next);

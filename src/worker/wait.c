@@ -182,7 +182,7 @@ has_come(const Wait *wait)
 	else if (EvpgProjectionGet(wait->name, false)->mode == EVPG_MODE_INLINE)
 		come = is_committed(wait->position);
 	else
-		come = EvpgAsyncReached(wait->name, wait->position);
+		come = EvpgAsyncHasReached(wait->name, wait->position);
 	EvpgLeave(&scope);
 	return come;
 }
