@@ -61,19 +61,25 @@ end_entry(Entry *entry)
 static void
 command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
 {
+	enum
+	{
+		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_COMMAND_TYPE, ARG_DATA, ARG_EXPECTED_VERSION,
+		ARG_COMMAND_ID, ARG_METADATA, ARG_ACTOR, ARG_CORRELATION_ID, ARG_CAUSATION_ID
+	};
+
 	memset(command, 0, sizeof(EvpgCommand));
-	command->aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
-	command->aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
-	command->command_type = EvpgArgName(fcinfo, 2, "command type");
-	command->data = EvpgArgJsonb(fcinfo, 3, "command data");
-	command->has_expected = !PG_ARGISNULL(4);
+	command->aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
+	command->aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
+	command->command_type = EvpgArgName(fcinfo, ARG_COMMAND_TYPE, "command type");
+	command->data = EvpgArgJsonb(fcinfo, ARG_DATA, "command data");
+	command->has_expected = !PG_ARGISNULL(ARG_EXPECTED_VERSION);
 	if (command->has_expected)
-		command->expected_version = PG_GETARG_INT64(4);
-	command->command_id = EvpgArgOptionalId(fcinfo, 5, "command id");
-	command->metadata = EvpgArgJsonb(fcinfo, 6, "command metadata");
-	command->actor = EvpgArgOptionalId(fcinfo, 7, "actor");
-	command->correlation_id = EvpgArgOptionalId(fcinfo, 8, "correlation id");
-	command->causation_id = EvpgArgOptionalId(fcinfo, 9, "causation id");
+		command->expected_version = PG_GETARG_INT64(ARG_EXPECTED_VERSION);
+	command->command_id = EvpgArgOptionalId(fcinfo, ARG_COMMAND_ID, "command id");
+	command->metadata = EvpgArgJsonb(fcinfo, ARG_METADATA, "command metadata");
+	command->actor = EvpgArgOptionalId(fcinfo, ARG_ACTOR, "actor");
+	command->correlation_id = EvpgArgOptionalId(fcinfo, ARG_CORRELATION_ID, "correlation id");
+	command->causation_id = EvpgArgOptionalId(fcinfo, ARG_CAUSATION_ID, "causation id");
 	EvpgCommandCheck(command);
 	EvpgCheckCallersMetadata(command->metadata);
 	EvpgCheckCallersCommandId(command->command_id);
@@ -163,6 +169,11 @@ events_from_array(ArrayType *array, EvpgEvent **events)
 Datum
 evpg_append(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_EVENTS, ARG_EXPECTED_VERSION, ARG_COMMAND_ID,
+		ARG_METADATA, ARG_ACTOR, ARG_CORRELATION_ID, ARG_CAUSATION_ID
+	};
 	Entry		entry;
 	EvpgCommand command = {.command_type = "evpg_append"};
 	EvpgOutcome outcome;
@@ -171,18 +182,18 @@ evpg_append(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	begin_entry(&entry);
-	command.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
-	command.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
-	EvpgArgRefuseNull(fcinfo, 2, "events");
-	count = events_from_array(PG_GETARG_ARRAYTYPE_P(2), &events);
-	command.has_expected = !PG_ARGISNULL(3);
+	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
+	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
+	EvpgArgRefuseNull(fcinfo, ARG_EVENTS, "events");
+	count = events_from_array(PG_GETARG_ARRAYTYPE_P(ARG_EVENTS), &events);
+	command.has_expected = !PG_ARGISNULL(ARG_EXPECTED_VERSION);
 	if (command.has_expected)
-		command.expected_version = PG_GETARG_INT64(3);
-	command.command_id = EvpgArgOptionalId(fcinfo, 4, "command id");
-	command.metadata = EvpgArgJsonb(fcinfo, 5, "command metadata");
-	command.actor = EvpgArgOptionalId(fcinfo, 6, "actor");
-	command.correlation_id = EvpgArgOptionalId(fcinfo, 7, "correlation id");
-	command.causation_id = EvpgArgOptionalId(fcinfo, 8, "causation id");
+		command.expected_version = PG_GETARG_INT64(ARG_EXPECTED_VERSION);
+	command.command_id = EvpgArgOptionalId(fcinfo, ARG_COMMAND_ID, "command id");
+	command.metadata = EvpgArgJsonb(fcinfo, ARG_METADATA, "command metadata");
+	command.actor = EvpgArgOptionalId(fcinfo, ARG_ACTOR, "actor");
+	command.correlation_id = EvpgArgOptionalId(fcinfo, ARG_CORRELATION_ID, "correlation id");
+	command.causation_id = EvpgArgOptionalId(fcinfo, ARG_CAUSATION_ID, "causation id");
 	EvpgCommandCheck(&command);
 	EvpgCheckCallersMetadata(command.metadata);
 	EvpgCheckCallersCommandId(command.command_id);
@@ -235,6 +246,11 @@ injected_metadata(const EvpgEvent *event, bool run_sagas)
 Datum
 evpg_inject(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_EVENT, ARG_RUN_SAGAS, ARG_ACTOR, ARG_CORRELATION_ID,
+		ARG_CAUSATION_ID
+	};
 	Entry		entry;
 	EvpgCommand command = {.command_type = "evpg_inject"};
 	EvpgOutcome outcome;
@@ -243,18 +259,18 @@ evpg_inject(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	begin_entry(&entry);
-	command.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
-	command.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
-	if (PG_ARGISNULL(2) || !EvpgEventFromNewEvent(PG_GETARG_HEAPTUPLEHEADER(2), &event))
+	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
+	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
+	if (PG_ARGISNULL(ARG_EVENT) || !EvpgEventFromNewEvent(PG_GETARG_HEAPTUPLEHEADER(ARG_EVENT), &event))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("event must not be null")));
 	EvpgEventCheck(&event, 1);
-	command.actor = EvpgArgOptionalId(fcinfo, 4, "actor");
-	command.correlation_id = EvpgArgOptionalId(fcinfo, 5, "correlation id");
-	command.causation_id = EvpgArgOptionalId(fcinfo, 6, "causation id");
+	command.actor = EvpgArgOptionalId(fcinfo, ARG_ACTOR, "actor");
+	command.correlation_id = EvpgArgOptionalId(fcinfo, ARG_CORRELATION_ID, "correlation id");
+	command.causation_id = EvpgArgOptionalId(fcinfo, ARG_CAUSATION_ID, "causation id");
 	EvpgCommandCheck(&command);
-	command.metadata = injected_metadata(&event, !PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
+	command.metadata = injected_metadata(&event, !PG_ARGISNULL(ARG_RUN_SAGAS) && PG_GETARG_BOOL(ARG_RUN_SAGAS));
 	if (event.metadata != NULL)
 		event.metadata = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(event.metadata),
 															CStringGetTextDatum("evpg")));

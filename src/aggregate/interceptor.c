@@ -54,9 +54,13 @@ static EvpgStatement insert_interceptor = {
 Datum
 evpg_register_interceptor(PG_FUNCTION_ARGS)
 {
-	char	   *name = EvpgArgName(fcinfo, 0, "interceptor name");
-	ArrayType  *aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types");
-	ArrayType  *command_types = EvpgArgTextArray(fcinfo, 3, "command_types");
+	enum
+	{
+		ARG_NAME, ARG_INTERCEPTOR, ARG_AGGREGATE_TYPES, ARG_COMMAND_TYPES, ARG_PRIORITY
+	};
+	char	   *name = EvpgArgName(fcinfo, ARG_NAME, "interceptor name");
+	ArrayType  *aggregate_types = EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types");
+	ArrayType  *command_types = EvpgArgTextArray(fcinfo, ARG_COMMAND_TYPES, "command_types");
 	char	   *search_path = EvpgFunctionSearchPath();
 	Oid			registrant = GetUserId();
 	Datum		values[7];
@@ -65,13 +69,13 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgCheckNewName(name, "interceptor name");
-	EvpgArgRefuseNull(fcinfo, 1, "interceptor");
+	EvpgArgRefuseNull(fcinfo, ARG_INTERCEPTOR, "interceptor");
 	memset(nulls, ' ', sizeof(nulls));
 	EvpgParameterText(values, nulls, 0, name);
-	EvpgParameterText(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(1), EVPG_ROLE_INTERCEPTOR, registrant));
+	EvpgParameterText(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(ARG_INTERCEPTOR), EVPG_ROLE_INTERCEPTOR, registrant));
 	EvpgParameterArray(values, nulls, 2, aggregate_types);
 	EvpgParameterArray(values, nulls, 3, command_types);
-	values[4] = Int32GetDatum(EvpgArgInt(fcinfo, 4, "priority", PG_INT32_MIN));
+	values[4] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_PRIORITY, "priority", PG_INT32_MIN));
 	EvpgParameterText(values, nulls, 5, search_path);
 	EvpgParameterText(values, nulls, 6, GetUserNameFromId(registrant, false));
 

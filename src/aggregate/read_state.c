@@ -29,17 +29,21 @@ PG_FUNCTION_INFO_V1(evpg_take_snapshot);
 Datum
 evpg_state(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_AT_VERSION, ARG_AT_TIME
+	};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvpgStream	stream = {
-		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
-		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+		.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id")
 	};
 	EvpgScope	scope;
 	EvpgAggregate *aggregate;
 	MemoryContext context;
 	MemoryContext caller;
 
-	if (!PG_ARGISNULL(2) && !PG_ARGISNULL(3))
+	if (!PG_ARGISNULL(ARG_AT_VERSION) && !PG_ARGISNULL(ARG_AT_TIME))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("at_version and at_time cannot both be given")));
@@ -54,9 +58,9 @@ evpg_state(PG_FUNCTION_ARGS)
 		Datum		values[3];
 		bool		nulls[3] = {0};
 
-		if (!PG_ARGISNULL(2))
+		if (!PG_ARGISNULL(ARG_AT_VERSION))
 		{
-			int64		version = PG_GETARG_INT64(2);
+			int64		version = PG_GETARG_INT64(ARG_AT_VERSION);
 
 			if (version < 0 || version > stream.version)
 				ereport(ERROR,
@@ -66,8 +70,8 @@ evpg_state(PG_FUNCTION_ARGS)
 						 errdetail("Its versions are 0 to " INT64_FORMAT ".", stream.version)));
 			EvpgStateLoadVersion(&state, aggregate, &stream, version);
 		}
-		else if (!PG_ARGISNULL(3))
-			EvpgStateLoadTime(&state, aggregate, &stream, PG_GETARG_TIMESTAMPTZ(3));
+		else if (!PG_ARGISNULL(ARG_AT_TIME))
+			EvpgStateLoadTime(&state, aggregate, &stream, PG_GETARG_TIMESTAMPTZ(ARG_AT_TIME));
 		else
 			EvpgStateLoad(&state, aggregate, &stream, true);
 
@@ -76,7 +80,7 @@ evpg_state(PG_FUNCTION_ARGS)
 		values[2] = Int64GetDatum(state.last_position);
 		nulls[2] = (state.last_position == 0);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-		if (PG_ARGISNULL(2) && PG_ARGISNULL(3))
+		if (PG_ARGISNULL(ARG_AT_VERSION) && PG_ARGISNULL(ARG_AT_TIME))
 			EvpgStateCachePut(&state, stream.stream_id);
 	}
 	EvpgLeave(&scope);

@@ -44,23 +44,27 @@ static EvpgStatement select_streams = {
 Datum
 evpg_streams(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_AGGREGATE_TYPE, ARG_AFTER_ID, ARG_MAX_COUNT, ARG_AFTER_TYPE
+	};
 	Datum		values[4];
 	char		nulls[4] = {' ', ' ', ' ', ' '};
-	int64		max_count = EvpgArgMaxCount(fcinfo, 2);
+	int64		max_count = EvpgArgMaxCount(fcinfo, ARG_MAX_COUNT);
 	EvpgScope	scope;
 
 	/* The page starts after (after_type, after_id); the type may be implied. */
-	if (!PG_ARGISNULL(1) && PG_ARGISNULL(0) && PG_ARGISNULL(3))
+	if (!PG_ARGISNULL(ARG_AFTER_ID) && PG_ARGISNULL(ARG_AGGREGATE_TYPE) && PG_ARGISNULL(ARG_AFTER_TYPE))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("after_id needs a type"),
 				 errhint("Give aggregate_type, or after_type of the last row.")));
 	InitMaterializedSRF(fcinfo, 0);
-	values[0] = PG_GETARG_DATUM(0);
-	nulls[0] = PG_ARGISNULL(0) ? 'n' : ' ';
-	values[1] = PG_ARGISNULL(3) ? PG_GETARG_DATUM(0) : PG_GETARG_DATUM(3);
-	values[2] = PG_GETARG_DATUM(1);
-	nulls[1] = nulls[2] = PG_ARGISNULL(1) ? 'n' : ' ';
+	values[0] = PG_GETARG_DATUM(ARG_AGGREGATE_TYPE);
+	nulls[0] = PG_ARGISNULL(ARG_AGGREGATE_TYPE) ? 'n' : ' ';
+	values[1] = PG_ARGISNULL(ARG_AFTER_TYPE) ? PG_GETARG_DATUM(ARG_AGGREGATE_TYPE) : PG_GETARG_DATUM(ARG_AFTER_TYPE);
+	values[2] = PG_GETARG_DATUM(ARG_AFTER_ID);
+	nulls[1] = nulls[2] = PG_ARGISNULL(ARG_AFTER_ID) ? 'n' : ' ';
 	values[3] = Int64GetDatum(max_count);
 	nulls[3] = max_count < 0 ? 'n' : ' ';
 	EvpgEnter(&scope, NULL);
@@ -105,14 +109,19 @@ return_event(FunctionCallInfo fcinfo, const EvpgEvent *event, MemoryContext row)
 Datum
 evpg_read_stream(PG_FUNCTION_ARGS)
 {
-	EvpgStream	stream = {
-		.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type"),
-		.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id")
+	enum
+	{
+		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_FROM_VERSION, ARG_MAX_COUNT, ARG_BACKWARDS,
+		ARG_MISSING_OK
 	};
-	int64		from_version = PG_ARGISNULL(2) ? 1 : PG_GETARG_INT64(2);
-	int64		max_count = EvpgArgMaxCount(fcinfo, 3);
-	bool		backwards = EvpgArgBool(fcinfo, 4, "backwards");
-	bool		missing_ok = EvpgArgBool(fcinfo, 5, "missing_ok");
+	EvpgStream	stream = {
+		.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id")
+	};
+	int64		from_version = PG_ARGISNULL(ARG_FROM_VERSION) ? 1 : PG_GETARG_INT64(ARG_FROM_VERSION);
+	int64		max_count = EvpgArgMaxCount(fcinfo, ARG_MAX_COUNT);
+	bool		backwards = EvpgArgBool(fcinfo, ARG_BACKWARDS, "backwards");
+	bool		missing_ok = EvpgArgBool(fcinfo, ARG_MISSING_OK, "missing_ok");
 	EvpgScope	scope;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -223,13 +232,18 @@ return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 up
 Datum
 evpg_read_all(PG_FUNCTION_ARGS)
 {
-	int64		after_position = EvpgArgBigint(fcinfo, 0, "after_position");
-	int64		max_count = EvpgArgMaxCount(fcinfo, 1);
-	bool		stable_only = EvpgArgBool(fcinfo, 5, "stable_only");
+	enum
+	{
+		ARG_AFTER_POSITION, ARG_MAX_COUNT, ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_TAGS,
+		ARG_STABLE_ONLY
+	};
+	int64		after_position = EvpgArgBigint(fcinfo, ARG_AFTER_POSITION, "after_position");
+	int64		max_count = EvpgArgMaxCount(fcinfo, ARG_MAX_COUNT);
+	bool		stable_only = EvpgArgBool(fcinfo, ARG_STABLE_ONLY, "stable_only");
 	Wanted		wanted = {
-		.aggregate_types = EvpgArgTextArray(fcinfo, 2, "aggregate_types"),
-		.event_types = EvpgArgTextArray(fcinfo, 3, "event_types"),
-		.tags = EvpgArgTextArray(fcinfo, 4, "tags")
+		.aggregate_types = EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
+		.event_types = EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
+		.tags = EvpgArgTextArray(fcinfo, ARG_TAGS, "tags")
 	};
 	int64		count;
 	int64		mark;

@@ -137,6 +137,10 @@ receive_message(void *arg)
 Datum
 evpg_receive_message(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_SOURCE, ARG_MESSAGE_KEY, ARG_TRANSLATOR, ARG_PAYLOAD
+	};
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
 	Message		message = {0};
@@ -146,11 +150,11 @@ evpg_receive_message(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	context = AllocSetContextCreate(caller, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	message.source = EvpgArgName(fcinfo, 0, "source");
-	message.key = EvpgArgId(fcinfo, 1, "message key");
-	message.translator = EvpgArgName(fcinfo, 2, "translator name");
-	message.payload = EvpgArgJsonb(fcinfo, 3, "payload");
-	EvpgArgRefuseNull(fcinfo, 3, "payload");
+	message.source = EvpgArgName(fcinfo, ARG_SOURCE, "source");
+	message.key = EvpgArgId(fcinfo, ARG_MESSAGE_KEY, "message key");
+	message.translator = EvpgArgName(fcinfo, ARG_TRANSLATOR, "translator name");
+	message.payload = EvpgArgJsonb(fcinfo, ARG_PAYLOAD, "payload");
+	EvpgArgRefuseNull(fcinfo, ARG_PAYLOAD, "payload");
 
 	EvpgEnter(&scope, "evpg_receive_message()");
 	error = EvpgSubtransactionRun(receive_message, &message);

@@ -59,24 +59,29 @@ check_undo(Jsonb *undo)
 Datum
 evpg_action_send(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_COMMAND_TYPE, ARG_DATA, ARG_LABEL, ARG_UNDO,
+		ARG_EXPECTED_VERSION, ARG_METADATA
+	};
 	JsonbParseState *state;
 	Jsonb	   *jsonb;
 
 	begin_action(&state, "send");
-	EvpgJsonbAddText(&state, "aggregate_type", EvpgArgName(fcinfo, 0, "aggregate type"));
-	EvpgJsonbAddText(&state, "aggregate_id", EvpgArgId(fcinfo, 1, "aggregate id"));
-	EvpgJsonbAddText(&state, "command_type", EvpgArgName(fcinfo, 2, "command type"));
-	EvpgJsonbAddJsonb(&state, "data", EvpgArgJsonb(fcinfo, 3, "command data"));
-	if (!PG_ARGISNULL(4))
-		EvpgJsonbAddText(&state, "label", EvpgArgName(fcinfo, 4, "label"));
-	if ((jsonb = EvpgArgJsonb(fcinfo, 5, "undo")) != NULL)
+	EvpgJsonbAddText(&state, "aggregate_type", EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type"));
+	EvpgJsonbAddText(&state, "aggregate_id", EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id"));
+	EvpgJsonbAddText(&state, "command_type", EvpgArgName(fcinfo, ARG_COMMAND_TYPE, "command type"));
+	EvpgJsonbAddJsonb(&state, "data", EvpgArgJsonb(fcinfo, ARG_DATA, "command data"));
+	if (!PG_ARGISNULL(ARG_LABEL))
+		EvpgJsonbAddText(&state, "label", EvpgArgName(fcinfo, ARG_LABEL, "label"));
+	if ((jsonb = EvpgArgJsonb(fcinfo, ARG_UNDO, "undo")) != NULL)
 	{
 		check_undo(jsonb);
 		EvpgJsonbAddJsonb(&state, "undo", jsonb);
 	}
-	if (!PG_ARGISNULL(6))
-		EvpgJsonbAddInt64(&state, "expected_version", EvpgArgBigintAtLeast(fcinfo, 6, "expected_version", -1));
-	if ((jsonb = EvpgArgJsonb(fcinfo, 7, "command metadata")) != NULL)
+	if (!PG_ARGISNULL(ARG_EXPECTED_VERSION))
+		EvpgJsonbAddInt64(&state, "expected_version", EvpgArgBigintAtLeast(fcinfo, ARG_EXPECTED_VERSION, "expected_version", -1));
+	if ((jsonb = EvpgArgJsonb(fcinfo, ARG_METADATA, "command metadata")) != NULL)
 	{
 		EvpgCheckMetadata(jsonb);
 		EvpgJsonbAddJsonb(&state, "metadata", jsonb);
@@ -101,25 +106,29 @@ interval_seconds(Datum interval)
 Datum
 evpg_action_schedule(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_TIMER, ARG_DELAY, ARG_DUE_AT, ARG_PAYLOAD
+	};
 	JsonbParseState *state;
 
 	begin_action(&state, "schedule");
-	EvpgJsonbAddText(&state, "timer", EvpgArgName(fcinfo, 0, "timer"));
-	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
+	EvpgJsonbAddText(&state, "timer", EvpgArgName(fcinfo, ARG_TIMER, "timer"));
+	if (PG_ARGISNULL(ARG_DELAY) == PG_ARGISNULL(ARG_DUE_AT))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a timer needs either delay or due_at")));
-	if (!PG_ARGISNULL(1))
-		EvpgJsonbAddNumeric(&state, "delay", interval_seconds(PG_GETARG_DATUM(1)));
+	if (!PG_ARGISNULL(ARG_DELAY))
+		EvpgJsonbAddNumeric(&state, "delay", interval_seconds(PG_GETARG_DATUM(ARG_DELAY)));
 	else
 	{
-		if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(2)))
+		if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(ARG_DUE_AT)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("due_at must be finite")));
-		EvpgJsonbAddTime(&state, "due_at", PG_GETARG_TIMESTAMPTZ(2));
+		EvpgJsonbAddTime(&state, "due_at", PG_GETARG_TIMESTAMPTZ(ARG_DUE_AT));
 	}
-	EvpgJsonbAddJsonb(&state, "payload", EvpgArgJsonb(fcinfo, 3, "timer payload"));
+	EvpgJsonbAddJsonb(&state, "payload", EvpgArgJsonb(fcinfo, ARG_PAYLOAD, "timer payload"));
 	PG_RETURN_JSONB_P(EvpgJsonbFinish(&state));
 }
 

@@ -29,23 +29,28 @@ PG_FUNCTION_INFO_V1(evpg_schedule_command);
 Datum
 evpg_schedule_command(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_DUE_AT, ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_COMMAND_TYPE, ARG_DATA, ARG_COMMAND_ID,
+		ARG_METADATA, ARG_ACTOR, ARG_CORRELATION_ID, ARG_CAUSATION_ID
+	};
 	EvpgCommand command = {
-		.aggregate_type = EvpgArgName(fcinfo, 1, "aggregate type"),
-		.aggregate_id = EvpgArgId(fcinfo, 2, "aggregate id"),
-		.command_type = EvpgArgName(fcinfo, 3, "command type"),
-		.data = EvpgArgJsonb(fcinfo, 4, "command data"),
-		.command_id = EvpgArgOptionalId(fcinfo, 5, "command id"),
-		.metadata = EvpgArgJsonb(fcinfo, 6, "command metadata"),
-		.actor = EvpgArgOptionalId(fcinfo, 7, "actor"),
-		.correlation_id = EvpgArgOptionalId(fcinfo, 8, "correlation id"),
-		.causation_id = EvpgArgOptionalId(fcinfo, 9, "causation id")
+		.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type"),
+		.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id"),
+		.command_type = EvpgArgName(fcinfo, ARG_COMMAND_TYPE, "command type"),
+		.data = EvpgArgJsonb(fcinfo, ARG_DATA, "command data"),
+		.command_id = EvpgArgOptionalId(fcinfo, ARG_COMMAND_ID, "command id"),
+		.metadata = EvpgArgJsonb(fcinfo, ARG_METADATA, "command metadata"),
+		.actor = EvpgArgOptionalId(fcinfo, ARG_ACTOR, "actor"),
+		.correlation_id = EvpgArgOptionalId(fcinfo, ARG_CORRELATION_ID, "correlation id"),
+		.causation_id = EvpgArgOptionalId(fcinfo, ARG_CAUSATION_ID, "causation id")
 	};
 	EvpgTimer	timer = {.scheduled_at = EvpgClockNow()};
 	int64		timer_id;
 	EvpgScope	scope;
 
-	EvpgArgRefuseNull(fcinfo, 0, "due_at");
-	timer.due_at = PG_GETARG_TIMESTAMPTZ(0);
+	EvpgArgRefuseNull(fcinfo, ARG_DUE_AT, "due_at");
+	timer.due_at = PG_GETARG_TIMESTAMPTZ(ARG_DUE_AT);
 	EvpgTimerCheckDue(timer.due_at);
 	EvpgCommandCheck(&command);
 	EvpgCheckCallersMetadata(command.metadata);

@@ -239,16 +239,20 @@ has_changed(const Wait *wait)
 Datum
 evpg_watch_projection(PG_FUNCTION_ARGS)
 {
+	enum
+	{
+		ARG_NAME, ARG_KEY, ARG_AFTER_VERSION, ARG_TIMEOUT, ARG_AFTER_GENERATION
+	};
 	Wait		wait = {
-		.name = EvpgArgName(fcinfo, 0, "projection name"),
-		.key = EvpgArgKey(fcinfo, 1),
-		.position = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2),
-		.has_generation = !PG_ARGISNULL(4),
-		.generation = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4),
+		.name = EvpgArgName(fcinfo, ARG_NAME, "projection name"),
+		.key = EvpgArgKey(fcinfo, ARG_KEY),
+		.position = PG_ARGISNULL(ARG_AFTER_VERSION) ? 0 : PG_GETARG_INT64(ARG_AFTER_VERSION),
+		.has_generation = !PG_ARGISNULL(ARG_AFTER_GENERATION),
+		.generation = PG_ARGISNULL(ARG_AFTER_GENERATION) ? 0 : PG_GETARG_INT32(ARG_AFTER_GENERATION),
 		.fcinfo = fcinfo
 	};
 
 	InitMaterializedSRF(fcinfo, 0);
-	(void) wait_until(has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_timeout(fcinfo, 3));
+	(void) wait_until(has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_timeout(fcinfo, ARG_TIMEOUT));
 	PG_RETURN_NULL();
 }
