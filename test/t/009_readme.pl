@@ -7,8 +7,8 @@
 # fence names a file (```c counter.c) are written to that file, and the directory is built and installed with PGXS as a
 # third party would do it, before the session starts.
 #
-# Then: every link leads to a file and a heading, every test that the documentation names exists, rules.md lists for each rule
-# the tests that name it, reference.md names everything that there is, and every feature is in coverage.md once.
+# Then: every link leads to a file and a heading, every test and source file that a page names exists, rules.md lists for
+# each rule the tests that name it, reference.md names everything that there is, and every feature is in coverage.md once.
 
 use strict;
 use warnings;
@@ -167,6 +167,7 @@ foreach my $name ('README.md', map { "docs/$_.md" } qw(tour tutorial projections
 # ------------------------------------------------------------------ names
 
 my @documents = map { s/^\Q$top\E\///r } glob("$top/*.md $top/docs/*.md $top/bench/*.md $top/src/*/*.md $top/test/*.md");
+my @sources = glob("$top/src/* $top/src/*/*");
 my @missing;
 my %anchors;
 
@@ -196,6 +197,10 @@ foreach my $name (@documents)
 	while ($text =~ /\b((?:test|examples)\/[\w\/-]+\.(?:sql|spec|pl|c))\b/g)
 	{
 		push @missing, "$name names $1" if !-e "$top/$1";
+	}
+	while ($name =~ /^src|architecture/ && $text =~ /(?<![\w.\/])(\w+\.[ch])\b/g)
+	{
+		push @missing, "$name names $1" if !grep { /\/\Q$1\E$/ } @sources;
 	}
 }
 is(join("\n", @missing), '', 'what the documentation links to and names is there');
