@@ -21,7 +21,6 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
 
 #include "access/xact.h"
 #include "base/names.h"

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * projection.c
- *		Keeps the registered projections for the session, and says which events
- *		and keys are theirs.
+ *		The registered projections, kept for the session, and which events and keys
+ *		belong to each.
  *
- * Who registers or drops a projection, or ends a rebuild, locks evpg.fence (see
- * register_projection.c), so the command path asks for the projections after it has entered
- * the fence.
+ * A transaction that registers or drops a projection, or ends a rebuild, locks
+ * evpg.fence (see register_projection.c), so the command path reads the list of
+ * projections after it has entered the fence.
  *
  * The functions or library of a projection are resolved at the first event it
  * takes, so that a broken one stops only the commands that need it.
@@ -41,6 +41,7 @@ static uint64 generation = 0;	/* of the list */
 
 /* ------------------------------------------------------------------ the list */
 
+/* Returns the mode of a name; error if there is none. */
 EvpgProjectionMode
 EvpgProjectionModeFromName(const char *name)
 {
@@ -54,6 +55,7 @@ EvpgProjectionModeFromName(const char *name)
 			 errhint("Use inline or async.")));
 }
 
+/* Returns the value of on_error of a name; error if there is none. */
 EvpgOnError
 EvpgOnErrorFromName(const char *name)
 {
@@ -69,55 +71,67 @@ EvpgOnErrorFromName(const char *name)
 			 errhint("Use stop, park or skip.")));
 }
 
+enum
+{
+	PROJECTION_NAME = 1, PROJECTION_LIBRARY, PROJECTION_SYMBOL, PROJECTION_REDUCER, PROJECTION_HANDLER,
+	PROJECTION_KEY_FUNCTION, PROJECTION_KEY_PATH, PROJECTION_CONSTANT_KEY, PROJECTION_AGGREGATE_TYPES,
+	PROJECTION_EVENT_TYPES, PROJECTION_TAGS, PROJECTION_INITIAL_STATE, PROJECTION_BROADCAST,
+	PROJECTION_EVENT_NAME, PROJECTION_SEARCH_PATH, PROJECTION_MODE, PROJECTION_ON_ERROR, PROJECTION_MAX_ATTEMPTS,
+	PROJECTION_RESET, PROJECTION_TABLES, PROJECTION_START_POSITION, PROJECTION_VERSION, PROJECTION_BUILD,
+	PROJECTION_GENERATION_BASE, PROJECTION_REGISTERED_BY
+};
+
+static EvpgStatement select_projections = {
+	.text = "SELECT name, library, symbol, reducer, handler, key_function, key_path, constant_key,"
+	" aggregate_types, event_types, tags, initial_state, broadcast, event_name, search_path,"
+	" mode, on_error, max_attempts, reset, tables, start_position, version, build, generation_base, registered_by"
+	" FROM evpg.projection ORDER BY name"
+};
+
+/* Makes a projection of a row of select_projections, in CurrentMemoryContext. */
 static EvpgProjection *
 load_projection(uint64 row)
 {
 	EvpgProjection *projection = palloc0(sizeof(EvpgProjection));
-	char	   *library = EvpgResultText(row, 2);
+	char	   *library = EvpgResultText(row, PROJECTION_LIBRARY);
 	Datum		path;
 
 	projection->context = CurrentMemoryContext;
-	projection->name = EvpgResultText(row, 1);
+	projection->name = EvpgResultText(row, PROJECTION_NAME);
 	projection->native = (library != NULL);
 	projection->library = library;
-	projection->symbol = EvpgResultText(row, 3);
-	projection->reducer_signature = EvpgResultText(row, 4);
-	projection->handler_signature = EvpgResultText(row, 5);
-	projection->key_signature = EvpgResultText(row, 6);
-	if (EvpgResultDatum(row, 7, &path))
+	projection->symbol = EvpgResultText(row, PROJECTION_SYMBOL);
+	projection->reducer_signature = EvpgResultText(row, PROJECTION_REDUCER);
+	projection->handler_signature = EvpgResultText(row, PROJECTION_HANDLER);
+	projection->key_signature = EvpgResultText(row, PROJECTION_KEY_FUNCTION);
+	if (EvpgResultDatum(row, PROJECTION_KEY_PATH, &path))
 		projection->key_path = PG_DETOAST_DATUM_COPY(path);
-	projection->constant_key = EvpgResultText(row, 8);
-	projection->aggregate_types = EvpgResultNames(row, 9);
-	projection->event_types = EvpgResultNames(row, 10);
-	projection->tags = EvpgResultNames(row, 11);
-	projection->initial_state = EvpgResultJsonb(row, 12);
-	projection->broadcast = EvpgBroadcastFromName(EvpgResultText(row, 13));
-	projection->event_name = EvpgResultText(row, 14);
-	projection->search_path = EvpgResultText(row, 15);
-	projection->mode = EvpgProjectionModeFromName(EvpgResultText(row, 16));
-	projection->on_error = EvpgOnErrorFromName(EvpgResultText(row, 17));
-	projection->max_attempts = (int) EvpgResultInt64(row, 18);
-	projection->reset_signature = EvpgResultText(row, 19);
-	projection->tables = EvpgResultNames(row, 20);
-	projection->start_position = EvpgResultInt64(row, 21);
-	projection->version = (int) EvpgResultInt64(row, 22);
-	projection->build = EvpgResultInt64(row, 23);
-	projection->generation_base = (int) EvpgResultInt64(row, 24);
-	projection->registered_by = EvpgResultText(row, 25);
+	projection->constant_key = EvpgResultText(row, PROJECTION_CONSTANT_KEY);
+	projection->aggregate_types = EvpgResultNames(row, PROJECTION_AGGREGATE_TYPES);
+	projection->event_types = EvpgResultNames(row, PROJECTION_EVENT_TYPES);
+	projection->tags = EvpgResultNames(row, PROJECTION_TAGS);
+	projection->initial_state = EvpgResultJsonb(row, PROJECTION_INITIAL_STATE);
+	projection->broadcast = EvpgBroadcastFromName(EvpgResultText(row, PROJECTION_BROADCAST));
+	projection->event_name = EvpgResultText(row, PROJECTION_EVENT_NAME);
+	projection->search_path = EvpgResultText(row, PROJECTION_SEARCH_PATH);
+	projection->mode = EvpgProjectionModeFromName(EvpgResultText(row, PROJECTION_MODE));
+	projection->on_error = EvpgOnErrorFromName(EvpgResultText(row, PROJECTION_ON_ERROR));
+	projection->max_attempts = (int) EvpgResultInt64(row, PROJECTION_MAX_ATTEMPTS);
+	projection->reset_signature = EvpgResultText(row, PROJECTION_RESET);
+	projection->tables = EvpgResultNames(row, PROJECTION_TABLES);
+	projection->start_position = EvpgResultInt64(row, PROJECTION_START_POSITION);
+	projection->version = (int) EvpgResultInt64(row, PROJECTION_VERSION);
+	projection->build = EvpgResultInt64(row, PROJECTION_BUILD);
+	projection->generation_base = (int) EvpgResultInt64(row, PROJECTION_GENERATION_BASE);
+	projection->registered_by = EvpgResultText(row, PROJECTION_REGISTERED_BY);
 	return projection;
 }
 
-static EvpgStatement select_projection = {
-	.text = "SELECT name, library, symbol, reducer, handler, key_function, key_path, constant_key, aggregate_types,"
-	" event_types, tags, initial_state, broadcast, event_name, search_path, mode, on_error, max_attempts,"
-	" reset, tables, start_position, version, build, generation_base, registered_by"
-	" FROM evpg.projection ORDER BY name"
-};
-
 /*
  * EvpgProjectionList
- *		All projections, by name.  The caller is inside EvpgEnter.  Read with
- *		the latest snapshot, also under REPEATABLE READ.
+ *		Lists all projections by name (EvpgProjection *), read with the latest snapshot,
+ *		also under REPEATABLE READ.  The list lives to the end of the transaction at
+ *		least.  The caller is inside EvpgEnter.
  */
 List *
 EvpgProjectionList(void)
@@ -138,7 +152,7 @@ EvpgProjectionList(void)
 	}
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProjectionList", ALLOCSET_SMALL_SIZES);
 	generation = EvpgCatalogRegistryGeneration();
-	rows = EvpgStatementReadLatest(&select_projection, NULL, NULL);
+	rows = EvpgStatementReadLatest(&select_projections, NULL, NULL);
 	old = MemoryContextSwitchTo(context);
 	for (uint64 row = 0; row < rows; row++)
 		list = lappend(list, load_projection(row));
@@ -152,8 +166,8 @@ EvpgProjectionList(void)
 
 /*
  * EvpgProjectionGet
- *		A projection by name, as long as the list of EvpgProjectionList.  If there
- *		is none: NULL with missing_ok, else an error.
+ *		Returns a projection by name, which lives as long as the list of
+ *		EvpgProjectionList.  If there is none: NULL with missing_ok, else an error.
  */
 EvpgProjection *
 EvpgProjectionGet(const char *name, bool missing_ok)
@@ -176,6 +190,7 @@ EvpgProjectionGet(const char *name, bool missing_ok)
 
 /* ------------------------------------------------------------------ events and keys */
 
+/* Whether tags, which may be NULL, have one that is wanted; NIL wants all. */
 static bool
 has_wanted_tag(List *wanted, ArrayType *tags)
 {
@@ -193,7 +208,7 @@ has_wanted_tag(List *wanted, ArrayType *tags)
 	return false;
 }
 
-/* The definition of a native projection; its types count if the registration names none. */
+/* Loads the definition of a native projection; its types count if the registration names none. */
 static const evpg_projection_definition *
 load_projection_module(EvpgProjection *projection)
 {
@@ -217,14 +232,14 @@ load_projection_module(EvpgProjection *projection)
 	return &projection->module;
 }
 
-/* Whether the projection takes events at all; without code, its rows are put by evpg_put_projection() alone. */
+/* Returns whether a projection takes events at all; without code, only evpg_put_projection() writes its rows. */
 bool
 EvpgProjectionHasCode(const EvpgProjection *projection)
 {
 	return projection->native || projection->reducer_signature != NULL || projection->handler_signature != NULL;
 }
 
-/* Whether an event is one that the projection takes. */
+/* Returns whether a projection takes an event; loads the library of a native one. */
 bool
 EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 {
@@ -242,7 +257,7 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 		evpg_find_projected(module, event->type) != NULL;
 }
 
-/* Error unless a projection can be rebuilt from events. */
+/* Error unless a projection has code, so that it can be rebuilt from events. */
 void
 EvpgProjectionRequireCode(const EvpgProjection *projection)
 {
@@ -253,7 +268,7 @@ EvpgProjectionRequireCode(const EvpgProjection *projection)
 				 errdetail("It has no code; its rows are what evpg_put_projection() made them.")));
 }
 
-/* The reducer or handler of a projection that is not native. */
+/* Returns the reducer or handler of a projection that is not native, resolved at its first use; lives as the projection. */
 EvpgFunction *
 EvpgProjectionFunction(EvpgProjection *projection)
 {
@@ -266,7 +281,7 @@ EvpgProjectionFunction(EvpgProjection *projection)
 	return projection->function;
 }
 
-/* Whether the aggregate id is the key. */
+/* Returns whether the aggregate id is the key; loads the library of a native projection. */
 bool
 EvpgProjectionKeyedById(EvpgProjection *projection)
 {
@@ -276,7 +291,8 @@ EvpgProjectionKeyedById(EvpgProjection *projection)
 
 /*
  * EvpgProjectionKeys
- *		The keys that an event is applied to, in CurrentMemoryContext; NIL: none.
+ *		Returns the keys to which an event is applied (char *), in CurrentMemoryContext;
+ *		NIL if there are none.  Runs user code.
  */
 List *
 EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
@@ -288,8 +304,9 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
 	if (projection->key_signature != NULL)
 	{
 		if (projection->key_function == NULL)
-			projection->key_function = EvpgFunctionResolveIn(projection->context, projection->key_signature,
-															 EVPG_ROLE_KEY, projection->registered_by, projection->search_path);
+			projection->key_function =
+				EvpgFunctionResolveIn(projection->context, projection->key_signature, EVPG_ROLE_KEY,
+									  projection->registered_by, projection->search_path);
 		return EvpgKeysByFunction(projection->key_function, event, "projection key");
 	}
 	if (projection->native && projection->module.key != NULL)

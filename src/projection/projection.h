@@ -17,7 +17,7 @@
 
 typedef enum EvpgProjectionMode
 {
-	EVPG_MODE_INLINE,			/* applied by who appends */
+	EVPG_MODE_INLINE,			/* applied by the transaction that appends */
 	EVPG_MODE_ASYNC				/* applied afterwards, by a consumer */
 } EvpgProjectionMode;
 
@@ -63,7 +63,6 @@ typedef struct EvpgProjection
 	int64		build;			/* the rows that are read */
 	int			generation_base;	/* of these rows */
 } EvpgProjection;
-
 
 extern EvpgProjectionMode EvpgProjectionModeFromName(const char *name);
 extern EvpgOnError EvpgOnErrorFromName(const char *name);

@@ -4,12 +4,11 @@
  *		Rows of projections (rules 11 and 12): finding, locking and writing the
  *		row of a key, and its frames.
  *
- * The row of (projection, key) is the guard of a key.  Who applies events in
- * the transaction that appends them has the row locked, a missing one is put
- * there first, so applies to a key are serial; besides, the first
- * evpg.max_key_locks keys of a transaction are locked by an advisory lock of
- * evpg's own, and later ones send frames without data.  Who owns all rows of a
- * build (an asynchronous projection, a rebuild) needs neither.
+ * The row of (projection, key) guards a key.  A transaction that applies the events
+ * that it appends has the row locked, and inserts a missing one first, so applies to a
+ * key are serial.  Besides, the first evpg.max_key_locks keys of a transaction are
+ * locked by an advisory lock of evpg's own; later ones send frames without data.  An
+ * asynchronous projection or a rebuild, which owns all rows of a build, needs neither.
  *
  * Table projections have such a row too, without a state.
  *
@@ -28,7 +27,6 @@
 #include "base/locks.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
-#include "evpg.h"
 
 #include "access/htup_details.h"
 #include "access/xact.h"
@@ -67,7 +65,7 @@ forget_key_locks(XactEvent event, void *arg)
 	key_locks = 0;
 }
 
-/* Called once, from _PG_init. */
+/* Installs a callback; called once, from _PG_init. */
 void
 EvpgProjectionRowInit(void)
 {
@@ -80,7 +78,7 @@ get_row_value(const EvpgProjectionRow *row, int column, bool *isnull)
 	return heap_getattr(row->tuple, column, EvpgCatalogGet()->projection_state_row, isnull);
 }
 
-/* Finds the row of a key and reads it; false if there is none. */
+/* Finds the row of a key and reads it, into CurrentMemoryContext; returns false if there is none. */
 static bool
 find_projection_row(EvpgProjectionRow *row, bool lock)
 {
@@ -110,7 +108,12 @@ static EvpgStatement insert_projection_row = {
 	.types = {INT8OID, TEXTOID}
 };
 
-/* Locks the row of a key in the build that is read, to the end of the transaction; makes it if it is missing. */
+/*
+ * EvpgProjectionRowLock
+ *		Locks the row of a key in the build that is read, until the end of the
+ *		transaction, and reads it, into CurrentMemoryContext; inserts the row if it is
+ *		missing.  key must live as long as *row.
+ */
 void
 EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const char *key)
 {
@@ -131,13 +134,16 @@ EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const 
 	{
 		Datum		values[2] = {Int64GetDatum(row->build), CStringGetTextDatum(key)};
 
-		(void) EvpgStatementRun(&insert_projection_row, values, NULL);
-		EvpgStatementDone();
+		EvpgStatementExecute(&insert_projection_row, values, NULL);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
 
-/* Reads the row of a key in a build whose rows nobody else changes; it need not be there. */
+/*
+ * EvpgProjectionRowOpen
+ *		Reads the row of a key in a build whose rows no other session changes, into
+ *		CurrentMemoryContext; the row need not exist.  key must live as long as *row.
+ */
 void
 EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key)
 {
@@ -158,7 +164,7 @@ static bool replaced[STATE_NATTS] = {
 	false, true, true, true, true, true, false, true
 };
 
-/* Begins to write many rows, each of them once. */
+/* Begins to write many rows, each of them once; end with EvpgRowWriterEnd. */
 EvpgRowWriter *
 EvpgProjectionRowWriter(void)
 {
@@ -167,7 +173,12 @@ EvpgProjectionRowWriter(void)
 	return EvpgRowWriterBegin(&catalog->projection_state, &catalog->projection_state_row);
 }
 
-/* Writes one of many rows; its time advances, also within a transaction. */
+/*
+ * EvpgProjectionRowPut
+ *		Writes one of many rows, whose time advances, also within a transaction; wakes
+ *		the sessions that wait for the key at commit.  Error if the state of a native
+ *		projection exceeds the limits.
+ */
 void
 EvpgProjectionRowPut(EvpgRowWriter *writer, EvpgProjectionRow *row)
 {
@@ -197,7 +208,7 @@ EvpgProjectionRowPut(EvpgRowWriter *writer, EvpgProjectionRow *row)
 		EvpgWakeWaitersAtCommit(EvpgHashPair(row->projection->name, row->key));
 }
 
-/* Writes a row. */
+/* Writes one row, as EvpgProjectionRowPut. */
 void
 EvpgProjectionRowWrite(EvpgProjectionRow *row)
 {
@@ -207,23 +218,22 @@ EvpgProjectionRowWrite(EvpgProjectionRow *row)
 	EvpgRowWriterEnd(writer);
 }
 
-static EvpgStatement delete_projection_row_remove = {
+static EvpgStatement delete_projection_row = {
 	.text = "DELETE FROM evpg.projection_state"
 	" WHERE build = $1 AND key = $2",
 	.types = {INT8OID, TEXTOID}
 };
 
-/* Takes a row away that was only put there to be locked. */
+/* Deletes a row that was only inserted to be locked. */
 void
 EvpgProjectionRowRemove(EvpgProjectionRow *row)
 {
 	Datum		values[2] = {Int64GetDatum(row->build), CStringGetTextDatum(row->key)};
 
-	(void) EvpgStatementRun(&delete_projection_row_remove, values, NULL);
-	EvpgStatementDone();
+	EvpgStatementExecute(&delete_projection_row, values, NULL);
 }
 
-/* A row that is not there comes to be: a new generation, unless it is the first. */
+/* Begins a new generation of a row that is marked as deleted, unless it is the first; in memory. */
 void
 EvpgProjectionRowRevive(EvpgProjectionRow *row)
 {
@@ -234,7 +244,7 @@ EvpgProjectionRowRevive(EvpgProjectionRow *row)
 	row->state = NULL;
 }
 
-/* Sends a frame about a row as it is. */
+/* Sends a frame about a row as it is, with an event name and data, unless the projection sends none. */
 void
 EvpgProjectionRowSend(const EvpgProjectionRow *row, const char *name, Jsonb *data)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * projection_row.h
- *		Rows of projections: what a key has come to.
+ *		Rows of projections: the state and version of a key.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,7 +13,7 @@
 #include "base/row.h"
 #include "projection/projection.h"
 
-/* The row of a key, which nobody else changes meanwhile. */
+/* The row of a key, which no other session changes. */
 typedef struct EvpgProjectionRow
 {
 	EvpgProjection *projection;

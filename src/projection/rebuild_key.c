@@ -4,8 +4,8 @@
  *		Replacing and rebuilding single keys of projections (rules 12 and 13).
  *
  * Both are changes from outside the events: they get a position of their own, so
- * that who catches up by positions sees them.  The order of locks is that of
- * everybody: the consumer of an asynchronous projection, the fence, the key.
+ * that a client that catches up by positions sees them.  The order of locks is: the
+ * consumer of an asynchronous projection, the fence, the key.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,7 +13,6 @@
 
 #include "base/names.h"
 #include "catalog/pg_type.h"
-#include "evpg.h"
 
 #include "base/arguments.h"
 #include "base/catalog.h"
@@ -30,6 +29,7 @@
 
 PG_FUNCTION_INFO_V1(evpg_put_projection);
 
+/* Error for a projection with a handler, whose rows of a key are not known. */
 static void
 refuse_table_projection(const EvpgProjection *projection, const char *action)
 {
@@ -40,9 +40,9 @@ refuse_table_projection(const EvpgProjection *projection, const char *action)
 				 errdetail("It is a table projection: evpg does not know which rows of its tables belong to a key.")));
 }
 
-/* Locks a key of a projection whose name is known; *row lives in CurrentMemoryContext. */
+/* Locks a key of a projection and what comes before it, and reads its row, into CurrentMemoryContext. */
 static EvpgProjection *
-lock_key(const char *name, const char *key, const char *action, EvpgProjectionRow *row)
+lock_projection_key(const char *name, const char *key, const char *action, EvpgProjectionRow *row)
 {
 	EvpgProjection *projection;
 	bool		owned = (EvpgProjectionGet(name, false)->mode == EVPG_MODE_ASYNC);
@@ -52,13 +52,19 @@ lock_key(const char *name, const char *key, const char *action, EvpgProjectionRo
 	EvpgFenceEnter();
 	if (!owned && EvpgProjectionGet(name, false)->mode == EVPG_MODE_ASYNC)
 		(void) EvpgConsumerLock(name, true);
-	/* As it is now that nobody can change it any more. */
+	/* As it is now that no other session can change it. */
 	projection = EvpgProjectionGet(name, false);
 	refuse_table_projection(projection, action);
 	EvpgProjectionRowLock(row, projection, key);
 	return projection;
 }
 
+/*
+ * evpg_put_projection(name, key, state)
+ *		Replaces the state of a key, or deletes the key if state is NULL, and sends a
+ *		frame; returns the new version of the row.  Locks the key until the end of the
+ *		transaction.
+ */
 Datum
 evpg_put_projection(PG_FUNCTION_ARGS)
 {
@@ -71,7 +77,7 @@ evpg_put_projection(PG_FUNCTION_ARGS)
 
 	EvpgRefuseInProjection("put projections");
 	EvpgEnter(&scope, "evpg_put_projection()");
-	projection = lock_key(name, key, "put", &row);
+	projection = lock_projection_key(name, key, "put", &row);
 	if (projection->native && state != NULL && !JB_ROOT_IS_OBJECT(state))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -96,12 +102,15 @@ evpg_put_projection(PG_FUNCTION_ARGS)
 static EvpgStatement select_projection_events = {
 	.text = "SELECT *"
 	" FROM evpg.event e"
-	" WHERE ($1 IS NULL OR e.aggregate_id = $1) AND ($2 IS NULL OR e.aggregate_type = ANY ($2))"
-	" AND ($3 IS NULL OR e.type = ANY ($3)) AND e.position > $4 AND e.position <= $5 ORDER BY e.position",
+	" WHERE ($1 IS NULL OR e.aggregate_id = $1)"
+	" AND ($2 IS NULL OR e.aggregate_type = ANY ($2))"
+	" AND ($3 IS NULL OR e.type = ANY ($3))"
+	" AND e.position > $4 AND e.position <= $5"
+	" ORDER BY e.position",
 	.types = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT8OID}
 };
 
-/* Folds the events of a key from the first on up to a position; returns how many there are. */
+/* Applies the events of a key from the first up to a position to its empty row; returns how many there are. */
 static int64
 replay_key(EvpgProjectionRow *row, int64 upto)
 {
@@ -164,16 +173,17 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 
 /*
  * EvpgRebuildKey
- *		Folds the events of a key again from the first on, and returns how many
- *		there are.  The row is locked before the events are read, so what is not
- *		seen then is applied by its appender afterwards; of an asynchronous
- *		projection, up to its checkpoint.
+ *		Applies the events of a key again from the first on, sends a frame, and returns
+ *		how many there are.  The row is locked before the events are read, so an event
+ *		that is not seen then is applied by its appender afterwards; of an asynchronous
+ *		projection, events up to its checkpoint are applied.  The caller is inside
+ *		EvpgEnter and owns nothing.
  */
 int64
 EvpgRebuildKey(const char *name, const char *key)
 {
 	EvpgProjectionRow row;
-	EvpgProjection *projection = lock_key(name, key, "rebuild", &row);
+	EvpgProjection *projection = lock_projection_key(name, key, "rebuild", &row);
 	bool		existed = !row.deleted;
 	EvpgConsumer consumer;
 	volatile int64 count = 0;
@@ -202,7 +212,7 @@ EvpgRebuildKey(const char *name, const char *key)
 		EvpgProjectionRowRemove(&row);
 	else if (count == 0)
 	{
-		/* Nothing to fold: gone, and silence. */
+		/* No event is left, so the key is deleted, without a frame. */
 		row.deleted = true;
 		row.version = 1;
 		row.position = EvpgFenceDraw();

@@ -3,11 +3,11 @@
  * register_projection.c
  *		The SQL functions that register and drop projections.
  *
- * Who does holds the consumer's lock, that of the rebuild, and at last ShareLock on
- * evpg.fence, so it waits for appenders in mid-flight and they for it: an event is either appended by a
- * transaction that knows the projection, or committed before.  An inline
- * projection that becomes asynchronous has had every event that was drawn; one
- * that becomes inline is brought up to there first.
+ * They hold the lock of the consumer, that of the rebuild, and at last ShareLock on
+ * evpg.fence, so they wait for appenders in mid-flight and appenders for them: an
+ * event is either appended by a transaction that knows the projection, or committed
+ * before.  An inline projection that becomes asynchronous has applied every event that
+ * was drawn; an asynchronous one that becomes inline applies the rest first.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +30,6 @@
 #include "projection/declared_tables.h"
 #include "projection/projection.h"
 #include "projection/rebuild.h"
-#include "saga/saga.h"
 #include "storage/lmgr.h"
 #include "usercode/function.h"
 #include "usercode/guard.h"
@@ -50,20 +49,23 @@ enum
 	ARG_ON_ERROR, ARG_MAX_ATTEMPTS, ARG_START_POSITION, ARG_VERSION
 };
 
-/* In sql/evpg--1.0.sql. */
+/* The default of the argument in sql/evpg--1.0.sql. */
 #define DEFAULT_MAX_ATTEMPTS 5
 
-/* What is too much for a registration to catch up with. */
+/* How many positions a registration may have to catch up with. */
 #define MAX_CATCH_UP 100000
 
-static char *
-arg_name(FunctionCallInfo fcinfo, int arg, const char *what)
+/* Parameters of the statement that registers. */
+enum
 {
-	char	   *name = EvpgArgName(fcinfo, arg, what);
+	COLUMN_NAME, COLUMN_LIBRARY, COLUMN_SYMBOL, COLUMN_REDUCER, COLUMN_HANDLER, COLUMN_KEY_FUNCTION,
+	COLUMN_KEY_PATH, COLUMN_CONSTANT_KEY, COLUMN_AGGREGATE_TYPES, COLUMN_EVENT_TYPES, COLUMN_TAGS,
+	COLUMN_INITIAL_STATE, COLUMN_BROADCAST, COLUMN_EVENT_NAME, COLUMN_SEARCH_PATH, COLUMN_REGISTERED_BY,
+	COLUMN_MODE, COLUMN_ON_ERROR, COLUMN_MAX_ATTEMPTS, COLUMN_RESET, COLUMN_TABLES, COLUMN_START_POSITION,
+	COLUMN_VERSION, COLUMNS
+};
 
-	EvpgCheckNewName(name, what);
-	return name;
-}
+/* ------------------------------------------------------------------ arguments */
 
 /* Error if an argument is given that is about events: a projection without code takes none. */
 static void
@@ -131,12 +133,11 @@ refuse_without_effect(FunctionCallInfo fcinfo, Jsonb *initial_state)
 				 errhint("Leave them out, or give tables or reset.")));
 }
 
-/* Arguments that contradict each other. */
+/* Error if arguments contradict each other. */
 static void
 check_projection_arguments(FunctionCallInfo fcinfo)
 {
 	bool		by_functions = !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_HANDLER);
-
 	bool		by_library = !PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL);
 
 	if ((by_functions && by_library) || (!PG_ARGISNULL(ARG_REDUCER) && !PG_ARGISNULL(ARG_HANDLER)))
@@ -164,7 +165,7 @@ check_projection_arguments(FunctionCallInfo fcinfo)
 				 errhint("With tables, a rebuild fills copies of them; with reset, it empties them and fills them again.")));
 }
 
-/* The symbol of a library: path and initial state. */
+/* Checks the symbol of a library; returns its initial state, and sets the path of the library and the symbol. */
 static Jsonb *
 check_library(FunctionCallInfo fcinfo, Jsonb *initial_state, char **library, char **symbol)
 {
@@ -185,15 +186,87 @@ check_library(FunctionCallInfo fcinfo, Jsonb *initial_state, char **library, cha
 	return EvpgModuleInitialState(*library, *symbol, module.initial_state);
 }
 
+/* Checks a function, and returns its signature; NULL if the argument is NULL. */
 static char *
 check_projection_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
 {
 	return PG_ARGISNULL(arg) ? NULL : EvpgFunctionCheck(PG_GETARG_OID(arg), role, GetUserId());
 }
 
-/* Applies what is left to a projection that was asynchronous, with its new definition. */
+/* The tables that are declared, as qualified names; NULL if there are none. */
+static ArrayType *
+check_tables(FunctionCallInfo fcinfo)
+{
+	return EvpgDeclaredTablesQualify(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
+									 PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER));
+}
+
+/* Checks all arguments that can be checked without locks, and sets the parameters of the statement that registers. */
 static void
-catch_up(const char *name)
+set_projection_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
+{
+	char	   *name = EvpgArgName(fcinfo, ARG_NAME, "projection name");
+	char	   *mode = EvpgArgName(fcinfo, ARG_MODE, "mode");
+	char	   *broadcast = EvpgArgName(fcinfo, ARG_BROADCAST, "broadcast");
+	char	   *on_error = EvpgArgName(fcinfo, ARG_ON_ERROR, "on_error");
+	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
+	char	   *library = NULL;
+	char	   *symbol = NULL;
+
+	memset(nulls, ' ', COLUMNS);
+	EvpgCheckNewName(name, "projection name");
+	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
+	(void) EvpgProjectionModeFromName(mode);
+	(void) EvpgBroadcastFromName(broadcast);
+	(void) EvpgOnErrorFromName(on_error);
+	check_projection_arguments(fcinfo);
+	if (!PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL))
+		initial_state = check_library(fcinfo, initial_state, &library, &symbol);
+
+	EvpgParameterText(values, nulls, COLUMN_NAME, name);
+	EvpgParameterText(values, nulls, COLUMN_LIBRARY, library);
+	EvpgParameterText(values, nulls, COLUMN_SYMBOL, symbol);
+	EvpgParameterText(values, nulls, COLUMN_REDUCER,
+					  check_projection_function(fcinfo, ARG_REDUCER, EVPG_ROLE_PROJECTION_REDUCER));
+	EvpgParameterText(values, nulls, COLUMN_HANDLER,
+					  check_projection_function(fcinfo, ARG_HANDLER, EVPG_ROLE_PROJECTION_HANDLER));
+	EvpgParameterText(values, nulls, COLUMN_KEY_FUNCTION,
+					  check_projection_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
+	values[COLUMN_KEY_PATH] = PG_GETARG_DATUM(ARG_KEY_PATH);
+	nulls[COLUMN_KEY_PATH] = PG_ARGISNULL(ARG_KEY_PATH) ? 'n' : ' ';
+	EvpgParameterText(values, nulls, COLUMN_CONSTANT_KEY,
+					  EvpgArgOptionalId(fcinfo, ARG_CONSTANT_KEY, "constant_key"));
+	EvpgParameterArray(values, nulls, COLUMN_AGGREGATE_TYPES,
+					   EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
+	EvpgParameterArray(values, nulls, COLUMN_EVENT_TYPES, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
+	EvpgParameterArray(values, nulls, COLUMN_TAGS, EvpgArgTextArray(fcinfo, ARG_TAGS, "tags"));
+	EvpgParameterJsonb(values, nulls, COLUMN_INITIAL_STATE, initial_state);
+	EvpgParameterText(values, nulls, COLUMN_BROADCAST, broadcast);
+	EvpgParameterText(values, nulls, COLUMN_EVENT_NAME, EvpgArgName(fcinfo, ARG_EVENT_NAME, "event_name"));
+	EvpgParameterText(values, nulls, COLUMN_SEARCH_PATH, EvpgFunctionSearchPath());
+	EvpgParameterText(values, nulls, COLUMN_REGISTERED_BY, GetUserNameFromId(GetUserId(), false));
+	EvpgParameterText(values, nulls, COLUMN_MODE, mode);
+	EvpgParameterText(values, nulls, COLUMN_ON_ERROR, on_error);
+	values[COLUMN_MAX_ATTEMPTS] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
+	EvpgParameterText(values, nulls, COLUMN_RESET, check_projection_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
+	EvpgParameterArray(values, nulls, COLUMN_TABLES, check_tables(fcinfo));
+	values[COLUMN_START_POSITION] = Int64GetDatum(EvpgArgBigintAtLeast(fcinfo, ARG_START_POSITION, "start_position", 0));
+	values[COLUMN_VERSION] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_VERSION, "version", 1));
+	refuse_without_effect(fcinfo, initial_state);
+}
+
+/* An array that is a parameter; NULL if it is NULL. */
+static ArrayType *
+array_parameter(const Datum *values, const char *nulls, int column)
+{
+	return nulls[column] == ' ' ? DatumGetArrayTypeP(values[column]) : NULL;
+}
+
+/* ------------------------------------------------------------------ registering */
+
+/* Applies, by its new definition, the rest of the events to a projection that was asynchronous, and drops its consumer. */
+static void
+catch_up_inline(const char *name)
 {
 	EvpgConsumer consumer;
 	EvpgBatch	batch = {
@@ -224,7 +297,11 @@ catch_up(const char *name)
 	EvpgConsumerDrop(name, false);
 }
 
-/* What follows from a change of a registration; before is what it was. */
+/*
+ * Creates or drops the consumer after a change of a registration, and starts a
+ * rebuild if there is a new version.  existed, mode_before and version_before are of
+ * the registration before.
+ */
 static void
 apply_registration(const char *name, bool existed, EvpgProjectionMode mode_before, int version_before, int64 last_drawn)
 {
@@ -235,7 +312,7 @@ apply_registration(const char *name, bool existed, EvpgProjectionMode mode_befor
 	else if (projection->mode == EVPG_MODE_ASYNC && mode_before == EVPG_MODE_INLINE)
 		EvpgConsumerCreate(name, "projection", last_drawn);
 	else if (projection->mode == EVPG_MODE_INLINE && existed && mode_before == EVPG_MODE_ASYNC)
-		catch_up(name);
+		catch_up_inline(name);
 
 	/*
 	 * What has been rebuilt by the old definition is of no use; a new version
@@ -245,128 +322,102 @@ apply_registration(const char *name, bool existed, EvpgProjectionMode mode_befor
 		EvpgRebuildStart(projection);
 }
 
-static EvpgStatement insert_projection = {
-	.text = "INSERT INTO evpg.projection AS p (name, library, symbol, reducer, handler, key_function, key_path,"
-	" constant_key, aggregate_types, event_types, tags, initial_state, broadcast, event_name, search_path,"
-	" registered_by, mode, on_error, max_attempts, reset, tables, start_position, version, registered_at)"
+/* Error if a saga has the name.  The caller owns the consumer of that name. */
+static void
+refuse_name_of_saga(const char *name)
+{
+	EvpgConsumer consumer;
+
+	if (EvpgConsumerRead(name, &consumer) && consumer.is_saga)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("saga \"%s\" already exists", name),
+				 errhint("Projections and sagas share one name space.")));
+}
+
+static EvpgStatement upsert_projection = {
+	.text =
+	"INSERT INTO evpg.projection AS p"
+	"       (name, library, symbol, reducer, handler, key_function, key_path, constant_key,"
+	"        aggregate_types, event_types, tags, initial_state, broadcast, event_name, search_path,"
+	"        registered_by, mode, on_error, max_attempts, reset, tables, start_position, version, registered_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,"
-	" $21, $22, $23, evpg.clock_timestamp())"
+	"         $21, $22, $23, evpg.clock_timestamp())"
 	" ON CONFLICT (name) DO UPDATE"
-	" SET library = excluded.library, symbol = excluded.symbol, reducer = excluded.reducer, handler ="
-	" excluded.handler, key_function = excluded.key_function, key_path = excluded.key_path, constant_key ="
-	" excluded.constant_key, aggregate_types = excluded.aggregate_types, event_types = excluded.event_types,"
-	" tags = excluded.tags, initial_state = excluded.initial_state, broadcast = excluded.broadcast,"
-	" event_name = excluded.event_name, search_path = excluded.search_path, registered_by ="
-	" excluded.registered_by, registered_at = excluded.registered_at, mode = excluded.mode, on_error ="
-	" excluded.on_error, max_attempts = excluded.max_attempts, reset = excluded.reset, tables ="
-	" excluded.tables, start_position = excluded.start_position, version = excluded.version"
+	" SET library = excluded.library, symbol = excluded.symbol, reducer = excluded.reducer,"
+	"     handler = excluded.handler, key_function = excluded.key_function, key_path = excluded.key_path,"
+	"     constant_key = excluded.constant_key, aggregate_types = excluded.aggregate_types,"
+	"     event_types = excluded.event_types, tags = excluded.tags, initial_state = excluded.initial_state,"
+	"     broadcast = excluded.broadcast, event_name = excluded.event_name, search_path = excluded.search_path,"
+	"     registered_by = excluded.registered_by, registered_at = excluded.registered_at, mode = excluded.mode,"
+	"     on_error = excluded.on_error, max_attempts = excluded.max_attempts, reset = excluded.reset,"
+	"     tables = excluded.tables, start_position = excluded.start_position, version = excluded.version"
 	" WHERE (p.library, p.symbol, p.reducer, p.handler, p.key_function, p.key_path::text, p.constant_key,"
-	" p.aggregate_types, p.event_types, p.tags, p.initial_state, p.broadcast, p.event_name, p.search_path,"
-	" p.mode, p.on_error, p.max_attempts, p.reset, p.tables, p.start_position, p.version, p.registered_by)"
-	" IS DISTINCT"
-	" FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.handler, excluded.key_function,"
-	" excluded.key_path::text, excluded.constant_key, excluded.aggregate_types, excluded.event_types,"
-	" excluded.tags, excluded.initial_state, excluded.broadcast, excluded.event_name, excluded.search_path,"
-	" excluded.mode, excluded.on_error, excluded.max_attempts, excluded.reset, excluded.tables,"
-	" excluded.start_position, excluded.version, excluded.registered_by)",
+	"        p.aggregate_types, p.event_types, p.tags, p.initial_state, p.broadcast, p.event_name, p.search_path,"
+	"        p.mode, p.on_error, p.max_attempts, p.reset, p.tables, p.start_position, p.version, p.registered_by)"
+	"       IS DISTINCT FROM"
+	"       (excluded.library, excluded.symbol, excluded.reducer, excluded.handler, excluded.key_function,"
+	"        excluded.key_path::text, excluded.constant_key, excluded.aggregate_types, excluded.event_types,"
+	"        excluded.tags, excluded.initial_state, excluded.broadcast, excluded.event_name, excluded.search_path,"
+	"        excluded.mode, excluded.on_error, excluded.max_attempts, excluded.reset, excluded.tables,"
+	"        excluded.start_position, excluded.version, excluded.registered_by)",
 	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID, TEXTOID,
 		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 	TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID, INT8OID, INT4OID}
 };
 
+/*
+ * evpg_register_projection(...)
+ *		Registers a projection, or changes its registration; returns false if nothing
+ *		has changed.  Locks the consumer, the rebuild and the fence until the end of the
+ *		transaction.
+ */
 Datum
 evpg_register_projection(PG_FUNCTION_ARGS)
 {
-	char	   *name = arg_name(fcinfo, ARG_NAME, "projection name");
-	char	   *mode = EvpgArgName(fcinfo, ARG_MODE, "mode");
-	char	   *broadcast = EvpgArgName(fcinfo, ARG_BROADCAST, "broadcast");
-	char	   *on_error = EvpgArgName(fcinfo, ARG_ON_ERROR, "on_error");
-	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
-	char	   *registrant = GetUserNameFromId(GetUserId(), false);
-	char	   *search_path = EvpgFunctionSearchPath();
-	char	   *library = NULL;
-	char	   *symbol = NULL;
-	char	   *handler;
-	Datum		values[23];
-	char		nulls[23];
+	Datum		values[COLUMNS];
+	char		nulls[COLUMNS];
+	char	   *name;
+	ArrayType  *tables;
 	EvpgProjection *before;
 	EvpgProjectionMode mode_before = EVPG_MODE_INLINE;
 	int			version_before = 0;
-	uint64		changed;
+	bool		changed;
 	EvpgScope	scope;
 
-	memset(nulls, ' ', sizeof(nulls));
-	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
-	(void) EvpgProjectionModeFromName(mode);
-	(void) EvpgBroadcastFromName(broadcast);
-	(void) EvpgOnErrorFromName(on_error);
-	check_projection_arguments(fcinfo);
-	if (!PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL))
-		initial_state = check_library(fcinfo, initial_state, &library, &symbol);
-
-	EvpgParameterText(values, nulls, 0, name);
-	EvpgParameterText(values, nulls, 1, library);
-	EvpgParameterText(values, nulls, 2, symbol);
-	EvpgParameterText(values, nulls, 3, check_projection_function(fcinfo, ARG_REDUCER, EVPG_ROLE_PROJECTION_REDUCER));
-	handler = check_projection_function(fcinfo, ARG_HANDLER, EVPG_ROLE_PROJECTION_HANDLER);
-	EvpgParameterText(values, nulls, 4, handler);
-	EvpgParameterText(values, nulls, 5, check_projection_function(fcinfo, ARG_KEY_FUNCTION, EVPG_ROLE_KEY));
-	values[6] = PG_GETARG_DATUM(ARG_KEY_PATH);
-	nulls[6] = PG_ARGISNULL(ARG_KEY_PATH) ? 'n' : ' ';
-	EvpgParameterText(values, nulls, 7, PG_ARGISNULL(ARG_CONSTANT_KEY) ? NULL :
-					  EvpgArgId(fcinfo, ARG_CONSTANT_KEY, "constant_key"));
-	EvpgParameterArray(values, nulls, 8, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"));
-	EvpgParameterArray(values, nulls, 9, EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"));
-	EvpgParameterArray(values, nulls, 10, EvpgArgTextArray(fcinfo, ARG_TAGS, "tags"));
-	values[11] = JsonbPGetDatum(initial_state);
-	EvpgParameterText(values, nulls, 12, broadcast);
-	EvpgParameterText(values, nulls, 13, EvpgArgName(fcinfo, ARG_EVENT_NAME, "event_name"));
-	EvpgParameterText(values, nulls, 14, search_path);
-	EvpgParameterText(values, nulls, 15, registrant);
-	EvpgParameterText(values, nulls, 16, mode);
-	EvpgParameterText(values, nulls, 17, on_error);
-	values[18] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_MAX_ATTEMPTS, "max_attempts", 1));
-	EvpgParameterText(values, nulls, 19, check_projection_function(fcinfo, ARG_RESET, EVPG_ROLE_RESET));
-	EvpgParameterArray(values, nulls, 20, EvpgDeclaredTablesQualify(EvpgArgTextArray(fcinfo, ARG_TABLES, "tables"),
-																	PG_ARGISNULL(ARG_HANDLER) ? InvalidOid : PG_GETARG_OID(ARG_HANDLER)));
-	values[21] = Int64GetDatum(EvpgArgBigintAtLeast(fcinfo, ARG_START_POSITION, "start_position", 0));
-	values[22] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_VERSION, "version", 1));
-
-	refuse_without_effect(fcinfo, DatumGetJsonbP(values[11]));
+	set_projection_parameters(fcinfo, values, nulls);
+	name = TextDatumGetCString(values[COLUMN_NAME]);
+	tables = array_parameter(values, nulls, COLUMN_TABLES);
 	EvpgRefuseInProjection("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
-	EvpgAdvisePath("key_path", "projection", name, PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[6]));
-	if (handler != NULL && nulls[20] == ' ')
-		EvpgAdviseTables(PG_GETARG_OID(ARG_HANDLER), DatumGetArrayTypeP(values[20]));
+	EvpgAdvisePath("key_path", "projection", name,
+				   PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[COLUMN_KEY_PATH]));
+	if (tables != NULL)
+		EvpgAdviseTables(PG_GETARG_OID(ARG_HANDLER), tables);
 	(void) EvpgConsumerLock(name, true);
 	(void) EvpgRebuildLock(name, ExclusiveLock, true);
 	LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 	before = EvpgProjectionGet(name, true);
-	if (nulls[20] == ' ')
-		EvpgDeclaredTablesCheckUnclaimed(name, DatumGetArrayTypeP(values[20]));
-	if (EvpgSagaGet(name, 0, true) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("saga \"%s\" already exists", name),
-				 errhint("Projections and sagas share one name space.")));
+	if (tables != NULL)
+		EvpgDeclaredTablesCheckUnclaimed(name, tables);
+	refuse_name_of_saga(name);
 	if (before != NULL)
 	{
 		mode_before = before->mode;
 		version_before = before->version;
 	}
-	changed = EvpgStatementRun(&insert_projection, values, nulls);
-	EvpgStatementDone();
-	if (changed > 0)
+	changed = EvpgStatementExecute(&upsert_projection, values, nulls) > 0;
+	if (changed)
 	{
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
 		EvpgWakeLauncherAtCommit();
 		EvpgWakeConsumersAtEnd();
-		EvpgAdviseTypes("projection", name, nulls[8] == ' ' ? DatumGetArrayTypeP(values[8]) : NULL,
-						nulls[9] == ' ' ? DatumGetArrayTypeP(values[9]) : NULL);
+		EvpgAdviseTypes("projection", name, array_parameter(values, nulls, COLUMN_AGGREGATE_TYPES),
+						array_parameter(values, nulls, COLUMN_EVENT_TYPES));
 		apply_registration(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
 	}
 	EvpgLeave(&scope);
-	PG_RETURN_BOOL(changed > 0);
+	PG_RETURN_BOOL(changed);
 }
 
 static EvpgStatement delete_projection = {
@@ -375,7 +426,11 @@ static EvpgStatement delete_projection = {
 	.types = {TEXTOID}
 };
 
-/* Drops the rows too: they would be read as if they were still kept up. */
+/*
+ * evpg_drop_projection(name, missing_ok)
+ *		Drops a projection with its rows, which would be read as if they were still
+ *		maintained, its rebuild and its parked events.  Locks as a registration does.
+ */
 Datum
 evpg_drop_projection(PG_FUNCTION_ARGS)
 {
@@ -392,7 +447,7 @@ evpg_drop_projection(PG_FUNCTION_ARGS)
 	dropped = EvpgRegistrationDrop(fcinfo, &delete_projection, EvpgCatalogGet()->projection,
 								   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
 	EvpgConsumerDrop(name, true);
-	/* Whoever waits for a key of it. */
+	/* Sessions may wait for any key of the projection. */
 	EvpgWakeAllWaitersAtCommit();
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(dropped);
