@@ -43,7 +43,7 @@ COMMENT ON FUNCTION evpg.refuse_null(text, text) IS 'raises an error if an argum
 
 -- ------------------------------------------------------------------ tables
 
--- All tables, and the views of tables alone; then types and functions by topic, as in docs/reference.md.
+-- All tables, and the views of tables alone; then types and functions by topic.
 
 -- Not dumped: a restored database has the time of day.
 CREATE TABLE evpg.clock (

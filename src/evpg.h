@@ -31,6 +31,10 @@
  * Strings are UTF-8, live until the callback returns, and are never NULL
  * unless the comment says so.
  *
+ * A name that is also one of SQL means the same there: evpg_event and
+ * evpg_command are evpg.event and evpg.command, and evpg_reject() refuses a
+ * command, as the SQL function does.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef EVPG_H

@@ -79,7 +79,7 @@ MAKE
 write_file('unit.c', <<'C');
 #include "evpg.h"
 
-extern const evpg_aggregate *meter(void);
+extern const evpg_aggregate_definition *meter(void);
 
 int
 main(void)
