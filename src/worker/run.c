@@ -154,7 +154,7 @@ clean(const char *name, TimestampTz *next)
 }
 
 static bool
-at_home(void)
+consumers_may_run(void)
 {
 	EvpgScope	scope;
 	bool		here;
@@ -185,7 +185,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	volatile bool more = false;
 
 	*next = DT_NOEND;
-	if (!at_home())
+	if (!consumers_may_run())
 		return false;
 	/* Now, before something new has come. */
 	(void) EvpgCrashSuspectLimit();
