@@ -406,10 +406,12 @@ static bool
 tags_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
 	List	   *wanted = scan->filter->tags;
+	MemoryContext old;
 	ArrayType  *tags;
 	Datum	   *elements;
 	bool	   *nulls;
 	int			count;
+	bool		found = false;
 
 	if (wanted == NIL)
 		return true;
@@ -417,12 +419,13 @@ tags_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	if (slot->tts_isnull[LOG_TAGS])
 		return false;
 	MemoryContextReset(scan->event_context);
+	old = MemoryContextSwitchTo(scan->event_context);
 	tags = DatumGetArrayTypeP(slot->tts_values[LOG_TAGS]);
 	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
-	for (int i = 0; i < count; i++)
-		if (!nulls[i] && EvpgNamesHave(wanted, TextDatumGetCString(elements[i])))
-			return true;
-	return false;
+	for (int i = 0; i < count && !found; i++)
+		found = !nulls[i] && EvpgNamesHave(wanted, TextDatumGetCString(elements[i]));
+	MemoryContextSwitchTo(old);
+	return found;
 }
 
 /* The next event of all sources, in order of position; NULL at the end. */

@@ -381,6 +381,40 @@ exchange_files(Oid left_id, Oid right_id)
 	RelationCloseSmgrByOid(right_id);
 }
 
+/* Exchanges the storage parameters (toast.*) of two TOAST tables, which are those of the tables that they belong to. */
+static void
+exchange_toast_options(Oid left_id, Oid right_id)
+{
+	Relation	catalog = table_open(RelationRelationId, RowExclusiveLock);
+	Oid			ids[2] = {left_id, right_id};
+	HeapTuple	tuples[2];
+	Datum		options[2];
+	bool		nulls[2];
+
+	for (int i = 0; i < 2; i++)
+	{
+		tuples[i] = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(ids[i]));
+		if (!HeapTupleIsValid(tuples[i]))
+			elog(ERROR, "cache lookup failed for relation %u", ids[i]);
+		options[i] = SysCacheGetAttr(RELOID, tuples[i], Anum_pg_class_reloptions, &nulls[i]);
+	}
+	for (int i = 0; i < 2; i++)
+	{
+		Datum		values[Natts_pg_class] = {0};
+		bool		isnull[Natts_pg_class] = {false};
+		bool		replace[Natts_pg_class] = {false};
+		HeapTuple	changed;
+
+		values[Anum_pg_class_reloptions - 1] = options[1 - i];
+		isnull[Anum_pg_class_reloptions - 1] = nulls[1 - i];
+		replace[Anum_pg_class_reloptions - 1] = true;
+		changed = heap_modify_tuple(tuples[i], RelationGetDescr(catalog), values, isnull, replace);
+		CatalogTupleUpdate(catalog, &changed->t_self, changed);
+	}
+	table_close(catalog, RowExclusiveLock);
+	CommandCounterIncrement();
+}
+
 /* A TOAST table belongs to another table from now on. */
 static void
 rebind_toast_table(Oid toast, Oid owner)
@@ -456,6 +490,7 @@ EvpgExchangeSwapContents(Oid table_id, Oid copy_id)
 		CommandCounterIncrement();
 		rename_toast_table(find_toast_table(copy_id), table_id, "_old");
 		rename_toast_table(find_toast_table(table_id), table_id, "");
+		exchange_toast_options(find_toast_table(table_id), find_toast_table(copy_id));
 	}
 	forboth(index, indexes, match, matches)
 	{

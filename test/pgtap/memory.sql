@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(28);
+SELECT plan(29);
 
 -- a long result is not held in memory; first of all, since the peak of the process never goes down
 CREATE FUNCTION test.peak() RETURNS bigint LANGUAGE sql VOLATILE AS $$
@@ -38,6 +38,13 @@ SELECT long_result(query, wanted) FROM (VALUES
   ($q$evpg_projection_changes('long', 0, NULL)$q$, 80000),
   ($q$evpg_projection_changes('long', 0, 80000)$q$, 80000)) q (query, wanted);
 RESET work_mem;
+
+-- events that a filter by tags leaves out
+SELECT count(*) FROM generate_series(1, 150) n, evpg_append('counter', 'tagged' || n, ARRAY(SELECT
+  evpg_event('Tagged', tags => ARRAY(SELECT 'tag' || t FROM generate_series(1, 20) t)) FROM generate_series(1, 1000))) \g /dev/null
+SELECT peak() AS before \gset
+SELECT count(*) FROM evpg_read_all(0, 10, tags => '{nope}') \g /dev/null
+SELECT cmp_ok(peak() - :before, '<', 20000::bigint, 'a filter by tags: what it leaves out is not held in memory');
 
 -- nothing else of the server is used up: a few are allowed for other sessions
 SELECT mxid_age('1'::xid) AS before \gset

@@ -7,13 +7,14 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(48);
+SELECT plan(49);
 SET test.kind = counter;
 CREATE EXTENSION amcheck;
 
 -- A table with all that an exchange must get right: TOAST, a primary key, unique, partial, expression and hash indexes, checks.
 CREATE TABLE test.item (id text PRIMARY KEY, n bigint NOT NULL DEFAULT 0 CHECK (n >= 0), twice bigint GENERATED ALWAYS AS (n * 2) STORED, note text, CONSTRAINT not_long CHECK (length(id) < 100));
 ALTER TABLE item ALTER COLUMN note SET STORAGE EXTERNAL;
+ALTER TABLE item SET (toast.autovacuum_enabled = false);
 CREATE UNIQUE INDEX item_upper ON item (upper(id) DESC) INCLUDE (n);
 CREATE INDEX item_some ON item (n NULLS FIRST) WHERE n > 1;
 CREATE INDEX item_hash ON item USING hash (n);
@@ -57,6 +58,7 @@ SELECT is('item'::regclass::oid = :oid, true, 'rule 13: it is the same table');
 SELECT is((SELECT sum(n) FROM items), (SELECT sum(n) FROM item), 'rule 13: under its views');
 SELECT is(has_table_privilege('evpg_reads_items', 'item', 'SELECT'), true, 'rule 13: with its privileges');
 SELECT is((SELECT t.relname = 'pg_toast_' || :oid AND i.indexrelid::regclass::text = 'pg_toast.pg_toast_' || :oid || '_index' FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid JOIN pg_index i ON i.indrelid = t.oid WHERE c.oid = :oid), true, 'rule 13: its TOAST table has its name');
+SELECT is((SELECT t.reloptions FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = :oid), '{autovacuum_enabled=false}'::text[], 'rule 13: and its storage parameters');
 SELECT is(sound(), NULL, 'rule 13: heap and indexes fit each other');
 SET enable_seqscan = off;
 SELECT is((SELECT count(*) FROM item WHERE upper(id) = 'I7' AND n > 1), 1::bigint, 'rule 13: rows are found by their indexes');
