@@ -37,6 +37,7 @@
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "commands/extension.h"
 #include "consumer/crash_suspects.h"
 #include "log/fence.h"
 #include "miscadmin.h"
@@ -97,13 +98,19 @@ EvpgCrashLock(bool crashed)
 	return true;
 }
 
-/* Releases the lock, if this session has it, since what was tried has committed or failed. */
+/*
+ * EvpgCrashUnlock
+ *		Releases the lock, if this session has it, since what was tried is over.  If that
+ *		has come to a result (settled), nothing is to be taken back any more.
+ */
 void
-EvpgCrashUnlock(void)
+EvpgCrashUnlock(bool settled)
 {
 	LOCKTAG		tag;
 
 	attempt_follows = false;
+	if (settled)
+		take_back_counted = NULL;
 	if (lock_mode == NoLock)
 		return;
 	fill_suspect_tag(&tag);
@@ -158,30 +165,61 @@ EvpgServerStartId(void)
 	return ((PGShmemHeader *) UsedShmemSegAddr)->dsm_control;
 }
 
+/* The SQLSTATE with which this process ends, 0 if it is not known. */
+static int	fatal_code = 0;
+static emit_log_hook_type next_log_hook = NULL;
+
+static void
+note_fatal_error(ErrorData *error)
+{
+	if (error->elevel == FATAL)
+		fatal_code = error->sqlerrcode;
+	if (next_log_hook != NULL)
+		next_log_hook(error);
+}
+
+static void
+run_take_back(void (*take_back) (void))
+{
+	EvpgScope	scope;
+
+	StartTransactionCommand();
+	/* Whatever the session has set: READ ONLY, or DEFERRABLE, which waits. */
+	XactIsoLevel = XACT_READ_COMMITTED;
+	XactReadOnly = false;
+	XactDeferrable = false;
+	if (OidIsValid(get_extension_oid("evpg", true)))
+	{
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		EvpgEnter(&scope, NULL);
+		if (EvpgCatalogTryLockForWork())
+			take_back();
+		EvpgLeave(&scope);
+		PopActiveSnapshot();
+	}
+	CommitTransactionCommand();
+}
+
 /*
  * A session that ends, by itself or because it is told to, has not crashed, so its
- * attempt does not count.  Nothing here may wait, neither for locks nor for standbys,
+ * attempt does not count; it does if user code has raised the FATAL error itself.
+ * Nothing here may wait, neither for locks nor for standbys,
  * since interrupts are held by now.
  */
 static void
 take_back_at_exit(int code, Datum arg)
 {
 	void		(*take_back) (void) = take_back_counted;
-	EvpgScope	scope;
 
 	take_back_counted = NULL;
 	if (take_back == NULL)
 		return;
+	if (fatal_code != 0 && fatal_code != ERRCODE_ADMIN_SHUTDOWN && fatal_code != ERRCODE_CRASH_SHUTDOWN &&
+		ERRCODE_TO_CATEGORY(fatal_code) != ERRCODE_CONNECTION_EXCEPTION)
+		return;
 	AbortOutOfAnyTransaction();
-	StartTransactionCommand();
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	EvpgEnter(&scope, NULL);
-	if (EvpgCatalogTryLockForWork())
-		take_back();
-	EvpgLeave(&scope);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	run_take_back(take_back);
 }
 
 /*
@@ -196,7 +234,11 @@ EvpgCrashTakeBackAtExit(void (*take_back) (void))
 	static bool registered = false;
 
 	if (!registered)
+	{
 		before_shmem_exit(take_back_at_exit, (Datum) 0);
+		next_log_hook = emit_log_hook;
+		emit_log_hook = note_fatal_error;
+	}
 	registered = true;
 	take_back_counted = take_back;
 }

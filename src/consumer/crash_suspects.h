@@ -30,7 +30,7 @@ extern int64 EvpgCrashSuspectLimit(void);
 extern EvpgCrashAdvice EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter,
 											int max_attempts, int *limit, int64 *position, TimestampTz *next);
 extern bool EvpgCrashLock(bool crashed);
-extern void EvpgCrashUnlock(void);
+extern void EvpgCrashUnlock(bool settled);
 extern bool EvpgCrashIsLocked(void);
 extern bool EvpgCrashBeginAttempt(bool crashed, TimestampTz *next);
 extern void EvpgCrashNoteCounted(void);

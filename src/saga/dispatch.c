@@ -207,7 +207,7 @@ unlock_claimed(void)
 	foreach(cell, claimed)
 		EvpgDueItemUnlock(lfirst(cell));
 	claimed = NIL;
-	EvpgCrashUnlock();
+	EvpgCrashUnlock(true);
 }
 
 /* Locks some of the items that are due; one that was tried before only alone. */
@@ -263,7 +263,7 @@ order_by_hindrance(List *due)
 	{
 		EvpgDueItem *item = lfirst(cell);
 
-		if (item->attempts == 0 && item->retry_at != 0)
+		if (item->retry_at != 0)
 			hindered = lappend(hindered, item);
 		else if (item->position == 0)
 			timers = lappend(timers, item);

@@ -93,6 +93,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 	foreach(cell, names)
 	{
 		bool		attempt_follows;
+		bool		settled;
 
 		do
 		{
@@ -104,6 +105,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 			error = EvpgSubtransactionRun(run_task, &task);
 			PopActiveSnapshot();
 			attempt_follows = EvpgCrashAttemptFollows() && error == NULL;
+			settled = error == NULL;
 			if (error == NULL)
 			{
 				more |= task.more;
@@ -120,7 +122,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 			MemoryContextReset(memory);
 			CHECK_FOR_INTERRUPTS();
 		} while (attempt_follows);
-		EvpgCrashUnlock();
+		EvpgCrashUnlock(settled);
 	}
 	return more;
 }
@@ -202,7 +204,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	}
 	PG_FINALLY();
 	{
-		EvpgCrashUnlock();
+		EvpgCrashUnlock(false);
 		MemoryContextDelete(context);
 	}
 	PG_END_TRY();

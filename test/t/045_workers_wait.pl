@@ -158,6 +158,23 @@ sub nothing_counts
 	soon(q(SELECT count(*) FILTER (WHERE type = 'Take') = 4 AND count(*) FILTER (WHERE type = 'Ring') = 1 FROM evpg.event WHERE aggregate_id = 'L0'), 'when it is free all of them have it');
 }
 
+# What has failed before and is due again does not come before what is new, if it has to wait.
+{
+	query($_) foreach q(CREATE FUNCTION send_later(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+	  BEGIN IF EXISTS (SELECT FROM broken WHERE name = 'send') THEN RAISE 'broken'; END IF; RETURN send(state, event); END $$),
+	  q(SELECT evpg_register_saga('sends later', handler => 'send_later', event_types => '{Later}', max_attempts => 5, backoff => '3s')),
+	  q(INSERT INTO broken VALUES ('send'));
+	append('Later', "again $_", '{"to": ["L0"]}') foreach 1 .. 4;
+	soon(q(SELECT count(*) = 4 FROM evpg.saga_event WHERE attempts = 1 AND retry_at IS NOT NULL), 'reactions fail once');
+	query('TRUNCATE broken');
+	my $session = hold(q(SELECT count(*) FROM evpg_execute('box', 'L0', 'Noop')));
+	soon("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = ($worker)", 'they are tried again, and one waits for a stream that is held');
+	others_go_on('rule 16: what has failed before waits for a stream');
+	let_go($session);
+	soon(q(SELECT NOT EXISTS (SELECT FROM evpg.saga_event)), 'when it is free all of them have it');
+	query(q(SELECT evpg_drop_saga('sends later')));
+}
+
 {
 	my $session = hold('LOCK TABLE listed IN SHARE MODE');
 
