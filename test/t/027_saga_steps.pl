@@ -155,7 +155,7 @@ SQL
 
 foreach my $victim ('worker', 'postmaster')
 {
-	foreach my $case ([ 'put_off:1', '1', '2 2 VE018' ], [ 'buried:1', '2', '3 3 VE018' ])
+	foreach my $case ([ 'put_off:1', '1', '2 2 VE018' ], [ 'dead_lettered:1', '2', '3 3 VE018' ])
 	{
 		my ($point, $before, $after) = @$case;
 		my $id = "$point $victim";
@@ -171,7 +171,7 @@ foreach my $victim ('worker', 'postmaster')
 		is(wrong($node), '', "rule 17: $id: no command of it is");
 	}
 	query("SELECT FROM evpg_append('account', 'keyless', ARRAY[evpg_event('Keyless')])");
-	crash_at($victim, 'buried:1');
+	crash_at($victim, 'dead_lettered:1');
 	is(query("SELECT count(*) FROM evpg.dead_letter WHERE saga = 'keyless' AND resolved_at IS NULL"), 0, "rule 17: $victim: an event without a key: no dead letter");
 	query('CALL evpg_run()');
 	is(query("SELECT count(evpg_discard_dead_letter(dead_letter_id, 'ill')) FROM evpg.dead_letter WHERE saga = 'keyless' AND resolved_at IS NULL"), 1, "rule 17: $victim: then there is one");
