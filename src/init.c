@@ -44,6 +44,7 @@
 #include "utils/guc.h"
 #include "utils/rel.h"
 #include "worker/launcher.h"
+#include "worker/utility_hook.h"
 
 #define LIBRARY_VERSION "1.0"
 
@@ -78,6 +79,7 @@ _PG_init(void)
 	EvpgSagaLockInit();
 	EvpgRebuildHandlerInit();
 	EvpgLauncherInit();
+	EvpgUtilityHookInit();
 	MarkGUCPrefixReserved("evpg");
 }
 

@@ -44,7 +44,7 @@ static HTAB *counters = NULL;
 static uint64 generation = 0;	/* of what is kept */
 
 static HTAB *
-make_table(const char *name, Size entry_size)
+create_registry_table(const char *name, Size entry_size)
 {
 	HASHCTL		info = {
 		.keysize = 256,
@@ -55,7 +55,7 @@ make_table(const char *name, Size entry_size)
 	return hash_create(name, 16, &info, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 }
 
-/* Forgets what an invalidation has made doubtful. */
+/* Forgets the aggregates that an invalidation has made doubtful; makes the tables at the first call. */
 static void
 refresh_aggregates(void)
 {
@@ -66,8 +66,8 @@ refresh_aggregates(void)
 		return;
 	if (aggregates == NULL)
 	{
-		aggregates = make_table("evpg aggregates", sizeof(AggregateEntry));
-		counters = make_table("evpg counters", sizeof(EvpgCounters));
+		aggregates = create_registry_table("evpg aggregates", sizeof(AggregateEntry));
+		counters = create_registry_table("evpg counters", sizeof(EvpgAggregateCounters));
 	}
 	generation = EvpgCatalogRegistryGeneration();
 	hash_seq_init(&status, aggregates);
@@ -78,20 +78,22 @@ refresh_aggregates(void)
 	}
 }
 
-static EvpgCounters *
+/* Returns the session's counters of an aggregate type, zeros at first. */
+static EvpgAggregateCounters *
 find_counters(const char *aggregate_type)
 {
 	bool		found;
-	EvpgCounters *entry = hash_search(counters, aggregate_type, HASH_ENTER, &found);
+	EvpgAggregateCounters *entry = hash_search(counters, aggregate_type, HASH_ENTER, &found);
 
 	if (!found)
 		memset((char *) entry + sizeof(entry->aggregate_type), 0,
-			   sizeof(EvpgCounters) - sizeof(entry->aggregate_type));
+			   sizeof(EvpgAggregateCounters) - sizeof(entry->aggregate_type));
 	return entry;
 }
 
+/* Copies a text of the first result row into a context; NULL if it is null. */
 static char *
-result_text(int column, MemoryContext context)
+copy_result_text(int column, MemoryContext context)
 {
 	Datum		value;
 	MemoryContext old;
@@ -105,8 +107,9 @@ result_text(int column, MemoryContext context)
 	return result;
 }
 
+/* Returns a value of the first result row that is never null. */
 static Datum
-result_value(int column)
+get_result_value(int column)
 {
 	Datum		value;
 
@@ -123,6 +126,29 @@ static EvpgStatement select_aggregate = {
 	.types = {TEXTOID}
 };
 
+/* Its columns. */
+enum
+{
+	AGGREGATE_LIBRARY = 1,
+	AGGREGATE_SYMBOL,
+	AGGREGATE_HANDLER,
+	AGGREGATE_REDUCER,
+	AGGREGATE_INVARIANT,
+	AGGREGATE_INITIAL_STATE,
+	AGGREGATE_SNAPSHOT_EVERY,
+	AGGREGATE_SNAPSHOT_KEEP,
+	AGGREGATE_REDUCER_VERSION,
+	AGGREGATE_GENERATION,
+	AGGREGATE_SEARCH_PATH,
+	AGGREGATE_FOLD_GENERATION,
+	AGGREGATE_REGISTERED_BY
+};
+
+/*
+ * Reads the registration of an aggregate type and makes it usable.  The result
+ * has a context of its own, below that of all registrations; an error leaves
+ * nothing behind.
+ */
 static EvpgAggregate *
 load_aggregate(const char *aggregate_type)
 {
@@ -148,21 +174,21 @@ load_aggregate(const char *aggregate_type)
 	aggregate = MemoryContextAllocZero(context, sizeof(EvpgAggregate));
 	strlcpy(aggregate->aggregate_type, aggregate_type, sizeof(aggregate->aggregate_type));
 	aggregate->context = context;
-	library = result_text(1, context);
-	symbol = result_text(2, context);
-	handler = result_text(3, context);
-	reducer = result_text(4, context);
-	invariant = result_text(5, context);
+	library = copy_result_text(AGGREGATE_LIBRARY, context);
+	symbol = copy_result_text(AGGREGATE_SYMBOL, context);
+	handler = copy_result_text(AGGREGATE_HANDLER, context);
+	reducer = copy_result_text(AGGREGATE_REDUCER, context);
+	invariant = copy_result_text(AGGREGATE_INVARIANT, context);
 	old = MemoryContextSwitchTo(context);
-	aggregate->initial_state = DatumGetJsonbPCopy(result_value(6));
+	aggregate->initial_state = DatumGetJsonbPCopy(get_result_value(AGGREGATE_INITIAL_STATE));
 	MemoryContextSwitchTo(old);
-	aggregate->snapshot_every = DatumGetInt32(result_value(7));
-	aggregate->snapshot_keep = DatumGetInt32(result_value(8));
-	aggregate->reducer_version = DatumGetInt32(result_value(9));
-	aggregate->generation = DatumGetInt64(result_value(10));
-	search_path = result_text(11, context);
-	aggregate->fold_generation = DatumGetInt64(result_value(12));
-	registered_by = result_text(13, context);
+	aggregate->snapshot_every = DatumGetInt32(get_result_value(AGGREGATE_SNAPSHOT_EVERY));
+	aggregate->snapshot_keep = DatumGetInt32(get_result_value(AGGREGATE_SNAPSHOT_KEEP));
+	aggregate->reducer_version = DatumGetInt32(get_result_value(AGGREGATE_REDUCER_VERSION));
+	aggregate->generation = DatumGetInt64(get_result_value(AGGREGATE_GENERATION));
+	search_path = copy_result_text(AGGREGATE_SEARCH_PATH, context);
+	aggregate->fold_generation = DatumGetInt64(get_result_value(AGGREGATE_FOLD_GENERATION));
+	registered_by = copy_result_text(AGGREGATE_REGISTERED_BY, context);
 	EvpgStatementDone();
 
 	old = MemoryContextSwitchTo(context);
@@ -173,7 +199,7 @@ load_aggregate(const char *aggregate_type)
 		EvpgModuleLoadAggregate(library, symbol, &aggregate->module);
 
 		/*
-		 * The module in memory says what its fold is, not the one that was
+		 * The fold is that of the module in memory, not of the one that was
 		 * there at registration.
 		 */
 		aggregate->reducer_version = Max(aggregate->module.reducer_version, 1);
@@ -195,8 +221,10 @@ load_aggregate(const char *aggregate_type)
 
 /*
  * EvpgAggregateGet
- *		An aggregate type, ready to be used; error if it is not registered or
- *		its module or functions are not what they were.  The caller is inside
+ *		Returns an aggregate type, ready to be used, from the session's cache or
+ *		from its registration.  It lives to the end of the transaction at least.
+ *		Raises VE003 if the type is not registered, and other errors if its
+ *		module or functions are not what they were.  The caller is inside
  *		EvpgEnter.
  */
 EvpgAggregate *
@@ -227,8 +255,8 @@ EvpgAggregateGet(const char *aggregate_type)
 
 /*
  * EvpgAggregateGetWithState
- *		The same for what needs a handler or a reducer: a type that stores events
- *		alone has neither.
+ *		Returns an aggregate type that has a handler and a reducer, as
+ *		EvpgAggregateGet does; raises 55000 for a type that only stores events.
  */
 EvpgAggregate *
 EvpgAggregateGetWithState(const char *aggregate_type)
@@ -259,38 +287,91 @@ static EvpgStatement insert_aggregate = {
 	" fold_generation, registered_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, evpg.clock_timestamp())"
 	" ON CONFLICT (aggregate_type) DO UPDATE"
-	" SET library = excluded.library, symbol = excluded.symbol, handler = excluded.handler, reducer ="
-	" excluded.reducer, invariant = excluded.invariant, initial_state = excluded.initial_state,"
-	" snapshot_every = excluded.snapshot_every, snapshot_keep = excluded.snapshot_keep, reducer_version ="
-	" excluded.reducer_version, search_path = excluded.search_path, registered_by = excluded.registered_by,"
-	" registered_at = excluded.registered_at, generation = GREATEST(excluded.generation, a.generation + 1),"
-	" fold_generation = CASE WHEN (a.library, a.symbol, a.reducer, a.initial_state) IS DISTINCT"
-	" FROM (excluded.library, excluded.symbol, excluded.reducer, excluded.initial_state) THEN"
-	" GREATEST(excluded.generation, a.generation + 1) ELSE a.fold_generation END"
+	" SET library = excluded.library, symbol = excluded.symbol,"
+	" handler = excluded.handler, reducer = excluded.reducer, invariant = excluded.invariant,"
+	" initial_state = excluded.initial_state, snapshot_every = excluded.snapshot_every,"
+	" snapshot_keep = excluded.snapshot_keep, reducer_version = excluded.reducer_version,"
+	" search_path = excluded.search_path, registered_by = excluded.registered_by,"
+	" registered_at = excluded.registered_at,"
+	" generation = GREATEST(excluded.generation, a.generation + 1),"
+	" fold_generation = CASE WHEN (a.library, a.symbol, a.reducer, a.initial_state) IS DISTINCT FROM"
+	" (excluded.library, excluded.symbol, excluded.reducer, excluded.initial_state)"
+	" THEN GREATEST(excluded.generation, a.generation + 1) ELSE a.fold_generation END"
 	" WHERE (a.library, a.symbol, a.handler, a.reducer, a.invariant, a.initial_state, a.snapshot_every,"
-	" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by) IS DISTINCT"
-	" FROM (excluded.library, excluded.symbol, excluded.handler, excluded.reducer, excluded.invariant,"
+	" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by) IS DISTINCT FROM"
+	" (excluded.library, excluded.symbol, excluded.handler, excluded.reducer, excluded.invariant,"
 	" excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep, excluded.reducer_version,"
 	" excluded.search_path, excluded.registered_by)",
 	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID,
 	INT4OID, TEXTOID, TEXTOID, INT8OID}
 };
 
+/* The code of an aggregate that is being registered; what is not given is NULL. */
+typedef struct AggregateCode
+{
+	char	   *library;
+	char	   *symbol;
+	char	   *handler;
+	char	   *reducer;
+	char	   *invariant;
+	Jsonb	   *initial_state;
+	int			reducer_version;
+} AggregateCode;
+
+/* Reads and checks the functions that the arguments name. */
+static void
+read_functions(FunctionCallInfo fcinfo, AggregateCode *code)
+{
+	Oid			registrant = GetUserId();
+
+	EvpgArgRefuseNull(fcinfo, ARG_HANDLER, "handler");
+	EvpgArgRefuseNull(fcinfo, ARG_REDUCER, "reducer");
+	code->handler = EvpgFunctionCheck(PG_GETARG_OID(ARG_HANDLER), EVPG_ROLE_HANDLER, registrant);
+	code->reducer = EvpgFunctionCheck(PG_GETARG_OID(ARG_REDUCER), EVPG_ROLE_REDUCER, registrant);
+	if (!PG_ARGISNULL(ARG_INVARIANT))
+		code->invariant = EvpgFunctionCheck(PG_GETARG_OID(ARG_INVARIANT), EVPG_ROLE_INVARIANT, registrant);
+}
+
+/* Reads and checks the symbol that the arguments name, which also gives initial state and reducer version. */
+static void
+read_library(FunctionCallInfo fcinfo, AggregateCode *code)
+{
+	evpg_aggregate_definition module;
+
+	if (!superuser_arg(GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to register a library")));
+	code->library = EvpgModulePath(EvpgArgId(fcinfo, ARG_LIBRARY, "library"));
+	code->symbol = EvpgArgName(fcinfo, ARG_SYMBOL, "symbol");
+	EvpgModuleLoadAggregate(code->library, code->symbol, &module);
+	if (code->reducer_version != 1 || !JB_ROOT_IS_OBJECT(code->initial_state) || JB_ROOT_COUNT(code->initial_state) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("initial_state and reducer_version of a library come from its symbol"),
+				 errhint("Leave both arguments out.")));
+	code->initial_state = EvpgModuleInitialState(code->library, code->symbol, module.initial_state);
+	code->reducer_version = Max(module.reducer_version, 1);
+}
+
+/*
+ * evpg_register_aggregate
+ *		SQL: evpg_register_aggregate(...).  Registers an aggregate type with
+ *		functions, with a symbol of a library (superusers only), or with
+ *		neither, to store events alone.  Returns whether anything changed; other
+ *		sessions are told by an invalidation.
+ */
 Datum
 evpg_register_aggregate(PG_FUNCTION_ARGS)
 {
 	char	   *aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
-	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
 	int			snapshot_every = EvpgArgInt(fcinfo, ARG_SNAPSHOT_EVERY, "snapshot_every", 0);
 	int			snapshot_keep = EvpgArgInt(fcinfo, ARG_SNAPSHOT_KEEP, "snapshot_keep", 1);
-	int			reducer_version = EvpgArgInt(fcinfo, ARG_REDUCER_VERSION, "reducer_version", 1);
-	char	   *library = NULL;
-	char	   *symbol = NULL;
-	char	   *handler = NULL;
-	char	   *reducer = NULL;
-	char	   *invariant = NULL;
+	AggregateCode code = {
+		.initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state"),
+		.reducer_version = EvpgArgInt(fcinfo, ARG_REDUCER_VERSION, "reducer_version", 1)
+	};
 	char	   *search_path = EvpgFunctionSearchPath();
-	Oid			registrant = GetUserId();
 	bool		by_functions = !PG_ARGISNULL(ARG_HANDLER) || !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_INVARIANT);
 	bool		by_library = !PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL);
 	Datum		values[13];
@@ -305,54 +386,30 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an aggregate is registered with either functions or a library"),
 				 errhint("Give handler and reducer, or library and symbol.")));
-	if (!by_functions && !by_library && (!JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0))
+	if (!by_functions && !by_library && (!JB_ROOT_IS_OBJECT(code.initial_state) || JB_ROOT_COUNT(code.initial_state) != 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an aggregate without handler and reducer has no state"),
 				 errhint("Leave initial_state out, or give handler and reducer, or library and symbol.")));
 
 	if (by_functions)
-	{
-		EvpgArgRefuseNull(fcinfo, ARG_HANDLER, "handler");
-		EvpgArgRefuseNull(fcinfo, ARG_REDUCER, "reducer");
-		handler = EvpgFunctionCheck(PG_GETARG_OID(ARG_HANDLER), EVPG_ROLE_HANDLER, registrant);
-		reducer = EvpgFunctionCheck(PG_GETARG_OID(ARG_REDUCER), EVPG_ROLE_REDUCER, registrant);
-		if (!PG_ARGISNULL(ARG_INVARIANT))
-			invariant = EvpgFunctionCheck(PG_GETARG_OID(ARG_INVARIANT), EVPG_ROLE_INVARIANT, registrant);
-	}
+		read_functions(fcinfo, &code);
 	else if (by_library)
-	{
-		evpg_aggregate_definition module;
-
-		if (!superuser_arg(registrant))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("must be superuser to register a library")));
-		library = EvpgModulePath(EvpgArgId(fcinfo, ARG_LIBRARY, "library"));
-		symbol = EvpgArgName(fcinfo, ARG_SYMBOL, "symbol");
-		EvpgModuleLoadAggregate(library, symbol, &module);
-		if (reducer_version != 1 || !JB_ROOT_IS_OBJECT(initial_state) || JB_ROOT_COUNT(initial_state) != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("initial_state and reducer_version of a library come from its symbol"),
-					 errhint("Leave both arguments out.")));
-		initial_state = EvpgModuleInitialState(library, symbol, module.initial_state);
-		reducer_version = Max(module.reducer_version, 1);
-	}
+		read_library(fcinfo, &code);
 
 	memset(nulls, ' ', sizeof(nulls));
 	EvpgParameterText(values, nulls, 0, aggregate_type);
-	EvpgParameterText(values, nulls, 1, library);
-	EvpgParameterText(values, nulls, 2, symbol);
-	EvpgParameterText(values, nulls, 3, handler);
-	EvpgParameterText(values, nulls, 4, reducer);
-	EvpgParameterText(values, nulls, 5, invariant);
-	values[6] = JsonbPGetDatum(initial_state);
+	EvpgParameterText(values, nulls, 1, code.library);
+	EvpgParameterText(values, nulls, 2, code.symbol);
+	EvpgParameterText(values, nulls, 3, code.handler);
+	EvpgParameterText(values, nulls, 4, code.reducer);
+	EvpgParameterText(values, nulls, 5, code.invariant);
+	values[6] = JsonbPGetDatum(code.initial_state);
 	values[7] = Int32GetDatum(snapshot_every);
 	values[8] = Int32GetDatum(snapshot_keep);
-	values[9] = Int32GetDatum(reducer_version);
+	values[9] = Int32GetDatum(code.reducer_version);
 	EvpgParameterText(values, nulls, 10, search_path);
-	EvpgParameterText(values, nulls, 11, GetUserNameFromId(registrant, false));
+	EvpgParameterText(values, nulls, 11, GetUserNameFromId(GetUserId(), false));
 
 	/*
 	 * Grows over DROP and registering again too, so that no backend takes one
@@ -375,6 +432,11 @@ static EvpgStatement delete_aggregate = {
 	.types = {TEXTOID}
 };
 
+/*
+ * evpg_drop_aggregate
+ *		SQL: evpg_drop_aggregate(aggregate_type, missing_ok).  Removes a
+ *		registration; streams and events stay.
+ */
 Datum
 evpg_drop_aggregate(PG_FUNCTION_ARGS)
 {
@@ -385,12 +447,13 @@ evpg_drop_aggregate(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------------ counters */
 
+/* SQL: evpg_session_stats().  Returns the counters of this session, one row per aggregate type. */
 Datum
 evpg_session_stats(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	HASH_SEQ_STATUS status;
-	EvpgCounters *entry;
+	EvpgAggregateCounters *entry;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (counters == NULL)

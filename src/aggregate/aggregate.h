@@ -13,7 +13,7 @@
 #include "utils/jsonb.h"
 
 /* What a session did with an aggregate type; kept to the end of the session. */
-typedef struct EvpgCounters
+typedef struct EvpgAggregateCounters
 {
 	char		aggregate_type[256];	/* hash key */
 	int64		commands;
@@ -26,7 +26,7 @@ typedef struct EvpgCounters
 	int64		cache_hits;
 	int64		folds;
 	int64		snapshots;
-} EvpgCounters;
+} EvpgAggregateCounters;
 
 /* An aggregate type; lives to the end of the transaction at least. */
 typedef struct EvpgAggregate
@@ -46,7 +46,7 @@ typedef struct EvpgAggregate
 	int64		fold_generation;	/* the first with this fold */
 	uint64		stamp;			/* of the reducer function */
 	uint64		definition_hash;	/* of it; 0: of a module */
-	EvpgCounters *counters;
+	EvpgAggregateCounters *counters;
 } EvpgAggregate;
 
 extern EvpgAggregate *EvpgAggregateGet(const char *aggregate_type);

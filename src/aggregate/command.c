@@ -24,8 +24,6 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
-
 #include "access/xact.h"
 #include "aggregate/command.h"
 #include "aggregate/context.h"
@@ -52,20 +50,23 @@
 #include "utils/timestamp.h"
 
 /* Commands that this session is executing, innermost first. */
-typedef struct Running
+typedef struct RunningCommand
 {
 	const char *aggregate_type;
 	const char *aggregate_id;
-	struct Running *outer;
-} Running;
+	struct RunningCommand *outer;
+} RunningCommand;
 
-static Running *running = NULL;
+static RunningCommand *running_commands = NULL;
 
 /* ------------------------------------------------------------------ the steps */
 
-/* Rule 2; false if the stream is not what the caller expects. */
+/*
+ * Compares the stream with expected_version (rule 2); makes the outcome a
+ * conflict and returns false if they differ.
+ */
 static bool
-version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome)
+check_expected_version(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome)
 {
 	char	   *detail;
 
@@ -93,12 +94,34 @@ version_fits(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *
 }
 
 /*
- * Locks the stream; a stream that is not there is reserved if the caller must
- * not find out later that another transaction has created it.  True if it was
- * reserved: release it when it is created, or not to be.
+ * Sets the time of a command on a stream that is locked or reserved, and tells
+ * whether there is anything to do: false if the command has succeeded before or
+ * the stream is not at the expected version, and then the outcome is made.
  */
 static bool
-lock_stream(const EvpgCommand *command, EvpgStream *stream, bool reserve)
+must_execute(EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
+{
+	/*
+	 * Under the lock, so that times grow with versions; also if the clock
+	 * went back.
+	 */
+	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
+	if (hash != NULL && stream->stream_id != 0 && EvpgIdempotencyFind(command, stream, hash, outcome))
+	{
+		outcome->status = EVPG_STATUS_DUPLICATE;
+		return false;
+	}
+	return check_expected_version(command, stream, outcome);
+}
+
+/*
+ * Locks the stream to the end of the transaction.  With reserve, one that does
+ * not exist is reserved instead, if the caller must not find out later that
+ * another transaction has created it.  Returns whether it was reserved:
+ * release it once it has been created, or is not going to be.
+ */
+static bool
+lock_or_reserve_stream(const EvpgCommand *command, EvpgStream *stream, bool reserve)
 {
 	EvpgCatalogLockForAppend(command->command_id != NULL);
 	if (EvpgStreamLock(stream) || !reserve)
@@ -109,16 +132,16 @@ lock_stream(const EvpgCommand *command, EvpgStream *stream, bool reserve)
 	return false;
 }
 
-/* Whose refusal an error would be. */
-typedef enum Phase
+/* Whose refusal an error would be: none but the last two make an outcome of it. */
+typedef enum CommandPhase
 {
 	PHASE_OURS,
 	PHASE_DECIDING,				/* the handler's */
 	PHASE_PROJECTING			/* that of a constraint of a user's table */
-} Phase;
+} CommandPhase;
 
 /* A command that is being executed. */
-typedef struct Execution
+typedef struct CommandExecution
 {
 	EvpgCommand *command;
 	EvpgCommand asked;			/* the command before interceptors */
@@ -126,15 +149,15 @@ typedef struct Execution
 	const bytea *hash;			/* of what was asked; NULL: no command id */
 	EvpgOutcome *outcome;
 	EvpgStream	found;			/* the stream before anything was written */
-	Phase		phase;
+	CommandPhase phase;
 	bool		catch;			/* a refusal is to be an outcome */
 	bool		attempt;		/* in a subtransaction, and refusals raised */
 	bool		refusing;		/* outcome is a refusal that is raised */
-} Execution;
+} CommandExecution;
 
-/* Lets the interceptors see the command; false if one refused. */
+/* Calls the interceptors of the command; false if one refused it. */
 static bool
-call_interceptors(Execution *execution)
+call_interceptors(CommandExecution *execution)
 {
 	EvpgCommand *command = execution->command;
 	ListCell   *cell;
@@ -160,12 +183,13 @@ call_interceptors(Execution *execution)
 }
 
 /*
- * Writes events and what follows from them, but for the snapshot; false if the
- * stream was created by another transaction meanwhile, then nothing is written.
+ * Writes events and everything that follows from them but the snapshot; false
+ * if another transaction has created the stream meanwhile, then nothing is
+ * written.
  */
 static bool
 write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, int count, const bytea *hash,
-			 Phase *phase)
+			 CommandPhase *phase)
 {
 	int64		first;
 
@@ -182,12 +206,48 @@ write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, 
 }
 
 /*
- * One try at a command whose stream is locked or reserved; false if it must be
- * tried again and nothing was written: another transaction created the stream,
- * or an attempt is needed.
+ * Stamps the events of a decision, folds them into the state, and checks the
+ * invariant; makes the outcome a refusal and returns false if it does not hold.
  */
 static bool
-decide_and_write(Execution *execution)
+fold_decision(EvpgCommand *command, const EvpgStream *stream, EvpgDecision *decision, EvpgState *state,
+			  EvpgOutcome *outcome)
+{
+	EvpgDecision why;
+
+	EvpgContextStamp(command, decision->events, decision->count);
+	for (int i = 0; i < decision->count; i++)
+	{
+		decision->events[i].version = stream->version + 1 + i;
+		EvpgReducerFold(state, &decision->events[i], decision->data != NULL ? decision->data[i] : NULL);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (EvpgInvariantHolds(state, command, &why))
+		return true;
+	EvpgOutcomeRefuse(outcome, EVPG_STATUS_INVARIANT, &why);
+	return false;
+}
+
+/* Raises 40001: a function has decided on a stream that another transaction has created meanwhile. */
+static void
+raise_stream_created(const EvpgCommand *command)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access to aggregate \"%s\", stream \"%s\"",
+					command->aggregate_type, command->aggregate_id),
+			 errdetail("A transaction that knew the aggregate type without its functions "
+					   "has created the stream meanwhile."),
+			 errhint("Retry the transaction.")));
+}
+
+/*
+ * Tries a command once whose stream is locked or reserved; false if it must be
+ * tried again and nothing was written: another transaction has created the
+ * stream, or an attempt is needed.
+ */
+static bool
+decide_and_write(CommandExecution *execution)
 {
 	EvpgCommand *command = execution->command;
 	EvpgAggregate *aggregate = execution->aggregate;
@@ -195,23 +255,10 @@ decide_and_write(Execution *execution)
 	EvpgStream *stream = &outcome->stream;
 	EvpgState	state;
 	EvpgDecision decision;
-	EvpgDecision why;
 	int64		before;
 
 	execution->found = *stream;
-
-	/*
-	 * Under the lock, so that times grow with versions; also if the clock
-	 * went back.
-	 */
-	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
-	if (execution->hash != NULL && stream->stream_id != 0 &&
-		EvpgIdempotencyFind(command, stream, execution->hash, outcome))
-	{
-		outcome->status = EVPG_STATUS_DUPLICATE;
-		return true;
-	}
-	if (!version_fits(command, stream, outcome))
+	if (!must_execute(command, stream, execution->hash, outcome))
 		return true;
 
 	EvpgStateLoad(&state, aggregate, stream, false);
@@ -230,20 +277,13 @@ decide_and_write(Execution *execution)
 		return true;
 	}
 
-	EvpgContextStamp(command, decision.events, decision.count);
-	for (int i = 0; i < decision.count; i++)
-	{
-		decision.events[i].version = stream->version + 1 + i;
-		EvpgReducerFold(&state, &decision.events[i], decision.data != NULL ? decision.data[i] : NULL);
-		CHECK_FOR_INTERRUPTS();
-	}
-	if (!EvpgInvariantHolds(&state, command, &why))
-	{
-		EvpgOutcomeRefuse(outcome, EVPG_STATUS_INVARIANT, &why);
+	if (!fold_decision(command, stream, &decision, &state, outcome))
 		return true;
-	}
 
-	/* Who has entered the fence knows all projections, see projection.c. */
+	/*
+	 * A transaction that has entered the fence knows all projections, see
+	 * projection.c.
+	 */
 	EvpgFenceEnter();
 	if (execution->catch && !execution->attempt && EvpgApplyInlineIsNeeded(decision.events, decision.count))
 	{
@@ -254,12 +294,7 @@ decide_and_write(Execution *execution)
 	if (!write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase))
 	{
 		if (!aggregate->native)
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("could not serialize access to aggregate \"%s\", stream \"%s\"",
-							command->aggregate_type, command->aggregate_id),
-					 errdetail("A transaction that knew the aggregate type without its functions has created the stream meanwhile."),
-					 errhint("Retry the transaction.")));
+			raise_stream_created(command);
 		return false;
 	}
 	state.last_position = stream->last_position;
@@ -273,12 +308,15 @@ decide_and_write(Execution *execution)
 	return true;
 }
 
-/* The same, with the lock of the stream. */
+/*
+ * Tries a command once: locks or reserves the stream, decides and writes.
+ * Returns false as decide_and_write does.
+ */
 static bool
-try_command(Execution *execution)
+try_command(CommandExecution *execution)
 {
 	EvpgStream *stream = &execution->outcome->stream;
-	bool		reserved = lock_stream(execution->command, stream, !execution->aggregate->native);
+	bool		reserved = lock_or_reserve_stream(execution->command, stream, !execution->aggregate->native);
 	bool		done = decide_and_write(execution);
 
 	if (reserved)
@@ -290,7 +328,7 @@ try_command(Execution *execution)
 static void
 execute_command(void *arg)
 {
-	Execution  *execution = arg;
+	CommandExecution *execution = arg;
 	bool		attempt = execution->attempt;
 
 	if (call_interceptors(execution))
@@ -318,11 +356,11 @@ execute_command(void *arg)
 
 /*
  * Executes a command in a subtransaction, and makes an outcome of a refusal:
- * ours, one that the handler has raised, or one of a constraint (rule 8).  Any
- * other error is a defect.
+ * by evpg, by the handler that raised it, or by a constraint of a user's table
+ * (rule 8).  Any other error is a defect and is raised.
  */
 static void
-attempt_command(Execution *execution)
+attempt_command(CommandExecution *execution)
 {
 	EvpgOutcome *outcome = execution->outcome;
 	EvpgDecision why;
@@ -351,8 +389,9 @@ attempt_command(Execution *execution)
 		ReThrowError(error);
 }
 
+/* Counts an outcome for evpg_session_stats(). */
 static void
-count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
+count_outcome(EvpgAggregateCounters *counters, const EvpgOutcome *outcome)
 {
 	counters->commands++;
 	switch (outcome->status)
@@ -378,14 +417,15 @@ count_outcome(EvpgCounters *counters, const EvpgOutcome *outcome)
 }
 
 /*
- * A handler that writes to its own stream would pull the state from under the
- * command; a projection that writes events would do so for its rows.
+ * Raises VE020 if a command on the stream is being executed already: a handler
+ * that writes to its own stream would change the state under the command.  A
+ * projection that writes events would do so to its rows.
  */
 static void
 refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 {
 	EvpgRefuseInProjection("write events");
-	for (Running *r = running; r != NULL; r = r->outer)
+	for (RunningCommand *r = running_commands; r != NULL; r = r->outer)
 		if (strcmp(r->aggregate_type, aggregate_type) == 0 &&
 			strcmp(r->aggregate_id, aggregate_id) == 0)
 			ereport(ERROR,
@@ -398,18 +438,21 @@ refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 
 /*
  * EvpgCommandExecute
- *		Executes a checked command, which it completes from the context.
+ *		Executes a checked command, completing it from the context, and fills
+ *		*outcome, whose strings and events are in CurrentMemoryContext.  The
+ *		stream stays locked to the end of the transaction.  The caller is inside
+ *		EvpgEnter.
  *
- * With catch, every refusal is an outcome.  Without, a refusal by a function is
- * raised as it is, and so is any other error.  User code that may write takes a
+ * With catch, every refusal is an outcome.  Without, a refusal by a function
+ * is raised as it is, like any other error.  User code that may write takes a
  * subtransaction with catch; a module alone does not.
  */
 void
 EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 {
-	Execution	execution = {.command = command, .outcome = outcome, .catch = catch};
+	CommandExecution execution = {.command = command, .outcome = outcome, .catch = catch};
 	const char *acted_for = EvpgContextSessionRole();
-	Running		self;
+	RunningCommand self;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	check_stack_depth();
@@ -425,8 +468,8 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
 	self.aggregate_type = command->aggregate_type;
 	self.aggregate_id = command->aggregate_id;
-	self.outer = running;
-	running = &self;
+	self.outer = running_commands;
+	running_commands = &self;
 	/* A command that its handler executes has been asked for by the same. */
 	EvpgContextSetSessionRole(command->session_role);
 	PG_TRY();
@@ -442,27 +485,24 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	}
 	PG_FINALLY();
 	{
-		running = self.outer;
+		running_commands = self.outer;
 		EvpgContextSetSessionRole(acted_for);
 	}
 	PG_END_TRY();
 	count_outcome(execution.aggregate->counters, outcome);
 }
 
-/* One try at an append whose stream is locked or reserved; false if another transaction created the stream. */
+/*
+ * Tries an append once to a stream that is locked or reserved; false if
+ * another transaction has created the stream.
+ */
 static bool
 try_append(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash, EvpgOutcome *outcome)
 {
 	EvpgStream *stream = &outcome->stream;
-	Phase		phase;
+	CommandPhase phase;
 
-	command->received_at = Max(EvpgClockNow(), stream->last_recorded_at);
-	if (hash != NULL && stream->stream_id != 0 && EvpgIdempotencyFind(command, stream, hash, outcome))
-	{
-		outcome->status = EVPG_STATUS_DUPLICATE;
-		return true;
-	}
-	if (!version_fits(command, stream, outcome))
+	if (!must_execute(command, stream, hash, outcome))
 		return true;
 	if (count == 0)
 	{
@@ -481,9 +521,11 @@ try_append(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash
 
 /*
  * EvpgCommandAppend
- *		Appends events that the caller decided.  The same as a command but for
- *		the handler, the state and the invariant, and that the caller has
- *		applied the context; no events are a no-op.
+ *		Appends events that the caller decided, and fills *outcome.  It differs
+ *		from a command in that there is no handler, state or invariant, and that
+ *		the caller has applied the context; no events are a no-op.  The stream
+ *		stays locked to the end of the transaction.  The caller is inside
+ *		EvpgEnter.
  */
 void
 EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcome *outcome)
@@ -503,7 +545,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	EVPG_WAIT_POINT("append_type_known");
 	do
 	{
-		bool		reserved = lock_stream(command, stream, aggregate->handler != NULL);
+		bool		reserved = lock_or_reserve_stream(command, stream, aggregate->handler != NULL);
 
 		done = try_append(command, events, count, hash, outcome);
 		if (reserved)
@@ -514,7 +556,12 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 		aggregate->counters->events += count;
 }
 
-/* Creates an empty stream of a registered type; false if it was there. */
+/*
+ * EvpgCommandCreateStream
+ *		Creates an empty stream of a registered type; false if it exists.  It
+ *		stays locked to the end of the transaction.  The caller is inside
+ *		EvpgEnter.
+ */
 bool
 EvpgCommandCreateStream(EvpgStream *stream)
 {

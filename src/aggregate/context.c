@@ -4,13 +4,13 @@
  *		Actor, correlation id, metadata and session role: where they come from,
  *		and how they get onto events.
  *
- * An argument of the call wins over evpg_set_context().  Metadata is merged
- * key by key: the event's own wins over the command's, and that over the
- * context's.  Nothing to store is stored as NULL, never as {}.
+ * An argument of the call wins over evpg_set_context().  Metadata is merged key
+ * by key: the event's own wins over the command's, and that over the context's.
+ * Nothing to store is stored as NULL, never as {}.
  *
- * The session role is who asked, and nobody can choose it: session_user of the
- * session, or what was kept of it while the work of others is done: of a
- * scheduled command, of the event that a saga reacts to.
+ * The session role is the role that asked, which no caller can choose:
+ * session_user of the session, or the one that was kept while work is done for
+ * other sessions: of a scheduled command, of the event that a saga reacts to.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,7 +31,10 @@
 
 PG_FUNCTION_INFO_V1(evpg_set_context);
 
-/* right's keys win; either may be NULL; NULL if nothing is left */
+/*
+ * Merges metadata; the keys of right win.  Either may be NULL, and NULL is
+ * returned if nothing is left.
+ */
 static Jsonb *
 merge_metadata(Jsonb *left, Jsonb *right)
 {
@@ -44,6 +47,7 @@ merge_metadata(Jsonb *left, Jsonb *right)
 /* The session role for which work is being done; NULL: the session does its own. */
 static const char *acting_for = NULL;
 
+/* Returns the session role for which work is being done; NULL if the session does its own. */
 const char *
 EvpgContextSessionRole(void)
 {
@@ -52,8 +56,9 @@ EvpgContextSessionRole(void)
 
 /*
  * EvpgContextSetSessionRole
- *		From here on what is asked for is asked for by role, which must live
- *		until what EvpgContextSessionRole said before is set again, also by an ERROR.
+ *		Sets the session role for which work is done from here on.  role must
+ *		live until the caller sets back what EvpgContextSessionRole returned
+ *		before, also after an ERROR.
  */
 void
 EvpgContextSetSessionRole(const char *role)
@@ -61,14 +66,14 @@ EvpgContextSetSessionRole(const char *role)
 	acting_for = role;
 }
 
-/* A setting's value, NULL if none; a copy, because user code may set it anew. */
+/* Copies the value of a setting, since user code may change it; NULL if it is empty. */
 static const char *
 copy_setting(const char *value)
 {
 	return value != NULL && value[0] != '\0' ? pstrdup(value) : NULL;
 }
 
-/* Fills in who asks. */
+/* Fills in the session role of a command that has none. */
 void
 EvpgContextApplySession(EvpgCommand *command)
 {
@@ -76,7 +81,12 @@ EvpgContextApplySession(EvpgCommand *command)
 		command->session_role = acting_for != NULL ? acting_for : GetUserNameFromId(GetSessionUserId(), false);
 }
 
-/* Fills what the call left open from the session and evpg_set_context(); SET can put anything there, so it is checked. */
+/*
+ * EvpgContextApply
+ *		Fills what the call left open from the session and from
+ *		evpg_set_context().  SET can put anything into those settings, so their
+ *		values are checked.  Results are in CurrentMemoryContext.
+ */
 void
 EvpgContextApply(EvpgCommand *command)
 {
@@ -111,8 +121,8 @@ EvpgContextApply(EvpgCommand *command)
 
 /*
  * EvpgContextLeave
- *		From here on to the end of EvpgEnter's scope there is no context: what is
- *		done now is not done for whoever has set it.
+ *		Clears the context up to the end of EvpgEnter's scope: what is done now
+ *		is not done for the session that has set it.
  */
 void
 EvpgContextLeave(void)
@@ -127,8 +137,9 @@ EvpgContextLeave(void)
 
 /*
  * EvpgContextStamp
- *		Gives events their ids, times and context.  Positions and versions come
- *		when they are appended.
+ *		Gives events their ids, times, correlation_id, causation_id and
+ *		metadata.  Positions and versions come when they are appended.  Results
+ *		are in CurrentMemoryContext.
  */
 void
 EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
@@ -165,13 +176,13 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 }
 
 /*
- * Whether the client's statement is outside of a transaction block and does
- * nothing but call the function: then what the function sets ends with it.
- * What is called by another function, or in the statement that executes the
+ * Tells whether the client's statement is outside of a transaction block and
+ * does nothing but call the function: then what the function sets ends with
+ * it.  A call by another function, or in the statement that executes the
  * command as well, has an effect.
  */
 static bool
-is_whole_transaction(FunctionCallInfo fcinfo)
+call_is_whole_transaction(FunctionCallInfo fcinfo)
 {
 	QueryDesc  *query = ActivePortal == NULL || IsTransactionBlock() ? NULL : ActivePortal->queryDesc;
 	Plan	   *plan;
@@ -186,8 +197,10 @@ is_whole_transaction(FunctionCallInfo fcinfo)
 }
 
 /*
- * Settings keep it to the end of the transaction, and a ROLLBACK TO brings back
- * what was before; each call replaces all three.
+ * evpg_set_context
+ *		SQL: evpg_set_context(actor, correlation_id, metadata).  Sets them for
+ *		the commands of this transaction, replacing all three.  They are
+ *		settings, so a ROLLBACK TO brings back what was before.
  */
 Datum
 evpg_set_context(PG_FUNCTION_ARGS)
@@ -199,7 +212,7 @@ evpg_set_context(PG_FUNCTION_ARGS)
 	if (metadata != NULL)
 		EvpgCheckMetadata(metadata);
 	EvpgCheckCallersMetadata(metadata);
-	if (is_whole_transaction(fcinfo))
+	if (call_is_whole_transaction(fcinfo))
 		ereport(WARNING,
 				(errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
 				 errmsg("evpg_set_context() has no effect outside of a transaction block"),

@@ -25,25 +25,34 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
+/* Adds the CONTEXT line of an error in the code of an aggregate. */
 static void
 describe_aggregate_call(void *arg)
 {
 	EvpgAggregateCall *call = arg;
 
 	if (call->position > 0)
-		errcontext("%s of aggregate \"%s\", stream \"%s\", event \"%s\" of version " INT64_FORMAT " at position " INT64_FORMAT,
+		errcontext("%s of aggregate \"%s\", stream \"%s\", event \"%s\" of version " INT64_FORMAT
+				   " at position " INT64_FORMAT,
 				   call->role, call->aggregate_type, call->aggregate_id, call->type, call->version, call->position);
 	else
 		errcontext("%s of aggregate \"%s\", stream \"%s\", \"%s\" at version " INT64_FORMAT,
 				   call->role, call->aggregate_type, call->aggregate_id, call->type, call->version);
 }
 
+/*
+ * EvpgAggregateCallBegin
+ *		Makes errors name the code of an aggregate that is about to run.  The
+ *		caller fills *call but for its callback, keeps it until
+ *		EvpgAggregateCallEnd, and does not return in between.
+ */
 void
 EvpgAggregateCallBegin(EvpgAggregateCall *call)
 {
 	EvpgErrorContextPush(&call->callback, describe_aggregate_call, call);
 }
 
+/* Ends what EvpgAggregateCallBegin began; an ERROR does that by itself. */
 void
 EvpgAggregateCallEnd(EvpgAggregateCall *call)
 {
@@ -52,9 +61,9 @@ EvpgAggregateCallEnd(EvpgAggregateCall *call)
 
 /* ------------------------------------------------------------------ refusals */
 
-/* What a refusal says that has no message of its own; code NULL: it has none either. */
+/* Makes the message of a refusal that has none; code is NULL if it has no code either. */
 static char *
-default_message(const char *aggregate_type, const char *aggregate_id, const char *command_type, const char *code)
+make_default_message(const char *aggregate_type, const char *aggregate_id, const char *command_type, const char *code)
 {
 	return psprintf("command \"%s\" of %s \"%s\" was refused%s%s", command_type, aggregate_type, aggregate_id,
 					code != NULL ? ": " : "", code != NULL ? code : "");
@@ -76,7 +85,7 @@ EvpgRejectionDefaultMessage(const char *code)
 		/* A reducer decides nothing: what it raises is a defect. */
 		if (callback->callback == describe_aggregate_call)
 			return strcmp(call->role, "reducer") == 0 ? pstrdup(code) :
-				default_message(call->aggregate_type, call->aggregate_id, call->type, code);
+				make_default_message(call->aggregate_type, call->aggregate_id, call->type, code);
 	}
 	return pstrdup(code);
 }
@@ -98,7 +107,8 @@ parse_detail(void *arg)
 
 /*
  * EvpgDecisionFromError
- *		What a refusal says that was raised.
+ *		Makes a decision of the error by which a function refused.  Its strings
+ *		are the error's; its detail is in CurrentMemoryContext.
  */
 void
 EvpgDecisionFromError(const ErrorData *error, EvpgDecision *decision)
@@ -134,6 +144,12 @@ EvpgDecisionFromError(const ErrorData *error, EvpgDecision *decision)
 	}
 }
 
+/*
+ * EvpgDecisionFromModule
+ *		Makes a decision of the result in which a module refused a command.
+ *		Copies all of it into CurrentMemoryContext; cuts texts that are too
+ *		long.
+ */
 void
 EvpgDecisionFromModule(evpg_result *result, const EvpgCommand *command, EvpgDecision *decision)
 {
@@ -144,12 +160,13 @@ EvpgDecisionFromModule(evpg_result *result, const EvpgCommand *command, EvpgDeci
 	if (decision->code[0] == '\0')
 		decision->code = NULL;
 	if (decision->message[0] == '\0')
-		decision->message = default_message(command->aggregate_type, command->aggregate_id, command->command_type,
-											decision->code);
+		decision->message = make_default_message(command->aggregate_type, command->aggregate_id, command->command_type,
+												 decision->code);
 	if (result->detail != NULL)
 		decision->detail = EvpgJsonToJsonb(result->detail, "rejection detail");
 }
 
+/* Raises the failure that a callback of a module reported with evpg_fail(); role names the callback. */
 void
 EvpgRaiseModuleFailed(evpg_result *result, const char *role, const EvpgCommand *command)
 {
@@ -161,6 +178,7 @@ EvpgRaiseModuleFailed(evpg_result *result, const char *role, const EvpgCommand *
 
 /* ------------------------------------------------------------------ functions that may refuse */
 
+/* Calls the function; its rows are in CurrentMemoryContext.  A refusal is raised as any other error. */
 void
 EvpgRefusableCallRun(EvpgRefusableCall *call)
 {
@@ -174,9 +192,10 @@ run_refusable_call(void *arg)
 }
 
 /*
- * Runs a call whose refusal is an answer of another SQLSTATE than the function
- * gives it: in a subtransaction; false is returned if it refused (VE002 or the
- * one given) and *decision says how.
+ * EvpgRefusableCallTry
+ *		Calls the function in a subtransaction.  Returns false if it refused,
+ *		with VE002 or with the SQLSTATE also; *decision then has its reason.
+ *		Any other error is raised.
  */
 bool
 EvpgRefusableCallTry(EvpgRefusableCall *call, int also, EvpgDecision *decision)

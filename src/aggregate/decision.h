@@ -15,7 +15,7 @@
 #include "usercode/function.h"
 #include "utils/jsonb.h"
 
-/* What a handler said.  Events are not stamped yet. */
+/* What a handler has returned.  Events are not stamped yet. */
 typedef struct EvpgDecision
 {
 	EvpgEvent  *events;
@@ -28,7 +28,7 @@ typedef struct EvpgDecision
 	char	   *hint;
 } EvpgDecision;
 
-/* Whose code is running, for error messages. */
+/* A call of the code of an aggregate, for the CONTEXT of errors. */
 typedef struct EvpgAggregateCall
 {
 	ErrorContextCallback callback;

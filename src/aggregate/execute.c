@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * execute.c
- *		The SQL functions that write: execute, append, inject.
+ *		The SQL functions that execute commands and append events: evpg_execute,
+ *		evpg_try_execute, evpg_append, evpg_inject, evpg_create_stream.
  *
  * Each checks its arguments, becomes the owner of the tables, calls the command
  * path, and returns rows.  All memory of a call is in one context, deleted at
@@ -18,7 +19,6 @@
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/settings.h"
-#include "base/statement.h"
 #include "funcapi.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
@@ -35,31 +35,33 @@ PG_FUNCTION_INFO_V1(evpg_inject);
 PG_FUNCTION_INFO_V1(evpg_create_stream);
 
 /* One call from SQL. */
-typedef struct Entry
+typedef struct WriteCall
 {
 	MemoryContext caller;
 	MemoryContext context;
 	EvpgScope	scope;
-} Entry;
+} WriteCall;
 
+/* Makes the memory context of one call the current one. */
 static void
-begin_entry(Entry *entry)
+begin_write_call(WriteCall *call)
 {
-	entry->caller = CurrentMemoryContext;
-	entry->context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(entry->context);
+	call->caller = CurrentMemoryContext;
+	call->context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(call->context);
 }
 
+/* Ends a call and frees its memory. */
 static void
-end_entry(Entry *entry)
+end_write_call(WriteCall *call)
 {
-	MemoryContextSwitchTo(entry->caller);
-	MemoryContextDelete(entry->context);
+	MemoryContextSwitchTo(call->caller);
+	MemoryContextDelete(call->context);
 }
 
-/* The arguments of evpg_execute and evpg_try_execute. */
+/* Reads and checks the arguments of evpg_execute and evpg_try_execute. */
 static void
-command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
+read_command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
 {
 	enum
 	{
@@ -85,6 +87,7 @@ command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
 	EvpgCheckCallersCommandId(command->command_id);
 }
 
+/* Returns the events of an outcome as rows. */
 static void
 return_events(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
 {
@@ -100,46 +103,57 @@ return_events(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
 	}
 }
 
+/*
+ * evpg_execute
+ *		SQL: evpg_execute(aggregate_type, aggregate_id, command_type, data,
+ *		...).  Executes a command and returns its events; raises a refusal
+ *		(VE001, VE002, VE006, VE011).
+ */
 Datum
 evpg_execute(PG_FUNCTION_ARGS)
 {
-	Entry		entry;
+	WriteCall	call;
 	EvpgCommand command;
 	EvpgOutcome outcome;
 
 	InitMaterializedSRF(fcinfo, 0);
-	begin_entry(&entry);
-	command_from_arguments(fcinfo, &command);
-	EvpgEnter(&entry.scope, "evpg_execute()");
+	begin_write_call(&call);
+	read_command_from_arguments(fcinfo, &command);
+	EvpgEnter(&call.scope, "evpg_execute()");
 	EvpgCommandExecute(&command, false, &outcome);
-	EvpgLeave(&entry.scope);
+	EvpgLeave(&call.scope);
 	EvpgOutcomeRaise(&outcome);
 	return_events(fcinfo, &outcome);
-	end_entry(&entry);
+	end_write_call(&call);
 	PG_RETURN_NULL();
 }
 
+/*
+ * evpg_try_execute
+ *		SQL: evpg_try_execute(...).  Executes a command as evpg_execute does, but
+ *		returns a refusal as a row of evpg.outcome.
+ */
 Datum
 evpg_try_execute(PG_FUNCTION_ARGS)
 {
-	Entry		entry;
+	WriteCall	call;
 	EvpgCommand command;
 	EvpgOutcome outcome;
 
 	InitMaterializedSRF(fcinfo, 0);
-	begin_entry(&entry);
-	command_from_arguments(fcinfo, &command);
-	EvpgEnter(&entry.scope, "evpg_try_execute()");
+	begin_write_call(&call);
+	read_command_from_arguments(fcinfo, &command);
+	EvpgEnter(&call.scope, "evpg_try_execute()");
 	EvpgCommandExecute(&command, true, &outcome);
-	EvpgLeave(&entry.scope);
-	EvpgOutcomeReturn(fcinfo, &outcome);
-	end_entry(&entry);
+	EvpgLeave(&call.scope);
+	EvpgOutcomeReturnRow(fcinfo, &outcome);
+	end_write_call(&call);
 	PG_RETURN_NULL();
 }
 
-/* The events of an array argument; NULL rows are no event. */
+/* Reads and checks the events of an array argument; NULL rows are no event. */
 static int
-events_from_array(ArrayType *array, EvpgEvent **events)
+read_events_from_array(ArrayType *array, EvpgEvent **events)
 {
 	Datum	   *elements;
 	bool	   *nulls;
@@ -166,6 +180,11 @@ events_from_array(ArrayType *array, EvpgEvent **events)
 	return count;
 }
 
+/*
+ * evpg_append
+ *		SQL: evpg_append(aggregate_type, aggregate_id, events, ...).  Appends
+ *		events that the caller decided, and returns them.
+ */
 Datum
 evpg_append(PG_FUNCTION_ARGS)
 {
@@ -174,18 +193,18 @@ evpg_append(PG_FUNCTION_ARGS)
 		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_EVENTS, ARG_EXPECTED_VERSION, ARG_COMMAND_ID,
 		ARG_METADATA, ARG_ACTOR, ARG_CORRELATION_ID, ARG_CAUSATION_ID
 	};
-	Entry		entry;
+	WriteCall	call;
 	EvpgCommand command = {.command_type = "evpg_append"};
 	EvpgOutcome outcome;
 	EvpgEvent  *events;
 	int			count;
 
 	InitMaterializedSRF(fcinfo, 0);
-	begin_entry(&entry);
+	begin_write_call(&call);
 	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
 	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
 	EvpgArgRefuseNull(fcinfo, ARG_EVENTS, "events");
-	count = events_from_array(PG_GETARG_ARRAYTYPE_P(ARG_EVENTS), &events);
+	count = read_events_from_array(PG_GETARG_ARRAYTYPE_P(ARG_EVENTS), &events);
 	command.has_expected = !PG_ARGISNULL(ARG_EXPECTED_VERSION);
 	if (command.has_expected)
 		command.expected_version = PG_GETARG_INT64(ARG_EXPECTED_VERSION);
@@ -199,12 +218,12 @@ evpg_append(PG_FUNCTION_ARGS)
 	EvpgCheckCallersCommandId(command.command_id);
 
 	EvpgContextApply(&command);
-	EvpgEnter(&entry.scope, "evpg_append()");
+	EvpgEnter(&call.scope, "evpg_append()");
 	EvpgCommandAppend(&command, events, count, &outcome);
-	EvpgLeave(&entry.scope);
+	EvpgLeave(&call.scope);
 	EvpgOutcomeRaise(&outcome);
 	return_events(fcinfo, &outcome);
-	end_entry(&entry);
+	end_write_call(&call);
 	PG_RETURN_NULL();
 }
 
@@ -215,7 +234,7 @@ evpg_append(PG_FUNCTION_ARGS)
  * systems ends as well.  NULL: nothing.
  */
 static Jsonb *
-injected_metadata(const EvpgEvent *event, bool run_sagas)
+make_injected_metadata(const EvpgEvent *event, bool run_sagas)
 {
 	JsonbValue *depth = EvpgEventBookkeeping(event, "depth");
 	StringInfoData own;
@@ -236,11 +255,14 @@ injected_metadata(const EvpgEvent *event, bool run_sagas)
 }
 
 /*
- * Takes an event over as it was elsewhere, perhaps in another evpg: whatever
- * evpg_read_all() returns there can be injected here.  The context of this
- * session is not that of the event.
+ * evpg_inject
+ *		SQL: evpg_inject(aggregate_type, aggregate_id, event, run_sagas, ...).
+ *		Appends an event as it was elsewhere, perhaps in another evpg: whatever
+ *		evpg_read_all() returns there can be injected here.  Returns it, or no
+ *		row if an event of this id exists.  The context of this session is not
+ *		that of the event.
  *
- * Two sessions that inject one event id are serial by a lock on it, and then by
+ * Sessions that inject one event id take turns by a lock on it, and then by
  * the event itself, so that the second sees the event of the first.
  */
 Datum
@@ -251,14 +273,14 @@ evpg_inject(PG_FUNCTION_ARGS)
 		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_EVENT, ARG_RUN_SAGAS, ARG_ACTOR, ARG_CORRELATION_ID,
 		ARG_CAUSATION_ID
 	};
-	Entry		entry;
+	WriteCall	call;
 	EvpgCommand command = {.command_type = "evpg_inject"};
 	EvpgOutcome outcome;
 	EvpgEvent	event;
 	bool		reserved;
 
 	InitMaterializedSRF(fcinfo, 0);
-	begin_entry(&entry);
+	begin_write_call(&call);
 	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
 	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
 	if (PG_ARGISNULL(ARG_EVENT) || !EvpgEventFromNewEvent(PG_GETARG_HEAPTUPLEHEADER(ARG_EVENT), &event))
@@ -270,13 +292,13 @@ evpg_inject(PG_FUNCTION_ARGS)
 	command.correlation_id = EvpgArgOptionalId(fcinfo, ARG_CORRELATION_ID, "correlation id");
 	command.causation_id = EvpgArgOptionalId(fcinfo, ARG_CAUSATION_ID, "causation id");
 	EvpgCommandCheck(&command);
-	command.metadata = injected_metadata(&event, !PG_ARGISNULL(ARG_RUN_SAGAS) && PG_GETARG_BOOL(ARG_RUN_SAGAS));
+	command.metadata = make_injected_metadata(&event, !PG_ARGISNULL(ARG_RUN_SAGAS) && PG_GETARG_BOOL(ARG_RUN_SAGAS));
 	if (event.metadata != NULL)
 		event.metadata = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(event.metadata),
 															CStringGetTextDatum("evpg")));
 	EvpgContextApplySession(&command);
 
-	EvpgEnter(&entry.scope, "evpg_inject()");
+	EvpgEnter(&call.scope, "evpg_inject()");
 	EvpgCatalogLockForAppend(false);
 	/* The append fills in an id that is missing. */
 	reserved = event.has_event_id && EvpgLogReserveEventId(&event.event_id);
@@ -287,24 +309,29 @@ evpg_inject(PG_FUNCTION_ARGS)
 	}
 	if (reserved)
 		EvpgLogReleaseEventId(&event.event_id);
-	EvpgLeave(&entry.scope);
-	end_entry(&entry);
+	EvpgLeave(&call.scope);
+	end_write_call(&call);
 	PG_RETURN_NULL();
 }
 
+/*
+ * evpg_create_stream
+ *		SQL: evpg_create_stream(aggregate_type, aggregate_id).  Creates an empty
+ *		stream; returns false if it exists.
+ */
 Datum
 evpg_create_stream(PG_FUNCTION_ARGS)
 {
-	Entry		entry;
+	WriteCall	call;
 	EvpgStream	stream = {0};
 	bool		created;
 
-	begin_entry(&entry);
+	begin_write_call(&call);
 	stream.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
 	stream.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
-	EvpgEnter(&entry.scope, "evpg_create_stream()");
+	EvpgEnter(&call.scope, "evpg_create_stream()");
 	created = EvpgCommandCreateStream(&stream);
-	EvpgLeave(&entry.scope);
-	end_entry(&entry);
+	EvpgLeave(&call.scope);
+	end_write_call(&call);
 	PG_RETURN_BOOL(created);
 }

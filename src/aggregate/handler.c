@@ -24,9 +24,9 @@
 
 /* ------------------------------------------------------------------ modules */
 
-/* A string that a module emitted, copied. */
+/* Copies a string that a module emitted. */
 static char *
-text_from_json(evpg_json *json, const char *what)
+read_emitted_text(evpg_json *json, const char *what)
 {
 	const char *string = json_object_get_string(json);
 
@@ -45,8 +45,9 @@ raise_bad_member(const char *name, const char *wanted)
 			 errmsg("member \"%s\" of an emitted event is not %s", name, wanted)));
 }
 
+/* Reads the tags of an event that a module emitted. */
 static ArrayType *
-tags_from_json(evpg_json *tags)
+read_emitted_tags(evpg_json *tags)
 {
 	size_t		count;
 	Datum	   *elements;
@@ -61,27 +62,27 @@ tags_from_json(evpg_json *tags)
 
 		if (json_object_get_type(tag) != json_type_string)
 			raise_bad_member("tags", "an array of strings");
-		elements[i] = CStringGetTextDatum(text_from_json(tag, "tag"));
+		elements[i] = CStringGetTextDatum(read_emitted_text(tag, "tag"));
 	}
 	return construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
-/* A member of an event that a module emitted; null members are as if they were not there. */
+/* Reads a member of an event that a module emitted; a null member counts as a missing one. */
 static void
-take_member(EvpgEvent *event, const char *name, evpg_json *value)
+read_emitted_member(EvpgEvent *event, const char *name, evpg_json *value)
 {
 	if (strcmp(name, "type") == 0)
 	{
 		if (json_object_get_type(value) != json_type_string)
 			raise_bad_member(name, "a string");
-		event->type = text_from_json(value, "event type");
+		event->type = read_emitted_text(value, "event type");
 	}
 	else if (strcmp(name, "data") == 0)
 		event->data = EvpgJsonToJsonb(value, "event data");
 	else if (strcmp(name, "metadata") == 0)
 		event->metadata = EvpgJsonToJsonb(value, "event metadata");
 	else if (strcmp(name, "tags") == 0)
-		event->tags = tags_from_json(value);
+		event->tags = read_emitted_tags(value);
 	else if (strcmp(name, "schema_version") == 0)
 	{
 		int64		version = json_object_get_int64(value);
@@ -96,9 +97,9 @@ take_member(EvpgEvent *event, const char *name, evpg_json *value)
 				 errmsg("an emitted event has an unknown member")));
 }
 
-/* An event that a module emitted; as strict as the JSON form of functions. */
+/* Reads an event that a module emitted, as strictly as the JSON form of functions. */
 static void
-event_from_json(evpg_json *json, EvpgEvent *event)
+read_emitted_event(evpg_json *json, EvpgEvent *event)
 {
 	memset(event, 0, sizeof(EvpgEvent));
 	event->schema_version = 1;
@@ -110,13 +111,13 @@ event_from_json(evpg_json *json, EvpgEvent *event)
 		json_object_object_foreach(json, name, value)
 		{
 			if (value != NULL)
-				take_member(event, name, value);
+				read_emitted_member(event, name, value);
 		}
 	}
 }
 
 static void
-raise_too_many(const EvpgCommand *command)
+raise_too_many_events(const EvpgCommand *command)
 {
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_LIMIT),
@@ -125,8 +126,9 @@ raise_too_many(const EvpgCommand *command)
 			 errhint("Split the command, or let a superuser raise evpg.max_events.")));
 }
 
+/* Calls the callback of a module for a command. */
 static void
-decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+decide_by_module(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
 {
 	const evpg_command_entry *entry = evpg_find_command(&state->aggregate->module, command->command_type);
 	evpg_result *result = EvpgNativeResult();
@@ -182,7 +184,7 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 				 errmsg("events of a handler are not a JSON array"),
 				 errhint("Emit them with evpg_emit().")));
 	if (json_object_array_length(result->events) > (size_t) EvpgMaxEvents)
-		raise_too_many(command);
+		raise_too_many_events(command);
 	decision->count = json_object_array_length(result->events);
 	decision->events = palloc(sizeof(EvpgEvent) * decision->count);
 	decision->data = palloc(sizeof(evpg_json *) * decision->count);
@@ -190,13 +192,14 @@ decide_native(EvpgState *state, const EvpgCommand *command, EvpgDecision *decisi
 	{
 		evpg_json  *emitted = json_object_array_get_idx(result->events, i);
 
-		event_from_json(emitted, &decision->events[i]);
+		read_emitted_event(emitted, &decision->events[i]);
 		decision->data[i] = evpg_get(emitted, "data");
 	}
 }
 
 /* ------------------------------------------------------------------ functions */
 
+/* Calls the handler function for a command. */
 static void
 decide_by_function(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
 {
@@ -224,16 +227,18 @@ decide_by_function(EvpgState *state, const EvpgCommand *command, EvpgDecision *d
 				decision->count++;
 	}
 	if (decision->count > EvpgMaxEvents || call.count > EvpgMaxEvents)
-		raise_too_many(command);
+		raise_too_many_events(command);
 }
 
 /* ------------------------------------------------------------------ both */
 
 /*
  * EvpgHandlerDecide
- *		Lets the handler decide a command on a state, which it does not change.
- *		The answer is in CurrentMemoryContext.  A refusal by a module is
- *		returned, one by a function raised.
+ *		Calls the handler with a valid state, which it does not change, and
+ *		fills *decision with the events it returns, checked but not stamped.  A
+ *		refusal by a module is returned, one by a function is raised.  Results
+ *		are in CurrentMemoryContext.  The caller is inside EvpgEnter and holds
+ *		the lock or the reservation of the stream.
  */
 void
 EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
@@ -250,7 +255,7 @@ EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 	memset(decision, 0, sizeof(EvpgDecision));
 	EvpgAggregateCallBegin(&code);
 	if (state->aggregate->native)
-		decide_native(state, command, decision);
+		decide_by_module(state, command, decision);
 	else
 		decide_by_function(state, command, decision);
 	for (int i = 0; i < decision->count; i++)

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * idempotency.c
- *		Command ids (rule 5): which commands of a stream succeeded before, and whether
- *		a resend asks for the same.
+ *		Command ids (rule 5): which commands of a stream have succeeded before,
+ *		and whether a resend asks for the same.
  *
- * A record is written by the transaction of its command, so it is there if and
- * only if the events are.  Callers have locked the stream, so two commands with
- * one id are one after the other.
+ * A record is written by the transaction of its command, so it exists if and
+ * only if the events do.  Callers have locked the stream, so two commands with
+ * one id are serial.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,20 +26,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* Quotes a string as JSON, for DETAIL; in CurrentMemoryContext. */
-char *
-EvpgQuoteJson(const char *text)
-{
-	StringInfoData buffer;
-
-	initStringInfo(&buffer);
-	escape_json(&buffer, text);
-	return buffer.data;
-}
-
 /*
- * A value as its kind, length and content, so that no two values look the same.
- * A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as well.
+ * Adds a value by its kind, length and content, so that no two values look the
+ * same.  A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as
+ * well.
  */
 static void
 hash_scalar(EvpgSha256 *hash, const JsonbValue *value)
@@ -64,7 +54,7 @@ hash_scalar(EvpgSha256 *hash, const JsonbValue *value)
 	}
 }
 
-/* A jsonb; NULL is none. */
+/* Adds a jsonb; NULL is none. */
 static void
 hash_jsonb(EvpgSha256 *hash, const Jsonb *jsonb)
 {
@@ -104,7 +94,7 @@ hash_jsonb(EvpgSha256 *hash, const Jsonb *jsonb)
 	}
 }
 
-/* Tags; {} and NULL differ, as they do in the log. */
+/* Adds tags; {} and NULL differ, as they do in the log. */
 static void
 hash_tags(EvpgSha256 *hash, ArrayType *tags)
 {
@@ -122,18 +112,18 @@ hash_tags(EvpgSha256 *hash, ArrayType *tags)
 		EvpgSha256AddText(hash, TextDatumGetCString(values[i]));
 }
 
-/* Metadata: {} is stored as none. */
+/* Returns NULL for empty metadata, which is stored as none. */
 static const Jsonb *
-significant_metadata(const Jsonb *metadata)
+drop_empty_metadata(const Jsonb *metadata)
 {
 	return metadata == NULL || JB_ROOT_COUNT(metadata) == 0 ? NULL : metadata;
 }
 
 /*
  * EvpgIdempotencyHash
- *		The SHA-256 of what a command asks for, so that another one under its id is
- *		noticed.  Payloads that are equal have the same hash, however they are
- *		written.  The result is in CurrentMemoryContext.
+ *		Returns the SHA-256 of what a command asks for, by which another command
+ *		under its id is noticed.  Payloads that are equal have the same hash,
+ *		however they are written.  The result is in CurrentMemoryContext.
  */
 bytea *
 EvpgIdempotencyHash(const EvpgCommand *command, const EvpgEvent *events, int count)
@@ -149,7 +139,7 @@ EvpgIdempotencyHash(const EvpgCommand *command, const EvpgEvent *events, int cou
 	{
 		EvpgSha256AddText(hash, events[i].type);
 		hash_jsonb(hash, events[i].data);
-		hash_jsonb(hash, significant_metadata(events[i].metadata));
+		hash_jsonb(hash, drop_empty_metadata(events[i].metadata));
 		EvpgSha256AddText(hash, psprintf("%d", events[i].schema_version));
 		EvpgSha256AddText(hash, events[i].has_event_id ? EvpgUuidText(&events[i].event_id) : "");
 		EvpgSha256AddText(hash, events[i].has_occurred_at ? psprintf(INT64_FORMAT, events[i].occurred_at) : "");
@@ -164,8 +154,9 @@ EvpgIdempotencyHash(const EvpgCommand *command, const EvpgEvent *events, int cou
 
 /*
  * EvpgOperationKey
- *		A command id made of parts, the same as evpg_operation_key() makes of
- *		them: the SHA-256 of a JSON array.
+ *		Makes a command id of parts, the same that the SQL function
+ *		evpg_operation_key() makes of them: the SHA-256 of a JSON array, in
+ *		CurrentMemoryContext.
  */
 char *
 EvpgOperationKey(const char *const *parts, int count)
@@ -184,7 +175,7 @@ EvpgOperationKey(const char *const *parts, int count)
 	return EvpgSha256EndHex(hash);
 }
 
-/* With all that it points to: the event of a scan lives only until the next one. */
+/* Copies an event with all that it points to: the event of a scan lives only until the next one. */
 static EvpgEvent *
 copy_event(const EvpgEvent *event)
 {
@@ -208,9 +199,9 @@ copy_event(const EvpgEvent *event)
 	return copy;
 }
 
-/* The events of a command that succeeded before. */
+/* Reads the events of a command that succeeded before. */
 static void
-read_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outcome)
+read_recorded_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outcome)
 {
 	EvpgLogScan *scan;
 	EvpgEvent	event;
@@ -224,18 +215,27 @@ read_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outc
 	PopActiveSnapshot();
 }
 
-static EvpgStatement select_command = {
+static EvpgStatement select_command_record = {
 	.text = "SELECT first_version, last_version, payload_hash"
 	" FROM evpg.command_record"
 	" WHERE stream_id = $1 AND command_id = $2",
 	.types = {INT8OID, TEXTOID}
 };
 
+/* Its columns. */
+enum
+{
+	RECORD_FIRST_VERSION = 1,
+	RECORD_LAST_VERSION,
+	RECORD_PAYLOAD_HASH
+};
+
 /*
  * EvpgIdempotencyFind
- *		Whether a command under this id succeeded before on this stream; then
- *		*outcome has its events, copied into CurrentMemoryContext.  If it was another
- *		command that is an error.  The caller has locked the stream.
+ *		Tells whether a command under this id has succeeded before on this
+ *		stream; then *outcome has its events, copied into CurrentMemoryContext.
+ *		Raises VE005 if it was another command.  The caller has locked the
+ *		stream.
  */
 bool
 EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
@@ -244,7 +244,7 @@ EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const 
 		Int64GetDatum(stream->stream_id),
 		CStringGetTextDatum(command->command_id)
 	};
-	bool		found = EvpgStatementRun(&select_command, values, NULL) > 0;
+	bool		found = EvpgStatementRun(&select_command_record, values, NULL) > 0;
 	int64		first = 0;
 	int64		last = 0;
 	bool		same = false;
@@ -254,11 +254,9 @@ EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const 
 		Datum		value;
 		bytea	   *known;
 
-		(void) EvpgResultDatum(0, 1, &value);
-		first = DatumGetInt64(value);
-		(void) EvpgResultDatum(0, 2, &value);
-		last = DatumGetInt64(value);
-		(void) EvpgResultDatum(0, 3, &value);
+		first = EvpgResultInt64(0, RECORD_FIRST_VERSION);
+		last = EvpgResultInt64(0, RECORD_LAST_VERSION);
+		(void) EvpgResultDatum(0, RECORD_PAYLOAD_HASH, &value);
 		known = DatumGetByteaPP(value);
 		same = VARSIZE_ANY_EXHDR(known) == EVPG_SHA256_LENGTH &&
 			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), EVPG_SHA256_LENGTH) == 0;
@@ -273,13 +271,13 @@ EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const 
 				 errdetail("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"version\": " INT64_FORMAT "}",
 						   EvpgQuoteJson(command->aggregate_type), EvpgQuoteJson(command->aggregate_id), last),
 				 errhint("A command id names one command with one payload; use a new one.")));
-	read_events(stream, first, last, outcome);
-	/* The same answer for ever: not what came after. */
+	read_recorded_events(stream, first, last, outcome);
+	/* The answer never changes: what came after is left out. */
 	outcome->stream.version = last;
 	return true;
 }
 
-static EvpgStatement insert_command = {
+static EvpgStatement insert_command_record = {
 	.text = "INSERT INTO evpg.command_record (stream_id, command_id, first_version, last_version, payload_hash,"
 	" recorded_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6)",
@@ -288,8 +286,8 @@ static EvpgStatement insert_command = {
 
 /*
  * EvpgIdempotencyRecord
- *		Records that a command succeeded: its events are those from version first to
- *		the stream's.  The caller has locked the stream.
+ *		Records that a command has succeeded: its events are those from version
+ *		first to the stream's.  The caller has locked the stream.
  */
 void
 EvpgIdempotencyRecord(const EvpgCommand *command, const EvpgStream *stream, int64 first, const bytea *hash)
@@ -303,6 +301,6 @@ EvpgIdempotencyRecord(const EvpgCommand *command, const EvpgStream *stream, int6
 		TimestampTzGetDatum(command->received_at)
 	};
 
-	(void) EvpgStatementRun(&insert_command, values, NULL);
+	(void) EvpgStatementRun(&insert_command_record, values, NULL);
 	EvpgStatementDone();
 }

@@ -10,7 +10,6 @@
 
 #include "aggregate/outcome.h"
 
-extern char *EvpgQuoteJson(const char *text);
 extern bytea *EvpgIdempotencyHash(const EvpgCommand *command, const EvpgEvent *events, int count);
 extern bool EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash,
 								EvpgOutcome *outcome);

@@ -12,8 +12,6 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
-
 #include "aggregate/interceptor.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
@@ -41,16 +39,21 @@ static EvpgStatement insert_interceptor = {
 	" search_path, registered_by, registered_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, evpg.clock_timestamp())"
 	" ON CONFLICT (name) DO UPDATE"
-	" SET interceptor = excluded.interceptor, aggregate_types = excluded.aggregate_types, command_types ="
-	" excluded.command_types, priority = excluded.priority, search_path = excluded.search_path,"
-	" registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+	" SET interceptor = excluded.interceptor, aggregate_types = excluded.aggregate_types,"
+	" command_types = excluded.command_types, priority = excluded.priority,"
+	" search_path = excluded.search_path, registered_by = excluded.registered_by,"
+	" registered_at = excluded.registered_at"
 	" WHERE (i.interceptor, i.aggregate_types, i.command_types, i.priority, i.search_path, i.registered_by)"
-	" IS DISTINCT"
-	" FROM (excluded.interceptor, excluded.aggregate_types, excluded.command_types, excluded.priority,"
+	" IS DISTINCT FROM (excluded.interceptor, excluded.aggregate_types, excluded.command_types, excluded.priority,"
 	" excluded.search_path, excluded.registered_by)",
 	.types = {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID, TEXTOID}
 };
 
+/*
+ * evpg_register_interceptor
+ *		SQL: evpg_register_interceptor(...).  Registers a function that sees
+ *		commands before their handlers.  Returns whether anything changed.
+ */
 Datum
 evpg_register_interceptor(PG_FUNCTION_ARGS)
 {
@@ -72,7 +75,8 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	EvpgArgRefuseNull(fcinfo, ARG_INTERCEPTOR, "interceptor");
 	memset(nulls, ' ', sizeof(nulls));
 	EvpgParameterText(values, nulls, 0, name);
-	EvpgParameterText(values, nulls, 1, EvpgFunctionCheck(PG_GETARG_OID(ARG_INTERCEPTOR), EVPG_ROLE_INTERCEPTOR, registrant));
+	EvpgParameterText(values, nulls, 1,
+					  EvpgFunctionCheck(PG_GETARG_OID(ARG_INTERCEPTOR), EVPG_ROLE_INTERCEPTOR, registrant));
 	EvpgParameterArray(values, nulls, 2, aggregate_types);
 	EvpgParameterArray(values, nulls, 3, command_types);
 	values[4] = Int32GetDatum(EvpgArgInt(fcinfo, ARG_PRIORITY, "priority", PG_INT32_MIN));
@@ -97,6 +101,7 @@ static EvpgStatement delete_interceptor = {
 	.types = {TEXTOID}
 };
 
+/* SQL: evpg_drop_interceptor(name, missing_ok).  Removes the registration of an interceptor. */
 Datum
 evpg_drop_interceptor(PG_FUNCTION_ARGS)
 {
@@ -138,8 +143,9 @@ enum
 
 /*
  * EvpgInterceptorList
- *		All interceptors in the order they are called.  The caller is inside
- *		EvpgEnter.
+ *		Returns all interceptors in the order in which they are called, as the
+ *		session knows them.  The list and its entries live to the end of the
+ *		transaction at least.  The caller is inside EvpgEnter.
  */
 List *
 EvpgInterceptorList(void)
@@ -177,7 +183,10 @@ EvpgInterceptorList(void)
 	return interceptors;
 }
 
-/* Resolves the function of an interceptor at its first call: one that cannot be called stops only the commands that it would see. */
+/*
+ * Finds the function of an interceptor at its first call, so that one that
+ * cannot be called stops only the commands that it would see.
+ */
 static EvpgFunction *
 resolve_interceptor(EvpgInterceptor *interceptor)
 {
@@ -191,8 +200,11 @@ resolve_interceptor(EvpgInterceptor *interceptor)
 
 /*
  * EvpgInterceptorCall
- *		Lets an interceptor see and change a command.  False if it refused and
- *		*why says how: it is an answer of another SQLSTATE, so it is always caught.
+ *		Calls an interceptor, which may change *command in all but its
+ *		aggregate.  Returns false if it refused the command; *why then has its
+ *		reason.  The call runs in a subtransaction, since the refusal becomes
+ *		VE011.  Results are in CurrentMemoryContext.  The caller is inside
+ *		EvpgEnter.
  */
 bool
 EvpgInterceptorCall(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why)

@@ -16,8 +16,10 @@
 
 /*
  * EvpgInvariantHolds
- *		Whether the invariant holds of a state; if not, *why says why.  A refusal
- *		by a function is always caught: it is an answer of another SQLSTATE.
+ *		Checks the invariant on a state.  Returns false if it does not hold;
+ *		*why then has the reason, in CurrentMemoryContext.  A refusal by a
+ *		function is always caught, in a subtransaction, since it becomes VE006.
+ *		The caller is inside EvpgEnter.
  */
 bool
 EvpgInvariantHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *why)

@@ -16,13 +16,26 @@
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "funcapi.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/tuplestore.h"
+
+/* Quotes a string as JSON, for the DETAIL of a refusal; in CurrentMemoryContext. */
+char *
+EvpgQuoteJson(const char *text)
+{
+	StringInfoData buffer;
+
+	initStringInfo(&buffer);
+	escape_json(&buffer, text);
+	return buffer.data;
+}
 
 /*
  * EvpgOutcomeRefuse
- *		Makes an outcome a refusal, for the reason that user code gave.  The strings
- *		are those of the decision, not copies.
+ *		Makes an outcome a refusal, for the reason that user code gave.  The
+ *		strings are those of the decision, not copies.
  */
 void
 EvpgOutcomeRefuse(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why)
@@ -50,21 +63,25 @@ static const struct
 	[EVPG_STATUS_INTERCEPTED] = {"intercepted", EVPG_ERRCODE_INTERCEPTED},
 };
 
-/* The name of an outcome's status, as SQL callers get it. */
+/* Returns the name of an outcome's status, as SQL callers get it; static. */
 const char *
-EvpgOutcomeName(const EvpgOutcome *outcome)
+EvpgOutcomeStatusName(const EvpgOutcome *outcome)
 {
 	return statuses[outcome->status].name;
 }
 
-/* The SQLSTATE of a refusal; ERRCODE_SUCCESSFUL_COMPLETION if the outcome is none. */
+/* Returns the SQLSTATE of a refusal; ERRCODE_SUCCESSFUL_COMPLETION if the outcome is not one. */
 int
 EvpgOutcomeSqlstate(const EvpgOutcome *outcome)
 {
 	return outcome->sqlstate != 0 ? outcome->sqlstate : statuses[outcome->status].sqlstate;
 }
 
-/* Raises a refusal as an error, with its code as the name of a constraint; returns if the outcome is none. */
+/*
+ * EvpgOutcomeRaise
+ *		Raises a refusal as an error, with its code as the name of a constraint;
+ *		returns if the outcome is not one.
+ */
 void
 EvpgOutcomeRaise(const EvpgOutcome *outcome)
 {
@@ -99,12 +116,12 @@ enum
 };
 
 /*
- * EvpgOutcomeReturn
+ * EvpgOutcomeReturnRow
  *		Adds an outcome to the rows of a function that returns evpg.outcome; the
  *		columns are in sql/evpg--1.0.sql.
  */
 void
-EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
+EvpgOutcomeReturnRow(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	int			sqlstate = EvpgOutcomeSqlstate(outcome);
@@ -112,12 +129,13 @@ EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
 	Datum		values[OUTCOME_COLUMNS];
 	bool		nulls[OUTCOME_COLUMNS] = {0};
 
-	values[OUTCOME_STATUS] = CStringGetTextDatum(EvpgOutcomeName(outcome));
+	values[OUTCOME_STATUS] = CStringGetTextDatum(EvpgOutcomeStatusName(outcome));
 	values[OUTCOME_AGGREGATE_TYPE] = CStringGetTextDatum(outcome->stream.aggregate_type);
 	values[OUTCOME_AGGREGATE_ID] = CStringGetTextDatum(outcome->stream.aggregate_id);
 	values[OUTCOME_VERSION] = Int64GetDatum(outcome->stream.version);
 	nulls[OUTCOME_POSITION] = (outcome->count == 0);
-	values[OUTCOME_POSITION] = nulls[OUTCOME_POSITION] ? (Datum) 0 : Int64GetDatum(outcome->events[outcome->count - 1].position);
+	values[OUTCOME_POSITION] = nulls[OUTCOME_POSITION] ? (Datum) 0 :
+		Int64GetDatum(outcome->events[outcome->count - 1].position);
 	values[OUTCOME_EVENTS] = JsonbPGetDatum(EvpgEventsToJsonb(outcome->events, outcome->count));
 	nulls[OUTCOME_SQLSTATE] = !refused;
 	values[OUTCOME_SQLSTATE] = refused ? CStringGetTextDatum(unpack_sql_state(sqlstate)) : (Datum) 0;

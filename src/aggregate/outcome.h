@@ -38,10 +38,11 @@ typedef struct EvpgOutcome
 	char	   *hint;
 } EvpgOutcome;
 
+extern char *EvpgQuoteJson(const char *text);
 extern void EvpgOutcomeRefuse(EvpgOutcome *outcome, EvpgStatus status, const EvpgDecision *why);
-extern const char *EvpgOutcomeName(const EvpgOutcome *outcome);
+extern const char *EvpgOutcomeStatusName(const EvpgOutcome *outcome);
 extern int	EvpgOutcomeSqlstate(const EvpgOutcome *outcome);
 extern void EvpgOutcomeRaise(const EvpgOutcome *outcome);
-extern void EvpgOutcomeReturn(FunctionCallInfo fcinfo, const EvpgOutcome *outcome);
+extern void EvpgOutcomeReturnRow(FunctionCallInfo fcinfo, const EvpgOutcome *outcome);
 
 #endif							/* EVPG_OUTCOME_H */

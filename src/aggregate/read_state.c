@@ -10,13 +10,10 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
-
 #include "aggregate/snapshot.h"
 #include "aggregate/state_cache.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/errors.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -26,6 +23,12 @@
 PG_FUNCTION_INFO_V1(evpg_state);
 PG_FUNCTION_INFO_V1(evpg_take_snapshot);
 
+/*
+ * evpg_state
+ *		SQL: evpg_state(aggregate_type, aggregate_id, at_version, at_time).
+ *		Returns version, state and position of a stream; no row if it does not
+ *		exist.
+ */
 Datum
 evpg_state(PG_FUNCTION_ARGS)
 {
@@ -89,6 +92,12 @@ evpg_state(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/*
+ * evpg_take_snapshot
+ *		SQL: evpg_take_snapshot(aggregate_type, aggregate_id).  Writes a snapshot
+ *		of a stream, which it locks to the end of the transaction, and returns
+ *		its version.  Raises VE004 if there is no such stream.
+ */
 Datum
 evpg_take_snapshot(PG_FUNCTION_ARGS)
 {

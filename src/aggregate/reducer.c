@@ -22,8 +22,9 @@
 #include "usercode/native.h"
 #include "utils/memutils.h"
 
+/* Calls the callback of a module for an event, which changes the state in place. */
 static void
-fold_native(EvpgState *state, const EvpgEvent *event, evpg_json *data)
+fold_by_module(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 {
 	const evpg_event_entry *entry = evpg_find_event(&state->aggregate->module, event->type);
 
@@ -49,6 +50,7 @@ fold_native(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 	}
 }
 
+/* Calls the reducer function for an event and replaces the state by its result. */
 static void
 fold_by_function(EvpgState *state, const EvpgEvent *event)
 {
@@ -63,8 +65,9 @@ fold_by_function(EvpgState *state, const EvpgEvent *event)
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("reducer %s returned null", reducer->signature),
 				 errdetail("A reducer returns the new state, or the same state for an event that changes nothing."),
-				 errhint("A CASE without ELSE returns null: add ELSE state.  So does an expression with a null in it, such as "
-						 "state->'a' || event.data->'b' or jsonb_set(): set parentheses around each ->, and use coalesce().")));
+				 errhint("A CASE without ELSE returns null: add ELSE state.  "
+						 "So does an expression with a null in it, such as state->'a' || event.data->'b' or jsonb_set(): "
+						 "set parentheses around each ->, and use coalesce().")));
 	next = EvpgStateCopyJsonb(state->context, DatumGetJsonbP(rows[0]));
 	pfree(state->jsonb);
 	state->jsonb = next;
@@ -72,9 +75,9 @@ fold_by_function(EvpgState *state, const EvpgEvent *event)
 
 /*
  * EvpgReducerFold
- *		Folds an event into a state.  The state is not valid in between: an
- *		error leaves it marked so.  data is the event's data as json-c, if the
- *		caller has it.
+ *		Folds an event into a state, which is invalid meanwhile; an error leaves
+ *		it so.  data is the event's data as json-c if the caller has it, else
+ *		NULL.  The caller is inside EvpgEnter.
  */
 void
 EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data)
@@ -92,7 +95,7 @@ EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 	state->valid = false;
 	EvpgAggregateCallBegin(&code);
 	if (state->aggregate->native)
-		fold_native(state, event, data);
+		fold_by_module(state, event, data);
 	else
 		fold_by_function(state, event);
 	EvpgAggregateCallEnd(&code);

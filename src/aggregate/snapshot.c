@@ -11,8 +11,6 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
-
 #include "aggregate/snapshot.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
@@ -28,8 +26,12 @@ static EvpgStatement select_snapshot = {
 };
 
 /*
- * Looks for the newest snapshot up to a version that this reducer has made;
- * false if there is none.  The result is (version, state), until EvpgStatementDone.
+ * EvpgSnapshotRead
+ *		Reads the newest snapshot up to a version that the present fold has
+ *		made, under the active snapshot (caller_snapshot) or a new one.  Returns
+ *		whether there is one; then it is the first result row, columns
+ *		EVPG_SNAPSHOT_VERSION and EVPG_SNAPSHOT_STATE.  The caller ends with
+ *		EvpgStatementDone either way.
  */
 bool
 EvpgSnapshotRead(const EvpgAggregate *aggregate, int64 stream_id, int64 version, bool caller_snapshot)
@@ -57,19 +59,19 @@ static EvpgStatement insert_snapshot = {
 	" created_at, state)"
 	" VALUES ($1, $2, $3, $4, $5, evpg.clock_timestamp(), $6)"
 	" ON CONFLICT (stream_id, version) DO UPDATE"
-	" SET reducer_version = excluded.reducer_version, generation = excluded.generation, definition_hash ="
-	" excluded.definition_hash, created_at = excluded.created_at, state = excluded.state",
+	" SET reducer_version = excluded.reducer_version, generation = excluded.generation,"
+	" definition_hash = excluded.definition_hash, created_at = excluded.created_at, state = excluded.state",
 	.types = {INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, JSONBOID}
 };
 
 static EvpgStatement delete_old_snapshots = {
 	.text = "DELETE FROM evpg.snapshot"
-	" WHERE stream_id = $1"
-	" AND version <= (SELECT version FROM evpg.snapshot WHERE stream_id = $1 ORDER BY version DESC"
-	" OFFSET $2 LIMIT 1)",
+	" WHERE stream_id = $1 AND version <="
+	" (SELECT version FROM evpg.snapshot WHERE stream_id = $1 ORDER BY version DESC OFFSET $2 LIMIT 1)",
 	.types = {INT8OID, INT8OID}
 };
 
+/* Writes a snapshot and deletes all but the newest snapshot_keep of its stream. */
 static void
 replace_snapshots(void *arg)
 {
@@ -96,10 +98,11 @@ replace_snapshots(void *arg)
 
 /*
  * EvpgSnapshotIsDue
- *		Whether a command that has brought a locked stream from a version to the
- *		state's crossed a multiple of snapshot_every, or somebody did who does not
- *		fold: evpg_append() and evpg_inject().  Another session may have made the
- *		snapshot meanwhile, so that is looked up before it is made a second time.
+ *		Tells whether a command that has brought a locked stream from version
+ *		before to the state's should write a snapshot: a multiple of
+ *		snapshot_every was passed, by this command or by evpg_append() and
+ *		evpg_inject(), which do not fold.  Another session may have written it
+ *		meanwhile, so that is looked up before one is written twice.
  */
 bool
 EvpgSnapshotIsDue(EvpgState *state, int64 stream_id, int64 before)
@@ -113,10 +116,7 @@ EvpgSnapshotIsDue(EvpgState *state, int64 stream_id, int64 before)
 		return true;
 	if (EvpgSnapshotRead(aggregate, stream_id, state->version, false))
 	{
-		Datum		version;
-
-		(void) EvpgResultDatum(0, 1, &version);
-		state->snapshot_version = DatumGetInt64(version);
+		state->snapshot_version = EvpgResultInt64(0, EVPG_SNAPSHOT_VERSION);
 	}
 	EvpgStatementDone();
 	return state->snapshot_version / every < state->version / every;
@@ -124,8 +124,10 @@ EvpgSnapshotIsDue(EvpgState *state, int64 stream_id, int64 before)
 
 /*
  * EvpgSnapshotWrite
- *		Stores a snapshot and deletes all but the newest snapshot_keep of the
- *		stream.  A failure is a warning and false: a snapshot is a cache (rule 7).
+ *		Writes a snapshot of a state in a subtransaction and deletes all but the
+ *		newest snapshot_keep of the stream, which the caller has locked.
+ *		Returns false, after a warning, if that failed: a snapshot is a cache
+ *		(rule 7).
  */
 bool
 EvpgSnapshotWrite(EvpgState *state, int64 stream_id)
@@ -133,14 +135,18 @@ EvpgSnapshotWrite(EvpgState *state, int64 stream_id)
 	SnapshotToWrite snapshot = {.state = state, .stream_id = stream_id};
 	ErrorData  *error = EvpgSubtransactionRun(replace_snapshots, &snapshot);
 
-	/* Also if it failed: not each command is to fail at it and warn. */
+	/* Also after a failure: not every command is to fail at it and warn. */
 	state->snapshot_version = state->version;
 	if (error == NULL)
 	{
 		state->aggregate->counters->snapshots++;
 		return true;
 	}
-	/* What ends the statement or the session is not the snapshot's fault. */
+
+	/*
+	 * An error that ends the statement or the session is not about the
+	 * snapshot.
+	 */
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN ||
 		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
 		ReThrowError(error);

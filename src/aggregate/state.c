@@ -15,8 +15,6 @@
  */
 #include "postgres.h"
 
-#include "evpg.h"
-
 #include "aggregate/reducer.h"
 #include "aggregate/snapshot.h"
 #include "aggregate/state.h"
@@ -30,7 +28,11 @@
 
 /* ------------------------------------------------------------------ values */
 
-/* Makes an empty *state; give it a value with EvpgStateSet. */
+/*
+ * EvpgStateInit
+ *		Makes an empty *state, with a context of its own below
+ *		CurrentMemoryContext; EvpgStateSet gives it a value.
+ */
 void
 EvpgStateInit(EvpgState *state, EvpgAggregate *aggregate)
 {
@@ -59,7 +61,7 @@ EvpgStateCopyJsonb(MemoryContext context, const Jsonb *jsonb)
 	return copy;
 }
 
-/* Gives a state its value; for a module it must be an object.  Copies value. */
+/* Gives a state a copy of a value, which must be an object for a module, and makes it valid. */
 void
 EvpgStateSet(EvpgState *state, const Jsonb *value, int64 version, int64 last_position)
 {
@@ -78,7 +80,11 @@ EvpgStateSet(EvpgState *state, const Jsonb *value, int64 version, int64 last_pos
 	state->valid = true;
 }
 
-/* The state as jsonb; a function's is the state's own, a module's a new one. */
+/*
+ * EvpgStateToJsonb
+ *		Returns a state as jsonb: that of a function is the state's own, that of
+ *		a module is made in CurrentMemoryContext.
+ */
 Jsonb *
 EvpgStateToJsonb(EvpgState *state)
 {
@@ -88,9 +94,9 @@ EvpgStateToJsonb(EvpgState *state)
 /* ------------------------------------------------------------------ loading */
 
 /*
- * Folds the events after state->version, up to and with to_version.  With
- * verify, the event at state->version is read first, and false is returned if
- * its position is another one than the state's.
+ * Folds the events after state->version, up to and including to_version.  With
+ * verify, reads the event at state->version first, and returns false if its
+ * position is not the state's.
  */
 static bool
 replay_stream(EvpgState *state, const EvpgStream *stream, int64 to_version, bool verify)
@@ -119,7 +125,7 @@ replay_stream(EvpgState *state, const EvpgStream *stream, int64 to_version, bool
 	return true;
 }
 
-/* Starts from the newest snapshot that can be used, else from the initial state. */
+/* Sets a state to the newest usable snapshot up to a version, or else to the initial state. */
 static void
 start_from_snapshot(EvpgState *state, const EvpgStream *stream, int64 version, bool caller_snapshot)
 {
@@ -132,13 +138,7 @@ start_from_snapshot(EvpgState *state, const EvpgStream *stream, int64 version, b
 	{
 		if (EvpgSnapshotRead(aggregate, stream->stream_id, version, caller_snapshot))
 		{
-			Datum		snapshot_version;
-			Datum		snapshot_state;
-			Jsonb	   *value;
-
-			(void) EvpgResultDatum(0, 1, &snapshot_version);
-			(void) EvpgResultDatum(0, 2, &snapshot_state);
-			value = DatumGetJsonbP(snapshot_state);
+			Jsonb	   *value = EvpgResultJsonb(0, EVPG_SNAPSHOT_STATE);
 
 			/*
 			 * A module's state is an object; anything else is no snapshot of
@@ -146,7 +146,7 @@ start_from_snapshot(EvpgState *state, const EvpgStream *stream, int64 version, b
 			 */
 			if (!aggregate->native || JB_ROOT_IS_OBJECT(value))
 			{
-				EvpgStateSet(state, value, DatumGetInt64(snapshot_version), 0);
+				EvpgStateSet(state, value, EvpgResultInt64(0, EVPG_SNAPSHOT_VERSION), 0);
 				state->snapshot_version = state->version;
 				EvpgStatementDone();
 				return;
@@ -159,9 +159,11 @@ start_from_snapshot(EvpgState *state, const EvpgStream *stream, int64 version, b
 
 /*
  * EvpgStateLoad
- *		Loads the state of a stream as its row says.  Either the caller has
- *		locked the row, and reads with a new snapshot, or it has read it with
- *		the snapshot that is active (caller_snapshot).
+ *		Loads the state of a stream as of its row.  Either the caller has locked
+ *		the row, and a new snapshot is read with, or it has read the row with
+ *		the active snapshot (caller_snapshot).  Takes a module's state out of the
+ *		session's cache: give it back with EvpgStateCachePut.  Raises XX001 if
+ *		the log is damaged.
  */
 void
 EvpgStateLoad(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stream, bool caller_snapshot)
@@ -192,7 +194,7 @@ EvpgStateLoad(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stre
 		EvpgStreamRaiseDamaged(stream, stream->version);
 }
 
-/* Loads the state at a version that the stream has reached, under the caller's snapshot. */
+/* Loads the state at a version that the stream has reached, under the active snapshot. */
 void
 EvpgStateLoadVersion(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stream, int64 version)
 {
@@ -212,7 +214,11 @@ EvpgStateLoadVersion(EvpgState *state, EvpgAggregate *aggregate, const EvpgStrea
 	}
 }
 
-/* Folds the events that had occurred by a time, in order of version, under the caller's snapshot. */
+/*
+ * EvpgStateLoadTime
+ *		Loads the state that results from the events that had occurred by a
+ *		time, in order of version, under the active snapshot.
+ */
 void
 EvpgStateLoadTime(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *stream, TimestampTz time)
 {

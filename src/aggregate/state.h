@@ -8,11 +8,8 @@
 #ifndef EVPG_STATE_H
 #define EVPG_STATE_H
 
-#include "evpg.h"
-
 #include "aggregate/aggregate.h"
 #include "base/json.h"
-#include "log/event.h"
 #include "log/stream.h"
 #include "usercode/native.h"
 

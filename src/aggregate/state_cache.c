@@ -50,11 +50,12 @@ typedef struct CacheEntry
 #define ENTRY_OVERHEAD	(sizeof(CacheEntry) + 64)
 
 static MemoryContext EvpgStateCacheContext = NULL;
-static HTAB *cache = NULL;
+static HTAB *state_cache = NULL;
 static dlist_head recently_used = DLIST_STATIC_INIT(recently_used);
 static Size cache_size = 0;
 static uint64 cache_identity = 0;	/* of the tables */
 
+/* Removes an entry and frees its state. */
 static void
 remove_cache_entry(CacheEntry *entry)
 {
@@ -63,9 +64,10 @@ remove_cache_entry(CacheEntry *entry)
 		pfree(entry->jsonb);
 	cache_size -= entry->size + entry->growth + ENTRY_OVERHEAD;
 	dlist_delete(&entry->node);
-	hash_search(cache, &entry->stream_id, HASH_REMOVE, NULL);
+	hash_search(state_cache, &entry->stream_id, HASH_REMOVE, NULL);
 }
 
+/* Removes the least recently used entries until the cache is no larger than limit. */
 static void
 shrink_cache(Size limit)
 {
@@ -73,10 +75,11 @@ shrink_cache(Size limit)
 		remove_cache_entry(dlist_tail_element(CacheEntry, node, &recently_used));
 }
 
+/* Makes the cache at the first call; empties it if the extension was created again. */
 static void
-open_cache(void)
+open_state_cache(void)
 {
-	if (cache == NULL)
+	if (state_cache == NULL)
 	{
 		HASHCTL		info = {
 			.keysize = sizeof(int64),
@@ -85,7 +88,7 @@ open_cache(void)
 
 		EvpgStateCacheContext = AllocSetContextCreate(CacheMemoryContext, "EvpgStateCache", ALLOCSET_DEFAULT_SIZES);
 		info.hcxt = EvpgStateCacheContext;
-		cache = hash_create("evpg states", 256, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		state_cache = hash_create("evpg states", 256, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	if (cache_identity != EvpgCatalogIdentity())
 	{
@@ -95,8 +98,10 @@ open_cache(void)
 }
 
 /*
- * Takes a state out of the cache if it can be the base for the stream as it
- * is.  Leaves an entry that is newer than the caller's snapshot.
+ * EvpgStateCacheTake
+ *		Fills *state from the cache if the entry can be the base for the stream
+ *		as it is; false if none can.  The entry of a module leaves the cache.
+ *		An entry that is newer than the caller's snapshot stays unused.
  */
 bool
 EvpgStateCacheTake(EvpgState *state, const EvpgStream *stream)
@@ -104,8 +109,8 @@ EvpgStateCacheTake(EvpgState *state, const EvpgStream *stream)
 	EvpgAggregate *aggregate = state->aggregate;
 	CacheEntry *entry;
 
-	open_cache();
-	entry = hash_search(cache, &stream->stream_id, HASH_FIND, NULL);
+	open_state_cache();
+	entry = hash_search(state_cache, &stream->stream_id, HASH_FIND, NULL);
 	if (entry == NULL || entry->version > stream->version)
 		return false;
 	if (entry->generation != aggregate->generation || entry->stamp != aggregate->stamp ||
@@ -137,9 +142,9 @@ EvpgStateCacheTake(EvpgState *state, const EvpgStream *stream)
 
 /*
  * EvpgStateCachePut
- *		Puts a state into the cache, for good: the caller no longer has it.  It
- *		must be what the events of the stream fold to in the transaction as it
- *		is now; should that roll back, the label tells.
+ *		Puts a state into the cache; the caller no longer has it.  It must be
+ *		what the events of the stream fold to in the transaction as it is now;
+ *		if that rolls back, the last position tells.
  */
 void
 EvpgStateCachePut(EvpgState *state, int64 stream_id)
@@ -161,8 +166,8 @@ EvpgStateCachePut(EvpgState *state, int64 stream_id)
 	}
 	else
 		size = VARSIZE_ANY(state->jsonb);
-	open_cache();
-	entry = hash_search(cache, &stream_id, HASH_FIND, NULL);
+	open_state_cache();
+	entry = hash_search(state_cache, &stream_id, HASH_FIND, NULL);
 	if (entry != NULL)
 		remove_cache_entry(entry);
 	if (size + growth + ENTRY_OVERHEAD > limit)
@@ -173,7 +178,7 @@ EvpgStateCachePut(EvpgState *state, int64 stream_id)
 	shrink_cache(limit - (size + growth + ENTRY_OVERHEAD));
 	if (!aggregate->native)
 		jsonb = EvpgStateCopyJsonb(EvpgStateCacheContext, state->jsonb);
-	entry = hash_search(cache, &stream_id, HASH_ENTER, &found);
+	entry = hash_search(state_cache, &stream_id, HASH_ENTER, &found);
 	entry->generation = aggregate->generation;
 	entry->stamp = aggregate->stamp;
 	entry->version = state->version;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * broadcast.c
- *		Channels and frames: what listeners hear of projections (rule 14).
+ *		Channels and frames: what listeners get of projections (rule 14).
  *
  * A frame goes to the channel of its key and to that of its projection, when
  * the transaction has committed, and never for what was rolled back, to a
@@ -9,8 +9,8 @@
  * preloaded a background process sends them (ring.c, rule 15), else the
  * transaction itself with NOTIFY.  A transaction with frames cannot be prepared.
  *
- * NOTIFY has no access control, so the default is a frame that says what to
- * read; data only goes out if a projection is registered with delta.
+ * NOTIFY has no access control, so by default a frame names what to read; data
+ * is only sent if a projection is registered with delta.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,6 +36,7 @@ PG_FUNCTION_INFO_V1(evpg_unlisten);
 /* NOTIFY takes payloads up to this, in bytes. */
 #define MAX_FRAME 7999
 
+/* Returns the kind of broadcast that a registration names; raises 22023 if there is none of that name. */
 EvpgBroadcast
 EvpgBroadcastFromName(const char *name)
 {
@@ -53,9 +54,9 @@ EvpgBroadcastFromName(const char *name)
 
 /*
  * EvpgBroadcastChannel
- *		Name of the channel of a key, or of all keys of a projection if key is
- *		NULL.  One that NOTIFY would refuse as too long is replaced by a hash of
- *		it, always the same.
+ *		Returns the name of the channel of a key, or of all keys of a projection
+ *		if key is NULL, in CurrentMemoryContext.  A name that is too long for
+ *		NOTIFY is replaced by a hash of it, always the same.
  */
 char *
 EvpgBroadcastChannel(const char *projection, const char *key)
@@ -71,8 +72,9 @@ EvpgBroadcastChannel(const char *projection, const char *key)
 	return psprintf("projection.#%.40s", EvpgSha256EndHex(hash));
 }
 
+/* Makes the JSON text of a frame. */
 static char *
-frame_text(const EvpgFrame *frame, bool truncated)
+make_frame_text(const EvpgFrame *frame, bool truncated)
 {
 	StringInfoData text;
 
@@ -106,12 +108,12 @@ frame_text(const EvpgFrame *frame, bool truncated)
 	return text.data;
 }
 
-/* Sends a text to two channels at commit, each way in its own manner. */
+/* Sends a text to two channels at commit, through the ring or by NOTIFY. */
 static void
 send_frame(char *channel, char *wider_channel, char *text)
 {
-	if (EvpgRingUsable())
-		EvpgRingPut(channel, wider_channel, text);
+	if (EvpgRingPrepare())
+		EvpgRingAddFrame(channel, wider_channel, text);
 	else
 	{
 		EvpgDurableNoteNotify();
@@ -120,25 +122,30 @@ send_frame(char *channel, char *wider_channel, char *text)
 	}
 }
 
-/* Sends a frame at commit, unless evpg.broadcast is off. */
+/*
+ * EvpgBroadcastSend
+ *		Sends a frame at commit, unless evpg.broadcast is off; data that is too
+ *		long is left out.  The caller holds the lock of the key, which keeps the
+ *		frames of a key in order.
+ */
 void
 EvpgBroadcastSend(const EvpgFrame *frame)
 {
 	char	   *text;
 
-	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
+	if (EvpgBroadcastBy == EVPG_FRAMES_OFF)
 		return;
-	text = frame_text(frame, frame->truncated);
+	text = make_frame_text(frame, frame->truncated);
 	if (strlen(text) > MAX_FRAME)
-		text = frame_text(frame, true);
+		text = make_frame_text(frame, true);
 	send_frame(EvpgBroadcastChannel(frame->projection, frame->key), EvpgBroadcastChannel(frame->projection, NULL), text);
 }
 
 /*
  * EvpgBroadcastRebuilt
- *		Tells that all rows of a projection are new ones: on its own channel, and on
- *		that of everybody who may have missed something, since who listens to
- *		single keys does not hear the former.
+ *		Announces at commit that all rows of a projection are new: on the
+ *		projection's channel, and on evpg.resync, since listeners to single keys
+ *		do not hear the former.
  */
 void
 EvpgBroadcastRebuilt(const char *projection, int64 position)
@@ -149,15 +156,15 @@ EvpgBroadcastRebuilt(const char *projection, int64 position)
 	appendStringInfoString(&text, "{\"event\": \"rebuild\", \"projection\": ");
 	escape_json(&text, projection);
 	appendStringInfo(&text, ", \"position\": " INT64_FORMAT "}", position);
-	if (EvpgBroadcastBy != EVPG_BROADCAST_OFF)
+	if (EvpgBroadcastBy != EVPG_FRAMES_OFF)
 		send_frame(EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL, text.data);
 }
 
 /* ------------------------------------------------------------------ SQL */
 
-/* The channel of a projection or of one of its keys; evpg.resync is one by itself. */
+/* Returns the channel that the arguments name: of a projection, of one of its keys, or evpg.resync. */
 static char *
-channel_of_arguments(FunctionCallInfo fcinfo)
+make_channel_from_arguments(FunctionCallInfo fcinfo)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "projection name");
 
@@ -168,17 +175,23 @@ channel_of_arguments(FunctionCallInfo fcinfo)
 	return EvpgBroadcastChannel(name, PG_ARGISNULL(1) ? NULL : EvpgArgKey(fcinfo, 1));
 }
 
+/* SQL: evpg_channel(projection, key).  Returns the name of a channel. */
 Datum
 evpg_channel(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TEXT_P(cstring_to_text(channel_of_arguments(fcinfo)));
+	PG_RETURN_TEXT_P(cstring_to_text(make_channel_from_arguments(fcinfo)));
 }
 
-/* As LISTEN, which takes no parameter; the same conditions hold. */
+/*
+ * evpg_listen
+ *		SQL: evpg_listen(projection, key).  Listens as LISTEN does, which takes
+ *		no parameter; the same conditions hold.  Returns the name of the
+ *		channel.
+ */
 Datum
 evpg_listen(PG_FUNCTION_ARGS)
 {
-	char	   *channel = channel_of_arguments(fcinfo);
+	char	   *channel = make_channel_from_arguments(fcinfo);
 
 	PreventCommandDuringRecovery("evpg_listen()");
 	if (InSecurityRestrictedOperation())
@@ -193,10 +206,11 @@ evpg_listen(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(channel));
 }
 
+/* SQL: evpg_unlisten(projection, key).  Ends what evpg_listen began.  Returns the name of the channel. */
 Datum
 evpg_unlisten(PG_FUNCTION_ARGS)
 {
-	char	   *channel = channel_of_arguments(fcinfo);
+	char	   *channel = make_channel_from_arguments(fcinfo);
 
 	Async_Unlisten(channel);
 	PG_RETURN_TEXT_P(cstring_to_text(channel));

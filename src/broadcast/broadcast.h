@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * broadcast.h
- *		Channels and frames: what listeners hear of projections.
+ *		Channels and frames: what listeners get of projections.
  *
  *-------------------------------------------------------------------------
  */

@@ -8,23 +8,24 @@
  * subtransactions that are rolled back.  When it has committed, it copies them
  * into the ring of its database: after the commit is visible, and before its
  * locks are released, so the frames of a key, which has an advisory lock, are
- * in the order of the commits.  Nothing may fail there: there is only a lock,
- * a copy, and a latch.
+ * in the order of the commits.  Nothing may fail there: there is only a lock, a
+ * copy, and a latch.
  *
- * What has no room is dropped and counted, all frames of a transaction or
- * none; the broadcaster announces it.  A transaction does not keep more than
- * the ring could take.
+ * Frames for which there is no room are dropped and counted, all frames of a
+ * transaction or none; the broadcaster announces it.  A transaction does not
+ * keep more than the ring could take.
  *
- * If there is no broadcaster for a while, a worker of the database sends what
- * waits (worker.c); one process at a time has that part.
+ * If there is no broadcaster for a while, a worker of the database sends the
+ * waiting frames (broadcaster.c); one process at a time has that part.
  *
- * The broadcaster copies the oldest frames out, sends them, and only then gives
- * their room free: a frame can be sent twice, but not get lost.  It works on the
- * slot it is attached to, which is not emptied for somebody else before it ends.
+ * The broadcaster copies the oldest frames out, sends them, and only then frees
+ * their room: a frame can be sent twice, but not get lost.  It works on the
+ * slot it is attached to, which is not given to another database before it
+ * ends.
  *
  * In the ring a frame is its size, aligned, and three strings: channel of the
- * key, channel of the projection, text.  head and tail count bytes since ever;
- * a frame may go round the end.
+ * key, channel of the projection, text.  head and tail count bytes since the
+ * start of the server; a frame may wrap around the end.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,27 +50,27 @@ PG_FUNCTION_INFO_V1(evpg_broadcast_counters);
 #define MAX_BATCH (256 * 1024)
 
 /* Frames of a subtransaction that follow each other. */
-typedef struct Mark
+typedef struct FrameGroup
 {
 	SubTransactionId subid;
 	int			start;			/* in frames.data */
 	int64		count;
 	bool		lost;			/* frames.data does not have all up to here */
-} Mark;
+} FrameGroup;
 
-/* What this transaction collects, in TopTransactionContext; marks is NULL if it has nothing. */
 int			EvpgBroadcastBy;
 
+/* The frames of this transaction, in TopTransactionContext; frame_groups is NULL if it has none. */
 static StringInfoData frames;
-static Mark *marks = NULL;
-static int	nmarks;
-static int	marks_space;
+static FrameGroup *frame_groups = NULL;
+static int	nframe_groups;
+static int	frame_groups_space;
 
-/* To be told at commit: a broadcaster is missing. */
+/* To be reported at commit: a broadcaster is missing. */
 static bool want_broadcaster = false;
 
 static Size
-ring_size(void)
+get_ring_size(void)
 {
 	return (Size) EvpgBroadcastBuffer * 1024;
 }
@@ -77,12 +78,13 @@ ring_size(void)
 /* ------------------------------------------------------------------ collecting */
 
 /*
- * Whether frames of other transactions wait.  Without the lock: who holds the
- * lock of a key sees what its last owner has put there before it gave the lock
- * back, and tail moves only when the frames before it have been sent.
+ * Tells whether frames of other transactions wait.  Read without the ring's
+ * lock: a transaction that holds the lock of a key sees what the last holder
+ * has put there before it released that lock, and tail moves only when the
+ * frames before it have been sent.
  */
 static bool
-frames_wait(const EvpgDatabase *slot)
+frames_are_waiting(const EvpgDatabase *slot)
 {
 	const volatile EvpgRing *ring = &slot->ring;
 
@@ -90,82 +92,88 @@ frames_wait(const EvpgDatabase *slot)
 }
 
 /*
- * EvpgRingUsable
- *		Whether frames of this transaction go through the ring now: if there is a
- *		broadcaster, or if it is needed anyway; but not without shared memory or
- *		a slot in it.  While frames wait there, those of later transactions go the
- *		same way, whatever evpg.broadcast says and whether there is a broadcaster
- *		or not, since NOTIFY would overtake them; so do those of a transaction
- *		that began with the ring.  A missing broadcaster is asked for.
+ * EvpgRingPrepare
+ *		Tells whether the frames of this transaction go through the ring now: if
+ *		there is a broadcaster, or if it is needed anyway, but not without
+ *		shared memory or a slot in it.  While frames wait there, those of later
+ *		transactions go the same way, whatever evpg.broadcast is and whether
+ *		there is a broadcaster or not, since NOTIFY would overtake them; so do
+ *		those of a transaction that began with the ring.  If a broadcaster is
+ *		missing it is asked for at commit.
  */
 bool
-EvpgRingUsable(void)
+EvpgRingPrepare(void)
 {
-	bool		begun = marks != NULL && nmarks > 0;
-	EvpgDatabase *slot = EvpgShmemDatabase(begun || EvpgBroadcastBy != EVPG_BROADCAST_COMMIT);
+	bool		begun = frame_groups != NULL && nframe_groups > 0;
+	EvpgDatabase *slot = EvpgShmemDatabase(begun || EvpgBroadcastBy != EVPG_FRAMES_BY_COMMIT);
 	bool		bound;
 
 	if (slot == NULL)
 		return false;
-	bound = begun || (!EVPG_MUTATION("frames_overtake") && frames_wait(slot));
-	if (!bound && EvpgBroadcastBy == EVPG_BROADCAST_COMMIT)
+	bound = begun || (!EVPG_MUTATION("frames_overtake") && frames_are_waiting(slot));
+	if (!bound && EvpgBroadcastBy == EVPG_FRAMES_BY_COMMIT)
 		return false;
 	if (slot->processes[EVPG_BROADCASTER].pid != 0)
 		return true;
 	want_broadcaster = true;
-	return bound || EvpgBroadcastBy == EVPG_BROADCAST_WORKER;
+	return bound || EvpgBroadcastBy == EVPG_FRAMES_BY_WORKER;
 }
 
 static void
-begin_frames(void)
+begin_collecting(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
 	initStringInfo(&frames);
-	marks_space = 8;
-	marks = palloc(sizeof(Mark) * marks_space);
-	nmarks = 0;
+	frame_groups_space = 8;
+	frame_groups = palloc(sizeof(FrameGroup) * frame_groups_space);
+	nframe_groups = 0;
 	MemoryContextSwitchTo(old);
 }
 
-/* The mark that a new frame counts for. */
-static Mark *
-current_mark(void)
+/* Returns the group that a new frame belongs to. */
+static FrameGroup *
+get_frame_group(void)
 {
 	SubTransactionId subid = GetCurrentSubTransactionId();
 
-	if (marks == NULL)
-		begin_frames();
-	if (nmarks == 0 || marks[nmarks - 1].subid != subid)
+	if (frame_groups == NULL)
+		begin_collecting();
+	if (nframe_groups == 0 || frame_groups[nframe_groups - 1].subid != subid)
 	{
-		if (nmarks == marks_space)
+		if (nframe_groups == frame_groups_space)
 		{
-			marks = repalloc_huge(marks, sizeof(Mark) * marks_space * 2);
-			marks_space *= 2;
+			frame_groups = repalloc_huge(frame_groups, sizeof(FrameGroup) * frame_groups_space * 2);
+			frame_groups_space *= 2;
 		}
-		marks[nmarks].subid = subid;
-		marks[nmarks].start = frames.len;
-		marks[nmarks].count = 0;
-		marks[nmarks].lost = nmarks > 0 && marks[nmarks - 1].lost;
-		nmarks++;
+		frame_groups[nframe_groups].subid = subid;
+		frame_groups[nframe_groups].start = frames.len;
+		frame_groups[nframe_groups].count = 0;
+		frame_groups[nframe_groups].lost = nframe_groups > 0 && frame_groups[nframe_groups - 1].lost;
+		nframe_groups++;
 	}
-	return &marks[nmarks - 1];
+	return &frame_groups[nframe_groups - 1];
 }
 
-/* Sends a frame on two channels at commit. */
+/*
+ * EvpgRingAddFrame
+ *		Sends a frame on two channels at commit.  The strings are copied.  If
+ *		they do not fit the ring, all frames of the transaction are dropped at
+ *		commit, and counted.
+ */
 void
-EvpgRingPut(const char *key_channel, const char *projection_channel, const char *text)
+EvpgRingAddFrame(const char *key_channel, const char *projection_channel, const char *text)
 {
 	const char *strings[3] = {key_channel, projection_channel, text};
 	uint32		size = sizeof(uint32);
-	Mark	   *mark = current_mark();
+	FrameGroup *group = get_frame_group();
 
-	mark->count++;
+	group->count++;
 	for (int i = 0; i < 3; i++)
 		size += strlen(strings[i]) + 1;
 	size = MAXALIGN(size);
-	mark->lost |= frames.len + size > ring_size();
-	if (mark->lost)
+	group->lost |= frames.len + size > get_ring_size();
+	if (group->lost)
 		return;
 	enlargeStringInfo(&frames, size);
 	appendBinaryStringInfo(&frames, (char *) &size, sizeof(size));
@@ -175,35 +183,39 @@ EvpgRingPut(const char *key_channel, const char *projection_channel, const char 
 		appendStringInfoChar(&frames, '\0');
 }
 
-/* Drops the frames of a subtransaction and of those in it, which have higher ids. */
+/* Drops the frames of a subtransaction that is rolled back and of those in it, which have higher ids. */
 static void
-ring_at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+ring_subxact_callback(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
-	if (event != SUBXACT_EVENT_ABORT_SUB || marks == NULL)
+	if (event != SUBXACT_EVENT_ABORT_SUB || frame_groups == NULL)
 		return;
-	while (nmarks > 0 && marks[nmarks - 1].subid >= mine)
+	while (nframe_groups > 0 && frame_groups[nframe_groups - 1].subid >= mine)
 	{
-		nmarks--;
-		frames.len = marks[nmarks].start;
+		nframe_groups--;
+		frames.len = frame_groups[nframe_groups].start;
 	}
 }
 
 /* ------------------------------------------------------------------ at commit */
 
-/* Copies bytes into the ring from head on.  The caller holds the lock, and has looked for room. */
+/*
+ * Copies bytes into the ring from head on.  The caller holds the lock, and has
+ * checked that there is room.
+ */
 static void
-copy_in(EvpgRing *ring, const char *bytes, Size size)
+copy_into_ring(EvpgRing *ring, const char *bytes, Size size)
 {
-	Size		at = ring->head % ring_size();
-	Size		first = Min(size, ring_size() - at);
+	Size		at = ring->head % get_ring_size();
+	Size		first = Min(size, get_ring_size() - at);
 
 	memcpy(ring->bytes + at, bytes, first);
 	memcpy(ring->bytes, bytes + first, size - first);
 	ring->head += size;
 }
 
+/* Copies the frames of this transaction into the ring, or drops and counts them if there is no room. */
 static void
-hand_over(EvpgDatabase *slot, int64 count)
+copy_frames_to_ring(EvpgDatabase *slot, int64 count)
 {
 	EvpgRing   *ring = &slot->ring;
 
@@ -211,30 +223,31 @@ hand_over(EvpgDatabase *slot, int64 count)
 	ring->commits++;
 	ring->lsn = Max(ring->lsn, XactLastCommitEnd);
 	if (slot->database != MyDatabaseId)
-		;						/* the extension is gone, and whoever listened */
-	else if (marks[nmarks - 1].lost || ring->head - ring->tail + frames.len > ring_size())
+		;						/* the extension is gone, and its listeners */
+	else if (frame_groups[nframe_groups - 1].lost || ring->head - ring->tail + frames.len > get_ring_size())
 		ring->dropped += count;
 	else
 	{
-		copy_in(ring, frames.data, frames.len);
+		copy_into_ring(ring, frames.data, frames.len);
 		ring->put += count;
 	}
 	LWLockRelease(ring->lock);
 	EvpgWakeProcess(&slot->processes[EVPG_BROADCASTER]);
 }
 
+/* After the commit: hands the frames of this transaction over, and asks for a missing broadcaster. */
 static void
-at_commit(void)
+publish_frames(void)
 {
 	EvpgDatabase *slot = EvpgShmemDatabase(false);
 	int64		count = 0;
 
 	if (slot == NULL)
 		return;
-	for (int i = 0; marks != NULL && i < nmarks; i++)
-		count += marks[i].count;
+	for (int i = 0; frame_groups != NULL && i < nframe_groups; i++)
+		count += frame_groups[i].count;
 	if (count > 0)
-		hand_over(slot, count);
+		copy_frames_to_ring(slot, count);
 	if (want_broadcaster && !slot->wants_broadcaster)
 	{
 		slot->wants_broadcaster = true;
@@ -242,67 +255,74 @@ at_commit(void)
 	}
 }
 
+/* Refuses PREPARE of a transaction with frames, and publishes them at commit. */
 static void
-ring_at_end(XactEvent event, void *arg)
+ring_xact_callback(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_PRE_PREPARE && marks != NULL && nmarks > 0)
+	if (event == XACT_EVENT_PRE_PREPARE && frame_groups != NULL && nframe_groups > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that has sent frames of projections"),
 				 errhint("Set evpg.broadcast to off in a transaction that is to be prepared.")));
-	if (event == XACT_EVENT_COMMIT && (marks != NULL || want_broadcaster))
-		at_commit();
+	if (event == XACT_EVENT_COMMIT && (frame_groups != NULL || want_broadcaster))
+		publish_frames();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 	{
-		marks = NULL;
+		frame_groups = NULL;
 		want_broadcaster = false;
 	}
 }
 
 static const struct config_enum_entry broadcast_ways[] = {
-	{"auto", EVPG_BROADCAST_AUTO, false},
-	{"commit", EVPG_BROADCAST_COMMIT, false},
-	{"worker", EVPG_BROADCAST_WORKER, false},
-	{"off", EVPG_BROADCAST_OFF, false},
-	{"on", EVPG_BROADCAST_AUTO, true},
-	{"true", EVPG_BROADCAST_AUTO, true},
-	{"false", EVPG_BROADCAST_OFF, true},
+	{"auto", EVPG_FRAMES_AUTO, false},
+	{"commit", EVPG_FRAMES_BY_COMMIT, false},
+	{"worker", EVPG_FRAMES_BY_WORKER, false},
+	{"off", EVPG_FRAMES_OFF, false},
+	{"on", EVPG_FRAMES_AUTO, true},
+	{"true", EVPG_FRAMES_AUTO, true},
+	{"false", EVPG_FRAMES_OFF, true},
 	{NULL, 0, false}
 };
 
-/* Frames that nobody would send must not be collected. */
+/* Refuses the value worker without a broadcaster: frames that no process would send must not be collected. */
 static bool
 check_broadcast(int *value, void **extra, GucSource source)
 {
-	if (*value != EVPG_BROADCAST_WORKER || EvpgShmemPreloaded() || process_shared_preload_libraries_in_progress)
+	if (*value != EVPG_FRAMES_BY_WORKER || EvpgShmemPreloaded() || process_shared_preload_libraries_in_progress)
 		return true;
 	GUC_check_errdetail("There is no broadcaster: the library is not preloaded.");
 	GUC_check_errhint("Put evpg into \"shared_preload_libraries\" and restart the server.");
 	return false;
 }
 
-/* Defines evpg.broadcast, which needs a broadcaster for some values; called once, from _PG_init. */
+/*
+ * EvpgRingInit
+ *		Defines evpg.broadcast, which needs a broadcaster for some values, and registers
+ *		the transaction callbacks.  Called once, from _PG_init.
+ */
 void
 EvpgRingInit(void)
 {
 	DefineCustomEnumVariable("evpg.broadcast",
 							 "How projections send frames to listeners.",
 							 "auto: by the broadcaster if there is one, else with the commit.",
-							 &EvpgBroadcastBy, EVPG_BROADCAST_AUTO, broadcast_ways, PGC_SUSET,
+							 &EvpgBroadcastBy, EVPG_FRAMES_AUTO, broadcast_ways, PGC_SUSET,
 							 0, check_broadcast, NULL, NULL);
-	RegisterXactCallback(ring_at_end, NULL);
-	RegisterSubXactCallback(ring_at_subtransaction_end, NULL);
+	RegisterXactCallback(ring_xact_callback, NULL);
+	RegisterSubXactCallback(ring_subxact_callback, NULL);
 }
 
 /* ------------------------------------------------------------------ the broadcaster's side */
 
 /*
- * EvpgRingTake
- *		Copies the oldest frames into a batch, whose bytes are reused.  False if
- *		there is nothing to send or announce.
+ * EvpgRingCopyBatch
+ *		Copies the oldest frames into a batch, whose bytes are reused; they keep
+ *		their room in the ring until EvpgRingReleaseBatch.  Returns false if
+ *		there is nothing to send or announce.  For the one process that sends
+ *		the frames of this database.
  */
 bool
-EvpgRingTake(EvpgRingBatch *batch)
+EvpgRingCopyBatch(EvpgRingBatch *batch)
 {
 	EvpgRing   *ring = &EvpgShmemOwnDatabase()->ring;
 	static int64 commits = 0;
@@ -312,10 +332,10 @@ EvpgRingTake(EvpgRingBatch *batch)
 	Size		first;
 
 	if (batch->bytes == NULL)
-		batch->bytes = MemoryContextAlloc(TopMemoryContext, Min(MAX_BATCH, ring_size()));
+		batch->bytes = MemoryContextAlloc(TopMemoryContext, Min(MAX_BATCH, get_ring_size()));
 	LWLockAcquire(ring->lock, LW_SHARED);
 	tail = ring->tail;
-	there = Min(ring->head - tail, Min(MAX_BATCH, ring_size()));
+	there = Min(ring->head - tail, Min(MAX_BATCH, get_ring_size()));
 	batch->dropped = ring->dropped - ring->announced;
 	batch->lsn = ring->lsn;
 	batch->commits = ring->commits - commits;
@@ -323,8 +343,8 @@ EvpgRingTake(EvpgRingBatch *batch)
 	LWLockRelease(ring->lock);
 
 	/* Writers leave alone what is between tail and head. */
-	at = tail % ring_size();
-	first = Min(there, ring_size() - at);
+	at = tail % get_ring_size();
+	first = Min(there, get_ring_size() - at);
 	memcpy(batch->bytes, ring->bytes + at, first);
 	memcpy(batch->bytes + first, ring->bytes, there - first);
 	batch->size = 0;
@@ -341,9 +361,9 @@ EvpgRingTake(EvpgRingBatch *batch)
 	return batch->frames > 0 || batch->dropped > 0;
 }
 
-/* Reads a frame of a batch, and returns where the next one is. */
+/* Reads a frame of a batch, and returns where the next one is; the strings point into the batch. */
 const char *
-EvpgRingNext(const char *frame, const char **key_channel, const char **projection_channel, const char **text)
+EvpgRingNextFrame(const char *frame, const char **key_channel, const char **projection_channel, const char **text)
 {
 	*key_channel = frame + sizeof(uint32);
 	*projection_channel = *key_channel + strlen(*key_channel) + 1;
@@ -351,9 +371,9 @@ EvpgRingNext(const char *frame, const char **key_channel, const char **projectio
 	return frame + *(const uint32 *) frame;
 }
 
-/* Gives the room of a batch free.  What it announced is what it has in dropped. */
+/* Frees the room of a batch that was sent; batch->dropped frames have been announced as lost. */
 void
-EvpgRingSent(const EvpgRingBatch *batch)
+EvpgRingReleaseBatch(const EvpgRingBatch *batch)
 {
 	EvpgRing   *ring = &EvpgShmemOwnDatabase()->ring;
 
@@ -365,9 +385,9 @@ EvpgRingSent(const EvpgRingBatch *batch)
 	LWLockRelease(ring->lock);
 }
 
-/* Whether there is something to send or announce, and no process that does it. */
+/* Tells whether there is something to send or announce, and no broadcaster to do it. */
 bool
-EvpgRingStranded(void)
+EvpgRingIsStranded(void)
 {
 	EvpgDatabase *slot = EvpgShmemOwnDatabase();
 	EvpgRing   *ring = &slot->ring;
@@ -383,22 +403,26 @@ EvpgRingStranded(void)
 
 /* ------------------------------------------------------------------ SQL */
 
-/* How this session sends frames. */
+/* Returns how this session sends frames. */
 static const char *
-broadcast_mode(const EvpgDatabase *slot)
+get_broadcast_mode(const EvpgDatabase *slot)
 {
-	if (EvpgBroadcastBy == EVPG_BROADCAST_OFF)
+	if (EvpgBroadcastBy == EVPG_FRAMES_OFF)
 		return "off";
 	if (slot == NULL)
 		return "commit";
-	if (frames_wait(slot))
+	if (frames_are_waiting(slot))
 		return "worker";
-	if (EvpgBroadcastBy == EVPG_BROADCAST_COMMIT)
+	if (EvpgBroadcastBy == EVPG_FRAMES_BY_COMMIT)
 		return "commit";
-	return EvpgBroadcastBy == EVPG_BROADCAST_WORKER || slot->processes[EVPG_BROADCASTER].pid != 0 ? "worker" : "commit";
+	return EvpgBroadcastBy == EVPG_FRAMES_BY_WORKER || slot->processes[EVPG_BROADCASTER].pid != 0 ? "worker" : "commit";
 }
 
-/* What went through the ring of this database; zeros without shared memory. */
+/*
+ * evpg_broadcast_counters
+ *		SQL: evpg_broadcast_counters().  Returns what went through the ring of
+ *		this database; zeros without shared memory.
+ */
 Datum
 evpg_broadcast_counters(PG_FUNCTION_ARGS)
 {
@@ -416,7 +440,7 @@ evpg_broadcast_counters(PG_FUNCTION_ARGS)
 		ring = slot->ring;
 		LWLockRelease(slot->ring.lock);
 	}
-	values[0] = CStringGetTextDatum(broadcast_mode(slot));
+	values[0] = CStringGetTextDatum(get_broadcast_mode(slot));
 	values[1] = Int64GetDatum(ring.put - ring.sent);
 	values[2] = Int64GetDatum(ring.sent);
 	values[3] = Int64GetDatum(ring.dropped);

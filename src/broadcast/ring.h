@@ -11,13 +11,13 @@
 #include "access/xlogdefs.h"
 
 /* Values of evpg.broadcast: how frames are sent. */
-typedef enum EvpgBroadcastWay
+typedef enum EvpgFrameSender
 {
-	EVPG_BROADCAST_AUTO,		/* by the broadcaster if there is one */
-	EVPG_BROADCAST_COMMIT,		/* by NOTIFY in the transaction */
-	EVPG_BROADCAST_WORKER,		/* by the broadcaster */
-	EVPG_BROADCAST_OFF
-} EvpgBroadcastWay;
+	EVPG_FRAMES_AUTO,			/* by the broadcaster if there is one */
+	EVPG_FRAMES_BY_COMMIT,		/* by NOTIFY in the transaction */
+	EVPG_FRAMES_BY_WORKER,		/* by the broadcaster */
+	EVPG_FRAMES_OFF
+} EvpgFrameSender;
 
 extern int	EvpgBroadcastBy;
 
@@ -33,13 +33,13 @@ typedef struct EvpgRingBatch
 } EvpgRingBatch;
 
 extern void EvpgRingInit(void);
-extern bool EvpgRingUsable(void);
-extern void EvpgRingPut(const char *key_channel, const char *projection_channel, const char *text);
+extern bool EvpgRingPrepare(void);
+extern void EvpgRingAddFrame(const char *key_channel, const char *projection_channel, const char *text);
 
-extern bool EvpgRingTake(EvpgRingBatch *batch);
-extern const char *EvpgRingNext(const char *frame, const char **key_channel, const char **projection_channel,
-								const char **text);
-extern bool EvpgRingStranded(void);
-extern void EvpgRingSent(const EvpgRingBatch *batch);
+extern bool EvpgRingCopyBatch(EvpgRingBatch *batch);
+extern const char *EvpgRingNextFrame(const char *frame, const char **key_channel, const char **projection_channel,
+									 const char **text);
+extern bool EvpgRingIsStranded(void);
+extern void EvpgRingReleaseBatch(const EvpgRingBatch *batch);
 
 #endif							/* EVPG_RING_H */

@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * durable.c
- *		What leaves the database is durable (rule 19): what a crash can take back
- *		is not told to anybody who may act on it.
+ *		What leaves the database is durable (rule 19): an event that a crash can
+ *		still take back is not handed to a client who may act on it.
  *
  * A commit with synchronous_commit = off is visible before it is on disk, one
- * with local before a synchronous standby has it.  Clients who choose that keep
- * the speed of their commits; who hands out what they have written waits for it
- * instead: readers of the stable position, frames, waits.  Most of the time there
- * is nothing to wait for, and nothing is written.
+ * with local before a synchronous standby has it.  Clients that choose those
+ * levels keep the speed of their commits; a session that hands out what they
+ * have written waits for it instead: readers of the stable position, frames,
+ * waits.  Most of the time there is nothing to wait for, and nothing is
+ * written.
  *
  * How far the WAL must be durable for the stable position is known in shared
  * memory: every appender notes the end of its commit there, before it releases
@@ -17,7 +18,7 @@
  *
  * Workers commit as the database does (synchronous_commit) where they have
  * appended, since others read that at once; everything else that they do can be
- * done again, and is committed lazily.  A transaction that notifies by itself
+ * done again, and is committed lazily.  A transaction that runs NOTIFY itself
  * commits durably, because PostgreSQL wakes listeners right after the commit.
  *
  *-------------------------------------------------------------------------
@@ -36,43 +37,52 @@
 #include "replication/walsender_private.h"
 #include "utils/guc.h"
 
-/* This session's transactions are committed lazily if nobody would see the difference. */
-static bool lazy = false;
+/* This session commits lazily where no other session would notice. */
+static bool commits_lazily = false;
 
 /* What this transaction does. */
 static bool appends = false;
 static bool notifies = false;
 
-/* Workers: a transaction that neither appends nor notifies need not be on disk. */
+/*
+ * EvpgDurableCommitLazily
+ *		Lets this process commit with synchronous_commit = off the transactions
+ *		that neither append nor notify.  For background processes, whose other
+ *		work can be done again.
+ */
 void
 EvpgDurableCommitLazily(void)
 {
-	lazy = true;
+	commits_lazily = true;
 }
 
-/* This transaction appends, or draws a position. */
+/* Notes that this transaction appends, or draws a position. */
 void
 EvpgDurableNoteAppend(void)
 {
 	appends = true;
 }
 
-/* This transaction runs NOTIFY. */
+/* Notes that this transaction runs NOTIFY. */
 void
 EvpgDurableNoteNotify(void)
 {
 	notifies = true;
 }
 
+/* Sets synchronous_commit for this transaction. */
 static void
-commit_as(const char *level)
+set_commit_level(const char *level)
 {
 	(void) set_config_option("synchronous_commit", level, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/* The end of the WAL; on a new page that is before its header, which is not there yet. */
+/*
+ * Returns the end of the WAL; on a new page the end of the previous one, since
+ * the page's header is not written yet.
+ */
 static XLogRecPtr
-end_of_wal(void)
+get_wal_end(void)
 {
 	XLogRecPtr	end = GetXLogInsertRecPtr();
 
@@ -85,7 +95,7 @@ end_of_wal(void)
 
 /* Notes the end of a commit, for readers of the stable position. */
 static void
-note_commit(XLogRecPtr end)
+note_append_commit(XLogRecPtr end)
 {
 	uint64		noted;
 
@@ -98,9 +108,9 @@ note_commit(XLogRecPtr end)
 
 /*
  * EvpgDurablePreparedBegin
- *		This session is about to commit a transaction that was prepared, which may
- *		have appended.  There is no callback for it, so until EvpgDurablePreparedEnd
- *		readers take all the WAL there is.
+ *		Notes that this session is about to commit a prepared transaction, which
+ *		may have appended.  There is no callback for that, so until
+ *		EvpgDurablePreparedEnd readers wait for all the WAL there is.
  */
 void
 EvpgDurablePreparedBegin(void)
@@ -109,31 +119,33 @@ EvpgDurablePreparedBegin(void)
 		pg_atomic_fetch_add_u32(&EvpgShmem->finishing, 1);
 }
 
+/* Ends what EvpgDurablePreparedBegin began, also after an error: notes the end of the commit. */
 void
 EvpgDurablePreparedEnd(void)
 {
 	if (EvpgShmem == NULL)
 		return;
 	if (!RecoveryInProgress() && !EVPG_MUTATION("prepared_unnoted"))
-		note_commit(end_of_wal());
+		note_append_commit(get_wal_end());
 	pg_atomic_fetch_sub_u32(&EvpgShmem->finishing, 1);
 }
 
+/* Chooses the level of a commit, and notes its end. */
 static void
-durable_at_end(XactEvent event, void *arg)
+durable_xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			if (notifies && synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH && !EVPG_MUTATION("commit_undurable"))
-				commit_as("on");
-			else if (lazy && !notifies && (!appends || EVPG_MUTATION("commit_undurable")))
-				commit_as("off");
+				set_commit_level("on");
+			else if (commits_lazily && !notifies && (!appends || EVPG_MUTATION("commit_undurable")))
+				set_commit_level("off");
 			break;
 		case XACT_EVENT_COMMIT:
 			/* Visible by now, but still holding its locks. */
 			if (appends)
-				note_commit(XactLastCommitEnd);
+				note_append_commit(XactLastCommitEnd);
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
@@ -144,11 +156,11 @@ durable_at_end(XactEvent event, void *arg)
 	}
 }
 
-/* Called once, from _PG_init. */
+/* Registers the transaction callback.  Called once, from _PG_init. */
 void
 EvpgDurableInit(void)
 {
-	RegisterXactCallback(durable_at_end, NULL);
+	RegisterXactCallback(durable_xact_callback, NULL);
 }
 
 /* Waits until synchronous standbys have the WAL, if this session's commits wait for that. */
@@ -181,8 +193,9 @@ await_standbys(XLogRecPtr lsn)
 
 /*
  * EvpgDurableAwait
- *		Returns when the WAL up to there is on disk, and on synchronous standbys if
- *		this session's synchronous_commit asks for them.
+ *		Waits until the WAL up to lsn is on disk, and on synchronous standbys if
+ *		this session's synchronous_commit asks for them.  Raises 57014 if the
+ *		wait for standbys is cancelled.  Does nothing on a standby.
  */
 void
 EvpgDurableAwait(XLogRecPtr lsn)
@@ -193,25 +206,28 @@ EvpgDurableAwait(XLogRecPtr lsn)
 	await_standbys(lsn);
 }
 
-/* Everything that this session sees. */
+/* Waits, as EvpgDurableAwait does, for everything that this session sees. */
 void
 EvpgDurableAwaitAll(void)
 {
 	if (!RecoveryInProgress())
-		EvpgDurableAwait(end_of_wal());
+		EvpgDurableAwait(get_wal_end());
 }
 
 /*
  * EvpgDurableAwaitAppends
- *		What appenders have committed that hold no locks of the fence any more, and
- *		the WAL up to lsn.
+ *		Waits, as EvpgDurableAwait does, for all commits of appenders that no
+ *		longer hold locks of the fence, and for the WAL up to lsn.
  */
 void
 EvpgDurableAwaitAppends(XLogRecPtr lsn)
 {
 	XLogRecPtr	appended = 0;
 
-	/* In this order: who finishes notes before it has finished. */
+	/*
+	 * In this order: a session that commits a prepared transaction notes the
+	 * commit before it stops being counted.
+	 */
 	if (EvpgShmem != NULL && pg_atomic_read_u32(&EvpgShmem->finishing) == 0)
 	{
 		pg_read_barrier();
@@ -219,11 +235,10 @@ EvpgDurableAwaitAppends(XLogRecPtr lsn)
 	}
 
 	/*
-	 * Since the start of the server nobody has noted a commit, so standbys
-	 * may lack earlier ones; or one of a prepared transaction is not noted
-	 * yet.
+	 * No commit has been noted since the start of the server, so standbys may
+	 * lack earlier ones; or that of a prepared transaction is not noted yet.
 	 */
 	if (appended == 0)
-		appended = end_of_wal();
+		appended = get_wal_end();
 	EvpgDurableAwait(Max(lsn, appended));
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * durable.h
- *		What leaves the database is on disk before it does.
+ *		Waiting until what leaves the database is durable.
  *
  *-------------------------------------------------------------------------
  */

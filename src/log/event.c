@@ -33,13 +33,18 @@ put_event_text(Datum *values, bool *nulls, int column, const char *text)
 }
 
 static void
-put_pointer(Datum *values, bool *nulls, int column, const void *pointer)
+put_event_pointer(Datum *values, bool *nulls, int column, const void *pointer)
 {
 	nulls[column] = (pointer == NULL);
 	values[column] = PointerGetDatum(pointer);
 }
 
-/* The columns of evpg.event; position is NULL until it is drawn. */
+/*
+ * EvpgEventValues
+ *		Fills the columns of a row of evpg.event (EVPG_EVENT_NATTS of them), in
+ *		CurrentMemoryContext or pointing into the event; position is NULL until
+ *		it is drawn.
+ */
 void
 EvpgEventValues(const EvpgEvent *event, Datum *values, bool *nulls)
 {
@@ -52,9 +57,9 @@ EvpgEventValues(const EvpgEvent *event, Datum *values, bool *nulls)
 	values[EVPG_EVENT_EVENT_ID] = UUIDPGetDatum(&event->event_id);
 	put_event_text(values, nulls, EVPG_EVENT_TYPE, event->type);
 	values[EVPG_EVENT_SCHEMA_VERSION] = Int32GetDatum(event->schema_version);
-	put_pointer(values, nulls, EVPG_EVENT_DATA, event->data);
-	put_pointer(values, nulls, EVPG_EVENT_METADATA, event->metadata);
-	put_pointer(values, nulls, EVPG_EVENT_TAGS, event->tags);
+	put_event_pointer(values, nulls, EVPG_EVENT_DATA, event->data);
+	put_event_pointer(values, nulls, EVPG_EVENT_METADATA, event->metadata);
+	put_event_pointer(values, nulls, EVPG_EVENT_TAGS, event->tags);
 	put_event_text(values, nulls, EVPG_EVENT_COMMAND_ID, event->command_id);
 	put_event_text(values, nulls, EVPG_EVENT_CORRELATION_ID,
 				   event->correlation_id != NULL ? event->correlation_id : EvpgUuidText(&event->event_id));
@@ -65,7 +70,7 @@ EvpgEventValues(const EvpgEvent *event, Datum *values, bool *nulls)
 	put_event_text(values, nulls, EVPG_EVENT_SESSION_ROLE, event->session_role);
 }
 
-/* A row of evpg.event. */
+/* Forms a row of evpg.event, in CurrentMemoryContext. */
 Datum
 EvpgEventDatum(const EvpgEvent *event)
 {
@@ -89,8 +94,9 @@ get_row_jsonb(Datum *values, bool *nulls, int column)
 }
 
 /*
- * The columns of a composite value, in arrays as long as its type is wide: it
- * has more than C code knows if one was added and dropped again (shape.c).
+ * Reads the columns of a composite value, into arrays as long as its type is
+ * wide: it has more than the C code knows if one was added and dropped again
+ * (shape.c).
  */
 static void
 deform_row(HeapTupleHeader tuple, Datum **values, bool **nulls)
@@ -110,8 +116,9 @@ deform_row(HeapTupleHeader tuple, Datum **values, bool **nulls)
 
 /*
  * EvpgEventFromNewEvent
- *		Reads a row of evpg.new_event; false if every column is NULL, which is
- *		no event: what a CASE without ELSE gives.
+ *		Reads a row of evpg.new_event; the event points into it.  Returns false
+ *		if every column is NULL, which is no event: what a CASE without ELSE
+ *		returns.
  */
 bool
 EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event)
@@ -153,8 +160,8 @@ EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event)
 
 /*
  * EvpgEventCheck
- *		Error unless the event may be appended.  number is its 1-based number
- *		among the events of the call.
+ *		Raises an error unless the event may be appended.  number is its 1-based
+ *		number among the events of the call.
  */
 void
 EvpgEventCheck(const EvpgEvent *event, int number)
@@ -192,11 +199,7 @@ EvpgEventCheck(const EvpgEvent *event, int number)
 				 errdetail("Event %d of the call has %d.", number, Max(event->caused_by, 0))));
 }
 
-/*
- * EvpgEventNewId
- *		A UUID of version 7 (RFC 9562): time first, so that index entries are
- *		added at the right edge.
- */
+/* Makes a UUID of version 7 (RFC 9562): time first, so that index entries are added at the right edge. */
 void
 EvpgEventNewId(pg_uuid_t *id)
 {
@@ -217,7 +220,11 @@ EvpgEventNewId(pg_uuid_t *id)
 
 #define UUID_TEXT_LEN 36
 
-/* As uuid_out, in a fraction of its time: modules get every event with its id as text. */
+/*
+ * EvpgUuidText
+ *		Returns a UUID as text, in CurrentMemoryContext, in a fraction of the
+ *		time of uuid_out: modules get every event with its id as text.
+ */
 char *
 EvpgUuidText(const pg_uuid_t *id)
 {
@@ -235,7 +242,7 @@ EvpgUuidText(const pg_uuid_t *id)
 	return text;
 }
 
-/* An event object with the names of evpg.event. */
+/* Pushes an event object with the names of evpg.event. */
 static JsonbValue *
 push_event(JsonbParseState **state, const EvpgEvent *event)
 {
@@ -262,7 +269,11 @@ push_event(JsonbParseState **state, const EvpgEvent *event)
 	return EvpgJsonbEnd(state);
 }
 
-/* An array of event objects with the names of evpg.event, [] if there is none. */
+/*
+ * EvpgEventsToJsonb
+ *		Makes an array of event objects with the names of evpg.event, [] if
+ *		there are none, in CurrentMemoryContext.
+ */
 Jsonb *
 EvpgEventsToJsonb(const EvpgEvent *events, int count)
 {
@@ -274,7 +285,11 @@ EvpgEventsToJsonb(const EvpgEvent *events, int count)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 }
 
-/* What evpg itself has written into the metadata of an event under a name; NULL: nothing. */
+/*
+ * EvpgEventBookkeeping
+ *		Returns what evpg itself has written into the metadata of an event under
+ *		a name, NULL if nothing.  The result points into the event.
+ */
 JsonbValue *
 EvpgEventBookkeeping(const EvpgEvent *event, const char *name)
 {
@@ -288,7 +303,7 @@ EvpgEventBookkeeping(const EvpgEvent *event, const char *name)
 	return getKeyJsonValueFromContainer(own->val.binary.data, name, strlen(name), NULL);
 }
 
-/* One event object. */
+/* Makes an event object with the names of evpg.event, in CurrentMemoryContext. */
 Jsonb *
 EvpgEventToJsonb(const EvpgEvent *event)
 {
@@ -329,7 +344,7 @@ EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event)
 
 /* ------------------------------------------------------------------ commands */
 
-/* A row of evpg.command. */
+/* Forms a row of evpg.command, in CurrentMemoryContext. */
 Datum
 EvpgCommandDatum(const EvpgCommand *command)
 {
@@ -339,11 +354,11 @@ EvpgCommandDatum(const EvpgCommand *command)
 	put_event_text(values, nulls, EVPG_COMMAND_AGGREGATE_TYPE, command->aggregate_type);
 	put_event_text(values, nulls, EVPG_COMMAND_AGGREGATE_ID, command->aggregate_id);
 	put_event_text(values, nulls, EVPG_COMMAND_COMMAND_TYPE, command->command_type);
-	put_pointer(values, nulls, EVPG_COMMAND_DATA, command->data);
+	put_event_pointer(values, nulls, EVPG_COMMAND_DATA, command->data);
 	values[EVPG_COMMAND_EXPECTED_VERSION] = Int64GetDatum(command->expected_version);
 	nulls[EVPG_COMMAND_EXPECTED_VERSION] = !command->has_expected;
 	put_event_text(values, nulls, EVPG_COMMAND_COMMAND_ID, command->command_id);
-	put_pointer(values, nulls, EVPG_COMMAND_METADATA, command->metadata);
+	put_event_pointer(values, nulls, EVPG_COMMAND_METADATA, command->metadata);
 	put_event_text(values, nulls, EVPG_COMMAND_ACTOR, command->actor);
 	put_event_text(values, nulls, EVPG_COMMAND_CORRELATION_ID, command->correlation_id);
 	put_event_text(values, nulls, EVPG_COMMAND_CAUSATION_ID, command->causation_id);
@@ -357,9 +372,9 @@ EvpgCommandDatum(const EvpgCommand *command)
 
 /*
  * EvpgCommandFromTuple
- *		Reads a row of evpg.command, but for what evpg itself fills: version,
- *		received_at and session_role; false if every column is NULL, which is no
- *		command.
+ *		Reads a row of evpg.command; the command points into it.  What evpg
+ *		itself fills is left out: version, received_at and session_role.
+ *		Returns false if every column is NULL, which is no command.
  */
 bool
 EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command)
@@ -397,7 +412,7 @@ check_required(const char *text, const char *what)
 				 errmsg("%s must not be null", what)));
 }
 
-/* Error unless the command is well-formed. */
+/* Raises an error unless the command is well-formed. */
 void
 EvpgCommandCheck(EvpgCommand *command)
 {
@@ -423,7 +438,8 @@ EvpgCommandCheck(EvpgCommand *command)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("expected_version " INT64_FORMAT " is out of range", command->expected_version),
-				 errhint("Use NULL for any version, 0 for a new stream, n for exactly n events, -1 for a stream that exists.")));
+				 errhint("Use NULL for any version, 0 for a new stream, n for exactly n events, "
+						 "-1 for a stream that exists.")));
 	if (command->command_id != NULL)
 		EvpgCheckId(command->command_id, "command id");
 	if (command->actor != NULL)

@@ -19,7 +19,7 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
-/* An event, decided or read.  Strings and values belong to whoever made it. */
+/* An event, decided or read.  Strings and values belong to its maker. */
 typedef struct EvpgEvent
 {
 	int64		position;		/* 0 until drawn */
@@ -42,7 +42,7 @@ typedef struct EvpgEvent
 	TimestampTz occurred_at;	/* if given; else when it is recorded */
 	bool		has_occurred_at;
 	TimestampTz recorded_at;
-	const char *session_role;	/* who asked */
+	const char *session_role;	/* of the session that asked */
 } EvpgEvent;
 
 /* A command, checked. */
@@ -61,7 +61,8 @@ typedef struct EvpgCommand
 	const char *causation_id;
 	int64		version;		/* of the stream; -1: not known yet */
 	TimestampTz received_at;
-	const char *session_role;	/* who asked; NULL: not known yet */
+	const char *session_role;	/* of the session that asked; NULL: not known
+								 * yet */
 } EvpgCommand;
 
 /* evpg.event */

@@ -27,9 +27,12 @@ PG_FUNCTION_INFO_V1(evpg_commands);
 
 /* ------------------------------------------------------------------ JSON forms */
 
-/* The values of a JSON object by column of a row type; missing and null are NULL. */
+/*
+ * Reads the values of a JSON object by column of a row type; missing and null
+ * members are not found.  Raises an error for an unknown member.
+ */
 static void
-read_object(JsonbContainer *object, const char *what, TupleDesc desc, int ncolumns, JsonbValue *columns, bool *found)
+read_json_object(JsonbContainer *object, const char *what, TupleDesc desc, int ncolumns, JsonbValue *columns, bool *found)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(object);
 	JsonbValue	value;
@@ -70,9 +73,12 @@ raise_wrong_type(const char *what, TupleDesc desc, int column, const char *wante
 			 errmsg("\"%s\" of %s must be %s", NameStr(TupleDescAttr(desc, column)->attname), what, wanted)));
 }
 
-/* The Datum of a JSON value for a column of type text, bigint, int, jsonb, text[], timestamptz or uuid. */
+/*
+ * Makes the Datum of a JSON value for a column of type text, bigint, int,
+ * jsonb, text[], timestamptz or uuid.
+ */
 static Datum
-value_to_datum(JsonbValue *value, const char *what, TupleDesc desc, int column)
+convert_json_value(JsonbValue *value, const char *what, TupleDesc desc, int column)
 {
 	Oid			type = TupleDescAttr(desc, column)->atttypid;
 	char	   *text;
@@ -126,7 +132,7 @@ value_to_datum(JsonbValue *value, const char *what, TupleDesc desc, int column)
 
 /* Forms one row of each object of a JSON array (or of one object). */
 static int
-rows_from_jsonb(Jsonb *jsonb, const char *what, TupleDesc desc, int ncolumns, Datum **rows)
+form_rows_from_jsonb(Jsonb *jsonb, const char *what, TupleDesc desc, int ncolumns, Datum **rows)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -167,12 +173,12 @@ rows_from_jsonb(Jsonb *jsonb, const char *what, TupleDesc desc, int ncolumns, Da
 						 errmsg("%s must be a JSON object or an array of objects", what)));
 			object = element.val.binary.data;
 		}
-		read_object(object, what, desc, ncolumns, columns, found);
+		read_json_object(object, what, desc, ncolumns, columns, found);
 		memset(nulls, true, sizeof(bool) * desc->natts);
 		for (int i = 0; i < ncolumns; i++)
 			if (found[i])
 			{
-				values[i] = value_to_datum(&columns[i], what, desc, i);
+				values[i] = convert_json_value(&columns[i], what, desc, i);
 				nulls[i] = false;
 			}
 		if (count == space)
@@ -184,13 +190,15 @@ rows_from_jsonb(Jsonb *jsonb, const char *what, TupleDesc desc, int ncolumns, Da
 
 /*
  * EvpgEventsFromJsonb
- *		Reads the JSON form of events: an object, or an array of objects.
+ *		Reads the JSON form of events, an object or an array of objects, into
+ *		*events, in CurrentMemoryContext.  Returns their number.  They are not
+ *		checked yet.
  */
 int
 EvpgEventsFromJsonb(Jsonb *jsonb, EvpgEvent **events)
 {
 	Datum	   *rows;
-	int			count = rows_from_jsonb(jsonb, "event", EvpgCatalogGet()->new_event, EVPG_NEW_EVENT_NATTS, &rows);
+	int			count = form_rows_from_jsonb(jsonb, "event", EvpgCatalogGet()->new_event, EVPG_NEW_EVENT_NATTS, &rows);
 
 	*events = palloc(sizeof(EvpgEvent) * Max(count, 1));
 	for (int i = 0; i < count; i++)
@@ -201,16 +209,16 @@ EvpgEventsFromJsonb(Jsonb *jsonb, EvpgEvent **events)
 }
 
 static ArrayType *
-rows_to_array(Datum *rows, int count, TupleDesc desc)
+form_array_of_rows(Datum *rows, int count, TupleDesc desc)
 {
 	return construct_array(rows, count, desc->tdtypeid, -1, false, TYPALIGN_DOUBLE);
 }
 
 /* ------------------------------------------------------------------ constructors */
 
-/* The arguments are the columns of the row, in order. */
+/* Forms a row whose columns are the arguments, in order. */
 static HeapTupleHeader
-row_of_arguments(FunctionCallInfo fcinfo, TupleDesc desc)
+form_row_from_arguments(FunctionCallInfo fcinfo, TupleDesc desc)
 {
 	Datum	   *values = palloc0(sizeof(Datum) * desc->natts);
 	bool	   *nulls = palloc(sizeof(bool) * desc->natts);
@@ -224,22 +232,24 @@ row_of_arguments(FunctionCallInfo fcinfo, TupleDesc desc)
 	return DatumGetHeapTupleHeader(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
+/* SQL: evpg_event(type, data, ...).  Returns an event to be appended. */
 Datum
 evpg_event(PG_FUNCTION_ARGS)
 {
 	HeapTupleHeader row;
 
 	EvpgArgRefuseNull(fcinfo, 0, "event type");
-	row = row_of_arguments(fcinfo, EvpgCatalogGet()->new_event);
+	row = form_row_from_arguments(fcinfo, EvpgCatalogGet()->new_event);
 	PG_RETURN_HEAPTUPLEHEADER(row);
 }
 
+/* SQL: evpg_events(jsonb).  Returns an array of the events that a JSON object or array describes. */
 Datum
 evpg_events(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc = EvpgCatalogGet()->new_event;
 	Datum	   *rows;
-	int			count = rows_from_jsonb(PG_GETARG_JSONB_P(0), "event", desc, EVPG_NEW_EVENT_NATTS, &rows);
+	int			count = form_rows_from_jsonb(PG_GETARG_JSONB_P(0), "event", desc, EVPG_NEW_EVENT_NATTS, &rows);
 
 	/* A row of NULLs would be taken for no event later. */
 	for (int i = 0; i < count; i++)
@@ -252,13 +262,14 @@ evpg_events(PG_FUNCTION_ARGS)
 					 errmsg("event type must not be null"),
 					 errdetail("Event %d of the call has none.", i + 1)));
 	}
-	PG_RETURN_ARRAYTYPE_P(rows_to_array(rows, count, desc));
+	PG_RETURN_ARRAYTYPE_P(form_array_of_rows(rows, count, desc));
 }
 
+/* SQL: evpg_command(aggregate_type, aggregate_id, command_type, ...).  Returns a command, checked. */
 Datum
 evpg_command(PG_FUNCTION_ARGS)
 {
-	HeapTupleHeader row = row_of_arguments(fcinfo, EvpgCatalogGet()->command);
+	HeapTupleHeader row = form_row_from_arguments(fcinfo, EvpgCatalogGet()->command);
 	EvpgCommand command;
 
 	(void) EvpgCommandFromTuple(row, &command);
@@ -266,12 +277,17 @@ evpg_command(PG_FUNCTION_ARGS)
 	PG_RETURN_HEAPTUPLEHEADER(row);
 }
 
+/*
+ * evpg_commands
+ *		SQL: evpg_commands(jsonb).  Returns an array of the commands, checked,
+ *		that a JSON object or array describes.
+ */
 Datum
 evpg_commands(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc = EvpgCatalogGet()->command;
 	Datum	   *rows;
-	int			count = rows_from_jsonb(PG_GETARG_JSONB_P(0), "command", desc, EVPG_COMMAND_VERSION, &rows);
+	int			count = form_rows_from_jsonb(PG_GETARG_JSONB_P(0), "command", desc, EVPG_COMMAND_VERSION, &rows);
 
 	for (int i = 0; i < count; i++)
 	{
@@ -280,5 +296,5 @@ evpg_commands(PG_FUNCTION_ARGS)
 		(void) EvpgCommandFromTuple(DatumGetHeapTupleHeader(rows[i]), &command);
 		EvpgCommandCheck(&command);
 	}
-	PG_RETURN_ARRAYTYPE_P(rows_to_array(rows, count, desc));
+	PG_RETURN_ARRAYTYPE_P(form_array_of_rows(rows, count, desc));
 }

@@ -4,18 +4,18 @@
  *		The event log evpg.event_log: inserting events, and scanning those of a
  *		stream, or of all streams by position.
  *
- * Both work on the table directly instead of over SPI, as the apply worker of
+ * Both access the table directly instead of over SPI, as the apply worker of
  * logical replication does: a whole command is inserted with one setup, arrays
  * and JSON need no detour, and a scan always uses the unique index on
- * (stream_id, version), whatever the statistics say.  Constraints, indexes,
+ * (stream_id, version), whatever the statistics are.  Constraints, indexes,
  * predicate locks and triggers that come after an insert, for each row and for
  * each statement, work as with SQL; the statement is all that one call appends.
- * What does not work so is refused: triggers before an insert, transition
- * tables, rules and inheritance (catalog.c).
+ * What does not work in this way is refused: triggers before an insert,
+ * transition tables, rules and inheritance (catalog.c).
  *
- * Rule 3: who appends holds the stream's row lock and the fence before it
- * draws a position, so positions grow with versions, and a command that loses
- * draws none.
+ * Rule 3: an appender holds the stream's row lock and the fence before it draws
+ * a position, so positions grow with versions, and a command that loses draws
+ * none.
  *
  * Memory: an event of a scan lives until the next one is asked for.
  *
@@ -68,14 +68,14 @@
 #define LOG_SESSION_ROLE	15
 #define LOG_NATTS			16
 
-/* With the index on types, so many types at most are read by it. */
+/* Scans with more types than this do not use the index on types. */
 #define MAX_TYPE_SOURCES 16
 
-/* So many events that are not wanted end a scan of all streams: a transaction should not last. */
+/* A scan of all streams ends after this many unwanted events in a row: a transaction should not last. */
 #define MAX_UNWANTED 200000
 
 /* An index scan, which yields events in the order that is wanted. */
-typedef struct Source
+typedef struct IndexSource
 {
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
@@ -83,7 +83,7 @@ typedef struct Source
 								 * yet */
 	bool		ended;
 	int64		position;		/* of that event */
-} Source;
+} IndexSource;
 
 struct EvpgLogScan
 {
@@ -96,7 +96,7 @@ struct EvpgLogScan
 	Relation	log;
 	Relation	index;
 	int			nsources;
-	Source	   *sources;
+	IndexSource *sources;
 	ScanDirection direction;
 	MemoryContext event_context;	/* reset for each event */
 };
@@ -110,7 +110,7 @@ set_slot_text(TupleTableSlot *slot, int column, const char *text)
 }
 
 static void
-set_pointer(TupleTableSlot *slot, int column, void *pointer)
+set_slot_pointer(TupleTableSlot *slot, int column, void *pointer)
 {
 	slot->tts_isnull[column] = (pointer == NULL);
 	slot->tts_values[column] = PointerGetDatum(pointer);
@@ -131,9 +131,9 @@ fill_log_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 	slot->tts_values[LOG_EVENT_ID] = UUIDPGetDatum(&event->event_id);
 	slot->tts_values[LOG_SCHEMA_VERSION] = Int32GetDatum(event->schema_version);
 	set_slot_text(slot, LOG_TYPE, event->type);
-	set_pointer(slot, LOG_DATA, event->data);
-	set_pointer(slot, LOG_METADATA, event->metadata);
-	set_pointer(slot, LOG_TAGS, event->tags);
+	set_slot_pointer(slot, LOG_DATA, event->data);
+	set_slot_pointer(slot, LOG_METADATA, event->metadata);
+	set_slot_pointer(slot, LOG_TAGS, event->tags);
 	set_slot_text(slot, LOG_COMMAND_ID, event->command_id);
 	set_slot_text(slot, LOG_CORRELATION_ID, event->correlation_id);
 	set_slot_text(slot, LOG_CAUSATION_ID, event->causation_id);
@@ -145,7 +145,9 @@ fill_log_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 /*
  * EvpgLogAppend
  *		Appends events to a stream that the caller has locked: draws their
- *		positions, numbers them, inserts them and advances the stream.
+ *		positions, numbers them, inserts them and advances the stream.  Fills
+ *		position and version of the events.  Fires the triggers of the log as
+ *		one INSERT would.
  */
 void
 EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
@@ -178,7 +180,7 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 
 	for (int i = 0; i < count; i++)
 	{
-		events[i].position = EvpgFenceDraw();
+		events[i].position = EvpgFenceDrawPosition();
 		events[i].version = stream->version + 1 + i;
 		ResetPerTupleExprContext(estate);
 		MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
@@ -202,7 +204,8 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	CommandCounterIncrement();
 
 	EVPG_PLANT(events[count - 1].version);
-	EvpgStreamAdvance(stream, events[count - 1].version + EVPG_MUTATION("version_wrong"), events[count - 1].position, events[count - 1].recorded_at);
+	EvpgStreamAdvance(stream, events[count - 1].version + EVPG_MUTATION("version_wrong"), events[count - 1].position,
+					  events[count - 1].recorded_at);
 }
 
 static uint64
@@ -213,9 +216,10 @@ hash_event_id(const pg_uuid_t *event_id)
 
 /*
  * EvpgLogReserveEventId
- *		Makes this session the only one that may inject an event of this id, in any
- *		stream, up to EvpgLogReleaseEventId: see EvpgReserveKey.  False if there is
- *		such an event, also one committed after the transaction's snapshot.
+ *		Makes this session the only one that may inject an event of this id, in
+ *		any stream, up to EvpgLogReleaseEventId (see EvpgReserveKey).  Returns
+ *		false if there is such an event, also one that was committed after the
+ *		transaction's snapshot.
  */
 bool
 EvpgLogReserveEventId(const pg_uuid_t *event_id)
@@ -227,13 +231,14 @@ EvpgLogReserveEventId(const pg_uuid_t *event_id)
 	return EvpgReserveKey(hash_event_id(event_id), &catalog->event_log, &catalog->event_log_event_id_index, &key, 1);
 }
 
+/* Gives up the reservation of an event id; within the command that has taken it. */
 void
 EvpgLogReleaseEventId(const pg_uuid_t *event_id)
 {
 	EvpgReleaseKey(hash_event_id(event_id));
 }
 
-/* index points into the catalog: it is known only under the lock of the table. */
+/* Opens a scan. index points into the catalog, since it is known only under the lock of the table. */
 static EvpgLogScan *
 open_scan(const Oid *index, int nsources)
 {
@@ -242,14 +247,14 @@ open_scan(const Oid *index, int nsources)
 	scan->log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, AccessShareLock);
 	scan->index = index_open(*index, AccessShareLock);
 	scan->nsources = nsources;
-	scan->sources = palloc0(sizeof(Source) * nsources);
+	scan->sources = palloc0(sizeof(IndexSource) * nsources);
 	scan->direction = ForwardScanDirection;
 	scan->event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgEvent", ALLOCSET_DEFAULT_SIZES);
 	return scan;
 }
 
 static void
-open_source(EvpgLogScan *scan, Source *source, ScanKey keys, int nkeys)
+open_source(EvpgLogScan *scan, IndexSource *source, ScanKey keys, int nkeys)
 {
 	source->slot = table_slot_create(scan->log, NULL);
 	source->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), nkeys, 0);
@@ -258,8 +263,10 @@ open_source(EvpgLogScan *scan, Source *source, ScanKey keys, int nkeys)
 
 /*
  * EvpgLogScanBegin
- *		Scans the events of a stream with version >= from_version, in order of
- *		version or, backwards, from the last, under the active snapshot.
+ *		Begins to scan the events of a stream whose version is at least
+ *		from_version, in order of version or, backwards, from the last, under
+ *		the active snapshot.  The stream must outlive the scan.  The caller ends
+ *		it with EvpgLogScanEnd.
  */
 EvpgLogScan *
 EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
@@ -275,9 +282,9 @@ EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
 	return scan;
 }
 
-/* Names once each: two sources of one type would return its events twice. */
+/* Returns names once each: two sources of one type would return its events twice. */
 static List *
-without_duplicates(List *names)
+remove_duplicates(List *names)
 {
 	List	   *result = NIL;
 	ListCell   *cell;
@@ -290,16 +297,17 @@ without_duplicates(List *names)
 
 /*
  * EvpgLogScanAll
- *		Scans the events of all streams in order of position, under the active
- *		snapshot; with the optional index on types, only those of the types that
- *		are wanted, however rare they are.  It may end early, after many events that are not wanted: go on
- *		from EvpgLogScanReached.
+ *		Begins to scan the events of all streams in order of position, under the
+ *		active snapshot; with the optional index on types only those of the
+ *		wanted types, however rare they are.  It may end early, after many
+ *		events that are not wanted: go on from EvpgLogScanReached.  The filter
+ *		must outlive the scan.  The caller ends it with EvpgLogScanEnd.
  */
 EvpgLogScan *
 EvpgLogScanAll(const EvpgLogFilter *filter)
 {
 	const EvpgCatalog *catalog;
-	List	   *wanted = without_duplicates(filter->event_types);
+	List	   *wanted = remove_duplicates(filter->event_types);
 	int			ntypes = list_length(wanted);
 	bool		by_type;
 	EvpgLogScan *scan;
@@ -307,7 +315,7 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	ScanKeyData keys[3];
 	ListCell   *cell;
 
-	/* So that nobody drops the index in between. */
+	/* So that no session drops the index in between. */
 	LockRelationOid(EvpgCatalogGet()->event_log, AccessShareLock);
 	catalog = EvpgCatalogGet();
 	by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
@@ -338,9 +346,9 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	return scan;
 }
 
-/* Whether there is an event at a position, by now. */
+/* Tells whether an event at a position has been committed, under the latest snapshot. */
 bool
-EvpgLogHas(int64 position)
+EvpgLogHasEvent(int64 position)
 {
 	EvpgLogFilter filter = {.after = position - 1, .upto = position};
 	EvpgLogScan *scan;
@@ -355,23 +363,23 @@ EvpgLogHas(int64 position)
 	return found;
 }
 
-/* Every event up to here that is wanted has been returned. */
+/* Returns the position up to which every wanted event has been returned. */
 int64
 EvpgLogScanReached(EvpgLogScan *scan)
 {
 	return scan->reached;
 }
 
-/* Which of so many parts has a key; the same everywhere and for ever. */
+/* Returns in which of so many parts a key is; the same on every server and in every version. */
 int
 EvpgLogPart(const char *key, int parts)
 {
 	return DatumGetUInt32(hash_any((const unsigned char *) key, strlen(key))) % parts;
 }
 
-/* Whether the type of an event is wanted; looks at nothing else of it. */
+/* Tells whether the type of an event is wanted; reads nothing else of it. */
 static bool
-type_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
+type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
 	text	   *type;
 
@@ -386,24 +394,24 @@ type_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	return false;
 }
 
-/* Whether the stream of an event is wanted; fills *stream. */
+/* Tells whether the stream of an event is wanted; fills *stream. */
 static bool
-stream_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
+stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 {
 	const EvpgLogFilter *filter = scan->filter;
 	ListCell   *cell;
 	bool		wanted = (filter->aggregate_types == NIL);
 
 	slot_getsomeattrs(slot, LOG_STREAM_ID + 1);
-	EvpgStreamById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
+	EvpgStreamGetById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
 	foreach(cell, filter->aggregate_types)
 		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
 	return wanted && (filter->parts <= 1 || EvpgLogPart(stream->aggregate_id, filter->parts) == filter->part);
 }
 
-/* Whether an event has any of the wanted tags. */
+/* Tells whether an event has any of the wanted tags. */
 static bool
-tags_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
+tags_are_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
 	List	   *wanted = scan->filter->tags;
 	MemoryContext old;
@@ -428,15 +436,15 @@ tags_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	return found;
 }
 
-/* The next event of all sources, in order of position; NULL at the end. */
+/* Fetches the next event of all sources, in order of position; NULL at the end. */
 static TupleTableSlot *
-next_position(EvpgLogScan *scan)
+fetch_next_position(EvpgLogScan *scan)
 {
-	Source	   *first = NULL;
+	IndexSource *first = NULL;
 
 	for (int i = 0; i < scan->nsources; i++)
 	{
-		Source	   *source = &scan->sources[i];
+		IndexSource *source = &scan->sources[i];
 
 		if (!source->fetched && !source->ended)
 		{
@@ -457,13 +465,13 @@ next_position(EvpgLogScan *scan)
 	return first->slot;
 }
 
-/* The next event of all streams that is wanted; NULL at the end. */
+/* Fetches the next event of all streams that is wanted; NULL at the end. */
 static TupleTableSlot *
-next_of_all(EvpgLogScan *scan, EvpgStream *stream)
+fetch_wanted_event(EvpgLogScan *scan, EvpgStream *stream)
 {
 	for (int looks = 0; looks < MAX_UNWANTED; looks++)
 	{
-		TupleTableSlot *slot = next_position(scan);
+		TupleTableSlot *slot = fetch_next_position(scan);
 
 		CHECK_FOR_INTERRUPTS();
 		if (slot == NULL)
@@ -471,35 +479,39 @@ next_of_all(EvpgLogScan *scan, EvpgStream *stream)
 			scan->reached = scan->filter->upto;
 			return NULL;
 		}
-		if (type_wanted(scan, slot) && tags_wanted(scan, slot) && stream_wanted(scan, slot, stream))
+		if (type_is_wanted(scan, slot) && tags_are_wanted(scan, slot) && stream_is_wanted(scan, slot, stream))
 			return slot;
 	}
 	return NULL;
 }
 
-/* The next event of one stream; NULL at the end. */
+/* Fetches the next event of one stream; NULL at the end. */
 static TupleTableSlot *
-next_of_stream(EvpgLogScan *scan)
+fetch_stream_event(EvpgLogScan *scan)
 {
-	Source	   *source = &scan->sources[0];
+	IndexSource *source = &scan->sources[0];
 
 	CHECK_FOR_INTERRUPTS();
 	return index_getnext_slot(source->scan, scan->direction, source->slot) ? source->slot : NULL;
 }
 
 static char *
-slot_text(TupleTableSlot *slot, int column)
+get_slot_text(TupleTableSlot *slot, int column)
 {
 	return slot->tts_isnull[column] ? NULL : TextDatumGetCString(slot->tts_values[column]);
 }
 
 static void *
-get_varlena(TupleTableSlot *slot, int column)
+get_slot_varlena(TupleTableSlot *slot, int column)
 {
 	return slot->tts_isnull[column] ? NULL : PG_DETOAST_DATUM(slot->tts_values[column]);
 }
 
-/* The next event; false at the end.  It lives until the next call. */
+/*
+ * EvpgLogScanNext
+ *		Fetches the next event of a scan; false at the end.  The event lives
+ *		until the next call, in a context of the scan.
+ */
 bool
 EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 {
@@ -509,7 +521,7 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 
 	if (scan->stream != NULL)
 		stream = *scan->stream;
-	slot = scan->stream != NULL ? next_of_stream(scan) : next_of_all(scan, &stream);
+	slot = scan->stream != NULL ? fetch_stream_event(scan) : fetch_wanted_event(scan, &stream);
 	if (slot == NULL)
 		return false;
 
@@ -521,26 +533,27 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	/* Copies: a scan inside of this one may make the session forget streams. */
 	event->aggregate_type = pstrdup(stream.aggregate_type);
 	event->aggregate_id = pstrdup(stream.aggregate_id);
-	event->type = slot_text(slot, LOG_TYPE);
+	event->type = get_slot_text(slot, LOG_TYPE);
 	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);
-	event->data = get_varlena(slot, LOG_DATA);
-	event->metadata = get_varlena(slot, LOG_METADATA);
-	event->tags = get_varlena(slot, LOG_TAGS);
+	event->data = get_slot_varlena(slot, LOG_DATA);
+	event->metadata = get_slot_varlena(slot, LOG_METADATA);
+	event->tags = get_slot_varlena(slot, LOG_TAGS);
 	event->event_id = *DatumGetUUIDP(slot->tts_values[LOG_EVENT_ID]);
 	event->has_event_id = true;
 	event->has_occurred_at = true;
 	event->caused_by = 0;
-	event->command_id = slot_text(slot, LOG_COMMAND_ID);
-	event->correlation_id = slot_text(slot, LOG_CORRELATION_ID);
-	event->causation_id = slot_text(slot, LOG_CAUSATION_ID);
-	event->actor = slot_text(slot, LOG_ACTOR);
-	event->session_role = slot_text(slot, LOG_SESSION_ROLE);
+	event->command_id = get_slot_text(slot, LOG_COMMAND_ID);
+	event->correlation_id = get_slot_text(slot, LOG_CORRELATION_ID);
+	event->causation_id = get_slot_text(slot, LOG_CAUSATION_ID);
+	event->actor = get_slot_text(slot, LOG_ACTOR);
+	event->session_role = get_slot_text(slot, LOG_SESSION_ROLE);
 	event->occurred_at = DatumGetTimestampTz(slot->tts_values[LOG_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
 	MemoryContextSwitchTo(old);
 	return true;
 }
 
+/* Ends a scan and frees it; after an ERROR the resource owner and the memory context do that. */
 void
 EvpgLogScanEnd(EvpgLogScan *scan)
 {

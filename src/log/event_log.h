@@ -31,7 +31,7 @@ extern bool EvpgLogReserveEventId(const pg_uuid_t *event_id);
 extern void EvpgLogReleaseEventId(const pg_uuid_t *event_id);
 extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);
 extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
-extern bool EvpgLogHas(int64 position);
+extern bool EvpgLogHasEvent(int64 position);
 extern int64 EvpgLogScanReached(EvpgLogScan *scan);
 extern int	EvpgLogPart(const char *key, int parts);
 extern bool EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event);

@@ -5,19 +5,20 @@
  *		reader at position n could miss a smaller one that commits later.
  *
  * Before its first draw, and to the end of its transaction, an appender holds
- * two locks: RowExclusiveLock on the view evpg.fence, of no use else, and an
- * advisory lock whose key is the last position that was drawn before.  So what
- * it draws lies above its key.  A reader first reads how far the sequence was
- * drawn, then looks at the locks: every position up to there, and up to the
- * lowest key, is decided.  That is the mark, and every session that looks sees
- * the same.  It goes back when an appender takes its locks long after it has
- * read how far the sequence was drawn; what was decided before stays so.
+ * two locks: RowExclusiveLock on the view evpg.fence, which has no other use,
+ * and an advisory lock whose key is the last position that was drawn before.
+ * So what it draws lies above its key.  A reader first reads the last position
+ * drawn, then the locks: every position up to the last drawn, and up to the
+ * lowest key, is decided.  That is the stable position, and it is the same for
+ * every session that computes it.  It goes back if an appender takes its locks
+ * long after it has read the last position drawn; what was decided before stays
+ * so.
  *
  * Only appenders matter: not other transactions, other databases, VACUUM,
  * ANALYZE or CREATE INDEX CONCURRENTLY, which lock tables but never a view.  A
  * prepared transaction keeps its locks, over a restart too.  A position that a
- * rolled-back subtransaction drew is dead: never appended later, so it does not
- * matter that ROLLBACK TO gives both locks back early.
+ * rolled-back subtransaction drew is never appended later, so it does not
+ * matter that ROLLBACK TO releases both locks early.
  *
  * Nothing is ever stored, so a dump, a restart or a failover leaves no trace.
  *
@@ -45,12 +46,15 @@
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 
-/* A look may find appenders in mid-flight: how often it is repeated, each time after 1 ms. */
-#define MAX_LOOKS 100
+/* How often the stable position is computed again, after 1 ms each, to wait for in-progress appenders. */
+#define MAX_RECHECKS 100
 
-/* The highest position drawn so far, 0 if none; lsn: up to where WAL must be kept for a crash not to forget it. */
+/*
+ * Reads the highest position drawn so far, 0 if none, and up to where WAL must
+ * be durable for a crash not to forget it (lsn).
+ */
 static int64
-last_drawn(Oid sequence, XLogRecPtr *lsn)
+read_last_drawn(Oid sequence, XLogRecPtr *lsn)
 {
 	Relation	relation = relation_open(sequence, AccessShareLock);
 	Buffer		buffer = ReadBuffer(relation, 0);
@@ -71,8 +75,9 @@ last_drawn(Oid sequence, XLogRecPtr *lsn)
 	return result;
 }
 
+/* Tells whether this transaction holds the locks of an appender. */
 static bool
-held_by_me(Oid fence)
+fence_is_held(Oid fence)
 {
 	LOCKTAG		tag;
 
@@ -80,9 +85,12 @@ held_by_me(Oid fence)
 	return EvpgLockHeld(&tag, RowExclusiveLock);
 }
 
-/* Says that what this transaction draws from now on lies above a position. */
+/*
+ * Takes the advisory lock that shows that what this transaction draws from now
+ * on lies above a position.
+ */
 static void
-hold_fence(uint64 drawn)
+lock_as_appender(uint64 drawn)
 {
 	LOCKTAG		tag;
 
@@ -92,8 +100,9 @@ hold_fence(uint64 drawn)
 
 /*
  * EvpgFenceEnter
- *		Takes the locks of an appender.  To be called before every draw, also if
- *		this transaction took them before: a ROLLBACK TO may have given them
+ *		Takes the locks of an appender to the end of the transaction.  The
+ *		caller holds the stream's row, and calls this before every draw, also if
+ *		the transaction took the locks before: a ROLLBACK TO may have given them
  *		back, both together.
  */
 void
@@ -105,12 +114,12 @@ EvpgFenceEnter(void)
 	EvpgDurableNoteAppend();
 	if (EVPG_MUTATION("fence_late"))
 		return;
-	if (!held_by_me(catalog->fence))
+	if (!fence_is_held(catalog->fence))
 	{
-		uint64		drawn = last_drawn(catalog->event_position, &lsn);
+		uint64		drawn = read_last_drawn(catalog->event_position, &lsn);
 
 		EVPG_WAIT_POINT("fence_read");
-		hold_fence(drawn);
+		lock_as_appender(drawn);
 	}
 	LockRelationOid(catalog->fence, RowExclusiveLock);
 	EvpgWakeConsumersAtEnd();
@@ -118,7 +127,7 @@ EvpgFenceEnter(void)
 
 /* Draws a position.  The caller has entered the fence and holds the stream. */
 int64
-EvpgFenceDraw(void)
+EvpgFenceDrawPosition(void)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		position = nextval_internal(catalog->event_position, false);
@@ -126,30 +135,30 @@ EvpgFenceDraw(void)
 	EVPG_WAIT_POINT("fence_drawn");
 	if (EVPG_MUTATION("fence_late"))
 	{
-		hold_fence(position - 1);
+		lock_as_appender(position - 1);
 		LockRelationOid(catalog->fence, RowExclusiveLock);
 	}
 	return position;
 }
 
-/* The mark as it is now. */
+/* Computes the stable position as it is now, given the highest position drawn. */
 static int64
-look_at_fence(const EvpgCatalog *catalog, int64 drawn)
+compute_stable_position(const EvpgCatalog *catalog, int64 drawn)
 {
 	LOCKTAG		tag;
 	VirtualTransactionId *others;
 	int			nothers;
 	LockData   *locks;
-	int64		mark = drawn;
+	int64		position = drawn;
 
 	/*
-	 * Most of the time there is no appender, and all locks need not be looked
-	 * at.
+	 * Most of the time there is no appender, and the whole lock table need
+	 * not be read.
 	 */
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, catalog->fence);
 	others = GetLockConflicts(&tag, ShareLock, &nothers);
 	pfree(others);
-	if (EVPG_MUTATION("fence_ignored") || (nothers == 0 && !held_by_me(catalog->fence)))
+	if (EVPG_MUTATION("fence_ignored") || (nothers == 0 && !fence_is_held(catalog->fence)))
 		return drawn;
 
 	locks = GetLockStatusData();
@@ -159,36 +168,36 @@ look_at_fence(const EvpgCatalog *catalog, int64 drawn)
 
 		if (lock->locktag.locktag_type == LOCKTAG_ADVISORY && lock->locktag.locktag_field1 == MyDatabaseId &&
 			lock->locktag.locktag_field4 == EVPG_LOCK_APPENDER && lock->holdMask != 0)
-			mark = Min(mark, (int64) (((uint64) lock->locktag.locktag_field2 << 32) | lock->locktag.locktag_field3));
+			position = Min(position, (int64) (((uint64) lock->locktag.locktag_field2 << 32) | lock->locktag.locktag_field3));
 	}
-	return mark;
+	return position;
 }
 
 /*
- * find_stable_position
- *		See EvpgFenceStablePosition.  lsn: up to where WAL must be kept for a crash
- *		not to forget what was drawn.
+ * Returns the stable position (EvpgFenceStablePosition), and up to where WAL must
+ * be durable for a crash not to forget what was drawn (lsn).
  *
- * With wait, if appenders are in mid-flight, it looks again for at most a tenth
- * of a second, until those of the first look are through; longer ones hold the
- * mark.  A transaction that has appended does not look again: two of them
- * would look at each other.  Nor does a session whose last wait ended at the
- * same mark: who holds it is long at work, or idle, and what others append
- * above it cannot move it.
+ * With wait, if appenders are in progress, it is computed again for at most a
+ * tenth of a second, until those of the first try have ended; longer ones hold it
+ * back.  A transaction that has appended does not wait: two of them would wait for
+ * each other.  Nor does a session whose last wait ended at the same position: the
+ * transaction that holds it back is long, or idle, and what others append above it
+ * cannot move it.
  */
 static int64
 find_stable_position(bool wait, XLogRecPtr *lsn)
 {
-	static int64 held_mark = -1;	/* at which the last wait ended in vain */
+	static int64 held_position = -1;	/* at which the last wait ended in
+										 * vain */
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	int64		wanted;
-	int64		mark;
+	int64		position;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("there is no stable position during recovery"),
-				 errdetail("A standby does not see who appends on the primary."),
+				 errdetail("A standby does not see the appenders of the primary."),
 				 errhint("Ask the primary, or read with stable_only => false.")));
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
@@ -197,32 +206,35 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 				 errdetail("The snapshot of this transaction may be older than the position."),
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
-	wanted = last_drawn(catalog->event_position, lsn);
-	mark = look_at_fence(catalog, wanted);
-	if (wait && mark != held_mark && !held_by_me(catalog->fence))
+	wanted = read_last_drawn(catalog->event_position, lsn);
+	position = compute_stable_position(catalog, wanted);
+	if (wait && position != held_position && !fence_is_held(catalog->fence))
 	{
-		if (mark < wanted)
+		if (position < wanted)
 			EVPG_WAIT_POINT("fence_wait");
-		for (int i = 0; i < MAX_LOOKS && mark < wanted; i++)
+		for (int i = 0; i < MAX_RECHECKS && position < wanted; i++)
 		{
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
-			mark = look_at_fence(catalog, last_drawn(catalog->event_position, lsn));
+			position = compute_stable_position(catalog, read_last_drawn(catalog->event_position, lsn));
 		}
-		if (mark < wanted)
-			held_mark = mark;
+		if (position < wanted)
+			held_position = position;
 	}
-	return mark;
+	return position;
 }
 
 /*
  * EvpgFenceStablePosition
- *		A position at or below which no event can still appear.  Read events up
- *		to it with a snapshot taken afterwards, so only under READ COMMITTED.
+ *		Returns a position at or below which no event can still appear.  Read
+ *		events up to it with a snapshot taken afterwards.  With wait,
+ *		in-progress appenders are waited for, a tenth of a second at most.
+ *		Raises 25000 unless the isolation level is READ COMMITTED, and 55000 on
+ *		a standby.
  *
- * A crash may take back the last of these events.  That does no harm to what is
- * stored in this database, whose own commit comes later in the WAL.
+ * A crash may take back the last of these events.  That does no harm to what
+ * is stored in this database, whose own commit comes later in the WAL.
  */
 int64
 EvpgFenceStablePosition(bool wait)
@@ -234,33 +246,37 @@ EvpgFenceStablePosition(bool wait)
 
 /*
  * EvpgFenceDurablePosition
- *		The same for what is handed out (rule 19): no crash takes back what is
- *		decided up to there.  That is the events, and also the positions that were
- *		drawn in vain: else they would be drawn again, below a mark that somebody
- *		keeps elsewhere.
+ *		Returns the stable position for what is handed out (rule 19), after
+ *		waiting until no crash can take back what is decided up to it.  That is
+ *		the events, and also the positions that were drawn in vain: they would
+ *		be drawn again, below a checkpoint that a client keeps elsewhere.
  */
 int64
 EvpgFenceDurablePosition(bool wait)
 {
 	XLogRecPtr	lsn;
-	int64		mark = find_stable_position(wait, &lsn);
+	int64		position = find_stable_position(wait, &lsn);
 
 	EvpgDurableAwaitAppends(lsn);
-	return mark;
+	return position;
 }
 
-/* The highest position drawn so far, 0 if none: that of an event only if no appender is in mid-flight. */
+/*
+ * EvpgFenceLastDrawn
+ *		Returns the highest position drawn so far, 0 if none: that of a
+ *		committed event only if no appender is in progress.
+ */
 int64
 EvpgFenceLastDrawn(void)
 {
 	XLogRecPtr	lsn;
 
-	return last_drawn(EvpgCatalogGet()->event_position, &lsn);
+	return read_last_drawn(EvpgCatalogGet()->event_position, &lsn);
 }
 
-/* Whether this transaction is an appender. */
+/* Tells whether this transaction is an appender. */
 bool
-EvpgFenceHeld(void)
+EvpgFenceIsHeld(void)
 {
-	return held_by_me(EvpgCatalogGet()->fence);
+	return fence_is_held(EvpgCatalogGet()->fence);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fence.h
- *		The position fence: what lets a reader know that no event is missing.
+ *		The position fence: tells a reader up to where no event can be missing.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,9 +9,9 @@
 #define EVPG_FENCE_H
 
 extern void EvpgFenceEnter(void);
-extern int64 EvpgFenceDraw(void);
+extern int64 EvpgFenceDrawPosition(void);
 extern int64 EvpgFenceLastDrawn(void);
-extern bool EvpgFenceHeld(void);
+extern bool EvpgFenceIsHeld(void);
 extern int64 EvpgFenceStablePosition(bool wait);
 extern int64 EvpgFenceDurablePosition(bool wait);
 

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * read_log.c
- *		The SQL functions that read streams, events and states.
+ *		The SQL functions that read streams and events.
  *
  * STABLE ones see what the calling statement sees.  evpg_read_all with
  * stable_only and evpg_stable_position are VOLATILE: they must read with a
- * snapshot that is newer than the mark.
+ * snapshot that is newer than the stable position.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,7 +13,6 @@
 
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/errors.h"
 #include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
@@ -41,6 +40,11 @@ static EvpgStatement select_streams = {
 	.types = {TEXTOID, TEXTOID, TEXTOID, INT8OID}
 };
 
+/*
+ * evpg_streams
+ *		SQL: evpg_streams(aggregate_type, after_id, max_count, after_type).
+ *		Returns a page of streams, in order of type and id.
+ */
 Datum
 evpg_streams(PG_FUNCTION_ARGS)
 {
@@ -73,6 +77,11 @@ evpg_streams(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/*
+ * evpg_stream_version
+ *		SQL: evpg_stream_version(aggregate_type, aggregate_id).  Returns the
+ *		version of a stream; NULL if it does not exist.
+ */
 Datum
 evpg_stream_version(PG_FUNCTION_ARGS)
 {
@@ -91,7 +100,7 @@ evpg_stream_version(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(stream.version);
 }
 
-/* Adds an event to the rows of a function that returns evpg.event. */
+/* Adds an event to the rows of a function that returns evpg.event; row is a memory context for it. */
 static void
 return_event(FunctionCallInfo fcinfo, const EvpgEvent *event, MemoryContext row)
 {
@@ -106,6 +115,13 @@ return_event(FunctionCallInfo fcinfo, const EvpgEvent *event, MemoryContext row)
 	MemoryContextReset(row);
 }
 
+/*
+ * evpg_read_stream
+ *		SQL: evpg_read_stream(aggregate_type, aggregate_id, from_version, ...).
+ *		Returns the events of a stream in order of version.  Raises VE004 if it
+ *		does not exist and missing_ok is false, and XX001 if an event is
+ *		missing.
+ */
 Datum
 evpg_read_stream(PG_FUNCTION_ARGS)
 {
@@ -155,15 +171,16 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 }
 
 /* Which events evpg_read_all is asked for; NULL: all. */
-typedef struct Wanted
+typedef struct ReadFilter
 {
 	ArrayType  *aggregate_types;
 	ArrayType  *event_types;
 	ArrayType  *tags;
-} Wanted;
+} ReadFilter;
 
+/* Returns the names of an array argument; NIL, which is all, for NULL. */
 static List *
-names_of(ArrayType *array)
+list_filter_names(ArrayType *array)
 {
 	return array == NULL ? NIL : EvpgNamesFromArray(array);
 }
@@ -179,13 +196,13 @@ static EvpgStatement select_events_tagged = {
 };
 
 /*
- * Returns events of positions above after and up to upto, in order, with a new
- * snapshot: by the index on types if there is one, else by position.  Whether
- * the index on tags is better than that on positions depends on the tags, so
- * with it the planner decides.
+ * Returns the events of positions above after and up to upto, in order, under
+ * a new snapshot: by the index on types if there is one, else by position.
+ * Whether the index on tags is better than that on positions depends on the
+ * tags, so the planner decides if it exists.  Returns their number.
  */
 static int64
-return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 upto, int64 max_count)
+return_page(FunctionCallInfo fcinfo, const ReadFilter *wanted, int64 after, int64 upto, int64 max_count)
 {
 	EvpgLogFilter filter = {.after = after, .upto = upto};
 	EvpgLogScan *scan;
@@ -206,9 +223,9 @@ return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 up
 
 		return EvpgStatementReturnAll(fcinfo, &select_events_tagged, values, nulls, false);
 	}
-	filter.aggregate_types = names_of(wanted->aggregate_types);
-	filter.event_types = names_of(wanted->event_types);
-	filter.tags = names_of(wanted->tags);
+	filter.aggregate_types = list_filter_names(wanted->aggregate_types);
+	filter.event_types = list_filter_names(wanted->event_types);
+	filter.tags = list_filter_names(wanted->tags);
 	row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan = EvpgLogScanAll(&filter);
@@ -229,6 +246,12 @@ return_page(FunctionCallInfo fcinfo, const Wanted *wanted, int64 after, int64 up
 	return count;
 }
 
+/*
+ * evpg_read_all
+ *		SQL: evpg_read_all(after_position, max_count, ...).  Returns the events
+ *		of all streams in order of position; with stable_only, only those that
+ *		no later commit can precede and no crash can take back.
+ */
 Datum
 evpg_read_all(PG_FUNCTION_ARGS)
 {
@@ -240,36 +263,37 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	int64		after_position = EvpgArgBigint(fcinfo, ARG_AFTER_POSITION, "after_position");
 	int64		max_count = EvpgArgMaxCount(fcinfo, ARG_MAX_COUNT);
 	bool		stable_only = EvpgArgBool(fcinfo, ARG_STABLE_ONLY, "stable_only");
-	Wanted		wanted = {
+	ReadFilter	wanted = {
 		.aggregate_types = EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
 		.event_types = EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
 		.tags = EvpgArgTextArray(fcinfo, ARG_TAGS, "tags")
 	};
 	int64		count;
-	int64		mark;
+	int64		stable;
 	EvpgScope	scope;
 
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgEnter(&scope, NULL);
-	mark = stable_only ? EvpgFenceDurablePosition(false) : PG_INT64_MAX;
-	count = return_page(fcinfo, &wanted, after_position, mark, max_count);
+	stable = stable_only ? EvpgFenceDurablePosition(false) : PG_INT64_MAX;
+	count = return_page(fcinfo, &wanted, after_position, stable, max_count);
 
 	/*
-	 * A page that is not full is worth waiting for appenders in mid-flight;
-	 * it goes on behind the mark.
+	 * If the page is not full, in-progress appenders are worth a wait; it
+	 * continues above the stable position of the first part.
 	 */
 	if (stable_only && count != max_count)
 	{
 		int64		later = EvpgFenceDurablePosition(true);
 
-		if (later > mark)
-			(void) return_page(fcinfo, &wanted, Max(after_position, mark), later,
+		if (later > stable)
+			(void) return_page(fcinfo, &wanted, Max(after_position, stable), later,
 							   max_count < 0 ? max_count : max_count - count);
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();
 }
 
+/* SQL: evpg_stable_position().  Returns the position up to which all events are final and durable. */
 Datum
 evpg_stable_position(PG_FUNCTION_ARGS)
 {

@@ -4,19 +4,20 @@
  *		Streams: one row of evpg.stream each, which is what commands lock.
  *
  * The row lock (row.c), held to the end of the transaction, makes the commands
- * of a stream serial: who has it knows version and last position.  What is read
+ * of a stream serial: its holder knows version and last position.  What is read
  * after that is read with a new snapshot, so that it includes what the previous
  * holder committed.
  *
- * Whose a stream_id is never changes, so a session remembers it.
+ * The type and id of a stream_id never change, so a session remembers them.
  *
- * A stream that does not exist has no row to lock.  Who must not be run twice
- * (a handler that is a function) reserves it first by an advisory lock on
- * (type, id), in a lock class of evpg's own.  It is held to the end of the command,
- * not of the transaction, which may create any number of streams: the lock table
- * of the server is small.  From then on the row itself is the guard, though
- * nobody else can see it yet: who gets the lock looks for it as a unique index
- * does, waits for the transaction that has made it, and looks again.
+ * A stream that does not exist has no row to lock.  A command that must not run
+ * twice (its handler is a function) first reserves the stream by an advisory
+ * lock on (type, id), in a lock class of its own.  It is held to the end of the
+ * command, not of the transaction, which may create any number of streams: the
+ * lock table of the server is small.  From then on the row itself is the guard,
+ * though no other session can see it yet: the next holder of the advisory lock
+ * searches for the row as a unique index does, waits for the transaction that
+ * has made it, and searches again.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,20 +48,20 @@
 #define STREAM_AGGREGATE_ID		7
 #define STREAM_NATTS			7
 
-/* So many streams a session remembers by stream_id, in so much memory; then it starts anew. */
-#define MAX_NAMES 100000
-#define MAX_NAMES_SIZE (32 * 1024 * 1024)
+/* Number and memory of the streams that a session remembers by stream_id; then it starts again. */
+#define MAX_STREAM_NAMES 100000
+#define MAX_STREAM_NAMES_SIZE (32 * 1024 * 1024)
 
-typedef struct Names
+typedef struct StreamName
 {
 	int64		stream_id;
 	char	   *aggregate_type;
 	char	   *aggregate_id;
 	char		status;
-} Names;
+} StreamName;
 
 #define SH_PREFIX streams
-#define SH_ELEMENT_TYPE Names
+#define SH_ELEMENT_TYPE StreamName
 #define SH_KEY_TYPE int64
 #define SH_KEY stream_id
 #define SH_HASH_KEY(table, key) murmurhash32((uint32) (key) ^ (uint32) ((key) >> 32))
@@ -71,10 +72,10 @@ typedef struct Names
 #include "lib/simplehash.h"
 
 static MemoryContext EvpgStreamContext = NULL;	/* of names */
-static streams_hash *names = NULL;
-static uint64 names_of = 0;		/* EvpgCatalogIdentity() */
+static streams_hash *stream_names = NULL;
+static uint64 stream_names_identity = 0;	/* EvpgCatalogIdentity() */
 
-/* A value of a row of evpg.stream, which has no NULLs. */
+/* Returns a value of a row of evpg.stream, which has no NULLs. */
 static Datum
 get_stream_value(HeapTuple row, int column)
 {
@@ -103,48 +104,59 @@ find_stream_row(EvpgStream *stream, Snapshot snapshot, bool lock)
 	return true;
 }
 
-/* Locks a stream to the end of the transaction and fills the rest of *stream; false if it has no row. */
+/*
+ * EvpgStreamLock
+ *		Locks the row of a stream to the end of the transaction and fills the
+ *		rest of *stream, given its type and id; false if there is no row.  The
+ *		row is in CurrentMemoryContext.
+ */
 bool
 EvpgStreamLock(EvpgStream *stream)
 {
 	return find_stream_row(stream, GetTransactionSnapshot(), true);
 }
 
-/* The same without a lock, under the caller's snapshot or a new one. */
+/*
+ * EvpgStreamRead
+ *		Reads the row of a stream as EvpgStreamLock does, but without a lock,
+ *		under the active snapshot (caller_snapshot) or a new one.
+ */
 bool
 EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 {
 	return find_stream_row(stream, caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot(), false);
 }
 
+/* Empties the session's memory of streams by stream_id. */
 static void
-forget_names(void)
+reset_stream_names(void)
 {
 	MemoryContext old = EvpgStreamContext;
 
 	EvpgStreamContext = NULL;
-	names = NULL;
+	stream_names = NULL;
 	if (old != NULL)
 		MemoryContextDelete(old);
 	EvpgStreamContext = AllocSetContextCreate(TopMemoryContext, "EvpgStream", ALLOCSET_DEFAULT_SIZES);
-	names = streams_create(EvpgStreamContext, 1024, NULL);
-	names_of = EvpgCatalogIdentity();
+	stream_names = streams_create(EvpgStreamContext, 1024, NULL);
+	stream_names_identity = EvpgCatalogIdentity();
 }
 
 /*
- * EvpgStreamById
- *		Whose a stream_id is: its type and id, until the next call.
+ * EvpgStreamGetById
+ *		Fills type and id of *stream by its stream_id; they live until the next
+ *		call.  Raises XX001 if there is no such stream.
  */
 void
-EvpgStreamById(int64 stream_id, EvpgStream *stream)
+EvpgStreamGetById(int64 stream_id, EvpgStream *stream)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
-	Names	   *entry;
+	StreamName *entry;
 	bool		found;
 
-	if (names == NULL || names->members >= MAX_NAMES || names_of != EvpgCatalogIdentity())
-		forget_names();
-	entry = streams_lookup(names, stream_id);
+	if (stream_names == NULL || stream_names->members >= MAX_STREAM_NAMES || stream_names_identity != EvpgCatalogIdentity())
+		reset_stream_names();
+	entry = streams_lookup(stream_names, stream_id);
 	if (entry == NULL)
 	{
 		HeapTuple	row = EvpgRowById(&catalog->stream, &catalog->stream_id_index, stream_id);
@@ -157,12 +169,12 @@ EvpgStreamById(int64 stream_id, EvpgStream *stream)
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("stream with id " INT64_FORMAT " is missing", stream_id),
 					 errdetail("There is an event of it.")));
-		if (MemoryContextMemAllocated(EvpgStreamContext, false) > MAX_NAMES_SIZE)
-			forget_names();
+		if (MemoryContextMemAllocated(EvpgStreamContext, false) > MAX_STREAM_NAMES_SIZE)
+			reset_stream_names();
 		old = MemoryContextSwitchTo(EvpgStreamContext);
 		type = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_TYPE));
 		id = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_ID));
-		entry = streams_insert(names, stream_id, &found);
+		entry = streams_insert(stream_names, stream_id, &found);
 		entry->aggregate_type = type;
 		entry->aggregate_id = id;
 		MemoryContextSwitchTo(old);
@@ -182,8 +194,9 @@ static EvpgStatement insert_stream = {
 
 /*
  * EvpgStreamCreate
- *		Creates a stream, which is then locked; waits for another creator.
- *		False if that one was first: nothing happened, lock the row and see.
+ *		Creates a stream, which is then locked to the end of the transaction;
+ *		waits for another creator.  Returns false if that one was first: nothing
+ *		has happened, the caller locks the row.
  */
 bool
 EvpgStreamCreate(EvpgStream *stream)
@@ -205,8 +218,8 @@ EvpgStreamCreate(EvpgStream *stream)
  * EvpgStreamReserve
  *		Makes this session the only one that may create the stream, up to
  *		EvpgStreamRelease, or the end of the (sub)transaction by an error; waits
- *		for who has created it and not committed.  False if the stream exists by
- *		now; then nothing is reserved.
+ *		for a transaction that has created it and not committed.  Returns false
+ *		if the stream exists by now; then nothing is reserved.
  */
 bool
 EvpgStreamReserve(const EvpgStream *stream)
@@ -222,14 +235,22 @@ EvpgStreamReserve(const EvpgStream *stream)
 						  &catalog->stream, &catalog->stream_key_index, keys, 2);
 }
 
-/* Gives a reservation back, within the command that has taken it; the row, if there is one now, is the guard from now on. */
+/*
+ * EvpgStreamRelease
+ *		Gives up a reservation, within the command that has taken it; the row,
+ *		if there is one by now, is the guard from then on.
+ */
 void
 EvpgStreamRelease(const EvpgStream *stream)
 {
 	EvpgReleaseKey(EvpgHashPair(stream->aggregate_type, stream->aggregate_id));
 }
 
-/* Stores what a locked stream has come to. */
+/*
+ * EvpgStreamAdvance
+ *		Stores the new version and last position of a stream that the caller has
+ *		locked, in its row and in *stream.
+ */
 void
 EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at)
 {
@@ -252,7 +273,7 @@ EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, Timest
 	stream->last_recorded_at = recorded_at;
 }
 
-/* Raises that a stream that must exist does not. */
+/* Raises VE004: a stream that must exist does not. */
 void
 EvpgStreamRaiseMissing(const EvpgStream *stream)
 {
@@ -261,7 +282,11 @@ EvpgStreamRaiseMissing(const EvpgStream *stream)
 			 errmsg("stream \"%s\" of aggregate \"%s\" does not exist", stream->aggregate_id, stream->aggregate_type)));
 }
 
-/* Raises that the event at a version that a stream has reached is missing, or is another one. */
+/*
+ * EvpgStreamRaiseDamaged
+ *		Raises XX001: the event at a version that a stream has reached is
+ *		missing, or is not the one that its row expects.
+ */
 void
 EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version)
 {
@@ -269,5 +294,6 @@ EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("event log of stream \"%s\" of aggregate \"%s\" is damaged",
 					stream->aggregate_id, stream->aggregate_type),
-			 errdetail("Version " INT64_FORMAT " is missing or is not what the stream says.", version)));
+			 errdetail("Version " INT64_FORMAT " is missing, or is not the one that the row of the stream expects.",
+					   version)));
 }

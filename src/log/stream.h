@@ -11,7 +11,7 @@
 #include "access/htup.h"
 #include "datatype/timestamp.h"
 
-/* A stream as its row says; stream_id 0 = there is no row. */
+/* A stream as in its row; stream_id 0: it has no row. */
 typedef struct EvpgStream
 {
 	const char *aggregate_type;
@@ -25,7 +25,7 @@ typedef struct EvpgStream
 
 extern bool EvpgStreamLock(EvpgStream *stream);
 extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);
-extern void EvpgStreamById(int64 stream_id, EvpgStream *stream);
+extern void EvpgStreamGetById(int64 stream_id, EvpgStream *stream);
 extern bool EvpgStreamCreate(EvpgStream *stream);
 extern bool EvpgStreamReserve(const EvpgStream *stream);
 extern void EvpgStreamRelease(const EvpgStream *stream);

@@ -163,7 +163,7 @@ evpg_receive_message(PG_FUNCTION_ARGS)
 	EvpgLeave(&scope);
 	for (int i = 0; i < message.count; i++)
 		if (!message.refused || EvpgOutcomeSqlstate(&message.outcomes[i]) != ERRCODE_SUCCESSFUL_COMPLETION)
-			EvpgOutcomeReturn(fcinfo, &message.outcomes[i]);
+			EvpgOutcomeReturnRow(fcinfo, &message.outcomes[i]);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	PG_RETURN_NULL();

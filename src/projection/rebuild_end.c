@@ -134,7 +134,7 @@ switch_builds(EvpgRebuild *rebuild)
 		EvpgRebuildTablesDropCopies(rebuild->build);
 	}
 	EvpgFenceEnter();
-	position = EvpgFenceDraw();
+	position = EvpgFenceDrawPosition();
 	values[1] = Int64GetDatum(position);
 	rebuild->replaced = projection->build;
 	EvpgStatementExecute(&replace_build, values, NULL);

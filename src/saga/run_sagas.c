@@ -50,7 +50,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 	EvpgRefuseInSaga("run sagas");
 	EvpgEnter(&scope, "evpg_run_sagas()");
 	EvpgActivationRequire();
-	if (EvpgFenceHeld())
+	if (EvpgFenceIsHeld())
 		ereport(NOTICE,
 				(errmsg("evpg_run_sagas() does not see what this transaction has appended"),
 				 errhint("Commit first.")));

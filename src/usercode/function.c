@@ -5,12 +5,12 @@
  *		them.
  *
  * A function is called through a saved plan, so CREATE OR REPLACE, inlining and
- * every language work as in SQL.  It runs as its owner, under the
- * search_path that was in force when it was registered (its own SET wins),
- * never as the owner of the extension.  Who registers it must own it: whoever
- * owns it could replace it later.  That is checked again whenever the function
- * is looked up, because another role's function may have come to have the name,
- * and would run as that role under the registrant's search_path.
+ * every language work as in SQL.  It runs as its owner, under the search_path
+ * that was in force when it was registered (its own SET wins), never as the
+ * owner of the extension.  The registering role must own it, since its owner
+ * can replace it later.  That is checked again whenever the function is looked
+ * up, because another role's function may have got the name, and would run as
+ * that role under the registrant's search_path.
  *
  * Functions are remembered by schema, name and argument types as text, because
  * stored oids do not survive a dump and reg* columns make pg_upgrade refuse.
@@ -25,7 +25,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "base/catalog.h"
-#include "base/errors.h"
 #include "base/settings.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
@@ -76,9 +75,9 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_TRANSLATOR] = "f(payload jsonb) returning evpg.command or a set of it",
 };
 
-/* The argument types of a role: as many as a function may have. */
+/* Fills the argument types of a role and returns their number, the most that a function may have. */
 static int
-role_arguments(EvpgRole role, Oid *types)
+list_role_arguments(EvpgRole role, Oid *types)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 
@@ -122,12 +121,13 @@ role_arguments(EvpgRole role, Oid *types)
 	pg_unreachable();
 }
 
+/* Tells whether a function has the arguments and the result of a role. */
 static bool
-role_fits(Form_pg_proc proc, EvpgRole role)
+function_fits_role(Form_pg_proc proc, EvpgRole role)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	Oid			types[2];
-	int			count = role_arguments(role, types);
+	int			count = list_role_arguments(role, types);
 
 	/* A handler of a projection need not ask for the keys. */
 	if (proc->prokind != PROKIND_FUNCTION ||
@@ -168,8 +168,8 @@ role_fits(Form_pg_proc proc, EvpgRole role)
 
 /*
  * EvpgFunctionCheck
- *		Error unless registrant may register the function for the role; returns
- *		its signature.
+ *		Raises an error unless registrant may register the function for the
+ *		role.  Returns its signature, in CurrentMemoryContext.
  */
 char *
 EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
@@ -184,7 +184,7 @@ EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
 				 errmsg("function with oid %u does not exist", function)));
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	signature = format_procedure_qualified(function);
-	if (!role_fits(proc, role))
+	if (!function_fits_role(proc, role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("function %s cannot be a %s", signature, role_names[role]),
@@ -210,7 +210,10 @@ raise_missing_function(const char *signature, EvpgRole role)
 			 errhint("Create it again, or register another one.")));
 }
 
-/* Error unless who registered a function may still have functions of its owner run. */
+/*
+ * Raises an error unless the role that registered a function may still have
+ * functions of its owner run.
+ */
 static void
 check_registrant(const char *registered_by, Oid owner, const char *signature, EvpgRole role)
 {
@@ -234,7 +237,7 @@ check_registrant(const char *registered_by, Oid owner, const char *signature, Ev
 
 /* Adds a column of pg_proc, of a type of variable length, to a hash. */
 static uint64
-hash_column(HeapTuple tuple, int column, uint64 hash)
+hash_proc_column(HeapTuple tuple, int column, uint64 hash)
 {
 	bool		isnull;
 	Datum		value = SysCacheGetAttr(PROCOID, tuple, column, &isnull);
@@ -245,10 +248,10 @@ hash_column(HeapTuple tuple, int column, uint64 hash)
 }
 
 /*
- * What a function is, as far as its definition says it: its code, its settings,
- * its language and the search_path of its registration.  The same after a dump
- * and in another database, but for a body that was parsed at CREATE FUNCTION,
- * whose nodes have object ids: what is kept under it is then made anew.
+ * Hashes the definition of a function: its code, its settings, its language
+ * and the search_path of its registration.  It is the same after a dump and in
+ * another database, except for a body that was parsed at CREATE FUNCTION,
+ * whose nodes have object ids: what is kept under it is then made again.
  */
 static uint64
 hash_definition(HeapTuple tuple, const char *search_path)
@@ -257,14 +260,14 @@ hash_definition(HeapTuple tuple, const char *search_path)
 	uint64		hash = DatumGetUInt64(hash_any_extended((unsigned char *) language, strlen(language), 0));
 
 	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) search_path, strlen(search_path), hash));
-	hash = hash_column(tuple, Anum_pg_proc_prosrc, hash);
-	hash = hash_column(tuple, Anum_pg_proc_probin, hash);
-	hash = hash_column(tuple, Anum_pg_proc_prosqlbody, hash);
-	return hash_column(tuple, Anum_pg_proc_proconfig, hash);
+	hash = hash_proc_column(tuple, Anum_pg_proc_prosrc, hash);
+	hash = hash_proc_column(tuple, Anum_pg_proc_probin, hash);
+	hash = hash_proc_column(tuple, Anum_pg_proc_prosqlbody, hash);
+	return hash_proc_column(tuple, Anum_pg_proc_proconfig, hash);
 }
 
 static void
-free_plan(void *arg)
+free_function_plan(void *arg)
 {
 	EvpgFunction *function = arg;
 
@@ -274,10 +277,10 @@ free_plan(void *arg)
 
 /*
  * EvpgFunctionResolve
- *		Finds a registered function; error if it is not there any more, has
- *		another shape, or belongs to somebody for whom its registrant cannot
- *		speak.  All its memory is in CurrentMemoryContext and goes with it, the
- *		saved plan too.
+ *		Finds a registered function; raises an error if it no longer exists, has
+ *		another shape, or belongs to a role that its registrant cannot act for.
+ *		All its memory is in CurrentMemoryContext and is freed with it, the
+ *		saved plan too.  The caller is inside EvpgEnter.
  */
 EvpgFunction *
 EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered_by, const char *search_path)
@@ -297,7 +300,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 	if (!HeapTupleIsValid(tuple))
 		raise_missing_function(signature, role);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	if (!role_fits(proc, role))
+	if (!function_fits_role(proc, role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("function %s cannot be a %s", signature, role_names[role]),
@@ -315,7 +318,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 	if (role == EVPG_ROLE_REDUCER)
 		function->definition_hash = hash_definition(tuple, search_path);
 	ReleaseSysCache(tuple);
-	function->callback.func = free_plan;
+	function->callback.func = free_function_plan;
 	function->callback.arg = function;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &function->callback);
 	return function;
@@ -323,7 +326,8 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 
 /*
  * EvpgFunctionResolveIn
- *		The same, in a child of a context; an error leaves what was made to
+ *		Finds a registered function as EvpgFunctionResolve does, in a context of
+ *		its own below parent; an error leaves what was made to
  *		CurrentMemoryContext.
  */
 EvpgFunction *
@@ -340,13 +344,13 @@ EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role
 }
 
 /*
- * The expression that calls a function: in place of the one parameter of the
- * statement that the plan is made of.  So the plan is about this very function,
- * never about another one that has come to have its name.  It is asked for
- * again whenever the function has changed.
+ * Makes the expression that calls a function, in place of the one parameter of
+ * the statement that the plan is made of.  So the plan is about this very
+ * function, never about another one that has got its name.  The
+ * parser calls it again whenever the function has changed.
  */
 static Node *
-call_expression(ParseState *pstate, ParamRef *ref)
+make_call_expression(ParseState *pstate, ParamRef *ref)
 {
 	EvpgFunction *function = pstate->p_ref_hook_state;
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
@@ -358,12 +362,12 @@ call_expression(ParseState *pstate, ParamRef *ref)
 	if (!HeapTupleIsValid(tuple))
 		raise_missing_function(function->signature, function->role);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	if (proc->proowner != function->owner || !role_fits(proc, function->role))
+	if (proc->proowner != function->owner || !function_fits_role(proc, function->role))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("function %s was changed while it was being used", function->signature),
 				 errhint("Repeat the command.")));
-	(void) role_arguments(function->role, types);
+	(void) list_role_arguments(function->role, types);
 	for (int i = 0; i < proc->pronargs; i++)
 	{
 		Param	   *param = makeNode(Param);
@@ -388,20 +392,23 @@ call_expression(ParseState *pstate, ParamRef *ref)
 }
 
 static void
-set_up_parser(ParseState *pstate, void *function)
+set_call_hooks(ParseState *pstate, void *function)
 {
 	pstate->p_ref_hook_state = function;
-	pstate->p_paramref_hook = call_expression;
+	pstate->p_paramref_hook = make_call_expression;
 }
 
-/* A generic plan: the arguments differ with each call, and planning costs more than calling. */
+/*
+ * Prepares a call with a generic plan: the arguments differ with each call,
+ * and planning costs more than calling.
+ */
 static SPIPlanPtr
 prepare_call(EvpgFunction *function)
 {
-	/* The comment is for whoever reads the context of an error. */
+	/* The comment names the function in the context of an error. */
 	const char *comment = strstr(function->signature, "*/") == NULL && strstr(function->signature, "/*") == NULL ?
 	psprintf(" /* %s */", function->signature) : "";
-	SPIPlanPtr	plan = SPI_prepare_params(psprintf("SELECT $1%s", comment), set_up_parser, function,
+	SPIPlanPtr	plan = SPI_prepare_params(psprintf("SELECT $1%s", comment), set_call_hooks, function,
 										  CURSOR_OPT_GENERIC_PLAN);
 
 	if (plan == NULL)
@@ -412,10 +419,10 @@ prepare_call(EvpgFunction *function)
 }
 
 static ParamListInfo
-make_parameters(EvpgFunction *function, Datum *args)
+make_call_parameters(EvpgFunction *function, Datum *args)
 {
 	Oid			types[2];
-	int			count = role_arguments(function->role, types);
+	int			count = list_role_arguments(function->role, types);
 	ParamListInfo params = makeParamList(count);
 
 	for (int i = 0; i < count; i++)
@@ -428,9 +435,13 @@ make_parameters(EvpgFunction *function, Datum *args)
 	return params;
 }
 
-/* An open relation: NULL if none of its rows was read to be replaced, unless it is wanted anyway.  Batches lock it when they write. */
+/*
+ * Opens a table in which the transaction may have read rows to replace them;
+ * NULL if it has no lock of it, unless it is to be opened anyway.  Batches
+ * lock it when they write.
+ */
 static Relation
-hold_table(Oid table, bool anyway)
+open_held_table(Oid table, bool anyway)
 {
 	LOCKTAG		tag;
 
@@ -442,15 +453,17 @@ hold_table(Oid table, bool anyway)
 
 /*
  * EvpgFunctionCall
- *		Calls a function as its owner and returns its rows (one, unless it
- *		returns a set) in CurrentMemoryContext; at most max_rows of them.
+ *		Calls a function as its owner, and fills *rows and *row_nulls with what
+ *		it returns, at most max_rows values (one, unless it returns a set), in
+ *		CurrentMemoryContext.  Returns their number.  The caller is inside
+ *		EvpgEnter.  Errors of the function are raised unchanged.
  *
  * read_only is for functions that must be pure: they see the active snapshot.
- * The caller is inside EvpgEnter.
  *
- * Rows that will be replaced are known by where they lie.  So their tables are
- * open meanwhile: what would move the rows, or drop the types of arguments and
- * result with the extension, is refused as for any table in use.
+ * Rows that will be replaced are known by their place in the table.  So their
+ * tables are open meanwhile: a command that would move the rows, or drop the
+ * types of arguments and result with the extension, is refused as for any
+ * table in use.
  */
 int
 EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows, Datum **rows, bool **row_nulls)
@@ -467,14 +480,14 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 	Relation	projection_state;
 
 	check_stack_depth();
-	stream = hold_table(EvpgCatalogGet()->stream, true);
-	projection_state = hold_table(EvpgCatalogGet()->projection_state, false);
+	stream = open_held_table(EvpgCatalogGet()->stream, true);
+	projection_state = open_held_table(EvpgCatalogGet()->projection_state, false);
 	EvpgSettingsPin();
 	EvpgEnterAs(&scope, function->owner, function->search_path);
 	SPI_connect();
 	if (function->plan == NULL)
 		function->plan = prepare_call(function);
-	options.params = make_parameters(function, args);
+	options.params = make_call_parameters(function, args);
 	result = SPI_execute_plan_extended(function->plan, &options);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(result));
@@ -502,9 +515,10 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 
 /*
  * EvpgFunctionSearchPath
- *		The search_path in force, for a function that is being registered: names
- *		of schemas, so that "$user" cannot come to mean another one, and pg_temp
- *		last, so that a temporary object never hides another.
+ *		Returns the search_path in force, for a function that is being
+ *		registered, in CurrentMemoryContext: names of schemas, so that "$user"
+ *		cannot come to mean another one, and pg_temp last, so that a temporary
+ *		object never hides another.
  */
 char *
 EvpgFunctionSearchPath(void)

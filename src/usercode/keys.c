@@ -15,7 +15,6 @@
 #include "evpg.h"
 
 #include "base/arguments.h"
-#include "base/errors.h"
 #include "base/settings.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -38,7 +37,10 @@ compare_keys(const ListCell *a, const ListCell *b)
 	return strcmp(lfirst(a), lfirst(b));
 }
 
-/* Each key once.  Sorts: comparing each with each would take minutes for what one event may hold. */
+/*
+ * Sorts keys and returns each once.  Comparing each with each would take
+ * minutes for as many keys as one event may have.
+ */
 static List *
 distinct_keys(List *keys)
 {
@@ -55,7 +57,12 @@ distinct_keys(List *keys)
 	return list_truncate(keys, count);
 }
 
-/* What the path of a projection or saga finds in an event; scalars are keys, null is none. */
+/*
+ * EvpgKeysByPath
+ *		Returns the keys that the path of a projection or saga finds in an
+ *		event: scalars are keys, null is none.  Raises 22023 if it finds an
+ *		object or array.  kind and name are those of the projection or saga.
+ */
 List *
 EvpgKeysByPath(struct varlena *path, const EvpgEvent *event, const char *kind, const char *name)
 {
@@ -102,7 +109,11 @@ EvpgKeysByPath(struct varlena *path, const EvpgEvent *event, const char *kind, c
 	return distinct_keys(keys);
 }
 
-/* What a key function returns, a text or an array of text; NULL is none. */
+/*
+ * EvpgKeysByFunction
+ *		Returns the keys that a key function returns for an event, a text or an
+ *		array of text; NULL is none.  The caller is inside EvpgEnter.
+ */
 List *
 EvpgKeysByFunction(EvpgFunction *function, const EvpgEvent *event, const char *what)
 {
@@ -124,7 +135,7 @@ EvpgKeysByFunction(EvpgFunction *function, const EvpgEvent *event, const char *w
 	return distinct_keys(keys);
 }
 
-/* What the callback of a module returns; NULL is none. */
+/* Returns the key that the callback of a module returns for an event; NULL is none. */
 List *
 EvpgKeysByModule(evpg_key_fn key, const EvpgEvent *event, const char *what)
 {

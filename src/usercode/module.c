@@ -34,9 +34,9 @@ typedef const evpg_header *(*definition_fn) (void);
 
 #define MIN_SAGA_SIZE	(offsetof(evpg_saga_definition, rejected) + sizeof(evpg_rejected_fn))
 
-/* The macro that makes a definition. */
+/* Returns the macro that makes a definition of a kind. */
 static const char *
-kind_macro(uint32 kind)
+get_kind_macro(uint32 kind)
 {
 	switch (kind)
 	{
@@ -49,8 +49,9 @@ kind_macro(uint32 kind)
 	}
 }
 
+/* Returns a kind with its article, for messages. */
 static const char *
-kind_name(uint32 kind)
+get_kind_name(uint32 kind)
 {
 	switch (kind)
 	{
@@ -67,8 +68,9 @@ kind_name(uint32 kind)
 
 /*
  * EvpgModulePath
- *		The file that a library name means: a plain name or $libdir/name lies in
- *		$libdir; anything else must be an absolute path.
+ *		Returns the file that a library name means: a plain name or $libdir/name
+ *		lies in $libdir; anything else must be an absolute path, or 22023 is
+ *		raised.  The result is in CurrentMemoryContext.
  */
 char *
 EvpgModulePath(const char *library)
@@ -86,9 +88,9 @@ EvpgModulePath(const char *library)
 
 /*
  * EvpgModuleCheckRegistrant
- *		Error unless the library of a registration may be loaded: it lies in
- *		$libdir, where only who administers the server can put one, or who
- *		registered it is a superuser still.
+ *		Raises 42501 unless the library of a registration may be loaded: it lies
+ *		in $libdir, where only an administrator of the server can put one, or
+ *		the role that registered it is still a superuser.
  */
 void
 EvpgModuleCheckRegistrant(const char *library, const char *registered_by)
@@ -102,10 +104,12 @@ EvpgModuleCheckRegistrant(const char *library, const char *registered_by)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("library \"%s\" may not be loaded", library),
-				 errdetail("It lies outside of $libdir, and role \"%s\", which registered it, is not a superuser.", registered_by),
+				 errdetail("It lies outside of $libdir, and role \"%s\", which registered it, is not a superuser.",
+						   registered_by),
 				 errhint("Let a superuser register it again, or install it into $libdir.")));
 }
 
+/* Loads a library and returns the checked header of a definition in it. */
 static const evpg_header *
 load_definition(const char *library, const char *symbol, uint32 kind, Size min_size)
 {
@@ -119,7 +123,7 @@ load_definition(const char *library, const char *symbol, uint32 kind, Size min_s
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("library \"%s\" defines no symbol \"%s\"", library, symbol),
 				 errdetail("It has no function \"%s\".", name),
-				 errhint("Define it with %s(%s, ...).", kind_macro(kind), symbol)));
+				 errhint("Define it with %s(%s, ...).", get_kind_macro(kind), symbol)));
 	header = definition();
 	if (header == NULL || header->magic != EVPG_MAGIC)
 		ereport(ERROR,
@@ -136,8 +140,8 @@ load_definition(const char *library, const char *symbol, uint32 kind, Size min_s
 	if (header->kind != kind)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
-				 errmsg("symbol \"%s\" of library \"%s\" is not %s", symbol, library, kind_name(kind)),
-				 errdetail("It is %s.", kind_name(header->kind))));
+				 errmsg("symbol \"%s\" of library \"%s\" is not %s", symbol, library, get_kind_name(kind)),
+				 errdetail("It is %s.", get_kind_name(header->kind))));
 	if (header->size < min_size)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
@@ -155,9 +159,9 @@ raise_missing_callback(const char *library, const char *symbol, const char *what
 			 errmsg("symbol \"%s\" of library \"%s\" has no %s", symbol, library, what)));
 }
 
-/* A type or name in a table of a definition; it gets into registrations and messages. */
+/* Checks a type or name in a table of a definition, which gets into registrations and messages. */
 static void
-check_entry(const char *library, const char *symbol, const char *type)
+check_entry_type(const char *library, const char *symbol, const char *type)
 {
 	Size		length = strlen(type);
 
@@ -168,29 +172,30 @@ check_entry(const char *library, const char *symbol, const char *type)
 				 errdetail("A type is text in UTF-8 of 1 to %d bytes.", EVPG_MAX_NAME)));
 }
 
-/* Types that a definition may leave out: NULL is all, so a list without a type is a mistake. */
+/* Checks a list of types that a definition may leave out: NULL is all, so an empty list is a mistake. */
 static void
-check_types(const char *library, const char *symbol, const char *const *types)
+check_aggregate_types(const char *library, const char *symbol, const char *const *types)
 {
 	if (types != NULL && *types == NULL)
 		raise_missing_callback(library, symbol, "type in its aggregate_types");
 	for (; types != NULL && *types != NULL; types++)
-		check_entry(library, symbol, *types);
+		check_entry_type(library, symbol, *types);
 }
 
 /* Checks each entry of a table, which may be NULL; what is its kind. */
 #define CHECK_ENTRIES(entry_type, table, what) \
 	for (const entry_type *entry = (table); entry != NULL && entry->type != NULL; entry++) \
 	{ \
-		check_entry(library, symbol, entry->type); \
+		check_entry_type(library, symbol, entry->type); \
 		if (entry->call == NULL) \
 			raise_missing_callback(library, symbol, psprintf("callback for " what " \"%s\"", entry->type)); \
 	}
 
 /*
  * EvpgModuleLoadAggregate
- *		Fills *definition from a library that EvpgModulePath returned.  Error
- *		if it cannot be loaded or is not a complete aggregate.
+ *		Loads the definition of an aggregate into *definition from a library
+ *		that EvpgModulePath returned.  Raises an error if it cannot be loaded or
+ *		is incomplete.
  */
 void
 EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate_definition *definition)
@@ -207,7 +212,7 @@ EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate_
 	CHECK_ENTRIES(evpg_event_entry, definition->events, "event");
 }
 
-/* The same for a projection. */
+/* Loads the definition of a projection, as EvpgModuleLoadAggregate does. */
 void
 EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection_definition *definition)
 {
@@ -218,10 +223,10 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 	if (definition->events == NULL || definition->events->type == NULL)
 		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_project_entry, definition->events, "event");
-	check_types(library, symbol, definition->aggregate_types);
+	check_aggregate_types(library, symbol, definition->aggregate_types);
 }
 
-/* The same for a saga. */
+/* Loads the definition of a saga, as EvpgModuleLoadAggregate does. */
 void
 EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga_definition *definition)
 {
@@ -233,20 +238,20 @@ EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga_definition
 		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_react_entry, definition->events, "event");
 	CHECK_ENTRIES(evpg_timer_entry, definition->timers, "timer");
-	check_types(library, symbol, definition->aggregate_types);
+	check_aggregate_types(library, symbol, definition->aggregate_types);
 }
 
-/* The text of an initial state, and what it says. */
-typedef struct StateText
+/* The text of an initial state, and its value. */
+typedef struct InitialStateParse
 {
 	const char *text;
 	Jsonb	   *state;
-} StateText;
+} InitialStateParse;
 
 static void
-parse_state(void *arg)
+parse_initial_state(void *arg)
 {
-	StateText  *parse = arg;
+	InitialStateParse *parse = arg;
 
 	if (!pg_verify_mbstr(PG_UTF8, parse->text, strlen(parse->text), true))
 		ereport(ERROR,
@@ -256,12 +261,17 @@ parse_state(void *arg)
 	EvpgJsonbCheckLimits(parse->state, "initial state");
 }
 
-/* The initial state of a definition, which must be a JSON object, as jsonb. */
+/*
+ * EvpgModuleInitialState
+ *		Returns the initial state of a definition as jsonb, in
+ *		CurrentMemoryContext; raises VE009 unless it is a JSON object.  text may
+ *		be NULL for {}.
+ */
 Jsonb *
 EvpgModuleInitialState(const char *library, const char *symbol, const char *text)
 {
-	StateText	parse = {.text = text != NULL ? text : "{}"};
-	ErrorData  *error = EvpgSubtransactionRun(parse_state, &parse);
+	InitialStateParse parse = {.text = text != NULL ? text : "{}"};
+	ErrorData  *error = EvpgSubtransactionRun(parse_initial_state, &parse);
 
 	if (error != NULL && EvpgErrorIsCancel(error))
 		ReThrowError(error);

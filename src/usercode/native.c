@@ -22,13 +22,13 @@
 #include "utils/array.h"
 
 static void
-check_interrupts(void)
+host_check_interrupts(void)
 {
 	CHECK_FOR_INTERRUPTS();
 }
 
 static void
-log_message(const char *message)
+host_log_message(const char *message)
 {
 	char	   *shown = pstrdup(message != NULL ? message : "");
 
@@ -40,17 +40,17 @@ log_message(const char *message)
 
 const evpg_host EvpgNativeHost = {
 	.size = sizeof(evpg_host),
-	.check_interrupts = check_interrupts,
-	.log = log_message
+	.check_interrupts = host_check_interrupts,
+	.log = host_log_message
 };
 
 static void
-reset_result(void *arg)
+reset_native_result(void *arg)
 {
 	EvpgNativeResultReset(arg);
 }
 
-/* An empty result, which frees what it holds with CurrentMemoryContext. */
+/* Makes an empty result for a callback, which frees what it holds with CurrentMemoryContext. */
 evpg_result *
 EvpgNativeResult(void)
 {
@@ -59,13 +59,13 @@ EvpgNativeResult(void)
 
 	result->size = sizeof(evpg_result);
 	result->host = &EvpgNativeHost;
-	callback->func = reset_result;
+	callback->func = reset_native_result;
 	callback->arg = result;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
 	return result;
 }
 
-/* As evpg_result_reset(), for values of any depth. */
+/* Empties a result, as evpg_result_reset() does, but for values of any depth. */
 void
 EvpgNativeResultReset(evpg_result *result)
 {
@@ -79,34 +79,34 @@ EvpgNativeResultReset(evpg_result *result)
 
 /*
  * EvpgNativeResultCheck
- *		Error if a callback has said what only callbacks of other kinds can say
- *		(may: those of its own), so that nothing is dropped in silence.  whose
- *		names the callback.
+ *		Raises VE009 if a callback has called a function that only callbacks of
+ *		other kinds may call (may has those of its own), so that nothing is
+ *		dropped in silence.  whose names the callback.
  */
 void
 EvpgNativeResultCheck(const evpg_result *result, int may, const char *whose)
 {
-	const char *said = NULL;
+	const char *called = NULL;
 
 	if (result->events != NULL && !(may & EVPG_MAY_EMIT))
-		said = "evpg_emit";
+		called = "evpg_emit";
 	else if (result->rejected && !(may & EVPG_MAY_REJECT))
-		said = "evpg_reject";
+		called = "evpg_reject";
 	else if (result->delta != NULL && !(may & EVPG_MAY_PROJECT))
-		said = "evpg_delta";
+		called = "evpg_delta";
 	else if (result->deleted && !(may & EVPG_MAY_PROJECT))
-		said = "evpg_delete";
+		called = "evpg_delete";
 	else if (result->actions != NULL && !(may & EVPG_MAY_ACT))
-		said = "evpg_act";
+		called = "evpg_act";
 	else if (result->unhandled && !(may & EVPG_MAY_ACT))
-		said = "evpg_unhandled";
-	if (said != NULL)
+		called = "evpg_unhandled";
+	if (called != NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
-				 errmsg("%s must not call %s()", whose, said)));
+				 errmsg("%s must not call %s()", whose, called)));
 }
 
-/* Makes a place for events, one at a time, in CurrentMemoryContext. */
+/* Makes room for events, one at a time, in CurrentMemoryContext. */
 void
 EvpgNativeEventInit(EvpgNativeEvent *native)
 {
@@ -116,8 +116,10 @@ EvpgNativeEventInit(EvpgNativeEvent *native)
 
 /*
  * EvpgNativeEventSet
- *		Fills native->event.  Strings are the event's or in CurrentMemoryContext;
- *		data is the event's data as json-c, if the caller has it, else NULL.
+ *		Fills native->event.  Strings are the event's or in
+ *		CurrentMemoryContext; data is the event's data as json-c if the caller
+ *		has it, else NULL.  The caller calls EvpgNativeEventClear after the
+ *		callback.
  */
 void
 EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *data)
@@ -174,11 +176,15 @@ EvpgNativeEventClear(EvpgNativeEvent *native)
 	EvpgJsonFree(EvpgJsonLetGo(native->metadata));
 }
 
-/* Removes what snprintf may have left of a character when it cut a text to fit; returns result. */
+/*
+ * EvpgNativeClip
+ *		Removes what snprintf may have left of a character when it cut a text of
+ *		a result to fit; returns result.
+ */
 evpg_result *
 EvpgNativeClip(evpg_result *result)
 {
-	/* Who fills them without snprintf may forget their end. */
+	/* A callback that fills them without snprintf may forget their end. */
 	result->code[sizeof(result->code) - 1] = '\0';
 	result->message[sizeof(result->message) - 1] = '\0';
 	result->code[pg_mbcliplen(result->code, strlen(result->code), sizeof(result->code) - 1)] = '\0';
@@ -186,7 +192,11 @@ EvpgNativeClip(evpg_result *result)
 	return result;
 }
 
-/* A copy of a text from a module; what names it in errors. */
+/*
+ * EvpgNativeText
+ *		Returns a copy of a text from a module, in CurrentMemoryContext; raises
+ *		22021 unless it is valid UTF-8. what names it in errors.
+ */
 char *
 EvpgNativeText(const char *text, const char *what)
 {
@@ -197,7 +207,7 @@ EvpgNativeText(const char *text, const char *what)
 	return pstrdup(text);
 }
 
-/* Microseconds since 1970. */
+/* Returns a time as microseconds since 1970-01-01 UTC. */
 int64
 EvpgNativeTime(TimestampTz time)
 {

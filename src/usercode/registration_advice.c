@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * registration_advice.c
- *		Warnings about registrations that can hardly be meant: what is registered
- *		is valid, but would never find a key or an event, or would fail only when
- *		a rebuild needs it.
+ *		Warnings about registrations that are probably mistakes: what is
+ *		registered is valid, but would never find a key or an event, or would
+ *		fail only when a rebuild needs it.
  *
  * All of it is advice: nothing is refused.  To be called inside of EvpgEnter,
  * so that nothing depends on the search_path of the caller.
@@ -29,15 +29,15 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
-/* How many positions of the log are looked at for types of events: some milliseconds. */
+/* How many of the newest positions are searched for types of events: some milliseconds. */
 #define SEEN_POSITIONS	10000
 
-/* What a name may differ from another one to be taken for a slip of the pen. */
+/* The largest distance of a name from another one to be taken for a typing error. */
 #define MAX_DISTANCE	3
 
-/* The name that is most like another one; NULL: none is. */
+/* Returns the name that is most like another one; NULL if none is similar. */
 static const char *
-closest_name(const char *name, List *known)
+find_closest_name(const char *name, List *known)
 {
 	int			length = strlen(name);
 	int			least = Min(MAX_DISTANCE, length / 2) + 1;
@@ -60,9 +60,9 @@ closest_name(const char *name, List *known)
 
 /* ------------------------------------------------------------------ paths */
 
-/* The names of the members of an event, as a path sees it. */
+/* Returns the names of the members of an event, as a path sees it. */
 static List *
-event_members(void)
+list_event_members(void)
 {
 	EvpgEvent	event = {0};
 	Jsonb	   *jsonb = EvpgEventToJsonb(&event);
@@ -77,28 +77,31 @@ event_members(void)
 	return members;
 }
 
-static const char *find_stranger(JsonPathItem *item, bool current_is_event, List *members);
+static const char *find_unknown_member(JsonPathItem *item, bool current_is_event, List *members);
 
-/* What comes after the first item of a path; at_event: that item is the event. */
+/*
+ * Finds an unknown member in what comes after the first item of a path;
+ * at_event tells whether that item is the event.
+ */
 static const char *
-find_stranger_after(JsonPathItem *item, bool at_event, bool current_is_event, List *members)
+find_unknown_member_after(JsonPathItem *item, bool at_event, bool current_is_event, List *members)
 {
 	JsonPathItem next;
 	JsonPathItem predicate;
-	const char *stranger = NULL;
+	const char *unknown = NULL;
 
-	while (stranger == NULL && jspGetNext(item, &next))
+	while (unknown == NULL && jspGetNext(item, &next))
 	{
 		switch (next.type)
 		{
 			case jpiKey:
 				if (at_event && !EvpgNamesHave(members, jspGetString(&next, NULL)))
-					stranger = jspGetString(&next, NULL);
+					unknown = jspGetString(&next, NULL);
 				at_event = false;
 				break;
 			case jpiFilter:
 				jspGetArg(&next, &predicate);
-				stranger = find_stranger(&predicate, at_event, members);
+				unknown = find_unknown_member(&predicate, at_event, members);
 				break;
 			case jpiAnyArray:
 			case jpiIndexArray:
@@ -110,15 +113,15 @@ find_stranger_after(JsonPathItem *item, bool at_event, bool current_is_event, Li
 		}
 		*item = next;
 	}
-	return stranger;
+	return unknown;
 }
 
-/* A member that a path looks for in the event, and that no event has; NULL: none. */
+/* Finds a member that a path looks for in the event and that no event has; NULL if there is none. */
 static const char *
-find_stranger(JsonPathItem *item, bool current_is_event, List *members)
+find_unknown_member(JsonPathItem *item, bool current_is_event, List *members)
 {
 	JsonPathItem argument;
-	const char *stranger = NULL;
+	const char *unknown = NULL;
 
 	check_stack_depth();
 	switch (item->type)
@@ -138,11 +141,11 @@ find_stranger(JsonPathItem *item, bool current_is_event, List *members)
 		case jpiMod:
 		case jpiStartsWith:
 			jspGetLeftArg(item, &argument);
-			stranger = find_stranger(&argument, current_is_event, members);
-			if (stranger == NULL)
+			unknown = find_unknown_member(&argument, current_is_event, members);
+			if (unknown == NULL)
 			{
 				jspGetRightArg(item, &argument);
-				stranger = find_stranger(&argument, current_is_event, members);
+				unknown = find_unknown_member(&argument, current_is_event, members);
 			}
 			break;
 		case jpiNot:
@@ -151,19 +154,19 @@ find_stranger(JsonPathItem *item, bool current_is_event, List *members)
 		case jpiPlus:
 		case jpiMinus:
 			jspGetArg(item, &argument);
-			stranger = find_stranger(&argument, current_is_event, members);
+			unknown = find_unknown_member(&argument, current_is_event, members);
 			break;
 		case jpiLikeRegex:
 			jspInitByBuffer(&argument, item->base, item->content.like_regex.expr);
-			stranger = find_stranger(&argument, current_is_event, members);
+			unknown = find_unknown_member(&argument, current_is_event, members);
 			break;
 		default:
 			break;
 	}
-	if (stranger != NULL)
-		return stranger;
-	return find_stranger_after(item, item->type == jpiRoot || (item->type == jpiCurrent && current_is_event),
-							   current_is_event, members);
+	if (unknown != NULL)
+		return unknown;
+	return find_unknown_member_after(item, item->type == jpiRoot || (item->type == jpiCurrent && current_is_event),
+									 current_is_event, members);
 }
 
 static char *
@@ -180,37 +183,38 @@ join_names(List *names)
 
 /*
  * EvpgAdvisePath
- *		Warns of a path that looks for what no event has: it would find no key,
- *		and say nothing.  argument is the name of the path; kind and name say
- *		whose it is; NULL: no path.
+ *		Warns if a path looks for a member that no event has: it would silently
+ *		find no key.  argument is the name of the path, kind and name are those
+ *		of its projection or saga; path may be NULL.  The caller is inside
+ *		EvpgEnter.
  */
 void
 EvpgAdvisePath(const char *argument, const char *kind, const char *name, struct varlena *path)
 {
 	JsonPathItem item;
-	List	   *members = event_members();
-	const char *stranger;
+	List	   *members = list_event_members();
+	const char *unknown;
 	const char *closest;
 
 	if (path == NULL)
 		return;
 	jspInit(&item, DatumGetJsonPathP(PointerGetDatum(path)));
-	stranger = find_stranger(&item, false, members);
-	if (stranger == NULL)
+	unknown = find_unknown_member(&item, false, members);
+	if (unknown == NULL)
 		return;
-	closest = closest_name(stranger, members);
+	closest = find_closest_name(unknown, members);
 	ereport(WARNING,
-			(errmsg("%s of %s \"%s\" looks for \"%s\", which is no member of an event", argument, kind, name, stranger),
+			(errmsg("%s of %s \"%s\" looks for \"%s\", which is no member of an event", argument, kind, name, unknown),
 			 errdetail("Members of an event are %s.", join_names(members)),
 			 closest != NULL ? errhint("Perhaps you meant \"%s\".", closest) :
-			 errhint("What a handler puts into an event is in its data: perhaps you meant $.data.%s.", stranger)));
+			 errhint("What a handler puts into an event is in its data: perhaps you meant $.data.%s.", unknown)));
 }
 
 /* ------------------------------------------------------------------ types */
 
-/* The names that a statement of one column finds, in CurrentMemoryContext. */
+/* Returns the names that a statement of one column finds, in CurrentMemoryContext. */
 static List *
-read_names(EvpgStatement *plan, Datum *values)
+read_name_column(EvpgStatement *plan, Datum *values)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	uint64		rows = EvpgStatementRun(plan, values, NULL);
@@ -242,10 +246,10 @@ static EvpgStatement select_events_types = {
 
 /*
  * EvpgAdviseTypes
- *		Says which types of a registration nothing has been seen of, if the log has
- *		events: registering before the first event is the rule.  The arrays may be
- *		NULL: all types.  Only the newest positions are looked at, however long the
- *		log is.
+ *		Reports types of a registration that have not been seen, if the log has
+ *		events: registering before the first event is the rule.  The arrays may
+ *		be NULL for all types.  Only the newest positions are searched, however
+ *		long the log is.  The caller is inside EvpgEnter.
  */
 void
 EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, ArrayType *event_types)
@@ -257,13 +261,13 @@ EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, 
 
 	if (aggregate_types == NULL && event_types == NULL)
 		return;
-	seen = read_names(&select_events_types, &after);
+	seen = read_name_column(&select_events_types, &after);
 	if (seen == NIL)
 		return;
 	foreach(cell, event_types == NULL ? NIL : EvpgNamesFromArray(event_types))
 	{
 		const char *type = lfirst(cell);
-		const char *closest = closest_name(type, seen);
+		const char *closest = find_closest_name(type, seen);
 
 		if (!EvpgNamesHave(seen, type))
 			ereport(NOTICE,
@@ -273,11 +277,11 @@ EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, 
 	}
 	if (aggregate_types == NULL)
 		return;
-	registered = read_names(&select_aggregate_names, NULL);
+	registered = read_name_column(&select_aggregate_names, NULL);
 	foreach(cell, EvpgNamesFromArray(aggregate_types))
 	{
 		const char *type = lfirst(cell);
-		const char *closest = closest_name(type, registered);
+		const char *closest = find_closest_name(type, registered);
 
 		if (!EvpgNamesHave(registered, type))
 			ereport(NOTICE,
@@ -288,7 +292,7 @@ EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, 
 
 /* ------------------------------------------------------------------ tables */
 
-/* Steps over space and comments. */
+/* Steps over white space and comments. */
 static const char *
 skip_space(const char *p)
 {
@@ -307,7 +311,7 @@ skip_space(const char *p)
 	}
 }
 
-/* Reads an identifier as SQL would, and moves *p behind it; NULL: there is none. */
+/* Reads an identifier as SQL would, and moves *p behind it; NULL if there is none. */
 static char *
 read_identifier(const char **p)
 {
@@ -334,11 +338,11 @@ read_identifier(const char **p)
 }
 
 /*
- * Whether the text of a function has a table with its schema, also in a string
- * that it executes; as the type of a variable it does no harm.
+ * Tells whether the text of a function names a table with its schema, also in
+ * a string that it executes; as the type of a variable it does no harm.
  */
 static bool
-names_table(const char *source, const char *schema, const char *table)
+source_names_table(const char *source, const char *schema, const char *table)
 {
 	const char *p = source;
 	char	   *qualifier = NULL;
@@ -363,9 +367,9 @@ names_table(const char *source, const char *schema, const char *table)
 	return false;
 }
 
-/* A column of pg_proc as text; NULL: none. */
+/* Returns a column of pg_proc as text; NULL if it is null. */
 static char *
-function_text(HeapTuple tuple, int column)
+get_proc_text(HeapTuple tuple, int column)
 {
 	bool		isnull;
 	Datum		value = SysCacheGetAttr(PROCOID, tuple, column, &isnull);
@@ -374,7 +378,7 @@ function_text(HeapTuple tuple, int column)
 }
 
 static bool
-sets_search_path(HeapTuple tuple)
+function_sets_search_path(HeapTuple tuple)
 {
 	bool		isnull;
 	Datum		settings = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proconfig, &isnull);
@@ -388,9 +392,10 @@ sets_search_path(HeapTuple tuple)
 
 /*
  * EvpgAdviseTables
- *		Warns if the handler of a projection names declared tables so that a
- *		rebuild, which runs it over copies that come first in the search_path,
- *		would fail.  tables are qualified names; NULL: none.
+ *		Warns if the handler of a projection names declared tables in a way that
+ *		would make a rebuild fail, which runs it over copies that come first in
+ *		the search_path.  tables are qualified names, or NULL.  The caller is
+ *		inside EvpgEnter.
  */
 void
 EvpgAdviseTables(Oid handler, ArrayType *tables)
@@ -410,21 +415,22 @@ EvpgAdviseTables(Oid handler, ArrayType *tables)
 	if (bound)
 		source = TextDatumGetCString(DirectFunctionCall1(pg_get_function_sqlbody, ObjectIdGetDatum(handler)));
 	else if (proc->prolang != INTERNALlanguageId && proc->prolang != ClanguageId)
-		source = function_text(tuple, Anum_pg_proc_prosrc);
+		source = get_proc_text(tuple, Anum_pg_proc_prosrc);
 
 #define ADVISE(advice, ...) \
 	ereport(WARNING, \
 			(errmsg(__VA_ARGS__), \
-			 errdetail("A rebuild runs the handler over copies of its tables, which it finds by the search_path, so it will fail."), \
+			 errdetail("A rebuild runs the handler over copies of its tables, which it finds by the search_path, " \
+					   "so it will fail."), \
 			 errhint(advice)))
-	if (tables != NULL && sets_search_path(tuple))
+	if (tables != NULL && function_sets_search_path(tuple))
 		ADVISE("Leave SET search_path out: evpg runs the handler under the search_path of its registration.",
 			   "handler %s has a search_path of its own", format_procedure(handler));
 	foreach(cell, tables == NULL || source == NULL ? NIL : EvpgNamesFromArray(tables))
 	{
 		List	   *names = stringToQualifiedNameList(lfirst(cell));
 
-		if (!names_table(source, strVal(linitial(names)), strVal(llast(names))))
+		if (!source_names_table(source, strVal(linitial(names)), strVal(llast(names))))
 			continue;
 		if (bound)
 			ADVISE("Write the body as a string, not as BEGIN ATOMIC or RETURN.",

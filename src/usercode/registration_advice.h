@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * registration_advice.h
- *		Warnings about registrations that can hardly be meant.
+ *		Warnings about registrations that are probably mistakes.
  *
  *-------------------------------------------------------------------------
  */

@@ -2,14 +2,16 @@
  *
  * background_process.c
  *		What the background processes of a database have in common: workers, the
- *		broadcaster, and the probe, which looks whether the extension is there.
+ *		broadcaster, and the probe, which finds out whether the extension
+ *		exists.
  *
  * The launcher starts them (launcher.c).  Between two rounds a process holds no
  * lock and has no transaction, and it ends when the extension is gone, when
  * there are to be fewer workers, or when a command needs the database without
  * connections.  In a round it locks the extension, as DROP EXTENSION does.
  *
- * An error ends a round, not the process; the next round comes later each time.
+ * An error ends a round, not the process; the pause before the next round grows
+ * each time.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,7 +52,7 @@
  */
 #define LONGEST_GATHERING 5
 
-/* The longest pause while other sessions are in the way; ms. */
+/* The longest pause while locks of other sessions end the rounds; ms. */
 #define LONGEST_DISTURBANCE 1000
 
 /* This process, in shared memory. */
@@ -58,7 +60,7 @@ EvpgProcess *EvpgBackgroundProcess;
 
 static EvpgBackgroundStart start;
 
-/* Sets a parameter so that no ALTER DATABASE or ALTER ROLE overrides it. */
+/* Sets a parameter so that neither ALTER DATABASE nor ALTER ROLE overrides it. */
 void
 EvpgBackgroundForceSetting(const char *name, const char *value)
 {
@@ -66,8 +68,9 @@ EvpgBackgroundForceSetting(const char *name, const char *value)
 }
 
 /*
- * Connects to the database, as the bootstrap superuser and under settings that
- * ALTER DATABASE cannot change.
+ * EvpgBackgroundConnect
+ *		Connects a background process to its database, as the bootstrap
+ *		superuser and with settings that ALTER DATABASE cannot change.
  */
 void
 EvpgBackgroundConnect(void)
@@ -87,7 +90,7 @@ EvpgBackgroundConnect(void)
 	EvpgBackgroundForceSetting("idle_session_timeout", "0");
 }
 
-/* Becomes the process that the launcher asked for; ends if that is not wanted any more. */
+/* Attaches the process to its slot in shared memory; ends it if the launcher no longer wants it. */
 void
 EvpgBackgroundAttach(void)
 {
@@ -96,7 +99,11 @@ EvpgBackgroundAttach(void)
 		proc_exit(0);
 }
 
-/* Between rounds: ends the process if it is not wanted, reads changed settings. */
+/*
+ * EvpgBackgroundHandleInterrupts
+ *		Between rounds: ends the process if it is no longer wanted, and reads
+ *		changed settings.  The caller holds no lock and has no transaction.
+ */
 void
 EvpgBackgroundHandleInterrupts(void)
 {
@@ -114,8 +121,10 @@ EvpgBackgroundHandleInterrupts(void)
 }
 
 /*
- * Sleeps until then, or until there is work, if that is what it waits for.  Not
- * longer than it is until then now: the wall clock may be set back meanwhile.
+ * EvpgBackgroundSleepUntil
+ *		Sleeps until a time, or with for_work until there is work.  It sleeps no
+ *		longer than the time is away now: the wall clock may be set back
+ *		meanwhile.
  */
 void
 EvpgBackgroundSleepUntil(TimestampTz until, bool for_work)
@@ -142,14 +151,14 @@ EvpgBackgroundSleepUntil(TimestampTz until, bool for_work)
 	}
 }
 
-/* The time ms milliseconds from now, by the wall clock. */
+/* Returns the time ms milliseconds from now, by the wall clock. */
 TimestampTz
 EvpgBackgroundTimeAfter(long ms)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }
 
-/* After a round: lets work gather if commits come faster than rounds. */
+/* After a round: pauses a little, longer each time, if commits come faster than rounds. */
 void
 EvpgBackgroundGather(bool busy)
 {
@@ -161,9 +170,11 @@ EvpgBackgroundGather(bool busy)
 }
 
 /*
- * Advisory locks of the session, which user code has taken and not released,
- * would be held to the end of the process.  Only between passes: within one,
- * dispatch.c has such locks over several transactions.
+ * EvpgBackgroundReleaseLocks
+ *		Releases the advisory locks of the session that user code has taken and
+ *		not released; they would be held to the end of the process.  Only
+ *		between passes: within one, dispatch.c holds such locks over several
+ *		transactions.
  */
 void
 EvpgBackgroundReleaseLocks(void)
@@ -171,7 +182,7 @@ EvpgBackgroundReleaseLocks(void)
 	LockReleaseSession(USER_LOCKMETHOD);
 }
 
-/* Whether the extension is there, which it then is to the end of the transaction. */
+/* Tells whether the extension exists, and then keeps it to the end of the transaction. */
 static bool
 lock_extension(void)
 {
@@ -183,7 +194,11 @@ lock_extension(void)
 	return get_extension_oid("evpg", true) == extension;
 }
 
-/* Begins a transaction with the extension; ends the process if that is gone. */
+/*
+ * EvpgBackgroundBegin
+ *		Begins a transaction with the extension locked against DROP EXTENSION;
+ *		ends the process if the extension is gone.
+ */
 void
 EvpgBackgroundBegin(void)
 {
@@ -198,9 +213,11 @@ EvpgBackgroundBegin(void)
 }
 
 /*
- * Does a round; after an error false, and *pause, which is 0 after a good one,
- * is how long to wait.  Only the first of errors in a row is logged if quiet, and
- * none if others were in the way.
+ * EvpgBackgroundRunRound
+ *		Runs a round, and catches its error: then all transactions are rolled
+ *		back, *pause, which is 0 after a good round, is how long to wait, and
+ *		false is returned.  Of errors in a row only the first is logged if
+ *		quiet, and none if other sessions were in the way.
  */
 bool
 EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
@@ -232,7 +249,7 @@ EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
 	return done;
 }
 
-/* The probe: tells the launcher whether the database has the extension, and ends. */
+/* Runs the probe: tells the launcher whether the database has the extension, and ends. */
 void
 evpg_probe_main(Datum arg)
 {

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * broadcaster.c
- *		The broadcaster of a database: sends the frames of its ring, after the commit
- *		of the transactions that they are about.
+ *		The broadcaster of a database: sends the frames of its ring with NOTIFY,
+ *		after the commit of the transactions that they are about.
  *
- * If there is no broadcaster, a worker stands in for it.  What a frame tells is
- * flushed before it is sent (rule 19).
+ * If there is no broadcaster, a worker stands in for it.  What a frame
+ * announces is durable before it is sent (rule 19).
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 #include "worker/background_process.h"
 #include "worker/broadcaster.h"
 
-/* An idle broadcaster looks this often whether the extension is still there; ms. */
+/* How often an idle broadcaster checks whether the extension still exists; ms. */
 #define BROADCASTER_NAPTIME 60000
 
 /* Losses are announced at once if no frames are left, else this often; ms. */
@@ -32,37 +32,40 @@
 /* A worker sends frames that have waited for a broadcaster for so long; ms. */
 #define STAND_IN_AFTER 1000
 
-static EvpgRingBatch batch;
+static EvpgRingBatch frame_batch;
 
+/* Sends a batch of frames with NOTIFY, in a transaction, and frees its room in the ring. */
 static void
 send_batch(void)
 {
-	const char *frame = batch.bytes;
+	const char *frame = frame_batch.bytes;
 
 	EvpgBackgroundBegin();
-	/* What the frames tell must not be taken back by a crash. */
-	EvpgDurableAwait(batch.lsn);
-	for (int i = 0; i < batch.frames; i++)
+	/* What the frames announce must not be taken back by a crash. */
+	EvpgDurableAwait(frame_batch.lsn);
+	for (int i = 0; i < frame_batch.frames; i++)
 	{
 		const char *key_channel;
 		const char *projection_channel;
 		const char *text;
 
-		frame = EvpgRingNext(frame, &key_channel, &projection_channel, &text);
+		frame = EvpgRingNextFrame(frame, &key_channel, &projection_channel, &text);
 		Async_Notify(key_channel, text);
 		Async_Notify(projection_channel, text);
 	}
-	if (batch.dropped > 0)
+	if (frame_batch.dropped > 0)
 		Async_Notify(EVPG_RESYNC_CHANNEL,
-					 psprintf("{\"event\": \"resync\", \"reason\": \"overflow\", \"dropped\": " INT64_FORMAT "}", batch.dropped));
+					 psprintf("{\"event\": \"resync\", \"reason\": \"overflow\", \"dropped\": " INT64_FORMAT "}",
+							  frame_batch.dropped));
 	CommitTransactionCommand();
-	EvpgRingSent(&batch);
+	EvpgRingReleaseBatch(&frame_batch);
 }
 
 /*
  * EvpgBroadcasterStandIn
- *		Sends frames for which there has been no broadcaster for a while: it is still
- * to be started again, or has found no place.  Returns when to look again.
+ *		Sends frames for which there has been no broadcaster for a while: it is
+ *		about to be started again, or has found no place.  Returns when to call
+ *		again.  Called by workers between rounds.
  */
 TimestampTz
 EvpgBroadcasterStandIn(void)
@@ -70,7 +73,7 @@ EvpgBroadcasterStandIn(void)
 	static TimestampTz since = 0;
 	static long pause = 0;
 
-	if (!EvpgRingStranded())
+	if (!EvpgRingIsStranded())
 	{
 		since = 0;
 		return DT_NOEND;
@@ -81,12 +84,13 @@ EvpgBroadcasterStandIn(void)
 		return TimestampTzPlusMilliseconds(since, STAND_IN_AFTER);
 	if (!EvpgProcessStandIn(true))
 		return EvpgBackgroundTimeAfter(STAND_IN_AFTER);
-	while (EvpgRingTake(&batch) && EvpgBackgroundRunRound(send_batch, &pause, true))
+	while (EvpgRingCopyBatch(&frame_batch) && EvpgBackgroundRunRound(send_batch, &pause, true))
 		EvpgBackgroundHandleInterrupts();
 	(void) EvpgProcessStandIn(false);
 	return EvpgBackgroundTimeAfter(STAND_IN_AFTER);
 }
 
+/* Ends the process if the extension is gone. */
 static void
 check_extension(void)
 {
@@ -94,22 +98,22 @@ check_extension(void)
 	CommitTransactionCommand();
 }
 
-/* Leaves the announcement of losses for later if frames go on coming. */
+/* Leaves the announcement of losses for later if frames keep coming. */
 static void
-hold_back_announcement(void)
+defer_announcement(void)
 {
 	static TimestampTz last = 0;
 
-	if (batch.dropped == 0)
+	if (frame_batch.dropped == 0)
 		return;
-	if ((batch.frames > 0 || EVPG_MUTATION("frames_keep_coming")) &&
+	if ((frame_batch.frames > 0 || EVPG_MUTATION("frames_keep_coming")) &&
 		!TimestampDifferenceExceeds(last, GetCurrentTimestamp(), ANNOUNCEMENT_PAUSE))
-		batch.dropped = 0;
+		frame_batch.dropped = 0;
 	else
 		last = GetCurrentTimestamp();
 }
 
-/* The broadcaster: runs until it is not wanted any more. */
+/* Runs the broadcaster until it is no longer wanted.  Started by the launcher. */
 void
 evpg_broadcaster_main(Datum arg)
 {
@@ -121,7 +125,7 @@ evpg_broadcaster_main(Datum arg)
 	{
 		EvpgBackgroundHandleInterrupts();
 		EvpgBackgroundProcess->woken = false;
-		if (!EvpgRingTake(&batch))
+		if (!EvpgRingCopyBatch(&frame_batch))
 		{
 			/* Its frames can go by NOTIFY; work that no worker does cannot. */
 			if (EvpgShmem->crowded)
@@ -132,13 +136,13 @@ evpg_broadcaster_main(Datum arg)
 				EvpgBackgroundSleepUntil(EvpgBackgroundTimeAfter(pause), false);
 			continue;
 		}
-		hold_back_announcement();
+		defer_announcement();
 		/* A full queue or a full disk must not fill the log as well. */
 		if (!EvpgBackgroundRunRound(send_batch, &pause, true))
 		{
 			EvpgBackgroundSleepUntil(EvpgBackgroundTimeAfter(Min(pause, 1000)), false);
 			continue;
 		}
-		EvpgBackgroundGather(batch.commits > 1);
+		EvpgBackgroundGather(frame_batch.commits > 1);
 	}
 }

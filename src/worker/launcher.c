@@ -2,15 +2,14 @@
  *
  * launcher.c
  *		Starts the background processes of databases, if the library was
- *		preloaded, and sees to it that they are not in the way of commands on
- *		whole databases, and hear of the end of a prepared transaction.
+ *		preloaded.
  *
- * The launcher is connected to no database.  It has every database that takes
- * connections and is no template looked at once, by a probe (worker.c), which
- * claims a slot for it if the extension is there; a database where the
- * extension is created later claims one by itself.  For databases with a slot
- * it keeps evpg.workers workers running, and a broadcaster once there are
- * frames; one that ended is started again after a pause, longer each time.
+ * The launcher is connected to no database.  It probes every database that
+ * takes connections and is not a template once (evpg_probe_main), and the probe
+ * claims a slot for it if the extension exists; a database where the extension
+ * is created later claims one by itself.  For databases with a slot it keeps
+ * evpg.workers workers running, and a broadcaster once there are frames; one
+ * that has ended is started again after a pause that grows each time.
  *
  * The server starts the launcher when recovery is over, so on a standby when it
  * is promoted, and again after a crash; with pg_upgrade, never.
@@ -29,12 +28,10 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
-#include "base/wakeup.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
-#include "log/durable.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -60,7 +57,7 @@
 /* If there is no room for a process, the next one is tried after at most this; ms. */
 #define LAST_ROOM_PAUSE 5000
 
-/* Databases are looked through this often, since no statement tells of UPDATE pg_database; ms. */
+/* How often pg_database is read, since no statement reports UPDATE pg_database; ms. */
 #define LONGEST_RESCAN 60000
 
 /* A process that has worked for so many times its last pause is not failing. */
@@ -70,80 +67,81 @@
 #define LAUNCHER_PAUSE 5
 
 /* A process that the launcher keeps running, or the probe. */
-typedef struct Task
+typedef struct ManagedProcess
 {
 	BackgroundWorkerHandle *handle; /* NULL: not started, or ended */
 	Oid			database;
 	TimestampTz started_at;
 	TimestampTz start_at;		/* not before this */
 	long		pause;
-} Task;
+} ManagedProcess;
 
 /* A database that can have the extension. */
-typedef struct Known
+typedef struct Candidate
 {
 	Oid			database;
-	TimestampTz probe_at;		/* DT_NOEND: it was looked at */
-} Known;
+	TimestampTz probe_at;		/* DT_NOEND: it was probed */
+} Candidate;
 
-/* What a slot said when the launcher looked. */
-typedef struct Look
+/* The state of a slot when the launcher read it. */
+typedef struct SlotState
 {
 	Oid			database;
 	bool		held;
 	bool		wants_broadcaster;
 	bool		frames_wait;
 	bool		running[EVPG_PROCESSES];
-} Look;
+} SlotState;
 
-static ProcessUtility_hook_type next_utility = NULL;
-
-static Task *tasks;				/* of all slots, by slot and number */
-static Oid *seen;				/* the database of each slot at the last look */
-static Task probe;
-static Known *known = NULL;
-static int	nknown = 0;
+static ManagedProcess *managed_processes;	/* of all slots, by slot and
+											 * number */
+static Oid *slot_databases;		/* the database of each slot at the last look */
+static ManagedProcess probe;
+static Candidate *candidates = NULL;
+static int	ncandidates = 0;
 static TimestampTz room_at = 0; /* no process could be started: try again */
 static long room_pause = 0;		/* 0: all could be started */
-static bool lacking;			/* in this round a process found no room */
+static bool no_room;			/* in this round a process found no room */
 
 /* ------------------------------------------------------------------ processes */
 
+/* Lowers *next to candidate. */
 static void
-advance_time(TimestampTz *next, TimestampTz candidate)
+lower_time(TimestampTz *next, TimestampTz candidate)
 {
 	*next = Min(*next, candidate);
 }
 
 /*
- * Whether the process of a task runs or is about to.  If it has ended, the next
- * one has to wait, unless it left because it was not wanted.
+ * Tells whether the process of a task runs or is about to.  If it has ended,
+ * the next start has to wait, unless it ended because it was not wanted.
  */
 static bool
-process_is_running(Task *task, bool wanted)
+process_is_running(ManagedProcess *managed, bool wanted)
 {
 	pid_t		pid;
 
-	if (task->handle == NULL)
+	if (managed->handle == NULL)
 		return false;
-	if (GetBackgroundWorkerPid(task->handle, &pid) != BGWH_STOPPED)
+	if (GetBackgroundWorkerPid(managed->handle, &pid) != BGWH_STOPPED)
 		return true;
-	pfree(task->handle);
-	task->handle = NULL;
+	pfree(managed->handle);
+	managed->handle = NULL;
 	room_at = 0;
 	if (!wanted)
-		task->pause = 0;
-	else if (TimestampDifferenceExceeds(task->started_at, GetCurrentTimestamp(), Max(task->pause, FIRST_PAUSE) * WORKED))
-		task->pause = FIRST_PAUSE;
+		managed->pause = 0;
+	else if (TimestampDifferenceExceeds(managed->started_at, GetCurrentTimestamp(),
+										Max(managed->pause, FIRST_PAUSE) * WORKED))
+		managed->pause = FIRST_PAUSE;
 	else
-		task->pause = EvpgNextPause(task->pause, FIRST_PAUSE, LAST_PAUSE);
-	task->start_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), task->pause);
+		managed->pause = EvpgNextPause(managed->pause, FIRST_PAUSE, LAST_PAUSE);
+	managed->start_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), managed->pause);
 	return false;
 }
 
 /* Starts a process, or warns, once, that it cannot. */
 static void
-start_process(Task *task, const char *what, const char *function, Oid database, int number)
+start_process(ManagedProcess *managed, const char *what, const char *function, Oid database, int number)
 {
 	BackgroundWorker worker = {0};
 	EvpgBackgroundStart extra = {.database = database, .number = number};
@@ -162,11 +160,11 @@ start_process(Task *task, const char *what, const char *function, Oid database, 
 	worker.bgw_notify_pid = MyProcPid;
 	memcpy(worker.bgw_extra, &extra, sizeof(extra));
 
-	task->database = database;
-	task->started_at = GetCurrentTimestamp();
-	if (!RegisterDynamicBackgroundWorker(&worker, &task->handle))
+	managed->database = database;
+	managed->started_at = GetCurrentTimestamp();
+	if (!RegisterDynamicBackgroundWorker(&worker, &managed->handle))
 	{
-		task->handle = NULL;
+		managed->handle = NULL;
 		if (room_pause == 0)
 			ereport(WARNING,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -181,51 +179,59 @@ start_process(Task *task, const char *what, const char *function, Oid database, 
 
 /* ------------------------------------------------------------------ databases */
 
-static Known *
-find_known(Oid database)
+/* Finds a database among the candidates; NULL if it is none. */
+static Candidate *
+find_candidate(Oid database)
 {
-	for (int i = 0; i < nknown; i++)
-		if (known[i].database == database)
-			return &known[i];
+	for (int i = 0; i < ncandidates; i++)
+		if (candidates[i].database == database)
+			return &candidates[i];
 	return NULL;
 }
 
-/* Reads pg_database: all databases that take connections, and anew into known those that are to be looked at. */
+/*
+ * Reads pg_database: returns all databases that take connections, and sets
+ * candidates to those that are to be probed.
+ */
 static List *
 read_databases(void)
 {
 	Relation	relation = table_open(DatabaseRelationId, AccessShareLock);
 	TableScanDesc scan = table_beginscan_catalog(relation, 0, NULL);
 	List	   *databases = NIL;
-	Known	   *now = NULL;
+	Candidate  *now = NULL;
 	int			count = 0;
 	HeapTuple	tuple;
 
 	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-		Known	   *before = find_known(database->oid);
+		Candidate  *before = find_candidate(database->oid);
 
 		if (!database->datallowconn)
 			continue;
 		databases = lappend_oid(databases, database->oid);
 		if (database->datistemplate)
 			continue;
-		now = now == NULL ? MemoryContextAlloc(TopMemoryContext, sizeof(Known)) : repalloc(now, sizeof(Known) * (count + 1));
+		now = now == NULL ? MemoryContextAlloc(TopMemoryContext, sizeof(Candidate)) :
+			repalloc(now, sizeof(Candidate) * (count + 1));
 		now[count].database = database->oid;
 		now[count].probe_at = before == NULL ? 0 : before->probe_at;
 		count++;
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
-	if (known != NULL)
-		pfree(known);
-	known = now;
-	nknown = count;
+	if (candidates != NULL)
+		pfree(candidates);
+	candidates = now;
+	ncandidates = count;
 	return databases;
 }
 
-/* Learns which databases there are, and frees the slots of those that are gone, or take no connections any more. */
+/*
+ * Updates the candidates, and frees the slots of databases that are gone, or
+ * no longer take connections.
+ */
 static void
 rescan_databases(void)
 {
@@ -244,9 +250,9 @@ rescan_databases(void)
 	CommitTransactionCommand();
 }
 
-/* Whether there was something new to learn. */
+/* Tells whether a rescan was requested, and clears the request. */
 static bool
-rescan_wanted(void)
+take_rescan_request(void)
 {
 	bool		wanted;
 
@@ -259,11 +265,11 @@ rescan_wanted(void)
 
 /* ------------------------------------------------------------------ probing */
 
-/* What came of the last probe. */
+/* Records what the last probe found: whether the database is to be probed again. */
 static void
-end_probe(void)
+record_probe_result(void)
 {
-	Known	   *entry = find_known(probe.database);
+	Candidate  *entry = find_candidate(probe.database);
 	bool		answered;
 
 	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
@@ -275,45 +281,46 @@ end_probe(void)
 	probe.database = InvalidOid;
 }
 
+/* Tells whether a database had a slot when slots were read last. */
 static bool
-has_slot(Oid database)
+database_has_slot(Oid database)
 {
 	for (int i = 0; i < EvpgShmem->count; i++)
-		if (seen[i] == database)
+		if (slot_databases[i] == database)
 			return true;
 	return false;
 }
 
-/* Has the next database looked at, one after the other. */
+/* Starts the probe of the next candidate, one at a time. */
 static void
-probe_next(TimestampTz *next)
+probe_next_database(TimestampTz *next)
 {
 	if (process_is_running(&probe, false))
 		return;
 	if (OidIsValid(probe.database))
-		end_probe();
-	for (int i = 0; i < nknown; i++)
+		record_probe_result();
+	for (int i = 0; i < ncandidates; i++)
 	{
-		if (known[i].probe_at == DT_NOEND || has_slot(known[i].database))
+		if (candidates[i].probe_at == DT_NOEND || database_has_slot(candidates[i].database))
 			continue;
-		if (Max(known[i].probe_at, room_at) <= GetCurrentTimestamp())
+		if (Max(candidates[i].probe_at, room_at) <= GetCurrentTimestamp())
 		{
-			start_process(&probe, "probe", "evpg_probe_main", known[i].database, EVPG_BROADCASTER);
-			lacking |= probe.handle == NULL;
+			start_process(&probe, "probe", "evpg_probe_main", candidates[i].database, EVPG_BROADCASTER);
+			no_room |= probe.handle == NULL;
 			return;
 		}
-		advance_time(next, Max(known[i].probe_at, room_at));
+		lower_time(next, Max(candidates[i].probe_at, room_at));
 	}
 }
 
 /* ------------------------------------------------------------------ slots */
 
 /*
- * A slot was freed: its database is looked at again, for the extension may have
- * come back in the meantime; all are, if any found no free slot.
+ * After a slot was freed: probes its database again, since the extension may
+ * have come back meanwhile; all candidates, if any found no free slot.
  */
 static void
-slot_freed(Oid database)
+probe_after_freed_slot(Oid database)
 {
 	bool		refused;
 
@@ -321,79 +328,82 @@ slot_freed(Oid database)
 	refused = OidIsValid(EvpgShmem->refused);
 	EvpgShmem->refused = InvalidOid;
 	LWLockRelease(EvpgShmem->lock);
-	for (int i = 0; i < nknown; i++)
-		if (refused || known[i].database == database)
-			known[i].probe_at = 0;
+	for (int i = 0; i < ncandidates; i++)
+		if (refused || candidates[i].database == database)
+			candidates[i].probe_at = 0;
 }
 
+/* Reads the state of a slot, and notices if it has changed its owner. */
 static void
-look_at_slot(int slot, Look *look)
+read_slot_state(int slot, SlotState *slot_state)
 {
 	EvpgDatabase *database = &EvpgShmem->databases[slot];
 	bool		used;
 
 	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
-	look->database = database->database;
-	look->held = database->holds > 0;
-	look->wants_broadcaster = database->wants_broadcaster;
-	look->frames_wait = database->ring.head != database->ring.tail;
-	used = OidIsValid(look->database) || look->held;
+	slot_state->database = database->database;
+	slot_state->held = database->holds > 0;
+	slot_state->wants_broadcaster = database->wants_broadcaster;
+	slot_state->frames_wait = database->ring.head != database->ring.tail;
+	used = OidIsValid(slot_state->database) || slot_state->held;
 	for (int number = 0; number < EVPG_PROCESSES; number++)
 	{
-		look->running[number] = database->processes[number].pid != 0;
-		used |= look->running[number];
+		slot_state->running[number] = database->processes[number].pid != 0;
+		used |= slot_state->running[number];
 	}
 	LWLockRelease(EvpgShmem->lock);
-	/* It is free when nothing of the last owner is left. */
-	if (seen[slot] != look->database && (OidIsValid(look->database) || !used))
+	/* The slot is free when nothing of its last owner is left. */
+	if (slot_databases[slot] != slot_state->database && (OidIsValid(slot_state->database) || !used))
 	{
-		if (OidIsValid(seen[slot]))
-			slot_freed(seen[slot]);
-		seen[slot] = look->database;
+		if (OidIsValid(slot_databases[slot]))
+			probe_after_freed_slot(slot_databases[slot]);
+		slot_databases[slot] = slot_state->database;
 	}
 }
 
 /*
  * Starts what a slot lacks: workers, or the broadcaster.  While workers lack a
- * place a broadcaster takes none, since frames can go by NOTIFY, unless some wait
- * for it in the ring and no worker of the database can send them.
+ * place a broadcaster takes none, since frames can go by NOTIFY, unless some
+ * wait for it in the ring and no worker of the database can send them.
  */
 static void
 fill_database_slot(int slot, bool broadcaster, TimestampTz *next)
 {
-	Look		look;
+	SlotState	slot_state;
+	int			first = broadcaster ? EVPG_BROADCASTER : 0;
+	int			end = broadcaster ? EVPG_PROCESSES : EVPG_BROADCASTER;
 
-	look_at_slot(slot, &look);
-	if (lacking && (!look.frames_wait || look.running[0]))
-		look.wants_broadcaster = false;
-	for (int number = broadcaster ? EVPG_BROADCASTER : 0; number < (broadcaster ? EVPG_PROCESSES : EVPG_BROADCASTER); number++)
+	read_slot_state(slot, &slot_state);
+	if (no_room && (!slot_state.frames_wait || slot_state.running[0]))
+		slot_state.wants_broadcaster = false;
+	for (int number = first; number < end; number++)
 	{
-		Task	   *task = &tasks[slot * EVPG_PROCESSES + number];
-		bool		wanted = OidIsValid(look.database) && !look.held &&
-		(number == EVPG_BROADCASTER ? look.wants_broadcaster : number < EvpgWorkers);
+		ManagedProcess *managed = &managed_processes[slot * EVPG_PROCESSES + number];
+		bool		wanted = OidIsValid(slot_state.database) && !slot_state.held &&
+		(number == EVPG_BROADCASTER ? slot_state.wants_broadcaster : number < EvpgWorkers);
 
-		if (process_is_running(task, wanted) || look.running[number] || !wanted)
+		if (process_is_running(managed, wanted) || slot_state.running[number] || !wanted)
 			continue;
-		if (task->database != look.database)
-			task->pause = task->start_at = 0;
-		if (task->start_at > GetCurrentTimestamp())
+		if (managed->database != slot_state.database)
+			managed->pause = managed->start_at = 0;
+		if (managed->start_at > GetCurrentTimestamp())
 		{
-			advance_time(next, task->start_at);
+			lower_time(next, managed->start_at);
 			continue;
 		}
 		if (room_at > GetCurrentTimestamp())
-			advance_time(next, room_at);
+			lower_time(next, room_at);
 		else if (number == EVPG_BROADCASTER)
-			start_process(task, "broadcaster", "evpg_broadcaster_main", look.database, number);
+			start_process(managed, "broadcaster", "evpg_broadcaster_main", slot_state.database, number);
 		else
-			start_process(task, "worker", "evpg_worker_main", look.database, number);
-		lacking |= task->handle == NULL;
+			start_process(managed, "worker", "evpg_worker_main", slot_state.database, number);
+		no_room |= managed->handle == NULL;
 	}
 }
 
 /* Warns, once until a slot is freed, that a database found none. */
 static void
-warn_of_refused(void)
+warn_about_refused_database(void)
 {
 	static Oid	warned = InvalidOid;
 	Oid			refused = EvpgShmem->refused;
@@ -410,26 +420,28 @@ warn_of_refused(void)
 /* ------------------------------------------------------------------ launcher */
 
 static void
-forget_launcher(int code, Datum arg)
+unregister_launcher(int code, Datum arg)
 {
 	EvpgShmem->launcher = NULL;
 }
 
+/* Sets up the launcher process: signals, shared memory, and a connection to no database. */
 static void
-prepare_launcher(void)
+connect_launcher(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
-	on_shmem_exit(forget_launcher, (Datum) 0);
+	on_shmem_exit(unregister_launcher, (Datum) 0);
 	EvpgShmem->launcher = MyLatch;
 	EvpgShmem->rescan = true;
 	room_at = EvpgShmem->start_at;
-	tasks = MemoryContextAllocZero(TopMemoryContext, sizeof(Task) * EVPG_PROCESSES * EvpgShmem->count);
-	seen = MemoryContextAllocZero(TopMemoryContext, sizeof(Oid) * EvpgShmem->count);
+	managed_processes = MemoryContextAllocZero(TopMemoryContext, sizeof(ManagedProcess) * EVPG_PROCESSES * EvpgShmem->count);
+	slot_databases = MemoryContextAllocZero(TopMemoryContext, sizeof(Oid) * EvpgShmem->count);
 }
 
+/* Sleeps until a time or a wake-up, and handles interrupts. */
 static void
 launcher_sleep_until(TimestampTz next)
 {
@@ -448,9 +460,9 @@ launcher_sleep_until(TimestampTz next)
 	}
 }
 
-/* Lets broadcasters leave that have nothing to send, if workers lack a place. */
+/* Publishes whether workers lack a place, so that broadcasters with nothing to send leave. */
 static void
-set_crowded(bool crowded)
+publish_crowded(bool crowded)
 {
 	if (EvpgShmem->crowded == crowded)
 		return;
@@ -459,158 +471,44 @@ set_crowded(bool crowded)
 		EvpgWakeProcess(&EvpgShmem->databases[slot].processes[EVPG_BROADCASTER]);
 }
 
+/* Runs the launcher.  Started by the server. */
 void
 evpg_launcher_main(Datum arg)
 {
 	TimestampTz rescan_at = 0;
 
-	prepare_launcher();
+	connect_launcher();
 	for (;;)
 	{
 		TimestampTz next = DT_NOEND;
 
-		if (rescan_wanted() || rescan_at <= GetCurrentTimestamp())
+		if (take_rescan_request() || rescan_at <= GetCurrentTimestamp())
 		{
 			rescan_databases();
 			rescan_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LONGEST_RESCAN);
 		}
-		advance_time(&next, rescan_at);
-		lacking = false;
+		lower_time(&next, rescan_at);
+		no_room = false;
 		for (int slot = 0; slot < EvpgShmem->count; slot++)
 			fill_database_slot(slot, false, &next);
-		probe_next(&next);
-		set_crowded(lacking);
+		probe_next_database(&next);
+		publish_crowded(no_room);
 		for (int slot = 0; slot < EvpgShmem->count; slot++)
 			fill_database_slot(slot, true, &next);
-		if (!lacking)
+		if (!no_room)
 			room_pause = 0;
 		else if (room_at > GetCurrentTimestamp())
-			advance_time(&next, room_at);
-		warn_of_refused();
+			lower_time(&next, room_at);
+		warn_about_refused_database();
 		launcher_sleep_until(next);
 	}
 }
 
-/* ------------------------------------------------------------------ commands on whole databases */
-
-static const char *
-option_value(List *options, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, options)
-	{
-		DefElem    *option = lfirst(cell);
-
-		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
-			return defGetString(option);
-	}
-	return NULL;
-}
-
-/* The database that nobody else may be connected to, NULL if the statement is not about one. */
-static const char *
-needs_alone(Node *statement)
-{
-	if (IsA(statement, DropdbStmt))
-		return ((DropdbStmt *) statement)->dbname;
-	if (IsA(statement, CreatedbStmt))
-	{
-		const char *template = option_value(((CreatedbStmt *) statement)->options, "template");
-
-		return template != NULL ? template : "template1";
-	}
-	if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
-		return ((RenameStmt *) statement)->subname;
-	if (IsA(statement, AlterDatabaseStmt) && option_value(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)
-		return ((AlterDatabaseStmt *) statement)->dbname;
-	return NULL;
-}
-
-/* Whether the user may create databases.  The server's own function is not exported by all minor releases of 15. */
-static bool
-may_create_databases(void)
-{
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	bool		result;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
-	ReleaseSysCache(tuple);
-	return result;
-}
-
-/* Whether the user may do to a database what the statement says. */
-static bool
-may_change_database(Node *statement, Oid database)
-{
-	HeapTuple	tuple;
-	bool		template;
-
-	if (pg_database_ownercheck(database, GetUserId()))
-		return true;
-	if (!IsA(statement, CreatedbStmt) || !may_create_databases())
-		return false;
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
-	ReleaseSysCache(tuple);
-	return template;
-}
-
-/* Sends background processes away where they are in the way, if the user is who may say so. */
-static void
-make_room(Node *statement)
-{
-	const char *name = needs_alone(statement);
-	Oid			database = name == NULL ? InvalidOid : get_database_oid(name, true);
-
-	if (OidIsValid(database) && may_change_database(statement, database))
-		EvpgShmemDismissDatabase(database);
-	/* Any may say whether it is a template, or takes connections. */
-	if (name != NULL || IsA(statement, AlterDatabaseStmt))
-		EvpgRescanDatabasesAtEnd();
-	if (IsA(statement, CreateExtensionStmt) && strcmp(((CreateExtensionStmt *) statement)->extname, "evpg") == 0)
-		EvpgWakeLauncherAtCommit();
-}
-
-/* What a prepared transaction did is told by who ends it, since there is no callback. */
-static bool
-ends_prepared(Node *statement)
-{
-	return IsA(statement, TransactionStmt) &&
-		(((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
-		 ((TransactionStmt *) statement)->kind == TRANS_STMT_ROLLBACK_PREPARED);
-}
-
-static void
-process_utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
-				ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
-{
-	ProcessUtility_hook_type next = next_utility != NULL ? next_utility : standard_ProcessUtility;
-
-	make_room(statement->utilityStmt);
-	if (!ends_prepared(statement->utilityStmt))
-	{
-		next(statement, query, read_only_tree, context, params, environment, receiver, completion);
-		return;
-	}
-	EvpgDurablePreparedBegin();
-	PG_TRY();
-	{
-		next(statement, query, read_only_tree, context, params, environment, receiver, completion);
-	}
-	PG_FINALLY();
-	{
-		EvpgDurablePreparedEnd();
-	}
-	PG_END_TRY();
-	EvpgWakeAllProcesses();
-}
-
-/* Called once, from _PG_init. */
+/*
+ * EvpgLauncherInit
+ *		Registers the launcher, if the library is
+ *		preloaded.  Called once, from _PG_init.
+ */
 void
 EvpgLauncherInit(void)
 {
@@ -618,8 +516,6 @@ EvpgLauncherInit(void)
 
 	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
 		return;
-	next_utility = ProcessUtility_hook;
-	ProcessUtility_hook = process_utility;
 	strlcpy(worker.bgw_type, "evpg launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "evpg launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_library_name, EVPG_LIBRARY, BGW_MAXLEN);

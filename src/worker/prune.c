@@ -1,16 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * prune.c
- *		Prunes what is not needed any more, if evpg_set_retention() says how long
- *		it is: command ids, messages, instances of sagas, dead letters, events that
- *		were given up.
+ *		Prunes what is no longer needed, if evpg_set_retention() sets how long
+ *		it is: command ids, messages, instances of sagas, dead letters, events
+ *		that were given up.
  *
  * The statements are those of the evpg_prune_ functions, see evpg.prune() in
  * sql/evpg--1.0.sql.  A worker goes through a table some blocks at a time, each
- * in a transaction of its own, and pauses in between; how far it is stands in
- * evpg.retention, so that any worker can go on, also after a restart.  The row
- * is locked by who prunes, and nobody waits for it; nor for rows that others
- * have locked, which are left for the next look.
+ * batch in a transaction of its own, and pauses in between; its progress is
+ * stored in evpg.retention, so that any worker can continue, also after a
+ * restart.  The row is locked by the session that prunes, and no other waits
+ * for it; nor does pruning wait for rows that others have locked, which are
+ * left for the next pass.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +44,11 @@ static EvpgStatement select_retentions = {
 	" FROM evpg.retention ORDER BY what"
 };
 
-/* What has a retention in this database, in CurrentMemoryContext. */
+/*
+ * EvpgPruneList
+ *		Returns what has a retention in this database, in CurrentMemoryContext.
+ *		The caller is inside EvpgEnter.
+ */
 List *
 EvpgPruneList(void)
 {
@@ -67,9 +72,9 @@ EvpgPruneList(void)
 /* When this process pruned blocks last, and left others for later; by the monotonic clock. */
 static instr_time last_batch;
 
-/* How long this worker has still to pause; ms. */
+/* Returns how long this worker still has to pause; ms. */
 static long
-pause_left(void)
+compute_pause_left(void)
 {
 	instr_time	since;
 
@@ -88,15 +93,16 @@ static EvpgStatement select_prune_batch = {
 
 /*
  * EvpgPruneRun
- *		Prunes the next blocks of a table, in the current transaction, if it is
- *		time to.  True if there is more to be done at once, which there never is
- *		for a worker, since it pauses; else *next is lowered to when there is.
+ *		Prunes the next blocks of a table, in the current transaction, if they
+ *		are due.  Returns true if there is more to do at once, which there never
+ *		is for a worker, since it pauses; else lowers *next to when there is.
+ *		Skips what other sessions have locked.
  */
 bool
 EvpgPruneRun(const char *what, TimestampTz *next)
 {
 	Datum		value = CStringGetTextDatum(what);
-	long		pause = EvpgInWorker() ? pause_left() : 0;
+	long		pause = EvpgInWorker() ? compute_pause_left() : 0;
 	TimestampTz next_at;
 	Datum		result;
 	bool		more;
@@ -132,7 +138,7 @@ is_prunable(const char *what)
 	return false;
 }
 
-static EvpgStatement delete_retention_clear = {
+static EvpgStatement delete_retention = {
 	.text = "DELETE FROM evpg.retention"
 	" WHERE what = $1",
 	.types = {TEXTOID}
@@ -145,7 +151,11 @@ static EvpgStatement insert_retention = {
 	.types = {TEXTOID, INTERVALOID}
 };
 
-/* Workers look at once what is older. */
+/*
+ * evpg_set_retention
+ *		SQL: evpg_set_retention(what, retention).  Sets how long what is kept;
+ *		NULL is permanently.  Workers check at once what is older.
+ */
 Datum
 evpg_set_retention(PG_FUNCTION_ARGS)
 {
@@ -169,7 +179,7 @@ evpg_set_retention(PG_FUNCTION_ARGS)
 		(void) DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(GetCurrentTimestamp()), values[1]);
 	}
 	EvpgEnter(&scope, "evpg_set_retention()");
-	(void) EvpgStatementRun(PG_ARGISNULL(1) ? &delete_retention_clear : &insert_retention, values, NULL);
+	(void) EvpgStatementRun(PG_ARGISNULL(1) ? &delete_retention : &insert_retention, values, NULL);
 	EvpgStatementDone();
 	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * prune.h
- *		Pruning what is not needed any more, as evpg.retention says.
+ *		Pruning what is no longer needed, by evpg.retention.
  *
  *-------------------------------------------------------------------------
  */

@@ -42,8 +42,9 @@
 PG_FUNCTION_INFO_V1(evpg_run);
 
 /*
- * Names of tasks, in context.  The transaction goes on with the first of them,
- * which writes what is read here: so the stronger locks come first.
+ * Returns the names of tasks, in context.  The transaction continues with the
+ * first of them, which writes what is read here, so the stronger locks are
+ * taken first.
  */
 static List *
 list_tasks(List *(*list) (void), MemoryContext context)
@@ -61,26 +62,27 @@ list_tasks(List *(*list) (void), MemoryContext context)
 	return names;
 }
 
-typedef struct Task
+typedef struct PassTask
 {
 	const char *name;
 	bool		(*run) (const char *name, TimestampTz *next);
 	TimestampTz next;
 	bool		more;
-} Task;
+} PassTask;
 
 static void
 run_task(void *arg)
 {
-	Task	   *task = arg;
+	PassTask   *task = arg;
 
 	task->more = task->run(task->name, &task->next);
 }
 
 /*
- * Runs every task of a kind, each with memory of its own; true if one has more
- * to do.  If one has only counted an attempt it makes that before anything else runs.  If one has only counted an attempt it makes that before anything else runs.  What a task cannot cope with by itself is told, and does not keep the
- * others from running.
+ * Runs every task of a kind, each with memory of its own; returns true if one has
+ * more to do.  A task that has only counted an attempt makes that attempt before
+ * anything else runs.  An error that a task does not handle itself is a warning,
+ * and does not keep the others from running.
  */
 static bool
 run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), MemoryContext context,
@@ -97,7 +99,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 
 		do
 		{
-			Task		task = {.name = lfirst(cell), .run = run, .next = *next};
+			PassTask	task = {.name = lfirst(cell), .run = run, .next = *next};
 			ErrorData  *error;
 
 			MemoryContextSwitchTo(memory);
@@ -127,9 +129,9 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 	return more;
 }
 
-/* Tells, once in a process, that consumers do not run here: nobody asked, so it looks as if they did. */
+/* Warns once in a process that consumers are inactive here: otherwise it looks as if they ran. */
 static void
-tell_of_copy(bool copy)
+warn_about_inactive_copy(bool copy)
 {
 	static bool told = false;
 
@@ -142,19 +144,21 @@ tell_of_copy(bool copy)
 	told = copy;
 }
 
-/* Old rows are deleted by a task of their own, of all consumers. */
+/* Returns the one task that deletes old rows of all consumers. */
 static List *
-list_cleaning(void)
+list_cleanup(void)
 {
 	return list_make1("old rows");
 }
 
+/* Deletes rows that rebuilds have left behind. */
 static bool
-clean(const char *name, TimestampTz *next)
+clean_old_rows(const char *name, TimestampTz *next)
 {
 	return EvpgRebuildCleanUp();
 }
 
+/* Tells whether consumers may run in this database, which a copy of another one must not let them. */
 static bool
 consumers_may_run(void)
 {
@@ -167,18 +171,18 @@ consumers_may_run(void)
 	here = EvpgActivationIsValid();
 	EvpgLeave(&scope);
 	PopActiveSnapshot();
-	tell_of_copy(!here);
+	warn_about_inactive_copy(!here);
 	return here;
 }
 
 /*
  * EvpgRunPass
- *		Does one batch of every task that is due, each in a transaction of its
- *		own, which commit() ends, starting the next one and choosing the memory
- *		context in which that goes on; nothing in a database that is a copy.  Called inside a
- *		transaction, under READ COMMITTED, and left inside one.  True if there is
- *		more to be done now; else *next is when something becomes due, DT_NOEND if
- *		nothing is known to.
+ *		Runs one batch of every task that is due, each in a transaction of its
+ *		own; none in a database that is a copy.  commit() ends a transaction,
+ *		starts the next one and chooses the memory context in which it
+ *		continues.  Called inside a transaction, under READ COMMITTED, and left
+ *		inside one.  Returns true if there is more to do now; else *next is when
+ *		something becomes due, DT_NOEND if nothing is known to.
  */
 bool
 EvpgRunPass(void (*commit) (void), TimestampTz *next)
@@ -199,7 +203,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 		more |= run_tasks(list_tasks(EvpgConsumerListProjections, context), EvpgAsyncApplyBatch, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), EvpgRebuildContinue, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
-		more |= run_tasks(list_tasks(list_cleaning, context), clean, context, commit, next);
+		more |= run_tasks(list_tasks(list_cleanup, context), clean_old_rows, context, commit, next);
 		EVPG_WAIT_POINT("pass_ended");
 	}
 	PG_FINALLY();
@@ -212,20 +216,22 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 }
 
 /* What a transaction of the procedure needs, as TopTransactionContext is for a worker. */
-static MemoryContext procedure;
+static MemoryContext procedure_context;
 
 static void
-commit_procedure(void)
+commit_in_procedure(void)
 {
 	SPI_commit();
 	EnsurePortalSnapshotExists();
-	MemoryContextReset(procedure);
-	MemoryContextSwitchTo(procedure);
+	MemoryContextReset(procedure_context);
+	MemoryContextSwitchTo(procedure_context);
 }
 
 /*
- * CALL evpg_run(max_rounds): a round is over when there is nothing more to be
- * done now.  What a round makes necessary, the next one does.
+ * evpg_run
+ *		SQL: CALL evpg_run(max_rounds). Runs passes in rounds: a round is over
+ *		when there is nothing more to do now.  What a round makes necessary, the
+ *		next one does.  Commits, so it is refused inside a transaction block.
  */
 Datum
 evpg_run(PG_FUNCTION_ARGS)
@@ -251,13 +257,13 @@ evpg_run(PG_FUNCTION_ARGS)
 	EvpgActivationRequire();
 	EvpgLeave(&scope);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	procedure = AllocSetContextCreate(CurrentMemoryContext, "EvpgRun", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(procedure);
+	procedure_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRun", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(procedure_context);
 	for (int round = 0; round < max_rounds; round++)
 	{
 		bool		idle = true;
 
-		while (EvpgRunPass(commit_procedure, &next))
+		while (EvpgRunPass(commit_in_procedure, &next))
 			idle = false;
 		if (idle)
 			break;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * run.h
- *		What is done outside the transactions of appenders.
+ *		One pass over all work outside the transactions of appenders.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * wait.c
- *		The SQL functions that wait: until a projection or saga has come to a
+ *		The SQL functions that wait: until a projection or saga has reached a
  *		position, and until a key has changed.
  *
- * Who waits is woken by the commit that changes what it waits for: it says that
- * it waits before it looks, so no wake-up is lost.  It looks with the latest
- * snapshot, under every isolation level.  While a function waits, its statement
- * holds back VACUUM, as any long statement does.
+ * A waiter is woken by the commit that changes what it waits for: it registers
+ * before it checks, so no wake-up is lost.  It checks with the latest snapshot,
+ * under every isolation level.  While a function waits, its statement holds
+ * back VACUUM, as any long statement does.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +43,7 @@
 PG_FUNCTION_INFO_V1(evpg_wait_for);
 PG_FUNCTION_INFO_V1(evpg_watch_projection);
 
-/* How long to wait, in microseconds. */
+/* Returns how long to wait, in microseconds; NULL is without limit. */
 static int64
 arg_timeout(FunctionCallInfo fcinfo, int arg)
 {
@@ -61,7 +61,7 @@ arg_timeout(FunctionCallInfo fcinfo, int arg)
 }
 
 /* What is waited for, and how it is found out. */
-typedef struct Wait
+typedef struct AwaitedState
 {
 	char	   *name;
 	char	   *key;
@@ -69,15 +69,18 @@ typedef struct Wait
 	bool		has_generation;
 	int32		generation;
 	FunctionCallInfo fcinfo;
-} Wait;
+} AwaitedState;
 
-static bool has_come(const Wait *wait);
+static bool consumer_has_reached(const AwaitedState *wait);
 
-/* A transaction that has appended keeps the stable position below what it has drawn, and consumers waiting with it. */
+/*
+ * Raises VE015 in a transaction that has appended: it keeps the stable
+ * position below what it has drawn, so consumers wait for it.
+ */
 static void
-refuse_writer(const Wait *wait)
+refuse_wait_in_writer(const AwaitedState *wait)
 {
-	if (EvpgFenceHeld())
+	if (EvpgFenceIsHeld())
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
 				 errmsg("cannot wait for \"%s\" in a transaction that has appended events", wait->name),
@@ -85,9 +88,9 @@ refuse_writer(const Wait *wait)
 				 errhint("Commit first.")));
 }
 
-/* What is left of a timeout by the monotonic clock: the wall clock may be set meanwhile. */
+/* Returns what is left of a timeout by the monotonic clock: the wall clock may be set meanwhile. */
 static int64
-time_left(instr_time started, int64 timeout)
+compute_time_left(instr_time started, int64 timeout)
 {
 	instr_time	now;
 
@@ -96,12 +99,9 @@ time_left(instr_time started, int64 timeout)
 	return timeout - (int64) INSTR_TIME_GET_MICROSEC(now);
 }
 
-/*
- * A consumer that does not run comes nowhere, however long a wait lasts: that is
- * an error, which says why.
- */
+/* Raises an error with the reason if the consumer does not run: waiting for it would never end. */
 static void
-refuse_idle_consumer(const Wait *wait)
+refuse_idle_consumer(const AwaitedState *wait)
 {
 	EvpgConsumer consumer;
 	EvpgScope	scope;
@@ -115,15 +115,19 @@ refuse_idle_consumer(const Wait *wait)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot wait for \"%s\", which is %s", wait->name, consumer.stopped ? "stopped" : "paused"),
 					 consumer.stopped ? errdetail("An event fails at position " INT64_FORMAT ".", consumer.error_position) :
-					 errdetail("Somebody has called evpg_pause_consumer()."),
+					 errdetail("It was paused by evpg_pause_consumer()."),
 					 errhint("See status and reason in evpg.stat_consumer; evpg_resume_consumer() lets it go on.")));
 	}
 	EvpgLeave(&scope);
 }
 
-/* Looks until it is there; false if time is up.  hash is what is woken.  A wait may look very often: each look has its own memory. */
+/*
+ * Waits until a condition holds; returns false if the timeout has passed.
+ * hash is what the waker wakes.  The condition may be checked very often: each
+ * check has memory of its own.
+ */
 static bool
-wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64 timeout)
+wait_until(bool (*condition) (const AwaitedState *wait), const AwaitedState *wait, uint64 hash, int64 timeout)
 {
 	instr_time	started;
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "EvpgWait", ALLOCSET_DEFAULT_SIZES);
@@ -136,11 +140,11 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64
 	{
 		int64		left;
 
-		while (!(found = look(wait)) && (left = time_left(started, timeout)) > 0)
+		while (!(found = condition(wait)) && (left = compute_time_left(started, timeout)) > 0)
 		{
 			MemoryContextReset(memory);
-			refuse_writer(wait);
-			if (look == has_come)
+			refuse_wait_in_writer(wait);
+			if (condition == consumer_has_reached)
 				refuse_idle_consumer(wait);
 			EvpgWaitSleep(hash, left);
 		}
@@ -159,41 +163,49 @@ wait_until(bool (*look) (const Wait *wait), const Wait *wait, uint64 hash, int64
 }
 
 /*
- * Whether an inline projection has what there is up to a position: the event is
- * seen, or no event can appear there any more.  A standby, and a transaction
- * whose snapshot is older than the stable position, can only look for the event.
+ * Tells whether an inline projection has everything up to a position: the
+ * event is seen, or no event can appear there any more.  A standby, and a
+ * transaction whose snapshot is older than the stable position, can only look
+ * for the event.
  */
 static bool
-is_committed(int64 position)
+position_is_decided(int64 position)
 {
-	return EvpgLogHas(position) ||
+	return EvpgLogHasEvent(position) ||
 		(!RecoveryInProgress() && !IsolationUsesXactSnapshot() && EvpgFenceStablePosition(false) >= position);
 }
 
+/* Tells whether a projection or saga has reached a position. */
 static bool
-has_come(const Wait *wait)
+consumer_has_reached(const AwaitedState *wait)
 {
 	EvpgScope	scope;
-	bool		come;
+	bool		reached;
 
 	EvpgEnter(&scope, NULL);
 	if (EvpgSagaGet(wait->name, 0, true) != NULL)
-		come = EvpgRouteReached(wait->name, wait->position);
+		reached = EvpgRouteReached(wait->name, wait->position);
 	else if (EvpgProjectionGet(wait->name, false)->mode == EVPG_MODE_INLINE)
-		come = is_committed(wait->position);
+		reached = position_is_decided(wait->position);
 	else
-		come = EvpgAsyncHasReached(wait->name, wait->position);
+		reached = EvpgAsyncHasReached(wait->name, wait->position);
 	EvpgLeave(&scope);
-	return come;
+	return reached;
 }
 
+/*
+ * evpg_wait_for
+ *		SQL: evpg_wait_for(name, min_position, timeout).  Waits until a
+ *		projection or saga has reached a position; returns false if the timeout
+ *		has passed.
+ */
 Datum
 evpg_wait_for(PG_FUNCTION_ARGS)
 {
-	Wait		wait = {.name = EvpgArgName(fcinfo, 0, "consumer name")};
+	AwaitedState wait = {.name = EvpgArgName(fcinfo, 0, "consumer name")};
 
 	wait.position = EvpgArgBigint(fcinfo, 1, "min_position");
-	PG_RETURN_BOOL(wait_until(has_come, &wait, EvpgHashPair(wait.name, ""), arg_timeout(fcinfo, 2)));
+	PG_RETURN_BOOL(wait_until(consumer_has_reached, &wait, EvpgHashPair(wait.name, ""), arg_timeout(fcinfo, 2)));
 }
 
 static EvpgStatement select_projection_row_watch = {
@@ -204,9 +216,9 @@ static EvpgStatement select_projection_row_watch = {
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* Whether the row of a key is another one than is known; then it is returned. */
+/* Tells whether the row of a key is another one than the caller knows, and then returns it. */
 static bool
-has_changed(const Wait *wait)
+row_has_changed(const AwaitedState *wait)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) wait->fcinfo->resultinfo;
 	Datum		parameters[2] = {CStringGetTextDatum(wait->name), CStringGetTextDatum(wait->key)};
@@ -236,6 +248,12 @@ has_changed(const Wait *wait)
 	return changed;
 }
 
+/*
+ * evpg_watch_projection
+ *		SQL: evpg_watch_projection(name, key, after_version, timeout,
+ *		generation).  Waits until the row of a key has changed, and returns it;
+ *		no row if the timeout has passed.
+ */
 Datum
 evpg_watch_projection(PG_FUNCTION_ARGS)
 {
@@ -243,7 +261,7 @@ evpg_watch_projection(PG_FUNCTION_ARGS)
 	{
 		ARG_NAME, ARG_KEY, ARG_AFTER_VERSION, ARG_TIMEOUT, ARG_AFTER_GENERATION
 	};
-	Wait		wait = {
+	AwaitedState wait = {
 		.name = EvpgArgName(fcinfo, ARG_NAME, "projection name"),
 		.key = EvpgArgKey(fcinfo, ARG_KEY),
 		.position = PG_ARGISNULL(ARG_AFTER_VERSION) ? 0 : PG_GETARG_INT64(ARG_AFTER_VERSION),
@@ -253,6 +271,6 @@ evpg_watch_projection(PG_FUNCTION_ARGS)
 	};
 
 	InitMaterializedSRF(fcinfo, 0);
-	(void) wait_until(has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_timeout(fcinfo, ARG_TIMEOUT));
+	(void) wait_until(row_has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_timeout(fcinfo, ARG_TIMEOUT));
 	PG_RETURN_NULL();
 }

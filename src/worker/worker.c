@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *		Workers: do what is due in a database, one pass after another (run.c), and
- *		sleep until there is more.
+ *		Workers: run what is due in a database, one pass after another (run.c),
+ *		and sleep until there is more.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,23 +29,24 @@
 #define LONGEST_LOCK_WAIT 900
 #define DEADLOCK_CHECK_AFTER "50ms"
 
-/* What the last pass said. */
-static bool more;
-static TimestampTz next;
+/* The result of the last pass. */
+static bool more_is_due;
+static TimestampTz next_due_at;
 
+/* Begins a transaction that waits for locks for a limited time. */
 static void
-begin_work(void)
+begin_worker_transaction(void)
 {
 	LockTimeout = LONGEST_LOCK_WAIT;
 	EvpgBackgroundBegin();
 }
 
 /*
- * A commit that waits, for others that notify, ends well: a timeout would take
- * back what is done.
+ * Commits without a lock timeout: a commit that waits, for others that notify,
+ * succeeds, and a timeout would undo what is done.
  */
 static void
-commit_work(void)
+commit_worker_transaction(void)
 {
 	LockTimeout = 0;
 	CommitTransactionCommand();
@@ -55,24 +56,25 @@ commit_work(void)
 static void
 commit_batch(void)
 {
-	commit_work();
+	commit_worker_transaction();
 	pgstat_report_stat(false);
 	EvpgBackgroundHandleInterrupts();
-	begin_work();
+	begin_worker_transaction();
 }
 
+/* Runs a pass, as a round of this process. */
 static void
-run_pass(void)
+run_worker_pass(void)
 {
-	begin_work();
-	more = EvpgRunPass(commit_batch, &next);
-	commit_work();
+	begin_worker_transaction();
+	more_is_due = EvpgRunPass(commit_batch, &next_due_at);
+	commit_worker_transaction();
 	if (EVPG_MUTATION("woken_late"))
 		EvpgBackgroundProcess->woken = false;
 	EvpgBackgroundReleaseLocks();
 }
 
-/* A worker: runs until it is not wanted any more. */
+/* Runs a worker until it is no longer wanted.  Started by the launcher. */
 void
 evpg_worker_main(Datum arg)
 {
@@ -90,12 +92,12 @@ evpg_worker_main(Datum arg)
 		/* What is committed from now on sets it again. */
 		pg_memory_barrier();
 		frames_at = EvpgBroadcasterStandIn();
-		if (!EvpgBackgroundRunRound(run_pass, &pause, false))
+		if (!EvpgBackgroundRunRound(run_worker_pass, &pause, false))
 			EvpgBackgroundSleepUntil(EvpgBackgroundTimeAfter(pause), false);
-		else if (!more)
+		else if (!more_is_due)
 		{
 			EvpgBackgroundGather(EvpgBackgroundProcess->woken);
-			EvpgBackgroundSleepUntil(Min(Min(EvpgBackgroundTimeAfter(EvpgNaptime), next), frames_at), true);
+			EvpgBackgroundSleepUntil(Min(Min(EvpgBackgroundTimeAfter(EvpgNaptime), next_due_at), frames_at), true);
 		}
 	}
 }
