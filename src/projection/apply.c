@@ -8,8 +8,8 @@
  * Both serve every caller: the transaction that appends the event (here), a
  * batch (batch.c), a rebuild.
  *
- * An event is applied to an inline projection in the transaction that appends
- * it, by everyone who appends, so it is applied once.  The keys of a command are
+ * An event is applied to an inline projection in the transaction that appends it,
+ * so it is applied once.  The keys of a command are
  * locked in one order, so two commands cannot deadlock over them; a handler is
  * called in the order of positions, once all keys of its projection are locked.
  * Applies to a key come in the order of its locks, which for a key over several
@@ -61,7 +61,7 @@ const char *EvpgApplyKey = NULL;	/* NULL: not known yet */
 
 static char last_key[EVPG_MAX_ID + 1];
 
-/* Says what is being worked on. */
+/* Sets the event, 0 for none, and the key, NULL if it is not known, on which user code is about to work. */
 void
 EvpgApplySetCurrent(int64 position, const char *key)
 {
@@ -84,19 +84,20 @@ static void
 describe_projection_call(void *arg)
 {
 	Frame	   *frame = arg;
+	const EvpgEvent *event = frame->event;
 
 	if (frame->key != NULL)
-		errcontext("projection \"%s\", key \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
-				   frame->projection, frame->key, frame->event->type, frame->event->aggregate_id,
-				   frame->event->aggregate_type, frame->event->position);
+		errcontext("projection \"%s\", key \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position "
+				   INT64_FORMAT, frame->projection, frame->key, event->type, event->aggregate_id,
+				   event->aggregate_type, event->position);
 	else if (frame->keys > 0)
-		errcontext("projection \"%s\", %d keys, event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
-				   frame->projection, frame->keys, frame->event->type, frame->event->aggregate_id,
-				   frame->event->aggregate_type, frame->event->position);
+		errcontext("projection \"%s\", %d keys, event \"%s\" of stream \"%s\" of aggregate \"%s\" at position "
+				   INT64_FORMAT, frame->projection, frame->keys, event->type, event->aggregate_id,
+				   event->aggregate_type, event->position);
 	else
-		errcontext("key of projection \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position " INT64_FORMAT,
-				   frame->projection, frame->event->type, frame->event->aggregate_id,
-				   frame->event->aggregate_type, frame->event->position);
+		errcontext("key of projection \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position "
+				   INT64_FORMAT, frame->projection, event->type, event->aggregate_id,
+				   event->aggregate_type, event->position);
 }
 
 static void
@@ -135,7 +136,7 @@ row_state(EvpgProjectionRow *row, MemoryContext row_context)
 	return row->json->json;
 }
 
-/* The delta is of no use unless it is sent. */
+/* Lets a native projection apply an event to a state; the delta is kept only if it is sent. */
 static void
 project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, bool send, Applied *applied)
 {
@@ -159,7 +160,7 @@ project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *ev
 	EvpgNativeResultReset(result);
 }
 
-/* A reducer that returns jsonb says the new state, which is what listeners get; NULL deletes. */
+/* Lets a reducer apply an event: a result of jsonb is the new state, which listeners get; NULL deletes. */
 static void
 project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *state, const EvpgEvent *event,
 				   Applied *applied)
@@ -190,7 +191,7 @@ project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *sta
 		EvpgJsonbCheckLimits(applied->state, "projection state");
 }
 
-/* A handler writes the user's own tables, and returns the delta; NULL is silent. */
+/* Lets a handler apply an event: it writes the user's own tables and returns the delta; NULL sends no frame. */
 static void
 project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Applied *applied)
 {
@@ -203,6 +204,7 @@ project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Ap
 		applied->delta = DatumGetJsonbP(rows[0]);
 }
 
+/* Lets the code of a projection apply an event to a row. */
 static void
 apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent *event, bool send, Applied *applied)
 {
@@ -216,7 +218,7 @@ apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent 
 						   row->state != NULL ? row->state : projection->initial_state, event, applied);
 }
 
-/* Keeps a new state; whatever state the row had goes. */
+/* Keeps a new state, in CurrentMemoryContext, and frees the one that the row had. */
 static void
 keep_state(EvpgProjectionRow *row, const Applied *applied)
 {
@@ -234,7 +236,7 @@ keep_state(EvpgProjectionRow *row, const Applied *applied)
 		pfree(before);
 }
 
-/* A row has taken an event: its version and position, and its frame if asked. */
+/* Advances version and position of a row over an event, and sends its frame if asked. */
 static void
 advance_row(EvpgProjectionRow *row, const EvpgEvent *event, bool send, const Applied *applied)
 {
@@ -247,9 +249,10 @@ advance_row(EvpgProjectionRow *row, const EvpgEvent *event, bool send, const App
 
 /*
  * EvpgApplyReducer
- *		Applies an event to a row, in memory: the caller writes it in the end.
- *		The state is kept in CurrentMemoryContext while all else goes with
- *		event_context.  Sends the frame of the event if asked.  Not for a handler.
+ *		Applies an event to a row, in memory, by the reducer or library of its projection;
+ *		the caller writes the row in the end.  The state is kept in CurrentMemoryContext,
+ *		all else goes with event_context.  With send, sends the frame of the event.  The
+ *		caller has locked the row, or owns all rows of the build.
  */
 void
 EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext event_context, bool send)
@@ -271,9 +274,10 @@ EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext e
 
 /*
  * EvpgApplyHandler
- *		Lets the handler of a projection apply an event, once, and advances the rows
- *		of all its keys, in memory: the caller writes them in the end.  All else
- *		goes with event_context.
+ *		Lets the handler of a projection apply an event, once, and advances the rows of
+ *		all its keys (EvpgProjectionRow *), in memory; the caller writes them in the end.
+ *		All else goes with event_context.  The caller has locked the rows, or owns all
+ *		rows of the build.
  */
 void
 EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send)
@@ -303,7 +307,7 @@ EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* The keys that an event is applied to, in CurrentMemoryContext. */
+/* Returns the keys to which an event is applied (char *), in CurrentMemoryContext.  Runs user code. */
 List *
 EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event)
 {
@@ -318,7 +322,7 @@ EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event)
 
 /* ------------------------------------------------------------------ inline projections */
 
-/* Whether the projection is kept up by who appends, and takes the event. */
+/* Whether the projection is inline, and takes the event. */
 static bool
 takes_inline(EvpgProjection *projection, const EvpgEvent *event)
 {
@@ -340,7 +344,7 @@ compare_work(const void *a, const void *b)
 	return order;
 }
 
-/* Whether any inline projection takes any of the events. */
+/* Returns whether any inline projection takes any of the events. */
 bool
 EvpgApplyInlineIsNeeded(const EvpgEvent *events, int count)
 {
@@ -388,7 +392,7 @@ collect_keys(List *projections, const EvpgEvent *events, int count, int *nwork)
 	return work;
 }
 
-/* Applies all that there is for the first key of work, and returns how much that is. */
+/* Applies all events for the first key of work, and returns how many there are. */
 static int
 apply_key(const Work *work, int nwork)
 {
@@ -406,7 +410,7 @@ apply_key(const Work *work, int nwork)
 	return done;
 }
 
-/* The same, in the order in which a handler gets them. */
+/* Compares by the order in which a handler gets events. */
 static int
 compare_positions(const void *a, const void *b)
 {
@@ -419,8 +423,8 @@ compare_positions(const void *a, const void *b)
 }
 
 /*
- * Applies all that there is for the handler of the first projection of work, and
- * returns how much that is.  Locks all keys first, in their order; then each
+ * Applies all events for the first projection of work, which has a handler, and returns
+ * how many keys of events there are.  Locks all keys first, in their order; then each
  * event is applied once, in the order of positions.
  */
 static int
@@ -463,8 +467,9 @@ apply_handler(Work *work, int nwork)
 
 /*
  * EvpgApplyInline
- *		Applies events that this transaction has just appended to all inline
- *		projections that take them.
+ *		Applies events that this transaction has just appended to all inline projections
+ *		that take them.  Locks their keys until the end of the transaction.  The caller
+ *		is inside the fence and EvpgEnter.
  */
 void
 EvpgApplyInline(const EvpgEvent *events, int count)

@@ -1,18 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * batch.c
- *		Applies many events of the log to a projection, in order of position,
- *		for who owns all rows of a build: an asynchronous projection, a rebuild.
+ *		Applies many events of the log to a projection, in order of position, for a
+ *		transaction that owns all rows of a build: an asynchronous projection, a
+ *		rebuild.
  *
  * Each key is read when its first event comes and written once, at the end.
  * The caller has asked for the stable position before, so that the snapshot
  * that is taken here sees every event up to it: only under READ COMMITTED.  An
  * event is read once (rule 12).
  *
- * How many events a batch takes adapts to how long they take: small batches
- * write their rows too often, and for large ones whoever wants to pause, change
- * or drop the projection waits too long.  So a batch reads for a given time, and
- * one event at least.
+ * How many events a batch takes adapts to how long they take: small batches write
+ * their rows too often, and for large ones a session that pauses, changes or drops
+ * the projection waits too long.  So a batch reads for a given time, and one event at
+ * least.
  *
  * Memory: one context for a batch, in which the rows are, one for an event
  * below it.  MAX_BYTES bounds them, with what json-c holds for native rows.
@@ -20,7 +21,6 @@
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
-
 
 #include "access/xact.h"
 #include "base/names.h"
@@ -39,13 +39,13 @@
 #define MAX_BYTES (64 * 1024 * 1024)
 
 /* Or when it has read for so long, in ms. */
-#define LONGEST 500
+#define MAX_BATCH_TIME 500
 
 /* Or after so many events. */
 #define MAX_EVENTS 500000
 
-/* How large a native state has become is looked at for so many events of its key once. */
-#define LOOK_EVERY 16
+/* The size of a native state is measured once for so many events of its key. */
+#define MEASURE_EVERY 16
 
 typedef struct RowEntry
 {
@@ -54,7 +54,8 @@ typedef struct RowEntry
 	EvpgProjectionRow *row;		/* NULL: not read yet */
 	int64		position;		/* the last event that was applied to it */
 	int64		events;			/* how many were */
-	Size		json;			/* what json-c holds for it, at the last look */
+	Size		json;			/* what json-c holds for it, when it was
+								 * measured */
 	uint32		hash;
 	char		status;
 } RowEntry;
@@ -90,9 +91,9 @@ find_entry(rows_hash *rows, const char *key)
 	return entry;
 }
 
-/* Marks the keys whose events wait behind a parked one. */
+/* Notes the keys whose events wait behind a parked one. */
 static void
-mark_waiting(EvpgBatch *batch, rows_hash *rows)
+note_waiting_keys(EvpgBatch *batch, rows_hash *rows)
 {
 	ListCell   *cell;
 
@@ -124,8 +125,8 @@ open_row(EvpgBatch *batch, RowEntry *entry, const EvpgEvent *event)
 
 /* Applies an event to each of its keys. */
 static void
-fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
-		   MemoryContext event_context)
+apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
+			  MemoryContext event_context)
 {
 	EvpgProjection *projection = batch->projection;
 	bool		by_id = EvpgProjectionKeyedById(projection);
@@ -150,7 +151,7 @@ fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys
 			continue;
 		}
 		EvpgApplyReducer(open_row(batch, entry, event), event, event_context, batch->send);
-		if (entry->events++ % LOOK_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
+		if (entry->events++ % MEASURE_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
 		{
 			Size		size = EvpgJsonSize(entry->row->json->json, "projection state");
 
@@ -166,8 +167,8 @@ fold_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys
  * given up for one of them.
  */
 static void
-handle_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
-			 MemoryContext event_context)
+apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
+				 MemoryContext event_context)
 {
 	bool		waits = (batch->give_up != NULL);
 	List	   *of_event = NIL;
@@ -211,9 +212,9 @@ apply_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_
 
 	MemoryContextSwitchTo(context);
 	if (batch->projection->handler_signature != NULL)
-		handle_event(batch, rows, event, keys, next_parked, event_context);
+		apply_by_handler(batch, rows, event, keys, next_parked, event_context);
 	else
-		fold_event(batch, rows, event, keys, next_parked, event_context);
+		apply_to_keys(batch, rows, event, keys, next_parked, event_context);
 }
 
 /* Whether a batch may take another event. */
@@ -231,9 +232,10 @@ has_room(const EvpgBatch *batch, const rows_hash *rows, Size limit, instr_time s
 		return false;
 	INSTR_TIME_SET_CURRENT(lasted);
 	INSTR_TIME_SUBTRACT(lasted, started);
-	return INSTR_TIME_GET_MILLISEC(lasted) < LONGEST;
+	return INSTR_TIME_GET_MILLISEC(lasted) < MAX_BATCH_TIME;
 }
 
+/* Reads the events of a batch and applies them. */
 static void
 scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
@@ -278,7 +280,10 @@ scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 	PopActiveSnapshot();
 }
 
-/* Whether a row can be written is known after all its events: one of them is blamed, if it is known which. */
+/*
+ * Writes all rows.  Whether a row can be written is known only after all its events:
+ * one of them is blamed, if it is known which.
+ */
 static void
 write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
@@ -305,7 +310,8 @@ write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 
 /*
  * EvpgBatchRequireNewSnapshots
- *		Error if a snapshot that is taken now would not see what is committed.
+ *		Error if a snapshot that is taken now does not see what is committed: not under
+ *		READ COMMITTED.
  */
 void
 EvpgBatchRequireNewSnapshots(void)
@@ -319,9 +325,10 @@ EvpgBatchRequireNewSnapshots(void)
 
 /*
  * EvpgBatchApply
- *		Applies a batch.  The caller owns the rows of the build to the end of the
- *		transaction, and is inside EvpgEnter.  After an error EvpgApplyPosition
- *		is the event that failed, 0 if none did.
+ *		Applies a batch, and sets what became of it.  The caller owns the rows of the
+ *		build until the end of the transaction, has asked for the stable position before,
+ *		and is inside EvpgEnter.  Runs user code.  After an error EvpgApplyPosition is
+ *		the event that failed, 0 if none did.
  */
 void
 EvpgBatchApply(EvpgBatch *batch)
@@ -340,7 +347,7 @@ EvpgBatchApply(EvpgBatch *batch)
 	EvpgApplyRuns = true;
 	PG_TRY();
 	{
-		mark_waiting(batch, rows);
+		note_waiting_keys(batch, rows);
 		scan_log(batch, rows, event_context);
 		write_rows(batch, rows, event_context);
 		EvpgApplySetCurrent(0, NULL);

@@ -171,7 +171,8 @@ EvpgDeclaredTablesCheckUnclaimed(const char *name, ArrayType *tables)
 			ListCell   *table;
 
 			foreach(table, strcmp(other->name, name) == 0 ? NIL : other->tables)
-				if (RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(table))), NoLock, true) == relid)
+				if (RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(table))),
+									 NoLock, true) == relid)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_IN_USE),
 						 errmsg("table %s belongs to projection \"%s\"", (char *) lfirst(cell), other->name),

@@ -54,7 +54,10 @@
 
 /* ------------------------------------------------------------------ what can be exchanged */
 
-/* Whether files of the two relations are of one kind, and were not made by this transaction, whose commit would sync them. */
+/*
+ * Whether files of the two relations are of one kind, and were not made by this
+ * transaction, whose commit would sync them.
+ */
 static bool
 equal_storage(Relation left, Relation right)
 {
@@ -230,7 +233,8 @@ find_trigger_obstacle(const Trigger *trigger, List *tables)
 	within = constraint->contype == CONSTRAINT_FOREIGN &&
 		list_member_oid(tables, constraint->conrelid) && list_member_oid(tables, constraint->confrelid);
 	ReleaseSysCache(tuple);
-	return within ? NULL : "It has a foreign key, or a deferred constraint, that is not between tables that are exchanged, too.";
+	return within ? NULL :
+		"It has a foreign key, or a deferred constraint, that is not between tables that are exchanged, too.";
 }
 
 /* Returns why triggers or foreign keys of a table forbid the exchange; NULL if they do not. */

@@ -101,10 +101,12 @@ revoke_default_privileges(const char *schema)
 {
 	execute_as(EvpgCatalogGet()->owner,
 			   psprintf("DO $$ DECLARE r pg_catalog.text; BEGIN"
-						" FOR r IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END"
+						" FOR r IN SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC'"
+						" ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END"
 						" FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a"
 						" WHERE n.nspname OPERATOR(pg_catalog.=) '%s' AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner"
-						" LOOP EXECUTE 'REVOKE ALL ON SCHEMA %s FROM ' OPERATOR(pg_catalog.||) r; END LOOP; END $$", schema, schema));
+						" LOOP EXECUTE 'REVOKE ALL ON SCHEMA %s FROM ' OPERATOR(pg_catalog.||) r; END LOOP; END $$",
+						schema, schema));
 }
 
 /*
@@ -129,8 +131,9 @@ deparse_foreign_key(Oid constraint_id, List *tables)
 		EvpgScope	scope;
 
 		EvpgEnterAs(&scope, GetUserId(), psprintf("%s, pg_catalog, pg_temp", quote_identifier(schema)));
-		definition = psprintf("ADD CONSTRAINT %s %s", quote_identifier(NameStr(constraint->conname)),
-							  TextDatumGetCString(DirectFunctionCall1(pg_get_constraintdef, ObjectIdGetDatum(constraint_id))));
+		definition =
+			TextDatumGetCString(DirectFunctionCall1(pg_get_constraintdef, ObjectIdGetDatum(constraint_id)));
+		definition = psprintf("ADD CONSTRAINT %s %s", quote_identifier(NameStr(constraint->conname)), definition);
 		EvpgLeave(&scope);
 	}
 	ReleaseSysCache(tuple);
@@ -161,7 +164,8 @@ copy_foreign_keys(EvpgProjection *projection, Oid owner, const char *schema)
 			char	   *definition = deparse_foreign_key(((ForeignKeyCacheInfo *) lfirst(key))->conoid, tables);
 
 			if (definition != NULL)
-				execute_as(owner, psprintf("SET LOCAL search_path = %s, pg_catalog, pg_temp; ALTER TABLE %s.%s %s", schema, schema,
+				execute_as(owner, psprintf("SET LOCAL search_path = %s, pg_catalog, pg_temp; ALTER TABLE %s.%s %s",
+										   schema, schema,
 										   quote_identifier(get_rel_name(lfirst_oid(cell))), definition));
 		}
 	}
@@ -208,7 +212,8 @@ void
 EvpgRebuildTablesDropCopies(int64 build)
 {
 	execute_as(EvpgCatalogGet()->owner,
-			   psprintf("SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS %s CASCADE", EvpgRebuildTablesSchema(build)));
+			   psprintf("SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS %s CASCADE",
+						EvpgRebuildTablesSchema(build)));
 }
 
 /* Lists the columns of a table that can be written, for a statement. */
@@ -237,7 +242,8 @@ oid_of_copy(const char *table, int64 build)
 {
 	List	   *names = stringToQualifiedNameList(table);
 
-	return EvpgDeclaredTableOid(quote_qualified_identifier(EvpgRebuildTablesSchema(build), strVal(llast(names))), AccessShareLock);
+	return EvpgDeclaredTableOid(quote_qualified_identifier(EvpgRebuildTablesSchema(build), strVal(llast(names))),
+								AccessShareLock);
 }
 
 /* Lists the tables of a projection and their copies (of Oid); if only is not NIL, those in it. */
@@ -412,7 +418,8 @@ refuse_changed_table(const char *name, Oid table_id, Oid copy_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("columns or defaults of table %s have changed since its rebuild began", name),
-				 errhint("Undo the change, or begin the rebuild again: evpg_cancel_rebuild(), then evpg_rebuild_projection().")));
+				 errhint("Undo the change, or begin the rebuild again: "
+						 "evpg_cancel_rebuild(), then evpg_rebuild_projection().")));
 }
 
 /*
