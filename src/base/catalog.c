@@ -50,7 +50,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#define OWN_SEARCH_PATH "pg_catalog, pg_temp"
 
 /* In place of a shape: C code knows no column of the relation by number. */
 #define NO_SHAPE EVPG_SHAPE_COUNT
@@ -590,7 +589,7 @@ EvpgEnter(EvpgScope *scope, const char *writer)
 	}
 	/* What another backend registered before this call must be seen. */
 	AcceptInvalidationMessages();
-	EvpgEnterAs(scope, EvpgCatalogGet()->owner, OWN_SEARCH_PATH);
+	EvpgEnterAs(scope, EvpgCatalogGet()->owner, EVPG_SEARCH_PATH);
 }
 
 /*

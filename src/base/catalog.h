@@ -12,6 +12,9 @@
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
+/* What evpg's own statements are analysed and planned under; see EvpgEnter. */
+#define EVPG_SEARCH_PATH "pg_catalog, pg_temp"
+
 #define EVPG_WORK_TABLES 7
 
 typedef struct EvpgCatalog

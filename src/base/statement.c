@@ -15,7 +15,10 @@
 #include "postgres.h"
 
 #include "base/names.h"
+#include "base/catalog.h"
 #include "base/statement.h"
+#include "base/testing.h"
+#include "catalog/namespace.h"
 #include "jit/jit.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -74,6 +77,7 @@ static const Planning by_cost = {true, true, true, true, true, false};
 static SPIPlanPtr
 connect_spi(EvpgStatement *statement)
 {
+	EVPG_REQUIRE(strcmp(namespace_search_path, EVPG_SEARCH_PATH) == 0, "search_path of evpg's statements is not pinned");
 	SPI_connect();
 	if (unlikely(statement->plan == NULL))
 	{

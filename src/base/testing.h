@@ -9,7 +9,8 @@
  * evpg.test_wait has that name, for the session that holds pg_advisory_lock(17700); "name:2"
  * waits only the second time that the session comes there.  EVPG_PLANT(n), in
  * sessions, does what must never happen, which the attack (test/attack) must
- * notice.
+ * notice.  EVPG_REQUIRE(condition, what) raises an error unless something holds
+ * that all tests must find to hold.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,6 +28,7 @@ extern void EvpgTestingPlant(int64 n);
 #define EVPG_MUTATION(name)		EvpgTestingMutation(name)
 #define EVPG_WAIT_POINT(name)	EvpgTestingWait(name)
 #define EVPG_PLANT(n)			EvpgTestingPlant(n)
+#define EVPG_REQUIRE(condition, what) do { if (!(condition)) elog(ERROR, what); } while (0)
 
 #else
 
@@ -34,6 +36,7 @@ extern void EvpgTestingPlant(int64 n);
 #define EVPG_MUTATION(name)		false
 #define EVPG_WAIT_POINT(name)	((void) 0)
 #define EVPG_PLANT(n)			((void) 0)
+#define EVPG_REQUIRE(condition, what) ((void) 0)
 
 #endif
 
