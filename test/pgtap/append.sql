@@ -10,40 +10,41 @@ SET test.kind = counter_c;
 SELECT same($$SELECT version, type, data FROM evpg_append('counter', 'a',
   ARRAY[evpg_event('Added', '{"n": 5000}'), evpg_event('Added', '{"n": 1}')])$$,
   $$VALUES (1::bigint, 'Added', '{"n": 5000}'::jsonb), (2, 'Added', '{"n": 1}')$$,
-  'A17: append needs no handler, and makes the stream');
+  'append needs no handler, and makes the stream [A17]');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('counter', 'a')), '2 {"total": 5001, "applied": 2}',
-  'A17: nor an invariant');
+  'nor an invariant [A17]');
 SELECT refused($$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 1}')$$, 'VE006 total 5002 is above 1000',
-  'B13: but the next command meets it');
+  'but the next command meets it [B13]');
 SELECT trace() AS before \gset
-SELECT is((SELECT count(*) FROM evpg_append('counter', 'none', '{}')), 0::bigint, 'D46: append of nothing');
+SELECT is((SELECT count(*) FROM evpg_append('counter', 'none', '{}')), 0::bigint, 'append of nothing [D46]');
 SELECT is((SELECT count(*) FROM evpg_append('counter', 'none',
   ARRAY[NULL, (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)]::evpg.new_event[])), 0::bigint,
-  'D46: rows of NULL are no events');
-SELECT is(trace(), :'before', 'rule 5: writes nothing');
+  'rows of NULL are no events [D46]');
+SELECT is(trace(), :'before', 'writes nothing [rule 5]');
 SELECT is((SELECT version FROM evpg_append('counter', 'a', ARRAY[NULL, evpg_event('Odd'), NULL])), 3::bigint,
-  'D46: nor do they count beside one that is');
+  'nor do they count beside one that is [D46]');
 
-SELECT refused($$SELECT evpg_append('counter', 'a', NULL)$$, '22004 events must not be null', 'A17: NULL for the events');
+SELECT refused($$SELECT evpg_append('counter', 'a', NULL)$$, '22004 events must not be null', 'NULL for the events [A17]');
 SELECT refused($$SELECT evpg_append('nope', 'a', evpg_events('{"type": "Odd"}'))$$, 'VE003 %',
-  'A17: append to an unknown type');
-SELECT refused($$SELECT evpg_append('nope', 'a', '{}')$$, 'VE003 %', 'A17: append of nothing to an unknown type');
+  'append to an unknown type [A17]');
+SELECT refused($$SELECT evpg_append('nope', 'a', '{}')$$, 'VE003 %', 'append of nothing to an unknown type [A17]');
 
 -- all or nothing
 SELECT gen_random_uuid() AS known \gset
 SELECT is((SELECT event_id FROM evpg_append('counter', 'ids', ARRAY[evpg_event('Odd', event_id => :'known')])),
-  :'known'::uuid, 'D43: an event keeps the id that it is given');
+  :'known'::uuid, 'an event keeps the id that it is given [D43]');
 SELECT alike(error_of(format($$SELECT evpg_append('counter', 'a',
   ARRAY[evpg_event('Odd'), evpg_event('Odd', event_id => %L), evpg_event('Odd')])$$, :'known')),
-  '23505 %', 'D43: a known event id');
-SELECT is((SELECT version FROM evpg_state('counter', 'a')), 3::bigint, 'rule 3, D46, D58: all or nothing');
+  '23505 %', 'a known event id [D43]');
+SELECT is((SELECT version FROM evpg_state('counter', 'a')), 3::bigint, 'all or nothing [rule 3, D46, D58]');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a2', 'Emit', '{"events": [{"type": "Odd"}, {"type": "Odd"}]}')),
-  2::bigint, 'rule 3: events of a handler');
+  2::bigint, 'events of a handler [rule 3]');
 SELECT alike(error_of($$SELECT evpg_execute('counter', 'a2', 'Emit',
   '{"events": [{"type": "Added", "data": {"n": 1}, "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"},
-    {"type": "Odd", "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"}]}')$$), '23505 %', 'D43: one id twice in a command');
+    {"type": "Odd", "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"}]}')$$), '23505 %',
+  'one id twice in a command [D43]');
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter', 'a2')), '2 0',
-  'rule 3, rule 6: none of them is there');
+  'none of them is there [rule 3, rule 6]');
 
 -- what an event can say
 SELECT same($$SELECT type, data, metadata, tags, schema_version, occurred_at, event_id FROM evpg_append('counter', 'full',
@@ -56,7 +57,7 @@ SELECT same($$SELECT type, data, metadata, tags, schema_version, occurred_at, ev
            (SELECT event_id FROM evpg.event WHERE type = 'Bare')),
            ('Default', '{}', NULL, NULL, 1, (SELECT recorded_at FROM evpg.event WHERE type = 'Default'),
            (SELECT event_id FROM evpg.event WHERE type = 'Default'))$$,
-  'A22, B10: everything that an event can say is kept');
+  'everything that an event can say is kept [A22, B10]');
 
 -- causation within a call
 CREATE TEMP TABLE caused AS SELECT * FROM evpg_append('counter', 'caused',
@@ -67,38 +68,38 @@ SELECT is((SELECT array_agg(c.causation_id || ' ' || coalesce(p.type, '-') ORDER
   (SELECT ARRAY['outer -', one.event_id || ' One', one.event_id || ' One', three.event_id || ' Three'] FROM caused one,
   caused three
     WHERE one.type = 'One' AND three.type = 'Three'),
-    'D47: caused_by is the id of an earlier event, else the argument counts');
+    'caused_by is the id of an earlier event, else the argument counts [D47]');
 SELECT refused(format($$SELECT evpg_append('counter', 'caused',
   ARRAY[evpg_event('One'), evpg_event('Two', caused_by => %s), evpg_event('Three')])$$, n),
-  '22023 caused_by must be the number of an earlier event of the call', 'D47: caused_by ' || n)
+  '22023 caused_by must be the number of an earlier event of the call', 'caused_by ' || n || ' [D47]')
   FROM unnest('{2,3,4,0,-1,2147483647,-2147483648}'::int[]) n;
 
 -- inject
 SELECT is((SELECT version FROM evpg_inject('counter', 'i',
   evpg_event('Added', '{"n": 3}', occurred_at => '2001-01-01 00:00+00'))), 1::bigint,
-  'A17, 1.2 test 5: inject makes a stream');
+  'inject makes a stream [A17, 1.2 test 5]');
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter', 'i')), '1 3',
-  '1.2 test 5: the next read of the state sees it');
-SELECT is((SELECT occurred_at FROM evpg_read_stream('counter', 'i')), '2001-01-01 00:00+00'::timestamptz, 'A17: as it is');
+  'the next read of the state sees it [1.2 test 5]');
+SELECT is((SELECT occurred_at FROM evpg_read_stream('counter', 'i')), '2001-01-01 00:00+00'::timestamptz, 'as it is [A17]');
 SELECT is((SELECT version FROM evpg_execute('counter', 'i', 'Subtract', '{"n": 3}')), 2::bigint,
-  '1.2 test 5: and so does the next command');
+  'and so does the next command [1.2 test 5]');
 SELECT same($$SELECT version FROM (VALUES (1), (2)) x (n),
   evpg_inject('counter', 'i', evpg_event('Added', jsonb_build_object('n', n)))$$, 'VALUES (3), (4)',
-  'A18, 1.2 test 5: without an id, twice is twice');
+  'without an id, twice is twice [A18, 1.2 test 5]');
 SELECT is((SELECT version FROM evpg_inject('counter', 'i',
   evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 5::bigint,
-  'A18: with an id');
+  'with an id [A18]');
 SELECT trace() AS before \gset
 SELECT is((SELECT count(*) FROM evpg_inject('counter', 'i',
   evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
-  'A18, A52, 1.2 test 5: twice is once');
+  'twice is once [A18, A52, 1.2 test 5]');
 SELECT is((SELECT count(*) FROM evpg_inject('counter', 'other',
   evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
-  'A18: in any stream');
+  'in any stream [A18]');
 SELECT is((SELECT count(*) FROM evpg_inject('counter_c', 'other',
   evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
-  'A18: of any type');
-SELECT is(trace(), :'before', 'A18: and leaves nothing');
+  'of any type [A18]');
+SELECT is(trace(), :'before', 'and leaves nothing [A18]');
 BEGIN;
 SAVEPOINT before;
 SELECT count(*) FROM evpg_inject('counter', 'i', evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8101'))
@@ -106,24 +107,24 @@ SELECT count(*) FROM evpg_inject('counter', 'i', evpg_event('Odd', event_id => '
 ROLLBACK TO before;
 SELECT is((SELECT version FROM evpg_inject('counter', 'i',
   evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8101'))), 6::bigint,
-  'A18: an id is known only if its event is there');
+  'an id is known only if its event is there [A18]');
 COMMIT;
-SELECT refused($$SELECT evpg_inject('counter', 'i', NULL)$$, '22004 event must not be null', 'A17: inject of NULL');
+SELECT refused($$SELECT evpg_inject('counter', 'i', NULL)$$, '22004 event must not be null', 'inject of NULL [A17]');
 SELECT refused($$SELECT evpg_inject('counter', 'i', (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::evpg.new_event)$$,
   '22004 event must not be null',
-  'A17: inject of a row of NULL');
-SELECT refused($$SELECT evpg_inject('nope', 'i', evpg_event('Odd'))$$, 'VE003 %', 'A17: inject to an unknown type');
+  'inject of a row of NULL [A17]');
+SELECT refused($$SELECT evpg_inject('nope', 'i', evpg_event('Odd'))$$, 'VE003 %', 'inject to an unknown type [A17]');
 SELECT refused($$SELECT evpg_inject('counter', 'i', evpg_event('Odd', caused_by => 1))$$, '22023 caused_by %',
-  'A17: inject has no earlier event');
+  'inject has no earlier event [A17]');
 
 -- create_stream
 SELECT is(ARRAY[evpg_create_stream('counter', 'made'), evpg_create_stream('counter', 'made'),
   evpg_create_stream('counter_c', 'made'), evpg_create_stream('counter', 'a')],
-  '{t,f,t,f}', 'A13: a stream is created once');
+  '{t,f,t,f}', 'a stream is created once [A13]');
 SELECT same($$SELECT version, state, last_position FROM evpg_state('counter', 'made')$$,
   $$VALUES (0::bigint, '{"total": 0, "applied": 0}'::jsonb, NULL::bigint)$$,
-  'A13: and empty');
-SELECT refused($$SELECT evpg_create_stream('nope', 'made')$$, 'VE003 %', 'A13: of an unknown type');
+  'and empty [A13]');
+SELECT refused($$SELECT evpg_create_stream('nope', 'made')$$, 'VE003 %', 'of an unknown type [A13]');
 
 -- the JSON form of events
 SELECT same($$SELECT *
@@ -160,17 +161,17 @@ SELECT refused($$SELECT evpg_event(NULL)$$, '22004 event type must not be null',
 SELECT same($$SELECT * FROM evpg_command('counter', 'a', 'Add')$$,
   $$VALUES ('counter', 'a', 'Add', '{}'::jsonb, NULL::bigint, NULL::text, NULL::jsonb, NULL::text, NULL::text, NULL::text,
   NULL::bigint, NULL::timestamptz, NULL::text)$$,
-  'B01: a command');
+  'a command [B01]');
 SELECT same($$SELECT * FROM evpg_command('counter', 'a', 'Add', '{"n": 1}', 3, 'c', '{"m": 1}', 'me', 'corr', 'cause')$$,
   $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, 3::bigint, 'c', '{"m": 1}'::jsonb, 'me', 'corr', 'cause', NULL::bigint,
   NULL::timestamptz, NULL::text)$$,
-  'B01: with everything');
+  'with everything [B01]');
 SELECT same($$SELECT *
   FROM unnest(evpg_commands('[{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add",
     "data": {"n": 1}, "expected_version": 3,
     "command_id": "c", "metadata": {"m": 1}, "actor": "me", "correlation_id": "corr", "causation_id": "cause"}]'))$$,
   $$SELECT * FROM evpg_command('counter', 'a', 'Add', '{"n": 1}', 3, 'c', '{"m": 1}', 'me', 'corr', 'cause')$$,
-  'B01: and as JSON');
+  'and as JSON [B01]');
 SELECT refused(format('SELECT evpg_commands(%L)', commands), error, 'evpg_commands: ' || commands) FROM (VALUES
   ('{}', '22004 aggregate type must not be null'), ('{"aggregate_type": "c"}', '22004 aggregate id must not be null'),
   ('{"aggregate_type": "c", "aggregate_id": "a"}', '22004 command type must not be null'),
@@ -187,7 +188,9 @@ SELECT refused($$SELECT evpg_command('counter', 'a', NULL)$$, '22004 command typ
 
 -- an append of nothing checks and locks
 SELECT count(*) FROM evpg_append('counter', 'nothing', evpg_events('{"type": "Odd"}')) \g /dev/null
-SELECT is((SELECT count(*) FROM evpg_append('counter', 'nothing', '{}', expected_version => 1)), 0::bigint, 'rule 2: an append of nothing expects a version');
-SELECT alike(error_of($$SELECT evpg_append('counter', 'nothing', '{}', expected_version => 2)$$), 'VE001 %', 'rule 2: and conflicts');
-SELECT is(evpg_stream_version('counter', 'no stream'), NULL, 'rule 5: it makes no stream');
+SELECT is((SELECT count(*) FROM evpg_append('counter', 'nothing', '{}', expected_version => 1)), 0::bigint,
+  'an append of nothing expects a version [rule 2]');
+SELECT alike(error_of($$SELECT evpg_append('counter', 'nothing', '{}', expected_version => 2)$$), 'VE001 %',
+  'and conflicts [rule 2]');
+SELECT is(evpg_stream_version('counter', 'no stream'), NULL, 'it makes no stream [rule 5]');
 SELECT * FROM finish();

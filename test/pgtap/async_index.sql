@@ -14,26 +14,32 @@ SELECT connect('runner') \g /dev/null
 -- ------------------------------------------------------------------ a type that is named twice
 
 SELECT evpg_enable_index('event_type') \g /dev/null
-SELECT evpg_register_projection('twice', 'test.sum_apply', mode => 'async', event_types => '{Added,Odd,Added}', start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
+SELECT evpg_register_projection('twice', 'test.sum_apply', mode => 'async', event_types => '{Added,Odd,Added}',
+  start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
 SELECT add('twice', 1), add('twice', 2), add('twice', 3, 'Odd') \g /dev/null
 CALL evpg_run();
-SELECT is(row_of('twice', 'twice'), '1.3 {"sum": 3, "count": 3}', 'rule 12: an event is applied once, though its type is named twice and has an index');
+SELECT is(row_of('twice', 'twice'), '1.3 {"sum": 3, "count": 3}',
+  'an event is applied once, though its type is named twice and has an index [rule 12]');
 SELECT evpg_rebuild_projection('twice') \g /dev/null
-SELECT is(row_of('twice', 'twice'), '2.3 {"sum": 3, "count": 3}', 'rule 12: by a rebuild, too');
+SELECT is(row_of('twice', 'twice'), '2.3 {"sum": 3, "count": 3}', 'by a rebuild, too [rule 12]');
 SELECT evpg_enable_index('event_type', false), evpg_drop_projection('twice') \g /dev/null
 
--- ------------------------------------------------------------------ an index that is dropped while a consumer is about to use it
+-- ------------------------------------------------------------------ an index that is dropped while a consumer is about to
+-- use it
 
 SELECT evpg_enable_index('event_type') \g /dev/null
-SELECT evpg_register_projection('indexed', 'test.sum_apply', mode => 'async', event_types => '{Rare}', max_attempts => 1) \g /dev/null
+SELECT evpg_register_projection('indexed', 'test.sum_apply', mode => 'async', event_types => '{Rare}', max_attempts => 1)
+  \g /dev/null
 SELECT add('i', 1, 'Rare') \g /dev/null
 SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
 SELECT * FROM dblink('listener', $$SELECT evpg_enable_index('event_type', false)$$) x (changed boolean) \g /dev/null
 SELECT dblink_send_query('runner', 'CALL evpg_run()') \g /dev/null
-SELECT is(wait_until($$SELECT count(*) > 0 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass AND NOT granted$$), true, 'rule 10: a consumer waits while an index of the log is dropped');
+SELECT is(wait_until($$SELECT count(*) > 0 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass AND NOT granted$$),
+  true, 'a consumer waits while an index of the log is dropped [rule 10]');
 SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
-SELECT is((SELECT status || ' ' || errors_total FROM evpg.consumer WHERE name = 'indexed') || ' ' || rows_of('indexed'), 'running 0 i: 1.1 {"sum": 0, "count": 1}', 'rule 10: and then does without it');
+SELECT is((SELECT status || ' ' || errors_total FROM evpg.consumer WHERE name = 'indexed') || ' ' || rows_of('indexed'),
+  'running 0 i: 1.1 {"sum": 0, "count": 1}', 'and then does without it [rule 10]');
 SELECT evpg_drop_projection('indexed') \g /dev/null
 SELECT * FROM finish();

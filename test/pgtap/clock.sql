@@ -28,8 +28,10 @@ CREATE FUNCTION test.same_apply(state jsonb, event evpg.event) RETURNS jsonb LAN
 SELECT evpg_register_aggregate('told', 'test.told_handle', 'test.same_apply') \g /dev/null
 SELECT is((SELECT which(registered_at) FROM evpg.aggregate_type WHERE aggregate_type = 'told'), 'evpg', 'registered_at');
 SELECT is((SELECT ARRAY[which((data->>'at')::timestamptz), which(recorded_at), which(occurred_at)]
-  FROM evpg_execute('told', 'a', 'Tell', command_id => 'once')), '{evpg,evpg,evpg}', 'command.received_at, recorded_at, occurred_at');
-SELECT is((SELECT array_agg(which(recorded_at)) FROM evpg_append('told', 'a', evpg_events('{"type": "Told"}'))), '{evpg}', 'of evpg_append');
+  FROM evpg_execute('told', 'a', 'Tell', command_id => 'once')), '{evpg,evpg,evpg}',
+    'command.received_at, recorded_at, occurred_at');
+SELECT is((SELECT array_agg(which(recorded_at)) FROM evpg_append('told', 'a', evpg_events('{"type": "Told"}'))), '{evpg}',
+  'of evpg_append');
 SELECT is((SELECT which(recorded_at) FROM evpg_inject('told', 'a', evpg_event('Told'))), 'evpg', 'of evpg_inject');
 SELECT is((SELECT which(created_at) FROM evpg_streams('told')), 'evpg', 'stream.created_at');
 SELECT is((SELECT which(recorded_at) FROM evpg.command_record), 'evpg', 'command_record.recorded_at');
@@ -41,12 +43,16 @@ CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction 
   SELECT evpg_reaction('{}', evpg_action_schedule('bell', interval '1 day')) $$;
 CREATE FUNCTION test.ring(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE sql AS $$
   SELECT evpg_reaction(jsonb_build_object('fired', timer.fired_at)) $$;
-SELECT evpg_register_saga('saga', handler => 'test.react', timer_handler => 'test.ring', event_types => '{Told}') \g /dev/null
+SELECT evpg_register_saga('saga', handler => 'test.react', timer_handler => 'test.ring', event_types => '{Told}')
+  \g /dev/null
 SELECT count(*) FROM evpg_execute('told', 'b', 'Tell') \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT array_agg(DISTINCT which(updated_at)) FROM evpg.projected_state WHERE key = 'b'), '{evpg}', 'updated_at of rows');
-SELECT is((SELECT array_agg(DISTINCT w) FROM evpg.consumer, unnest(ARRAY[which(created_at), which(updated_at)]) w), '{evpg}', 'of consumers');
-SELECT is((SELECT array_agg(DISTINCT w) FROM evpg.saga_instance, unnest(ARRAY[which(started_at), which(updated_at)]) w), '{evpg}', 'of instances');
+SELECT is((SELECT array_agg(DISTINCT which(updated_at)) FROM evpg.projected_state WHERE key = 'b'), '{evpg}',
+  'updated_at of rows');
+SELECT is((SELECT array_agg(DISTINCT w) FROM evpg.consumer, unnest(ARRAY[which(created_at), which(updated_at)]) w), '{evpg}',
+  'of consumers');
+SELECT is((SELECT array_agg(DISTINCT w) FROM evpg.saga_instance, unnest(ARRAY[which(started_at), which(updated_at)]) w),
+  '{evpg}', 'of instances');
 SELECT is((SELECT ARRAY[which(scheduled_at), which(due_at - interval '1 day')] FROM evpg.timer), '{evpg,evpg}', 'of timers');
 SELECT is((SELECT max(lag_seconds) < 300 FROM evpg.stat_consumer), true, 'and nothing lags behind');
 SELECT is(evpg_receive('shop', '1'), true, 'a message');
@@ -57,7 +63,8 @@ SELECT is(evpg_prune_inbox(interval '1 h'), 0::bigint, 'which is compared with t
 SELECT evpg_set_clock_offset('50 h') \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT which((state->>'fired')::timestamptz) FROM evpg.saga_instance), 'evpg', 'timer.fired_at');
-SELECT is(ARRAY[evpg_prune_commands(interval '1 h'), evpg_prune_inbox(interval '1 h')], '{1,1}', 'what is old by it is pruned');
+SELECT is(ARRAY[evpg_prune_commands(interval '1 h'), evpg_prune_inbox(interval '1 h')], '{1,1}',
+  'what is old by it is pruned');
 
 -- it is the database's: transactional, for other sessions, across sessions
 BEGIN;
@@ -72,8 +79,10 @@ SELECT is(:'back'::interval, '-1 day', 'back');
 SELECT is(:'rolled_back'::interval, '-1 day', 'ROLLBACK TO takes it back');
 SELECT is(test.offset(), '50 h', 'so does ROLLBACK');
 SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), '22008 clock offset is out of range', 'too far: ' || o)
-  FROM unnest('{200 years,-200 years,36501 days,36500 days 1 us,-36500 days -1 us,99 years 876000 hours,178000000 years,36500 days 2562047788 hours}'::text[]) o;
-SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), 'no error', 'not too far: ' || o) FROM unnest('{100 years 500 days,-36500 days,876000 hours,-100 years 876000 hours,50 h}'::text[]) o;
+  FROM unnest('{200 years,-200 years,36501 days,36500 days 1 us,-36500 days -1 us,99 years 876000 hours,178000000 '
+    'years,36500 days 2562047788 hours}'::text[]) o;
+SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), 'no error', 'not too far: ' || o)
+  FROM unnest('{100 years 500 days,-36500 days,876000 hours,-100 years 876000 hours,50 h}'::text[]) o;
 BEGIN READ ONLY;
 SELECT error_of($$SELECT evpg_set_clock_offset('1 day')$$) AS read_only \gset
 ROLLBACK;

@@ -14,52 +14,52 @@ $$;
 
 -- none
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -',
-  'A20, A21, 1.2 test 11: without context there is none, and correlation is the event''s own id');
+  'without context there is none, and correlation is the event''s own id [A20, A21, 1.2 test 11]');
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', metadata => '{}') e), '- own - -',
-  'A21: {} is stored as NULL');
+  '{} is stored as NULL [A21]');
 SELECT ok((SELECT count(DISTINCT correlation_id) = 1 AND min(correlation_id) = min(event_id::text) FILTER (WHERE version = 3)
              FROM evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 3]}')),
-             'D40, D63: the events of a command have the id of the first one as correlation');
+             'the events of a command have the id of the first one as correlation [D40, D63]');
 
 -- arguments
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', '{}', NULL, NULL, '{"k": 1}', 'me', 'corr',
   'cause') e), 'me corr cause {"k": 1}',
-  'A20, 4.6 test 7: arguments of execute');
+  'arguments of execute [A20, 4.6 test 7]');
 SELECT is((SELECT context_of(e) FROM evpg_append('counter', 'a', evpg_events('{"type": "Odd"}'), NULL, NULL, '{"k": 1}',
   'me', 'corr', 'cause') e), 'me corr cause {"k": 1}',
-  'A20: arguments of append');
+  'arguments of append [A20]');
 
 -- evpg_set_context
 BEGIN;
 SELECT evpg_set_context('ann', 'corr1', '{"from": "context", "k": 0}') \g /dev/null
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'ann corr1 - {"k": 0, "from": "context"}',
-  'A20: evpg_set_context');
+  'evpg_set_context [A20]');
 SELECT is((SELECT context_of(e) FROM evpg_append('counter', 'a', evpg_events('{"type": "Odd"}')) e),
-  'ann corr1 - {"k": 0, "from": "context"}', 'A20: for append too');
+  'ann corr1 - {"k": 0, "from": "context"}', 'for append too [A20]');
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add', metadata => '{"k": 1}', actor => 'bob',
   correlation_id => 'corr2') e),
-  'bob corr2 - {"k": 1, "from": "context"}', 'A21: an argument wins, metadata key by key');
+  'bob corr2 - {"k": 1, "from": "context"}', 'an argument wins, metadata key by key [A21]');
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit',
   '{"events": [{"type": "Odd", "metadata": {"k": 2, "own": true}}]}', metadata => '{"k": 1, "arg": true}') e),
-  'ann corr1 - {"k": 2, "arg": true, "own": true, "from": "context"}', 'A21: the event''s own metadata wins over both');
+  'ann corr1 - {"k": 2, "arg": true, "own": true, "from": "context"}', 'the event''s own metadata wins over both [A21]');
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit',
   '{"events": [{"type": "Odd", "metadata": {"k": {"deep": 1}}}]}', metadata => '{"k": {"other": 1}}') e),
-  'ann corr1 - {"k": {"deep": 1}, "from": "context"}', 'A21: keys are replaced, not merged into');
+  'ann corr1 - {"k": {"deep": 1}, "from": "context"}', 'keys are replaced, not merged into [A21]');
 SAVEPOINT before;
 SELECT evpg_set_context('carl') \g /dev/null
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'carl own - -',
-  'A20: each call replaces all three');
+  'each call replaces all three [A20]');
 ROLLBACK TO before;
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), 'ann corr1 - {"k": 0, "from": "context"}',
-  'A20: ROLLBACK TO brings the former back');
+  'ROLLBACK TO brings the former back [A20]');
 COMMIT;
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -',
-  'A20: it ends with the transaction');
+  'it ends with the transaction [A20]');
 BEGIN;
 SELECT evpg_set_context('ann', 'corr1', '{"k": 0}') \g /dev/null
 SELECT evpg_set_context() \g /dev/null
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -',
-  'A20: or with a call without arguments');
+  'or with a call without arguments [A20]');
 COMMIT;
 
 -- what code in C is told
@@ -71,35 +71,36 @@ SELECT is((SELECT data - 'received_at' FROM described),
   '{"version": 0, "aggregate_type": "echo", "aggregate_id": "d", "command_type": "Describe", "has_data": true,
     "data": {"x": 1}, "metadata": {"arg": 1, "from": "context"}, "command_id": "cmd", "correlation_id": "corr1",
     "causation_id": "cause", "actor": "ann", "host": true}'::jsonb || jsonb_build_object('session_role', session_user),
-  'A20: what a handler in C is told');
+  'what a handler in C is told [A20]');
 SELECT is((SELECT (data->>'received_at')::bigint FROM described),
   (SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint FROM described),
-  'B02: received_at is recorded_at, in microseconds since 1970');
+  'received_at is recorded_at, in microseconds since 1970 [B02]');
 SELECT is((SELECT metadata || to_jsonb(tags) FROM described),
-  '[{"by": "handler", "arg": 1, "from": "context"}, "one", "zwei"]', 'A21: metadata and tags by a handler in C');
+  '[{"by": "handler", "arg": 1, "from": "context"}, "one", "zwei"]', 'metadata and tags by a handler in C [A21]');
 COMMIT;
 SELECT is((SELECT (state->'event') - '{occurred_at,recorded_at,data}'::text[] FROM evpg_state('echo', 'd')),
   (SELECT jsonb_build_object('version', 1, 'aggregate_type', 'echo', 'aggregate_id', 'd', 'type', 'Described',
   'schema_version', 1, 'tags', tags,
      'metadata', metadata, 'event_id', event_id, 'command_id', 'cmd', 'correlation_id', 'corr1', 'causation_id', 'cause',
      'actor', 'ann', 'host', true, 'session_role', session_user) FROM described),
-  'A20: what a fold in C is told');
-SELECT is((SELECT state->'event'->'data' FROM evpg_state('echo', 'd')), (SELECT data FROM described), 'A22: and the data');
+  'what a fold in C is told [A20]');
+SELECT is((SELECT state->'event'->'data' FROM evpg_state('echo', 'd')), (SELECT data FROM described), 'and the data [A22]');
 SELECT is((SELECT ARRAY[(state->'event'->>'occurred_at')::bigint, (state->'event'->>'recorded_at')::bigint]
   FROM evpg_state('echo', 'd')),
   (SELECT ARRAY[(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM recorded_at) * 1000000)::bigint]
-  FROM described), 'A22: and the times');
+  FROM described), 'and the times [A22]');
 SELECT state AS warm FROM evpg_state('echo', 'd') \gset
 SET evpg.state_cache_size = 0;
 SELECT state FROM evpg_state('echo', 'd') \g /dev/null
 SELECT is((SELECT state FROM evpg_state('echo', 'd')), :'warm'::jsonb,
-  'rule 6: a replay folds the same event as the command did');
+  'a replay folds the same event as the command did [rule 6]');
 RESET evpg.state_cache_size;
 SELECT is((SELECT data - 'received_at' FROM evpg_execute('echo', 'e', 'Describe', NULL)),
   (SELECT jsonb_build_object('version', 0, 'aggregate_type', 'echo', 'aggregate_id', 'e', 'command_type', 'Describe',
   'has_data', false, 'data', NULL, 'metadata', NULL,
-     'command_id', NULL, 'correlation_id', NULL, 'causation_id', NULL, 'actor', NULL, 'host', true, 'session_role', session_user)),
-     'A20: what is not there is NULL in C');
+     'command_id', NULL, 'correlation_id', NULL, 'causation_id', NULL, 'actor', NULL, 'host', true, 'session_role',
+       session_user)),
+     'what is not there is NULL in C [A20]');
 
 -- what a function is told
 CREATE FUNCTION test.tell(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql AS $$
@@ -113,12 +114,12 @@ SELECT is((SELECT data FROM told), (SELECT jsonb_build_object('aggregate_type', 
   'Tell', 'data', '[1]'::jsonb, 'expected_version', 0,
     'command_id', 'cmd', 'metadata', '{"m": 1}'::jsonb, 'actor', 'ann', 'correlation_id', 'corr', 'causation_id', 'cause',
     'version', 0, 'received_at', recorded_at, 'session_role', session_user) FROM told),
-  'A20: what a handler that is a function is told');
+  'what a handler that is a function is told [A20]');
 SELECT is((SELECT state FROM evpg_state('tell', 't')), (SELECT to_jsonb(told) - 'position' FROM told),
-  'A20: what a reducer that is a function is told: the row of the event');
+  'what a reducer that is a function is told: the row of the event [A20]');
 
 -- refused
-SELECT refused(statement, error, 'A21: ' || statement) FROM (VALUES
+SELECT refused(statement, error, statement || ' [A21]') FROM (VALUES
   ($$SELECT evpg_set_context(metadata => '[1]')$$, '22023 metadata must be a JSON object'),
   ($$SELECT evpg_set_context(metadata => '"x"')$$, '22023 metadata must be a JSON object'),
   ($$SELECT evpg_set_context(metadata => 'null')$$, '22023 metadata must be a JSON object'),
@@ -145,15 +146,15 @@ SELECT refused(statement, error, 'A21: ' || statement) FROM (VALUES
   'VE017 metadata key "evpg.a" is reserved')) x (statement, error);
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Emit',
   '{"events": [{"type": "Odd", "metadata": {"nested": {"evpg.x": 1}, "evpgx": 2}}]}') e),
-  '- own - {"evpgx": 2, "nested": {"evpg.x": 1}}', 'D52: only keys at the top that start with "evpg." are reserved');
+  '- own - {"evpgx": 2, "nested": {"evpg.x": 1}}', 'only keys at the top that start with "evpg." are reserved [D52]');
 
 -- the settings that evpg_set_context() fills are nobody's way around its checks
 SELECT refused(format($q$DO $$BEGIN PERFORM set_config('evpg.%s', %L, true); PERFORM evpg_execute('counter', 'a', 'Add');
   END$$$q$, name, value), error, what) FROM (VALUES
-  ('actor', repeat('x', 5000), 'VE014 %', 'D55: an actor too long, by SET'),
-  ('actor', E'a\nb', '22023 %', 'D55: an actor with a control character, by SET'),
-  ('correlation_id', E'a\nb', '22023 %', 'D55: a correlation id with a control character, by SET'),
-  ('metadata', '[1]', '22023 %', 'A21: metadata that is no object, by SET'),
-  ('metadata', 'not json', '22P02 %', 'A21: metadata that is no JSON, by SET'),
-  ('metadata', '{"evpg.x": 1}', 'VE017 %', 'A21: metadata with a reserved key, by SET')) x (name, value, error, what);
+  ('actor', repeat('x', 5000), 'VE014 %', 'an actor too long, by SET [D55]'),
+  ('actor', E'a\nb', '22023 %', 'an actor with a control character, by SET [D55]'),
+  ('correlation_id', E'a\nb', '22023 %', 'a correlation id with a control character, by SET [D55]'),
+  ('metadata', '[1]', '22023 %', 'metadata that is no object, by SET [A21]'),
+  ('metadata', 'not json', '22P02 %', 'metadata that is no JSON, by SET [A21]'),
+  ('metadata', '{"evpg.x": 1}', 'VE017 %', 'metadata with a reserved key, by SET [A21]')) x (name, value, error, what);
 SELECT * FROM finish();

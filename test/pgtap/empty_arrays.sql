@@ -1,5 +1,5 @@
--- empty_arrays.sql: where NULL means all, an empty array is refused, in every registration and reader: it is what a program passes
--- by mistake, and must not come to mean all (A12, B30).
+-- empty_arrays.sql: where NULL means all, an empty array is refused, in every registration and reader: it is what a program
+-- passes by mistake, and must not come to mean all (A12, B30).
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -9,26 +9,42 @@ SELECT plan(44);
 SET test.kind = counter;
 
 CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS $$ SELECT command $$;
-CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$ SELECT evpg_reaction(state) $$;
+CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(state)
+$$;
 CREATE TABLE test.arrays (function text, argument text, call text);
 INSERT INTO arrays VALUES
-  ('evpg_read_all', 'aggregate_types', 'SELECT * FROM evpg_read_all('), ('evpg_read_all', 'event_types', 'SELECT * FROM evpg_read_all('), ('evpg_read_all', 'tags', 'SELECT * FROM evpg_read_all('),
-  ('evpg_register_interceptor', 'aggregate_types', $$SELECT evpg_register_interceptor('i', 'test.pass', $$), ('evpg_register_interceptor', 'command_types', $$SELECT evpg_register_interceptor('i', 'test.pass', $$),
-  ('evpg_register_projection', 'aggregate_types', $$SELECT evpg_register_projection('p', 'test.sum_apply', $$), ('evpg_register_projection', 'event_types', $$SELECT evpg_register_projection('p', 'test.sum_apply', $$),
-  ('evpg_register_projection', 'tags', $$SELECT evpg_register_projection('p', 'test.sum_apply', $$), ('evpg_register_projection', 'tables', $$SELECT evpg_register_projection('p', handler => 'test.statement_write', $$),
-  ('evpg_register_saga', 'aggregate_types', $$SELECT evpg_register_saga('s', 'test.react', $$), ('evpg_register_saga', 'event_types', $$SELECT evpg_register_saga('s', 'test.react', $$),
+  ('evpg_read_all', 'aggregate_types', 'SELECT * FROM evpg_read_all('),
+    ('evpg_read_all', 'event_types', 'SELECT * FROM evpg_read_all('),
+    ('evpg_read_all', 'tags', 'SELECT * FROM evpg_read_all('),
+  ('evpg_register_interceptor', 'aggregate_types', $$SELECT evpg_register_interceptor('i', 'test.pass', $$),
+    ('evpg_register_interceptor', 'command_types', $$SELECT evpg_register_interceptor('i', 'test.pass', $$),
+  ('evpg_register_projection', 'aggregate_types', $$SELECT evpg_register_projection('p', 'test.sum_apply', $$),
+    ('evpg_register_projection', 'event_types', $$SELECT evpg_register_projection('p', 'test.sum_apply', $$),
+  ('evpg_register_projection', 'tags', $$SELECT evpg_register_projection('p', 'test.sum_apply', $$),
+    ('evpg_register_projection', 'tables', $$SELECT evpg_register_projection('p', handler => 'test.statement_write', $$),
+  ('evpg_register_saga', 'aggregate_types', $$SELECT evpg_register_saga('s', 'test.react', $$),
+    ('evpg_register_saga', 'event_types', $$SELECT evpg_register_saga('s', 'test.react', $$),
   ('evpg_register_saga', 'start_event_types', $$SELECT evpg_register_saga('s', 'test.react', $$);
 
-SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname, a.name) FROM pg_proc p, unnest(p.proallargtypes, p.proargmodes, p.proargnames) a (type, mode, name)
-            WHERE p.proname LIKE 'evpg%' AND a.type = 'text[]'::regtype AND a.mode = 'i' AND NOT EXISTS (SELECT FROM arrays t WHERE t.function = p.proname AND t.argument = a.name)), NULL,
-  'B30: every function that takes an array and returns columns is tried here');
-SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname, a.name) FROM pg_proc p, unnest(p.proargtypes::oid[], p.proargnames[1:p.pronargs]) a (type, name)
-            WHERE p.proname LIKE 'evpg%' AND p.proallargtypes IS NULL AND a.type = 'text[]'::regtype AND NOT EXISTS (SELECT FROM arrays t WHERE t.function = p.proname AND t.argument = a.name)),
-  'evpg_event tags', 'B30: and every other; the tags of an event are no filter');
-SELECT refused(call || argument || ' => ''{}'')', '22023 ' || argument || ' must not be an empty array', 'B30: ' || function || ' ' || argument) FROM arrays;
-SELECT is(error_of(call || argument || ' => ''{x}'')') IN ('no error', '42P01 relation "x" does not exist') , true, 'B30: one with elements is taken, by ' || function || ' ' || argument) FROM arrays;
+SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname, a.name)
+  FROM pg_proc p, unnest(p.proallargtypes, p.proargmodes, p.proargnames) a (type, mode, name)
+            WHERE p.proname LIKE 'evpg%' AND a.type = 'text[]'::regtype AND a.mode = 'i'
+              AND NOT EXISTS (SELECT FROM arrays t WHERE t.function = p.proname AND t.argument = a.name)), NULL,
+  'every function that takes an array and returns columns is tried here [B30]');
+SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname, a.name)
+  FROM pg_proc p, unnest(p.proargtypes::oid[], p.proargnames[1:p.pronargs]) a (type, name)
+            WHERE p.proname LIKE 'evpg%' AND p.proallargtypes IS NULL AND a.type = 'text[]'::regtype
+              AND NOT EXISTS (SELECT FROM arrays t WHERE t.function = p.proname AND t.argument = a.name)),
+  'evpg_event tags', 'and every other; the tags of an event are no filter [B30]');
+SELECT refused(call || argument || ' => ''{}'')', '22023 ' || argument || ' must not be an empty array',
+  function || ' ' || argument || ' [B30]') FROM arrays;
+SELECT is(error_of(call || argument || ' => ''{x}'')') IN ('no error', '42P01 relation "x" does not exist') , true,
+  'one with elements is taken, by ' || function || ' ' || argument || ' [B30]') FROM arrays;
 
 -- modules
-SELECT refused(format('SELECT evpg_register_%s(%L, library => %L, symbol => %L)', split_part(symbol, '_', 1), 'bad', 'evpg_test_broken', symbol), error, 'B24, B30: ' || symbol) FROM (VALUES
-  ('projection_no_events', 'VE009 %has no events'), ('projection_empty_events', 'VE009 %has no events'), ('projection_empty_types', 'VE009 %has no type in its aggregate_types')) x (symbol, error);
+SELECT refused(format('SELECT evpg_register_%s(%L, library => %L, symbol => %L)', split_part(symbol, '_', 1), 'bad',
+  'evpg_test_broken', symbol), error, symbol || ' [B24, B30]') FROM (VALUES
+  ('projection_no_events', 'VE009 %has no events'), ('projection_empty_events', 'VE009 %has no events'),
+    ('projection_empty_types', 'VE009 %has no type in its aggregate_types')) x (symbol, error);
 SELECT * FROM finish();

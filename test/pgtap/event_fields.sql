@@ -11,7 +11,7 @@ SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 1', 'a stream');
 CREATE FUNCTION test.appends(event text) RETURNS SETOF text LANGUAGE sql AS $$
   SELECT format(f, event) FROM (VALUES ($q$SELECT evpg_append('counter', 'a', ARRAY[evpg_event('Odd'), %s])$q$),
   ($q$SELECT evpg_inject('counter', 'a', %s)$q$)) x (f) $$;
-SELECT refused(statement, error, 'D50, D51: ' || statement) FROM (VALUES
+SELECT refused(statement, error, statement || ' [D50, D51]') FROM (VALUES
   ($$evpg_event('')$$, '22023 event type must not be empty'),
   ($$evpg_event(repeat('x', 256))$$, 'VE014 event type is too long'),
   ($$evpg_event(E'a\nb')$$, '22023 event type contains a control character'),

@@ -16,15 +16,15 @@ SELECT same(
   ORDER BY position$$,
   $$SELECT aggregate_id, version, type, data, tags, schema_version FROM evpg.event WHERE aggregate_type = 'counter_c'
   ORDER BY position$$,
-  'A01: functions and C decide the same events');
+  'functions and C decide the same events [A01]');
 SELECT is((SELECT array_agg(aggregate_id) FROM evpg_streams('counter')),
   (SELECT array_agg(aggregate_id) FROM evpg_streams('counter_c')),
-  '1.2 test 7: two aggregate types coexist, with the same ids');
+  'two aggregate types coexist, with the same ids [1.2 test 7]');
 SELECT is((SELECT count(*) FROM evpg.event_log l JOIN evpg.stream s USING (stream_id) WHERE l.version > s.version),
   0::bigint,
-  'rule 3: no event is beyond its stream''s version');
+  'no event is beyond its stream''s version [rule 3]');
 SELECT is((SELECT count(*) FROM evpg.stream s WHERE s.version
   <> (SELECT count(*) FROM evpg.event_log l WHERE l.stream_id = s.stream_id)
               OR s.last_position <> (SELECT max(position) FROM evpg.event_log l WHERE l.stream_id = s.stream_id)), 0::bigint,
-  'rule 3: every stream row says what its events say');
+  'every stream row says what its events say [rule 3]');
 SELECT * FROM finish();

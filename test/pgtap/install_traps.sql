@@ -1,4 +1,5 @@
--- install_traps.sql: nothing of the extension means what somebody has put into its schema, and nothing that it runs calls that.
+-- install_traps.sql: nothing of the extension means what somebody has put into its schema, and nothing that it runs calls
+-- that.
 
 \ir include/setup.sql
 SELECT plan(27);
@@ -20,24 +21,32 @@ SELECT lives_ok('CREATE EXTENSION evpg SCHEMA traps', 'the extension can be inst
 -- All that the extension has, and what belongs to that: rules of views, defaults, constraints, indexes, row types.
 CREATE TABLE test.member AS
   WITH RECURSIVE member AS (
-    (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'evpg' WHERE d.deptype = 'e'
+    (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'evpg'
+      WHERE d.deptype = 'e'
      UNION SELECT 'pg_extension'::regclass, oid FROM pg_extension WHERE extname = 'evpg')
-    UNION SELECT d.classid, d.objid FROM pg_depend d JOIN member m ON d.refclassid = m.classid AND d.refobjid = m.objid WHERE d.deptype IN ('i', 'a'))
+    UNION SELECT d.classid, d.objid FROM pg_depend d JOIN member m ON d.refclassid = m.classid AND d.refobjid = m.objid
+      WHERE d.deptype IN ('i', 'a'))
   SELECT * FROM member;
-SELECT is((SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, 0) || ' -> ' || pg_describe_object(d.refclassid, d.refobjid, 0), '; ')
-             FROM pg_depend d JOIN test.trap t ON t.class = d.refclassid AND t.oid = d.refobjid JOIN test.member m ON m.classid = d.classid AND m.objid = d.objid), NULL,
+SELECT is((SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, 0) || ' -> '
+  || pg_describe_object(d.refclassid, d.refobjid, 0), '; ')
+             FROM pg_depend d JOIN test.trap t ON t.class = d.refclassid AND t.oid = d.refobjid
+               JOIN test.member m ON m.classid = d.classid AND m.objid = d.objid), NULL,
   'nothing of the extension depends on a trap');
-SELECT is((SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, 0) || ' -> ' || pg_describe_object(d.refclassid, d.refobjid, 0), '; ')
+SELECT is((SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, 0) || ' -> '
+  || pg_describe_object(d.refclassid, d.refobjid, 0), '; ')
              FROM pg_depend d JOIN test.member m ON m.classid = d.classid AND m.objid = d.objid,
                   LATERAL pg_identify_object(d.refclassid, d.refobjid, 0) i
             WHERE i.schema NOT IN ('pg_catalog', 'evpg')
               AND NOT EXISTS (SELECT FROM test.member o WHERE o.classid = d.refclassid AND o.objid = d.refobjid)), NULL,
   'nor on anything else outside of pg_catalog and evpg');
-SELECT cmp_ok((SELECT count(*) FROM test.member WHERE classid IN ('pg_rewrite'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass)), '>', 40::bigint,
+SELECT cmp_ok((SELECT count(*) FROM test.member
+  WHERE classid IN ('pg_rewrite'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass)), '>', 40::bigint,
   'views, defaults and constraints are among what was looked at');
-SELECT is((SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p JOIN test.member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
+SELECT is((SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p
+  JOIN test.member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
             JOIN pg_language l ON l.oid = p.prolang
-           WHERE l.lanname <> 'c' AND p.prosqlbody IS NULL AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))), NULL,
+           WHERE l.lanname <> 'c' AND p.prosqlbody IS NULL
+             AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'))), NULL,
   'every function with a body that is analysed when it is called sets the search_path');
 
 -- and at run time, under a search_path that begins with the traps
@@ -51,7 +60,9 @@ EXCEPTION WHEN OTHERS THEN
   RETURN SQLERRM;
 END $$;
 SET search_path = public, test;
-CREATE FUNCTION test.handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT traps.evpg_event('Done') $$;
+CREATE FUNCTION test.handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT traps.evpg_event('Done')
+$$;
 CREATE FUNCTION test.apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{}'::jsonb $$;
 SELECT is(test.run(statement), 'done', 'no trap is sprung: ' || statement) FROM unnest(ARRAY[
   $$SELECT traps.evpg_register_aggregate('x', 'test.handle', 'test.apply')$$,
@@ -64,11 +75,13 @@ SELECT is(test.run(statement), 'done', 'no trap is sprung: ' || statement) FROM 
   $$SELECT traps.evpg_action_compensate('because')$$,
   $$SELECT traps.evpg_operation_key('domain', 'a', 'b')$$,
   $$SELECT traps.evpg_prune_commands('1 day'), traps.evpg_prune_inbox('1 day')$$,
-  $$SELECT traps.evpg_prune_sagas('1 day'), traps.evpg_prune_dead_letters('1 day'), traps.evpg_prune_parked_events('1 day')$$,
+  $$SELECT traps.evpg_prune_sagas('1 day'), traps.evpg_prune_dead_letters('1 day'),
+    traps.evpg_prune_parked_events('1 day')$$,
   $$SELECT traps.evpg_enable_index('event_type'), traps.evpg_enable_index('event_type', false)$$,
   $$SELECT traps.evpg_rebuild_projection('p')$$,
   $$SELECT * FROM evpg.stat_consumer$$, $$SELECT * FROM evpg.progress_rebuild$$, $$SELECT * FROM evpg.stat_stable_position$$,
   $$SELECT * FROM evpg.stat_broadcast$$, $$SELECT * FROM evpg.event$$, $$SELECT * FROM evpg.projected_state$$,
-  $$SELECT traps.evpg_grant('evpg_test_trapped', 'operator')$$, $$SELECT traps.evpg_revoke('evpg_test_trapped', 'operator')$$]) statement;
+  $$SELECT traps.evpg_grant('evpg_test_trapped', 'operator')$$,
+    $$SELECT traps.evpg_revoke('evpg_test_trapped', 'operator')$$]) statement;
 DROP ROLE evpg_test_trapped;
 SELECT * FROM finish();

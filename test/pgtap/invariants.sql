@@ -11,5 +11,5 @@ SET test.kind = counter_c;
 \ir include/invariants.sql
 
 SET test.kind = counter;
-SELECT is(try('null', 'Add', '{"n": 777}'), 'ok 1', 'B13: NULL of an invariant holds, as of a CHECK constraint');
+SELECT is(try('null', 'Add', '{"n": 777}'), 'ok 1', 'NULL of an invariant holds, as of a CHECK constraint [B13]');
 SELECT * FROM finish();

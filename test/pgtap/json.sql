@@ -48,7 +48,7 @@ SELECT count(evpg_take_snapshot('echo', 'v' || n)) FROM test.value \g /dev/null
 SELECT is((SELECT count(*) FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) JOIN test.value ON aggregate_id = 'v'
   || n WHERE (state->'value')::text = v::text),
   (SELECT count(*) FROM test.value), 'jsonb and json-c: snapshots');
-SELECT is((SELECT count(*) FROM evpg.event WHERE data = 'null'::jsonb), 0::bigint, 'A22: no data is NULL, not null');
+SELECT is((SELECT count(*) FROM evpg.event WHERE data = 'null'::jsonb), 0::bigint, 'no data is NULL, not null [A22]');
 
 -- data itself need not be an object in an event
 SELECT is((SELECT (data->'value')::text FROM evpg_execute('echo', 'twice', 'Echo', '{"value": 1, "value": 2}')), '2',
@@ -65,7 +65,8 @@ SELECT is((SELECT data::text::float8 FROM evpg_execute('hostile', 'n', 'Number',
 SELECT refused(format($$SELECT evpg_execute('hostile', 'n', 'Number', '{"which": "%s"}')$$, which),
   '22003 event data contains a number that JSON cannot hold: %', 'jsonb and json-c: ' || which)
   FROM unnest('{nan,infinity,-infinity,nan by text,infinity by text,nonsense by text,latin1 by text}'::text[]) which;
-SELECT refused($$SELECT evpg_execute('hostile', 'n', 'Number', '{"which": "too large"}')$$, '22003 value overflows numeric format',
+SELECT refused($$SELECT evpg_execute('hostile', 'n', 'Number', '{"which": "too large"}')$$,
+  '22003 value overflows numeric format',
   'jsonb and json-c: a number beyond numeric');
-SELECT is(evpg_stream_version('hostile', 'n'), 6::bigint, 'rule 5: the refused ones left nothing');
+SELECT is(evpg_stream_version('hostile', 'n'), 6::bigint, 'the refused ones left nothing [rule 5]');
 SELECT * FROM finish();

@@ -109,12 +109,12 @@ RESET evpg.max_events;
 -- loops: statement_timeout ends them, and the session works on
 SET statement_timeout = '500ms';
 SELECT refused(format($$SELECT evpg_execute(%L, 'spin', 'Spin')$$, kind),
-  '57014 canceling statement due to statement timeout', kind || ', B23: a handler that loops for ever')
+  '57014 canceling statement due to statement timeout', 'a handler that loops for ever [B23, ' || kind || ']')
   FROM unnest('{counter}'::text[]) kind;
 SELECT refused(format($$SELECT evpg_try_execute(%L, 'spin', 'Spin')$$, kind), '57014 %', kind || ': in try_execute')
   FROM unnest('{counter}'::text[]) kind;
 SELECT refused(format($$SELECT evpg_execute(%L, 'spin', 'Spin')$$, kind),
-  '57014 canceling statement due to statement timeout', kind || ', B23: a handler that loops for ever')
+  '57014 canceling statement due to statement timeout', 'a handler that loops for ever [B23, ' || kind || ']')
   FROM unnest('{counter_c}'::text[]) kind;
 SELECT refused(format($$SELECT evpg_try_execute(%L, 'spin', 'Spin')$$, kind), '57014 %', kind || ': in try_execute')
   FROM unnest('{counter_c}'::text[]) kind;

@@ -16,11 +16,14 @@ SELECT count(*) FROM generate_series(1, 50) n, evpg_append('counter', 'long' || 
 SELECT count(*) FROM generate_series(1, 50) n, evpg_append('counter', 'longest' || repeat('', n), ARRAY(SELECT
   evpg_event('Long', to_jsonb(repeat('long', 250))) FROM generate_series(1, 1000))) \g /dev/null
 -- not by evpg, which would do it one by one
-INSERT INTO evpg.stream (aggregate_type, aggregate_id) SELECT 'long', n || repeat('long', 240) FROM generate_series(1, 80000) n;
+INSERT INTO evpg.stream (aggregate_type, aggregate_id) SELECT 'long', n || repeat('long', 240)
+  FROM generate_series(1, 80000) n;
 INSERT INTO evpg.projection_state (build, key, generation, version, "position", deleted, updated_at, state)
-  SELECT p.build, n, 1, 1, n, false, now(), to_jsonb(repeat('long', 250)) FROM evpg.projection p, generate_series(1, 80000) n WHERE p.name = 'long';
+  SELECT p.build, n, 1, 1, n, false, now(), to_jsonb(repeat('long', 250)) FROM evpg.projection p, generate_series(1, 80000) n
+    WHERE p.name = 'long';
 SET work_mem = '1MB';
-SELECT count(*) FROM evpg_read_all(0, 1000), evpg_streams(max_count => 1000) s, evpg_projection_changes('long', 0, 1000) c WHERE false \g /dev/null
+SELECT count(*) FROM evpg_read_all(0, 1000), evpg_streams(max_count => 1000) s, evpg_projection_changes('long', 0, 1000) c
+  WHERE false \g /dev/null
 CREATE FUNCTION test.long_result(query text, wanted bigint) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
   before bigint := peak();
@@ -41,7 +44,8 @@ RESET work_mem;
 
 -- events that a filter by tags leaves out
 SELECT count(*) FROM generate_series(1, 150) n, evpg_append('counter', 'tagged' || n, ARRAY(SELECT
-  evpg_event('Tagged', tags => ARRAY(SELECT 'tag' || t FROM generate_series(1, 20) t)) FROM generate_series(1, 1000))) \g /dev/null
+  evpg_event('Tagged', tags => ARRAY(SELECT 'tag' || t FROM generate_series(1, 20) t)) FROM generate_series(1, 1000)))
+    \g /dev/null
 SELECT peak() AS before \gset
 SELECT count(*) FROM evpg_read_all(0, 10, tags => '{nope}') \g /dev/null
 SELECT cmp_ok(peak() - :before, '<', 20000::bigint, 'a filter by tags: what it leaves out is not held in memory');
@@ -109,25 +113,28 @@ CREATE FUNCTION test.wide_handle(state jsonb, command evpg.command) RETURNS json
 CREATE FUNCTION test.wide_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT event.data $$;
 SELECT evpg_register_aggregate('wide', 'test.wide_handle', 'test.wide_apply') \g /dev/null
 SELECT is((SELECT count(*) FROM generate_series(1, 3000) n, evpg_execute('wide', n::text, 'X')), 3000::bigint,
-  'A08: three thousand states of 2 kB');
+  'three thousand states of 2 kB [A08]');
 SELECT ok((SELECT sum(total_bytes) BETWEEN 500000 AND 2500000 FROM pg_backend_memory_contexts
-  WHERE name IN ('EvpgStateCache', 'evpg states')), 'A08: are not all kept in a cache of 1 MB');
+  WHERE name IN ('EvpgStateCache', 'evpg states')), 'are not all kept in a cache of 1 MB [A08]');
 SELECT is((SELECT count(*) FROM generate_series(1, 3000, 37) n, evpg_state('wide', n::text) s WHERE s.state
-  = to_jsonb(repeat(md5(n::text), 64))), 82::bigint, 'rule 6: every state is right');
+  = to_jsonb(repeat(md5(n::text), 64))), 82::bigint, 'every state is right [rule 6]');
 SET evpg.state_cache_size = 0;
 SELECT count(*) FROM evpg_execute('wide', '1', 'X') \g /dev/null
 SELECT ok((SELECT sum(used_bytes) < 100000 FROM pg_backend_memory_contexts WHERE name IN ('EvpgStateCache', 'evpg states')),
-  'A08: a smaller cache gives its memory back');
+  'a smaller cache gives its memory back [A08]');
 
 -- reactions: the memory of each is given back when it is over, in one transaction and in many
 RESET evpg.state_cache_size;
 CREATE FUNCTION test.measure(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql VOLATILE AS $$
-  SELECT evpg_reaction(jsonb_build_object('used', (SELECT sum(used_bytes) FROM pg_backend_memory_contexts), 'data', event.data)) $$;
+  SELECT evpg_reaction(jsonb_build_object('used', (SELECT sum(used_bytes) FROM pg_backend_memory_contexts), 'data',
+    event.data)) $$;
 CREATE FUNCTION test.measured() RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  SELECT (max(used) - min(used))::bigint FROM (SELECT (state->>'used')::bigint AS used FROM evpg.saga_instance ORDER BY position DESC LIMIT 30) x $$;
+  SELECT (max(used) - min(used))::bigint
+    FROM (SELECT (state->>'used')::bigint AS used FROM evpg.saga_instance ORDER BY position DESC LIMIT 30) x $$;
 SELECT evpg_register_saga('measure', 'test.measure', event_types => '{Large}') \g /dev/null
 CREATE FUNCTION test.large(kind text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  SELECT count(*) FROM generate_series(1, 40) n, evpg_append('counter', kind || n, ARRAY[evpg_event('Large', to_jsonb(repeat('large', 40000)))]) $$;
+  SELECT count(*) FROM generate_series(1, 40) n,
+    evpg_append('counter', kind || n, ARRAY[evpg_event('Large', to_jsonb(repeat('large', 40000)))]) $$;
 SELECT large('a') \g /dev/null
 SELECT evpg_run_sagas() \g /dev/null
 SELECT cmp_ok(measured(), '<', 2000000::bigint, 'thirty reactions with 200 kB each, in one transaction');
@@ -135,28 +142,38 @@ SELECT large('b') \g /dev/null
 CALL evpg_run();
 SELECT cmp_ok(measured(), '<', 2000000::bigint, 'and in one call');
 -- sagas: what a reaction has taken is given back before the next one
-CREATE FUNCTION test.used() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts $$;
+CREATE FUNCTION test.used() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts
+$$;
 CREATE FUNCTION test.measure_each(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
-  SELECT evpg_reaction(jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1) || jsonb_build_object('at ' || coalesce(state->>'n', '0'), CASE WHEN state->>'n' IN ('50', '499') THEN used() END) ||
+  SELECT evpg_reaction(jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1)
+    || jsonb_build_object('at ' || coalesce(state->>'n', '0'), CASE WHEN state->>'n' IN ('50', '499') THEN used() END) ||
     jsonb_strip_nulls(state - 'n')) $$;
 SELECT evpg_register_saga('measure_each', 'test.measure_each', event_types => '{Padded}') \g /dev/null
 CREATE FUNCTION test.pad(id text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  SELECT count(*) FROM generate_series(1, 500) n, evpg_append('counter', id, ARRAY[evpg_event('Padded', jsonb_build_object('pad', repeat(md5(n::text), 500)))]) $$;
-CREATE FUNCTION test.grown(id text) RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT (state->>'at 499')::bigint - (state->>'at 50')::bigint FROM evpg_saga('measure_each', id) $$;
+  SELECT count(*) FROM generate_series(1, 500) n,
+    evpg_append('counter', id, ARRAY[evpg_event('Padded', jsonb_build_object('pad', repeat(md5(n::text), 500)))]) $$;
+CREATE FUNCTION test.grown(id text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT (state->>'at 499')::bigint - (state->>'at 50')::bigint FROM evpg_saga('measure_each', id)
+$$;
 SELECT pad('run') \g /dev/null
 CALL evpg_run();
-SELECT cmp_ok(grown('run'), '<', 1000000::bigint, 'rule 16: a run over many events');
+SELECT cmp_ok(grown('run'), '<', 1000000::bigint, 'a run over many events [rule 16]');
 SELECT pad('pass') \g /dev/null
 SELECT evpg_run_sagas() \g /dev/null
-SELECT cmp_ok(grown('pass'), '<', 1000000::bigint, 'rule 16: and all in one transaction');
+SELECT cmp_ok(grown('pass'), '<', 1000000::bigint, 'and all in one transaction [rule 16]');
 -- a long list of what can be undone; a refused command at its end is where to look
 CREATE FUNCTION test.undoable(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
-  SELECT evpg_reaction(jsonb_build_object('before', used()), VARIADIC array_agg(evpg_action_send('counter_c', 'undoable', CASE n WHEN 600 THEN 'Subtract' ELSE 'Nothing' END, '{"n": 1}',
-    undo => evpg_action_send('counter_c', 'undoable', 'Nothing', jsonb_build_object('pad', repeat('x', 500)))))) FROM generate_series(1, 600) n $$;
+  SELECT evpg_reaction(jsonb_build_object('before', used()),
+    VARIADIC array_agg(evpg_action_send('counter_c', 'undoable', CASE n WHEN 600 THEN 'Subtract' ELSE 'Nothing' END,
+    '{"n": 1}',
+    undo => evpg_action_send('counter_c', 'undoable', 'Nothing', jsonb_build_object('pad', repeat('x', 500))))))
+      FROM generate_series(1, 600) n $$;
 CREATE FUNCTION test.undoable_refused(state jsonb, rejection evpg.rejection) RETURNS evpg.reaction LANGUAGE sql AS $$
   SELECT evpg_reaction(state || jsonb_build_object('after', used())) $$;
 SELECT evpg_register_saga('undoable', 'test.undoable', 'test.undoable_refused', event_types => '{Listed}') \g /dev/null
 SELECT count(*) FROM evpg_append('counter', 'u', ARRAY[evpg_event('Listed')]) \g /dev/null
 SELECT evpg_run_sagas() \g /dev/null
-SELECT cmp_ok((SELECT (state->>'after')::bigint - (state->>'before')::bigint FROM evpg_saga('undoable', 'u')), '<', 50000000::bigint, 'rule 17: many commands that can be undone');
+SELECT cmp_ok((SELECT (state->>'after')::bigint - (state->>'before')::bigint FROM evpg_saga('undoable', 'u')), '<',
+  50000000::bigint, 'many commands that can be undone [rule 17]');
 SELECT * FROM finish();

@@ -26,8 +26,9 @@ SELECT refused(hostile('Envelope', jsonb_build_object('change', change)), error,
   ('{"schema_version": 5000000000}', 'VE009 %'), ('{"surprise": 1}', 'VE009 %')) x (change, error);
 
 -- NULL
-SELECT is((SELECT tags FROM evpg_execute('hostile', 'tags', 'Misuse', '{"say": "no tag"}')), '{tag}', 'a tag that is NULL is none');
+SELECT is((SELECT tags FROM evpg_execute('hostile', 'tags', 'Misuse', '{"say": "no tag"}')), '{tag}',
+  'a tag that is NULL is none');
 SELECT refused(hostile('Misuse', '{"say": "no type"}'), '22004 event type must not be null', 'an event type that is NULL');
 
-SELECT is(evpg_stream_version('hostile', 'a'), 1::bigint, 'rule 5: the refused ones left nothing');
+SELECT is(evpg_stream_version('hostile', 'a'), 1::bigint, 'the refused ones left nothing [rule 5]');
 SELECT * FROM finish();

@@ -1,4 +1,5 @@
--- module_states.sql: folds of a module in C that loop, or make a state that cannot be kept: the events are safe, and the session goes on (rule 7).
+-- module_states.sql: folds of a module in C that loop, or make a state that cannot be kept: the events are safe, and the
+-- session goes on (rule 7).
 
 \ir include/setup.sql
 \ir include/module.sql
@@ -24,17 +25,17 @@ SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 3', 'and the session wor
 
 -- a fold that spoils the state: the events are safe, the state says what is wrong, no snapshot is kept
 SET client_min_messages = error;
-SELECT is(try('spoiled', 'Spoil', jsonb_build_object('how', how)), 'ok ' || n, 'rule 7: a state with ' || how
-  || ' cannot be a snapshot, but the command succeeds')
+SELECT is(try('spoiled', 'Spoil', jsonb_build_object('how', how)), 'ok ' || n, 'a state with ' || how
+  || ' cannot be a snapshot, but the command succeeds [rule 7]')
   FROM unnest('{latin1,zero,surrogate}'::text[]) WITH ORDINALITY x (how, n);
 RESET client_min_messages;
 SELECT is((SELECT count(*) FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE aggregate_id = 'spoiled'),
-  0::bigint, 'rule 7: there is none');
+  0::bigint, 'there is none [rule 7]');
 SELECT refused($$SELECT evpg_state('hostile', 'spoiled')$$, '22021 state contains text that is not valid UTF-8',
-  'A07: the state cannot be shown');
-SELECT is((SELECT count(*) FROM evpg_read_stream('hostile', 'spoiled')), 3::bigint, 'A16: its events can');
+  'the state cannot be shown [A07]');
+SELECT is((SELECT count(*) FROM evpg_read_stream('hostile', 'spoiled')), 3::bigint, 'its events can [A16]');
 SELECT is(try('spoiled', 'Number', '{"which": "tenth"}'), 'ok 4', 'and the stream goes on')
   FROM set_config('client_min_messages', 'error', false);
 RESET client_min_messages;
-SELECT is(evpg_stream_version('hostile', 'a'), 3::bigint, 'rule 5: the refused ones left nothing');
+SELECT is(evpg_stream_version('hostile', 'a'), 3::bigint, 'the refused ones left nothing [rule 5]');
 SELECT * FROM finish();

@@ -22,5 +22,5 @@ SELECT refused(replace(hostile('BadText', jsonb_build_object('where', w, 'how', 
 SELECT is(try('a', 'Misuse', '{"say": "log"}'), 'noop 1', 'a line for the log that is no text');
 SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 2', 'and the session works on');
 
-SELECT is(evpg_stream_version('hostile', 'a'), 2::bigint, 'rule 5: the refused ones left nothing');
+SELECT is(evpg_stream_version('hostile', 'a'), 2::bigint, 'the refused ones left nothing [rule 5]');
 SELECT * FROM finish();

@@ -1,4 +1,5 @@
--- module_values.sql: values of a module in C that are too deep, too large, without an end, or of another kind than they should be.
+-- module_values.sql: values of a module in C that are too deep, too large, without an end, or of another kind than they
+-- should be.
 
 \ir include/setup.sql
 \ir include/module.sql
@@ -49,5 +50,5 @@ SET client_min_messages = error;
 SELECT is(nest_on(), 'state is nested too deeply', 'a state that each event makes deeper');
 RESET client_min_messages;
 
-SELECT is(evpg_stream_version('hostile', 'a'), 1::bigint, 'rule 5: the refused ones left nothing');
+SELECT is(evpg_stream_version('hostile', 'a'), 1::bigint, 'the refused ones left nothing [rule 5]');
 SELECT * FROM finish();

@@ -11,31 +11,31 @@ UPDATE evpg.aggregate_type SET symbol = 'lost' WHERE aggregate_type = 'lost';
 \connect -
 SET search_path = public, test;
 SELECT plan(135);
-SELECT refused($$SELECT evpg_execute('gone', 'a', 'Add', '{"n": 1}')$$, '58P01 %', 'rule 5: a library that is gone');
-SELECT refused($$SELECT evpg_state('gone', 'a')$$, '58P01 %', 'A07: has no states');
+SELECT refused($$SELECT evpg_execute('gone', 'a', 'Add', '{"n": 1}')$$, '58P01 %', 'a library that is gone [rule 5]');
+SELECT refused($$SELECT evpg_state('gone', 'a')$$, '58P01 %', 'has no states [A07]');
 SELECT refused($$SELECT evpg_execute('lost', 'a', 'Add', '{"n": 1}')$$, 'VE009 %defines no symbol "lost"',
-  'rule 5: a symbol that is gone');
-SELECT is((SELECT count(*) FROM evpg_read_stream('gone', 'a')), 1::bigint, 'A16: but the events can be read');
+  'a symbol that is gone [rule 5]');
+SELECT is((SELECT count(*) FROM evpg_read_stream('gone', 'a')), 1::bigint, 'but the events can be read [A16]');
 SELECT is((SELECT version FROM evpg_append('fine', 'a', evpg_events('{"type": "Odd"}'))), 2::bigint,
-  'A17: and other types go on');
-SELECT is(evpg_register_aggregate('gone', library => 'evpg_test', symbol => 'counter'), true, 'B24: registered again');
-SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('gone', 'a')), '1 1', 'B24: it has its state');
+  'and other types go on [A17]');
+SELECT is(evpg_register_aggregate('gone', library => 'evpg_test', symbol => 'counter'), true, 'registered again [B24]');
+SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('gone', 'a')), '1 1', 'it has its state [B24]');
 
 -- the good ones
 SELECT is(evpg_register_aggregate('counter', library => 'evpg_test', symbol => 'counter'), true,
-  'A01: a symbol of a library');
+  'a symbol of a library [A01]');
 SELECT is(evpg_register_aggregate('counter', library => 'evpg_test', symbol => 'counter'), false,
-  'B24: the same again changes nothing');
+  'the same again changes nothing [B24]');
 SELECT is(evpg_register_aggregate('libdir', library => '$libdir/evpg_test', symbol => 'counter'), true,
-  'A01: $libdir by name');
+  '$libdir by name [A01]');
 SELECT setting || '/evpg_test.so' AS file FROM pg_config WHERE name = 'PKGLIBDIR' \gset
-SELECT is(evpg_register_aggregate('absolute', library => :'file', symbol => 'counter'), true, 'A01: an absolute path');
+SELECT is(evpg_register_aggregate('absolute', library => :'file', symbol => 'counter'), true, 'an absolute path [A01]');
 SELECT is((SELECT array_agg(status) FROM unnest('{counter,libdir,absolute}'::text[]) t,
-  evpg_try_execute(t, 'a', 'Add', '{"n": 1}')), '{ok,ok,ok}', 'A01: each of them executes');
+  evpg_try_execute(t, 'a', 'Add', '{"n": 1}')), '{ok,ok,ok}', 'each of them executes [A01]');
 SELECT is((SELECT initial_state || jsonb_build_object('version', reducer_version, 'library', library)
   FROM evpg.aggregate_type WHERE aggregate_type = 'counter'),
   '{"total": 0, "applied": 0, "version": 1, "library": "$libdir/evpg_test"}',
-  'A12: the catalogue says what the module says');
+  'the catalogue says what the module says [A12]');
 SELECT is(evpg_register_aggregate('odd', library => 'evpg_test_broken', symbol => 'larger'), true,
   'ABI: a definition with members that this server does not know');
 SELECT is((SELECT status FROM evpg_try_execute('odd', 'a', 'Nothing')), 'noop', 'ABI: works');
@@ -58,7 +58,8 @@ SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol 
   ('array_state', 'VE009 initial state %is not a JSON object'),
   ('null_state', 'VE009 initial state %is not a JSON object'),
   ('unfinished_state', 'VE009 initial state %is not a JSON object'),
-  ('latin1_state', 'VE009 initial state of symbol "latin1_state" %'), ('zero_state', 'VE009 initial state of symbol "zero_state" %'),
+  ('latin1_state', 'VE009 initial state of symbol "latin1_state" %'),
+    ('zero_state', 'VE009 initial state of symbol "zero_state" %'),
   ('huge_number_state', 'VE009 initial state of symbol "huge_number_state" %'),
   ('empty_command', 'VE009 symbol "empty_command" %'), ('latin1_command', 'VE009 symbol "latin1_command" %'),
   ('latin1_event', 'VE009 symbol "latin1_event" %'),
@@ -66,10 +67,12 @@ SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol 
   ('plain_function', 'VE009 %defines no symbol "plain_function"'),
   ('Pg_magic_func', 'VE009 %defines no symbol%')) x (symbol, error);
 SELECT refused(format('SELECT evpg_register_%s(%L, library => %L, symbol => %L)', split_part(symbol, '_', 1), 'bad',
-  'evpg_test_broken', symbol), format('VE009 %%symbol "%s" %%', symbol), 'B24: text that is no text: ' || symbol)
-  FROM unnest('{projection_latin1_state,projection_latin1_event,projection_latin1_type,saga_latin1_state,saga_latin1_event,saga_latin1_timer,saga_latin1_type}'::text[]) symbol;
-SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'huge_number_state')$$),
-  '|value overflows numeric format|', 'B24: what is wrong with an initial state');
+  'evpg_test_broken', symbol), format('VE009 %%symbol "%s" %%', symbol), 'text that is no text: ' || symbol || ' [B24]')
+  FROM unnest('{projection_latin1_state,projection_latin1_event,projection_latin1_type,saga_latin1_state,'
+    'saga_latin1_event,saga_latin1_timer,saga_latin1_type}'::text[]) symbol;
+SELECT is(error_fields($$SELECT
+  evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'huge_number_state')$$),
+  '|value overflows numeric format|', 'what is wrong with an initial state [B24]');
 SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_test_broken', symbol => 'newer_minor')$$),
   '|It was built for ABI 1.1; this server has 1.0.|Build the library again with this server''s evpg.h.',
   'ABI: both versions are said');
@@ -87,7 +90,7 @@ SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol 
   ('/tmp/../tmp/x', '22023 %'), ('', '22023 library must not be empty'),
   (E'evpg\ntest', '22023 library contains a control character'),
   (repeat('x', 1025), 'VE014 library is too long')) x (library, error);
-SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: register_aggregate(' || args || ')')
+SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'register_aggregate(' || args || ') [B24]')
   FROM (VALUES
   ($$'bad', library => 'evpg_test'$$, '22004 symbol must not be null'),
   ($$'bad', symbol => 'counter'$$, '22004 library must not be null'),
@@ -97,8 +100,10 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: 
   '22023 initial_state and reducer_version %'),
   ($$'bad', library => 'evpg_test', symbol => 'counter', reducer_version => 2$$,
   '22023 initial_state and reducer_version %'),
-  ($$'bad', 'abs(int)'::regprocedure, 'abs(int)'::regprocedure, library => 'evpg_test', symbol => 'counter'$$, '22023 an aggregate is registered with either functions or a library')) x (args, error);
-SELECT is((SELECT count(*) FROM evpg.aggregate_type WHERE aggregate_type = 'bad'), 0::bigint, 'B24: nothing was registered');
-SELECT is((SELECT status FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')), 'ok', 'B24: and the session goes on');
+  ($$'bad', 'abs(int)'::regprocedure, 'abs(int)'::regprocedure, library => 'evpg_test', symbol => 'counter'$$,
+    '22023 an aggregate is registered with either functions or a library')) x (args, error);
+SELECT is((SELECT count(*) FROM evpg.aggregate_type WHERE aggregate_type = 'bad'), 0::bigint,
+  'nothing was registered [B24]');
+SELECT is((SELECT status FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')), 'ok', 'and the session goes on [B24]');
 
 SELECT * FROM finish();

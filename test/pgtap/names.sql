@@ -1,4 +1,5 @@
--- names.sql: names and ids: what is too short, too long, reserved, or looks like something else is refused in each function, and nothing is written.
+-- names.sql: names and ids: what is too short, too long, reserved, or looks like something else is refused in each function,
+-- and nothing is written.
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -77,14 +78,18 @@ SELECT is(evpg_register_aggregate(name, library => 'evpg_test', symbol => 'count
   || ' is not reserved') FROM unnest('{evpg,evpgx,x.evpg.}'::text[]) name;
 
 -- what belongs to sagas and timers
-SELECT is(error_of($$SELECT count(*) FROM evpg_execute('counter', 'x', 'Add', '{"n": 1}', command_id => 'timer:1')$$), 'VE017 command id "timer:1" is reserved', 'rule 4: who executes a command cannot take the id of a scheduled one');
-SELECT is(error_of($$SELECT count(*) FROM evpg_append('counter', 'x', ARRAY[evpg_event('A')], command_id => 'saga:1')$$), 'VE017 command id "saga:1" is reserved', 'rule 4: nor that of a saga');
-SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add', '{"n": 1}', metadata => '{"evpg": 1}')$$), 'VE017 metadata key "evpg" is reserved', 'rule 16: nor pretend to be one');
+SELECT is(error_of($$SELECT count(*) FROM evpg_execute('counter', 'x', 'Add', '{"n": 1}', command_id => 'timer:1')$$),
+  'VE017 command id "timer:1" is reserved', 'who executes a command cannot take the id of a scheduled one [rule 4]');
+SELECT is(error_of($$SELECT count(*) FROM evpg_append('counter', 'x', ARRAY[evpg_event('A')], command_id => 'saga:1')$$),
+  'VE017 command id "saga:1" is reserved', 'nor that of a saga [rule 4]');
+SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add', '{"n": 1}', metadata => '{"evpg": 1}')$$),
+  'VE017 metadata key "evpg" is reserved', 'nor pretend to be one [rule 16]');
 
 -- an id that was forgotten
 SELECT refused(statement, '22023 command type looks like JSON', statement) FROM (VALUES
   ($$SELECT evpg_execute('counter', 'Add', '{"n": 1}')$$), ($$SELECT evpg_try_execute('counter', 'AddEach', '[1]')$$),
-  ($$SELECT evpg_schedule_command(now(), 'counter', 'Add', '{"n": 1}')$$), ($$SELECT evpg_command('counter', 'Add', '{"n": 1}')$$)) x (statement);
+  ($$SELECT evpg_schedule_command(now(), 'counter', 'Add', '{"n": 1}')$$),
+    ($$SELECT evpg_command('counter', 'Add', '{"n": 1}')$$)) x (statement);
 
 SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 2', 'and the session works on');
 SELECT * FROM finish();

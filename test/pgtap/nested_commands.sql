@@ -40,5 +40,5 @@ SELECT refused($$SELECT evpg_execute('caller', '1', 'Call', '{"type": "counter",
 SELECT is((SELECT (status, code)::text FROM evpg_try_execute('caller', '1', 'Call',
   '{"type": "counter", "id": "called", "command": "AddAndRefuse"}')), '(rejected,changed_mind)', 'a refusal, too');
 SELECT is((SELECT array_agg(v) FROM unnest(ARRAY[evpg_stream_version('caller', '1'), evpg_stream_version('counter',
-  'called')]) v), '{3,2}', 'rule 5: both streams are as before');
+  'called')]) v), '{3,2}', 'both streams are as before [rule 5]');
 SELECT * FROM finish();

@@ -27,13 +27,14 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
-  FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'A50: evpg_grant');
+  FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint, 'a stream');
 
 -- what each access allows
 CREATE TABLE test.call (given_by text[], statement text);
 INSERT INTO test.call VALUES
-  ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.event'), ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.stream'),
+  ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.event'),
+    ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.stream'),
   ('{reader,relay,writer,operator}', 'SELECT evpg_streams()'), ('{reader,relay,writer,operator}', 'SELECT evpg_read_all()'),
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_stream_version('counter', 'a')$$),
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_read_stream('counter', 'a')$$),
@@ -44,23 +45,31 @@ INSERT INTO test.call VALUES
   ('{monitor,reader,relay,writer,operator}', 'SELECT * FROM evpg.stat_stable_position'),
   ('{executor,writer,operator}', $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   ('{executor,writer,operator}', $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
-  ('{executor,writer,operator}', $$SELECT evpg_command('counter', 'a', 'Add')$$), ('{executor,writer,operator}', $$SELECT evpg_commands('[]')$$),
-  ('{executor,writer,operator}', $$SELECT evpg_set_context('me')$$), ('{relay,executor,writer,operator}', $$SELECT evpg_event('Odd')$$),
+  ('{executor,writer,operator}', $$SELECT evpg_command('counter', 'a', 'Add')$$),
+    ('{executor,writer,operator}', $$SELECT evpg_commands('[]')$$),
+  ('{executor,writer,operator}', $$SELECT evpg_set_context('me')$$),
+    ('{relay,executor,writer,operator}', $$SELECT evpg_event('Odd')$$),
   ('{executor,writer,operator}', $$SELECT evpg_schedule_command('2100-01-01', 'counter', 'w', 'Add')$$),
   ('{executor,writer,operator}', $$SELECT evpg_receive('elsewhere', '1')$$),
   ('{writer,operator}', $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),
   ('{writer,operator}', $$SELECT evpg_create_stream('counter', 'made')$$),
   ('{relay,operator}', $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$),
   ('{operator}', $$SELECT evpg_take_snapshot('counter', 'a')$$),
-  ('{operator}', $$SELECT evpg_drop_aggregate('nope', true)$$), ('{operator}', $$SELECT evpg_drop_interceptor('nope', true)$$),
-  ('{operator}', 'SELECT * FROM evpg.aggregate_type'), ('{operator}', 'SELECT * FROM evpg.command_record'), ('{operator}', 'SELECT * FROM evpg.snapshot'),
-  ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.activation'), ('{operator}', 'SELECT evpg_activate_consumers()'),
+  ('{operator}', $$SELECT evpg_drop_aggregate('nope', true)$$),
+    ('{operator}', $$SELECT evpg_drop_interceptor('nope', true)$$),
+  ('{operator}', 'SELECT * FROM evpg.aggregate_type'), ('{operator}', 'SELECT * FROM evpg.command_record'),
+    ('{operator}', 'SELECT * FROM evpg.snapshot'),
+  ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.activation'),
+    ('{operator}', 'SELECT evpg_activate_consumers()'),
   ('{operator}', 'SELECT * FROM evpg.dead_letter'), ('{operator}', 'SELECT payload FROM evpg.timer'),
   ('{monitor,operator}', 'SELECT saga, count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL GROUP BY saga'),
-  ('{monitor,operator}', 'SELECT count(*) FROM evpg.timer WHERE due_at < now()'), ('{monitor,operator}', 'SELECT name, checkpoint FROM evpg.consumer'),
-  ('{monitor,operator}', 'SELECT name, position, attempts FROM evpg.parked_event'), ('{monitor,operator}', 'SELECT saga, status, count(*) FROM evpg.saga_instance GROUP BY 1, 2'),
+  ('{monitor,operator}', 'SELECT count(*) FROM evpg.timer WHERE due_at < now()'),
+    ('{monitor,operator}', 'SELECT name, checkpoint FROM evpg.consumer'),
+  ('{monitor,operator}', 'SELECT name, position, attempts FROM evpg.parked_event'),
+    ('{monitor,operator}', 'SELECT saga, status, count(*) FROM evpg.saga_instance GROUP BY 1, 2'),
   ('{monitor,operator}', 'SELECT saga, max(attempts) FROM evpg.saga_event GROUP BY saga'),
-  ('{}', 'SELECT * FROM evpg.event_log'), ('{}', 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
+  ('{}', 'SELECT * FROM evpg.event_log'),
+    ('{}', 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
   ('{}', 'UPDATE evpg.stream SET version = 0'), ('{}', 'DELETE FROM evpg.stream'),
   ('{}', 'DELETE FROM evpg.event_log'), ('{}', 'DELETE FROM evpg.snapshot'), ('{}', 'TRUNCATE evpg.event_log'),
   ('{}', 'SELECT nextval(''evpg.event_position'')'), ('{}', 'SELECT setval(''evpg.event_position'', 1)'),
@@ -68,33 +77,46 @@ INSERT INTO test.call VALUES
   ('{}', 'ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only'),
   ('{}', 'UPDATE evpg.aggregate_type SET library = ''x'''), ('{}', 'SELECT evpg_grant(''evpg_test_nobody'', ''reader'')'),
   ('{}', 'SELECT evpg.privileges(''reader'')');
-SELECT alike(as_role('evpg_test_' || access, statement), CASE WHEN access = ANY (given_by) THEN 'done' ELSE '42501 %' END, access || ': ' || statement)
-  FROM unnest('{nobody,monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n), test.call c ORDER BY n, statement;
-SELECT is(as_role('evpg_test_monitor', 'SELECT * FROM evpg.' || c.relname), 'done', 'monitor: every view of statistics: ' || relname)
-  FROM pg_class c WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'v' AND relname ~ '^(stat|progress)_' ORDER BY relname;
+SELECT alike(as_role('evpg_test_' || access, statement), CASE WHEN access = ANY (given_by) THEN 'done' ELSE '42501 %' END,
+  access || ': ' || statement)
+  FROM unnest('{nobody,monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n), test.call c
+    ORDER BY n, statement;
+SELECT is(as_role('evpg_test_monitor', 'SELECT * FROM evpg.' || c.relname), 'done',
+  'monitor: every view of statistics: ' || relname)
+  FROM pg_class c WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'v' AND relname ~ '^(stat|progress)_'
+    ORDER BY relname;
 
 -- every object of the extension has its place in the list
 CREATE VIEW test.member AS
-  SELECT CASE WHEN d.classid = 'pg_proc'::regclass THEN 'routine' ELSE 'relation' END AS kind, coalesce(p.proname, c.relname)::text AS object
-    FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'evpg' AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+  SELECT CASE WHEN d.classid = 'pg_proc'::regclass THEN 'routine' ELSE 'relation' END AS kind,
+    coalesce(p.proname, c.relname)::text AS object
+    FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'evpg'
+      AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
     LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
     LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('r', 'v')
    WHERE p.oid IS NOT NULL OR c.oid IS NOT NULL;
-SELECT is((SELECT string_agg(object, ', ' ORDER BY object) FROM (SELECT kind, object FROM test.member EXCEPT SELECT kind, object FROM evpg.access_object) m), NULL,
+SELECT is((SELECT string_agg(object, ', ' ORDER BY object)
+  FROM (SELECT kind, object FROM test.member EXCEPT SELECT kind, object FROM evpg.access_object) m), NULL,
   'every function, table and view of the extension is in evpg.access_object');
-SELECT is((SELECT string_agg(object, ', ' ORDER BY object) FROM (SELECT kind, object FROM evpg.access_object EXCEPT SELECT kind, object FROM test.member) m), NULL,
+SELECT is((SELECT string_agg(object, ', ' ORDER BY object)
+  FROM (SELECT kind, object FROM evpg.access_object EXCEPT SELECT kind, object FROM test.member) m), NULL,
   'and nothing else');
 SELECT is((SELECT string_agg(object || '.' || missing, ', ') FROM evpg.access_object, unnest(columns) missing
-   WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = ('evpg.' || object)::regclass AND attname = missing)), NULL, 'and no column that does not exist');
-SELECT is((SELECT string_agg(object, ', ') FROM evpg.access_object WHERE NOT given_by <@ '{monitor,reader,relay,executor,writer,operator,owner}' OR given_by = '{}'), NULL,
+   WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = ('evpg.' || object)::regclass AND attname = missing)), NULL,
+     'and no column that does not exist');
+SELECT is((SELECT string_agg(object, ', ') FROM evpg.access_object
+  WHERE NOT given_by <@ '{monitor,reader,relay,executor,writer,operator,owner}' OR given_by = '{}'), NULL,
   'and no access that does not exist');
-SELECT is((SELECT string_agg(o.object, ', ') FROM evpg.access_object o WHERE 'owner' <> ALL (o.given_by) AND o.kind = 'relation' AND o.columns IS NULL
+SELECT is((SELECT string_agg(o.object, ', ') FROM evpg.access_object o
+  WHERE 'owner' <> ALL (o.given_by) AND o.kind = 'relation' AND o.columns IS NULL
    AND NOT has_table_privilege('evpg_test_operator', 'evpg.' || o.object, 'SELECT')), NULL, 'operator is above all others');
 
 -- what is taken back
 CREATE FUNCTION test.access_of(role text) RETURNS text LANGUAGE sql AS $$
-  SELECT string_agg(access, ',' ORDER BY n) FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n)
-   WHERE NOT EXISTS (SELECT FROM evpg.privileges(access) p WHERE NOT EXISTS (SELECT FROM aclexplode(p.acl) a WHERE a.grantee = role::regrole))
+  SELECT string_agg(access, ',' ORDER BY n)
+    FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n)
+   WHERE NOT EXISTS (SELECT FROM evpg.privileges(access) p
+     WHERE NOT EXISTS (SELECT FROM aclexplode(p.acl) a WHERE a.grantee = role::regrole))
 $$;
 SELECT is(evpg_revoke('evpg_test_writer', 'writer')::text, '', 'evpg_revoke');
 SELECT alike(as_role('evpg_test_writer', statement), '42501 %', 'revoked: ' || statement) FROM test.call;
@@ -110,17 +132,21 @@ BEGIN
   RETURN result;
 END $$;
 SELECT is(test.left_over(granted, revoked), left_over, format('of %s, %s is taken back', granted, revoked))
-  FROM (VALUES ('{reader,executor}'::text[], 'reader', 'executor'), ('{reader,executor}', 'executor', 'reader'), ('{writer,relay}', 'writer', 'reader,relay'),
-    ('{writer,relay}', 'relay', 'reader,executor,writer'), ('{operator}', 'reader', 'monitor,reader,relay,executor,writer,operator'), ('{operator}', 'operator', 'none'),
+  FROM (VALUES ('{reader,executor}'::text[], 'reader', 'executor'), ('{reader,executor}', 'executor', 'reader'),
+    ('{writer,relay}', 'writer', 'reader,relay'),
+    ('{writer,relay}', 'relay', 'reader,executor,writer'),
+      ('{operator}', 'reader', 'monitor,reader,relay,executor,writer,operator'), ('{operator}', 'operator', 'none'),
     ('{reader,writer}', 'writer', 'none'), ('{monitor,executor}', 'monitor', 'executor')) x (granted, revoked, left_over);
 DROP ROLE evpg_test_other;
-SELECT evpg_revoke(('evpg_test_' || access)::regrole, access) FROM unnest('{monitor,reader,relay,executor,operator}'::text[]) access \g /dev/null
+SELECT evpg_revoke(('evpg_test_' || access)::regrole, access)
+  FROM unnest('{monitor,reader,relay,executor,operator}'::text[]) access \g /dev/null
 DROP ROLE evpg_test_monitor, evpg_test_reader, evpg_test_relay, evpg_test_executor, evpg_test_writer, evpg_test_operator;
 SELECT pass('roles can be dropped when all that was granted is taken back');
 CREATE ROLE evpg_test_reader;
 CREATE ROLE evpg_test_writer;
 CREATE ROLE evpg_test_operator;
-SELECT evpg_grant('evpg_test_reader', 'reader'), evpg_grant('evpg_test_writer', 'writer'), evpg_grant('evpg_test_operator', 'operator') \g /dev/null
+SELECT evpg_grant('evpg_test_reader', 'reader'), evpg_grant('evpg_test_writer', 'writer'),
+  evpg_grant('evpg_test_operator', 'operator') \g /dev/null
 SELECT refused($$SELECT evpg_grant('evpg_test_nobody', 'owner')$$, '22023 unknown access "owner"',
   'evpg_grant: of an unknown access');
 SELECT refused($$SELECT evpg_revoke('evpg_test_nobody', 'owner')$$, '22023 unknown access "owner"',
@@ -166,7 +192,8 @@ SELECT same($$SELECT data->>'as', data->>'path', metadata->>'intercepted as', me
   WHERE aggregate_type = 'op'$$,
   $$VALUES ('evpg_test_operator', 'test, public, pg_temp', 'evpg_test_operator', 'test, public, pg_temp')$$,
   'functions run as their owner, with the search_path of their registration');
-SELECT is(coalesce(nullif(current_setting('test.invariant', true), ''), 'none') || ' ' || current_setting('search_path'), 'none public, test',
+SELECT is(coalesce(nullif(current_setting('test.invariant', true), ''), 'none') || ' ' || current_setting('search_path'),
+  'none public, test',
   'the invariant, too, which would have refused; and its settings end with it');
 SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_operator', 'and the reducer');
 SELECT is(as_role('evpg_test_reader', $$SELECT evpg_state('op', 'a')$$), 'done',

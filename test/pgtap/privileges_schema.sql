@@ -1,4 +1,5 @@
--- privileges_schema.sql: evpg_grant and evpg_revoke find the extension's own functions in whatever schema they are, and call nothing else.
+-- privileges_schema.sql: evpg_grant and evpg_revoke find the extension's own functions in whatever schema they are, and call
+-- nothing else.
 
 \ir include/setup.sql
 SELECT plan(37);
@@ -8,16 +9,24 @@ CREATE FUNCTION test.traps(schema text) RETURNS void LANGUAGE plpgsql AS $body$
 DECLARE
   signature text;
 BEGIN
-  FOREACH signature IN ARRAY ARRAY['format(text, text, regrole)', 'format(text, text)', 'format(text, name)', 'unnest(text[])', 'array_agg(text)',
-    'aclexplode(aclitem[])', 'split_part(text, text, bigint)', 'evpg_streams(int)', 'evpg_execute(text, text, text)', 'evpg_run()', 'evpg_version(int)'] LOOP
-    EXECUTE format('CREATE FUNCTION %I.%s RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION ''trapped''; END $$', schema, signature);
+  FOREACH signature IN ARRAY ARRAY['format(text, text, regrole)', 'format(text, text)', 'format(text, name)',
+    'unnest(text[])', 'array_agg(text)',
+    'aclexplode(aclitem[])', 'split_part(text, text, bigint)', 'evpg_streams(int)', 'evpg_execute(text, text, text)',
+      'evpg_run()', 'evpg_version(int)'] LOOP
+    EXECUTE format('CREATE FUNCTION %I.%s RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION ''trapped''; END $$',
+      schema, signature);
   END LOOP;
-  EXECUTE format('CREATE FUNCTION %I.caught(text, regrole) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION ''trapped''; END $$', schema);
+  EXECUTE format('CREATE FUNCTION %I.caught(text, regrole) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '
+    '''trapped''; END $$', schema);
   EXECUTE format('CREATE OPERATOR %I.|| (LEFTARG = text, RIGHTARG = regrole, FUNCTION = %I.caught)', schema, schema);
 END $body$;
-CREATE FUNCTION test.may(role text, function text) RETURNS boolean LANGUAGE sql AS $$ SELECT has_function_privilege(role, function, 'EXECUTE') $$;
+CREATE FUNCTION test.may(role text, function text) RETURNS boolean LANGUAGE sql AS $$
+  SELECT has_function_privilege(role, function, 'EXECUTE')
+$$;
 CREATE FUNCTION test.entries(role text) RETURNS bigint LANGUAGE sql AS $$
-  SELECT count(*) FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = role::regrole AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  SELECT count(*) FROM pg_shdepend
+    WHERE refclassid = 'pg_authid'::regclass AND refobjid = role::regrole
+    AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 $$;
 
 CREATE ROLE evpg_test_granted;

@@ -1,5 +1,5 @@
--- projection_bad.sql: projections that raise, answer nonsense, were changed or dropped: the command fails, nothing is kept, and
--- the error says where (rules 8 and 11).
+-- projection_bad.sql: projections that raise, answer nonsense, were changed or dropped: the command fails, nothing is kept,
+-- and the error says where (rules 8 and 11).
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -31,57 +31,81 @@ BEGIN
   END CASE;
   RETURN sum_apply(state, event);
 END $$;
-SELECT evpg_register_projection('bad', 'test.raise_reducer', aggregate_types => '{counter}'), evpg_register_projection('good', 'test.sum_apply', aggregate_types => '{counter}'),
-       evpg_register_projection('zebra', 'test.sum_apply', aggregate_types => '{counter}'), evpg_register_projection('lines', handler => 'test.statement_write', aggregate_types => '{counter}') \g /dev/null
-SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 1', 'issue 3: a key that is there');
-SELECT fails(entry, 'P0042 unlucky', 'issue 3: a projection that raises, ' || entry) FROM entries('a', '13') entry;
-SELECT fails(entry, 'P0042 unlucky', 'issue 3: a projection that raises for a new stream and key, ' || entry) FROM entries('new', '13') entry;
-SELECT fails(entry, '22012 division by zero', 'rule 8: a defect is raised unchanged, ' || entry) FROM entries('a', '14') entry;
-SELECT fails(entry, '40001 %', 'rule 8: a serialization failure is raised unchanged, ' || entry) FROM entries('a', '17') entry;
-SELECT fails($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 13, 4]}')$$, 'P0042 unlucky', 'rule 3: the third of four events: none is kept');
-SELECT alike(context_of(entry), '%projection "bad", key "a", event "Added" of stream "a" of aggregate "counter" at position %', 'issue 3: the error names projection, key, position, ' || entry) FROM entries('a', '13') entry;
-SELECT context_of($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 13, 4]}')$$) AS context, last_value + 3 AS position FROM evpg.event_position \gset
-SELECT alike(:'context'::text, '%projection "bad", key "a", event "Added" of stream "a" of aggregate "counter" at position ' || :position || '%', 'issue 3: the position of the event that it is about');
-SELECT is(row_of('bad', 'a') || row_of('good', 'a') || row_of('zebra', 'a'), repeat('1.1 {"sum": 1, "count": 1}', 3), 'C19: no projection has kept anything');
-SELECT is(try('a', 'Add', '{"n": 2}'), 'ok 2', 'issue 3: the next command is good');
-SELECT is(row_of('bad', 'a'), '1.2 {"sum": 3, "count": 2}', 'issue 3: and projected');
-SELECT is(total('a'), '2 3', 'rule 6: the state is what was kept');
+SELECT evpg_register_projection('bad', 'test.raise_reducer', aggregate_types => '{counter}'),
+  evpg_register_projection('good', 'test.sum_apply', aggregate_types => '{counter}'),
+       evpg_register_projection('zebra', 'test.sum_apply', aggregate_types => '{counter}'),
+         evpg_register_projection('lines', handler => 'test.statement_write', aggregate_types => '{counter}') \g /dev/null
+SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 1', 'a key that is there [issue 3]');
+SELECT fails(entry, 'P0042 unlucky', 'a projection that raises, ' || entry || ' [issue 3]') FROM entries('a', '13') entry;
+SELECT fails(entry, 'P0042 unlucky', 'a projection that raises for a new stream and key, ' || entry || ' [issue 3]')
+  FROM entries('new', '13') entry;
+SELECT fails(entry, '22012 division by zero', 'a defect is raised unchanged, ' || entry || ' [rule 8]')
+  FROM entries('a', '14') entry;
+SELECT fails(entry, '40001 %', 'a serialization failure is raised unchanged, ' || entry || ' [rule 8]')
+  FROM entries('a', '17') entry;
+SELECT fails($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 13, 4]}')$$, 'P0042 unlucky',
+  'the third of four events: none is kept [rule 3]');
+SELECT alike(context_of(entry),
+  '%projection "bad", key "a", event "Added" of stream "a" of aggregate "counter" at position %',
+  'the error names projection, key, position, ' || entry || ' [issue 3]') FROM entries('a', '13') entry;
+SELECT context_of($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2, 13, 4]}')$$) AS context,
+  last_value + 3 AS position FROM evpg.event_position \gset
+SELECT alike(:'context'::text,
+  '%projection "bad", key "a", event "Added" of stream "a" of aggregate "counter" at position ' || :position || '%',
+  'the position of the event that it is about [issue 3]');
+SELECT is(row_of('bad', 'a') || row_of('good', 'a') || row_of('zebra', 'a'), repeat('1.1 {"sum": 1, "count": 1}', 3),
+  'no projection has kept anything [C19]');
+SELECT is(try('a', 'Add', '{"n": 2}'), 'ok 2', 'the next command is good [issue 3]');
+SELECT is(row_of('bad', 'a'), '1.2 {"sum": 3, "count": 2}', 'and projected [issue 3]');
+SELECT is(total('a'), '2 3', 'the state is what was kept [rule 6]');
 BEGIN;
-SELECT is(try('a', 'Add', '{"n": 3}'), 'ok 3', 'issue 3: in a transaction, a good command');
-SELECT alike(error_of($$SELECT try('a', 'Add', '{"n": 13}')$$), 'P0042 %', 'issue 3: a bad one, caught');
-SELECT is(try('a', 'Add', '{"n": 4}'), 'ok 4', 'issue 3: and another');
+SELECT is(try('a', 'Add', '{"n": 3}'), 'ok 3', 'in a transaction, a good command [issue 3]');
+SELECT alike(error_of($$SELECT try('a', 'Add', '{"n": 13}')$$), 'P0042 %', 'a bad one, caught [issue 3]');
+SELECT is(try('a', 'Add', '{"n": 4}'), 'ok 4', 'and another [issue 3]');
 COMMIT;
-SELECT is(row_of('bad', 'a') || ', ' || total('a'), '1.4 {"sum": 10, "count": 4}, 4 10', 'issue 3: leave what the good ones wrote');
+SELECT is(row_of('bad', 'a') || ', ' || total('a'), '1.4 {"sum": 10, "count": 4}, 4 10',
+  'leave what the good ones wrote [issue 3]');
 
 -- ------------------------------------------------------------------ class 23
 
 CREATE FUNCTION test.outcome_of(id text, n text, more text DEFAULT '') RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT concat_ws('|', status, version, sqlstate, code, message, detail, hint)
-    FROM evpg_try_execute('counter', id, 'Emit', format('{"events": [{"type": "Odd"}, {"type": "Added", "data": {"n": %s%s}}]}', n, more)::jsonb, command_id => 'd' || n) $$;
-CREATE FUNCTION test.rejected(id text, n text, more text, outcome text, description text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+    FROM evpg_try_execute('counter', id, 'Emit',
+      format('{"events": [{"type": "Odd"}, {"type": "Added", "data": {"n": %s%s}}]}', n, more)::jsonb,
+      command_id => 'd' || n) $$;
+CREATE FUNCTION test.rejected(id text, n text, more text, outcome text, description text) RETURNS SETOF text LANGUAGE plpgsql
+  AS $$
 DECLARE
   before text := written();
 BEGIN
   RETURN NEXT alike(outcome_of(id, n, more), outcome, description);
-  RETURN NEXT is(written(), before, description || ': nothing is kept');
+  RETURN NEXT is(written(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is kept\1'));
 END $$;
-SELECT rejected('a', '500', '', 'rejected|4|23514|statement_small|new row for relation "statement" violates check constraint "statement_small"%', 'rule 8: a CHECK of the table of a projection');
-SELECT rejected('new', '500', '', 'rejected|0|23514|statement_small|%', 'rule 8: for a new stream');
-SELECT is((SELECT count(*) FROM evpg.stream WHERE aggregate_id = 'new'), 0::bigint, 'rule 5: which is not there then');
+SELECT rejected('a', '500', '',
+  'rejected|4|23514|statement_small|new row for relation "statement" violates check constraint "statement_small"%',
+  'a CHECK of the table of a projection [rule 8]');
+SELECT rejected('new', '500', '', 'rejected|0|23514|statement_small|%', 'for a new stream [rule 8]');
+SELECT is((SELECT count(*) FROM evpg.stream WHERE aggregate_id = 'new'), 0::bigint, 'which is not there then [rule 5]');
 SELECT outcome_of('a', '5', ', "ref": "r1"') \g /dev/null
-SELECT rejected('a', '6', ', "ref": "r1"', 'rejected|6|23505|statement_ref|%', 'rule 8: a UNIQUE');
-SELECT rejected('a', '15', '', 'rejected|6|23514|my_check|checked|another one', 'rule 8: raised by a reducer');
-SELECT is(outcome_of('a', '8'), 'ok|8', 'rule 8: the command after it is good');
-SELECT fails($$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 500}')$$, '23514 new row for relation "statement" violates check constraint "statement_small"', 'rule 8: evpg_execute raises it unchanged');
-SELECT fails($$SELECT evpg_append('counter', 'a', evpg_events('{"type": "Added", "data": {"n": 500}}'))$$, '23514 %', 'rule 8: evpg_append too');
-SELECT is((SELECT events::text || '|' || coalesce(last_position::text, '-') FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 501}')), '[]|-', 'rule 5: a rejected command has no events');
-SELECT is((SELECT rejected FROM evpg_session_stats() WHERE aggregate_type = 'counter') > 0, true, 'B14: and counts as rejected');
+SELECT rejected('a', '6', ', "ref": "r1"', 'rejected|6|23505|statement_ref|%', 'a UNIQUE [rule 8]');
+SELECT rejected('a', '15', '', 'rejected|6|23514|my_check|checked|another one', 'raised by a reducer [rule 8]');
+SELECT is(outcome_of('a', '8'), 'ok|8', 'the command after it is good [rule 8]');
+SELECT fails($$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 500}')$$,
+  '23514 new row for relation "statement" violates check constraint "statement_small"',
+  'evpg_execute raises it unchanged [rule 8]');
+SELECT fails($$SELECT evpg_append('counter', 'a', evpg_events('{"type": "Added", "data": {"n": 500}}'))$$, '23514 %',
+  'evpg_append too [rule 8]');
+SELECT is((SELECT events::text || '|' || coalesce(last_position::text, '-')
+  FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 501}')), '[]|-', 'a rejected command has no events [rule 5]');
+SELECT is((SELECT rejected FROM evpg_session_stats() WHERE aggregate_type = 'counter') > 0, true,
+  'and counts as rejected [B14]');
 BEGIN;
 SELECT outcome_of('a', '500') \g /dev/null
-SELECT is(try('a', 'Add', '{"n": 9}'), 'ok 9', 'rule 8: a transaction goes on after it');
+SELECT is(try('a', 'Add', '{"n": 9}'), 'ok 9', 'a transaction goes on after it [rule 8]');
 COMMIT;
-SELECT is((SELECT version FROM evpg_projection('good', 'a')), 9::bigint, 'rule 8: with what was accepted');
-SELECT fails(entry, 'VE002 a projection cannot refuse', 'rule 8: evpg_reject() is not for projections: raised unchanged, ' || entry) FROM entries('a', '16') entry;
+SELECT is((SELECT version FROM evpg_projection('good', 'a')), 9::bigint, 'with what was accepted [rule 8]');
+SELECT fails(entry, 'VE002 a projection cannot refuse',
+  'evpg_reject() is not for projections: raised unchanged, ' || entry || ' [rule 8]') FROM entries('a', '16') entry;
 
 -- ------------------------------------------------------------------ that answer nonsense
 
@@ -98,41 +122,54 @@ BEGIN
   END;
 END $$;
 SELECT evpg_register_projection('odd', 'test.odd_reducer', aggregate_types => '{counter_c}') \g /dev/null
-SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'), add('o', 0, more => '{"how": "null"}', aggregate => 'counter_c') \g /dev/null
-SELECT is(row_of('odd', 'o'), NULL, 'rule 12: NULL deletes the row');
-SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'), add('o', 0, more => '{"how": "row of null"}', aggregate => 'counter_c') \g /dev/null
-SELECT is(row_of('odd', 'o'), NULL, 'rule 12: a row of NULL too');
-SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'), add('o', 0, more => '{"how": "delta only"}', aggregate => 'counter_c') \g /dev/null
-SELECT is(row_of('odd', 'o'), NULL, 'rule 12: and one that says a delta');
+SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'),
+  add('o', 0, more => '{"how": "null"}', aggregate => 'counter_c') \g /dev/null
+SELECT is(row_of('odd', 'o'), NULL, 'NULL deletes the row [rule 12]');
+SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'),
+  add('o', 0, more => '{"how": "row of null"}', aggregate => 'counter_c') \g /dev/null
+SELECT is(row_of('odd', 'o'), NULL, 'a row of NULL too [rule 12]');
+SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'),
+  add('o', 0, more => '{"how": "delta only"}', aggregate => 'counter_c') \g /dev/null
+SELECT is(row_of('odd', 'o'), NULL, 'and one that says a delta [rule 12]');
 SELECT add('o', 0, more => '{"how": "delta only"}', aggregate => 'counter_c') \g /dev/null
-SELECT is(row_of('odd', 'o'), NULL, 'rule 12: to delete what is not there');
+SELECT is(row_of('odd', 'o'), NULL, 'to delete what is not there [rule 12]');
 SELECT add('o', 0, more => '{"how": "scalar"}', aggregate => 'counter_c') \g /dev/null
-SELECT alike(row_of('odd', 'o'), '%.1 7', 'C01: a state may be any JSON value');
+SELECT alike(row_of('odd', 'o'), '%.1 7', 'a state may be any JSON value [C01]');
 SELECT add('o', 0, more => '{"how": "json null"}', aggregate => 'counter_c') \g /dev/null
-SELECT alike(row_of('odd', 'o'), '%.2 null', 'C01: JSON null is a state');
-SELECT fails($$SELECT add('o', 0, more => '{"how": "deep"}', aggregate => 'counter_c')$$, 'VE014 %', 'issue 3: a state that is too deep');
+SELECT alike(row_of('odd', 'o'), '%.2 null', 'JSON null is a state [C01]');
+SELECT fails($$SELECT add('o', 0, more => '{"how": "deep"}', aggregate => 'counter_c')$$, 'VE014 %',
+  'a state that is too deep [issue 3]');
 SELECT evpg_drop_projection('odd') \g /dev/null
 
 -- a module
 SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals') \g /dev/null
-SELECT fails($$SELECT add('m', 1, 'Broken', aggregate => 'counter_c')$$, 'VE009 projection "totals" failed: broken by "Broken"', 'issue 3: a module that fails');
-SELECT alike(context_of($$SELECT add('m', 1, 'Broken', aggregate => 'counter_c')$$), '%projection "totals", key "m", event "Broken" of stream "m" of aggregate "counter_c" at position %', 'issue 3: the error names projection, key, position');
-SELECT fails(format($$SELECT add('m', 1, 'Spoiled', '{"how": "%s", "where": "%s"}', aggregate => 'counter_c')$$, how, place), '22%', 'issue 3: text that is no text, ' || how || ' in ' || place)
+SELECT fails($$SELECT add('m', 1, 'Broken', aggregate => 'counter_c')$$,
+  'VE009 projection "totals" failed: broken by "Broken"', 'a module that fails [issue 3]');
+SELECT alike(context_of($$SELECT add('m', 1, 'Broken', aggregate => 'counter_c')$$),
+  '%projection "totals", key "m", event "Broken" of stream "m" of aggregate "counter_c" at position %',
+  'the error names projection, key, position [issue 3]');
+SELECT fails(format($$SELECT add('m', 1, 'Spoiled', '{"how": "%s", "where": "%s"}', aggregate => 'counter_c')$$, how, place),
+  '22%', 'text that is no text, ' || how || ' in ' || place || ' [issue 3]')
   FROM unnest('{zero,surrogate,overlong,latin1}'::text[]) how, unnest('{state,delta}'::text[]) place;
-SELECT isnt(add('m', 1, 'Deep', '{"depth": 50}', aggregate => 'counter_c'), NULL, 'issue 3: a state of some depth');
-SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 101}', aggregate => 'counter_c')$$, 'VE014 %', 'issue 3: a module makes a state that is too deep');
-SELECT fails(format($$SELECT add('m', 1, 'Misshaped', '{"how": "%s", "where": "%s"}', aggregate => 'counter_c')$$, how, place),
+SELECT isnt(add('m', 1, 'Deep', '{"depth": 50}', aggregate => 'counter_c'), NULL, 'a state of some depth [issue 3]');
+SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 101}', aggregate => 'counter_c')$$, 'VE014 %',
+  'a module makes a state that is too deep [issue 3]');
+SELECT fails(format($$SELECT add('m', 1, 'Misshaped', '{"how": "%s", "where": "%s"}', aggregate => 'counter_c')$$, how,
+  place),
   'VE014 %', 'a module''s value of no end: ' || how || ' as ' || place)
   FROM unnest('{cycle,deep,shared}'::text[]) how, unnest('{state,delta}'::text[]) place;
 SELECT fails(format($$SELECT add('m', 1, 'Misused', '{"say": "%s"}', aggregate => 'counter_c')$$, say),
-  'VE009 a projection must not call evpg_' || f || '()', 'rule 8: a projection says what it cannot: ' || say)
+  'VE009 a projection must not call evpg_' || f || '()', 'a projection says what it cannot: ' || say || ' [rule 8]')
   FROM (VALUES ('emit', 'emit'), ('reject', 'reject'), ('complete', 'act'), ('unhandled', 'unhandled')) x (say, f);
-SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 100000}', aggregate => 'counter_c')$$, 'VE014 %', 'issue 3: far too deep');
+SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 100000}', aggregate => 'counter_c')$$, 'VE014 %',
+  'far too deep [issue 3]');
 SET statement_timeout = '300ms';
-SELECT fails($$SELECT add('m', 1, 'Spun', aggregate => 'counter_c')$$, '57014 canceling statement due to statement timeout', 'issue 3: a module that does not end can be cancelled');
+SELECT fails($$SELECT add('m', 1, 'Spun', aggregate => 'counter_c')$$, '57014 canceling statement due to statement timeout',
+  'a module that does not end can be cancelled [issue 3]');
 RESET statement_timeout;
-SELECT fails($$SELECT evpg_put_projection('totals', 'poison', '[]')$$, '22023 %', 'C20: a state that a module cannot take is not put');
-SELECT isnt(add('m', 1, aggregate => 'counter_c'), NULL, 'issue 3: and all is well');
+SELECT fails($$SELECT evpg_put_projection('totals', 'poison', '[]')$$, '22023 %',
+  'a state that a module cannot take is not put [C20]');
+SELECT isnt(add('m', 1, aggregate => 'counter_c'), NULL, 'and all is well [issue 3]');
 SELECT evpg_drop_projection('totals') \g /dev/null
 
 -- ------------------------------------------------------------------ changed or dropped after the registration
@@ -140,33 +177,47 @@ SELECT evpg_drop_projection('totals') \g /dev/null
 CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{"by": 1}'::jsonb $$;
 SELECT evpg_register_projection('fleeting', 'test.fleeting', aggregate_types => '{counter_c}') \g /dev/null
 SELECT add('v', 1, aggregate => 'counter_c') \g /dev/null
-CREATE OR REPLACE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{"by": 2}'::jsonb $$;
+CREATE OR REPLACE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT '{"by": 2}'::jsonb
+$$;
 SELECT add('v', 1, aggregate => 'counter_c') \g /dev/null
-SELECT is(row_of('fleeting', 'v'), '1.2 {"by": 2}', 'issue 3: a function may be replaced');
+SELECT is(row_of('fleeting', 'v'), '1.2 {"by": 2}', 'a function may be replaced [issue 3]');
 DROP FUNCTION test.fleeting(jsonb, evpg.event);
-SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42883 projection reducer function test.fleeting(pg_catalog.jsonb,evpg.event) does not exist', 'issue 3: a function that was dropped');
-SELECT alike(context_of($$SELECT add('v', 1, aggregate => 'counter_c')$$), '%projection "fleeting", key "v", event "Added" of stream "v" of aggregate "counter_c" at position %', 'issue 3: the error names the projection that misses it');
-SELECT isnt(add('v', 1, aggregate => 'counter'), NULL, 'issue 3: it stops only commands whose events it takes');
-SELECT is((SELECT count(*) FROM evpg_projection('fleeting', 'v')), 1::bigint, 'issue 3: its rows can be read');
-CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS evpg.projected LANGUAGE sql AS $$ SELECT evpg_projected('{"by": 3}', NULL) $$;
+SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$,
+  '42883 projection reducer function test.fleeting(pg_catalog.jsonb,evpg.event) does not exist',
+  'a function that was dropped [issue 3]');
+SELECT alike(context_of($$SELECT add('v', 1, aggregate => 'counter_c')$$),
+  '%projection "fleeting", key "v", event "Added" of stream "v" of aggregate "counter_c" at position %',
+  'the error names the projection that misses it [issue 3]');
+SELECT isnt(add('v', 1, aggregate => 'counter'), NULL, 'it stops only commands whose events it takes [issue 3]');
+SELECT is((SELECT count(*) FROM evpg_projection('fleeting', 'v')), 1::bigint, 'its rows can be read [issue 3]');
+CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS evpg.projected LANGUAGE sql AS $$
+  SELECT evpg_projected('{"by": 3}', NULL)
+$$;
 SELECT add('v', 1, aggregate => 'counter_c') \g /dev/null
-SELECT is(row_of('fleeting', 'v'), '1.3 {"by": 3}', 'issue 3: another that fits may take its place');
+SELECT is(row_of('fleeting', 'v'), '1.3 {"by": 3}', 'another that fits may take its place [issue 3]');
 DROP FUNCTION test.fleeting(jsonb, evpg.event);
 CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$;
-SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42P13 function test.fleeting(pg_catalog.jsonb,evpg.event) cannot be a projection reducer', 'issue 3: one that returns something else may not');
+SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$,
+  '42P13 function test.fleeting(pg_catalog.jsonb,evpg.event) cannot be a projection reducer',
+  'one that returns something else may not [issue 3]');
 DROP FUNCTION test.fleeting(jsonb, evpg.event);
 CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS SETOF jsonb LANGUAGE sql AS $$ SELECT '1'::jsonb $$;
-SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42P13 %', 'issue 3: nor one that returns a set');
-SELECT fails($$SELECT evpg_rebuild_projection('fleeting', 'v')$$, '42P13 %', 'issue 3: the same for a rebuild');
-SELECT is(evpg_drop_projection('fleeting'), true, 'issue 3: dropped, it is no obstacle');
-SELECT isnt(add('v', 1, aggregate => 'counter_c'), NULL, 'issue 3: commands are good again');
+SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42P13 %', 'nor one that returns a set [issue 3]');
+SELECT fails($$SELECT evpg_rebuild_projection('fleeting', 'v')$$, '42P13 %', 'the same for a rebuild [issue 3]');
+SELECT is(evpg_drop_projection('fleeting'), true, 'dropped, it is no obstacle [issue 3]');
+SELECT isnt(add('v', 1, aggregate => 'counter_c'), NULL, 'commands are good again [issue 3]');
 CREATE FUNCTION test.fleeting_key(event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT 'k' $$;
-SELECT evpg_register_projection('keyed', 'test.sum_apply', aggregate_types => '{counter_c}', key_function => 'test.fleeting_key') \g /dev/null
+SELECT evpg_register_projection('keyed', 'test.sum_apply', aggregate_types => '{counter_c}',
+  key_function => 'test.fleeting_key') \g /dev/null
 DROP FUNCTION test.fleeting_key;
-SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42883 key function %', 'issue 3: a key function that was dropped');
-SELECT alike(context_of($$SELECT add('v', 1, aggregate => 'counter_c')$$), '%key of projection "keyed", event "Added" of stream "v" of aggregate "counter_c" at position %', 'issue 3: the error names projection and position');
+SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42883 key function %',
+  'a key function that was dropped [issue 3]');
+SELECT alike(context_of($$SELECT add('v', 1, aggregate => 'counter_c')$$),
+  '%key of projection "keyed", event "Added" of stream "v" of aggregate "counter_c" at position %',
+  'the error names projection and position [issue 3]');
 CREATE FUNCTION test.fleeting_key(event evpg.event) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'no key'; END $$;
-SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, 'P0001 no key', 'issue 3: a key function that raises');
+SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, 'P0001 no key', 'a key function that raises [issue 3]');
 SELECT evpg_drop_projection('keyed') \g /dev/null
 
 -- ------------------------------------------------------------------ projections that write events
@@ -190,37 +241,51 @@ CREATE FUNCTION test.writing() RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
   call text;
 BEGIN
-  FOREACH call IN ARRAY ARRAY[$q$SELECT evpg_execute('counter', 'other', 'Add', '{"n": 1}')$q$, $q$SELECT evpg_try_execute('counter_c', 'w', 'Add', '{"n": 1}')$q$,
-    $q$SELECT evpg_append('counter', 'other', evpg_events('{"type": "Added"}'))$q$, $q$SELECT evpg_inject('counter', 'other', evpg_event('Added'))$q$] LOOP
-    RETURN QUERY SELECT * FROM fails(format('SELECT add(%L, 1, more => %L, aggregate => %L)', 'w', jsonb_build_object('call', call), 'counter_c'), 'VE020 a projection cannot write events', 'rule 11: ' || (SELECT coalesce(handler, key_function, reducer) FROM evpg.projection WHERE name = 'writing') || ', ' || call);
+  FOREACH call IN ARRAY ARRAY[$q$SELECT evpg_execute('counter', 'other', 'Add', '{"n": 1}')$q$,
+    $q$SELECT evpg_try_execute('counter_c', 'w', 'Add', '{"n": 1}')$q$,
+    $q$SELECT evpg_append('counter', 'other', evpg_events('{"type": "Added"}'))$q$,
+      $q$SELECT evpg_inject('counter', 'other', evpg_event('Added'))$q$] LOOP
+    RETURN QUERY SELECT * FROM fails(format('SELECT add(%L, 1, more => %L, aggregate => %L)', 'w',
+      jsonb_build_object('call', call), 'counter_c'), 'VE020 a projection cannot write events',
+      (SELECT coalesce(handler, key_function, reducer) FROM evpg.projection WHERE name = 'writing') || ', ' || call
+      || ' [rule 11]');
   END LOOP;
 END $$;
 SELECT evpg_register_projection('writing', handler => 'test.write_handler', aggregate_types => '{counter_c}') \g /dev/null
 SELECT writing();
 SELECT evpg_register_projection('writing', 'test.write_reducer', aggregate_types => '{counter_c}') \g /dev/null
 SELECT writing();
-SELECT evpg_register_projection('writing', 'test.sum_apply', key_function => 'test.write_key', aggregate_types => '{counter_c}') \g /dev/null
+SELECT evpg_register_projection('writing', 'test.sum_apply', key_function => 'test.write_key',
+  aggregate_types => '{counter_c}') \g /dev/null
 SELECT writing();
 -- also in a rebuild
 SET test.writes = 0;
 SELECT evpg_register_projection('writing', 'test.write_reducer', aggregate_types => '{counter_c}') \g /dev/null
-SELECT add('w', 1, more => '{"call": "SELECT FROM generate_series(1, current_setting(''test.writes'')::int), evpg_append(''counter'', ''w'', evpg_events(''{\"type\": \"Added\"}''))"}', aggregate => 'counter_c') \g /dev/null
-SELECT is(evpg_rebuild_projection('writing', 'w'), 1::bigint, 'rule 11: a rebuild of a reducer that writes nothing');
+SELECT
+  add('w', 1,
+  more => '{"call": "SELECT FROM generate_series(1, current_setting(''test.writes'')::int), evpg_append(''counter'', '
+  '''w'', evpg_events(''{\"type\": \"Added\"}''))"}', aggregate => 'counter_c') \g /dev/null
+SELECT is(evpg_rebuild_projection('writing', 'w'), 1::bigint, 'a rebuild of a reducer that writes nothing [rule 11]');
 SET test.writes = 1;
-SELECT fails($$SELECT evpg_rebuild_projection('writing', 'w')$$, 'VE020 a projection cannot write events', 'rule 11: and of one that does');
+SELECT fails($$SELECT evpg_rebuild_projection('writing', 'w')$$, 'VE020 a projection cannot write events',
+  'and of one that does [rule 11]');
 
 -- nor may it change projections or keys under the command that runs it
 SELECT evpg_register_projection('writing', handler => 'test.write_handler', aggregate_types => '{counter_c}') \g /dev/null
-SELECT fails(format('SELECT add(%L, 1, more => %L, aggregate => %L)', 'w', jsonb_build_object('call', call), 'counter_c'), 'VE020 %', 'rule 11: ' || call) FROM unnest(ARRAY[
-  $$SELECT evpg_rebuild_projection('good', 'a')$$, $$SELECT evpg_rebuild_projection('good', 'a'), evpg_append('counter', 'w', evpg_events('{"type": "Added"}'))$$,
-  $$SELECT evpg_put_projection('good', 'a', '{}')$$, $$SELECT evpg_register_projection('other', 'test.sum_apply')$$, $$SELECT evpg_drop_projection('writing')$$,
+SELECT fails(format('SELECT add(%L, 1, more => %L, aggregate => %L)', 'w', jsonb_build_object('call', call), 'counter_c'),
+  'VE020 %', call || ' [rule 11]') FROM unnest(ARRAY[
+  $$SELECT evpg_rebuild_projection('good', 'a')$$,
+    $$SELECT evpg_rebuild_projection('good', 'a'), evpg_append('counter', 'w', evpg_events('{"type": "Added"}'))$$,
+  $$SELECT evpg_put_projection('good', 'a', '{}')$$, $$SELECT evpg_register_projection('other', 'test.sum_apply')$$,
+    $$SELECT evpg_drop_projection('writing')$$,
   $$SELECT evpg_drop_projection('good')$$]) call;
 SELECT evpg_drop_projection('writing') \g /dev/null
-SELECT isnt(add('w', 1, aggregate => 'counter_c'), NULL, 'rule 11: after all these, commands are good');
+SELECT isnt(add('w', 1, aggregate => 'counter_c'), NULL, 'after all these, commands are good [rule 11]');
 
 -- the table of a projection is gone
 DROP TABLE statement;
-SELECT alike(error_of($$SELECT evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')$$), '42P01 relation "statement" does not exist', 'issue 3: the table of a projection was dropped');
-SELECT is((SELECT version FROM evpg_projection('good', 'a')), 9::bigint, 'issue 3: nothing is kept');
+SELECT alike(error_of($$SELECT evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')$$),
+  '42P01 relation "statement" does not exist', 'the table of a projection was dropped [issue 3]');
+SELECT is((SELECT version FROM evpg_projection('good', 'a')), 9::bigint, 'nothing is kept [issue 3]');
 SELECT evpg_drop_projection('lines') \g /dev/null
 SELECT * FROM finish();

@@ -5,20 +5,26 @@ SELECT plan(81);
 
 -- what they make
 SELECT is(made, wanted::jsonb, regexp_replace(wanted, '\s+', ' ', 'g')) FROM (VALUES
-  (evpg_action_send('a', 'i', 'C'), '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C", "data": {}}'),
+  (evpg_action_send('a', 'i', 'C'),
+    '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C", "data": {}}'),
   (evpg_action_send('a', 'i', 'C', NULL), '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C"}'),
-  (evpg_action_send('a', 'i', 'C', '{"x": null, "y": [1.50]}', label => 'L', expected_version => -1, metadata => '{"m": null}',
+  (evpg_action_send('a', 'i', 'C', '{"x": null, "y": [1.50]}', label => 'L', expected_version => -1,
+    metadata => '{"m": null}',
                     undo => evpg_action_send('b', 'j', 'D', 'null', metadata => '{"n": 1}')),
-   '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C", "data": {"x": null, "y": [1.50]}, "label": "L",
+   '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C", "data": {"x": null, "y": [1.50]},
+     "label": "L",
      "expected_version": -1, "metadata": {"m": null}, "undo": {"do": "send", "aggregate_type": "b", "aggregate_id": "j",
      "command_type": "D", "data": null, "metadata": {"n": 1}}}'),
   (evpg_action_send('a', 'i', 'C', '7', expected_version => 9223372036854775807),
-   '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C", "data": 7, "expected_version": 9223372036854775807}'),
+   '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C", "data": 7, '
+     '"expected_version": 9223372036854775807}'),
   (evpg_action_schedule('t', '10 minutes'), '{"do": "schedule", "timer": "t", "delay": 600}'),
   (evpg_action_schedule('t', '0'), '{"do": "schedule", "timer": "t", "delay": 0}'),
-  (evpg_action_schedule('t', '0.000001', payload => '[null]'), '{"do": "schedule", "timer": "t", "delay": 0.000001, "payload": [null]}'),
+  (evpg_action_schedule('t', '0.000001', payload => '[null]'),
+    '{"do": "schedule", "timer": "t", "delay": 0.000001, "payload": [null]}'),
   (evpg_action_schedule('t', '1 month 1 day -1 hour'), '{"do": "schedule", "timer": "t", "delay": 2674800}'),
-  (evpg_action_schedule('t', due_at => '2024-03-31 02:30:00.5+01'), '{"do": "schedule", "timer": "t", "due_at": "2024-03-31T01:30:00.5+00:00"}'),
+  (evpg_action_schedule('t', due_at => '2024-03-31 02:30:00.5+01'),
+    '{"do": "schedule", "timer": "t", "due_at": "2024-03-31T01:30:00.5+00:00"}'),
   (evpg_action_cancel('t'), '{"do": "cancel", "timer": "t"}'),
   (evpg_action_compensate(), '{"do": "compensate"}'),
   (evpg_action_compensate('why'), '{"do": "compensate", "reason": "why"}'),
@@ -28,7 +34,8 @@ SELECT is(made, wanted::jsonb, regexp_replace(wanted, '\s+', ' ', 'g')) FROM (VA
 -- the time of a timer is the same whatever the session shows
 SET timezone = 'Asia/Kathmandu';
 SET datestyle = 'SQL, DMY';
-SELECT is(evpg_action_schedule('t', due_at => '2024-03-31 02:30:00.5+01')->>'due_at', '2024-03-31T01:30:00.5+00:00', 'due_at is in UTC');
+SELECT is(evpg_action_schedule('t', due_at => '2024-03-31 02:30:00.5+01')->>'due_at', '2024-03-31T01:30:00.5+00:00',
+  'due_at is in UTC');
 RESET timezone;
 RESET datestyle;
 
@@ -54,7 +61,8 @@ SELECT refused('SELECT ' || call, error, call) FROM (VALUES
   ($$evpg_action_send('a', repeat('x', 1025), 'C')$$, 'VE014 aggregate id is too long'),
   ($$evpg_action_send('a', 'i', NULL)$$, '22004 command type must not be null'),
   ($$evpg_action_send('a', 'i', E'C\n')$$, '22023 command type contains a control character'),
-  ($$evpg_action_send('a', 'i', 'C', (repeat('[', 101) || repeat(']', 101))::jsonb)$$, 'VE014 command data is nested too deeply'),
+  ($$evpg_action_send('a', 'i', 'C', (repeat('[', 101) || repeat(']', 101))::jsonb)$$,
+    'VE014 command data is nested too deeply'),
   ($$evpg_action_send('a', 'i', 'C', label => '')$$, '22023 label must not be empty'),
   ($$evpg_action_send('a', 'i', 'C', undo => '{}')$$, '22023 undo is not a command to be sent'),
   ($$evpg_action_send('a', 'i', 'C', undo => '[{"do": "send"}]')$$, '22023 undo is not a command to be sent'),
@@ -76,6 +84,7 @@ SELECT refused('SELECT ' || call, error, call) FROM (VALUES
 SELECT is(error_of('SELECT ' || call), '22023 action 2 is not an action of a saga', call) FROM unnest(ARRAY[
   $$evpg_reaction('{}', NULL, '{}')$$, $$evpg_reaction('{}', evpg_action_complete(), '"complete"')$$,
   $$evpg_reaction('{}', evpg_action_complete(), '[{"do": "complete"}]')$$,
-  $$evpg_reaction('{}', evpg_action_complete(), '{"do": "jump"}')$$, $$evpg_reaction('{}', evpg_action_complete(), '{"do": 7}')$$]) call;
+  $$evpg_reaction('{}', evpg_action_complete(), '{"do": "jump"}')$$,
+    $$evpg_reaction('{}', evpg_action_complete(), '{"do": 7}')$$]) call;
 
 SELECT * FROM finish();

@@ -1,5 +1,5 @@
--- rebuild_exchange.sql: the end of a rebuild in the background exchanges the tables of a projection with their copies: no row is
--- written then, however many there are (rule 13).  Where that cannot be, rows are replaced.
+-- rebuild_exchange.sql: the end of a rebuild in the background exchanges the tables of a projection with their copies: no
+-- row is written then, however many there are (rule 13).  Where that cannot be, rows are replaced.
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -11,8 +11,10 @@ SELECT plan(49);
 SET test.kind = counter;
 CREATE EXTENSION amcheck;
 
--- A table with all that an exchange must get right: TOAST, a primary key, unique, partial, expression and hash indexes, checks.
-CREATE TABLE test.item (id text PRIMARY KEY, n bigint NOT NULL DEFAULT 0 CHECK (n >= 0), twice bigint GENERATED ALWAYS AS (n * 2) STORED, note text, CONSTRAINT not_long CHECK (length(id) < 100));
+-- A table with all that an exchange must get right: TOAST, a primary key, unique, partial, expression and hash indexes,
+-- checks.
+CREATE TABLE test.item (id text PRIMARY KEY, n bigint NOT NULL DEFAULT 0 CHECK (n >= 0),
+  twice bigint GENERATED ALWAYS AS (n * 2) STORED, note text, CONSTRAINT not_long CHECK (length(id) < 100));
 ALTER TABLE item ALTER COLUMN note SET STORAGE EXTERNAL;
 ALTER TABLE item SET (toast.autovacuum_enabled = false);
 CREATE UNIQUE INDEX item_upper ON item (upper(id) DESC) INCLUDE (n);
@@ -20,7 +22,8 @@ CREATE INDEX item_some ON item (n NULLS FIRST) WHERE n > 1;
 CREATE INDEX item_hash ON item USING hash (n);
 CREATE INDEX item_note ON item USING gin (to_tsvector('simple', left(note, 20)));
 CREATE FUNCTION test.item_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
-  INSERT INTO item (id, n, note) VALUES (event.aggregate_id, (event.data->>'n')::bigint, repeat(event.aggregate_id || ' ', 2000))
+  INSERT INTO item (id, n, note)
+    VALUES (event.aggregate_id, (event.data->>'n')::bigint, repeat(event.aggregate_id || ' ', 2000))
     ON CONFLICT (id) DO UPDATE SET n = item.n + excluded.n;
   SELECT NULL::jsonb
 $$;
@@ -28,19 +31,30 @@ CREATE VIEW test.items AS SELECT id, n FROM item;
 CREATE ROLE evpg_reads_items;
 GRANT SELECT ON item TO evpg_reads_items;
 CREATE FUNCTION test.files() RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY pg_relation_filenode(oid)) FROM (SELECT 'item'::regclass::oid AS oid UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = 'item'::regclass
-    UNION ALL SELECT reltoastrelid FROM pg_class WHERE oid = 'item'::regclass UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = (SELECT reltoastrelid FROM pg_class WHERE oid = 'item'::regclass)) x
+  SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY pg_relation_filenode(oid))
+    FROM (SELECT 'item'::regclass::oid AS oid UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = 'item'::regclass
+    UNION ALL SELECT reltoastrelid FROM pg_class WHERE oid = 'item'::regclass UNION ALL SELECT indexrelid FROM pg_index
+      WHERE indrelid = (SELECT reltoastrelid FROM pg_class WHERE oid = 'item'::regclass)) x
 $$;
 CREATE FUNCTION test.copied_files() RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY pg_relation_filenode(oid)) FROM (WITH c AS (SELECT oid, reltoastrelid FROM pg_class WHERE relname = 'item' AND relnamespace::regnamespace::text LIKE 'evpg\_rebuild%')
-    SELECT oid FROM c UNION ALL SELECT indexrelid FROM pg_index, c WHERE indrelid IN (c.oid, c.reltoastrelid) UNION ALL SELECT reltoastrelid FROM c) x
+  SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY pg_relation_filenode(oid))
+    FROM (WITH c AS (SELECT oid, reltoastrelid FROM pg_class
+    WHERE relname = 'item' AND relnamespace::regnamespace::text LIKE 'evpg\_rebuild%')
+    SELECT oid FROM c UNION ALL SELECT indexrelid FROM pg_index, c WHERE indrelid IN (c.oid, c.reltoastrelid)
+      UNION ALL SELECT reltoastrelid FROM c) x
 $$;
-CREATE FUNCTION test.contents() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT count(*) || ' ' || md5(string_agg(i::text, ',' ORDER BY id)) FROM item i $$;
+CREATE FUNCTION test.contents() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT count(*) || ' ' || md5(string_agg(i::text, ',' ORDER BY id)) FROM item i
+$$;
 CREATE FUNCTION test.sound() RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT (SELECT string_agg(v::text, ',') FROM verify_heapam('item') v) || (SELECT string_agg(bt_index_check(i.indexrelid, true)::text, '') FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE i.indrelid = 'item'::regclass AND amname = 'btree')
+  SELECT (SELECT string_agg(v::text, ',') FROM verify_heapam('item') v)
+    || (SELECT string_agg(bt_index_check(i.indexrelid, true)::text, '') FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+    WHERE i.indrelid = 'item'::regclass AND amname = 'btree')
 $$;
 
-SELECT evpg_register_projection('item', handler => 'test.item_write', aggregate_types => '{counter}', tables => '{item}', max_attempts => 1) \g /dev/null
+SELECT evpg_register_projection('item', handler => 'test.item_write', aggregate_types => '{counter}', tables => '{item}',
+  max_attempts => 1) \g /dev/null
 SELECT count(add('i' || n % 300, n)) FROM generate_series(1, 1000) n \g /dev/null
 SELECT contents() AS contents, files() AS files, 'item'::regclass::oid AS oid \gset
 UPDATE item SET n = 7;
@@ -48,39 +62,53 @@ DELETE FROM item WHERE id < 'i2';
 INSERT INTO item VALUES ('stranger');
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 SELECT copied_files() AS copied \gset
-SELECT is(array_length(string_to_array(:'copied', ' '), 1), 8, 'rule 13: copies have the indexes and the TOAST table of their table');
+SELECT is(array_length(string_to_array(:'copied', ' '), 1), 8,
+  'copies have the indexes and the TOAST table of their table [rule 13]');
 CALL evpg_run();
-SELECT is(files(), :'copied', 'rule 13: the end of a rebuild in the background exchanges the files of a table, its indexes and its TOAST table with those of the copy');
-SELECT is(contents(), :'contents', 'rule 13: the contents are what the events say');
-SELECT is((SELECT count(*) FROM item i WHERE i.xmin = (SELECT p.xmin FROM evpg.projection p)), 0::bigint, 'rule 13: no row is written by the transaction that ends it');
-SELECT is((SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'evpg\_rebuild%') + (SELECT count(*) FROM pg_class WHERE relname LIKE 'pg\_toast\_%\_old%'), 0::bigint, 'rule 13: nothing of the copy is left');
-SELECT is('item'::regclass::oid = :oid, true, 'rule 13: it is the same table');
-SELECT is((SELECT sum(n) FROM items), (SELECT sum(n) FROM item), 'rule 13: under its views');
-SELECT is(has_table_privilege('evpg_reads_items', 'item', 'SELECT'), true, 'rule 13: with its privileges');
-SELECT is((SELECT t.relname = 'pg_toast_' || :oid AND i.indexrelid::regclass::text = 'pg_toast.pg_toast_' || :oid || '_index' FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid JOIN pg_index i ON i.indrelid = t.oid WHERE c.oid = :oid), true, 'rule 13: its TOAST table has its name');
-SELECT is((SELECT t.reloptions FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = :oid), '{autovacuum_enabled=false}'::text[], 'rule 13: and its storage parameters');
-SELECT is(sound(), NULL, 'rule 13: heap and indexes fit each other');
+SELECT is(files(), :'copied',
+  'the end of a rebuild in the background exchanges the files of a table, its indexes and its TOAST table '
+  'with those of the copy [rule 13]');
+SELECT is(contents(), :'contents', 'the contents are what the events say [rule 13]');
+SELECT is((SELECT count(*) FROM item i WHERE i.xmin = (SELECT p.xmin FROM evpg.projection p)), 0::bigint,
+  'no row is written by the transaction that ends it [rule 13]');
+SELECT is((SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'evpg\_rebuild%') +
+  (SELECT count(*) FROM pg_class WHERE relname LIKE 'pg\_toast\_%\_old%'), 0::bigint,
+  'nothing of the copy is left [rule 13]');
+SELECT is('item'::regclass::oid = :oid, true, 'it is the same table [rule 13]');
+SELECT is((SELECT sum(n) FROM items), (SELECT sum(n) FROM item), 'under its views [rule 13]');
+SELECT is(has_table_privilege('evpg_reads_items', 'item', 'SELECT'), true, 'with its privileges [rule 13]');
+SELECT is((SELECT t.relname = 'pg_toast_' || :oid AND i.indexrelid::regclass::text = 'pg_toast.pg_toast_' || :oid || '_index'
+  FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid JOIN pg_index i ON i.indrelid = t.oid WHERE c.oid = :oid), true,
+  'its TOAST table has its name [rule 13]');
+SELECT is((SELECT t.reloptions FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = :oid),
+  '{autovacuum_enabled=false}'::text[], 'and its storage parameters [rule 13]');
+SELECT is(sound(), NULL, 'heap and indexes fit each other [rule 13]');
 SET enable_seqscan = off;
-SELECT is((SELECT count(*) FROM item WHERE upper(id) = 'I7' AND n > 1), 1::bigint, 'rule 13: rows are found by their indexes');
-SELECT is((SELECT count(*) FROM item WHERE to_tsvector('simple', left(note, 20)) @@ 'i7'), 1::bigint, 'rule 13: by a gin index');
+SELECT is((SELECT count(*) FROM item WHERE upper(id) = 'I7' AND n > 1), 1::bigint,
+  'rows are found by their indexes [rule 13]');
+SELECT is((SELECT count(*) FROM item WHERE to_tsvector('simple', left(note, 20)) @@ 'i7'), 1::bigint,
+  'by a gin index [rule 13]');
 RESET enable_seqscan;
 SELECT add('i7', 1), add('new', 5) \g /dev/null
-SELECT is((SELECT n FROM item WHERE id = 'new'), 5::bigint, 'rule 11: who appends goes on');
+SELECT is((SELECT n FROM item WHERE id = 'new'), 5::bigint, 'who appends goes on [rule 11]');
 SELECT contents() AS contents \gset
 VACUUM FULL item;
 REINDEX TABLE item;
 VACUUM FREEZE item;
 ANALYZE item;
-SELECT is(contents() || coalesce(sound(), ''), :'contents', 'rule 13: maintenance of the table works as before');
+SELECT is(contents() || coalesce(sound(), ''), :'contents', 'maintenance of the table works as before [rule 13]');
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 SELECT copied_files() AS copied \gset
 SELECT add('during', 6) \g /dev/null
 CALL evpg_run();
-SELECT is(files() = :'copied' AND EXISTS (SELECT FROM item WHERE id = 'during' AND n = 6), true, 'rule 13: exchanged again, with what was appended meanwhile');
-SELECT is((SELECT count(*) FROM item i WHERE i.xmin::text::bigint >= (SELECT p.xmin::text::bigint FROM evpg.projection p)), 0::bigint, 'rule 13: which was written before, so that no snapshot misses it');
+SELECT is(files() = :'copied' AND EXISTS (SELECT FROM item WHERE id = 'during' AND n = 6), true,
+  'exchanged again, with what was appended meanwhile [rule 13]');
+SELECT is((SELECT count(*) FROM item i WHERE i.xmin::text::bigint >= (SELECT p.xmin::text::bigint FROM evpg.projection p)),
+  0::bigint, 'which was written before, so that no snapshot misses it [rule 13]');
 SELECT contents() AS contents \gset
 DROP INDEX item_note;
-SELECT is(evpg_rebuild_projection('item') > 1000 AND contents() = :'contents' AND files() NOT LIKE '%' || :'copied' || '%', true, 'rule 13: in the foreground, rows are replaced');
+SELECT is(evpg_rebuild_projection('item') > 1000 AND contents() = :'contents' AND files() NOT LIKE '%' || :'copied' || '%',
+  true, 'in the foreground, rows are replaced [rule 13]');
 
 -- an index or a constraint that comes meanwhile, a trigger, a foreign key, a dropped column: rows are replaced
 CREATE FUNCTION test.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
@@ -90,38 +118,40 @@ SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CREATE INDEX item_late ON item (note text_pattern_ops) WHERE length(note) < 100;
 UPDATE item SET n = 3;
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'rule 13: an index that is made meanwhile stays right: rows are replaced');
-SELECT is(sound(), NULL, 'rule 13: and fit');
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents',
+  'an index that is made meanwhile stays right: rows are replaced [rule 13]');
+SELECT is(sound(), NULL, 'and fit [rule 13]');
 DROP INDEX item_late;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 ALTER TABLE item ADD CONSTRAINT late CHECK (n < 1000000);
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'rule 13: so does a CHECK constraint');
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'so does a CHECK constraint [rule 13]');
 ALTER TABLE item DROP CONSTRAINT late;
 CREATE TRIGGER touch BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION touch();
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'rule 13: a trigger acts, as rows are replaced');
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'a trigger acts, as rows are replaced [rule 13]');
 DROP TRIGGER touch ON item;
 CREATE RULE unseen AS ON DELETE TO item WHERE old.id = 'nobody' DO ALSO NOTHING;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'rule 13: as with a rule');
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'as with a rule [rule 13]');
 DROP RULE unseen ON item;
 CREATE TABLE test.refers (id text REFERENCES item);
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'rule 13: foreign keys are checked, as rows are replaced');
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents',
+  'foreign keys are checked, as rows are replaced [rule 13]');
 DROP TABLE refers;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'false ' || :'contents', 'rule 13: without them it is exchanged again');
+SELECT is((node() = :node) || ' ' || contents(), 'false ' || :'contents', 'without them it is exchanged again [rule 13]');
 SELECT node() AS node \gset
 ALTER TABLE item ADD COLUMN gone int;
 ALTER TABLE item DROP COLUMN gone;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'rule 13: a table that has lost a column is not');
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'a table that has lost a column is not [rule 13]');
 SELECT evpg_drop_projection('item') \g /dev/null
 DROP TABLE item CASCADE;
 
@@ -136,12 +166,18 @@ CREATE FUNCTION test.order_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS
   INSERT INTO note VALUES (event.aggregate_id, event.version);
   SELECT NULL::jsonb
 $$;
-CREATE FUNCTION test.nodes() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT pg_relation_filenode('"Order"') || ' ' || pg_relation_filenode('line') || ' ' || pg_relation_filenode('note') $$;
-CREATE FUNCTION test.copied_nodes() RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace::regnamespace::text LIKE 'evpg\_rebuild%'
+CREATE FUNCTION test.nodes() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT pg_relation_filenode('"Order"') || ' ' || pg_relation_filenode('line') || ' ' || pg_relation_filenode('note')
 $$;
-CREATE FUNCTION test.order_contents() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT (SELECT count(*) FROM "Order") || ' ' || (SELECT count(*) FROM line) || ' ' || (SELECT count(*) FROM note) $$;
-SELECT evpg_register_projection('order', handler => 'test.order_write', aggregate_types => '{counter}', tables => '{"\"Order\"",line,note}'), evpg_rebuild_projection('order') \g /dev/null
+CREATE FUNCTION test.copied_nodes() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY relname) FROM pg_class
+    WHERE relkind = 'r' AND relnamespace::regnamespace::text LIKE 'evpg\_rebuild%'
+$$;
+CREATE FUNCTION test.order_contents() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT (SELECT count(*) FROM "Order") || ' ' || (SELECT count(*) FROM line) || ' ' || (SELECT count(*) FROM note)
+$$;
+SELECT evpg_register_projection('order', handler => 'test.order_write', aggregate_types => '{counter}',
+  tables => '{"\"Order\"",line,note}'), evpg_rebuild_projection('order') \g /dev/null
 SELECT order_contents() AS contents \gset
 DELETE FROM note;
 DELETE FROM line;
@@ -152,31 +188,41 @@ DROP TABLE pg_temp."Order";
 SELECT copied_nodes() AS copied \gset
 SELECT add('i1', 1) \g /dev/null
 CALL evpg_run();
-SELECT is(nodes(), :'copied', 'rule 13: tables with foreign keys between them are exchanged together');
-SELECT is(order_contents(), (SELECT (split_part(c, ' ', 1)::int) || ' ' || (split_part(c, ' ', 2)::int + 1) || ' ' || (split_part(c, ' ', 3)::int + 1) FROM (SELECT :'contents' AS c) x), 'rule 13: with their contents');
-SELECT is((SELECT count(*) FROM line WHERE xmin = (SELECT p.xmin FROM evpg.projection p)), 0::bigint, 'rule 13: no row is written by the transaction that ends it');
-SELECT is(error_of($$INSERT INTO line VALUES ('missing', 1)$$), '23503 insert or update on table "line" violates foreign key constraint "line_id_fkey"', 'rule 13: foreign keys hold afterwards');
-SELECT is((SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid IN ('"Order"'::regclass, 'line'::regclass, 'note'::regclass)), 3::bigint, 'rule 13: they are those that there were');
+SELECT is(nodes(), :'copied', 'tables with foreign keys between them are exchanged together [rule 13]');
+SELECT is(order_contents(), (SELECT (split_part(c, ' ', 1)::int) || ' ' || (split_part(c, ' ', 2)::int + 1) || ' '
+  || (split_part(c, ' ', 3)::int + 1) FROM (SELECT :'contents' AS c) x), 'with their contents [rule 13]');
+SELECT is((SELECT count(*) FROM line WHERE xmin = (SELECT p.xmin FROM evpg.projection p)), 0::bigint,
+  'no row is written by the transaction that ends it [rule 13]');
+SELECT is(error_of($$INSERT INTO line VALUES ('missing', 1)$$),
+  '23503 insert or update on table "line" violates foreign key constraint "line_id_fkey"',
+  'foreign keys hold afterwards [rule 13]');
+SELECT is((SELECT count(*) FROM pg_constraint
+  WHERE contype = 'f' AND conrelid IN ('"Order"'::regclass, 'line'::regclass, 'note'::regclass)), 3::bigint,
+  'they are those that there were [rule 13]');
 -- a foreign key that the copy does not have keeps the tables that hang together from it
 ALTER TABLE note DROP CONSTRAINT note_id_n_fkey;
 SELECT evpg_rebuild_projection('order', background => true) \g /dev/null
 ALTER TABLE note ADD FOREIGN KEY (id, n) REFERENCES line;
 SELECT nodes() AS nodes, order_contents() AS contents \gset
 CALL evpg_run();
-SELECT is(nodes() || ' ' || order_contents(), :'nodes' || ' ' || :'contents', 'rule 13: with a new foreign key between them rows of all are replaced');
+SELECT is(nodes() || ' ' || order_contents(), :'nodes' || ' ' || :'contents',
+  'with a new foreign key between them rows of all are replaced [rule 13]');
 CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'fired'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT OR DELETE ON note FOR EACH ROW EXECUTE FUNCTION refuse();
 ALTER TABLE note DISABLE TRIGGER refuse;
 SELECT evpg_rebuild_projection('order', background => true) \g /dev/null
 SELECT copied_nodes() AS copied \gset
 CALL evpg_run();
-SELECT is(nodes() || ' ' || order_contents(), :'copied' || ' ' || :'contents', 'rule 13: a trigger that is disabled does not keep a table from being exchanged');
+SELECT is(nodes() || ' ' || order_contents(), :'copied' || ' ' || :'contents',
+  'a trigger that is disabled does not keep a table from being exchanged [rule 13]');
 ALTER TABLE line ALTER CONSTRAINT line_id_fkey DEFERRABLE;
 SELECT evpg_rebuild_projection('order', background => true) \g /dev/null
 SELECT nodes() AS nodes \gset
 ALTER TABLE note DROP CONSTRAINT note_id_n_fkey;
 CALL evpg_run();
-SELECT is(nodes() LIKE (SELECT split_part(:'nodes', ' ', 1) || ' ' || split_part(:'nodes', ' ', 2) || ' %') AND nodes() <> :'nodes' AND order_contents() = :'contents', true, 'rule 13: tables are exchanged that do not hang together with those that are not');
+SELECT is(nodes() LIKE (SELECT split_part(:'nodes', ' ', 1) || ' ' || split_part(:'nodes', ' ', 2) || ' %')
+  AND nodes() <> :'nodes' AND order_contents() = :'contents', true,
+  'tables are exchanged that do not hang together with those that are not [rule 13]');
 SELECT evpg_drop_projection('order') \g /dev/null
 DROP TABLE note, line, "Order";
 
@@ -184,30 +230,38 @@ DROP TABLE note, line, "Order";
 
 CREATE UNLOGGED TABLE test.item (id text PRIMARY KEY, n bigint NOT NULL);
 CREATE OR REPLACE FUNCTION test.item_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
-  INSERT INTO item (id, n) VALUES (event.aggregate_id, (event.data->>'n')::bigint) ON CONFLICT (id) DO UPDATE SET n = item.n + excluded.n;
+  INSERT INTO item (id, n) VALUES (event.aggregate_id, (event.data->>'n')::bigint) ON CONFLICT (id) DO UPDATE
+    SET n = item.n + excluded.n;
   SELECT NULL::jsonb
 $$;
-CREATE FUNCTION test.there(statement text) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT c FROM dblink('listener', statement) x (c text) $$;
-SELECT evpg_register_projection('item', handler => 'test.item_write', aggregate_types => '{counter}', tables => '{item}', max_attempts => 1), evpg_rebuild_projection('item') \g /dev/null
+CREATE FUNCTION test.there(statement text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT c FROM dblink('listener', statement) x (c text)
+$$;
+SELECT evpg_register_projection('item', handler => 'test.item_write', aggregate_types => '{counter}', tables => '{item}',
+  max_attempts => 1), evpg_rebuild_projection('item') \g /dev/null
 SELECT count(*)::text AS rows FROM item \gset
 SELECT node() AS node \gset
 -- a snapshot that is older than the copy, and reads the table late
-SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class') \g /dev/null
+SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class')
+  \g /dev/null
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout', 'rule 13: an exchange waits for older snapshots, which would not see the rows');
-SELECT is((SELECT attempts FROM evpg.rebuild), 0, 'rule 13: that is no failure');
-SELECT is(there('SELECT count(*)::text FROM item'), :'rows', 'rule 13: these read the old rows');
+SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout',
+  'an exchange waits for older snapshots, which would not see the rows [rule 13]');
+SELECT is((SELECT attempts FROM evpg.rebuild), 0, 'that is no failure [rule 13]');
+SELECT is(there('SELECT count(*)::text FROM item'), :'rows', 'these read the old rows [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT'), now_due() \g /dev/null
 -- a transaction that has read the table
 SELECT dblink_exec('listener', 'BEGIN'), there('SELECT count(*)::text FROM item') \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout', 'rule 13: it waits for transactions that have used the table');
-SELECT is(error_of($$SELECT add('x', 1)$$), 'no error', 'rule 13: while others append');
-SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'rule 13: and read');
+SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout',
+  'it waits for transactions that have used the table [rule 13]');
+SELECT is(error_of($$SELECT add('x', 1)$$), 'no error', 'while others append [rule 13]');
+SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'and read [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT'), now_due() \g /dev/null
 -- a snapshot that misses what was appended last: it is written before the exchange, which waits for the snapshot.
--- Transactions of other databases that are older than the copy would make this snapshot old as well, so that nothing is written.
+-- Transactions of other databases that are older than the copy would make this snapshot old as well, so that nothing is
+-- written.
 CREATE PROCEDURE test.await_older_transactions() LANGUAGE plpgsql AS $$
 DECLARE
   mark xid8 := pg_current_xact_id();
@@ -219,14 +273,17 @@ BEGIN
   END LOOP;
 END $$;
 CALL await_older_transactions();
-SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class') \g /dev/null
+SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class')
+  \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout', 'rule 13: an exchange waits for snapshots that do not see the last event in the copy');
-SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'rule 13: these see it in the old rows');
+SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout',
+  'an exchange waits for snapshots that do not see the last event in the copy [rule 13]');
+SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'these see it in the old rows [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT'), now_due() \g /dev/null
 -- a snapshot that is newer than the copy: it reads the new rows
 CALL await_older_transactions();
-SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class') \g /dev/null
+SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class')
+  \g /dev/null
 -- autovacuum may hold a lock of a table for a moment, so it may take more than one attempt
 CREATE PROCEDURE test.finish_rebuild() LANGUAGE plpgsql AS $$
 BEGIN
@@ -238,12 +295,14 @@ BEGIN
   END LOOP;
 END $$;
 CALL finish_rebuild();
-SELECT is((SELECT count(*) FROM evpg.rebuild), 0::bigint, 'rule 13: a snapshot that sees the copy is no hindrance');
-SELECT is(node() <> :node, true, 'rule 13: it is exchanged');
-SELECT is(there('SELECT count(*)::text FROM item') , (:rows + 1)::text, 'rule 13: and such a snapshot, used late, sees all rows of the copy');
+SELECT is((SELECT count(*) FROM evpg.rebuild), 0::bigint, 'a snapshot that sees the copy is no hindrance [rule 13]');
+SELECT is(node() <> :node, true, 'it is exchanged [rule 13]');
+SELECT is(there('SELECT count(*)::text FROM item') , (:rows + 1)::text,
+  'and such a snapshot, used late, sees all rows of the copy [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
-SELECT is((SELECT count(*)::text FROM item), (:rows + 1)::text, 'rule 13: everybody else sees all');
-SELECT is((SELECT relpersistence::text FROM pg_class WHERE oid = 'item'::regclass), 'u', 'rule 13: an unlogged table stays so');
+SELECT is((SELECT count(*)::text FROM item), (:rows + 1)::text, 'everybody else sees all [rule 13]');
+SELECT is((SELECT relpersistence::text FROM pg_class WHERE oid = 'item'::regclass), 'u',
+  'an unlogged table stays so [rule 13]');
 
 -- a publication of all tables
 CREATE PUBLICATION everything FOR ALL TABLES;
@@ -254,11 +313,15 @@ CREATE FUNCTION test.flat_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS 
   INSERT INTO flat SELECT event.aggregate_id, 1 WHERE NOT EXISTS (SELECT FROM flat WHERE id = event.aggregate_id);
   SELECT NULL::jsonb
 $$;
-SELECT evpg_register_projection('flat', handler => 'test.flat_write', aggregate_types => '{counter}', tables => '{flat}', max_attempts => 1), evpg_rebuild_projection('flat') AS events \gset
-SELECT is((SELECT sum(n)::text FROM flat), :'events', 'rule 13: a table with REPLICA IDENTITY FULL is rebuilt under a publication of all tables');
+SELECT evpg_register_projection('flat', handler => 'test.flat_write', aggregate_types => '{counter}', tables => '{flat}',
+  max_attempts => 1), evpg_rebuild_projection('flat') AS events \gset
+SELECT is((SELECT sum(n)::text FROM flat), :'events',
+  'a table with REPLICA IDENTITY FULL is rebuilt under a publication of all tables [rule 13]');
 SELECT evpg_rebuild_projection('flat', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT sum(n)::text FROM flat) || (SELECT count(*) FROM evpg.rebuild) || (SELECT relreplident::text FROM pg_class WHERE oid = 'flat'::regclass), :'events' || '0f', 'rule 13: in the background, too');
+SELECT is((SELECT sum(n)::text FROM flat) || (SELECT count(*) FROM evpg.rebuild)
+  || (SELECT relreplident::text FROM pg_class WHERE oid = 'flat'::regclass), :'events' || '0f',
+  'in the background, too [rule 13]');
 DROP OWNED BY evpg_reads_items;
 DROP ROLE evpg_reads_items;
 SELECT * FROM finish();

@@ -32,11 +32,12 @@ CREATE FUNCTION test.i_strict(state jsonb) RETURNS boolean LANGUAGE sql STRICT A
 CREATE FUNCTION test.twice(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
 CREATE FUNCTION test.twice(state jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
 
-SELECT is(evpg_register_aggregate('good', h, 'test.r_same'), true, 'A01: a handler that returns ' || what) FROM (VALUES
+SELECT is(evpg_register_aggregate('good', h, 'test.r_same'), true, 'a handler that returns ' || what || ' [A01]')
+  FROM (VALUES
   ('test.h_one'::regproc, 'an event'), ('test.h_set', 'a set of events'), ('test.h_json', 'jsonb')) x (h, what);
 SELECT is(evpg_register_aggregate('overloaded', 'test.twice(jsonb, evpg.command)'::regprocedure, 'test.r_same'), true,
   'one of several functions of a name is given with its arguments');
-SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: ' || args) FROM (VALUES
+SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, args || ' [B24]') FROM (VALUES
   ($$'x', 'test.h_json_set', 'test.r_same'$$,
   '42P13 function test.h_json_set(pg_catalog.jsonb,evpg.command) cannot be a handler'),
   ($$'x', 'test.h_strict', 'test.r_same'$$, '42P13 %because it is STRICT'),
@@ -68,18 +69,19 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'B24: 
   ($$'x', 'test.h_one', 'test.r_same', snapshot_keep => 0$$, '22023 snapshot_keep must be at least 1'),
   ($$'x', 'test.h_one', 'test.r_same', reducer_version => 0$$, '22023 reducer_version must be at least 1')) x (args, error);
 SELECT is(evpg_register_aggregate('scalar', 'test.h_json', 'test.r_same', initial_state => s), true,
-  'A01: the state of functions may be ' || s::text) FROM unnest(ARRAY['null', '0', '"x"', '[1]']::jsonb[]) s;
-SELECT is((SELECT status FROM evpg_try_execute('scalar', 'a', 'X', '{"type": "A"}')), 'ok', 'A01: and is folded');
-SELECT is((SELECT state FROM evpg_state('scalar', 'a')), '[1]', 'A01: as it is');
+  'the state of functions may be ' || s::text || ' [A01]') FROM unnest(ARRAY['null', '0', '"x"', '[1]']::jsonb[]) s;
+SELECT is((SELECT status FROM evpg_try_execute('scalar', 'a', 'X', '{"type": "A"}')), 'ok', 'and is folded [A01]');
+SELECT is((SELECT state FROM evpg_state('scalar', 'a')), '[1]', 'as it is [A01]');
 
 -- what a handler that returns jsonb may return
 SELECT same(format($$SELECT type, data, tags FROM evpg_execute('good', 'j', 'X', %L)$$, events), wanted,
-  'A02: jsonb of a handler: ' || coalesce(events, 'NULL')) FROM (VALUES
+  'jsonb of a handler: ' || coalesce(events, 'NULL') || ' [A02]') FROM (VALUES
   ('{"type": "A"}', $$VALUES ('A', NULL::jsonb, NULL::text[])$$),
   ('[{"type": "A", "data": 1}, {"type": "B", "tags": ["t"]}]',
   $$VALUES ('A', '1'::jsonb, NULL::text[]), ('B', NULL, '{t}')$$),
   ('[]', 'SELECT 1 WHERE false'), ('null', 'SELECT 1 WHERE false'), (NULL, 'SELECT 1 WHERE false')) x (events, wanted);
-SELECT refused(format($$SELECT evpg_execute('good', 'j', 'X', %L)$$, events), error, 'A02: jsonb of a handler: ' || events)
+SELECT refused(format($$SELECT evpg_execute('good', 'j', 'X', %L)$$, events), error,
+  'jsonb of a handler: ' || events || ' [A02]')
   FROM (VALUES
   ('{}', '22004 event type must not be null'), ('[{"type": "A"}, {}]', '22004 event type must not be null'),
   ('{"data": 1}', '22004 event type must not be null'), ('7', '22023 %'), ('"A"', '22023 %'), ('[1]', '22023 %'),
@@ -89,7 +91,7 @@ SELECT refused(format($$SELECT evpg_execute('good', 'j', 'X', %L)$$, events), er
   error);
 SELECT is((SELECT array_agg(e.causation_id = f.event_id::text)
   FROM evpg_execute('good', 'c', 'X', '[{"type": "A"}, {"type": "B", "caused_by": 1}]') e,
-  LATERAL (SELECT e.correlation_id AS event_id) f), '{NULL,t}', 'D47: caused_by in a handler');
+  LATERAL (SELECT e.correlation_id AS event_id) f), '{NULL,t}', 'caused_by in a handler [D47]');
 
 -- rows of a handler
 CREATE FUNCTION test.h_rows(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql AS $$
@@ -108,11 +110,11 @@ SELECT evpg_register_aggregate('rows', 'test.h_rows', 'test.r_same'),
   evpg_register_aggregate('null', 'test.h_null', 'test.r_same'),
   evpg_register_aggregate('data', 'test.h_data', 'test.r_same') \g /dev/null
 SELECT same($$SELECT version, type FROM evpg_execute('rows', 'a', 'X')$$, $$VALUES (1::bigint, 'One'), (2, 'Two')$$,
-  'A03: rows of NULL are no events');
+  'rows of NULL are no events [A03]');
 SELECT is((SELECT array_agg(status) FROM unnest('{X,Y}'::text[]) c, evpg_try_execute('null', 'a', c)), '{ok,noop}',
-  'A03: NULL is no event');
+  'NULL is no event [A03]');
 SELECT refused($$SELECT evpg_execute('data', 'a', 'X')$$, '22004 event type must not be null',
-  'A02: data without a type is an error');
+  'data without a type is an error [A02]');
 
 -- a reducer that returns NULL, or raises
 CREATE FUNCTION test.r_bad(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -126,7 +128,7 @@ SELECT refused(format($$SELECT %s('bad', 'a', 'X', '[{"type": "Good"}, {"type": 
   'a reducer that does ' || type || ', in ' || f) FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
   ('Null', 'VE009 reducer test.r_bad(pg_catalog.jsonb,evpg.event) returned null'), ('Raise', 'XX123 cannot fold'),
   ('Reject', 'VE002 too late')) x (type, error);
-SELECT is((SELECT status FROM evpg_try_execute('bad', 'a', 'X', '{"type": "Good"}')), 'ok', 'rule 6: the stream goes on');
+SELECT is((SELECT status FROM evpg_try_execute('bad', 'a', 'X', '{"type": "Good"}')), 'ok', 'the stream goes on [rule 6]');
 SELECT count(*) FROM evpg_append('bad', 'a', evpg_events('{"type": "Null"}')) \g /dev/null
 SELECT refused($$SELECT evpg_state('bad', 'a')$$, 'VE009 %', 'a reducer that returns NULL in a replay');
 SELECT refused($$SELECT evpg_execute('bad', 'a', 'X', '{"type": "Good"}')$$, 'VE009 %',
@@ -135,27 +137,27 @@ SELECT is((SELECT version || ' ' || state FROM evpg_state('bad', 'a', at_version
   'the version before can be read');
 
 -- CREATE OR REPLACE
-SELECT is(test.try('change', 'AddEach', '{"ns": [1, 2, 3]}'), 'ok 3', 'rule 6: three events');
-SELECT is(test.total('change'), '3 6', 'rule 6: their state');
+SELECT is(test.try('change', 'AddEach', '{"ns": [1, 2, 3]}'), 'ok 3', 'three events [rule 6]');
+SELECT is(test.total('change'), '3 6', 'their state [rule 6]');
 CREATE OR REPLACE FUNCTION test.counter_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT jsonb_build_object('total', (state->>'total')::bigint + 100 * (event.data->>'n')::bigint, 'applied',
   (state->>'applied')::bigint + 1) $$;
-SELECT is(test.total('change'), '3 600', 'rule 6: a reducer that is replaced counts at once');
-SELECT is(test.try('change', 'Subtract', '{"n": 601}'), 'rejected 3 underflow', 'rule 6: for the handler too');
+SELECT is(test.total('change'), '3 600', 'a reducer that is replaced counts at once [rule 6]');
+SELECT is(test.try('change', 'Subtract', '{"n": 601}'), 'rejected 3 underflow', 'for the handler too [rule 6]');
 BEGIN;
 SAVEPOINT s;
 CREATE OR REPLACE FUNCTION test.counter_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT jsonb_build_object('total', (state->>'total')::bigint - (event.data->>'n')::bigint, 'applied', 0) $$;
-SELECT is(test.total('change'), '3 -6', 'rule 6: replaced in a transaction');
-SELECT is(test.try('change', 'Add', '{"n": 4}'), 'ok 4', 'rule 6: with a command');
-SELECT is(test.total('change'), '4 -10', 'rule 6: on its state');
+SELECT is(test.total('change'), '3 -6', 'replaced in a transaction [rule 6]');
+SELECT is(test.try('change', 'Add', '{"n": 4}'), 'ok 4', 'with a command [rule 6]');
+SELECT is(test.total('change'), '4 -10', 'on its state [rule 6]');
 ROLLBACK TO s;
-SELECT is(test.total('change'), '3 600', 'rule 6: and rolled back');
+SELECT is(test.total('change'), '3 600', 'and rolled back [rule 6]');
 COMMIT;
 CREATE OR REPLACE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event
   LANGUAGE plpgsql AS $$ BEGIN RETURN NEXT evpg_event('Added', '{"n": 1}'); END $$;
 SELECT is(test.try('change', 'Anything'), 'ok 4', 'a handler that is replaced counts at once');
-SELECT is(test.total('change'), '4 700', 'rule 6: and the state goes on');
+SELECT is(test.total('change'), '4 700', 'and the state goes on [rule 6]');
 
 -- changed into something else
 DROP FUNCTION test.counter_handle(jsonb, evpg.command);
@@ -177,42 +179,42 @@ SELECT is(test.try('change', 'Anything'), 'ok 6', 'and back');
 
 -- registering again
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), true,
-  'A12, B24: registered');
-SELECT is((SELECT status FROM evpg_try_execute('again', 'a', 'X', '{"type": "A"}')), 'ok', 'B24: used');
-SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 1}', 'B24: its state');
+  'registered [A12, B24]');
+SELECT is((SELECT status FROM evpg_try_execute('again', 'a', 'X', '{"type": "A"}')), 'ok', 'used [B24]');
+SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 1}', 'its state [B24]');
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), false,
-  'B24: the same changes nothing');
+  'the same changes nothing [B24]');
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 2}'), true,
-  'B24: another initial state');
-SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 2}', 'rule 6: counts at once');
+  'another initial state [B24]');
+SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 2}', 'counts at once [rule 6]');
 BEGIN;
 SAVEPOINT s;
 SELECT is(evpg_register_aggregate('again', 'test.h_one', 'test.r_bad', initial_state => '{"v": 3}'), true,
-  'B24: in the middle of a transaction');
-SELECT is((SELECT type FROM evpg_execute('again', 'a', 'X', '{"type": "A"}')), 'One', 'B24: the new handler decides');
-SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 3, "folded": true}', 'B24: the new reducer folds');
+  'in the middle of a transaction [B24]');
+SELECT is((SELECT type FROM evpg_execute('again', 'a', 'X', '{"type": "A"}')), 'One', 'the new handler decides [B24]');
+SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 3, "folded": true}', 'the new reducer folds [B24]');
 ROLLBACK TO s;
 SELECT is((SELECT type FROM evpg_execute('again', 'a', 'X', '{"type": "A"}')), 'A',
-  'B24: rolled back: the old handler decides');
-SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 2}', 'B24, rule 6: the old reducer folds');
+  'rolled back: the old handler decides [B24]');
+SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 2}', 'the old reducer folds [B24, rule 6]');
 COMMIT;
-SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 2}', 'B24: and stays');
-SELECT is(evpg_drop_aggregate('again'), true, 'B24: dropped');
-SELECT refused($$SELECT evpg_execute('again', 'a', 'X', '{"type": "A"}')$$, 'VE003 %', 'B24: unknown then');
+SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 2}', 'and stays [B24]');
+SELECT is(evpg_drop_aggregate('again'), true, 'dropped [B24]');
+SELECT refused($$SELECT evpg_execute('again', 'a', 'X', '{"type": "A"}')$$, 'VE003 %', 'unknown then [B24]');
 SELECT refused($$SELECT evpg_drop_aggregate('again')$$, 'VE003 aggregate type "again" is not registered',
-  'B24: dropped once');
-SELECT is(evpg_drop_aggregate('again', true), false, 'B24: or missing_ok');
-SELECT is((SELECT count(*) FROM evpg_read_stream('again', 'a')), 2::bigint, 'B24: its events stay');
+  'dropped once [B24]');
+SELECT is(evpg_drop_aggregate('again', true), false, 'or missing_ok [B24]');
+SELECT is((SELECT count(*) FROM evpg_read_stream('again', 'a')), 2::bigint, 'its events stay [B24]');
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_bad', initial_state => '{"v": 4}'), true,
-  'B24: registered anew');
+  'registered anew [B24]');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 4, "folded": true}',
-  'B24, rule 6: with its events and the new reducer');
+  'with its events and the new reducer [B24, rule 6]');
 SELECT is(evpg_register_aggregate('again', library => 'evpg_test', symbol => 'counter'), true,
-  'B24: from functions to a library');
+  'from functions to a library [B24]');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"total": 0, "applied": 0}',
-  'B24, rule 6: it folds, too');
+  'it folds, too [B24, rule 6]');
 SELECT is((SELECT unknown_events FROM evpg_session_stats() WHERE aggregate_type = 'again'), 2::bigint,
-  'rule 8, A23: and counts the events that it does not know');
+  'and counts the events that it does not know [rule 8, A23]');
 
 -- registered by a handler, in the middle of its own command
 CREATE FUNCTION test.h_swap(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -225,5 +227,5 @@ SELECT evpg_register_aggregate('swap', 'test.h_swap', 'test.r_bad') \g /dev/null
 SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'Swapped', 'a handler that registers another one in its place');
 SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'One', 'is replaced afterwards');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('swap', 'a')), '2 {"swapped": true}',
-  'rule 6: and so is its state');
+  'and so is its state [rule 6]');
 SELECT * FROM finish();

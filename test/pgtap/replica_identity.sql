@@ -4,11 +4,15 @@
 \ir include/counter.sql
 SELECT plan(8);
 
-SELECT is((SELECT string_agg(c.relname, ', ') FROM pg_class c WHERE relnamespace = 'evpg'::regnamespace AND relkind IN ('r', 'p') AND relreplident <> 'f'
-   AND NOT (relreplident = 'd' AND EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary))), NULL, 'every table of evpg has a replica identity');
+SELECT is((SELECT string_agg(c.relname, ', ') FROM pg_class c
+  WHERE relnamespace = 'evpg'::regnamespace AND relkind IN ('r', 'p') AND relreplident <> 'f'
+   AND NOT (relreplident = 'd' AND EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary))), NULL,
+     'every table of evpg has a replica identity');
 SET client_min_messages = error;
 CREATE PUBLICATION everything FOR ALL TABLES;
-CREATE FUNCTION test.lives(statement text) RETURNS text LANGUAGE sql AS $$ SELECT lives_ok(statement, 'under a publication of all tables: ' || statement) $$;
+CREATE FUNCTION test.lives(statement text) RETURNS text LANGUAGE sql AS $$
+  SELECT lives_ok(statement, 'under a publication of all tables: ' || statement)
+$$;
 UPDATE evpg.activation SET database = 1;
 SELECT is((SELECT evpg_activate_consumers()), true, 'a copy is activated under a publication of all tables');
 SELECT test.lives(statement) FROM unnest(ARRAY[

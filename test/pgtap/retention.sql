@@ -1,4 +1,5 @@
--- retention.sql: evpg_set_retention(): workers and evpg_run() prune what is older, a table at a time, some blocks in each transaction.
+-- retention.sql: evpg_set_retention(): workers and evpg_run() prune what is older, a table at a time, some blocks in each
+-- transaction.
 
 \ir include/setup.sql
 
@@ -18,7 +19,8 @@ BEGIN
 END $$;
 SELECT evpg_register_aggregate('a', 'test.any_handle', 'test.no_apply') \g /dev/null
 SELECT evpg_register_saga('s', handler => 'test.react', event_types => '{Told}', max_attempts => 1) \g /dev/null
-SELECT evpg_register_projection('p', 'test.any_apply', mode => 'async', event_types => '{Told}', on_error => 'skip', max_attempts => 1) \g /dev/null
+SELECT evpg_register_projection('p', 'test.any_apply', mode => 'async', event_types => '{Told}', on_error => 'skip',
+  max_attempts => 1) \g /dev/null
 -- one of each kind that can be pruned
 CREATE FUNCTION test.make(name text) RETURNS void LANGUAGE sql AS $$
   SELECT evpg_execute('a', name, 'Told', command_id => 'c');
@@ -27,20 +29,28 @@ CREATE FUNCTION test.make(name text) RETURNS void LANGUAGE sql AS $$
 $$;
 -- how much of each kind is there, and not empty
 CREATE FUNCTION test.kept() RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT format('commands %s inbox %s sagas %s dead_letters %s parked_events %s', (SELECT count(*) FROM evpg.command_record), (SELECT count(*) FROM evpg.inbox),
-    (SELECT count(*) FROM evpg.saga_instance WHERE saga_version <> 0), (SELECT count(*) FROM evpg.dead_letter WHERE message <> ''),
+  SELECT format('commands %s inbox %s sagas %s dead_letters %s parked_events %s', (SELECT count(*) FROM evpg.command_record),
+    (SELECT count(*) FROM evpg.inbox),
+    (SELECT count(*) FROM evpg.saga_instance WHERE saga_version <> 0),
+      (SELECT count(*) FROM evpg.dead_letter WHERE message <> ''),
     (SELECT count(*) FROM evpg.parked_event WHERE skip_reason <> '')) $$;
-CREATE FUNCTION test.resolve() RETURNS void LANGUAGE sql AS $$ SELECT evpg_discard_dead_letter(dead_letter_id, 'no') FROM evpg.dead_letter WHERE resolved_at IS NULL $$;
+CREATE FUNCTION test.resolve() RETURNS void LANGUAGE sql AS $$
+  SELECT evpg_discard_dead_letter(dead_letter_id, 'no') FROM evpg.dead_letter WHERE resolved_at IS NULL
+$$;
 
 -- ------------------------------------------------------------------ what can be said
 
 SELECT is(error_of($$SELECT evpg_set_retention('events', '1 day')$$), '22023 "events" has no retention', 'the log has none');
-SELECT is(error_fields($$SELECT evpg_set_retention('events', '1 day')$$), '||Use commands, dead_letters, inbox, parked_events or sagas.', 'the hint says what has');
-SELECT is(error_of($$SELECT evpg_set_retention('sagas', '-1 s')$$), '22023 retention must not be negative', 'nothing is pruned before it is there');
-SELECT is(error_of($$SELECT evpg_set_retention('sagas', '10000 years')$$), '22008 timestamp out of range', 'a time that cannot be subtracted');
+SELECT is(error_fields($$SELECT evpg_set_retention('events', '1 day')$$),
+  '||Use commands, dead_letters, inbox, parked_events or sagas.', 'the hint says what has');
+SELECT is(error_of($$SELECT evpg_set_retention('sagas', '-1 s')$$), '22023 retention must not be negative',
+  'nothing is pruned before it is there');
+SELECT is(error_of($$SELECT evpg_set_retention('sagas', '10000 years')$$), '22008 timestamp out of range',
+  'a time that cannot be subtracted');
 SELECT is(error_of($$SELECT evpg_set_retention(NULL, '1 day')$$) LIKE '22004 %', true, 'nor of nothing');
 BEGIN READ ONLY;
-SELECT is(error_of($$SELECT evpg_set_retention('sagas', '1 day')$$), '25006 cannot execute evpg_set_retention() in a read-only transaction', 'it writes');
+SELECT is(error_of($$SELECT evpg_set_retention('sagas', '1 day')$$),
+  '25006 cannot execute evpg_set_retention() in a read-only transaction', 'it writes');
 ROLLBACK;
 
 -- ------------------------------------------------------------------ never, unless it is said
@@ -61,10 +71,12 @@ SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1', '
 -- ------------------------------------------------------------------ each kind by itself
 
 SELECT evpg_set_clock_offset() \g /dev/null
-SELECT evpg_set_retention(what, '30 days') FROM unnest('{commands,inbox,sagas,dead_letters,parked_events}'::text[]) what \g /dev/null
+SELECT evpg_set_retention(what, '30 days')
+  FROM unnest('{commands,inbox,sagas,dead_letters,parked_events}'::text[]) what \g /dev/null
 CALL evpg_run();
 SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1', 'what is not old enough stays');
-SELECT is((SELECT bool_and(looked_at > clock_timestamp() - interval '1 minute' AND next_block = 0 AND pruned_total = 0) FROM evpg.retention), true, 'which evpg.retention shows');
+SELECT is((SELECT bool_and(looked_at > clock_timestamp() - interval '1 minute' AND next_block = 0 AND pruned_total = 0)
+  FROM evpg.retention), true, 'which evpg.retention shows');
 SELECT evpg_set_clock_offset('20 days'), make('new') \g /dev/null
 CALL evpg_run();
 SELECT resolve() \g /dev/null
@@ -76,12 +88,14 @@ CALL evpg_run();
 SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1', 'what is older is pruned');
 SELECT is((SELECT string_agg(message_key, ' ') FROM evpg.inbox), 'new', 'and no other');
 SELECT is((SELECT array_agg(pruned_total) FROM evpg.retention), '{1,1,1,1,1}', 'and counted');
-SELECT is((SELECT string_agg(key || ' ' || status || ' ' || state, ', ' ORDER BY key) FROM evpg.saga_instance), 'new completed {"a": "name"}, old completed {}', 'rule 18: the key of an instance stays');
+SELECT is((SELECT string_agg(key || ' ' || status || ' ' || state, ', ' ORDER BY key) FROM evpg.saga_instance),
+  'new completed {"a": "name"}, old completed {}', 'the key of an instance stays [rule 18]');
 SELECT evpg_set_retention('sagas', NULL) \g /dev/null
 SELECT evpg_set_clock_offset('99 days') \g /dev/null
 CALL evpg_run();
 SELECT is(kept(), 'commands 0 inbox 0 sagas 1 dead_letters 0 parked_events 0', 'NULL ends it, for one kind');
-SELECT is((SELECT string_agg(what, ' ' ORDER BY what) FROM evpg.retention), 'commands dead_letters inbox parked_events', 'which is a row less');
+SELECT is((SELECT string_agg(what, ' ' ORDER BY what) FROM evpg.retention), 'commands dead_letters inbox parked_events',
+  'which is a row less');
 
 -- ------------------------------------------------------------------ when
 
@@ -113,25 +127,33 @@ INSERT INTO evpg.inbox (source, message_key, received_at)
 SELECT is(pg_relation_size('evpg.inbox') > 3 * 32 * current_setting('block_size')::int, true, 'a table of many blocks');
 SELECT evpg_set_retention('inbox', '2 days'), pruned_total AS before FROM evpg.retention WHERE what = 'inbox' \gset
 SELECT more AS first_more FROM evpg.prune_batch('inbox') \gset
-SELECT is(:'first_more' AND (SELECT next_block = 32 AND looked_at = '-infinity' FROM evpg.retention WHERE what = 'inbox'), true, 'is pruned some blocks at a time');
+SELECT is(:'first_more' AND (SELECT next_block = 32 AND looked_at = '-infinity' FROM evpg.retention WHERE what = 'inbox'),
+  true, 'is pruned some blocks at a time');
 SELECT is((SELECT count(*) BETWEEN 12000 AND 19000 FROM evpg.inbox), true, 'in short transactions');
 CALL evpg_run();
 SELECT is((SELECT count(*) FROM evpg.inbox), 2000::bigint, 'to its end');
 SELECT is((SELECT pruned_total - :before FROM evpg.retention WHERE what = 'inbox'), 18000::bigint, 'each row once');
-SELECT is((SELECT next_block = 0 AND looked_at > clock_timestamp() - interval '1 minute' FROM evpg.retention WHERE what = 'inbox'), true, 'and then no more');
+SELECT is((SELECT next_block = 0 AND looked_at > clock_timestamp() - interval '1 minute' FROM evpg.retention
+  WHERE what = 'inbox'), true, 'and then no more');
 UPDATE evpg.inbox SET received_at = '2001-01-01';
 SELECT is(evpg_prune_inbox('1 day'), 2000::bigint, 'evpg_prune_inbox() does it in one transaction');
 
 -- ------------------------------------------------------------------ events that are given up
 
-SELECT evpg_register_projection('q', 'test.any_apply', mode => 'async', event_types => '{Told}', on_error => 'park', max_attempts => 1) \g /dev/null
+SELECT evpg_register_projection('q', 'test.any_apply', mode => 'async', event_types => '{Told}', on_error => 'park',
+  max_attempts => 1) \g /dev/null
 CALL evpg_run();
 SELECT evpg_set_clock_offset('60 days') \g /dev/null
-SELECT count(evpg_skip_event('q', position, 'repaired by hand')) FROM (SELECT DISTINCT position FROM evpg.parked_event WHERE name = 'q' AND skip_reason IS NULL) p \g /dev/null
+SELECT count(evpg_skip_event('q', position, 'repaired by hand'))
+  FROM (SELECT DISTINCT position FROM evpg.parked_event WHERE name = 'q' AND skip_reason IS NULL) p \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT count(*) FROM evpg.parked_event WHERE name = 'q' AND skip_reason = 'repaired by hand' AND skipped_at > parked_at + interval '59 days'), 2::bigint, 'rule 10: what failed long ago and was given up now stays');
+SELECT is((SELECT count(*) FROM evpg.parked_event
+  WHERE name = 'q' AND skip_reason = 'repaired by hand' AND skipped_at > parked_at + interval '59 days'), 2::bigint,
+  'what failed long ago and was given up now stays [rule 10]');
 SELECT evpg_set_clock_offset('91 days') \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT string_agg(concat_ws('|', skip_reason, error, skipped_by), ', ') FROM evpg.parked_event WHERE name = 'q'), ', ', 'rule 10: until that is long ago, too');
-SELECT is((SELECT bool_and(skipped_at IS NOT NULL) FROM evpg.parked_event WHERE skip_reason IS NOT NULL), true, 'rule 10: when it was given up stays');
+SELECT is((SELECT string_agg(concat_ws('|', skip_reason, error, skipped_by), ', ') FROM evpg.parked_event WHERE name = 'q'),
+  ', ', 'until that is long ago, too [rule 10]');
+SELECT is((SELECT bool_and(skipped_at IS NOT NULL) FROM evpg.parked_event WHERE skip_reason IS NOT NULL), true,
+  'when it was given up stays [rule 10]');
 SELECT * FROM finish();

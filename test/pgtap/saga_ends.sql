@@ -4,7 +4,8 @@
 
 SELECT plan(7);
 CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
-  SELECT CASE WHEN command.command_type = 'No' THEN evpg_reject('no_way') ELSE evpg_event(command.command_type, command.data) END $$;
+  SELECT CASE WHEN command.command_type = 'No' THEN evpg_reject('no_way') ELSE evpg_event(command.command_type, command.data)
+    END $$;
 CREATE FUNCTION test.any_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
 SELECT evpg_register_aggregate('a', 'test.any_handle', 'test.any_apply') \g /dev/null
 CREATE TABLE test.broken (why text);
@@ -26,34 +27,40 @@ BEGIN
   RETURN evpg_reaction(state);
 END $$;
 SELECT evpg_register_saga('s', handler => 'test.react', event_types => '{Told}', max_attempts => 1) \g /dev/null
-CREATE FUNCTION test.tell(id text, data jsonb) RETURNS bigint LANGUAGE sql AS $$ SELECT position FROM evpg_execute('a', id, 'Told', data) $$;
+CREATE FUNCTION test.tell(id text, data jsonb) RETURNS bigint LANGUAGE sql AS $$
+  SELECT position FROM evpg_execute('a', id, 'Told', data)
+$$;
 
 -- complete forgets what could be undone
 SELECT tell('c', '{"sends": true}') \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT jsonb_array_length(undo) FROM evpg.saga_instance WHERE key = 'c'), 1, 'rule 18: what can be undone');
+SELECT is((SELECT jsonb_array_length(undo) FROM evpg.saga_instance WHERE key = 'c'), 1, 'what can be undone [rule 18]');
 SELECT tell('c', '{"ends": true}') \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT status || undo FROM evpg.saga_instance WHERE key = 'c'), 'completed[]', 'rule 18: is forgotten when the instance completes');
+SELECT is((SELECT status || undo FROM evpg.saga_instance WHERE key = 'c'), 'completed[]',
+  'is forgotten when the instance completes [rule 18]');
 
 -- a wait for a saga ends when the reaction is done, not when the event has found its instance
 INSERT INTO test.broken VALUES ('yes');
 SELECT evpg_register_saga('t', handler => 'test.react', event_types => '{Told}', max_attempts => 5) \g /dev/null
 SELECT tell('w', '{"breaks": true}') AS position \gset
 CALL evpg_run(1);
-SELECT is((SELECT (e.attempts, checkpoint >= :position)::text FROM evpg.saga_event e JOIN evpg.consumer c ON name = saga WHERE saga = 't' AND key = 'w'), '(1,t)',
-  'rule 17: an event that has been routed waits for another attempt');
-SELECT is(evpg_wait_for('t', :position, '0'), false, 'rule 16: it has not been reacted to');
+SELECT is((SELECT (e.attempts, checkpoint >= :position)::text FROM evpg.saga_event e JOIN evpg.consumer c ON name = saga
+  WHERE saga = 't' AND key = 'w'), '(1,t)',
+  'an event that has been routed waits for another attempt [rule 17]');
+SELECT is(evpg_wait_for('t', :position, '0'), false, 'it has not been reacted to [rule 16]');
 DELETE FROM test.broken;
 SELECT evpg_set_clock_offset('1 h') \g /dev/null
 CALL evpg_run();
-SELECT is(evpg_wait_for('t', :position, '0'), true, 'rule 16: now it has');
+SELECT is(evpg_wait_for('t', :position, '0'), true, 'now it has [rule 16]');
 SELECT evpg_set_clock_offset() \g /dev/null
 
 -- a refused send says what is missing
 SELECT tell('r', '{"refused": true}') \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT (sqlstate, code, hint)::text FROM evpg.dead_letter WHERE saga = 's' AND key = 'r'),
-  '(VE002,no_way,"Register a rejection_handler, or let it handle this code.")', 'rule 17: a refused send that nobody handles');
-SELECT is((SELECT hint FROM evpg.dead_letter WHERE saga = 's' AND key = 'w'), NULL, 'rule 17: another error has no such hint');
+  '(VE002,no_way,"Register a rejection_handler, or let it handle this code.")',
+    'a refused send that nobody handles [rule 17]');
+SELECT is((SELECT hint FROM evpg.dead_letter WHERE saga = 's' AND key = 'w'), NULL,
+  'another error has no such hint [rule 17]');
 SELECT * FROM finish();

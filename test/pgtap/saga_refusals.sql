@@ -5,8 +5,14 @@
 
 SELECT plan(7);
 
-CREATE FUNCTION test.follow(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$ SELECT ('{}', event.data->'actions')::evpg.reaction $$;
-CREATE FUNCTION test.meddle(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$ BEGIN EXECUTE event.data->>'do'; RETURN evpg_reaction('{}'); END $$;
+CREATE FUNCTION test.follow(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT ('{}', event.data->'actions')::evpg.reaction
+$$;
+CREATE FUNCTION test.meddle(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE event.data->>'do';
+  RETURN evpg_reaction('{}');
+END $$;
 CREATE FUNCTION test.key(event evpg.event) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
   IF event.data ? 'stop' THEN
@@ -16,30 +22,41 @@ BEGIN
 END $$;
 SELECT evpg_register_saga('follow', 'test.follow', key_function => 'test.key', event_types => '{Told}', max_attempts => 1),
        evpg_register_saga('meddle', 'test.meddle', event_types => '{Meddled}', max_attempts => 1) \g /dev/null
-CREATE FUNCTION test.tell(id text, data jsonb, type text DEFAULT 'Told') RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM evpg_append('counter', id, ARRAY[evpg_event(type, data)]) $$;
-CREATE FUNCTION test.letter(of_key text) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT concat_ws(' ', sqlstate, message) FROM evpg.dead_letter WHERE key IS NOT DISTINCT FROM of_key ORDER BY dead_letter_id DESC LIMIT 1 $$;
+CREATE FUNCTION test.tell(id text, data jsonb, type text DEFAULT 'Told') RETURNS bigint LANGUAGE sql AS $$
+  SELECT count(*) FROM evpg_append('counter', id, ARRAY[evpg_event(type, data)])
+$$;
+CREATE FUNCTION test.letter(of_key text) RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT concat_ws(' ', sqlstate, message) FROM evpg.dead_letter WHERE key IS NOT DISTINCT FROM of_key
+    ORDER BY dead_letter_id DESC LIMIT 1
+$$;
 
 -- ------------------------------------------------------------------ actions
 
-SELECT tell('undo', '{"actions": [{"do": "send", "aggregate_type": "counter", "aggregate_id": "u", "command_type": "Add", "data": {"n": 1},
+SELECT tell('undo', '{"actions": [{"do": "send", "aggregate_type": "counter", "aggregate_id": "u",
+  "command_type": "Add", "data": {"n": 1},
   "undo": {"aggregate_type": "counter", "aggregate_id": "u", "command_type": "Add", "data": {"n": 2}, "undo": {}}}]}'),
-  tell('half', '{"actions": [{"do": "send", "aggregate_type": "counter", "aggregate_id": "u", "command_type": "Add", "data": {"n": 1}, "undo": {}}]}') \g /dev/null
-SELECT is((SELECT r::text FROM evpg_run_sagas() r), '(0,2)', 'rule 17: an undo that could not be done is found before the send');
-SELECT is(letter('undo'), '22023 an undo cannot be undone', 'rule 17: nor is an undo undone');
-SELECT is(evpg_stream_version('counter', 'u'), NULL, 'rule 16: nothing was sent');
+  tell('half', '{"actions": [{"do": "send", "aggregate_type": "counter", "aggregate_id": "u", "command_type": "Add", '
+    '"data": {"n": 1}, "undo": {}}]}') \g /dev/null
+SELECT is((SELECT r::text FROM evpg_run_sagas() r), '(0,2)',
+  'an undo that could not be done is found before the send [rule 17]');
+SELECT is(letter('undo'), '22023 an undo cannot be undone', 'nor is an undo undone [rule 17]');
+SELECT is(evpg_stream_version('counter', 'u'), NULL, 'nothing was sent [rule 16]');
 
 -- ------------------------------------------------------------------ a reaction that works on sagas
 
 SELECT tell('m' || n, jsonb_build_object('do', d), 'Meddled')
-  FROM unnest('{SELECT evpg_run_sagas(),SELECT evpg_drop_saga(''meddle''),SELECT evpg_rebuild_saga(''meddle''),SELECT evpg_retry_dead_letters(''meddle'')}'::text[]) WITH ORDINALITY m (d, n) \g /dev/null
-SELECT is((SELECT r::text FROM evpg_run_sagas() r), '(0,4)', 'rule 16: a reaction cannot run, drop or rebuild sagas');
+  FROM unnest('{SELECT evpg_run_sagas(),SELECT evpg_drop_saga(''meddle''),SELECT evpg_rebuild_saga(''meddle''),SELECT '
+    'evpg_retry_dead_letters(''meddle'')}'::text[]) WITH ORDINALITY m (d, n) \g /dev/null
+SELECT is((SELECT r::text FROM evpg_run_sagas() r), '(0,4)', 'a reaction cannot run, drop or rebuild sagas [rule 16]');
 SELECT is((SELECT array_agg(DISTINCT letter('m' || n)) FROM generate_series(1, 4) n),
-  '{"VE020 a reaction of a saga cannot drop sagas","VE020 a reaction of a saga cannot rebuild sagas","VE020 a reaction of a saga cannot retry dead letters","VE020 a reaction of a saga cannot run sagas"}', 'rule 16: each is told so');
+  '{"VE020 a reaction of a saga cannot drop sagas","VE020 a reaction of a saga cannot rebuild sagas","VE020 a '
+    'reaction of a saga cannot retry dead letters","VE020 a reaction of a saga cannot run sagas"}',
+    'each is told so [rule 16]');
 
 -- ------------------------------------------------------------------ errors that look like those of operators
 
 SELECT tell('57', '{"stop": "57000"}'), tell('fine', '{"actions": []}') \g /dev/null
 CALL evpg_run();
-SELECT is(letter(NULL), '57000 stop', 'rule 17: a key function that pretends to be the server is a dead letter');
-SELECT is((SELECT status FROM evpg_saga('follow', 'fine')), 'running', 'rule 17: and keeps nobody waiting');
+SELECT is(letter(NULL), '57000 stop', 'a key function that pretends to be the server is a dead letter [rule 17]');
+SELECT is((SELECT status FROM evpg_saga('follow', 'fine')), 'running', 'and keeps nobody waiting [rule 17]');
 SELECT * FROM finish();

@@ -1,4 +1,5 @@
--- sagas_failures.sql: reactions that fail: nothing of them is kept, they are tried again, and end as dead letters (rules 16, 17).
+-- sagas_failures.sql: reactions that fail: nothing of them is kept, they are tried again, and end as dead letters (rules 16,
+-- 17).
 
 \ir include/setup.sql
 \ir include/counter.sql

@@ -26,8 +26,11 @@ SELECT run() \g /dev/null
 SELECT later(2000) \g /dev/null
 SELECT run() \g /dev/null
 SELECT alike(letters('misshaped ' || w || ' ' || how), '%' || error || '%', 'C, rule 17: ' || how || ' as ' || w)
-  FROM (VALUES ('shape of state', 'cycle', 'VE014 saga state is nested too deeply'), ('shape of state', 'deep', 'VE014 saga state is nested too deeply'),
-  ('shape of action', 'cycle', 'VE014 list of actions is nested too deeply'), ('shape of action', 'deep', 'VE014 list of actions is nested too deeply'),
-  ('actions', 'cycle', 'VE014 list of actions is nested too deeply'), ('actions', 'deep', 'VE014 list of actions is nested too deeply'),
+  FROM (VALUES ('shape of state', 'cycle', 'VE014 saga state is nested too deeply'),
+    ('shape of state', 'deep', 'VE014 saga state is nested too deeply'),
+  ('shape of action', 'cycle', 'VE014 list of actions is nested too deeply'),
+    ('shape of action', 'deep', 'VE014 list of actions is nested too deeply'),
+  ('actions', 'cycle', 'VE014 list of actions is nested too deeply'),
+    ('actions', 'deep', 'VE014 list of actions is nested too deeply'),
   ('actions', 'none', 'VE009 actions of saga "%" are not a JSON array')) x (w, how, error);
 SELECT * FROM finish();

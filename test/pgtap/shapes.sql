@@ -17,7 +17,8 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
   $w$SELECT FROM evpg_state('counter', 'a')$w$, $w$SELECT FROM evpg_read_stream('counter', 'a')$w$,
   $w$SELECT FROM evpg_read_all()$w$, $w$SELECT evpg_put_projection('last', 'a', '{}')$w$,
   $w$SELECT evpg_rebuild_projection('last')$w$, $w$SELECT evpg_rebuild_projection('last', 'a')$w$,
-  $w$SELECT evpg_events('[{"type": "x"}]')$w$, $w$SELECT evpg_commands('[{"aggregate_type": "x", "aggregate_id": "x", "command_type": "x"}]')$w$,
+  $w$SELECT evpg_events('[{"type": "x"}]')$w$,
+    $w$SELECT evpg_commands('[{"aggregate_type": "x", "aggregate_id": "x", "command_type": "x"}]')$w$,
   $w$SELECT evpg_reaction('{}')$w$, $w$SELECT FROM evpg_streams()$w$]) AS statement;
 
 -- What the ways say after a change that is rolled back: each answer once, and the fields of one.
@@ -26,46 +27,60 @@ DECLARE
   answers text;
 BEGIN
   EXECUTE change;
-  SELECT string_agg(DISTINCT error_of(statement), ', ') || error_fields($f$SELECT try('a', 'Add')$f$) INTO answers FROM test.way;
+  SELECT string_agg(DISTINCT error_of(statement), ', ') || error_fields($f$SELECT try('a', 'Add')$f$) INTO answers
+    FROM test.way;
   RAISE EXCEPTION USING MESSAGE = answers, ERRCODE = 'UNDO1';
 EXCEPTION WHEN SQLSTATE 'UNDO1' THEN
   RETURN SQLERRM;
 END $$;
 
 SELECT plan(48);
-SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %', change || ': every way says so')
+SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %',
+  change || ': every way says so')
   FROM (VALUES
     ('ALTER TABLE evpg.event_log ADD COLUMN tenant text', 'table evpg.event_log', 'Column "tenant" is not one of evpg''s.'),
-    ('ALTER TABLE evpg.event_log ADD COLUMN tenant text NOT NULL DEFAULT ''x''', 'table evpg.event_log', 'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TABLE evpg.event_log ADD COLUMN tenant text NOT NULL DEFAULT ''x''', 'table evpg.event_log',
+      'Column "tenant" is not one of evpg''s.'),
     ('ALTER TABLE evpg.stream ADD COLUMN tenant int', 'table evpg.stream', 'Column "tenant" is not one of evpg''s.'),
-    ('ALTER TABLE evpg.projection_state ADD COLUMN tenant int', 'table evpg.projection_state', 'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TABLE evpg.projection_state ADD COLUMN tenant int', 'table evpg.projection_state',
+      'Column "tenant" is not one of evpg''s.'),
     ('ALTER TABLE evpg.event_log RENAME COLUMN actor TO who', 'table evpg.event_log', 'Column 15 is not "actor".'),
     ('ALTER TABLE evpg.stream DROP COLUMN created_at', 'table evpg.stream', 'Column 4 is not "created_at".'),
-    ('ALTER TABLE evpg.stream DROP COLUMN created_at, ADD COLUMN created_at timestamptz NOT NULL DEFAULT now()', 'table evpg.stream', 'Column 4 is not "created_at".'),
-    ('ALTER TABLE evpg.stream ALTER COLUMN created_at TYPE text', 'table evpg.stream', 'Column "created_at" is not of type timestamp with time zone.'),
-    ('UPDATE pg_attribute SET attcollation = ''"POSIX"''::regcollation WHERE attrelid = ''evpg.projection_state''::regclass AND attname = ''key''',
+    ('ALTER TABLE evpg.stream DROP COLUMN created_at, ADD COLUMN created_at timestamptz NOT NULL DEFAULT now()',
+      'table evpg.stream', 'Column 4 is not "created_at".'),
+    ('ALTER TABLE evpg.stream ALTER COLUMN created_at TYPE text', 'table evpg.stream',
+      'Column "created_at" is not of type timestamp with time zone.'),
+    ('UPDATE pg_attribute SET attcollation = ''"POSIX"''::regcollation '
+      'WHERE attrelid = ''evpg.projection_state''::regclass AND attname = ''key''',
      'table evpg.projection_state', 'Column "key" is not of type text with collation "C".'),
-    ('CREATE OR REPLACE VIEW evpg.event AS SELECT *, ''x''::text AS tenant FROM evpg.event', 'type evpg.event', 'Column "tenant" is not one of evpg''s.'),
+    ('CREATE OR REPLACE VIEW evpg.event AS SELECT *, ''x''::text AS tenant FROM evpg.event', 'type evpg.event',
+      'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.new_event ADD ATTRIBUTE tenant text', 'type evpg.new_event', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.command ADD ATTRIBUTE tenant text', 'type evpg.command', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.outcome ADD ATTRIBUTE tenant text', 'type evpg.outcome', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.projected ADD ATTRIBUTE tenant text', 'type evpg.projected', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.reaction ADD ATTRIBUTE tenant text', 'type evpg.reaction', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.rejection ADD ATTRIBUTE tenant text', 'type evpg.rejection', 'Column "tenant" is not one of evpg''s.'),
-    ('ALTER TYPE evpg.fired_timer ADD ATTRIBUTE tenant text', 'type evpg.fired_timer', 'Column "tenant" is not one of evpg''s.'),
-    ('ALTER TYPE evpg.stream_info ADD ATTRIBUTE tenant text', 'type evpg.stream_info', 'Column "tenant" is not one of evpg''s.')
+    ('ALTER TYPE evpg.fired_timer ADD ATTRIBUTE tenant text', 'type evpg.fired_timer',
+      'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TYPE evpg.stream_info ADD ATTRIBUTE tenant text', 'type evpg.stream_info',
+      'Column "tenant" is not one of evpg''s.')
   ) x (change, what, detail);
 SELECT alike(test.after(format('ALTER TABLE %s DROP CONSTRAINT %I CASCADE', conrelid::regclass, conname)),
-  '55000 unique index "evpg.' || conname || '" is missing or has been changed||%', conname || ' is dropped: every way says so')
-  FROM pg_constraint WHERE conrelid = ANY ('{evpg.stream,evpg.event_log,evpg.projection_state}'::regclass[]) AND contype IN ('p', 'u')
+  '55000 unique index "evpg.' || conname || '" is missing or has been changed||%',
+    conname || ' is dropped: every way says so')
+  FROM pg_constraint WHERE conrelid = ANY ('{evpg.stream,evpg.event_log,evpg.projection_state}'::regclass[])
+    AND contype IN ('p', 'u')
    AND conname <> 'event_log_event_id_key' ORDER BY conname;
-SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way), 'no error', 'all of that was rolled back: every way is free');
+SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way), 'no error',
+  'all of that was rolled back: every way is free');
 
 -- a column that was added and dropped again is harmless
 SELECT is(error_of(change || ' ADD ' || part || ' tenant text' || more), 'no error', change || ': a column is added'),
        is(error_of($$SELECT evpg_events('[{"type": "x"}]')$$) LIKE '55000 %', true, change || ': noticed'),
        is(error_of(change || ' DROP ' || part || ' tenant'), 'no error', change || ': and dropped again')
-  FROM (VALUES ('ALTER TABLE evpg.event_log', 'COLUMN', ''), ('ALTER TABLE evpg.stream', 'COLUMN', ' NOT NULL DEFAULT ''x'''),
+  FROM (VALUES ('ALTER TABLE evpg.event_log', 'COLUMN', ''),
+    ('ALTER TABLE evpg.stream', 'COLUMN', ' NOT NULL DEFAULT ''x'''),
     ('ALTER TABLE evpg.projection_state', 'COLUMN', ''), ('ALTER TYPE evpg.new_event', 'ATTRIBUTE', ''),
     ('ALTER TYPE evpg.command', 'ATTRIBUTE', ''), ('ALTER TYPE evpg.outcome', 'ATTRIBUTE', '')) x (change, part, more);
 SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way), 'no error', 'every way is free again');

@@ -4,10 +4,12 @@
 \ir include/counter.sql
 
 -- 2.4 test 4, first session: 25 commands, a snapshot every 10
-SELECT evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply',
+  initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 10) \g /dev/null
 SELECT evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'counter', snapshot_every => 10) \g /dev/null
-SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_apply',
+  initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 0) \g /dev/null
 SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, generate_series(1, 25) n,
   evpg_execute(kind, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
@@ -26,61 +28,62 @@ CREATE FUNCTION test.snapshots(kind text, id text) RETURNS text LANGUAGE sql VOL
     FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE s.aggregate_type = kind AND s.aggregate_id = id $$;
 
 SELECT plan(78);
-SELECT is(snapshots(kind, 'a'), '20', kind
-  || ', rule 7, B14, B15, 2.4 test 4: 25 events, every 10, keep 1: the newest is at 20'),
-       is((SELECT version || ' ' || (state->>'total') FROM evpg_state(kind, 'a')), '25 325', kind
-       || ', 2.4 test 4: a new session has the right state'),
-       is(folds(kind), 5::bigint, kind || ', B16, 2.4 test 4: of 5 events after the snapshot')
+SELECT is(snapshots(kind, 'a'), '20',
+  '25 events, every 10, keep 1: the newest is at 20 [rule 7, B14, B15, 2.4 test 4, ' || kind || ']'),
+       is((SELECT version || ' ' || (state->>'total') FROM evpg_state(kind, 'a')), '25 325',
+         'a new session has the right state [2.4 test 4, ' || kind || ']'),
+       is(folds(kind), 5::bigint, 'of 5 events after the snapshot [B16, 2.4 test 4, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('manual', 'a')), '6 21',
-  'A44, B14: manual policy: the state is right');
-SELECT is(folds('manual'), 1::bigint, 'B14, B16: manual policy: a snapshot that was taken is used');
-SELECT is(:taken, 5, 'B14: evpg_take_snapshot returns the version');
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a', at_version => v)), (v * (v + 1) / 2)::text, kind
-  || ', B16: version ' || v || ', with a snapshot at 20')
+  'manual policy: the state is right [A44, B14]');
+SELECT is(folds('manual'), 1::bigint, 'manual policy: a snapshot that was taken is used [B14, B16]');
+SELECT is(:taken, 5, 'evpg_take_snapshot returns the version [B14]');
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a', at_version => v)), (v * (v + 1) / 2)::text,
+  'version ' || v || ', with a snapshot at 20 [B16, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind, unnest('{19,20,21}'::int[]) v;
 
 -- an interval that is crossed, not hit
 SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, evpg_execute(kind, 'leap', 'AddMany', '{"count": 37}') \g /dev/null
 SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, evpg_execute(kind, 'short', 'AddMany', '{"count": 9}') \g /dev/null
-SELECT is(snapshots(kind, 'leap'), '37', kind || ', rule 7, B14: 37 events at once'),
-       is(snapshots(kind, 'short'), NULL, kind || ', rule 7, B14: 9 events: none'),
-       is((SELECT version FROM evpg_execute(kind, 'short', 'Add')), 10::bigint, kind || ', B14: the tenth'),
-       is(snapshots(kind, 'short'), '10', kind || ', B14: hits the interval')
+SELECT is(snapshots(kind, 'leap'), '37', '37 events at once [rule 7, B14, ' || kind || ']'),
+       is(snapshots(kind, 'short'), NULL, '9 events: none [rule 7, B14, ' || kind || ']'),
+       is((SELECT version FROM evpg_execute(kind, 'short', 'Add')), 10::bigint, 'the tenth [B14, ' || kind || ']'),
+       is(snapshots(kind, 'short'), '10', 'hits the interval [B14, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, generate_series(1, 4) n,
   evpg_execute(kind, 'threes', 'AddEach', jsonb_build_object('ns', ARRAY[n, n, n])) \g /dev/null
-SELECT is(snapshots(kind, 'threes'), '12', kind || ', rule 7, B14: four times three events: crossed at 12')
+SELECT is(snapshots(kind, 'threes'), '12', 'four times three events: crossed at 12 [rule 7, B14, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 
 -- retention counts rows
-SELECT evpg_register_aggregate('keep', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('keep', 'test.counter_handle', 'test.counter_apply',
+  initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 5, snapshot_keep => 3) \g /dev/null
 SELECT count(*) FROM generate_series(1, 32) n, evpg_execute('keep', 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
-SELECT is(snapshots('keep', 'a'), '20 25 30', 'rule 7, B15: the newest three are kept, by count');
-SELECT is(evpg_take_snapshot('keep', 'a'), 32::bigint, 'B14: one by hand');
-SELECT is(snapshots('keep', 'a'), '25 30 32', 'rule 7, B15: counts too');
-SELECT is(evpg_take_snapshot('keep', 'a'), 32::bigint, 'B14: again');
-SELECT is(snapshots('keep', 'a'), '25 30 32', 'rule 7, B15: replaces itself');
+SELECT is(snapshots('keep', 'a'), '20 25 30', 'the newest three are kept, by count [rule 7, B15]');
+SELECT is(evpg_take_snapshot('keep', 'a'), 32::bigint, 'one by hand [B14]');
+SELECT is(snapshots('keep', 'a'), '25 30 32', 'counts too [rule 7, B15]');
+SELECT is(evpg_take_snapshot('keep', 'a'), 32::bigint, 'again [B14]');
+SELECT is(snapshots('keep', 'a'), '25 30 32', 'replaces itself [rule 7, B15]');
 
 -- by hand
 SELECT evpg_create_stream('manual', 'empty') \g /dev/null
-SELECT is(evpg_take_snapshot('manual', 'empty'), 0::bigint, 'B14: of an empty stream');
-SELECT is(snapshots('manual', 'empty'), NULL, 'B14: none is needed');
+SELECT is(evpg_take_snapshot('manual', 'empty'), 0::bigint, 'of an empty stream [B14]');
+SELECT is(snapshots('manual', 'empty'), NULL, 'none is needed [B14]');
 SELECT refused($$SELECT evpg_take_snapshot('manual', 'never')$$, 'VE004 stream "never" of aggregate "manual" does not exist',
-  'B14: of a stream that is not there');
-SELECT refused($$SELECT evpg_take_snapshot('nope', 'never')$$, 'VE003 %', 'B14: of an unknown type');
+  'of a stream that is not there [B14]');
+SELECT refused($$SELECT evpg_take_snapshot('nope', 'never')$$, 'VE003 %', 'of an unknown type [B14]');
 SELECT count(*) FROM evpg_execute('manual', 'b', 'AddMany', '{"count": 500}') \g /dev/null
-SELECT is(snapshots('manual', 'b'), NULL, 'B14: snapshot_every 0 takes none');
+SELECT is(snapshots('manual', 'b'), NULL, 'snapshot_every 0 takes none [B14]');
 
 -- what rolls back
 BEGIN;
 SAVEPOINT before;
 SELECT count(*) FROM evpg_execute('ten', 'undone', 'AddMany', '{"count": 10}') \g /dev/null
-SELECT is(snapshots('ten', 'undone'), '10', 'rule 7: a snapshot');
+SELECT is(snapshots('ten', 'undone'), '10', 'a snapshot [rule 7]');
 ROLLBACK TO before;
 SELECT is((SELECT count(*) FROM evpg.snapshot p WHERE NOT EXISTS (SELECT FROM evpg.stream s WHERE s.stream_id
-  = p.stream_id)), 0::bigint, 'rule 7: goes with its events');
+  = p.stream_id)), 0::bigint, 'goes with its events [rule 7]');
 COMMIT;
 
 -- a cache: it may be deleted, unreadable, or of another reducer
@@ -88,42 +91,45 @@ CREATE TABLE test.kept AS SELECT p.* FROM evpg.snapshot p JOIN evpg.stream USING
  WHERE aggregate_id = 'a' AND aggregate_type IN ('ten', 'ten_c');
 DELETE FROM evpg.snapshot;
 SET evpg.state_cache_size = 0;
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7: without snapshots')
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', 'without snapshots [rule 7, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 INSERT INTO evpg.snapshot SELECT * FROM test.kept;
 UPDATE evpg.snapshot SET state = '{"total": 100000, "applied": 20}';
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '100115', kind || ', B16: a snapshot is used when it fits')
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '100115',
+  'a snapshot is used when it fits [B16, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 UPDATE evpg.snapshot SET reducer_version = 2;
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind
-  || ', rule 7, B16: of another reducer_version: not used') FROM unnest('{ten,ten_c}'::text[]) kind;
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325',
+  'of another reducer_version: not used [rule 7, B16, ' || kind || ']') FROM unnest('{ten,ten_c}'::text[]) kind;
 UPDATE evpg.snapshot SET reducer_version = 1, state = '[1]';
-SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'a')), '325', 'rule 7: no object, so unreadable for C: not used');
+SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'a')), '325',
+  'no object, so unreadable for C: not used [rule 7]');
 UPDATE evpg.snapshot SET state = 'null';
-SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'a')), '325', 'rule 7: JSON null: not used');
+SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'a')), '325', 'JSON null: not used [rule 7]');
 UPDATE evpg.snapshot SET version = 26, state = '{"total": 0}';
-SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', kind || ', rule 7: beyond the stream: not used')
+SELECT is((SELECT state->>'total' FROM evpg_state(kind, 'a')), '325', 'beyond the stream: not used [rule 7, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 DELETE FROM evpg.snapshot;
 RESET evpg.state_cache_size;
 
 -- another reducer
 SELECT count(*) FROM unnest('{ten,ten_c}'::text[]) kind, evpg_execute(kind, 'fold', 'AddMany', '{"count": 10}') \g /dev/null
-SELECT is(snapshots(kind, 'fold'), '10', kind || ', B16: a snapshot by the first fold')
+SELECT is(snapshots(kind, 'fold'), '10', 'a snapshot by the first fold [B16, ' || kind || ']')
   FROM unnest('{ten,ten_c}'::text[]) kind;
 SELECT is(evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'counter_twice', snapshot_every => 10), true,
-  'B16: a module with another reducer_version');
+  'a module with another reducer_version [B16]');
 SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'fold')), '20',
-  'rule 7, rule 6, B16, D67: its fold counts, snapshot or cache or not');
+  'its fold counts, snapshot or cache or not [rule 7, rule 6, B16, D67]');
 SELECT is((SELECT version FROM evpg_execute('ten_c', 'fold', 'AddMany', '{"count": 10}') ORDER BY version DESC LIMIT 1),
-  20::bigint, 'B16: and goes on');
-SELECT is(snapshots('ten_c', 'fold'), '20/2', 'rule 7: its snapshots carry its reducer_version');
+  20::bigint, 'and goes on [B16]');
+SELECT is(snapshots('ten_c', 'fold'), '20/2', 'its snapshots carry its reducer_version [rule 7]');
 CREATE FUNCTION test.counter_apply_twice(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT state || jsonb_build_object('total', (state->>'total')::bigint + 2 * (event.data->>'n')::bigint) $$;
-SELECT is(evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply_twice', initial_state => '{"total": 0, "applied": 0}',
+SELECT is(evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_apply_twice',
+  initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 10, reducer_version => 2), true,
-  'B16: another reducer and reducer_version');
-SELECT is((SELECT state->>'total' FROM evpg_state('ten', 'fold')), '20', 'rule 7, rule 6: its fold counts');
+  'another reducer and reducer_version [B16]');
+SELECT is((SELECT state->>'total' FROM evpg_state('ten', 'fold')), '20', 'its fold counts [rule 7, rule 6]');
 
 -- a failed save never fails a command
 CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE
@@ -131,13 +137,13 @@ CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE
 CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON evpg.snapshot FOR EACH ROW EXECUTE FUNCTION test.refuse();
 SET client_min_messages = error;
 SELECT is((SELECT max(version) FROM evpg_execute('ten_c', 'full', 'AddMany', '{"count": 10}')), 10::bigint,
-  'rule 7, B14: the command succeeds');
-SELECT is((SELECT count(*) FROM evpg_read_stream('ten_c', 'full')), 10::bigint, 'rule 7: its events are there');
-SELECT is(snapshots('ten_c', 'full'), NULL, 'rule 7: the snapshot is not');
-SELECT is((SELECT version FROM evpg_execute('ten_c', 'full', 'Add', '{"n": 1}')), 11::bigint, 'rule 7: the stream goes on');
-SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'full')), '22', 'rule 7: its state is right');
+  'the command succeeds [rule 7, B14]');
+SELECT is((SELECT count(*) FROM evpg_read_stream('ten_c', 'full')), 10::bigint, 'its events are there [rule 7]');
+SELECT is(snapshots('ten_c', 'full'), NULL, 'the snapshot is not [rule 7]');
+SELECT is((SELECT version FROM evpg_execute('ten_c', 'full', 'Add', '{"n": 1}')), 11::bigint, 'the stream goes on [rule 7]');
+SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'full')), '22', 'its state is right [rule 7]');
 SELECT refused($$SELECT evpg_take_snapshot('ten_c', 'full')$$, '55000 could not save a snapshot %',
-  'B14: by hand it is an error');
+  'by hand it is an error [B14]');
 RESET client_min_messages;
 -- the reducer that made a snapshot is the only one that uses it
 DROP TRIGGER refuse ON evpg.snapshot;
@@ -151,51 +157,57 @@ CREATE FUNCTION test.sum_plpgsql(state jsonb, event evpg.event) RETURNS jsonb LA
 CREATE FUNCTION test.sum_parsed(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql
   RETURN jsonb_build_object('total', (state->>'total')::int + 1);
 CREATE FUNCTION test.sums() RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT string_agg((state->>'total') || ' ' || version, ', ' ORDER BY k) FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k,
+  SELECT string_agg((state->>'total') || ' ' || version, ', ' ORDER BY k)
+    FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k,
     LATERAL evpg_state(k, 'a') $$;
 SELECT evpg_register_aggregate(k, 'test.sum_handle', ('test.' || k)::regproc, initial_state => '{"total": 0}')
   FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k \g /dev/null
 SELECT count(*) FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k, generate_series(1, 150) n,
   evpg_execute(k, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
-SELECT is(sums(), '150 150, 150 150, 150 150', 'rule 7: a reducer that is wrong');
-SELECT is(snapshots('sum_sql', 'a'), '100', 'rule 7: and a snapshot of it');
+SELECT is(sums(), '150 150, 150 150, 150 150', 'a reducer that is wrong [rule 7]');
+SELECT is(snapshots('sum_sql', 'a'), '100', 'and a snapshot of it [rule 7]');
 CREATE OR REPLACE FUNCTION test.sum_sql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS
   'SELECT jsonb_build_object(''total'', (state->>''total'')::int + (event.data->>''n'')::int)';
 CREATE OR REPLACE FUNCTION test.sum_plpgsql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS
   'BEGIN RETURN jsonb_build_object(''total'', (state->>''total'')::int + (event.data->>''n'')::int); END';
 CREATE OR REPLACE FUNCTION test.sum_parsed(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql
   RETURN jsonb_build_object('total', (state->>'total')::int + (event.data->>'n')::int);
-SELECT is(sums(), '11325 150, 11325 150, 11325 150', 'rule 7: CREATE OR REPLACE makes its snapshots unused');
-SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a', at_version => 120)), '7260', 'rule 7: in the past, too');
-SELECT is((SELECT version FROM evpg_execute('sum_sql', 'a', 'Add', '{"n": 0}')), 151::bigint, 'rule 7: a command decides on the new state');
-SELECT is(snapshots('sum_sql', 'a'), '151', 'rule 7: and makes the snapshot that is missing now');
+SELECT is(sums(), '11325 150, 11325 150, 11325 150', 'CREATE OR REPLACE makes its snapshots unused [rule 7]');
+SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a', at_version => 120)), '7260', 'in the past, too [rule 7]');
+SELECT is((SELECT version FROM evpg_execute('sum_sql', 'a', 'Add', '{"n": 0}')), 151::bigint,
+  'a command decides on the new state [rule 7]');
+SELECT is(snapshots('sum_sql', 'a'), '151', 'and makes the snapshot that is missing now [rule 7]');
 SELECT folds('sum_sql') AS before \gset
-SELECT is(sums(), '11325 150, 11325 150, 11325 151', 'rule 7: in every session');
-SELECT is(folds('sum_sql') - :before, 0::bigint, 'rule 7: which uses the new snapshot');
+SELECT is(sums(), '11325 150, 11325 150, 11325 151', 'in every session [rule 7]');
+SELECT is(folds('sum_sql') - :before, 0::bigint, 'which uses the new snapshot [rule 7]');
 ALTER FUNCTION test.sum_sql SET extra_float_digits = 0;
 ALTER FUNCTION test.sum_sql COST 7;
 SELECT folds('sum_sql') AS before \gset
-SELECT is(sums(), '11325 150, 11325 150, 11325 151', 'rule 7: settings of a function are part of what it is');
-SELECT is(folds('sum_sql') - :before, 151::bigint, 'rule 7: so all is folded again');
+SELECT is(sums(), '11325 150, 11325 150, 11325 151', 'settings of a function are part of what it is [rule 7]');
+SELECT is(folds('sum_sql') - :before, 151::bigint, 'so all is folded again [rule 7]');
 ALTER FUNCTION test.sum_sql RESET ALL;
 SELECT folds('sum_sql') AS before \gset
 SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a')) || ' ' || folds('sum_sql') - :before, '11325 0',
-  'rule 7: once it is what it was, its snapshots are used again');
+  'once it is what it was, its snapshots are used again [rule 7]');
 
 RESET evpg.state_cache_size;
 
 -- what is appended without folding does not keep a stream from its snapshots
-SELECT evpg_register_aggregate('mixed', 'test.counter_handle', 'test.counter_apply', initial_state => '{"total": 0, "applied": 0}',
+SELECT evpg_register_aggregate('mixed', 'test.counter_handle', 'test.counter_apply',
+  initial_state => '{"total": 0, "applied": 0}',
   snapshot_every => 10) \g /dev/null
 DO $$ BEGIN FOR n IN 1 .. 12 LOOP
   FOR m IN 1 .. 9 LOOP PERFORM FROM evpg_execute('mixed', 'a', 'Add', '{"n": 1}'); END LOOP;
   PERFORM FROM evpg_append('mixed', 'a', ARRAY[evpg_event('Added', '{"n": 1}')]);
 END LOOP; END $$;
-SELECT is(snapshots('mixed', 'a'), '111', 'rule 7, B14: an append that hits the multiple: the next command makes the snapshot');
-SELECT count(*) FROM generate_series(1, 35) n, evpg_inject('mixed', 'relayed', evpg_event('Added', jsonb_build_object('n', n))) \g /dev/null
+SELECT is(snapshots('mixed', 'a'), '111',
+  'an append that hits the multiple: the next command makes the snapshot [rule 7, B14]');
+SELECT count(*) FROM generate_series(1, 35) n,
+  evpg_inject('mixed', 'relayed', evpg_event('Added', jsonb_build_object('n', n))) \g /dev/null
 SELECT count(*) FROM evpg_execute('mixed', 'relayed', 'Add', '{"n": 1}') \g /dev/null
-SELECT is(snapshots('mixed', 'relayed'), '36', 'rule 7, B14: a relayed stream gets one by its next command');
-SELECT count(*) FROM generate_series(1, 3) n, evpg_execute('mixed', 'relayed', 'Add', jsonb_build_object('n', n)) \g /dev/null
-SELECT is(snapshots('mixed', 'relayed'), '36', 'rule 7, B14: and no other before the next multiple');
+SELECT is(snapshots('mixed', 'relayed'), '36', 'a relayed stream gets one by its next command [rule 7, B14]');
+SELECT count(*) FROM generate_series(1, 3) n, evpg_execute('mixed', 'relayed', 'Add', jsonb_build_object('n', n))
+  \g /dev/null
+SELECT is(snapshots('mixed', 'relayed'), '36', 'and no other before the next multiple [rule 7, B14]');
 
 SELECT * FROM finish();

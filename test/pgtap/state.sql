@@ -14,13 +14,14 @@ BEGIN
   RETURN coalesce(result, '-');
 END $$;
 
-SELECT is(state_at(kind, ''), '-', kind || ', A07: never created: no row'),
-       is((SELECT count(*) FROM evpg_state(kind, 'a', at_version => 0)), 0::bigint, kind || ', A07: nor at a version'),
-       is((SELECT count(*) FROM evpg_state(kind, 'a', at_time => now())), 0::bigint, kind || ', A07: nor at a time'),
-       is(evpg_create_stream(kind, 'a'), true, kind || ', A13: created'),
-       is(state_at(kind, ''), '0 0', kind || ', A01: the state before any event'),
-       is(state_at(kind, ', at_version => 0'), '0 0', kind || ', A01: is version 0'),
-       is(state_at(kind, ', at_time => ''infinity'''), '0 0', kind || ', A01: at any time')
+SELECT is(state_at(kind, ''), '-', 'never created: no row [A07, ' || kind || ']'),
+       is((SELECT count(*) FROM evpg_state(kind, 'a', at_version => 0)), 0::bigint,
+         'nor at a version [A07, ' || kind || ']'),
+       is((SELECT count(*) FROM evpg_state(kind, 'a', at_time => now())), 0::bigint, 'nor at a time [A07, ' || kind || ']'),
+       is(evpg_create_stream(kind, 'a'), true, 'created [A13, ' || kind || ']'),
+       is(state_at(kind, ''), '0 0', 'the state before any event [A01, ' || kind || ']'),
+       is(state_at(kind, ', at_version => 0'), '0 0', 'is version 0 [A01, ' || kind || ']'),
+       is(state_at(kind, ', at_time => ''infinity'''), '0 0', 'at any time [A01, ' || kind || ']')
   FROM unnest('{counter,counter_c}'::text[]) kind;
 
 -- five events: times in another order than versions, one unknown
@@ -49,23 +50,23 @@ SELECT refused(format('SELECT evpg_state(%L, %s)', kind, args), error, kind || '
   ('NULL', '22004 aggregate id must not be null'),
   ($$''$$, '22023 aggregate id must not be empty')) x (args, error);
 SELECT refused($$SELECT evpg_state('nope', 'a')$$, 'VE003 aggregate type "nope" is not registered',
-  'A07: of an unknown type');
-SELECT refused($$SELECT evpg_state(NULL, 'a')$$, '22004 aggregate type must not be null', 'A07: of type NULL');
+  'of an unknown type [A07]');
+SELECT refused($$SELECT evpg_state(NULL, 'a')$$, '22004 aggregate type must not be null', 'of type NULL [A07]');
 
 -- reading a state in the past does not spoil the one of now
 SELECT is((SELECT array_agg(state_at(kind, args))
   FROM (VALUES (''), (', at_version => 2'), (''), (', at_time => ''2020-01-02''')) x (args)),
   '{5 61 5,2 11 2,5 61 5,3 101 3}',
-  kind || ', rule 6: past and present by turns') FROM unnest('{counter,counter_c}'::text[]) kind;
+  'past and present by turns [rule 6, ' || kind || ']') FROM unnest('{counter,counter_c}'::text[]) kind;
 
 -- a state by every way is the same
 SELECT count(*) FROM unnest('{counter,counter_c}'::text[]) kind, generate_series(1, 30) n,
   evpg_execute(kind, 'long', 'AddEach', jsonb_build_object('ns', ARRAY[n, 1 - n])) \g /dev/null
-SELECT is((SELECT state FROM evpg_state(kind, 'long')), (SELECT state FROM evpg_state(kind, 'long', at_version => 60)), kind
-  || ', rule 6: cached and replayed states are equal'),
+SELECT is((SELECT state FROM evpg_state(kind, 'long')), (SELECT state FROM evpg_state(kind, 'long', at_version => 60)),
+  'cached and replayed states are equal [rule 6, ' || kind || ']'),
        is((SELECT (state->>'total')::int FROM evpg_state(kind, 'long')),
-       (SELECT sum((data->>'n')::int)::int FROM evpg_read_stream(kind, 'long')), kind
-       || ', rule 6: and are the fold of the events')
+       (SELECT sum((data->>'n')::int)::int FROM evpg_read_stream(kind, 'long')),
+         'and are the fold of the events [rule 6, ' || kind || ']')
   FROM unnest('{counter,counter_c}'::text[]) kind;
 SELECT is((SELECT count(*) FROM generate_series(0, 60) v, evpg_state(kind, 'long', at_version => v) s
             WHERE (s.state->>'applied')::int <> v OR (s.state->>'total')::int
@@ -76,15 +77,16 @@ SELECT is((SELECT count(*) FROM generate_series(0, 60) v, evpg_state(kind, 'long
 SELECT is((SELECT array_agg((SELECT version FROM evpg_state('counter_c', 'stable')) ORDER BY v)
   FROM (SELECT version AS v FROM generate_series(1, 3) n,
   evpg_execute('counter_c', 'stable', 'Add', jsonb_build_object('n', n)) OFFSET 0) x),
-  '{NULL,NULL,NULL}', 'A07: a statement that executes commands sees the state of before');
-SELECT is((SELECT version FROM evpg_state('counter_c', 'stable')), 3::bigint, 'A07: the next one that of after');
+  '{NULL,NULL,NULL}', 'a statement that executes commands sees the state of before [A07]');
+SELECT is((SELECT version FROM evpg_state('counter_c', 'stable')), 3::bigint, 'the next one that of after [A07]');
 SELECT provolatile = 's' AS stable FROM pg_proc WHERE proname = 'evpg_state' \gset
-SELECT ok(:'stable'::boolean, 'A07: evpg_state is STABLE');
+SELECT ok(:'stable'::boolean, 'evpg_state is STABLE [A07]');
 SELECT is((SELECT count(*) FROM pg_locks WHERE relation = 'evpg.stream'::regclass AND mode = 'RowShareLock' AND pid
-  = pg_backend_pid()), 0::bigint, 'A07: and locks nothing');
+  = pg_backend_pid()), 0::bigint, 'and locks nothing [A07]');
 
 -- a reducer that returns null
 CREATE FUNCTION test.nothing(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state || NULL $$;
 SELECT evpg_register_aggregate('nothing', 'test.counter_handle', 'test.nothing') \g /dev/null
-SELECT alike(error_fields($$SELECT evpg_execute('nothing', 'a', 'Add')$$), '%A CASE without ELSE%expression with a null in it%', 'both causes are named');
+SELECT alike(error_fields($$SELECT evpg_execute('nothing', 'a', 'Add')$$),
+  '%A CASE without ELSE%expression with a null in it%', 'both causes are named');
 SELECT * FROM finish();

@@ -3,9 +3,9 @@
 \ir include/setup.sql
 
 SELECT plan(163);
-SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'A14, A15, 1.2 test 6: an empty store has no streams');
-SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'A42: and no events');
-SELECT is(evpg_stable_position(), 0::bigint, 'rule 9: and nothing is drawn');
+SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'an empty store has no streams [A14, A15, 1.2 test 6]');
+SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'and no events [A42]');
+SELECT is(evpg_stable_position(), 0::bigint, 'and nothing is drawn [rule 9]');
 
 \ir include/counter.sql
 SET test.kind = counter_c;
@@ -17,29 +17,30 @@ SELECT count(*) FROM evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2]}') \
 SELECT same('SELECT aggregate_type, aggregate_id, version FROM evpg_streams()',
   $$VALUES ('counter', 'B', 0::bigint), ('counter', 'a', 2), ('counter', 'a b', 0), ('counter', 'aa', 0),
   ('counter', 'b', 0), ('counter', 'é', 0), ('counter_c', 'a', 0)$$,
-  'A15, 1.2 test 6: all streams, by type and id, bytewise');
-SELECT same($$SELECT aggregate_id FROM evpg_streams('counter_c')$$, $$VALUES ('a')$$, 'A14, A15: of one type');
-SELECT is((SELECT count(*) FROM evpg_streams('nope')), 0::bigint, 'A15, 1.2 test 6: of an unknown type: none, and no error');
-SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', NULL, 2)$$, $$VALUES ('B'), ('a')$$, 'A15: a page');
+  'all streams, by type and id, bytewise [A15, 1.2 test 6]');
+SELECT same($$SELECT aggregate_id FROM evpg_streams('counter_c')$$, $$VALUES ('a')$$, 'of one type [A14, A15]');
+SELECT is((SELECT count(*) FROM evpg_streams('nope')), 0::bigint,
+  'of an unknown type: none, and no error [A15, 1.2 test 6]');
+SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', NULL, 2)$$, $$VALUES ('B'), ('a')$$, 'a page [A15]');
 SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a', 2)$$, $$VALUES ('a b'), ('aa')$$,
-  'A15: the next page starts after the last id');
+  'the next page starts after the last id [A15]');
 SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a!', 1)$$, $$VALUES ('aa')$$,
-  'A15: which need not be there');
+  'which need not be there [A15]');
 SELECT same($$SELECT aggregate_type, aggregate_id FROM evpg_streams(NULL, 'b', 10, 'counter')$$,
   $$VALUES ('counter', 'é'), ('counter_c', 'a')$$,
-  'A15: pages over all types');
-SELECT is((SELECT count(*) FROM evpg_streams('counter', 'é')), 0::bigint, 'A15: past the last');
-SELECT is((SELECT count(*) FROM evpg_streams(max_count => 0)), 0::bigint, 'A15: max_count 0');
-SELECT is((SELECT count(*) FROM evpg_streams(max_count => NULL)), 7::bigint, 'A15: max_count NULL');
-SELECT refused($$SELECT evpg_streams(NULL, 'a')$$, '22023 after_id needs a type', 'A15: after_id alone');
-SELECT refused($$SELECT evpg_streams(max_count => -1)$$, '22023 max_count must not be negative', 'A15: max_count -1');
+  'pages over all types [A15]');
+SELECT is((SELECT count(*) FROM evpg_streams('counter', 'é')), 0::bigint, 'past the last [A15]');
+SELECT is((SELECT count(*) FROM evpg_streams(max_count => 0)), 0::bigint, 'max_count 0 [A15]');
+SELECT is((SELECT count(*) FROM evpg_streams(max_count => NULL)), 7::bigint, 'max_count NULL [A15]');
+SELECT refused($$SELECT evpg_streams(NULL, 'a')$$, '22023 after_id needs a type', 'after_id alone [A15]');
+SELECT refused($$SELECT evpg_streams(max_count => -1)$$, '22023 max_count must not be negative', 'max_count -1 [A15]');
 SELECT ok((SELECT bool_and(created_at BETWEEN now() - interval '1 hour' AND clock_timestamp()) FROM evpg_streams()),
-  'A13: with the time of creation');
+  'with the time of creation [A13]');
 
 SELECT is(ARRAY[evpg_stream_version('counter', 'a'), evpg_stream_version('counter', 'b'),
   evpg_stream_version('counter', 'x'), evpg_stream_version('nope', 'a')],
-  '{2,0,NULL,NULL}', 'A13: the version of a stream, of an empty one, of none');
-SELECT is(evpg_stream_version('counter', NULL), NULL, 'A13: of NULL');
+  '{2,0,NULL,NULL}', 'the version of a stream, of an empty one, of none [A13]');
+SELECT is(evpg_stream_version('counter', NULL), NULL, 'of NULL [A13]');
 
 -- one stream
 SELECT count(*) FROM evpg_execute('counter', 'r', 'AddEach', '{"ns": [1, 2, 3, 4, 5]}') \g /dev/null
@@ -52,8 +53,8 @@ BEGIN
 END $$;
 SELECT same($$SELECT * FROM evpg_read_stream('counter', 'r')$$,
   $$SELECT * FROM evpg.event WHERE aggregate_id = 'r' ORDER BY version$$,
-  'A16, A10, 1.2 test 6: all events of a stream, in order');
-SELECT is(versions(args), wanted, 'A16, A42: read_stream(' || args || ')') FROM (VALUES
+  'all events of a stream, in order [A16, A10, 1.2 test 6]');
+SELECT is(versions(args), wanted, 'read_stream(' || args || ') [A16, A42]') FROM (VALUES
   ('from_version => 3', '3 4 5'), ('from_version => 5', '5'), ('from_version => 6', '-'),
   ('from_version => 9223372036854775807', '-'),
   ('from_version => 0', '1 2 3 4 5'), ('from_version => -5', '1 2 3 4 5'), ('from_version => NULL', '1 2 3 4 5'),
@@ -62,21 +63,21 @@ SELECT is(versions(args), wanted, 'A16, A42: read_stream(' || args || ')') FROM 
   ('backwards => true', '5 4 3 2 1'), ('1, 2, true', '5 4'), ('3, NULL, true', '5 4 3'), ('6, NULL, true', '-'),
   ('1, 1, true', '5')) x (args, wanted);
 SELECT same($$SELECT * FROM evpg_read_stream('counter', 'r')$$, $$SELECT * FROM evpg_read_stream('counter', 'r')$$,
-  '2.4 test 15: twice the same');
+  'twice the same [2.4 test 15]');
 SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'b')), 0::bigint,
-  'A16, 1.2 test 6: of a stream that is empty: none');
+  'of a stream that is empty: none [A16, 1.2 test 6]');
 SELECT refused($$SELECT evpg_read_stream('counter', 'never')$$, 'VE004 stream "never" of aggregate "counter" does not exist',
-  'A16, 1.2 test 6: of one that was never created');
-SELECT refused($$SELECT evpg_read_stream('nope', 'a')$$, 'VE004 %', 'A16: of an unknown type');
+  'of one that was never created [A16, 1.2 test 6]');
+SELECT refused($$SELECT evpg_read_stream('nope', 'a')$$, 'VE004 %', 'of an unknown type [A16]');
 SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'never', missing_ok => true)), 0::bigint,
-  'A16: unless missing_ok');
+  'unless missing_ok [A16]');
 SELECT refused($$SELECT evpg_read_stream('counter', 'r', max_count => -1)$$, '22023 max_count must not be negative',
-  'A16: max_count -1');
-SELECT refused($$SELECT evpg_read_stream('counter', NULL)$$, '22004 aggregate id must not be null', 'A16: NULL for the id');
-SELECT refused($$SELECT evpg_read_stream(NULL, 'r')$$, '22004 aggregate type must not be null', 'A16: NULL for the type');
+  'max_count -1 [A16]');
+SELECT refused($$SELECT evpg_read_stream('counter', NULL)$$, '22004 aggregate id must not be null', 'NULL for the id [A16]');
+SELECT refused($$SELECT evpg_read_stream(NULL, 'r')$$, '22004 aggregate type must not be null', 'NULL for the type [A16]');
 SELECT refused($$SELECT evpg_read_stream('counter', 'r', backwards => NULL)$$, '22004 backwards must not be null',
-  'A16: NULL for backwards');
-SELECT is((SELECT version FROM evpg_read_stream('counter', 'r') LIMIT 1), 1::bigint, 'A16, B66: a caller may stop early');
+  'NULL for backwards [A16]');
+SELECT is((SELECT version FROM evpg_read_stream('counter', 'r') LIMIT 1), 1::bigint, 'a caller may stop early [A16, B66]');
 
 -- all events
 CREATE FUNCTION test.found(args text) RETURNS text LANGUAGE plpgsql AS $$
@@ -102,19 +103,20 @@ CREATE TABLE test.pages (args, wanted) AS VALUES
   ('tags => ''{red}''', 't1'), ('tags => ''{red,blue}''', 't1 t2'), ('tags => ''{green}''', '-'),
   ('aggregate_types => ''{counter_c}'', event_types => ''{Odd}'', tags => ''{blue}''', 't1'),
   ('stable_only => false', 'a1 a2 r1 r2 r3 r4 r5 t1 t2 t3');
-SELECT is(found(args), wanted, 'A42, B38: read_all(' || args || ')') FROM pages;
-SELECT same('SELECT * FROM evpg_read_all()', 'SELECT * FROM evpg.event ORDER BY position', 'A42, D61: the rows of the view');
-SELECT is(evpg_stable_position(), (SELECT max(position) FROM evpg.event), 'rule 9: with no appender about, all is stable');
+SELECT is(found(args), wanted, 'read_all(' || args || ') [A42, B38]') FROM pages;
+SELECT same('SELECT * FROM evpg_read_all()', 'SELECT * FROM evpg.event ORDER BY position',
+  'the rows of the view [A42, D61]');
+SELECT is(evpg_stable_position(), (SELECT max(position) FROM evpg.event), 'with no appender about, all is stable [rule 9]');
 BEGIN;
 SELECT try('own', 'Add', '{"n": 1}') \g /dev/null
-SELECT is(found('after_position => 10'), '-', 'rule 9: a transaction''s own events are not stable before it ends');
-SELECT is(evpg_stable_position(), 10::bigint, 'rule 9: nor is their position');
-SELECT is(found('after_position => 10, stable_only => false'), 'own1', 'rule 9: it can read them all the same');
+SELECT is(found('after_position => 10'), '-', 'a transaction''s own events are not stable before it ends [rule 9]');
+SELECT is(evpg_stable_position(), 10::bigint, 'nor is their position [rule 9]');
+SELECT is(found('after_position => 10, stable_only => false'), 'own1', 'it can read them all the same [rule 9]');
 ROLLBACK;
-SELECT is(found('after_position => 10, stable_only => false'), '-', 'rule 9: and not after a rollback');
-SELECT is(try('own', 'Add', '{"n": 1}'), 'ok 1', 'D04: after the end, more');
-SELECT is(found('after_position => 10'), 'own1', 'D04: is found by reading on');
-SELECT refused(statement, error, 'A42: ' || statement) FROM (VALUES
+SELECT is(found('after_position => 10, stable_only => false'), '-', 'and not after a rollback [rule 9]');
+SELECT is(try('own', 'Add', '{"n": 1}'), 'ok 1', 'after the end, more [D04]');
+SELECT is(found('after_position => 10'), 'own1', 'is found by reading on [D04]');
+SELECT refused(statement, error, statement || ' [A42]') FROM (VALUES
   ('SELECT evpg_read_all(NULL)', '22004 after_position must not be null'),
   ('SELECT evpg_read_all(max_count => -1)', '22023 max_count must not be negative'),
   ('SELECT evpg_read_all(stable_only => NULL)', '22004 stable_only must not be null'),
@@ -126,48 +128,54 @@ SELECT refused(statement, error, 'A42: ' || statement) FROM (VALUES
 -- other isolation levels, read-only transactions
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT refused('SELECT evpg_stable_position()', '25000 the stable position needs isolation level READ COMMITTED',
-  'rule 9: under REPEATABLE READ');
-SELECT refused('SELECT evpg_read_all()', '25000 %', 'rule 9: read_all, too');
-SELECT is(found('stable_only => false, after_position => 10'), 'own1', 'rule 9: unless told that gaps do not matter');
+  'under REPEATABLE READ [rule 9]');
+SELECT refused('SELECT evpg_read_all()', '25000 %', 'read_all, too [rule 9]');
+SELECT is(found('stable_only => false, after_position => 10'), 'own1', 'unless told that gaps do not matter [rule 9]');
 COMMIT;
 BEGIN READ ONLY;
-SELECT is(found('after_position => 10'), 'own1', 'A42: a read-only transaction can read');
-SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'r')), 5::bigint, 'A16: also a stream');
-SELECT is(total('own'), '1 1', 'A07: also a state');
-SELECT is((SELECT count(*) FROM evpg_streams('counter_c')), 3::bigint, 'A15: also the list');
+SELECT is(found('after_position => 10'), 'own1', 'a read-only transaction can read [A42]');
+SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'r')), 5::bigint, 'also a stream [A16]');
+SELECT is(total('own'), '1 1', 'also a state [A07]');
+SELECT is((SELECT count(*) FROM evpg_streams('counter_c')), 3::bigint, 'also the list [A15]');
 COMMIT;
 
 -- optional indexes are used, and give the same rows in the same order
 CREATE FUNCTION test.scans(index text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
   SELECT pg_stat_get_numscans(format('evpg.%I', index)::regclass) $$;
 SELECT count(*) FROM generate_series(1, 100) n, evpg_append('counter_c', 'many' || n, ARRAY(SELECT
-  evpg_event('Many', jsonb_build_object('pad', repeat('x', 100)), tags => ARRAY['many', 'few' || n]) FROM generate_series(1, 100))) \g /dev/null
-SELECT count(*) FROM evpg_append('counter', 't', ARRAY[evpg_event('Odd', tags => '{red}'), evpg_event('Even', tags => '{few7}')]) \g /dev/null
+  evpg_event('Many', jsonb_build_object('pad', repeat('x', 100)), tags => ARRAY['many', 'few' || n])
+    FROM generate_series(1, 100))) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 't',
+  ARRAY[evpg_event('Odd', tags => '{red}'), evpg_event('Even', tags => '{few7}')]) \g /dev/null
 ANALYZE evpg.event_log;
 CREATE TABLE test.more AS SELECT args, found(args) AS wanted FROM (
-  SELECT args || CASE args WHEN '' THEN '' ELSE ', ' END || 'after_position => 0' AS args FROM pages WHERE args NOT LIKE '%after_position%'
-  UNION ALL SELECT * FROM unnest(ARRAY['event_types => ''{Many,Odd,Added}'', max_count => 50', 'event_types => ''{Many,Odd,Many}'', max_count => NULL',
+  SELECT args || CASE args WHEN '' THEN '' ELSE ', ' END || 'after_position => 0' AS args FROM pages
+    WHERE args NOT LIKE '%after_position%'
+  UNION ALL SELECT * FROM unnest(ARRAY['event_types => ''{Many,Odd,Added}'', max_count => 50',
+    'event_types => ''{Many,Odd,Many}'', max_count => NULL',
     'tags => ''{few7,red,few6,few7}'', max_count => 150', 'tags => ''{many}'', after_position => 9000, max_count => 20',
-    'tags => ''{few7}'', event_types => ''{Even}''', 'tags => ''{red}'', aggregate_types => ''{counter}'', max_count => NULL'])) q;
+    'tags => ''{few7}'', event_types => ''{Even}''',
+      'tags => ''{red}'', aggregate_types => ''{counter}'', max_count => NULL'])) q;
 SELECT is((SELECT string_agg(args || ': ' || wanted, '; ') FROM more WHERE args LIKE 'tags%types%'),
-  'tags => ''{few7}'', event_types => ''{Even}'': t2; tags => ''{red}'', aggregate_types => ''{counter}'', max_count => NULL: t1', 'B38: pages of a log with more events');
+  'tags => ''{few7}'', event_types => ''{Even}'': t2; tags => ''{red}'', aggregate_types => ''{counter}'', '
+    'max_count => NULL: t1', 'pages of a log with more events [B38]');
 SELECT evpg_enable_index('event_type') \g /dev/null
-SELECT is(found(args), wanted, 'A45: with an index on types, read_all(' || args || ')') FROM more;
+SELECT is(found(args), wanted, 'with an index on types, read_all(' || args || ') [A45]') FROM more;
 SELECT pg_stat_force_next_flush() \g /dev/null
 SELECT scans('event_log_event_type') AS before \gset
 SELECT found('event_types => ''{Odd,Nope}''') \g /dev/null
 SELECT pg_stat_force_next_flush() \g /dev/null
-SELECT is(scans('event_log_event_type') - :before, 2::bigint, 'A45: by the index, once for each type');
+SELECT is(scans('event_log_event_type') - :before, 2::bigint, 'by the index, once for each type [A45]');
 SELECT evpg_enable_index('event_type', false), evpg_enable_index('tags') \g /dev/null
-SELECT is(found(args), wanted, 'B38: with an index on tags, read_all(' || args || ')') FROM more;
+SELECT is(found(args), wanted, 'with an index on tags, read_all(' || args || ') [B38]') FROM more;
 SELECT pg_stat_force_next_flush() \g /dev/null
 SELECT scans('event_log_tags') AS before \gset
 SELECT found('tags => ''{few7}''') \g /dev/null
 SELECT pg_stat_force_next_flush() \g /dev/null
-SELECT is(scans('event_log_tags') - :before, 1::bigint, 'B38: by the index');
+SELECT is(scans('event_log_tags') - :before, 1::bigint, 'by the index [B38]');
 SELECT found('tags => ''{many}'', after_position => 9990') \g /dev/null
 SELECT pg_stat_force_next_flush() \g /dev/null
-SELECT is(scans('event_log_tags') - :before, 1::bigint, 'B38: not where little of the log is left');
+SELECT is(scans('event_log_tags') - :before, 1::bigint, 'not where little of the log is left [B38]');
 SELECT evpg_enable_index('event_type') \g /dev/null
-SELECT is(found(args), wanted, 'A45, B38: with both, read_all(' || args || ')') FROM more;
+SELECT is(found(args), wanted, 'with both, read_all(' || args || ') [A45, B38]') FROM more;
 SELECT * FROM finish();

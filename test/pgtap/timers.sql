@@ -1,5 +1,5 @@
--- timers.sql: timers of sagas, and commands that are executed at a time (B26, B51, rules 16 to 18).  Nothing waits: the tests move
--- evpg_set_clock_offset().
+-- timers.sql: timers of sagas, and commands that are executed at a time (B26, B51, rules 16 to 18).  Nothing waits: the
+-- tests move evpg_set_clock_offset().
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -11,10 +11,15 @@ SET test.kind = counter;
 -- ------------------------------------------------------------------ timers of sagas, of functions and in C
 
 CREATE FUNCTION test.timer_of(of_key text) RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT string_agg(concat_ws(' ', name, round(extract(epoch FROM due_at - scheduled_at)), payload), ', ' ORDER BY name) FROM evpg.timer WHERE saga = saga() AND key = of_key
+  SELECT string_agg(concat_ws(' ', name, round(extract(epoch FROM due_at - scheduled_at)), payload), ', ' ORDER BY name)
+    FROM evpg.timer WHERE saga = saga() AND key = of_key
 $$;
-CREATE FUNCTION test.fired(key text) RETURNS jsonb LANGUAGE sql VOLATILE AS $$ SELECT state->'fired' FROM evpg_saga(saga(), key) $$;
-CREATE FUNCTION test.bell(delay interval, VARIADIC actions jsonb[]) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT evpg_action_schedule('script', delay, payload => jsonb_build_object('actions', actions)) $$;
+CREATE FUNCTION test.fired(key text) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+  SELECT state->'fired' FROM evpg_saga(saga(), key)
+$$;
+CREATE FUNCTION test.bell(delay interval, VARIADIC actions jsonb[]) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+  SELECT evpg_action_schedule('script', delay, payload => jsonb_build_object('actions', actions))
+$$;
 
 SET test.kind_of_saga = functions;
 SELECT register_script('script') \g /dev/null
@@ -26,116 +31,165 @@ SELECT register_script('script_c') \g /dev/null
 
 -- a saga without a timer handler
 SELECT evpg_register_saga('deaf', 'test.script_event', event_types => '{Rung}', max_attempts => 1) \g /dev/null
-SELECT count(*) FROM evpg_append('counter', 'deaf', ARRAY[evpg_event('Rung', script(evpg_action_schedule('bell', '0')))]) \g /dev/null
-SELECT is(run(), '0 1', 'rule 17: a timer without a handler');
-SELECT is((SELECT string_agg(concat_ws(' ', d.sqlstate, d.message, d.source_position IS NULL, t.name), ', ') FROM evpg.dead_letter d JOIN evpg.timer t USING (timer_id) WHERE d.saga = 'deaf'), 'VE009 saga "deaf" has no timer handler t bell', 'rule 17: is a dead letter, with the timer');
+SELECT count(*) FROM evpg_append('counter', 'deaf', ARRAY[evpg_event('Rung', script(evpg_action_schedule('bell', '0')))])
+  \g /dev/null
+SELECT is(run(), '0 1', 'a timer without a handler [rule 17]');
+SELECT is((SELECT string_agg(concat_ws(' ', d.sqlstate, d.message, d.source_position IS NULL, t.name), ', ')
+  FROM evpg.dead_letter d JOIN evpg.timer t USING (timer_id) WHERE d.saga = 'deaf'),
+  'VE009 saga "deaf" has no timer handler t bell', 'is a dead letter, with the timer [rule 17]');
 -- and one that would never be due, or always has been
-SELECT count(*) FROM evpg_append('counter', 'never', ARRAY[evpg_event('Rung', script('{"do": "schedule", "timer": "bell", "due_at": "-infinity"}'))]) \g /dev/null
-SELECT is(run(), '0 1', 'rule 17: a timer that is due at no time');
-SELECT is((SELECT concat_ws(' ', sqlstate, message) FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'), '22008 due_at of timer "bell" must be finite', 'rule 17: says so');
-SELECT is(evpg_discard_dead_letter((SELECT dead_letter_id FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'), 'never'), true, 'rule 17: and is given up');
-SELECT is(evpg_register_saga('deaf', 'test.script_event', timer_handler => 'test.script_timer', event_types => '{Rung}', max_attempts => 1), true, 'rule 17: it gets one');
-SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('deaf')), '1 0', 'rule 17: then the timer is retried');
-SELECT is((SELECT state#>>'{fired,name}' FROM evpg_saga('deaf', 'deaf')), 'bell', 'rule 17: and fires');
+SELECT count(*) FROM evpg_append('counter', 'never',
+  ARRAY[evpg_event('Rung', script('{"do": "schedule", "timer": "bell", "due_at": "-infinity"}'))]) \g /dev/null
+SELECT is(run(), '0 1', 'a timer that is due at no time [rule 17]');
+SELECT is((SELECT concat_ws(' ', sqlstate, message) FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'),
+  '22008 due_at of timer "bell" must be finite', 'says so [rule 17]');
+SELECT is(evpg_discard_dead_letter((SELECT dead_letter_id FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'),
+  'never'), true, 'and is given up [rule 17]');
+SELECT is(evpg_register_saga('deaf', 'test.script_event', timer_handler => 'test.script_timer', event_types => '{Rung}',
+  max_attempts => 1), true, 'it gets one [rule 17]');
+SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('deaf')), '1 0',
+  'then the timer is retried [rule 17]');
+SELECT is((SELECT state#>>'{fired,name}' FROM evpg_saga('deaf', 'deaf')), 'bell', 'and fires [rule 17]');
 -- times at their ends
-SELECT count(*) FROM evpg_append('counter', 'ends', ARRAY[evpg_event('Rung', script(evpg_action_schedule('past', due_at => '2001-01-01'), evpg_action_schedule('future', due_at => '294276-12-31'), evpg_action_schedule('century', '100 years')))]) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'ends',
+  ARRAY[evpg_event('Rung', script(evpg_action_schedule('past', due_at => '2001-01-01'),
+  evpg_action_schedule('future', due_at => '294276-12-31'), evpg_action_schedule('century', '100 years')))]) \g /dev/null
 SELECT run() \g /dev/null
-SELECT is((SELECT state#>>'{fired,name}' || (state#>>'{fired,due_at}')::bigint / 1000000 FROM evpg_saga('deaf', 'ends')), 'past978307200', 'B26: a time that is past is due at once');
-SELECT is((SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.timer WHERE saga = 'deaf'), 'century future', 'B26: times that are far away');
+SELECT is((SELECT state#>>'{fired,name}' || (state#>>'{fired,due_at}')::bigint / 1000000 FROM evpg_saga('deaf', 'ends')),
+  'past978307200', 'a time that is past is due at once [B26]');
+SELECT is((SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.timer WHERE saga = 'deaf'), 'century future',
+  'times that are far away [B26]');
 SELECT evpg_drop_saga('deaf') \g /dev/null
 
 -- ------------------------------------------------------------------ commands that are executed at a time
 
 SELECT evpg_set_clock_offset() \g /dev/null
-SELECT evpg_schedule_command(now() + interval '100 s', 'counter', 'c1', 'Add', '{"n": 1}') AS t1, evpg_schedule_command(now() + interval '200 s', 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}', 'ann', 'corr', 'cause') AS t2,
+SELECT evpg_schedule_command(now() + interval '100 s', 'counter', 'c1', 'Add', '{"n": 1}') AS t1,
+  evpg_schedule_command(now() + interval '200 s', 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}', 'ann', 'corr',
+  'cause') AS t2,
        evpg_schedule_command(now() - interval '1 day', 'counter', 'c2', 'Add', '{"n": 4}') AS t3 \gset
-SELECT is(run(), '1 0', 'B26: a command that is due is executed');
-SELECT is(concat_ws(', ', total('c1'), total('c2')), '1 4', 'B26: no other');
-SELECT is((SELECT command_id || coalesce(actor, '') || coalesce(causation_id, '') || coalesce(metadata::text, '') FROM evpg.event WHERE aggregate_id = 'c2'), 'timer:' || :t3, 'B26: its id is that of the timer');
-SELECT is((SELECT array_agg(timer_id::int ORDER BY timer_id) FROM evpg.timer WHERE command IS NOT NULL), ARRAY[:t1, :t2], 'B26: the others wait');
+SELECT is(run(), '1 0', 'a command that is due is executed [B26]');
+SELECT is(concat_ws(', ', total('c1'), total('c2')), '1 4', 'no other [B26]');
+SELECT is((SELECT command_id || coalesce(actor, '') || coalesce(causation_id, '') || coalesce(metadata::text, '')
+  FROM evpg.event WHERE aggregate_id = 'c2'), 'timer:' || :t3, 'its id is that of the timer [B26]');
+SELECT is((SELECT array_agg(timer_id::int ORDER BY timer_id) FROM evpg.timer WHERE command IS NOT NULL), ARRAY[:t1, :t2],
+  'the others wait [B26]');
 SELECT later(150) \g /dev/null
 CALL evpg_run();
-SELECT is(total('c1'), '1 1', 'B26: the next one is executed when it is due, by CALL evpg_run(), too');
+SELECT is(total('c1'), '1 1', 'the next one is executed when it is due, by CALL evpg_run(), too [B26]');
 SELECT later(100) \g /dev/null
-SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'B26: so is the last one');
-SELECT same($$SELECT command_id, metadata, actor, correlation_id, causation_id FROM evpg.event WHERE aggregate_id = 'c1' AND version = 2$$, $$VALUES ('own id', '{"m": 1}'::jsonb, 'ann', 'corr', 'cause')$$, 'B26: with what it was given');
-SELECT is(run() || ' ' || (SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), '0 0 0', 'B26: once');
+SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'so is the last one [B26]');
+SELECT same($$SELECT command_id, metadata, actor, correlation_id, causation_id FROM evpg.event
+  WHERE aggregate_id = 'c1' AND version = 2$$, $$VALUES ('own id', '{"m": 1}'::jsonb, 'ann', 'corr', 'cause')$$,
+  'with what it was given [B26]');
+SELECT is(run() || ' ' || (SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), '0 0 0', 'once [B26]');
 SELECT evpg_set_clock_offset() \g /dev/null
 -- a command id that was used before: not twice
 SELECT evpg_schedule_command(now(), 'counter', 'c1', 'Add', '{"n": 2}', 'own id', '{"m": 1}') \g /dev/null
-SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'rule 4: a command id that was used before is not executed again');
+SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'a command id that was used before is not executed again [rule 4]');
 SELECT evpg_schedule_command(now(), 'counter', 'c1', 'Add', '{"n": 3}', 'own id') AS t1 \gset
-SELECT is(run() || ' ' || total('c1') || ' ' || evpg_cancel_timer(:t1), '0 0 2 3 true', 'rule 4: nor for another command: that fails, and is tried again');
+SELECT is(run() || ' ' || total('c1') || ' ' || evpg_cancel_timer(:t1), '0 0 2 3 true',
+  'nor for another command: that fails, and is tried again [rule 4]');
 -- moved, cancelled
-SELECT evpg_schedule_command(now() + interval '1 hour', 'counter', 'c3', 'Add', '{"n": 1}') AS t1, evpg_schedule_command(now(), 'counter', 'c3', 'Add', '{"n": 2}') AS t2, evpg_schedule_command(now(), 'counter', 'c3', 'Add', '{"n": 4}') AS t3 \gset
-SELECT is(evpg_reschedule_timer(:t1, now()), true, 'B26: a command is moved');
-SELECT is(evpg_reschedule_timer(:t2, now() + interval '1 hour'), true, 'B26: another one to later');
-SELECT is(evpg_cancel_timer(:t3), true, 'B26: a third is cancelled');
-SELECT is(evpg_cancel_timer(:t3), false, 'B26: once');
-SELECT is(run() || ' ' || total('c3'), '1 0 1 1', 'B26: so only the first is executed');
-SELECT is(evpg_reschedule_timer(:t1, now()), false, 'B26: what was executed cannot be moved');
-SELECT is(evpg_cancel_timer(:t1), false, 'B26: nor cancelled');
-SELECT is(evpg_cancel_timer(:t2), true, 'B26: what was moved can');
+SELECT evpg_schedule_command(now() + interval '1 hour', 'counter', 'c3', 'Add', '{"n": 1}') AS t1,
+  evpg_schedule_command(now(), 'counter', 'c3', 'Add', '{"n": 2}') AS t2,
+  evpg_schedule_command(now(), 'counter', 'c3', 'Add', '{"n": 4}') AS t3 \gset
+SELECT is(evpg_reschedule_timer(:t1, now()), true, 'a command is moved [B26]');
+SELECT is(evpg_reschedule_timer(:t2, now() + interval '1 hour'), true, 'another one to later [B26]');
+SELECT is(evpg_cancel_timer(:t3), true, 'a third is cancelled [B26]');
+SELECT is(evpg_cancel_timer(:t3), false, 'once [B26]');
+SELECT is(run() || ' ' || total('c3'), '1 0 1 1', 'so only the first is executed [B26]');
+SELECT is(evpg_reschedule_timer(:t1, now()), false, 'what was executed cannot be moved [B26]');
+SELECT is(evpg_cancel_timer(:t1), false, 'nor cancelled [B26]');
+SELECT is(evpg_cancel_timer(:t2), true, 'what was moved can [B26]');
 BEGIN;
 SELECT evpg_schedule_command(now(), 'counter', 'c4', 'Add', '{"n": 1}') AS t1 \gset
 ROLLBACK;
-SELECT is(run() || coalesce(total('c4'), ''), '0 0', 'B26: scheduled in a transaction that is rolled back');
+SELECT is(run() || coalesce(total('c4'), ''), '0 0', 'scheduled in a transaction that is rolled back [B26]');
 BEGIN;
 SELECT evpg_schedule_command(now(), 'counter', 'c4', 'Add', '{"n": 1}') \g /dev/null
-SELECT is(run() || ' ' || total('c4'), '1 0 1 1', 'B26: or executed in one');
+SELECT is(run() || ' ' || total('c4'), '1 0 1 1', 'or executed in one [B26]');
 ROLLBACK;
-SELECT is(total('c4'), NULL, 'B26: it never was');
+SELECT is(total('c4'), NULL, 'it never was [B26]');
 -- in the order of their times
-SELECT evpg_schedule_command(now() - make_interval(secs => n), 'counter', 'order', 'Add', jsonb_build_object('n', n)) FROM generate_series(1, 5) n \g /dev/null
+SELECT evpg_schedule_command(now() - make_interval(secs => n), 'counter', 'order', 'Add', jsonb_build_object('n', n))
+  FROM generate_series(1, 5) n \g /dev/null
 SELECT run() \g /dev/null
-SELECT is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg.event WHERE aggregate_id = 'order'), '5 4 3 2 1', 'B26: commands are executed in the order of their times');
+SELECT is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg.event WHERE aggregate_id = 'order'), '5 4 3 2 1',
+  'commands are executed in the order of their times [B26]');
 
 -- refused, failing
-SELECT evpg_schedule_command(now(), 'counter', 'c5', 'Subtract', '{"n": 7}', actor => 'ann') AS t1, evpg_schedule_command(now(), 'counter', 'c5', 'Fail') AS t2, evpg_schedule_command(now(), 'counter', 'c6', 'Add', '{"n": 1}') AS t3 \gset
-SELECT is(run(), '1 1', 'rule 17: a scheduled command is refused, another fails, a third is executed');
-SELECT same($$SELECT saga, key, label, timer_id, attempts, sqlstate, code, message, detail::jsonb, command, source_position FROM evpg.dead_letter WHERE saga IS NULL AND resolved_at IS NULL$$,
-  format($$SELECT NULL::text, NULL::text, NULL::text, %s::bigint, 1, 'VE002', 'underflow', 'total 0 is less than 7', '{"total": 0}'::jsonb,
-    '{"aggregate_type": "counter", "aggregate_id": "c5", "command_type": "Subtract", "data": {"n": 7}, "actor": "ann"}'::jsonb, NULL::bigint WHERE true$$, :t1), 'A34, B26: a refused one is a dead letter at once');
+SELECT evpg_schedule_command(now(), 'counter', 'c5', 'Subtract', '{"n": 7}', actor => 'ann') AS t1,
+  evpg_schedule_command(now(), 'counter', 'c5', 'Fail') AS t2,
+  evpg_schedule_command(now(), 'counter', 'c6', 'Add', '{"n": 1}') AS t3 \gset
+SELECT is(run(), '1 1', 'a scheduled command is refused, another fails, a third is executed [rule 17]');
+SELECT same($$SELECT saga, key, label, timer_id, attempts, sqlstate, code, message, detail::jsonb, command, source_position
+  FROM evpg.dead_letter WHERE saga IS NULL AND resolved_at IS NULL$$,
+  format($$SELECT NULL::text, NULL::text, NULL::text, %s::bigint, 1, 'VE002', 'underflow', 'total 0 is less than 7',
+    '{"total": 0}'::jsonb,
+    '{"aggregate_type": "counter", "aggregate_id": "c5", "command_type": "Subtract", "data": {"n": 7}, "actor": '
+      '"ann"}'::jsonb, NULL::bigint WHERE true$$, :t1), 'a refused one is a dead letter at once [A34, B26]');
 SELECT later(400) \g /dev/null
 SELECT run() \g /dev/null
 SELECT later(400) \g /dev/null
 SELECT run() \g /dev/null
 SELECT later(400) \g /dev/null
-SELECT is(run(), '0 0', 'rule 17: one that fails is tried again');
+SELECT is(run(), '0 0', 'one that fails is tried again [rule 17]');
 SELECT later(400) \g /dev/null
-SELECT is(run(), '0 1', 'rule 17: five times');
-SELECT alike((SELECT 'tried ' || attempts || ' ' || sqlstate || ' ' || message FROM evpg.dead_letter WHERE timer_id = :t2), 'tried 5 VE009 broken by "Fail"', 'A34: then it is a dead letter');
-SELECT is(evpg_reschedule_timer(:t1, now()), false, 'A34: a timer of a dead letter is not moved');
-SELECT is((SELECT r.status || ' ' || r.code FROM evpg.dead_letter d, evpg_retry_dead_letter(d.dead_letter_id) r WHERE d.timer_id = :t1), 'rejected underflow', 'rule 17: retried, it is refused again');
+SELECT is(run(), '0 1', 'five times [rule 17]');
+SELECT alike((SELECT 'tried ' || attempts || ' ' || sqlstate || ' ' || message FROM evpg.dead_letter WHERE timer_id = :t2),
+  'tried 5 VE009 broken by "Fail"', 'then it is a dead letter [A34]');
+SELECT is(evpg_reschedule_timer(:t1, now()), false, 'a timer of a dead letter is not moved [A34]');
+SELECT is((SELECT r.status || ' ' || r.code FROM evpg.dead_letter d, evpg_retry_dead_letter(d.dead_letter_id) r
+  WHERE d.timer_id = :t1), 'rejected underflow', 'retried, it is refused again [rule 17]');
 SELECT try('c5', 'Add', '{"n": 7}') \g /dev/null
-SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters(NULL)) || ' ' || total('c5'), '1 1 2 0', 'rule 17: retried together, when one of them can be done');
-SELECT is((SELECT command_id || ' ' || actor FROM evpg.event WHERE aggregate_id = 'c5' AND version = 2), 'timer:' || :t1 || ' ann', 'B26: with the id that it had');
-SELECT is((SELECT evpg_discard_dead_letter(dead_letter_id, 'no') FROM evpg.dead_letter WHERE timer_id = :t2), true, 'A34: the other is given up');
-SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint, 'A34: and its timer');
+SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters(NULL)) || ' ' || total('c5'), '1 1 2 0',
+  'retried together, when one of them can be done [rule 17]');
+SELECT is((SELECT command_id || ' ' || actor FROM evpg.event WHERE aggregate_id = 'c5' AND version = 2),
+  'timer:' || :t1 || ' ann', 'with the id that it had [B26]');
+SELECT is((SELECT evpg_discard_dead_letter(dead_letter_id, 'no') FROM evpg.dead_letter WHERE timer_id = :t2), true,
+  'the other is given up [A34]');
+SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint, 'and its timer [A34]');
 SELECT evpg_set_clock_offset() \g /dev/null
 
 -- arguments
-SELECT refused(format('SELECT evpg_schedule_command(%s)', args), error, 'B26: evpg_schedule_command(' || left(args, 50) || ')') FROM (VALUES
-  ($$NULL, 'counter', 'x', 'Add'$$, '22004 due_at must not be null'), ($$'infinity', 'counter', 'x', 'Add'$$, '22008 due_at must be finite'), ($$'-infinity', 'counter', 'x', 'Add'$$, '22008 due_at must be finite'),
-  ($$now(), 'nowhere', 'x', 'Add'$$, 'VE003 aggregate type "nowhere" is not registered'), ($$now(), NULL, 'x', 'Add'$$, '22004 aggregate type must not be null'), ($$now(), 'counter', '', 'Add'$$, '22023 aggregate id must not be empty'),
-  ($$now(), 'counter', 'x', NULL$$, '22004 command type must not be null'), ($$now(), 'counter', 'x', 'Add', command_id => ''$$, '22023 command id must not be empty'),
-  ($$now(), 'counter', 'x', 'Add', metadata => '[]'$$, '22023 metadata must be a JSON object'), ($$now(), 'counter', 'x', 'Add', metadata => '{"evpg.a": 1}'$$, 'VE017 %'),
+SELECT refused(format('SELECT evpg_schedule_command(%s)', args), error, 'evpg_schedule_command(' ||
+  left(args, 50) || ') [B26]') FROM (VALUES
+  ($$NULL, 'counter', 'x', 'Add'$$, '22004 due_at must not be null'),
+    ($$'infinity', 'counter', 'x', 'Add'$$, '22008 due_at must be finite'),
+    ($$'-infinity', 'counter', 'x', 'Add'$$, '22008 due_at must be finite'),
+  ($$now(), 'nowhere', 'x', 'Add'$$, 'VE003 aggregate type "nowhere" is not registered'),
+    ($$now(), NULL, 'x', 'Add'$$, '22004 aggregate type must not be null'),
+    ($$now(), 'counter', '', 'Add'$$, '22023 aggregate id must not be empty'),
+  ($$now(), 'counter', 'x', NULL$$, '22004 command type must not be null'),
+    ($$now(), 'counter', 'x', 'Add', command_id => ''$$, '22023 command id must not be empty'),
+  ($$now(), 'counter', 'x', 'Add', metadata => '[]'$$, '22023 metadata must be a JSON object'),
+    ($$now(), 'counter', 'x', 'Add', metadata => '{"evpg.a": 1}'$$, 'VE017 %'),
   ($$now(), 'counter', 'x', 'Add', (repeat('[', 101) || repeat(']', 101))::jsonb$$, 'VE014 %')) x (args, error);
-SELECT is(error_of($$SELECT evpg_reschedule_timer(1, 'infinity')$$), '22008 due_at must be finite', 'B26: evpg_reschedule_timer to never');
-SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint, 'B26: nothing of them is kept');
-SELECT evpg_schedule_command(now(), 'counter', 'null', 'Emit', NULL), evpg_schedule_command(now(), 'counter', 'scalar', 'Nothing', '7'), evpg_schedule_command(now(), 'counter', 'text', 'Nothing', '"a"'), evpg_schedule_command(now(), 'counter', 'empty', 'Nothing', '[]') \g /dev/null
-SELECT is((SELECT string_agg(coalesce(command->>'data', '-'), ' ' ORDER BY timer_id) FROM evpg.timer WHERE command IS NOT NULL), '- 7 a []', 'B26: data may be anything');
-SELECT is(run(), '4 0', 'B26: which is executed');
+SELECT is(error_of($$SELECT evpg_reschedule_timer(1, 'infinity')$$), '22008 due_at must be finite',
+  'evpg_reschedule_timer to never [B26]');
+SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint, 'nothing of them is kept [B26]');
+SELECT evpg_schedule_command(now(), 'counter', 'null', 'Emit', NULL),
+  evpg_schedule_command(now(), 'counter', 'scalar', 'Nothing', '7'),
+  evpg_schedule_command(now(), 'counter', 'text', 'Nothing', '"a"'),
+  evpg_schedule_command(now(), 'counter', 'empty', 'Nothing', '[]') \g /dev/null
+SELECT is((SELECT string_agg(coalesce(command->>'data', '-'), ' ' ORDER BY timer_id) FROM evpg.timer
+  WHERE command IS NOT NULL), '- 7 a []', 'data may be anything [B26]');
+SELECT is(run(), '4 0', 'which is executed [B26]');
 BEGIN READ ONLY;
-SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add')$$) || error_of('SELECT evpg_cancel_timer(1)') || error_of('SELECT evpg_reschedule_timer(1, now())'),
-  '25006 cannot execute evpg_schedule_command() in a read-only transaction25006 cannot execute evpg_cancel_timer() in a read-only transaction25006 cannot execute evpg_reschedule_timer() in a read-only transaction', 'B26: they write');
+SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add')$$) || error_of('SELECT evpg_cancel_timer(1)')
+  || error_of('SELECT evpg_reschedule_timer(1, now())'),
+  '25006 cannot execute evpg_schedule_command() in a read-only transaction25006 cannot execute '
+    'evpg_cancel_timer() in a read-only transaction25006 cannot execute evpg_reschedule_timer() in a read-only '
+    'transaction', 'they write [B26]');
 ROLLBACK;
 
 -- the clock is the administrator's
 CREATE ROLE evpg_timer_user;
 GRANT USAGE ON SCHEMA test TO evpg_timer_user;
 SET ROLE evpg_timer_user;
-SELECT is(error_of('SELECT evpg_set_clock_offset(''1 s'')'), '42501 permission denied for function evpg_set_clock_offset', 'D99: only an operator moves the clock');
+SELECT is(error_of('SELECT evpg_set_clock_offset(''1 s'')'), '42501 permission denied for function evpg_set_clock_offset',
+  'only an operator moves the clock [D99]');
 RESET ROLE;
 DROP OWNED BY evpg_timer_user;
 DROP ROLE evpg_timer_user;

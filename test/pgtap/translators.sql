@@ -1,4 +1,5 @@
--- translators.sql: commands made of messages from outside, and messages that are received with all their commands or not at all.
+-- translators.sql: commands made of messages from outside, and messages that are received with all their commands or not at
+-- all.
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -8,7 +9,8 @@ SET test.kind = counter;
 
 -- A shop's message: {"orders": [{"c": id, "do": type, "n": n, "id": command id, "version": expected}, ...]}
 CREATE FUNCTION test.shop(payload jsonb) RETURNS SETOF evpg.command LANGUAGE sql STABLE AS $$
-  SELECT (evpg_command(coalesce(o->>'type', test.kind()), o->>'c', o->>'do', jsonb_build_object('n', o->'n'), (o->>'version')::bigint,
+  SELECT (evpg_command(coalesce(o->>'type', test.kind()), o->>'c', o->>'do', jsonb_build_object('n', o->'n'),
+    (o->>'version')::bigint,
     o->>'id')).*
     FROM jsonb_array_elements(payload->'orders') WITH ORDINALITY AS x (o, n) ORDER BY n
 $$;
@@ -28,23 +30,25 @@ CREATE FUNCTION test.inbox() RETURNS text LANGUAGE sql VOLATILE AS $$
 CREATE FUNCTION test.orders(VARIADIC orders text[]) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT jsonb_build_object('orders', jsonb_agg(o::jsonb)) FROM unnest(orders) o $$;
 -- "status id version code" of each outcome
-CREATE FUNCTION test.receive(key text, payload jsonb, translator text DEFAULT 'shop') RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT string_agg(concat_ws(' ', status, aggregate_id, version, code), ', ') FROM evpg_receive_message('s', key, translator, payload) $$;
+CREATE FUNCTION test.receive(key text, payload jsonb, translator text DEFAULT 'shop') RETURNS text LANGUAGE sql VOLATILE
+  AS $$
+  SELECT string_agg(concat_ws(' ', status, aggregate_id, version, code), ', ')
+    FROM evpg_receive_message('s', key, translator, payload) $$;
 -- what is stored, but for positions that were drawn in vain
 CREATE FUNCTION test.stored() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT split_part(trace(), ', drawn', 1) || ' ' || (SELECT count(*) FROM evpg.inbox) $$;
 
 -- registration
-SELECT is(evpg_register_translator('shop', 'test.shop'), true, 'B59: registered');
-SELECT is(evpg_register_translator('shop', 'test.shop'), false, 'B59: the same again changes nothing');
-SELECT is(evpg_register_translator('one', 'test.raw'), true, 'B59: another one');
-SELECT is(evpg_register_translator('one', 'test.one'), true, 'B59: changed');
-SELECT is(evpg_register_translator('raw', 'test.raw'), true, 'B59: a third');
+SELECT is(evpg_register_translator('shop', 'test.shop'), true, 'registered [B59]');
+SELECT is(evpg_register_translator('shop', 'test.shop'), false, 'the same again changes nothing [B59]');
+SELECT is(evpg_register_translator('one', 'test.raw'), true, 'another one [B59]');
+SELECT is(evpg_register_translator('one', 'test.one'), true, 'changed [B59]');
+SELECT is(evpg_register_translator('raw', 'test.raw'), true, 'a third [B59]');
 CREATE FUNCTION test.strict_one(payload jsonb) RETURNS evpg.command LANGUAGE sql STRICT AS $$ SELECT NULL::evpg.command $$;
 CREATE FUNCTION test.of_text(payload text) RETURNS evpg.command LANGUAGE sql AS $$ SELECT NULL::evpg.command $$;
 CREATE FUNCTION test.of_two(payload jsonb, more jsonb) RETURNS evpg.command LANGUAGE sql AS $$ SELECT NULL::evpg.command $$;
 CREATE FUNCTION test.to_json(payload jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT payload $$;
-SELECT refused(format('SELECT evpg_register_translator(%s)', args), error, 'B59: register_translator(' || args || ')')
+SELECT refused(format('SELECT evpg_register_translator(%s)', args), error, 'register_translator(' || args || ') [B59]')
   FROM (VALUES
   ($$'x', 'test.strict_one'$$, '42P13 %because it is STRICT'), ($$'x', 'test.of_text'$$, '42P13 %cannot be a translator'),
   ($$'x', 'test.of_two'$$, '42P13 %cannot be a translator'), ($$'x', 'test.to_json'$$, '42P13 %cannot be a translator'),
@@ -53,66 +57,89 @@ SELECT refused(format('SELECT evpg_register_translator(%s)', args), error, 'B59:
   ($$repeat('x', 256), 'test.one'$$, 'VE014 %'), ($$'x', 'test.nope'$$, '42883 %'), ($$'x', 0$$, '42883 %')) x (args, error);
 
 -- translating
-SELECT same($$SELECT * FROM evpg_translate('shop', orders('{"c": "a", "do": "Add", "n": 1, "id": "i"}', '{"c": "b", "do": "Subtract", "version": 3}'))$$,
-  $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, NULL::bigint, 'i', NULL::jsonb, NULL::text, NULL::text, NULL::text, NULL::bigint, NULL::timestamptz, NULL::text),
-  ('counter', 'b', 'Subtract', '{"n": null}', 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)$$, 'B59: a message becomes commands, in its order');
-SELECT same($$SELECT aggregate_id, data, actor FROM evpg_translate('one', '{"c": "a"}')$$, $$VALUES ('a', '{"c": "a"}'::jsonb, 'one')$$,
-  'B59: or one command');
-SELECT is((SELECT count(*) FROM evpg_translate(t, p)), 0::bigint, 'B59: none: ' || t || ' of ' || p) FROM (VALUES
-  ('one', '{}'::jsonb), ('one', 'null'), ('shop', '{}'), ('shop', '{"orders": []}'), ('raw', '{"null": 1}'), ('raw', '{"rows": [{}, {}], "null": 1}'))
+SELECT same($$SELECT * FROM evpg_translate('shop',
+  orders('{"c": "a", "do": "Add", "n": 1, "id": "i"}', '{"c": "b", "do": "Subtract", "version": 3}'))$$,
+  $$VALUES ('counter', 'a', 'Add', '{"n": 1}'::jsonb, NULL::bigint, 'i', NULL::jsonb, NULL::text, NULL::text, NULL::text,
+    NULL::bigint, NULL::timestamptz, NULL::text),
+  ('counter', 'b', 'Subtract', '{"n": null}', 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)$$,
+    'a message becomes commands, in its order [B59]');
+SELECT same($$SELECT aggregate_id, data, actor FROM evpg_translate('one', '{"c": "a"}')$$,
+  $$VALUES ('a', '{"c": "a"}'::jsonb, 'one')$$,
+  'or one command [B59]');
+SELECT is((SELECT count(*) FROM evpg_translate(t, p)), 0::bigint, 'none: ' || t || ' of ' || p || ' [B59]') FROM (VALUES
+  ('one', '{}'::jsonb), ('one', 'null'), ('shop', '{}'), ('shop', '{"orders": []}'), ('raw', '{"null": 1}'),
+    ('raw', '{"rows": [{}, {}], "null": 1}'))
   x (t, p);
-SELECT same($$SELECT command_type FROM evpg_translate('raw', '{"null": 1, "rows": [{}, {"aggregate_type": "c", "aggregate_id": "a", "command_type": "A"}, {},
-  {"aggregate_type": "c", "aggregate_id": "a", "command_type": "B", "version": 9, "received_at": "2020-01-01"}]}')$$, $$VALUES ('A'), ('B')$$,
-  'B59: NULL and rows of NULLs are none, the others stay');
-SELECT same($$SELECT version, received_at FROM evpg_translate('raw', '{"rows": [{"aggregate_type": "c", "aggregate_id": "a", "command_type": "B",
-  "version": 9, "received_at": "2020-01-01"}]}')$$, $$VALUES (NULL::bigint, NULL::timestamptz)$$, 'B59: version and received_at are not for a translator to say');
-SELECT is(trace(), 'events 0, streams 0 of versions 0, records 0, snapshots 0, types 2, drawn 0', 'B59: nothing was executed');
+SELECT same($$SELECT command_type FROM evpg_translate('raw', '{"null": 1, "rows": [{},
+  {"aggregate_type": "c", "aggregate_id": "a", "command_type": "A"}, {},
+  {"aggregate_type": "c", "aggregate_id": "a", "command_type": "B", "version": 9, "received_at": "2020-01-01"}]}')$$,
+  $$VALUES ('A'), ('B')$$,
+  'NULL and rows of NULLs are none, the others stay [B59]');
+SELECT same($$SELECT version, received_at FROM evpg_translate('raw', '{"rows": [{"aggregate_type": "c", "aggregate_id": "a",
+  "command_type": "B", "version": 9, "received_at": "2020-01-01"}]}')$$, $$VALUES (NULL::bigint, NULL::timestamptz)$$,
+  'version and received_at are not for a translator to say [B59]');
+SELECT is(trace(), 'events 0, streams 0 of versions 0, records 0, snapshots 0, types 2, drawn 0',
+  'nothing was executed [B59]');
 
 -- 2.4 test 14: odd numbers are dropped, even ones pass in order; the same in a message
 CREATE FUNCTION test.even(payload jsonb) RETURNS SETOF evpg.command LANGUAGE sql STABLE AS $$
-  SELECT (evpg_command('counter', 'even', 'Add', jsonb_build_object('n', n))).* FROM jsonb_array_elements(payload) WITH ORDINALITY x (n, o) WHERE n::int % 2 = 0 ORDER BY o $$;
+  SELECT (evpg_command('counter', 'even', 'Add', jsonb_build_object('n', n))).*
+    FROM jsonb_array_elements(payload) WITH ORDINALITY x (n, o) WHERE n::int % 2 = 0 ORDER BY o $$;
 SELECT evpg_register_translator('even', 'test.even') \g /dev/null
-SELECT is((SELECT array_agg((data->>'n')::int) FROM evpg_translate('even', '[1, 8, 3, 2, 6, 5]')), '{8,2,6}', 'B59, 2.4 test 14: odd ones are dropped, even ones pass in order');
-SELECT is((SELECT count(*) FROM evpg_translate('even', '[1, 3]')), 0::bigint, 'B59, 2.4 test 14: or nothing');
+SELECT is((SELECT array_agg((data->>'n')::int) FROM evpg_translate('even', '[1, 8, 3, 2, 6, 5]')), '{8,2,6}',
+  'odd ones are dropped, even ones pass in order [B59, 2.4 test 14]');
+SELECT is((SELECT count(*) FROM evpg_translate('even', '[1, 3]')), 0::bigint, 'or nothing [B59, 2.4 test 14]');
 BEGIN;
-SELECT is((SELECT string_agg(status, ' ') FROM evpg_receive_message('s', 'even', 'even', '[1, 8, 3, 2, 6, 5]')), 'ok ok ok', 'B59, B60, 2.4 test 14: a message of them');
-SELECT is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg.event WHERE aggregate_id = 'even'), '8 2 6', 'B59, B60, 2.4 test 14: is done in their order');
+SELECT is((SELECT string_agg(status, ' ') FROM evpg_receive_message('s', 'even', 'even', '[1, 8, 3, 2, 6, 5]')), 'ok ok ok',
+  'a message of them [B59, B60, 2.4 test 14]');
+SELECT is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg.event WHERE aggregate_id = 'even'), '8 2 6',
+  'is done in their order [B59, B60, 2.4 test 14]');
 ROLLBACK;
 SELECT evpg_drop_translator('even') \g /dev/null
 
 -- what is wrong with commands is found before one of them is executed
-SELECT refused(format('SELECT %s %L)', call, p), error, 'B59: ' || what || ': ' || call) FROM (VALUES
+SELECT refused(format('SELECT %s %L)', call, p), error, what || ': ' || call || ' [B59]') FROM (VALUES
   ('{"rows": [{"data": {}}]}', '22004 aggregate type must not be null', 'a row without type'),
   ('{"rows": [{"version": 1}]}', '22004 aggregate type must not be null', 'a row with nothing but a version'),
-  ('{"rows": [{"aggregate_type": "counter", "command_type": "Add"}]}', '22004 aggregate id must not be null', 'a row without id'),
-  ('{"rows": [{"aggregate_type": "counter", "aggregate_id": "a"}]}', '22004 command type must not be null', 'a row without command type'),
-  ('{"rows": [{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add", "metadata": []}]}', '22023 metadata must be a JSON object',
+  ('{"rows": [{"aggregate_type": "counter", "command_type": "Add"}]}', '22004 aggregate id must not be null',
+    'a row without id'),
+  ('{"rows": [{"aggregate_type": "counter", "aggregate_id": "a"}]}', '22004 command type must not be null',
+    'a row without command type'),
+  ('{"rows": [{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add", "metadata": []}]}',
+    '22023 metadata must be a JSON object',
     'bad metadata'),
-  ('{"rows": [{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add", "expected_version": -2}]}', '22023 expected_version -2 %',
+  ('{"rows": [{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add", "expected_version": -2}]}',
+    '22023 expected_version -2 %',
     'a bad expectation'),
   ('{"rows": [{"aggregate_type": "counter", "aggregate_id": "a", "command_type": "Add", "data": {"n": 1}},
-    {"aggregate_type": "counter", "aggregate_id": "", "command_type": "Add"}]}', '22023 aggregate id must not be empty', 'an empty id in the second row'))
+    {"aggregate_type": "counter", "aggregate_id": "", "command_type": "Add"}]}', '22023 aggregate id must not be empty',
+      'an empty id in the second row'))
   x (p, error, what), (VALUES ('evpg_translate(''raw'','), ('evpg_receive_message(''s'', ''bad'', ''raw'',')) y (call);
 SET evpg.max_events = 2;
-SELECT is((SELECT count(*) FROM evpg_translate('shop', orders('{"c": "a", "do": "Add"}', '{"c": "a", "do": "Add"}'))), 2::bigint, 'B59: as many as the limit');
-SELECT refused($$SELECT evpg_translate('shop', orders('{"c": "a", "do": "Add"}', '{"c": "a", "do": "Add"}', '{"c": "a", "do": "Add"}'))$$,
-  'VE014 translator "shop" makes too many commands', 'B59: more than the limit');
+SELECT is((SELECT count(*) FROM evpg_translate('shop', orders('{"c": "a", "do": "Add"}', '{"c": "a", "do": "Add"}'))),
+  2::bigint, 'as many as the limit [B59]');
+SELECT refused($$SELECT evpg_translate('shop',
+  orders('{"c": "a", "do": "Add"}', '{"c": "a", "do": "Add"}', '{"c": "a", "do": "Add"}'))$$,
+  'VE014 translator "shop" makes too many commands', 'more than the limit [B59]');
 RESET evpg.max_events;
-SELECT refused('SELECT ' || call, error, 'B59: ' || left(call, 60)) FROM (VALUES
+SELECT refused('SELECT ' || call, error, left(call, 60) || ' [B59]') FROM (VALUES
   ($$evpg_translate('nope', '{}')$$, 'VE022 translator "nope" is not registered'),
   ($$evpg_receive_message('s', 'bad', 'nope', '{}')$$, 'VE022 translator "nope" is not registered'),
-  ($$evpg_translate(NULL, '{}')$$, '22004 translator name must not be null'), ($$evpg_translate('one', NULL)$$, '22004 payload must not be null'),
+  ($$evpg_translate(NULL, '{}')$$, '22004 translator name must not be null'),
+    ($$evpg_translate('one', NULL)$$, '22004 payload must not be null'),
   ($$evpg_receive_message(NULL, 'k', 'one', '{}')$$, '22004 source must not be null'),
   ($$evpg_receive_message('s', NULL, 'one', '{}')$$, '22004 message key must not be null'),
   ($$evpg_receive_message('s', 'bad', NULL, '{}')$$, '22004 translator name must not be null'),
   ($$evpg_receive_message('s', 'bad', 'one', NULL)$$, '22004 payload must not be null'),
   ($$evpg_receive_message('s', 'bad', 'one', repeat('[', 101)::text::jsonb)$$, '22P02 %'),
-  ($$evpg_receive_message('s', 'bad', 'one', (repeat('[', 101) || repeat(']', 101))::jsonb)$$, 'VE014 payload is nested too deeply')) x (call, error);
-SELECT is(inbox(), NULL, 'B60: a message that is in error is not received');
+  ($$evpg_receive_message('s', 'bad', 'one', (repeat('[', 101) || repeat(']', 101))::jsonb)$$,
+    'VE014 payload is nested too deeply')) x (call, error);
+SELECT is(inbox(), NULL, 'a message that is in error is not received [B60]');
 BEGIN READ ONLY;
-SELECT is((SELECT count(*) FROM evpg_translate('one', '{"c": "a"}')), 1::bigint, 'B59: translating writes nothing');
-SELECT is(error_of($$SELECT evpg_receive_message('s', 'k', 'one', '{}')$$), '25006 cannot execute evpg_receive_message() in a read-only transaction',
-  'B60: receiving does');
+SELECT is((SELECT count(*) FROM evpg_translate('one', '{"c": "a"}')), 1::bigint, 'translating writes nothing [B59]');
+SELECT is(error_of($$SELECT evpg_receive_message('s', 'k', 'one', '{}')$$),
+  '25006 cannot execute evpg_receive_message() in a read-only transaction',
+  'receiving does [B60]');
 ROLLBACK;
 
 -- receiving, by an aggregate of functions and by a module
@@ -136,9 +163,11 @@ BEGIN
 END $$;
 SELECT evpg_register_translator('angry', 'test.angry') \g /dev/null
 SELECT stored() AS before \gset
-SELECT is(error_of($$SELECT evpg_receive_message('s', 'angry', 'angry', '{"x": 1}')$$), 'VE002 cannot read this', 'B59: a translator that refuses');
-SELECT is(error_fields($$SELECT evpg_receive_message('s', 'angry', 'angry', '{"x": 1}')$$), 'bad_form|{"x": 1}|', 'B59: its error has code and detail');
-SELECT is(stored(), :'before', 'B60: nothing is left of its message');
+SELECT is(error_of($$SELECT evpg_receive_message('s', 'angry', 'angry', '{"x": 1}')$$), 'VE002 cannot read this',
+  'a translator that refuses [B59]');
+SELECT is(error_fields($$SELECT evpg_receive_message('s', 'angry', 'angry', '{"x": 1}')$$), 'bad_form|{"x": 1}|',
+  'its error has code and detail [B59]');
+SELECT is(stored(), :'before', 'nothing is left of its message [B60]');
 CREATE FUNCTION test.context_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   context text;
@@ -149,10 +178,11 @@ EXCEPTION WHEN OTHERS THEN
   GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
   RETURN context;
 END $$;
-SELECT alike(context_of($$SELECT evpg_receive_message('far away', 'm1', 'angry', '{}')$$), E'%\ntranslator "angry"\nmessage "m1" of source "far away"\n%',
-  'B59: and where it was');
+SELECT alike(context_of($$SELECT evpg_receive_message('far away', 'm1', 'angry', '{}')$$),
+  E'%\ntranslator "angry"\nmessage "m1" of source "far away"\n%',
+  'and where it was [B59]');
 SELECT alike(context_of($$SELECT evpg_receive_message('far away', 'm1', 'shop', orders('{"c": "a", "do": "Fail"}'))$$),
-  E'%handler of aggregate "counter_c"%\nmessage "m1" of source "far away"\n%', 'B60: also of a command');
+  E'%handler of aggregate "counter_c"%\nmessage "m1" of source "far away"\n%', 'also of a command [B60]');
 
 -- what a translator writes goes with the message
 CREATE TABLE test.note (what text);
@@ -162,10 +192,10 @@ BEGIN
   RETURN evpg_command('counter', 'written', payload->>'do', '{"n": 1}');
 END $$;
 SELECT evpg_register_translator('writing', 'test.writing') \g /dev/null
-SELECT is(receive('w', '{"do": "Subtract"}', 'writing'), 'rejected written 0 underflow', 'B60: a message is refused');
-SELECT is((SELECT count(*) FROM note), 0::bigint, 'B60: what its translator wrote is undone');
-SELECT is(receive('w', '{"do": "Add"}', 'writing'), 'ok written 1', 'B60: it is received');
-SELECT is((SELECT count(*) FROM note), 1::bigint, 'B60: and is kept');
+SELECT is(receive('w', '{"do": "Subtract"}', 'writing'), 'rejected written 0 underflow', 'a message is refused [B60]');
+SELECT is((SELECT count(*) FROM note), 0::bigint, 'what its translator wrote is undone [B60]');
+SELECT is(receive('w', '{"do": "Add"}', 'writing'), 'ok written 1', 'it is received [B60]');
+SELECT is((SELECT count(*) FROM note), 1::bigint, 'and is kept [B60]');
 
 -- as whom it runs
 CREATE ROLE evpg_translator_writer;
@@ -184,54 +214,62 @@ EXCEPTION WHEN OTHERS THEN
   RETURN SQLSTATE || ' ' || SQLERRM;
 END $$;
 SELECT is(as_role('evpg_translator_operator', $$SELECT evpg_register_translator('mine', 'test.writing')$$),
-  '42501 must be owner of function test.writing(pg_catalog.jsonb)', 'B59: a function of another');
+  '42501 must be owner of function test.writing(pg_catalog.jsonb)', 'a function of another [B59]');
 ALTER FUNCTION test.writing OWNER TO evpg_translator_operator;
 SET ROLE evpg_translator_operator;
 SET search_path = test, public;
-SELECT is(evpg_register_translator('mine', 'writing'), true, 'B59: an operator registers its own');
+SELECT is(evpg_register_translator('mine', 'writing'), true, 'an operator registers its own [B59]');
 RESET ROLE;
 SET ROLE evpg_translator_writer;
 SET search_path = public;
 SELECT status FROM evpg_receive_message('s', 'm', 'mine', '{"do": "Add"}') \gset
 RESET ROLE;
 SET search_path = public, test;
-SELECT is(:'status'::text || ' ' || (SELECT what FROM note ORDER BY what LIMIT 1), 'ok evpg_translator_operator test, public, pg_temp',
-  'B59: it runs as its owner, with the search_path of its registration');
-SELECT is(as_role('evpg_translator_writer', statement), result, 'B59: a writer: ' || statement) FROM (VALUES
+SELECT is(:'status'::text || ' ' || (SELECT what FROM note ORDER BY what LIMIT 1),
+  'ok evpg_translator_operator test, public, pg_temp',
+  'it runs as its owner, with the search_path of its registration [B59]');
+SELECT is(as_role('evpg_translator_writer', statement), result, 'a writer: ' || statement || ' [B59]') FROM (VALUES
   ($$SELECT evpg_translate('one', '{}')$$, 'done'),
   ($$SELECT evpg_drop_translator('one')$$, '42501 permission denied for function evpg_drop_translator'),
   ($$SELECT evpg_register_translator('x', 'abs')$$, '42725 more than one function named "abs"'),
   ('SELECT * FROM evpg.translator', '42501 permission denied for table translator')) x (statement, result);
-SELECT is(as_role('evpg_translator_operator', 'SELECT * FROM evpg.translator'), 'done', 'B59: an operator sees them');
+SELECT is(as_role('evpg_translator_operator', 'SELECT * FROM evpg.translator'), 'done', 'an operator sees them [B59]');
 
 -- the function is replaced, and goes
 CREATE OR REPLACE FUNCTION test.one(payload jsonb) RETURNS evpg.command LANGUAGE sql STABLE AS $$
   SELECT evpg_command('counter', 'replaced', 'Add', payload) $$;
-SELECT is((SELECT aggregate_id FROM evpg_translate('one', '{}')), 'replaced', 'B59: a function that is replaced counts at once');
+SELECT is((SELECT aggregate_id FROM evpg_translate('one', '{}')), 'replaced',
+  'a function that is replaced counts at once [B59]');
 DROP FUNCTION test.one(jsonb);
-SELECT is(error_of($$SELECT evpg_translate('one', '{}')$$), '42883 translator function test.one(pg_catalog.jsonb) does not exist', 'B59: one that is gone');
-SELECT is((SELECT count(*) FROM evpg_translate('shop', orders('{"c": "a", "do": "Add"}'))), 1::bigint, 'B59: does not matter to others');
+SELECT is(error_of($$SELECT evpg_translate('one', '{}')$$),
+  '42883 translator function test.one(pg_catalog.jsonb) does not exist', 'one that is gone [B59]');
+SELECT is((SELECT count(*) FROM evpg_translate('shop', orders('{"c": "a", "do": "Add"}'))), 1::bigint,
+  'does not matter to others [B59]');
 CREATE FUNCTION test.one(payload jsonb) RETURNS SETOF evpg.command LANGUAGE sql STABLE AS $$
   SELECT evpg_command('counter', 'again', 'Add', payload) FROM generate_series(1, 2) $$;
-SELECT is((SELECT count(*) FROM evpg_translate('one', '{}')), 2::bigint, 'B59: one that comes back counts, a set too');
+SELECT is((SELECT count(*) FROM evpg_translate('one', '{}')), 2::bigint, 'one that comes back counts, a set too [B59]');
 
 -- dropped, rolled back
 BEGIN;
 SAVEPOINT s;
-SELECT is(evpg_drop_translator('one'), true, 'B59: dropped');
-SELECT is(error_of($$SELECT evpg_translate('one', '{}')$$), 'VE022 translator "one" is not registered', 'B59: at once');
+SELECT is(evpg_drop_translator('one'), true, 'dropped [B59]');
+SELECT is(error_of($$SELECT evpg_translate('one', '{}')$$), 'VE022 translator "one" is not registered', 'at once [B59]');
 SELECT evpg_register_translator('new', 'test.one') \g /dev/null
-SELECT is((SELECT count(*) FROM evpg_translate('new', '{}')), 2::bigint, 'B59: one that was registered in the transaction');
+SELECT is((SELECT count(*) FROM evpg_translate('new', '{}')), 2::bigint, 'one that was registered in the transaction [B59]');
 ROLLBACK TO s;
-SELECT is((SELECT count(*) FROM evpg_translate('one', '{}')), 2::bigint, 'B59: rolled back');
-SELECT is(error_of($$SELECT evpg_translate('new', '{}')$$), 'VE022 translator "new" is not registered', 'B59: both');
+SELECT is((SELECT count(*) FROM evpg_translate('one', '{}')), 2::bigint, 'rolled back [B59]');
+SELECT is(error_of($$SELECT evpg_translate('new', '{}')$$), 'VE022 translator "new" is not registered', 'both [B59]');
 COMMIT;
-SELECT is(ARRAY[evpg_drop_translator('one'), evpg_drop_translator('one', true)], '{t,f}', 'B59: dropped');
-SELECT refused($$SELECT evpg_drop_translator('one')$$, 'VE022 translator "one" is not registered', 'B59: once');
+SELECT is(ARRAY[evpg_drop_translator('one'), evpg_drop_translator('one', true)], '{t,f}', 'dropped [B59]');
+SELECT refused($$SELECT evpg_drop_translator('one')$$, 'VE022 translator "one" is not registered', 'once [B59]');
 DROP OWNED BY evpg_translator_writer, evpg_translator_operator;
 DROP ROLE evpg_translator_writer, evpg_translator_operator;
 -- names that belong to evpg
 SELECT evpg_register_translator('reserved', 'test.raw') \g /dev/null
-SELECT is(error_of(format('SELECT count(*) FROM evpg_receive_message(%L, %L, %L, %L)', 's', 'reserved', 'reserved', jsonb_build_object('rows', jsonb_build_array('{"aggregate_type": "counter", "aggregate_id": "r", "command_type": "Add", "data": {"n": 1}}'::jsonb || more)))), error, 'B59: ' || error)
-  FROM (VALUES ('{"command_id": "saga:1"}'::jsonb, 'VE017 command id "saga:1" is reserved'), ('{"metadata": {"evpg": {"depth": -5}}}', 'VE017 metadata key "evpg" is reserved')) x (more, error);
+SELECT is(error_of(format('SELECT count(*) FROM evpg_receive_message(%L, %L, %L, %L)', 's', 'reserved', 'reserved',
+  jsonb_build_object('rows',
+  jsonb_build_array('{"aggregate_type": "counter", "aggregate_id": "r", "command_type": "Add", "data": {"n": 1}}'::jsonb
+  || more)))), error, error || ' [B59]')
+  FROM (VALUES ('{"command_id": "saga:1"}'::jsonb, 'VE017 command id "saga:1" is reserved'),
+    ('{"metadata": {"evpg": {"depth": -5}}}', 'VE017 metadata key "evpg" is reserved')) x (more, error);
 SELECT * FROM finish();

@@ -1,5 +1,5 @@
--- user_code.sql: user functions that change what is being used while it is used: the server stays up, nothing of another role or
--- another function slips in, and a refusal leaves no trace (rules 5, 7 and 8).
+-- user_code.sql: user functions that change what is being used while it is used: the server stays up, nothing of another
+-- role or another function slips in, and a refusal leaves no trace (rules 5, 7 and 8).
 
 \ir include/setup.sql
 
@@ -21,7 +21,7 @@ CREATE FUNCTION app.drops(state jsonb, command evpg.command) RETURNS evpg.new_ev
 BEGIN DROP FUNCTION app.gone(jsonb, evpg.event); RETURN evpg_event('Added'); END $$;
 SELECT evpg_register_aggregate('drops', 'app.drops', 'app.gone') \g /dev/null
 SELECT throws_ok($$SELECT evpg_execute('drops', '1', 'X')$$, '42883', NULL, 'a handler drops the reducer: an error');
-SELECT is(evpg_stream_version('drops', '1'), NULL, 'rule 5: and no stream');
+SELECT is(evpg_stream_version('drops', '1'), NULL, 'and no stream [rule 5]');
 
 CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
 CREATE FUNCTION app.replaces(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
@@ -34,11 +34,13 @@ BEGIN
 END $$;
 SELECT evpg_register_aggregate('turns', 'app.replaces', 'app.turns') \g /dev/null
 SELECT lives_ok($$SELECT evpg_execute('turns', '1', 'Good')$$, 'a reducer works');
-SELECT throws_ok($$SELECT evpg_execute('turns', '1', 'Evil')$$, '42883', NULL, 'a handler replaces it by one of another type: an error, nothing is read from it');
-SELECT is(evpg_stream_version('turns', '1'), 1::bigint, 'rule 5: and no event');
+SELECT throws_ok($$SELECT evpg_execute('turns', '1', 'Evil')$$, '42883', NULL,
+  'a handler replaces it by one of another type: an error, nothing is read from it');
+SELECT is(evpg_stream_version('turns', '1'), 1::bigint, 'and no event [rule 5]');
 DROP FUNCTION app.turns(jsonb, evpg.event);
 CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS bigint LANGUAGE sql AS 'SELECT 1311768467463790320';
-SELECT throws_like($$SELECT evpg_execute('turns', '1', 'Good')$$, '%cannot be a reducer%', 'the next command finds that it cannot be a reducer');
+SELECT throws_like($$SELECT evpg_execute('turns', '1', 'Good')$$, '%cannot be a reducer%',
+  'the next command finds that it cannot be a reducer');
 
 -- ------------------------------------------------------------------ tables of evpg whose rows are being replaced
 
@@ -48,21 +50,30 @@ CREATE FUNCTION app.runs_inline(state jsonb, event evpg.event) RETURNS jsonb LAN
 BEGIN EXECUTE coalesce(event.data->>'inline', 'SELECT'); RETURN app.count(state, event); END $$;
 CREATE FUNCTION app.runs_first(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
 BEGIN EXECUTE coalesce(command.data->>'interceptor', 'SELECT'); RETURN command; END $$;
-SELECT evpg_register_aggregate('runs', 'app.runs', 'app.count'), evpg_register_interceptor('runs', 'app.runs_first', '{runs}'),
+SELECT evpg_register_aggregate('runs', 'app.runs', 'app.count'),
+  evpg_register_interceptor('runs', 'app.runs_first', '{runs}'),
   evpg_register_projection('runs', 'app.runs_inline', aggregate_types => '{runs}') \g /dev/null
 SELECT count(*) FROM generate_series(1, 9) n, LATERAL evpg_execute('runs', n::text, 'X') \g /dev/null
-SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X', jsonb_build_object(kind, statement))), 5), '55006', 'rule 5: ' || kind || ': ' || statement)
-  FROM unnest('{handler,inline}'::text[]) kind, unnest('{ALTER TABLE evpg.stream ADD COLUMN x int,ALTER TABLE evpg.stream ALTER COLUMN version TYPE numeric,CLUSTER evpg.stream USING stream_pkey,DROP EXTENSION evpg CASCADE}'::text[]) statement;
-SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X', jsonb_build_object('inline', statement))), 5), '55006', 'rule 5: inline: ' || statement)
-  FROM unnest('{TRUNCATE evpg.projection_state,CLUSTER evpg.projection_state USING projection_state_pkey}'::text[]) statement;
-SELECT is(left(error_of($$SELECT evpg_execute('runs', '5', 'X', '{"interceptor": "DROP EXTENSION evpg CASCADE"}')$$), 5), '55006', 'rule 5: interceptor: DROP EXTENSION evpg');
+SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X',
+  jsonb_build_object(kind, statement))), 5), '55006', kind || ': ' || statement || ' [rule 5]')
+  FROM unnest('{handler,inline}'::text[]) kind,
+    unnest('{ALTER TABLE evpg.stream ADD COLUMN x int,ALTER TABLE evpg.stream ALTER COLUMN version TYPE '
+    'numeric,CLUSTER evpg.stream USING stream_pkey,DROP EXTENSION evpg CASCADE}'::text[]) statement;
+SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X',
+  jsonb_build_object('inline', statement))), 5), '55006', 'inline: ' || statement || ' [rule 5]')
+  FROM unnest('{TRUNCATE evpg.projection_state,CLUSTER evpg.projection_state USING projection_state_pkey}'::text[])
+    statement;
+SELECT is(left(error_of($$SELECT evpg_execute('runs', '5', 'X', '{"interceptor": "DROP EXTENSION evpg CASCADE"}')$$), 5),
+  '55006', 'interceptor: DROP EXTENSION evpg [rule 5]');
 CREATE FUNCTION app.runs_async(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN EXECUTE coalesce(event.data->>'async', 'SELECT'); RETURN app.count(state, event); END $$;
-SELECT evpg_register_projection('runs_async', 'app.runs_async', mode => 'async', aggregate_types => '{runs}', on_error => 'park', max_attempts => 1) \g /dev/null
+SELECT evpg_register_projection('runs_async', 'app.runs_async', mode => 'async', aggregate_types => '{runs}',
+  on_error => 'park', max_attempts => 1) \g /dev/null
 CALL evpg_run();
 SELECT count(*) FROM evpg_execute('runs', '5', 'X', '{"async": "TRUNCATE evpg.projection_state"}') \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT sqlstate FROM evpg.parked_event WHERE name = 'runs_async'), '55006', 'rule 10: asynchronous: TRUNCATE evpg.projection_state');
+SELECT is((SELECT sqlstate FROM evpg.parked_event WHERE name = 'runs_async'), '55006',
+  'asynchronous: TRUNCATE evpg.projection_state [rule 10]');
 
 -- ------------------------------------------------------------------ the context
 
@@ -77,9 +88,10 @@ SELECT current_setting('search_path') AS path \gset
 BEGIN;
 SELECT evpg_set_context(actor => 'alice, a name that is long', correlation_id => 'outer') \g /dev/null
 SELECT same($$SELECT actor, correlation_id FROM evpg_execute('talks', '1', 'X')$$,
-  $$VALUES ('alice, a name that is long', 'outer'), ('alice, a name that is long', 'outer')$$, 'A20: what a handler sets is not the context of its command');
+  $$VALUES ('alice, a name that is long', 'outer'), ('alice, a name that is long', 'outer')$$,
+    'what a handler sets is not the context of its command [A20]');
 COMMIT;
-SELECT is(current_setting('search_path'), :'path', 'section 9: and no setting outlives it');
+SELECT is(current_setting('search_path'), :'path', 'and no setting outlives it [section 9]');
 
 -- ------------------------------------------------------------------ refusals leave no trace
 
@@ -91,14 +103,16 @@ BEGIN
 END $$;
 CREATE FUNCTION app.never(state jsonb) RETURNS boolean LANGUAGE sql AS $$ SELECT false $$;
 SELECT evpg_register_aggregate('writes', 'app.writes', 'app.same', invariant => 'app.never') \g /dev/null
-SELECT is((SELECT status FROM evpg_try_execute('writes', '1', 'X')), 'invariant', 'rule 5: a handler that wrote is refused by the invariant');
-SELECT is_empty($$SELECT * FROM app.log$$, 'rule 5: what it wrote is gone');
-SELECT is(evpg_stream_version('plain', 'nested-1'), NULL, 'rule 5: and what it executed');
-SELECT throws_ok($$SELECT evpg_execute('writes', '1', 'X')$$, 'VE006', NULL, 'rule 5: as an error');
-SELECT is_empty($$SELECT * FROM app.log$$, 'rule 5: the same');
+SELECT is((SELECT status FROM evpg_try_execute('writes', '1', 'X')), 'invariant',
+  'a handler that wrote is refused by the invariant [rule 5]');
+SELECT is_empty($$SELECT * FROM app.log$$, 'what it wrote is gone [rule 5]');
+SELECT is(evpg_stream_version('plain', 'nested-1'), NULL, 'and what it executed [rule 5]');
+SELECT throws_ok($$SELECT evpg_execute('writes', '1', 'X')$$, 'VE006', NULL, 'as an error [rule 5]');
+SELECT is_empty($$SELECT * FROM app.log$$, 'the same [rule 5]');
 
 CREATE FUNCTION app.creates(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO app.log VALUES ('once'); PERFORM evpg_create_stream('creates', command.aggregate_id); RETURN evpg_event('Added'); END $$;
+BEGIN INSERT INTO app.log VALUES ('once'); PERFORM evpg_create_stream('creates', command.aggregate_id);
+  RETURN evpg_event('Added'); END $$;
 SELECT evpg_register_aggregate('creates', 'app.creates', 'app.same') \g /dev/null
 SELECT throws_ok($$SELECT evpg_execute('creates', '1', 'X')$$, 'VE020', NULL, 'a handler does not create its own stream');
 
@@ -107,22 +121,26 @@ CREATE FUNCTION app.one_id(state jsonb, command evpg.command) RETURNS evpg.new_e
   $$ SELECT evpg_event('Added', event_id => '00000000-0000-7000-8000-000000000001') $$;
 SELECT evpg_register_aggregate('one_id', 'app.one_id', 'app.same') \g /dev/null
 SELECT lives_ok($$SELECT evpg_try_execute('one_id', '1', 'X')$$, 'an event with an id of its own');
-SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL, 'rule 8: the same id again is no domain answer');
+SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL,
+  'the same id again is no domain answer [rule 8]');
 SELECT evpg_register_projection('one_id', reducer => 'app.count', aggregate_types => '{one_id}') \g /dev/null
-SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL, 'rule 8: nor with a projection');
+SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL, 'nor with a projection [rule 8]');
 
 -- ------------------------------------------------------------------ snapshots belong to the fold that made them
 
 SELECT evpg_register_aggregate('fold', 'app.add', 'app.count', snapshot_every => 1) \g /dev/null
 SELECT evpg_execute('fold', '1', 'Add', '{"times": 2}') \g /dev/null
-SELECT is((SELECT count(*) FROM evpg.snapshot JOIN evpg.stream USING (stream_id) WHERE aggregate_type = 'fold'), 1::bigint, 'B14: a snapshot');
+SELECT is((SELECT count(*) FROM evpg.snapshot JOIN evpg.stream USING (stream_id) WHERE aggregate_type = 'fold'), 1::bigint,
+  'a snapshot [B14]');
 CREATE FUNCTION app.tens(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS
   $$ SELECT jsonb_build_object('total', coalesce((state->>'total')::int, 0) + 10) $$;
-SELECT is(evpg_register_aggregate('fold', 'app.add', 'app.tens', snapshot_every => 1), true, 'rule 7: another reducer is registered');
-SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"total": 20}', 'rule 7: it is not started from a state that it never made');
+SELECT is(evpg_register_aggregate('fold', 'app.add', 'app.tens', snapshot_every => 1), true,
+  'another reducer is registered [rule 7]');
+SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"total": 20}',
+  'it is not started from a state that it never made [rule 7]');
 SELECT evpg_drop_aggregate('fold') \g /dev/null
 SELECT evpg_register_aggregate('fold', 'app.add', 'app.count', snapshot_every => 1) \g /dev/null
-SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"n": 2}', 'rule 7: nor after the type was dropped');
+SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"n": 2}', 'nor after the type was dropped [rule 7]');
 
 -- ------------------------------------------------------------------ memory and cursors
 
@@ -132,7 +150,8 @@ DROP FUNCTION app.lost(jsonb, evpg.event);
 DO $$ BEGIN FOR i IN 1..2000 LOOP
   BEGIN PERFORM evpg_execute('plain', 'x', 'Add'); EXCEPTION WHEN undefined_function THEN NULL; END;
 END LOOP; END $$;
-SELECT cmp_ok((SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name IN ('EvpgProjectionList', 'EvpgFunction')), '<', 200000::numeric,
+SELECT cmp_ok((SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name IN ('EvpgProjectionList', 'EvpgFunction')),
+  '<', 200000::numeric,
   'a projection whose function is gone costs no memory');
 SELECT evpg_drop_projection('lost') \g /dev/null
 
@@ -145,13 +164,16 @@ BEGIN
 END $$;
 SELECT evpg_execute('plain', 'many', 'Add', '{"times": 1500}') \g /dev/null
 SELECT evpg_register_projection('closes', reducer => 'app.closes', aggregate_types => '{plain}') \g /dev/null
-SELECT throws_like($$SELECT evpg_rebuild_projection('closes', 'many')$$, '%pinned portal%', 'rule 13: a projection cannot close the cursor of its rebuild');
+SELECT throws_like($$SELECT evpg_rebuild_projection('closes', 'many')$$, '%pinned portal%',
+  'a projection cannot close the cursor of its rebuild [rule 13]');
 SELECT evpg_drop_projection('closes') \g /dev/null
 
 -- folding much into one key keeps one state at a time
 CREATE FUNCTION app.large(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS
   $$ SELECT jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1, 'text', repeat('x', 10000)) $$;
-SELECT evpg_register_projection('large', reducer => 'app.large', aggregate_types => '{plain}', broadcast => 'none') \g /dev/null
-SELECT lives_ok($$SELECT evpg_execute('plain', 'large', 'Add', '{"times": 3000}')$$, 'rule 11: many events for one key with a large state');
-SELECT is((SELECT state->>'n' FROM evpg_projection('large', 'large')), '3000', 'rule 11: each is applied');
+SELECT evpg_register_projection('large', reducer => 'app.large', aggregate_types => '{plain}', broadcast => 'none')
+  \g /dev/null
+SELECT lives_ok($$SELECT evpg_execute('plain', 'large', 'Add', '{"times": 3000}')$$,
+  'many events for one key with a large state [rule 11]');
+SELECT is((SELECT state->>'n' FROM evpg_projection('large', 'large')), '3000', 'each is applied [rule 11]');
 SELECT * FROM finish();

@@ -6,10 +6,12 @@ SELECT plan((26 + 5 * (SELECT count(*) FROM pg_class WHERE relnamespace = 'evpg'
 
 SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}', command_id => 'c') \g /dev/null
 INSERT INTO evpg.saga_event (saga, key, position) VALUES ('s', 'k', 1);
-INSERT INTO evpg.saga_instance (version, position, started_at, updated_at, saga_version, status, saga, key, state) VALUES (1, 1, now(), now(), 1, 'running', 's', 'k', '{}');
+INSERT INTO evpg.saga_instance (version, position, started_at, updated_at, saga_version, status, saga, key, state)
+  VALUES (1, 1, now(), now(), 1, 'running', 's', 'k', '{}');
 INSERT INTO evpg.dead_letter (attempts, sqlstate, message) VALUES (1, 'XX000', 'x');
 INSERT INTO evpg.saga_total (saga, dispatched, dead_lettered) VALUES ('s', 1, 0);
-SELECT evpg_take_snapshot('counter', 'a'), evpg_schedule_command('2100-01-01', 'counter', 'a', 'Add', '{"n": 1}'), evpg_receive('elsewhere', '1') \g /dev/null
+SELECT evpg_take_snapshot('counter', 'a'), evpg_schedule_command('2100-01-01', 'counter', 'a', 'Add', '{"n": 1}'),
+  evpg_receive('elsewhere', '1') \g /dev/null
 
 CREATE ROLE evpg_test_writes_all;
 CREATE ROLE evpg_test_everything;
@@ -30,19 +32,25 @@ END $$;
 
 -- each table, each way to write it
 SELECT alike(test.as_role(role, format(statement, relname)),
-  CASE WHEN relname IN ('event_log', 'stream') AND what <> 'INSERT' THEN 'VE012 %' ELSE '42501 rows of evpg.' || relname || ' are written by evpg alone' END,
+  CASE WHEN relname IN ('event_log', 'stream') AND what <> 'INSERT' THEN 'VE012 %' ELSE '42501 rows of evpg.' || relname
+    || ' are written by evpg alone' END,
   format('%s cannot %s evpg.%s', role, what, relname))
   FROM unnest('{evpg_test_writes_all,evpg_test_everything}'::text[]) role,
-       (VALUES (1, 'INSERT', 'INSERT INTO evpg.%1$I OVERRIDING SYSTEM VALUE SELECT * FROM evpg.%1$I'), (2, 'DELETE', 'DELETE FROM evpg.%1$I'), (3, 'TRUNCATE', 'TRUNCATE evpg.%1$I CASCADE')) w (n, what, statement),
+       (VALUES (1, 'INSERT', 'INSERT INTO evpg.%1$I OVERRIDING SYSTEM VALUE SELECT * FROM evpg.%1$I'),
+         (2, 'DELETE', 'DELETE FROM evpg.%1$I'), (3, 'TRUNCATE', 'TRUNCATE evpg.%1$I CASCADE')) w (n, what, statement),
        (SELECT relname FROM pg_class WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'r') t
  WHERE what <> 'TRUNCATE' OR role = 'evpg_test_everything' ORDER BY role, relname, n;
-SELECT is(test.as_role('evpg_test_writes_all', statement), '42501 rows of evpg.' || name || ' are written by evpg alone', statement)
-  FROM (VALUES ('aggregate_type', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''), ('aggregate_type', 'UPDATE evpg.aggregate_type SET library = ''/tmp/evil'''),
+SELECT is(test.as_role('evpg_test_writes_all', statement), '42501 rows of evpg.' || name || ' are written by evpg alone',
+  statement)
+  FROM (VALUES ('aggregate_type', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''),
+    ('aggregate_type', 'UPDATE evpg.aggregate_type SET library = ''/tmp/evil'''),
     ('timer', 'UPDATE evpg.timer SET due_at = now()'), ('consumer', 'UPDATE evpg.consumer SET checkpoint = 0'),
     ('snapshot', 'UPDATE evpg.snapshot SET state = ''{}'''), ('activation', 'UPDATE evpg.activation SET database = 0'),
-    ('inbox', 'WITH w AS (DELETE FROM evpg.inbox) SELECT'), ('inbox', 'COPY evpg.inbox FROM stdin')) x (name, statement) WHERE statement NOT LIKE 'COPY%';
+    ('inbox', 'WITH w AS (DELETE FROM evpg.inbox) SELECT'), ('inbox', 'COPY evpg.inbox FROM stdin')) x (name, statement)
+      WHERE statement NOT LIKE 'COPY%';
 SET session_replication_role = replica;
-SELECT is(test.as_role('evpg_test_writes_all', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''), '42501 rows of evpg.aggregate_type are written by evpg alone',
+SELECT is(test.as_role('evpg_test_writes_all', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''),
+  '42501 rows of evpg.aggregate_type are written by evpg alone',
   'whatever session_replication_role is');
 RESET session_replication_role;
 
@@ -62,11 +70,14 @@ CREATE FUNCTION test.own_apply(state jsonb, event evpg.event) RETURNS jsonb LANG
 SELECT evpg_register_aggregate('own', 'test.own_handle', 'test.own_apply') AS registered \gset
 RESET ROLE;
 SELECT ok(:'registered', 'evpg writes a registration for an operator');
-SELECT is(test.as_role('evpg_test_helper', $$SELECT evpg_execute('own', '1', 'Do', command_id => 'x')$$), 'done', 'and what a command needs');
+SELECT is(test.as_role('evpg_test_helper', $$SELECT evpg_execute('own', '1', 'Do', command_id => 'x')$$), 'done',
+  'and what a command needs');
 SELECT is(test.error_of(format($$SELECT evpg_execute('own', '1', 'Do', %L)$$, jsonb_build_object('run', statement))),
   '42501 rows of evpg.' || name || ' are written by evpg alone', 'a handler cannot: ' || statement)
-  FROM (VALUES ('timer', 'UPDATE evpg.timer SET due_at = now()'), ('aggregate_type', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''),
-    ('command_record', 'DELETE FROM evpg.command_record'), ('event_log', 'INSERT INTO evpg.event_log SELECT * FROM evpg.event_log')) x (name, statement);
+  FROM (VALUES ('timer', 'UPDATE evpg.timer SET due_at = now()'),
+    ('aggregate_type', 'UPDATE evpg.aggregate_type SET search_path = ''evil'''),
+    ('command_record', 'DELETE FROM evpg.command_record'),
+      ('event_log', 'INSERT INTO evpg.event_log SELECT * FROM evpg.event_log')) x (name, statement);
 SELECT is(test.error_of('UPDATE evpg.consumer SET checkpoint = checkpoint'), 'no error', 'a superuser may');
 
 -- a library that lies elsewhere is loaded for superusers alone
@@ -76,17 +87,21 @@ SET ROLE evpg_test_boss;
 SELECT evpg_register_aggregate('absolute', library => :'library', symbol => 'counter') AS a,
   evpg_register_aggregate('plain', library => 'evpg_test', symbol => 'counter') AS b \gset
 RESET ROLE;
-SELECT is(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$), 'no error', 'a library of a superuser''s is loaded');
+SELECT is(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$), 'no error',
+  'a library of a superuser''s is loaded');
 ALTER ROLE evpg_test_boss NOSUPERUSER;
-SELECT is(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$), '42501 library "' || :'library' || '" may not be loaded',
+SELECT is(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$),
+  '42501 library "' || :'library' || '" may not be loaded',
   'not when it is one no more');
 SELECT is(error_of($$SELECT evpg_execute('plain', '1', 'Add', '{"n": 1}')$$), 'no error', 'unless it lies in $libdir');
-SELECT is(evpg_register_aggregate('absolute', library => :'library', symbol => 'counter'), true, 'registered again by a superuser');
+SELECT is(evpg_register_aggregate('absolute', library => :'library', symbol => 'counter'), true,
+  'registered again by a superuser');
 SELECT is(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$), 'no error', 'it is loaded');
 SELECT evpg_register_aggregate('absolute', library => :'library', symbol => 'counter', snapshot_every => 7) \g /dev/null
 UPDATE evpg.aggregate_type SET registered_by = 'evpg_test_gone' WHERE aggregate_type = 'absolute';
 SELECT evpg_register_aggregate('any', library => 'evpg_test', symbol => 'counter') \g /dev/null
-SELECT alike(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$), '42501 library %', 'nor when the role is gone');
+SELECT alike(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$), '42501 library %',
+  'nor when the role is gone');
 
 -- what default privileges give is taken back
 DROP EXTENSION evpg CASCADE;
@@ -99,12 +114,16 @@ ALTER DEFAULT PRIVILEGES GRANT ALL ON TYPES TO evpg_test_everything WITH GRANT O
 CREATE EXTENSION evpg;
 SELECT is((SELECT string_agg(concat_ws(' ', what, a.privilege_type, a.grantee::regrole), ', ') FROM (
     SELECT nspname::text, nspacl, nspowner FROM pg_namespace WHERE nspname = 'evpg'
-    UNION ALL SELECT c.oid::regclass::text, relacl, relowner FROM pg_class c WHERE relnamespace = 'evpg'::regnamespace AND relkind IN ('r', 'v', 'S')
+    UNION ALL SELECT c.oid::regclass::text, relacl, relowner FROM pg_class c
+      WHERE relnamespace = 'evpg'::regnamespace AND relkind IN ('r', 'v', 'S')
     UNION ALL SELECT p.oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc p
        JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid AND extname = 'evpg'
-    ) o (what, acl, owner), aclexplode(acl) a WHERE a.grantee <> owner), NULL, 'nobody but the owner has anything after CREATE EXTENSION');
-SELECT is((SELECT string_agg(t.oid::regtype::text, ', ') FROM pg_type t JOIN pg_depend d ON d.objid = t.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid AND extname = 'evpg'
-   WHERE NOT has_type_privilege('evpg_test_helper', t.oid, 'USAGE') OR has_type_privilege('evpg_test_everything', t.oid, 'USAGE WITH GRANT OPTION')), NULL, 'but types are everybody''s');
+    ) o (what, acl, owner), aclexplode(acl) a WHERE a.grantee <> owner), NULL,
+      'nobody but the owner has anything after CREATE EXTENSION');
+SELECT is((SELECT string_agg(t.oid::regtype::text, ', ') FROM pg_type t
+  JOIN pg_depend d ON d.objid = t.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid AND extname = 'evpg'
+   WHERE NOT has_type_privilege('evpg_test_helper', t.oid, 'USAGE')
+     OR has_type_privilege('evpg_test_everything', t.oid, 'USAGE WITH GRANT OPTION')), NULL, 'but types are everybody''s');
 
 -- the copies that a rebuild fills
 CREATE TABLE test.listed (n bigint);
@@ -123,12 +142,15 @@ SELECT evpg_register_projection('listed', handler => 'test.list', mode => 'async
 SELECT count(*) FROM evpg_append('x', '1', evpg_events('[{"type": "A"}, {"type": "B"}]')) \g /dev/null
 SELECT evpg_activate_consumers() \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT array_agg(n ORDER BY n) FROM test.listed), '{3,3}'::bigint[], 'a table without a primary key, under a publication of all tables');
+SELECT is((SELECT array_agg(n ORDER BY n) FROM test.listed), '{3,3}'::bigint[],
+  'a table without a primary key, under a publication of all tables');
 SELECT evpg_rebuild_projection('listed', background => true) \g /dev/null
-SELECT is((SELECT string_agg(a.grantee::regrole || ' ' || a.privilege_type, ', ') FROM pg_namespace n, aclexplode(nspacl) a WHERE nspname LIKE 'evpg\_rebuild%' AND a.grantee <> nspowner), NULL,
+SELECT is((SELECT string_agg(a.grantee::regrole || ' ' || a.privilege_type, ', ') FROM pg_namespace n, aclexplode(nspacl) a
+  WHERE nspname LIKE 'evpg\_rebuild%' AND a.grantee <> nspowner), NULL,
   'the schema of the copies is nobody else''s');
 CALL evpg_run(10);
-SELECT is((SELECT array_agg(n ORDER BY n) FROM test.listed) || (SELECT count(*) FROM evpg.rebuild), '{3,3,0}'::bigint[], 'is rebuilt');
+SELECT is((SELECT array_agg(n ORDER BY n) FROM test.listed) || (SELECT count(*) FROM evpg.rebuild), '{3,3,0}'::bigint[],
+  'is rebuilt');
 
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM evpg_test_everything;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM evpg_test_everything;

@@ -33,7 +33,8 @@ SELECT register_path('$.metadata."a b"');
 SELECT register_path('$.**.sku');
 SELECT register_path('$.*.sku');
 SELECT register_path('"all"');
-SELECT register_path(format('$.%I', attname)::jsonpath) FROM pg_attribute WHERE attrelid = 'evpg.event'::regclass AND attnum > 0;
+SELECT register_path(format('$.%I', attname)::jsonpath) FROM pg_attribute
+  WHERE attrelid = 'evpg.event'::regclass AND attnum > 0;
 
 -- types that nothing has been seen of; not while the log is empty, as above
 SELECT count(*) FROM evpg_execute('seat', '1', 'SeatBooked') a, evpg_execute('seat', '2', 'SeatFreed') b;
@@ -41,8 +42,10 @@ SELECT evpg_register_projection('booked', reducer => 'apply', event_types => '{S
   aggregate_types => '{seat,seats}');
 SELECT evpg_register_projection('booked', reducer => 'apply', event_types => '{SeatBooked,SeatBokked,seatfreed,Other}',
   aggregate_types => '{seat,seats}');
-SELECT evpg_register_projection('booked', reducer => 'apply', event_types => '{SeatBooked,SeatFreed}', aggregate_types => '{seat}');
-SELECT evpg_register_saga('offers', handler => 'react', event_types => '{SeatBooked,SeatFreeed}', start_event_types => '{SeatBooked}',
+SELECT evpg_register_projection('booked', reducer => 'apply', event_types => '{SeatBooked,SeatFreed}',
+  aggregate_types => '{seat}');
+SELECT evpg_register_saga('offers', handler => 'react', event_types => '{SeatBooked,SeatFreeed}',
+  start_event_types => '{SeatBooked}',
   version => 2);
 SELECT evpg_register_saga('offers', handler => 'react', start_event_types => '{SeatBooket}', version => 3);
 SELECT evpg_register_interceptor('guard', 'intercept', aggregate_types => '{Seat}');
@@ -50,7 +53,8 @@ SELECT evpg_register_interceptor('guard', 'intercept', aggregate_types => '{Seat
 -- a handler that names declared tables with their schema would fail in a rebuild
 CREATE TABLE booked (id text PRIMARY KEY, n int NOT NULL DEFAULT 1);
 CREATE TABLE "Booked" (id text PRIMARY KEY);
-CREATE FUNCTION register_body(body text, language text DEFAULT 'sql', set text DEFAULT '') RETURNS boolean LANGUAGE plpgsql AS $f$
+CREATE FUNCTION register_body(body text, language text DEFAULT 'sql', set text DEFAULT '') RETURNS boolean LANGUAGE plpgsql
+  AS $f$
 BEGIN
   EXECUTE format('CREATE OR REPLACE FUNCTION count_booked(event evpg.event) RETURNS jsonb LANGUAGE %s %s %s', language, set,
     CASE WHEN body LIKE 'BEGIN ATOMIC%' THEN body ELSE 'AS ' || quote_literal(body) END);
@@ -61,12 +65,16 @@ SELECT register_body('INSERT INTO Advice /* here */ . "booked" VALUES (event.agg
 SELECT register_body('INSERT INTO advice."Booked" VALUES (event.aggregate_id); SELECT NULL::jsonb');
 SELECT register_body($$BEGIN EXECUTE 'DELETE FROM advice.booked'; RETURN NULL; END$$, 'plpgsql');
 SELECT register_body('BEGIN ATOMIC INSERT INTO booked VALUES (event.aggregate_id); SELECT NULL::jsonb; END');
-SELECT register_body('INSERT INTO booked VALUES (event.aggregate_id); SELECT NULL::jsonb', set => 'SET search_path = advice');
+SELECT register_body('INSERT INTO booked VALUES (event.aggregate_id); SELECT NULL::jsonb',
+  set => 'SET search_path = advice');
 -- these are right
 SELECT register_body('INSERT INTO booked VALUES (event.aggregate_id); SELECT NULL::jsonb');
-SELECT register_body(E'-- not advice.booked\nINSERT INTO booked VALUES (event.aggregate_id); /* nor advice.booked */ SELECT NULL::jsonb');
+SELECT register_body(E'-- not advice.booked\nINSERT INTO booked '
+  'VALUES (event.aggregate_id); /* nor advice.booked */ SELECT NULL::jsonb');
 SELECT register_body('INSERT INTO booked SELECT advice.id FROM "Booked" advice; SELECT to_jsonb(''advice.bookeds''::text)');
-SELECT register_body('DECLARE b advice.booked%ROWTYPE; BEGIN INSERT INTO booked VALUES (event.aggregate_id); RETURN NULL; END', 'plpgsql');
+SELECT
+  register_body('DECLARE b advice.booked%ROWTYPE; BEGIN INSERT INTO booked VALUES (event.aggregate_id); RETURN NULL; END',
+  'plpgsql');
 SELECT register_body('INSERT INTO xadvice.booked VALUES (event.aggregate_id); SELECT ''"''::jsonb');
 
 -- evpg_set_context outside of a transaction block
@@ -79,7 +87,9 @@ COMMIT;
 SELECT evpg_set_context(actor => 'ann')\; SELECT actor FROM evpg_execute('seat', '1', 'SeatFreed');
 DO $$ BEGIN PERFORM evpg_set_context('ann'); PERFORM evpg_execute('seat', '1', 'SeatFreed'); END $$;
 DO $$ DECLARE r record; BEGIN FOR r IN SELECT evpg_set_context('ann') LOOP END LOOP; END $$;
-CREATE FUNCTION in_sql() RETURNS text LANGUAGE sql AS $$ SELECT evpg_set_context('ann'); SELECT actor FROM evpg_execute('seat', '1', 'SeatFreed') $$;
+CREATE FUNCTION in_sql() RETURNS text LANGUAGE sql AS $$
+  SELECT evpg_set_context('ann'); SELECT actor FROM evpg_execute('seat', '1', 'SeatFreed')
+$$;
 SELECT in_sql();
 CREATE FUNCTION in_cursor() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE c CURSOR FOR SELECT evpg_set_context('ann');
@@ -87,7 +97,8 @@ BEGIN OPEN c; MOVE c; CLOSE c; END $$;
 SELECT in_cursor();
 CREATE PROCEDURE in_procedure() LANGUAGE plpgsql AS $$ BEGIN PERFORM evpg_set_context('ann'); END $$;
 CALL in_procedure();
-WITH context AS MATERIALIZED (SELECT evpg_set_context('ann')) SELECT e.actor FROM context, evpg_execute('seat', '1', 'SeatFreed') e;
+WITH context AS MATERIALIZED (SELECT evpg_set_context('ann')) SELECT e.actor
+  FROM context, evpg_execute('seat', '1', 'SeatFreed') e;
 
 -- evpg_run_sagas in a transaction that has appended
 BEGIN;

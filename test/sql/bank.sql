@@ -82,10 +82,14 @@ SELECT version, state FROM evpg_state('account_c', 'bob');
 
 -- read models: who has closed the account has no row, in SQL and in C; the statement adds up
 SELECT name, key, state, generation, version FROM evpg.projected_state ORDER BY name, key;
-SELECT name, generation, s.version, deleted FROM evpg.projection_state s JOIN evpg.projection USING (build) WHERE key = 'bob' ORDER BY name;
-SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind, evpg_try_execute(kind, 'carol', 'Open', '{"owner": "Carol"}');
-SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind, evpg_try_execute(kind, 'carol', 'Deposit', '{"amount": 20}');
-SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind, evpg_try_execute(kind, 'carol', 'Withdraw', '{"amount": 5}');
+SELECT name, generation, s.version, deleted FROM evpg.projection_state s JOIN evpg.projection USING (build) WHERE key = 'bob'
+  ORDER BY name;
+SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind,
+  evpg_try_execute(kind, 'carol', 'Open', '{"owner": "Carol"}');
+SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind,
+  evpg_try_execute(kind, 'carol', 'Deposit', '{"amount": 20}');
+SELECT kind, status FROM unnest('{account,account_c}'::text[]) kind,
+  evpg_try_execute(kind, 'carol', 'Withdraw', '{"amount": 5}');
 SELECT name, state, version FROM evpg.projected_state WHERE key = 'carol' AND name <> 'statement' ORDER BY name;
 SELECT account, version, text, amount, balance FROM bank.statement ORDER BY account, version;
 -- a rebuild comes to the same

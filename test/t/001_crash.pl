@@ -20,7 +20,8 @@ my %done;
 
 # snapshots that are written often
 $node->safe_psql('postgres', <<'SQL');
-SELECT evpg_register_aggregate('account_c', library => 'evpg_bank', symbol => 'bank_account', snapshot_every => 5, snapshot_keep => 2);
+SELECT evpg_register_aggregate('account_c', library => 'evpg_bank', symbol => 'bank_account', snapshot_every => 5,
+  snapshot_keep => 2);
 SELECT count(*)
   FROM unnest(ARRAY['account', 'account_c']) t, generate_series(1, 5) n,
        LATERAL evpg_execute(t, 'a' || n, 'Open', '{"owner": "Alice"}') o,
@@ -49,7 +50,8 @@ sub script
 		if ($n % 5 == 0 && $account < $accounts)
 		{
 			# one after the other, so that there are no deadlocks
-			$script .= "BEGIN;\n" . command($type, $account, 'Withdraw', "t-$id") . command($type, $account + 1, 'Deposit', "t-$id")
+			$script .= "BEGIN;\n" . command($type, $account, 'Withdraw', "t-$id")
+				. command($type, $account + 1, 'Deposit', "t-$id")
 				. "COMMIT;\n\\echo done t-$id $type a$account\n";
 		}
 		elsif ($n % 7 == 0)
@@ -82,7 +84,8 @@ sub round
 
 		PostgreSQL::Test::Utils::append_to_file("$name.sql", script($round, $client));
 		push @processes,
-		  IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', "$name.sql" ], '>', "$name.out", '2>', "$name.err");
+		  IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', "$name.sql" ], '>', "$name.out", '2>',
+		  	"$name.err");
 	}
 	ok($node->poll_query_until('postgres', "SELECT count(*) >= $before + 400 FROM evpg.event_log"), "$what: there is load");
 	$crash->();
@@ -116,15 +119,21 @@ sub verify
 	my ($what) = @_;
 	my $copy = join '', map { "$_\t$done{$_}[0]\t$done{$_}[1]\n" } sort keys %done;
 
-	$node->safe_psql('postgres', "DROP TABLE IF EXISTS done; CREATE TABLE done (id text, type text, account text);\nCOPY done FROM STDIN;\n$copy\\.\n");
-	is($node->safe_psql('postgres', 'SELECT count(*) FROM done'), scalar(keys %done), "$what: the list of what was reported is complete");
+	$node->safe_psql('postgres',
+		"DROP TABLE IF EXISTS done; CREATE TABLE done (id text, type text, account text);\nCOPY done "
+		. "FROM STDIN;\n$copy\\.\n");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM done'), scalar(keys %done),
+		"$what: the list of what was reported is complete");
 	is( $node->safe_psql('postgres', <<'SQL'), '', "$what: every command reported committed is there");
 SELECT * FROM done d
- WHERE NOT EXISTS (SELECT FROM evpg.event e WHERE e.command_id = d.id AND (e.aggregate_type, e.aggregate_id) = (d.type, d.account))
+ WHERE NOT EXISTS (SELECT FROM evpg.event e
+   WHERE e.command_id = d.id AND (e.aggregate_type, e.aggregate_id) = (d.type, d.account))
 SQL
-	is($node->safe_psql('postgres', "SELECT command_id, count(*) FROM evpg.event_log WHERE command_id LIKE 't-%' GROUP BY 1 HAVING count(*) <> 2"),
+	is($node->safe_psql('postgres',
+		"SELECT command_id, count(*) FROM evpg.event_log WHERE command_id LIKE 't-%' GROUP BY 1 HAVING count(*) <> 2"),
 		'', "$what: both commands of a transaction, or none");
-	is($node->safe_psql('postgres', "SELECT command_id FROM evpg.event_log WHERE command_id LIKE 'never-%'"), '', "$what: nothing that was rolled back");
+	is($node->safe_psql('postgres', "SELECT command_id FROM evpg.event_log WHERE command_id LIKE 'never-%'"), '',
+		"$what: nothing that was rolled back");
 	is(inspect($node), '', "$what: all that is stored agrees (rules 3, 4, 7, 9)");
 	is( $node->safe_psql('postgres', <<'SQL'), '', "$what: the indexes agree with the tables");
 CREATE EXTENSION IF NOT EXISTS amcheck;
@@ -138,7 +147,8 @@ SELECT e.position > m.position, e.version = s.version + 1
        LATERAL (SELECT aggregate_type, version FROM evpg.stream WHERE aggregate_id = 'a1') s,
        LATERAL evpg_execute(s.aggregate_type, 'a1', 'Deposit', '{"amount": 1}', expected_version => s.version) e
 SQL
-	is($node->safe_psql('postgres', 'SELECT evpg_stable_position() = max(position) FROM evpg.event_log'), 't', "$what: no appender is left behind");
+	is($node->safe_psql('postgres', 'SELECT evpg_stable_position() = max(position) FROM evpg.event_log'), 't',
+		"$what: no appender is left behind");
 	return;
 }
 
@@ -166,19 +176,23 @@ is(inspect($node), '', 'and has changed nothing');
 
 # what the inspection says is not empty whatever happens: damage of each kind is found
 foreach my $damage (
-	[ 'a stream row', "UPDATE evpg.stream SET last_position = last_position - 1 WHERE aggregate_id = 'a1'", 'its row agrees' ],
+	[ 'a stream row', "UPDATE evpg.stream SET last_position = last_position - 1 WHERE aggregate_id = 'a1'",
+		'its row agrees' ],
 	[ 'a lost event', "DELETE FROM evpg.event_log WHERE version = 2 AND stream_id = 1", 'versions of a stream' ],
-	[ 'a lost record', "DELETE FROM evpg.command_record WHERE ctid IN (SELECT ctid FROM evpg.command_record LIMIT 1)", 'has its record' ],
+	[ 'a lost record', "DELETE FROM evpg.command_record WHERE ctid IN (SELECT ctid FROM evpg.command_record LIMIT 1)",
+		'has its record' ],
 	[ 'a wrong snapshot', "UPDATE evpg.snapshot SET state = '{}'", 'snapshot is what' ],
 	[ 'a sequence set back', "SELECT setval('evpg.event_position', 1)", 'above the sequence' ])
 {
 	my ($what, $statement, $found) = @$damage;
 
 	$node->safe_psql('postgres', 'CREATE DATABASE damaged TEMPLATE postgres');
-	$node->safe_psql('damaged', "ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only; ALTER TABLE evpg.stream DISABLE TRIGGER evpg_append_only; $statement");
+	$node->safe_psql('damaged',
+		"ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only; ALTER TABLE evpg.stream DISABLE TRIGGER "
+		. "evpg_append_only; $statement");
 	my ($code, $stdout, $stderr);
 	eval { $stdout = inspect($node, 'damaged'); 1 } or $stdout = $@;
-	like($stdout, qr/$found|is damaged/, "B12: the inspection finds $what");
+	like($stdout, qr/$found|is damaged/, "the inspection finds $what [B12]");
 	$node->safe_psql('postgres', 'DROP DATABASE damaged');
 }
 

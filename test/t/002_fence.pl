@@ -1,6 +1,7 @@
 # Rule 9: a reader that pages by evpg_read_all(stable_only => true) sees every committed event once, skips none that commits
 # late, and sees the events of a stream in order; while a dozen clients append with pauses before they commit, roll back,
-# use savepoints and prepare, the log is maintained, and backends are killed.  And what happens without stable_only, so that it is known to matter.
+# use savepoints and prepare, the log is maintained, and backends are killed.  And what happens without stable_only, so that
+# it is known to matter.
 
 use strict;
 use warnings;
@@ -28,7 +29,8 @@ sub two_appenders
 	my $checkpoint = $start;
 	my @seen;
 	my $page = sub {
-		my @positions = split /\n/, $reader->query_safe("SELECT position FROM evpg_read_all($checkpoint, 10, stable_only => $stable_only) AS e");
+		my @positions = split /\n/,
+			$reader->query_safe("SELECT position FROM evpg_read_all($checkpoint, 10, stable_only => $stable_only) AS e");
 
 		push @seen, @positions;
 		$checkpoint = $positions[-1] if @positions;
@@ -41,14 +43,15 @@ sub two_appenders
 	$page->();
 	$s1->quit;
 	$reader->quit;
-	my $written = $node->safe_psql('postgres', "SELECT string_agg(position::text, ' ' ORDER BY position) FROM evpg.event_log WHERE position > $start");
+	my $written = $node->safe_psql('postgres',
+		"SELECT string_agg(position::text, ' ' ORDER BY position) FROM evpg.event_log WHERE position > $start");
 	return (join(' ', @seen), $written);
 }
 
 my ($seen, $written) = two_appenders('true');
-is($seen, $written, 'rule 9: stable_only: both events are seen, in order');
+is($seen, $written, 'stable_only: both events are seen, in order [rule 9]');
 ($seen, $written) = two_appenders('false');
-is($seen, (split / /, $written)[1], 'rule 9: without stable_only the event that commits late is skipped');
+is($seen, (split / /, $written)[1], 'without stable_only the event that commits late is skipped [rule 9]');
 
 # ------------------------------------------------------------------ readers
 
@@ -90,7 +93,8 @@ sub start_readers
 		my $file = "$directory/$name.err";
 
 		$readers{$name} = IPC::Run::start(
-			[ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' application_name=reader', '-v', 'ON_ERROR_STOP=1', '-c', "CALL follow('$name')" ],
+			[ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' application_name=reader', '-v', 'ON_ERROR_STOP=1', '-c',
+				"CALL follow('$name')" ],
 			'>', "$directory/$name.out", '2>', $file);
 	}
 	return;
@@ -184,16 +188,20 @@ sub load
 	my $seen = $node->safe_psql('postgres', 'SELECT count(*) FROM seen');
 	my $file = "$directory/pgbench.out";
 	my $pgbench = IPC::Run::start(
-		[ 'pgbench', '-n', '-c', $clients, '-j', 2, '-T', $seconds, @files, '-d', $node->connstr('postgres') . ' application_name=appender' ],
+		[ 'pgbench', '-n', '-c', $clients, '-j', 2, '-T', $seconds, @files, '-d',
+			$node->connstr('postgres') . ' application_name=appender' ],
 		'>', $file, '2>', "$file.err");
 
-	my $maintainer = IPC::Run::start([ 'pgbench', '-n', '-T', $seconds, '-f', $maintenance, '-d', $node->connstr('postgres') ], '>', "$file.maintenance", '2>', "$file.maintenance.err");
+	my $maintainer = IPC::Run::start([ 'pgbench', '-n', '-T', $seconds, '-f', $maintenance, '-d',
+		$node->connstr('postgres') ], '>', "$file.maintenance", '2>', "$file.maintenance.err");
 
 	ok($node->poll_query_until('postgres', "SELECT count(*) > $before + 600 FROM evpg.event_log"), "$what: events come in");
-	ok($node->poll_query_until('postgres', "SELECT count(*) > $seen + 400 FROM seen"), "$what: the readers follow meanwhile");
+	ok($node->poll_query_until('postgres', "SELECT count(*) > $seen + 400 FROM seen"),
+		"$what: the readers follow meanwhile");
 	if ($kill)
 	{
-		my $pid = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE application_name = 'appender' ORDER BY state LIMIT 1");
+		my $pid = $node->safe_psql('postgres',
+			"SELECT pid FROM pg_stat_activity WHERE application_name = 'appender' ORDER BY state LIMIT 1");
 
 		kill(9, $pid);
 		$pgbench->finish;
@@ -234,21 +242,26 @@ foreach my $name (sort keys %readers)
 {
 	$readers{$name}->finish;
 	is($readers{$name}->result(0), 0, "reader $name has come to the end") or diag(slurp_file("$directory/$name.err"));
-	is( $node->safe_psql('postgres', <<"SQL"), '', "rule 9: reader $name has seen each event once, and none that is not there");
+	is( $node->safe_psql('postgres', <<"SQL"),
 SELECT coalesce(s.position, e.position), count(s.position), count(e.position)
   FROM (SELECT * FROM seen WHERE name = '$name') s FULL JOIN evpg.event_log e USING (position)
  GROUP BY 1 HAVING count(s.position) <> 1 OR count(e.position) <> 1 ORDER BY 1 LIMIT 10
 SQL
-	is( $node->safe_psql('postgres', <<"SQL"), '', "rule 9: reader $name has seen positions, and the versions of each stream, in order");
+		'', "reader $name has seen each event once, and none that is not there [rule 9]");
+	is( $node->safe_psql('postgres', <<"SQL"),
 SELECT * FROM (SELECT *, lag(position) OVER (ORDER BY number) AS last_position,
                       lag(version, 1, 0::bigint) OVER (PARTITION BY aggregate_id ORDER BY number) AS last_version
                  FROM seen WHERE name = '$name') s
  WHERE position <= last_position OR version <> last_version + 1 LIMIT 10
 SQL
+		'', "reader $name has seen positions, and the versions of each stream, in order [rule 9]");
 }
-is($node->safe_psql('postgres', "SELECT count(*) FROM evpg.event_log WHERE type = 'Lost'"), 0, 'what was rolled back is not there');
+is($node->safe_psql('postgres', "SELECT count(*) FROM evpg.event_log WHERE type = 'Lost'"), 0,
+	'what was rolled back is not there');
 is(inspect($node), '', 'all that is stored agrees');
-note $node->safe_psql('postgres', "SELECT count(*) || ' events, ' || last_value || ' positions drawn' FROM evpg.event_log, evpg.event_position GROUP BY last_value");
+note $node->safe_psql('postgres',
+	"SELECT count(*) || ' events, ' || last_value || ' positions drawn' "
+	. "FROM evpg.event_log, evpg.event_position GROUP BY last_value");
 
 $node->stop;
 done_testing();

@@ -1,5 +1,6 @@
 # A dump, custom or plain, brings everything back: events, streams, snapshots, registrations, interceptors, command ids (rule
-# 4: what was sent before the dump is a duplicate after it), and sequences that go on.  Also with evpg in a schema of its own.
+# 4: what was sent before the dump is a duplicate after it), and sequences that go on.  Also with evpg in a schema of its
+# own.
 
 use strict;
 use warnings;
@@ -38,7 +39,8 @@ SELECT last_value, is_called FROM evpg.projection_build;
 SELECT last_value, is_called FROM evpg.parked_event_parked_event_id_seq;
 SELECT extversion, extnamespace::regnamespace FROM pg_extension WHERE extname = 'evpg';
 SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'evpg.event_log'::regclass;
-SELECT s.aggregate_type, s.aggregate_id, f.* FROM evpg.stream s CROSS JOIN LATERAL SCHEMA.evpg_state(s.aggregate_type, s.aggregate_id) f
+SELECT s.aggregate_type, s.aggregate_id, f.* FROM evpg.stream s
+  CROSS JOIN LATERAL SCHEMA.evpg_state(s.aggregate_type, s.aggregate_id) f
  ORDER BY s.aggregate_type, s.aggregate_id;
 SQL
 
@@ -49,7 +51,8 @@ foreach my $schema ('public', 'es')
 	(my $look = $contents) =~ s/SCHEMA/$schema/;
 
 	$node->safe_psql('postgres', "CREATE DATABASE $from");
-	$node->safe_psql($from, $schema eq 'public' ? 'CREATE EXTENSION evpg' : "CREATE SCHEMA $schema; CREATE EXTENSION evpg SCHEMA $schema");
+	$node->safe_psql($from, $schema eq 'public' ? 'CREATE EXTENSION evpg'
+		: "CREATE SCHEMA $schema; CREATE EXTENSION evpg SCHEMA $schema");
 	$node->safe_psql($from, $path . slurp_file(tree() . '/examples/bank/bank.sql'));
 	$node->safe_psql($from, $path . <<'SQL');
 CREATE FUNCTION pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS 'SELECT command';
@@ -57,10 +60,13 @@ SELECT evpg_register_interceptor('pass', 'pass', aggregate_types => '{account}',
 CREATE FUNCTION nothing(payload jsonb) RETURNS evpg.command LANGUAGE sql AS 'SELECT NULL::evpg.command';
 SELECT evpg_register_translator('nothing', 'nothing');
 SELECT count(*) FROM evpg_receive_message('shop', '1', 'nothing', '{}');
-SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Open', '{"owner": "Ælfgifu \\ \"x\""}', command_id => 'open') e;
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t,
+  LATERAL evpg_execute(t, 'a', 'Open', '{"owner": "Ælfgifu \\ \"x\""}', command_id => 'open') e;
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Deposit', '{"amount": 100}',
-  command_id => 'first', metadata => '{"n": 12345678901234567890.12}', actor => 'me', correlation_id => 'c', causation_id => 'd') e;
-SELECT count(*) FROM evpg_append('account', 'b', ARRAY[evpg_event('Noted', '{"n": 1e400}', tags => '{x,"y z"}', schema_version => 3)]);
+  command_id => 'first', metadata => '{"n": 12345678901234567890.12}', actor => 'me', correlation_id => 'c',
+    causation_id => 'd') e;
+SELECT count(*) FROM evpg_append('account', 'b',
+  ARRAY[evpg_event('Noted', '{"n": 1e400}', tags => '{x,"y z"}', schema_version => 3)]);
 SELECT evpg_create_stream('account', 'empty');
 SELECT evpg_take_snapshot('account', 'a');
 CREATE FUNCTION count_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -81,7 +87,8 @@ SQL
 	my $before = $node->safe_psql($from, $look);
 	cmp_ok(length $before, '>', 2000, "$schema: there is something to dump");
 
-	$node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/$schema.dump", '-d', $node->connstr($from) ], "$schema: pg_dump -Fc");
+	$node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/$schema.dump", '-d', $node->connstr($from) ],
+		"$schema: pg_dump -Fc");
 	$node->command_ok([ 'pg_dump', '-f', "$directory/$schema.sql", '-d', $node->connstr($from) ], "$schema: pg_dump");
 
 	foreach my $format ('dump', 'sql')
@@ -99,29 +106,40 @@ SQL
 		is(inspect_in($to, $schema), '', "$what: all that is stored agrees");
 
 		# rule 4: in a new session, with the right payload and with another
-		is( $node->safe_psql($to, "$path SELECT status, version, events->0->>'event_id' = (SELECT event_id::text FROM evpg.event
+		is( $node->safe_psql($to, "$path SELECT status, version, events->0->>'event_id' =
+			(SELECT event_id::text FROM evpg.event
 				WHERE aggregate_type = t AND aggregate_id = 'a' AND version = 2)
-			FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_try_execute(t, 'a', 'Deposit', '{\"amount\": 100}', command_id => 'first') e"),
-			"duplicate|2|t\nduplicate|2|t", "$what: rule 4: a command sent before the dump is a duplicate");
-		is(sqlstate($node, "$path SELECT evpg_execute('account', 'a', 'Deposit', '{\"amount\": 101}', command_id => 'first')", $to),
-			'VE005', "$what: rule 4: its id with another payload is an error");
+			FROM unnest('{account,account_c}'::text[]) t, 
+				LATERAL evpg_try_execute(t, 'a', 'Deposit', '{\"amount\": 100}', command_id => 'first') e"),
+			"duplicate|2|t\nduplicate|2|t", "$what: a command sent before the dump is a duplicate [rule 4]");
+		is(sqlstate($node,
+			"$path SELECT evpg_execute('account', 'a', 'Deposit', '{\"amount\": 101}', command_id => 'first')", $to),
+			'VE005', "$what: its id with another payload is an error [rule 4]");
 		# sequences go on, also past what was rolled back
 		is( $node->safe_psql($to, "$path SELECT e.position > q.last_value, e.version, e.event_id IS NOT NULL
 				FROM (SELECT last_value FROM evpg.event_position) q,
-				     unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Withdraw', '{\"amount\": 100}', 2) e"),
+				     unnest('{account,account_c}'::text[]) t,
+				     LATERAL evpg_execute(t, 'a', 'Withdraw', '{\"amount\": 100}', 2) e"),
 			"t|3|t\nt|3|t", "$what: positions and versions go on");
-		is($node->safe_psql($to, "$path SELECT evpg_create_stream('account_c', 'new'); SELECT count(DISTINCT stream_id) = count(*) FROM evpg.stream"),
+		is($node->safe_psql($to,
+			"$path SELECT evpg_create_stream('account_c', 'new'); SELECT count(DISTINCT stream_id) = count(*) "
+			. "FROM evpg.stream"),
 			"t\nt", "$what: so do the numbers of streams");
-		is($node->safe_psql($to, "$path SELECT evpg_stable_position() = max(position) FROM evpg.event_log"), 't', "$what: rule 9: the mark covers it");
-		is( $node->safe_psql($to, "SELECT name, key, version, state->>'balance' FROM evpg.projected_state WHERE key = 'a' AND name NOT IN ('counts', 'again') ORDER BY name"),
-			"balances|a|3|0\nbalances_c|a|3|0\nstatement|a|2|", "$what: C23: projections go on");
-		is($node->safe_psql($to, 'SELECT sum(amount), min(balance) FROM bank.statement'), '0|0', "$what: C23: a table projection too");
+		is($node->safe_psql($to, "$path SELECT evpg_stable_position() = max(position) FROM evpg.event_log"), 't',
+			"$what: the mark covers it [rule 9]");
+		is( $node->safe_psql($to, "SELECT name, key, version, state->>'balance' FROM evpg.projected_state WHERE key = 'a' "
+			. "AND name NOT IN ('counts', 'again') ORDER BY name"),
+			"balances|a|3|0\nbalances_c|a|3|0\nstatement|a|2|", "$what: projections go on [C23]");
+		is($node->safe_psql($to, 'SELECT sum(amount), min(balance) FROM bank.statement'), '0|0',
+			"$what: a table projection too [C23]");
 		# a copy keeps its consumers paused until it is told that it is no copy (sections 4 and 10)
 		is(sqlstate($node, "$path CALL evpg_run()", $to), '55000', "$what: consumers do not run in a copy");
 		$node->safe_psql($to, "$path SELECT evpg_activate_consumers(); CALL evpg_run()");
-		is( $node->safe_psql($to, "SELECT name, key, state->>'count', generation FROM evpg.projected_state WHERE name IN ('counts', 'again') ORDER BY name DESC, key"),
-			"counts|a|6|1\nagain|a|4|1", "$what: rules 10, 13: asynchronous projections and rebuilds go on");
-		is($node->safe_psql($to, "SELECT name, key, error FROM evpg.parked_event"), 'counts|b|noted', "$what: rule 10: what was parked is parked");
+		is( $node->safe_psql($to, "SELECT name, key, state->>'count', generation FROM evpg.projected_state "
+			. "WHERE name IN ('counts', 'again') ORDER BY name DESC, key"),
+			"counts|a|6|1\nagain|a|4|1", "$what: asynchronous projections and rebuilds go on [rules 10, 13]");
+		is($node->safe_psql($to, "SELECT name, key, error FROM evpg.parked_event"), 'counts|b|noted',
+			"$what: what was parked is parked [rule 10]");
 		is(sqlstate($node, 'DELETE FROM evpg.event_log', $to), 'VE012', "$what: history is append-only again");
 		is(inspect_in($to, $schema), '', "$what: and all agrees still");
 	}
@@ -130,9 +148,11 @@ SQL
 # A dump of data alone, into a database that has the extension.
 $node->safe_psql('postgres', 'CREATE DATABASE to_data');
 $node->safe_psql('to_data', 'CREATE EXTENSION evpg');
-$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-n', 'evpg', '-d', $node->connstr('to_data'), "$directory/public.dump" ],
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-n', 'evpg', '-d', $node->connstr('to_data'),
+	"$directory/public.dump" ],
 	'data alone is restored');
-is( $node->safe_psql('to_data', 'SELECT count(*) FROM evpg.event'), $node->safe_psql('from_public', 'SELECT count(*) FROM evpg.event'),
+is( $node->safe_psql('to_data', 'SELECT count(*) FROM evpg.event'),
+	$node->safe_psql('from_public', 'SELECT count(*) FROM evpg.event'),
 	'its events are there');
 
 # Sagas in the middle of what they do, timers and dead letters.
@@ -147,36 +167,52 @@ SELECT last_value, is_called FROM evpg.timer_timer_id_seq;
 SELECT last_value, is_called FROM evpg.dead_letter_dead_letter_id_seq;
 SQL
 my $transfers = q(SELECT t, state->>'status' FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_state(t, 'x') ORDER BY t);
-my $balances = q(SELECT t, id, state->>'balance' FROM unnest('{account,account_c}'::text[]) t, unnest('{payer,payee}'::text[]) id, evpg_state(t, id) ORDER BY t, id DESC);
+my $balances = q(SELECT t, id, state->>'balance'
+	FROM unnest('{account,account_c}'::text[]) t, unnest('{payer,payee}'::text[]) id, evpg_state(t, id)
+	ORDER BY t, id DESC);
 
 $node->safe_psql('postgres', 'CREATE DATABASE from_saga');
 create_evpg($node, 'from_saga');
 $node->safe_psql('from_saga', slurp_file(tree() . '/examples/bank/transfer.sql'));
 $node->safe_psql('from_saga', $_) foreach (
-	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, unnest('{payer,payee}'::text[]) id, evpg_execute(t, id, 'Open', '{"owner": "Ann"}')),
+	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, unnest('{payer,payee}'::text[]) id,
+		evpg_execute(t, id, 'Open', '{"owner": "Ann"}')),
 	q(SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, evpg_execute(t, 'payer', 'Deposit', '{"amount": 100}')),
 	q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Withdraw', '{"amount": 7}')),
 	q(SELECT evpg_run_sagas()),
-	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'x', 'Request', '{"from": "payer", "to": "payee", "amount": 60}')),
+	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t,
+		evpg_execute(t, 'x', 'Request', '{"from": "payer", "to": "payee", "amount": 60}')),
 	q(SELECT evpg_run_sagas()),
-	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t, evpg_execute(t, 'y', 'Request', '{"from": "payer", "to": "payee", "amount": 1}')),
+	q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t,
+		evpg_execute(t, 'y', 'Request', '{"from": "payer", "to": "payee", "amount": 1}')),
 	q(SELECT evpg_run_sagas(1)),
 	q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 5}')));
 my $before = $node->safe_psql('from_saga', $sagas);
-is($node->safe_psql('from_saga', $balances), "account|payer|40\naccount|payee|60\naccount_c|payer|40\naccount_c|payee|0", 'sagas: money is on its way');
-is($node->safe_psql('from_saga', 'SELECT (SELECT count(*) FROM evpg.saga_event) > 0, (SELECT count(*) FROM evpg.timer), (SELECT count(*) FROM evpg.dead_letter)'), 't|4|1', 'sagas: there is something to dump');
+is($node->safe_psql('from_saga', $balances), "account|payer|40\naccount|payee|60\naccount_c|payer|40\naccount_c|payee|0",
+	'sagas: money is on its way');
+is($node->safe_psql('from_saga',
+	'SELECT (SELECT count(*) FROM evpg.saga_event) > 0, (SELECT count(*) '
+	. 'FROM evpg.timer), (SELECT count(*) FROM evpg.dead_letter)'), 't|4|1', 'sagas: there is something to dump');
 $node->safe_psql('from_saga', "SELECT evpg_set_clock_offset('1 hour')");
 $node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/saga.dump", '-d', $node->connstr('from_saga') ], 'sagas: pg_dump');
 $node->safe_psql('postgres', 'CREATE DATABASE to_saga');
-$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('to_saga'), "$directory/saga.dump" ], 'sagas: restored without an error');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('to_saga'), "$directory/saga.dump" ],
+	'sagas: restored without an error');
 is($node->safe_psql('to_saga', $sagas), $before, 'sagas: all is there as it was');
-is($node->safe_psql('to_saga', "SELECT abs(extract(epoch FROM evpg.clock_timestamp() - clock_timestamp())) < 60, count(*) FROM evpg.clock"), 't|0', 'the clock of a restored database is the wall clock');
-is(sqlstate($node, $_, 'to_saga'), '55000', "sagas: a copy does nothing: $_") foreach 'SELECT evpg_run_sagas()', 'SELECT evpg_retry_dead_letters(NULL)', 'CALL evpg_run()';
+is($node->safe_psql('to_saga',
+	"SELECT abs(extract(epoch FROM evpg.clock_timestamp() - clock_timestamp())) < 60, count(*) FROM evpg.clock"), 't|0',
+	'the clock of a restored database is the wall clock');
+is(sqlstate($node, $_, 'to_saga'), '55000', "sagas: a copy does nothing: $_") foreach 'SELECT evpg_run_sagas()',
+	'SELECT evpg_retry_dead_letters(NULL)', 'CALL evpg_run()';
 $node->safe_psql('to_saga', 'SELECT evpg_activate_consumers(); CALL evpg_run()');
 is($node->safe_psql('to_saga', $transfers), "transfer|completed\ntransfer_c|completed", 'sagas: activated, they go on');
-is($node->safe_psql('to_saga', $balances), "account|payer|39\naccount|payee|66\naccount_c|payer|39\naccount_c|payee|61", 'sagas: each transfer is made once, a scheduled command executed');
-is($node->safe_psql('to_saga', 'SELECT retried, failed FROM evpg_retry_dead_letters(NULL)'), '1|0', 'sagas: a dead letter is retried');
-is($node->safe_psql('to_saga', q(SELECT evpg_schedule_command('2100-01-01', 'account', 'payee', 'Close') > max(timer_id) FROM evpg.dead_letter)), 't', 'sagas: ids of timers go on');
+is($node->safe_psql('to_saga', $balances), "account|payer|39\naccount|payee|66\naccount_c|payer|39\naccount_c|payee|61",
+	'sagas: each transfer is made once, a scheduled command executed');
+is($node->safe_psql('to_saga', 'SELECT retried, failed FROM evpg_retry_dead_letters(NULL)'), '1|0',
+	'sagas: a dead letter is retried');
+is($node->safe_psql('to_saga',
+	q(SELECT evpg_schedule_command('2100-01-01', 'account', 'payee', 'Close') > max(timer_id) FROM evpg.dead_letter)), 't',
+	'sagas: ids of timers go on');
 
 # inspect() looks for functions in the search_path
 sub inspect_in

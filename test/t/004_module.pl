@@ -129,21 +129,27 @@ command_like(["$directory/unit"], qr/^1 5 0 backwards$/, 'and are tested by it')
 # ------------------------------------------------------------------ in the server
 
 build(1);
-is( $node->safe_psql('postgres', "SELECT evpg_register_aggregate('meter', library => '$library', symbol => 'meter', snapshot_every => 2)"),
+is( $node->safe_psql('postgres',
+	"SELECT evpg_register_aggregate('meter', library => '$library', symbol => 'meter', snapshot_every => 2)"),
 	't', 'registered by its absolute path');
-is(sqlstate($node, "SELECT evpg_register_aggregate('m', library => './meter.so', symbol => 'meter')"), '22023', 'a relative path is refused');
-is(sqlstate($node, "SELECT evpg_register_aggregate('m', library => '$library', symbol => 'nothing')"), 'VE009', 'so is a symbol that is not there');
-is( $node->safe_psql('postgres', <<'SQL'), "1\n2\n3\nrejected|backwards\n3|{\"value\": 30, \"readings\": 3}", 'commands are decided by it');
+is(sqlstate($node, "SELECT evpg_register_aggregate('m', library => './meter.so', symbol => 'meter')"), '22023',
+	'a relative path is refused');
+is(sqlstate($node, "SELECT evpg_register_aggregate('m', library => '$library', symbol => 'nothing')"), 'VE009',
+	'so is a symbol that is not there');
+is( $node->safe_psql('postgres', <<'SQL'),
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 10}');
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 20}');
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 30}');
 SELECT status, code FROM evpg_try_execute('meter', 'm', 'Read', '{"value": 29}');
 SELECT version, state FROM evpg_state('meter', 'm');
 SQL
-is($node->safe_psql('postgres', 'SELECT version, reducer_version FROM evpg.snapshot'), '2|1', 'rule 7: a snapshot was written');
+	"1\n2\n3\nrejected|backwards\n3|{\"value\": 30, \"readings\": 3}", 'commands are decided by it');
+is($node->safe_psql('postgres', 'SELECT version, reducer_version FROM evpg.snapshot'), '2|1',
+	'a snapshot was written [rule 7]');
 # a trace that shows whether a snapshot was used
 $node->safe_psql('postgres', q{UPDATE evpg.snapshot SET state = state || '{"snapshot": 1}'});
-is($node->safe_psql('postgres', "SELECT state->'snapshot' FROM evpg_state('meter', 'm')"), '1', 'rule 7: a new session loads it');
+is($node->safe_psql('postgres', "SELECT state->'snapshot' FROM evpg_state('meter', 'm')"), '1',
+	'a new session loads it [rule 7]');
 
 my $old = $node->background_psql('postgres', on_error_stop => 1);
 is($old->query_safe("SELECT state->'readings' FROM evpg_state('meter', 'm')"), '3', 'an old session has a warm state');
@@ -153,17 +159,19 @@ unlink $library;
 build(10);
 
 is( $node->safe_psql('postgres', "SELECT version, state FROM evpg_state('meter', 'm')"),
-	'3|{"value": 30, "readings": 30}', 'rule 7: a new session folds by the new library, from the first event');
-is( $old->query_safe("SELECT version FROM evpg_execute('meter', 'm', 'Read', '{\"value\": 40}'); SELECT state FROM evpg_state('meter', 'm')"),
+	'3|{"value": 30, "readings": 30}', 'a new session folds by the new library, from the first event [rule 7]');
+is( $old->query_safe("SELECT version FROM evpg_execute('meter', 'm', 'Read', '{\"value\": 40}'); SELECT state "
+	. "FROM evpg_state('meter', 'm')"),
 	"4\n{\"value\": 40, \"readings\": 4, \"snapshot\": 1}", 'the old session goes on with the old one');
-is($node->safe_psql('postgres', 'SELECT version, reducer_version FROM evpg.snapshot'), '4|1', 'rule 7: its snapshot says by which');
-is( $node->safe_psql('postgres', <<'SQL'), "5\n6\n{\"value\": 60, \"readings\": 60}", 'rule 7: which the new one ignores');
+is($node->safe_psql('postgres', 'SELECT version, reducer_version FROM evpg.snapshot'), '4|1',
+	'its snapshot says by which [rule 7]');
+is( $node->safe_psql('postgres', <<'SQL'), "5\n6\n{\"value\": 60, \"readings\": 60}", 'which the new one ignores [rule 7]');
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 50}');
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 60}');
 SELECT state FROM evpg_state('meter', 'm');
 SQL
 is($node->safe_psql('postgres', 'SELECT version, reducer_version, state FROM evpg.snapshot'),
-	'6|10|{"value": 60, "readings": 60}', 'rule 7: and writes its own');
+	'6|10|{"value": 60, "readings": 60}', 'and writes its own [rule 7]');
 is( $old->query_safe("SELECT state->'readings' FROM evpg_state('meter', 'm')"),
 	'6', 'which in turn the old one ignores');
 $old->quit;
@@ -174,7 +182,8 @@ my ($code, $stdout, $stderr) = $node->psql('postgres', "SELECT evpg_execute('met
 like($stderr, qr/could not access file "\Q$library\E"/, 'a file that is gone is named');
 is($node->safe_psql('postgres', "SELECT evpg_stream_version('meter', 'm')"), '6', 'its events can be read');
 build(10);
-is($node->safe_psql('postgres', "SELECT version FROM evpg_execute('meter', 'm', 'Read', '{\"value\": 70}', 6)"), '7', 'back again, all is well');
+is($node->safe_psql('postgres', "SELECT version FROM evpg_execute('meter', 'm', 'Read', '{\"value\": 70}', 6)"), '7',
+	'back again, all is well');
 is(inspect($node), '', 'all that is stored agrees');
 
 $node->stop;

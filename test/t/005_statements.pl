@@ -11,10 +11,13 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = evpg_node('statements',
-	conf => "shared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.track = all\npg_stat_statements.track_utility = off\n");
+	conf => "shared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.track = "
+		. "all\npg_stat_statements.track_utility = off\n");
 
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_stat_statements');
-$node->safe_psql('postgres', "SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Open', '{\"owner\": \"Alice\"}') e");
+$node->safe_psql('postgres',
+	"SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Open', "
+	. "'{\"owner\": \"Alice\"}') e");
 
 # The statements that a call runs in a warm session, the call itself among them, most often run first: calls, then text.
 sub statements
@@ -42,20 +45,27 @@ SQL
 
 my $deposit = q{SELECT FROM evpg_execute('account_c', 'a', 'Deposit', '{"amount": 1}')};
 
-cmp_ok(statements('warm execute of one event, in C', $deposit, 20), '<=', 3, 'one event of a module, without command_id: at most 3 statements');
-cmp_ok(statements('the same with expected_version', q{SELECT FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 1}', -1)}, 20),
+cmp_ok(statements('warm execute of one event, in C', $deposit, 20), '<=', 3,
+	'one event of a module, without command_id: at most 3 statements');
+cmp_ok(statements('the same with expected_version',
+	q{SELECT FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 1}', -1)}, 20),
 	'<=', 3, 'no more with an expected version');
-cmp_ok(statements('warm rejection', q{SELECT FROM evpg_try_execute('account_c', 'a', 'Withdraw', '{"amount": 1000000}')}, 20),
+cmp_ok(statements('warm rejection', q{SELECT FROM evpg_try_execute('account_c', 'a', 'Withdraw', '{"amount": 1000000}')},
+	20),
 	'<=', 2, 'a rejection: at most 2');
-cmp_ok(statements('append of one event', q{SELECT FROM evpg_append('account_c', 'b', ARRAY[evpg_event('Noted')])}, 20), '<=', 3, 'append: at most 3');
-cmp_ok(statements('append of 1,000 events', q{SELECT FROM evpg_append('account_c', 'b', array_fill(evpg_event('Noted'), ARRAY[1000]))}, 5),
+cmp_ok(statements('append of one event', q{SELECT FROM evpg_append('account_c', 'b', ARRAY[evpg_event('Noted')])}, 20), '<=',
+	3, 'append: at most 3');
+cmp_ok(statements('append of 1,000 events',
+	q{SELECT FROM evpg_append('account_c', 'b', array_fill(evpg_event('Noted'), ARRAY[1000]))}, 5),
 	'<=', 3, 'append of 1,000 events: no more');
 cmp_ok(statements('warm state', q{SELECT FROM evpg_state('account_c', 'a')}, 20), '<=', 2, 'a warm state: at most 2');
 
 # with an id: looked up, and recorded
 my $number = 0;
-my $sent = join ";\n", map { q{SELECT FROM evpg_execute('account_c', 'a', 'Deposit', '{"amount": 1}', command_id => 'id-} . $number++ . q{')} } 1 .. 20;
-cmp_ok(statements('20 warm executes, with command ids that are new, then known', $sent, 1) / 20, '<=', 5, 'with a command_id: at most 5');
+my $sent = join ";\n", map { q{SELECT FROM evpg_execute('account_c', 'a', 'Deposit', '{"amount": 1}', command_id => 'id-}
+	. $number++ . q{')} } 1 .. 20;
+cmp_ok(statements('20 warm executes, with command ids that are new, then known', $sent, 1) / 20, '<=', 5,
+	'with a command_id: at most 5');
 
 # ------------------------------------------------------------------ what is read
 
@@ -81,12 +91,13 @@ SQL
 }
 
 my $log = qr/^event_log\|0\|0\|1\|0$/m;
-like(touched($deposit, 1), $log, 'rule 6: a warm command of a module reads no event, and writes one');
-like(touched(q{SELECT FROM evpg_execute('account', 'a', 'Deposit', '{"amount": 1}')}, 1), $log, 'rule 6: nor does one of functions');
+like(touched($deposit, 1), $log, 'a warm command of a module reads no event, and writes one [rule 6]');
+like(touched(q{SELECT FROM evpg_execute('account', 'a', 'Deposit', '{"amount": 1}')}, 1), $log,
+	'nor does one of functions [rule 6]');
 like(touched($deposit, 0), qr/^event_log\|0\|1\|1\|0$/m, 'a cold one does, by one index scan');
-unlike(touched(q{SELECT FROM evpg_state('account_c', 'a')}, 1), qr/^event_log/m, 'rule 6: a warm state reads no event');
+unlike(touched(q{SELECT FROM evpg_state('account_c', 'a')}, 1), qr/^event_log/m, 'a warm state reads no event [rule 6]');
 unlike(touched(q{SELECT FROM evpg_try_execute('account_c', 'a', 'Withdraw', '{"amount": 1000000}')}, 1), qr/^event_log/m,
-	'rule 6: a rejection reads none, and writes none');
+	'a rejection reads none, and writes none [rule 6]');
 like(touched($deposit, 1), qr/^stream\|0\|[12]\|0\|1$/m, 'the row of the stream is found by index, and updated once');
 
 # the session says the same of itself

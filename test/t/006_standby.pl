@@ -15,7 +15,8 @@ my $primary = evpg_node('primary', allows_streaming => 1);
 
 $primary->safe_psql('postgres', <<'SQL');
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Open', '{"owner": "Alice"}') e;
-SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, LATERAL evpg_execute(t, 'a', 'Deposit', '{"amount": 100}', command_id => 'first') e;
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t,
+  LATERAL evpg_execute(t, 'a', 'Deposit', '{"amount": 100}', command_id => 'first') e;
 SQL
 $primary->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
@@ -31,10 +32,14 @@ foreach my $type ('account', 'account_c')
 	is($session->query_safe("SELECT version, state->'balance' FROM evpg_state('$type', 'a')"), '2|100', "$type: a state");
 	$primary->safe_psql('postgres', "SELECT FROM evpg_execute('$type', 'a', 'Withdraw', '{\"amount\": 30}')");
 	$primary->wait_for_catchup($standby);
-	is($session->query_safe("SELECT version, state->'balance' FROM evpg_state('$type', 'a')"), '3|70', "$type: rule 6: a cached state is caught up");
-	is($session->query_safe("SELECT state->'balance' FROM evpg_state('$type', 'a', at_version => 2)"), '100', "$type: at a version");
-	is($session->query_safe("SELECT state->'balance' FROM evpg_state('$type', 'a', at_time => 'infinity')"), '70', "$type: at a time");
-	is($session->query_safe("SELECT string_agg(type, ' ') FROM evpg_read_stream('$type', 'a')"), 'AccountOpened MoneyDeposited MoneyWithdrawn', "$type: a stream");
+	is($session->query_safe("SELECT version, state->'balance' FROM evpg_state('$type', 'a')"), '3|70',
+		"$type: a cached state is caught up [rule 6]");
+	is($session->query_safe("SELECT state->'balance' FROM evpg_state('$type', 'a', at_version => 2)"), '100',
+		"$type: at a version");
+	is($session->query_safe("SELECT state->'balance' FROM evpg_state('$type', 'a', at_time => 'infinity')"), '70',
+		"$type: at a time");
+	is($session->query_safe("SELECT string_agg(type, ' ') FROM evpg_read_stream('$type', 'a')"),
+		'AccountOpened MoneyDeposited MoneyWithdrawn', "$type: a stream");
 	is($session->query_safe("SELECT evpg_stream_version('$type', 'a')"), '3', "$type: its version");
 }
 is($session->query_safe('SELECT count(*) FROM evpg_streams()'), '2', 'streams are listed');
@@ -43,11 +48,13 @@ is($session->query_safe('SELECT count(*) FROM evpg_read_all(0, stable_only => fa
 # ------------------------------------------------------------------ what is refused
 
 my ($code, $stdout, $stderr) = $standby->psql('postgres', 'SELECT evpg_stable_position()');
-like($stderr, qr/ERROR:  there is no stable position during recovery.*HINT: /s, 'rule 9: the stable position is refused, with a hint');
-is(sqlstate($standby, 'SELECT evpg_stable_position()'), '55000', 'rule 9: its SQLSTATE');
-is(sqlstate($standby, 'SELECT FROM evpg_read_all(0)'), '55000', 'rule 9: so are pages up to it');
-is($standby->safe_psql('postgres', 'SELECT stable_position IS NULL, last_position >= 6, blocker_pid FROM evpg.stat_stable_position'),
-	't|t|', 'rule 9: the view does not pretend to know it');
+like($stderr, qr/ERROR:  there is no stable position during recovery.*HINT: /s,
+	'the stable position is refused, with a hint [rule 9]');
+is(sqlstate($standby, 'SELECT evpg_stable_position()'), '55000', 'its SQLSTATE [rule 9]');
+is(sqlstate($standby, 'SELECT FROM evpg_read_all(0)'), '55000', 'so are pages up to it [rule 9]');
+is($standby->safe_psql('postgres',
+	'SELECT stable_position IS NULL, last_position >= 6, blocker_pid FROM evpg.stat_stable_position'),
+	't|t|', 'the view does not pretend to know it [rule 9]');
 foreach my $type ('account', 'account_c')
 {
 	foreach my $write (
@@ -64,7 +71,8 @@ foreach my $type ('account', 'account_c')
 		is(sqlstate($primary, "BEGIN READ ONLY; SELECT $write"), '25006', "25006 on the primary, read only: $write");
 	}
 }
-is(sqlstate($standby, "SELECT evpg_register_aggregate('x', library => 'evpg_bank', symbol => 'bank_account')"), '25006', '25006: evpg_register_aggregate');
+is(sqlstate($standby, "SELECT evpg_register_aggregate('x', library => 'evpg_bank', symbol => 'bank_account')"), '25006',
+	'25006: evpg_register_aggregate');
 is(sqlstate($standby, "SELECT evpg_drop_aggregate('account')"), '25006', '25006: evpg_drop_aggregate');
 
 # ------------------------------------------------------------------ promotion
@@ -79,7 +87,8 @@ SQL
 # the primary fails with this one open
 my $lost = $primary->background_psql('postgres', on_error_stop => 1);
 $lost->query_safe("BEGIN; SELECT FROM evpg_append('account_c', 'lost', ARRAY[evpg_event('Lost')])");
-my $last = $primary->safe_psql('postgres', "SELECT position FROM evpg_execute('account', 'a', 'Deposit', '{\"amount\": 5}')");
+my $last = $primary->safe_psql('postgres',
+	"SELECT position FROM evpg_execute('account', 'a', 'Deposit', '{\"amount\": 5}')");
 $primary->wait_for_catchup($standby);
 $primary->stop('immediate');
 $lost->{run}->finish;
@@ -87,22 +96,29 @@ $standby->promote;
 ok($standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()'), 'the standby is promoted');
 
 my $prepared = $last - 2;
-is( $session->query_safe("SELECT count(*) = (SELECT count(*) FROM evpg.event WHERE position < $prepared), max(position) < $prepared FROM evpg_read_all(0)"),
-	't|t', 'rule 9: what is prepared still holds the mark, of a session that is new to it as well');
-is($session->query_safe("SELECT stable_position = $prepared - 1, last_position >= $last, blocker_gid, blocker_state FROM evpg.stat_stable_position"),
-	't|t|appender|prepared', 'rule 9: the view shows who holds it');
-is($session->query_safe("SELECT version FROM evpg_execute('account_c', 'a', 'Deposit', '{\"amount\": 1}')"), '4', 'a session from before commands');
+is( $session->query_safe("SELECT count(*) = (SELECT count(*) FROM evpg.event "
+	. "WHERE position < $prepared), max(position) < $prepared FROM evpg_read_all(0)"),
+	't|t', 'what is prepared still holds the mark, of a session that is new to it as well [rule 9]');
+is($session->query_safe("SELECT stable_position = $prepared - 1, last_position >= $last, blocker_gid, blocker_state "
+	. "FROM evpg.stat_stable_position"),
+	't|t|appender|prepared', 'the view shows who holds it [rule 9]');
+is($session->query_safe("SELECT version FROM evpg_execute('account_c', 'a', 'Deposit', '{\"amount\": 1}')"), '4',
+	'a session from before commands');
 is( $standby->safe_psql('postgres', <<'SQL'), "ok|5\nduplicate|2", 'so does a new one; command ids are known (rule 4)');
 SELECT status, version FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 1}', 4);
 SELECT status, version FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 100}', command_id => 'first');
 SQL
-is($standby->safe_psql('postgres', "SELECT count(*) FROM evpg.event WHERE position > $last AND aggregate_type = 'account_c'"), '2', 'positions go on');
+is($standby->safe_psql('postgres',
+	"SELECT count(*) FROM evpg.event WHERE position > $last AND aggregate_type = 'account_c'"), '2', 'positions go on');
 $standby->safe_psql('postgres', "COMMIT PREPARED 'appender'");
-is( $standby->safe_psql('postgres', "SELECT string_agg(position::text, ' ' ORDER BY position) FROM evpg_read_all($prepared - 1) WHERE position <= $last"),
-	"$prepared $last", 'rule 9: once it is committed, its event is seen in its place; what was open on the primary is not');
-is($standby->safe_psql('postgres', 'SELECT stable_position = last_position, blocker_pid, blocker_gid FROM evpg.stat_stable_position'),
-	't||', 'rule 9: and nobody holds the mark');
-is( $session->query_safe('SELECT count(*) = (SELECT count(*) FROM evpg.event) FROM evpg_read_all(0)'), 't', 'rule 9: and everything after it');
+is( $standby->safe_psql('postgres',
+	"SELECT string_agg(position::text, ' ' ORDER BY position) FROM evpg_read_all($prepared - 1) WHERE position <= $last"),
+	"$prepared $last", 'once it is committed, its event is seen in its place; what was open on the primary is not [rule 9]');
+is($standby->safe_psql('postgres',
+	'SELECT stable_position = last_position, blocker_pid, blocker_gid FROM evpg.stat_stable_position'),
+	't||', 'and nobody holds the mark [rule 9]');
+is( $session->query_safe('SELECT count(*) = (SELECT count(*) FROM evpg.event) FROM evpg_read_all(0)'), 't',
+	'and everything after it [rule 9]');
 is(inspect($standby), '', 'all that is stored agrees');
 $session->quit;
 

@@ -1,6 +1,6 @@
 # The importer of examples/loan: all rows once, whatever happens in between: a second run, a kill in the middle, two at once,
-# a file that is broken; and its read models, which follow the log and are rebuilt meanwhile, exactly.  With a real log of a bank
-# (LOG=path, or found where make demo finds it) also its known totals.
+# a file that is broken; and its read models, which follow the log and are rebuilt meanwhile, exactly.  With a real log of a
+# bank (LOG=path, or found where make demo finds it) also its known totals.
 
 use strict;
 use warnings;
@@ -67,13 +67,15 @@ sub read_models_ok
 {
 	my ($applications, $what) = @_;
 
-	is(value("SELECT bool_and(evpg_wait_for(name, evpg_stable_position(), '5 minutes')) FROM unnest('{outcomes,work_days}'::text[]) AS name"),
+	is(value("SELECT bool_and(evpg_wait_for(name, evpg_stable_position(), '5 minutes')) "
+		. "FROM unnest('{outcomes,work_days}'::text[]) AS name"),
 		't', "$what: the read models have followed");
 	foreach my $pair ([ 'loan.outcomes', 'loan.outcomes_of_log' ], [ 'loan.work_day', 'loan.work_day_of_log' ])
 	{
 		my ($rows, $log) = @$pair;
 
-		is(value("(TABLE $rows EXCEPT ALL TABLE $log) UNION ALL (TABLE $log EXCEPT ALL TABLE $rows)"), '', "$what: $rows is what the log says");
+		is(value("(TABLE $rows EXCEPT ALL TABLE $log) UNION ALL (TABLE $log EXCEPT ALL TABLE $rows)"), '',
+			"$what: $rows is what the log says");
 	}
 	is(value('SELECT sum(applications) FROM loan.outcomes'), $applications, "$what: each application has an outcome");
 	return;
@@ -113,9 +115,11 @@ sub rebuilds_end
 {
 	my ($appended, $what, $stop) = @_;
 
-	is(value("SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.progress_rebuild"), 'outcomes work_days', "$what: both read models are being rebuilt");
+	is(value("SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.progress_rebuild"), 'outcomes work_days',
+		"$what: both read models are being rebuilt");
 	is(builds(), $old_builds, "$what: meanwhile the old rows are read");
-	cmp_ok(value("SELECT count(*) FROM evpg.event_log WHERE position > $begun_at"), '>=', $appended, "$what: events came in between beginning and end");
+	cmp_ok(value("SELECT count(*) FROM evpg.event_log WHERE position > $begun_at"), '>=', $appended,
+		"$what: events came in between beginning and end");
 	$holder->query_safe('ROLLBACK');
 	$holder->quit;
 	release($stop) if defined $stop;
@@ -144,12 +148,15 @@ begin('sample');
 imported_ok($sample, $rows, 0, 'the sample is imported');
 is(value('SELECT count(*) FROM evpg.event'), $rows, 'each row is an event');
 my %cases = map { (split /,/)[1] => 1 } @rows;
-is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application')"), keys(%cases) . "|$rows", 'each case is a stream');
-is(value("SELECT position FROM (SELECT position, occurred_at < lag(occurred_at) OVER (ORDER BY position) AS wrong FROM evpg.event) e WHERE wrong"),
+is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application')"), keys(%cases) . "|$rows",
+	'each case is a stream');
+is(value("SELECT position FROM (SELECT position, occurred_at < lag(occurred_at) OVER (ORDER BY position) AS wrong "
+	. "FROM evpg.event) e WHERE wrong"),
 	'', 'positions follow time');
 my $case = (split /,/, $rows[0])[1];
 my $moment = (split /,/, $rows[0])[0];
-is(value("SELECT occurred_at = '$moment', occurred_at < recorded_at FROM evpg_read_stream('loan_application', '$case', max_count => 1)"),
+is(value("SELECT occurred_at = '$moment', occurred_at < recorded_at "
+	. "FROM evpg_read_stream('loan_application', '$case', max_count => 1)"),
 	't|t', 'occurred_at is the time of the row');
 my $final = 'SELECT status, applications, events FROM loan.final_states';
 my $expected = value($final);
@@ -182,8 +189,10 @@ my $blocked = (split /,/, $rows[-1])[1];
 my $first = (grep { (split /,/, $rows[$_])[1] eq $blocked } 0 .. $#rows)[0];
 my $session = $node->background_psql($database, on_error_stop => 1);
 $session->query_safe("BEGIN; SELECT evpg_create_stream('loan_application', '$blocked')");
-my $process = IPC::Run::start([ $import, '--batch', 5, $sample ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
-ok($node->poll_query_until($database, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'evpg loan import' AND wait_event_type = 'Lock'"),
+my $process = IPC::Run::start([ $import, '--batch', 5, $sample ], '<', \undef, '>', "$directory/out", '2>',
+	"$directory/err");
+ok($node->poll_query_until($database,
+	"SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'evpg loan import' AND wait_event_type = 'Lock'"),
 	'the importer is in the middle of a batch');
 my $whole = 5 * int($first / 5);
 is(value('SELECT count(*) FROM evpg.event'), $whole, 'the batches before it are there as a whole');
@@ -201,8 +210,10 @@ $session->quit;
 # its batch may be in flight still: the server does not look at the client before it has done
 my ($code, $stdout, $stderr) = import_file($sample, '--batch', 5);
 is($code, 0, 'rerun') or diag($stderr);
-ok($node->poll_query_until($database, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'evpg loan import'"), 'all importers are gone');
-is(value('SELECT count(*), count(DISTINCT (aggregate_id, version)) FROM evpg.event'), "$rows|$rows", 'each row is an event, once');
+ok($node->poll_query_until($database,
+	"SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'evpg loan import'"), 'all importers are gone');
+is(value('SELECT count(*), count(DISTINCT (aggregate_id, version)) FROM evpg.event'), "$rows|$rows",
+	'each row is an event, once');
 is(value($final), $expected, 'the states are the same');
 # it tries again after a pause
 foreach (1 .. 180)
@@ -222,7 +233,8 @@ $node->reload;
 $session = $node->background_psql($database, on_error_stop => 1);
 $session->query_safe("BEGIN; SELECT evpg_create_stream('loan_application', '$blocked')");
 $process = IPC::Run::start([ $import, '--batch', 5, $sample ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
-ok($node->poll_query_until($database, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'evpg loan import' AND wait_event_type = 'Lock'"),
+ok($node->poll_query_until($database,
+	"SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'evpg loan import' AND wait_event_type = 'Lock'"),
 	'the importer waits');
 $node->stop('immediate');
 $process->finish;
@@ -236,9 +248,11 @@ is(value($final), $expected, 'the states are the same');
 
 # two at once
 begin('twice');
-my @two = map { IPC::Run::start([ $import, '--batch', 3, $sample ], '<', \undef, '>', "$directory/out$_", '2>', "$directory/err$_") } 1, 2;
+my @two = map { IPC::Run::start([ $import, '--batch', 3, $sample ], '<', \undef, '>', "$directory/out$_", '2>',
+	"$directory/err$_") } 1, 2;
 $_->finish foreach @two;
-is(join(' ', map { $_->result(0) } @two), '0 0', 'two importers at once') or diag(slurp_file("$directory/err1"), slurp_file("$directory/err2"));
+is(join(' ', map { $_->result(0) } @two), '0 0', 'two importers at once')
+	or diag(slurp_file("$directory/err1"), slurp_file("$directory/err2"));
 my ($sum) = (0);
 $sum += (split / /, slurp_file("$directory/out$_"))[0] foreach 1, 2;
 is($sum, $rows, 'together they imported each row once');
@@ -274,14 +288,16 @@ foreach my $test (
 	[ 'seq that is 0', with_row(sub { $_[0][2] = 0 }), qr/row 5: seq "0"/, 3 ],
 	[ 'a gap in seq', with_row(sub { $_[0][2] = 9 }), qr/row 5: case ".*" goes on with seq 9, not/, 3 ],
 	[ 'no activity', with_row(sub { $_[0][5] = '' }), qr/row 5: no activity/, 3 ],
-	[ 'a transition that is unknown', with_row(sub { $_[0][5] = 'W_x'; $_[0][6] = 'PAUSE' }), qr/row 5: unknown transition "PAUSE"/, 3 ],
+	[ 'a transition that is unknown', with_row(sub { $_[0][5] = 'W_x'; $_[0][6] = 'PAUSE' }),
+		qr/row 5: unknown transition "PAUSE"/, 3 ],
 	[ 'what is not UTF-8', with_row(sub { $_[0][7] = "\xff\n" }), qr/row 5: not UTF-8/, 3 ],
 	[ 'a zero byte', with_row(sub { $_[0][7] = "\0\n" }), qr/row \d+: /, undef ],
 	[ 'a quote that is never closed', with_row(sub { $_[0][7] = "\"x\n" }), qr/row \d+: /, 3 ])
 {
 	my ($what, $text, $error, $count) = @$test;
 
-	value(join ' ', (map { "ALTER TABLE evpg.$_ DISABLE TRIGGER evpg_append_only; DELETE FROM evpg.$_;" } qw(event_log stream)),
+	value(join ' ',
+		(map { "ALTER TABLE evpg.$_ DISABLE TRIGGER evpg_append_only; DELETE FROM evpg.$_;" } qw(event_log stream)),
 		map { "ALTER TABLE evpg.$_ ENABLE ALWAYS TRIGGER evpg_append_only;" } qw(event_log stream));
 	($code, $stdout, $stderr) = import_file(write_file('broken.csv', $text));
 	is($code, 1, "$what: exit code 1");
@@ -301,7 +317,8 @@ begin('other');
 value("SELECT FROM evpg_append('loan_application', '$case', ARRAY[evpg_event('Other')])");
 ($code, $stdout, $stderr) = import_file($sample);
 is($code, 1, 'a stream that has another event there: exit code 1');
-like($stderr, qr/row 2: case "\Q$case\E" has another event at version 1/, 'a stream that has another event there: the error says so');
+like($stderr, qr/row 2: case "\Q$case\E" has another event at version 1/,
+	'a stream that has another event there: the error says so');
 
 # ------------------------------------------------------------------ workers follow
 
@@ -313,8 +330,8 @@ begin('followed');
 imported_ok($sample, $rows, 0, 'with workers');
 read_models_ok(scalar keys %cases, 'with workers');
 
-# A long log, of copies of the sample; the import comes to a stop at two of them, and what is behind the first is appended while
-# both read models are rebuilt.
+# A long log, of copies of the sample; the import comes to a stop at two of them, and what is behind the first is appended
+# while both read models are rebuilt.
 begin('rebuilt');
 my $copies = 120;
 my @stops = (70, 100);
@@ -326,7 +343,8 @@ foreach my $copy (@stops)
 	$stop->query_safe("BEGIN; SELECT evpg_create_stream('loan_application', '$copy$case')");
 	push @sessions, $stop;
 }
-my $long = write_file('long.csv', join '', $header, map { my $copy = $_; map { s/^([^,]*),/$1,$copy/r } @rows } 0 .. $copies - 1);
+my $long = write_file('long.csv', join '', $header,
+	map { my $copy = $_; map { s/^([^,]*),/$1,$copy/r } @rows } 0 .. $copies - 1);
 $process = IPC::Run::start([ $import, '--batch', $rows, $long ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
 foreach my $i (0, 1)
 {
@@ -359,26 +377,32 @@ if (defined $log && $log ne '')
 	begin('real');
 	# killed in the middle, then run to the end, then again
 	$process = IPC::Run::start([ $import, $log ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
-	ok($node->poll_query_until($database, 'SELECT count(*) > 20000 FROM evpg.event_log'), 'the log: the import is on its way');
+	ok($node->poll_query_until($database, 'SELECT count(*) > 20000 FROM evpg.event_log'),
+		'the log: the import is on its way');
 	$process->kill_kill(grace => 0);
 	$process = IPC::Run::start([ $import, $log ], '<', \undef, '>', "$directory/out", '2>', "$directory/err");
 	ok($node->poll_query_until($database, 'SELECT count(*) > 60000 FROM evpg.event_log'), 'the log: run again, it goes on');
 	rebuilds_begin();
-	ok($node->poll_query_until($database, "SELECT count(*) > 20000 FROM evpg.event_log WHERE position > $begun_at"), 'the log: while both read models are rebuilt');
+	ok($node->poll_query_until($database, "SELECT count(*) > 20000 FROM evpg.event_log WHERE position > $begun_at"),
+		'the log: while both read models are rebuilt');
 	rebuilds_end(20000, 'the log');
 	$process->finish;
 	is($process->result(0), 0, 'the log: killed and run again') or diag(slurp_file("$directory/err"));
 	cmp_ok((split / /, slurp_file("$directory/out"))[0], '<', 262200, 'the log: it did not begin anew');
 	imported_ok($log, 0, 262200, 'the log: nothing is imported twice');
-	is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application', max_count => NULL)"), '13087|262200', 'the log: streams and events');
+	is(value("SELECT count(*), sum(version) FROM evpg_streams('loan_application', max_count => NULL)"), '13087|262200',
+		'the log: streams and events');
 	is( value("SELECT string_agg(status || ' ' || applications, ', ') FROM loan.final_states"),
 		'approved 2246, cancelled 2807, declined 7635, undecided 399', 'the log: how the applications ended');
 	read_models_ok(13087, 'the log');
-	is(value("SELECT string_agg(outcome || ' ' || applications, ', ' ORDER BY outcome) FROM (SELECT outcome, sum(applications) AS applications FROM loan.outcomes GROUP BY outcome) o"),
+	is(value("SELECT string_agg(outcome || ' ' || applications, ', ' ORDER BY outcome) "
+		. "FROM (SELECT outcome, sum(applications) AS applications FROM loan.outcomes GROUP BY outcome) o"),
 		'approved 2246, cancelled 2807, declined 7635, undecided 399', 'the log: the outcomes');
-	is(value('SELECT count(*), sum(started), sum(completed) FROM loan.work_day'), '2886|63376|64271', 'the log: work of employees');
+	is(value('SELECT count(*), sum(started), sum(completed) FROM loan.work_day'), '2886|63376|64271',
+		'the log: work of employees');
 	my $declined = value("SELECT application FROM loan.application WHERE status = 'declined' ORDER BY application LIMIT 1");
-	is(value("SELECT status, code FROM evpg_try_execute('loan_application', '$declined', 'Approve')"), 'rejected|already_decided',
+	is(value("SELECT status, code FROM evpg_try_execute('loan_application', '$declined', 'Approve')"),
+		'rejected|already_decided',
 		'the log: a declined application cannot be approved');
 }
 else

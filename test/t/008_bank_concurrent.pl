@@ -37,7 +37,8 @@ foreach my $type ('account', 'account_c')
 			# now and then with an expectation that may have become wrong meanwhile
 			my $expected = $n % 10 == 9 ? "evpg_stream_version('$type', 'a$account')" : 'NULL';
 
-			$script .= "SELECT 'a$account', '$command', $amount, status, coalesce(code, '') FROM evpg_try_execute('$type', 'a$account', '$command', '$data', $expected);\n";
+			$script .= "SELECT 'a$account', '$command', $amount, status, coalesce(code, '') "
+				. "FROM evpg_try_execute('$type', 'a$account', '$command', '$data', $expected);\n";
 		}
 		my $file = "$directory/$type-$client";
 
@@ -72,25 +73,30 @@ foreach my $type ('account', 'account_c')
 	}
 	note join(', ', map { "$_: $status{$_}" } sort keys %status);
 	is($answers, $clients * $commands, "$type: each command was answered");
-	is(join(' ', grep { !/^(ok|noop|conflict|rejected insufficient_funds|rejected account_not_open)$/ } keys %status), '', "$type: with nothing unforeseen");
+	is(join(' ', grep { !/^(ok|noop|conflict|rejected insufficient_funds|rejected account_not_open)$/ } keys %status), '',
+		"$type: with nothing unforeseen");
 	cmp_ok($status{'rejected insufficient_funds'}, '>', 0, "$type: withdrawals were rejected");
 	is($status{noop}, $clients * $accounts - $accounts, "$type: each account was opened once");
-	is( $node->safe_psql('postgres', "SELECT s.aggregate_id, s.version, f.state->'balance' FROM evpg_streams('$type') s, LATERAL evpg_state('$type', s.aggregate_id) f ORDER BY 1"),
-		join("\n", map { "$_|$version{$_}|$balance{$_}" } sort keys %balance), "$type: rule 3: versions and balances are what was accepted, to the cent");
-	is($node->safe_psql('postgres', "SELECT count(*) FROM evpg.event WHERE aggregate_type = '$type'"), $status{ok}, "$type: rule 5: what was refused left no event");
-	is( $node->safe_psql('postgres', <<"SQL"), '', "$type: rule 5: no balance was ever negative");
+	is( $node->safe_psql('postgres',
+		"SELECT s.aggregate_id, s.version, f.state->'balance' "
+		. "FROM evpg_streams('$type') s, LATERAL evpg_state('$type', s.aggregate_id) f ORDER BY 1"),
+		join("\n", map { "$_|$version{$_}|$balance{$_}" } sort keys %balance),
+			"$type: versions and balances are what was accepted, to the cent [rule 3]");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM evpg.event WHERE aggregate_type = '$type'"), $status{ok},
+		"$type: what was refused left no event [rule 5]");
+	is( $node->safe_psql('postgres', <<"SQL"), '', "$type: no balance was ever negative [rule 5]");
 SELECT aggregate_id, version FROM (
   SELECT aggregate_id, version, sum((data->>'amount')::bigint * CASE type WHEN 'MoneyWithdrawn' THEN -1 ELSE 1 END)
            OVER (PARTITION BY aggregate_id ORDER BY version) AS balance
     FROM evpg.event WHERE aggregate_type = '$type') e WHERE balance < 0
 SQL
-	is(inspect($node), '', "$type: 2.4 test 13: all that is stored agrees: the commands of a stream in order");
+	is(inspect($node), '', "$type: all that is stored agrees: the commands of a stream in order [2.4 test 13]");
 }
 
 # ------------------------------------------------------------------ SERIALIZABLE
 
-# The rule of this bank needs two streams: an account may be overdrawn by another one that it reads.  The sum of the pair must
-# never fall below 0, which neither account knows of itself.
+# The rule of this bank needs two streams: an account may be overdrawn by another one that it reads.  The sum of the pair
+# must never fall below 0, which neither account knows of itself.
 $node->safe_psql('postgres', <<'SQL');
 CREATE FUNCTION pair_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql STABLE AS $$
   SELECT evpg_event('Changed', command.data)
@@ -125,7 +131,8 @@ PostgreSQL::Test::Utils::append_to_file("$directory/transfer.pgbench", <<'SQL');
 \set to (:from + random(0, 3)) % 5 + 1
 \set amount random(1, 400)
 BEGIN ISOLATION LEVEL SERIALIZABLE;
-SELECT status = 'ok' AS taken FROM evpg_try_execute('account_c', 's' || :from, 'Withdraw', jsonb_build_object('amount', :amount)) \gset
+SELECT status = 'ok' AS taken
+  FROM evpg_try_execute('account_c', 's' || :from, 'Withdraw', jsonb_build_object('amount', :amount)) \gset
 \if :taken
 SELECT FROM evpg_execute('account_c', 's' || :to, 'Deposit', jsonb_build_object('amount', :amount));
 \endif
@@ -140,7 +147,8 @@ sub pgbench
 	slurp_file("$directory/$script.pgbench") =~ /SERIALIZABLE/ or die;
 	PostgreSQL::Test::Utils::append_to_file($file, slurp_file("$directory/$script.pgbench") =~ s/SERIALIZABLE/$level/r);
 	my ($stdout, $stderr) = ('', '');
-	IPC::Run::run([ 'pgbench', '-n', '-c', $clients, '-j', 2, '-t', 40, '--max-tries', 10000, '-f', $file, '-d', $node->connstr('postgres') ],
+	IPC::Run::run([ 'pgbench', '-n', '-c', $clients, '-j', 2, '-t', 40, '--max-tries', 10000, '-f', $file, '-d',
+		$node->connstr('postgres') ],
 		'>', \$stdout, '2>', \$stderr);
 	is($?, 0, "$level, $script: pgbench") or diag($stderr);
 	like($stdout, qr/number of failed transactions: 0 /, "$level, $script: each transaction has succeeded in the end");
@@ -149,14 +157,18 @@ sub pgbench
 
 my $retried = pgbench('pair', 'SERIALIZABLE');
 cmp_ok($retried, '>', 0, 'SERIALIZABLE: transactions had to be tried again');
-is( $node->safe_psql('postgres', <<'SQL'), "1|25\n2|25\n3|25", 'SERIALIZABLE: no pair has spent more than it had, each all that it could');
-SELECT n, sum(state::bigint) FROM generate_series(1, 3) n, unnest(ARRAY['left', 'right']) s, LATERAL evpg_state('half', s || n) GROUP BY n ORDER BY n
+is( $node->safe_psql('postgres', <<'SQL'),
+SELECT n, sum(state::bigint)
+  FROM generate_series(1, 3) n, unnest(ARRAY['left', 'right']) s, LATERAL evpg_state('half', s || n) GROUP BY n ORDER BY n
 SQL
+	"1|25\n2|25\n3|25", 'SERIALIZABLE: no pair has spent more than it had, each all that it could');
 foreach my $level ('SERIALIZABLE', 'REPEATABLE READ', 'READ COMMITTED')
 {
 	pgbench('transfer', $level);
-	is( $node->safe_psql('postgres', "SELECT sum((f.state->>'balance')::bigint), count(*) FILTER (WHERE (f.state->>'balance')::bigint < 0)
-			FROM generate_series(1, 5) n, LATERAL evpg_state('account_c', 's' || n) f"), '5000|0', "$level: the sum of all accounts is what it was");
+	is( $node->safe_psql('postgres', "SELECT sum((f.state->>'balance')::bigint),
+				count(*) FILTER (WHERE (f.state->>'balance')::bigint < 0)
+			FROM generate_series(1, 5) n, LATERAL evpg_state('account_c', 's' || n) f"), '5000|0',
+		"$level: the sum of all accounts is what it was");
 }
 is(inspect($node), '', 'all that is stored agrees');
 

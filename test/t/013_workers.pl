@@ -39,7 +39,8 @@ sub worker
 {
 	my ($database) = @_;
 
-	return $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = '$database'");
+	return $node->safe_psql('template1',
+		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = '$database'");
 }
 
 sub set
@@ -56,17 +57,19 @@ sub set
 soon(processes(1, 'launcher'), 'there is a launcher');
 $node->safe_psql('postgres', 'CREATE DATABASE plain');
 $node->safe_psql('postgres', 'CREATE EXTENSION evpg');
-soon(processes(1, 'worker', 'postgres'), 'B67: CREATE EXTENSION starts a worker');
+soon(processes(1, 'worker', 'postgres'), 'CREATE EXTENSION starts a worker [B67]');
 soon(processes(0, 'probe'), 'every database was looked at');
 is($node->safe_psql('template1', processes(1, 'worker')), 't', 'a database without the extension has none');
 soon(
 	"SELECT a.state = 'idle' AND a.xact_start IS NULL AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid)
-	   FROM pg_stat_activity a WHERE a.backend_type = 'evpg worker'", 'between rounds a worker has no lock and no transaction');
+	   FROM pg_stat_activity a WHERE a.backend_type = 'evpg worker'",
+	'between rounds a worker has no lock and no transaction');
 is($node->safe_psql('postgres', "SELECT usename FROM pg_stat_activity WHERE backend_type = 'evpg worker'"),
 	$node->safe_psql('postgres', 'SELECT rolname FROM pg_roles WHERE oid = 10'), 'it is the bootstrap superuser');
 
 $node->safe_psql('postgres', 'BEGIN; DROP EXTENSION evpg; ROLLBACK');
-is($node->safe_psql('template1', processes(1, 'worker', 'postgres')), 't', 'a DROP EXTENSION that is rolled back ends nothing');
+is($node->safe_psql('template1', processes(1, 'worker', 'postgres')), 't',
+	'a DROP EXTENSION that is rolled back ends nothing');
 $node->safe_psql('postgres', 'DROP EXTENSION evpg');
 soon(processes(0, 'worker'), 'DROP EXTENSION ends it');
 $node->safe_psql('postgres', 'CREATE EXTENSION evpg');
@@ -101,7 +104,8 @@ $node->safe_psql('template1', 'ALTER DATABASE copy RENAME TO other');
 soon(processes(1, 'worker', 'other'), 'a database with a worker can be renamed');
 my $session = $node->background_psql('template1', on_error_stop => 1);
 $session->query_safe('BEGIN; ALTER DATABASE other RENAME TO third');
-is($node->safe_psql('template1', "SELECT count(*) FROM pg_stat_activity WHERE datname IN ('other', 'third')"), '0', 'in a transaction it stays away');
+is($node->safe_psql('template1', "SELECT count(*) FROM pg_stat_activity WHERE datname IN ('other', 'third')"), '0',
+	'in a transaction it stays away');
 $session->query_safe('ROLLBACK');
 $session->quit;
 soon(processes(1, 'worker', 'other'), 'to its end');
@@ -123,9 +127,11 @@ soon(processes(1, 'worker', 'other'), 'leaves it with a worker');
 $node->safe_psql('template1', "CREATE DATABASE db$_") foreach 1 .. 2;
 $node->safe_psql("db$_", 'CREATE EXTENSION evpg') foreach 1 .. 2;
 soon(processes(1, 'worker', 'db1'), 'the last slot is taken');
-ok($node->wait_for_log(qr/WARNING: .*has no workers.*\n.*DETAIL: .*\n.*HINT: .*evpg\.max_databases/), 'beyond evpg.max_databases there is a warning');
+ok($node->wait_for_log(qr/WARNING: .*has no workers.*\n.*DETAIL: .*\n.*HINT: .*evpg\.max_databases/),
+	'beyond evpg.max_databases there is a warning');
 is($node->safe_psql('template1', processes(0, 'worker', 'db2')), 't', 'and no worker');
-is($node->safe_psql('db2', "SELECT mode FROM evpg.stat_broadcast"), 'commit', 'rule 15: frames are sent with the commit there');
+is($node->safe_psql('db2', "SELECT mode FROM evpg.stat_broadcast"), 'commit',
+	'frames are sent with the commit there [rule 15]');
 $node->safe_psql('template1', 'DROP DATABASE other');
 ok(1, 'a database with a worker can be dropped');
 soon(processes(1, 'worker', 'db2'), 'which gives another database its slot');
@@ -140,32 +146,39 @@ soon(processes(1, 'worker'), 'one is left');
 
 $before = worker('postgres');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($before)");
-soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $before", 'A11, D94: a worker that is terminated is started again');
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $before",
+	'a worker that is terminated is started again [A11, D94]');
 foreach my $victim ('evpg worker', 'client backend', 'evpg launcher')
 {
 	my $sleeper = $node->background_psql('template1', on_error_stop => 0);
-	my $pid = $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = '$victim' AND pid <> pg_backend_pid() LIMIT 1");
+	my $pid = $node->safe_psql('template1',
+		"SELECT pid FROM pg_stat_activity WHERE backend_type = '$victim' AND pid <> pg_backend_pid() LIMIT 1");
 	my $start = $node->safe_psql('template1', 'SELECT pg_postmaster_start_time()');
 
 	is(kill('KILL', $pid), 1, "$victim is killed");
 	soon(
 		"SELECT count(*) = 1 AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)
-		   FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'postgres'", 'D94: after the crash there is a worker again');
+		   FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'postgres'",
+		'after the crash there is a worker again [D94]');
 	is($node->safe_psql('template1', 'SELECT pg_postmaster_start_time()'), $start, 'in the same server');
 	$sleeper->{run}->kill_kill;
 }
 $before = $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg launcher'");
 my $worker = worker('postgres');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($before)");
-soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg launcher' AND pid <> $before", 'D94: so is a launcher');
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg launcher' AND pid <> $before",
+	'so is a launcher [D94]');
 is(worker('postgres'), $worker, 'the worker went on without it');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($worker)");
-soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $worker", 'and the new one looks after it');
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $worker",
+	'and the new one looks after it');
 
 # ------------------------------------------------------------------ what user code leaves behind
 
 $node->safe_psql('postgres', <<'SQL');
-CREATE FUNCTION add(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$ SELECT evpg_event('Added') $$;
+CREATE FUNCTION add(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT evpg_event('Added')
+$$;
 CREATE FUNCTION same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
 CREATE FUNCTION locks(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -174,13 +187,16 @@ BEGIN
   RETURN state;
 END $$;
 SELECT evpg_register_aggregate('plain', 'add', 'same');
-SELECT evpg_register_projection('locks', 'locks', mode => 'async', constant_key => 'all', on_error => 'skip', max_attempts => 1);
+SELECT evpg_register_projection('locks', 'locks', mode => 'async', constant_key => 'all', on_error => 'skip',
+  max_attempts => 1);
 SQL
 foreach my $type ('Good', 'Bad')
 {
 	$node->safe_psql('postgres', "SELECT FROM evpg_append('plain', 'a', ARRAY[evpg_event('$type')])");
-	is($node->safe_psql('postgres', "SELECT evpg_wait_for('locks', evpg_stable_position())"), 't', "$type: the event is consumed");
-	soon("SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17)", "$type: the worker keeps no advisory lock of user code");
+	is($node->safe_psql('postgres', "SELECT evpg_wait_for('locks', evpg_stable_position())"), 't',
+		"$type: the event is consumed");
+	soon("SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17)",
+		"$type: the worker keeps no advisory lock of user code");
 }
 
 # ------------------------------------------------------------------ a wait that looks often
@@ -188,9 +204,12 @@ foreach my $type ('Good', 'Bad')
 $node->safe_psql('postgres', "SELECT evpg_register_projection('kept', 'same', constant_key => repeat('k', 1000))");
 my $waiter = $node->background_psql('postgres', on_error_stop => 0);
 my $waiting = $waiter->query('SELECT pg_backend_pid()');
-$waiter->query_until(qr/waits/, "\\echo waits\nSELECT evpg_watch_projection('kept', repeat('k', 1000), 1000000, NULL, 1);\n");
+$waiter->query_until(qr/waits/,
+	"\\echo waits\nSELECT evpg_watch_projection('kept', repeat('k', 1000), 1000000, NULL, 1);\n");
 soon("SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $waiting", 'a session waits for a key');
-$node->safe_psql('postgres', "DO \$\$ BEGIN FOR i IN 1 .. 2000 LOOP PERFORM evpg_append('plain', 'b', ARRAY[evpg_event('Good')]); COMMIT; END LOOP; END \$\$");
+$node->safe_psql('postgres',
+	"DO \$\$ BEGIN FOR i IN 1 .. 2000 LOOP PERFORM evpg_append('plain', 'b', ARRAY[evpg_event('Good')]); "
+	. "COMMIT; END LOOP; END \$\$");
 $node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($waiting)");
 ok($node->wait_for_log(qr/\[$waiting\] .*Grand total:/), 'it says what memory it has');
 my @used = slurp_file($node->logfile) =~ /\[$waiting\] .*(?:ExprContext|EvpgWait): (\d+) total/g;
@@ -204,7 +223,8 @@ $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
-is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evpg%'"), '0', 'a standby has no processes');
+is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evpg%'"), '0',
+	'a standby has no processes');
 $standby->promote;
 soon(processes(1, 'worker', 'postgres'), 'promotion starts them', $standby);
 $standby->stop;
@@ -215,7 +235,8 @@ $standby->stop;
 $node->append_conf('postgresql.conf', "max_worker_processes = 4\nevpg.workers = 4");
 $node->safe_psql('template1', 'ALTER SYSTEM RESET evpg.workers');
 $node->restart;
-ok($node->wait_for_log(qr/WARNING:  could not start evpg worker.*\n.*DETAIL: .*\n.*HINT:  Increase max_worker_processes\./), 'too few max_worker_processes: a warning');
+ok($node->wait_for_log(qr/WARNING:  could not start evpg worker.*\n.*DETAIL: .*\n.*HINT:  Increase max_worker_processes\./),
+	'too few max_worker_processes: a warning');
 soon(processes(2, 'worker', 'postgres'), 'as many workers as there is room for');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
 soon(processes(2, 'worker', 'postgres'), 'which are started again');
@@ -223,16 +244,21 @@ is(scalar(() = slurp_file($node->logfile) =~ /WARNING:  could not start evpg/g),
 $node->safe_psql('postgres', "SELECT evpg_put_projection('kept', 'a', '{}')");
 $node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
 soon(processes(2, 'worker', 'postgres'), 'places that become free are taken by workers');
-is($node->safe_psql('template1', processes(0, 'broadcaster')), 't', 'rule 15: not by a broadcaster, since frames can go by NOTIFY');
-is($node->safe_psql('postgres', "SELECT status, workers, workers_wanted, broadcaster_pid FROM evpg.stat_database WHERE datname = 'postgres'"), 'served|2|4|', 'the database says what it has');
+is($node->safe_psql('template1', processes(0, 'broadcaster')), 't',
+	'not by a broadcaster, since frames can go by NOTIFY [rule 15]');
+is($node->safe_psql('postgres',
+	"SELECT status, workers, workers_wanted, broadcaster_pid FROM evpg.stat_database WHERE datname = 'postgres'"),
+	'served|2|4|', 'the database says what it has');
 set('evpg.workers', 1);
 soon(processes(1, 'broadcaster', 'postgres'), 'but if one is left the broadcaster takes it');
 $node->stop;
 
 # ------------------------------------------------------------------ pg_upgrade
 
-command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, '-o', '-b', 'start' ], 'the server starts for a binary upgrade');
-is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evpg%'"), '0', 'without a launcher');
+command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, '-o', '-b', 'start' ],
+	'the server starts for a binary upgrade');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evpg%'"), '0',
+	'without a launcher');
 command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, 'stop' ], 'and stops');
 is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
 

@@ -1,5 +1,5 @@
-# A database that was restored, or copied from another, keeps its consumers paused until evpg_activate_consumers(): a copy must not
-# send what the original sends.  The original, and one restored over itself, go on.
+# A database that was restored, or copied from another, keeps its consumers paused until evpg_activate_consumers(): a copy
+# must not send what the original sends.  The original, and one restored over itself, go on.
 
 use strict;
 use warnings;
@@ -30,11 +30,12 @@ sub is_copy
 {
 	my ($where, $database, $what) = @_;
 
-	is(paused($where, $database), 't', "rule 9: $what: paused");
+	is(paused($where, $database), 't', "$what: paused [rule 9]");
 	is( $where->safe_psql($database, "SELECT version FROM evpg_execute('account', 'a', 'Deposit', '{\"amount\": 1}')"),
 		'2', "$what: commands work");
-	is($where->safe_psql($database, 'SELECT evpg_activate_consumers(), evpg_activate_consumers()'), 't|f', "rule 9: $what: activated, once");
-	is(paused($where, $database), 'f', "rule 9: $what: not paused any more");
+	is($where->safe_psql($database, 'SELECT evpg_activate_consumers(), evpg_activate_consumers()'), 't|f',
+		"$what: activated, once [rule 9]");
+	is(paused($where, $database), 'f', "$what: not paused any more [rule 9]");
 	is($where->safe_psql($database, $own), '1|1', "$what: it is the only home of its contents");
 	return;
 }
@@ -42,7 +43,7 @@ sub is_copy
 $node->safe_psql('postgres', 'CREATE DATABASE original');
 create_evpg($node, 'original');
 $node->safe_psql('original', "SELECT FROM evpg_execute('account', 'a', 'Open', '{\"owner\": \"Alice\"}')");
-is(paused($node, 'original'), 'f', 'rule 9: where it was created: not paused');
+is(paused($node, 'original'), 'f', 'where it was created: not paused [rule 9]');
 is($node->safe_psql('original', $own), '1|1', 'and known');
 $node->restart;
 is(paused($node, 'original'), 'f', 'nor after a restart');
@@ -52,21 +53,27 @@ is(paused($node, 'renamed'), 'f', 'nor under another name');
 # ------------------------------------------------------------------ copies
 
 $node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE renamed');
-$node->safe_psql('copy', 'CREATE FUNCTION kept(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$');
+$node->safe_psql('copy',
+	'CREATE FUNCTION kept(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$');
 foreach my $call ("evpg_register_projection('kept', 'kept', mode => 'async')", "evpg_resume_consumer('kept')",
 	"evpg_rebuild_projection('kept', background => true)", "evpg_pause_consumer('kept')")
 {
 	my ($status, undef, $notice) = $node->psql('copy', "SELECT $call");
-	my $tells = $notice =~ /NOTICE:  consumers of this database are inactive\n.*HINT:  Run evpg_activate_consumers/s ? 'tells' : 'silent';
+	my $tells = $notice =~ /NOTICE:  consumers of this database are inactive\n.*HINT:  Run evpg_activate_consumers/s
+		? 'tells' : 'silent';
 
-	is("$status $tells", $call =~ /pause/ ? '0 silent' : '0 tells', "rule 9: $call in a copy is done, and says when it has no effect");
+	is("$status $tells", $call =~ /pause/ ? '0 silent' : '0 tells',
+		"$call in a copy is done, and says when it has no effect [rule 9]");
 }
 $node->safe_psql('copy', "SELECT evpg_resume_consumer('kept')");
 is($node->safe_psql('copy', "SELECT status, reason FROM evpg.stat_consumer WHERE name = 'kept'"),
-	'inactive|this database was restored or copied: evpg_activate_consumers() lets its consumers run', 'rule 9: the status of its consumers says so');
+	'inactive|this database was restored or copied: evpg_activate_consumers() lets its consumers run',
+		'the status of its consumers says so [rule 9]');
 my (undef, undef, $message) = $node->psql('copy', "SELECT evpg_wait_for('kept', 1)");
-like($message, qr/ERROR:  consumers of this database are inactive\n.*HINT:  Run evpg_activate_consumers/s, 'rule 9: a wait for one ends at once, and says so');
-ok($node->poll_query_until('copy', "SELECT status = 'not served' FROM evpg.stat_database WHERE datname = 'copy'"), 'rule 9: as does the row of the database');
+like($message, qr/ERROR:  consumers of this database are inactive\n.*HINT:  Run evpg_activate_consumers/s,
+	'a wait for one ends at once, and says so [rule 9]');
+ok($node->poll_query_until('copy', "SELECT status = 'not served' FROM evpg.stat_database WHERE datname = 'copy'"),
+	'as does the row of the database [rule 9]');
 $node->safe_psql('copy', "SELECT evpg_drop_projection('kept')");
 is_copy($node, 'copy', 'a copy of a template');
 is(paused($node, 'renamed'), 'f', 'the original is not touched');
@@ -85,7 +92,8 @@ foreach my $to ([ $node, 'here', 'restored on the same server' ], [ $far, 'there
 $node->safe_psql('postgres', 'CREATE DATABASE data');
 $node->safe_psql('data', 'CREATE EXTENSION evpg');
 is(paused($node, 'data'), 'f', 'another one of its own');
-$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-n', 'evpg', '-d', $node->connstr('data'), "$directory/dump" ], 'data alone');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-n', 'evpg', '-d', $node->connstr('data'),
+	"$directory/dump" ], 'data alone');
 is(paused($node, 'data'), 't', 'data alone: paused');
 
 # A dump of what was activated, and of what was not: the row of the one who made it, or of all, comes along.
@@ -98,7 +106,8 @@ is(paused($node, 'again'), 't', 'and is paused');
 # ------------------------------------------------------------------ what is no copy
 
 $node->safe_psql('renamed', 'DROP EXTENSION evpg CASCADE; DROP SCHEMA bank CASCADE');
-$node->command_ok([ 'pg_restore', '--exit-on-error', '--clean', '--if-exists', '-d', $node->connstr('renamed'), "$directory/dump" ],
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--clean', '--if-exists', '-d', $node->connstr('renamed'),
+	"$directory/dump" ],
 	'restored over itself');
 is($node->safe_psql('renamed', $own), '2|2', 'there are two rows that say the same');
 is(paused($node, 'renamed'), 'f', 'not paused');
@@ -110,7 +119,8 @@ is(paused($node, 'renamed'), 't', 'no row: paused');
 $node->safe_psql('postgres', 'CREATE ROLE writer');
 $node->safe_psql('copy', "SELECT evpg_grant('writer', 'writer')");
 is(sqlstate($node, 'SET ROLE writer; SELECT evpg_activate_consumers()', 'copy'), '42501', 'a writer must not activate');
-is(sqlstate($node, 'BEGIN READ ONLY; SELECT evpg_activate_consumers()', 'copy'), '25006', 'nor can a transaction that is read only');
+is(sqlstate($node, 'BEGIN READ ONLY; SELECT evpg_activate_consumers()', 'copy'), '25006',
+	'nor can a transaction that is read only');
 
 # ------------------------------------------------------------------ what a copy has drawn
 
@@ -121,7 +131,7 @@ $node->safe_psql('drawn', 'SELECT evpg_activate_consumers()');
 is($node->safe_psql('drawn', $deposits), '10', 'events of a copy');
 $node->stop('immediate');
 $node->start;
-is($node->safe_psql('drawn', $deposits), '10', 'rule 9: a crash gives no position of theirs to others');
+is($node->safe_psql('drawn', $deposits), '10', 'a crash gives no position of theirs to others [rule 9]');
 
 $_->stop foreach $node, $far;
 done_testing();

@@ -18,12 +18,13 @@ sub shows
 {
 	my ($what, @rows) = @_;
 
-	is( $node->safe_psql('postgres', <<'SQL'), join("\n", @rows), "rule 9: $what");
+	is( $node->safe_psql('postgres', <<'SQL'), join("\n", @rows), "$what [rule 9]");
 SELECT stable_position, last_position, blocker_pid, blocker_gid, blocker_state
   FROM evpg.stat_stable_position ORDER BY blocker_xact_start
 SQL
-	is($node->safe_psql('postgres', 'SELECT DISTINCT evpg_stable_position() = stable_position FROM evpg.stat_stable_position'),
-		't', "rule 9: $what: evpg_stable_position() says the same");
+	is($node->safe_psql('postgres',
+		'SELECT DISTINCT evpg_stable_position() = stable_position FROM evpg.stat_stable_position'),
+		't', "$what: evpg_stable_position() says the same [rule 9]");
 	return;
 }
 
@@ -44,10 +45,12 @@ SELECT blocker_query ~ 'evpg_append', blocker_xact_start = (SELECT xact_start FR
   FROM evpg.stat_stable_position
 SQL
 $node->safe_psql('postgres', "CREATE ROLE onlooker; SELECT evpg_grant('onlooker', 'reader')");
-is( $node->safe_psql('postgres', <<'SQL'), "0|1|$pid1|<insufficient privilege>||", 'a reader sees the session, but not what it does');
+is( $node->safe_psql('postgres', <<'SQL'),
 SET ROLE onlooker;
-SELECT stable_position, last_position, blocker_pid, blocker_query, blocker_state, blocker_xact_start FROM evpg.stat_stable_position
+SELECT stable_position, last_position, blocker_pid, blocker_query, blocker_state, blocker_xact_start
+  FROM evpg.stat_stable_position
 SQL
+	"0|1|$pid1|<insufficient privilege>||", 'a reader sees the session, but not what it does');
 
 $s2->query_safe("BEGIN; SAVEPOINT here; $append");
 shows('two appenders', "0|2|$pid1||$open", "0|2|$pid2||$open");
@@ -79,7 +82,8 @@ $s1->query_safe('COMMIT');
 
 # On a log of some pages VACUUM sleeps after each; CREATE INDEX CONCURRENTLY waits for a snapshot of long ago.
 $node->safe_psql('postgres', <<'SQL');
-SELECT FROM evpg_append('account_c', 'many', array_fill(evpg_event('Noted', jsonb_build_object('x', repeat('x', 1000))), ARRAY[500]));
+SELECT FROM evpg_append('account_c', 'many',
+  array_fill(evpg_event('Noted', jsonb_build_object('x', repeat('x', 1000))), ARRAY[500]));
 SQL
 my %maintenance = (
 	'VACUUM' => {
@@ -92,7 +96,8 @@ my %maintenance = (
 	},
 	'ANALYZE in a transaction' => {
 		statement => 'BEGIN; ANALYZE evpg.event_log',
-		running => "SELECT count(*) = 1 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted"
+		running => "SELECT count(*) = 1 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass "
+			. "AND mode = 'ShareUpdateExclusiveLock' AND granted"
 	});
 
 $s2->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM evpg.event_log');
@@ -125,21 +130,23 @@ shows('prepared transactions and a session', @prepared, "$base|$last|$pid1||$ope
 $s1->query_safe('COMMIT');
 $_->quit foreach $s1, $s2;
 $node->restart;
-is( $node->safe_psql('postgres', <<"SQL"), "$base|t|first|prepared|t\n$base|t|it's the second|prepared|t", 'rule 9: also after a restart');
+is( $node->safe_psql('postgres', <<"SQL"),
 SELECT stable_position, last_position >= $last, blocker_gid, blocker_state,
        blocker_xact_start = (SELECT prepared FROM pg_prepared_xacts WHERE gid = blocker_gid)
   FROM evpg.stat_stable_position ORDER BY blocker_xact_start
 SQL
+	"$base|t|first|prepared|t\n$base|t|it's the second|prepared|t", 'also after a restart [rule 9]');
 is( $node->safe_psql('postgres', "SELECT evpg_stable_position(), (SELECT count(*) FROM evpg_read_all($base))"),
-	"$base|0", 'rule 9: and readers stop there');
+	"$base|0", 'and readers stop there [rule 9]');
 $node->safe_psql('postgres', "COMMIT PREPARED 'first'");
 is( $node->safe_psql('postgres', "SELECT stable_position - $base, blocker_gid FROM evpg.stat_stable_position"),
-	"1|it's the second", 'rule 9: one is committed');
+	"1|it's the second", 'one is committed [rule 9]');
 $node->safe_psql('postgres', "ROLLBACK PREPARED 'it''s the second'");
-is( $node->safe_psql('postgres', <<'SQL'), 't|t|', 'rule 9: the other is rolled back');
+is( $node->safe_psql('postgres', <<'SQL'), 't|t|', 'the other is rolled back [rule 9]');
 SELECT stable_position = last_position, stable_position = evpg_stable_position(), blocker_gid FROM evpg.stat_stable_position
 SQL
-is($node->safe_psql('postgres', "SELECT string_agg((position - $base)::text, ' ') FROM evpg_read_all($base)"), '1 3', 'rule 9: what was committed is read');
+is($node->safe_psql('postgres', "SELECT string_agg((position - $base)::text, ' ') FROM evpg_read_all($base)"), '1 3',
+	'what was committed is read [rule 9]');
 
 # ------------------------------------------------------------------ crash
 
@@ -148,7 +155,8 @@ is($node->safe_psql('postgres', "SELECT string_agg((position - $base)::text, ' '
 foreach my $mutation ('', 'undurable')
 {
 	$node->safe_psql('postgres', "ALTER DATABASE postgres SET evpg.test_mutation = '$mutation'");
-	my @writers = split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer')");
+	my @writers = split /\n/, $node->safe_psql('postgres',
+		"SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer')");
 
 	kill('STOP', @writers);
 	my $mark = $node->safe_psql('postgres', <<'SQL');
@@ -160,8 +168,11 @@ SQL
 	$node->kill9;
 	kill('KILL', @writers);
 	start_again($node);
-	is( $node->safe_psql('postgres', "SELECT position > $mark FROM evpg_append('account_c', gen_random_uuid()::text, ARRAY[evpg_event('Noted')])"),
-		$mutation eq '' ? 't' : 'f', 'rule 9: a crash ' . ($mutation eq '' ? 'does not take back the mark' : 'would take it back if it were not written'));
+	is( $node->safe_psql('postgres',
+		"SELECT position > $mark FROM evpg_append('account_c', gen_random_uuid()::text, ARRAY[evpg_event('Noted')])"),
+		$mutation eq '' ? 't' : 'f',
+			'a crash ' . ($mutation eq '' ? 'does not take back the mark'
+			: 'would take back the mark if it were not written') . ' [rule 9]');
 }
 is(inspect($node), '', 'all that is stored agrees');
 

@@ -1,8 +1,9 @@
-# Rule 9: a test of the fence must notice a fence that does not hold.  The same schedule and the same load run with the fence
-# as it is, which must skip nothing, and with each of these defects, which must skip events.  In the schedule there is a reader,
-# and a projection that follows by evpg_run(); in the load there are readers.
+# Rule 9: a test of the fence must notice a fence that does not hold.  The same schedule and the same load run with the
+# fence as it is, which must skip nothing, and with each of these defects, which must skip events.  In the schedule there is
+# a reader, and a projection that follows by evpg_run(); in the load there are readers.
 #
-#   max       there is no mark: a reader goes to the end of what it sees (that is to read without stable_only), so does a consumer
+#   max       there is no mark: a reader goes to the end of what it sees (that is to read without stable_only), so does a
+# consumer
 #   ignored   the mark is the last position drawn, locks are ignored
 #   late      an appender takes its locks after the draw
 #   cache     the sequence hands out positions by tens
@@ -35,7 +36,8 @@ sub set_defect
 	my $mutation = $defect->{mutation} // '';
 	my $cache = $defect->{cache} // 1;
 
-	$node->safe_psql('postgres', "ALTER DATABASE postgres SET evpg.test_mutation = '$mutation'; ALTER SEQUENCE evpg.event_position CACHE $cache");
+	$node->safe_psql('postgres',
+		"ALTER DATABASE postgres SET evpg.test_mutation = '$mutation'; ALTER SEQUENCE evpg.event_position CACHE $cache");
 	return $defect->{stable_only} // 'true';
 }
 
@@ -48,12 +50,14 @@ sub drawn
 
 $node->safe_psql('postgres', <<'SQL');
 CREATE TABLE followed (position bigint);
-CREATE FUNCTION write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ INSERT INTO followed VALUES (event.position) RETURNING NULL::jsonb $$;
+CREATE FUNCTION write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  INSERT INTO followed VALUES (event.position) RETURNING NULL::jsonb
+$$;
 SELECT evpg_register_projection('followed', handler => 'write', mode => 'async');
 SQL
 
-# One draws and waits, another appends and commits, a reader pages and a projection follows; the first commits, these go on; the
-# first appends again, these go on.  Returns what the reader has seen, what the projection has, and what there is.
+# One draws and waits, another appends and commits, a reader pages and a projection follows; the first commits, these go on;
+# the first appends again, these go on.  Returns what the reader has seen, what the projection has, and what there is.
 sub schedule
 {
 	my ($stable_only) = @_;
@@ -63,7 +67,8 @@ sub schedule
 	my @seen;
 	my $append = "SELECT FROM evpg_append('account_c', gen_random_uuid()::text, ARRAY[evpg_event('Noted')]);\n";
 	my $page = sub {
-		push @seen, split /\n/, $reader->query_safe("SELECT position FROM evpg_read_all($checkpoint, stable_only => $stable_only)");
+		push @seen, split /\n/,
+			$reader->query_safe("SELECT position FROM evpg_read_all($checkpoint, stable_only => $stable_only)");
 		$checkpoint = $seen[-1] if @seen;
 		$reader->query_safe('CALL evpg_run()');
 	};
@@ -74,7 +79,8 @@ sub schedule
 
 	$holder->query_safe("SELECT pg_advisory_lock($key)");
 	$first->query_until(qr/drawing/, "LOAD 'evpg'; SET evpg.test_wait = 'fence_drawn';\nBEGIN;\n\\echo drawing\n$append");
-	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = $key AND NOT granted")
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = $key AND NOT granted")
 	  or die 'the appender does not wait';
 	$node->safe_psql('postgres', $append);
 	$page->();
@@ -84,7 +90,8 @@ sub schedule
 	$first->query_safe($append);
 	$page->();
 	$_->quit foreach $holder, $first, $reader;
-	return (join(' ', @seen), map { $node->safe_psql('postgres', "$positions FROM $_ WHERE position > $start") } 'followed', 'evpg.event_log');
+	return (join(' ', @seen), map { $node->safe_psql('postgres', "$positions FROM $_ WHERE position > $start") } 'followed',
+		'evpg.event_log');
 }
 
 # ------------------------------------------------------------------ a load
@@ -98,7 +105,8 @@ DECLARE
 BEGIN
   LOOP
     stopping := EXISTS (SELECT FROM pg_tables WHERE tablename = 'stopped');
-    WITH page AS (INSERT INTO seen SELECT e.position FROM evpg_read_all(checkpoint, 100, stable_only => follow.stable_only) e RETURNING position)
+    WITH page AS (INSERT INTO seen SELECT e.position FROM evpg_read_all(checkpoint, 100, stable_only => follow.stable_only) e
+      RETURNING position)
       SELECT max(position) INTO last FROM page;
     COMMIT;
     EXIT WHEN stopping AND last IS NULL;
@@ -159,9 +167,12 @@ sub load
 	my $errors = "$directory/errors";
 
 	$node->safe_psql('postgres', 'TRUNCATE seen; DROP TABLE IF EXISTS stopped');
-	my $reader = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $to, '-c', "CALL follow($start, $stable_only)" ], '2>', "$errors.reader");
-	my $holder = IPC::Run::start([ 'pgbench', '-n', '-T', 1, '-f', $barrier, '-d', $to ], '>', "$errors.out", '2>', "$errors.barrier");
-	my $appenders = IPC::Run::start([ 'pgbench', '-n', '-c', 12, '-T', 1, @files, '-d', $to ], '>', "$errors.out", '2>', "$errors.appenders");
+	my $reader = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $to, '-c',
+		"CALL follow($start, $stable_only)" ], '2>', "$errors.reader");
+	my $holder = IPC::Run::start([ 'pgbench', '-n', '-T', 1, '-f', $barrier, '-d', $to ], '>', "$errors.out", '2>',
+		"$errors.barrier");
+	my $appenders = IPC::Run::start([ 'pgbench', '-n', '-c', 12, '-T', 1, @files, '-d', $to ], '>', "$errors.out", '2>',
+		"$errors.appenders");
 
 	foreach my $run ([ $holder, 'barrier' ], [ $appenders, 'appenders' ])
 	{
@@ -172,7 +183,8 @@ sub load
 	$reader->finish;
 	$reader->result(0) == 0 or die slurp_file("$errors.reader");
 	return split /\|/, $node->safe_psql('postgres', <<"SQL");
-SELECT count(*) FILTER (WHERE NOT EXISTS (SELECT FROM seen s WHERE s.position = e.position)), count(*), count(*) FILTER (WHERE type = 'Waited')
+SELECT count(*) FILTER (WHERE NOT EXISTS (SELECT FROM seen s WHERE s.position = e.position)), count(*),
+  count(*) FILTER (WHERE type = 'Waited')
   FROM evpg.event_log e WHERE position > $start
 SQL
 }
@@ -181,13 +193,13 @@ SQL
 
 my $stable_only = set_defect({});
 my ($seen, $followed, $written) = schedule($stable_only);
-is($seen, $written, 'rule 9: the fence as it is: in the schedule a reader skips nothing');
-is($followed, $written, 'rule 9: the fence as it is: nor does a projection');
+is($seen, $written, 'the fence as it is: in the schedule a reader skips nothing [rule 9]');
+is($followed, $written, 'the fence as it is: nor does a projection [rule 9]');
 foreach my $round (1 .. 5)
 {
 	my ($skipped, $events, $waited) = load($stable_only);
 
-	is($skipped, 0, "rule 9: the fence as it is: round $round of the load skips nothing");
+	is($skipped, 0, "the fence as it is: round $round of the load skips nothing [rule 9]");
 	cmp_ok($events, '>', 200, "there were events: $events");
 	cmp_ok($waited, '>', 5, "some waited between draw and insert: $waited");
 }
@@ -199,17 +211,17 @@ foreach my $name (sort keys %defects)
 
 	$stable_only = set_defect($defects{$name});
 	($seen, $followed, $written) = schedule($stable_only);
-	isnt($seen, $written, "rule 9: defect \"$name\": the schedule shows it to a reader");
-	isnt($followed, $written, "rule 9: defect \"$name\": and to a projection");
+	isnt($seen, $written, "defect \"$name\": the schedule shows it to a reader [rule 9]");
+	isnt($followed, $written, "defect \"$name\": and to a projection [rule 9]");
 	note "seen $seen, followed $followed of $written";
 	($skipped, $events) = load($stable_only) while $skipped == 0 && $round++ < $max_rounds;
-	cmp_ok($skipped, '>', 0, "rule 9: defect \"$name\": the load shows it");
+	cmp_ok($skipped, '>', 0, "defect \"$name\": the load shows it [rule 9]");
 	note "skipped $skipped of $events events in round $round";
 }
 
 set_defect({});
 ($seen, $followed, $written) = schedule('true');
-is("$seen, $followed", "$written, $written", 'rule 9: the fence as it is, again: the schedule skips nothing');
+is("$seen, $followed", "$written, $written", 'the fence as it is, again: the schedule skips nothing [rule 9]');
 
 $node->stop;
 done_testing();

@@ -1,5 +1,5 @@
-# Which databases have workers: templates give way to CREATE DATABASE, a database that stops being a template gets its worker, and a
-# slot is free when its last process has left (rule 9).
+# Which databases have workers: templates give way to CREATE DATABASE, a database that stops being a template gets its
+# worker, and a slot is free when its last process has left (rule 9).
 
 use strict;
 use warnings;
@@ -37,18 +37,22 @@ soon(processes(1, 'worker', 'template1'), 'the extension is in template1, which 
 is($node->psql('postgres', 'CREATE DATABASE made'), 0, 'a database can be created');
 is($node->psql('postgres', 'DROP DATABASE made'), 0, 'and dropped');
 soon(processes(1, 'worker', 'template1'), 'the worker comes back');
-is($node->psql('postgres', 'CREATE DATABASE made', extra_params => [ '-U', 'maker' ]), 0, 'who may copy a template can create a database, too');
+is($node->psql('postgres', 'CREATE DATABASE made', extra_params => [ '-U', 'maker' ]), 0,
+	'who may copy a template can create a database, too');
 $node->safe_psql('postgres', 'DROP DATABASE made');
 soon(processes(1, 'worker', 'template1'), 'the worker comes back');
 my $before = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker'");
 isnt($node->psql('postgres', 'CREATE DATABASE made', extra_params => [ '-U', 'nobody' ]), 0, 'who may not');
-is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), $before, 'does not disturb it');
+is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), $before,
+	'does not disturb it');
 
 # ------------------------------------------------------------------ a template that stops being one
 
 $node->safe_psql('postgres', 'CREATE DATABASE made');
 $node->safe_psql('template1', 'DROP EXTENSION evpg');
-ok($node->wait_for_log(qr/WARNING:  consumers of database "made" are inactive\n.*DETAIL: .*\n.*HINT:  Run evpg_activate_consumers/), 'rule 9: the worker of a copy tells that its consumers are inactive');
+ok( $node->wait_for_log(
+		qr/WARNING:  consumers of database "made" are inactive\n.*DETAIL: .*\n.*HINT:  Run evpg_activate_consumers/),
+	'the worker of a copy tells that its consumers are inactive [rule 9]');
 is(scalar(() = slurp_file($node->logfile) =~ /consumers of database "made" are inactive/g), 1, 'once');
 $node->safe_psql('postgres', 'ALTER DATABASE made IS_TEMPLATE true');
 $node->restart;
@@ -82,8 +86,10 @@ $node->safe_psql('first', 'DROP EXTENSION evpg CASCADE');
 soon(processes(0, 'worker', 'first'), 'the extension is gone, and so is the worker');
 my $log = -s $node->logfile;
 $node->safe_psql('second', 'CREATE EXTENSION evpg');
-ok($node->wait_for_log(qr/has no workers.*\n.*DETAIL: .*Only 1 databases can have workers/, $log), 'a database that is refused');
-is($node->safe_psql('postgres', processes(0, 'worker', 'second')), 't', 'the slot is not free as long as the broadcaster is there');
+ok($node->wait_for_log(qr/has no workers.*\n.*DETAIL: .*Only 1 databases can have workers/, $log),
+	'a database that is refused');
+is($node->safe_psql('postgres', processes(0, 'worker', 'second')), 't',
+	'the slot is not free as long as the broadcaster is there');
 kill 'CONT', $broadcaster;
 soon(processes(0, 'broadcaster', 'first'), 'it leaves');
 soon(processes(1, 'worker', 'second'), 'and the slot goes to who was refused');

@@ -52,13 +52,15 @@ is(deposit('committed too'), '', 'so it has no second effect');
 is(receive('open'), 't', 'what was open was not received, and is now');
 is(deposit('open too'), 'ok', 'with its effect');
 is(receive('open') . deposit('open too'), 'f', 'once');
-is($node->safe_psql('postgres', q(SELECT version, state->>'balance' FROM evpg_state('account', 'a'))), '3|20', 'each had its effect once');
+is($node->safe_psql('postgres', q(SELECT version, state->>'balance' FROM evpg_state('account', 'a'))), '3|20',
+	'each had its effect once');
 is(inspect($node), '', 'all that is stored agrees');
 
 # A prepared transaction is still receiving, also over a restart.
 $node->safe_psql('postgres', "BEGIN; SELECT evpg_receive('shop', '$_'); PREPARE TRANSACTION '$_'") foreach 'kept', 'lost';
 $node->restart;
-is(sqlstate($node, "SET lock_timeout = '10ms'; SELECT evpg_receive('shop', '$_')"), '55P03', "who receives it waits for a prepared transaction: $_")
+is(sqlstate($node, "SET lock_timeout = '10ms'; SELECT evpg_receive('shop', '$_')"), '55P03',
+	"who receives it waits for a prepared transaction: $_")
   foreach 'kept', 'lost';
 $node->safe_psql('postgres', "COMMIT PREPARED 'kept'");
 $node->safe_psql('postgres', "ROLLBACK PREPARED 'lost'");

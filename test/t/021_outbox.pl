@@ -18,7 +18,8 @@ my $node = evpg_node('outbox', conf => "synchronous_commit = on\n");
 my $directory = PostgreSQL::Test::Utils::tempdir;
 
 # The table and the functions, as they are documented.
-my $recipe = join "\n", slurp_file(tree() . '/docs/outbox.md') =~ /^(CREATE (?:TABLE|FUNCTION) outbox_(?:reader|read|published|failed)\b.*?^(?:\)|\$\$);)$/msg;
+my $recipe = join "\n", slurp_file(tree()
+	. '/docs/outbox.md') =~ /^(CREATE (?:TABLE|FUNCTION) outbox_(?:reader|read|published|failed)\b.*?^(?:\)|\$\$);)$/msg;
 is(() = $recipe =~ /^CREATE/mg, 4, 'the recipe is a table and three functions');
 $node->safe_psql('postgres', <<SQL);
 $recipe
@@ -123,7 +124,8 @@ sub publish_page
 	my $reader = $publisher->{reader};
 	my $stable = $publisher->{rare} ? $session->query_safe('SELECT evpg_stable_position()') : undef;
 	my @rows = map { [ split /\|/ ] } split /\n/, $session->query_safe(<<SQL);
-SELECT position, event_id, aggregate_id, version, type, hashtextextended(aggregate_id, 0) & 1 FROM outbox_read('$reader', $page)
+SELECT position, event_id, aggregate_id, version, type, hashtextextended(aggregate_id, 0) & 1
+  FROM outbox_read('$reader', $page)
 SQL
 	my $done;
 
@@ -133,7 +135,8 @@ SQL
 
 		if (!defined $publisher->{half} || $publisher->{half} == $half)
 		{
-			if (!eval { send_message($reader, { id => $id, stream => $stream, version => $version, position => $position, type => $type }); 1 })
+			if (!eval { send_message($reader,
+				{ id => $id, stream => $stream, version => $version, position => $position, type => $type }); 1 })
 			{
 				my $error = $@ =~ s/\n//r;
 
@@ -249,7 +252,9 @@ sub crash_server
 	my $checkpoint = "SELECT checkpoint FROM outbox_reader WHERE name = 'all'";
 	my $before = $node->safe_psql('postgres', $checkpoint);
 
-	if (session($publishers[0])->query_safe("BEGIN; SELECT outbox_published('all', position) FROM outbox_read('all', 1)") ne 't')
+	my $published = "BEGIN; SELECT outbox_published('all', position) FROM outbox_read('all', 1)";
+
+	if (session($publishers[0])->query_safe($published) ne 't')
 	{
 		$publishers[0]->{session}->query_safe('ROLLBACK');
 		return 0;
@@ -257,7 +262,8 @@ sub crash_server
 	$node->kill9;
 	forget($_) foreach @publishers;
 	start_again($node);
-	is($node->safe_psql('postgres', $checkpoint), $before, 'B62: a checkpoint that is not committed is not moved by a crash');
+	is($node->safe_psql('postgres', $checkpoint), $before,
+		'a checkpoint that is not committed is not moved by a crash [B62]');
 	return 1;
 }
 
@@ -301,7 +307,9 @@ sub events
 {
 	my ($condition) = @_;
 
-	return split /\n/, $node->safe_psql('postgres', "SELECT concat_ws(' ', position, event_id, aggregate_id, version, type) FROM evpg.event WHERE $condition ORDER BY position");
+	return split /\n/, $node->safe_psql('postgres',
+		"SELECT concat_ws(' ', position, event_id, aggregate_id, version, type) FROM evpg.event "
+		. "WHERE $condition ORDER BY position");
 }
 
 # What is wrong with the messages of a topic, one line each.
@@ -339,11 +347,14 @@ foreach my $topic (sort keys %condition)
 	my $messages = @{ $broker{$topic} };
 
 	cmp_ok(scalar @events, '>', 10, "$topic: there were events");
-	is(wrong($topic, $condition{$topic}), '', "B58, B63: $topic: every event arrived, in order, as it is in the log, and nothing else");
+	is(wrong($topic, $condition{$topic}), '',
+		"$topic: every event arrived, in order, as it is in the log, and nothing else [B58, B63]");
 	cmp_ok($messages, '>', @events, "$topic: some more than once");
 	note "$topic: $messages messages of @{[scalar @events]} events";
 }
-is($node->safe_psql('postgres', "SELECT * FROM outbox_reader WHERE name <> 'hasty' AND (checkpoint < (SELECT max(position) FROM evpg.event_log) OR attempts <> 0)"),
+is($node->safe_psql('postgres',
+	"SELECT * FROM outbox_reader WHERE name <> 'hasty' AND (checkpoint < (SELECT max(position) "
+	. "FROM evpg.event_log) OR attempts <> 0)"),
 	'', 'all readers have come to the end');
 
 # ------------------------------------------------------------------ a consumer that takes each once
@@ -384,7 +395,8 @@ foreach my $message (@{ $broker{all} })
 $consumer->quit if $consumer;
 cmp_ok($repetitions, '>', 0, "$repetitions repetitions were recognised");
 is( $node->safe_psql('consumer', "SELECT concat_ws(' ', id, stream, version) FROM taken ORDER BY stream, n"),
-	$node->safe_psql('postgres', "SELECT concat_ws(' ', event_id, aggregate_id, version) FROM evpg.event ORDER BY aggregate_id, version"),
+	$node->safe_psql('postgres',
+		"SELECT concat_ws(' ', event_id, aggregate_id, version) FROM evpg.event ORDER BY aggregate_id, version"),
 	'the consumer has taken each event once, those of a stream in order');
 
 # ------------------------------------------------------------------ the same, done otherwise
@@ -393,7 +405,8 @@ is( $node->safe_psql('consumer', "SELECT concat_ws(' ', id, stream, version) FRO
 my @three = map { "SELECT FROM evpg_append('account_c', 'hasty', ARRAY[evpg_event('Noted')])" } 1 .. 3;
 $node->safe_psql('postgres', "UPDATE outbox_reader SET checkpoint = evpg_stable_position() WHERE name = 'hasty'");
 $node->safe_psql('postgres', join ';', @three);
-foreach my $row (map { [ split /\|/ ] } split /\n/, $node->safe_psql('postgres', "SELECT position, event_id, aggregate_id, version, type FROM outbox_read('hasty')"))
+foreach my $row (map { [ split /\|/ ] } split /\n/,
+	$node->safe_psql('postgres', "SELECT position, event_id, aggregate_id, version, type FROM outbox_read('hasty')"))
 {
 	my ($position, $id, $stream, $version, $type) = @$row;
 
@@ -401,7 +414,8 @@ foreach my $row (map { [ split /\|/ ] } split /\n/, $node->safe_psql('postgres',
 	next if $version == 2;		# it crashes here, and goes on from its checkpoint
 	push @{ $broker{hasty} }, { id => $id, stream => $stream, version => $version, position => $position, type => $type };
 }
-like(wrong('hasty', "aggregate_id = 'hasty'"), qr/^\S+ \S+ hasty 2 Noted has not arrived$/, 'B62: a checkpoint that moves first loses an event');
+like(wrong('hasty', "aggregate_id = 'hasty'"), qr/^\S+ \S+ hasty 2 Noted has not arrived$/,
+	'a checkpoint that moves first loses an event [B62]');
 
 # Two that are sent together, the first of which is refused and comes again.
 my @messages = @{ $broker{hasty} };
@@ -419,7 +433,8 @@ sub append_to
 {
 	my ($stream, $count) = @_;
 
-	$node->safe_psql('restarted', "SELECT FROM evpg_append('account_c', '$stream', array_fill(evpg_event('Noted'), ARRAY[$count]))");
+	$node->safe_psql('restarted',
+		"SELECT FROM evpg_append('account_c', '$stream', array_fill(evpg_event('Noted'), ARRAY[$count]))");
 	return;
 }
 
@@ -429,7 +444,8 @@ sub publish_all
 	my ($reader) = @_;
 	my $session = $node->background_psql('restarted');
 
-	while (my @rows = map { [ split /\|/ ] } split /\n/, $session->query_safe("SELECT position, aggregate_id, version FROM outbox_read('$reader', 3)"))
+	while (my @rows = map { [ split /\|/ ] } split /\n/,
+		$session->query_safe("SELECT position, aggregate_id, version FROM outbox_read('$reader', 3)"))
 	{
 		push @{ $broker{$reader} }, "$_->[1] $_->[2]" foreach @rows;
 		$session->query_safe("SELECT outbox_published('$reader', $rows[-1][0])");
@@ -448,25 +464,26 @@ sub offset
 # four events, two more after a restart
 $node->safe_psql('restarted', "INSERT INTO outbox_reader (name) VALUES ('offsets')");
 append_to('a', 4);
-is(publish_all('offsets'), 'a 1, a 2, a 3, a 4', 'B61, 2.4 test 9: four events are published');
-is(offset('offsets'), 4, 'B62, 2.4 test 9: the stored offset is 4');
+is(publish_all('offsets'), 'a 1, a 2, a 3, a 4', 'four events are published [B61, 2.4 test 9]');
+is(offset('offsets'), 4, 'the stored offset is 4 [B62, 2.4 test 9]');
 $node->restart;
-is(offset('offsets'), 4, 'B62, 2.4 test 9: and still is after a restart');
+is(offset('offsets'), 4, 'and still is after a restart [B62, 2.4 test 9]');
 append_to('a', 2);
-is(publish_all('offsets'), 'a 1, a 2, a 3, a 4, a 5, a 6', 'B62, 2.4 test 9: then six messages, none twice');
-is(offset('offsets'), 6, 'B62, 2.4 test 9: the offset is 6');
+is(publish_all('offsets'), 'a 1, a 2, a 3, a 4, a 5, a 6', 'then six messages, none twice [B62, 2.4 test 9]');
+is(offset('offsets'), 6, 'the offset is 6 [B62, 2.4 test 9]');
 
 # of two streams; those that come while nobody publishes
 $node->safe_psql('restarted', "INSERT INTO outbox_reader (name, checkpoint) SELECT 'resumed', evpg_stable_position()");
 append_to('b', 3);
 append_to('c', 2);
-is(publish_all('resumed'), 'b 1, b 2, b 3, c 1, c 2', 'B61, 2.4 test 9: five events are published');
+is(publish_all('resumed'), 'b 1, b 2, b 3, c 1, c 2', 'five events are published [B61, 2.4 test 9]');
 append_to('b', 1);
 $node->restart;
 append_to('c', 2);
-is(publish_all('resumed'), 'b 1, b 2, b 3, c 1, c 2, b 4, c 3, c 4', 'B61, 2.4 test 9: after a restart of publisher and server exactly eight messages');
-is(publish_all('resumed'), join(', ', @{ $broker{resumed} }), 'B61, 2.4 test 9: none is published again');
-is(scalar @{ $broker{resumed} }, 8, 'B61, 2.4 test 9: also not by the next publisher');
+is(publish_all('resumed'), 'b 1, b 2, b 3, c 1, c 2, b 4, c 3, c 4',
+	'after a restart of publisher and server exactly eight messages [B61, 2.4 test 9]');
+is(publish_all('resumed'), join(', ', @{ $broker{resumed} }), 'none is published again [B61, 2.4 test 9]');
+is(scalar @{ $broker{resumed} }, 8, 'also not by the next publisher [B61, 2.4 test 9]');
 
 $node->stop;
 done_testing();

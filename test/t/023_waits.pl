@@ -1,9 +1,10 @@
-# With the library preloaded who waits is woken, and no wake-up is lost: rounds of evpg_watch_projection and evpg_wait_for against commits,
-# rollbacks, the ends of rebuilds and of projections; workers against appenders that are slow to release their locks, and against
-# prepared transactions.
+# With the library preloaded who waits is woken, and no wake-up is lost: rounds of evpg_watch_projection and evpg_wait_for
+# against commits, rollbacks, the ends of rebuilds and of projections; workers against appenders that are slow to release
+# their locks, and against prepared transactions.
 #
-# Who waits looks once a second, and a worker every evpg.naptime, which would hide a lost wake-up.  So evpg.naptime is an hour here,
-# and sessions wait with the defect wait_for_ever of src/base/testing.h: what is not woken fails by its statement_timeout.
+# Who waits looks once a second, and a worker every evpg.naptime, which would hide a lost wake-up.  So evpg.naptime is an
+# hour here, and sessions wait with the defect wait_for_ever of src/base/testing.h: what is not woken fails by its
+# statement_timeout.
 
 use strict;
 use warnings;
@@ -30,11 +31,14 @@ $$;
 CREATE FUNCTION append(id text, type text DEFAULT 'Added') RETURNS bigint LANGUAGE sql AS $$
   SELECT max(position) FROM evpg_append('meter', id, ARRAY[evpg_event(type, '{"n": 1}')])
 $$;
-CREATE FUNCTION meter_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql STABLE AS $$ SELECT NULL::evpg.new_event $$;
+CREATE FUNCTION meter_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql STABLE AS $$
+  SELECT NULL::evpg.new_event
+$$;
 CREATE FUNCTION meter_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
 SELECT evpg_register_aggregate('meter', 'meter_handle', 'meter_apply');
 SELECT evpg_register_projection('now', 'sum_apply', aggregate_types => '{meter}', event_types => '{Added}'),
-       evpg_register_projection('soon', 'sum_apply', aggregate_types => '{meter}', event_types => '{Added}', mode => 'async'),
+       evpg_register_projection('soon', 'sum_apply', aggregate_types => '{meter}', event_types => '{Added}',
+         mode => 'async'),
        evpg_register_projection('rare', 'sum_apply', aggregate_types => '{meter}', event_types => '{Odd}', mode => 'async');
 
 -- waits for the next version of a key again and again; the versions that it got must rise to the last one
@@ -75,8 +79,10 @@ sub start
 {
 	my ($name, $script) = @_;
 
-	append_to_file("$directory/$name.sql", "LOAD 'evpg';\nSET evpg.test_mutation = 'wait_for_ever';\nSET statement_timeout = '60s';\n$script");
-	return IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-f', "$directory/$name.sql" ],
+	append_to_file("$directory/$name.sql",
+		"LOAD 'evpg';\nSET evpg.test_mutation = 'wait_for_ever';\nSET statement_timeout = '60s';\n$script");
+	return IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-f',
+		"$directory/$name.sql" ],
 		'>', "$directory/$name.out", '2>', "$directory/$name.err");
 }
 
@@ -96,11 +102,13 @@ sub soon
 	return ok($node->poll_query_until('postgres', $condition), $name);
 }
 
-# Waits until the worker has nothing to do, and nothing that it would look at later: from now on only a wake-up makes it go on.
+# Waits until the worker has nothing to do, and nothing that it would look at later: from now on only a wake-up makes it go
+# on.
 sub settled
 {
 	$node->poll_query_until('postgres', <<'SQL') or die 'the worker does not come to an end';
-SELECT bool_and(checkpoint = evpg_stable_position() AND state = 'idle') FROM evpg.consumer, pg_stat_activity WHERE backend_type = 'evpg worker'
+SELECT bool_and(checkpoint = evpg_stable_position() AND state = 'idle') FROM evpg.consumer, pg_stat_activity
+  WHERE backend_type = 'evpg worker'
 SQL
 	return;
 }
@@ -109,7 +117,8 @@ SQL
 sub begin
 {
 	my ($session, $statement) = @_;
-	my $waiting = "SELECT count(*) = 1 FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'Extension' AND query = \$\$$statement;\$\$";
+	my $waiting = "SELECT count(*) = 1 FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'Extension' "
+		. "AND query = \$\$$statement;\$\$";
 
 	$session->query_until(qr/begins/, "\\echo begins\n$statement;\n");
 	$node->poll_query_until('postgres', $waiting) or die "does not wait: $statement";
@@ -127,12 +136,13 @@ sub answer
 	return $error =~ /^(?:psql:\S+ )?(ERROR: .*)$/m ? $1 : $answer;
 }
 
-ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), 'there is a worker');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker'"),
+	'there is a worker');
 
 # ------------------------------------------------------------------ a load
 
-# Each client appends to one key, and waits for what it has appended.  It rolls back in between, also in subtransactions, and now and
-# then it is slow to release its locks.
+# Each client appends to one key, and waits for what it has appended.  It rolls back in between, also in subtransactions,
+# and now and then it is slow to release its locks.
 my @clients = 1 .. 3;
 my %processes;
 foreach my $client (@clients)
@@ -151,14 +161,17 @@ foreach my $client (@clients)
 		$script .= "SELECT version FROM evpg.projected_state WHERE name = 'soon' AND key = 'k$client';\n";
 	}
 	$processes{"client $client"} = start("client $client", $script);
-	$processes{"watcher $client of $_"} = start("watcher $client of $_", "SELECT watch('$_', 'k$client', $rounds);\n") foreach 'now', 'soon';
+	$processes{"watcher $client of $_"} =
+		start("watcher $client of $_", "SELECT watch('$_', 'k$client', $rounds);\n") foreach 'now', 'soon';
 }
 foreach my $client (@clients)
 {
 	my @expected = map { ('t', $_) } 1 .. $rounds;
 
-	is(join(' ', ends("client $client", $processes{"client $client"})), "@expected", "rule 10: client $client: each wait ends when the projection has what was appended");
-	is(join(' ', ends("watcher $client of $_", $processes{"watcher $client of $_"})), $rounds, "rule 12: who watches its key of \"$_\" comes to the last version") foreach 'now', 'soon';
+	is(join(' ', ends("client $client", $processes{"client $client"})), "@expected",
+		"client $client: each wait ends when the projection has what was appended [rule 10]");
+	is(join(' ', ends("watcher $client of $_", $processes{"watcher $client of $_"})), $rounds,
+		"who watches its key of \"$_\" comes to the last version [rule 12]") foreach 'now', 'soon';
 }
 
 # ------------------------------------------------------------------ events that a projection does not take
@@ -170,10 +183,10 @@ my $position = query("SELECT append('other')");
 my $rare = waiter();
 begin($rare, "SELECT evpg_wait_for('rare', $position, NULL)");
 $open->query_safe('ROLLBACK');
-is(answer($rare), 't', 'rule 10: a wait for an event of others ends when nobody holds the stable position any more');
+is(answer($rare), 't', 'a wait for an event of others ends when nobody holds the stable position any more [rule 10]');
 begin($rare, "SELECT evpg_wait_for('rare', $position + 2, NULL)");
 query("SELECT append('odd', 'Odd'), append('other')");
-is(answer($rare), 't', 'rule 10: or when they have come');
+is(answer($rare), 't', 'or when they have come [rule 10]');
 $rare->quit;
 
 # ------------------------------------------------------------------ slow appenders
@@ -182,12 +195,14 @@ foreach my $round (1 .. 5)
 {
 	settled();
 	query("SET evpg.test_mutation = 'slow_end'; SELECT append('slow')");
-	soon("SELECT version = $round FROM evpg.projected_state WHERE name = 'soon' AND key = 'slow'", "rule 9: a worker applies what an appender has committed that is slow to release its locks: $round");
+	soon("SELECT version = $round FROM evpg.projected_state WHERE name = 'soon' AND key = 'slow'",
+		"a worker applies what an appender has committed that is slow to release its locks: $round [rule 9]");
 	settled();
 	$open->query_safe("LOAD 'evpg'; SET evpg.test_mutation = 'slow_end'; BEGIN; SELECT append('open')");
 	query("SELECT append('behind')");
 	$open->query_safe($round % 2 == 0 ? 'ROLLBACK' : 'COMMIT');
-	soon("SELECT version = $round FROM evpg.projected_state WHERE name = 'soon' AND key = 'behind'", "rule 9: and what was behind it: $round");
+	soon("SELECT version = $round FROM evpg.projected_state WHERE name = 'soon' AND key = 'behind'",
+		"and what was behind it: $round [rule 9]");
 }
 $open->quit;
 
@@ -200,18 +215,22 @@ settled();
 query($prepare);
 begin($watcher, "SELECT key, version FROM (VALUES ('prepared')) k (key), evpg_watch_projection('now', key, 0, NULL)");
 begin($waiter, "SELECT evpg_wait_for('soon', (SELECT last_position FROM evpg.stat_stable_position), NULL)");
-is(query("SELECT count(*) FROM evpg.projected_state WHERE key = 'prepared'"), '0', 'rule 9: nothing of a prepared transaction is applied');
+is(query("SELECT count(*) FROM evpg.projected_state WHERE key = 'prepared'"), '0',
+	'nothing of a prepared transaction is applied [rule 9]');
 query("COMMIT PREPARED 'appender'");
-soon("SELECT version = 1 FROM evpg.projected_state WHERE name = 'soon' AND key = 'prepared'", 'rule 9: COMMIT PREPARED wakes the worker');
-is(answer($watcher), 'prepared|1', 'rule 12: and who watches a key');
-is(answer($waiter), 't', 'rule 10: and who waits for a projection');
+soon("SELECT version = 1 FROM evpg.projected_state WHERE name = 'soon' AND key = 'prepared'",
+	'COMMIT PREPARED wakes the worker [rule 9]');
+is(answer($watcher), 'prepared|1', 'and who watches a key [rule 12]');
+is(answer($waiter), 't', 'and who waits for a projection [rule 10]');
 
 settled();
 query($prepare);
 query("SELECT append('held')");
 query("ROLLBACK PREPARED 'appender'");
-soon("SELECT version = 1 FROM evpg.projected_state WHERE name = 'soon' AND key = 'held'", 'rule 9: ROLLBACK PREPARED wakes the worker: nothing is held back any more');
-is(query("SELECT version FROM evpg.projected_state WHERE name = 'soon' AND key = 'prepared'"), '1', 'rule 9: and nothing is applied of what was rolled back');
+soon("SELECT version = 1 FROM evpg.projected_state WHERE name = 'soon' AND key = 'held'",
+	'ROLLBACK PREPARED wakes the worker: nothing is held back any more [rule 9]');
+is(query("SELECT version FROM evpg.projected_state WHERE name = 'soon' AND key = 'prepared'"), '1',
+	'and nothing is applied of what was rolled back [rule 9]');
 $node->safe_psql('template1', "BEGIN; CREATE TABLE plain (); PREPARE TRANSACTION 'plain'; COMMIT PREPARED 'plain'");
 ok(1, 'a database without the extension has prepared transactions as ever');
 
@@ -219,17 +238,20 @@ ok(1, 'a database without the extension has prepared transactions as ever');
 
 foreach my $round (1 .. 10)
 {
-	my $slow = $round % 2 == 0 ? "ALTER SYSTEM SET evpg.test_mutation = 'slow_end'" : 'ALTER SYSTEM RESET evpg.test_mutation';
+	my $slow = $round % 2 == 0 ? "ALTER SYSTEM SET evpg.test_mutation = 'slow_end'"
+		: 'ALTER SYSTEM RESET evpg.test_mutation';
 
 	query($slow);
 	query('SELECT pg_reload_conf()');
 	foreach my $name ('now', 'soon')
 	{
-		my ($version, $generation) = split /\|/, query("SELECT version, generation FROM evpg.projected_state WHERE name = '$name' AND key = 'k1'");
+		my ($version, $generation) = split /\|/,
+			query("SELECT version, generation FROM evpg.projected_state WHERE name = '$name' AND key = 'k1'");
 
 		begin($watcher, "SELECT version, generation FROM evpg_watch_projection('$name', 'k1', $version, NULL, $generation)");
 		query("SELECT evpg_rebuild_projection('$name', background => true)");
-		is(answer($watcher), "$version|" . ($generation + 1), "rule 13: who watches a key is woken by the end of a rebuild of \"$name\": $round");
+		is(answer($watcher), "$version|" . ($generation + 1),
+			"who watches a key is woken by the end of a rebuild of \"$name\": $round [rule 13]");
 	}
 }
 query('ALTER SYSTEM RESET evpg.test_mutation');
@@ -241,7 +263,8 @@ sub put_off
 	my ($name) = @_;
 
 	query("SELECT evpg_pause_consumer('$name')");
-	query("UPDATE evpg.consumer SET status = 'running', retry_at = clock_timestamp() + interval '1 hour' WHERE name = '$name'");
+	query("UPDATE evpg.consumer SET status = 'running', retry_at = clock_timestamp() + interval '1 hour' "
+		. "WHERE name = '$name'");
 	return;
 }
 
@@ -261,7 +284,7 @@ foreach my $id ('good', 'bad')
 	my $position = query("SELECT append('$id', 'Slow')");
 	begin($waiter, "SELECT evpg_wait_for('slow', $position, NULL)");
 	query("SELECT evpg_resume_consumer('slow')");
-	is(answer($waiter), 't', "rule 17: who waits for a saga is woken by a reaction, and by a dead letter: $id");
+	is(answer($waiter), 't', "who waits for a saga is woken by a reaction, and by a dead letter: $id [rule 17]");
 }
 query("SELECT evpg_drop_saga('slow')");
 
@@ -274,7 +297,8 @@ foreach my $round (1 .. 10)
 	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}'), append('short')");
 	begin($watcher, "SELECT evpg_watch_projection('short', 'short', 1, NULL)");
 	query("${set}SELECT evpg_drop_projection('short')");
-	is(answer($watcher), 'ERROR:  projection "short" is not registered', "C11: who watches a key of a projection that is dropped: $round");
+	is(answer($watcher), 'ERROR:  projection "short" is not registered',
+		"who watches a key of a projection that is dropped: $round [C11]");
 
 	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async')");
 	put_off('short');
@@ -282,23 +306,26 @@ foreach my $round (1 .. 10)
 	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
 	begin($watcher, "SELECT evpg_watch_projection('short', 'nobody', 0, NULL)");
 	query("${set}SELECT evpg_drop_projection('short')");
-	is(answer($waiter), 'ERROR:  projection "short" is not registered', "C11: who waits for an asynchronous one: $round");
-	is(answer($watcher), 'ERROR:  projection "short" is not registered', "C11: and who watches a key of it: $round");
+	is(answer($waiter), 'ERROR:  projection "short" is not registered', "who waits for an asynchronous one: $round [C11]");
+	is(answer($watcher), 'ERROR:  projection "short" is not registered', "and who watches a key of it: $round [C11]");
 
-	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async', start_position => (SELECT last_position FROM evpg.stat_stable_position))");
+	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async', "
+		. "start_position => (SELECT last_position FROM evpg.stat_stable_position))");
 	put_off('short');
 	$position = query("SELECT append('short')");
 	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
 	query("${set}SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}')");
-	is(answer($waiter), 't', "rule 10: who waits for one that becomes inline: $round");
+	is(answer($waiter), 't', "who waits for one that becomes inline: $round [rule 10]");
 	query("SELECT evpg_drop_projection('short')");
 
-	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async', start_position => (SELECT last_position FROM evpg.stat_stable_position))");
+	query("SELECT evpg_register_projection('short', 'sum_apply', aggregate_types => '{meter}', mode => 'async', "
+		. "start_position => (SELECT last_position FROM evpg.stat_stable_position))");
 	put_off('short');
 	$position = query("SELECT append('short')");
 	begin($waiter, "SELECT evpg_wait_for('short', $position, NULL)");
 	query("${set}SELECT evpg_pause_consumer('short')");
-	like(answer($waiter), qr/^ERROR:  cannot wait for "short", which is paused/, "rule 9: who waits for one that is paused meanwhile: $round");
+	like(answer($waiter), qr/^ERROR:  cannot wait for "short", which is paused/,
+		"who waits for one that is paused meanwhile: $round [rule 9]");
 	query("SELECT evpg_drop_projection('short')");
 }
 

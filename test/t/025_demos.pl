@@ -18,7 +18,8 @@ sub demo
 	my ($node, $database, @command) = @_;
 	my $output = '';
 
-	$node->safe_psql('template1', "CREATE DATABASE $database") unless $node->safe_psql('template1', "SELECT count(*) FROM pg_database WHERE datname = '$database'");
+	$node->safe_psql('template1', "CREATE DATABASE $database") unless $node->safe_psql('template1',
+		"SELECT count(*) FROM pg_database WHERE datname = '$database'");
 	$node->safe_psql($database, 'CREATE EXTENSION IF NOT EXISTS evpg');
 	local @ENV{qw(PGHOST PGPORT PGDATABASE)} = ($node->host, $node->port, $database);
 	local @ENV{ keys %small } = values %small;
@@ -49,8 +50,10 @@ sub bank
 		"transfers requested, and settled once each ($transfers_c $transfers_c $transfers_c)",
 		"transfers requested, and settled once each ($transfers $transfers $transfers)",
 		'dead letters, timers and instances that are left (0 0 0)');
-	is(scalar(() = $output =~ /^a worker was killed when \d+ of \d+ transfers had come to an end$/mg), 2, "$database: a worker is killed in each form of the saga");
-	is(scalar(() = $output =~ /^sum of all balances of account(?:_c)? before the transfers: (\d+); after them: \1$/mg), 2, "$database: and no cent is lost");
+	is(scalar(() = $output =~ /^a worker was killed when \d+ of \d+ transfers had come to an end$/mg), 2,
+		"$database: a worker is killed in each form of the saga");
+	is(scalar(() = $output =~ /^sum of all balances of account(?:_c)? before the transfers: (\d+); after them: \1$/mg), 2,
+		"$database: and no cent is lost");
 	like($output, qr/^bank demo: all checks hold$/m, "$database: the bank's demo says that all is well");
 	return;
 }

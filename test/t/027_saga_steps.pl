@@ -1,6 +1,6 @@
-# Sagas, rules 16 to 18: a crash between any two steps.  A worker waits at each point of src/base/testing.h that a saga passes, and is
-# killed there, or the postmaster is.  What was committed by then is there, nothing else is; when it goes on, no command is
-# executed twice, none is lost, each event is reacted to once, and timers fire once.
+# Sagas, rules 16 to 18: a crash between any two steps.  A worker waits at each point of src/base/testing.h that a saga
+# passes, and is killed there, or the postmaster is.  What was committed by then is there, nothing else is; when it goes on,
+# no command is executed twice, none is lost, each event is reacted to once, and timers fire once.
 #
 # Reactions of workers are not flushed: when a worker is killed the last ones may be lost, and are done again.  Before the
 # postmaster is killed, all is flushed.
@@ -35,15 +35,16 @@ sub query
 query(<<'SQL');
 CREATE FUNCTION ill(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
   SELECT CASE event.data WHEN '{}' THEN evpg_reaction('{}') ELSE
-    evpg_reaction('{}', evpg_action_send('account', 'a1', 'Deposit', '{"amount": 1}'), evpg_action_send('account', 'a1', 'Jump')) END
+    evpg_reaction('{}', evpg_action_send('account', 'a1', 'Deposit', '{"amount": 1}'),
+      evpg_action_send('account', 'a1', 'Jump')) END
 $$;
 SELECT evpg_register_saga('ill', 'ill', event_types => '{Ill}', max_attempts => 2, backoff => '0');
 CREATE FUNCTION broken_key(event evpg.event) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no key'; END $$;
 SELECT evpg_register_saga('keyless', 'ill', key_function => 'broken_key', event_types => '{Keyless}');
 SQL
 
-# What a scenario begins with, before there is a worker; how much the version of its instance is at a point of the worker; and
-# what comes after all.
+# What a scenario begins with, before there is a worker; how much the version of its instance is at a point of the worker;
+# and what comes after all.
 my $mark = "BEGIN; SELECT FROM evpg_append('account', 'mark', ARRAY[evpg_event('Noted')]); PREPARE TRANSACTION 'mark'";
 my @steps = qw(routed due counted claimed taken handled sent reacted committed);
 my %scenarios = (
@@ -129,11 +130,13 @@ foreach my $scenario (sort keys %scenarios)
 			query("SELECT evpg_set_clock_offset('$later s')") if $later;
 			crash_at($victim, $point);
 			cmp_ok(query("SELECT coalesce(max(version), 0) FROM evpg.saga_instance WHERE saga = 'transfer$kind' AND key = '$id'"),
-				$victim eq 'worker' ? '<=' : '==', $version, "rule 16: $id$kind: what was committed is there, nothing else");
+				$victim eq 'worker' ? '<=' : '==', $version,
+					"$id$kind: what was committed is there, nothing else [rule 16]");
 			query('CALL evpg_run()');
 			query("ROLLBACK PREPARED 'mark'; SELECT evpg_set_clock_offset(); CALL evpg_run()") if $later;
-			is(wrong($node), '', "rule 16: $id$kind: then all is done, once");
-			is(query("SELECT concat_ws(' ', status, reason) FROM transfer WHERE kind = 'transfer$kind' AND id = '$id'"), $end, "rule 16: $id$kind: to the end");
+			is(wrong($node), '', "$id$kind: then all is done, once [rule 16]");
+			is(query("SELECT concat_ws(' ', status, reason) FROM transfer WHERE kind = 'transfer$kind' AND id = '$id'"),
+				$end, "$id$kind: to the end [rule 16]");
 		}
 		# the other kind gets the points of this one
 		$kind = $kind eq '' ? '_c' : '' unless @$points % 2;
@@ -162,19 +165,22 @@ foreach my $victim ('worker', 'postmaster')
 
 		query("SELECT FROM evpg_append('account', '$id', ARRAY[evpg_event('Ill', '{\"n\": 1}'), evpg_event('Ill')])");
 		crash_at($victim, $point);
-		is(ill($id), $before, "rule 17: $id: the attempts are counted, there is no dead letter");
+		is(ill($id), $before, "$id: the attempts are counted, there is no dead letter [rule 17]");
 		query('CALL evpg_run()');
-		is(ill($id), $after, "rule 17: $id: then there is one");
-		is(query("SELECT evpg_discard_dead_letter(dead_letter_id, 'ill') FROM evpg.dead_letter WHERE key = '$id'"), 't', "rule 17: $id: it is given up");
+		is(ill($id), $after, "$id: then there is one [rule 17]");
+		is(query("SELECT evpg_discard_dead_letter(dead_letter_id, 'ill') FROM evpg.dead_letter WHERE key = '$id'"), 't',
+			"$id: it is given up [rule 17]");
 		query('CALL evpg_run()');
-		is(query("SELECT version FROM evpg_saga('ill', '$id')"), 1, "rule 17: $id: what waited behind it is done");
-		is(wrong($node), '', "rule 17: $id: no command of it is");
+		is(query("SELECT version FROM evpg_saga('ill', '$id')"), 1, "$id: what waited behind it is done [rule 17]");
+		is(wrong($node), '', "$id: no command of it is [rule 17]");
 	}
 	query("SELECT FROM evpg_append('account', 'keyless', ARRAY[evpg_event('Keyless')])");
 	crash_at($victim, 'dead_lettered:1');
-	is(query("SELECT count(*) FROM evpg.dead_letter WHERE saga = 'keyless' AND resolved_at IS NULL"), 0, "rule 17: $victim: an event without a key: no dead letter");
+	is(query("SELECT count(*) FROM evpg.dead_letter WHERE saga = 'keyless' AND resolved_at IS NULL"), 0,
+		"$victim: an event without a key: no dead letter [rule 17]");
 	query('CALL evpg_run()');
-	is(query("SELECT count(evpg_discard_dead_letter(dead_letter_id, 'ill')) FROM evpg.dead_letter WHERE saga = 'keyless' AND resolved_at IS NULL"), 1, "rule 17: $victim: then there is one");
+	is(query("SELECT count(evpg_discard_dead_letter(dead_letter_id, 'ill')) FROM evpg.dead_letter "
+		. "WHERE saga = 'keyless' AND resolved_at IS NULL"), 1, "$victim: then there is one [rule 17]");
 }
 # ------------------------------------------------------------------ workers that follow
 
@@ -186,9 +192,11 @@ BEGIN
   IF event.data ? 'ill' THEN
     RAISE EXCEPTION 'ill';
   END IF;
-  RETURN evpg_reaction('{}', evpg_action_send('account', 'a1', 'Deposit', '{"amount": 1}'), evpg_action_send('account', 'a1', 'Withdraw', '{"amount": 1}'));
+  RETURN evpg_reaction('{}', evpg_action_send('account', 'a1', 'Deposit', '{"amount": 1}'),
+    evpg_action_send('account', 'a1', 'Withdraw', '{"amount": 1}'));
 END $$;
-SELECT evpg_register_projection('live', 'count_live', mode => 'async', constant_key => 'all', event_types => '{Live}', initial_state => '{"n": 0}');
+SELECT evpg_register_projection('live', 'count_live', mode => 'async', constant_key => 'all', event_types => '{Live}',
+  initial_state => '{"n": 0}');
 SELECT evpg_register_saga('live 1', 'live', event_types => '{Live}', max_attempts => 1);
 SELECT evpg_register_saga('live 2', 'live', event_types => '{Live}', max_attempts => 1);
 ALTER SYSTEM SET evpg.workers = 2;
@@ -214,26 +222,33 @@ sub append_live
 }
 
 append_live('live', '{}') foreach 1 .. 3;
-is(live(3, 3), '3 3 3', '1.2 test 13: workers: a projection and two sagas follow');
-is(query(q(SELECT bool_and(position = (SELECT max(position) FROM evpg.event WHERE type = 'Live')) FROM evpg.saga_instance WHERE key = 'live')), 't',
-	'1.2 test 13: each instance knows the position of its last event');
-is(query(q(SELECT evpg_register_saga('live 1', 'live', event_types => '{Live}', max_attempts => 1))), 'f', '1.2 test 13: to start it twice changes nothing');
+is(live(3, 3), '3 3 3', 'workers: a projection and two sagas follow [1.2 test 13]');
+is(query(q(SELECT bool_and(position = (SELECT max(position) FROM evpg.event WHERE type = 'Live')) FROM evpg.saga_instance
+	WHERE key = 'live')), 't',
+	'each instance knows the position of its last event [1.2 test 13]');
+is(query(q(SELECT evpg_register_saga('live 1', 'live', event_types => '{Live}', max_attempts => 1))), 'f',
+	'to start it twice changes nothing [1.2 test 13]');
 append_live('live ill', '{"ill": 1}');
-ok($node->poll_query_until('postgres', q(SELECT count(*) = 2 FROM evpg.dead_letter WHERE key = 'live ill' AND message = 'ill')),
-	'1.2 test 13: one that fails is a dead letter of both sagas');
+ok($node->poll_query_until('postgres',
+	q(SELECT count(*) = 2 FROM evpg.dead_letter WHERE key = 'live ill' AND message = 'ill')),
+	'one that fails is a dead letter of both sagas [1.2 test 13]');
 append_live('live', '{}');
-is(live(5, 4), '5 4 4', '1.2 test 13: others go on');
+is(live(5, 4), '5 4 4', 'others go on [1.2 test 13]');
 my $checkpoints = q(SELECT string_agg(checkpoint::text, ' ' ORDER BY name) FROM evpg.consumer WHERE name LIKE 'live%');
-is(query("SELECT evpg_wait_for('live', (SELECT max(position) FROM evpg.event_log), '60 s')"), 't', 'A48: the projection has seen all');
+is(query("SELECT evpg_wait_for('live', (SELECT max(position) FROM evpg.event_log), '60 s')"), 't',
+	'the projection has seen all [A48]');
 my $before = query($checkpoints);
 $node->restart;
-is(query("SELECT bool_and(a::bigint >= b::bigint) FROM unnest(string_to_array(($checkpoints), ' '), string_to_array('$before', ' ')) x (a, b)"), 't',
-	'1.2 test 9, 1.2 test 13: checkpoints last over a restart');
+is(query("SELECT bool_and(a::bigint >= b::bigint) "
+	. "FROM unnest(string_to_array(($checkpoints), ' '), string_to_array('$before', ' ')) x (a, b)"), 't',
+	'checkpoints last over a restart [1.2 test 9, 1.2 test 13]');
 append_live('live', '{}');
-is(live(6, 5), '6 5 5', '1.2 test 9, 1.2 test 13: after it only the new event is reacted to');
+is(live(6, 5), '6 5 5', 'after it only the new event is reacted to [1.2 test 9, 1.2 test 13]');
 query('ALTER SYSTEM SET evpg.workers = 0; SELECT pg_reload_conf()');
-is(query(q(SELECT count(*) FROM evpg.event WHERE metadata#>>'{evpg,key}' = 'live')), 20, '1.2 test 9: with the commands of each event, once');
-is(query(q(SELECT count(evpg_discard_dead_letter(dead_letter_id, 'ill')) FROM evpg.dead_letter WHERE resolved_at IS NULL)), 2, 'the dead letters are given up');
+is(query(q(SELECT count(*) FROM evpg.event WHERE metadata#>>'{evpg,key}' = 'live')), 20,
+	'with the commands of each event, once [1.2 test 9]');
+is(query(q(SELECT count(evpg_discard_dead_letter(dead_letter_id, 'ill')) FROM evpg.dead_letter WHERE resolved_at IS NULL)),
+	2, 'the dead letters are given up');
 is(wrong($node), '', 'all that was requested has come to its end');
 is(inspect($node), '', 'all that is stored agrees');
 

@@ -1,6 +1,7 @@
 # Sagas without workers, run by sessions that CALL evpg_run(), rules 16 to 18:
 #
-# - A test of crashes and of concurrency must notice a saga that does not keep the rules.  The same schedules run with the code as it
+# - A test of crashes and of concurrency must notice a saga that does not keep the rules.  The same schedules run with the
+# code as it
 #   is, where nothing may be wrong, and with each of these defects, where something must be:
 #
 #     early       an event is taken away when its attempt is counted, in a transaction before that of the reaction
@@ -42,7 +43,8 @@ create_transfers($node);
 # An instance that counts its events and how often its timer has rung.
 $node->safe_psql('postgres', <<'SQL');
 CREATE FUNCTION told(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
-  SELECT CASE event.type WHEN 'Started' THEN evpg_reaction('{"told": 1, "rung": 0}', evpg_action_schedule('bell', '1 minute'))
+  SELECT CASE event.type WHEN 'Started' THEN
+    evpg_reaction('{"told": 1, "rung": 0}', evpg_action_schedule('bell', '1 minute'))
                          ELSE evpg_reaction(state || jsonb_build_object('told', (state->>'told')::int + 1)) END
 $$;
 CREATE FUNCTION rung(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
@@ -70,15 +72,16 @@ sub begin
 	return;
 }
 
-# A session that runs what is due, after these settings, and waits at a point until release(): for a prepared transaction, since
-# that does not let go of its lock when the server dies, as a session may before the one that waits has died, too.
+# A session that runs what is due, after these settings, and waits at a point until release(): for a prepared transaction,
+# since that does not let go of its lock when the server dies, as a session may before the one that waits has died, too.
 sub run_to
 {
 	my ($point, $settings) = @_;
 	my $runner = $node->background_psql($database, on_error_stop => 1);
 
 	query("BEGIN; SELECT pg_advisory_xact_lock($wait_key); PREPARE TRANSACTION 'holder'");
-	$runner->query_until(qr/running/, "LOAD 'evpg';\nSET evpg.test_wait = 'saga_$point';\n$settings\n\\echo running\nCALL evpg_run();\n");
+	$runner->query_until(qr/running/,
+		"LOAD 'evpg';\nSET evpg.test_wait = 'saga_$point';\n$settings\n\\echo running\nCALL evpg_run();\n");
 	$node->poll_query_until($database, "SELECT EXISTS ($waiters)") or die "nobody comes to $point";
 	return $runner;
 }
@@ -162,17 +165,19 @@ sub moved
 	return $early eq '1|1|0' && $end eq '2|1|1' ? '' : "then $early, at the end $end";
 }
 
-my %crash = map { my $point = $_; ($point => sub { crash_at($point, $databases % 2 ? '' : '_c') }) } 'claimed:2', 'reacted:2', 'committed:2';
+my %crash = map { my $point = $_; ($point => sub { crash_at($point, $databases % 2 ? '' : '_c') }) } 'claimed:2',
+	'reacted:2', 'committed:2';
 
 foreach my $point (sort keys %crash)
 {
 	begin('');
-	is($crash{$point}->(), '', "rule 16: the code as it is: a crash at $point");
+	is($crash{$point}->(), '', "the code as it is: a crash at $point [rule 16]");
 }
-foreach my $schedule ([ \&counted, 'an attempt is on disk' ], [ \&together, 'an event beside a timer' ], [ \&moved, 'a timer that is moved' ])
+foreach my $schedule ([ \&counted, 'an attempt is on disk' ], [ \&together, 'an event beside a timer' ],
+	[ \&moved, 'a timer that is moved' ])
 {
 	begin('');
-	is($schedule->[0]->(), '', "rule 17: the code as it is: $schedule->[1]");
+	is($schedule->[0]->(), '', "the code as it is: $schedule->[1] [rule 17]");
 }
 
 sub notices
@@ -181,7 +186,7 @@ sub notices
 
 	begin($defect);
 	my $wrong = $schedule->();
-	like($wrong, $how, "rule 16: the defect \"$defect\" is noticed");
+	like($wrong, $how, "the defect \"$defect\" is noticed [rule 16]");
 	note $wrong;
 	return;
 }
@@ -198,7 +203,7 @@ for (my $round = 0; $wrong eq '' && $round < $max_rounds; $round++)
 	begin('unflushed');
 	$wrong = counted();
 }
-like($wrong, qr/^attempts: 0?$/, 'rule 17: the defect "unflushed" is noticed');
+like($wrong, qr/^attempts: 0?$/, 'the defect "unflushed" is noticed [rule 17]');
 
 # ------------------------------------------------------------------ the deadline
 
@@ -210,7 +215,8 @@ sub outcome
 	my ($id) = @_;
 
 	return query(<<"SQL");
-SELECT string_agg(concat_ws(' ', t.status, reason, s.status, state->>'state', s.version), ', ' ORDER BY kind) FROM transfer t, evpg_saga(kind, id) s WHERE id = '$id'
+SELECT string_agg(concat_ws(' ', t.status, reason, s.status, state->>'state', s.version), ', ' ORDER BY kind)
+  FROM transfer t, evpg_saga(kind, id) s WHERE id = '$id'
 SQL
 }
 
@@ -230,21 +236,23 @@ foreach my $end ('COMMIT', 'ROLLBACK')
 	request($node, $_, $id, 'a2') foreach '', '_c';
 	my $holder = hold();
 	query('CALL evpg_run()');
-	is(outcome($id), 'requested running withdrawn 1, requested running withdrawn 1', "B26: $id: the money is withdrawn");
-	is(query('SELECT count(*) FROM evpg.timer'), 2, "B26: $id: a deadline for both kinds");
+	is(outcome($id), 'requested running withdrawn 1, requested running withdrawn 1', "$id: the money is withdrawn [B26]");
+	is(query('SELECT count(*) FROM evpg.timer'), 2, "$id: a deadline for both kinds [B26]");
 	query("SELECT evpg_set_clock_offset('9 min'); CALL evpg_run()");
-	is(outcome($id), 'requested running withdrawn 1, requested running withdrawn 1', "B26: $id: before the deadline nothing happens");
+	is(outcome($id), 'requested running withdrawn 1, requested running withdrawn 1',
+		"$id: before the deadline nothing happens [B26]");
 	query("SELECT evpg_set_clock_offset('11 min'); CALL evpg_run()");
 	my $failed = 'failed deadline completed failed 2, failed deadline completed failed 2';
-	is(outcome($id), $failed, "B26, B53: $id: after it the transfer has failed");
-	is(wrong($node), '', "B53: $id: what was withdrawn is paid back, once");
+	is(outcome($id), $failed, "$id: after it the transfer has failed [B26, B53]");
+	is(wrong($node), '', "$id: what was withdrawn is paid back, once [B53]");
 	query('SELECT evpg_set_clock_offset()');
 	$holder->query_safe($end);
 	$holder->quit;
 	query('CALL evpg_run()');
-	is(outcome($id), $failed, "rule 18: $id: the late event is ignored");
-	is(wrong($node), '', "rule 18: $id: nothing more is done");
-	is(query("SELECT evpg_stable_position() = max(position) FROM evpg.event_log"), 't', "rule 18: $id: it was to be seen") if $end eq 'COMMIT';
+	is(outcome($id), $failed, "$id: the late event is ignored [rule 18]");
+	is(wrong($node), '', "$id: nothing more is done [rule 18]");
+	is(query("SELECT evpg_stable_position() = max(position) FROM evpg.event_log"), 't',
+		"$id: it was to be seen [rule 18]") if $end eq 'COMMIT';
 }
 
 # The payee has the money, but nobody hears of that.
@@ -255,15 +263,16 @@ foreach my $end ('COMMIT', 'ROLLBACK')
 	query('SELECT evpg_run_sagas()');
 	my $holder = hold();
 	query('CALL evpg_run()');
-	is(outcome($id), 'requested running deposited 2, requested running deposited 2', 'B26: the money is deposited');
+	is(outcome($id), 'requested running deposited 2, requested running deposited 2', 'the money is deposited [B26]');
 	query("SELECT evpg_set_clock_offset('11 min'); CALL evpg_run()");
-	is(outcome($id), 'requested running deposited 3, requested running deposited 3', 'B26: the deadline is not for a transfer that is done');
+	is(outcome($id), 'requested running deposited 3, requested running deposited 3',
+		'the deadline is not for a transfer that is done [B26]');
 	query('SELECT evpg_set_clock_offset()');
 	$holder->query_safe('COMMIT');
 	$holder->quit;
 	query('CALL evpg_run()');
-	is(outcome($id), 'completed completed done 4, completed completed done 4', 'B26: which is completed when it is seen');
-	is(wrong($node), '', 'B26: once');
+	is(outcome($id), 'completed completed done 4, completed completed done 4', 'which is completed when it is seen [B26]');
+	is(wrong($node), '', 'once [B26]');
 }
 
 # ------------------------------------------------------------------ a load, two sessions that run sagas
@@ -278,12 +287,14 @@ sub pgbench
 {
 	my ($name, @options) = @_;
 
-	return IPC::Run::start([ 'pgbench', '-n', @options, '-d', $node->connstr('postgres') . " application_name=$name" ], '>', "$run.$name", '2>', "$run.$name");
+	return IPC::Run::start([ 'pgbench', '-n', @options, '-d', $node->connstr('postgres') . " application_name=$name" ], '>',
+		"$run.$name", '2>', "$run.$name");
 }
 
 sub left
 {
-	return query('SELECT (SELECT count(*) FROM evpg.saga_event) + (SELECT count(*) FROM evpg.timer) + (SELECT count(*) FROM transfer WHERE status = \'requested\')');
+	return query('SELECT (SELECT count(*) FROM evpg.saga_event) + (SELECT count(*) FROM evpg.timer) + (SELECT count(*) '
+		. 'FROM transfer WHERE status = \'requested\')');
 }
 
 query("ALTER SYSTEM SET full_page_writes = on");
@@ -317,8 +328,8 @@ foreach my $victim ('nobody', 'runner', 'postmaster', 'runner')
 	}
 	if ($victim eq 'nobody')
 	{
-		is($load->result(0), 0, 'rule 16: a load without a crash');
-		is($runners->result(0), 0, 'rule 16: sessions that run sagas side by side') or diag(slurp_file("$run.runner"));
+		is($load->result(0), 0, 'a load without a crash [rule 16]');
+		is($runners->result(0), 0, 'sessions that run sagas side by side [rule 16]') or diag(slurp_file("$run.runner"));
 	}
 }
 # some wait for their next attempt
@@ -329,9 +340,11 @@ for (my $n = 0; left() > 0 && $n < 10 * $PostgreSQL::Test::Utils::timeout_defaul
 	$runners->finish;
 	usleep(50_000);
 }
-is(wrong($node), '', 'rule 16: after a load that two sessions ran: all is done, once');
-cmp_ok(query("SELECT count(*) FROM transfer WHERE status = '$_'"), '>', 5, "rule 16: $_ transfers") foreach 'completed', 'failed';
-cmp_ok(query("SELECT count(*) FROM outcome WHERE status = 'failed' AND events LIKE '%MoneyWithdrawn%'"), '>', 3, 'rule 16: some were paid back');
+is(wrong($node), '', 'after a load that two sessions ran: all is done, once [rule 16]');
+cmp_ok(query("SELECT count(*) FROM transfer WHERE status = '$_'"), '>', 5, "$_ transfers [rule 16]") foreach 'completed',
+	'failed';
+cmp_ok(query("SELECT count(*) FROM outcome WHERE status = 'failed' AND events LIKE '%MoneyWithdrawn%'"), '>', 3,
+	'some were paid back [rule 16]');
 is(inspect($node), '', 'all that is stored agrees');
 
 $node->stop;

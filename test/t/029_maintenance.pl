@@ -24,13 +24,17 @@ CREATE FUNCTION see(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
   INSERT INTO seen VALUES (event.aggregate_id, 1) ON CONFLICT (id) DO UPDATE SET n = seen.n + 1; SELECT NULL::jsonb $$;
 CREATE FUNCTION last_of(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS 'SELECT event.data';
 SELECT evpg_register_projection('seen', handler => 'see', tables => '{seen}', event_types => '{Deposited}');
-SELECT evpg_register_projection('last', reducer => 'last_of', constant_key => 'all', event_types => '{Deposited}', broadcast => 'pointer');
+SELECT evpg_register_projection('last', reducer => 'last_of', constant_key => 'all', event_types => '{Deposited}',
+  broadcast => 'pointer');
 SELECT evpg_register_projection('later', reducer => 'last_of', mode => 'async');
 CREATE FUNCTION remind(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS
   $$ SELECT evpg_reaction('{}', evpg_action_schedule('soon', interval '0')) $$;
-CREATE FUNCTION ring(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE sql AS $$ SELECT evpg_reaction('{}') $$;
+CREATE FUNCTION ring(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction('{}')
+$$;
 SELECT evpg_register_saga('remind', handler => 'remind', timer_handler => 'ring', event_types => '{Noted}');
-SELECT evpg_execute('account' || c, k || '', 'Open', '{"owner": "Alice"}') FROM unnest('{"", _c}'::text[]) c, generate_series(1, 5) k;
+SELECT evpg_execute('account' || c, k || '', 'Open', '{"owner": "Alice"}')
+  FROM unnest('{"", _c}'::text[]) c, generate_series(1, 5) k;
 SQL
 
 my $directory = PostgreSQL::Test::Utils::tempdir;
@@ -67,10 +71,12 @@ my @commands = map {
 	("VACUUM FULL evpg.$_", "REINDEX TABLE evpg.$_", "REINDEX TABLE CONCURRENTLY evpg.$_", "VACUUM (ANALYZE) evpg.$_",
 		"ALTER TABLE evpg.$_ SET (autovacuum_vacuum_scale_factor = 0.1)")
 } @tables;
-push @commands, map { "CLUSTER evpg.$_" } ('stream USING stream_pkey', 'projection_state USING projection_state_pkey', 'command_record USING command_record_pkey');
+push @commands, map { "CLUSTER evpg.$_" } ('stream USING stream_pkey', 'projection_state USING projection_state_pkey',
+	'command_record USING command_record_pkey');
 push @commands, 'CREATE INDEX CONCURRENTLY by_actor ON evpg.event_log (actor)', 'DROP INDEX CONCURRENTLY evpg.by_actor',
 	q{SELECT evpg_enable_index('event_type')}, q{SELECT evpg_enable_index('event_type', false)},
-	'ALTER TABLE seen ADD COLUMN note text', 'ALTER TABLE seen DROP COLUMN note', 'REINDEX TABLE CONCURRENTLY seen', 'VACUUM FULL seen';
+	'ALTER TABLE seen ADD COLUMN note text', 'ALTER TABLE seen DROP COLUMN note', 'REINDEX TABLE CONCURRENTLY seen',
+		'VACUUM FULL seen';
 
 my $offset = -s $node->logfile;
 my $output = '';
@@ -92,9 +98,12 @@ ok($node->poll_query_until('postgres', "SELECT max(position) > $before + 100 FRO
 $load->kill_kill(grace => 5);
 unlike($output, qr/abort|error/i, 'no client has failed');
 my @errors = grep { /ERROR:/ } split /\n/, slurp_file($node->logfile, $offset);
-is(join("\n", @errors[ 0 .. ($#errors < 5 ? $#errors : 5) ]), '', 'neither commands nor workers nor maintenance raised an error');
+is(join("\n", @errors[ 0 .. ($#errors < 5 ? $#errors : 5) ]), '',
+	'neither commands nor workers nor maintenance raised an error');
 $node->poll_query_until('postgres', q{SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = 'later'});
-is($node->safe_psql('postgres', 'SELECT count(*) FROM evpg.stream s WHERE version <> (SELECT count(*) FROM evpg.event_log e WHERE e.stream_id = s.stream_id)'),
+is($node->safe_psql('postgres',
+	'SELECT count(*) FROM evpg.stream s WHERE version <> (SELECT count(*) FROM evpg.event_log e '
+	. 'WHERE e.stream_id = s.stream_id)'),
 	'0', 'every stream has its events');
 $node->stop;
 done_testing();

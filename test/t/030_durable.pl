@@ -1,7 +1,7 @@
-# Rule 19: what leaves the database is durable.  Everything that a reader of the stable position, a listener or a waiter has seen
-# is there after a crash, whoever wrote it: clients that commit asynchronously, sagas, scheduled commands, batches of workers.
-# And with a defect planted it is not, so that it is known that the crash would take it back.  With a synchronous standby
-# nothing is told that it does not have.
+# Rule 19: what leaves the database is durable.  Everything that a reader of the stable position, a listener or a waiter has
+# seen is there after a crash, whoever wrote it: clients that commit asynchronously, sagas, scheduled commands, batches of
+# workers. And with a defect planted it is not, so that it is known that the crash would take it back.  With a synchronous
+# standby nothing is told that it does not have.
 #
 # The processes that write WAL by themselves are stopped, so that nothing is on disk that nobody has asked for.
 
@@ -72,7 +72,8 @@ my @stopped;
 sub stop_writers
 {
 	query('CHECKPOINT');
-	@stopped = split /\n/, query("SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer', 'checkpointer')");
+	@stopped = split /\n/,
+		query("SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walwriter', 'background writer', 'checkpointer')");
 	kill('STOP', @stopped);
 	return;
 }
@@ -116,7 +117,8 @@ sub check
 		my $seen = $see->($id);
 		crash();
 		my $left = query($there->($id, $seen));
-		is($left, $mutation eq '' ? 't' : 'f', "rule 19: $what: " . ($mutation eq '' ? 'is there after a crash' : "not if $mutation"));
+		is($left, $mutation eq '' ? 't' : 'f',
+			"$what: " . ($mutation eq '' ? 'is there after a crash' : "not if $mutation") . ' [rule 19]');
 	}
 	set('evpg.test_mutation', "''");
 	return;
@@ -167,8 +169,10 @@ check('a row of evpg_projection_changes, inline', 'undurable', sub {
 check('a row of evpg_watch_projection', 'undurable', sub {
 	my ($id) = @_;
 	my $session = $node->background_psql('postgres', on_error_stop => 1);
-	$session->query_until(qr/started/, "\\echo started\nSELECT version FROM evpg_watch_projection('inline', '$id', 0, '1 minute');\n\\echo seen\n");
-	soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%evpg_watch_projection%' AND pid <> pg_backend_pid() AND state = 'active'", 'somebody watches');
+	$session->query_until(qr/started/,
+		"\\echo started\nSELECT version FROM evpg_watch_projection('inline', '$id', 0, '1 minute');\n\\echo seen\n");
+	soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%evpg_watch_projection%' "
+		. "AND pid <> pg_backend_pid() AND state = 'active'", 'somebody watches');
 	query("$lazily " . append($id));
 	$session->query_until(qr/seen/, '');
 	$session->{run}->kill_kill;
@@ -277,9 +281,11 @@ SELECT event_id FROM evpg.event WHERE aggregate_id = 'mail killed $n';
 SQL
 	kill('KILL', $pid);
 	$_->{run}->kill_kill foreach $reader, $idle;
-	$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)") or die 'the server does not restart';
+	$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
+		or die 'the server does not restart';
 	soon("SELECT count(*) = 0 FROM evpg.saga_event", 'all is done');
-	is(query("SELECT string_agg(event_id::text, ' ') FROM evpg.event WHERE aggregate_id = 'mail killed $n'"), $seen, 'rule 19: mail is wanted once, under the id that was read');
+	is(query("SELECT string_agg(event_id::text, ' ') FROM evpg.event WHERE aggregate_id = 'mail killed $n'"), $seen,
+		'mail is wanted once, under the id that was read [rule 19]');
 }
 is(query('SELECT count(*) FROM evpg.dead_letter'), 0, 'and nothing is given up');
 set('evpg.workers', 0);
@@ -287,18 +293,22 @@ set('evpg.workers', 0);
 # ------------------------------------------------------------------ synchronous standbys
 
 # There is none that answers: what nobody waits for is visible, but is not handed out.
-my $waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend' AND query LIKE '%seen%'";
+my $waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
+	. "AND backend_type = 'client backend' AND query LIKE '%seen%'";
 
-foreach my $read ('evpg_stable_position()', 'count(*) FROM evpg_read_all(0)', "count(*) FROM evpg_projection_changes('inline', 0)", "count(*) FROM evpg_watch_projection('inline', 'lonely', 0)")
+foreach my $read ('evpg_stable_position()', 'count(*) FROM evpg_read_all(0)',
+	"count(*) FROM evpg_projection_changes('inline', 0)", "count(*) FROM evpg_watch_projection('inline', 'lonely', 0)")
 {
 	set('synchronous_standby_names', "'nobody'");
 	soon("SELECT current_setting('synchronous_standby_names') = 'nobody'", 'a standby is missing');
 	query('SET synchronous_commit = local; ' . append('lonely'));
-	is(query("SELECT count(*) > 0 FROM evpg_read_all(0, stable_only => false) WHERE aggregate_id = 'lonely'"), 't', 'the event is visible');
-	is(sqlstate($node, "SET statement_timeout = '100ms'; SELECT $read"), '57014', "rule 19: $read waits for the standby, and can be cancelled");
+	is(query("SELECT count(*) > 0 FROM evpg_read_all(0, stable_only => false) WHERE aggregate_id = 'lonely'"), 't',
+		'the event is visible');
+	is(sqlstate($node, "SET statement_timeout = '100ms'; SELECT $read"), '57014',
+		"$read waits for the standby, and can be cancelled [rule 19]");
 	my $session = $node->background_psql('postgres', on_error_stop => 1);
 	$session->query_until(qr/started/, "\\echo started\nSELECT $read AS seen;\n\\echo done\n");
-	soon($waits, "rule 19: $read waits");
+	soon($waits, "$read waits [rule 19]");
 	set('synchronous_standby_names', "''");
 	like($session->query_until(qr/done/, ''), qr/\d/, 'until there is none');
 	$session->quit;
@@ -309,12 +319,14 @@ query(append('lonely', 'Paid'));
 set('synchronous_standby_names', "'nobody'");
 soon("SELECT current_setting('synchronous_standby_names') = 'nobody'", 'a standby is missing');
 set('evpg.workers', 1);
-soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'evpg worker'", 'rule 19: a reaction waits for the standby');
-is(query("SELECT count(*) FROM evpg.event WHERE aggregate_id = 'mail lonely'"), 0, 'rule 19: and is not visible');
+soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'evpg worker'",
+	'a reaction waits for the standby [rule 19]');
+is(query("SELECT count(*) FROM evpg.event WHERE aggregate_id = 'mail lonely'"), 0, 'and is not visible [rule 19]');
 set('synchronous_standby_names', "''");
 soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'mail lonely'", 'until there is none');
 
-# A standby that lags, and a transaction with events that was prepared, and is committed by a session that does not wait for it.
+# A standby that lags, and a transaction with events that was prepared, and is committed by a session that does not wait for
+# it.
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
@@ -331,7 +343,8 @@ foreach my $mutation ('prepared_unnoted', '')
 	kill('STOP', $receiver);
 	query("SET synchronous_commit = local; SET evpg.test_mutation = '$mutation'; COMMIT PREPARED 'appender'");
 	is(sqlstate($node, "SET statement_timeout = '500ms'; SELECT FROM evpg_read_all(0)"), $mutation eq '' ? '57014' : '00000',
-		'rule 19: an event that was prepared is not read before the standby has it' . ($mutation eq '' ? '' : ', but with the defect'));
+		'an event that was prepared is not read before the standby has it' . ($mutation eq '' ? '' : ', but with the defect')
+			. ' [rule 19]');
 	kill('CONT', $receiver);
 	is(query("SELECT count(*) FROM evpg_read_all(0) WHERE aggregate_id = '$id'"), 1, 'and then it is');
 }

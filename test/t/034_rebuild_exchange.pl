@@ -1,7 +1,7 @@
-# Rule 13 with workers and crashes: a worker exchanges a table with the copy that a rebuild has filled, while others append; then all
-# processes are killed.  After the restart the table holds what the events say, its indexes fit, and nothing of the copy is left.
-# With wal_level = minimal too, where files that are new in a transaction are not logged; and with a logical replication slot, for
-# which rows are replaced, so that the slot decodes them.
+# Rule 13 with workers and crashes: a worker exchanges a table with the copy that a rebuild has filled, while others append;
+# then all processes are killed.  After the restart the table holds what the events say, its indexes fit, and nothing of the
+# copy is left. With wal_level = minimal too, where files that are new in a transaction are not logged; and with a logical
+# replication slot, for which rows are replaced, so that the slot decodes them.
 
 use strict;
 use warnings;
@@ -12,9 +12,13 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+my $replaced = ' the rows of table public.line are replaced while no session can append';
+
 my $setup = <<'SQL';
 CREATE EXTENSION amcheck;
-CREATE FUNCTION note_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql STABLE AS $$ SELECT evpg_event(command.command_type, command.data) $$;
+CREATE FUNCTION note_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql STABLE AS $$
+  SELECT evpg_event(command.command_type, command.data)
+$$;
 CREATE FUNCTION note_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
 CREATE TABLE line (position bigint PRIMARY KEY, id text NOT NULL, note text);
 ALTER TABLE line ALTER COLUMN note SET STORAGE EXTERNAL;
@@ -23,13 +27,17 @@ CREATE FUNCTION line_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
   INSERT INTO line VALUES (event.position, event.aggregate_id, repeat(event.data->>'n', 3000)); SELECT NULL::jsonb
 $$;
 SELECT evpg_register_aggregate('note', 'note_handle', 'note_apply'),
-       evpg_register_projection('line', handler => 'line_write', aggregate_types => '{note}', tables => '{line}', broadcast => 'none');
-SELECT count(*) FROM generate_series(1, 60) s, LATERAL evpg_append('note', 's' || s, (SELECT array_agg(evpg_event('Noted', jsonb_build_object('n', n))) FROM generate_series(1, 50) n));
+       evpg_register_projection('line', handler => 'line_write', aggregate_types => '{note}', tables => '{line}',
+         broadcast => 'none');
+SELECT count(*) FROM generate_series(1, 60) s,
+  LATERAL evpg_append('note', 's' || s,
+  (SELECT array_agg(evpg_event('Noted', jsonb_build_object('n', n))) FROM generate_series(1, 50) n));
 SQL
 
 # What differs between the table and the log, and what is unsound in it: nothing.
 my $differs = <<'SQL';
-SELECT count(*) FROM (SELECT position, aggregate_id, repeat(data->>'n', 3000) FROM evpg.event) e (position, id, note) FULL JOIN line l USING (position, id, note) WHERE l IS NULL OR e IS NULL;
+SELECT count(*) FROM (SELECT position, aggregate_id, repeat(data->>'n', 3000) FROM evpg.event) e (position, id, note)
+  FULL JOIN line l USING (position, id, note) WHERE l IS NULL OR e IS NULL;
 SELECT v FROM verify_heapam('line', check_toast => true) v;
 SELECT bt_index_check(indexrelid, true) FROM pg_index WHERE indrelid = 'line'::regclass;
 SELECT relname FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'evpg\_rebuild%';
@@ -54,27 +62,30 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 		my $number = 0;
 		ok( EvpgTest::wait_until(
 				sub {
-					$node->safe_psql('postgres', sprintf(q{SELECT FROM evpg_execute('note', 'live', 'Noted', '{"n": %d}')}, $number++));
+					$node->safe_psql('postgres',
+						sprintf(q{SELECT FROM evpg_execute('note', 'live', 'Noted', '{"n": %d}')}, $number++));
 					return $node->safe_psql('postgres', 'SELECT count(*) FROM evpg.rebuild') eq '0';
 				}),
-			"rule 13: a worker ends the rebuild while others append ($level)");
-		is(scalar(slurp_file($node->logfile) =~ /LOG:  the rows of table public.line are replaced while no session can append\n.*DETAIL:  A logical replication slot/), $slot ? 1 : '',
-			"rule 13: the log says when rows are replaced, and why ($level)");
+			"a worker ends the rebuild while others append ($level) [rule 13]");
+		is( scalar(slurp_file($node->logfile) =~ /LOG: $replaced\n.*DETAIL:  A logical replication slot/), $slot ? 1 : '',
+			"the log says when rows are replaced, and why ($level) [rule 13]");
 		is($node->safe_psql('postgres', q{SELECT pg_relation_filenode('line')}) ne $before ? 'exchanged' : 'replaced',
-			$slot ? 'replaced' : 'exchanged', "rule 13: the table is exchanged, or its rows replaced for a slot ($level)");
+			$slot ? 'replaced' : 'exchanged', "the table is exchanged, or its rows replaced for a slot ($level) [rule 13]");
 		$node->safe_psql('postgres', q{SELECT FROM evpg_execute('note', 'after', 'Noted', '{"n": 1}')});
-		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "rule 13: it holds what the events say ($level)");
-		cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM pg_logical_slot_get_changes('slot', NULL, NULL) WHERE data LIKE 'table public.line: INSERT%'}),
-			'>=', 3000, 'rule 13: the slot decodes the new rows')
+		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "it holds what the events say ($level) [rule 13]");
+		cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM pg_logical_slot_get_changes('slot', NULL, NULL)
+				WHERE data LIKE 'table public.line: INSERT%'}),
+			'>=', 3000, 'the slot decodes the new rows [rule 13]')
 		  if $slot;
 		$node->stop('immediate');
 		start_again($node);
-		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "rule 13: after a crash, too ($level)");
+		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "after a crash, too ($level) [rule 13]");
 		$node->safe_psql('postgres', q{SELECT FROM evpg_execute('note', 'again', 'Noted', '{"n": 2}')});
-		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "rule 13: and who appends goes on ($level)");
+		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "and who appends goes on ($level) [rule 13]");
 	}
 	my ($code, $stdout, $stderr) = $node->psql('postgres', q{SELECT evpg_rebuild_projection('line')});
-	like($stderr, qr/NOTICE:  the rows of table public.line are replaced while no session can append\n.*in the foreground.*\n.*in the background/, "rule 13: so does a rebuild in the foreground ($level)");
+	like($stderr, qr/NOTICE: $replaced\n.*in the foreground.*\n.*in the background/,
+		"so does a rebuild in the foreground ($level) [rule 13]");
 	$node->stop;
 }
 

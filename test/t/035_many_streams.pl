@@ -1,5 +1,6 @@
-# One transaction may create, or inject, as much as it likes: what it holds in the lock table of the server, which is small and
-# shared by all, does not grow with it (rules 2 and 3).  While it is open others go on; who wants one of its streams waits for it.
+# One transaction may create, or inject, as much as it likes: what it holds in the lock table of the server, which is small
+# and shared by all, does not grow with it (rules 2 and 3).  While it is open others go on; who wants one of its streams
+# waits for it.
 
 use strict;
 use warnings;
@@ -37,38 +38,50 @@ foreach my $step (
 	['evpg_try_execute', "evpg_try_execute('note', 't' || n, 'Note')"],
 	['a command that does nothing', "evpg_try_execute('note', 'nothing' || n, 'Nothing')"],
 	['evpg_append', "evpg_append('note', 'a' || n, ARRAY[evpg_event('Noted')], command_id => 'c' || n)"],
-	['evpg_inject', "evpg_inject('stored', 'all', evpg_event('Noted', event_id => ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid))"])
+	['evpg_inject',
+		"evpg_inject('stored', 'all', evpg_event('Noted', event_id => ('00000000-0000-7000-8000-' || lpad(n::text, "
+		. "12, '0'))::uuid))"])
 {
 	my ($name, $call) = @$step;
 
-	is($bulk->query("SELECT count(*) >= 0 FROM generate_series(1, $many) n, LATERAL (SELECT FROM $call) x"), 't', "$many times $name in one transaction");
+	is($bulk->query("SELECT count(*) >= 0 FROM generate_series(1, $many) n, LATERAL (SELECT FROM $call) x"), 't',
+		"$many times $name in one transaction");
 	cmp_ok(ours(), '<', 10, '... leave few locks');
-	is($node->psql('postgres', "SELECT evpg_execute('note', '$name ' || n, 'Note') FROM generate_series(1, 100) n"), 0, '... and others go on');
+	is($node->psql('postgres', "SELECT evpg_execute('note', '$name ' || n, 'Note') FROM generate_series(1, 100) n"), 0,
+		'... and others go on');
 }
-is($bulk->query("SELECT count(*) FROM generate_series(1, $many) n, evpg_create_stream('note', 's' || n) c WHERE c"), $many, 'empty streams, too');
+is($bulk->query("SELECT count(*) FROM generate_series(1, $many) n, evpg_create_stream('note', 's' || n) c WHERE c"), $many,
+	'empty streams, too');
 cmp_ok(ours(), '<', 10, '... leave few locks');
 
 # the rows are guards, each of them
 my @waiting = map { $node->background_psql('postgres') } 1 .. 4;
 $waiting[0]->query_until(qr/asked/, "\\echo asked\nSELECT version FROM evpg_execute('note', 'e7', 'Note');\n");
-$waiting[1]->query_until(qr/asked/, "\\echo asked\nSELECT version FROM evpg_append('note', 't$many', ARRAY[evpg_event('Noted')]);\n");
+$waiting[1]->query_until(qr/asked/,
+	"\\echo asked\nSELECT version FROM evpg_append('note', 't$many', ARRAY[evpg_event('Noted')]);\n");
 $waiting[2]->query_until(qr/asked/, "\\echo asked\nSELECT evpg_create_stream('note', 's1');\n");
-$waiting[3]->query_until(qr/asked/, "\\echo asked\nSELECT count(*) FROM evpg_inject('stored', 'again', evpg_event('Noted', event_id => '00000000-0000-7000-8000-000000000007'));\n");
+$waiting[3]->query_until(qr/asked/,
+	"\\echo asked\nSELECT count(*) FROM evpg_inject('stored', 'again', evpg_event('Noted', event_id => "
+	. "'00000000-0000-7000-8000-000000000007'));\n");
 ok($node->poll_query_until('postgres', "SELECT count(*) = 4 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"),
-	'rule 2: who wants what the transaction has created waits');
+	'who wants what the transaction has created waits [rule 2]');
 $bulk->query_safe('COMMIT');
-is(join(' ', map { $_->query_safe('SELECT 1') =~ s/\n1$//r } @waiting), '2 2 f 0', 'rule 2: and then finds it');
+is(join(' ', map { $_->query_safe('SELECT 1') =~ s/\n1$//r } @waiting), '2 2 f 0', 'and then finds it [rule 2]');
 $_->quit foreach $bulk, @waiting;
 
-is(query("SELECT count(*), count(DISTINCT position) FROM evpg.event"), join('|', (4 * $many + 502) x 2), 'rule 3: all events are there, once');
+is(query("SELECT count(*), count(DISTINCT position) FROM evpg.event"), join('|', (4 * $many + 502) x 2),
+	'all events are there, once [rule 3]');
 # a reaction locks its instance to the end of the transaction: there it ends early, and in parts it is done
 query(<<'SQL');
-CREATE FUNCTION note_react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql RETURN evpg_reaction('{"seen": true}');
+CREATE FUNCTION note_react(state jsonb, event evpg.event) RETURNS evpg.reaction
+  LANGUAGE sql RETURN evpg_reaction('{"seen": true}');
 SELECT evpg_register_saga('noted', 'note_react', event_types => '{Begun}');
 SELECT count(*) FROM generate_series(1, 3000) n, LATERAL evpg_append('stored', 'i' || n, ARRAY[evpg_event('Begun')]);
 SQL
-is(sqlstate($node, 'SELECT evpg_run_sagas()'), '53400', 'a transaction that would fill the lock table with instances is refused');
-is(join(' ', map { query('SELECT dispatched + dead_lettered FROM evpg_run_sagas(1000)') } 1 .. 3), '0 0 0', 'rule 16: in parts');
-is(query("SELECT count(*) FROM evpg.saga_instance"), '3000', 'rule 16: all instances react');
+is(sqlstate($node, 'SELECT evpg_run_sagas()'), '53400',
+	'a transaction that would fill the lock table with instances is refused');
+is(join(' ', map { query('SELECT dispatched + dead_lettered FROM evpg_run_sagas(1000)') } 1 .. 3), '0 0 0',
+	'in parts [rule 16]');
+is(query("SELECT count(*) FROM evpg.saga_instance"), '3000', 'all instances react [rule 16]');
 $node->stop;
 done_testing();

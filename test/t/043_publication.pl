@@ -1,4 +1,5 @@
-# Under a publication of all tables, as Debezium makes one, PostgreSQL refuses UPDATE and DELETE of a table without a replica identity.
+# Under a publication of all tables, as Debezium makes one, PostgreSQL refuses UPDATE and DELETE of a table without a replica
+# identity.
 # The pgTAP files that write, each of evpg's tables in each way, therefore run once more in databases that have one, with
 # wal_level = logical.  What they leave is asked for tables that such a statement would fail on.
 
@@ -11,8 +12,9 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my @files = qw(append execute snapshots relay inbox translators interceptors projections projection_rebuild async async_errors handlers
-  rebuild_all rebuild_tables sagas sagas_failures sagas_module saga_ends saga_rebuild timers prune replica_identity);
+my @files = qw(append execute snapshots relay inbox translators interceptors projections projection_rebuild async
+  async_errors handlers rebuild_all rebuild_tables sagas sagas_failures sagas_module saga_ends saga_rebuild timers prune
+  replica_identity);
 my $node = evpg_node('publication', bare => 1, conf => "wal_level = logical\nmax_wal_senders = 4\n");
 
 $node->safe_psql('postgres', 'CREATE DATABASE published');
@@ -25,7 +27,8 @@ $node->safe_psql('published', 'DROP TABLE without');
 my $missing = <<'SQL';
 SELECT c.oid::regclass FROM pg_class c
  WHERE relkind IN ('r', 'p') AND relnamespace::regnamespace::text ~ '^evpg' AND relreplident <> 'f'
-   AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND (relreplident = 'd' AND indisprimary OR relreplident = 'i' AND indisreplident));
+   AND NOT EXISTS (SELECT FROM pg_index
+     WHERE indrelid = c.oid AND (relreplident = 'd' AND indisprimary OR relreplident = 'i' AND indisreplident));
 SQL
 
 foreach my $file (@files)
@@ -34,13 +37,15 @@ foreach my $file (@files)
 	$node->safe_psql($file, 'SELECT evpg_activate_consumers()');
 
 	my ($out, $err) = ('', '');
-	my $status = $node->psql($file, undef, stdout => \$out, stderr => \$err, on_error_die => 0, extra_params => [ '-P', 'pager=off', '-v', 'ON_ERROR_STOP=1', '-f', tree() . "/test/pgtap/$file.sql" ]);
+	my $status = $node->psql($file, undef, stdout => \$out, stderr => \$err, on_error_die => 0,
+		extra_params => [ '-P', 'pager=off', '-v', 'ON_ERROR_STOP=1', '-f', tree() . "/test/pgtap/$file.sql" ]);
 	my @bad = grep { /^not ok/ } split /\n/, $out;
 
 	ok($status == 0 && !@bad && $out =~ /^ok /m, "$file.sql under a publication of all tables")
 	  or diag(join("\n", @bad, grep { /ERROR/ } split /\n/, $err));
 	is($node->safe_psql($file, $missing), '', "$file.sql: every table of evpg has a replica identity");
-	is($node->safe_psql($file, 'SELECT count(*) FROM pg_publication WHERE puballtables'), $file eq 'replica_identity' ? 2 : 1, "$file.sql: the publication is there");
+	is($node->safe_psql($file, 'SELECT count(*) FROM pg_publication WHERE puballtables'),
+		$file eq 'replica_identity' ? 2 : 1, "$file.sql: the publication is there");
 	$node->safe_psql('postgres', "DROP DATABASE $file");
 }
 done_testing();

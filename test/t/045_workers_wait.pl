@@ -1,6 +1,7 @@
-# Rules 10, 16 and 17: a worker that waits keeps others from nothing.  What it cannot have within a moment it leaves for later, and
-# counts no attempt: a stream that an open transaction holds, a table that somebody has locked.  User code that never returns is
-# cancelled by evpg_pause_consumer() and whatever else needs what the worker holds.  Of a deadlock with a client the worker is the victim.
+# Rules 10, 16 and 17: a worker that waits keeps others from nothing.  What it cannot have within a moment it leaves for
+# later, and counts no attempt: a stream that an open transaction holds, a table that somebody has locked.  User code that
+# never returns is cancelled by evpg_pause_consumer() and whatever else needs what the worker holds.  Of a deadlock with a
+# client the worker is the victim.
 #
 # There is one worker, and evpg.naptime is an hour: it goes around when it is woken, or has said when to.
 
@@ -74,7 +75,8 @@ sub append
 {
 	my ($type, $id, $data) = @_;
 
-	return query(sprintf q(SELECT count(*) FROM evpg_append('thing', '%s', ARRAY[evpg_event('%s', '%s')])), $id, $type, $data // '{}');
+	return query(sprintf q(SELECT count(*) FROM evpg_append('thing', '%s', ARRAY[evpg_event('%s', '%s')])), $id, $type,
+		$data // '{}');
 }
 
 query($_) foreach (
@@ -99,18 +101,25 @@ query($_) foreach (
 	q(SELECT evpg_register_aggregate('thing', 'handle', 'apply')),
 	# a saga that sends where it is told to, and one that loops
 	q(CREATE FUNCTION send(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
-	  SELECT evpg_reaction('{}', VARIADIC ARRAY(SELECT evpg_action_send('box', id, 'Take') FROM jsonb_array_elements_text(event.data->'to') id)) $$),
+	  SELECT evpg_reaction('{}', VARIADIC ARRAY(SELECT evpg_action_send('box', id,
+	  	'Take') FROM jsonb_array_elements_text(event.data->'to') id)) $$),
 	q(SELECT evpg_register_saga('sends', handler => 'send', event_types => '{Wanted}', max_attempts => 1)),
 	q(CREATE FUNCTION react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
-	  BEGIN PERFORM go('reaction'), go('stubborn'); RETURN evpg_reaction(state || jsonb_build_object(event.type, true)); END $$),
+	  BEGIN PERFORM go('reaction'), go('stubborn'); RETURN evpg_reaction(state || jsonb_build_object(event.type, true));
+	  	END $$),
 	# projections: states, a table
-	q(CREATE FUNCTION count_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('count', coalesce((state->>'count')::int, 0) + 1) $$),
+	q(CREATE FUNCTION count_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql
+		AS $$ SELECT jsonb_build_object('count', coalesce((state->>'count')::int, 0) + 1) $$),
 	q(SELECT evpg_register_projection('counts', 'count_apply', mode => 'async', aggregate_types => '{thing}')),
 	q(CREATE TABLE listed (id text)),
-	q(CREATE FUNCTION list(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ INSERT INTO listed VALUES (event.aggregate_id) RETURNING NULL::jsonb $$),
-	q(SELECT evpg_register_projection('lists', handler => 'list', mode => 'async', aggregate_types => '{thing}', event_types => '{Listed}', tables => '{listed}')),
-	q(CREATE FUNCTION loop_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN PERFORM go('projection'), go('stubborn'); RETURN coalesce(state, '{}'); END $$),
-	q(CREATE FUNCTION loop_keys(event evpg.event) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM go('keys'); RETURN event.aggregate_id; END $$));
+	q(CREATE FUNCTION list(event evpg.event) RETURNS jsonb LANGUAGE sql
+		AS $$ INSERT INTO listed VALUES (event.aggregate_id) RETURNING NULL::jsonb $$),
+	q(SELECT evpg_register_projection('lists', handler => 'list', mode => 'async', aggregate_types => '{thing}',
+		event_types => '{Listed}', tables => '{listed}')),
+	q(CREATE FUNCTION loop_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql
+		AS $$ BEGIN PERFORM go('projection'), go('stubborn'); RETURN coalesce(state, '{}'); END $$),
+	q(CREATE FUNCTION loop_keys(event evpg.event) RETURNS text LANGUAGE plpgsql
+		AS $$ BEGIN PERFORM go('keys'); RETURN event.aggregate_id; END $$));
 soon("SELECT count(*) = 1 FROM ($worker) w", 'there is a worker');
 
 # What others do goes on: another saga, a timer, projections.
@@ -124,8 +133,10 @@ sub others_go_on
 	append('Wanted', "other $others", qq({"to": ["for $others"]}));
 	query("SELECT evpg_schedule_command(clock_timestamp(), 'box', 'timed $others', 'Ring')");
 	soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'for $others'", "$name: another instance reacts");
-	soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'timed $others'", "$name: a scheduled command is executed");
-	return soon("SELECT count(*) = 1 FROM evpg.projected_state WHERE name = 'counts' AND key = 'other $others'", "$name: a projection goes on");
+	soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'timed $others'",
+		"$name: a scheduled command is executed");
+	return soon("SELECT count(*) = 1 FROM evpg.projected_state WHERE name = 'counts' AND key = 'other $others'",
+		"$name: a projection goes on");
 }
 
 sub nothing_counts
@@ -136,7 +147,8 @@ sub nothing_counts
 	is(query('SELECT count(*) FROM evpg.saga_event WHERE attempts > 1'), '0', "$name: no attempt of a saga is counted");
 	is(query('SELECT count(*) FROM evpg.timer WHERE attempts > 1'), '0', "$name: nor of a timer");
 	is(query('SELECT count(*) FROM evpg.dead_letter'), '0', "$name: there is no dead letter");
-	return is(query("SELECT count(*) FROM evpg.consumer WHERE attempts > 0 OR status = 'stopped'"), '0', "$name: no failure of a consumer is counted");
+	return is(query("SELECT count(*) FROM evpg.consumer WHERE attempts > 0 OR status = 'stopped'"), '0',
+		"$name: no failure of a consumer is counted");
 }
 
 # ------------------------------------------------------------------ locks
@@ -147,29 +159,34 @@ sub nothing_counts
 
 	query(q(SELECT count(*) FROM generate_series(1, 24) n, evpg_append('thing', 'sender ' || n,
 	          ARRAY[evpg_event('Wanted', jsonb_build_object('to', ARRAY[CASE WHEN n <= 4 THEN 'L0' ELSE 'B' || n END]))])));
-	soon(q(SELECT count(*) = 20 FROM evpg.event WHERE aggregate_id LIKE 'B%' AND type = 'Take'), 'rule 16: a stream is held: the other instances of the saga react');
-	others_go_on('rule 16: a stream is held');
-	is(query(q(SELECT count(*) FROM evpg.saga_event)), '4', 'rule 16: those that need it wait');
-	nothing_counts('rule 16: a stream is held');
+	soon(q(SELECT count(*) = 20 FROM evpg.event WHERE aggregate_id LIKE 'B%' AND type = 'Take'),
+		'a stream is held: the other instances of the saga react [rule 16]');
+	others_go_on('a stream is held [rule 16]');
+	is(query(q(SELECT count(*) FROM evpg.saga_event)), '4', 'those that need it wait [rule 16]');
+	nothing_counts('a stream is held [rule 16]');
 	query(q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'L0', 'Ring')));
-	others_go_on('rule 17: a scheduled command needs it, too');
-	nothing_counts('rule 17: a scheduled command needs it, too');
+	others_go_on('a scheduled command needs it, too [rule 17]');
+	nothing_counts('a scheduled command needs it, too [rule 17]');
 	let_go($session);
-	soon(q(SELECT count(*) FILTER (WHERE type = 'Take') = 4 AND count(*) FILTER (WHERE type = 'Ring') = 1 FROM evpg.event WHERE aggregate_id = 'L0'), 'when it is free all of them have it');
+	soon(q(SELECT count(*) FILTER (WHERE type = 'Take') = 4 AND count(*) FILTER (WHERE type = 'Ring') = 1 FROM evpg.event
+		WHERE aggregate_id = 'L0'), 'when it is free all of them have it');
 }
 
 # What has failed before and is due again does not come before what is new, if it has to wait.
 {
 	query($_) foreach q(CREATE FUNCTION send_later(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
-	  BEGIN IF EXISTS (SELECT FROM broken WHERE name = 'send') THEN RAISE 'broken'; END IF; RETURN send(state, event); END $$),
-	  q(SELECT evpg_register_saga('sends later', handler => 'send_later', event_types => '{Later}', max_attempts => 5, backoff => '3s')),
+	  BEGIN IF EXISTS (SELECT FROM broken WHERE name = 'send') THEN RAISE 'broken'; END IF; RETURN send(state, event);
+	  	END $$),
+	  q(SELECT evpg_register_saga('sends later', handler => 'send_later', event_types => '{Later}', max_attempts => 5,
+	  	backoff => '3s')),
 	  q(INSERT INTO broken VALUES ('send'));
 	append('Later', "again $_", '{"to": ["L0"]}') foreach 1 .. 4;
 	soon(q(SELECT count(*) = 4 FROM evpg.saga_event WHERE attempts = 1 AND retry_at IS NOT NULL), 'reactions fail once');
 	query('TRUNCATE broken');
 	my $session = hold(q(SELECT count(*) FROM evpg_execute('box', 'L0', 'Noop')));
-	soon("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = ($worker)", 'they are tried again, and one waits for a stream that is held');
-	others_go_on('rule 16: what has failed before waits for a stream');
+	soon("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = ($worker)",
+		'they are tried again, and one waits for a stream that is held');
+	others_go_on('what has failed before waits for a stream [rule 16]');
 	let_go($session);
 	soon(q(SELECT NOT EXISTS (SELECT FROM evpg.saga_event)), 'when it is free all of them have it');
 	query(q(SELECT evpg_drop_saga('sends later')));
@@ -179,9 +196,10 @@ sub nothing_counts
 	my $session = hold('LOCK TABLE listed IN SHARE MODE');
 
 	append('Listed', 'l1');
-	soon(q(SELECT last_sqlstate = '55P03' AND status = 'running' AND attempts = 0 FROM evpg.consumer WHERE name = 'lists'), 'rule 10: a table of a projection is locked: it is put off');
-	others_go_on('rule 10: a table of a projection is locked');
-	nothing_counts('rule 10: a table of a projection is locked');
+	soon(q(SELECT last_sqlstate = '55P03' AND status = 'running' AND attempts = 0 FROM evpg.consumer WHERE name = 'lists'),
+		'a table of a projection is locked: it is put off [rule 10]');
+	others_go_on('a table of a projection is locked [rule 10]');
+	nothing_counts('a table of a projection is locked [rule 10]');
 	let_go($session);
 	soon(q(SELECT count(*) = 1 FROM listed), 'when it is free the projection goes on');
 }
@@ -191,7 +209,8 @@ foreach my $table (qw(consumer dead_letter saga_event saga_instance timer rebuil
 	my $session = hold("LOCK TABLE evpg.$table IN ACCESS EXCLUSIVE MODE");
 
 	query(q(SELECT count(*) FROM evpg_append('thing', 'while', ARRAY[evpg_event('Wanted', '{"to": ["C"]}')])));
-	soon("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'evpg.$table'::regclass AND pid = ($worker)", "a worker waits for evpg.$table");
+	soon("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'evpg.$table'::regclass AND pid = ($worker)",
+		"a worker waits for evpg.$table");
 	# longer than one wait
 	my $before = query("SELECT xact_start FROM pg_stat_activity WHERE pid = ($worker)");
 	soon("SELECT xact_start > '$before' FROM pg_stat_activity WHERE pid = ($worker)", "which it does more than once");
@@ -208,12 +227,14 @@ foreach my $table (qw(saga_event timer))
 
 	$blocker->query_safe("SELECT pg_advisory_lock($wait_key)");
 	setting('evpg.test_wait', 'saga_claimed');
-	query(q(SELECT count(*) FROM generate_series(1, 3) n, evpg_append('thing', 'claimed ' || n, ARRAY[evpg_event('Wanted', '{"to": ["C"]}')])));
+	query(q(SELECT count(*) FROM generate_series(1, 3) n,
+		evpg_append('thing', 'claimed ' || n, ARRAY[evpg_event('Wanted', '{"to": ["C"]}')])));
 	query(q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'claimed', 'Ring')));
 	soon("SELECT count(*) = 1 FROM ($waiters) w", 'a worker has claimed');
 	my $session = hold("LOCK TABLE evpg.$table IN EXCLUSIVE MODE");
 	$blocker->quit;
-	soon("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'evpg.$table'::regclass AND pid = ($worker)", "evpg.$table is locked after that");
+	soon("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'evpg.$table'::regclass AND pid = ($worker)",
+		"evpg.$table is locked after that");
 	my $before = query("SELECT xact_start FROM pg_stat_activity WHERE pid = ($worker)");
 	soon("SELECT xact_start > '$before' FROM pg_stat_activity WHERE pid = ($worker)", "the worker waits more than once");
 	let_go($session);
@@ -248,20 +269,24 @@ sub ends
 	query($statement);
 	pass("$statement ends: $name");
 	soon("SELECT count(*) = 1 FROM ($worker) w", 'there is a worker');
-	return $terminated ? isnt(query($worker), $before, 'which is another one') : is(query($worker), $before, 'which is the same');
+	return $terminated ? isnt(query($worker), $before, 'which is another one')
+		: is(query($worker), $before, 'which is the same');
 }
 
-my $loops = q(SELECT evpg_register_projection('loops', 'loop_apply', mode => 'async', key_function => 'loop_keys', aggregate_types => '{thing}', event_types => '{Looped}', on_error => 'skip', max_attempts => 1));
+my $loops = q(SELECT evpg_register_projection('loops', 'loop_apply', mode => 'async', key_function => 'loop_keys',
+	aggregate_types => '{thing}', event_types => '{Looped}', on_error => 'skip', max_attempts => 1));
 my $position = q((SELECT max(position) FROM evpg.event WHERE type = 'Looped'));
 
 query($loops);
 foreach my $code ('projection', 'keys')
 {
 	begin_loop($code, "$code of a projection", q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
-	is(query(q(SELECT worker_pid FROM evpg.stat_consumer WHERE name = 'loops')), query($worker), "$code: evpg.stat_consumer shows who works");
+	is(query(q(SELECT worker_pid FROM evpg.stat_consumer WHERE name = 'loops')), query($worker),
+		"$code: evpg.stat_consumer shows who works");
 	ends(q(SELECT evpg_pause_consumer('loops')), $code);
 	others_go_on("$code: paused");
-	is(query(q(SELECT status || ' ' || attempts FROM evpg.consumer WHERE name = 'loops')), 'paused 0', "$code: nothing is counted");
+	is(query(q(SELECT status || ' ' || attempts FROM evpg.consumer WHERE name = 'loops')), 'paused 0',
+		"$code: nothing is counted");
 	query(q(SELECT evpg_resume_consumer('loops')));
 	soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", "$code: resumed it is called again");
 	ends(q(SELECT evpg_resume_consumer('loops')), $code);
@@ -284,14 +309,17 @@ foreach my $code ('projection', 'keys')
 my $saga = q(SELECT evpg_register_saga('reacts', handler => 'react', event_types => '{Asked}', max_attempts => 1));
 
 query($saga);
-begin_loop('reaction', 'a reaction', q(SELECT FROM generate_series(1, 5) n, evpg_append('thing', 'asks ' || n, ARRAY[evpg_event('Asked')])));
-is(query(q(SELECT worker_pid FROM evpg.stat_consumer WHERE name = 'reacts')), query($worker), 'a reaction: evpg.stat_consumer shows who works');
+begin_loop('reaction', 'a reaction',
+	q(SELECT FROM generate_series(1, 5) n, evpg_append('thing', 'asks ' || n, ARRAY[evpg_event('Asked')])));
+is(query(q(SELECT worker_pid FROM evpg.stat_consumer WHERE name = 'reacts')), query($worker),
+	'a reaction: evpg.stat_consumer shows who works');
 ends(q(SELECT evpg_pause_consumer('reacts')), 'a reaction');
 others_go_on('a reaction: paused');
 nothing_counts('a reaction: paused');
 repair();
 query(q(SELECT evpg_resume_consumer('reacts')));
-soon(q(SELECT count(*) = 5 FROM evpg.saga_instance WHERE saga = 'reacts'), 'a reaction: repaired and resumed, all instances react');
+soon(q(SELECT count(*) = 5 FROM evpg.saga_instance WHERE saga = 'reacts'),
+	'a reaction: repaired and resumed, all instances react');
 begin_loop('reaction', 'a reaction', q(SELECT FROM evpg_append('thing', 'asks 6', ARRAY[evpg_event('Asked')])));
 query(qq(SELECT pg_cancel_backend(pid) FROM ($worker) w));
 others_go_on('an operator cancels the worker, whose reaction is repaired') if repair() eq '';
@@ -312,7 +340,8 @@ repair();
 query(q(SELECT evpg_resume_consumer('reacts')));
 soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'keyed'), 'keys of a saga: repaired and resumed, it goes on');
 
-begin_loop('Endless', 'a scheduled command', q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'endless', 'Endless')));
+begin_loop('Endless', 'a scheduled command',
+	q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'endless', 'Endless')));
 ends(q(SELECT evpg_reschedule_timer(timer_id, clock_timestamp() + interval '1 h') FROM evpg.timer), 'a scheduled command');
 others_go_on('a scheduled command: moved');
 nothing_counts('a scheduled command: moved');
@@ -323,17 +352,20 @@ others_go_on('a scheduled command: cancelled');
 repair();
 
 # code that catches the cancel
-begin_loop('stubborn', 'a projection that catches a cancel', q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
+begin_loop('stubborn', 'a projection that catches a cancel',
+	q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
 ends(q(SELECT evpg_pause_consumer('loops')), 'a projection that catches a cancel', 'terminated');
 others_go_on('a projection that catches a cancel: paused');
 repair();
 query(q(SELECT evpg_resume_consumer('loops')));
-begin_loop('stubborn', 'a reaction that catches a cancel', q(SELECT FROM evpg_append('thing', 'caught', ARRAY[evpg_event('Asked')])));
+begin_loop('stubborn', 'a reaction that catches a cancel',
+	q(SELECT FROM evpg_append('thing', 'caught', ARRAY[evpg_event('Asked')])));
 ends(q(SELECT evpg_pause_consumer('reacts')), 'a reaction that catches a cancel', 'terminated');
 others_go_on('a reaction that catches a cancel: paused');
 repair();
 query(q(SELECT evpg_resume_consumer('reacts')));
-soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'caught'), 'a reaction that catches a cancel: repaired and resumed, it goes on');
+soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'caught'),
+	'a reaction that catches a cancel: repaired and resumed, it goes on');
 
 # a worker that does nothing
 {
@@ -346,7 +378,8 @@ soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'caught'), 'a rea
 
 # the caller's own timeout
 begin_loop('projection', 'a projection', q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
-is(sqlstate($node, q(SET lock_timeout = '100ms'; SELECT evpg_pause_consumer('loops'))), '55P03', 'lock_timeout of who pauses holds');
+is(sqlstate($node, q(SET lock_timeout = '100ms'; SELECT evpg_pause_consumer('loops'))), '55P03',
+	'lock_timeout of who pauses holds');
 ends(q(SELECT evpg_drop_projection('loops')), 'then');
 repair();
 
@@ -370,27 +403,34 @@ foreach my $first ('the worker', 'the client')
 	if ($first eq 'the worker')
 	{
 		$blocker->quit;
-		soon("SELECT wait_event_type = 'Lock' AND NOT EXISTS ($waiters) FROM pg_stat_activity WHERE pid = ($worker)", 'the worker wants what the client has');
+		soon("SELECT wait_event_type = 'Lock' AND NOT EXISTS ($waiters) FROM pg_stat_activity WHERE pid = ($worker)",
+			'the worker wants what the client has');
 	}
-	$client->query_until(qr/begun/, qq(\\echo begun\nSELECT count(*) FROM evpg_execute('box', 'A', 'Noop');\n\\echo '<' :SQLSTATE '>'\n));
+	$client->query_until(qr/begun/,
+		qq(\\echo begun\nSELECT count(*) FROM evpg_execute('box', 'A', 'Noop');\n\\echo '<' :SQLSTATE '>'\n));
 	if ($first eq 'the client')
 	{
-		soon(q(SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event_type = 'Lock' AND query LIKE '%evpg_execute%'), 'the client wants what the worker has');
+		soon(q(SELECT count(*) = 1 FROM pg_stat_activity
+			WHERE backend_type = 'client backend' AND wait_event_type = 'Lock' AND query LIKE '%evpg_execute%'),
+			'the client wants what the worker has');
 		$blocker->quit;
 	}
 	like($client->query_until(qr/<[^>]*>/, ''), qr/< 00000 >/, "$first waits first: the client gets what it wants");
 	let_go($client);
-	soon(qq(SELECT NOT EXISTS (SELECT FROM evpg.saga_event) AND EXISTS (SELECT FROM evpg.saga_instance WHERE key = 'locks after $first')), 'and the worker afterwards');
+	soon(qq(SELECT NOT EXISTS (SELECT FROM evpg.saga_event)
+		AND EXISTS (SELECT FROM evpg.saga_instance WHERE key = 'locks after $first')), 'and the worker afterwards');
 	nothing_counts("a deadlock, $first waits first");
 	setting('evpg.test_wait', '');
 }
-is(query(q(SELECT count(*) FROM evpg.event WHERE aggregate_id IN ('A', 'B') AND type = 'Take')), '4', 'each send is made once');
+is(query(q(SELECT count(*) FROM evpg.event WHERE aggregate_id IN ('A', 'B') AND type = 'Take')), '4',
+	'each send is made once');
 
 # ------------------------------------------------------------------ woken while a pass ends
 
-# Who commits between the last look of a pass and its end wakes the worker once; with the defect that is forgotten.  Consumers that
-# find nothing would have the worker go around again after a second, to write their checkpoints.
-query($_) foreach q(SELECT evpg_drop_projection('lists')), q(SELECT evpg_drop_saga('sends')), q(SELECT evpg_drop_saga('reacts'));
+# Who commits between the last look of a pass and its end wakes the worker once; with the defect that is forgotten. Consumers
+# that find nothing would have the worker go around again after a second, to write their checkpoints.
+query($_) foreach q(SELECT evpg_drop_projection('lists')), q(SELECT evpg_drop_saga('sends')),
+	q(SELECT evpg_drop_saga('reacts'));
 foreach my $mutation ('', 'woken_late')
 {
 	my $blocker = $node->background_psql('postgres');
@@ -413,17 +453,20 @@ foreach my $mutation ('', 'woken_late')
 	if ($mutation)
 	{
 		soon("SELECT state = 'idle' FROM pg_stat_activity WHERE pid = ($worker)", "$mutation: the worker sleeps");
-		is(query(qq(SELECT count(*) FROM evpg.projected_state WHERE name = 'counts' AND key = '$key')), '0', "$mutation: and has forgotten what was committed meanwhile");
+		is(query(qq(SELECT count(*) FROM evpg.projected_state WHERE name = 'counts' AND key = '$key')), '0',
+			"$mutation: and has forgotten what was committed meanwhile");
 	}
 	else
 	{
-		soon(qq(SELECT count(*) = 1 FROM evpg.projected_state WHERE name = 'counts' AND key = '$key'), 'what is committed before a pass has ended is done, though nobody wakes the worker again');
+		soon(qq(SELECT count(*) = 1 FROM evpg.projected_state WHERE name = 'counts' AND key = '$key'),
+			'what is committed before a pass has ended is done, though nobody wakes the worker again');
 	}
 	query('SELECT pg_reload_conf()');
 }
 
 $node->stop;
 my $log = slurp_file($node->logfile);
-unlike($log, qr/\] (?:ERROR:  canceling statement|WARNING:  .*could not be run)/, 'the log of workers says nothing of waits');
+unlike($log, qr/\] (?:ERROR:  canceling statement|WARNING:  .*could not be run)/,
+	'the log of workers says nothing of waits');
 is(join("\n", $log =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
 done_testing();

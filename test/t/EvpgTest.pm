@@ -128,23 +128,23 @@ SET LOCAL enable_indexscan = off;
 SET LOCAL enable_indexonlyscan = off;
 SET LOCAL enable_bitmapscan = off;
 
-SELECT 'rule 3: versions of a stream are contiguous, its row agrees', s.*, e.*
+SELECT 'versions of a stream are contiguous, its row agrees [rule 3]', s.*, e.*
   FROM evpg.stream s
   FULL JOIN (SELECT stream_id, count(*), min(version) AS first, max(version) AS last, max(position) AS last_position
                FROM evpg.event_log GROUP BY stream_id) e USING (stream_id)
  WHERE s.stream_id IS NULL OR s.version <> coalesce(e.count, 0) OR s.last_position <> coalesce(e.last_position, 0)
     OR e.first <> 1 OR e.last <> s.version;
 
-SELECT 'rule 3: positions of a stream are in the order of versions', stream_id, version
+SELECT 'positions of a stream are in the order of versions [rule 3]', stream_id, version
   FROM (SELECT *, lag(position) OVER (PARTITION BY stream_id ORDER BY version) AS previous FROM evpg.event_log) e
  WHERE previous >= position;
 
-SELECT 'rule 9: a position is drawn once', position, count(*) FROM evpg.event_log GROUP BY position HAVING count(*) > 1;
+SELECT 'a position is drawn once [rule 9]', position, count(*) FROM evpg.event_log GROUP BY position HAVING count(*) > 1;
 
-SELECT 'rule 9: no position is above the sequence', e.position, q.last_value
+SELECT 'no position is above the sequence [rule 9]', e.position, q.last_value
   FROM evpg.event_log e, evpg.event_position q WHERE e.position > q.last_value OR NOT q.is_called;
 
-SELECT 'rule 4: a command has its record, a record its events', stream_id, command_id, e.*, r.*
+SELECT 'a command has its record, a record its events [rule 4]', stream_id, command_id, e.*, r.*
   FROM (SELECT stream_id, command_id, count(*), min(version) AS first_version, max(version) AS last_version
           FROM evpg.event_log WHERE command_id IS NOT NULL GROUP BY stream_id, command_id) e
   FULL JOIN evpg.command_record r USING (stream_id, command_id)
@@ -161,14 +161,15 @@ CREATE TEMPORARY TABLE loaded ON COMMIT DROP AS
     FROM evpg.stream s CROSS JOIN LATERAL evpg_state(s.aggregate_type, s.aggregate_id) f;
 CREATE TEMPORARY TABLE stored ON COMMIT DROP AS SELECT * FROM evpg.snapshot;
 DELETE FROM evpg.snapshot;
-SELECT 'rule 7: a state is what all events fold to', l.*, f.*
+SELECT 'a state is what all events fold to [rule 7]', l.*, f.*
   FROM loaded l CROSS JOIN LATERAL evpg_state(l.aggregate_type, l.aggregate_id, at_version => l.version) f
- WHERE (l.reached, l.state, coalesce(l.last_position, 0)) IS DISTINCT FROM (f.version, f.state, coalesce(f.last_position, 0));
-SELECT 'rule 7: a snapshot is what its events fold to', n.*, f.state
+ WHERE (l.reached, l.state, coalesce(l.last_position, 0)) IS DISTINCT FROM
+   (f.version, f.state, coalesce(f.last_position, 0));
+SELECT 'a snapshot is what its events fold to [rule 7]', n.*, f.state
   FROM stored n JOIN evpg.stream s USING (stream_id)
  CROSS JOIN LATERAL evpg_state(s.aggregate_type, s.aggregate_id, at_version => n.version) f
  WHERE n.state IS DISTINCT FROM f.state;
-SELECT 'rule 7: a snapshot has a stream that came so far', n.*
+SELECT 'a snapshot has a stream that came so far [rule 7]', n.*
   FROM stored n LEFT JOIN evpg.stream s USING (stream_id) WHERE s.stream_id IS NULL OR s.version < n.version;
 ROLLBACK;
 SQL

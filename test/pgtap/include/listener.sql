@@ -4,7 +4,8 @@ CREATE EXTENSION dblink;
 -- Opens another connection to this database, as this user.
 CREATE FUNCTION test.connect(name text) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT dblink_connect(name, format('host=%s port=%s user=%s dbname=%s',
-    split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user, current_database()))
+    split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user,
+      current_database()))
 $$;
 SELECT connect('listener') \g /dev/null
 SELECT dblink_exec('listener', 'SET search_path = public, test') \g /dev/null
@@ -18,7 +19,8 @@ BEGIN
 END $$;
 -- "event key generation.version data" of what has come on a channel
 CREATE FUNCTION test.heard(of_channel text DEFAULT 'projection.sums') RETURNS text LANGUAGE sql VOLATILE AS $$
-  SELECT coalesce(string_agg(concat_ws(' ', f->>'event', f->>'key', (f->>'generation') || '.' || (f->>'version'), f->>'data', CASE WHEN f ? 'deleted' THEN 'deleted' END, CASE WHEN f ? 'truncated' THEN 'truncated' END), ', ' ORDER BY n), '')
+  SELECT coalesce(string_agg(concat_ws(' ', f->>'event', f->>'key', (f->>'generation') || '.' || (f->>'version'), f->>'data',
+    CASE WHEN f ? 'deleted' THEN 'deleted' END, CASE WHEN f ? 'truncated' THEN 'truncated' END), ', ' ORDER BY n), '')
     FROM (SELECT n, frame::jsonb AS f FROM frames() WHERE channel = of_channel) x $$;
 -- Waits until a query returns true, up to ten seconds; whether it did.
 CREATE FUNCTION test.wait_until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$

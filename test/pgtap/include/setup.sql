@@ -54,7 +54,7 @@ BEGIN
   ELSE
     RETURN NEXT fail(description) || E'\n' || diag('got ' || got || E'\nwanted ' || error);
   END IF;
-  RETURN NEXT is(test.trace(), before, description || ': nothing is written');
+  RETURN NEXT is(test.trace(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is written\1'));
 END $$;
 
 -- The aggregate type that a file which runs for several is about.
