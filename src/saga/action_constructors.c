@@ -80,7 +80,8 @@ evpg_action_send(PG_FUNCTION_ARGS)
 		EvpgJsonbAddJsonb(&state, "undo", jsonb);
 	}
 	if (!PG_ARGISNULL(ARG_EXPECTED_VERSION))
-		EvpgJsonbAddInt64(&state, "expected_version", EvpgArgBigintAtLeast(fcinfo, ARG_EXPECTED_VERSION, "expected_version", -1));
+		EvpgJsonbAddInt64(&state, "expected_version",
+						  EvpgArgBigintAtLeast(fcinfo, ARG_EXPECTED_VERSION, "expected_version", -1));
 	if ((jsonb = EvpgArgJsonb(fcinfo, ARG_METADATA, "command metadata")) != NULL)
 	{
 		EvpgCheckMetadata(jsonb);

@@ -51,7 +51,7 @@
 /* So many items are claimed at once. */
 #define CLAIMS 50
 
-/* So much of what is due is looked at, if others have locked all that is older. */
+/* So many due items are listed at most, if others have locked all that are older. */
 #define MOST_DUE 800
 
 /*

@@ -43,7 +43,7 @@
  * Neither order of saga_event finds the first events quickly in all cases: many
  * events of few instances need the walk from key to key (head), many instances
  * the oldest events (old).  So the walk ends after 200 keys (near), and 200 events
- * are looked at besides; only if all of these must wait it goes on to the end.
+ * are read besides; only if all of these must wait it goes on to the end.
  */
 static EvpgStatement select_due = {
 	.text =

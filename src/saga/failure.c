@@ -69,7 +69,7 @@ put_off_item(void *item)
 
 /*
  * EvpgFailureGiveUp
- *		Makes an item a dead letter, and says so in the server log.  False if it is a
+ *		Makes an item a dead letter, and reports it in the server log.  False if it is a
  *		timer that was moved or cancelled meanwhile: that is not given up.
  */
 bool

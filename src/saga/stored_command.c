@@ -2,7 +2,7 @@
  *
  * stored_command.c
  *		Commands as JSON objects, both ways: as evpg.timer keeps a scheduled command
- *		until it is due, and as an action of a saga says what is to be sent.
+ *		until it is due, and as an action of a saga that sends one.
  *
  * Objects of actions come from user code, so every member is checked.
  *
