@@ -70,7 +70,8 @@ typedef struct Known
 static Known known[] = {
 	{.name = "event_log", .table = true, .shape = EVPG_SHAPE_EVENT_LOG, .place = offsetof(EvpgCatalog, event_log)},
 	{.name = "stream", .table = true, .shape = EVPG_SHAPE_STREAM, .place = offsetof(EvpgCatalog, stream)},
-	{.name = "projection_state", .table = true, .shape = EVPG_SHAPE_PROJECTION_STATE, .place = offsetof(EvpgCatalog, projection_state)},
+	{.name = "projection_state", .table = true, .shape = EVPG_SHAPE_PROJECTION_STATE,
+	.place = offsetof(EvpgCatalog, projection_state)},
 	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
 	{.name = "command_record", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, command_record)},
 	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[0])},
@@ -275,7 +276,8 @@ refuse_row_security(const char *name, Oid table)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("row security of table evpg.%s would have no effect on the functions of evpg", name),
 				 errdetail("They work as the owner of the tables, and show and write all rows."),
-				 errhint("ALTER TABLE evpg.%s DISABLE ROW LEVEL SECURITY, and keep tenants apart as operations.md says.", name)));
+				 errhint("ALTER TABLE evpg.%s DISABLE ROW LEVEL SECURITY, and keep tenants apart as operations.md says.",
+						 name)));
 }
 
 /*
@@ -304,7 +306,8 @@ refuse_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc desc, const W
 	if (!no_transition)
 		return "It has a transition table, which would be empty.";
 	if (TRIGGER_FOR_BEFORE(type))
-		return TRIGGER_FOR_ROW(type) ? "It could change or drop an event that the command has returned." : "It would not be fired.";
+		return TRIGGER_FOR_ROW(type) ? "It could change or drop an event that the command has returned." :
+			"It would not be fired.";
 	return NULL;
 }
 
@@ -334,7 +337,8 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table evpg.%s has a trigger that evpg cannot fire", table->name),
 					 errdetail("Trigger \"%s\": %s", NameStr(trigger->tgname), why),
-					 errhint("DROP TRIGGER %s ON evpg.%s, or, if it belongs to a constraint, drop that. Use a projection instead, "
+					 errhint("DROP TRIGGER %s ON evpg.%s, or, if it belongs to a constraint, drop that. "
+							 "Use a projection instead, "
 							 "or a trigger AFTER INSERT ON evpg.event_log without transition tables.",
 							 quote_identifier(NameStr(trigger->tgname)), table->name)));
 	}
@@ -367,7 +371,8 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table evpg.%s is a partition, or other tables inherit from it", table->name),
 				 errdetail("evpg writes and reads rows of this table alone."),
-				 errhint("Detach the partition, or end the inheritance by ALTER TABLE with NO INHERIT evpg.%s.", table->name)));
+				 errhint("Detach the partition, or end the inheritance by ALTER TABLE with NO INHERIT evpg.%s.",
+						 table->name)));
 }
 
 /* What is looked up besides of a table that C code writes: its indexes, and who owns it. */

@@ -58,40 +58,53 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("position", INT8OID), COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID),
 			COLUMN("occurred_at", TIMESTAMPTZOID), COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("event_id", UUIDOID),
 			COLUMN("schema_version", INT4OID), C_TEXT("type"), COLUMN("data", JSONBOID), COLUMN("metadata", JSONBOID),
-			COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID), COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID),
+			COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID), COLUMN("correlation_id", TEXTOID),
+			COLUMN("causation_id", TEXTOID),
 			COLUMN("actor", TEXTOID), COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_STREAM] = {"stream", true, {
-			COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID), COLUMN("last_position", INT8OID), COLUMN("created_at", TIMESTAMPTZOID),
+			COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID), COLUMN("last_position", INT8OID),
+			COLUMN("created_at", TIMESTAMPTZOID),
 			COLUMN("last_recorded_at", TIMESTAMPTZOID), C_TEXT("aggregate_type"), C_TEXT("aggregate_id")
 	}},
 	[EVPG_SHAPE_PROJECTION_STATE] = {"projection_state", true, {
-			COLUMN("build", INT8OID), COLUMN("version", INT8OID), COLUMN("position", INT8OID), COLUMN("updated_at", TIMESTAMPTZOID),
+			COLUMN("build", INT8OID), COLUMN("version", INT8OID), COLUMN("position", INT8OID),
+			COLUMN("updated_at", TIMESTAMPTZOID),
 			COLUMN("generation", INT4OID), COLUMN("deleted", BOOLOID), C_TEXT("key"), COLUMN("state", JSONBOID)
 	}},
 	[EVPG_SHAPE_CLOCK] = {"clock", true, {
 			COLUMN("one", BOOLOID), COLUMN("clock_offset", INT8OID)
 	}},
 	[EVPG_SHAPE_EVENT] = {"event", false, {
-			COLUMN("position", INT8OID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID),
-			COLUMN("event_id", UUIDOID), COLUMN("type", TEXTOID), COLUMN("schema_version", INT4OID), COLUMN("data", JSONBOID),
-			COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID), COLUMN("correlation_id", TEXTOID),
+			COLUMN("position", INT8OID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID),
+			COLUMN("version", INT8OID),
+			COLUMN("event_id", UUIDOID), COLUMN("type", TEXTOID), COLUMN("schema_version", INT4OID),
+			COLUMN("data", JSONBOID),
+			COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID),
+			COLUMN("correlation_id", TEXTOID),
 			COLUMN("causation_id", TEXTOID), COLUMN("actor", TEXTOID), COLUMN("occurred_at", TIMESTAMPTZOID),
 			COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_NEW_EVENT] = {"new_event", false, {
-			COLUMN("type", TEXTOID), COLUMN("data", JSONBOID), COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID),
-			COLUMN("schema_version", INT4OID), COLUMN("occurred_at", TIMESTAMPTZOID), COLUMN("event_id", UUIDOID), COLUMN("caused_by", INT4OID)
+			COLUMN("type", TEXTOID), COLUMN("data", JSONBOID), COLUMN("metadata", JSONBOID),
+			COLUMN("tags", TEXTARRAYOID),
+			COLUMN("schema_version", INT4OID), COLUMN("occurred_at", TIMESTAMPTZOID),
+			COLUMN("event_id", UUIDOID), COLUMN("caused_by", INT4OID)
 	}},
 	[EVPG_SHAPE_COMMAND] = {"command", false, {
-			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID),
-			COLUMN("expected_version", INT8OID), COLUMN("command_id", TEXTOID), COLUMN("metadata", JSONBOID), COLUMN("actor", TEXTOID),
-			COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID), COLUMN("version", INT8OID), COLUMN("received_at", TIMESTAMPTZOID),
+			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID),
+			COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID),
+			COLUMN("expected_version", INT8OID), COLUMN("command_id", TEXTOID), COLUMN("metadata", JSONBOID),
+			COLUMN("actor", TEXTOID),
+			COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID), COLUMN("version", INT8OID),
+			COLUMN("received_at", TIMESTAMPTZOID),
 			COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_OUTCOME] = {"outcome", false, {
-			COLUMN("status", TEXTOID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID),
-			COLUMN("last_position", INT8OID), COLUMN("events", JSONBOID), COLUMN("sqlstate", TEXTOID), COLUMN("code", TEXTOID),
+			COLUMN("status", TEXTOID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID),
+			COLUMN("version", INT8OID),
+			COLUMN("last_position", INT8OID), COLUMN("events", JSONBOID), COLUMN("sqlstate", TEXTOID),
+			COLUMN("code", TEXTOID),
 			COLUMN("message", TEXTOID), COLUMN("detail", JSONBOID), COLUMN("hint", TEXTOID)
 	}},
 	[EVPG_SHAPE_PROJECTED] = {"projected", false, {
@@ -101,9 +114,12 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("state", JSONBOID), COLUMN("actions", JSONBOID)
 	}},
 	[EVPG_SHAPE_REJECTION] = {"rejection", false, {
-			COLUMN("saga", TEXTOID), COLUMN("key", TEXTOID), COLUMN("label", TEXTOID), COLUMN("aggregate_type", TEXTOID),
-			COLUMN("aggregate_id", TEXTOID), COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID), COLUMN("sqlstate", TEXTOID),
-			COLUMN("code", TEXTOID), COLUMN("message", TEXTOID), COLUMN("detail", JSONBOID), COLUMN("attempts", INT4OID),
+			COLUMN("saga", TEXTOID), COLUMN("key", TEXTOID), COLUMN("label", TEXTOID),
+			COLUMN("aggregate_type", TEXTOID),
+			COLUMN("aggregate_id", TEXTOID), COLUMN("command_type", TEXTOID), COLUMN("data", JSONBOID),
+			COLUMN("sqlstate", TEXTOID),
+			COLUMN("code", TEXTOID), COLUMN("message", TEXTOID), COLUMN("detail", JSONBOID),
+			COLUMN("attempts", INT4OID),
 			COLUMN("source_position", INT8OID)
 	}},
 	[EVPG_SHAPE_FIRED_TIMER] = {"fired_timer", false, {
@@ -111,7 +127,8 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("scheduled_at", TIMESTAMPTZOID), COLUMN("due_at", TIMESTAMPTZOID), COLUMN("fired_at", TIMESTAMPTZOID)
 	}},
 	[EVPG_SHAPE_STREAM_INFO] = {"stream_info", false, {
-			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID), COLUMN("created_at", TIMESTAMPTZOID)
+			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("version", INT8OID),
+			COLUMN("created_at", TIMESTAMPTZOID)
 	}},
 };
 

@@ -278,7 +278,7 @@ EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array)
 	values[column] = PointerGetDatum(array);
 }
 
-/* Sets three parameters, the first at column, to message, SQLSTATE and context of an error; all are NULL if error is NULL. */
+/* Sets three parameters, the first at column, to message, SQLSTATE and context of an error; NULL if error is NULL. */
 void
 EvpgParameterError(Datum *values, char *nulls, int column, const ErrorData *error)
 {

@@ -36,7 +36,8 @@ EvpgTestingInit(void)
 	DefineCustomStringVariable("evpg.test_mutation", "The defect that this session has.", NULL,
 							   &mutation, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 	DefineCustomStringVariable("evpg.test_wait", "The point where this session waits.", NULL,
-							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, assign_wait_point, NULL);
+							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   NULL, assign_wait_point, NULL);
 }
 
 /* Returns whether evpg.test_mutation has that name. */

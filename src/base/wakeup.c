@@ -8,7 +8,7 @@
  * and its locks are released: a process that is woken earlier may find nothing, or
  * not get what it wants, and goes to sleep again.  Nothing may fail there, so it only
  * takes locks and sets latches.  For what was prepared there is no callback: the
- * statement that ends it wakes all (launcher.c).
+ * statement that ends it wakes all (utility_hook.c).
  *
  * A waiter counts itself before it looks; a waker makes its commit visible before
  * it reads the count.  So no wake-up is lost.

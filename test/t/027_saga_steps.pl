@@ -129,7 +129,9 @@ foreach my $scenario (sort keys %scenarios)
 			$begin->($kind, $id);
 			query("SELECT evpg_set_clock_offset('$later s')") if $later;
 			crash_at($victim, $point);
-			cmp_ok(query("SELECT coalesce(max(version), 0) FROM evpg.saga_instance WHERE saga = 'transfer$kind' AND key = '$id'"),
+			cmp_ok(
+				query("SELECT coalesce(max(version), 0) FROM evpg.saga_instance"
+					. " WHERE saga = 'transfer$kind' AND key = '$id'"),
 				$victim eq 'worker' ? '<=' : '==', $version,
 					"$id$kind: what was committed is there, nothing else [rule 16]");
 			query('CALL evpg_run()');

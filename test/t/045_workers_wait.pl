@@ -174,7 +174,8 @@ sub nothing_counts
 
 # What has failed before and is due again does not come before what is new, if it has to wait.
 {
-	query($_) foreach q(CREATE FUNCTION send_later(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+	query($_) foreach q(CREATE FUNCTION send_later(state jsonb, event evpg.event) RETURNS evpg.reaction
+	  LANGUAGE plpgsql AS $$
 	  BEGIN IF EXISTS (SELECT FROM broken WHERE name = 'send') THEN RAISE 'broken'; END IF; RETURN send(state, event);
 	  	END $$),
 	  q(SELECT evpg_register_saga('sends later', handler => 'send_later', event_types => '{Later}', max_attempts => 5,
