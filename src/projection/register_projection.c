@@ -446,7 +446,13 @@ evpg_drop_projection(PG_FUNCTION_ARGS)
 	EvpgRebuildAbandonRows(name);
 	dropped = EvpgRegistrationDrop(fcinfo, &delete_projection, EvpgCatalogGet()->projection,
 								   EVPG_ERRCODE_UNKNOWN_PROJECTION, "projection", "evpg_drop_projection()");
-	EvpgConsumerDrop(name, true);
+
+	/*
+	 * Without a projection the consumer of that name, if there is one, is a
+	 * saga's.
+	 */
+	if (dropped)
+		EvpgConsumerDrop(name, true);
 	/* Sessions may wait for any key of the projection. */
 	EvpgWakeAllWaitersAtCommit();
 	EvpgLeave(&scope);

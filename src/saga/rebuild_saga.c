@@ -16,6 +16,7 @@
 
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/errors.h"
 #include "base/statement.h"
 #include "base/testing.h"
 #include "catalog/pg_type.h"
@@ -274,7 +275,10 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 	(void) EvpgSagaLock(saga, ExclusiveLock, true);
 	(void) EvpgSagaGet(saga, 0, false);
 	if (!EvpgConsumerRead(saga, &consumer))
-		elog(ERROR, "saga \"%s\" has no consumer", saga);
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
+				 errmsg("the row of saga \"%s\" in evpg.consumer does not exist", saga),
+				 errhint("Drop the saga, and register it again.")));
 	instances = read_instances(saga, key);
 	count = replay_saga(saga, instances, consumer.start_position, consumer.checkpoint);
 	write_states(saga, instances);

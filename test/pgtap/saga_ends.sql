@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(7);
+SELECT plan(9);
 CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
   SELECT CASE WHEN command.command_type = 'No' THEN evpg_reject('no_way') ELSE evpg_event(command.command_type, command.data)
     END $$;
@@ -63,4 +63,8 @@ SELECT is((SELECT (sqlstate, code, hint)::text FROM evpg.dead_letter WHERE saga 
     'a refused send that nobody handles [rule 17]');
 SELECT is((SELECT hint FROM evpg.dead_letter WHERE saga = 's' AND key = 'w'), NULL,
   'another error has no such hint [rule 17]');
+-- a saga's name given for a projection's
+SELECT is(evpg_drop_projection('s', true), false, 'a saga is no projection that could be dropped [rule 16]');
+SELECT is((SELECT kind || ' ' || status FROM evpg.consumer WHERE name = 's'),
+  'saga running', 'and keeps its consumer [rule 10]');
 SELECT * FROM finish();
