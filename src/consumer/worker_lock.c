@@ -70,9 +70,9 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 	LocalTransactionId cancelled[EVPG_MAX_WORKERS] = {0};
 	Limited		limited = {.action = action, .arg = arg};
 	int			left = LockTimeout;
-	int			stubborn = 0;
+	int			unanswered = 0;
 
-	while (stubborn < 2)
+	while (unanswered < 2)
 	{
 		ErrorData  *error;
 		EvpgSignalled signalled;
@@ -89,12 +89,12 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 		 * A worker that was faster than this session with other work for the
 		 * lock is cancelled anew.
 		 */
-		signalled = EvpgCancelLockHolders(held, mode, cancelled, stubborn == 0 ? SIGTERM : 0);
+		signalled = EvpgCancelLockHolders(held, mode, cancelled, unanswered == 0 ? SIGTERM : 0);
 		if (signalled == EVPG_SIGNALLED_NONE)
 			break;
-		stubborn += signalled == EVPG_SIGNALLED_AGAIN;
+		unanswered += signalled == EVPG_SIGNALLED_AGAIN;
 	}
-	if (stubborn == 2)
+	if (unanswered == 2)
 		ereport(WARNING,
 				(errmsg("a worker of evpg does not react to SIGTERM"),
 				 errdetail("It runs code in C that does not check for interrupts."),
@@ -115,7 +115,7 @@ typedef struct Acquiring
 	LOCKMODE	mode;
 } Acquiring;
 
-/* Another action. */
+/* Takes the lock; the action of EvpgLockAcquire. */
 static void
 acquire_lock(void *arg)
 {
