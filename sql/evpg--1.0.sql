@@ -248,8 +248,9 @@ COMMENT ON TABLE evpg.projection_state IS 'rows of projections; read them throug
 COMMENT ON COLUMN evpg.projection_state.version IS 'number of events applied in this generation';
 COMMENT ON COLUMN evpg.projection_state.generation IS 'counted from 1 within a build';
 COMMENT ON COLUMN evpg.projection_state.state IS 'NULL if the key is deleted, or the projection writes tables';
--- Few rows; says at once how many generations the next build has to skip.
-CREATE INDEX projection_state_generation ON evpg.projection_state (build, generation) WHERE generation OPERATOR(pg_catalog.>) 1;
+-- Few rows have a generation above 1; the index finds the highest one, which the next build has to exceed.
+CREATE INDEX projection_state_generation ON evpg.projection_state (build, generation)
+  WHERE generation OPERATOR(pg_catalog.>) 1;
 
 CREATE VIEW evpg.projected_state AS
   SELECT p.name, s.key, s.state, p.generation_base OPERATOR(pg_catalog.+) s.generation AS generation, s.version,
@@ -257,11 +258,12 @@ CREATE VIEW evpg.projected_state AS
     FROM evpg.projection p JOIN evpg.projection_state s ON s.build OPERATOR(pg_catalog.=) p.build WHERE NOT s.deleted;
 COMMENT ON VIEW evpg.projected_state IS 'rows of projections, without deleted keys';
 
--- Who changes a row holds the advisory lock of the consumer's name, see src/consumer/consumer.c.
+-- A transaction that changes a row holds the advisory lock of the consumer's name (src/consumer/consumer.c).
 CREATE TABLE evpg.consumer (
   name           text COLLATE "C" PRIMARY KEY,
   kind           text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{projection,saga}'::pg_catalog.text[])),
-  status         text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,paused,stopped}'::pg_catalog.text[])),
+  status         text NOT NULL DEFAULT 'running'
+    CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,paused,stopped}'::pg_catalog.text[])),
   checkpoint     bigint NOT NULL,
   start_position bigint NOT NULL,
   events_total   bigint NOT NULL DEFAULT 0,
@@ -317,9 +319,10 @@ COMMENT ON COLUMN evpg.parked_event.context IS 'context of the error';
 COMMENT ON COLUMN evpg.parked_event.skip_reason IS
   'why the event was given up; NULL if it is still to be replayed, empty if it was pruned';
 
--- Read by workers in each pass; a row is locked by who prunes.
+-- Read by workers in each pass; a worker that prunes a table locks its row.
 CREATE TABLE evpg.retention (
-  what         text COLLATE "C" PRIMARY KEY CHECK (what OPERATOR(pg_catalog.=) ANY ('{commands,inbox,sagas,dead_letters,parked_events}'::pg_catalog.text[])),
+  what         text COLLATE "C" PRIMARY KEY
+    CHECK (what OPERATOR(pg_catalog.=) ANY ('{commands,inbox,sagas,dead_letters,parked_events}'::pg_catalog.text[])),
   retention    interval NOT NULL,
   looked_at    timestamptz NOT NULL DEFAULT '-infinity',
   next_block   bigint NOT NULL DEFAULT 0,
@@ -334,7 +337,8 @@ COMMENT ON COLUMN evpg.retention.pruned_total IS 'number of rows that workers ha
 CREATE TABLE evpg.rebuild (
   name           text COLLATE "C" PRIMARY KEY,
   build          bigint NOT NULL,
-  status         text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,failed}'::pg_catalog.text[])),
+  status         text NOT NULL DEFAULT 'running'
+    CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,failed}'::pg_catalog.text[])),
   parts          int NOT NULL,
   start_position bigint NOT NULL,
   goal           bigint NOT NULL,
@@ -376,7 +380,8 @@ CREATE TABLE evpg.old_build (
 COMMENT ON TABLE evpg.old_build IS 'builds that are not read (any more), whose rows are deleted gradually';
 COMMENT ON COLUMN evpg.old_build.replaced IS 'whether its rows were read before';
 COMMENT ON COLUMN evpg.old_build.clean_from IS 'keys less than this one are deleted already';
--- No unique constraint: a dump that is restored brings the row of its database beside the one made here (src/consumer/activation.c).
+-- No unique constraint: a restored dump adds the row of its database to the one that is inserted here
+-- (src/consumer/activation.c).
 CREATE TABLE evpg.activation (
   system_identifier bigint NOT NULL,
   database          oid NOT NULL
@@ -450,8 +455,8 @@ CREATE INDEX ON evpg.saga_event (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE evpg.saga_event IS 'events that instances of sagas have not reacted to yet';
 COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'the dead letter that the instance waits for';
 
--- Each reaction adds to a row that no other transaction has locked, so that instances do not wait for each other: there are as
--- many rows as have been needed at once.
+-- Each reaction adds to a row that no other transaction has locked, so that instances do not wait for each other: there
+-- are as many rows as transactions needed at the same time.
 CREATE TABLE evpg.saga_total (
   saga          text COLLATE "C",
   part          uuid DEFAULT pg_catalog.gen_random_uuid(),
@@ -528,21 +533,29 @@ CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS
   'object to lock, not to read: an appending transaction locks it before it draws its first position, until it ends';
 
--- An appender's lock says what had been drawn before it (src/log/fence.c).  On a standby nobody can know who appends.
+-- An appender's lock carries the last position drawn before it (src/log/fence.c).  A standby has no locks of appenders,
+-- so its stable position is NULL.
 CREATE VIEW evpg.stat_stable_position AS
   WITH drawn AS MATERIALIZED (
-    SELECT CASE WHEN is_called THEN last_value ELSE last_value OPERATOR(pg_catalog.-) 1 END AS last_position FROM evpg.event_position),
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value OPERATOR(pg_catalog.-) 1 END
+           AS last_position FROM evpg.event_position),
   held AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted),
   appender AS (
-    SELECT h.pid, h.virtualtransaction, (h.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) h.objid::pg_catalog.int8 AS drawn_before
+    SELECT h.pid, h.virtualtransaction,
+           (h.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
+             OPERATOR(pg_catalog.|) h.objid::pg_catalog.int8 AS drawn_before
       FROM held h
      WHERE h.locktype OPERATOR(pg_catalog.=) 'advisory' AND h.objsubid OPERATOR(pg_catalog.=) 17751
-       AND h.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())),
+       AND h.database OPERATOR(pg_catalog.=) (
+             SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())),
   prepared AS (
     SELECT h.virtualtransaction, p.gid, p.prepared
-      FROM pg_catalog.pg_prepared_xacts p JOIN held h ON h.pid IS NULL AND h.transactionid OPERATOR(pg_catalog.=) p.transaction)
-  SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN least(d.last_position, pg_catalog.min(a.drawn_before) OVER ()) END AS stable_position,
-         d.last_position, a.pid AS blocker_pid, p.gid AS blocker_gid, coalesce(s.xact_start, p.prepared) AS blocker_xact_start,
+      FROM pg_catalog.pg_prepared_xacts p
+           JOIN held h ON h.pid IS NULL AND h.transactionid OPERATOR(pg_catalog.=) p.transaction)
+  SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+              THEN least(d.last_position, pg_catalog.min(a.drawn_before) OVER ()) END AS stable_position,
+         d.last_position, a.pid AS blocker_pid, p.gid AS blocker_gid,
+         coalesce(s.xact_start, p.prepared) AS blocker_xact_start,
          CASE WHEN p.gid IS NOT NULL THEN 'prepared' ELSE s.state END AS blocker_state, s.query AS blocker_query
     FROM drawn d
     LEFT JOIN appender a ON a.drawn_before OPERATOR(pg_catalog.<) d.last_position
@@ -582,7 +595,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.optional_index', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.translator', '');
 
--- ENABLE ALWAYS: session_replication_role does not switch it off.  Costs an INSERT nothing.
+-- ENABLE ALWAYS: session_replication_role does not switch it off.  It costs an INSERT nothing.
 CREATE FUNCTION evpg.refuse_change() RETURNS trigger
   AS 'MODULE_PATHNAME', 'evpg_refuse_change' LANGUAGE C;
 COMMENT ON FUNCTION evpg.refuse_change() IS 'trigger function: refuses to change history, which is append-only';
@@ -593,7 +606,7 @@ CREATE TRIGGER evpg_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON evpg.stre
   FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_change();
 ALTER TABLE evpg.stream ENABLE ALWAYS TRIGGER evpg_append_only;
 
--- The triggers are made at the end of this script, for all tables.
+-- The triggers are created at the end of this script, for all tables.
 CREATE FUNCTION evpg.refuse_writer() RETURNS trigger
   AS 'MODULE_PATHNAME', 'evpg_refuse_writer' LANGUAGE C;
 COMMENT ON FUNCTION evpg.refuse_writer() IS
@@ -644,7 +657,8 @@ COMMENT ON TYPE evpg.fired_timer IS 'a timer of a saga that is due';
 -- ------------------------------------------------------------------ constructors
 
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
-    schema_version int DEFAULT 1, occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, caused_by int DEFAULT NULL)
+    schema_version int DEFAULT 1, occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL,
+    caused_by int DEFAULT NULL)
   RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_event(text, jsonb, jsonb, text[], int, timestamptz, uuid, int) IS
   'returns an event to append; caused_by is the number, from 1, of an earlier event of the same call';
@@ -688,7 +702,8 @@ CREATE FUNCTION evpg_action_send(aggregate_type text, aggregate_id text, command
 COMMENT ON FUNCTION evpg_action_send(text, text, text, jsonb, text, jsonb, bigint, jsonb) IS
   'returns an action of a saga: sends a command; if it succeeds, undo is the command that evpg_action_compensate() sends';
 
-CREATE FUNCTION evpg_action_schedule(timer text, delay interval DEFAULT NULL, due_at timestamptz DEFAULT NULL, payload jsonb DEFAULT NULL)
+CREATE FUNCTION evpg_action_schedule(timer text, delay interval DEFAULT NULL, due_at timestamptz DEFAULT NULL,
+    payload jsonb DEFAULT NULL)
   RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_action_schedule(text, interval, timestamptz, jsonb) IS
   'returns an action of a saga: fires a timer after a delay (days have 24 hours, months 30 days) or at a time, and '
@@ -763,12 +778,13 @@ COMMENT ON FUNCTION evpg_try_execute(text, text, text, jsonb, bigint, text, json
 -- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
 CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETURNS text
   LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.to_json(pg_catalog.array_prepend(domain, components))::pg_catalog.text, 'UTF8')), 'hex');
+RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
+    pg_catalog.to_json(pg_catalog.array_prepend(domain, components))::pg_catalog.text, 'UTF8')), 'hex');
 COMMENT ON FUNCTION evpg_operation_key(text, VARIADIC text[]) IS
   'returns a command_id derived from what an operation is about: equal parts give equal ids';
 
-CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.new_event[], expected_version bigint DEFAULT NULL,
-    command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
+CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.new_event[],
+    expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 5;
 COMMENT ON FUNCTION evpg_append(text, text, evpg.new_event[], bigint, text, jsonb, text, text, text) IS
@@ -798,13 +814,14 @@ CREATE FUNCTION evpg_stream_version(aggregate_type text, aggregate_id text)
 COMMENT ON FUNCTION evpg_stream_version(text, text) IS
   'returns the number of events in a stream, NULL if it was never created';
 
-CREATE FUNCTION evpg_read_stream(aggregate_type text, aggregate_id text, from_version bigint DEFAULT 1, max_count int DEFAULT NULL,
-    backwards boolean DEFAULT false, missing_ok boolean DEFAULT false)
+CREATE FUNCTION evpg_read_stream(aggregate_type text, aggregate_id text, from_version bigint DEFAULT 1,
+    max_count int DEFAULT NULL, backwards boolean DEFAULT false, missing_ok boolean DEFAULT false)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
 COMMENT ON FUNCTION evpg_read_stream(text, text, bigint, int, boolean, boolean) IS
   'returns the events of a stream whose version is at least from_version, oldest first, or newest first if backwards';
 
-CREATE FUNCTION evpg_read_all(after_position bigint DEFAULT 0, max_count int DEFAULT 1000, aggregate_types text[] DEFAULT NULL,
+CREATE FUNCTION evpg_read_all(after_position bigint DEFAULT 0, max_count int DEFAULT 1000,
+    aggregate_types text[] DEFAULT NULL,
     event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean) IS
@@ -815,7 +832,8 @@ CREATE FUNCTION evpg_stable_position()
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_stable_position() IS 'returns a position at or below which no further event can appear';
 
-CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bigint DEFAULT NULL, at_time timestamptz DEFAULT NULL)
+CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bigint DEFAULT NULL,
+    at_time timestamptz DEFAULT NULL)
   RETURNS TABLE (version bigint, state jsonb, last_position bigint) AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 1;
 COMMENT ON FUNCTION evpg_state(text, text, bigint, timestamptz) IS
   'returns the state of an aggregate: now, at a version, or of the events that had occurred by a time; no row if it was '
@@ -880,7 +898,8 @@ COMMENT ON FUNCTION evpg_projection(text, text, boolean) IS
   'returns the row of a key; if it has none, no row, or an error unless missing_ok';
 
 CREATE FUNCTION evpg_projection_changes(name text, after_position bigint DEFAULT 0, max_count int DEFAULT 1000)
-  RETURNS TABLE (key text, state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz, next_position bigint)
+  RETURNS TABLE (key text, state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz,
+    next_position bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_projection_changes(text, bigint, int) IS
   'returns rows changed after a position, up to the stable one, deleted keys with state NULL; continue from next_position';
@@ -916,7 +935,8 @@ CREATE FUNCTION evpg_unlisten(name text, key text DEFAULT NULL)
 COMMENT ON FUNCTION evpg_unlisten(text, text) IS
   'executes UNLISTEN on the channel that evpg_channel() returns, and returns it';
 
-CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT sent bigint, OUT dropped bigint, OUT resyncs bigint)
+CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT sent bigint,
+    OUT dropped bigint, OUT resyncs bigint)
   AS 'MODULE_PATHNAME', 'evpg_broadcast_counters' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg.broadcast_counters() IS
   'returns counters of the broadcaster of this database; read them through evpg.stat_broadcast';
@@ -927,8 +947,8 @@ CREATE VIEW evpg.stat_broadcast AS
 COMMENT ON VIEW evpg.stat_broadcast IS
   'shows how this session sends frames, and counters of the broadcaster of this database';
 
-CREATE FUNCTION evpg_watch_projection(name text, key text DEFAULT '', after_version bigint DEFAULT 0, timeout interval DEFAULT '30 seconds',
-    after_generation int DEFAULT NULL)
+CREATE FUNCTION evpg_watch_projection(name text, key text DEFAULT '', after_version bigint DEFAULT 0,
+    timeout interval DEFAULT '30 seconds', after_generation int DEFAULT NULL)
   RETURNS TABLE (state jsonb, generation int, version bigint, "position" bigint, updated_at timestamptz)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
 COMMENT ON FUNCTION evpg_watch_projection(text, text, bigint, interval, int) IS
@@ -986,19 +1006,26 @@ CREATE VIEW evpg.stat_consumer AS
          p.version, c.checkpoint,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
               CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
-              OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.saga_event r WHERE r.saga OPERATOR(pg_catalog.=) p.name) END AS lag_events,
+              OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.saga_event r
+                                      WHERE r.saga OPERATOR(pg_catalog.=) p.name) END AS lag_events,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
-              coalesce(pg_catalog.round(extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) END AS lag_seconds,
+              coalesce(pg_catalog.round(
+                extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) END AS lag_seconds,
          c.events_total, c.errors_total,
-         (SELECT pg_catalog.count(*) FROM evpg.parked_event k WHERE k.name OPERATOR(pg_catalog.=) p.name AND k.skip_reason IS NULL)
-           OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d WHERE d.saga OPERATOR(pg_catalog.=) p.name AND d.resolved_at IS NULL) AS parked,
+         (SELECT pg_catalog.count(*) FROM evpg.parked_event k
+            WHERE k.name OPERATOR(pg_catalog.=) p.name AND k.skip_reason IS NULL)
+           OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d
+                                   WHERE d.saga OPERATOR(pg_catalog.=) p.name AND d.resolved_at IS NULL) AS parked,
          c.last_error, c.last_sqlstate, c.last_context, c.last_error_at, c.error_position AS last_error_position,
          CASE WHEN c.status OPERATOR(pg_catalog.=) 'running' THEN c.retry_at END AS retry_at,
          coalesce(w.pid, i.pid) AS worker_pid, c.updated_at,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN NULL
-              WHEN NOT h.activated THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run'
-              WHEN c.status OPERATOR(pg_catalog.=) 'paused' THEN 'evpg_pause_consumer() was called: evpg_resume_consumer() lets it go on'
-              WHEN c.status OPERATOR(pg_catalog.=) 'stopped' THEN 'an event fails: repair its cause, then evpg_resume_consumer()' END AS reason,
+              WHEN NOT h.activated
+                THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run'
+              WHEN c.status OPERATOR(pg_catalog.=) 'paused'
+                THEN 'evpg_pause_consumer() was called: evpg_resume_consumer() lets it go on'
+              WHEN c.status OPERATOR(pg_catalog.=) 'stopped'
+                THEN 'an event fails: repair its cause, then evpg_resume_consumer()' END AS reason,
          t.dispatched AS dispatched_total, t.dead_lettered AS dead_lettered_total
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
           UNION ALL SELECT name, 'saga', 'async', pg_catalog.max(version) FROM evpg.saga GROUP BY name) p
@@ -1007,31 +1034,46 @@ CREATE VIEW evpg.stat_consumer AS
     CROSS JOIN (SELECT evpg.is_activated() AS activated) h
     LEFT JOIN LATERAL (SELECT coalesce(pg_catalog.sum(s.dispatched), 0)::pg_catalog.int8 AS dispatched,
                               coalesce(pg_catalog.sum(s.dead_lettered), 0)::pg_catalog.int8 AS dead_lettered
-                         FROM evpg.saga_total s WHERE s.saga OPERATOR(pg_catalog.=) p.name) t ON p.kind OPERATOR(pg_catalog.=) 'saga'
+                         FROM evpg.saga_total s WHERE s.saga OPERATOR(pg_catalog.=) p.name) t
+           ON p.kind OPERATOR(pg_catalog.=) 'saga'
     LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" OPERATOR(pg_catalog.>) c.checkpoint
                         ORDER BY e."position" LIMIT 1) e ON true
-    LEFT JOIN (SELECT pid, (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash FROM pg_catalog.pg_locks
+    LEFT JOIN (SELECT pid,
+                      (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
+                        OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash
+                FROM pg_catalog.pg_locks
                 WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND objsubid OPERATOR(pg_catalog.=) 17752 AND granted
-                  AND database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) w
+                  AND database OPERATOR(pg_catalog.=) (
+                    SELECT oid FROM pg_catalog.pg_database
+                     WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) w
            ON w.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(p.name COLLATE "C", 0)
     -- instances of a saga that react, of which there may be many
-    LEFT JOIN (SELECT pg_catalog.min(pid) AS pid, (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash FROM pg_catalog.pg_locks
+    LEFT JOIN (SELECT pg_catalog.min(pid) AS pid,
+                      (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
+                        OPERATOR(pg_catalog.|) objid::pg_catalog.int8 AS hash
+                FROM pg_catalog.pg_locks
                 WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND objsubid OPERATOR(pg_catalog.=) 17755 AND granted
-                  AND database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+                  AND database OPERATOR(pg_catalog.=) (
+                    SELECT oid FROM pg_catalog.pg_database
+                     WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
                 GROUP BY 2) i
-           ON i.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended('' COLLATE "C", pg_catalog.hashtextextended(p.name COLLATE "C", 0));
+           ON i.hash OPERATOR(pg_catalog.=)
+              pg_catalog.hashtextextended('' COLLATE "C", pg_catalog.hashtextextended(p.name COLLATE "C", 0));
 COMMENT ON VIEW evpg.stat_consumer IS
   'shows the progress of projections and sagas, their errors and their workers; lag_events counts positions, and events '
   'that instances of sagas have not reacted to';
 
 CREATE VIEW evpg.progress_rebuild AS
   SELECT r.name, r.build,
-         CASE WHEN r.status OPERATOR(pg_catalog.=) 'failed' THEN 'failed' WHEN t.checkpoint OPERATOR(pg_catalog.<) r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
+         CASE WHEN r.status OPERATOR(pg_catalog.=) 'failed' THEN 'failed'
+              WHEN t.checkpoint OPERATOR(pg_catalog.<) r.goal THEN 'replay' ELSE 'catch-up' END AS phase,
          t.events AS events_done, e.events_total, r.started_at,
          r.parts, w.workers, f.rate AS events_per_second,
-         CASE WHEN r.status OPERATOR(pg_catalog.=) 'running' AND f.rate OPERATOR(pg_catalog.>) 0 AND t.checkpoint OPERATOR(pg_catalog.>) r.start_position
+         CASE WHEN r.status OPERATOR(pg_catalog.=) 'running' AND f.rate OPERATOR(pg_catalog.>) 0
+                AND t.checkpoint OPERATOR(pg_catalog.>) r.start_position
               THEN pg_catalog.make_interval(secs => greatest(r.goal OPERATOR(pg_catalog.-) t.checkpoint, 0)
-                OPERATOR(pg_catalog.*) extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at)::pg_catalog.float8
+                OPERATOR(pg_catalog.*) extract(epoch FROM
+                  evpg.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at)::pg_catalog.float8
                 OPERATOR(pg_catalog./) (t.checkpoint OPERATOR(pg_catalog.-) r.start_position)) END AS eta,
          r.attempts, r.retry_at, r.last_error
     FROM evpg.rebuild r
@@ -1040,18 +1082,25 @@ CREATE VIEW evpg.progress_rebuild AS
                                least(pg_catalog.sum(p.events)::pg_catalog.int8,
                                      pg_catalog.max(p.checkpoint) OPERATOR(pg_catalog.-) r.start_position) AS events
                           FROM evpg.rebuild_part p WHERE p.build OPERATOR(pg_catalog.=) r.build) t
-    CROSS JOIN LATERAL (SELECT greatest(l.last_value OPERATOR(pg_catalog.-) r.start_position, 0) AS events_total FROM evpg.event_position l) e
-    CROSS JOIN LATERAL (SELECT pg_catalog.round(t.events OPERATOR(pg_catalog./)
-                          greatest(extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at), 0.001)) AS rate) f
-    CROSS JOIN LATERAL (SELECT pg_catalog.count(DISTINCT k.pid) AS workers FROM pg_catalog.pg_locks k, pg_catalog.generate_series(1, r.parts) AS part
-                         WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.objsubid OPERATOR(pg_catalog.=) 17753 AND k.granted
-                           AND k.database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-                           AND (k.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) k.objid::pg_catalog.int8
+    CROSS JOIN LATERAL (SELECT greatest(l.last_value OPERATOR(pg_catalog.-) r.start_position, 0) AS events_total
+                        FROM evpg.event_position l) e
+    CROSS JOIN LATERAL (SELECT pg_catalog.round(t.events OPERATOR(pg_catalog./) greatest(
+                          extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) r.started_at), 0.001)) AS rate) f
+    CROSS JOIN LATERAL (SELECT pg_catalog.count(DISTINCT k.pid) AS workers
+                         FROM pg_catalog.pg_locks k, pg_catalog.generate_series(1, r.parts) AS part
+                         WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory'
+                           AND k.objsubid OPERATOR(pg_catalog.=) 17753 AND k.granted
+                           AND k.database OPERATOR(pg_catalog.=) (
+                             SELECT oid FROM pg_catalog.pg_database
+                              WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+                           AND (k.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
+                                 OPERATOR(pg_catalog.|) k.objid::pg_catalog.int8
                                OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(r.name COLLATE "C", part)) w;
 COMMENT ON VIEW evpg.progress_rebuild IS
   'shows the progress of rebuilds of all keys of projections, their speed, and when they are expected to end';
 
-CREATE FUNCTION evpg.database_slots(OUT datid oid, OUT workers int, OUT workers_wanted int, OUT broadcaster_pid int, OUT reason text)
+CREATE FUNCTION evpg.database_slots(OUT datid oid, OUT workers int, OUT workers_wanted int,
+    OUT broadcaster_pid int, OUT reason text)
   RETURNS SETOF record AS 'MODULE_PATHNAME', 'evpg_database_slots' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg.database_slots() IS
   'returns the background processes of databases with evpg; read them through evpg.stat_database';
@@ -1061,7 +1110,8 @@ CREATE VIEW evpg.stat_database AS
          CASE WHEN s.reason IS NULL AND (h.activated OR d.datname OPERATOR(pg_catalog.<>) pg_catalog.current_database())
               THEN 'served' ELSE 'not served' END AS status,
          CASE WHEN d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND NOT h.activated
-              THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run' ELSE s.reason END AS reason,
+              THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run'
+              ELSE s.reason END AS reason,
          s.workers, s.workers_wanted, s.broadcaster_pid
     FROM evpg.database_slots() s
     CROSS JOIN (SELECT evpg.is_activated() AS activated) h
@@ -1091,8 +1141,8 @@ COMMENT ON FUNCTION evpg_drop_saga(text, boolean) IS
   'none';
 
 CREATE FUNCTION evpg_saga(name text, key text)
-  RETURNS TABLE (state jsonb, status text, version bigint, "position" bigint, pending_events int, pending_timers int, dead_letters int,
-    started_at timestamptz, updated_at timestamptz)
+  RETURNS TABLE (state jsonb, status text, version bigint, "position" bigint, pending_events int, pending_timers int,
+    dead_letters int, started_at timestamptz, updated_at timestamptz)
   AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT ROWS 1;
 COMMENT ON FUNCTION evpg_saga(text, text) IS 'returns an instance of a saga; no row if there is none';
 
@@ -1108,7 +1158,8 @@ COMMENT ON FUNCTION evpg_run_sagas(int) IS
   'lets sagas react in this transaction to what is pending now; returns how many commands were sent, and how many dead '
   'letters written';
 
-CREATE FUNCTION evpg_schedule_command(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
+CREATE FUNCTION evpg_schedule_command(due_at timestamptz, aggregate_type text, aggregate_id text, command_type text,
+    data jsonb DEFAULT '{}',
     command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL,
     causation_id text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -1171,7 +1222,8 @@ COMMENT ON FUNCTION evpg_translate(text, jsonb) IS
 
 -- ------------------------------------------------------------------ retention
 
--- What is not needed any more in some blocks of a table; rows that others have locked stay for the next time, so nobody is waited for.
+-- Deletes or empties the rows of some blocks of a table that are not needed any more.  It waits for no other transaction:
+-- locked rows stay until the next time.
 CREATE FUNCTION evpg.prune(what text, older_than interval, first_block bigint, end_block bigint) RETURNS bigint
   LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1184,38 +1236,46 @@ DECLARE
 BEGIN
   CASE what
     WHEN 'commands' THEN
-      found := ARRAY(SELECT ctid FROM evpg.command_record WHERE ctid >= first AND ctid < last AND recorded_at < before FOR UPDATE SKIP LOCKED);
+      found := ARRAY(SELECT ctid FROM evpg.command_record WHERE ctid >= first AND ctid < last AND recorded_at < before
+                        FOR UPDATE SKIP LOCKED);
       DELETE FROM evpg.command_record WHERE ctid = ANY (found);
       GET DIAGNOSTICS pruned = ROW_COUNT;
     WHEN 'inbox' THEN
-      found := ARRAY(SELECT ctid FROM evpg.inbox WHERE ctid >= first AND ctid < last AND received_at < before FOR UPDATE SKIP LOCKED);
+      found := ARRAY(SELECT ctid FROM evpg.inbox WHERE ctid >= first AND ctid < last AND received_at < before
+                        FOR UPDATE SKIP LOCKED);
       DELETE FROM evpg.inbox WHERE ctid = ANY (found);
       GET DIAGNOSTICS pruned = ROW_COUNT;
     WHEN 'sagas' THEN
-      -- Version 0, which no saga has: an instance of which nothing is left but that it completed.
-      found := ARRAY(SELECT ctid FROM evpg.saga_instance WHERE ctid >= first AND ctid < last AND status = 'completed' AND saga_version <> 0
-                        AND updated_at < before FOR UPDATE SKIP LOCKED);
+      -- Version 0, which no saga has, marks an instance of which only the fact that it completed is left.
+      found := ARRAY(SELECT ctid FROM evpg.saga_instance WHERE ctid >= first AND ctid < last AND status = 'completed'
+                        AND saga_version <> 0 AND updated_at < before FOR UPDATE SKIP LOCKED);
       UPDATE evpg.saga_instance SET state = '{}', undo = '[]', saga_version = 0 WHERE ctid = ANY (found);
       GET DIAGNOSTICS pruned = ROW_COUNT;
     WHEN 'dead_letters' THEN
-      -- What was discarded stays as long as a rebuild of the saga has to leave it out, without what it said.
+      -- A discarded letter stays, without its texts, as long as a rebuild of the saga has to leave its event out.
       found := ARRAY(SELECT l.ctid FROM evpg.dead_letter l WHERE l.ctid >= first AND l.ctid < last AND l.resolved_at < before
                         AND (l.resolution <> 'discarded' OR l.source_position IS NULL OR l.saga IS NULL
-                             OR NOT EXISTS (SELECT FROM evpg.consumer c WHERE c.name = l.saga AND c.created_at < l.created_at))
+                             OR NOT EXISTS (SELECT FROM evpg.consumer c
+                                             WHERE c.name = l.saga AND c.created_at < l.created_at))
                         FOR UPDATE OF l SKIP LOCKED);
       DELETE FROM evpg.dead_letter WHERE ctid = ANY (found);
       GET DIAGNOSTICS pruned = ROW_COUNT;
       found := ARRAY(SELECT l.ctid FROM evpg.dead_letter l WHERE l.ctid >= first AND l.ctid < last AND l.resolved_at < before
-                        AND (l.message <> '' OR num_nonnulls(l.label, l.command, l.code, l.detail, l.hint, l.context, l.reason) > 0)
+                        AND (l.message <> ''
+                             OR num_nonnulls(l.label, l.command, l.code, l.detail, l.hint, l.context, l.reason) > 0)
                         FOR UPDATE OF l SKIP LOCKED);
-      UPDATE evpg.dead_letter SET message = '', label = NULL, command = NULL, code = NULL, detail = NULL, hint = NULL, context = NULL, reason = NULL
+      UPDATE evpg.dead_letter
+         SET message = '', label = NULL, command = NULL, code = NULL, detail = NULL, hint = NULL, context = NULL,
+             reason = NULL
        WHERE ctid = ANY (found);
       GET DIAGNOSTICS emptied = ROW_COUNT;
     WHEN 'parked_events' THEN
-      -- Rebuilds leave out what was given up: position and key stay.
+      -- Rebuilds leave out skipped events, so position and key stay.
       found := ARRAY(SELECT ctid FROM evpg.parked_event WHERE ctid >= first AND ctid < last AND skipped_at < before
-                        AND (skip_reason <> '' OR num_nonnulls(error, sqlstate, context, skipped_by) > 0) FOR UPDATE SKIP LOCKED);
-      UPDATE evpg.parked_event SET error = NULL, sqlstate = NULL, context = NULL, skip_reason = '', skipped_by = NULL WHERE ctid = ANY (found);
+                        AND (skip_reason <> '' OR num_nonnulls(error, sqlstate, context, skipped_by) > 0)
+                        FOR UPDATE SKIP LOCKED);
+      UPDATE evpg.parked_event SET error = NULL, sqlstate = NULL, context = NULL, skip_reason = '', skipped_by = NULL
+       WHERE ctid = ANY (found);
       GET DIAGNOSTICS pruned = ROW_COUNT;
   END CASE;
   RETURN pruned + emptied;
@@ -1243,7 +1303,7 @@ BEGIN
   IF older_than < interval '0' THEN
     RAISE EXCEPTION 'older_than must not be negative' USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  -- What is updated goes to later blocks, where it is not found again.
+  -- New versions of updated rows may go to later blocks; they no longer match there.
   FOR block IN 0 .. evpg.prunable_blocks(what) - 1 BY 1024 LOOP
     pruned := pruned + evpg.prune(what, older_than, block, block + 1024);
   END LOOP;
@@ -1251,7 +1311,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg.prune_all(text, interval) IS 'prunes a whole table; returns the number of rows pruned';
 
--- A batch of a worker, unless another one is at it.  A look begins every ten minutes, and after each change of the retention.
+-- Prunes one batch for a worker, unless another worker prunes this table.  A scan of the table begins every ten minutes, and
+-- after each change of its retention.
 CREATE FUNCTION evpg.prune_batch(what text, OUT more boolean, OUT next_at timestamptz)
   LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1275,7 +1336,7 @@ BEGIN
        WHERE r.what = prune_batch.what;
     END IF;
   END IF;
-  -- If another worker prunes it looks again itself.
+  -- The worker that holds the row goes on by itself.
   next_at := policy.looked_at + pause;
 END $$;
 COMMENT ON FUNCTION evpg.prune_batch(text) IS
@@ -1336,7 +1397,7 @@ COMMENT ON FUNCTION evpg_session_stats() IS
 
 -- Nothing is granted to PUBLIC.  Which access gives an object is written beside it; what an access includes is in
 -- evpg.access_parts().  'owner': no access gives it.  columns: only these of a table; NULL: all.  A function is named
--- without arguments: all that the extension has of that name are meant, never one that somebody else has made.
+-- without arguments: all functions of the extension with that name are meant, and no others.
 CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine'::pg_catalog.text, 'refuse_change'::pg_catalog.text, NULL::pg_catalog.text[], '{owner}'::pg_catalog.text[]),
   ('routine', 'refuse_writer', NULL, '{owner}'),
@@ -1436,12 +1497,14 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'database_slots', NULL, '{monitor,reader}'),
   ('relation', 'stat_database', NULL, '{monitor,reader}'),
   ('relation', 'progress_rebuild', NULL, '{monitor,reader}'),
-  ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,crashes,error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
+  ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,crashes,'
+   'error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
   ('relation', 'parked_event', '{parked_event_id,position,parked_at,attempts,name,sqlstate,skipped_at}', '{monitor}'),
   ('relation', 'saga_instance', '{saga,saga_version,status,version,position,started_at,updated_at}', '{monitor}'),
   ('relation', 'saga_event', '{saga,position,retry_at,dead_letter_id,attempts}', '{monitor}'),
   ('relation', 'timer', '{timer_id,due_at,scheduled_at,retry_at,dead_letter_id,attempts,saga,name}', '{monitor}'),
-  ('relation', 'dead_letter', '{dead_letter_id,created_at,source_position,timer_id,attempts,saga,label,sqlstate,code,resolved_at,resolution}', '{monitor}'),
+  ('relation', 'dead_letter', '{dead_letter_id,created_at,source_position,timer_id,attempts,saga,label,'
+   'sqlstate,code,resolved_at,resolution}', '{monitor}'),
   ('relation', 'consumer', NULL, '{operator}'),
   ('relation', 'parked_event', NULL, '{operator}'),
   ('relation', 'rebuild', NULL, '{operator}'),
@@ -1487,7 +1550,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg.access_parts(text) IS 'returns the accesses that an access includes';
 
--- As GRANT wants them; acl: who has what on that object now.
+-- privilege is written as GRANT takes it; acl is the object's present access control list.
 CREATE FUNCTION evpg.privileges(access text, OUT privilege text, OUT acl aclitem[]) RETURNS SETOF record
   LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1498,9 +1561,11 @@ BEGIN
      WHERE n.nspname = 'evpg' OR n.oid = (SELECT e.extnamespace FROM pg_extension e WHERE e.extname = 'evpg')
     UNION ALL
     SELECT 'EXECUTE ON ROUTINE ' || p.oid::regprocedure, p.proacl
-      FROM evpg.access_object o JOIN pg_proc p ON p.proname = o.object JOIN pg_depend d ON d.objid = p.oid JOIN pg_extension e ON e.oid = d.refobjid
+      FROM evpg.access_object o JOIN pg_proc p ON p.proname = o.object
+           JOIN pg_depend d ON d.objid = p.oid JOIN pg_extension e ON e.oid = d.refobjid
      WHERE o.kind = 'routine' AND o.given_by && parts
-       AND d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'evpg'
+       AND d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass
+       AND d.deptype = 'e' AND e.extname = 'evpg'
     UNION ALL
     SELECT format('SELECT ON TABLE evpg.%I', c.relname), c.relacl
       FROM evpg.access_object o JOIN pg_class c ON c.relname = o.object AND c.relnamespace = 'evpg'::regnamespace
@@ -1513,7 +1578,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evpg.privileges(text) IS 'returns the privileges that evpg_grant() grants for an access';
 
--- Names are put together, never parts of a format.  A caller needs the right to grant: the owner of the extension, or a superuser.
+-- Statements are concatenated, so that no name is read as a format.  The caller must be able to grant: the owner of the
+-- extension, or a superuser.
 CREATE FUNCTION evpg_grant(grantee regrole, access text) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1528,7 +1594,7 @@ COMMENT ON FUNCTION evpg_grant(regrole, text) IS
   'grants a role an access: monitor (progress and errors), reader (read), relay (read and inject), executor (execute '
   'commands), writer (read, execute and append) or operator (all of these, and administration)';
 
--- What another access that the role has been given needs stays; it has been given one if it has all that belongs to it.
+-- Privileges that another access of the role needs stay.  A role has an access if it has all privileges that belong to it.
 CREATE FUNCTION evpg_revoke(grantee regrole, access text) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1541,7 +1607,8 @@ BEGIN
    WHERE NOT evpg.access_parts(other) <@ parts
      AND NOT EXISTS (SELECT FROM evpg.privileges(other) p
                       WHERE NOT EXISTS (SELECT FROM aclexplode(p.acl) a
-                                         WHERE a.grantee = evpg_revoke.grantee AND a.privilege_type = split_part(p.privilege, ' ', 1)));
+                                         WHERE a.grantee = evpg_revoke.grantee
+                                           AND a.privilege_type = split_part(p.privilege, ' ', 1)));
   FOR statement IN
     SELECT 'REVOKE ' || p.privilege || ' FROM ' || grantee FROM evpg.privileges(access) p
      WHERE p.privilege NOT IN (SELECT k.privilege FROM unnest(kept) other, evpg.privileges(other) k)
@@ -1555,18 +1622,23 @@ END $$;
 COMMENT ON FUNCTION evpg_revoke(regrole, text) IS
   'revokes an access that evpg_grant() granted, except what another access of the role needs';
 
--- Every table refuses rows that neither evpg nor a superuser writes.  Triggers for each row where evpg writes in
--- subtransactions, of which there can be many in a transaction: one for each statement would leave 8 kB in each.
+-- Every table refuses rows that neither evpg nor a superuser writes.  Tables that evpg writes in
+-- subtransactions have a trigger for each row: one for each statement would leave 8 kB in each of the many subtransactions
+-- of a transaction.
 DO $$
 DECLARE
   name pg_catalog.name;
   statement pg_catalog.text;
 BEGIN
   FOR name IN SELECT c.relname FROM pg_catalog.pg_class c
-               WHERE c.relnamespace OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.regnamespace::pg_catalog.oid AND c.relkind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
+               WHERE c.relnamespace OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.regnamespace::pg_catalog.oid
+                 AND c.relkind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
   LOOP
-    IF name OPERATOR(pg_catalog.=) ANY ('{command_record,snapshot,inbox,saga_event,saga_instance,saga_total,timer,dead_letter}'::pg_catalog.name[]) THEN
-      EXECUTE pg_catalog.format('CREATE TRIGGER evpg_row_writer BEFORE INSERT OR UPDATE OR DELETE ON evpg.%I FOR EACH ROW EXECUTE FUNCTION evpg.refuse_writer()', name);
+    IF name OPERATOR(pg_catalog.=) ANY (
+         '{command_record,snapshot,inbox,saga_event,saga_instance,saga_total,timer,dead_letter}'::pg_catalog.name[]) THEN
+      EXECUTE pg_catalog.format(
+        'CREATE TRIGGER evpg_row_writer BEFORE INSERT OR UPDATE OR DELETE ON evpg.%I '
+        'FOR EACH ROW EXECUTE FUNCTION evpg.refuse_writer()', name);
       EXECUTE pg_catalog.format('ALTER TABLE evpg.%I ENABLE ALWAYS TRIGGER evpg_row_writer', name);
       statement := 'TRUNCATE';
     ELSIF name OPERATOR(pg_catalog.=) ANY ('{event_log,stream}'::pg_catalog.name[]) THEN
@@ -1574,46 +1646,58 @@ BEGIN
     ELSE
       statement := 'INSERT OR UPDATE OR DELETE OR TRUNCATE';
     END IF;
-    EXECUTE pg_catalog.format('CREATE TRIGGER evpg_writer BEFORE %s ON evpg.%I FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_writer()', statement, name);
+    EXECUTE pg_catalog.format(
+      'CREATE TRIGGER evpg_writer BEFORE %s ON evpg.%I '
+      'FOR EACH STATEMENT EXECUTE FUNCTION evpg.refuse_writer()', statement, name);
     EXECUTE pg_catalog.format('ALTER TABLE evpg.%I ENABLE ALWAYS TRIGGER evpg_writer', name);
   END LOOP;
 END $$;
 
--- Takes from everybody but the owner what PostgreSQL or ALTER DEFAULT PRIVILEGES gave: who may write a table, draw a
--- position or make a trigger here could do anything.  Types stay everybody's, for functions of users have them as arguments.
+-- Revokes from every role but the owner what PostgreSQL or ALTER DEFAULT PRIVILEGES granted: a role that may write a table,
+-- draw a position or create a trigger here could do anything.  Types stay usable by PUBLIC, since functions of users have
+-- them as arguments.
 DO $$
 DECLARE
   statement pg_catalog.text;
 BEGIN
   FOR statement IN
     SELECT pg_catalog.format('REVOKE ALL ON %s %s FROM %s', o.kind, o.name,
-                             CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END)
+                             CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC'
+                                  ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END)
       FROM (SELECT 'ROUTINE' AS kind, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name, p.proowner AS owner,
-                   COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)) AS acl, 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid AS id
+                   COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)) AS acl,
+                   'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid AS id
               FROM pg_catalog.pg_proc p
             UNION ALL
             SELECT CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S'::pg_catalog."char" THEN 'SEQUENCE' ELSE 'TABLE' END,
-                   c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner, c.relacl, 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, c.oid
+                   c.oid::pg_catalog.regclass::pg_catalog.text, c.relowner, c.relacl,
+                   'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, c.oid
               FROM pg_catalog.pg_class c
             UNION ALL
-            SELECT 'TYPE', t.oid::pg_catalog.regtype::pg_catalog.text, t.typowner, t.typacl, 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, t.oid
+            SELECT 'TYPE', t.oid::pg_catalog.regtype::pg_catalog.text, t.typowner, t.typacl,
+                   'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, t.oid
               FROM pg_catalog.pg_type t
             UNION ALL
-            SELECT 'SCHEMA', pg_catalog.quote_ident(n.nspname), n.nspowner, n.nspacl, 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid, n.oid
+            SELECT 'SCHEMA', pg_catalog.quote_ident(n.nspname), n.nspowner, n.nspacl,
+                   'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid, n.oid
               FROM pg_catalog.pg_namespace n) o
            JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) o.class AND d.objid OPERATOR(pg_catalog.=) o.id
                 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass::pg_catalog.oid
                 AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
-           JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.name
+           JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+                AND e.extname OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.name
            CROSS JOIN LATERAL pg_catalog.aclexplode(o.acl) a
      WHERE a.grantee OPERATOR(pg_catalog.<>) o.owner
     UNION ALL
     SELECT pg_catalog.format('GRANT USAGE ON TYPE %s TO PUBLIC', t.oid::pg_catalog.regtype)
       FROM pg_catalog.pg_type t
-           JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid AND d.objid OPERATOR(pg_catalog.=) t.oid
+           JOIN pg_catalog.pg_depend d
+                ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid
+                AND d.objid OPERATOR(pg_catalog.=) t.oid
                 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass::pg_catalog.oid
                 AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
-           JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.name
+           JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+                AND e.extname OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.name
      WHERE t.typacl IS NOT NULL
   LOOP
     EXECUTE statement;
