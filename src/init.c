@@ -32,7 +32,7 @@
 #include "base/statement.h"
 #include "base/testing.h"
 #include "base/wakeup.h"
-#include "broadcast/ring.h"
+#include "broadcast/frame_ring.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "log/durable.h"
@@ -71,7 +71,7 @@ _PG_init(void)
 	EvpgSettingsInit();
 	EvpgShmemInit();
 	EvpgWakeupInit();
-	EvpgRingInit();
+	EvpgFrameRingInit();
 	EvpgDurableInit();
 	EvpgCatalogInit();
 	EvpgRegistrationInit();

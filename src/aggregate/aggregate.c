@@ -192,8 +192,8 @@ load_aggregate(const char *aggregate_type)
 	EvpgStatementDone();
 
 	old = MemoryContextSwitchTo(context);
-	aggregate->native = (library != NULL);
-	if (aggregate->native)
+	aggregate->has_module = (library != NULL);
+	if (aggregate->has_module)
 	{
 		EvpgModuleCheckRegistrant(library, registered_by);
 		EvpgModuleLoadAggregate(library, symbol, &aggregate->module);
@@ -263,7 +263,7 @@ EvpgAggregateGetWithState(const char *aggregate_type)
 {
 	EvpgAggregate *aggregate = EvpgAggregateGet(aggregate_type);
 
-	if (!aggregate->native && aggregate->handler == NULL)
+	if (!aggregate->has_module && aggregate->handler == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("aggregate type \"%s\" only stores events", aggregate_type),

@@ -33,8 +33,8 @@ typedef struct EvpgAggregate
 {
 	char		aggregate_type[256];	/* hash key */
 	MemoryContext context;
-	bool		native;			/* a symbol of a module, else functions */
-	evpg_aggregate_definition module;	/* if native */
+	bool		has_module;		/* a symbol of a module, else functions */
+	evpg_aggregate_definition module;	/* if has_module */
 	EvpgFunction *handler;		/* if not; NULL: stores events alone */
 	EvpgFunction *reducer;
 	EvpgFunction *invariant;	/* may be NULL */

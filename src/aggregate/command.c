@@ -293,7 +293,7 @@ decide_and_write(CommandExecution *execution)
 	before = stream->version;
 	if (!write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase))
 	{
-		if (!aggregate->native)
+		if (!aggregate->has_module)
 			raise_stream_created(command);
 		return false;
 	}
@@ -316,7 +316,7 @@ static bool
 try_command(CommandExecution *execution)
 {
 	EvpgStream *stream = &execution->outcome->stream;
-	bool		reserved = lock_or_reserve_stream(execution->command, stream, !execution->aggregate->native);
+	bool		reserved = lock_or_reserve_stream(execution->command, stream, !execution->aggregate->has_module);
 	bool		done = decide_and_write(execution);
 
 	if (reserved)
@@ -458,7 +458,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	check_stack_depth();
 	command->received_at = EvpgClockNow();
 	command->version = -1;		/* not known yet */
-	EvpgContextApply(command);
+	EvpgContextFill(command);
 	execution.asked = *command;
 	execution.aggregate = EvpgAggregateGetWithState(command->aggregate_type);
 	outcome->stream.aggregate_type = command->aggregate_type;
@@ -474,7 +474,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	EvpgContextSetSessionRole(command->session_role);
 	PG_TRY();
 	{
-		if (catch && (!execution.aggregate->native || EvpgInterceptorList() != NIL))
+		if (catch && (!execution.aggregate->has_module || EvpgInterceptorList() != NIL))
 			attempt_command(&execution);
 		else
 		{

@@ -75,24 +75,24 @@ copy_setting(const char *value)
 
 /* Fills in the session role of a command that has none. */
 void
-EvpgContextApplySession(EvpgCommand *command)
+EvpgContextFillSessionRole(EvpgCommand *command)
 {
 	if (command->session_role == NULL)
 		command->session_role = acting_for != NULL ? acting_for : GetUserNameFromId(GetSessionUserId(), false);
 }
 
 /*
- * EvpgContextApply
+ * EvpgContextFill
  *		Fills what the call left open from the session and from
  *		evpg_set_context().  SET can put anything into those settings, so their
  *		values are checked.  Results are in CurrentMemoryContext.
  */
 void
-EvpgContextApply(EvpgCommand *command)
+EvpgContextFill(EvpgCommand *command)
 {
 	const char *text;
 
-	EvpgContextApplySession(command);
+	EvpgContextFillSessionRole(command);
 	if (command->actor == NULL)
 	{
 		command->actor = copy_setting(EvpgActor);

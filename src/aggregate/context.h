@@ -13,8 +13,8 @@
 extern void EvpgContextLeave(void);
 extern const char *EvpgContextSessionRole(void);
 extern void EvpgContextSetSessionRole(const char *role);
-extern void EvpgContextApplySession(EvpgCommand *command);
-extern void EvpgContextApply(EvpgCommand *command);
+extern void EvpgContextFillSessionRole(EvpgCommand *command);
+extern void EvpgContextFill(EvpgCommand *command);
 extern void EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count);
 
 #endif							/* EVPG_CONTEXT_H */

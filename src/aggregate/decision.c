@@ -21,7 +21,7 @@
 #include "base/error_context.h"
 #include "base/errors.h"
 #include "base/subtransaction.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
@@ -154,9 +154,9 @@ void
 EvpgDecisionFromModule(evpg_result *result, const EvpgCommand *command, EvpgDecision *decision)
 {
 	decision->rejected = true;
-	(void) EvpgNativeClip(result);
-	decision->code = EvpgNativeText(result->code, "rejection code");
-	decision->message = EvpgNativeText(result->message, "rejection message");
+	(void) EvpgModuleResultClip(result);
+	decision->code = EvpgModuleCopyText(result->code, "rejection code");
+	decision->message = EvpgModuleCopyText(result->message, "rejection message");
 	if (decision->code[0] == '\0')
 		decision->code = NULL;
 	if (decision->message[0] == '\0')
@@ -173,7 +173,7 @@ EvpgRaiseModuleFailed(evpg_result *result, const char *role, const EvpgCommand *
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_MODULE),
 			 errmsg("%s of aggregate \"%s\" failed: %s", role, command->aggregate_type,
-					EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
+					EvpgModuleCopyText(EvpgModuleResultClip(result)->message, "failure message"))));
 }
 
 /* ------------------------------------------------------------------ functions that may refuse */

@@ -19,7 +19,7 @@
 typedef struct EvpgDecision
 {
 	EvpgEvent  *events;
-	evpg_json **data;			/* native: the data of each event, lent */
+	evpg_json **data;			/* of a module: the data of each event, lent */
 	int			count;
 	bool		rejected;
 	char	   *code;

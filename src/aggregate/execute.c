@@ -217,7 +217,7 @@ evpg_append(PG_FUNCTION_ARGS)
 	EvpgCheckCallersMetadata(command.metadata);
 	EvpgCheckCallersCommandId(command.command_id);
 
-	EvpgContextApply(&command);
+	EvpgContextFill(&command);
 	EvpgEnter(&call.scope, "evpg_append()");
 	EvpgCommandAppend(&command, events, count, &outcome);
 	EvpgLeave(&call.scope);
@@ -296,7 +296,7 @@ evpg_inject(PG_FUNCTION_ARGS)
 	if (event.metadata != NULL)
 		event.metadata = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(event.metadata),
 															CStringGetTextDatum("evpg")));
-	EvpgContextApplySession(&command);
+	EvpgContextFillSessionRole(&command);
 
 	EvpgEnter(&call.scope, "evpg_inject()");
 	EvpgCatalogLockForAppend(false);

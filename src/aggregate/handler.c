@@ -18,7 +18,7 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "catalog/pg_type.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
@@ -34,7 +34,7 @@ read_emitted_text(evpg_json *json, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
 				 errmsg("%s contains \\u0000", what)));
-	return EvpgNativeText(string, what);
+	return EvpgModuleCopyText(string, what);
 }
 
 static void
@@ -131,7 +131,7 @@ static void
 decide_by_module(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
 {
 	const evpg_command_entry *entry = evpg_find_command(&state->aggregate->module, command->command_type);
-	evpg_result *result = EvpgNativeResult();
+	evpg_result *result = EvpgModuleResultCreate();
 	EvpgJsonOwner *data = EvpgJsonOwn(NULL);
 	EvpgJsonOwner *metadata = EvpgJsonOwn(NULL);
 	evpg_command in;
@@ -164,13 +164,13 @@ decide_by_module(EvpgState *state, const EvpgCommand *command, EvpgDecision *dec
 			.causation_id = command->causation_id,
 			.actor = command->actor,
 			.session_role = command->session_role,
-			.received_at = EvpgNativeTime(command->received_at)
+			.received_at = EvpgModuleTime(command->received_at)
 	};
 	entry->call(result, state->json->json, &in);
 
 	if (result->failed)
 		EvpgRaiseModuleFailed(result, "handler", command);
-	EvpgNativeResultCheck(result, EVPG_MAY_EMIT | EVPG_MAY_REJECT, "a handler");
+	EvpgModuleResultCheck(result, EVPG_MAY_EMIT | EVPG_MAY_REJECT, "a handler");
 	if (result->rejected)
 	{
 		EvpgDecisionFromModule(result, command, decision);
@@ -254,7 +254,7 @@ EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 	Assert(state->valid);
 	memset(decision, 0, sizeof(EvpgDecision));
 	EvpgAggregateCallBegin(&code);
-	if (state->aggregate->native)
+	if (state->aggregate->has_module)
 		decide_by_module(state, command, decision);
 	else
 		decide_by_function(state, command, decision);

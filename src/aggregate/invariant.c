@@ -12,7 +12,7 @@
 
 #include "aggregate/invariant.h"
 #include "base/errors.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 
 /*
  * EvpgInvariantHolds
@@ -36,19 +36,19 @@ EvpgInvariantHolds(EvpgState *state, const EvpgCommand *command, EvpgDecision *w
 
 	memset(why, 0, sizeof(EvpgDecision));
 	EvpgAggregateCallBegin(&code);
-	if (aggregate->native && aggregate->module.invariant != NULL)
+	if (aggregate->has_module && aggregate->module.invariant != NULL)
 	{
-		evpg_result *result = EvpgNativeResult();
+		evpg_result *result = EvpgModuleResultCreate();
 
 		holds = aggregate->module.invariant(result, state->json->json);
 		if (result->failed)
 			EvpgRaiseModuleFailed(result, "invariant", command);
-		EvpgNativeResultCheck(result, EVPG_MAY_REJECT, "an invariant");
+		EvpgModuleResultCheck(result, EVPG_MAY_REJECT, "an invariant");
 		if (result->rejected)
 			EvpgDecisionFromModule(result, command, why);
 		holds = holds && !result->rejected;
 	}
-	else if (!aggregate->native && aggregate->invariant != NULL)
+	else if (!aggregate->has_module && aggregate->invariant != NULL)
 	{
 		Datum		args[1] = {JsonbPGetDatum(state->jsonb)};
 		EvpgRefusableCall call = {.function = aggregate->invariant, .args = args, .max_rows = 1};

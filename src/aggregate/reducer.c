@@ -19,7 +19,7 @@
 #include "aggregate/decision.h"
 #include "aggregate/reducer.h"
 #include "base/errors.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 #include "utils/memutils.h"
 
 /* Calls the callback of a module for an event, which changes the state in place. */
@@ -33,9 +33,9 @@ fold_by_module(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 		state->aggregate->counters->unknown_events++;
 		return;
 	}
-	EvpgNativeEventSet(&state->event, event, data);
+	EvpgModuleEventSet(&state->event, event, data);
 	entry->call(state->json->json, &state->event.event);
-	EvpgNativeEventClear(&state->event);
+	EvpgModuleEventClear(&state->event);
 
 	/*
 	 * A walk over the state costs, so what was folded in counts until it is a
@@ -94,7 +94,7 @@ EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 
 	state->valid = false;
 	EvpgAggregateCallBegin(&code);
-	if (state->aggregate->native)
+	if (state->aggregate->has_module)
 		fold_by_module(state, event, data);
 	else
 		fold_by_function(state, event);

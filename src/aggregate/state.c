@@ -42,11 +42,11 @@ EvpgStateInit(EvpgState *state, EvpgAggregate *aggregate)
 	state->aggregate = aggregate;
 	state->context = AllocSetContextCreate(CurrentMemoryContext, "EvpgState", ALLOCSET_DEFAULT_SIZES);
 	state->scratch = AllocSetContextCreate(state->context, "EvpgState event", ALLOCSET_DEFAULT_SIZES);
-	if (aggregate->native)
+	if (aggregate->has_module)
 	{
 		old = MemoryContextSwitchTo(state->context);
 		state->json = EvpgJsonOwn(NULL);
-		EvpgNativeEventInit(&state->event);
+		EvpgModuleEventInit(&state->event);
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -65,7 +65,7 @@ EvpgStateCopyJsonb(MemoryContext context, const Jsonb *jsonb)
 void
 EvpgStateSet(EvpgState *state, const Jsonb *value, int64 version, int64 last_position)
 {
-	if (state->aggregate->native)
+	if (state->aggregate->has_module)
 	{
 		EvpgJsonFree(EvpgJsonLetGo(state->json));
 		state->json->json = EvpgJsonFromJsonb(value, "state");
@@ -88,7 +88,7 @@ EvpgStateSet(EvpgState *state, const Jsonb *value, int64 version, int64 last_pos
 Jsonb *
 EvpgStateToJsonb(EvpgState *state)
 {
-	return state->aggregate->native ? EvpgJsonToJsonb(state->json->json, "state") : state->jsonb;
+	return state->aggregate->has_module ? EvpgJsonToJsonb(state->json->json, "state") : state->jsonb;
 }
 
 /* ------------------------------------------------------------------ loading */
@@ -144,7 +144,7 @@ start_from_snapshot(EvpgState *state, const EvpgStream *stream, int64 version, b
 			 * A module's state is an object; anything else is no snapshot of
 			 * ours.
 			 */
-			if (!aggregate->native || JB_ROOT_IS_OBJECT(value))
+			if (!aggregate->has_module || JB_ROOT_IS_OBJECT(value))
 			{
 				EvpgStateSet(state, value, EvpgResultInt64(0, EVPG_SNAPSHOT_VERSION), 0);
 				state->snapshot_version = state->version;

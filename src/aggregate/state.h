@@ -11,7 +11,7 @@
 #include "aggregate/aggregate.h"
 #include "base/json.h"
 #include "log/stream.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 
 /*
  * A state of an aggregate in use: what the events up to version and
@@ -23,16 +23,16 @@ typedef struct EvpgState
 	MemoryContext context;		/* holds what follows; reset per event:
 								 * scratch */
 	MemoryContext scratch;
-	EvpgJsonOwner *json;		/* native */
-	EvpgNativeEvent event;		/* native: the one being folded */
+	EvpgJsonOwner *json;		/* of a module */
+	EvpgModuleEvent event;		/* of a module: the one being folded */
 	Jsonb	   *jsonb;			/* functions */
 	int64		version;
 	int64		last_position;
 	int64		snapshot_version;	/* of the newest usable snapshot that was
 									 * seen; 0: none */
 	bool		valid;
-	Size		size;			/* native: estimate, see EvpgStateSize */
-	Size		growth;			/* native: what was folded in since */
+	Size		size;			/* of a module: estimate, see EvpgStateSize */
+	Size		growth;			/* of a module: what was folded in since */
 } EvpgState;
 
 extern void EvpgStateInit(EvpgState *state, EvpgAggregate *aggregate);

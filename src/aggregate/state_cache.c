@@ -123,7 +123,7 @@ EvpgStateCacheTake(EvpgState *state, const EvpgStream *stream)
 	state->last_position = entry->last_position;
 	state->snapshot_version = entry->snapshot_version;
 	state->valid = true;
-	if (aggregate->native)
+	if (aggregate->has_module)
 	{
 		EvpgJsonFree(EvpgJsonLetGo(state->json));
 		state->json->json = entry->json;
@@ -159,7 +159,7 @@ EvpgStateCachePut(EvpgState *state, int64 stream_id)
 
 	Assert(state->valid && stream_id != 0);
 	state->valid = false;
-	if (aggregate->native)
+	if (aggregate->has_module)
 	{
 		size = state->size;
 		growth = state->growth;
@@ -176,7 +176,7 @@ EvpgStateCachePut(EvpgState *state, int64 stream_id)
 		return;
 	}
 	shrink_cache(limit - (size + growth + ENTRY_OVERHEAD));
-	if (!aggregate->native)
+	if (!aggregate->has_module)
 		jsonb = EvpgStateCopyJsonb(EvpgStateCacheContext, state->jsonb);
 	entry = hash_search(state_cache, &stream_id, HASH_ENTER, &found);
 	entry->generation = aggregate->generation;
@@ -184,7 +184,7 @@ EvpgStateCachePut(EvpgState *state, int64 stream_id)
 	entry->version = state->version;
 	entry->last_position = state->last_position;
 	entry->snapshot_version = state->snapshot_version;
-	entry->json = aggregate->native ? EvpgJsonLetGo(state->json) : NULL;
+	entry->json = aggregate->has_module ? EvpgJsonLetGo(state->json) : NULL;
 	entry->jsonb = jsonb;
 	entry->size = size;
 	entry->growth = growth;

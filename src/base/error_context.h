@@ -3,29 +3,29 @@
  * error_context.h
  *		Frames of the error context: what errors say of whose code was running.
  *
- * A frame is on the C stack.  An error takes it off by itself.
+ * A callback is on the C stack.  An error takes it off by itself.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef EVPG_ERROR_CONTEXT_H
 #define EVPG_ERROR_CONTEXT_H
 
-/* Adds a frame: describe calls errcontext() with arg, which must live as long. */
+/* Adds a callback: describe calls errcontext() with arg, which must live as long. */
 static inline void
-EvpgErrorContextPush(ErrorContextCallback *frame, void (*describe) (void *arg), void *arg)
+EvpgErrorContextPush(ErrorContextCallback *callback, void (*describe) (void *arg), void *arg)
 {
-	frame->callback = describe;
-	frame->arg = arg;
-	frame->previous = error_context_stack;
-	error_context_stack = frame;
+	callback->callback = describe;
+	callback->arg = arg;
+	callback->previous = error_context_stack;
+	error_context_stack = callback;
 }
 
-/* Takes off the frame that was added last. */
+/* Takes off the callback that was added last. */
 static inline void
-EvpgErrorContextPop(const ErrorContextCallback *frame)
+EvpgErrorContextPop(const ErrorContextCallback *callback)
 {
-	Assert(error_context_stack == frame);
-	error_context_stack = frame->previous;
+	Assert(error_context_stack == callback);
+	error_context_stack = callback->previous;
 }
 
 #endif							/* EVPG_ERROR_CONTEXT_H */

@@ -385,7 +385,7 @@ describe_number(void *what)
 static Numeric
 text_to_numeric(const char *text, const char *what)
 {
-	ErrorContextCallback frame;
+	ErrorContextCallback callback;
 	Datum		number;
 
 	/* numeric_in also takes NaN and Infinity, which JSON does not have. */
@@ -394,9 +394,9 @@ text_to_numeric(const char *text, const char *what)
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("%s contains a number that JSON cannot hold: %s", what,
 						clean_text(text))));
-	EvpgErrorContextPush(&frame, describe_number, unconstify(char *, what));
+	EvpgErrorContextPush(&callback, describe_number, unconstify(char *, what));
 	number = DirectFunctionCall3(numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
-	EvpgErrorContextPop(&frame);
+	EvpgErrorContextPop(&callback);
 	return DatumGetNumeric(number);
 }
 

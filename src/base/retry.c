@@ -70,6 +70,6 @@ EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
 bool
 EvpgErrorIsTransient(const ErrorData *error)
 {
-	return EvpgAttemptDisturbed(error->sqlerrcode) ||
+	return EvpgErrorIsInterference(error->sqlerrcode) ||
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES;
 }

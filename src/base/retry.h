@@ -17,7 +17,7 @@ extern bool EvpgErrorIsTransient(const ErrorData *error);
 
 /* Returns the pause after a pause: it doubles, from the first to the longest; 0 stands for no pause yet. */
 static inline int
-EvpgNextPause(int pause, int first, int longest)
+EvpgRetryNextPause(int pause, int first, int longest)
 {
 	return Min(Max(pause * 2, first), longest);
 }

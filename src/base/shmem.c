@@ -109,7 +109,7 @@ pause_after_crash(void)
 	if (start_at == 0 || TimestampDifferenceExceeds(start_at, now, CALM) || EVPG_MUTATION("hasty_launcher"))
 		pause = 0;
 	else
-		pause = EvpgNextPause(pause, FIRST_PAUSE, LAST_PAUSE);
+		pause = EvpgRetryNextPause(pause, FIRST_PAUSE, LAST_PAUSE);
 	start_at = TimestampTzPlusMilliseconds(now, pause);
 	return start_at;
 }
@@ -191,7 +191,7 @@ find_free_slot(void)
 }
 
 static void
-empty_ring(EvpgRing *ring)
+empty_ring(EvpgFrameRing *ring)
 {
 	ring->head = ring->tail = 0;
 	ring->commits = ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;

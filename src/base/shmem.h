@@ -31,8 +31,8 @@ typedef struct EvpgProcess
 	bool		woken;			/* there is work since it last cleared this */
 } EvpgProcess;
 
-/* Frames between tail and head, counted in bytes since ever; see ring.c. */
-typedef struct EvpgRing
+/* Frames between tail and head, counted in bytes since ever; see frame_ring.c. */
+typedef struct EvpgFrameRing
 {
 	LWLock	   *lock;			/* guards all of it but the bytes up to head */
 	char	   *bytes;			/* evpg.broadcast_buffer */
@@ -45,7 +45,7 @@ typedef struct EvpgRing
 	int64		dropped;
 	int64		announced;		/* of those dropped */
 	int64		resyncs;		/* announcements */
-} EvpgRing;
+} EvpgFrameRing;
 
 /* A slot.  All but the ring and what is atomic is guarded by EvpgSharedState.lock. */
 typedef struct EvpgDatabase
@@ -55,7 +55,7 @@ typedef struct EvpgDatabase
 								 * connected */
 	bool		wants_broadcaster;
 	EvpgProcess processes[EVPG_PROCESSES];
-	EvpgRing	ring;
+	EvpgFrameRing ring;
 	ConditionVariable wakers[EVPG_WAIT_BUCKETS];
 	pg_atomic_uint32 waiters[EVPG_WAIT_BUCKETS];
 } EvpgDatabase;

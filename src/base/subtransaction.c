@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * subtransaction.c
- *		Runs an action in a subtransaction, which is rolled back if it fails.
+ *		Runs an action in a subtransaction, which is rolled back if it fails; tells
+ *		what its error means: the user's cancel, interference, or a failure.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,17 +20,18 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-/* When a worker tries again what others were in the way of; ms. */
-#define PUT_OFF 500
+/* How long a worker postpones what was interfered with, in ms. */
+#define POSTPONE_MS 500
 
-/* This worker was told to cancel what it does, in this transaction. */
+/* A cancel was signalled to this worker in this transaction. */
 static volatile sig_atomic_t cancel_received = false;
 
 /*
  * EvpgSubtransactionRun
- *		NULL if the action succeeded; else nothing of it is left but the error,
- *		in CurrentMemoryContext.  The caller raises again what it does not mean
- *		to answer (ReThrowError): a cancelled query above all.
+ *		Runs an action in a subtransaction.  Returns NULL if it succeeded; else the
+ *		subtransaction is rolled back, and its error returned, in
+ *		CurrentMemoryContext.  The caller rethrows an error that it does not handle
+ *		(ReThrowError), above all one that EvpgErrorIsCancel.
  */
 ErrorData *
 EvpgSubtransactionRun(void (*action) (void *arg), void *arg)
@@ -62,7 +64,7 @@ EvpgSubtransactionRun(void (*action) (void *arg), void *arg)
 	return error;
 }
 
-/* Whether this is a background process of evpg; others may call its functions, too. */
+/* Returns whether this is a background process of evpg; background workers of others may call its functions, too. */
 bool
 EvpgInWorker(void)
 {
@@ -70,24 +72,24 @@ EvpgInWorker(void)
 }
 
 /*
- * EvpgSubtransactionLevel
- *		The level of a message about what somebody must look at: in a worker, which
- *		nobody sees otherwise, a warning.  Such messages name what has failed and
- *		where it is stored; what a user's error says may be personal data, which do
- *		not belong into the server's log.
+ * EvpgReportLevel
+ *		Returns the level of a message about something that needs attention: WARNING
+ *		in a background process, which has no client to tell, else LOG.  Such
+ *		messages name what has failed and where it is stored; the text of a user's
+ *		error may contain personal data, which does not belong into the server's log.
  */
 int
-EvpgSubtransactionLevel(void)
+EvpgReportLevel(void)
 {
 	return EvpgInWorker() ? WARNING : LOG;
 }
 
 /*
  * EvpgErrorIsCancel
- *		Whether an error is the user's who wants the statement to end, so that it
- *		must be raised again.  A worker of evpg has no such user, and no timeout of
- *		statements: there it is an error like others, see EvpgAttemptDisturbed.  What
- *		ends a session is no ERROR.
+ *		Returns whether an error is the cancel of a user, or a timeout, that ends the
+ *		statement, so that it must be rethrown.  In a background process of evpg it
+ *		is an error like others, see EvpgErrorIsInterference.  What ends a session is
+ *		no ERROR.
  */
 bool
 EvpgErrorIsCancel(const ErrorData *error)
@@ -104,44 +106,48 @@ note_cancel(SIGNAL_ARGS)
 	StatementCancelHandler(postgres_signal_arg);
 }
 
-/* Tells cancels, which a worker survives, from user code that raises the same error.  Called once, in a worker. */
+/*
+ * EvpgTrackCancels
+ *		Remembers cancels that are signalled to this worker, so that they differ from
+ *		the same error raised by user code.  Called once, when a worker starts.
+ */
 void
-EvpgAttemptNoteCancels(void)
+EvpgTrackCancels(void)
 {
 	pqsignal(SIGINT, note_cancel);
 }
 
-/* Between transactions: a cancel that came too late must not concern what comes next. */
+/* Forgets a cancel that came too late for its transaction.  Called between transactions. */
 void
-EvpgAttemptForgetCancel(void)
+EvpgForgetCancel(void)
 {
 	QueryCancelPending = false;
 	cancel_received = false;
 }
 
 /*
- * EvpgAttemptDisturbed
- *		Whether an error says that others were in the way: of concurrency, or, in a
- *		worker, a cancel.
+ * EvpgErrorIsInterference
+ *		Returns whether an error, by its SQLSTATE, was caused by another session: by
+ *		concurrency, or, in a worker, by a cancel.
  */
 bool
-EvpgAttemptDisturbed(int sqlerrcode)
+EvpgErrorIsInterference(int sqlerrcode)
 {
 	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK || sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
 		(sqlerrcode == ERRCODE_QUERY_CANCELED && cancel_received);
 }
 
 /*
- * EvpgAttemptPutOff
- *		Whether a worker, which nobody waits for, is to try again a little later
- *		what has failed with this error; *next is lowered to when.  For a session the
- *		error is raised.
+ * EvpgPostponeAfterError
+ *		Returns whether what failed with this error is tried again a little later,
+ *		and lowers *next to that time: in a worker, after interference.  In a session
+ *		it returns false, and the caller raises the error.
  */
 bool
-EvpgAttemptPutOff(const ErrorData *error, TimestampTz *next)
+EvpgPostponeAfterError(const ErrorData *error, TimestampTz *next)
 {
-	if (!EvpgInWorker() || !EvpgAttemptDisturbed(error->sqlerrcode))
+	if (!EvpgInWorker() || !EvpgErrorIsInterference(error->sqlerrcode))
 		return false;
-	*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PUT_OFF));
+	*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), POSTPONE_MS));
 	return true;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * subtransaction.h
- *		Doing something that may fail without failing.
+ *		Running code in a subtransaction, and what the error that ends it means.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,12 +14,12 @@
 #define EVPG_LIBRARY "evpg"
 
 extern bool EvpgInWorker(void);
-extern int	EvpgSubtransactionLevel(void);
+extern int	EvpgReportLevel(void);
 extern bool EvpgErrorIsCancel(const ErrorData *error);
-extern void EvpgAttemptNoteCancels(void);
-extern void EvpgAttemptForgetCancel(void);
-extern bool EvpgAttemptDisturbed(int sqlerrcode);
-extern bool EvpgAttemptPutOff(const ErrorData *error, TimestampTz *next);
+extern void EvpgTrackCancels(void);
+extern void EvpgForgetCancel(void);
+extern bool EvpgErrorIsInterference(int sqlerrcode);
+extern bool EvpgPostponeAfterError(const ErrorData *error, TimestampTz *next);
 extern ErrorData *EvpgSubtransactionRun(void (*action) (void *arg), void *arg);
 
 #endif							/* EVPG_SUBTRANSACTION_H */

@@ -6,7 +6,7 @@
  * A frame goes to the channel of its key and to that of its projection, when
  * the transaction has committed, and never for what was rolled back, to a
  * savepoint too; frames of a key in the order of the commits.  With the library
- * preloaded a background process sends them (ring.c, rule 15), else the
+ * preloaded a background process sends them (frame_ring.c, rule 15), else the
  * transaction itself with NOTIFY.  A transaction with frames cannot be prepared.
  *
  * NOTIFY has no access control, so by default a frame names what to read; data
@@ -20,7 +20,7 @@
 #include "base/settings.h"
 #include "base/sha256.h"
 #include "broadcast/broadcast.h"
-#include "broadcast/ring.h"
+#include "broadcast/frame_ring.h"
 #include "commands/async.h"
 #include "lib/stringinfo.h"
 #include "log/durable.h"
@@ -112,8 +112,8 @@ make_frame_text(const EvpgFrame *frame, bool truncated)
 static void
 send_frame(char *channel, char *wider_channel, char *text)
 {
-	if (EvpgRingPrepare())
-		EvpgRingAddFrame(channel, wider_channel, text);
+	if (EvpgFrameRingPrepare())
+		EvpgFrameRingAdd(channel, wider_channel, text);
 	else
 	{
 		EvpgDurableNoteNotify();

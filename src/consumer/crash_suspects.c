@@ -359,7 +359,7 @@ EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, 
 		return EVPG_CRASH_PROCEED;
 	}
 	if (!EvpgCrashBeginAttempt(consumer->crashes > 0, next))
-		return EVPG_CRASH_PUT_OFF;
+		return EVPG_CRASH_POSTPONE;
 	strlcpy(counted_consumer, consumer->name, sizeof(counted_consumer));
 	EvpgCrashTakeBackAtExit(take_back_consumer_attempt);
 	if (begun && consumer->crashes > 0)

@@ -18,7 +18,7 @@ typedef enum EvpgCrashAdvice
 								 * as many as it likes */
 	EVPG_CRASH_COUNTED,			/* commit, since an attempt was counted, and
 								 * ask again at once */
-	EVPG_CRASH_PUT_OFF,			/* wait: another session tries something alone */
+	EVPG_CRASH_POSTPONE,		/* wait: another session tries something alone */
 	EVPG_CRASH_GIVE_UP,			/* give the event up: it has crashed the
 								 * server too often */
 	EVPG_CRASH_GIVE_UP_UNRUN	/* the same without running any code: the

@@ -103,9 +103,9 @@ receive_message(void *arg)
 	EvpgOutcome *refusal = NULL;
 	EvpgCommand *commands;
 	int			count;
-	ErrorContextCallback frame;
+	ErrorContextCallback callback;
 
-	EvpgErrorContextPush(&frame, describe_message, message);
+	EvpgErrorContextPush(&callback, describe_message, message);
 	if (record_received(message->source, message->key))
 	{
 		count = EvpgTranslate(message->translator, message->payload, &commands);
@@ -121,7 +121,7 @@ receive_message(void *arg)
 				refusal = outcome;
 		}
 	}
-	EvpgErrorContextPop(&frame);
+	EvpgErrorContextPop(&callback);
 	if (refusal != NULL)
 	{
 		message->refused = true;

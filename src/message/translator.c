@@ -205,13 +205,13 @@ EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 {
 	Translator *translator = find_translator(name);
 	Datum		args[1] = {JsonbPGetDatum(payload)};
-	ErrorContextCallback frame;
+	ErrorContextCallback callback;
 	Datum	   *rows;
 	bool	   *nulls;
 	int			count;
 	int			made = 0;
 
-	EvpgErrorContextPush(&frame, describe_translator, unconstify(char *, name));
+	EvpgErrorContextPush(&callback, describe_translator, unconstify(char *, name));
 	count = EvpgFunctionCall(translator->function, args, false, EvpgMaxEvents + 1, &rows, &nulls);
 	if (count > EvpgMaxEvents)
 		ereport(ERROR,
@@ -231,7 +231,7 @@ EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 		EvpgCheckCallersCommandId(command->command_id);
 		made++;
 	}
-	EvpgErrorContextPop(&frame);
+	EvpgErrorContextPop(&callback);
 	return made;
 }
 

@@ -31,33 +31,33 @@
 #include "miscadmin.h"
 #include "projection/apply.h"
 #include "usercode/guard.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /* An event for a key of a projection. */
-typedef struct Work
+typedef struct KeyEvent
 {
 	EvpgProjection *projection;
 	const char *key;
 	const EvpgEvent *event;
 	EvpgProjectionRow *row;		/* once it is locked, for a handler */
-} Work;
+} KeyEvent;
 
 /* What a projection made of an event. */
-typedef struct Applied
+typedef struct ApplyResult
 {
 	bool		deleted;
 	bool		silent;
-	Jsonb	   *state;			/* not of a native projection */
+	Jsonb	   *state;			/* not of a projection in a module */
 	Jsonb	   *delta;			/* NULL: null */
-} Applied;
+} ApplyResult;
 
 /* ------------------------------------------------------------------ whose code is running */
 
-/* What is being worked on: if it fails, this is where. */
-int64		EvpgApplyPosition = 0;	/* 0: no event */
-const char *EvpgApplyKey = NULL;	/* NULL: not known yet */
+/* What user code is working on: if it fails, this is where. */
+int64		EvpgApplyCurrentPosition = 0;	/* 0: no event */
+const char *EvpgApplyCurrentKey = NULL; /* NULL: not known yet */
 
 static char last_key[EVPG_MAX_ID + 1];
 
@@ -65,50 +65,52 @@ static char last_key[EVPG_MAX_ID + 1];
 void
 EvpgApplySetCurrent(int64 position, const char *key)
 {
-	EvpgApplyPosition = position;
-	EvpgApplyKey = key == NULL ? NULL : last_key;
+	EvpgApplyCurrentPosition = position;
+	EvpgApplyCurrentKey = key == NULL ? NULL : last_key;
 	if (key != NULL)
 		strlcpy(last_key, key, sizeof(last_key));
 }
 
-typedef struct Frame
+/* Whose code is running, for the context of its errors. */
+typedef struct ApplyErrorContext
 {
 	ErrorContextCallback callback;
 	const char *projection;
 	const char *key;			/* NULL: none, or several */
 	int			keys;			/* 0: they are being found */
 	const EvpgEvent *event;
-} Frame;
+} ApplyErrorContext;
 
 static void
 describe_projection_call(void *arg)
 {
-	Frame	   *frame = arg;
-	const EvpgEvent *event = frame->event;
+	ApplyErrorContext *where = arg;
+	const EvpgEvent *event = where->event;
 
-	if (frame->key != NULL)
+	if (where->key != NULL)
 		errcontext("projection \"%s\", key \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position "
-				   INT64_FORMAT, frame->projection, frame->key, event->type, event->aggregate_id,
+				   INT64_FORMAT, where->projection, where->key, event->type, event->aggregate_id,
 				   event->aggregate_type, event->position);
-	else if (frame->keys > 0)
+	else if (where->keys > 0)
 		errcontext("projection \"%s\", %d keys, event \"%s\" of stream \"%s\" of aggregate \"%s\" at position "
-				   INT64_FORMAT, frame->projection, frame->keys, event->type, event->aggregate_id,
+				   INT64_FORMAT, where->projection, where->keys, event->type, event->aggregate_id,
 				   event->aggregate_type, event->position);
 	else
 		errcontext("key of projection \"%s\", event \"%s\" of stream \"%s\" of aggregate \"%s\" at position "
-				   INT64_FORMAT, frame->projection, event->type, event->aggregate_id,
+				   INT64_FORMAT, where->projection, event->type, event->aggregate_id,
 				   event->aggregate_type, event->position);
 }
 
 static void
-push_projection_context(Frame *frame, const EvpgProjection *projection, const char *key, int keys, const EvpgEvent *event)
+push_projection_context(ApplyErrorContext *where, const EvpgProjection *projection, const char *key, int keys,
+						const EvpgEvent *event)
 {
 	EvpgApplySetCurrent(event->position, key);
-	frame->projection = projection->name;
-	frame->key = key;
-	frame->keys = keys;
-	frame->event = event;
-	EvpgErrorContextPush(&frame->callback, describe_projection_call, frame);
+	where->projection = projection->name;
+	where->key = key;
+	where->keys = keys;
+	where->event = event;
+	EvpgErrorContextPush(&where->callback, describe_projection_call, where);
 }
 
 /* ------------------------------------------------------------------ applying */
@@ -136,34 +138,34 @@ row_state(EvpgProjectionRow *row, MemoryContext row_context)
 	return row->json->json;
 }
 
-/* Lets a native projection apply an event to a state; the delta is kept only if it is sent. */
+/* Lets a module apply an event to a state; the delta is kept only if it is sent. */
 static void
-project_native(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, bool send, Applied *applied)
+call_projection_module(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, bool send, ApplyResult *applied)
 {
 	const evpg_project_entry *entry = evpg_find_projected(&projection->module, event->type);
-	evpg_result *result = EvpgNativeResult();
-	EvpgNativeEvent native;
+	evpg_result *result = EvpgModuleResultCreate();
+	EvpgModuleEvent lent;
 
-	EvpgNativeEventInit(&native);
-	EvpgNativeEventSet(&native, event, NULL);
-	entry->call(result, state, &native.event);
+	EvpgModuleEventInit(&lent);
+	EvpgModuleEventSet(&lent, event, NULL);
+	entry->call(result, state, &lent.event);
 	if (result->failed)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("projection \"%s\" failed: %s", projection->name,
-						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
-	EvpgNativeResultCheck(result, EVPG_MAY_PROJECT, "a projection");
+						EvpgModuleCopyText(EvpgModuleResultClip(result)->message, "failure message"))));
+	EvpgModuleResultCheck(result, EVPG_MAY_PROJECT, "a projection");
 	applied->deleted = result->deleted;
 	applied->silent = (result->delta == NULL || !send);
 	applied->delta = applied->silent ? NULL : EvpgJsonToJsonb(result->delta, "delta");
-	EvpgNativeEventClear(&native);
-	EvpgNativeResultReset(result);
+	EvpgModuleEventClear(&lent);
+	EvpgModuleResultReset(result);
 }
 
 /* Lets a reducer apply an event: a result of jsonb is the new state, which listeners get; NULL deletes. */
 static void
-project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *state, const EvpgEvent *event,
-				   Applied *applied)
+call_projection_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *state, const EvpgEvent *event,
+						ApplyResult *applied)
 {
 	Datum		args[2] = {JsonbPGetDatum(state), EvpgEventDatum(event)};
 	Datum	   *rows;
@@ -193,7 +195,7 @@ project_by_reducer(EvpgProjection *projection, EvpgFunction *reducer, Jsonb *sta
 
 /* Lets a handler apply an event: it writes the user's own tables and returns the delta; NULL sends no frame. */
 static void
-project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Applied *applied)
+call_projection_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, ApplyResult *applied)
 {
 	Datum		args[2] = {EvpgEventDatum(event), EvpgNamesToArray(keys)};
 	Datum	   *rows;
@@ -206,21 +208,21 @@ project_by_handler(EvpgFunction *handler, const EvpgEvent *event, List *keys, Ap
 
 /* Lets the code of a projection apply an event to a row. */
 static void
-apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent *event, bool send, Applied *applied)
+apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent *event, bool send, ApplyResult *applied)
 {
 	EvpgProjection *projection = row->projection;
 
-	memset(applied, 0, sizeof(Applied));
-	if (projection->native)
-		project_native(projection, row_state(row, row_context), event, send, applied);
+	memset(applied, 0, sizeof(ApplyResult));
+	if (projection->has_module)
+		call_projection_module(projection, row_state(row, row_context), event, send, applied);
 	else
-		project_by_reducer(projection, EvpgProjectionFunction(projection),
-						   row->state != NULL ? row->state : projection->initial_state, event, applied);
+		call_projection_reducer(projection, EvpgProjectionFunction(projection),
+								row->state != NULL ? row->state : projection->initial_state, event, applied);
 }
 
 /* Keeps a new state, in CurrentMemoryContext, and frees the one that the row had. */
 static void
-keep_state(EvpgProjectionRow *row, const Applied *applied)
+keep_state(EvpgProjectionRow *row, const ApplyResult *applied)
 {
 	Jsonb	   *before = row->state;
 
@@ -238,7 +240,7 @@ keep_state(EvpgProjectionRow *row, const Applied *applied)
 
 /* Advances version and position of a row over an event, and sends its frame if asked. */
 static void
-advance_row(EvpgProjectionRow *row, const EvpgEvent *event, bool send, const Applied *applied)
+advance_row(EvpgProjectionRow *row, const EvpgEvent *event, bool send, const ApplyResult *applied)
 {
 	row->deleted = applied->deleted;
 	row->version++;
@@ -258,14 +260,14 @@ void
 EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext event_context, bool send)
 {
 	MemoryContext row_context = MemoryContextSwitchTo(event_context);
-	Applied		applied;
-	Frame		frame;
+	ApplyResult applied;
+	ApplyErrorContext where;
 
 	if (row->deleted)
 		EvpgProjectionRowRevive(row);
-	push_projection_context(&frame, row->projection, row->key, 1, event);
+	push_projection_context(&where, row->projection, row->key, 1, event);
 	apply_to_row(row, row_context, event, send, &applied);
-	EvpgErrorContextPop(&frame.callback);
+	EvpgErrorContextPop(&where.callback);
 	advance_row(row, event, send, &applied);
 	MemoryContextSwitchTo(row_context);
 	keep_state(row, &applied);
@@ -287,8 +289,8 @@ EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context
 	const char *only_key = list_length(rows) == 1 ? ((EvpgProjectionRow *) linitial(rows))->key : NULL;
 	List	   *keys = NIL;
 	ListCell   *cell;
-	Applied		applied = {0};
-	Frame		frame;
+	ApplyResult applied = {0};
+	ApplyErrorContext where;
 
 	foreach(cell, rows)
 	{
@@ -298,9 +300,9 @@ EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context
 			EvpgProjectionRowRevive(row);
 		keys = lappend(keys, unconstify(char *, row->key));
 	}
-	push_projection_context(&frame, projection, only_key, list_length(rows), event);
-	project_by_handler(EvpgProjectionFunction(projection), event, keys, &applied);
-	EvpgErrorContextPop(&frame.callback);
+	push_projection_context(&where, projection, only_key, list_length(rows), event);
+	call_projection_handler(EvpgProjectionFunction(projection), event, keys, &applied);
+	EvpgErrorContextPop(&where.callback);
 	foreach(cell, rows)
 		advance_row(lfirst(cell), event, send, &applied);
 	MemoryContextSwitchTo(caller);
@@ -311,12 +313,12 @@ EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context
 List *
 EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event)
 {
-	Frame		frame;
+	ApplyErrorContext where;
 	List	   *keys;
 
-	push_projection_context(&frame, projection, NULL, 0, event);
+	push_projection_context(&where, projection, NULL, 0, event);
 	keys = EvpgProjectionKeys(projection, event);
-	EvpgErrorContextPop(&frame.callback);
+	EvpgErrorContextPop(&where.callback);
 	return keys;
 }
 
@@ -330,10 +332,10 @@ takes_inline(EvpgProjection *projection, const EvpgEvent *event)
 }
 
 static int
-compare_work(const void *a, const void *b)
+compare_key_events(const void *a, const void *b)
 {
-	const Work *left = a;
-	const Work *right = b;
+	const KeyEvent *left = a;
+	const KeyEvent *right = b;
 	int			order = strcmp(left->projection->name, right->projection->name);
 
 	if (order == 0)
@@ -358,14 +360,14 @@ EvpgApplyInlineIsNeeded(const EvpgEvent *events, int count)
 }
 
 /* The keys that events are to be applied to, in the order in which they are locked. */
-static Work *
-collect_keys(List *projections, const EvpgEvent *events, int count, int *nwork)
+static KeyEvent *
+collect_keys(List *projections, const EvpgEvent *events, int count, int *nkey_events)
 {
 	int			space = 16;
-	Work	   *work = palloc(sizeof(Work) * space);
+	KeyEvent   *key_events = palloc(sizeof(KeyEvent) * space);
 	ListCell   *cell;
 
-	*nwork = 0;
+	*nkey_events = 0;
 	foreach(cell, projections)
 	{
 		EvpgProjection *projection = lfirst(cell);
@@ -378,32 +380,32 @@ collect_keys(List *projections, const EvpgEvent *events, int count, int *nwork)
 				continue;
 			foreach(key, EvpgApplyFindKeys(projection, &events[i]))
 			{
-				if (*nwork == space)
-					work = repalloc_huge(work, sizeof(Work) * (space *= 2));
-				work[*nwork].projection = projection;
-				work[*nwork].key = lfirst(key);
-				work[*nwork].event = &events[i];
-				work[*nwork].row = NULL;
-				(*nwork)++;
+				if (*nkey_events == space)
+					key_events = repalloc_huge(key_events, sizeof(KeyEvent) * (space *= 2));
+				key_events[*nkey_events].projection = projection;
+				key_events[*nkey_events].key = lfirst(key);
+				key_events[*nkey_events].event = &events[i];
+				key_events[*nkey_events].row = NULL;
+				(*nkey_events)++;
 			}
 		}
 	}
-	qsort(work, *nwork, sizeof(Work), compare_work);
-	return work;
+	qsort(key_events, *nkey_events, sizeof(KeyEvent), compare_key_events);
+	return key_events;
 }
 
-/* Applies all events for the first key of work, and returns how many there are. */
+/* Applies all events for the first key of the list, and returns how many there are. */
 static int
-apply_key(const Work *work, int nwork)
+apply_key(const KeyEvent *first, int left)
 {
 	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
 	EvpgProjectionRow row;
 	int			done = 0;
 
-	EvpgProjectionRowLock(&row, work->projection, work->key);
-	for (; done < nwork && work[done].projection == work->projection && strcmp(work[done].key, work->key) == 0; done++)
+	EvpgProjectionRowLock(&row, first->projection, first->key);
+	for (; done < left && first[done].projection == first->projection && strcmp(first[done].key, first->key) == 0; done++)
 	{
-		EvpgApplyReducer(&row, work[done].event, event_context, true);
+		EvpgApplyReducer(&row, first[done].event, event_context, true);
 		MemoryContextReset(event_context);
 	}
 	EvpgProjectionRowWrite(&row);
@@ -414,8 +416,8 @@ apply_key(const Work *work, int nwork)
 static int
 compare_positions(const void *a, const void *b)
 {
-	const Work *left = a;
-	const Work *right = b;
+	const KeyEvent *left = a;
+	const KeyEvent *right = b;
 
 	if (left->event->position != right->event->position)
 		return left->event->position < right->event->position ? -1 : 1;
@@ -423,39 +425,39 @@ compare_positions(const void *a, const void *b)
 }
 
 /*
- * Applies all events for the first projection of work, which has a handler, and returns
+ * Applies all events for the first projection of the list, which has a handler, and returns
  * how many keys of events there are.  Locks all keys first, in their order; then each
  * event is applied once, in the order of positions.
  */
 static int
-apply_handler(Work *work, int nwork)
+apply_handler(KeyEvent *first, int left)
 {
-	EvpgProjection *projection = work->projection;
+	EvpgProjection *projection = first->projection;
 	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
 	List	   *locked = NIL;
 	EvpgProjectionRow *row = NULL;
 	ListCell   *cell;
 	int			count = 0;
 
-	for (; count < nwork && work[count].projection == projection; count++)
+	for (; count < left && first[count].projection == projection; count++)
 	{
-		if (row == NULL || strcmp(work[count].key, row->key) != 0)
+		if (row == NULL || strcmp(first[count].key, row->key) != 0)
 		{
 			row = palloc(sizeof(EvpgProjectionRow));
-			EvpgProjectionRowLock(row, projection, work[count].key);
+			EvpgProjectionRowLock(row, projection, first[count].key);
 			locked = lappend(locked, row);
 		}
-		work[count].row = row;
+		first[count].row = row;
 	}
-	qsort(work, count, sizeof(Work), compare_positions);
+	qsort(first, count, sizeof(KeyEvent), compare_positions);
 	for (int done = 0; done < count;)
 	{
-		const EvpgEvent *event = work[done].event;
+		const EvpgEvent *event = first[done].event;
 		MemoryContext old = MemoryContextSwitchTo(event_context);
 		List	   *rows = NIL;
 
-		for (; done < count && work[done].event == event; done++)
-			rows = lappend(rows, work[done].row);
+		for (; done < count && first[done].event == event; done++)
+			rows = lappend(rows, first[done].row);
 		MemoryContextSwitchTo(old);
 		EvpgApplyHandler(rows, event, event_context, true);
 		MemoryContextReset(event_context);
@@ -484,20 +486,20 @@ EvpgApplyInline(const EvpgEvent *events, int count)
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApplyInline", ALLOCSET_DEFAULT_SIZES);
 	key_context = AllocSetContextCreate(context, "EvpgApply key", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	EvpgApplyRuns = true;
+	EvpgInsideProjection = true;
 	PG_TRY();
 	{
-		int			nwork;
-		Work	   *work = collect_keys(projections, events, count, &nwork);
+		int			nkey_events;
+		KeyEvent   *key_events = collect_keys(projections, events, count, &nkey_events);
 
 		MemoryContextSwitchTo(key_context);
-		for (int done = 0; done < nwork; MemoryContextReset(key_context))
-			done += work[done].projection->handler_signature != NULL ?
-				apply_handler(&work[done], nwork - done) : apply_key(&work[done], nwork - done);
+		for (int done = 0; done < nkey_events; MemoryContextReset(key_context))
+			done += key_events[done].projection->handler_signature != NULL ?
+				apply_handler(&key_events[done], nkey_events - done) : apply_key(&key_events[done], nkey_events - done);
 	}
 	PG_FINALLY();
 	{
-		EvpgApplyRuns = false;
+		EvpgInsideProjection = false;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

@@ -11,8 +11,8 @@
 #include "log/event.h"
 #include "projection/projection_row.h"
 
-extern int64 EvpgApplyPosition;
-extern const char *EvpgApplyKey;
+extern int64 EvpgApplyCurrentPosition;
+extern const char *EvpgApplyCurrentKey;
 
 extern void EvpgApplySetCurrent(int64 position, const char *key);
 extern bool EvpgApplyInlineIsNeeded(const EvpgEvent *events, int count);

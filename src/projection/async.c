@@ -116,7 +116,7 @@ put_aside_by_key(const EvpgConsumer *consumer, EvpgProjection *projection, const
 		batch.except_keys = lappend(batch.except_keys, pstrdup(key));
 		error = EvpgBatchTry(&batch);
 		rethrow_transient(error);
-		key = EvpgApplyKey;
+		key = EvpgApplyCurrentKey;
 	}
 }
 
@@ -131,7 +131,7 @@ give_up_failing(const EvpgConsumer *consumer, EvpgProjection *projection, const 
 	if (consumer->error_position == 0 || projection->on_error == EVPG_ON_ERROR_STOP)
 		return false;
 	if (projection->handler_signature == NULL)
-		put_aside_by_key(consumer, projection, EvpgApplyKey, error);
+		put_aside_by_key(consumer, projection, EvpgApplyCurrentKey, error);
 	else if (projection->on_error != EVPG_ON_ERROR_PARK || !park_for_all_keys(consumer, projection, error))
 		park_or_skip(consumer, projection, NULL, error);
 	EvpgCheckpointAdvance(consumer, consumer->error_position, 0);
@@ -143,7 +143,7 @@ static void
 report_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, bool stop, int64 position,
 				const ErrorData *error)
 {
-	ereport(EvpgSubtransactionLevel(),
+	ereport(EvpgReportLevel(),
 			(errmsg("projection \"%s\" of database \"%s\" has %s at position " INT64_FORMAT, consumer->name,
 					get_database_name(MyDatabaseId),
 					stop ? "stopped" : projection->on_error == EVPG_ON_ERROR_PARK ? "parked an event" : "skipped an event",
@@ -156,14 +156,14 @@ report_given_up(const EvpgConsumer *consumer, const EvpgProjection *projection, 
 
 /*
  * Writes down that a batch has failed, of which nothing is left, and when the next
- * attempt is due; the last attempt gives the event up.  EvpgApplyPosition is the event
+ * attempt is due; the last attempt gives the event up.  EvpgApplyCurrentPosition is the event
  * that has failed; if it is not of the batch, the projection itself has failed, such
  * as its key path or its library, which is position 0.
  */
 static void
 record_batch_failure(EvpgConsumer *consumer, EvpgProjection *projection, const EvpgBatch *batch, const ErrorData *error)
 {
-	int64		position = EvpgApplyPosition;
+	int64		position = EvpgApplyCurrentPosition;
 	int			attempts = 0;
 	TimestampTz retry_at = EvpgClockNow();
 	bool		again;
@@ -258,7 +258,7 @@ apply_next_events(EvpgConsumer *consumer, EvpgProjection *projection, EvpgCheckp
 	if (advice == EVPG_CRASH_GIVE_UP || advice == EVPG_CRASH_GIVE_UP_UNRUN)
 		give_up_crashing(consumer, projection, position, advice == EVPG_CRASH_GIVE_UP);
 	if (advice != EVPG_CRASH_PROCEED)
-		return advice != EVPG_CRASH_PUT_OFF;
+		return advice != EVPG_CRASH_POSTPONE;
 	batch.parked = EvpgParkedEventList(consumer->name, batch.after);
 	error = EvpgBatchTry(&batch);
 	if (error == NULL)

@@ -16,7 +16,7 @@
  * least.
  *
  * Memory: one context for a batch, in which the rows are, one for an event
- * below it.  MAX_BYTES bounds them, with what json-c holds for native rows.
+ * below it.  MAX_BYTES bounds them, with what json-c holds for rows of modules.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +44,7 @@
 /* Or after so many events. */
 #define MAX_EVENTS 500000
 
-/* The size of a native state is measured once for so many events of its key. */
+/* The size of a module's state is measured once for so many events of its key. */
 #define MEASURE_EVERY 16
 
 typedef struct RowEntry
@@ -327,7 +327,7 @@ EvpgBatchRequireNewSnapshots(void)
  * EvpgBatchApply
  *		Applies a batch, and sets what became of it.  The caller owns the rows of the
  *		build until the end of the transaction, has asked for the stable position before,
- *		and is inside EvpgEnter.  Runs user code.  After an error EvpgApplyPosition is
+ *		and is inside EvpgEnter.  Runs user code.  After an error EvpgApplyCurrentPosition is
  *		the event that failed, 0 if none did.
  */
 void
@@ -344,7 +344,7 @@ EvpgBatchApply(EvpgBatch *batch)
 	batch->json = 0;
 	batch->reached = batch->after;
 	EvpgApplySetCurrent(0, NULL);
-	EvpgApplyRuns = true;
+	EvpgInsideProjection = true;
 	PG_TRY();
 	{
 		note_waiting_keys(batch, rows);
@@ -354,7 +354,7 @@ EvpgBatchApply(EvpgBatch *batch)
 	}
 	PG_FINALLY();
 	{
-		EvpgApplyRuns = false;
+		EvpgInsideProjection = false;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

@@ -98,7 +98,7 @@ load_projection(uint64 row)
 
 	projection->context = CurrentMemoryContext;
 	projection->name = EvpgResultText(row, PROJECTION_NAME);
-	projection->native = (library != NULL);
+	projection->has_module = (library != NULL);
 	projection->library = library;
 	projection->symbol = EvpgResultText(row, PROJECTION_SYMBOL);
 	projection->reducer_signature = EvpgResultText(row, PROJECTION_REDUCER);
@@ -208,7 +208,7 @@ has_wanted_tag(List *wanted, ArrayType *tags)
 	return false;
 }
 
-/* Loads the definition of a native projection; its types count if the registration names none. */
+/* Loads the definition of a projection in a module; its types count if the registration names none. */
 static const evpg_projection_definition *
 load_projection_module(EvpgProjection *projection)
 {
@@ -236,10 +236,10 @@ load_projection_module(EvpgProjection *projection)
 bool
 EvpgProjectionHasCode(const EvpgProjection *projection)
 {
-	return projection->native || projection->reducer_signature != NULL || projection->handler_signature != NULL;
+	return projection->has_module || projection->reducer_signature != NULL || projection->handler_signature != NULL;
 }
 
-/* Returns whether a projection takes an event; loads the library of a native one. */
+/* Returns whether a projection takes an event; loads its library if it has one. */
 bool
 EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 {
@@ -250,7 +250,7 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 		!EvpgNamesHave(projection->event_types, event->type) ||
 		!has_wanted_tag(projection->tags, event->tags))
 		return false;
-	if (!projection->native)
+	if (!projection->has_module)
 		return true;
 	module = load_projection_module(projection);
 	return EvpgNamesHave(projection->aggregate_types, event->aggregate_type) &&
@@ -268,7 +268,7 @@ EvpgProjectionRequireCode(const EvpgProjection *projection)
 				 errdetail("It has no code; its rows are what evpg_put_projection() made them.")));
 }
 
-/* Returns the reducer or handler of a projection that is not native, resolved at its first use; lives as the projection. */
+/* Returns the reducer or handler of a projection without a module, resolved at its first use; lives as the projection. */
 EvpgFunction *
 EvpgProjectionFunction(EvpgProjection *projection)
 {
@@ -281,12 +281,12 @@ EvpgProjectionFunction(EvpgProjection *projection)
 	return projection->function;
 }
 
-/* Returns whether the aggregate id is the key; loads the library of a native projection. */
+/* Returns whether the aggregate id is the key; loads its library if it has one. */
 bool
 EvpgProjectionKeyedById(EvpgProjection *projection)
 {
 	return projection->constant_key == NULL && projection->key_path == NULL && projection->key_signature == NULL &&
-		(!projection->native || load_projection_module(projection)->key == NULL);
+		(!projection->has_module || load_projection_module(projection)->key == NULL);
 }
 
 /*
@@ -309,7 +309,7 @@ EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event)
 									  projection->registered_by, projection->search_path);
 		return EvpgKeysByFunction(projection->key_function, event, "projection key");
 	}
-	if (projection->native && projection->module.key != NULL)
+	if (projection->has_module && projection->module.key != NULL)
 		return EvpgKeysByModule(projection->module.key, event, "projection key");
 	return list_make1((char *) event->aggregate_id);
 }

@@ -34,8 +34,8 @@ typedef struct EvpgProjection
 {
 	MemoryContext context;
 	char	   *name;
-	bool		native;			/* a symbol of a module, else functions */
-	char	   *library;		/* if native */
+	bool		has_module;		/* a symbol of a module, else functions */
+	char	   *library;		/* if has_module */
 	char	   *symbol;
 	evpg_projection_definition module;	/* once it is used */
 	char	   *reducer_signature;	/* if not: one of these two */

@@ -176,8 +176,8 @@ EvpgProjectionRowWriter(void)
 /*
  * EvpgProjectionRowPut
  *		Writes one of many rows, whose time advances, also within a transaction; wakes
- *		the sessions that wait for the key at commit.  Error if the state of a native
- *		projection exceeds the limits.
+ *		the sessions that wait for the key at commit.  Error if the state in a module
+ *		exceeds the limits.
  */
 void
 EvpgProjectionRowPut(EvpgRowWriter *writer, EvpgProjectionRow *row)

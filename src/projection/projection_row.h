@@ -22,7 +22,7 @@ typedef struct EvpgProjectionRow
 	bool		ordered;		/* frames of the key come in order: they may
 								 * have data */
 	Jsonb	   *state;			/* NULL: none, or json is it */
-	EvpgJsonOwner *json;		/* of a native projection, while it is folded */
+	EvpgJsonOwner *json;		/* of a module, while it is folded */
 	int			generation;		/* in the build */
 	int64		version;		/* 0: never applied */
 	int64		position;

@@ -46,7 +46,7 @@ typedef struct EvpgRebuild
 	int			part;			/* the one that is worked on */
 	int			counted;		/* the one that the last transaction has
 								 * counted, and that is tried now */
-	bool		put_off;		/* another session tries something alone */
+	bool		must_wait;		/* another session tries something alone */
 	int64		upto;			/* the last position to apply */
 	int64		events;			/* that it has applied */
 	bool		postponed;		/* the end would have written what an exchange

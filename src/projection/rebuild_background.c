@@ -53,7 +53,7 @@ static EvpgStatement update_rebuild_failure = {
 /*
  * Writes down that an attempt has failed, and when the next one is due; the last
  * attempt fails the rebuild, or skips the event if on_error of the projection is
- * skip.  Rethrows a cancel.  After the failure of an event EvpgApplyPosition is its
+ * skip.  Rethrows a cancel.  After the failure of an event EvpgApplyCurrentPosition is its
  * position.
  */
 static void
@@ -68,10 +68,10 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	if (EvpgErrorIsCancel(error))
 		ReThrowError(unconstify(ErrorData *, error));
 	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
-		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgApplyPosition != 0)
+		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgApplyCurrentPosition != 0)
 	{
-		EvpgParkedEventInsertSkipped(rebuild->name, EvpgApplyPosition,
-									 rebuild->projection->handler_signature == NULL ? EvpgApplyKey : NULL,
+		EvpgParkedEventInsertSkipped(rebuild->name, EvpgApplyCurrentPosition,
+									 rebuild->projection->handler_signature == NULL ? EvpgApplyCurrentKey : NULL,
 									 error->message, attempts, error);
 		skipped = true;
 		failed = false;
@@ -85,7 +85,7 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	values[4] = BoolGetDatum(failed);
 	EvpgStatementExecute(&update_rebuild_failure, values, NULL);
 	if (failed)
-		ereport(EvpgSubtransactionLevel(),
+		ereport(EvpgReportLevel(),
 				(errmsg("rebuild of projection \"%s\" of database \"%s\" has failed", rebuild->name,
 						get_database_name(MyDatabaseId)),
 				 errdetail("The error has SQLSTATE %s; evpg.rebuild has the rest.", unpack_sql_state(error->sqlerrcode)),
@@ -170,7 +170,7 @@ take_back_rebuild_attempt(void)
  * Counts an attempt, if it is the first one after a start of the server; fails the
  * rebuild if there were too many.  Returns false if the attempt was counted before,
  * or need not be, so that the caller may make it in this transaction, unless
- * rebuild->put_off; otherwise the caller commits first.
+ * rebuild->must_wait; otherwise the caller commits first.
  */
 static bool
 count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
@@ -178,7 +178,7 @@ count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
 	const EvpgCrashCount *crashes = crash_count_of(rebuild, part);
 	bool		counted = (crashes->server_start == EvpgServerStartId());
 
-	rebuild->put_off = false;
+	rebuild->must_wait = false;
 	if (counted && crashes->crashes == 0)
 		return false;
 	if (!counted && crashes->crashes >= EvpgCrashMaxCount(rebuild->projection->max_attempts))
@@ -188,8 +188,8 @@ count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
 		record_rebuild_failure(rebuild, EvpgCrashError(crashes->crashes));
 		return true;
 	}
-	rebuild->put_off = !EvpgCrashBeginAttempt(crashes->crashes > 0, next);
-	if (rebuild->put_off)
+	rebuild->must_wait = !EvpgCrashBeginAttempt(crashes->crashes > 0, next);
+	if (rebuild->must_wait)
 		return false;
 	if (!counted)
 	{
@@ -254,7 +254,7 @@ continue_next_part(EvpgRebuild *rebuild, TimestampTz *next)
 			continue;
 		if (count_rebuild_attempt(rebuild, rebuild->part, next))
 			return true;
-		if (rebuild->put_off)
+		if (rebuild->must_wait)
 			continue;
 		error = EvpgSubtransactionRun(attempt_part, rebuild);
 		reset_crash_count(rebuild, rebuild->part);
@@ -284,7 +284,7 @@ end_if_near(EvpgRebuild *rebuild, TimestampTz *next)
 				return true;
 	if (count_rebuild_attempt(rebuild, EVPG_REBUILD_END, next))
 		return true;
-	if (rebuild->put_off)
+	if (rebuild->must_wait)
 		return false;
 	error = EvpgSubtransactionRun(attempt_end, rebuild);
 	if (error != NULL)
@@ -325,7 +325,7 @@ EvpgRebuildContinue(const char *name, TimestampTz *next)
 		/* An attempt that was counted is made next, and nothing else. */
 		rebuild.counted = EvpgCrashIsLocked() ? counted_part : EVPG_REBUILD_ANY;
 		more = rebuild.projection->reset_signature == NULL && continue_next_part(&rebuild, next);
-		if (!more && !rebuild.put_off)
+		if (!more && !rebuild.must_wait)
 			more = rebuild.counted >= 0 || end_if_near(&rebuild, next);
 	}
 	EvpgLeave(&scope);

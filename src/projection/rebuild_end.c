@@ -45,14 +45,14 @@ call_reset_function(EvpgProjection *projection)
 	Datum	   *rows;
 	bool	   *nulls;
 
-	EvpgApplyRuns = true;
+	EvpgInsideProjection = true;
 	PG_TRY();
 	{
 		(void) EvpgFunctionCall(reset, NULL, false, 1, &rows, &nulls);
 	}
 	PG_FINALLY();
 	{
-		EvpgApplyRuns = false;
+		EvpgInsideProjection = false;
 	}
 	PG_END_TRY();
 }

@@ -78,7 +78,7 @@ evpg_put_projection(PG_FUNCTION_ARGS)
 	EvpgRefuseInProjection("put projections");
 	EvpgEnter(&scope, "evpg_put_projection()");
 	projection = lock_projection_key(name, key, "put", &row);
-	if (projection->native && state != NULL && !JB_ROOT_IS_OBJECT(state))
+	if (projection->has_module && state != NULL && !JB_ROOT_IS_OBJECT(state))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("state of projection \"%s\" must be a JSON object", projection->name)));
@@ -195,7 +195,7 @@ EvpgRebuildKey(const char *name, const char *key)
 	row.position = 0;
 	row.state = NULL;
 	row.deleted = false;
-	EvpgApplyRuns = true;
+	EvpgInsideProjection = true;
 	PG_TRY();
 	{
 		count = replay_key(&row, projection->mode == EVPG_MODE_ASYNC && EvpgConsumerRead(name, &consumer) ?
@@ -203,7 +203,7 @@ EvpgRebuildKey(const char *name, const char *key)
 	}
 	PG_FINALLY();
 	{
-		EvpgApplyRuns = false;
+		EvpgInsideProjection = false;
 	}
 	PG_END_TRY();
 	EvpgParkedEventDelete(name, key);

@@ -41,14 +41,14 @@
 
 /* Derives the id of the next send. */
 static char *
-derive_command_id(const EvpgReactionRun *run)
+derive_command_id(const EvpgAttempt *attempt)
 {
 	EvpgSha256 *hash = EvpgSha256Begin();
 
-	EvpgSha256AddText(hash, run->item->saga);
-	EvpgSha256AddText(hash, run->item->key);
-	EvpgSha256AddText(hash, run->source);
-	EvpgSha256AddText(hash, psprintf("%d", run->sends));
+	EvpgSha256AddText(hash, attempt->item->saga);
+	EvpgSha256AddText(hash, attempt->item->key);
+	EvpgSha256AddText(hash, attempt->source);
+	EvpgSha256AddText(hash, psprintf("%d", attempt->sends));
 	if (EVPG_MUTATION("saga_new_ids"))
 		EvpgSha256AddText(hash, timestamptz_to_str(GetCurrentTimestamp()));
 	return psprintf("saga:%s", EvpgSha256EndHex(hash));
@@ -56,36 +56,36 @@ derive_command_id(const EvpgReactionRun *run)
 
 /* Returns the metadata of a command, with the instance that sends it and the depth of the chain. */
 static Jsonb *
-stamp_metadata(const EvpgReactionRun *run, Jsonb *metadata)
+stamp_metadata(const EvpgAttempt *attempt, Jsonb *metadata)
 {
 	JsonbParseState *state = NULL;
 
 	EvpgJsonbBegin(&state);
 	EvpgJsonbAddKey(&state, "evpg");
 	EvpgJsonbBegin(&state);
-	EvpgJsonbAddText(&state, "saga", run->item->saga);
-	EvpgJsonbAddText(&state, "key", run->item->key);
-	EvpgJsonbAddInt64(&state, "depth", run->depth);
+	EvpgJsonbAddText(&state, "saga", attempt->item->saga);
+	EvpgJsonbAddText(&state, "key", attempt->item->key);
+	EvpgJsonbAddInt64(&state, "depth", attempt->depth);
 	(void) EvpgJsonbEnd(&state);
 	return EvpgJsonbConcat(metadata, EvpgJsonbFinish(&state));
 }
 
 /* Raises a refusal that the saga does not handle, with all of its outcome. */
 static void
-raise_refusal(const EvpgReactionRun *run, const EvpgOutcome *outcome)
+raise_refusal(const EvpgAttempt *attempt, const EvpgOutcome *outcome)
 {
 	EvpgOutcomeRaise(outcome);
-	elog(ERROR, "command of saga \"%s\" was not executed", run->item->saga);
+	elog(ERROR, "command of saga \"%s\" was not executed", attempt->item->saga);
 }
 
 /* Calls the rejection handler for a send that was refused, and does its actions. */
 static void
-handle_rejection(EvpgReactionRun *run, const EvpgCommand *command, const EvpgOutcome *outcome)
+handle_rejection(EvpgAttempt *attempt, const EvpgCommand *command, const EvpgOutcome *outcome)
 {
 	EvpgReaction reaction;
 	EvpgRejection rejection = {
-		.key = run->item->key,
-		.label = run->label,
+		.key = attempt->item->key,
+		.label = attempt->label,
 		.aggregate_type = command->aggregate_type,
 		.aggregate_id = command->aggregate_id,
 		.command_type = command->command_type,
@@ -94,30 +94,30 @@ handle_rejection(EvpgReactionRun *run, const EvpgCommand *command, const EvpgOut
 		.code = outcome->code,
 		.message = outcome->message,
 		.detail = outcome->detail,
-		.attempts = run->item->attempts,
-		.source_position = run->item->position
+		.attempts = attempt->item->attempts,
+		.source_position = attempt->item->position
 	};
 
-	if (run->nested >= MAX_NESTED)
-		raise_refusal(run, outcome);
-	EvpgSagaCodeOnRejection(run->saga, run->instance.state, &rejection, &reaction);
+	if (attempt->nested >= MAX_NESTED)
+		raise_refusal(attempt, outcome);
+	EvpgSagaCodeOnRejection(attempt->saga, attempt->instance.state, &rejection, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
 	if (reaction.unhandled)
-		raise_refusal(run, outcome);
-	run->nested++;
-	EvpgActionsRun(run, &reaction);
-	run->nested--;
+		raise_refusal(attempt, outcome);
+	attempt->nested++;
+	EvpgActionsRun(attempt, &reaction);
+	attempt->nested--;
 }
 
 static void
-send_command(EvpgReactionRun *run, Jsonb *action)
+send_command(EvpgAttempt *attempt, Jsonb *action)
 {
 	EvpgCommand command;
 	EvpgOutcome outcome;
 	Jsonb	   *undo = EvpgMemberObject(action, "undo", "a send");
 
-	run->label = EvpgMemberText(action, "label", "a send", true);
-	run->command = action;
+	attempt->label = EvpgMemberText(action, "label", "a send", true);
+	attempt->command = action;
 	if (undo != NULL)
 	{
 		/* An invalid undo is reported now, not when it is needed. */
@@ -128,37 +128,37 @@ send_command(EvpgReactionRun *run, Jsonb *action)
 					 errmsg("an undo cannot be undone"),
 					 errhint("Leave \"undo\" out of it.")));
 	}
-	run->sends++;
+	attempt->sends++;
 	EvpgCommandFromJsonb(action, &command);
-	command.command_id = derive_command_id(run);
-	command.correlation_id = run->correlation_id;
-	command.causation_id = run->causation_id;
-	command.actor = run->actor;
-	command.session_role = run->session_role;
-	command.metadata = stamp_metadata(run, command.metadata);
+	command.command_id = derive_command_id(attempt);
+	command.correlation_id = attempt->correlation_id;
+	command.causation_id = attempt->causation_id;
+	command.actor = attempt->actor;
+	command.session_role = attempt->session_role;
+	command.metadata = stamp_metadata(attempt, command.metadata);
 	EvpgCommandExecute(&command, true, &outcome);
 	if (EvpgOutcomeSqlstate(&outcome) != ERRCODE_SUCCESSFUL_COMPLETION)
-		handle_rejection(run, &command, &outcome);
+		handle_rejection(attempt, &command, &outcome);
 	else
 	{
-		run->dispatched++;
+		attempt->dispatched++;
 
 		/*
 		 * A send in place of an undo that was refused is not undone in its
 		 * turn, which might never end.
 		 */
-		if (undo != NULL && !run->compensating)
-			EvpgCompensationAdd(run, undo);
+		if (undo != NULL && !attempt->compensating)
+			EvpgCompensationAdd(attempt, undo);
 	}
 	EVPG_WAIT_POINT("saga_sent");
-	run->label = NULL;
-	run->command = NULL;
+	attempt->label = NULL;
+	attempt->command = NULL;
 }
 
 /* ------------------------------------------------------------------ the other actions */
 
 static void
-set_timer(EvpgReactionRun *run, Jsonb *action)
+set_timer(EvpgAttempt *attempt, Jsonb *action)
 {
 	JsonbValue *delay = EvpgJsonbMember(action, "delay");
 	char	   *due_at = EvpgMemberText(action, "due_at", "a timer", true);
@@ -166,10 +166,10 @@ set_timer(EvpgReactionRun *run, Jsonb *action)
 		.name = EvpgMemberText(action, "timer", "a timer", false),
 		.payload = EvpgMemberJsonb(action, "payload"),
 		.scheduled_at = EvpgClockNow(),
-		.depth = run->depth,
-		.correlation_id = (char *) run->correlation_id,
-		.causation_id = (char *) run->causation_id,
-		.session_role = (char *) run->session_role
+		.depth = attempt->depth,
+		.correlation_id = (char *) attempt->correlation_id,
+		.causation_id = (char *) attempt->causation_id,
+		.session_role = (char *) attempt->session_role
 	};
 
 	EvpgCheckName(timer.name, "timer name");
@@ -200,27 +200,27 @@ set_timer(EvpgReactionRun *run, Jsonb *action)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("due_at of timer \"%s\" must be finite", timer.name)));
-	(void) EvpgTimerWrite(run->item->saga, run->item->key, &timer);
+	(void) EvpgTimerWrite(attempt->item->saga, attempt->item->key, &timer);
 }
 
 static void
-complete_instance(EvpgReactionRun *run)
+complete_instance(EvpgAttempt *attempt)
 {
-	run->instance.completed = true;
-	run->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
+	attempt->instance.completed = true;
+	attempt->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
 }
 
 static void
-fail_reaction(EvpgReactionRun *run, Jsonb *action)
+fail_reaction(EvpgAttempt *attempt, Jsonb *action)
 {
-	run->given_up = true;
+	attempt->given_up = true;
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_SAGA_FAILED),
 			 errmsg("%s", EvpgMemberText(action, "reason", "a failure", false))));
 }
 
 static void
-do_action(EvpgReactionRun *run, Jsonb *action)
+do_action(EvpgAttempt *attempt, Jsonb *action)
 {
 	char	   *verb;
 
@@ -228,20 +228,20 @@ do_action(EvpgReactionRun *run, Jsonb *action)
 		EvpgMemberInvalid("an action", "do");
 	verb = EvpgMemberText(action, "do", "an action", false);
 	if (strcmp(verb, "send") == 0)
-		send_command(run, action);
+		send_command(attempt, action);
 	else if (strcmp(verb, "schedule") == 0)
-		set_timer(run, action);
+		set_timer(attempt, action);
 	else if (strcmp(verb, "cancel") == 0)
-		EvpgTimerCancel(run->item->saga, run->item->key, EvpgMemberText(action, "timer", "a timer", false));
+		EvpgTimerCancel(attempt->item->saga, attempt->item->key, EvpgMemberText(action, "timer", "a timer", false));
 	else if (strcmp(verb, "compensate") == 0)
 	{
-		EvpgCompensationRun(run, send_command);
-		complete_instance(run);
+		EvpgCompensationRun(attempt, send_command);
+		complete_instance(attempt);
 	}
 	else if (strcmp(verb, "complete") == 0)
-		complete_instance(run);
+		complete_instance(attempt);
 	else if (strcmp(verb, "fail") == 0)
-		fail_reaction(run, action);
+		fail_reaction(attempt, action);
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -249,20 +249,20 @@ do_action(EvpgReactionRun *run, Jsonb *action)
 }
 
 /* For the error context: which action of which saga is being done. */
-typedef struct ActionFrame
+typedef struct ActionErrorContext
 {
 	ErrorContextCallback callback;
-	const EvpgReactionRun *run;
+	const EvpgAttempt *attempt;
 	int			number;
-} ActionFrame;
+} ActionErrorContext;
 
 static void
 describe_action(void *arg)
 {
-	ActionFrame *frame = arg;
-	const EvpgReactionRun *run = frame->run;
+	ActionErrorContext *where = arg;
+	const EvpgAttempt *attempt = where->attempt;
 
-	errcontext("action %d of saga \"%s\", key \"%s\"", frame->number, run->item->saga, run->item->key);
+	errcontext("action %d of saga \"%s\", key \"%s\"", where->number, attempt->item->saga, attempt->item->key);
 }
 
 /*
@@ -272,20 +272,20 @@ describe_action(void *arg)
  *		writes it afterwards.
  */
 void
-EvpgActionsRun(EvpgReactionRun *run, const EvpgReaction *reaction)
+EvpgActionsRun(EvpgAttempt *attempt, const EvpgReaction *reaction)
 {
-	ActionFrame frame = {.run = run};
+	ActionErrorContext where = {.attempt = attempt};
 
 	if (reaction->state != NULL)
-		run->instance.state = reaction->state;
+		attempt->instance.state = reaction->state;
 	if (reaction->actions == NULL)
 		return;
-	EvpgErrorContextPush(&frame.callback, describe_action, &frame);
-	for (uint32 i = 0; i < JB_ROOT_COUNT(reaction->actions) && !run->instance.completed; i++)
+	EvpgErrorContextPush(&where.callback, describe_action, &where);
+	for (uint32 i = 0; i < JB_ROOT_COUNT(reaction->actions) && !attempt->instance.completed; i++)
 	{
-		frame.number = i + 1;
-		do_action(run, JsonbValueToJsonb(getIthJsonbValueFromContainer(&reaction->actions->root, i)));
+		where.number = i + 1;
+		do_action(attempt, JsonbValueToJsonb(getIthJsonbValueFromContainer(&reaction->actions->root, i)));
 		CHECK_FOR_INTERRUPTS();
 	}
-	EvpgErrorContextPop(&frame.callback);
+	EvpgErrorContextPop(&where.callback);
 }

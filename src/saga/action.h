@@ -13,7 +13,7 @@
 #include "saga/saga_code.h"
 
 /* One attempt at a due item: an instance that reacts, or a scheduled command. */
-typedef struct EvpgReactionRun
+typedef struct EvpgAttempt
 {
 	const EvpgDueItem *item;
 	EvpgSaga   *saga;
@@ -33,8 +33,8 @@ typedef struct EvpgReactionRun
 	const char *label;
 	Jsonb	   *command;
 	bool		given_up;		/* by an action: another attempt is useless */
-} EvpgReactionRun;
+} EvpgAttempt;
 
-extern void EvpgActionsRun(EvpgReactionRun *run, const EvpgReaction *reaction);
+extern void EvpgActionsRun(EvpgAttempt *attempt, const EvpgReaction *reaction);
 
 #endif							/* EVPG_ACTION_H */

@@ -17,7 +17,7 @@
 
 /* Replaces the list of what can be undone, which may be long; memory that this takes is freed. */
 static void
-change_undo_list(EvpgReactionRun *run, PGFunction change, Datum first, Datum second)
+change_undo_list(EvpgAttempt *attempt, PGFunction change, Datum first, Datum second)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgUndo", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -28,13 +28,13 @@ change_undo_list(EvpgReactionRun *run, PGFunction change, Datum first, Datum sec
 	undo = palloc(VARSIZE(changed));
 	memcpy(undo, changed, VARSIZE(changed));
 	MemoryContextDelete(context);
-	pfree(run->instance.undo);
-	run->instance.undo = undo;
+	pfree(attempt->instance.undo);
+	attempt->instance.undo = undo;
 }
 
 /* Puts the command that undoes the send just done before those of earlier sends. */
 void
-EvpgCompensationAdd(EvpgReactionRun *run, Jsonb *undo)
+EvpgCompensationAdd(EvpgAttempt *attempt, Jsonb *undo)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue	value;
@@ -44,7 +44,7 @@ EvpgCompensationAdd(EvpgReactionRun *run, Jsonb *undo)
 	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	(void) pushJsonbValue(&state, WJB_ELEM, &value);
 	first = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
-	change_undo_list(run, jsonb_concat, JsonbPGetDatum(first), JsonbPGetDatum(run->instance.undo));
+	change_undo_list(attempt, jsonb_concat, JsonbPGetDatum(first), JsonbPGetDatum(attempt->instance.undo));
 }
 
 /*
@@ -53,15 +53,15 @@ EvpgCompensationAdd(EvpgReactionRun *run, Jsonb *undo)
  *		is left or the instance is completed.
  */
 void
-EvpgCompensationRun(EvpgReactionRun *run, void (*send) (EvpgReactionRun *run, Jsonb *action))
+EvpgCompensationRun(EvpgAttempt *attempt, void (*send) (EvpgAttempt *attempt, Jsonb *action))
 {
-	run->compensating = true;
-	while (!run->instance.completed && JB_ROOT_COUNT(run->instance.undo) > 0)
+	attempt->compensating = true;
+	while (!attempt->instance.completed && JB_ROOT_COUNT(attempt->instance.undo) > 0)
 	{
-		Jsonb	   *undo = JsonbValueToJsonb(getIthJsonbValueFromContainer(&run->instance.undo->root, 0));
+		Jsonb	   *undo = JsonbValueToJsonb(getIthJsonbValueFromContainer(&attempt->instance.undo->root, 0));
 
-		change_undo_list(run, jsonb_delete_idx, JsonbPGetDatum(run->instance.undo), Int32GetDatum(0));
-		send(run, undo);
+		change_undo_list(attempt, jsonb_delete_idx, JsonbPGetDatum(attempt->instance.undo), Int32GetDatum(0));
+		send(attempt, undo);
 		CHECK_FOR_INTERRUPTS();
 	}
 }

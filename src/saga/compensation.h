@@ -10,7 +10,7 @@
 
 #include "saga/action.h"
 
-extern void EvpgCompensationAdd(EvpgReactionRun *run, Jsonb *undo);
-extern void EvpgCompensationRun(EvpgReactionRun *run, void (*send) (EvpgReactionRun *run, Jsonb *action));
+extern void EvpgCompensationAdd(EvpgAttempt *attempt, Jsonb *undo);
+extern void EvpgCompensationRun(EvpgAttempt *attempt, void (*send) (EvpgAttempt *attempt, Jsonb *action));
 
 #endif							/* EVPG_COMPENSATION_H */

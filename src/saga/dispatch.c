@@ -64,9 +64,9 @@
 
 /* Reads the event of an item, and lets the instance react to it. */
 static void
-react_to_logged_event(EvpgReactionRun *run)
+react_to_logged_event(EvpgAttempt *attempt)
 {
-	EvpgLogFilter filter = {.after = run->item->position - 1, .upto = run->item->position};
+	EvpgLogFilter filter = {.after = attempt->item->position - 1, .upto = attempt->item->position};
 	EvpgLogScan *scan;
 	EvpgEvent	event;
 
@@ -75,8 +75,8 @@ react_to_logged_event(EvpgReactionRun *run)
 	if (!EvpgLogScanNext(scan, &event))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("event log has no event at position " INT64_FORMAT, run->item->position)));
-	EvpgReactToEvent(run, &event);
+				 errmsg("event log has no event at position " INT64_FORMAT, attempt->item->position)));
+	EvpgReactToEvent(attempt, &event);
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
 }
@@ -94,20 +94,20 @@ take_item(const EvpgDueItem *item)
 static void
 perform_item(void *arg)
 {
-	EvpgReactionRun *run = arg;
+	EvpgAttempt *attempt = arg;
 	EvpgTimer	timer;
 
-	if (run->item->position == 0 && !EvpgTimerRead(run->item->timer_id, &timer))
+	if (attempt->item->position == 0 && !EvpgTimerRead(attempt->item->timer_id, &timer))
 		return;
-	if (!take_item(run->item))
+	if (!take_item(attempt->item))
 		return;
 	EVPG_WAIT_POINT("saga_taken");
-	if (run->item->position != 0)
-		react_to_logged_event(run);
-	else if (run->item->saga == NULL)
-		EvpgScheduledCommandExecute(run, &timer);
+	if (attempt->item->position != 0)
+		react_to_logged_event(attempt);
+	else if (attempt->item->saga == NULL)
+		EvpgScheduledCommandExecute(attempt, &timer);
 	else
-		EvpgTimerFire(run, &timer);
+		EvpgTimerFire(attempt, &timer);
 	EVPG_WAIT_POINT("saga_reacted");
 }
 
@@ -129,7 +129,7 @@ saga_is_running(const char *saga)
 EvpgDispatchResult
 EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 {
-	EvpgReactionRun run = {.item = item};
+	EvpgAttempt attempt = {.item = item};
 	ErrorData  *volatile failure = NULL;
 	const char *role_before = EvpgContextSessionRole();
 
@@ -149,7 +149,7 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 		 * That lock was lost, the saga is being changed, or was paused since
 		 * the item was claimed: that was no attempt.
 		 */
-		EvpgFailurePutOff(item);
+		EvpgFailurePostpone(item);
 		return EVPG_DISPATCH_LATER;
 	}
 
@@ -161,16 +161,16 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 	if (!again && item->attempts > EvpgCrashMaxCount(EvpgFailureMaxAttempts(item)) + 1)
 	{
 		item->attempts -= 2;
-		return EvpgFailureGiveUp(&run, EvpgCrashError(item->attempts)) ? EVPG_DISPATCH_DEAD : EVPG_DISPATCH_LATER;
+		return EvpgFailureGiveUp(&attempt, EvpgCrashError(item->attempts)) ? EVPG_DISPATCH_DEAD : EVPG_DISPATCH_LATER;
 	}
-	EvpgReactionRuns = true;
+	EvpgInsideSaga = true;
 	PG_TRY();
 	{
-		failure = EvpgSubtransactionRun(perform_item, &run);
+		failure = EvpgSubtransactionRun(perform_item, &attempt);
 	}
 	PG_FINALLY();
 	{
-		EvpgReactionRuns = false;
+		EvpgInsideSaga = false;
 		EvpgContextSetSessionRole(role_before);
 	}
 	PG_END_TRY();
@@ -178,16 +178,16 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 		*error = failure;
 	if (failure == NULL)
 	{
-		*sent += run.dispatched;
-		if (item->saga != NULL && run.dispatched > 0)
-			EvpgSagaCount(item->saga, run.dispatched, 0);
+		*sent += attempt.dispatched;
+		if (item->saga != NULL && attempt.dispatched > 0)
+			EvpgSagaCount(item->saga, attempt.dispatched, 0);
 		if (item->saga != NULL)
 			EvpgWakeWaitersAtCommit(EvpgHashPair(item->saga, ""));
 		return EVPG_DISPATCH_DONE;
 	}
 	if (EvpgErrorIsCancel(failure))
 		ReThrowError(failure);
-	return again || EvpgFailureSettle(&run, failure) ? EVPG_DISPATCH_DEAD : EVPG_DISPATCH_LATER;
+	return again || EvpgFailureSettle(&attempt, failure) ? EVPG_DISPATCH_DEAD : EVPG_DISPATCH_LATER;
 }
 
 /* ------------------------------------------------------------------ a pass */
@@ -377,7 +377,7 @@ await_work_tables(void (*commit) (void))
 
 	while ((error = EvpgSubtransactionRun(lock_work_tables, NULL)) != NULL)
 	{
-		if (!EvpgAttemptPutOff(error, &later))
+		if (!EvpgPostponeAfterError(error, &later))
 			ReThrowError(error);
 		commit();
 		CHECK_FOR_INTERRUPTS();
@@ -405,7 +405,7 @@ give_back_others(EvpgDueItem *waiting)
 	TimestampTz later = DT_NOEND;
 	ErrorData  *error = EvpgSubtransactionRun(give_back_items, waiting);
 
-	if (error != NULL && !EvpgAttemptPutOff(error, &later))
+	if (error != NULL && !EvpgPostponeAfterError(error, &later))
 		ReThrowError(error);
 }
 
@@ -472,7 +472,7 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 
 		if (error != NULL)
 		{
-			if (!EvpgAttemptPutOff(error, next))
+			if (!EvpgPostponeAfterError(error, next))
 				ReThrowError(error);
 			unlock_claimed();
 			any_claimed = false;

@@ -56,15 +56,15 @@ next_attempt_at(const EvpgDueItem *item)
 
 /* Leaves an item for a short time later; the attempt that the caller has counted was none. */
 void
-EvpgFailurePutOff(const EvpgDueItem *item)
+EvpgFailurePostpone(const EvpgDueItem *item)
 {
 	EvpgDueItemPostpone(item, EvpgClockNow() + TRANSIENT_PAUSE, item->attempts - 1);
 }
 
 static void
-put_off_item(void *item)
+postpone_failed_item(void *item)
 {
-	EvpgFailurePutOff(item);
+	EvpgFailurePostpone(item);
 }
 
 /*
@@ -73,15 +73,15 @@ put_off_item(void *item)
  *		timer that was moved or cancelled meanwhile: that is not given up.
  */
 bool
-EvpgFailureGiveUp(const EvpgReactionRun *run, const ErrorData *error)
+EvpgFailureGiveUp(const EvpgAttempt *attempt, const ErrorData *error)
 {
-	const EvpgDueItem *item = run->item;
+	const EvpgDueItem *item = attempt->item;
 	ErrorData	kept = *error;
-	EvpgDeadLetter letter = {.item = item, .label = run->label, .command = run->command, .error = &kept};
+	EvpgDeadLetter letter = {.item = item, .label = attempt->label, .command = attempt->command, .error = &kept};
 	int64		dead_letter_id;
 
 	/* A send was refused, and the saga has no answer to that. */
-	if (kept.hint == NULL && item->saga != NULL && run->command != NULL && kept.sqlerrcode == EVPG_ERRCODE_REJECTED)
+	if (kept.hint == NULL && item->saga != NULL && attempt->command != NULL && kept.sqlerrcode == EVPG_ERRCODE_REJECTED)
 		kept.hint = "Register a rejection_handler, or let it handle this code.";
 	dead_letter_id = EvpgDeadLetterWrite(&letter);
 	if (dead_letter_id == 0)
@@ -90,7 +90,7 @@ EvpgFailureGiveUp(const EvpgReactionRun *run, const ErrorData *error)
 	if (item->saga != NULL)
 		EvpgWakeWaitersAtCommit(EvpgHashPair(item->saga, ""));
 	EVPG_WAIT_POINT("saga_dead_lettered");
-	ereport(EvpgSubtransactionLevel(),
+	ereport(EvpgReportLevel(),
 			(item->saga == NULL ?
 			 errmsg("scheduled command " INT64_FORMAT " of database \"%s\" has become dead letter " INT64_FORMAT,
 					item->timer_id, get_database_name(MyDatabaseId), dead_letter_id) :
@@ -104,24 +104,24 @@ EvpgFailureGiveUp(const EvpgReactionRun *run, const ErrorData *error)
 /* An item that has failed, and whether it became a dead letter. */
 typedef struct ItemFailure
 {
-	const EvpgReactionRun *run;
+	const EvpgAttempt *attempt;
 	const ErrorData *error;
 	bool		dead;
 } ItemFailure;
 
 /* Puts an item off, retries it later, or gives it up: true if it is a dead letter. */
 static bool
-fail_item(const EvpgReactionRun *run, const ErrorData *error)
+fail_item(const EvpgAttempt *attempt, const ErrorData *error)
 {
-	const EvpgDueItem *item = run->item;
+	const EvpgDueItem *item = attempt->item;
 
 	if (EvpgErrorIsTransient(error))
 	{
-		EvpgFailurePutOff(item);
+		EvpgFailurePostpone(item);
 		return false;
 	}
-	if (run->given_up || item->attempts >= EvpgFailureMaxAttempts(item))
-		return EvpgFailureGiveUp(run, error);
+	if (attempt->given_up || item->attempts >= EvpgFailureMaxAttempts(item))
+		return EvpgFailureGiveUp(attempt, error);
 	EvpgDueItemPostpone(item, next_attempt_at(item), item->attempts);
 	EVPG_WAIT_POINT("saga_put_off");
 	return false;
@@ -132,7 +132,7 @@ record_item_failure(void *arg)
 {
 	ItemFailure *failure = arg;
 
-	failure->dead = fail_item(failure->run, failure->error);
+	failure->dead = fail_item(failure->attempt, failure->error);
 }
 
 /*
@@ -144,17 +144,17 @@ record_item_failure(void *arg)
  * has its row, and then the failure is not one of the timer as it will be.
  */
 bool
-EvpgFailureSettle(const EvpgReactionRun *run, const ErrorData *error)
+EvpgFailureSettle(const EvpgAttempt *attempt, const ErrorData *error)
 {
-	ItemFailure failure = {.run = run, .error = error};
+	ItemFailure failure = {.attempt = attempt, .error = error};
 	TimestampTz later = DT_NOEND;
 	ErrorData  *hindrance = EvpgSubtransactionRun(record_item_failure, &failure);
 
 	if (hindrance == NULL)
 		return failure.dead;
-	if (EvpgAttemptPutOff(hindrance, &later))
-		hindrance = EvpgSubtransactionRun(put_off_item, unconstify(EvpgDueItem *, run->item));
-	if (hindrance != NULL && !EvpgAttemptPutOff(hindrance, &later))
+	if (EvpgPostponeAfterError(hindrance, &later))
+		hindrance = EvpgSubtransactionRun(postpone_failed_item, unconstify(EvpgDueItem *, attempt->item));
+	if (hindrance != NULL && !EvpgPostponeAfterError(hindrance, &later))
 		ReThrowError(hindrance);
 	return false;
 }

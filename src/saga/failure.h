@@ -11,8 +11,8 @@
 #include "saga/action.h"
 
 extern int	EvpgFailureMaxAttempts(const EvpgDueItem *item);
-extern void EvpgFailurePutOff(const EvpgDueItem *item);
-extern bool EvpgFailureGiveUp(const EvpgReactionRun *run, const ErrorData *error);
-extern bool EvpgFailureSettle(const EvpgReactionRun *run, const ErrorData *error);
+extern void EvpgFailurePostpone(const EvpgDueItem *item);
+extern bool EvpgFailureGiveUp(const EvpgAttempt *attempt, const ErrorData *error);
+extern bool EvpgFailureSettle(const EvpgAttempt *attempt, const ErrorData *error);
 
 #endif							/* EVPG_FAILURE_H */

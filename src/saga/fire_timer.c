@@ -21,12 +21,12 @@
  *		again.  Does nothing if the instance is completed.
  */
 void
-EvpgTimerFire(EvpgReactionRun *run, const EvpgTimer *timer)
+EvpgTimerFire(EvpgAttempt *attempt, const EvpgTimer *timer)
 {
-	EvpgInstance *instance = &run->instance;
+	EvpgInstance *instance = &attempt->instance;
 	EvpgReaction reaction;
 	EvpgFiredTimer fired = {
-		.key = run->item->key,
+		.key = attempt->item->key,
 		.name = timer->name,
 		.payload = timer->payload,
 		.scheduled_at = timer->scheduled_at,
@@ -34,19 +34,19 @@ EvpgTimerFire(EvpgReactionRun *run, const EvpgTimer *timer)
 		.fired_at = EvpgClockNow()
 	};
 
-	EvpgInstanceRead(run->item->saga, run->item->key, instance);
+	EvpgInstanceRead(attempt->item->saga, attempt->item->key, instance);
 	if (!instance->exists || instance->completed)
 		return;
-	EvpgReactionFindSaga(run);
-	run->source = psprintf("timer " INT64_FORMAT " of " INT64_FORMAT, run->item->timer_id, timer->scheduled_at);
-	run->correlation_id = timer->correlation_id;
-	run->causation_id = timer->causation_id;
-	run->session_role = timer->session_role;
-	EvpgContextSetSessionRole(run->session_role);
+	EvpgReactionFindSaga(attempt);
+	attempt->source = psprintf("timer " INT64_FORMAT " of " INT64_FORMAT, attempt->item->timer_id, timer->scheduled_at);
+	attempt->correlation_id = timer->correlation_id;
+	attempt->causation_id = timer->causation_id;
+	attempt->session_role = timer->session_role;
+	EvpgContextSetSessionRole(attempt->session_role);
 	/* A chain that waits for a second or more is not a runaway. */
-	run->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
-	EvpgReactionCheckDepth(run);
-	EvpgSagaCodeOnTimer(run->saga, instance->state, &fired, &reaction);
+	attempt->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
+	EvpgReactionCheckDepth(attempt);
+	EvpgSagaCodeOnTimer(attempt->saga, instance->state, &fired, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
-	EvpgReactionApply(run, &reaction, EvpgReactionStateName(instance->state));
+	EvpgReactionApply(attempt, &reaction, EvpgReactionStateName(instance->state));
 }

@@ -11,6 +11,6 @@
 #include "saga/action.h"
 #include "saga/timer.h"
 
-extern void EvpgTimerFire(EvpgReactionRun *run, const EvpgTimer *timer);
+extern void EvpgTimerFire(EvpgAttempt *attempt, const EvpgTimer *timer);
 
 #endif							/* EVPG_FIRE_TIMER_H */

@@ -33,30 +33,31 @@
 
 /*
  * EvpgReactionFindSaga
- *		Sets run->saga to the version of the saga that the instance has, for a new one
+ *		Sets attempt->saga to the version of the saga that the instance has, for a new one
  *		the highest; an error if it is not registered any more.
  */
 void
-EvpgReactionFindSaga(EvpgReactionRun *run)
+EvpgReactionFindSaga(EvpgAttempt *attempt)
 {
-	run->saga = EvpgSagaGet(run->item->saga, run->instance.exists ? run->instance.saga_version : 0, true);
-	if (run->saga == NULL)
+	attempt->saga = EvpgSagaGet(attempt->item->saga, attempt->instance.exists ? attempt->instance.saga_version : 0, true);
+	if (attempt->saga == NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
-				 errmsg("version %d of saga \"%s\" is not registered", run->instance.saga_version, run->item->saga)));
+				 errmsg("version %d of saga \"%s\" is not registered", attempt->instance.saga_version,
+						attempt->item->saga)));
 }
 
 /* Raises the error of a chain of reactions that is too long, which is not tried again. */
 void
-EvpgReactionCheckDepth(EvpgReactionRun *run)
+EvpgReactionCheckDepth(EvpgAttempt *attempt)
 {
-	if (run->depth <= EvpgMaxSagaDepth)
+	if (attempt->depth <= EvpgMaxSagaDepth)
 		return;
-	run->given_up = true;
+	attempt->given_up = true;
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_LIMIT),
-			 errmsg("saga \"%s\" reacts to itself, or to others that react to it, without end", run->item->saga),
-			 errdetail("The chain is %d reactions long; the limit is %d.", run->depth, EvpgMaxSagaDepth),
+			 errmsg("saga \"%s\" reacts to itself, or to others that react to it, without end", attempt->item->saga),
+			 errdetail("The chain is %d reactions long; the limit is %d.", attempt->depth, EvpgMaxSagaDepth),
 			 errhint("Let an event that a saga has caused end the chain, or let a superuser raise evpg.max_saga_depth.")));
 }
 
@@ -71,10 +72,10 @@ EvpgReactionStateName(Jsonb *state)
 
 /* Raises an error if a change of the state has not been declared. */
 static void
-check_transition(EvpgReactionRun *run, const char *before)
+check_transition(EvpgAttempt *attempt, const char *before)
 {
-	Jsonb	   *transitions = run->saga->transitions;
-	char	   *after = EvpgReactionStateName(run->instance.state);
+	Jsonb	   *transitions = attempt->saga->transitions;
+	char	   *after = EvpgReactionStateName(attempt->instance.state);
 	JsonbValue *targets;
 
 	if (transitions == NULL || strcmp(before, after) == 0)
@@ -87,10 +88,10 @@ check_transition(EvpgReactionRun *run, const char *before)
 		if (findJsonbValueFromContainer(targets->val.binary.data, JB_FARRAY, &wanted) != NULL)
 			return;
 	}
-	run->given_up = true;
+	attempt->given_up = true;
 	ereport(ERROR,
 			(errcode(EVPG_ERRCODE_TRANSITION),
-			 errmsg("saga \"%s\" has no transition from \"%s\" to \"%s\"", run->saga->name, before, after),
+			 errmsg("saga \"%s\" has no transition from \"%s\" to \"%s\"", attempt->saga->name, before, after),
 			 errhint("Declare it in \"transitions\".")));
 }
 
@@ -100,12 +101,12 @@ check_transition(EvpgReactionRun *run, const char *before)
  *		is the name of its state before.
  */
 void
-EvpgReactionApply(EvpgReactionRun *run, const EvpgReaction *reaction, const char *before)
+EvpgReactionApply(EvpgAttempt *attempt, const EvpgReaction *reaction, const char *before)
 {
-	EvpgActionsRun(run, reaction);
-	check_transition(run, before);
-	run->instance.version++;
-	EvpgInstanceWrite(run->item->saga, run->item->key, &run->instance);
+	EvpgActionsRun(attempt, reaction);
+	check_transition(attempt, before);
+	attempt->instance.version++;
+	EvpgInstanceWrite(attempt->item->saga, attempt->item->key, &attempt->instance);
 }
 
 /* ------------------------------------------------------------------ events */
@@ -130,24 +131,24 @@ event_depth(const EvpgEvent *event)
 
 /* Whether the version of an instance finds its key in an event: perhaps only another version has found it. */
 static bool
-is_key_of_version(const EvpgReactionRun *run, const EvpgEvent *event)
+is_key_of_version(const EvpgAttempt *attempt, const EvpgEvent *event)
 {
 	ListCell   *cell;
 
-	if (list_length(EvpgSagaVersions(run->saga->name)) < 2)
+	if (list_length(EvpgSagaVersions(attempt->saga->name)) < 2)
 		return true;
-	foreach(cell, EvpgSagaKeys(run->saga, event))
-		if (strcmp(lfirst(cell), run->item->key) == 0)
+	foreach(cell, EvpgSagaKeys(attempt->saga, event))
+		if (strcmp(lfirst(cell), attempt->item->key) == 0)
 		return true;
 	return false;
 }
 
 static void
-begin_instance(EvpgReactionRun *run)
+begin_instance(EvpgAttempt *attempt)
 {
-	run->instance.state = run->saga->initial_state;
-	run->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
-	run->instance.saga_version = run->saga->version;
+	attempt->instance.state = attempt->saga->initial_state;
+	attempt->instance.undo = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("[]")));
+	attempt->instance.saga_version = attempt->saga->version;
 }
 
 /*
@@ -157,35 +158,35 @@ begin_instance(EvpgReactionRun *run)
  *		the version of the saga that it has.
  */
 void
-EvpgReactToEvent(EvpgReactionRun *run, const EvpgEvent *event)
+EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event)
 {
-	EvpgInstance *instance = &run->instance;
+	EvpgInstance *instance = &attempt->instance;
 	EvpgReaction reaction;
 	const char *before;
 
-	EvpgInstanceRead(run->item->saga, run->item->key, instance);
+	EvpgInstanceRead(attempt->item->saga, attempt->item->key, instance);
 	if (instance->completed)
 		return;
-	EvpgReactionFindSaga(run);
-	if (!EvpgSagaTakes(run->saga, event) ||
-		(!instance->exists && !EvpgSagaStarts(run->saga, event)) || !is_key_of_version(run, event))
+	EvpgReactionFindSaga(attempt);
+	if (!EvpgSagaTakes(attempt->saga, event) ||
+		(!instance->exists && !EvpgSagaStarts(attempt->saga, event)) || !is_key_of_version(attempt, event))
 		return;
-	run->source = EvpgUuidText(&event->event_id);
-	run->correlation_id = event->correlation_id != NULL ? event->correlation_id : run->source;
-	run->causation_id = run->source;
-	run->actor = event->actor;
-	run->session_role = event->session_role;
-	EvpgContextSetSessionRole(run->session_role);
-	run->depth = event_depth(event) + 1;
-	EvpgReactionCheckDepth(run);
+	attempt->source = EvpgUuidText(&event->event_id);
+	attempt->correlation_id = event->correlation_id != NULL ? event->correlation_id : attempt->source;
+	attempt->causation_id = attempt->source;
+	attempt->actor = event->actor;
+	attempt->session_role = event->session_role;
+	EvpgContextSetSessionRole(attempt->session_role);
+	attempt->depth = event_depth(event) + 1;
+	EvpgReactionCheckDepth(attempt);
 	if (!instance->exists)
-		begin_instance(run);
+		begin_instance(attempt);
 	before = instance->exists ? EvpgReactionStateName(instance->state) : "";
-	EvpgSagaCodeOnEvent(run->saga, run->item->key, instance->state, event, &reaction);
+	EvpgSagaCodeOnEvent(attempt->saga, attempt->item->key, instance->state, event, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
 	/* The saga does not begin an instance for this key. */
 	if (!instance->exists && reaction.state == NULL)
 		return;
 	instance->position = Max(instance->position, event->position);
-	EvpgReactionApply(run, &reaction, before);
+	EvpgReactionApply(attempt, &reaction, before);
 }

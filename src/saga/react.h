@@ -10,11 +10,11 @@
 
 #include "saga/action.h"
 
-extern void EvpgReactToEvent(EvpgReactionRun *run, const EvpgEvent *event);
+extern void EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event);
 
-extern void EvpgReactionFindSaga(EvpgReactionRun *run);
-extern void EvpgReactionCheckDepth(EvpgReactionRun *run);
+extern void EvpgReactionFindSaga(EvpgAttempt *attempt);
+extern void EvpgReactionCheckDepth(EvpgAttempt *attempt);
 extern char *EvpgReactionStateName(Jsonb *state);
-extern void EvpgReactionApply(EvpgReactionRun *run, const EvpgReaction *reaction, const char *before);
+extern void EvpgReactionApply(EvpgAttempt *attempt, const EvpgReaction *reaction, const char *before);
 
 #endif							/* EVPG_REACT_H */

@@ -37,7 +37,7 @@ route_item_again(void *arg)
 {
 	EvpgDueItem *item = arg;
 
-	(void) EvpgRouteAgain(item->saga, item->position);
+	(void) EvpgRouteEvent(item->saga, item->position);
 }
 
 /* Tries a dead letter, which is locked, once more, and resolves it; returns the error, NULL if it succeeded. */

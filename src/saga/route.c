@@ -81,7 +81,7 @@ write_routing_dead_letter(const EvpgSaga *saga, const EvpgEvent *event, int atte
 		ReThrowError(unconstify(ErrorData *, error));
 	dead_letter_id = EvpgDeadLetterWrite(&letter);
 	EVPG_WAIT_POINT("saga_dead_lettered");
-	ereport(EvpgSubtransactionLevel(),
+	ereport(EvpgReportLevel(),
 			(errmsg("saga \"%s\" of database \"%s\" has dead letter " INT64_FORMAT, saga->name,
 					get_database_name(MyDatabaseId), dead_letter_id),
 			 errdetail("No key was found for the event at position " INT64_FORMAT
@@ -275,7 +275,7 @@ prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
 	EvpgConsumerRecordError(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, consumer->attempts > 0, error);
 	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)
-		ereport(EvpgSubtransactionLevel(),
+		ereport(EvpgReportLevel(),
 				(errmsg("saga \"%s\" of database \"%s\" has stopped", consumer->name, get_database_name(MyDatabaseId)),
 				 errdetail("The error has SQLSTATE %s; evpg.consumer has the rest.", unpack_sql_state(error->sqlerrcode)),
 				 errhint("When the cause is gone, use evpg_resume_consumer().")));
@@ -307,7 +307,7 @@ route_cautiously(const EvpgConsumer *consumer, int64 stable, TimestampTz *next)
 			return route_batch(consumer, stable, Min(limit, BATCH_EVENTS), &dead_letters, next) < stable;
 		case EVPG_CRASH_COUNTED:
 			return true;
-		case EVPG_CRASH_PUT_OFF:
+		case EVPG_CRASH_POSTPONE:
 			return false;
 		default:
 			write_routing_dead_letter(saga, &event, consumer->crashes - 1, EvpgCrashError(consumer->crashes - 1));
@@ -317,13 +317,13 @@ route_cautiously(const EvpgConsumer *consumer, int64 stable, TimestampTz *next)
 }
 
 /*
- * EvpgRouteRun
+ * EvpgRouteBatch
  *		Routes the next batch of a saga, in the current transaction.  True if there
  *		is more; else *next is lowered to when the saga is to be retried.  Does nothing
  *		if another session has locked the consumer.
  */
 bool
-EvpgRouteRun(const char *saga, TimestampTz *next)
+EvpgRouteBatch(const char *saga, TimestampTz *next)
 {
 	EvpgConsumer consumer;
 	EvpgScope	scope;
@@ -397,13 +397,13 @@ has_events_left(const char *saga, int64 position)
 }
 
 /*
- * EvpgRouteReached
+ * EvpgRouteHasReached
  *		Returns whether the instances of a saga have reacted to all events up to a
  *		position; those behind a dead letter are not waited for.  The caller is inside
  *		EvpgEnter.
  */
 bool
-EvpgRouteReached(const char *saga, int64 position)
+EvpgRouteHasReached(const char *saga, int64 position)
 {
 	List	   *versions = EvpgSagaVersions(saga);
 	EvpgLogFilter filter = {.aggregate_types = list_types(versions, true), .event_types = list_types(versions, false)};
@@ -415,12 +415,12 @@ EvpgRouteReached(const char *saga, int64 position)
 }
 
 /*
- * EvpgRouteAgain
+ * EvpgRouteEvent
  *		Routes one event once more, for a dead letter without a key; false if there is
  *		none.  An error of finding its keys is raised.
  */
 bool
-EvpgRouteAgain(const char *saga, int64 position)
+EvpgRouteEvent(const char *saga, int64 position)
 {
 	EvpgLogFilter filter = {.after = position - 1, .upto = position};
 	List	   *versions = EvpgSagaVersions(saga);

@@ -10,9 +10,9 @@
 
 #include "datatype/timestamp.h"
 
-extern bool EvpgRouteRun(const char *saga, TimestampTz *next);
+extern bool EvpgRouteBatch(const char *saga, TimestampTz *next);
 extern int64 EvpgRouteAll(const char *saga);
-extern bool EvpgRouteReached(const char *saga, int64 position);
-extern bool EvpgRouteAgain(const char *saga, int64 position);
+extern bool EvpgRouteHasReached(const char *saga, int64 position);
+extern bool EvpgRouteEvent(const char *saga, int64 position);
 
 #endif							/* EVPG_ROUTE_H */

@@ -56,7 +56,7 @@ make_saga(uint64 row)
 	saga->name = EvpgResultText(row, SAGA_NAME);
 	saga->version = (int) EvpgResultInt64(row, SAGA_VERSION);
 	saga->library = EvpgResultText(row, SAGA_LIBRARY);
-	saga->native = (saga->library != NULL);
+	saga->has_module = (saga->library != NULL);
 	saga->symbol = EvpgResultText(row, SAGA_SYMBOL);
 	saga->handler_signature = EvpgResultText(row, SAGA_HANDLER);
 	saga->rejection_signature = EvpgResultText(row, SAGA_REJECTION_HANDLER);

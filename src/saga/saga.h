@@ -20,11 +20,11 @@ typedef struct EvpgSaga
 	MemoryContext context;
 	char	   *name;
 	int			version;
-	bool		native;			/* a symbol of a module, else functions */
-	char	   *library;		/* if native */
+	bool		has_module;		/* a symbol of a module, else functions */
+	char	   *library;		/* if has_module */
 	char	   *symbol;
 	evpg_saga_definition module;	/* once it is used */
-	char	   *handler_signature;	/* if not native, as the next two */
+	char	   *handler_signature;	/* if not has_module, as the next two */
 	char	   *rejection_signature;	/* NULL: none, as the next one */
 	char	   *timer_signature;
 	char	   *key_signature;	/* how the key is found; none: aggregate id */

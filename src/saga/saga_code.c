@@ -27,7 +27,7 @@
 #include "funcapi.h"
 #include "saga/saga_code.h"
 #include "usercode/module.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -64,19 +64,19 @@ describe_saga_call(void *arg)
 void
 EvpgSagaCallBegin(EvpgSagaCall *call)
 {
-	EvpgErrorContextPush(&call->frame, describe_saga_call, call);
+	EvpgErrorContextPush(&call->callback, describe_saga_call, call);
 }
 
 /* Ends a call; not needed after an error. */
 void
 EvpgSagaCallEnd(EvpgSagaCall *call)
 {
-	EvpgErrorContextPop(&call->frame);
+	EvpgErrorContextPop(&call->callback);
 }
 
 /* ------------------------------------------------------------------ modules */
 
-/* Returns the module of a saga that is native, which is loaded at first use. */
+/* Returns the module of a saga that has one, which is loaded at first use. */
 const evpg_saga_definition *
 EvpgSagaCodeModule(EvpgSaga *saga)
 {
@@ -90,7 +90,7 @@ EvpgSagaCodeModule(EvpgSaga *saga)
 
 /* The state of an instance as an object of its own, which goes with CurrentMemoryContext. */
 static evpg_json *
-make_native_state(EvpgSaga *saga, Jsonb *state)
+make_module_state(EvpgSaga *saga, Jsonb *state)
 {
 	EvpgJsonOwner *owner = EvpgJsonOwn(NULL);
 
@@ -104,14 +104,14 @@ make_native_state(EvpgSaga *saga, Jsonb *state)
 
 /* Makes a reaction of the result of a callback; a saga cannot refuse, so a refusal is a failure. */
 static void
-read_native_result(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction *reaction)
+read_module_result(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgReaction *reaction)
 {
 	if (result->failed || result->rejected)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("saga \"%s\" failed: %s", saga->name,
-						EvpgNativeText(EvpgNativeClip(result)->message, "failure message"))));
-	EvpgNativeResultCheck(result, EVPG_MAY_ACT, "a saga");
+						EvpgModuleCopyText(EvpgModuleResultClip(result)->message, "failure message"))));
+	EvpgModuleResultCheck(result, EVPG_MAY_ACT, "a saga");
 	reaction->unhandled = result->unhandled;
 	if (!result->unhandled)
 	{
@@ -119,29 +119,29 @@ read_native_result(EvpgSaga *saga, evpg_json *state, evpg_result *result, EvpgRe
 		if (result->actions != NULL)
 			reaction->actions = EvpgJsonToJsonb(result->actions, "list of actions");
 	}
-	EvpgNativeResultReset(result);
+	EvpgModuleResultReset(result);
 }
 
 static void
-call_native_handler(EvpgSaga *saga, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
+call_module_handler(EvpgSaga *saga, Jsonb *state, const EvpgEvent *event, EvpgReaction *reaction)
 {
 	const evpg_react_entry *entry = evpg_find_reaction(EvpgSagaCodeModule(saga), event->type);
 	evpg_result *result;
 	evpg_json  *json;
-	EvpgNativeEvent native;
+	EvpgModuleEvent lent;
 
 	if (entry == NULL)
 	{
 		reaction->state = state;
 		return;
 	}
-	result = EvpgNativeResult();
-	json = make_native_state(saga, state);
-	EvpgNativeEventInit(&native);
-	EvpgNativeEventSet(&native, event, NULL);
-	entry->call(result, json, &native.event);
-	read_native_result(saga, json, result, reaction);
-	EvpgNativeEventClear(&native);
+	result = EvpgModuleResultCreate();
+	json = make_module_state(saga, state);
+	EvpgModuleEventInit(&lent);
+	EvpgModuleEventSet(&lent, event, NULL);
+	entry->call(result, json, &lent.event);
+	read_module_result(saga, json, result, reaction);
+	EvpgModuleEventClear(&lent);
 }
 
 static evpg_json *
@@ -155,7 +155,7 @@ make_optional_json(const Jsonb *jsonb, const char *what)
 }
 
 static void
-call_native_rejection_handler(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
+call_module_rejection_handler(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction)
 {
 	evpg_rejected_fn rejected = EvpgSagaCodeModule(saga)->rejected;
 	evpg_result *result;
@@ -167,8 +167,8 @@ call_native_rejection_handler(EvpgSaga *saga, Jsonb *state, const EvpgRejection 
 		reaction->unhandled = true;
 		return;
 	}
-	result = EvpgNativeResult();
-	json = make_native_state(saga, state);
+	result = EvpgModuleResultCreate();
+	json = make_module_state(saga, state);
 	in = (evpg_rejection)
 	{
 		.key = rejection->key,
@@ -185,11 +185,11 @@ call_native_rejection_handler(EvpgSaga *saga, Jsonb *state, const EvpgRejection 
 			.source_position = rejection->source_position
 	};
 	rejected(result, json, &in);
-	read_native_result(saga, json, result, reaction);
+	read_module_result(saga, json, result, reaction);
 }
 
 static void
-call_native_timer_handler(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
+call_module_timer_handler(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction)
 {
 	const evpg_timer_entry *entry = evpg_find_timer(EvpgSagaCodeModule(saga), timer->name);
 	evpg_result *result;
@@ -201,19 +201,19 @@ call_native_timer_handler(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *ti
 		reaction->state = state;
 		return;
 	}
-	result = EvpgNativeResult();
-	json = make_native_state(saga, state);
+	result = EvpgModuleResultCreate();
+	json = make_module_state(saga, state);
 	in = (evpg_fired_timer)
 	{
 		.key = timer->key,
 			.name = timer->name,
 			.payload = make_optional_json(timer->payload, "timer payload"),
-			.scheduled_at = EvpgNativeTime(timer->scheduled_at),
-			.due_at = EvpgNativeTime(timer->due_at),
-			.fired_at = EvpgNativeTime(timer->fired_at)
+			.scheduled_at = EvpgModuleTime(timer->scheduled_at),
+			.due_at = EvpgModuleTime(timer->due_at),
+			.fired_at = EvpgModuleTime(timer->fired_at)
 	};
 	entry->call(result, json, &in);
-	read_native_result(saga, json, result, reaction);
+	read_module_result(saga, json, result, reaction);
 }
 
 /* ------------------------------------------------------------------ functions */
@@ -335,10 +335,10 @@ check_handled(const EvpgSaga *saga, const EvpgReaction *reaction)
 	if (reaction->unhandled)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
-				 saga->native ?
+				 saga->has_module ?
 				 errmsg("saga \"%s\" called evpg_unhandled() for something other than a refused send", saga->name) :
 				 errmsg("handler of saga \"%s\" returned null", saga->name),
-				 saga->native ? 0 :
+				 saga->has_module ? 0 :
 				 errhint("If there is nothing to do, return evpg_reaction(state).  A CASE without ELSE returns null.")));
 }
 
@@ -355,8 +355,8 @@ EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEve
 
 	memset(reaction, 0, sizeof(EvpgReaction));
 	EvpgSagaCallBegin(&call);
-	if (saga->native)
-		call_native_handler(saga, state, event, reaction);
+	if (saga->has_module)
+		call_module_handler(saga, state, event, reaction);
 	else
 		call_reaction_function(EvpgSagaCodeFunction(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER),
 							   state, EvpgEventDatum(event), reaction);
@@ -377,8 +377,8 @@ EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejec
 
 	memset(reaction, 0, sizeof(EvpgReaction));
 	EvpgSagaCallBegin(&call);
-	if (saga->native)
-		call_native_rejection_handler(saga, state, rejection, reaction);
+	if (saga->has_module)
+		call_module_rejection_handler(saga, state, rejection, reaction);
 	else if (saga->rejection_signature == NULL)
 		reaction->unhandled = true;
 	else
@@ -400,8 +400,8 @@ EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, E
 
 	memset(reaction, 0, sizeof(EvpgReaction));
 	EvpgSagaCallBegin(&call);
-	if (saga->native)
-		call_native_timer_handler(saga, state, timer, reaction);
+	if (saga->has_module)
+		call_module_timer_handler(saga, state, timer, reaction);
 	else if (saga->timer_signature == NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
@@ -423,7 +423,7 @@ EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, E
 void
 EvpgSagaCodeLoad(EvpgSaga *saga)
 {
-	if (saga->native)
+	if (saga->has_module)
 		(void) EvpgSagaCodeModule(saga);
 	else
 		(void) EvpgSagaCodeFunction(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER);

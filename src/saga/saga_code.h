@@ -50,7 +50,7 @@ typedef struct EvpgReaction
 /* A call of code, for its error context. */
 typedef struct EvpgSagaCall
 {
-	ErrorContextCallback frame;
+	ErrorContextCallback callback;
 	const char *saga;
 	const char *key;			/* NULL: the code finds it */
 	const EvpgEvent *event;		/* one of these three */

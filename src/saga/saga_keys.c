@@ -30,14 +30,14 @@ module_takes_event(EvpgSaga *saga, const EvpgEvent *event)
 static List *
 find_saga_keys(EvpgSaga *saga, const EvpgEvent *event)
 {
-	if (saga->native && !module_takes_event(saga, event))
+	if (saga->has_module && !module_takes_event(saga, event))
 		return NIL;
 	if (saga->key_path != NULL)
 		return EvpgKeysByPath(saga->key_path, event, "saga", saga->name);
 	if (saga->key_signature != NULL)
 		return EvpgKeysByFunction(EvpgSagaCodeFunction(saga, &saga->key_function, saga->key_signature, EVPG_ROLE_KEY),
 								  event, "saga key");
-	if (saga->native && saga->module.key != NULL)
+	if (saga->has_module && saga->module.key != NULL)
 		return EvpgKeysByModule(saga->module.key, event, "saga key");
 	return list_make1((char *) event->aggregate_id);
 }

@@ -60,7 +60,7 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	 * The actor and the role are those of this session, not of the worker
 	 * that executes it.
 	 */
-	EvpgContextApply(&command);
+	EvpgContextFill(&command);
 	EvpgRefuseInProjection("schedule commands");
 	EvpgEnter(&scope, "evpg_schedule_command()");
 
@@ -85,19 +85,19 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
  *		now would be refused again, so its error is final.
  */
 void
-EvpgScheduledCommandExecute(EvpgReactionRun *run, const EvpgTimer *timer)
+EvpgScheduledCommandExecute(EvpgAttempt *attempt, const EvpgTimer *timer)
 {
 	EvpgCommand command;
 	EvpgOutcome outcome;
 
-	run->command = timer->command;
+	attempt->command = timer->command;
 	EvpgCommandFromJsonb(timer->command, &command);
 	command.session_role = timer->session_role;
 	if (command.command_id == NULL)
-		command.command_id = psprintf("timer:" INT64_FORMAT, run->item->timer_id);
+		command.command_id = psprintf("timer:" INT64_FORMAT, attempt->item->timer_id);
 	EvpgCommandExecute(&command, true, &outcome);
-	run->given_up = true;
+	attempt->given_up = true;
 	EvpgOutcomeRaise(&outcome);
-	run->given_up = false;
-	run->dispatched++;
+	attempt->given_up = false;
+	attempt->dispatched++;
 }

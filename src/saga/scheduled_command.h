@@ -11,6 +11,6 @@
 #include "saga/action.h"
 #include "saga/timer.h"
 
-extern void EvpgScheduledCommandExecute(EvpgReactionRun *run, const EvpgTimer *timer);
+extern void EvpgScheduledCommandExecute(EvpgAttempt *attempt, const EvpgTimer *timer);
 
 #endif							/* EVPG_SCHEDULED_COMMAND_H */

@@ -11,8 +11,8 @@
 #include "base/errors.h"
 #include "usercode/guard.h"
 
-bool		EvpgApplyRuns = false;
-bool		EvpgReactionRuns = false;
+bool		EvpgInsideProjection = false;
+bool		EvpgInsideSaga = false;
 
 /*
  * EvpgRefuseInProjection
@@ -23,7 +23,7 @@ bool		EvpgReactionRuns = false;
 void
 EvpgRefuseInProjection(const char *what)
 {
-	if (EvpgApplyRuns)
+	if (EvpgInsideProjection)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_REENTERED),
 				 errmsg("a projection cannot %s", what),
@@ -39,7 +39,7 @@ EvpgRefuseInProjection(const char *what)
 void
 EvpgRefuseInSaga(const char *what)
 {
-	if (EvpgReactionRuns)
+	if (EvpgInsideSaga)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_REENTERED),
 				 errmsg("a reaction of a saga cannot %s", what),

@@ -9,10 +9,10 @@
 #define EVPG_GUARD_H
 
 /* User code of a projection may be running; what sets it resets it, also after an error. */
-extern bool EvpgApplyRuns;
+extern bool EvpgInsideProjection;
 
 /* An instance of a saga reacts; what sets it resets it, also after an error. */
-extern bool EvpgReactionRuns;
+extern bool EvpgInsideSaga;
 
 extern void EvpgRefuseInProjection(const char *what);
 extern void EvpgRefuseInSaga(const char *what);

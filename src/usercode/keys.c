@@ -19,7 +19,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "usercode/keys.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
@@ -139,15 +139,15 @@ EvpgKeysByFunction(EvpgFunction *function, const EvpgEvent *event, const char *w
 List *
 EvpgKeysByModule(evpg_key_fn key, const EvpgEvent *event, const char *what)
 {
-	EvpgNativeEvent native;
+	EvpgModuleEvent lent;
 	const char *found;
 	List	   *keys = NIL;
 
-	EvpgNativeEventInit(&native);
-	EvpgNativeEventSet(&native, event, NULL);
-	found = key(&native.event);
+	EvpgModuleEventInit(&lent);
+	EvpgModuleEventSet(&lent, event, NULL);
+	found = key(&lent.event);
 	if (found != NULL)
-		keys = add_key(NIL, EvpgNativeText(found, what), what);
-	EvpgNativeEventClear(&native);
+		keys = add_key(NIL, EvpgModuleCopyText(found, what), what);
+	EvpgModuleEventClear(&lent);
 	return keys;
 }

@@ -109,7 +109,7 @@ EvpgBackgroundHandleInterrupts(void)
 {
 	if (ProcDiePending)
 		proc_exit(0);
-	EvpgAttemptForgetCancel();
+	EvpgForgetCancel();
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
@@ -235,7 +235,7 @@ EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
-		disturbed = EvpgAttemptDisturbed(geterrcode());
+		disturbed = EvpgErrorIsInterference(geterrcode());
 		if (!disturbed && (!quiet || *pause == 0))
 			EmitErrorReport();
 		AbortOutOfAnyTransaction();
@@ -245,7 +245,7 @@ EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
-	*pause = done ? 0 : EvpgNextPause(*pause, FIRST_PAUSE, disturbed ? LONGEST_DISTURBANCE : LAST_PAUSE);
+	*pause = done ? 0 : EvpgRetryNextPause(*pause, FIRST_PAUSE, disturbed ? LONGEST_DISTURBANCE : LAST_PAUSE);
 	return done;
 }
 

@@ -15,7 +15,7 @@
 #include "base/shmem.h"
 #include "base/testing.h"
 #include "broadcast/broadcast.h"
-#include "broadcast/ring.h"
+#include "broadcast/frame_ring.h"
 #include "commands/async.h"
 #include "log/durable.h"
 #include "storage/ipc.h"
@@ -32,7 +32,7 @@
 /* A worker sends frames that have waited for a broadcaster for so long; ms. */
 #define STAND_IN_AFTER 1000
 
-static EvpgRingBatch frame_batch;
+static EvpgFrameBatch frame_batch;
 
 /* Sends a batch of frames with NOTIFY, in a transaction, and frees its room in the ring. */
 static void
@@ -49,7 +49,7 @@ send_batch(void)
 		const char *projection_channel;
 		const char *text;
 
-		frame = EvpgRingNextFrame(frame, &key_channel, &projection_channel, &text);
+		frame = EvpgFrameRingNext(frame, &key_channel, &projection_channel, &text);
 		Async_Notify(key_channel, text);
 		Async_Notify(projection_channel, text);
 	}
@@ -58,7 +58,7 @@ send_batch(void)
 					 psprintf("{\"event\": \"resync\", \"reason\": \"overflow\", \"dropped\": " INT64_FORMAT "}",
 							  frame_batch.dropped));
 	CommitTransactionCommand();
-	EvpgRingReleaseBatch(&frame_batch);
+	EvpgFrameRingReleaseBatch(&frame_batch);
 }
 
 /*
@@ -73,7 +73,7 @@ EvpgBroadcasterStandIn(void)
 	static TimestampTz since = 0;
 	static long pause = 0;
 
-	if (!EvpgRingIsStranded())
+	if (!EvpgFrameRingIsStranded())
 	{
 		since = 0;
 		return DT_NOEND;
@@ -84,7 +84,7 @@ EvpgBroadcasterStandIn(void)
 		return TimestampTzPlusMilliseconds(since, STAND_IN_AFTER);
 	if (!EvpgProcessStandIn(true))
 		return EvpgBackgroundTimeAfter(STAND_IN_AFTER);
-	while (EvpgRingCopyBatch(&frame_batch) && EvpgBackgroundRunRound(send_batch, &pause, true))
+	while (EvpgFrameRingCopyBatch(&frame_batch) && EvpgBackgroundRunRound(send_batch, &pause, true))
 		EvpgBackgroundHandleInterrupts();
 	(void) EvpgProcessStandIn(false);
 	return EvpgBackgroundTimeAfter(STAND_IN_AFTER);
@@ -125,7 +125,7 @@ evpg_broadcaster_main(Datum arg)
 	{
 		EvpgBackgroundHandleInterrupts();
 		EvpgBackgroundProcess->woken = false;
-		if (!EvpgRingCopyBatch(&frame_batch))
+		if (!EvpgFrameRingCopyBatch(&frame_batch))
 		{
 			/* Its frames can go by NOTIFY; work that no worker does cannot. */
 			if (EvpgShmem->crowded)

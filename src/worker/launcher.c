@@ -134,7 +134,7 @@ process_is_running(ManagedProcess *managed, bool wanted)
 										Max(managed->pause, FIRST_PAUSE) * WORKED))
 		managed->pause = FIRST_PAUSE;
 	else
-		managed->pause = EvpgNextPause(managed->pause, FIRST_PAUSE, LAST_PAUSE);
+		managed->pause = EvpgRetryNextPause(managed->pause, FIRST_PAUSE, LAST_PAUSE);
 	managed->start_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), managed->pause);
 	return false;
 }
@@ -171,7 +171,7 @@ start_process(ManagedProcess *managed, const char *what, const char *function, O
 					 errmsg("could not start %s", worker.bgw_name),
 					 errdetail("All background worker slots are in use; evpg will try again."),
 					 errhint("Increase max_worker_processes.")));
-		room_pause = EvpgNextPause(room_pause, FIRST_PAUSE, LAST_ROOM_PAUSE);
+		room_pause = EvpgRetryNextPause(room_pause, FIRST_PAUSE, LAST_ROOM_PAUSE);
 		room_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), room_pause);
 	}
 	MemoryContextSwitchTo(old);

@@ -184,7 +184,7 @@ consumer_has_reached(const AwaitedState *wait)
 
 	EvpgEnter(&scope, NULL);
 	if (EvpgSagaGet(wait->name, 0, true) != NULL)
-		reached = EvpgRouteReached(wait->name, wait->position);
+		reached = EvpgRouteHasReached(wait->name, wait->position);
 	else if (EvpgProjectionGet(wait->name, false)->mode == EVPG_MODE_INLINE)
 		reached = position_is_decided(wait->position);
 	else

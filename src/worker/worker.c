@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *		Workers: run what is due in a database, one pass after another (run.c),
+ *		Workers: run what is due in a database, one pass after another (run_pass.c),
  *		and sleep until there is more.
  *
  *-------------------------------------------------------------------------
@@ -17,7 +17,7 @@
 #include "utils/timestamp.h"
 #include "worker/background_process.h"
 #include "worker/broadcaster.h"
-#include "worker/run.h"
+#include "worker/run_pass.h"
 #include "worker/worker.h"
 
 /*
@@ -82,7 +82,7 @@ evpg_worker_main(Datum arg)
 	TimestampTz frames_at;
 
 	EvpgBackgroundConnect();
-	EvpgAttemptNoteCancels();
+	EvpgTrackCancels();
 	EvpgBackgroundForceSetting("deadlock_timeout", DEADLOCK_CHECK_AFTER);
 	EvpgBackgroundAttach();
 	for (;;)

@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * run.h
+ * run_pass.h
  *		One pass over all work outside the transactions of appenders.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef EVPG_RUN_H
-#define EVPG_RUN_H
+#ifndef EVPG_RUN_PASS_H
+#define EVPG_RUN_PASS_H
 
 #include "datatype/timestamp.h"
 
 extern bool EvpgRunPass(void (*commit) (void), TimestampTz *next);
 
-#endif							/* EVPG_RUN_H */
+#endif							/* EVPG_RUN_PASS_H */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * run.c
+ * run_pass.c
  *		What is done outside the transactions of appenders: one pass over all
  *		tasks, for workers and for CALL evpg_run() alike.
  *
@@ -37,7 +37,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker/prune.h"
-#include "worker/run.h"
+#include "worker/run_pass.h"
 
 PG_FUNCTION_INFO_V1(evpg_run);
 
@@ -115,7 +115,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 			}
 			else if (EvpgErrorIsCancel(error))
 				ReThrowError(error);
-			else if (!EvpgAttemptPutOff(error, next))
+			else if (!EvpgPostponeAfterError(error, next))
 				ereport(WARNING,
 						(errcode(error->sqlerrcode),
 						 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
@@ -198,7 +198,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
-		more |= run_tasks(list_tasks(EvpgConsumerListSagas, context), EvpgRouteRun, context, commit, next);
+		more |= run_tasks(list_tasks(EvpgConsumerListSagas, context), EvpgRouteBatch, context, commit, next);
 		more |= EvpgDispatchPass(commit, context, next);
 		more |= run_tasks(list_tasks(EvpgConsumerListProjections, context), EvpgAsyncApplyBatch, context, commit, next);
 		more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), EvpgRebuildContinue, context, commit, next);

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * ring.h
+ * frame_ring.h
  *		Frames on their way from a transaction to the broadcaster.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef EVPG_RING_H
-#define EVPG_RING_H
+#ifndef EVPG_FRAME_RING_H
+#define EVPG_FRAME_RING_H
 
 #include "access/xlogdefs.h"
 
@@ -22,7 +22,7 @@ typedef enum EvpgFrameSender
 extern int	EvpgBroadcastBy;
 
 /* What the broadcaster takes at once: copies of the oldest frames. */
-typedef struct EvpgRingBatch
+typedef struct EvpgFrameBatch
 {
 	char	   *bytes;
 	Size		size;			/* of whole frames */
@@ -30,16 +30,16 @@ typedef struct EvpgRingBatch
 	int64		commits;		/* handed over frames since the last batch */
 	int64		dropped;		/* to be announced */
 	XLogRecPtr	lsn;			/* to be durable before they are sent */
-} EvpgRingBatch;
+} EvpgFrameBatch;
 
-extern void EvpgRingInit(void);
-extern bool EvpgRingPrepare(void);
-extern void EvpgRingAddFrame(const char *key_channel, const char *projection_channel, const char *text);
+extern void EvpgFrameRingInit(void);
+extern bool EvpgFrameRingPrepare(void);
+extern void EvpgFrameRingAdd(const char *key_channel, const char *projection_channel, const char *text);
 
-extern bool EvpgRingCopyBatch(EvpgRingBatch *batch);
-extern const char *EvpgRingNextFrame(const char *frame, const char **key_channel, const char **projection_channel,
+extern bool EvpgFrameRingCopyBatch(EvpgFrameBatch *batch);
+extern const char *EvpgFrameRingNext(const char *frame, const char **key_channel, const char **projection_channel,
 									 const char **text);
-extern bool EvpgRingIsStranded(void);
-extern void EvpgRingReleaseBatch(const EvpgRingBatch *batch);
+extern bool EvpgFrameRingIsStranded(void);
+extern void EvpgFrameRingReleaseBatch(const EvpgFrameBatch *batch);
 
-#endif							/* EVPG_RING_H */
+#endif							/* EVPG_FRAME_RING_H */

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
- * native.c
+ * module_callback.c
  *		Handing values to the callbacks of modules, and taking their answers.
  *
- * What a callback gets is lent: it is freed by EvpgNativeEventClear, or after
+ * What a callback gets is lent: it is freed by EvpgModuleEventClear, or after
  * an ERROR with the memory context that was current when it was made.
  *
  *-------------------------------------------------------------------------
@@ -18,7 +18,7 @@
 #include "datatype/timestamp.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "usercode/native.h"
+#include "usercode/module_callback.h"
 #include "utils/array.h"
 
 static void
@@ -38,28 +38,28 @@ host_log_message(const char *message)
 	pfree(shown);
 }
 
-const evpg_host EvpgNativeHost = {
+const evpg_host EvpgModuleHost = {
 	.size = sizeof(evpg_host),
 	.check_interrupts = host_check_interrupts,
 	.log = host_log_message
 };
 
 static void
-reset_native_result(void *arg)
+reset_module_result(void *arg)
 {
-	EvpgNativeResultReset(arg);
+	EvpgModuleResultReset(arg);
 }
 
 /* Makes an empty result for a callback, which frees what it holds with CurrentMemoryContext. */
 evpg_result *
-EvpgNativeResult(void)
+EvpgModuleResultCreate(void)
 {
 	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
 	evpg_result *result = palloc0(sizeof(evpg_result));
 
 	result->size = sizeof(evpg_result);
-	result->host = &EvpgNativeHost;
-	callback->func = reset_native_result;
+	result->host = &EvpgModuleHost;
+	callback->func = reset_module_result;
 	callback->arg = result;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
 	return result;
@@ -67,24 +67,24 @@ EvpgNativeResult(void)
 
 /* Empties a result, as evpg_result_reset() does, but for values of any depth. */
 void
-EvpgNativeResultReset(evpg_result *result)
+EvpgModuleResultReset(evpg_result *result)
 {
 	EvpgJsonFree(result->events);
 	EvpgJsonFree(result->detail);
 	EvpgJsonFree(result->delta);
 	EvpgJsonFree(result->actions);
 	*result = (evpg_result) EVPG_RESULT_INIT;
-	result->host = &EvpgNativeHost;
+	result->host = &EvpgModuleHost;
 }
 
 /*
- * EvpgNativeResultCheck
+ * EvpgModuleResultCheck
  *		Raises VE009 if a callback has called a function that only callbacks of
  *		other kinds may call (may has those of its own), so that nothing is
  *		dropped in silence.  whose names the callback.
  */
 void
-EvpgNativeResultCheck(const evpg_result *result, int may, const char *whose)
+EvpgModuleResultCheck(const evpg_result *result, int may, const char *whose)
 {
 	const char *called = NULL;
 
@@ -108,21 +108,21 @@ EvpgNativeResultCheck(const evpg_result *result, int may, const char *whose)
 
 /* Makes room for events, one at a time, in CurrentMemoryContext. */
 void
-EvpgNativeEventInit(EvpgNativeEvent *native)
+EvpgModuleEventInit(EvpgModuleEvent *lent)
 {
-	native->data = EvpgJsonOwn(NULL);
-	native->metadata = EvpgJsonOwn(NULL);
+	lent->data = EvpgJsonOwn(NULL);
+	lent->metadata = EvpgJsonOwn(NULL);
 }
 
 /*
- * EvpgNativeEventSet
- *		Fills native->event.  Strings are the event's or in
+ * EvpgModuleEventSet
+ *		Fills lent->event.  Strings are the event's or in
  *		CurrentMemoryContext; data is the event's data as json-c if the caller
- *		has it, else NULL.  The caller calls EvpgNativeEventClear after the
+ *		has it, else NULL.  The caller calls EvpgModuleEventClear after the
  *		callback.
  */
 void
-EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *data)
+EvpgModuleEventSet(EvpgModuleEvent *lent, const EvpgEvent *event, evpg_json *data)
 {
 	char	   *event_id = EvpgUuidText(&event->event_id);
 	char	  **tags = NULL;
@@ -131,10 +131,10 @@ EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *d
 	if (data == NULL && event->data != NULL)
 	{
 		data = EvpgJsonFromJsonb(event->data, "event data");
-		native->data->json = data;
+		lent->data->json = data;
 	}
 	if (event->metadata != NULL)
-		native->metadata->json = EvpgJsonFromJsonb(event->metadata, "event metadata");
+		lent->metadata->json = EvpgJsonFromJsonb(event->metadata, "event metadata");
 	if (event->tags != NULL)
 	{
 		Datum	   *elements;
@@ -144,7 +144,7 @@ EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *d
 		for (int i = 0; i < ntags; i++)
 			tags[i] = TextDatumGetCString(elements[i]);
 	}
-	native->event = (evpg_event)
+	lent->event = (evpg_event)
 	{
 		.position = event->position,
 			.version = event->version,
@@ -155,34 +155,34 @@ EvpgNativeEventSet(EvpgNativeEvent *native, const EvpgEvent *event, evpg_json *d
 			.ntags = ntags,
 			.tags = (const char *const *) tags,
 			.data = data,
-			.metadata = native->metadata->json,
+			.metadata = lent->metadata->json,
 			.event_id = event_id,
 			.command_id = event->command_id,
 			.correlation_id = event->correlation_id != NULL ? event->correlation_id : event_id,
 			.causation_id = event->causation_id,
 			.actor = event->actor,
 			.session_role = event->session_role,
-			.occurred_at = EvpgNativeTime(event->occurred_at),
-			.recorded_at = EvpgNativeTime(event->recorded_at),
-			.host = &EvpgNativeHost
+			.occurred_at = EvpgModuleTime(event->occurred_at),
+			.recorded_at = EvpgModuleTime(event->recorded_at),
+			.host = &EvpgModuleHost
 	};
 }
 
-/* Frees what EvpgNativeEventSet made. */
+/* Frees what EvpgModuleEventSet made. */
 void
-EvpgNativeEventClear(EvpgNativeEvent *native)
+EvpgModuleEventClear(EvpgModuleEvent *lent)
 {
-	EvpgJsonFree(EvpgJsonLetGo(native->data));
-	EvpgJsonFree(EvpgJsonLetGo(native->metadata));
+	EvpgJsonFree(EvpgJsonLetGo(lent->data));
+	EvpgJsonFree(EvpgJsonLetGo(lent->metadata));
 }
 
 /*
- * EvpgNativeClip
+ * EvpgModuleResultClip
  *		Removes what snprintf may have left of a character when it cut a text of
  *		a result to fit; returns result.
  */
 evpg_result *
-EvpgNativeClip(evpg_result *result)
+EvpgModuleResultClip(evpg_result *result)
 {
 	/* A callback that fills them without snprintf may forget their end. */
 	result->code[sizeof(result->code) - 1] = '\0';
@@ -193,12 +193,12 @@ EvpgNativeClip(evpg_result *result)
 }
 
 /*
- * EvpgNativeText
+ * EvpgModuleCopyText
  *		Returns a copy of a text from a module, in CurrentMemoryContext; raises
  *		22021 unless it is valid UTF-8. what names it in errors.
  */
 char *
-EvpgNativeText(const char *text, const char *what)
+EvpgModuleCopyText(const char *text, const char *what)
 {
 	if (!pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
 		ereport(ERROR,
@@ -209,7 +209,7 @@ EvpgNativeText(const char *text, const char *what)
 
 /* Returns a time as microseconds since 1970-01-01 UTC. */
 int64
-EvpgNativeTime(TimestampTz time)
+EvpgModuleTime(TimestampTz time)
 {
 	return time + (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 }

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * ring.c
+ * frame_ring.c
  *		Frames on their way from a transaction to the broadcaster (rule 15), so
  *		that no writer runs NOTIFY.
  *
@@ -36,7 +36,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/testing.h"
-#include "broadcast/ring.h"
+#include "broadcast/frame_ring.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -86,13 +86,13 @@ get_ring_size(void)
 static bool
 frames_are_waiting(const EvpgDatabase *slot)
 {
-	const volatile EvpgRing *ring = &slot->ring;
+	const volatile EvpgFrameRing *ring = &slot->ring;
 
 	return ring->head != ring->tail;
 }
 
 /*
- * EvpgRingPrepare
+ * EvpgFrameRingPrepare
  *		Tells whether the frames of this transaction go through the ring now: if
  *		there is a broadcaster, or if it is needed anyway, but not without
  *		shared memory or a slot in it.  While frames wait there, those of later
@@ -102,7 +102,7 @@ frames_are_waiting(const EvpgDatabase *slot)
  *		missing it is asked for at commit.
  */
 bool
-EvpgRingPrepare(void)
+EvpgFrameRingPrepare(void)
 {
 	bool		begun = frame_groups != NULL && nframe_groups > 0;
 	EvpgDatabase *slot = EvpgShmemDatabase(begun || EvpgBroadcastBy != EVPG_FRAMES_BY_COMMIT);
@@ -156,13 +156,13 @@ get_frame_group(void)
 }
 
 /*
- * EvpgRingAddFrame
+ * EvpgFrameRingAdd
  *		Sends a frame on two channels at commit.  The strings are copied.  If
  *		they do not fit the ring, all frames of the transaction are dropped at
  *		commit, and counted.
  */
 void
-EvpgRingAddFrame(const char *key_channel, const char *projection_channel, const char *text)
+EvpgFrameRingAdd(const char *key_channel, const char *projection_channel, const char *text)
 {
 	const char *strings[3] = {key_channel, projection_channel, text};
 	uint32		size = sizeof(uint32);
@@ -203,7 +203,7 @@ ring_subxact_callback(SubXactEvent event, SubTransactionId mine, SubTransactionI
  * checked that there is room.
  */
 static void
-copy_into_ring(EvpgRing *ring, const char *bytes, Size size)
+copy_into_ring(EvpgFrameRing *ring, const char *bytes, Size size)
 {
 	Size		at = ring->head % get_ring_size();
 	Size		first = Min(size, get_ring_size() - at);
@@ -217,7 +217,7 @@ copy_into_ring(EvpgRing *ring, const char *bytes, Size size)
 static void
 copy_frames_to_ring(EvpgDatabase *slot, int64 count)
 {
-	EvpgRing   *ring = &slot->ring;
+	EvpgFrameRing *ring = &slot->ring;
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
 	ring->commits++;
@@ -296,12 +296,12 @@ check_broadcast(int *value, void **extra, GucSource source)
 }
 
 /*
- * EvpgRingInit
+ * EvpgFrameRingInit
  *		Defines evpg.broadcast, which needs a broadcaster for some values, and registers
  *		the transaction callbacks.  Called once, from _PG_init.
  */
 void
-EvpgRingInit(void)
+EvpgFrameRingInit(void)
 {
 	DefineCustomEnumVariable("evpg.broadcast",
 							 "How projections send frames to listeners.",
@@ -315,16 +315,16 @@ EvpgRingInit(void)
 /* ------------------------------------------------------------------ the broadcaster's side */
 
 /*
- * EvpgRingCopyBatch
+ * EvpgFrameRingCopyBatch
  *		Copies the oldest frames into a batch, whose bytes are reused; they keep
- *		their room in the ring until EvpgRingReleaseBatch.  Returns false if
+ *		their room in the ring until EvpgFrameRingReleaseBatch.  Returns false if
  *		there is nothing to send or announce.  For the one process that sends
  *		the frames of this database.
  */
 bool
-EvpgRingCopyBatch(EvpgRingBatch *batch)
+EvpgFrameRingCopyBatch(EvpgFrameBatch *batch)
 {
-	EvpgRing   *ring = &EvpgShmemOwnDatabase()->ring;
+	EvpgFrameRing *ring = &EvpgShmemOwnDatabase()->ring;
 	static int64 commits = 0;
 	uint64		tail;
 	Size		there;
@@ -363,7 +363,7 @@ EvpgRingCopyBatch(EvpgRingBatch *batch)
 
 /* Reads a frame of a batch, and returns where the next one is; the strings point into the batch. */
 const char *
-EvpgRingNextFrame(const char *frame, const char **key_channel, const char **projection_channel, const char **text)
+EvpgFrameRingNext(const char *frame, const char **key_channel, const char **projection_channel, const char **text)
 {
 	*key_channel = frame + sizeof(uint32);
 	*projection_channel = *key_channel + strlen(*key_channel) + 1;
@@ -373,9 +373,9 @@ EvpgRingNextFrame(const char *frame, const char **key_channel, const char **proj
 
 /* Frees the room of a batch that was sent; batch->dropped frames have been announced as lost. */
 void
-EvpgRingReleaseBatch(const EvpgRingBatch *batch)
+EvpgFrameRingReleaseBatch(const EvpgFrameBatch *batch)
 {
-	EvpgRing   *ring = &EvpgShmemOwnDatabase()->ring;
+	EvpgFrameRing *ring = &EvpgShmemOwnDatabase()->ring;
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
 	ring->tail += batch->size;
@@ -387,10 +387,10 @@ EvpgRingReleaseBatch(const EvpgRingBatch *batch)
 
 /* Tells whether there is something to send or announce, and no broadcaster to do it. */
 bool
-EvpgRingIsStranded(void)
+EvpgFrameRingIsStranded(void)
 {
 	EvpgDatabase *slot = EvpgShmemOwnDatabase();
-	EvpgRing   *ring = &slot->ring;
+	EvpgFrameRing *ring = &slot->ring;
 	bool		stranded;
 
 	if (slot->processes[EVPG_BROADCASTER].pid != 0)
@@ -427,7 +427,7 @@ Datum
 evpg_broadcast_counters(PG_FUNCTION_ARGS)
 {
 	EvpgDatabase *slot = EvpgShmemDatabase(false);
-	EvpgRing	ring = {0};
+	EvpgFrameRing ring = {0};
 	TupleDesc	desc;
 	Datum		values[5];
 	bool		nulls[5] = {false};
