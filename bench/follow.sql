@@ -7,13 +7,16 @@ CREATE EXTENSION evpg;
 CREATE SCHEMA bench;
 SELECT evpg_register_aggregate('bench_log', library => 'evpg_bank', symbol => 'bank_account', snapshot_every => 0);
 SELECT count(e.version)
-  FROM generate_series(1, :streams) AS i, evpg_append('bench_log', i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
+  FROM generate_series(1, :streams) AS i, evpg_append(
+    'bench_log', i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
 SELECT count(e.version)
   FROM generate_series(1, :events) AS i,
-       evpg_append('bench_log', (1 + i * 7919::bigint % :streams)::text, ARRAY[evpg_event('MoneyDeposited', jsonb_build_object('amount', i))]) AS e;
+       evpg_append('bench_log', (1 + i * 7919::bigint % :streams)::text,
+         ARRAY[evpg_event('MoneyDeposited', jsonb_build_object('amount', i))]) AS e;
 
 -- The baseline: the rows of the projection by plain SQL.
-CREATE TABLE bench.balance (key text COLLATE "C" PRIMARY KEY, state jsonb NOT NULL, version bigint NOT NULL, "position" bigint NOT NULL);
+CREATE TABLE bench.balance (key text COLLATE "C" PRIMARY KEY, state jsonb NOT NULL, version bigint NOT NULL,
+  "position" bigint NOT NULL);
 CREATE PROCEDURE bench.group_by() LANGUAGE plpgsql AS $$
 DECLARE
   started timestamptz;
@@ -22,8 +25,10 @@ BEGIN
   COMMIT;
   started := clock_timestamp();
   INSERT INTO bench.balance
-  SELECT aggregate_id, jsonb_build_object('owner', max(data->>'owner'), 'balance', sum((data->>'amount')::bigint)), count(*), max("position")
-    FROM evpg.event WHERE aggregate_type = 'bench_log' AND type IN ('AccountOpened', 'MoneyDeposited', 'MoneyWithdrawn', 'AccountClosed')
+  SELECT aggregate_id, jsonb_build_object('owner', max(data->>'owner'), 'balance', sum((data->>'amount')::bigint)),
+         count(*), max("position")
+    FROM evpg.event WHERE aggregate_type = 'bench_log' AND type IN
+         ('AccountOpened', 'MoneyDeposited', 'MoneyWithdrawn', 'AccountClosed')
    GROUP BY aggregate_id;
   COMMIT;
   PERFORM bench.done(1, started);
@@ -34,7 +39,8 @@ CREATE FUNCTION bench.done(times int, started timestamptz) RETURNS void LANGUAGE
 DECLARE
   rate float8 := times * (SELECT count(*) FROM evpg.event_log) / extract(epoch FROM clock_timestamp() - started);
 BEGIN
-  IF (SELECT (count(*), sum((state->>'balance')::bigint)) IS DISTINCT FROM (SELECT (count(DISTINCT stream_id), sum((data->>'amount')::bigint)) FROM evpg.event_log)
+  IF (SELECT (count(*), sum((state->>'balance')::bigint)) IS DISTINCT FROM
+             (SELECT (count(DISTINCT stream_id), sum((data->>'amount')::bigint)) FROM evpg.event_log)
         FROM bench.result) THEN
     RAISE 'the rows are not what the log says';
   END IF;
@@ -47,14 +53,16 @@ CREATE FUNCTION bench.register(name text, language text) RETURNS boolean LANGUAG
     WHEN 'c' THEN evpg_register_projection(name, library => 'evpg_bank', symbol => 'bank_balances', mode => 'async',
       aggregate_types => '{bench_log}', broadcast => 'none')
     ELSE evpg_register_projection(name, reducer => 'bank.balances_apply', mode => 'async', aggregate_types => '{bench_log}',
-      event_types => '{AccountOpened,MoneyDeposited,MoneyWithdrawn,AccountClosed}', initial_state => '{"balance": 0}', broadcast => 'none') END
+      event_types => '{AccountOpened,MoneyDeposited,MoneyWithdrawn,AccountClosed}', initial_state => '{"balance": 0}',
+      broadcast => 'none') END
 $$;
 CREATE VIEW bench.result AS
   SELECT key, state FROM bench.balance
   UNION ALL
   SELECT key, state FROM evpg.projected_state WHERE name = 'bench_1';
 
--- Looks again and again, for evpg_wait_for would hold a snapshot, and with it all versions of the rows.  COMMIT gives it back.
+-- Looks again and again, for evpg_wait_for would hold a snapshot, and with it all versions of the rows.  COMMIT gives it
+-- back.
 CREATE PROCEDURE bench.wait_until_followed() LANGUAGE plpgsql AS $$
 BEGIN
   WHILE EXISTS (SELECT FROM evpg.consumer WHERE checkpoint < (SELECT last_value FROM evpg.event_position)) LOOP

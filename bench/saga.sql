@@ -15,10 +15,12 @@ SELECT evpg_drop_projection(name) FROM evpg.projection;
 CREATE SCHEMA bench;
 CREATE SEQUENCE bench.transfer;
 CREATE FUNCTION bench.accounts() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 200';
-CREATE FUNCTION bench.suffix(language text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE language WHEN 'c' THEN '_c' ELSE '' END $$;
+CREATE FUNCTION bench.suffix(language text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE language WHEN 'c' THEN '_c' ELSE '' END $$;
 SELECT count(e.version)
   FROM unnest('{account,account_c}'::text[]) AS t, generate_series(1, bench.accounts()) AS i,
-       evpg_append(t, i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}'), evpg_event('MoneyDeposited', '{"amount": 1000000000}')]) AS e;
+       evpg_append(t, i::text, ARRAY[
+         evpg_event('AccountOpened', '{"owner": "bench"}'), evpg_event('MoneyDeposited', '{"amount": 1000000000}')]) AS e;
 
 CREATE FUNCTION bench.register(language text) RETURNS boolean LANGUAGE sql AS $$
   SELECT CASE language
@@ -101,17 +103,21 @@ BEGIN
   CALL bench.done(language, before, transfers, started);
 END $$;
 
--- The saga that is listened to: every deposit on an account of bench_asking is followed by one on an account of bench_answering.
-SELECT evpg_register_aggregate(t, library => 'evpg_bank', symbol => 'bank_account') FROM unnest('{bench_asking,bench_answering}'::text[]) AS t;
+-- The saga that is listened to: every deposit on an account of bench_asking is followed by one on an account of
+-- bench_answering.
+SELECT evpg_register_aggregate(t, library => 'evpg_bank', symbol => 'bank_account')
+  FROM unnest('{bench_asking,bench_answering}'::text[]) AS t;
 SELECT count(e.version)
-  FROM unnest('{bench_asking,bench_answering}'::text[]) AS t, evpg_append(t, '1', ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
+  FROM unnest('{bench_asking,bench_answering}'::text[]) AS t,
+    evpg_append(t, '1', ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
 SELECT evpg_register_projection('bench_answering', library => 'evpg_bank', symbol => 'bank_balances',
   aggregate_types => '{bench_answering}', broadcast => 'delta');
 CREATE FUNCTION bench.answer(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
   SELECT evpg_reaction(state, evpg_action_send('bench_answering', event.aggregate_id, 'Deposit', event.data))
 $$;
 CREATE FUNCTION bench.register_answer() RETURNS boolean LANGUAGE sql AS $$
-  SELECT evpg_register_saga('bench_answer', handler => 'bench.answer', aggregate_types => '{bench_asking}', event_types => '{MoneyDeposited}')
+  SELECT evpg_register_saga('bench_answer', handler => 'bench.answer', aggregate_types => '{bench_asking}',
+    event_types => '{MoneyDeposited}')
 $$;
 
 -- not the tables that are empty: then they would be planned as such

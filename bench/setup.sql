@@ -22,26 +22,31 @@ SELECT evpg_register_projection('bench_projected_c', library => 'evpg_bank', sym
          aggregate_types => '{bench_projected_c}', broadcast => 'none');
 SELECT evpg_register_projection('bench_broadcast', library => 'evpg_bank', symbol => 'bank_balances',
          aggregate_types => '{bench_broadcast}', broadcast => 'delta');
-SELECT evpg_register_projection('bench_projected_sql', reducer => 'bank.balances_apply', aggregate_types => '{bench_projected_sql}',
-  event_types => '{AccountOpened,MoneyDeposited,MoneyWithdrawn,AccountClosed}', initial_state => '{"balance": 0}', broadcast => 'none');
+SELECT evpg_register_projection('bench_projected_sql', reducer => 'bank.balances_apply',
+  aggregate_types => '{bench_projected_sql}',
+  event_types => '{AccountOpened,MoneyDeposited,MoneyWithdrawn,AccountClosed}', initial_state => '{"balance": 0}',
+  broadcast => 'none');
 -- without snapshots: its state is folded from all events
 SELECT evpg_register_aggregate('bench_load', library => 'evpg_bank', symbol => 'bank_account', snapshot_every => 0);
 
 SET evpg.broadcast = off;
 SELECT count(e.version)
-  FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql', 'bench_projected_c', 'bench_projected_sql', 'bench_broadcast']) AS t,
+  FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql', 'bench_projected_c', 'bench_projected_sql',
+    'bench_broadcast']) AS t,
        generate_series(1, :streams) AS i,
        evpg_append(t, i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
 
 -- 1,000 events, as composites and as arrays of their parts; stored uncompressed, so that reading them costs little.
 CREATE TABLE bench.batch (events evpg.new_event[], types text[], datas jsonb[]);
-ALTER TABLE bench.batch ALTER events SET STORAGE EXTERNAL, ALTER types SET STORAGE EXTERNAL, ALTER datas SET STORAGE EXTERNAL;
+ALTER TABLE bench.batch ALTER events SET STORAGE EXTERNAL, ALTER types SET STORAGE EXTERNAL,
+  ALTER datas SET STORAGE EXTERNAL;
 INSERT INTO bench.batch
 SELECT array_agg(evpg_event('MoneyDeposited', d)), array_agg('MoneyDeposited'::text), array_agg(d)
   FROM generate_series(1, 1000) AS i, jsonb_build_object('amount', i) AS d;
 
 SELECT count(e.version)
-  FROM generate_series(0, 9) AS i, bench.batch AS b, evpg_append('bench_load', '1', b.events, expected_version => i * 1000) AS e;
+  FROM generate_series(0, 9) AS i, bench.batch AS b,
+    evpg_append('bench_load', '1', b.events, expected_version => i * 1000) AS e;
 
 VACUUM ANALYZE evpg.event_log, evpg.stream, evpg.projection_state, bench.batch;
 CHECKPOINT;

@@ -116,8 +116,8 @@ mirror()
 	done
 }
 
-# use_build <name>: build/<name> is where to build, with a private server tree whose programs come first.  What is built for a
-# server with assertions has a place of its own, so that runs on either do not rebuild everything for each other.
+# use_build <name>: build/<name> is where to build, with a private server tree whose programs come first.  What is built
+# for a server with assertions has a place of its own, so that runs on either do not rebuild everything for each other.
 use_build()
 {
 	local bin

@@ -12,4 +12,5 @@
 #define PG_FUNCTION_INFO_V1(name) extern int name##_info
 #define PG_MODULE_MAGIC extern int magic_info
 #define json_object_object_foreach(object, key, value) \
-	const char *key = first(object); struct json_object *value = get(object, key); for (; more(object, &key); next(object, &value))
+	const char *key = first(object); struct json_object *value = get(object, key); \
+	for (; more(object, &key); next(object, &value))

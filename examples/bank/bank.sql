@@ -65,14 +65,16 @@ BEGIN
   END IF;
 END $$;
 
--- Folds: the state and an event give the next state.  STABLE, as jsonb_build_object() is: a function in SQL that claims to be
--- more cannot be inlined, and is several times slower.
+-- Folds: the state and an event give the next state.  STABLE, as jsonb_build_object() is: a function in SQL that claims
+-- to be more cannot be inlined, and is several times slower.
 CREATE OR REPLACE FUNCTION bank.account_apply(state jsonb, event evpg.event) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
   SELECT CASE event.type
     WHEN 'AccountOpened' THEN state || jsonb_build_object('open', true, 'owner', event.data->'owner')
-    WHEN 'MoneyDeposited' THEN state || jsonb_build_object('balance', (state->>'balance')::numeric + (event.data->>'amount')::numeric)
-    WHEN 'MoneyWithdrawn' THEN state || jsonb_build_object('balance', (state->>'balance')::numeric - (event.data->>'amount')::numeric)
+    WHEN 'MoneyDeposited' THEN state ||
+      jsonb_build_object('balance', (state->>'balance')::numeric + (event.data->>'amount')::numeric)
+    WHEN 'MoneyWithdrawn' THEN state ||
+      jsonb_build_object('balance', (state->>'balance')::numeric - (event.data->>'amount')::numeric)
     WHEN 'AccountClosed' THEN state || '{"open": false}'
     ELSE state                          -- without ELSE, an unknown event would give NULL, which is an error
   END
@@ -127,9 +129,11 @@ CREATE OR REPLACE FUNCTION bank.statement_write(event evpg.event) RETURNS jsonb
 LANGUAGE sql AS $$
   INSERT INTO bank.statement (account, version, booked_at, text, amount, balance)
   SELECT event.aggregate_id, event.version, event.occurred_at, line.text, line.amount,
-         line.amount + coalesce((SELECT balance FROM bank.statement WHERE account = event.aggregate_id ORDER BY version DESC LIMIT 1), 0)
+         line.amount + coalesce((
+           SELECT balance FROM bank.statement WHERE account = event.aggregate_id ORDER BY version DESC LIMIT 1), 0)
     FROM (SELECT CASE event.type WHEN 'MoneyDeposited' THEN 'deposit' ELSE 'withdrawal' END AS text,
-                 CASE event.type WHEN 'MoneyDeposited' THEN 1 ELSE -1 END * (event.data->>'amount')::numeric AS amount) AS line
+                 CASE event.type WHEN 'MoneyDeposited' THEN 1 ELSE -1 END * (event.data->>'amount')::numeric AS amount)
+         AS line
   RETURNING jsonb_build_object('version', version)
 $$;
 

@@ -211,10 +211,13 @@ reacts_to_event(const char *given, const char *aggregate_type, const char *aggre
 }
 
 static void
-reacts_to_refusal(const char *given, const char *label, const char *code, const char *next, const char *actions, const char *name)
+reacts_to_refusal(const char *given, const char *label, const char *code, const char *next, const char *actions,
+				  const char *name)
 {
 	evpg_json  *before = json_tokener_parse(given);
-	evpg_rejection rejection = {.key = "t1", .label = label, .code = code, .sqlstate = "VE002", .message = "", .attempts = 1};
+	evpg_rejection rejection = {
+		.key = "t1", .label = label, .code = code, .sqlstate = "VE002", .message = "", .attempts = 1
+	};
 	bool		taken = evpg_react_rejection(bank_transfer(), before, &rejection, &out);
 
 	reacts(taken, before, next, actions, name);
@@ -239,8 +242,10 @@ reacts_to_deadline(const char *given, const char *next, const char *actions, con
 #define WITHDRAWN		"{\"state\": \"withdrawn\", \"to\": \"bob\", \"amount\": 30}"
 #define DEPOSITED		"{\"state\": \"deposited\", \"to\": \"bob\", \"amount\": 30}"
 #define FAILED			"{\"state\": \"failed\", \"to\": \"bob\", \"amount\": 30}"
-#define GIVE_UP(reason)	"[{\"do\": \"send\", \"label\": \"finish\", \"aggregate_type\": \"transfer_c\", \"aggregate_id\": \"t1\"," \
-	" \"command_type\": \"Fail\", \"data\": {\"reason\": \"" reason "\"}}, {\"do\": \"compensate\", \"reason\": \"" reason "\"}]"
+#define GIVE_UP(reason) \
+	"[{\"do\": \"send\", \"label\": \"finish\", \"aggregate_type\": \"transfer_c\", \"aggregate_id\": \"t1\"," \
+	" \"command_type\": \"Fail\", \"data\": {\"reason\": \"" reason "\"}}," \
+	" {\"do\": \"compensate\", \"reason\": \"" reason "\"}]"
 
 static void
 test_transfer(void)
@@ -257,7 +262,8 @@ test_transfer(void)
 
 	aggregate = bank_transfer_order();
 	given_new();
-	rejects("Complete", "{}", "transfer_unknown", "transfer \"alice\" was never requested", NULL, "no end before a beginning");
+	rejects("Complete", "{}", "transfer_unknown", "transfer \"alice\" was never requested", NULL,
+			"no end before a beginning");
 	rejects("Fail", "{}", "transfer_unknown", "transfer \"alice\" was never requested", NULL, "nor a failure");
 	for (size_t i = 0; i < lengthof(bad_accounts); i++)
 		rejects("Request", bad_accounts[i], "account_missing", "a transfer needs two accounts", NULL, bad_accounts[i]);
@@ -266,16 +272,20 @@ test_transfer(void)
 	rejects("Request", "{\"from\": \"a\", \"to\": \"a\", \"amount\": 30}", "same_account",
 			"a transfer needs two different accounts", NULL, "not to oneself");
 	accepts("Request", TRANSFER, "[{\"type\": \"TransferRequested\", \"data\": " TRANSFER "}]", "Request");
-	is_json(state, "{\"status\": \"requested\", \"from\": \"alice\", \"to\": \"bob\", \"amount\": 30}", "a requested transfer");
-	rejects("Request", TRANSFER, "transfer_exists", "transfer \"alice\" was requested before", NULL, "a transfer is requested once");
+	is_json(state, "{\"status\": \"requested\", \"from\": \"alice\", \"to\": \"bob\", \"amount\": 30}",
+			"a requested transfer");
+	rejects("Request", TRANSFER, "transfer_exists", "transfer \"alice\" was requested before", NULL,
+			"a transfer is requested once");
 	accepts("Complete", "{}", "[{\"type\": \"TransferCompleted\", \"data\": {}}]", "Complete");
 	accepts("Complete", "{}", NULL, "an end is an end");
 	accepts("Fail", "{\"reason\": \"deadline\"}", NULL, "of either kind");
 
 	given_new();
 	fold("TransferRequested", TRANSFER);
-	accepts("Fail", "{\"reason\": \"deadline\"}", "[{\"type\": \"TransferFailed\", \"data\": {\"reason\": \"deadline\"}}]", "Fail");
-	is_json(state, "{\"status\": \"failed\", \"from\": \"alice\", \"to\": \"bob\", \"amount\": 30, \"reason\": \"deadline\"}",
+	accepts("Fail", "{\"reason\": \"deadline\"}", "[{\"type\": \"TransferFailed\", \"data\": {\"reason\": \"deadline\"}}]",
+			"Fail");
+	is_json(state, "{\"status\": \"failed\", \"from\": \"alice\", \"to\": \"bob\", \"amount\": 30,"
+			" \"reason\": \"deadline\"}",
 			"a failed transfer");
 	accepts("Complete", "{}", NULL, "is never completed");
 }
@@ -288,24 +298,33 @@ test_saga(void)
 	evpg_json  *unchanged = json_tokener_parse(WITHDRAWN);
 
 	ok(bank_transfer()->key(&other) == NULL, "a deposit that is of no transfer");
-	ok(evpg_find_reaction(bank_transfer(), "TransferRequested")->starts && !evpg_find_reaction(bank_transfer(), "MoneyWithdrawn")->starts &&
+	ok(evpg_find_reaction(bank_transfer(), "TransferRequested")->starts &&
+	   !evpg_find_reaction(bank_transfer(), "MoneyWithdrawn")->starts &&
 	   !evpg_find_reaction(bank_transfer(), "MoneyDeposited")->starts, "a request alone begins a transfer");
 	reacts_to_event("{}", "transfer_c", "t1", "TransferRequested", TRANSFER, "null", WITHDRAWN,
-					"[{\"do\": \"send\", \"label\": \"withdraw\", \"aggregate_type\": \"account_c\", \"aggregate_id\": \"alice\","
+					"[{\"do\": \"send\", \"label\": \"withdraw\", \"aggregate_type\": \"account_c\","
+					" \"aggregate_id\": \"alice\","
 					" \"command_type\": \"Withdraw\", \"data\": {\"amount\": 30}, \"metadata\": " OF_TRANSFER ","
 					" \"undo\": {\"do\": \"send\", \"aggregate_type\": \"account_c\", \"aggregate_id\": \"alice\","
 					" \"command_type\": \"Deposit\", \"data\": {\"amount\": 30}, \"metadata\": " OF_TRANSFER "}},"
-					" {\"do\": \"schedule\", \"timer\": \"deadline\", \"delay\": 600}]", "a request: the money is withdrawn");
+					" {\"do\": \"schedule\", \"timer\": \"deadline\", \"delay\": 600}]",
+					"a request: the money is withdrawn");
 	reacts_to_event(WITHDRAWN, "account_c", "alice", "MoneyWithdrawn", "{\"amount\": 30}", OF_TRANSFER, DEPOSITED,
-					"[{\"do\": \"send\", \"label\": \"deposit\", \"aggregate_type\": \"account_c\", \"aggregate_id\": \"bob\","
-					" \"command_type\": \"Deposit\", \"data\": {\"amount\": 30}, \"metadata\": " OF_TRANSFER "}]", "and deposited");
+					"[{\"do\": \"send\", \"label\": \"deposit\", \"aggregate_type\": \"account_c\","
+					" \"aggregate_id\": \"bob\","
+					" \"command_type\": \"Deposit\", \"data\": {\"amount\": 30}, \"metadata\": " OF_TRANSFER "}]",
+					"the withdrawn money is deposited");
 	reacts_to_event(DEPOSITED, "account_c", "bob", "MoneyDeposited", "{\"amount\": 30}", OF_TRANSFER,
 					"{\"state\": \"done\", \"to\": \"bob\", \"amount\": 30}",
-					"[{\"do\": \"send\", \"label\": \"finish\", \"aggregate_type\": \"transfer_c\", \"aggregate_id\": \"t1\","
-					" \"command_type\": \"Complete\", \"data\": {}}, {\"do\": \"complete\"}]", "and that is all");
-	reacts_to_refusal(WITHDRAWN, "withdraw", "insufficient_funds", FAILED, GIVE_UP("insufficient_funds"), "a payer without money");
-	reacts_to_refusal(DEPOSITED, "deposit", "account_not_open", FAILED, GIVE_UP("account_not_open"), "a payee that is closed");
-	ok(!evpg_react_rejection(bank_transfer(), unchanged, &refund, &out) && out.actions == NULL, "a refund that is refused is not handled");
+					"[{\"do\": \"send\", \"label\": \"finish\", \"aggregate_type\": \"transfer_c\","
+					" \"aggregate_id\": \"t1\", \"command_type\": \"Complete\", \"data\": {}}, {\"do\": \"complete\"}]",
+					"a deposit completes the transfer");
+	reacts_to_refusal(WITHDRAWN, "withdraw", "insufficient_funds", FAILED, GIVE_UP("insufficient_funds"),
+					  "a payer without money");
+	reacts_to_refusal(DEPOSITED, "deposit", "account_not_open", FAILED, GIVE_UP("account_not_open"),
+					  "a payee that is closed");
+	ok(!evpg_react_rejection(bank_transfer(), unchanged, &refund, &out) && out.actions == NULL,
+	   "a refund that is refused is not handled");
 	is_json(unchanged, WITHDRAWN, "... and the state is as it was");
 	json_object_put(unchanged);
 	reacts_to_deadline(WITHDRAWN, FAILED, GIVE_UP("deadline"), "too late: what was withdrawn goes back");
@@ -325,7 +344,8 @@ main(void)
 	};
 
 	ok(bank_account()->header.magic == EVPG_MAGIC && bank_account()->header.abi_major == EVPG_ABI_MAJOR &&
-	   bank_account()->header.size == sizeof(evpg_aggregate_definition) && bank_account()->header.kind == EVPG_KIND_AGGREGATE,
+	   bank_account()->header.size == sizeof(evpg_aggregate_definition) &&
+	   bank_account()->header.kind == EVPG_KIND_AGGREGATE,
 	   "the definition names its ABI");
 
 	aggregate = bank_account();
@@ -350,33 +370,40 @@ main(void)
 	is_json(state, "{\"open\": true, \"balance\": 100, \"owner\": \"Alice\"}", "the balance after it");
 
 	given_balance(0);
-	accepts("Deposit", "{\"amount\": 1000000000000}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 1000000000000}}]", "the largest amount");
+	accepts("Deposit", "{\"amount\": 1000000000000}",
+			"[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 1000000000000}}]", "the largest amount");
 
 	given_balance(100);
 	rejects("Withdraw", "{\"amount\": 101}", "insufficient_funds", "balance 100 is less than 101",
 			"{\"balance\": 100, \"amount\": 101}", "no overdraft");
-	accepts("Withdraw", "{\"amount\": 100}", "[{\"type\": \"MoneyWithdrawn\", \"data\": {\"amount\": 100}}]", "Withdraw all");
+	accepts("Withdraw", "{\"amount\": 100}", "[{\"type\": \"MoneyWithdrawn\", \"data\": {\"amount\": 100}}]",
+			"Withdraw all");
 	is_json(state, "{\"open\": true, \"balance\": 0, \"owner\": \"Alice\"}", "nothing is left");
 
 	given_balance(INT64_C(999999999999999));
-	accepts("Deposit", "{\"amount\": 1}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 1}}]", "Deposit up to the limit");
-	rejects("Deposit", "{\"amount\": 1}", "balance_limit", "balance cannot exceed 1000000000000000", NULL, "no deposit beyond it");
+	accepts("Deposit", "{\"amount\": 1}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 1}}]",
+			"Deposit up to the limit");
+	rejects("Deposit", "{\"amount\": 1}", "balance_limit", "balance cannot exceed 1000000000000000", NULL,
+			"no deposit beyond it");
 
 	given_balance(1);
 	rejects("Close", "{}", "balance_not_zero", "balance is 1", "{\"balance\": 1}", "no Close with money left");
 	given_balance(0);
 	accepts("Close", "{}", "[{\"type\": \"AccountClosed\", \"data\": {}}]", "Close");
 	is_json(state, "{\"open\": false, \"balance\": 0, \"owner\": \"Alice\"}", "a closed account");
-	rejects("Open", "{\"owner\": \"Alice\"}", "account_closed", "account \"alice\" is closed", NULL, "a closed account stays closed");
+	rejects("Open", "{\"owner\": \"Alice\"}", "account_closed", "account \"alice\" is closed", NULL,
+			"a closed account stays closed");
 	rejects("Deposit", "{\"amount\": 5}", "account_not_open", NOT_OPEN, NULL, "no deposit into a closed account");
 
 	ok(!execute("Wihdraw", "{}") && out.failed && !out.rejected, "an unknown command is a defect, not a rejection");
 
 	given_balance(5);
 	fold("MoneyWithdrawn", "{\"amount\": 15}");
-	rejects("Deposit", "{\"amount\": 9}", "overdrawn", "balance must not be negative", NULL, "the invariant holds after every command");
-	accepts("Deposit", "{\"amount\": 10}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 10}}]", "which may put it right");
-	is_json(state, "{\"open\": true, \"balance\": 0, \"owner\": \"Alice\"}", "and did");
+	rejects("Deposit", "{\"amount\": 9}", "overdrawn", "balance must not be negative", NULL,
+			"the invariant holds after every command");
+	accepts("Deposit", "{\"amount\": 10}", "[{\"type\": \"MoneyDeposited\", \"data\": {\"amount\": 10}}]",
+			"a command may make a state hold the invariant again");
+	is_json(state, "{\"open\": true, \"balance\": 0, \"owner\": \"Alice\"}", "the state holds the invariant again");
 
 	given_balance(0);
 	fold("InterestPromised", "{\"rate\": 3}");
@@ -395,8 +422,10 @@ main(void)
 			 "{\"owner\": \"Alice\", \"balance\": 100}", "{\"balance\": 100}", "a deposit");
 	projects("{\"owner\": \"Alice\", \"balance\": 100}", "MoneyWithdrawn", "{\"amount\": 30}",
 			 "{\"owner\": \"Alice\", \"balance\": 70}", "{\"balance\": 70}", "a withdrawal");
-	projects(NULL, "MoneyDeposited", "{\"amount\": 5}", "{\"balance\": 5}", "{\"balance\": 5}", "a deposit into an unknown account");
-	projects("{\"owner\": \"Alice\", \"balance\": 0}", "AccountClosed", "{}", NULL, "{\"closed\": true}", "a closed account has no row");
+	projects(NULL, "MoneyDeposited", "{\"amount\": 5}", "{\"balance\": 5}", "{\"balance\": 5}",
+			 "a deposit into an unknown account");
+	projects("{\"owner\": \"Alice\", \"balance\": 0}", "AccountClosed", "{}", NULL, "{\"closed\": true}",
+			 "a closed account has no row");
 	ok(evpg_find_projected(bank_balances(), "InterestPromised") == NULL, "no row changes by other events");
 
 	test_transfer();

@@ -27,7 +27,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
   types   CONSTANT text[] := '{Open,Open,Deposit,Deposit,Deposit,Deposit,Withdraw,Withdraw,Withdraw,Close}';
   -- not all of these are amounts
-  amounts CONSTANT jsonb := '[1, 5, 5, 20, 20, 100, 250, 1e3, 1000000000000, 0, -5, 1.5, 7.0, "12", null, true, {}, 1000000000001, 99999999999999999999, 1e400]';
+  amounts CONSTANT jsonb := '[1, 5, 5, 20, 20, 100, 250, 1e3, 1000000000000, 0, -5, 1.5, 7.0, "12", null,
+    true, {}, 1000000000001, 99999999999999999999, 1e400]';
   account text;
   type    text;
   data    jsonb;
@@ -44,7 +45,9 @@ BEGIN
     account := prefix || floor(random() * 50)::int;
     type := CASE WHEN account = prefix || '0' THEN 'Deposit' ELSE types[1 + floor(random() * 10)::int] END;
     data := CASE
-      WHEN type = 'Open' THEN (ARRAY['{"owner": "Ann"}', '{"owner": "Ben"}', '{"owner": ""}', '{"owner": 7}', '{}'])[1 + floor(random() * 5)::int]::jsonb
+      WHEN type = 'Open' THEN
+        (ARRAY['{"owner": "Ann"}', '{"owner": "Ben"}', '{"owner": ""}', '{"owner": 7}', '{}'])[
+          1 + floor(random() * 5)::int]::jsonb
       WHEN type = 'Close' THEN '{}'
       ELSE jsonb_build_object('amount', amounts->(floor(random() * jsonb_array_length(amounts))::int)) END;
     SELECT * INTO c FROM evpg_try_execute('account_c', account, type, data);
@@ -59,8 +62,10 @@ BEGIN
   -- and afterwards the streams, event by event, and the states, version by version
   different := different + (
     SELECT count(*)
-      FROM (SELECT aggregate_id, version, e.type, e.data FROM evpg.event e WHERE aggregate_type = 'account_c' AND starts_with(aggregate_id, prefix)) x
-      FULL JOIN (SELECT aggregate_id, version, e.type, e.data FROM evpg.event e WHERE aggregate_type = 'account' AND starts_with(aggregate_id, prefix)) y
+      FROM (SELECT aggregate_id, version, e.type, e.data FROM evpg.event e
+             WHERE aggregate_type = 'account_c' AND starts_with(aggregate_id, prefix)) x
+      FULL JOIN (SELECT aggregate_id, version, e.type, e.data FROM evpg.event e
+                  WHERE aggregate_type = 'account' AND starts_with(aggregate_id, prefix)) y
         USING (aggregate_id, version)
       CROSS JOIN LATERAL (SELECT (SELECT state FROM evpg_state('account_c', aggregate_id, at_version => version)) AS x_state,
                                  (SELECT state FROM evpg_state('account', aggregate_id, at_version => version)) AS y_state) f

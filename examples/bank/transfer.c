@@ -116,7 +116,8 @@ failed(evpg_json *state, const evpg_event *event)
 static const char *
 transfer_of(const evpg_event *event)
 {
-	const char *id = strcmp(event->aggregate_type, TRANSFER) == 0 ? event->aggregate_id : evpg_text(event->metadata, "transfer");
+	bool		own = strcmp(event->aggregate_type, TRANSFER) == 0;
+	const char *id = own ? event->aggregate_id : evpg_text(event->metadata, "transfer");
 
 	return id[0] == '\0' ? NULL : id;
 }

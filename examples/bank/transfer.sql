@@ -1,7 +1,8 @@
--- transfer.sql: transfers between accounts, in PL/pgSQL and SQL, and the registration of both forms of them.  After bank.sql.
+-- transfer.sql: transfers between accounts, in PL/pgSQL and SQL, and the registration of both forms of them.  After
+-- bank.sql.
 --
--- The same as transfer.c, which says what happens when: same commands, events, states, rejections and reactions.  Change both.
--- Amounts are integers, in cents.  Can be run again at any time.
+-- The same as transfer.c, which says what happens when: same commands, events, states, rejections and reactions.  Change
+-- both.  Amounts are integers, in cents.  Can be run again at any time.
 
 -- ------------------------------------------------------------------ the aggregate: what was asked for, and what came of it
 
@@ -27,7 +28,8 @@ BEGIN
        OR (data->>'amount')::numeric NOT BETWEEN 1 AND max_amount THEN
       PERFORM evpg_reject('invalid_amount', format('amount must be an integer from 1 to %s', max_amount));
     END IF;
-    RETURN evpg_event('TransferRequested', jsonb_build_object('from', data->'from', 'to', data->'to', 'amount', data->'amount'));
+    RETURN evpg_event('TransferRequested',
+      jsonb_build_object('from', data->'from', 'to', data->'to', 'amount', data->'amount'));
   END IF;
 
   IF NOT state ? 'status' THEN
@@ -51,7 +53,8 @@ LANGUAGE sql STABLE AS $$
   END
 $$;
 
-SELECT evpg_register_aggregate('transfer', handler => 'bank.transfer_handle', reducer => 'bank.transfer_apply') AS transfer_changed;
+SELECT evpg_register_aggregate('transfer', handler => 'bank.transfer_handle', reducer => 'bank.transfer_apply')
+  AS transfer_changed;
 SELECT evpg_register_aggregate('transfer_c', library => 'evpg_bank', symbol => 'bank_transfer_order') AS transfer_c_changed;
 
 -- ------------------------------------------------------------------ the saga: moves the money
@@ -62,8 +65,8 @@ LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE event.aggregate_type WHEN 'transfer' THEN event.aggregate_id ELSE nullif(event.metadata->>'transfer', '') END
 $$;
 
--- Reacts to an event: the next state, and what is to be done.  The state says what has been done, for a send is executed when the
--- state is stored.
+-- Reacts to an event: the next state, and what is to be done.  The state says what has been done, for a send is executed
+-- when the state is stored.
 CREATE OR REPLACE FUNCTION bank.transfer_react(state jsonb, event evpg.event) RETURNS evpg.reaction
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -100,20 +103,24 @@ $$;
 -- NULL is "not handled": not even the refund was taken, so somebody must look.
 CREATE OR REPLACE FUNCTION bank.transfer_refused(state jsonb, rejection evpg.rejection) RETURNS evpg.reaction
 LANGUAGE sql STABLE AS $$
-  SELECT CASE WHEN rejection.label IN ('withdraw', 'deposit') THEN bank.transfer_give_up(state, rejection.key, rejection.code) END
+  SELECT CASE WHEN rejection.label IN ('withdraw', 'deposit')
+    THEN bank.transfer_give_up(state, rejection.key, rejection.code) END
 $$;
 
 -- Once the state is "deposited", the payee has the money.
 CREATE OR REPLACE FUNCTION bank.transfer_too_late(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction
 LANGUAGE sql STABLE AS $$
-  SELECT CASE state->>'state' WHEN 'withdrawn' THEN bank.transfer_give_up(state, timer.key, 'deadline') ELSE evpg_reaction(state) END
+  SELECT CASE state->>'state' WHEN 'withdrawn' THEN bank.transfer_give_up(state, timer.key, 'deadline')
+         ELSE evpg_reaction(state) END
 $$;
 
 -- The transitions are a safeguard: any other change of state is an error.
 SELECT evpg_register_saga('transfer', handler => 'bank.transfer_react', rejection_handler => 'bank.transfer_refused',
   timer_handler => 'bank.transfer_too_late', key_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
   event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}',
-  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done"]}') AS transfer_saga_changed;
+  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done"]}')
+  AS transfer_saga_changed;
 
 SELECT evpg_register_saga('transfer_c', library => 'evpg_bank', symbol => 'bank_transfer',
-  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done"]}') AS transfer_c_saga_changed;
+  transitions => '{"": ["withdrawn", "failed"], "withdrawn": ["deposited", "failed"], "deposited": ["done"]}')
+  AS transfer_c_saga_changed;

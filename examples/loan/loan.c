@@ -134,7 +134,8 @@ is_pending(evpg_result *out, const evpg_json *state, const evpg_command *command
 		return false;
 	if (!is_decided(state))
 		return true;
-	evpg_reject(out, "already_decided", "application \"%s\" is already %s", command->aggregate_id, evpg_text(state, "status"));
+	evpg_reject(out, "already_decided", "application \"%s\" is already %s", command->aggregate_id,
+				evpg_text(state, "status"));
 	evpg_reject_detail(out, evpg_object(EVPG_TEXT("status", evpg_text(state, "status"))));
 	return false;
 }
@@ -579,8 +580,9 @@ static bool
 is_sound(evpg_result *why, const evpg_json *state)
 {
 	evpg_json  *offers = evpg_get(state, "offers");
+	int64_t		answered = evpg_int(offers, "accepted") + evpg_int(offers, "declined") + evpg_int(offers, "cancelled");
 
-	if (evpg_int(offers, "accepted") + evpg_int(offers, "declined") + evpg_int(offers, "cancelled") > evpg_int(offers, "selected"))
+	if (answered > evpg_int(offers, "selected"))
 		evpg_reject(why, "too_many_answers", "more offers have ended than were selected");
 	else if (is_text(state, "status", "approved") && !is_text(state, "stage", "finalized"))
 		evpg_reject(why, "approved_too_early", "the application is approved but not finalized");
@@ -588,7 +590,8 @@ is_sound(evpg_result *why, const evpg_json *state)
 }
 
 EVPG_AGGREGATE(loan_application,
-			   .initial_state = "{\"status\": \"undecided\", \"stage\": \"new\", \"amount\": 0, \"offer\": null, \"offers\": {}, \"open_work\": {}, \"done_work\": {}}",
+			   .initial_state = "{\"status\": \"undecided\", \"stage\": \"new\", \"amount\": 0, \"offer\": null,"
+			   " \"offers\": {}, \"open_work\": {}, \"done_work\": {}}",
 			   .commands = EVPG_COMMANDS(EVPG_ON("Submit", submit),
 										 EVPG_ON("Preaccept", preaccept),
 										 EVPG_ON("Accept", accept),

@@ -2,7 +2,8 @@
 --
 -- Needs a superuser, and "make install" in this directory.  Can be run again at any time.
 
-SELECT evpg_register_aggregate('loan_application', library => 'evpg_loan', symbol => 'loan_application') AS loan_application_changed;
+SELECT evpg_register_aggregate('loan_application', library => 'evpg_loan', symbol => 'loan_application')
+  AS loan_application_changed;
 
 CREATE SCHEMA IF NOT EXISTS loan;
 
@@ -25,7 +26,8 @@ CREATE OR REPLACE VIEW loan.undecided AS
 
 -- Work that is still to be done.
 CREATE OR REPLACE VIEW loan.open_work AS
-  SELECT w.item, sum((w.work->>'waiting')::int) AS waiting, coalesce(sum(jsonb_array_length(w.work->'started_by')), 0) AS started
+  SELECT w.item, sum((w.work->>'waiting')::int) AS waiting,
+         coalesce(sum(jsonb_array_length(w.work->'started_by')), 0) AS started
     FROM loan.application a CROSS JOIN LATERAL jsonb_each(a.state->'open_work') AS w (item, work)
    GROUP BY w.item ORDER BY w.item;
 
@@ -48,7 +50,8 @@ CREATE OR REPLACE VIEW loan.outcomes_of_log AS
                                         WHEN 'A_CANCELLED' THEN 'cancelled' END), 'undecided') AS outcome,
                  max((data->>'amount')::bigint) FILTER (WHERE type = 'A_SUBMITTED') AS amount
             FROM evpg.event WHERE aggregate_type = 'loan_application' GROUP BY aggregate_id) AS application,
-         LATERAL (SELECT (ARRAY[0, 5000, 10000, 20000, 50000])[1 + width_bucket(amount, '{5000,10000,20000,50000}'::bigint[])]::bigint) AS band (amount_from)
+         LATERAL (SELECT (ARRAY[0, 5000, 10000, 20000, 50000])[
+           1 + width_bucket(amount, '{5000,10000,20000,50000}'::bigint[])]::bigint) AS band (amount_from)
    GROUP BY outcome, amount_from ORDER BY outcome, amount_from;
 
 -- Work items per employee and day of the bank: an ordinary table, which a table projection writes.
@@ -60,8 +63,8 @@ CREATE TABLE IF NOT EXISTS loan.work_day (
   PRIMARY KEY (employee, day)
 );
 
--- The handler names its table without a schema, for a rebuild lets it fill a copy; so the schema is first in the search_path,
--- of the function's body now and of the registration.
+-- The handler names its table without a schema, for a rebuild lets it fill a copy; so the schema is first in the
+-- search_path, of the function's body now and of the registration.
 SET search_path = loan, public;
 
 CREATE OR REPLACE FUNCTION loan.work_day_write(event evpg.event) RETURNS jsonb
@@ -69,7 +72,8 @@ LANGUAGE sql AS $$
   INSERT INTO work_day AS w (employee, day, started, completed)
   VALUES (event.data->>'resource', (event.occurred_at AT TIME ZONE 'Europe/Amsterdam')::date,
           (event.type = 'WorkStarted')::int, (event.type = 'WorkCompleted')::int)
-  ON CONFLICT (employee, day) DO UPDATE SET started = w.started + excluded.started, completed = w.completed + excluded.completed
+  ON CONFLICT (employee, day) DO UPDATE SET started = w.started + excluded.started,
+    completed = w.completed + excluded.completed
   RETURNING jsonb_build_object('day', w.day, 'started', w.started, 'completed', w.completed)
 $$;
 

@@ -183,12 +183,15 @@ test_decision(void)
 	accepts("Accept", "{}", "A_ACCEPTED ", "Accept");
 	accepts("SendOffer", "{}", "A_FINALIZED O_SELECTED O_CREATED O_SENT ", "the first offer finalizes the application");
 	accepts("SendOffer", "{}", "O_SELECTED O_CANCELLED O_CREATED O_SENT ", "another one replaces it");
-	ok(strcmp(evpg_text(state, "offer"), "sent") == 0 && !evpg_bool(state, "replacing"), "and is the open one");
+	ok(strcmp(evpg_text(state, "offer"), "sent") == 0 && !evpg_bool(state, "replacing"),
+	   "the offer that was sent is the open one");
 	accepts("ReturnOffer", "{}", "O_SENT_BACK ", "ReturnOffer");
 	rejects("ReturnOffer", "{}", "no_offer_sent", "ReturnOffer twice");
 	accepts("Approve", "{}", "O_ACCEPTED A_APPROVED A_REGISTERED A_ACTIVATED ", "Approve");
-	is_json(state, "{\"status\": \"approved\", \"stage\": \"finalized\", \"amount\": 5000, \"offer\": \"accepted\", \"replacing\": false,"
-			"\"offers\": {\"selected\": 2, \"created\": 2, \"sent\": 2, \"cancelled\": 1, \"sent_back\": 1, \"accepted\": 1},"
+	is_json(state, "{\"status\": \"approved\", \"stage\": \"finalized\", \"amount\": 5000, \"offer\": \"accepted\","
+			"\"replacing\": false,"
+			"\"offers\": {\"selected\": 2, \"created\": 2, \"sent\": 2, \"cancelled\": 1, \"sent_back\": 1,"
+			"\"accepted\": 1},"
 			"\"open_work\": {}, \"done_work\": {}, \"registered\": true, \"activated\": true}", "an approved application");
 
 	given(SUBMITTED);
@@ -235,7 +238,8 @@ test_work(void)
 	rejects("StartWork", "{\"item\": \"Call client\"}", "resource_missing", "StartWork by nobody");
 	rejects("CompleteWork", "{\"item\": \"Call client\"}", "resource_missing", "CompleteWork by nobody");
 	accepts("StartWork", ITEM, "WorkStarted ", "StartWork");
-	is_json(out.events, "[{\"type\": \"WorkStarted\", \"data\": {\"item\": \"Call client\", \"resource\": \"7\"}}]", "its event says what and who");
+	is_json(out.events, "[{\"type\": \"WorkStarted\", \"data\": {\"item\": \"Call client\", \"resource\": \"7\"}}]",
+			"its event says what and who");
 	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 0, \"started_by\": [\"7\"]}}", "one is at it");
 	rejects("StartWork", ITEM, "work_already_started", "StartWork twice");
 	rejects("CompleteWork", ITEM_8, "work_not_started", "CompleteWork by somebody else");
@@ -246,9 +250,10 @@ test_work(void)
 	rejects("CompleteWork", ITEM, "work_not_started", "a work item cannot be completed twice");
 	ok(execute_as("8", "StartWork", "{\"item\": \"Call client\"}"), "it is taken up again; the actor is the resource");
 	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 0, \"started_by\": [\"8\"]}}", "by him");
-	accepts("ScheduleWork", ITEM, "WorkScheduled ", "and scheduled anew meanwhile");
+	accepts("ScheduleWork", ITEM, "WorkScheduled ", "an item of work is scheduled anew while it is done");
 	accepts("CompleteWork", ITEM_8, "WorkCompleted ", "he completes what he started");
-	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 1, \"started_by\": []}}", "and the other still waits");
+	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 1, \"started_by\": []}}",
+			"the item that was scheduled anew still waits");
 
 	given(APPROVED);
 	accepts("ScheduleWork", "{\"item\": \"Archive\"}", "WorkScheduled ", "work goes on after the decision");
@@ -268,17 +273,20 @@ test_folds(void)
 	fold("WorkStarted", ITEM);
 	fold("WorkStarted", ITEM_8);
 	fold("WorkCompleted", ITEM_8);
-	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 0, \"started_by\": [\"7\"]}}", "two at it, the second is done");
+	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 0, \"started_by\": [\"7\"]}}",
+			"two at it, the second is done");
 	fold("WorkCompleted", "{\"item\": \"Call client\"}");
 	is_json(evpg_get(state, "open_work"), "{}", "completed by nobody known");
 	is_json(evpg_get(state, "done_work"), "{\"Call client\": 4}", "all are counted");
 	fold("WorkStarted", "{\"item\": \"Call client\"}");
-	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 0, \"started_by\": [\"\"]}}", "started by nobody known");
+	is_json(evpg_get(state, "open_work"), "{\"Call client\": {\"waiting\": 0, \"started_by\": [\"\"]}}",
+			"started by nobody known");
 
 	given(OFFERED, "O_SELECTED", "O_CANCELLED");
 	ok(strcmp(evpg_text(state, "offer"), "selected") == 0, "the old offer is cancelled, the new one stays");
 	given(OFFERED, "A_ACTIVATED", "A_REGISTERED", "O_ACCEPTED", "A_APPROVED");
-	ok(strcmp(evpg_text(state, "status"), "approved") == 0 && evpg_bool(state, "activated") && evpg_bool(state, "registered"),
+	ok(strcmp(evpg_text(state, "status"), "approved") == 0 && evpg_bool(state, "activated") &&
+	   evpg_bool(state, "registered"),
 	   "activation and registration may come before approval");
 	given(SUBMITTED, "A_MOVED");
 	ok(strcmp(evpg_text(state, "stage"), "partly_submitted") == 0, "an unknown event changes nothing");
@@ -298,7 +306,8 @@ int
 main(void)
 {
 	ok(loan_application()->header.magic == EVPG_MAGIC && loan_application()->header.abi_major == EVPG_ABI_MAJOR &&
-	   loan_application()->header.size == sizeof(evpg_aggregate_definition) && loan_application()->header.kind == EVPG_KIND_AGGREGATE,
+	   loan_application()->header.size == sizeof(evpg_aggregate_definition) &&
+	   loan_application()->header.kind == EVPG_KIND_AGGREGATE,
 	   "the definition names its ABI");
 	test_submit();
 	test_decision();

@@ -1,5 +1,6 @@
--- fixture.sql: what the attack runs against: user code of every kind that does what its data say, consumers of every kind, and
--- guards, which nothing of the attack names and which are compared with the log.  Can be run again, whatever was dropped.
+-- fixture.sql: what the attack runs against: user code of every kind that does what its data say, consumers of every
+-- kind, and guards, which nothing of the attack names and which are compared with the log.  Can be run again, whatever
+-- was dropped.
 
 CREATE SCHEMA IF NOT EXISTS attack;
 GRANT USAGE ON SCHEMA attack TO PUBLIC;
@@ -9,7 +10,8 @@ SELECT evpg_activate_consumers();
 
 -- Runs statements, each in a transaction of its own or with those before it, in one round trip; a cancel ends it.  Says what
 -- became of each, and where, and under which path that ended.  What it uses is qualified, for the path may be one of traps.
-CREATE OR REPLACE PROCEDURE attack.call(statements pg_catalog.text[], ends pg_catalog.text[], INOUT results pg_catalog.text[], INOUT contexts pg_catalog.text[])
+CREATE OR REPLACE PROCEDURE attack.call(statements pg_catalog.text[], ends pg_catalog.text[],
+  INOUT results pg_catalog.text[], INOUT contexts pg_catalog.text[])
   LANGUAGE plpgsql AS $$
 DECLARE
   context pg_catalog.text;
@@ -35,8 +37,8 @@ BEGIN
   END LOOP;
 END $$;
 
--- Runs what the data of a command or an event say for a kind of user code, caught or not.  An internal error that is caught would
--- leave no trace otherwise: the attack reads the server's log.
+-- Runs what the data of a command or an event say for a kind of user code, caught or not.  An internal error that is
+-- caught would leave no trace otherwise: the attack reads the server's log.
 CREATE OR REPLACE FUNCTION attack.run(kind text, data jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   IF data->>'in' IS DISTINCT FROM kind THEN
@@ -53,7 +55,8 @@ BEGIN
     EXECUTE data->>'sql' USING data;
   END IF;
 END $$;
-CREATE OR REPLACE FUNCTION attack.handle(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION attack.handle(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql
+  AS $$
 BEGIN
   PERFORM attack.run('handler', command.data);
   IF command.command_type = 'Refuse' THEN
@@ -132,7 +135,8 @@ END $$;
 CREATE OR REPLACE FUNCTION attack.saga(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM attack.run('saga', event.data);
-  RETURN evpg_reaction(state, evpg_action_schedule('t', '0', payload => event.data), evpg_action_send('note', 'of a saga', 'Sent', undo => evpg_action_send('note', 'of a saga', 'Undone')),
+  RETURN evpg_reaction(state, evpg_action_schedule('t', '0', payload => event.data),
+    evpg_action_send('note', 'of a saga', 'Sent', undo => evpg_action_send('note', 'of a saga', 'Undone')),
     CASE WHEN event.data->>'in' = 'rejection' THEN evpg_action_send('note', 'of a saga', 'Refuse', event.data) END);
 END $$;
 CREATE OR REPLACE FUNCTION attack.saga_key(event evpg.event) RETURNS text LANGUAGE plpgsql AS $$
@@ -156,21 +160,28 @@ CREATE OR REPLACE FUNCTION attack.count(state jsonb, event evpg.event) RETURNS j
   SELECT jsonb_build_object('n', coalesce((state->>'n')::bigint, 0) + 1, 'last', event.version,
     'torn', coalesce((state->>'torn')::boolean, false) OR event.version <= coalesce((state->>'last')::bigint, 0))
 $$;
-CREATE OR REPLACE FUNCTION attack.stream(event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT event.aggregate_type || ' ' || event.aggregate_id $$;
-CREATE OR REPLACE FUNCTION attack.count_reaction(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$ SELECT evpg_reaction(attack.count(state, event)) $$;
+CREATE OR REPLACE FUNCTION attack.stream(event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT event.aggregate_type
+  || ' ' || event.aggregate_id $$;
+CREATE OR REPLACE FUNCTION attack.count_reaction(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql
+  AS $$ SELECT evpg_reaction(attack.count(state, event)) $$;
 
-SELECT evpg_register_projection('inline_table', handler => 'attack.write_inline', aggregate_types => '{note}', tables => '{inline_row}'),
-       evpg_register_projection('async_table', handler => 'attack.write_async', mode => 'async', aggregate_types => '{note}', tables => '{async_row}', key_function => 'attack.async_key',
+SELECT evpg_register_projection('inline_table', handler => 'attack.write_inline', aggregate_types => '{note}',
+  tables => '{inline_row}'),
+       evpg_register_projection('async_table', handler => 'attack.write_async', mode => 'async',
+         aggregate_types => '{note}', tables => '{async_row}', key_function => 'attack.async_key',
          on_error => 'park', max_attempts => 1);
 SET search_path = "$user", public;
 SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply', invariant => 'attack.keep', snapshot_every => 7),
        evpg_register_interceptor('interceptor', 'attack.intercept', '{note}'),
        evpg_register_translator('translator', 'attack.translate'),
        evpg_register_projection('inline', 'attack.inline', aggregate_types => '{note}', key_function => 'attack.key'),
-       evpg_register_projection('async', 'attack.async', mode => 'async', aggregate_types => '{note}', on_error => 'park', max_attempts => 1),
-       evpg_register_projection('reset', handler => 'attack.write_reset', aggregate_types => '{note}', reset => 'attack.reset'),
+       evpg_register_projection('async', 'attack.async', mode => 'async', aggregate_types => '{note}', on_error => 'park',
+         max_attempts => 1),
+       evpg_register_projection('reset', handler => 'attack.write_reset', aggregate_types => '{note}',
+         reset => 'attack.reset'),
        evpg_register_projection('guard', 'attack.count', key_function => 'attack.stream'),
        evpg_register_projection('guard_async', 'attack.count', mode => 'async', key_function => 'attack.stream'),
        evpg_register_saga('guard_saga', 'attack.count_reaction', key_function => 'attack.stream'),
-       evpg_register_saga('saga', 'attack.saga', rejection_handler => 'attack.reject', timer_handler => 'attack.timer', key_function => 'attack.saga_key',
+       evpg_register_saga('saga', 'attack.saga', rejection_handler => 'attack.reject', timer_handler => 'attack.timer',
+         key_function => 'attack.saga_key',
          aggregate_types => '{note}', event_types => '{Start}', max_attempts => 1);

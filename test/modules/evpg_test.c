@@ -780,7 +780,10 @@ EVPG_PROJECTION(poisonable_key_seen,
 
 /* ------------------------------------------------------------------ sagas */
 
-/* Does what it is told: {"set": {...}, "actions": [...], "bad": {where, how}, "throw": {...}, "fail": text, "reject": text, "unhandled": true, "spin": true}. */
+/*
+ * Does what it is told: {"set": {...}, "actions": [...], "bad": {where, how}, "throw": {...}, "fail": text,
+ * "reject": text, "unhandled": true, "spin": true}.
+ */
 static void
 follow(evpg_result *out, evpg_json *state, const evpg_json *script)
 {

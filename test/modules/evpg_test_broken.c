@@ -28,18 +28,24 @@ same(evpg_json *state, const evpg_event *event)
 
 /* A definition whose header says what it should not. */
 #define WITH_HEADER(symbol, ...) \
-	static const evpg_aggregate_definition symbol##_definition = {.header = {__VA_ARGS__}, .commands = COMMANDS, .events = EVENTS}; \
+	static const evpg_aggregate_definition symbol##_definition = { \
+		.header = {__VA_ARGS__}, .commands = COMMANDS, .events = EVENTS}; \
 	extern EVPG_EXPORT const evpg_header *evpg_definition_##symbol(void); \
 	const evpg_header *evpg_definition_##symbol(void) { return &symbol##_definition.header; } \
 	extern const evpg_header *evpg_definition_##symbol(void)
 
-WITH_HEADER(wrong_magic, 0x12345678, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
+WITH_HEADER(wrong_magic, 0x12345678, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition),
+			EVPG_KIND_AGGREGATE);
 WITH_HEADER(no_magic, 0, 0, 0, 0, 0);
-WITH_HEADER(older_major, EVPG_MAGIC, EVPG_ABI_MAJOR - 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
-WITH_HEADER(newer_major, EVPG_MAGIC, EVPG_ABI_MAJOR + 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
-WITH_HEADER(newer_minor, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR + 1, sizeof(evpg_aggregate_definition), EVPG_KIND_AGGREGATE);
+WITH_HEADER(older_major, EVPG_MAGIC, EVPG_ABI_MAJOR - 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition),
+			EVPG_KIND_AGGREGATE);
+WITH_HEADER(newer_major, EVPG_MAGIC, EVPG_ABI_MAJOR + 1, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition),
+			EVPG_KIND_AGGREGATE);
+WITH_HEADER(newer_minor, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR + 1, sizeof(evpg_aggregate_definition),
+			EVPG_KIND_AGGREGATE);
 WITH_HEADER(too_small, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_header), EVPG_KIND_AGGREGATE);
-WITH_HEADER(a_projection, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_PROJECTION);
+WITH_HEADER(a_projection, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition),
+			EVPG_KIND_PROJECTION);
 WITH_HEADER(a_saga, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), EVPG_KIND_SAGA);
 WITH_HEADER(a_riddle, EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, sizeof(evpg_aggregate_definition), 99);
 

@@ -5,7 +5,8 @@
 # The ```sql blocks of each page run in order, in one psql session in a new database.  A statement followed by comments has
 # this output, row by row (psql -A -t -F ' | ') or as an error; a statement without comments must not fail.  Blocks whose
 # fence names a file (```c counter.c) are written to that file, and the directory is built and installed with PGXS as a
-# third party would do it, before the session starts.
+# third party would do it, before the session starts.  No page with such blocks escapes, and what another fence holds is
+# listed here.
 #
 # Then: every link leads to a file and a heading, every test and source file that a page names exists, rules.md lists for
 # each rule the tests that name it, reference.md names everything that there is, and every feature is in coverage.md once.
@@ -14,6 +15,7 @@ use strict;
 use warnings;
 use Cwd qw(abs_path);
 use File::Basename qw(dirname);
+use File::Find qw(find);
 use File::Path qw(make_path);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -32,7 +34,7 @@ sub blocks
 	foreach my $line (split /\n/, slurp_file("$top/$name"))
 	{
 		$number++;
-		if (!$open && $line =~ /^```(\S.*)$/)
+		if (!$open && $line =~ /^\s*```(.*)$/)
 		{
 			$open = [ $1, '', $number + 1 ];
 		}
@@ -94,8 +96,45 @@ my $node = PostgreSQL::Test::Cluster->new('readme');
 $node->init;
 $node->start;
 
+# All pages.
+my @documents;
+find({ no_chdir => 1,
+	wanted => sub {
+		$File::Find::prune = 1 if /\/(?:build|\.[^\/]+)$/;
+		push @documents, s/^\Q$top\E\///r if /\.md$/;
+	} }, $top);
+@documents = sort @documents;
+cmp_ok(scalar @documents, '>', 20, 'there are pages');
+
+# What is in blocks that do not run: signatures, settings, names of targets, parts of statements.
+my %does_not_run = (
+	'README.md' => [ 'make demo', 'apt-get' ],
+	'bench/README.md' => [ 'make bench', '.*(?:clients|ratio|\\(ms\\)|per second).*\\n' ],
+	'docs/operations.md' => [ 'shared_preload_libraries', 'SELECT cron\.schedule', 'while true' ],
+	'docs/projections.md' => ['\{"event": "delta"'],
+	'docs/reference.md' => [ 'evpg_\w+\(', 'SELECT evpg_inject\(e\.' ],
+	'docs/tour.md' => ['Asynchronous notification'],
+	'docs/tutorial.md' => ['static '],
+	'CONTRIBUTING.md' => ['make '],
+	'test/README.md' => ['make ']);
+my @unknown;
+my @run;
+
+foreach my $name (@documents)
+{
+	my @blocks = blocks($name);
+
+	push @run, $name if grep { $_->[0] eq 'sql' } @blocks;
+	foreach my $block (grep { $_->[0] ne 'sql' && $_->[0] !~ /^\w+ \S+$/ } @blocks)
+	{
+		push @unknown, "$name:$block->[2]" if !grep { $block->[1] =~ /^$_/ } @{ $does_not_run{$name} };
+	}
+}
+is(join("\n", @unknown), '', 'every block runs, or is of a kind that does not');
+cmp_ok(scalar @run, '>=', 9, 'there are pages to run');
+
 # Among what runs here is C41: the view for each role of projections.md, "A gateway that authorizes".
-foreach my $name ('README.md', map { "docs/$_.md" } qw(tour tutorial projections sagas outbox reducer-abi operations))
+foreach my $name (@run)
 {
 	my @blocks = blocks($name);
 	my $build = PostgreSQL::Test::Utils::tempdir();
@@ -166,7 +205,6 @@ foreach my $name ('README.md', map { "docs/$_.md" } qw(tour tutorial projections
 
 # ------------------------------------------------------------------ names
 
-my @documents = map { s/^\Q$top\E\///r } glob("$top/*.md $top/docs/*.md $top/bench/*.md $top/src/*/*.md $top/test/*.md");
 my @sources = glob("$top/src/* $top/src/*/*");
 my @missing;
 my %anchors;
@@ -242,6 +280,39 @@ cmp_ok(scalar @objects, '>', 50, 'there is something to name');
 cmp_ok(scalar @states, '>', 10, 'there are SQLSTATEs to name');
 is(join("\n", grep { $reference !~ /(?<![\w.])\Q$_\E(?!\w)/ } @objects),
 	'', 'reference.md names every function, relation, column and setting');
+
+# Each function once, with its arguments and defaults, and what it returns.
+sub plain_signature
+{
+	my ($text) = @_;
+
+	return $text =~ s/\btimestamp with time zone\b/timestamptz/gr =~ s/\binteger\b/int/gr =~ s/::[\w ]+(?:\[\])?//gr
+	  =~ s/ DEFAULT / = /gr =~ s/'@ /'/gr =~ s/\(IN /(/r =~ s/ (min|sec)(?:ute|ond)?/ $1/gr =~ s/["\s]//gr;
+}
+
+my @signatures = split /\n/, $node->safe_psql('readme', <<'SQL');
+SET intervalstyle = postgres_verbose;
+SELECT format('%s(%s)%s', p.proname, pg_get_function_arguments(p.oid),
+  CASE WHEN p.prokind = 'f' AND 'o' <> ALL (coalesce(p.proargmodes, '{i}'))
+       THEN ' RETURNS ' || pg_get_function_result(p.oid) END)
+  FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+  JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid AND e.extname = 'evpg'
+ WHERE p.proname LIKE 'evpg\_%' ORDER BY 1
+SQL
+# the table of constructors has no column for what they return
+my $shown = plain_signature($reference =~ s/^\| `(.*?\))` \| .*$/"`$1`"/mgr);
+my @constructors = $reference =~ /^\| `(evpg_\w+)\(/mg;
+my @unlike;
+
+foreach my $signature (@signatures)
+{
+	my ($name) = $signature =~ /^(\w+)/;
+	my $one = plain_signature((grep { $_ eq $name } @constructors) ? $signature =~ s/ RETURNS .*?$//r : $signature);
+
+	push @unlike, $signature if 1 != (() = $shown =~ /`(?:CALL)?\Q$one\E`/g);
+}
+cmp_ok(scalar @signatures, '>', 70, 'there are signatures to show');
+is(join("\n", @unlike), '', 'reference.md has the signature of each function, once');
 is(join("\n", grep { $reference !~ /^\| $_ \|/m } @states), '', 'reference.md has every SQLSTATE of its own');
 is(join("\n", grep { my $state = $_; !grep { $_ eq $state } @states } $reference =~ /^\| (VE\d+) \|/mg), '', 'and no other');
 

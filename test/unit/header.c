@@ -73,7 +73,8 @@ test_objects(void)
 	   "evpg_int: 0 if there is none");
 	ok(evpg_int(object, "h") == INT64_MAX, "evpg_int saturates");
 	ok(evpg_bool(object, "b") && evpg_bool(object, "i") && evpg_bool(object, "s"), "evpg_bool converts");
-	ok(!evpg_bool(object, "n") && !evpg_bool(object, "none") && !evpg_bool(object, "e"), "evpg_bool: false if there is none");
+	ok(!evpg_bool(object, "n") && !evpg_bool(object, "none") && !evpg_bool(object, "e"),
+	   "evpg_bool: false if there is none");
 	is(evpg_text(object, "s"), "12", "evpg_text: a string");
 	is(evpg_text(object, "i"), "5", "evpg_text: a number");
 	is(evpg_text(object, "d"), "123456789012345678901.50", "evpg_text: a number beyond 64 bits, exactly");
@@ -199,9 +200,9 @@ test_results(void)
 
 	longest[63] = 'x';
 	evpg_fail(&out, "broken: %s%s", longest, longest);
-	ok(out.failed && !out.rejected && strlen(out.message) == 511, "a failure is cut, too");
+	ok(out.failed && !out.rejected && strlen(out.message) == 511, "a long failure is cut to 511 bytes");
 	evpg_result_reset(&out);
-	ok(!out.failed, "and reset");
+	ok(!out.failed, "a result that is reset has not failed");
 }
 
 /* ------------------------------------------------------------------ host */
@@ -311,16 +312,20 @@ test_definition(void)
 	const evpg_header *header = evpg_definition_counter();
 
 	ok(header == &definition->header && header->magic == EVPG_MAGIC && header->abi_major == EVPG_ABI_MAJOR &&
-	   header->abi_minor == EVPG_ABI_MINOR && header->size == sizeof(evpg_aggregate_definition) && header->kind == EVPG_KIND_AGGREGATE,
+	   header->abi_minor == EVPG_ABI_MINOR && header->size == sizeof(evpg_aggregate_definition) &&
+	   header->kind == EVPG_KIND_AGGREGATE,
 	   "a definition and its header");
-	ok(definition->reducer_version == 3 && bare()->reducer_version == 0 && bare()->invariant == NULL && bare()->initial_state == NULL,
+	ok(definition->reducer_version == 3 && bare()->reducer_version == 0 && bare()->invariant == NULL &&
+	   bare()->initial_state == NULL,
 	   "what is left out is empty");
 	is_json(evpg_initial_state(definition), "{\"total\":0}", "an initial state");
 	is_json(evpg_initial_state(bare()), "{}", "an initial state that was left out");
 	ok(evpg_find_command(definition, "GiveUp")->call == give_up && evpg_find_command(definition, "Mystery")->call == mystery,
 	   "commands are found");
-	ok(evpg_find_command(definition, "add") == NULL && evpg_find_command(definition, "") == NULL, "or not");
-	ok(evpg_find_event(definition, "Added")->call == added && evpg_find_event(definition, "Add") == NULL, "events, too");
+	ok(evpg_find_command(definition, "add") == NULL && evpg_find_command(definition, "") == NULL,
+	   "a command that is not declared is not found");
+	ok(evpg_find_event(definition, "Added")->call == added && evpg_find_event(definition, "Add") == NULL,
+	   "events are found by their exact names");
 }
 
 /* Gives a state a command; what came of it is in *out. */
@@ -353,15 +358,16 @@ test_decide(void)
 
 	ok(decide(definition, state, "Add", "{\"n\": 5, \"times\": 3}", &out), "a command is accepted");
 	ok(json_object_array_length(out.events) == 3, "its events are there, also when the command is gone");
-	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{\"total\":15}", "and folded");
+	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{\"total\":15}", "a decided event is folded");
 	ok(seen_version == 10 && seen_position == 0 && seen_time == 12345 && !seen_host,
 	   "a fold is told version and time, and no position, for there is none yet");
 
 	ok(decide(definition, state, "Add", "{\"times\": 0}", &out) && out.events == NULL, "a no-op has no events");
 	ok(decide(definition, state, "Add", NULL, &out) && out.events == NULL, "data may be null");
-	ok(!decide(definition, state, "ChangeMind", "{\"n\": 5, \"times\": 3}", &out) && out.rejected && !out.failed, "a refusal");
-	is(out.message, "total is 15", "with its message");
-	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{\"total\":15}", "folds nothing");
+	ok(!decide(definition, state, "ChangeMind", "{\"n\": 5, \"times\": 3}", &out) &&
+	   out.rejected && !out.failed, "a refusal");
+	is(out.message, "total is 15", "a refusal has its message");
+	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{\"total\":15}", "a refusal folds nothing");
 	ok(!decide(definition, state, "GiveUp", "{}", &out) && out.failed && !out.rejected, "a failure");
 	ok(!decide(definition, state, "Fly", "{}", &out) && out.failed, "an unknown command is a failure");
 	is(out.message, "unknown command type \"Fly\"", "that names it");
@@ -448,22 +454,27 @@ test_sagas(void)
 	evpg_rejection labelled = {.key = "s1", .label = "take", .code = "poor", .sqlstate = "VE002", .message = ""};
 	evpg_rejection unlabelled = {.key = "s1", .label = "", .code = "", .sqlstate = "VE002", .message = ""};
 
-	ok(evpg_definition_sequence()->kind == EVPG_KIND_SAGA && evpg_definition_sequence()->size == sizeof(evpg_saga_definition),
+	ok(evpg_definition_sequence()->kind == EVPG_KIND_SAGA &&
+	   evpg_definition_sequence()->size == sizeof(evpg_saga_definition),
 	   "a saga and its header");
-	ok(evpg_find_reaction(saga, "Begun")->starts && !evpg_find_reaction(saga, "Ended")->starts, "which events make an instance");
-	ok(evpg_find_reaction(saga, "begun") == NULL && evpg_find_timer(saga, "bell")->call == rings && evpg_find_timer(saga, "horn") == NULL &&
+	ok(evpg_find_reaction(saga, "Begun")->starts && !evpg_find_reaction(saga, "Ended")->starts,
+	   "which events make an instance");
+	ok(evpg_find_reaction(saga, "begun") == NULL && evpg_find_timer(saga, "bell")->call == rings &&
+	   evpg_find_timer(saga, "horn") == NULL &&
 	   evpg_find_timer(bare_sequence(), "bell") == NULL, "what is not there is not found");
 
 	ok(evpg_react(saga, state, &begun, &out), "a saga reacts");
-	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{\"id\":\"s1\"}", "with a state");
+	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{\"id\":\"s1\"}", "a reaction sets a state");
 	is(json_object_to_json_string_ext(out.actions, JSON_C_TO_STRING_PLAIN),
-	   "[{\"do\":\"send\",\"aggregate_type\":\"account\",\"aggregate_id\":\"a\",\"command_type\":\"Withdraw\",\"data\":{\"amount\":5},"
-	   "\"label\":\"take\","
-	   "\"undo\":{\"do\":\"send\",\"aggregate_type\":\"account\",\"aggregate_id\":\"a\",\"command_type\":\"Deposit\",\"data\":{\"amount\":5}},"
+	   "[{\"do\":\"send\",\"aggregate_type\":\"account\",\"aggregate_id\":\"a\",\"command_type\":\"Withdraw\","
+	   "\"data\":{\"amount\":5},\"label\":\"take\","
+	   "\"undo\":{\"do\":\"send\",\"aggregate_type\":\"account\",\"aggregate_id\":\"a\",\"command_type\":\"Deposit\","
+	   "\"data\":{\"amount\":5}},"
 	   "\"metadata\":{\"k\":\"v\"},\"expected_version\":3},"
 	   "{\"do\":\"send\",\"aggregate_type\":\"audit\",\"aggregate_id\":\"b\",\"command_type\":\"Note\",\"data\":{},"
-	   "\"undo\":{\"do\":\"send\",\"aggregate_type\":\"audit\",\"aggregate_id\":\"b\",\"command_type\":\"Strike\",\"data\":{}}}]",
-	   "and commands: the last undo counts, no data is an empty object, no label none");
+	   "\"undo\":{\"do\":\"send\",\"aggregate_type\":\"audit\",\"aggregate_id\":\"b\",\"command_type\":\"Strike\","
+	   "\"data\":{}}}]",
+	   "a reaction sends commands: the last undo counts, no data is an empty object, no label none");
 	ok(evpg_react(saga, state, &ended, &out), "reacting again forgets what came of it before");
 	is(json_object_to_json_string_ext(out.actions, JSON_C_TO_STRING_PLAIN),
 	   "[{\"do\":\"schedule\",\"timer\":\"deadline\",\"delay\":600,\"payload\":{\"n\":1}},"
@@ -471,20 +482,26 @@ test_sagas(void)
 	   "{\"do\":\"compensate\",\"reason\":\"changed\"},{\"do\":\"compensate\"},{\"do\":\"complete\"},"
 	   "{\"do\":\"fail\",\"reason\":\"no way\"}]",
 	   "all other actions, in their order");
-	ok(!evpg_react(saga, state, &other, &out) && out.actions == NULL, "not to events that it does not take");
-	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{}", "whose state is as before");
+	ok(!evpg_react(saga, state, &other, &out) && out.actions == NULL,
+	   "a saga does not react to events that it does not take");
+	is(json_object_to_json_string_ext(state, JSON_C_TO_STRING_PLAIN), "{}",
+	   "an event that is not taken leaves the state as it is");
 
 	ok(evpg_react_timer(saga, state, &bell, &out) && evpg_int(state, "late") == 7, "a saga reacts to a timer");
 	is(json_object_to_json_string_ext(out.actions, JSON_C_TO_STRING_PLAIN),
-	   "[{\"do\":\"send\",\"aggregate_type\":\"bell\",\"aggregate_id\":\"s1\",\"command_type\":\"Ring\",\"data\":{\"n\":1},\"label\":\"ring\"}]",
-	   "with its key and payload");
-	ok(!evpg_react_timer(saga, state, &unknown, &out) && out.actions == NULL, "not to a timer that it does not know");
+	   "[{\"do\":\"send\",\"aggregate_type\":\"bell\",\"aggregate_id\":\"s1\",\"command_type\":\"Ring\","
+	   "\"data\":{\"n\":1},\"label\":\"ring\"}]",
+	   "a timer handler sees its key and payload");
+	ok(!evpg_react_timer(saga, state, &unknown, &out) &&
+	   out.actions == NULL, "a saga does not react to a timer that it does not know");
 
 	ok(evpg_react_rejection(saga, state, &labelled, &out) && !out.unhandled && json_object_array_length(out.actions) == 1,
 	   "a saga reacts to a refusal");
-	ok(!evpg_react_rejection(saga, state, &unlabelled, &out) && out.unhandled, "or leaves it unhandled");
-	ok(evpg_react(saga, state, &begun, &out) && !out.unhandled, "which the next reaction does not inherit");
-	ok(!evpg_react_rejection(bare_sequence(), state, &labelled, &out) && out.unhandled, "without a callback every refusal is");
+	ok(!evpg_react_rejection(saga, state, &unlabelled, &out) && out.unhandled, "a saga may leave a refusal unhandled");
+	ok(evpg_react(saga, state, &begun, &out) && !out.unhandled,
+	   "the next reaction does not inherit that a refusal was unhandled");
+	ok(!evpg_react_rejection(bare_sequence(), state, &labelled, &out) && out.unhandled,
+	   "without a callback every refusal is unhandled");
 	evpg_result_reset(&out);
 	ok(out.actions == NULL && !out.unhandled, "a reset result has no actions");
 	json_object_put(payload);
