@@ -14,6 +14,10 @@
  * counts.  After max_attempts of them, and at least two, since another process may
  * have caused one, the consumer does what on_error specifies.
  *
+ * Code that ends its own session, by a FATAL error or by pg_terminate_backend() of
+ * itself, is treated like code that crashes the server: the count stands, and the
+ * consumer is cautious again in the next session.
+ *
  * The attempt follows the count at once, and from the count to the commit of the
  * attempt the session holds a lock that is one for the whole server.  It is exclusive
  * for what has crashed before, shared for what has not.  So a second count is made
@@ -29,6 +33,8 @@
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <signal.h>
 
 #include "access/xact.h"
 #include "base/arguments.h"
@@ -54,11 +60,18 @@
 /* One crash may have been caused by another process. */
 #define FEWEST_CRASHES 2
 
-/* The consumer for which this session has counted an attempt last. */
-static char counted_consumer[EVPG_MAX_NAME + 1];
+/* The consumer of which this session has counted or made an attempt last. */
+static char tried_consumer[EVPG_MAX_NAME + 1];
 
-/* Takes back the attempt that this session has counted last; NULL: none. */
-static void (*take_back_counted) (void) = NULL;
+/*
+ * Settles, when this session ends, the attempt that it has counted last or makes
+ * without a count; NULL: there is none.
+ */
+static void (*settle_attempt) (bool fatal) = NULL;
+
+/* Whether that attempt was counted, and whether it is being made. */
+static bool attempt_counted = false;
+static bool attempt_runs = false;
 
 /*
  * The mode in which this session holds the lock of suspects, and whether it makes
@@ -109,8 +122,9 @@ EvpgCrashUnlock(bool settled)
 	LOCKTAG		tag;
 
 	attempt_follows = false;
-	if (settled)
-		take_back_counted = NULL;
+	attempt_runs = false;
+	if (settled || !attempt_counted)
+		settle_attempt = NULL;
 	if (lock_mode == NoLock)
 		return;
 	fill_suspect_tag(&tag);
@@ -178,8 +192,52 @@ note_fatal_error(ErrorData *error)
 		next_log_hook(error);
 }
 
+/* The process that has sent SIGTERM first. */
+static volatile sig_atomic_t terminated_by_itself = false;
+static volatile sig_atomic_t terminated_by_other = false;
+static void (*next_term_handler) (int) = NULL;
+
+/* pg_terminate_backend(pg_backend_pid()) sends the same signal as an orderly stop, but not from the same process. */
 static void
-run_take_back(void (*take_back) (void))
+note_termination(int signal_number, siginfo_t * info, void *context)
+{
+	int			errno_before = errno;
+
+	if (info->si_pid != MyProcPid)
+		terminated_by_other = true;
+	else if (!terminated_by_other)
+		terminated_by_itself = true;
+	next_term_handler(signal_number);
+	errno = errno_before;
+}
+
+/* Puts note_termination before the handler of SIGTERM that this session has. */
+static void
+install_term_handler(void)
+{
+	struct sigaction action;
+
+	if (sigaction(SIGTERM, NULL, &action) != 0 || (action.sa_flags & SA_SIGINFO) != 0 ||
+		action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
+		return;
+	next_term_handler = action.sa_handler;
+	action.sa_flags |= SA_SIGINFO;
+	action.sa_sigaction = note_termination;
+	(void) sigaction(SIGTERM, &action, NULL);
+}
+
+/* Returns whether the attempt that is being made ends the session: by a FATAL error that nothing else explains. */
+static bool
+attempt_is_fatal(void)
+{
+	if (!attempt_runs || fatal_code == 0 || fatal_code == ERRCODE_CRASH_SHUTDOWN ||
+		ERRCODE_TO_CATEGORY(fatal_code) == ERRCODE_CONNECTION_EXCEPTION)
+		return false;
+	return fatal_code != ERRCODE_ADMIN_SHUTDOWN || terminated_by_itself;
+}
+
+static void
+run_settlement(void (*settle) (bool fatal), bool fatal)
 {
 	EvpgScope	scope;
 
@@ -194,7 +252,7 @@ run_take_back(void (*take_back) (void))
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, NULL);
 		if (EvpgCatalogTryLockForWork())
-			take_back();
+			settle(fatal);
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 	}
@@ -202,45 +260,74 @@ run_take_back(void (*take_back) (void))
 }
 
 /*
- * A session that ends, by itself or because it is told to, has not crashed, so its
- * attempt does not count; it does if user code has raised the FATAL error itself.
- * Nothing here may wait, neither for locks nor for standbys,
- * since interrupts are held by now.
+ * A session that ends in good order has not crashed, so its attempt does not count.
+ * Nothing here may wait, neither for locks nor for standbys, since interrupts are held
+ * by now.
  */
 static void
-take_back_at_exit(int code, Datum arg)
+settle_attempt_at_exit(int code, Datum arg)
 {
-	void		(*take_back) (void) = take_back_counted;
+	void		(*settle) (bool fatal) = settle_attempt;
+	bool		fatal = attempt_is_fatal();
 
-	take_back_counted = NULL;
-	if (take_back == NULL)
-		return;
-	if (fatal_code != 0 && fatal_code != ERRCODE_ADMIN_SHUTDOWN && fatal_code != ERRCODE_CRASH_SHUTDOWN &&
-		ERRCODE_TO_CATEGORY(fatal_code) != ERRCODE_CONNECTION_EXCEPTION)
+	settle_attempt = NULL;
+	if (settle == NULL || (!fatal && !attempt_counted))
 		return;
 	AbortOutOfAnyTransaction();
-	run_take_back(take_back);
+	run_settlement(settle, fatal);
 }
 
 /*
- * EvpgCrashTakeBackAtExit
- *		Lets a function take back the attempt that this session has counted last, in a
- *		transaction, if the session ends before it counts another one.  The function
- *		waits for no lock, and checks itself whether there is anything to take back.
+ * EvpgCrashSettleAtExit
+ *		Lets a function settle an attempt, which the caller has counted or makes without
+ *		a count, if the session ends before EvpgCrashUnlock.  It runs in a transaction,
+ *		waits for no lock, and takes the count back; if the attempt itself ends the
+ *		session (fatal, see EvpgCrashNoteRuns), it lets the next session count the next
+ *		attempt instead.  It checks itself whether there is anything left to settle.
  */
 void
-EvpgCrashTakeBackAtExit(void (*take_back) (void))
+EvpgCrashSettleAtExit(void (*settle) (bool fatal), bool counted)
 {
 	static bool registered = false;
 
 	if (!registered)
 	{
-		before_shmem_exit(take_back_at_exit, (Datum) 0);
+		before_shmem_exit(settle_attempt_at_exit, (Datum) 0);
 		next_log_hook = emit_log_hook;
 		emit_log_hook = note_fatal_error;
+		install_term_handler();
 	}
 	registered = true;
-	take_back_counted = take_back;
+	settle_attempt = settle;
+	attempt_counted = counted;
+}
+
+/* Notes whether user code runs, in the attempt of EvpgCrashSettleAtExit, that may end the session. */
+void
+EvpgCrashNoteRuns(bool runs)
+{
+	attempt_runs = runs;
+}
+
+/*
+ * EvpgCrashTakeBack
+ *		Takes back, in the current transaction, the attempt that this session has counted,
+ *		since it was rolled back and is made later.
+ */
+void
+EvpgCrashTakeBack(void)
+{
+	EvpgScope	scope;
+
+	if (settle_attempt == NULL || !attempt_counted)
+		return;
+	EvpgEnter(&scope, NULL);
+	if (EvpgCatalogTryLockForWork())
+	{
+		settle_attempt(false);
+		settle_attempt = NULL;
+	}
+	EvpgLeave(&scope);
 }
 
 /* Returns after how many crashes an event, or a part of a rebuild, is given up that may fail so often. */
@@ -257,15 +344,22 @@ static EvpgStatement decrement_consumer_crashes = {
 	.types = {TEXTOID, INT8OID}
 };
 
-/* Takes back the attempt of the counted consumer, unless another session owns it. */
-static void
-take_back_consumer_attempt(void)
-{
-	Datum		values[2] = {CStringGetTextDatum(counted_consumer), Int64GetDatum(EvpgServerStartId())};
+static EvpgStatement suspect_consumer = {
+	.text = "UPDATE evpg.consumer"
+	" SET server_start = 0"
+	" WHERE name = $1 AND server_start = $2",
+	.types = {TEXTOID, INT8OID}
+};
 
-	if (!EvpgConsumerLock(counted_consumer, false))
+/* Settles the attempt of a consumer at the end of the session, unless another session owns the consumer. */
+static void
+settle_consumer_attempt(bool fatal)
+{
+	Datum		values[2] = {CStringGetTextDatum(tried_consumer), Int64GetDatum(EvpgServerStartId())};
+
+	if (!EvpgConsumerLock(tried_consumer, false))
 		return;
-	EvpgStatementExecute(&decrement_consumer_crashes, values, NULL);
+	EvpgStatementExecute(fatal ? &suspect_consumer : &decrement_consumer_crashes, values, NULL);
 }
 
 /* Returns the position of the first event that a filter lets through, 0 if there is none. */
@@ -312,16 +406,16 @@ static EvpgStatement increment_consumer_crashes = {
 	.types = {TEXTOID, INT8OID, INT8OID}
 };
 
-/* Reports that an event that was tried alone has crashed the server. */
+/* Reports that attempts at an event that was tried alone had no result. */
 static void
 report_crashes(const EvpgConsumer *consumer, int max_attempts, int64 position)
 {
 	ereport(WARNING,
-			(errmsg("the server has crashed %d times while \"%s\" of database \"%s\" had the event at position "
-					INT64_FORMAT " alone",
+			(errmsg("attempt %d of \"%s\" of database \"%s\" at the event at position " INT64_FORMAT
+					", which was tried alone, had no result",
 					consumer->crashes, consumer->name, get_database_name(MyDatabaseId), position),
-			 consumer->crashes < max_attempts ? errdetail("It is tried once more.") :
-			 errdetail("It is not tried any more.")));
+			 errdetail("The server crashed, or the code ended its session.  The event is %s.",
+					   consumer->crashes < max_attempts ? "tried once more" : "not tried any more")));
 }
 
 /*
@@ -346,6 +440,9 @@ EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, 
 	max_attempts = EvpgCrashMaxCount(max_attempts);
 	*limit = 0;
 	*position = 0;
+	strlcpy(tried_consumer, consumer->name, sizeof(tried_consumer));
+	EvpgCrashSettleAtExit(settle_consumer_attempt, false);
+	EvpgCrashNoteRuns(true);
 	if (filter->after >= cautious_to)
 		return EVPG_CRASH_PROCEED;
 	*limit = 1 + (begun ? Min(consumer->proven, PG_INT32_MAX) / TRIED_ALONE : 0);
@@ -360,10 +457,10 @@ EvpgCrashAdviseBatch(const EvpgConsumer *consumer, const EvpgLogFilter *filter, 
 	}
 	if (!EvpgCrashBeginAttempt(consumer->crashes > 0, next))
 		return EVPG_CRASH_POSTPONE;
-	strlcpy(counted_consumer, consumer->name, sizeof(counted_consumer));
-	EvpgCrashTakeBackAtExit(take_back_consumer_attempt);
+	EvpgCrashSettleAtExit(settle_consumer_attempt, true);
 	if (begun && consumer->crashes > 0)
 		return consumer->crashes > max_attempts ? EVPG_CRASH_GIVE_UP : EVPG_CRASH_PROCEED;
+	EvpgCrashNoteRuns(false);
 	if (consumer->crashes > max_attempts)
 		return EVPG_CRASH_GIVE_UP_UNRUN;
 	if (consumer->crashes > 0)
@@ -390,6 +487,6 @@ EvpgCrashError(int attempts)
 
 	error->sqlerrcode = ERRCODE_CRASH_SHUTDOWN;
 	error->message = psprintf("%d attempts ended without a result", attempts);
-	error->detail = "The server crashed each time.";
+	error->detail = "Each time the server crashed, or the code ended its session.";
 	return error;
 }

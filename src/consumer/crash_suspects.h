@@ -37,7 +37,9 @@ extern void EvpgCrashNoteCounted(void);
 extern bool EvpgCrashAttemptFollows(void);
 extern void EvpgCrashFlushAtCommit(int limit);
 extern int	EvpgCrashMaxCount(int max_attempts);
-extern void EvpgCrashTakeBackAtExit(void (*take_back) (void));
+extern void EvpgCrashSettleAtExit(void (*settle) (bool fatal), bool counted);
+extern void EvpgCrashNoteRuns(bool runs);
+extern void EvpgCrashTakeBack(void);
 extern ErrorData *EvpgCrashError(int attempts);
 
 #endif							/* EVPG_CRASH_SUSPECTS_H */

@@ -138,17 +138,18 @@ write_crash_count(const EvpgRebuild *rebuild, int part, int64 server_start, int 
 	ForceSyncCommit();
 }
 
-/* The attempt that this session has counted last. */
+/* The attempt that this session has counted, or made, last. */
 static char counted_name[EVPG_MAX_NAME + 1];
 static int	counted_part;
 
 /*
- * Takes back the attempt that this session has counted, since the session ends
- * without a crash: unless the attempt has come to a result, or another session makes
- * it.  Waits for no lock.
+ * Settles the attempt of this session, which ends: takes the count back, or if the
+ * attempt itself ends the session (fatal), lets the next session count the next one;
+ * unless the attempt has come to a result, or another session makes it.  Waits for no
+ * lock.
  */
 static void
-take_back_rebuild_attempt(void)
+settle_rebuild_attempt(bool fatal)
 {
 	Oid			schema = get_rel_namespace(EvpgCatalogGet()->event_log);
 	EvpgRebuild rebuild;
@@ -162,8 +163,17 @@ take_back_rebuild_attempt(void)
 		return;
 	EvpgRebuildReadParts(&rebuild);
 	crashes = crash_count_of(&rebuild, counted_part);
-	if (crashes->server_start == EvpgServerStartId() && crashes->crashes > 0)
-		write_crash_count(&rebuild, counted_part, 0, crashes->crashes - 1);
+	if (crashes->server_start == EvpgServerStartId() && (fatal || crashes->crashes > 0))
+		write_crash_count(&rebuild, counted_part, 0, fatal ? crashes->crashes : crashes->crashes - 1);
+}
+
+/* Notes which attempt this session has counted, or makes. */
+static void
+note_rebuild_attempt(const EvpgRebuild *rebuild, int part, bool counted)
+{
+	strlcpy(counted_name, rebuild->name, sizeof(counted_name));
+	counted_part = part;
+	EvpgCrashSettleAtExit(settle_rebuild_attempt, counted);
 }
 
 /*
@@ -179,6 +189,8 @@ count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
 	bool		counted = (crashes->server_start == EvpgServerStartId());
 
 	rebuild->must_wait = false;
+	note_rebuild_attempt(rebuild, part, false);
+	EvpgCrashNoteRuns(counted);
 	if (counted && crashes->crashes == 0)
 		return false;
 	if (!counted && crashes->crashes >= EvpgCrashMaxCount(rebuild->projection->max_attempts))
@@ -196,9 +208,7 @@ count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
 		write_crash_count(rebuild, part, EvpgServerStartId(), crashes->crashes + 1);
 		EvpgCrashNoteCounted();
 	}
-	strlcpy(counted_name, rebuild->name, sizeof(counted_name));
-	counted_part = part;
-	EvpgCrashTakeBackAtExit(take_back_rebuild_attempt);
+	note_rebuild_attempt(rebuild, part, true);
 	return !counted;
 }
 

@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "aggregate/context.h"
 #include "base/catalog.h"
@@ -196,6 +197,9 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 static List *claimed = NIL;
 static bool any_claimed;
 
+/* The one of them that this session has begun; NULL: none. */
+static const EvpgDueItem *begun = NULL;
+
 /* In so many passes items that others were in the way of come last. */
 static int	unhindered_first = 0;
 
@@ -207,6 +211,7 @@ unlock_claimed(void)
 	foreach(cell, claimed)
 		EvpgDueItemUnlock(lfirst(cell));
 	claimed = NIL;
+	begun = NULL;
 	EvpgCrashUnlock(true);
 }
 
@@ -295,9 +300,12 @@ lock_due_items(MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
-/* Takes back the attempts at items that this session has claimed and not done, when it ends. */
+/*
+ * When the session ends: takes back the attempts at items that it has claimed and not
+ * settled, but not the one that ends the session itself (fatal).
+ */
 static void
-take_back_attempts(void)
+settle_attempts(bool fatal)
 {
 	ListCell   *cell;
 
@@ -305,8 +313,8 @@ take_back_attempts(void)
 	{
 		EvpgDueItem *item = lfirst(cell);
 
-		/* Unless it is given back already. */
-		if (item->locked && item->attempts > 0)
+		if (item->locked && !(fatal && item == begun) &&
+			!(TransactionIdIsValid(item->settled_by) && TransactionIdDidCommit(item->settled_by)))
 			EvpgDueItemUnclaim(item);
 	}
 }
@@ -345,7 +353,7 @@ claim_due(void *arg)
 	{
 		if (!EVPG_MUTATION("saga_unflushed"))
 			ForceSyncCommit();
-		EvpgCrashTakeBackAtExit(take_back_attempts);
+		EvpgCrashSettleAtExit(settle_attempts, true);
 		EVPG_WAIT_POINT("saga_counted");
 	}
 	else
@@ -404,9 +412,13 @@ give_back_others(EvpgDueItem *waiting)
 {
 	TimestampTz later = DT_NOEND;
 	ErrorData  *error = EvpgSubtransactionRun(give_back_items, waiting);
+	ListCell   *cell;
 
 	if (error != NULL && !EvpgPostponeAfterError(error, &later))
 		ReThrowError(error);
+	foreach(cell, claimed)
+		if (error == NULL && lfirst(cell) != waiting && ((EvpgDueItem *) lfirst(cell))->locked)
+		((EvpgDueItem *) lfirst(cell))->settled_by = GetTopTransactionIdIfAny();
 }
 
 /* Does the claimed items, each in a transaction of its own. */
@@ -429,7 +441,10 @@ run_claimed(void (*commit) (void))
 		await_work_tables(commit);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
+		begun = item;
+		EvpgCrashNoteRuns(true);
 		(void) EvpgDispatchItem(item, false, &sent, &error);
+		item->settled_by = GetTopTransactionIdIfAny();
 		hindered = error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 		if (hindered)
 			give_back_others(item);
@@ -443,6 +458,8 @@ run_claimed(void (*commit) (void))
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
 		commit();
+		EvpgCrashNoteRuns(false);
+		begun = NULL;
 		EVPG_WAIT_POINT("saga_committed");
 		EvpgDueItemUnlock(item);
 		if (hindered)

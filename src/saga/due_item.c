@@ -252,14 +252,13 @@ static EvpgStatement unclaim_timer = {
 
 /*
  * EvpgDueItemUnclaim
- *		Takes back the attempt that the caller has counted and not begun.  Does
- *		nothing if another session has locked the row, so waits for nothing.
+ *		Takes back, in its row, the attempt that the caller has counted and not begun.
+ *		Does nothing if another session has locked the row, so waits for nothing.
  */
 void
 EvpgDueItemUnclaim(EvpgDueItem *item)
 {
-	if (change_attempts(item, &unclaim_event, &unclaim_timer))
-		item->attempts--;
+	(void) change_attempts(item, &unclaim_event, &unclaim_timer);
 }
 
 /* ------------------------------------------------------------------ changes of a claimed item */

@@ -25,6 +25,9 @@ typedef struct EvpgDueItem
 	TimestampTz retry_at;		/* when it was put off until; 0: it was not */
 	TimestampTz due;			/* a timer must be due by then; 0: at any time */
 	bool		locked;			/* by this session, beyond the transaction */
+	TransactionId settled_by;	/* the transaction, if it commits, in which
+								 * the attempt has come to a result or was
+								 * given back */
 } EvpgDueItem;
 
 extern List *EvpgDueItemList(int max_count, TimestampTz now);

@@ -78,6 +78,25 @@ run_task(void *arg)
 	task->more = task->run(task->name, &task->next);
 }
 
+/* An action of EvpgSubtransactionRun. */
+static void
+take_back_counted(void *arg)
+{
+	EvpgCrashTakeBack();
+}
+
+/* Takes back the attempt that was counted for a task and was rolled back, in a transaction of its own. */
+static void
+take_back_attempt(void (*commit) (void))
+{
+	if (!EvpgCrashIsLocked())
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) EvpgSubtransactionRun(take_back_counted, NULL);
+	PopActiveSnapshot();
+	commit();
+}
+
 /*
  * Runs every task of a kind, each with memory of its own; returns true if one has
  * more to do.  A task that has only counted an attempt makes that attempt before
@@ -121,6 +140,8 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 						 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
 								get_database_name(MyDatabaseId), error->message)));
 			commit();
+			if (error != NULL)
+				take_back_attempt(commit);
 			MemoryContextReset(memory);
 			CHECK_FOR_INTERRUPTS();
 		} while (attempt_follows);

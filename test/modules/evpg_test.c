@@ -753,13 +753,18 @@ EVPG_PROJECTION(bad_key_totals,
 				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total)),
 				.key = bad_key);
 
-/* Ends the server, if it is told to: where an event is applied, perhaps after a pause in ms, or where its key is found. */
+/*
+ * Ends the server or its session, if it is told to: where an event is applied, perhaps after a pause in ms, or where its key
+ * is found.
+ */
 static void
 project_survived(evpg_result *out, evpg_json *state, const evpg_event *event)
 {
 	pg_usleep(evpg_int(event->data, "pause") * 1000);
 	if (evpg_bool(event->data, "poison"))
 		abort();
+	if (evpg_bool(event->data, "fatal"))
+		elog(FATAL, "the module ends the session");
 	evpg_set_int(state, "seen", evpg_int(state, "seen") + 1);
 }
 
