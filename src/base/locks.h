@@ -9,7 +9,7 @@
  * of 64 bits, which hashtextextended(name COLLATE "C", 0) computes too.
  *
  * One transaction takes them in this order: consumer, rebuild, part of a rebuild,
- * instance, saga, the fence (a lock on table evpg.fence) with that of an appender,
+ * saga, instance, the fence (a lock on table evpg.fence) with that of an appender,
  * keys.  Workers and evpg_run wait for none of the first five: what they do not
  * get they leave for later.
  *
@@ -77,6 +77,7 @@ extern uint64 EvpgHashPair(const char *first, const char *second);
 extern void EvpgLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key);
 extern bool EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode);
 extern bool EvpgLockKey(uint64 hash);
+extern bool EvpgKeyExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys);
 extern bool EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys);
 extern void EvpgReleaseKey(uint64 hash);
 

@@ -15,6 +15,7 @@
 #include "base/statement.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
+#include "consumer/consumer.h"
 #include "miscadmin.h"
 #include "saga/dead_letter.h"
 #include "saga/saga.h"
@@ -103,8 +104,10 @@ static EvpgStatement lock_dead_letter_row = {
 /*
  * EvpgDeadLetterLock
  *		Locks a dead letter that is not resolved, and reads what it is about into
- *		CurrentMemoryContext; false if there is none.  Locks the saga first, as a
- *		session does that changes it, then the instance, then the row.
+ *		CurrentMemoryContext; false if there is none.  Locks the consumer and the saga
+ *		first, as a session does that changes it, then the instance, then the row.
+ *		Without the consumer a session that then pauses or resumes the saga would have
+ *		taken the locks in another order.
  */
 bool
 EvpgDeadLetterLock(int64 dead_letter_id, EvpgDueItem *item)
@@ -129,7 +132,10 @@ EvpgDeadLetterLock(int64 dead_letter_id, EvpgDueItem *item)
 	if (!found)
 		return false;
 	if (item->saga != NULL)
+	{
+		(void) EvpgConsumerLock(item->saga, true);
 		(void) EvpgSagaLock(item->saga, ShareLock, true);
+	}
 	if (item->key != NULL || item->saga == NULL)
 		(void) EvpgDueItemLock(item, false, true);
 	found = EvpgStatementRun(&lock_dead_letter_row, &value, NULL) > 0;
