@@ -432,7 +432,7 @@ refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 					(errcode(EVPG_ERRCODE_REENTERED),
 					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
 							aggregate_type, aggregate_id),
-					 errdetail("Its handler cannot write to its own stream."),
+					 errdetail("Neither its handler nor a trigger that it fires can write to its own stream."),
 					 errhint("Let the handler return the events instead.")));
 }
 
@@ -520,20 +520,50 @@ try_append(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash
 }
 
 /*
+ * Locks or reserves the stream, then with event_id that id, and tries an append once;
+ * false if another transaction has created the stream.  If an event of that id exists,
+ * the outcome is a no-op.
+ */
+static bool
+lock_and_try_append(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id, const bytea *hash,
+					bool reserve, EvpgOutcome *outcome)
+{
+	bool		reserved = lock_or_reserve_stream(command, &outcome->stream, reserve);
+	bool		done = true;
+
+	if (event_id == NULL)
+		done = try_append(command, events, count, hash, outcome);
+	else if (!EvpgLogReserveEventId(event_id))
+		outcome->status = EVPG_STATUS_NOOP;
+	else
+	{
+		done = try_append(command, events, count, hash, outcome);
+		EvpgLogReleaseEventId(event_id);
+	}
+	if (reserved)
+		EvpgStreamRelease(&outcome->stream);
+	return done;
+}
+
+/*
  * EvpgCommandAppend
  *		Appends events that the caller decided, and fills *outcome.  It differs
  *		from a command in that there is no handler, state or invariant, and that
- *		the caller has applied the context; no events are a no-op.  The stream
- *		stays locked to the end of the transaction.  The caller is inside
- *		EvpgEnter.
+ *		the caller has applied the context; no events are a no-op, and with
+ *		event_id so is an event of that id which exists.  The stream stays locked
+ *		to the end of the transaction.  The caller is inside EvpgEnter.
  */
 void
-EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcome *outcome)
+EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id, EvpgOutcome *outcome)
 {
 	EvpgAggregate *aggregate;
 	EvpgStream *stream = &outcome->stream;
+	RunningCommand self = {
+		.aggregate_type = command->aggregate_type,
+		.aggregate_id = command->aggregate_id,
+		.outer = running_commands
+	};
 	bytea	   *hash;
-	bool		done;
 
 	memset(outcome, 0, sizeof(EvpgOutcome));
 	stream->aggregate_type = command->aggregate_type;
@@ -543,15 +573,18 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcom
 	hash = command->command_id == NULL ? NULL : EvpgIdempotencyHash(command, events, count);
 
 	EVPG_WAIT_POINT("append_type_known");
-	do
+	running_commands = &self;
+	PG_TRY();
 	{
-		bool		reserved = lock_or_reserve_stream(command, stream, aggregate->handler != NULL);
-
-		done = try_append(command, events, count, hash, outcome);
-		if (reserved)
-			EvpgStreamRelease(stream);
-		CHECK_FOR_INTERRUPTS();
-	} while (!done);
+		while (!lock_and_try_append(command, events, count, event_id, hash, aggregate->handler != NULL || event_id != NULL,
+									outcome))
+			CHECK_FOR_INTERRUPTS();
+	}
+	PG_FINALLY();
+	{
+		running_commands = self.outer;
+	}
+	PG_END_TRY();
 	if (outcome->status == EVPG_STATUS_OK)
 		aggregate->counters->events += count;
 }

@@ -13,7 +13,8 @@
 #include "log/stream.h"
 
 extern void EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome);
-extern void EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, EvpgOutcome *outcome);
+extern void EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id,
+							  EvpgOutcome *outcome);
 extern bool EvpgCommandCreateStream(EvpgStream *stream);
 
 #endif							/* EVPG_COMMAND_H */

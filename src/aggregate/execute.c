@@ -219,7 +219,7 @@ evpg_append(PG_FUNCTION_ARGS)
 
 	EvpgContextFill(&command);
 	EvpgEnter(&call.scope, "evpg_append()");
-	EvpgCommandAppend(&command, events, count, &outcome);
+	EvpgCommandAppend(&command, events, count, NULL, &outcome);
 	EvpgLeave(&call.scope);
 	EvpgOutcomeRaise(&outcome);
 	return_events(fcinfo, &outcome);
@@ -263,7 +263,8 @@ make_injected_metadata(const EvpgEvent *event, bool run_sagas)
  *		that of the event.
  *
  * Sessions that inject one event id take turns by a lock on it, and then by
- * the event itself, so that the second sees the event of the first.
+ * the event itself, so that the second sees the event of the first.  The lock comes
+ * after that of the stream, as in a session that has the stream already.
  */
 Datum
 evpg_inject(PG_FUNCTION_ARGS)
@@ -277,7 +278,6 @@ evpg_inject(PG_FUNCTION_ARGS)
 	EvpgCommand command = {.command_type = "evpg_inject"};
 	EvpgOutcome outcome;
 	EvpgEvent	event;
-	bool		reserved;
 
 	InitMaterializedSRF(fcinfo, 0);
 	begin_write_call(&call);
@@ -300,15 +300,16 @@ evpg_inject(PG_FUNCTION_ARGS)
 
 	EvpgEnter(&call.scope, "evpg_inject()");
 	EvpgCatalogLockForAppend(false);
-	/* The append fills in an id that is missing. */
-	reserved = event.has_event_id && EvpgLogReserveEventId(&event.event_id);
-	if (reserved || !event.has_event_id)
+	/* Before the stream is locked: this may wait for another transaction that may want the stream. */
+	if (!event.has_event_id || !EvpgLogHasEventId(&event.event_id))
 	{
-		EvpgCommandAppend(&command, &event, 1, &outcome);
-		return_events(fcinfo, &outcome);
+		pg_uuid_t	event_id = event.event_id;
+
+		/* The append fills in an id that is missing. */
+		EvpgCommandAppend(&command, &event, 1, event.has_event_id ? &event_id : NULL, &outcome);
+		if (outcome.status == EVPG_STATUS_OK)
+			return_events(fcinfo, &outcome);
 	}
-	if (reserved)
-		EvpgLogReleaseEventId(&event.event_id);
 	EvpgLeave(&call.scope);
 	end_write_call(&call);
 	PG_RETURN_NULL();

@@ -56,6 +56,37 @@ EvpgLockKey(uint64 hash)
 	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
 }
 
+static void
+wait_for_maker(TransactionId maker, uint32 token)
+{
+	if (token != 0)
+		SpeculativeInsertionWait(maker, token);
+	else
+		XactLockTableWait(maker, NULL, NULL, XLTW_None);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * EvpgKeyExists
+ *		Returns whether a row with a unique key exists, committed or made by this
+ *		transaction; waits for another transaction that has inserted one.  table and
+ *		index point into the catalog.
+ */
+bool
+EvpgKeyExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys)
+{
+	TransactionId maker;
+	uint32		token;
+
+	while (EvpgRowExists(table, index, keys, nkeys, &maker, &token))
+	{
+		if (!TransactionIdIsValid(maker))
+			return true;
+		wait_for_maker(maker, token);
+	}
+	return false;
+}
+
 /*
  * EvpgReserveKey
  *		Makes this session the only one that may insert a row with a unique key,
@@ -82,11 +113,7 @@ EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, in
 		EvpgReleaseKey(hash);
 		if (!TransactionIdIsValid(maker))
 			return false;
-		if (token != 0)
-			SpeculativeInsertionWait(maker, token);
-		else
-			XactLockTableWait(maker, NULL, NULL, XLTW_None);
-		CHECK_FOR_INTERRUPTS();
+		wait_for_maker(maker, token);
 	}
 }
 

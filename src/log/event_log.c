@@ -215,6 +215,22 @@ hash_event_id(const pg_uuid_t *event_id)
 }
 
 /*
+ * EvpgLogHasEventId
+ *		Returns whether there is an event of this id in any stream, also one that was
+ *		committed after the transaction's snapshot; waits for a transaction that has
+ *		appended one.
+ */
+bool
+EvpgLogHasEventId(const pg_uuid_t *event_id)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(event_id));
+	return EvpgKeyExists(&catalog->event_log, &catalog->event_log_event_id_index, &key, 1);
+}
+
+/*
  * EvpgLogReserveEventId
  *		Makes this session the only one that may inject an event of this id, in
  *		any stream, up to EvpgLogReleaseEventId (see EvpgReserveKey).  Returns

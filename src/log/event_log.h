@@ -27,6 +27,7 @@ typedef struct EvpgLogFilter
 } EvpgLogFilter;
 
 extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);
+extern bool EvpgLogHasEventId(const pg_uuid_t *event_id);
 extern bool EvpgLogReserveEventId(const pg_uuid_t *event_id);
 extern void EvpgLogReleaseEventId(const pg_uuid_t *event_id);
 extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);

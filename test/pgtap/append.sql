@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(124);
+SELECT plan(128);
 SET test.kind = counter_c;
 
 -- append
@@ -193,4 +193,21 @@ SELECT is((SELECT count(*) FROM evpg_append('counter', 'nothing', '{}', expected
 SELECT alike(error_of($$SELECT evpg_append('counter', 'nothing', '{}', expected_version => 2)$$), 'VE001 %',
   'and conflicts [rule 2]');
 SELECT is(evpg_stream_version('counter', 'no stream'), NULL, 'it makes no stream [rule 5]');
+
+-- a trigger of the log that writes to the stream to which events are being appended
+CREATE FUNCTION echo() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$ BEGIN
+  IF EXISTS (SELECT FROM evpg.event WHERE aggregate_id = 'echo' AND version = 1) THEN
+    PERFORM evpg_append('counter', 'echo', ARRAY[evpg_event('Echoed')]);
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER echo AFTER INSERT ON evpg.event_log FOR EACH ROW EXECUTE FUNCTION echo();
+SELECT is(error_of(statement), 'VE020 a command on aggregate "counter", stream "echo" is being executed already',
+  statement || ': a trigger cannot write to the same stream') FROM unnest(ARRAY[
+  $$SELECT evpg_append('counter', 'echo', ARRAY[evpg_event('Added', '{"n": 1}')])$$,
+  $$SELECT evpg_inject('counter', 'echo', evpg_event('Added', '{"n": 1}'))$$,
+  $$SELECT evpg_execute('counter', 'echo', 'Add', '{"n": 1}')$$]) statement;
+DROP TRIGGER echo ON evpg.event_log;
+SELECT FROM evpg_append('counter', 'echo', ARRAY[evpg_event('Added', '{"n": 1}')]);
+SELECT is(evpg_stream_version('counter', 'echo'), 1::bigint, 'and after a refusal the stream can be written');
 SELECT * FROM finish();
