@@ -36,8 +36,6 @@ PG_FUNCTION_INFO_V1(evpg_set_clock_offset);
 /* evpg.clock */
 #define ANUM_CLOCK_OFFSET	2
 
-#define MAX_OFFSET			(100 * INT64CONST(365) * USECS_PER_DAY)
-
 static int64 clock_offset = 0;	/* microseconds */
 static uint64 generation = 0;	/* of it; 0: never read */
 
@@ -111,11 +109,11 @@ evpg_set_clock_offset(PG_FUNCTION_ARGS)
 	interval = PG_GETARG_INTERVAL_P(0);
 	days = interval->month * INT64CONST(30) + interval->day;
 	/* Each first, so that the sum does not overflow. */
-	if (days <= MAX_OFFSET / USECS_PER_DAY && days >= -MAX_OFFSET / USECS_PER_DAY)
+	if (days <= EVPG_MAX_CLOCK_OFFSET / USECS_PER_DAY && days >= -EVPG_MAX_CLOCK_OFFSET / USECS_PER_DAY)
 		offset = days * USECS_PER_DAY;
-	if (days > MAX_OFFSET / USECS_PER_DAY || days < -MAX_OFFSET / USECS_PER_DAY ||
-		interval->time > MAX_OFFSET || interval->time < -MAX_OFFSET ||
-		offset + interval->time > MAX_OFFSET || offset + interval->time < -MAX_OFFSET)
+	if (days > EVPG_MAX_CLOCK_OFFSET / USECS_PER_DAY || days < -EVPG_MAX_CLOCK_OFFSET / USECS_PER_DAY ||
+		interval->time > EVPG_MAX_CLOCK_OFFSET || interval->time < -EVPG_MAX_CLOCK_OFFSET ||
+		offset + interval->time > EVPG_MAX_CLOCK_OFFSET || offset + interval->time < -EVPG_MAX_CLOCK_OFFSET)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("clock offset is out of range"),

@@ -39,30 +39,39 @@ PG_FUNCTION_INFO_V1(evpg_set_retention);
 /* What has a retention, of evpg.retention.what. */
 static const char *const prunable[] = {"commands", "dead_letters", "inbox", "parked_events", "sagas"};
 
+/* What this process has pruned last. */
+static char pruned_last[NAMEDATALEN];
+
 static EvpgStatement select_retentions = {
 	.text = "SELECT what"
-	" FROM evpg.retention ORDER BY what"
+	" FROM evpg.retention ORDER BY what <= $1, what",
+	.types = {TEXTOID}
+};
+
+enum
+{
+	RETENTION_WHAT = 1
 };
 
 /*
  * EvpgPruneList
- *		Returns what has a retention in this database, in CurrentMemoryContext.
- *		The caller is inside EvpgEnter.
+ *		Returns what has a retention in this database, in CurrentMemoryContext: in
+ *		turns, so that a table whose pruning takes long does not keep the others from
+ *		theirs.  The caller is inside EvpgEnter.
  */
 List *
 EvpgPruneList(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgStatementReadLatest(&select_retentions, NULL, NULL);
+	Datum		last = CStringGetTextDatum(pruned_last);
+	uint64		rows = EvpgStatementReadLatest(&select_retentions, &last, NULL);
 	List	   *names = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
-		Datum		name;
 
-		(void) EvpgResultDatum(row, 1, &name);
-		names = lappend(names, TextDatumGetCString(name));
+		names = lappend(names, EvpgResultText(row, RETENTION_WHAT));
 		MemoryContextSwitchTo(old);
 	}
 	EvpgStatementDone();
@@ -91,6 +100,11 @@ static EvpgStatement select_prune_batch = {
 	.types = {TEXTOID}
 };
 
+enum
+{
+	PRUNE_BATCH_MORE = 1, PRUNE_BATCH_NEXT_AT
+};
+
 /*
  * EvpgPruneRun
  *		Prunes the next blocks of a table, in the current transaction, if they
@@ -115,9 +129,9 @@ EvpgPruneRun(const char *what, TimestampTz *next)
 	}
 	EvpgEnter(&scope, "evpg_run()");
 	(void) EvpgStatementRun(&select_prune_batch, &value, NULL);
-	(void) EvpgResultDatum(0, 1, &result);
+	(void) EvpgResultDatum(0, PRUNE_BATCH_MORE, &result);
 	more = DatumGetBool(result);
-	next_at = EvpgResultDatum(0, 2, &result) ? DatumGetTimestampTz(result) : DT_NOEND;
+	next_at = EvpgResultDatum(0, PRUNE_BATCH_NEXT_AT, &result) ? DatumGetTimestampTz(result) : DT_NOEND;
 	EvpgStatementDone();
 	if (!TIMESTAMP_NOT_FINITE(next_at))
 		*next = Min(*next, EvpgClockWall(next_at));
@@ -125,6 +139,7 @@ EvpgPruneRun(const char *what, TimestampTz *next)
 	if (!more || !EvpgInWorker())
 		return more;
 	INSTR_TIME_SET_CURRENT(last_batch);
+	strlcpy(pruned_last, what, sizeof(pruned_last));
 	*next = Min(*next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PAUSE));
 	return false;
 }
@@ -175,8 +190,9 @@ evpg_set_retention(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("retention must not be negative")));
-		/* What is out of range must fail here, not in workers. */
-		(void) DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(GetCurrentTimestamp()), values[1]);
+		/* What is out of range, whatever evpg_set_clock_offset() may set, must fail here, not in workers. */
+		(void) DirectFunctionCall2(timestamptz_mi_interval,
+								   TimestampTzGetDatum(GetCurrentTimestamp() - EVPG_MAX_CLOCK_OFFSET), values[1]);
 	}
 	EvpgEnter(&scope, "evpg_set_retention()");
 	(void) EvpgStatementRun(PG_ARGISNULL(1) ? &delete_retention : &insert_retention, values, NULL);

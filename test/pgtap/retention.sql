@@ -3,7 +3,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(33);
+SELECT plan(35);
 CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
   SELECT evpg_event(command.command_type, command.data) $$;
 CREATE FUNCTION test.any_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -47,6 +47,12 @@ SELECT is(error_of($$SELECT evpg_set_retention('sagas', '-1 s')$$), '22023 reten
   'nothing is pruned before it is there');
 SELECT is(error_of($$SELECT evpg_set_retention('sagas', '10000 years')$$), '22008 timestamp out of range',
   'a time that cannot be subtracted');
+SELECT evpg_set_clock_offset('-99 years') \g /dev/null
+SELECT is(error_of($$SELECT evpg_set_retention('sagas', '6700 years')$$), '22008 timestamp out of range',
+  'nor one that is too long by the clock of evpg');
+SELECT evpg_set_clock_offset() \g /dev/null
+SELECT is(error_of($$SELECT evpg_set_retention('sagas', '6700 years')$$), '22008 timestamp out of range',
+  'or by any that may be set later');
 SELECT is(error_of($$SELECT evpg_set_retention(NULL, '1 day')$$) LIKE '22004 %', true, 'nor of nothing');
 BEGIN READ ONLY;
 SELECT is(error_of($$SELECT evpg_set_retention('sagas', '1 day')$$),

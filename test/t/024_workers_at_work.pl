@@ -195,6 +195,16 @@ workers(0);
 	operator(q(SELECT evpg_set_retention('inbox', '1 day')), q(SELECT NOT EXISTS (SELECT FROM evpg.inbox)),
 		'evpg_set_retention wakes the workers, which go on until all is pruned');
 	soon($node, 'clock', q(SELECT next_block = 0 AND pruned_total = 10000 FROM evpg.retention), 'each row once');
+	# a long table before a short one, in the order of their names
+	$node->safe_psql('clock', <<'SQL');
+INSERT INTO evpg.command_record SELECT 1, 1, 1, '2001-01-01', '', repeat('x', 500) || n FROM generate_series(1, 3000) n;
+INSERT INTO evpg.inbox VALUES ('2001-01-01', 'one', 'one');
+SELECT evpg_set_retention(what, '1 day') FROM unnest('{commands,inbox}'::text[]) what;
+SQL
+	soon($node, 'clock', q(SELECT NOT EXISTS (SELECT FROM evpg.inbox) AND NOT EXISTS (SELECT FROM evpg.command_record
+		WHERE recorded_at = '2001-01-01')), 'tables are pruned in turns');
+	is($node->safe_psql('clock', q(SELECT string_agg(what, ', ' ORDER BY looked_at) FROM evpg.retention)), 'inbox, commands',
+		'the short one does not wait for the end of the long one');
 	my $log = slurp_file($node->logfile);
 	like($log,
 		qr/WARNING:  saga "breaking" of database "clock" has dead letter \d+\n.*DETAIL:  The error has SQLSTATE P0001/,
