@@ -300,7 +300,11 @@ evpg_inject(PG_FUNCTION_ARGS)
 
 	EvpgEnter(&call.scope, "evpg_inject()");
 	EvpgCatalogLockForAppend(false);
-	/* Before the stream is locked: this may wait for another transaction that may want the stream. */
+
+	/*
+	 * Before the stream is locked: this may wait for another transaction that
+	 * may want the stream.
+	 */
 	if (!event.has_event_id || !EvpgLogHasEventId(&event.event_id))
 	{
 		pg_uuid_t	event_id = event.event_id;

@@ -190,7 +190,11 @@ evpg_set_retention(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("retention must not be negative")));
-		/* What is out of range, whatever evpg_set_clock_offset() may set, must fail here, not in workers. */
+
+		/*
+		 * What is out of range, whatever evpg_set_clock_offset() may set,
+		 * must fail here, not in workers.
+		 */
 		(void) DirectFunctionCall2(timestamptz_mi_interval,
 								   TimestampTzGetDatum(GetCurrentTimestamp() - EVPG_MAX_CLOCK_OFFSET), values[1]);
 	}
