@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS bank.visit (
   payer    text,
   payee    text,
   amount   bigint NOT NULL,
-  status   text NOT NULL,               -- as evpg_try_execute says
+  status   text NOT NULL,               -- as evpg_try_execute returns it
   code     text
 );
 

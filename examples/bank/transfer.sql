@@ -1,7 +1,7 @@
 -- transfer.sql: transfers between accounts, in PL/pgSQL and SQL, and the registration of both forms of them.  After
 -- bank.sql.
 --
--- The same as transfer.c, which says what happens when: same commands, events, states, rejections and reactions.  Change
+-- The same as transfer.c, which describes the process: same commands, events, states, rejections and reactions.  Change
 -- both.  Amounts are integers, in cents.  Can be run again at any time.
 
 -- ------------------------------------------------------------------ the aggregate: what was asked for, and what came of it
@@ -65,8 +65,8 @@ LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE event.aggregate_type WHEN 'transfer' THEN event.aggregate_id ELSE nullif(event.metadata->>'transfer', '') END
 $$;
 
--- Reacts to an event: the next state, and what is to be done.  The state says what has been done, for a send is executed
--- when the state is stored.
+-- Reacts to an event: the next state, and what is to be done.  The state describes what has been done: a send is
+-- executed when the state is stored.
 CREATE OR REPLACE FUNCTION bank.transfer_react(state jsonb, event evpg.event) RETURNS evpg.reaction
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -100,7 +100,7 @@ LANGUAGE sql STABLE AS $$
     evpg_action_compensate(reason))
 $$;
 
--- NULL is "not handled": not even the refund was taken, so somebody must look.
+-- NULL is "not handled": not even the refund was taken, so the dead letter needs an operator.
 CREATE OR REPLACE FUNCTION bank.transfer_refused(state jsonb, rejection evpg.rejection) RETURNS evpg.reaction
 LANGUAGE sql STABLE AS $$
   SELECT CASE WHEN rejection.label IN ('withdraw', 'deposit')

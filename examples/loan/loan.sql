@@ -19,7 +19,7 @@ CREATE OR REPLACE VIEW loan.final_states AS
   SELECT status, count(*) AS applications, round(avg(amount)) AS average_amount, sum(version) AS events
     FROM loan.application GROUP BY status ORDER BY status;
 
--- How far those came that nobody has decided, and what has become of their offers.
+-- The stage of applications that are not decided yet, and what has become of their offers.
 CREATE OR REPLACE VIEW loan.undecided AS
   SELECT stage, offer, count(*) AS applications
     FROM loan.application WHERE status = 'undecided' GROUP BY stage, offer ORDER BY stage, offer;
@@ -77,7 +77,7 @@ LANGUAGE sql AS $$
   RETURNING jsonb_build_object('day', w.day, 'started', w.started, 'completed', w.completed)
 $$;
 
--- Listeners of an employee hear what he did today.  Work of nobody known has no key, and is left out.
+-- Listeners of an employee hear what was done today.  Work without a known employee has no key, and is left out.
 SELECT evpg_register_projection('work_days', handler => 'loan.work_day_write', mode => 'async', tables => '{work_day}',
   aggregate_types => '{loan_application}', event_types => '{WorkStarted,WorkCompleted}', key_path => '$.data.resource',
   broadcast => 'delta') AS work_days_changed;

@@ -54,7 +54,7 @@ SELECT is((SELECT count(*) FROM
   is(test.fired(), 'each_statement 7', 'fires it once');
 SELECT is((SELECT count(*) FROM evpg_inject('counter', 'b', evpg_event('Added', '{"n": 1}', event_id => gen_random_uuid()))),
   1::bigint, 'evpg_inject'),
-  is(test.fired(), 'each_statement 8', 'too');
+  is(test.fired(), 'each_statement 8', 'evpg_inject fires the trigger for each statement');
 SELECT is(try('a', 'Nothing'), 'noop 7', 'a no-op'), is(test.fired(), 'nothing', 'fires nothing');
 CREATE TRIGGER each_row AFTER INSERT ON evpg.event_log FOR EACH ROW WHEN (NEW.type = 'Added') EXECUTE FUNCTION test.note();
 CREATE CONSTRAINT TRIGGER constrains AFTER INSERT ON evpg.event_log DEFERRABLE FOR EACH ROW EXECUTE FUNCTION test.note();
@@ -171,13 +171,13 @@ SELECT is(error_of(format($$SELECT evpg_execute('counter', 'c', 'Add', '{"n": %s
       'projection_state'), (1, 'no error', 'none')) x (n, answer, t);
 SELECT is(error_of($$SELECT evpg_execute('counter', 'a', 'AddEach', '{"ns": [1, 2]}')$$),
   '23514 new row for relation "stream" violates check constraint "stream_version_check"', 'a CHECK of stream'),
-  is(try('a', 'Add', '{"n": 1}'), 'ok 12', 'which holds');
+  is(try('a', 'Add', '{"n": 1}'), 'ok 12', 'a CHECK of stream is the version that the next command finds');
 SELECT is(error_of($$SELECT evpg_put_projection('last', 'd', '{"n": 14}')$$),
   '23514 new row for relation "projection_state" violates check constraint "projection_state_state_check"',
   'evpg_put_projection');
 ALTER TABLE evpg.projection_state ALTER COLUMN state SET NOT NULL;
 SELECT is(try('c', 'Subtract', '{"n": 1}'), 'rejected 2', 'NOT NULL, if the row is deleted'),
-  is(try('c', 'Add', '{"n": 1}'), 'ok 3', 'and if not');
+  is(try('c', 'Add', '{"n": 1}'), 'ok 3', 'NOT NULL allows a row that is not deleted');
 SELECT is((SELECT count(*) FROM evpg.event_log), (SELECT sum(version) FROM evpg.stream)::bigint,
   'streams count their events');
 SELECT * FROM finish();

@@ -12,9 +12,9 @@ SELECT same($$SELECT version, type, data FROM evpg_append('counter', 'a',
   $$VALUES (1::bigint, 'Added', '{"n": 5000}'::jsonb), (2, 'Added', '{"n": 1}')$$,
   'append needs no handler, and makes the stream [A17]');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('counter', 'a')), '2 {"total": 5001, "applied": 2}',
-  'nor an invariant [A17]');
+  'an append meets no invariant [A17]');
 SELECT refused($$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 1}')$$, 'VE006 total 5002 is above 1000',
-  'but the next command meets it [B13]');
+  'the next command meets the invariant that an append has passed by [B13]');
 SELECT trace() AS before \gset
 SELECT is((SELECT count(*) FROM evpg_append('counter', 'none', '{}')), 0::bigint, 'append of nothing [D46]');
 SELECT is((SELECT count(*) FROM evpg_append('counter', 'none',
@@ -22,7 +22,7 @@ SELECT is((SELECT count(*) FROM evpg_append('counter', 'none',
   'rows of NULL are no events [D46]');
 SELECT is(trace(), :'before', 'writes nothing [rule 5]');
 SELECT is((SELECT version FROM evpg_append('counter', 'a', ARRAY[NULL, evpg_event('Odd'), NULL])), 3::bigint,
-  'nor do they count beside one that is [D46]');
+  'rows of NULL do not count beside an event [D46]');
 
 SELECT refused($$SELECT evpg_append('counter', 'a', NULL)$$, '22004 events must not be null', 'NULL for the events [A17]');
 SELECT refused($$SELECT evpg_append('nope', 'a', evpg_events('{"type": "Odd"}'))$$, 'VE003 %',
@@ -82,7 +82,7 @@ SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter',
   'the next read of the state sees it [1.2 test 5]');
 SELECT is((SELECT occurred_at FROM evpg_read_stream('counter', 'i')), '2001-01-01 00:00+00'::timestamptz, 'as it is [A17]');
 SELECT is((SELECT version FROM evpg_execute('counter', 'i', 'Subtract', '{"n": 3}')), 2::bigint,
-  'and so does the next command [1.2 test 5]');
+  'the next command decides on the state with the injected event [1.2 test 5]');
 SELECT same($$SELECT version FROM (VALUES (1), (2)) x (n),
   evpg_inject('counter', 'i', evpg_event('Added', jsonb_build_object('n', n)))$$, 'VALUES (3), (4)',
   'without an id, twice is twice [A18, 1.2 test 5]');
@@ -99,7 +99,7 @@ SELECT is((SELECT count(*) FROM evpg_inject('counter', 'other',
 SELECT is((SELECT count(*) FROM evpg_inject('counter_c', 'other',
   evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8100'))), 0::bigint,
   'of any type [A18]');
-SELECT is(trace(), :'before', 'and leaves nothing [A18]');
+SELECT is(trace(), :'before', 'an event id that exists in any stream leaves nothing [A18]');
 BEGIN;
 SAVEPOINT before;
 SELECT count(*) FROM evpg_inject('counter', 'i', evpg_event('Odd', event_id => '01890a5d-ac96-774b-bcce-b302099a8101'))
@@ -123,7 +123,7 @@ SELECT is(ARRAY[evpg_create_stream('counter', 'made'), evpg_create_stream('count
   '{t,f,t,f}', 'a stream is created once [A13]');
 SELECT same($$SELECT version, state, last_position FROM evpg_state('counter', 'made')$$,
   $$VALUES (0::bigint, '{"total": 0, "applied": 0}'::jsonb, NULL::bigint)$$,
-  'and empty [A13]');
+  'a stream that is created has no events [A13]');
 SELECT refused($$SELECT evpg_create_stream('nope', 'made')$$, 'VE003 %', 'of an unknown type [A13]');
 
 -- the JSON form of events
@@ -171,7 +171,7 @@ SELECT same($$SELECT *
     "data": {"n": 1}, "expected_version": 3,
     "command_id": "c", "metadata": {"m": 1}, "actor": "me", "correlation_id": "corr", "causation_id": "cause"}]'))$$,
   $$SELECT * FROM evpg_command('counter', 'a', 'Add', '{"n": 1}', 3, 'c', '{"m": 1}', 'me', 'corr', 'cause')$$,
-  'and as JSON [B01]');
+  'evpg_commands() has the same fields as JSON [B01]');
 SELECT refused(format('SELECT evpg_commands(%L)', commands), error, 'evpg_commands: ' || commands) FROM (VALUES
   ('{}', '22004 aggregate type must not be null'), ('{"aggregate_type": "c"}', '22004 aggregate id must not be null'),
   ('{"aggregate_type": "c", "aggregate_id": "a"}', '22004 command type must not be null'),
@@ -191,7 +191,7 @@ SELECT count(*) FROM evpg_append('counter', 'nothing', evpg_events('{"type": "Od
 SELECT is((SELECT count(*) FROM evpg_append('counter', 'nothing', '{}', expected_version => 1)), 0::bigint,
   'an append of nothing expects a version [rule 2]');
 SELECT alike(error_of($$SELECT evpg_append('counter', 'nothing', '{}', expected_version => 2)$$), 'VE001 %',
-  'and conflicts [rule 2]');
+  'an append of nothing expects a version, and conflicts [rule 2]');
 SELECT is(evpg_stream_version('counter', 'no stream'), NULL, 'it makes no stream [rule 5]');
 
 -- a trigger of the log that writes to the stream to which events are being appended

@@ -30,7 +30,7 @@ RESET session_replication_role;
 SELECT is((SELECT count(*) FROM (SELECT * FROM test.before EXCEPT SELECT * FROM evpg.event_log) x), 0::bigint,
   'history is what it was');
 SELECT is((SELECT count(*) FROM (SELECT * FROM test.before_streams EXCEPT SELECT * FROM evpg.stream) x), 0::bigint,
-  'so are the streams');
+  'history is what it was; so are the streams');
 SELECT is((SELECT string_agg(concat_ws(' ', tgrelid::regclass, tgenabled), ', ' ORDER BY tgrelid::regclass::text)
   FROM pg_trigger WHERE tgname = 'evpg_append_only'),
   'evpg.event_log A, evpg.stream A', 'the triggers are enabled always');
@@ -50,5 +50,5 @@ SELECT alike(error_of(format(
   FROM (VALUES ('position, 77, 77, now(), now(), gen_random_uuid(), 1, ''x''', 'position'),
   ('77, stream_id, version, now(), now(), gen_random_uuid(), 1, ''x''', 'version'),
                ('77, 77, 77, now(), now(), event_id, 1, ''x''', 'event id')) x (columns, what);
-SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 4', 'and appending goes on');
+SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 4', 'appending goes on after rows were refused');
 SELECT * FROM finish();

@@ -88,7 +88,7 @@ SELECT add('r', 1) AS position \gset
 CALL evpg_run();
 SELECT is(evpg_wait_for('rare', :position, '0'), true, 'it has come past what it does not take [rule 10]');
 SELECT add('r', 1, 'Odd') AS position \gset
-SELECT is(evpg_wait_for('rare', :position, '0'), false, 'not past what it takes [rule 10]');
+SELECT is(evpg_wait_for('rare', :position, '0'), false, 'a consumer has not come past an event that it takes [rule 10]');
 CALL evpg_run();
 SELECT is(evpg_wait_for('rare', :position, '0'), true, 'until it is applied [rule 10]');
 SELECT is(row_of('rare', 'r'), '1.1 {"sum": 0, "count": 1}', 'once [rule 10]');
@@ -102,7 +102,7 @@ SELECT add('t', 1), add('t', 2), add('u', 3) \g /dev/null
 SELECT is((SELECT count(*) FROM statement), 0::bigint, 'tables are not written by who appends [rule 10]');
 CALL evpg_run();
 SELECT same('SELECT id, n FROM statement ORDER BY position', $$VALUES ('t', 1), ('t', 2), ('u', 3)$$,
-  'but by the consumer, in order [rule 10]');
+  'tables are written by the consumer, in order [rule 10]');
 SELECT is(rows_of('lines'), 't: 1.2 -, u: 1.1 -', 'a table projection has rows without a state [rule 11]');
 SELECT evpg_drop_projection('lines') \g /dev/null
 
@@ -126,7 +126,8 @@ SELECT is(row_of('sums', 'a'), '2.3 {"sum": 10, "count": 1}', 'from which the co
 SELECT heard() \g /dev/null
 SELECT add('a', 2) \g /dev/null
 SELECT is(evpg_rebuild_projection('sums', 'a'), 6::bigint, 'a rebuild of a key folds what has been consumed [rule 13]');
-SELECT is(heard(), 'rebuild a 4.6 {"sum": 7, "count": 2}', 'and sends the state [rule 13]');
+SELECT is(heard(), 'rebuild a 4.6 {"sum": 7, "count": 2}',
+  'a rebuild of a key folds what has been consumed, and sends the state [rule 13]');
 CALL evpg_run();
 SELECT is(row_of('sums', 'a'), '4.7 {"sum": 9, "count": 3}', 'the next event is applied once, by the consumer [rule 13]');
 SELECT is(heard(), 'delta a 4.7 {"n": 2}', 'with its frame [rule 13]');
@@ -174,16 +175,18 @@ CALL evpg_run();
 SELECT pg_stat_force_next_flush() \g /dev/null
 SELECT is(row_of('seek', 'rare') || ' ' || consumer_of('seek'), '1.4 [1, 2, 3, 4] running 0 tried 0 errors 0',
   'a projection that begins anew applies the same [A45]');
-SELECT cmp_ok(fetched() - :before, '<', 50::bigint, 'and looks at these alone [A45]');
+SELECT cmp_ok(fetched() - :before, '<', 50::bigint,
+  'a projection that begins anew applies the same, and looks at these alone [A45]');
 SELECT cmp_ok(fetched_by('event_log_event_type'), '>=', 4::bigint, 'by the index [A45]');
-SELECT is(evpg_rebuild_projection('seek'), 4::bigint, 'so does a rebuild [rule 13]');
+SELECT is(evpg_rebuild_projection('seek'), 4::bigint, 'a rebuild finds the events of a type by the index [rule 13]');
 SELECT pg_stat_force_next_flush() \g /dev/null
-SELECT cmp_ok(fetched() - :before, '<', 50::bigint, 'which looks at no others either [rule 13]');
+SELECT cmp_ok(fetched() - :before, '<', 50::bigint, 'a rebuild by the index looks at no others [rule 13]');
 SELECT is(evpg_enable_index('event_type', false), true, 'it is dropped [A45]');
 -- made first by the administrator, while others append, then enabled
 CREATE INDEX CONCURRENTLY event_log_event_type ON evpg.event_log (type, position);
 SELECT is(evpg_enable_index('event_type'), false, 'one of the same name, made CONCURRENTLY, is there already [A45]');
-SELECT is((SELECT string_agg(index_name, ' ') FROM evpg.optional_index), 'event_type', 'and noted from now on [A45]');
+SELECT is((SELECT string_agg(index_name, ' ') FROM evpg.optional_index), 'event_type',
+  'an index that was made CONCURRENTLY is noted when it is enabled [A45]');
 SELECT evpg_drop_projection('seek'),
   evpg_register_projection('sought', 'test.list_apply', mode => 'async', event_types => '{Rare}', start_position => :start)
   \g /dev/null

@@ -28,7 +28,8 @@ SELECT is((SELECT retry_at > updated_at FROM evpg.stat_consumer WHERE name = 'li
 SELECT is(rows_of('other'), 'a: 1.3 {"sum": 8, "count": 3}, b: 1.2 {"sum": 7, "count": 2}',
   'other projections go on [rule 10]');
 CALL evpg_run(100);
-SELECT is(consumer_of('list'), 'running -3 at 3 tried 1 errors 1', 'not before [rule 10]');
+SELECT is(consumer_of('list'), 'running -3 at 3 tried 1 errors 1',
+  'an event that has failed is not tried again before its time [rule 10]');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
 SELECT is(consumer_of('list'), 'running -3 at 3 tried 2 errors 1',
@@ -37,17 +38,18 @@ SELECT now_due() \g /dev/null
 CALL evpg_run();
 SELECT is(consumer_of('list'), 'stopped -3 at 3 tried 3 errors 1', 'after max_attempts it stops [rule 10, B33, B34]');
 SELECT is((SELECT status || ' ' || lag_events FROM evpg.stat_consumer WHERE name = 'list'), 'stopped 3',
-  'which is shown [rule 10]');
+  'a stopped projection is shown as such [rule 10]');
 RESET test.break;
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(consumer_of('list'), 'stopped -3 at 3 tried 3 errors 1', 'and stays so [rule 10]');
+SELECT is(consumer_of('list'), 'stopped -3 at 3 tried 3 errors 1', 'a stopped projection stays stopped [rule 10]');
 SELECT is(evpg_wait_for('list', 1, '0') AND NOT evpg_wait_for('list', (SELECT last_value FROM evpg.event_position), '0'),
   true, 'it has come so far [rule 10]');
 SELECT is(evpg_resume_consumer('list'), true, 'until it is resumed [rule 10]');
 SELECT is(evpg_resume_consumer('list'), false, 'once [rule 10]');
 CALL evpg_run();
-SELECT is(rows_of('list'), 'a: 1.3 [1, 3, 4], b: 1.2 [2, 5]', 'then each event is applied, once, in order [rule 10]');
+SELECT is(rows_of('list'), 'a: 1.3 [1, 3, 4], b: 1.2 [2, 5]',
+  'after it was resumed, each event is applied, once, in order [rule 10]');
 SELECT is(consumer_of('list'), 'running 0 tried 0 errors 1', 'the error is over [rule 10]');
 -- resumed while it waits for its next attempt
 SELECT add('a', 6) \g /dev/null
@@ -57,7 +59,8 @@ SELECT is(consumer_of('list'), 'running -1 at 6 tried 1 errors 2', 'alone from t
 RESET test.break;
 SELECT is(evpg_resume_consumer('list'), true, 'evpg_resume_consumer() also makes the next attempt due [rule 10]');
 CALL evpg_run();
-SELECT is(row_of('list', 'a'), '1.4 [1, 3, 4, 6]', 'which succeeds [rule 10]');
+SELECT is(row_of('list', 'a'), '1.4 [1, 3, 4, 6]',
+  'an event that is due again after evpg_resume_consumer() succeeds [rule 10]');
 -- a failure within a batch takes nothing with it: two bad events
 SELECT add('a', n) FROM generate_series(7, 30) n \g /dev/null
 SET test.break = '10,20';
@@ -71,7 +74,8 @@ RESET test.break;
 SELECT evpg_resume_consumer('list') \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT state FROM evpg_projection('list', 'a')),
-  '[1, 3, 4, 6]' || (SELECT jsonb_agg(n) FROM generate_series(7, 30) n), 'and the rest [rule 10]');
+  '[1, 3, 4, 6]' || (SELECT jsonb_agg(n) FROM generate_series(7, 30) n),
+    'the event that has failed is applied with the rest [rule 10]');
 SELECT evpg_drop_projection('list'), evpg_drop_projection('other') \g /dev/null
 
 -- errors of concurrency, and of a server that is short of something, are tried again without being counted
@@ -124,10 +128,10 @@ SELECT is((SELECT consumer_of('list') || ' parked ' || parked FROM evpg.stat_con
 SELECT add('pa', 6), add('pb', 7) \g /dev/null
 CALL evpg_run();
 SELECT is(parked_of('list'), 'pa 3 tried 1 I break at 3 P0001, pa 4 tried 0, pa 6 tried 0',
-  'in a later batch, too [rule 10]');
+  'a parked event does not stop the projection in a later batch [rule 10]');
 SELECT is(evpg_replay_parked('list'), 0::bigint, 'replayed, it fails again [rule 10]');
 SELECT is(parked_of('list'), 'pa 3 tried 2 I break at 3 P0001, pa 4 tried 0, pa 6 tried 0',
-  'which is counted; those behind it are not tried [rule 10]');
+  'a replay that fails is counted, and the events behind it are not tried [rule 10]');
 RESET test.break;
 SELECT is(evpg_replay_parked('list', key => 'pb'), 0::bigint, 'another key has nothing to replay [rule 10]');
 SELECT is(evpg_replay_parked('list', 2), 2::bigint, 'two of three [rule 10]');
@@ -157,15 +161,17 @@ SELECT is(evpg_skip_event('list',
   (SELECT position FROM evpg.event WHERE data->>'n' = '10' AND aggregate_id = 'pa' ORDER BY position DESC LIMIT 1),
   'never mind'), true, 'a parked event is given up [rule 10]');
 SELECT is(parked_of('list'), 'pa 10 tried 2 I break at 10 P0001 skipped: never mind, pa 11 tried 0',
-  'which is kept, with the error and the reason [rule 10]');
+  'a parked event that is given up is kept, with the error and the reason [rule 10]');
 SELECT is((SELECT skipped_by FROM evpg.parked_event WHERE skip_reason IS NOT NULL), session_user::text,
-  'and who did it [rule 10]');
-SELECT is((SELECT parked FROM evpg.stat_consumer WHERE name = 'list'), 1::bigint, 'and is not to be replayed [rule 10]');
+  'the role that gave an event up is kept [rule 10]');
+SELECT is((SELECT parked FROM evpg.stat_consumer WHERE name = 'list'), 1::bigint,
+  'an event that was given up does not count as parked [rule 10]');
 SELECT is(evpg_replay_parked('list'), 1::bigint, 'those behind it are [rule 10]');
 SELECT is(row_of('list', 'pa'), '1.7 [1, 3, 4, 6, 8, 9, 11]', 'without the one that was given up [rule 10]');
 RESET test.break;
 SELECT is(evpg_rebuild_projection('list', 'pa'), 7::bigint, 'a rebuild of the key leaves it out, too [rule 13]');
-SELECT is(row_of('list', 'pa'), '2.7 [1, 3, 4, 6, 8, 9, 11]', 'and comes to the same [rule 13]');
+SELECT is(row_of('list', 'pa'), '2.7 [1, 3, 4, 6, 8, 9, 11]',
+  'a rebuild of the key comes to the same as the skip [rule 13]');
 -- a rebuild of the key applies what waits
 SET test.break = 12;
 SELECT add('pa', 12), add('pa', 13) \g /dev/null
@@ -177,7 +183,7 @@ RESET test.break;
 SELECT is(evpg_rebuild_projection('list', 'pa'), 9::bigint, 'a rebuild of the key applies what is parked [rule 13]');
 SELECT is(row_of('list', 'pa') || ' ' || parked_of('list'),
   '3.9 [1, 3, 4, 6, 8, 9, 11, 12, 13] pa 10 tried 2 I break at 10 P0001 skipped: never mind',
-  'which is then not parked any more [rule 13]');
+  'a rebuild of the key applies what is parked, and it is parked no more [rule 13]');
 SELECT add('pa', 14) \g /dev/null
 CALL evpg_run();
 SELECT is(row_of('list', 'pa'), '3.10 [1, 3, 4, 6, 8, 9, 11, 12, 13, 14]', 'the key goes on [rule 10]');
@@ -199,9 +205,11 @@ SELECT evpg_register_projection('started', 'test.list_apply', mode => 'async', s
 SELECT add('start', 2) \g /dev/null
 CALL evpg_run();
 SELECT is(rows_of('started'), 'start: 1.1 [2]', 'a projection begins after start_position [rule 10]');
-SELECT is(evpg_rebuild_projection('started'), 1::bigint, 'so does a rebuild of all keys [rule 13]');
-SELECT is(evpg_rebuild_projection('started', 'start'), 1::bigint, 'and one of a key [rule 13]');
-SELECT is(rows_of('started'), 'start: 3.1 [2]', 'which comes to the same [rule 13]');
+SELECT is(evpg_rebuild_projection('started'), 1::bigint,
+  'a projection begins after start_position; so does a rebuild of all keys [rule 13]');
+SELECT is(evpg_rebuild_projection('started', 'start'), 1::bigint,
+  'a rebuild of a key begins after start_position [rule 13]');
+SELECT is(rows_of('started'), 'start: 3.1 [2]', 'both rebuilds after start_position give the same rows [rule 13]');
 SELECT evpg_drop_projection('started') \g /dev/null
 
 -- an event of several keys, one of which refuses it: the others are not to lose it
@@ -241,7 +249,7 @@ CALL evpg_run();
 SELECT is(rows_of('keyed') || ' ' || parked_of('keyed'), 'a: 1.2 [1, 3] - 2 tried 1 no key of 2 P0001',
   'an event whose key is not found is parked alone [rule 10]');
 RESET test.break;
-SELECT is(evpg_replay_parked('keyed'), 1::bigint, 'and replayed [rule 10]');
+SELECT is(evpg_replay_parked('keyed'), 1::bigint, 'an event whose key is not found is parked alone, and replayed [rule 10]');
 SELECT is(rows_of('keyed') || parked_of('keyed'), 'a: 1.3 [1, 3, 2]', 'for the key it has now [rule 10]');
 SELECT evpg_drop_projection('keyed') \g /dev/null
 
@@ -255,16 +263,17 @@ CALL evpg_run();
 SELECT is(row_of('list', 'a'), '1.1 [1]', 'to skip an event takes max_attempts, too [rule 10]');
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(row_of('list', 'a'), '1.2 [1, 3]', 'then the projection goes on without it [rule 10, B34, C31]');
+SELECT is(row_of('list', 'a'), '1.2 [1, 3]',
+  'after max_attempts the projection goes on without the event [rule 10, B34, C31]');
 SELECT is((SELECT (skip_reason, skipped_by = session_user, error, sqlstate)::text FROM evpg.parked_event),
-  '("I break at 2",t,"I break at 2",P0001)', 'which is kept [rule 10]');
+  '("I break at 2",t,"I break at 2",P0001)', 'a skipped event is kept with its error [rule 10]');
 SELECT is((SELECT parked FROM evpg.stat_consumer WHERE name = 'list'), 0::bigint, 'nothing waits [rule 10]');
 SELECT evpg_register_projection('list', 'test.list_apply', mode => 'async', on_error => 'skip', max_attempts => 1,
   start_position => (SELECT start_position FROM evpg.projection WHERE name = 'list')) \g /dev/null
 SELECT add('a', 4) \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT (skip_reason, error, sqlstate)::text FROM evpg.parked_event ORDER BY position DESC LIMIT 1),
-  '("I break at 4","I break at 4",P0001)', 'also at the first attempt [rule 10]');
+  '("I break at 4","I break at 4",P0001)', 'with on_error skip, an event is given up at the first attempt [rule 10]');
 RESET test.break;
 SELECT is(evpg_rebuild_projection('list'), 4::bigint, 'a rebuild of all keys reads it, but does not apply it [rule 13]');
 SELECT is(row_of('list', 'a'), '2.2 [1, 3]', 'a rebuild of all keys leaves out what was skipped [rule 13]');
@@ -285,7 +294,7 @@ SELECT add('a', 7) AS seven \gset
 CALL evpg_run();
 SELECT is(row_of('list', 'a'), '2.3 [1, 3, 7]', 'both are left out [rule 10]');
 SELECT is(evpg_skip_event('list', :seven, 'too late'), false, 'what is applied cannot be given up [rule 10]');
-SELECT is(evpg_skip_event('list', :six, 'again'), false, 'nor twice [rule 10]');
+SELECT is(evpg_skip_event('list', :six, 'again'), false, 'what is applied cannot be given up, nor twice [rule 10]');
 RESET test.break;
 
 -- ------------------------------------------------------------------ pause and resume
@@ -299,7 +308,8 @@ SELECT is(row_of('list', 'a') || ' ' || consumer_of('list') || ' '
   '2.3 [1, 3, 7] paused -1 tried 0 errors ' || (SELECT errors_total FROM evpg.consumer WHERE name = 'list') || ' paused',
   'nothing is applied [rule 10]');
 SELECT is(evpg_rebuild_projection('list'), 8::bigint, 'a rebuild applies it nevertheless [rule 13]');
-SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'list'), 'paused', 'and leaves it paused [rule 13]');
+SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'list'), 'paused',
+  'a rebuild applies it nevertheless, and leaves it paused [rule 13]');
 SELECT is(evpg_resume_consumer('list'), true, 'resumed [rule 10]');
 SELECT add('a', 9) \g /dev/null
 CALL evpg_run();
@@ -337,8 +347,9 @@ CALL evpg_run();
 SELECT same('SELECT n FROM late ORDER BY n', 'VALUES (1::bigint), (2)',
   'an event that violates a deferred constraint fails alone [rule 10]');
 SELECT alike(parked_of('late'), 'l 1 tried 1 cannot fire deferred trigger%42501',
-  'which is parked, for user code cannot leave anything to the end of the transaction [section 9]');
-SELECT is(rows_of('zlast'), 'l: 1.2 [1, 1], m: 1.1 [2]', 'and nobody else''s [rule 10]');
+  'an event that violates a deferred constraint is parked: nothing is left to the end of the transaction [section 9]');
+SELECT is(rows_of('zlast'), 'l: 1.2 [1, 1], m: 1.1 [2]',
+  'an event that violates a deferred constraint keeps no other event from being applied [rule 10]');
 
 -- ------------------------------------------------------------------ a lock that is not had while an event is given up
 
@@ -373,7 +384,8 @@ SELECT is(parked_of('two') || consumer_of('two'), 'running -1 tried 0 errors 0',
 SET test.wait = '';
 SELECT now_due() \g /dev/null
 CALL evpg_run();
-SELECT is(parked_of('two'), 'bad 50 tried 1 bad row P0001 skipped: bad row', 'but for those that fail [rule 10]');
+SELECT is(parked_of('two'), 'bad 50 tried 1 bad row P0001 skipped: bad row',
+  'an event is given up for the keys for which it fails [rule 10]');
 SELECT is(row_of('two', 'good'), '1.1 {"applied": true}', 'to the others it is applied [rule 10]');
 
 -- the same while the keys of a handler's event are looked for, which is parked for each of them
@@ -411,5 +423,5 @@ SELECT add('w', 61) \g /dev/null
 CALL evpg_run();
 SELECT is(parked_of('waiting'), 'k 60 tried 1 bad event P0001, k 61 tried 0',
   'it is parked with them, and the next behind it [rule 10]');
-SELECT is((SELECT count(*) FROM looked), 0::bigint, 'which is not applied out of order [rule 10]');
+SELECT is((SELECT count(*) FROM looked), 0::bigint, 'an event behind a parked one is not applied out of order [rule 10]');
 SELECT * FROM finish();

@@ -23,7 +23,7 @@ SELECT evpg_pause_consumer('paused'), evpg_skip_event('paused', :position, 'bad'
 SELECT is(consumer_of('paused'), 'paused -2 tried 0 errors 1',
   'a consumer that somebody has paused stays so when the event that fails is skipped [rule 10]');
 CALL evpg_run();
-SELECT is(rows_of('paused'), '', 'and does nothing [rule 10]');
+SELECT is(rows_of('paused'), '', 'a paused consumer does nothing after a skip [rule 10]');
 SELECT evpg_resume_consumer('paused') \g /dev/null
 CALL evpg_run();
 SELECT is(rows_of('paused'), 'p: 1.1 [2]', 'until it is resumed [rule 10]');
@@ -46,8 +46,8 @@ SELECT is(rows_of('gone'), 'g: 1.1 [1], h: 1.1 [4]',
 SELECT is(evpg_replay_parked('gone') || ' ' || row_of('gone', 'g'), '1 1.2 [1, 3]',
   'a replay leaves alone what was given up [rule 10]');
 SELECT is(evpg_rebuild_projection('gone', 'g') || ' ' || row_of('gone', 'g'), '2 2.2 [1, 3]',
-  'so does a rebuild of a key [rule 13]');
+  'a replay leaves alone what was given up; so does a rebuild of a key [rule 13]');
 SELECT evpg_rebuild_projection('gone') \g /dev/null
-SELECT is(rows_of('gone'), 'g: 3.2 [1, 3], h: 3.1 [4]', 'and one of all keys [rule 13]');
+SELECT is(rows_of('gone'), 'g: 3.2 [1, 3], h: 3.1 [4]', 'a rebuild of all keys leaves out what was given up [rule 13]');
 SELECT evpg_drop_projection('gone') \g /dev/null
 SELECT * FROM finish();

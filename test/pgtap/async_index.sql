@@ -21,7 +21,8 @@ CALL evpg_run();
 SELECT is(row_of('twice', 'twice'), '1.3 {"sum": 3, "count": 3}',
   'an event is applied once, though its type is named twice and has an index [rule 12]');
 SELECT evpg_rebuild_projection('twice') \g /dev/null
-SELECT is(row_of('twice', 'twice'), '2.3 {"sum": 3, "count": 3}', 'by a rebuild, too [rule 12]');
+SELECT is(row_of('twice', 'twice'), '2.3 {"sum": 3, "count": 3}',
+  'an event is applied once, though its type is named twice and has an index; by a rebuild, too [rule 12]');
 SELECT evpg_enable_index('event_type', false), evpg_drop_projection('twice') \g /dev/null
 
 -- ------------------------------------------------------------------ an index that is dropped while a consumer is about to
@@ -40,6 +41,7 @@ SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
 SELECT is((SELECT status || ' ' || errors_total FROM evpg.consumer WHERE name = 'indexed') || ' ' || rows_of('indexed'),
-  'running 0 i: 1.1 {"sum": 0, "count": 1}', 'and then does without it [rule 10]');
+  'running 0 i: 1.1 {"sum": 0, "count": 1}',
+    'a consumer waits while an index of the log is dropped, and then does without it [rule 10]');
 SELECT evpg_drop_projection('indexed') \g /dev/null
 SELECT * FROM finish();

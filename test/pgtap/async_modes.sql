@@ -64,7 +64,8 @@ SELECT is((SELECT state FROM evpg_projection('p', 'm')),
   (SELECT jsonb_agg(data->'n' ORDER BY position) FROM evpg.event WHERE aggregate_id = 'm'),
   'back and forth: every event once, in order [rules 10, 11]');
 SELECT is((SELECT generation || '.' || version FROM evpg_projection('p', 'm')),
-  (SELECT '1.' || count(*) FROM evpg.event WHERE aggregate_id = 'm'), 'and counted [rule 12]');
+  (SELECT '1.' || count(*) FROM evpg.event WHERE aggregate_id = 'm'),
+    'a projection that changes its mode back and forth counts every event once [rule 12]');
 -- while paused, while stopped
 SELECT evpg_register_projection('p', 'test.list_apply', mode => 'async', max_attempts => 1), evpg_pause_consumer('p'),
   add('o', 1) \g /dev/null
@@ -77,7 +78,7 @@ SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'p'), 'stopped', '
 SELECT is(error_of($$SELECT evpg_register_projection('p', 'test.list_apply')$$), 'P0001 I break at 2',
   'cannot become inline without its event [rule 11]');
 SELECT is((SELECT mode || ' ' || status FROM evpg.stat_consumer WHERE name = 'p'), 'async stopped',
-  'and stays what it is [rule 11]');
+  'a projection that cannot become inline stays asynchronous [rule 11]');
 RESET test.break;
 SELECT evpg_register_projection('p', 'test.list_apply') \g /dev/null
 SELECT is(row_of('p', 'o'), '1.2 [1, 2]', 'with it, it can [rule 11]');
@@ -89,7 +90,7 @@ RESET test.break;
 SELECT is(row_of('p', 'o'), '1.3 [1, 2, 4]', 'an event is skipped [rule 10]');
 SELECT evpg_register_projection('p', 'test.list_apply'), evpg_rebuild_projection('p') \g /dev/null
 SELECT is((SELECT state FROM evpg_projection('p', 'o')), '[1, 2, 4]',
-  'and stays so in a rebuild when it is inline [rule 13]');
+  'a skipped event stays skipped in a rebuild when the projection is inline [rule 13]');
 -- another definition: events that were not consumed yet are applied by it
 SELECT evpg_register_projection('q', 'test.list_apply', mode => 'async',
   start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
@@ -101,7 +102,8 @@ SELECT evpg_register_projection('q', 'test.sum_apply', mode => 'async', event_ty
 SELECT is(consumer_of('q'), 'running -2 tried 0 errors 0', 'another definition keeps the checkpoint [rule 11]');
 SELECT evpg_put_projection('q', 'q', '{"sum": 100}') \g /dev/null
 CALL evpg_run();
-SELECT is(row_of('q', 'q'), '1.3 {"sum": 100, "count": 1}', 'and applies what comes after it [rule 11]');
+SELECT is(row_of('q', 'q'), '1.3 {"sum": 100, "count": 1}',
+  'another definition applies what comes after the checkpoint [rule 11]');
 SELECT evpg_drop_projection('q'),
   evpg_register_projection('q', 'test.list_apply', mode => 'async', aggregate_types => '{none}') \g /dev/null
 SELECT is((SELECT checkpoint FROM evpg.consumer WHERE name = 'q'), 0::bigint,
@@ -162,7 +164,7 @@ SELECT is(error_of(format('SELECT evpg_register_projection(''taken'', %s)', argu
   $$handler => 'test.statement_write', mode => 'async', max_attempts => 1, start_position => 1$$]) arguments;
 SELECT is(error_of($$SELECT evpg_register_projection('taken', handler => 'test.statement_write', max_attempts => 1)$$),
   '22023 max_attempts and start_position of an inline projection are for its rebuilds',
-  'also if it was asynchronous [rule 10]');
+  'on_error is refused for a projection that becomes inline [rule 10]');
 SELECT evpg_drop_projection('taken') \g /dev/null
 SELECT fails(statement, error, statement || ' [rule 10]') FROM (VALUES
   ($$SELECT evpg_pause_consumer('nope')$$, 'VE010 there is no consumer "nope"'),
@@ -216,7 +218,8 @@ SELECT add('x' || n, 1, 'Meddled', jsonb_build_object('run', run))
 CALL evpg_run();
 SELECT is((SELECT count(*) FROM evpg.parked_event WHERE name = 'meddler' AND error IS NOT NULL), 9::bigint,
   'what a projection must not do is an error of its event [rule 10]');
-SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'asy'), 'running', 'and has no effect [rule 10]');
+SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'asy'), 'running',
+  'what a projection must not do has no effect [rule 10]');
 SELECT is(rows_of('meddler'), '', 'none of it [rule 10]');
 SELECT evpg_drop_projection('meddler') \g /dev/null
 
@@ -276,9 +279,10 @@ SELECT evpg_drop_projection('who') \g /dev/null
 SELECT is(evpg_wait_for('inl', add('w', 1), '0'), true, 'an inline projection has applied what is appended [rule 11]');
 SELECT add('w', 1) AS position \gset
 SELECT is(evpg_wait_for('asy', :position, '0'), false, 'an asynchronous one has not [rule 9, D81, D82]');
-SELECT is(evpg_wait_for('asy', :position, '20 ms'), false, 'not in that time either [rule 9, D82]');
+SELECT is(evpg_wait_for('asy', :position, '20 ms'), false,
+  'an asynchronous projection that nobody runs is not there after the timeout [rule 9, D82]');
 SELECT is(evpg_wait_for('asy', 0, '0') AND evpg_wait_for('asy', -1, '0') AND evpg_wait_for('asy', :position - 2, '0'), true,
-  'but it has come to what is before [rule 9]');
+  'an asynchronous projection that was not run has come to what is before [rule 9]');
 CALL evpg_run();
 SELECT is(evpg_wait_for('asy', :position, '0'), true, 'now it has [rule 9, A25, A48, A49, D66, D81]');
 SELECT is(evpg_wait_for('asy', :position, NULL), true, 'to wait for ever is over at once then [rule 9]');
@@ -298,14 +302,14 @@ SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)),
   'VE015 cannot wait for "asy" in a transaction that has appended events',
   'who has appended would wait for itself [rule 9]');
 SELECT is(evpg_wait_for('asy', :position - 1), true, 'what has come already is no wait [rule 9]');
-SELECT is(evpg_wait_for('inl', :position), true, 'nor is an inline projection [rule 9]');
+SELECT is(evpg_wait_for('inl', :position), true, 'a wait for an inline projection that has the event is no wait [rule 9]');
 ROLLBACK;
 SELECT is(evpg_wait_for('inl', :position, '0'), true,
   'a position that was drawn in vain can have no event any more [rule 9]');
 SELECT is(evpg_wait_for('inl', (SELECT last_value + 1 FROM evpg.event_position), '0'), false,
-  'nor has an inline projection what was not drawn yet [rule 9]');
+  'an inline projection does not have a position that was not drawn yet [rule 9]');
 SELECT is(evpg_wait_for('inl', (SELECT last_value + 1 FROM evpg.event_position), '20 ms'), false,
-  'not in that time either [rule 9]');
+  'a wait for a position that was drawn in vain ends before the timeout [rule 9]');
 SELECT evpg_pause_consumer('asy') \g /dev/null
 SELECT add('w', 1) AS position \gset
 SELECT is(error_of(format($$SELECT evpg_wait_for('asy', %s)$$, :position)), '55000 cannot wait for "asy", which is paused',
@@ -324,7 +328,8 @@ SELECT is(error_of(format($$SELECT evpg_wait_for('halting', %s)$$, :position)),
   '55000 cannot wait for "halting", which is stopped', 'a wait for a stopped consumer ends at once [rule 9]');
 SELECT evpg_drop_projection('halting') \g /dev/null
 BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT is(evpg_wait_for('inl', :position, '0'), true, 'an inline projection, too [rule 9]');
+SELECT is(evpg_wait_for('inl', :position, '0'), true,
+  'a wait for an inline projection at an old position ends at once [rule 9]');
 SELECT is(evpg_wait_for('asy', :position - 1, '0'), true, 'under REPEATABLE READ it looks at what is there now [rule 9]');
 COMMIT;
 
@@ -344,22 +349,25 @@ SELECT is(watched('inl', 'v', 1), NULL, 'the version that is known is no change 
 SELECT is(watched('inl', 'v', 7), '1.1 {"sum": 1, "count": 1}',
   'any other is: that of an earlier generation may be higher [D09]');
 SELECT is(watched('inl', 'v', 7, 1), NULL, 'unless the generation is known [rule 12, D09]');
-SELECT is(watched('inl', 'v', 0, 1), '1.1 {"sum": 1, "count": 1}', 'then a later version is a change [rule 12]');
-SELECT is(watched('inl', 'v', 99, 0), '1.1 {"sum": 1, "count": 1}', 'and a later generation [rule 12]');
-SELECT is(watched('inl', 'v', 0, 2), NULL, 'not an earlier one [rule 12]');
+SELECT is(watched('inl', 'v', 0, 1), '1.1 {"sum": 1, "count": 1}',
+  'with a known generation, a later version is a change [rule 12]');
+SELECT is(watched('inl', 'v', 99, 0), '1.1 {"sum": 1, "count": 1}',
+  'with a known generation, a later generation is a change [rule 12]');
+SELECT is(watched('inl', 'v', 0, 2), NULL, 'with a known generation, an earlier generation is no change [rule 12]');
 SELECT add('v', 1, 'Cleared') \g /dev/null
 SELECT is(watched('inl', 'v', 1), '1.2 -', 'a deletion is a change to state NULL [D08]');
 SELECT is(watched('inl', 'v', 2), NULL, 'once [D08]');
 SELECT add('v', 5) \g /dev/null
 SELECT is(watched('inl', 'v', 2), '2.1 {"sum": 5, "count": 1}', 'a key that comes back, in the next generation [rule 12]');
-SELECT is(watched('inl', 'v', 2, 1), '2.1 {"sum": 5, "count": 1}', 'whose version is lower [rule 12]');
+SELECT is(watched('inl', 'v', 2, 1), '2.1 {"sum": 5, "count": 1}',
+  'a key that comes back in the next generation has a lower version, and is a change [rule 12]');
 SELECT evpg_rebuild_projection('inl', 'v') \g /dev/null
 SELECT is(watched('inl', 'v', 1, 2), (SELECT generation || '.3 {"sum": 5, "count": 1}' FROM evpg_projection('inl', 'v')),
   'a rebuild is a change [rule 13]');
 SELECT generation, version FROM evpg_projection('inl', 'v') \gset
 SELECT evpg_rebuild_projection('inl') \g /dev/null
 SELECT cmp_ok(watched('inl', 'v', :version, :generation), '>', :'generation' || '.',
-  'so is a rebuild of all keys [rule 13]');
+  'a rebuild of all keys is a change of a key [rule 13]');
 SELECT is(watched('asy', 'v'), NULL, 'of an asynchronous projection, not before [D07]');
 CALL evpg_run();
 SELECT is(watched('asy', 'v'), '3.1 {"sum": 5, "count": 1}', 'it has consumed the event [D07]');
@@ -373,9 +381,10 @@ BEGIN;
 SELECT add('other', 1) \g /dev/null
 SELECT is(watched('inl', 'v') IS NOT NULL, true, 'in a transaction that has appended, what is there is no wait [rule 9]');
 SELECT is(left(error_of($$SELECT evpg_watch_projection('asy', 'v', 1, '10 ms', 3)$$), 5), 'VE015',
-  'but a wait keeps every consumer waiting, so it is refused [rule 9]');
+  'a wait that would keep every consumer waiting is refused in a transaction that has appended [rule 9]');
 ROLLBACK;
-SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_id = 'other'), 0::bigint, 'and all is rolled back [rule 9]');
+SELECT is((SELECT count(*) FROM evpg.event WHERE aggregate_id = 'other'), 0::bigint,
+  'a refused wait rolls back what its transaction has appended [rule 9]');
 DROP OWNED BY evpg_async_reader, evpg_async_writer, evpg_async_operator, evpg_async_nobody CASCADE;
 DROP ROLE evpg_async_reader, evpg_async_writer, evpg_async_operator, evpg_async_nobody;
 SELECT * FROM finish();

@@ -34,10 +34,11 @@ SELECT * FROM dblink('listener', $$SELECT add('old', 4)$$) x (a bigint) \g /dev/
 SELECT dblink_exec('listener', 'CALL evpg_run()') \g /dev/null
 RESET test.break;
 SELECT alike(error_of($$SELECT evpg_replay_parked('old')$$), '25000 %READ COMMITTED',
-  'nor is a parked event replayed [rule 9]');
+  'a parked event is not replayed under REPEATABLE READ [rule 9]');
 COMMIT;
-SELECT is(parked_of('old'), 'old 4 tried 1 I break at 4 P0001', 'which is not counted [rule 9]');
+SELECT is(parked_of('old'), 'old 4 tried 1 I break at 4 P0001',
+  'a refused replay under REPEATABLE READ is no attempt [rule 9]');
 SELECT is(evpg_replay_parked('old') || ' ' || row_of('old', 'old'), '1 1.4 [1, 2, 3, 4]',
-  'but under READ COMMITTED [rule 9]');
+  'a parked event is replayed under READ COMMITTED [rule 9]');
 SELECT evpg_drop_projection('old') \g /dev/null
 SELECT * FROM finish();

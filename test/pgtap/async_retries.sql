@@ -44,13 +44,13 @@ SELECT format('%s', c) FROM generate_series(1, 12),
   ORDER BY generate_series, o \gexec
 CALL evpg_run();
 SELECT is(time_passes() || ' ' || attempts || ' ' || status, '00:00:30 0 running',
-  'then after longer and longer pauses, up to half a minute; never counted [rule 10]') FROM evpg.consumer;
+  'the pauses after errors that are not counted grow to half a minute [rule 10]') FROM evpg.consumer;
 CREATE OR REPLACE FUNCTION test.never_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
   SELECT coalesce(state, '{}') || jsonb_build_object('n', event.data->'n')
 $$;
 CALL evpg_run();
 SELECT is(rows_of('never'), 'n: 1.3 {"n": 3}', 'until it succeeds [rule 10]');
-SELECT is((SELECT retry_at FROM evpg.consumer), NULL, 'which ends the pauses [rule 10]');
+SELECT is((SELECT retry_at FROM evpg.consumer), NULL, 'success ends the pauses [rule 10]');
 RESET statement_timeout;
 SELECT evpg_drop_projection('never') \g /dev/null
 
@@ -68,7 +68,7 @@ SELECT is((SELECT attempts || ' ' || last_error FROM evpg.progress_rebuild),
   'a rebuild does not queue for the fence behind a transaction that stays open [rule 13]');
 SELECT is(time_passes(), '1 s', 'it looks again a second later [rule 13]');
 CALL evpg_run();
-SELECT is(time_passes(), '2 s', 'then after longer pauses [rule 13]');
+SELECT is(time_passes(), '2 s', 'a rebuild that cannot end looks again after longer pauses [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
 CALL evpg_run();
 SELECT is(row_of('open', 'o') || (SELECT count(*) FROM evpg.rebuild), '2.2 {"sum": 3, "count": 2}0',

@@ -14,9 +14,10 @@ SELECT is(evpg_channel('evpg.resync'), 'evpg.resync', 'the channel for all liste
 SELECT is(error_of($$SELECT evpg_channel('evpg.other')$$), 'VE017 projection name "evpg.other" is reserved',
   'no projection has a reserved name [rule 14]');
 SELECT is(error_of($$SELECT evpg_channel('evpg.resync', 'a')$$), 'VE017 projection name "evpg.resync" is reserved',
-  'nor has that channel keys [rule 14]');
+  'the channel evpg.resync has no keys [rule 14]');
 SELECT is(evpg_listen('evpg.resync'), 'evpg.resync', 'evpg_listen() listens to it [rule 15]');
-SELECT is((SELECT array_agg(c) FROM pg_listening_channels() c), '{evpg.resync}', 'and to nothing else [rule 15]');
+SELECT is((SELECT array_agg(c) FROM pg_listening_channels() c), '{evpg.resync}',
+  'evpg_listen() listens to it, and to nothing else [rule 15]');
 SELECT is(evpg_unlisten('evpg.resync'), 'evpg.resync', 'evpg_unlisten() no longer [rule 15]');
 SELECT is((SELECT count(*) FROM pg_listening_channels()), 0::bigint, 'nothing is left [rule 15]');
 SELECT is(error_of(format($$SET evpg.origin = %L$$, repeat('x', 64))) || error_of($$SET evpg.origin = E'a\nb'$$),
@@ -38,7 +39,8 @@ SELECT is(evpg_channel('p', repeat('€', 17)), 'projection.#' ||
   '64 bytes in fewer characters [rule 14]');
 SELECT is(evpg_channel(repeat('p', 255)), 'projection.#' ||
   left(encode(sha256(convert_to('projection.' || repeat('p', 255), 'UTF8')), 'hex'), 40), 'the longest name [rule 14]');
-SELECT is(length(evpg_channel(repeat('p', 255), repeat('k', 1024))), 52, 'and key [rule 14]');
+SELECT is(length(evpg_channel(repeat('p', 255), repeat('k', 1024))), 52,
+  'the longest name and the longest key have a channel [rule 14]');
 SELECT is((SELECT count(DISTINCT evpg_channel('p', repeat('k', 60) || n)) FROM generate_series(1, 1000) n), 1000::bigint,
   'different keys have different channels [rule 14]');
 SELECT is(evpg_channel('not registered', 'a'), 'projection.not registered.a', 'of what is not there yet [rule 14]');
@@ -96,7 +98,7 @@ SELECT add('a', 1) \g /dev/null
 SELECT is(heard(), 'sum.changed "now" a 1.3 {"n": 1}', 'an event name of its own, and a delta of its own [C09]');
 SELECT add('a', 0, 'Odd') \g /dev/null
 SELECT is(heard(), '', 'a NULL delta is silent [C09]');
-SELECT is((SELECT version FROM evpg_projection('sums', 'a')), 4::bigint, 'but counts [C09]');
+SELECT is((SELECT version FROM evpg_projection('sums', 'a')), 4::bigint, 'a NULL delta is silent, but counts [C09]');
 SELECT evpg_register_projection('sums', 'test.sum_project', aggregate_types => '{counter}', broadcast => 'delta')
   \g /dev/null
 SELECT add('a', 2, 'Cleared') \g /dev/null
@@ -106,7 +108,7 @@ SELECT is(heard(), 'delta a 2.1 {"n": 2}', 'a key that comes back is in the next
 SELECT evpg_put_projection('sums', 'a', '{"sum": 9}') \g /dev/null
 SELECT is(heard(), 'put a 2.2 {"sum": 9}', 'a put sends the state [C20]');
 SELECT evpg_put_projection('sums', 'a', NULL) \g /dev/null
-SELECT is(heard(), 'put a 2.3 deleted', 'or that it is gone [C20]');
+SELECT is(heard(), 'put a 2.3 deleted', 'a put of NULL sends that the row is gone [C20]');
 SELECT evpg_put_projection('sums', 'a', NULL) \g /dev/null
 SELECT is(heard(), '', 'once [C20]');
 SELECT evpg_rebuild_projection('sums', 'a') \g /dev/null
@@ -140,15 +142,16 @@ SELECT add('o', 3) \g /dev/null
 ROLLBACK TO s;
 SELECT add('o', 4) \g /dev/null
 COMMIT;
-SELECT is(heard(), 'delta o 1.5 {"n": 2}, delta o 1.6 {"n": 4}', 'nor to a savepoint [rule 14]');
+SELECT is(heard(), 'delta o 1.5 {"n": 2}, delta o 1.6 {"n": 4}',
+  'no frame is sent for what rolled back to a savepoint [rule 14]');
 SELECT error_of($$SELECT evpg_execute('counter', 'o', 'Subtract', '{"n": 1000}')$$),
   evpg_try_execute('counter', 'o', 'Subtract', '{"n": 1000}'), evpg_try_execute('counter', 'o', 'Nothing'),
   evpg_try_execute('counter', 'o', 'Add', '{"n": 1}', 77) \g /dev/null
-SELECT is(heard(), '', 'nor for a rejection, a no-op, a conflict [rule 5]');
+SELECT is(heard(), '', 'no frame is sent for a rejection, a no-op or a conflict [rule 5]');
 SELECT evpg_try_execute('counter', 'o', 'Add', '{"n": 1}', command_id => 'once') \g /dev/null
 SELECT heard() \g /dev/null
 SELECT evpg_try_execute('counter', 'o', 'Add', '{"n": 1}', command_id => 'once') \g /dev/null
-SELECT is(heard(), '', 'nor for a duplicate [rule 4]');
+SELECT is(heard(), '', 'no frame is sent for a duplicate [rule 4]');
 
 -- size: frames up to 7,999 bytes
 CREATE FUNCTION test.large(state jsonb, event evpg.event) RETURNS evpg.projected LANGUAGE sql AS $$
@@ -227,7 +230,7 @@ SELECT add('a', 1) \g /dev/null
 SELECT is(heard(), '', 'evpg.broadcast off [rule 15]');
 RESET evpg.broadcast;
 SELECT add('a', 1) \g /dev/null
-SELECT isnt(heard(), '', 'and on again [rule 15]');
+SELECT isnt(heard(), '', 'evpg.broadcast on again sends frames [rule 15]');
 SELECT is((SELECT s FROM evpg.stat_broadcast s)::text, '(commit,0,0,0,0,' || pg_notification_queue_usage() || ')',
   'without preloading, with the commit [rule 15]');
 SELECT throws_ok('SET evpg.broadcast = worker', '22023', 'invalid value for parameter "evpg.broadcast": "worker"',
@@ -246,7 +249,8 @@ SELECT * FROM dblink('listener', $$SELECT add('a', 1)$$) x (position bigint) \g 
 SELECT is(error_of($$SELECT dblink_exec('listener', 'PREPARE TRANSACTION ''frames''')$$),
   '0A000 cannot PREPARE a transaction that has executed LISTEN, UNLISTEN, or NOTIFY', 'PREPARE TRANSACTION [rule 15]');
 SELECT is((SELECT count(*) FROM pg_prepared_xacts), 0::bigint, 'it is rolled back [rule 15]');
-SELECT same('SELECT channel FROM frames()', 'SELECT WHERE false', 'and not heard [rule 15]');
+SELECT same('SELECT channel FROM frames()', 'SELECT WHERE false',
+  'frames of a transaction that is rolled back are not heard [rule 15]');
 SELECT dblink_disconnect('listener') \g /dev/null
 SELECT isnt(add('a', 1), NULL, 'nobody listens: no error [C45]');
 
@@ -259,5 +263,5 @@ SELECT is((SELECT sum((data->>'n')::bigint) FROM evpg.event
   WHERE aggregate_id = 'a' AND type = 'Added' AND position = (SELECT max(position) FROM evpg.event)), 1::numeric,
   'without frames it can [rule 15]');
 SELECT is((SELECT position FROM evpg_projection('sums', 'a')), (SELECT max(position) FROM evpg.event),
-  'and its projections with it [rule 15]');
+  'projections have the events of a prepared transaction when it is committed [rule 15]');
 SELECT * FROM finish();

@@ -35,7 +35,7 @@ SELECT is((SELECT array_agg(which(recorded_at)) FROM evpg_append('told', 'a', ev
 SELECT is((SELECT which(recorded_at) FROM evpg_inject('told', 'a', evpg_event('Told'))), 'evpg', 'of evpg_inject');
 SELECT is((SELECT which(created_at) FROM evpg_streams('told')), 'evpg', 'stream.created_at');
 SELECT is((SELECT which(recorded_at) FROM evpg.command_record), 'evpg', 'command_record.recorded_at');
-SELECT is(evpg_prune_commands(interval '1 h'), 0::bigint, 'which is compared with the same clock');
+SELECT is(evpg_prune_commands(interval '1 h'), 0::bigint, 'evpg_prune_commands() compares with the same clock');
 CREATE FUNCTION test.list_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT '1'::jsonb $$;
 SELECT evpg_register_projection('inline', 'test.list_apply') \g /dev/null
 SELECT evpg_register_projection('async', 'test.list_apply', mode => 'async') \g /dev/null
@@ -54,10 +54,11 @@ SELECT is((SELECT array_agg(DISTINCT w) FROM evpg.consumer, unnest(ARRAY[which(c
 SELECT is((SELECT array_agg(DISTINCT w) FROM evpg.saga_instance, unnest(ARRAY[which(started_at), which(updated_at)]) w),
   '{evpg}', 'of instances');
 SELECT is((SELECT ARRAY[which(scheduled_at), which(due_at - interval '1 day')] FROM evpg.timer), '{evpg,evpg}', 'of timers');
-SELECT is((SELECT max(lag_seconds) < 300 FROM evpg.stat_consumer), true, 'and nothing lags behind');
+SELECT is((SELECT max(lag_seconds) < 300 FROM evpg.stat_consumer), true,
+  'no consumer lags behind after the clock has moved');
 SELECT is(evpg_receive('shop', '1'), true, 'a message');
 SELECT is((SELECT which(received_at) FROM evpg.inbox), 'evpg', 'inbox.received_at');
-SELECT is(evpg_prune_inbox(interval '1 h'), 0::bigint, 'which is compared with the same clock');
+SELECT is(evpg_prune_inbox(interval '1 h'), 0::bigint, 'evpg_prune_inbox() compares with the same clock');
 
 -- timers are due by it, and rows are old by it
 SELECT evpg_set_clock_offset('50 h') \g /dev/null
@@ -77,7 +78,7 @@ SELECT test.offset() AS rolled_back \gset
 ROLLBACK;
 SELECT is(:'back'::interval, '-1 day', 'back');
 SELECT is(:'rolled_back'::interval, '-1 day', 'ROLLBACK TO takes it back');
-SELECT is(test.offset(), '50 h', 'so does ROLLBACK');
+SELECT is(test.offset(), '50 h', 'ROLLBACK takes the offset back');
 SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), '22008 clock offset is out of range', 'too far: ' || o)
   FROM unnest('{200 years,-200 years,36501 days,36500 days 1 us,-36500 days -1 us,99 years 876000 hours,178000000 '
     'years,36500 days 2562047788 hours}'::text[]) o;

@@ -17,5 +17,5 @@ SELECT is((SELECT count(*) FROM evpg_execute('counter', 'j', 'Nothing', data)), 
   || coalesce(data::text, 'NULL'))
   FROM unnest(ARRAY['[]', '7', '"text"', 'true', 'null', NULL]::jsonb[]) data;
 
-SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 4', 'and the session works on');
+SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 4', 'the session works on after data that was refused');
 SELECT * FROM finish();

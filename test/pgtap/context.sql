@@ -59,7 +59,7 @@ BEGIN;
 SELECT evpg_set_context('ann', 'corr1', '{"k": 0}') \g /dev/null
 SELECT evpg_set_context() \g /dev/null
 SELECT is((SELECT context_of(e) FROM evpg_execute('counter', 'a', 'Add') e), '- own - -',
-  'or with a call without arguments [A20]');
+  'the context ends with a call without arguments [A20]');
 COMMIT;
 
 -- what code in C is told
@@ -84,11 +84,12 @@ SELECT is((SELECT (state->'event') - '{occurred_at,recorded_at,data}'::text[] FR
      'metadata', metadata, 'event_id', event_id, 'command_id', 'cmd', 'correlation_id', 'corr1', 'causation_id', 'cause',
      'actor', 'ann', 'host', true, 'session_role', session_user) FROM described),
   'what a fold in C is told [A20]');
-SELECT is((SELECT state->'event'->'data' FROM evpg_state('echo', 'd')), (SELECT data FROM described), 'and the data [A22]');
+SELECT is((SELECT state->'event'->'data' FROM evpg_state('echo', 'd')), (SELECT data FROM described),
+  'a fold in C is told the data [A22]');
 SELECT is((SELECT ARRAY[(state->'event'->>'occurred_at')::bigint, (state->'event'->>'recorded_at')::bigint]
   FROM evpg_state('echo', 'd')),
   (SELECT ARRAY[(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM recorded_at) * 1000000)::bigint]
-  FROM described), 'and the times [A22]');
+  FROM described), 'a fold in C is told the times [A22]');
 SELECT state AS warm FROM evpg_state('echo', 'd') \gset
 SET evpg.state_cache_size = 0;
 SELECT state FROM evpg_state('echo', 'd') \g /dev/null

@@ -25,7 +25,8 @@ SELECT is(run() || ' ' || letter('l1'), '0 1 1 VE002 underflow total 0 is less t
 SELECT try('x1', 'Add', '{"n": 3}') \g /dev/null
 SELECT is(retry('l1'), 'rejected VE002 underflow total 3 is less than 5 {"total": 3}',
   'retried, it is refused for another reason [A34]');
-SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3}', 'which is kept, and counted [A34]');
+SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3}',
+  'retried, it is refused for another reason, which is kept, and counted [A34]');
 SELECT start('l2', '{"set": {"on_refusal": {"unhandled": true}}}' || script(send('x2', 'Add', 2000))),
   start('l3', '{"set": {"on_refusal": {"unhandled": true}}}'
   || script(evpg_action_send('counter', 'x3', 'Add', '{"n": 1}', expected_version => 7))) \g /dev/null
@@ -48,8 +49,10 @@ SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('script'
   'a rejection handler that is repaired [rule 17]');
 SELECT is((SELECT concat_ws(' ', status, state->>'gave up') FROM evpg_saga('script', 'l1')), 'completed underflow',
   'handles what is retried [rule 17]');
-SELECT is((SELECT state->>'tried' FROM evpg_saga('script', 'l1')), '3', 'and is told how often it was tried [rule 17]');
-SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3} retried', 'which is kept [A34]');
+SELECT is((SELECT state->>'tried' FROM evpg_saga('script', 'l1')), '3',
+  'handles what is retried, and is told how often it was tried [rule 17]');
+SELECT is(letter('l1'), '2 VE002 underflow total 3 is less than 5 {"total": 3} retried',
+  'a retried dead letter is kept [A34]');
 SELECT is(letter('l4'), '2 VE009 saga failed: no', 'one that fails still [A34]');
 
 -- while the saga is paused
@@ -63,7 +66,7 @@ SELECT is((SELECT state->>'mended' FROM evpg_saga('script', 'l4')), 'true', 'by 
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 ROLLBACK;
 SELECT is((SELECT count(*) FROM evpg_retry_dead_letter(-1)), 0::bigint, 'one that does not exist [A34]');
-SELECT is(evpg_discard_dead_letter(-1, 'x'), false, 'nor can it be discarded [A34]');
+SELECT is(evpg_discard_dead_letter(-1, 'x'), false, 'a dead letter that does not exist cannot be discarded [A34]');
 SELECT is(error_of($$SELECT evpg_retry_dead_letters('script', -1)$$), '22023 max_count must not be negative',
   'less than none [A34]');
 BEGIN READ ONLY;
@@ -91,7 +94,8 @@ SELECT count(*) FROM unnest('{40001,40P01,55P03,53100}'::text[]) s,
 DO $$ BEGIN FOR i IN 1 .. 30 LOOP PERFORM run(), later(2); END LOOP; END $$;
 SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'busy' AND state->>'at' = 'last'), 4::bigint,
   'errors of concurrency, or of a server that is short of something, are no attempts [rule 17]');
-SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE saga = 'busy'), 0::bigint, 'nor dead letters [rule 17]');
+SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE saga = 'busy'), 0::bigint,
+  'errors of concurrency, or of a server that is short of something, make no dead letters [rule 17]');
 -- resumed: retries are due at once
 SELECT evpg_set_clock_offset() \g /dev/null
 SELECT evpg_register_saga('slow', 'test.busy', event_types => '{Called}', max_attempts => 3, backoff => '1 day') \g /dev/null
@@ -124,7 +128,7 @@ SELECT is(counted('many'), '450 1800', 'keep no other instance waiting [rule 17]
 SELECT is((SELECT count(*) FROM evpg.saga_event WHERE saga = 'many'), 750::bigint, 'what is behind them waits [rule 17]');
 SELECT count(*) FROM evpg_append('counter', 'zz', ARRAY[evpg_event('Counted')]) \g /dev/null
 SELECT run(1) \g /dev/null
-SELECT is(counted('many'), '451 1801', 'nor the last one [rule 17]');
+SELECT is(counted('many'), '451 1801', 'instances that fail do not keep the last one waiting [rule 17]');
 -- many events of one instance: this would take hours if all of them were looked at each time
 SELECT evpg_register_saga('long', 'test.count_react', event_types => '{Listed}') \g /dev/null
 SELECT count(*) FROM generate_series(1, 4) n,
@@ -151,5 +155,5 @@ SELECT is(letter('left'), '1 P0001 busy discarded saga was dropped', 'its saga i
 SELECT is(error_of($$SELECT evpg_retry_dead_letters('goes')$$), 'VE010 saga "goes" is not registered',
   'it cannot be retried [A34]');
 SELECT is((SELECT source_position FROM evpg.dead_letter WHERE key = 'left'),
-  (SELECT position FROM evpg.event WHERE type = 'Left'), 'but is kept [A34]');
+  (SELECT position FROM evpg.event WHERE type = 'Left'), 'a dead letter whose saga is gone is kept [A34]');
 SELECT * FROM finish();

@@ -34,5 +34,5 @@ SELECT is((SELECT occurred_at FROM evpg_inject('counter', 'times', evpg_event('O
   ('4713-01-01 00:00+00 BC'::timestamptz), ('294276-12-31 23:59:59.999999+00'), ('1970-01-01 00:00+00'),
   ('2000-01-01 00:00+00')) x (t);
 
-SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 2', 'and the session works on');
+SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 2', 'the session works on after times that cannot be stored');
 SELECT * FROM finish();

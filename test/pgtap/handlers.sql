@@ -29,7 +29,8 @@ SELECT evpg_register_projection('sold', handler => 'test.count_sold', tables => 
 SELECT listen('sold', 'apple'), listen('sold', 'pear') \g /dev/null
 SELECT sell('o1', 'apple', 'pear', 'plum') \g /dev/null
 SELECT is(all_sold(), 'apple 1, pear 1, plum 1', 'a handler gets an event of several keys once [rule 12]');
-SELECT is(rows_of('sold'), 'apple: 1.1 -, pear: 1.1 -, plum: 1.1 -', 'and the rows of all its keys advance [rule 12]');
+SELECT is(rows_of('sold'), 'apple: 1.1 -, pear: 1.1 -, plum: 1.1 -',
+  'a handler gets an event of several keys once, and the rows of all its keys advance [rule 12]');
 SELECT is((SELECT string_agg(f->>'key' || ' ' || (f->>'version') || ' ' || (f->'data'->>'n'), ', ' ORDER BY f->>'key')
   FROM (SELECT frame::jsonb AS f FROM frames()) x), 'apple 1 0, pear 1 0', 'each key has a frame [rule 14]');
 SELECT sell('o2', 'pear'), sell('o3', 'pear', 'apple') \g /dev/null
@@ -40,7 +41,7 @@ SELECT is(all_sold() || ' | ' || rows_of('sold'), 'apple 2, pear 3, plum 1 | app
   'gives the same counts [rule 13]');
 SELECT evpg_rebuild_projection('sold', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is(all_sold(), 'apple 2, pear 3, plum 1', 'in the background, too [rule 13]');
+SELECT is(all_sold(), 'apple 2, pear 3, plum 1', 'a rebuild in the background gives the same counts [rule 13]');
 SELECT evpg_register_projection('sold', handler => 'test.count_sold', tables => '{sold}', key_path => '$.data.items[*]',
   mode => 'async') \g /dev/null
 SELECT sell('o4', 'pear', 'fig'), add('o5', 1) \g /dev/null
@@ -76,7 +77,7 @@ SELECT alike(context_of($$SELECT add('a', 1, 'Odd', '{"groups": ["x", "y"]}')$$)
   'an error says which event it was [rule 11]');
 SELECT alike(context_of($$SELECT add('a', 1, 'Odd', '{"groups": ["x"]}')$$),
   '%projection "breaks", key "x", event "Odd" of stream "a" of aggregate "counter" at position %',
-  'and which key, if it has one [rule 11]');
+  'an error says which event it was, and which key, if it has one [rule 11]');
 SELECT evpg_drop_projection('breaks') \g /dev/null
 
 -- ------------------------------------------------------------------ in the order of positions
@@ -137,13 +138,13 @@ SELECT is((SELECT count(*) FROM log_inline WHERE cardinality(keys) > 1) > 20, tr
 SELECT same('SELECT * FROM log_async ORDER BY position', 'SELECT * FROM log_inline ORDER BY position',
   'an asynchronous projection calls its handler in the same order as an inline one [rules 10, 11]');
 SELECT same('SELECT * FROM log_rebuilt ORDER BY position', 'SELECT * FROM log_inline ORDER BY position',
-  'and so does a rebuild [rules 11, 13]');
+  'a rebuild calls a handler in the same order as before [rules 11, 13]');
 SELECT is((SELECT string_agg(key || version, ',' ORDER BY key) FROM stored WHERE name = 'log_async'),
   (SELECT string_agg(key || version, ',' ORDER BY key) FROM stored WHERE name = 'log_inline'),
   'the versions of rows are equal [rule 12]');
 SELECT is((SELECT string_agg(key || version, ',' ORDER BY key) FROM stored WHERE name = 'log_rebuilt'),
   (SELECT string_agg(key || version, ',' ORDER BY key) FROM stored WHERE name = 'log_inline'),
-  'after the rebuild, too [rules 12, 13]');
+  'the versions of rows are equal after the rebuild [rules 12, 13]');
 SELECT evpg_drop_projection(name) FROM evpg.projection \g /dev/null
 
 -- ------------------------------------------------------------------ events that are parked, or given up
@@ -169,14 +170,15 @@ SELECT is(parked_of('seen'),
   'a 1 tried 1 I break at 1 P0001, b 1 tried 1 I break at 1 P0001, b 2 tried 0, c 2 tried 0, c 4 tried 0, a 5 tried 0',
   'it is parked for each of its keys [rule 10]');
 SELECT is(evpg_replay_parked('seen'), 0::bigint, 'none is replayed before it [rule 10]');
-SELECT is(evpg_replay_parked('seen', key => 'c'), 0::bigint, 'nor one whose other key waits for it [rule 10]');
+SELECT is(evpg_replay_parked('seen', key => 'c'), 0::bigint,
+  'no event is replayed whose other key waits for an earlier one [rule 10]');
 RESET test.break;
 SELECT is(evpg_replay_parked('seen', max_count => 1), 1::bigint, 'replayed once [rule 10]');
 SELECT is(numbers() || ' | ' || parked_of('seen'), '3 1 | b 2 tried 0, c 2 tried 0, c 4 tried 0, a 5 tried 0',
   'for all its keys [rule 10]');
 SELECT is(evpg_skip_event('seen', (SELECT position FROM evpg.parked_event ORDER BY position LIMIT 1), 'not wanted'), true,
   'another one is skipped [rule 10]');
-SELECT is(evpg_replay_parked('seen'), 2::bigint, 'then the rest goes on [rule 10]');
+SELECT is(evpg_replay_parked('seen'), 2::bigint, 'after another skip the rest goes on [rule 10]');
 SELECT is(numbers() || ' | ' || rows_of('seen'), '3 1 4 5 | a: 1.2 -, b: 1.1 -, c: 1.1 -, d: 1.1 -', 'in order [rule 10]');
 CREATE FUNCTION test.reset_seen() RETURNS void LANGUAGE sql AS $$ DELETE FROM seen $$;
 SELECT evpg_register_projection('seen', handler => 'test.see_or_break', key_function => 'test.group_keys', mode => 'async',
@@ -191,7 +193,7 @@ CALL evpg_run();
 SELECT is(numbers(), '1 3 4 5 1 3', 'with on_error skip, a handler does without the event [rule 10]');
 RESET test.break;
 SELECT evpg_rebuild_projection('seen') \g /dev/null
-SELECT is(numbers(), '1 3 4 5 1 3', 'after a rebuild, too [rule 13]');
+SELECT is(numbers(), '1 3 4 5 1 3', 'with on_error skip, a handler does without the event; after a rebuild, too [rule 13]');
 SELECT evpg_drop_projection('seen') \g /dev/null
 
 -- a reducer has one key at a time: an event is given up for the keys for which it fails
@@ -216,7 +218,8 @@ RESET test.break;
 SELECT evpg_rebuild_projection('list') \g /dev/null
 SELECT is(rows_of('list'), 'a: 2.1 [1], b: 2.2 [2, 3], c: 2.1 [3]', 'a rebuild does not take it from other keys [rule 13]');
 SELECT evpg_rebuild_projection('list', 'b'), evpg_rebuild_projection('list', 'a') \g /dev/null
-SELECT is(rows_of('list'), 'a: 3.1 [1], b: 3.2 [2, 3], c: 2.1 [3]', 'nor does the rebuild of a key [rule 13]');
+SELECT is(rows_of('list'), 'a: 3.1 [1], b: 3.2 [2, 3], c: 2.1 [3]',
+  'the rebuild of a key does not take an event from other keys [rule 13]');
 SELECT evpg_register_projection('list', 'test.list_unless', key_function => 'test.group_keys', mode => 'async',
   on_error => 'park', max_attempts => 1, start_position => (SELECT start_position FROM evpg.projection WHERE name = 'list'))
   \g /dev/null
@@ -227,7 +230,7 @@ SELECT evpg_skip_event('list', :parked, 'not for b') \g /dev/null
 RESET test.break;
 SELECT evpg_rebuild_projection('list') \g /dev/null
 SELECT is((SELECT string_agg(key || ' ' || state, ', ' ORDER BY key) FROM evpg.projected_state),
-  'a [1, 4], b [2, 3], c [3, 4]', 'nor is one skipped for others that was parked for a key [rule 13]');
+  'a [1, 4], b [2, 3], c [3, 4]', 'no event is skipped for others that was parked for a key [rule 13]');
 SELECT evpg_skip_event('list', add('s', 5, more => '{"groups": ["a", "b"]}'), 'for all') \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT string_agg(key || ' ' || state, ', ' ORDER BY key) FROM evpg.projected_state),

@@ -42,7 +42,7 @@ SELECT refused($$SELECT evpg_prune_commands('-1 second')$$, '22023 older_than mu
   'pruning the future [D45]');
 SELECT is(evpg_prune_commands('1 hour'), 0::bigint, 'younger records stay [D45]');
 SELECT is(try('a', 'AddEach', '{"ns": [1, 2, 3]}', NULL, 'c1'), 'duplicate 3',
-  'and are known, with the version of the first time [D45, rule 4]');
+  'younger command ids are known, with the version of the first time [D45, rule 4]');
 SELECT count(*) AS records FROM evpg.command_record \gset
 SELECT is(evpg_prune_commands('0'), :records::bigint, 'all of them [D45]');
 SELECT is(try('a', 'AddEach', '{"ns": [1, 2, 3]}', NULL, 'c1'), 'ok 7', 'a pruned id is a new one [D45]');

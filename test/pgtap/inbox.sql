@@ -103,7 +103,7 @@ UPDATE evpg.inbox SET received_at = clock_timestamp() - interval '31 days' WHERE
 SELECT is(evpg_prune_inbox('32 days'), 0::bigint, 'messages that are not old enough stay [B60]');
 SELECT is(inbox(), 't:old t:young', 'all of them [B60]');
 SELECT is(evpg_prune_inbox('30 days'), 1::bigint, 'older ones are forgotten [B60]');
-SELECT is(inbox(), 't:young', 'and no others [B60]');
+SELECT is(inbox(), 't:young', 'evpg_prune_inbox() forgets no younger messages [B60]');
 SELECT is(ARRAY[evpg_receive('t', 'young'), evpg_receive('t', 'old')], '{f,t}',
   'what was forgotten is received again [B60]');
 SELECT is(evpg_prune_inbox('0'), 2::bigint, 'all [B60]');

@@ -38,7 +38,7 @@ SELECT is((SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, 0) 
                   LATERAL pg_identify_object(d.refclassid, d.refobjid, 0) i
             WHERE i.schema NOT IN ('pg_catalog', 'evpg')
               AND NOT EXISTS (SELECT FROM test.member o WHERE o.classid = d.refclassid AND o.objid = d.refobjid)), NULL,
-  'nor on anything else outside of pg_catalog and evpg');
+  'the members of the extension depend on nothing outside of pg_catalog and evpg');
 SELECT cmp_ok((SELECT count(*) FROM test.member
   WHERE classid IN ('pg_rewrite'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass)), '>', 40::bigint,
   'views, defaults and constraints are among what was looked at');

@@ -121,13 +121,14 @@ SELECT is(try('e', 'Add', '{"n": 5}', NULL, 'priced'), 'ok 1', 'an interceptor a
 SELECT is(try('e', 'Add', '{"n": 5}', NULL, 'priced'), 'duplicate 1',
   'another price the second time is no other command [rule 4]');
 SELECT refused($$SELECT evpg_execute('counter_c', 'e', 'Add', '{"n": 6}', command_id => 'priced')$$, 'VE005 %',
-  'but other data of the caller is [rule 4]');
+  'other data of the caller is another command [rule 4]');
 SELECT is(try('e', 'Add', '{"n": 5, "order": "o1"}'), 'ok 2', 'an interceptor gives a command its id [rule 4]');
 SELECT is(try('e', 'Add', '{"n": 5, "order": "o1"}'), 'duplicate 2', 'under which it is known [rule 4]');
 SELECT refused($$SELECT evpg_execute('counter_c', 'e', 'Add', '{"n": 6, "order": "o1"}')$$, 'VE005 %',
   'with what the caller sent [rule 4]');
 SELECT evpg_drop_interceptor('enrich') \g /dev/null
-SELECT is(try('e', 'Add', '{"n": 5}', NULL, 'priced'), 'duplicate 1', 'also when the interceptor is gone [rule 4]');
+SELECT is(try('e', 'Add', '{"n": 5}', NULL, 'priced'), 'duplicate 1',
+  'a command is known by what the caller sent, also when the interceptor is gone [rule 4]');
 
 -- refusing
 SELECT evpg_register_interceptor('guard', 'test.guard') \g /dev/null
@@ -141,7 +142,7 @@ SELECT same($$SELECT * FROM evpg_try_execute('counter_c', 'd', 'Add', '{"n": 13}
 SELECT same($$SELECT status, version, code, message, detail, hint
   FROM evpg_try_execute('counter_c', 'new', 'Add', '{"n": 14}')$$,
   $$VALUES ('intercepted', 0::bigint, 'guard', 'nor fourteen', NULL::jsonb, 'try fifteen')$$,
-  'or raises VE011; the code is its name [B03, rule 8]');
+  'an interceptor that raises VE011 refuses; the code is its name [B03, rule 8]');
 SELECT is(trace(), :'before', 'nothing is written [rule 5]');
 SELECT is((SELECT count(*) FROM test.seen), 0::bigint, 'the first refusal counts, the next is not asked [B03, 2.4 test 5]');
 SELECT refused($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 13}')$$, 'VE011 not thirteen',
@@ -158,7 +159,7 @@ SELECT refused(format($$SELECT %s('counter_c', 'd', 'Add', '{"n": %s}')$$, f, n)
   (21, '22023 expected_version -5 is out of range', 'that expects -5'),
   (22, '22023 metadata must be a JSON object', 'that spoils the metadata')) x (n, error, what);
 SELECT is(try('d', 'Add', '{"n": 23}'), 'conflict 3', 'it may add an expectation [B03]');
-SELECT is(try('d', 'Subtract', '{"n": 24}'), 'ok 4', 'or none [B03]');
+SELECT is(try('d', 'Subtract', '{"n": 24}'), 'ok 4', 'an interceptor may remove an expectation [B03]');
 SELECT is(evpg_drop_interceptor('guard'), true, 'dropped [B03]');
 SELECT is(try('d', 'Add', '{"n": 13}'), 'ok 5', 'thirteen passes [B03]');
 
@@ -182,7 +183,8 @@ DROP FUNCTION test.pass(evpg.command);
 SELECT refused($$SELECT evpg_execute('counter_c', 'd', 'Add', '{"n": 1}')$$,
   '42883 interceptor function test.pass(evpg.command) does not exist', 'a function that is gone [B03]');
 SELECT is(evpg_drop_interceptor('after'), true, 'unless it is dropped [B03]');
-SELECT is(try('d', 'Add', '{"n": 1}'), 'ok 6', 'then they go on [B03]');
+SELECT is(try('d', 'Add', '{"n": 1}'), 'ok 6',
+  'commands go on when the interceptor whose function is gone is dropped [B03]');
 
 -- rolled back
 CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$

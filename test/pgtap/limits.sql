@@ -31,7 +31,7 @@ SELECT refused(statement, error, left(statement, 100)) FROM (VALUES
   'VE014 initial state is too large')) x (statement, error);
 SELECT is((SELECT octet_length(data->>'value') FROM evpg_execute('echo', 'big', 'Echo',
   jsonb_build_object('value', repeat('x', 16000000)))), 16000000, '16 MB are good');
-SELECT is((SELECT octet_length(state->>'value') FROM evpg_state('echo', 'big')), 16000000, 'in a state, too');
+SELECT is((SELECT octet_length(state->>'value') FROM evpg_state('echo', 'big')), 16000000, 'a state of 16 MB is good');
 SET evpg.max_event_size = '1kB';
 SELECT refused($$SELECT evpg_execute('echo', 'a', 'Echo', jsonb_build_object('value', repeat('x', 1024)))$$,
   'VE014 command data is too large', 'evpg.max_event_size');

@@ -50,13 +50,14 @@ SELECT setval(s, 1, false) FROM
   unnest('{evpg.event_position,evpg.stream_stream_id_seq,evpg.projection_build,evpg.timer_timer_id_seq}'::regclass[]) s
   \g /dev/null
 SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'sequences lag behind the rows: readers find nothing');
-SELECT alike(error_of($$SELECT try('t', 'Add', '{"n": 1}')$$), '23505 %', 'and appends fail');
+SELECT alike(error_of($$SELECT try('t', 'Add', '{"n": 1}')$$), '23505 %', 'sequences lag behind the rows: appends fail');
 SELECT is(evpg_activate_consumers(), true, 'evpg_activate_consumers sets them past the rows');
 SELECT is(try('t', 'Add', '{"n": 1}') || ', ' || try('new', 'Add', '{"n": 1}'), 'ok 4, ok 1',
   'appends go on, new streams too'),
        is(error_of($$SELECT evpg_schedule_command(now() + interval '1 day', 'counter', 'a', 'Add', '{"n": 1}')$$),
-         'no error', 'and timers');
-SELECT is((SELECT count(*) FROM evpg_read_all()), (SELECT count(*) FROM evpg.event_log), 'and readers find all'),
+         'no error', 'timers get new ids after evpg_activate_consumers()');
+SELECT is((SELECT count(*) FROM evpg_read_all()), (SELECT count(*) FROM evpg.event_log),
+  'readers find all after evpg_activate_consumers()'),
        is(evpg_activate_consumers(), false, 'once');
 
 SELECT * FROM finish();

@@ -12,7 +12,7 @@ SET statement_timeout = '500ms';
 SELECT refused(hostile('FoldForever', '{}'), '57014 canceling statement due to statement timeout',
   'a fold that loops for ever');
 RESET statement_timeout;
-SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 2', 'and the session works on');
+SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 2', 'the session works on after a fold that loops');
 SELECT count(*) FROM evpg_append('hostile', 'spun', evpg_events('[{"type": "Tried"}, {"type": "Spun"}]')) \g /dev/null
 SET statement_timeout = '500ms';
 SELECT refused($$SELECT evpg_state('hostile', 'spun')$$, '57014 %', 'a fold that loops for ever, in a state');
@@ -21,7 +21,7 @@ SELECT refused($$SELECT evpg_execute('hostile', 'spun', 'Nothing')$$, '57014 %',
 RESET statement_timeout;
 SELECT is((SELECT state FROM evpg_state('hostile', 'spun', at_version => 1)), '{"tries": 1}',
   'the version before can be read');
-SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 3', 'and the session works on');
+SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 3', 'the session works on after a stream that cannot be folded');
 
 -- a fold that spoils the state: the events are safe, the state says what is wrong, no snapshot is kept
 SET client_min_messages = error;
@@ -34,7 +34,7 @@ SELECT is((SELECT count(*) FROM evpg.snapshot p JOIN evpg.stream s USING (stream
 SELECT refused($$SELECT evpg_state('hostile', 'spoiled')$$, '22021 state contains text that is not valid UTF-8',
   'the state cannot be shown [A07]');
 SELECT is((SELECT count(*) FROM evpg_read_stream('hostile', 'spoiled')), 3::bigint, 'its events can [A16]');
-SELECT is(try('spoiled', 'Number', '{"which": "tenth"}'), 'ok 4', 'and the stream goes on')
+SELECT is(try('spoiled', 'Number', '{"which": "tenth"}'), 'ok 4', 'the stream goes on whose state cannot be shown')
   FROM set_config('client_min_messages', 'error', false);
 RESET client_min_messages;
 SELECT is(evpg_stream_version('hostile', 'a'), 3::bigint, 'the refused ones left nothing [rule 5]');

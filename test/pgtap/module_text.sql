@@ -20,7 +20,7 @@ SELECT refused(replace(hostile('BadText', jsonb_build_object('where', w, 'how', 
 
 -- a line for the log
 SELECT is(try('a', 'Misuse', '{"say": "log"}'), 'noop 1', 'a line for the log that is no text');
-SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 2', 'and the session works on');
+SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 2', 'the session works on after a line for the log that is no text');
 
 SELECT is(evpg_stream_version('hostile', 'a'), 2::bigint, 'the refused ones left nothing [rule 5]');
 SELECT * FROM finish();

@@ -15,9 +15,10 @@ SELECT refused($$SELECT evpg_execute('gone', 'a', 'Add', '{"n": 1}')$$, '58P01 %
 SELECT refused($$SELECT evpg_state('gone', 'a')$$, '58P01 %', 'has no states [A07]');
 SELECT refused($$SELECT evpg_execute('lost', 'a', 'Add', '{"n": 1}')$$, 'VE009 %defines no symbol "lost"',
   'a symbol that is gone [rule 5]');
-SELECT is((SELECT count(*) FROM evpg_read_stream('gone', 'a')), 1::bigint, 'but the events can be read [A16]');
+SELECT is((SELECT count(*) FROM evpg_read_stream('gone', 'a')), 1::bigint,
+  'the events of a type whose library is gone can be read [A16]');
 SELECT is((SELECT version FROM evpg_append('fine', 'a', evpg_events('{"type": "Odd"}'))), 2::bigint,
-  'and other types go on [A17]');
+  'other types go on when a library or a symbol is gone [A17]');
 SELECT is(evpg_register_aggregate('gone', library => 'evpg_test', symbol => 'counter'), true, 'registered again [B24]');
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('gone', 'a')), '1 1', 'it has its state [B24]');
 
@@ -104,6 +105,7 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, 'regis
     '22023 an aggregate is registered with either functions or a library')) x (args, error);
 SELECT is((SELECT count(*) FROM evpg.aggregate_type WHERE aggregate_type = 'bad'), 0::bigint,
   'nothing was registered [B24]');
-SELECT is((SELECT status FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')), 'ok', 'and the session goes on [B24]');
+SELECT is((SELECT status FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 1}')), 'ok',
+  'nothing was registered, and the session goes on [B24]');
 
 SELECT * FROM finish();

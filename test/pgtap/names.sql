@@ -61,14 +61,14 @@ SELECT is((SELECT status FROM evpg_try_execute('counter_c', repeat(md5(random():
 SELECT evpg_register_aggregate(repeat('t', 255), library => 'evpg_test', symbol => 'counter') \g /dev/null
 SELECT is((SELECT array_agg(version) FROM evpg_execute(repeat('t', 255), repeat(md5(random()::text), 32), 'Emit',
   jsonb_build_object('events', jsonb_build_array(jsonb_build_object('type', repeat('e', 255)))))), '{1}',
-  'and names of 255');
+  'names of 255 bytes are good');
 SELECT is((SELECT count(*) FROM evpg_state(repeat('t', 255), 'x')), 0::bigint, 'in reading too');
 SELECT is((SELECT array_agg(status) FROM unnest(ARRAY[' ', '''; DROP TABLE x; --', '\', '"', '%s', '{}', 'NULL', 'ÄÖ',
   '../..', '💣']) id, evpg_try_execute('counter_c', id, 'Add', '{"n": 1}')),
   array_fill('ok'::text, '{10}'), 'ids are any text');
 SELECT is((SELECT count(*) FROM evpg_streams('counter_c')
             WHERE aggregate_id IN ('''; DROP TABLE x; --', '\', '"', '%s', '💣')
-  AND version = 1), 5::bigint, 'and come back as they are');
+  AND version = 1), 5::bigint, 'ids are any text, and come back as they are');
 
 -- reserved
 SELECT refused(format($$SELECT evpg_register_aggregate(%L, library => 'evpg_test', symbol => 'counter')$$, name),
@@ -81,9 +81,9 @@ SELECT is(evpg_register_aggregate(name, library => 'evpg_test', symbol => 'count
 SELECT is(error_of($$SELECT count(*) FROM evpg_execute('counter', 'x', 'Add', '{"n": 1}', command_id => 'timer:1')$$),
   'VE017 command id "timer:1" is reserved', 'who executes a command cannot take the id of a scheduled one [rule 4]');
 SELECT is(error_of($$SELECT count(*) FROM evpg_append('counter', 'x', ARRAY[evpg_event('A')], command_id => 'saga:1')$$),
-  'VE017 command id "saga:1" is reserved', 'nor that of a saga [rule 4]');
+  'VE017 command id "saga:1" is reserved', 'a client cannot take the command id of a saga [rule 4]');
 SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add', '{"n": 1}', metadata => '{"evpg": 1}')$$),
-  'VE017 metadata key "evpg" is reserved', 'nor pretend to be one [rule 16]');
+  'VE017 metadata key "evpg" is reserved', 'a client cannot write the metadata of a saga [rule 16]');
 
 -- an id that was forgotten
 SELECT refused(statement, '22023 command type looks like JSON', statement) FROM (VALUES
@@ -91,5 +91,5 @@ SELECT refused(statement, '22023 command type looks like JSON', statement) FROM 
   ($$SELECT evpg_schedule_command(now(), 'counter', 'Add', '{"n": 1}')$$),
     ($$SELECT evpg_command('counter', 'Add', '{"n": 1}')$$)) x (statement);
 
-SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 2', 'and the session works on');
+SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 2', 'the session works on after reserved names were refused');
 SELECT * FROM finish();

@@ -25,7 +25,8 @@ CREATE FUNCTION test.same_state(state jsonb, event evpg.event) RETURNS jsonb LAN
 SELECT evpg_register_aggregate('caller', 'test.caller', 'test.same_state') \g /dev/null
 SELECT is((SELECT type FROM evpg_execute('caller', '1', 'Call', '{"type": "counter", "id": "called", "command": "Add"}')),
   'Called', 'a handler may execute a command on another stream');
-SELECT is((SELECT state->>'total' FROM evpg_state('counter', 'called')), '1', 'which is then done');
+SELECT is((SELECT state->>'total' FROM evpg_state('counter', 'called')), '1',
+  'a command that a handler executes on another stream is done');
 SELECT refused(statement, 'VE020 a command on aggregate "caller", stream "1" is being executed already', statement)
   FROM unnest(ARRAY[
   $$SELECT evpg_execute('caller', '1', 'Call', '{"type": "caller", "id": "1", "command": "Call"}')$$,
@@ -34,11 +35,13 @@ SELECT refused(statement, 'VE020 a command on aggregate "caller", stream "1" is 
 SELECT is((SELECT type FROM evpg_execute('caller', '1', 'Call', '{"type": "caller", "id": "1", "catch": true}')), 'Caught',
   'a handler may catch that');
 SELECT is((SELECT array_agg(version) FROM evpg_execute('caller', '1', 'Call',
-  '{"type": "counter", "id": "called", "command": "Add"}')), '{3}', 'and the stream goes on');
+  '{"type": "counter", "id": "called", "command": "Add"}')), '{3}',
+    'the stream goes on after a handler has caught the refusal');
 SELECT refused($$SELECT evpg_execute('caller', '1', 'Call', '{"type": "counter", "id": "called", "command": "Fail"}')$$,
   'VE009 %', 'a defect of the inner command is one of the outer');
 SELECT is((SELECT (status, code)::text FROM evpg_try_execute('caller', '1', 'Call',
-  '{"type": "counter", "id": "called", "command": "AddAndRefuse"}')), '(rejected,changed_mind)', 'a refusal, too');
+  '{"type": "counter", "id": "called", "command": "AddAndRefuse"}')), '(rejected,changed_mind)',
+    'a refusal of the inner command is one of the outer command');
 SELECT is((SELECT array_agg(v) FROM unnest(ARRAY[evpg_stream_version('caller', '1'), evpg_stream_version('counter',
   'called')]) v), '{3,2}', 'both streams are as before [rule 5]');
 SELECT * FROM finish();

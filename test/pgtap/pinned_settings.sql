@@ -109,9 +109,10 @@ SELECT is((SELECT string_agg(key || '=' || (state->>'n'), ' ') FROM evpg.project
 SELECT is((SELECT string_agg(key || '=' || (state->>'n'), ' ') FROM evpg.projected_state WHERE name = x.name),
   '2026-01-15T23:30:00+00:00=3', 'also by a path, ' || name || ' [rule 11]')
   FROM (VALUES ('path'), ('async path')) x (name);
-SELECT is((SELECT string_agg(day || '=' || n, ' ') FROM test.day), '2026-01-15 23:30:00+00=3', 'in a table, too [rule 11]');
+SELECT is((SELECT string_agg(day || '=' || n, ' ') FROM test.day), '2026-01-15 23:30:00+00=3',
+  'a table has the same keys in any session [rule 11]');
 SELECT is(rows('inline'), rows('async'), 'inline and asynchronous are the same [rule 13]');
-SELECT is(rows('path'), rows('async path'), 'so are they by a path [rule 13]');
+SELECT is(rows('path'), rows('async path'), 'inline and asynchronous projections find the same keys by a path [rule 13]');
 CREATE TABLE test.before AS SELECT name, rows(name) FROM unnest('{inline,path,async,"async path"}'::text[]) name;
 SELECT become(false) \g /dev/null
 SELECT evpg_rebuild_projection(name) FROM unnest('{inline,path}'::text[]) name \g /dev/null
@@ -119,9 +120,11 @@ SELECT evpg_rebuild_projection(name, background => true) FROM unnest('{async,"as
 CALL evpg_run(20);
 SELECT is(rows(name), rows, 'rebuilt in another session they are the same, ' || name || ' [rule 13]') FROM test.before
   ORDER BY name;
-SELECT is((SELECT string_agg(day || '=' || n, ' ') FROM test.day), '2026-01-15 23:30:00+00=3', 'so is the table [rule 13]');
+SELECT is((SELECT string_agg(day || '=' || n, ' ') FROM test.day), '2026-01-15 23:30:00+00=3',
+  'a table is the same after a rebuild under other settings [rule 13]');
 SELECT evpg_rebuild_projection('inline', '2026-01-15 23:30:00+00 2026-01-15 0.3333333333333333') \g /dev/null
-SELECT is(rows('inline'), (SELECT rows FROM test.before WHERE name = 'inline'), 'or one key [rule 13]');
+SELECT is(rows('inline'), (SELECT rows FROM test.before WHERE name = 'inline'),
+  'one key is the same after a rebuild under other settings [rule 13]');
 SELECT is((SELECT string_agg(key || ' ' || version || ' ' || (state->>'time'), ', ') FROM evpg.saga_instance
   WHERE saga = x.saga), x.want, 'a saga, ' || saga)
   FROM (VALUES ('saga', '2026-01-15 23:30:00+00 2026-01-15 0.3333333333333333 3 2026-01-15 23:30:00+00'),
@@ -131,7 +134,7 @@ SELECT is((SELECT array_agg(DISTINCT due_at) FROM evpg.timer), ARRAY['2099-01-15
 -- interceptors and translators
 SELECT become(true) \g /dev/null
 SELECT is((SELECT metadata FROM evpg_execute('said', '3', 'Intercepted')), :'odd'::jsonb, 'an interceptor finds them');
-SELECT is((SELECT data FROM evpg_translate('translate', '{}')), :'odd'::jsonb, 'a translator, too');
+SELECT is((SELECT data FROM evpg_translate('translate', '{}')), :'odd'::jsonb, 'a translator finds the pinned settings');
 
 -- what a function sets itself wins, and goes with it
 ALTER FUNCTION test.decide SET TimeZone = 'Asia/Kolkata';
@@ -149,7 +152,7 @@ END $$;
 SELECT evpg_register_aggregate('nested', 'test.nested', 'test.fold') \g /dev/null
 SELECT is((SELECT data FROM evpg_execute('nested', '1', 'Do')), '{"inner": "UTC", "outer": "Asia/Kolkata"}',
   'a command within finds them anew');
-SELECT is(current_setting('TimeZone'), 'Asia/Tokyo', 'and the session is as it was');
+SELECT is(current_setting('TimeZone'), 'Asia/Tokyo', 'after a command within a command the session has its own settings');
 SELECT is(error_of($$SELECT evpg_execute('nested', '1', '')$$), '22023 command type must not be empty', 'an error');
 SELECT is(current_setting('TimeZone') || current_setting('DateStyle') || current_setting('bytea_output'), :'before',
   'brings the settings back');

@@ -100,13 +100,13 @@ SELECT is((SELECT string_agg(object, ', ' ORDER BY object)
   'every function, table and view of the extension is in evpg.access_object');
 SELECT is((SELECT string_agg(object, ', ' ORDER BY object)
   FROM (SELECT kind, object FROM evpg.access_object EXCEPT SELECT kind, object FROM test.member) m), NULL,
-  'and nothing else');
+  'evpg.access_object lists nothing that does not exist');
 SELECT is((SELECT string_agg(object || '.' || missing, ', ') FROM evpg.access_object, unnest(columns) missing
    WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = ('evpg.' || object)::regclass AND attname = missing)), NULL,
-     'and no column that does not exist');
+     'evpg.access_object lists no column that does not exist');
 SELECT is((SELECT string_agg(object, ', ') FROM evpg.access_object
   WHERE NOT given_by <@ '{monitor,reader,relay,executor,writer,operator,owner}' OR given_by = '{}'), NULL,
-  'and no access that does not exist');
+  'evpg.access_object lists no access that does not exist');
 SELECT is((SELECT string_agg(o.object, ', ') FROM evpg.access_object o
   WHERE 'owner' <> ALL (o.given_by) AND o.kind = 'relation' AND o.columns IS NULL
    AND NOT has_table_privilege('evpg_test_operator', 'evpg.' || o.object, 'SELECT')), NULL, 'operator is above all others');
@@ -195,11 +195,12 @@ SELECT same($$SELECT data->>'as', data->>'path', metadata->>'intercepted as', me
 SELECT is(coalesce(nullif(current_setting('test.invariant', true), ''), 'none') || ' ' || current_setting('search_path'),
   'none public, test',
   'the invariant, too, which would have refused; and its settings end with it');
-SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_operator', 'and the reducer');
+SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_operator',
+  'the reducer has run as the owner of the function');
 SELECT is(as_role('evpg_test_reader', $$SELECT evpg_state('op', 'a')$$), 'done',
   'a reader of states needs no right on the functions');
 SELECT is(current_user || ' ' || current_setting('search_path'), session_user || ' public, test',
-  'and the caller is who it was');
+  'after a call the caller is the role that it was');
 
 -- a schema that hides names
 CREATE SCHEMA evil;
@@ -213,11 +214,11 @@ SELECT data->>'as' AS ran_as FROM public.evpg_execute('op', 'b', 'X') \gset
 SELECT count(*) AS read FROM public.evpg_read_stream('op', 'b') \gset
 SET search_path = public, test;
 SELECT is(:'ran_as'::text, 'evpg_test_operator', 'a caller''s search_path changes nothing');
-SELECT is(:read, 1, 'in reading, too');
+SELECT is(:read, 1, 'a caller''s search_path changes nothing when a state is read');
 CREATE TEMP TABLE event (x int);
 CREATE FUNCTION pg_temp.evpg_event(type text, data jsonb) RETURNS evpg.new_event LANGUAGE sql AS $$
   SELECT public.evpg_event('Evil') $$;
-SELECT is((SELECT type FROM evpg_execute('op', 'b', 'X')), 'Ran', 'nor do temporary objects');
+SELECT is((SELECT type FROM evpg_execute('op', 'b', 'X')), 'Ran', 'temporary objects of a caller change nothing');
 DROP TABLE pg_temp.event;
 
 -- an error leaves the caller who it was
@@ -240,7 +241,7 @@ SELECT alike(error_of(format($$SELECT evpg_execute('op', 'c', 'X', %L)$$, jsonb_
   'DELETE FROM evpg.event_log', 'SET ROLE evpg_test_owner', 'SET SESSION AUTHORIZATION postgres', 'RESET ROLE',
   'UPDATE evpg.aggregate_type SET symbol = ''x''', 'CREATE TABLE evpg.mine ()']) run;
 SELECT is(error_of(format($$SELECT evpg_execute('op', 'c', 'X', %L)$$,
-  jsonb_build_object('run', 'SELECT count(*) FROM evpg.event'))), 'no error', 'but what its owner may');
+  jsonb_build_object('run', 'SELECT count(*) FROM evpg.event'))), 'no error', 'a handler can do what its owner may do');
 
 -- another owner
 ALTER FUNCTION test.op_apply(jsonb, evpg.event) OWNER TO evpg_test_owner;
@@ -249,12 +250,13 @@ SELECT is(error_of($$SELECT evpg_state('op', 'a')$$),
   '42501 role "evpg_test_operator" may not have reducer test.op_apply(pg_catalog.jsonb,evpg.event) run',
   'a function that changes hands is not run any more');
 SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$),
-  '42501 must be owner of function test.op_apply(pg_catalog.jsonb,evpg.event)', 'and its old owner cannot register it');
+  '42501 must be owner of function test.op_apply(pg_catalog.jsonb,evpg.event)',
+    'the old owner of a function cannot register it');
 GRANT evpg_test_owner TO evpg_test_operator;
 SELECT is((SELECT state->>'folded as' FROM evpg_state('op', 'a')), 'evpg_test_owner',
   'unless it is a member of the new one, as which the function runs');
 SELECT is(as_role('evpg_test_operator', $$SELECT evpg_register_aggregate('op', 'test.op_handle', 'test.op_apply')$$), 'done',
-  'then it can register it, too');
+  'a member of the new owner can register the function');
 RESET evpg.state_cache_size;
 
 -- settings

@@ -56,12 +56,12 @@ SELECT alike(:'context'::text,
 SELECT is(row_of('bad', 'a') || row_of('good', 'a') || row_of('zebra', 'a'), repeat('1.1 {"sum": 1, "count": 1}', 3),
   'no projection has kept anything [C19]');
 SELECT is(try('a', 'Add', '{"n": 2}'), 'ok 2', 'the next command is good [issue 3]');
-SELECT is(row_of('bad', 'a'), '1.2 {"sum": 3, "count": 2}', 'and projected [issue 3]');
+SELECT is(row_of('bad', 'a'), '1.2 {"sum": 3, "count": 2}', 'the command after a refused one is projected [issue 3]');
 SELECT is(total('a'), '2 3', 'the state is what was kept [rule 6]');
 BEGIN;
 SELECT is(try('a', 'Add', '{"n": 3}'), 'ok 3', 'in a transaction, a good command [issue 3]');
 SELECT alike(error_of($$SELECT try('a', 'Add', '{"n": 13}')$$), 'P0042 %', 'a bad one, caught [issue 3]');
-SELECT is(try('a', 'Add', '{"n": 4}'), 'ok 4', 'and another [issue 3]');
+SELECT is(try('a', 'Add', '{"n": 4}'), 'ok 4', 'another command after a caught error succeeds [issue 3]');
 COMMIT;
 SELECT is(row_of('bad', 'a') || ', ' || total('a'), '1.4 {"sum": 10, "count": 4}, 4 10',
   'leave what the good ones wrote [issue 3]');
@@ -85,7 +85,8 @@ SELECT rejected('a', '500', '',
   'rejected|4|23514|statement_small|new row for relation "statement" violates check constraint "statement_small"%',
   'a CHECK of the table of a projection [rule 8]');
 SELECT rejected('new', '500', '', 'rejected|0|23514|statement_small|%', 'for a new stream [rule 8]');
-SELECT is((SELECT count(*) FROM evpg.stream WHERE aggregate_id = 'new'), 0::bigint, 'which is not there then [rule 5]');
+SELECT is((SELECT count(*) FROM evpg.stream WHERE aggregate_id = 'new'), 0::bigint,
+  'a stream whose first command was rejected does not exist [rule 5]');
 SELECT outcome_of('a', '5', ', "ref": "r1"') \g /dev/null
 SELECT rejected('a', '6', ', "ref": "r1"', 'rejected|6|23505|statement_ref|%', 'a UNIQUE [rule 8]');
 SELECT rejected('a', '15', '', 'rejected|6|23514|my_check|checked|another one', 'raised by a reducer [rule 8]');
@@ -98,7 +99,7 @@ SELECT fails($$SELECT evpg_append('counter', 'a', evpg_events('{"type": "Added",
 SELECT is((SELECT events::text || '|' || coalesce(last_position::text, '-')
   FROM evpg_try_execute('counter', 'a', 'Add', '{"n": 501}')), '[]|-', 'a rejected command has no events [rule 5]');
 SELECT is((SELECT rejected FROM evpg_session_stats() WHERE aggregate_type = 'counter') > 0, true,
-  'and counts as rejected [B14]');
+  'a rejected command has no events, and counts as rejected [B14]');
 BEGIN;
 SELECT outcome_of('a', '500') \g /dev/null
 SELECT is(try('a', 'Add', '{"n": 9}'), 'ok 9', 'a transaction goes on after it [rule 8]');
@@ -130,7 +131,7 @@ SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'),
 SELECT is(row_of('odd', 'o'), NULL, 'a row of NULL too [rule 12]');
 SELECT add('o', 0, more => '{"how": "good"}', aggregate => 'counter_c'),
   add('o', 0, more => '{"how": "delta only"}', aggregate => 'counter_c') \g /dev/null
-SELECT is(row_of('odd', 'o'), NULL, 'and one that says a delta [rule 12]');
+SELECT is(row_of('odd', 'o'), NULL, 'a reducer that returns a delta without a row deletes it [rule 12]');
 SELECT add('o', 0, more => '{"how": "delta only"}', aggregate => 'counter_c') \g /dev/null
 SELECT is(row_of('odd', 'o'), NULL, 'to delete what is not there [rule 12]');
 SELECT add('o', 0, more => '{"how": "scalar"}', aggregate => 'counter_c') \g /dev/null
@@ -169,7 +170,8 @@ SELECT fails($$SELECT add('m', 1, 'Spun', aggregate => 'counter_c')$$, '57014 ca
 RESET statement_timeout;
 SELECT fails($$SELECT evpg_put_projection('totals', 'poison', '[]')$$, '22023 %',
   'a state that a module cannot take is not put [C20]');
-SELECT isnt(add('m', 1, aggregate => 'counter_c'), NULL, 'and all is well [issue 3]');
+SELECT isnt(add('m', 1, aggregate => 'counter_c'), NULL,
+  'the next event is projected after a put that was refused [issue 3]');
 SELECT evpg_drop_projection('totals') \g /dev/null
 
 -- ------------------------------------------------------------------ changed or dropped after the registration
@@ -203,7 +205,8 @@ SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$,
   'one that returns something else may not [issue 3]');
 DROP FUNCTION test.fleeting(jsonb, evpg.event);
 CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS SETOF jsonb LANGUAGE sql AS $$ SELECT '1'::jsonb $$;
-SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42P13 %', 'nor one that returns a set [issue 3]');
+SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$, '42P13 %',
+  'a function that returns a set may not be a reducer [issue 3]');
 SELECT fails($$SELECT evpg_rebuild_projection('fleeting', 'v')$$, '42P13 %', 'the same for a rebuild [issue 3]');
 SELECT is(evpg_drop_projection('fleeting'), true, 'dropped, it is no obstacle [issue 3]');
 SELECT isnt(add('v', 1, aggregate => 'counter_c'), NULL, 'commands are good again [issue 3]');
@@ -268,7 +271,7 @@ SELECT
 SELECT is(evpg_rebuild_projection('writing', 'w'), 1::bigint, 'a rebuild of a reducer that writes nothing [rule 11]');
 SET test.writes = 1;
 SELECT fails($$SELECT evpg_rebuild_projection('writing', 'w')$$, 'VE020 a projection cannot write events',
-  'and of one that does [rule 11]');
+  'a rebuild of a reducer that writes fails [rule 11]');
 
 -- nor may it change projections or keys under the command that runs it
 SELECT evpg_register_projection('writing', handler => 'test.write_handler', aggregate_types => '{counter_c}') \g /dev/null

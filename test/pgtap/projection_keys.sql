@@ -80,7 +80,7 @@ SELECT is(:'found', (SELECT quote_literal(max(position)) FROM evpg.event), 'key_
 SELECT fails($$SELECT key_found('$.data.object')$$, '22023 key path of projection "found" finds an object or array',
   'an object is no key [C01]');
 SELECT fails($$SELECT key_found('$.data.list[*]')$$, '22023 key path of projection "found" finds an object or array',
-  'nor is an array [C01]');
+  'an array is no key [C01]');
 
 -- ------------------------------------------------------------------ odd keys
 
@@ -90,7 +90,7 @@ SELECT is((SELECT count(*) FROM evpg.projected_state
   WHERE name = 'by_path' AND key IN ('', ' ', 'a.b', 'a"b\', '%', '😀', repeat('k', 1024)) AND version = 1), 7::bigint,
   'a key may be empty, of any characters, and of 1024 bytes [C22]');
 SELECT is((SELECT state FROM evpg_projection('by_path', repeat('k', 1024))), '{"sum": 1, "count": 1}',
-  'and is read by it [C07]');
+  'a row is read by a key of 1024 bytes [C07]');
 SELECT is((SELECT version FROM evpg_projection('by_path')), 1::bigint, 'the empty one is the default [C07]');
 SELECT fails(format($$SELECT add('odd', 1, more => jsonb_build_object('group', %s))$$, key), error,
   'key ' || key || ' [issue 3]') FROM (VALUES
@@ -148,7 +148,7 @@ COMMIT;
 BEGIN;
 SET LOCAL evpg.max_key_locks = 3;
 SELECT add('l', 5, aggregate => 'counter_c') \g /dev/null
-SELECT is(key_locks(), 3::bigint, 'which is a setting [rule 11]');
+SELECT is(key_locks(), 3::bigint, 'up to evpg.max_key_locks, which is a setting [rule 11]');
 COMMIT;
 BEGIN;
 SET LOCAL evpg.max_key_locks = 0;

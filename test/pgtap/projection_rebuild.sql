@@ -30,7 +30,7 @@ SELECT is(row_of('by_id', 'three'), '1.3 {"sum": 15, "count": 3}', 'three applie
 SELECT is(evpg_rebuild_projection('by_id', 'three'), 3::bigint,
   'a rebuild says how many events it has folded [rule 13, C12]');
 SELECT is(row_of('by_id', 'three'), '2.3 {"sum": 15, "count": 3}',
-  'and equals the sequential applies, in the next generation [rule 13, C12, 3.4 test 4]');
+  'a rebuild of a key equals the sequential applies, in the next generation [rule 13, C12, 3.4 test 4]');
 SELECT is(evpg_rebuild_projection('by_id', 'three'), 3::bigint, 'again [rule 13]');
 SELECT is(row_of('by_id', 'three'), '3.3 {"sum": 15, "count": 3}', 'the same, in the next generation [rule 13]');
 SELECT add('three', 1) \g /dev/null
@@ -103,13 +103,13 @@ SELECT is(evpg_put_projection('by_id', 'no events', '{"sum": 1}'), 1::bigint, 'i
 SELECT cmp_ok((SELECT generation FROM evpg_projection('by_id', 'no events')), '>', 1, 'in a higher generation [rule 12]');
 SELECT written() AS before \gset
 SELECT is(evpg_rebuild_projection('by_id', 'unknown'), 0::bigint, 'an unknown key has nothing to fold [issue 3]');
-SELECT is(written(), :'before', 'and leaves nothing [issue 3]');
+SELECT is(written(), :'before', 'a rebuild of an unknown key leaves nothing [issue 3]');
 SELECT add('cleared', 1), add('cleared', 0, 'Cleared') \g /dev/null
 SELECT is(evpg_rebuild_projection('by_id', 'cleared'), 2::bigint, 'events that end with a deletion [rule 13]');
 SELECT is(row_of('by_id', 'cleared'), NULL, 'the row is not there [rule 13]');
 SELECT add('cleared', 5) \g /dev/null
 SELECT is(state_of('by_id', 'cleared'), '{"sum": 5, "count": 1}', 'it comes back [rule 12]');
-SELECT is(evpg_rebuild_projection('by_id', 'cleared'), 3::bigint, 'and is rebuilt [rule 13]');
+SELECT is(evpg_rebuild_projection('by_id', 'cleared'), 3::bigint, 'a key that comes back is rebuilt [rule 13]');
 SELECT is(state_of('by_id', 'cleared'), '{"sum": 5, "count": 1}', 'from its return on [rule 13]');
 
 -- (generation, version) of a key only grows, whatever happens to it

@@ -137,8 +137,8 @@ SET ROLE evpg_projections_writer;
 SELECT alike(error_of($$SELECT evpg_register_projection('other', 'test.sum_apply')$$), '42501 %',
   'design 9: a writer registers nothing');
 SELECT alike(error_of($$SELECT evpg_put_projection('sums', 'a', '{}')$$), '42501 %', 'a writer puts nothing [C20]');
-SELECT alike(error_of($$SELECT evpg_rebuild_projection('sums', 'a')$$), '42501 %', 'nor rebuilds [C12]');
-SELECT alike(error_of($$SELECT evpg_drop_projection('sums')$$), '42501 %', 'nor drops [C11]');
+SELECT alike(error_of($$SELECT evpg_rebuild_projection('sums', 'a')$$), '42501 %', 'a writer does not rebuild [C12]');
+SELECT alike(error_of($$SELECT evpg_drop_projection('sums')$$), '42501 %', 'a writer does not drop [C11]');
 SELECT alike(error_of($$SELECT * FROM test.secret$$), '42501 %', 'design 9: and has no right to the table');
 SELECT isnt(add('s', 5, 'Secret'), NULL, 'design 9: but its commands are projected');
 SELECT is((SELECT count(*) FROM evpg_projection('secret', 's')), 1::bigint, 'design 9: and what it may read is there');
@@ -175,11 +175,11 @@ SELECT is(try('a', 'Add', '{"n": 1}', command_id => 'once'), 'duplicate 3', 'sen
 SELECT is(row_of('sums', 'a'), '1.3 {"sum": 9, "count": 3}', 'an event is applied once [rule 12]');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint,
   'evpg_execute projects [C02, A25, D66]');
-SELECT is(row_of('sums', 'a'), '1.4 {"sum": 10, "count": 4}', 'too [C02]');
+SELECT is(row_of('sums', 'a'), '1.4 {"sum": 10, "count": 4}', 'evpg_execute adds to the row [C02]');
 SELECT is((SELECT count(*) FROM
   evpg_append('counter', 'a', ARRAY[evpg_event('Added', '{"n": 1}'), evpg_event('Added', '{"n": 2}')])), 2::bigint,
   'evpg_append projects [C02, A26]');
-SELECT is(row_of('sums', 'a'), '1.6 {"sum": 13, "count": 6}', 'too [C02]');
+SELECT is(row_of('sums', 'a'), '1.6 {"sum": 13, "count": 6}', 'evpg_append adds to the row [C02]');
 SELECT is((SELECT count(*) FROM
   evpg_inject('counter', 'a', evpg_event('Added', '{"n": 1}', event_id => '01890a5d-ac96-774b-bcce-b302099a8001'))),
   1::bigint, 'evpg_inject projects [C02]');
@@ -228,7 +228,7 @@ SELECT add('r', 10), add('r2', 10) \g /dev/null
 SELECT is(row_of('sums', 'r'), '1.2 {"sum": 11, "count": 2}', 'a transaction sees its own rows [rule 11]');
 ROLLBACK TO s;
 SELECT is(row_of('sums', 'r'), '1.1 {"sum": 1, "count": 1}', 'ROLLBACK TO takes back the rows too [rule 11]');
-SELECT is(row_of('sums', 'r2'), NULL, 'and the new ones [rule 11]');
+SELECT is(row_of('sums', 'r2'), NULL, 'ROLLBACK TO takes back new rows [rule 11]');
 SELECT add('r', 100) \g /dev/null
 COMMIT;
 SELECT is(row_of('sums', 'r'), '1.2 {"sum": 101, "count": 2}', 'what was taken back does not count [rule 11]');
@@ -255,14 +255,15 @@ SELECT is((SELECT string_agg(key || ' ' || version || ' ' || state, ',') FROM ev
   WHERE name = 'totals' AND key = 'k'), 'k 4 {"total": 2, "applied": 4}',
   'a symbol of a module takes what is in its table [C01]');
 SELECT is((SELECT initial_state FROM evpg.projection WHERE name = 'totals'), '{"total": 0, "applied": 0}',
-  'and says its initial state [C01, A24]');
+  'a symbol of a module gives its initial state [C01, A24]');
 SELECT add('k', 0, 'Cleared', aggregate => 'counter_c') \g /dev/null
 SELECT is(rows_of('plain') || rows_of('deltas'), '', 'a NULL state deletes the row [rule 12]');
-SELECT is(row_of('totals', 'k'), NULL, 'and so does evpg_delete() of a module [rule 12]');
+SELECT is(row_of('totals', 'k'), NULL, 'evpg_delete() of a module deletes the row [rule 12]');
 SELECT add('k', 1, aggregate => 'counter_c') \g /dev/null
 SELECT is(rows_of('plain') || '; ' || rows_of('deltas'), 'k: 2.1 {"sum": 1, "count": 1}; k: 2.1 {"sum": 1, "count": 1}',
   'a key that comes back starts from the initial state, in the next generation [rule 12]');
-SELECT is(row_of('totals', 'k'), '2.1 {"total": 1, "applied": 1}', 'a module, too [rule 12]');
+SELECT is(row_of('totals', 'k'), '2.1 {"total": 1, "applied": 1}',
+  'a key that comes back starts from the initial state, in the next generation; a module, too [rule 12]');
 
 -- a table projection
 SELECT evpg_register_projection('statement', handler => 'test.statement_write', aggregate_types => '{counter}') \g /dev/null
@@ -272,7 +273,8 @@ SELECT same($$SELECT id, n FROM statement ORDER BY position$$, $$VALUES ('t', 4)
 SELECT same($$SELECT s.id, s.position FROM statement s ORDER BY s.position$$,
   $$SELECT aggregate_id, position FROM evpg.event WHERE aggregate_id IN ('t', 'u') ORDER BY position$$,
   'with the position of the event [issue 3]');
-SELECT is(rows_of('statement'), 't: 1.2 -, u: 1.1 -', 'and has a row of its own, without a state [rule 11]');
+SELECT is(rows_of('statement'), 't: 1.2 -, u: 1.1 -',
+  'a projection with a table has a row of its own for each key, without a state [rule 11]');
 BEGIN;
 SELECT add('t', 100) \g /dev/null
 ROLLBACK;
@@ -280,7 +282,7 @@ SELECT is((SELECT count(*) FROM statement), 3::bigint, 'it commits with its even
 SELECT refused($$SELECT evpg_put_projection('statement', 't', '{}')$$, '0A000 cannot put a key of projection "statement"',
   'a table projection has no state to put [rule 13]');
 SELECT refused($$SELECT evpg_rebuild_projection('statement', 't')$$, '0A000 cannot rebuild a key of projection "statement"',
-  'nor keys to rebuild [rule 13]');
+  'a table projection has no keys to rebuild [rule 13]');
 SELECT evpg_drop_projection('statement') \g /dev/null
 SELECT add('t', 9) \g /dev/null
 SELECT is((SELECT count(*) FROM statement), 3::bigint,
@@ -327,7 +329,7 @@ SELECT add('c1', 10), add('c3', 3) \g /dev/null
 SELECT is(rows_of('changing'), 'c1: 1.2 {"sum": -9}, c2: 1.1 {"sum": 2, "count": 1}, c3: 1.1 {"sum": -3}',
   'new events go through the new reducer [C11]');
 SELECT is(evpg_rebuild_projection('changing', 'c1'), 2::bigint, 'until a key is rebuilt [C12]');
-SELECT is(row_of('changing', 'c1'), '2.2 {"sum": -11}', 'which folds all events by the new one [C12]');
+SELECT is(row_of('changing', 'c1'), '2.2 {"sum": -11}', 'a rebuild of a key folds all events by the new reducer [C12]');
 BEGIN;
 SELECT evpg_register_projection('changing', 'test.sum_apply') \g /dev/null
 SELECT add('c2', 2) \g /dev/null
@@ -364,9 +366,9 @@ SELECT is(row_of('sums', 'put'), '2.1 [1]', 'in the next generation [rule 12]');
 SELECT is(evpg_put_projection('sums', 'never', NULL), 0::bigint, 'to delete what never was [C20]');
 SELECT is((SELECT count(*) FROM evpg.projection_state WHERE key = 'never'), 0::bigint, 'leaves nothing [C20]');
 SELECT is(evpg_put_projection('sums', '', '{"sum": 1}'), 1::bigint, 'the key may be empty [C20]');
-SELECT is((SELECT state FROM evpg_projection('sums')), '{"sum": 1}', 'which is the default when reading [C07]');
+SELECT is((SELECT state FROM evpg_projection('sums')), '{"sum": 1}', 'the empty key is the default when reading [C07]');
 SELECT is(evpg_put_projection('sums', 'null', 'null'), 1::bigint, 'JSON null is a state [C20]');
-SELECT is(row_of('sums', 'null'), '1.1 null', 'and no deletion [C20]');
+SELECT is(row_of('sums', 'null'), '1.1 null', 'JSON null is a state, and no deletion [C20]');
 SELECT refused(format('SELECT evpg_put_projection(%s)', arguments), error, 'put ' || arguments || ' [C20]') FROM (VALUES
   ($$'nope', 'a', '{}'$$, 'VE007 projection "nope" is not registered'), ($$NULL, 'a', '{}'$$, '22004 %'),
     ($$'sums', NULL, '{}'$$, '22004 projection key must not be null'),
@@ -392,7 +394,8 @@ SELECT add('gone', 1), add('gone', 1, 'Cleared') \g /dev/null
 SELECT refused($$SELECT * FROM evpg_projection('sums', 'gone', missing_ok => false)$$,
   'VE008 projection "sums" has no key "gone"', 'a deleted key is not there [C08]');
 SELECT is((SELECT count(*) FROM evpg_projection('sums', 'gone')), 0::bigint, 'a deleted key has no row [C07]');
-SELECT is((SELECT count(*) FROM evpg.projected_state WHERE key = 'gone'), 0::bigint, 'nor in the view [C07]');
+SELECT is((SELECT count(*) FROM evpg.projected_state WHERE key = 'gone'), 0::bigint,
+  'a deleted key is not in the view [C07]');
 SELECT same($$SELECT deleted, state, version FROM stored WHERE (name, key) = ('sums', 'gone')$$,
   'VALUES (true, NULL::jsonb, 2)', 'its mark stays [rule 12]');
 SELECT is((SELECT sum((state->>'sum')::bigint) FROM evpg.projected_state WHERE name = 'by_types'),
@@ -438,9 +441,10 @@ SELECT is(changes(:mark), 'x 1.4 6', 'a row is there once, as it is now [C48]');
 BEGIN;
 SELECT evpg_stable_position() AS mark \gset
 SELECT add('x', 1) \g /dev/null
-SELECT is(changes(:mark), '', 'not before it is committed, in its own transaction either [rule 9]');
+SELECT is(changes(:mark), '',
+  'a row is there once, as it is now, not before it is committed, in its own transaction either [rule 9]');
 COMMIT;
-SELECT is(changes(:mark), 'x 1.5 7', 'then [rule 9]');
+SELECT is(changes(:mark), 'x 1.5 7', 'a row is among the changes when it is committed [rule 9]');
 -- one event for many keys: a page does not end in the middle of a position
 SELECT evpg_register_projection('groups', 'test.sum_apply', key_function => 'test.group_keys',
   aggregate_types => '{counter}') \g /dev/null
@@ -470,7 +474,7 @@ SELECT refused(statement, '0A000 cannot rebuild projection "put_only"', 'it cann
   FROM (VALUES
   ($$SELECT evpg_rebuild_projection('put_only')$$), ($$SELECT evpg_rebuild_projection('put_only', 'k')$$),
     ($$SELECT evpg_rebuild_projection('put_only', background => true)$$)) x (statement);
-SELECT is(row_of('put_only', 'k'), '1.2 {"a": 2}', 'and keeps its rows [C20]');
+SELECT is(row_of('put_only', 'k'), '1.2 {"a": 2}', 'a refused rebuild of a projection without code keeps its rows [C20]');
 SELECT refused(format($$SELECT evpg_register_projection('codeless', %s)$$, arguments),
   '22023 a projection without a reducer, a handler or a library takes no events', arguments || ' [C20]') FROM unnest(ARRAY[
   'mode => ''async''', 'event_types => ''{A}''', 'aggregate_types => ''{a}''', 'tags => ''{t}''', 'key_path => ''$.type''',
@@ -478,6 +482,7 @@ SELECT refused(format($$SELECT evpg_register_projection('codeless', %s)$$, argum
 SELECT is(evpg_register_projection('put_only', 'test.sum_apply', aggregate_types => '{counter}'), true,
   'code may come later [C20]');
 SELECT add('k', 1) \g /dev/null
-SELECT is((SELECT version FROM evpg_projection('put_only', 'k')), 3::bigint, 'and goes on from what was put [C20]');
+SELECT is((SELECT version FROM evpg_projection('put_only', 'k')), 3::bigint,
+  'code that comes later goes on from what was put [C20]');
 SELECT evpg_drop_projection('put_only') \g /dev/null
 SELECT * FROM finish();

@@ -45,13 +45,14 @@ SELECT is(instance('runs') LIKE 'running 1 {"n": 1} [{%', true, 'one that runs s
 SELECT tell('done') \g /dev/null
 CALL evpg_run();
 SELECT is(instance('done'), 'completed 0 {} []', 'a late event does not start it again [rule 18]');
-SELECT is((SELECT count(*) FROM evpg.saga_event), 0::bigint, 'and leaves nothing to be done [rule 16]');
+SELECT is((SELECT count(*) FROM evpg.saga_event), 0::bigint,
+  'a late event leaves nothing to be done for a pruned instance [rule 16]');
 SELECT is((SELECT status || ' ' || state FROM evpg_saga('s', 'done')), 'completed {}',
   'evpg_saga() shows that it completed [rule 18]');
 SELECT evpg_rebuild_saga('s') \g /dev/null
 SELECT is(instance('done'), 'completed 0 {} []', 'a rebuild leaves it as it is [rule 18]');
 SELECT evpg_rebuild_saga('s', 'done') \g /dev/null
-SELECT is(instance('done'), 'completed 0 {} []', 'also one of this key alone [rule 18]');
+SELECT is(instance('done'), 'completed 0 {} []', 'a rebuild of this key alone leaves a pruned instance as it is [rule 18]');
 SELECT is(instance('runs') LIKE 'running 1 {"n": 1} [{%', true, 'others are rebuilt [rule 18]');
 
 -- ------------------------------------------------------------------ dead letters
@@ -103,7 +104,7 @@ SELECT is(evpg_prune_parked_events('1 hour'), 0::bigint, 'once [rule 10]');
 SELECT is((SELECT string_agg(concat_ws('|', key, error, sqlstate, context IS NOT NULL, skip_reason, skipped_by), ', '
   ORDER BY key) FROM evpg.parked_event),
   'x|f|, y|broken|P0001|t', 'its position and key stay, and what is to be replayed [rule 10]');
-SELECT is(evpg_replay_parked('p'), 1::bigint, 'which is replayed, without the other [rule 10]');
+SELECT is(evpg_replay_parked('p'), 1::bigint, 'what is to be replayed is replayed, without the pruned event [rule 10]');
 SELECT evpg_rebuild_projection('p') \g /dev/null
 SELECT is((SELECT string_agg(key || ' ' || (state->>'n'), ', ' ORDER BY key) FROM evpg.projected_state WHERE name = 'p'),
   'x 1, y 1', 'a rebuild still leaves out what was given up [rule 10]');

@@ -22,5 +22,5 @@ SELECT refused(statement, '25006 cannot execute ' || f || '() in a read-only tra
   ('evpg_drop_interceptor', $$SELECT evpg_drop_interceptor('x')$$)) x (f, statement) WHERE f <> 'evpg_register_interceptor';
 COMMIT;
 
-SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 2', 'and the session works on');
+SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 2', 'the session works on after read-only transactions');
 SELECT * FROM finish();

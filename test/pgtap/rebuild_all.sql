@@ -48,7 +48,7 @@ SELECT is((SELECT count(*) FROM stored a JOIN seen b USING (name, key) WHERE a.g
 SELECT is((SELECT count(*) FROM evpg.old_build) + (SELECT count(*) FROM evpg.rebuild) +
   (SELECT count(*) FROM evpg.rebuild_part), 0::bigint, 'nothing is left over [rule 13]');
 SELECT is((SELECT count(*) FROM evpg.projection_state WHERE build NOT IN (SELECT build FROM evpg.projection)), 0::bigint,
-  'nor a row of the old builds [rule 13]');
+  'a rebuild leaves no row of the old builds [rule 13]');
 SELECT is((SELECT count(*) FROM evpg.projected_state s JOIN evpg.projection p USING (name)
   WHERE s.position < p.rebuilt_position), 0::bigint, 'rows are shown with the position of the rebuild at least [rule 13]');
 SELECT is((SELECT version FROM evpg_projection('i constant', 'all')) <= (SELECT count(*) FROM evpg.event), true,
@@ -80,7 +80,7 @@ SELECT is(states_of(name), states, 'in the background, in parts: ' || name || ' 
 SELECT is((SELECT count(*) FROM evpg.rebuild) + (SELECT count(*) FROM evpg.rebuild_part) +
   (SELECT count(*) FROM evpg.old_build), 0::bigint, 'nothing is left over [rule 13]');
 SELECT is((SELECT count(*) FROM evpg.projection_state WHERE build NOT IN (SELECT build FROM evpg.projection)), 0::bigint,
-  'nor a row [rule 13]');
+  'a rebuild leaves no old row [rule 13]');
 SELECT events_at_random(60, 0.9) \g /dev/null
 CALL evpg_run();
 SELECT evpg_rebuild_projection('a ' || kind), evpg_rebuild_projection('i ' || kind) FROM kinds \g /dev/null
@@ -120,14 +120,15 @@ SELECT same(format($$SELECT key, generation, version, state, position > %1$s FRO
   $$VALUES ('a', 2, 2::bigint, '{"sum": 3, "count": 2}'::jsonb, true), ('b', 2, 1, '{"sum": 3, "count": 1}', true),
     ('c', 2, 1, NULL, true)$$,
     'who catches up by positions gets all rows, and those that are gone without a state [rule 13]');
-SELECT is(row_of('sums', 'c'), NULL, 'which are not there [rule 13]');
+SELECT is(row_of('sums', 'c'), NULL, 'rows that are gone are not read by key [rule 13]');
 SELECT evpg_put_projection('sums', 'c', '{"sum": 2}') \g /dev/null
 SELECT is(row_of('sums', 'c'), '3.1 {"sum": 2}', 'a key that comes back is in a higher generation still [rule 12]');
 SELECT is(evpg_rebuild_projection('sums', 'c'), 0::bigint, 'it has nothing to fold [rule 13]');
 SELECT evpg_put_projection('sums', 'c', '{"sum": 3}') \g /dev/null
 SELECT generation AS before FROM evpg_projection('sums', 'c') \gset
 SELECT evpg_rebuild_projection('sums'), evpg_put_projection('sums', 'c', '{"sum": 4}') \g /dev/null
-SELECT cmp_ok((SELECT generation FROM evpg_projection('sums', 'c')), '>', :before, 'and so on [rule 12]');
+SELECT cmp_ok((SELECT generation FROM evpg_projection('sums', 'c')), '>', :before,
+  'each rebuild and each put raises the generation [rule 12]');
 -- (generation, version) of keys only grows, whatever happens
 CREATE TABLE test.looks (n serial, key text, generation int, version bigint);
 DO $$
@@ -175,7 +176,7 @@ SELECT is(evpg_cancel_rebuild('steps'), true, 'it is cancelled [rule 13]');
 SELECT is(evpg_cancel_rebuild('steps'), false, 'once [rule 13]');
 CALL evpg_run();
 SELECT is(rows_of('steps') || (SELECT count(*) FROM evpg.old_build) || (SELECT count(*) FROM evpg.rebuild_part), '00',
-  'and has no result, nor leaves anything [rule 13]');
+  'a rebuild that was cancelled has no result and leaves nothing [rule 13]');
 -- how fast it is, and how long it will still take: since started_at, that is as if it had begun a day ago and been stopped
 -- since; the time that this test takes is lost in rounding
 CREATE FUNCTION test.speed() RETURNS text LANGUAGE sql VOLATILE AS $$
@@ -220,7 +221,7 @@ SELECT is((SELECT (phase, attempts, last_error)::text FROM evpg.progress_rebuild
   'after max_attempts it has failed [rule 13]');
 SELECT is(rows_of('steps'), 's1: 1.1 "old"', 'the old rows stay [rule 13]');
 SELECT add('s3', 1, 'Stepped') \g /dev/null
-SELECT is(row_of('steps', 's3'), '1.1 {"steps": 1}', 'and are kept up [rule 13]');
+SELECT is(row_of('steps', 's3'), '1.1 {"steps": 1}', 'rows of a projection whose rebuild has failed are kept up [rule 13]');
 RESET test.break;
 CALL evpg_run();
 SELECT is((SELECT phase FROM evpg.progress_rebuild), 'failed', 'it stays so [rule 13]');
@@ -240,10 +241,13 @@ SET test.break = 5;
 SELECT evpg_rebuild_projection('steps', background => true) \g /dev/null
 SELECT fails($$SELECT evpg_rebuild_projection('steps')$$, 'P0001 I break at 5',
   'a rebuild in the foreground fails [rule 13]');
-SELECT is((SELECT count(*) FROM evpg.rebuild), 1::bigint, 'which leaves the other one [rule 13]');
+SELECT is((SELECT count(*) FROM evpg.rebuild), 1::bigint,
+  'a rebuild in the foreground that fails leaves the one in the background [rule 13]');
 RESET test.break;
-SELECT is(evpg_rebuild_projection('steps'), 6001::bigint, 'or succeeds [rule 13]');
-SELECT is((SELECT count(*) FROM evpg.rebuild), 0::bigint, 'which ends the other one [rule 13]');
+SELECT is(evpg_rebuild_projection('steps'), 6001::bigint,
+  'a rebuild in the foreground succeeds while another one waits [rule 13]');
+SELECT is((SELECT count(*) FROM evpg.rebuild), 0::bigint,
+  'a rebuild in the foreground ends the one in the background [rule 13]');
 -- another version, another definition
 SELECT is(evpg_register_projection('steps', 'test.step_apply', event_types => '{Stepped}', max_attempts => 2, version => 2),
   true, 'a new version [rule 13, D64]');
@@ -255,7 +259,8 @@ SELECT is((SELECT build > :build FROM evpg.rebuild WHERE name = 'steps'), true,
   'another definition starts it anew [rule 13]');
 CALL evpg_run();
 SELECT is((SELECT string_agg(state::text, ' ') FROM evpg.projected_state WHERE name = 'steps' AND key IN ('s1', 's2')),
-  '{"sum": 0, "count": 3000} {"sum": 0, "count": 3000}', 'whose result is that of the last one [rule 13]');
+  '{"sum": 0, "count": 3000} {"sum": 0, "count": 3000}',
+    'a rebuild that was started anew has the result of the last definition [rule 13]');
 SELECT is((SELECT count(*) FROM evpg.rebuild) + (SELECT count(*) FROM evpg.old_build), 0::bigint,
   'nothing is left over [rule 13]');
 SELECT is(evpg_register_projection('steps', 'test.step_apply', event_types => '{Stepped}', max_attempts => 2, version => 2),
@@ -275,7 +280,8 @@ SELECT evpg_register_projection('steps', 'test.step_apply', event_types => '{Ste
   add('s3', 1, 'Stepped') \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT string_agg(key || ' ' || state, ', ' ORDER BY key) FROM evpg.projected_state WHERE name = 'steps'),
-  's1 {"steps": 3000}, s2 {"steps": 3000}, s3 {"steps": 4}', 'and back [rule 13]');
+  's1 {"steps": 3000}, s2 {"steps": 3000}, s3 {"steps": 4}',
+    'an asynchronous projection becomes inline again while it is rebuilt [rule 13]');
 SELECT evpg_rebuild_projection('steps', background => true) \g /dev/null
 SELECT evpg_drop_projection('steps') \g /dev/null
 CALL evpg_run();
@@ -316,7 +322,7 @@ DO $$ BEGIN FOR round IN 1 .. 5 LOOP PERFORM now_due(); COMMIT; CALL evpg_run();
 SELECT is(row_of('list', 'l'), '4.4 [1, 3, 4, 5]',
   'with on_error skip, a rebuild in the background leaves out what fails [rule 13]');
 SELECT is((SELECT (skip_reason, error, sqlstate)::text FROM evpg.parked_event), '("I break at 2","I break at 2",P0001)',
-  'and keeps the error [rule 13]');
+  'with on_error skip, a rebuild in the background leaves out what fails, and keeps the error [rule 13]');
 SELECT evpg_drop_projection('list') \g /dev/null
 
 -- ------------------------------------------------------------------ refused

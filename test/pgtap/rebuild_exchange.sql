@@ -81,7 +81,8 @@ SELECT is((SELECT t.relname = 'pg_toast_' || :oid AND i.indexrelid::regclass::te
   FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid JOIN pg_index i ON i.indrelid = t.oid WHERE c.oid = :oid), true,
   'its TOAST table has its name [rule 13]');
 SELECT is((SELECT t.reloptions FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = :oid),
-  '{autovacuum_enabled=false}'::text[], 'and its storage parameters [rule 13]');
+  '{autovacuum_enabled=false}'::text[],
+    'the TOAST table of a table that was exchanged has its storage parameters [rule 13]');
 SELECT is(sound(), NULL, 'heap and indexes fit each other [rule 13]');
 SET enable_seqscan = off;
 SELECT is((SELECT count(*) FROM item WHERE upper(id) = 'I7' AND n > 1), 1::bigint,
@@ -104,7 +105,7 @@ CALL evpg_run();
 SELECT is(files() = :'copied' AND EXISTS (SELECT FROM item WHERE id = 'during' AND n = 6), true,
   'exchanged again, with what was appended meanwhile [rule 13]');
 SELECT is((SELECT count(*) FROM item i WHERE i.xmin::text::bigint >= (SELECT p.xmin::text::bigint FROM evpg.projection p)),
-  0::bigint, 'which was written before, so that no snapshot misses it [rule 13]');
+  0::bigint, 'what was appended at the end was written to the copy before, so that no snapshot misses it [rule 13]');
 SELECT contents() AS contents \gset
 DROP INDEX item_note;
 SELECT is(evpg_rebuild_projection('item') > 1000 AND contents() = :'contents' AND files() NOT LIKE '%' || :'copied' || '%',
@@ -120,12 +121,13 @@ UPDATE item SET n = 3;
 CALL evpg_run();
 SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents',
   'an index that is made meanwhile stays right: rows are replaced [rule 13]');
-SELECT is(sound(), NULL, 'and fit [rule 13]');
+SELECT is(sound(), NULL, 'after rows were replaced, the index that was made meanwhile fits [rule 13]');
 DROP INDEX item_late;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 ALTER TABLE item ADD CONSTRAINT late CHECK (n < 1000000);
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'so does a CHECK constraint [rule 13]');
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents',
+  'with a CHECK constraint that was made meanwhile rows are replaced [rule 13]');
 ALTER TABLE item DROP CONSTRAINT late;
 CREATE TRIGGER touch BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION touch();
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
@@ -257,7 +259,7 @@ CALL evpg_run();
 SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout',
   'it waits for transactions that have used the table [rule 13]');
 SELECT is(error_of($$SELECT add('x', 1)$$), 'no error', 'while others append [rule 13]');
-SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'and read [rule 13]');
+SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'others read while the exchange waits [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT'), now_due() \g /dev/null
 -- a snapshot that misses what was appended last: it is written before the exchange, which waits for the snapshot.
 -- Transactions of other databases that are older than the copy would make this snapshot old as well, so that nothing is
@@ -298,7 +300,7 @@ CALL finish_rebuild();
 SELECT is((SELECT count(*) FROM evpg.rebuild), 0::bigint, 'a snapshot that sees the copy is no hindrance [rule 13]');
 SELECT is(node() <> :node, true, 'it is exchanged [rule 13]');
 SELECT is(there('SELECT count(*)::text FROM item') , (:rows + 1)::text,
-  'and such a snapshot, used late, sees all rows of the copy [rule 13]');
+  'a snapshot from before the exchange, used late, sees all rows of the copy [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
 SELECT is((SELECT count(*)::text FROM item), (:rows + 1)::text, 'everybody else sees all [rule 13]');
 SELECT is((SELECT relpersistence::text FROM pg_class WHERE oid = 'item'::regclass), 'u',
@@ -321,7 +323,7 @@ SELECT evpg_rebuild_projection('flat', background => true) \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT sum(n)::text FROM flat) || (SELECT count(*) FROM evpg.rebuild)
   || (SELECT relreplident::text FROM pg_class WHERE oid = 'flat'::regclass), :'events' || '0f',
-  'in the background, too [rule 13]');
+  'a table with REPLICA IDENTITY FULL is rebuilt under a publication of all tables; in the background, too [rule 13]');
 DROP OWNED BY evpg_reads_items;
 DROP ROLE evpg_reads_items;
 SELECT * FROM finish();

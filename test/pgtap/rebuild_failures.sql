@@ -55,7 +55,8 @@ CALL evpg_run();
 SELECT alike((SELECT concat_ws(' ', phase, attempts, last_error) FROM evpg.progress_rebuild),
   'failed 2 insert or update on table "child" violates foreign key constraint%',
   'contents that the table refuses fail the rebuild [rule 13]');
-SELECT is(parked_of('child'), '', 'and no event is skipped for it [rule 13]');
+SELECT is(parked_of('child'), '',
+  'contents that the table refuses fail the rebuild, and no event is skipped for it [rule 13]');
 SELECT is((SELECT string_agg(id, ' ' ORDER BY id) FROM child), 's2 s3', 'the old rows stay [rule 13]');
 INSERT INTO parent VALUES ('s1');
 -- an event that fails is skipped as ever

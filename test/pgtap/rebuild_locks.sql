@@ -36,21 +36,24 @@ SELECT is(wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advis
   true, 'who registers a projection again waits for a batch of its rebuild [rule 13]');
 -- before a deadlock would be found
 SET lock_timeout = '500ms';
-SELECT is(error_of($$SELECT add('meanwhile', 0)$$), 'no error', 'but keeps nobody from appending meanwhile [rule 13]');
+SELECT is(error_of($$SELECT add('meanwhile', 0)$$), 'no error',
+  'a session that waits to register a projection keeps no session from appending [rule 13]');
 RESET lock_timeout;
 SELECT pg_advisory_unlock(42) \g /dev/null
 SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
 SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
-SELECT is((SELECT version FROM evpg.projection WHERE name = 'held'), 2, 'and then does it [rule 13]');
+SELECT is((SELECT version FROM evpg.projection WHERE name = 'held'), 2,
+  'a registration that has waited for a batch of the rebuild is done then [rule 13]');
 SELECT evpg_drop_projection('held') \g /dev/null
 CALL hold_rebuild($$SELECT evpg_drop_projection('held')$$);
 SELECT is(wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 17753 AND NOT granted$$),
   true, 'who drops a projection waits for a batch of its rebuild [rule 13]');
 -- before a deadlock would be found
 SET lock_timeout = '500ms';
-SELECT is(error_of($$SELECT add('meanwhile', 0)$$), 'no error', 'but keeps nobody from appending meanwhile [rule 13]');
+SELECT is(error_of($$SELECT add('meanwhile', 0)$$), 'no error',
+  'a session that waits to drop a projection keeps no session from appending [rule 13]');
 RESET lock_timeout;
 SELECT pg_advisory_unlock(42) \g /dev/null
 SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
@@ -58,6 +61,6 @@ SELECT * FROM dblink_get_result('listener') x (r text) \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
 SELECT is((SELECT count(*) FROM evpg.projection WHERE name = 'held') + (SELECT count(*) FROM evpg.rebuild), 0::bigint,
-  'and then does it [rule 13]');
+  'a drop that has waited for a batch of the rebuild is done then [rule 13]');
 CALL evpg_run();
 SELECT * FROM finish();

@@ -24,7 +24,8 @@ SELECT left_over() AS before \gset
 SELECT evpg_rebuild_projection('many') \g /dev/null
 SELECT is(left_over() - :before, 1000::bigint, 'a rebuild deletes the first old rows itself [rule 13]');
 SELECT evpg_rebuild_projection('few') \g /dev/null
-SELECT is(left_over() - :before, 1000::bigint, 'and none of another projection, for which appenders would wait [rule 13]');
+SELECT is(left_over() - :before, 1000::bigint,
+  'a rebuild deletes the first old rows itself, and none of another projection, for which appenders would wait [rule 13]');
 SELECT is((SELECT count(*) FROM evpg.old_build), 1::bigint, 'a pass does the rest [rule 13]');
 -- who owns the consumer has the rows to himself
 SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
@@ -43,7 +44,8 @@ SELECT evpg_put_projection('many', 'k' || n, '{}') FROM generate_series(1, 6000)
 SELECT evpg_drop_projection('many') \g /dev/null
 SELECT is(left_over(), 1000::bigint, 'most rows of a large one are not deleted by who drops it [rule 13]');
 CALL evpg_run();
-SELECT is(left_over() + (SELECT count(*) FROM evpg.old_build), 0::bigint, 'but by a pass [rule 13]');
+SELECT is(left_over() + (SELECT count(*) FROM evpg.old_build), 0::bigint,
+  'a pass deletes the rest of the old rows [rule 13]');
 -- each batch of a rebuild is a transaction
 SELECT evpg_register_projection('many', 'test.sum_apply', event_types => '{Small}',
   start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null

@@ -31,7 +31,7 @@ SELECT is(evpg_rebuild_projection('mine'), 1::bigint,
   'row security that does not concern the owner is no obstacle [rule 13]');
 ALTER TABLE mine FORCE ROW LEVEL SECURITY;
 SELECT alike(error_of($$SELECT evpg_rebuild_projection('mine')$$), '0A000 table "test.mine" has row security%',
-  'but the one that does [rule 13]');
+  'row security that concerns the owner is refused [rule 13]');
 ALTER TABLE mine NO FORCE ROW LEVEL SECURITY;
 SELECT evpg_rebuild_projection('mine', background => true) \g /dev/null
 CREATE TABLE test.heir () INHERITS (test.mine);
@@ -92,7 +92,7 @@ SET ROLE rebuild_owner;
 SELECT alike(error_of(format('CREATE FUNCTION %s.lower(text) RETURNS text LANGUAGE sql AS $x$ SELECT $1 $x$', :'schema')),
   '42501 permission denied%', 'nobody puts functions where the copies are [rule 13]');
 SELECT alike(error_of(format('ALTER SCHEMA %s RENAME TO mine', :'schema')), '42501 must be owner%',
-  'or renames that schema [rule 13]');
+  'a role without the right cannot rename the schema of the copies [rule 13]');
 RESET ROLE;
 CALL evpg_run();
 SELECT alike((SELECT path FROM copied), :'schema' || ',%', 'the handler finds the copies first [rule 13]');

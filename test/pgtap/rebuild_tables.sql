@@ -71,7 +71,7 @@ SELECT is(contents(), :'contents'::text, 'in a transaction [rule 13]');
 SELECT isnt((SELECT c FROM dblink('listener', 'SELECT contents()') x (c text)), NULL,
   'readers are not kept waiting [rule 13]');
 ROLLBACK;
-SELECT is(contents() || schemas(), :'contents' || '0', 'which is rolled back [rule 13]');
+SELECT is(contents() || schemas(), :'contents' || '0', 'a rebuild that is rolled back leaves the old contents [rule 13]');
 -- in the background, asynchronous
 SELECT evpg_register_projection('account', handler => 'test.account_write', mode => 'async', aggregate_types => '{counter}',
   tables => ARRAY['test.account', 'test."Line ""1"""'], max_attempts => 1) \g /dev/null
@@ -80,7 +80,8 @@ SELECT evpg_rebuild_projection('account', background => true) \g /dev/null
 SELECT isnt(contents(), :'contents'::text, 'in the background, the old contents are read [rule 13]');
 SELECT is(schemas(), 1::bigint, 'while copies are filled [rule 13]');
 CALL evpg_run();
-SELECT is(contents() || schemas(), :'contents' || '0', 'then the new ones [rule 13]');
+SELECT is(contents() || schemas(), :'contents' || '0',
+  'after a rebuild in the background the new contents are read [rule 13]');
 SELECT add('a', 20), add('e', 1) \g /dev/null
 CALL evpg_run();
 SELECT alike(contents(), '(a,34,68) (b,2,4) (d,5,10) (e,1,2) | %', 'the consumer goes on [rule 13]');
@@ -133,10 +134,11 @@ SELECT is(evpg_register_projection('account', handler => 'test.account_write', m
   aggregate_types => '{counter}', tables => ARRAY['test.account'], max_attempts => 1), true,
   'it may let a table go [rule 13]');
 SELECT is(error_of($$SELECT evpg_register_projection('heir', handler => 'test.account_write', mode => 'async',
-  tables => ARRAY['test."Line ""1"""'])$$), 'no error', 'which another one then may have [rule 13]');
+  tables => ARRAY['test."Line ""1"""'])$$), 'no error', 'another projection may have a table that was let go [rule 13]');
 SELECT is(error_of($$SELECT evpg_register_projection('account', handler => 'test.account_write', mode => 'async',
   aggregate_types => '{counter}', tables => ARRAY['test.account', 'test."Line ""1"""'])$$),
-  '55006 table test."Line ""1""" belongs to projection "heir"', 'and it cannot take back [rule 13]');
+  '55006 table test."Line ""1""" belongs to projection "heir"',
+    'a projection cannot take back a table that another one has [rule 13]');
 SELECT evpg_drop_projection('heir'),
   evpg_register_projection('account', handler => 'test.account_write', mode => 'async', aggregate_types => '{counter}',
   tables => ARRAY['test.account', 'test."Line ""1"""'], max_attempts => 1) \g /dev/null
@@ -250,7 +252,8 @@ CALL evpg_run();
 SELECT is(phase(), '', 'a constraint that was added meanwhile [rule 13]'),
   is(md5(contents()), :'contents', 'does no harm [rule 13]'),
   is(error_of($$INSERT INTO account (id, balance) VALUES ('big', 100)$$),
-    '23514 new row for relation "account" violates check constraint "small"', 'and holds [rule 13]');
+    '23514 new row for relation "account" violates check constraint "small"',
+      'a constraint that was added meanwhile holds [rule 13]');
 ALTER TABLE account DROP CONSTRAINT small, DROP CONSTRAINT account_id_balance_key;
 SELECT evpg_drop_projection('altered') \g /dev/null
 TRUNCATE account CASCADE;
@@ -268,13 +271,15 @@ CALL evpg_run();
 SELECT tables() AS tables \gset
 SELECT alike(error_of($$SELECT evpg_rebuild_projection('pinned')$$), '55000 the handler works on table "account" itself%',
   'a handler with a search_path of its own is refused [rule 13]');
-SELECT is(tables(), :'tables'::text, 'and nothing is lost [rule 13]');
+SELECT is(tables(), :'tables'::text, 'a refused handler loses nothing [rule 13]');
 SELECT evpg_rebuild_projection('pinned', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((SELECT phase FROM evpg.progress_rebuild), 'failed', 'in the background, too [rule 13]');
+SELECT is((SELECT phase FROM evpg.progress_rebuild), 'failed',
+  'a rebuild in the background by a handler with a search_path of its own fails [rule 13]');
 SELECT evpg_drop_projection('pinned') \g /dev/null
 SELECT is(tables(), :'tables'::text, 'where nothing is lost, not even when it is dropped [rule 13]');
-SELECT is(error_of($$SELECT add('pinned', 1)$$), 'no error', 'and everybody else writes where they like [rule 13]');
+SELECT is(error_of($$SELECT add('pinned', 1)$$), 'no error',
+  'after a failed rebuild events are appended and applied [rule 13]');
 TRUNCATE account CASCADE;
 
 -- nested functions, temporary tables, tables that are only read
@@ -334,7 +339,8 @@ SELECT evpg_rebuild_projection('lines') AS folded \gset
 SELECT is((SELECT c FROM dblink('listener', 'SELECT count(*) FROM statement') x (c bigint)), 4::bigint,
   'with a reset function, readers see the old rows until the commit [rule 13]');
 COMMIT;
-SELECT is(:folded, 3, 'and all events are applied again [rule 13]');
+SELECT is(:folded, 3,
+  'with a reset function, readers see the old rows until the commit, and all events are applied again [rule 13]');
 SELECT is((SELECT md5(string_agg(s::text, ',' ORDER BY position)) FROM statement s), :'lines'::text,
   'to what they say [rule 13]');
 SELECT is(rows_of('lines'), 'r: 2.2 -, s: 2.1 -', 'in the next generation [rule 13]');
@@ -353,7 +359,7 @@ SELECT same('SELECT id, n FROM statement ORDER BY position', $$VALUES ('r', 1), 
 SELECT add('r', 5) \g /dev/null
 CALL evpg_run();
 SELECT same('SELECT id, n FROM statement ORDER BY position', $$VALUES ('r', 1), ('r', 2), ('s', 3), ('r', 4), ('r', 5)$$,
-  'and goes on [rule 13]');
+  'an asynchronous projection goes on after its rebuild [rule 13]');
 -- one that fails, one that does nothing
 CREATE FUNCTION test.failing_reset() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -371,7 +377,7 @@ SELECT evpg_rebuild_projection('lines', background => true) \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT phase || ' ' || left(last_error, 13) FROM evpg.progress_rebuild), 'failed duplicate key',
   'in the background, it has failed [rule 13]');
-SELECT is((SELECT count(*) FROM statement), 5::bigint, 'and the rows are there [rule 13]');
+SELECT is((SELECT count(*) FROM statement), 5::bigint, 'a rebuild that has failed leaves the rows [rule 13]');
 
 -- ------------------------------------------------------------------ neither, and what cannot be declared
 

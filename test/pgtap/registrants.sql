@@ -83,7 +83,8 @@ SET search_path = public, test;
 SELECT is((SELECT string_agg(DISTINCT registered_by, ' ') || ' ' || count(*) FROM registered()), 'evpg_r_mallory 7',
   'who registers is kept, of all');
 SELECT is((SELECT count(*) FROM evpg.interceptor, evpg.translator t
-  WHERE interceptor.registered_at <= clock_timestamp() AND t.registered_at <= clock_timestamp()), 1::bigint, 'and when');
+  WHERE interceptor.registered_at <= clock_timestamp() AND t.registered_at <= clock_timestamp()), 1::bigint,
+    'the time of a registration is kept');
 CREATE TABLE test.uses (n int GENERATED ALWAYS AS IDENTITY, what text, run text);
 INSERT INTO test.uses (what, run) VALUES
   ('handler', $$SELECT evpg_execute('target', '1', 'Open')$$),
@@ -104,8 +105,9 @@ SELECT is(error_of(run), 'no error', what || ': runs while its owner has registe
 SELECT count(*) FROM evpg_execute('s', 'one', 'Go', '{"do": "time"}') \g /dev/null
 CALL evpg_run(10);
 CALL evpg_run(10);
-SELECT is(last_error('later'), NULL, 'so does an asynchronous projection');
-SELECT is((SELECT version || ' ' || dead_letters FROM evpg_saga('reacting', 'one')), '2 0', 'and a saga');
+SELECT is(last_error('later'), NULL, 'an asynchronous projection runs as its registrant may');
+SELECT is((SELECT version || ' ' || dead_letters FROM evpg_saga('reacting', 'one')), '2 0',
+  'a saga runs as its registrant may');
 SELECT is((SELECT DISTINCT who || ': ' || path FROM test.ran), 'evpg_r_mallory: mal, pg_temp', 'as its owner');
 
 -- mallory's functions go; the same names come to belong to others
@@ -210,7 +212,8 @@ REVOKE evpg_r_owner FROM evpg_r_mallory;
 SELECT alike(error_of($$SELECT evpg_execute('target', '1', 'Open')$$), '42501 role "evpg_r_mallory" may not have%',
   'in a session that has used it: until it is none any more');
 ALTER ROLE evpg_r_mallory SUPERUSER;
-SELECT is(error_of($$SELECT evpg_execute('target', '1', 'Open')$$), 'no error', 'or a superuser');
+SELECT is(error_of($$SELECT evpg_execute('target', '1', 'Open')$$), 'no error',
+  'a registrant that becomes a superuser may run it');
 ALTER ROLE evpg_r_mallory NOSUPERUSER;
 SELECT alike(error_of($$SELECT evpg_execute('target', '1', 'Open')$$), '42501 role "evpg_r_mallory" may not have%',
   'until it is none any more, either');

@@ -70,7 +70,8 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, args |
   ($$'x', 'test.h_one', 'test.r_same', reducer_version => 0$$, '22023 reducer_version must be at least 1')) x (args, error);
 SELECT is(evpg_register_aggregate('scalar', 'test.h_json', 'test.r_same', initial_state => s), true,
   'the state of functions may be ' || s::text || ' [A01]') FROM unnest(ARRAY['null', '0', '"x"', '[1]']::jsonb[]) s;
-SELECT is((SELECT status FROM evpg_try_execute('scalar', 'a', 'X', '{"type": "A"}')), 'ok', 'and is folded [A01]');
+SELECT is((SELECT status FROM evpg_try_execute('scalar', 'a', 'X', '{"type": "A"}')), 'ok',
+  'a state that is no object is folded [A01]');
 SELECT is((SELECT state FROM evpg_state('scalar', 'a')), '[1]', 'as it is [A01]');
 
 -- what a handler that returns jsonb may return
@@ -152,12 +153,12 @@ SELECT is(test.total('change'), '3 -6', 'replaced in a transaction [rule 6]');
 SELECT is(test.try('change', 'Add', '{"n": 4}'), 'ok 4', 'with a command [rule 6]');
 SELECT is(test.total('change'), '4 -10', 'on its state [rule 6]');
 ROLLBACK TO s;
-SELECT is(test.total('change'), '3 600', 'and rolled back [rule 6]');
+SELECT is(test.total('change'), '3 600', 'what the replaced handler has folded is rolled back [rule 6]');
 COMMIT;
 CREATE OR REPLACE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event
   LANGUAGE plpgsql AS $$ BEGIN RETURN NEXT evpg_event('Added', '{"n": 1}'); END $$;
 SELECT is(test.try('change', 'Anything'), 'ok 4', 'a handler that is replaced counts at once');
-SELECT is(test.total('change'), '4 700', 'and the state goes on [rule 6]');
+SELECT is(test.total('change'), '4 700', 'the state goes on after the rollback [rule 6]');
 
 -- changed into something else
 DROP FUNCTION test.counter_handle(jsonb, evpg.command);
@@ -175,7 +176,7 @@ SELECT is(test.try('change', 'Anything'), 'ok 5', 'a handler made anew');
 ALTER FUNCTION test.counter_handle(jsonb, evpg.command) RENAME TO counter_handle_2;
 SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$, '42883 %', 'a handler that is renamed');
 ALTER FUNCTION test.counter_handle_2(jsonb, evpg.command) RENAME TO counter_handle;
-SELECT is(test.try('change', 'Anything'), 'ok 6', 'and back');
+SELECT is(test.try('change', 'Anything'), 'ok 6', 'a handler that gets its name back works');
 
 -- registering again
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_same', initial_state => '{"v": 1}'), true,
@@ -198,12 +199,13 @@ SELECT is((SELECT type FROM evpg_execute('again', 'a', 'X', '{"type": "A"}')), '
   'rolled back: the old handler decides [B24]');
 SELECT is((SELECT state FROM evpg_state('again', 'a')), '{"v": 2}', 'the old reducer folds [B24, rule 6]');
 COMMIT;
-SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 2}', 'and stays [B24]');
+SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v": 2}',
+  'the old reducer keeps its state [B24]');
 SELECT is(evpg_drop_aggregate('again'), true, 'dropped [B24]');
 SELECT refused($$SELECT evpg_execute('again', 'a', 'X', '{"type": "A"}')$$, 'VE003 %', 'unknown then [B24]');
 SELECT refused($$SELECT evpg_drop_aggregate('again')$$, 'VE003 aggregate type "again" is not registered',
   'dropped once [B24]');
-SELECT is(evpg_drop_aggregate('again', true), false, 'or missing_ok [B24]');
+SELECT is(evpg_drop_aggregate('again', true), false, 'a type that is not registered is dropped with missing_ok [B24]');
 SELECT is((SELECT count(*) FROM evpg_read_stream('again', 'a')), 2::bigint, 'its events stay [B24]');
 SELECT is(evpg_register_aggregate('again', 'test.h_json', 'test.r_bad', initial_state => '{"v": 4}'), true,
   'registered anew [B24]');
@@ -212,9 +214,9 @@ SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"v
 SELECT is(evpg_register_aggregate('again', library => 'evpg_test', symbol => 'counter'), true,
   'from functions to a library [B24]');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('again', 'a')), '2 {"total": 0, "applied": 0}',
-  'it folds, too [B24, rule 6]');
+  'a library folds events of the functions before it [B24, rule 6]');
 SELECT is((SELECT unknown_events FROM evpg_session_stats() WHERE aggregate_type = 'again'), 2::bigint,
-  'and counts the events that it does not know [rule 8, A23]');
+  'a library counts the events that it does not know [rule 8, A23]');
 
 -- registered by a handler, in the middle of its own command
 CREATE FUNCTION test.h_swap(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -227,5 +229,5 @@ SELECT evpg_register_aggregate('swap', 'test.h_swap', 'test.r_bad') \g /dev/null
 SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'Swapped', 'a handler that registers another one in its place');
 SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'One', 'is replaced afterwards');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('swap', 'a')), '2 {"swapped": true}',
-  'and so is its state [rule 6]');
+  'the state of a handler that was replaced while it ran stays [rule 6]');
 SELECT * FROM finish();

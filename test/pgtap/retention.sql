@@ -49,11 +49,12 @@ SELECT is(error_of($$SELECT evpg_set_retention('sagas', '10000 years')$$), '2200
   'a time that cannot be subtracted');
 SELECT evpg_set_clock_offset('-99 years') \g /dev/null
 SELECT is(error_of($$SELECT evpg_set_retention('sagas', '6700 years')$$), '22008 timestamp out of range',
-  'nor one that is too long by the clock of evpg');
+  'a retention that is too long by the clock of evpg is refused');
 SELECT evpg_set_clock_offset() \g /dev/null
 SELECT is(error_of($$SELECT evpg_set_retention('sagas', '6700 years')$$), '22008 timestamp out of range',
-  'or by any that may be set later');
-SELECT is(error_of($$SELECT evpg_set_retention(NULL, '1 day')$$) LIKE '22004 %', true, 'nor of nothing');
+  'a retention that is too long by any clock that may be set later is refused');
+SELECT is(error_of($$SELECT evpg_set_retention(NULL, '1 day')$$) LIKE '22004 %', true,
+  'evpg_set_retention() refuses NULL for what');
 BEGIN READ ONLY;
 SELECT is(error_of($$SELECT evpg_set_retention('sagas', '1 day')$$),
   '25006 cannot execute evpg_set_retention() in a read-only transaction', 'it writes');
@@ -72,7 +73,8 @@ BEGIN;
 SELECT evpg_set_retention('commands', '1 day') \g /dev/null
 ROLLBACK;
 CALL evpg_run();
-SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1', 'also if it was said in vain');
+SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1',
+  'a retention that was rolled back prunes nothing');
 
 -- ------------------------------------------------------------------ each kind by itself
 
@@ -82,7 +84,7 @@ SELECT evpg_set_retention(what, '30 days')
 CALL evpg_run();
 SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1', 'what is not old enough stays');
 SELECT is((SELECT bool_and(looked_at > clock_timestamp() - interval '1 minute' AND next_block = 0 AND pruned_total = 0)
-  FROM evpg.retention), true, 'which evpg.retention shows');
+  FROM evpg.retention), true, 'evpg.retention shows that a table was looked through');
 SELECT evpg_set_clock_offset('20 days'), make('new') \g /dev/null
 CALL evpg_run();
 SELECT resolve() \g /dev/null
@@ -92,8 +94,8 @@ SELECT is(kept(), 'commands 2 inbox 2 sagas 2 dead_letters 2 parked_events 2', '
 SELECT evpg_set_clock_offset('31 days') \g /dev/null
 CALL evpg_run();
 SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1', 'what is older is pruned');
-SELECT is((SELECT string_agg(message_key, ' ') FROM evpg.inbox), 'new', 'and no other');
-SELECT is((SELECT array_agg(pruned_total) FROM evpg.retention), '{1,1,1,1,1}', 'and counted');
+SELECT is((SELECT string_agg(message_key, ' ') FROM evpg.inbox), 'new', 'what is older is pruned, and no other');
+SELECT is((SELECT array_agg(pruned_total) FROM evpg.retention), '{1,1,1,1,1}', 'evpg.retention counts what was pruned');
 SELECT is((SELECT string_agg(key || ' ' || status || ' ' || state, ', ' ORDER BY key) FROM evpg.saga_instance),
   'new completed {"a": "name"}, old completed {}', 'the key of an instance stays [rule 18]');
 SELECT evpg_set_retention('sagas', NULL) \g /dev/null
@@ -101,7 +103,7 @@ SELECT evpg_set_clock_offset('99 days') \g /dev/null
 CALL evpg_run();
 SELECT is(kept(), 'commands 0 inbox 0 sagas 1 dead_letters 0 parked_events 0', 'NULL ends it, for one kind');
 SELECT is((SELECT string_agg(what, ' ' ORDER BY what) FROM evpg.retention), 'commands dead_letters inbox parked_events',
-  'which is a row less');
+  'evpg.retention has no row for a kind whose retention ended');
 
 -- ------------------------------------------------------------------ when
 
@@ -111,20 +113,20 @@ CALL evpg_run();
 SELECT is(kept() LIKE '% inbox 1 %', true, 'a table is not looked through all the time');
 SELECT evpg_set_clock_offset('99 days 9 min') \g /dev/null
 CALL evpg_run();
-SELECT is(kept() LIKE '% inbox 1 %', true, 'not for ten minutes');
+SELECT is(kept() LIKE '% inbox 1 %', true, 'a table is not looked through again within ten minutes');
 SELECT evpg_set_clock_offset('99 days 11 min') \g /dev/null
 CALL evpg_run();
-SELECT is(kept() LIKE '% inbox 0 %', true, 'then it is');
+SELECT is(kept() LIKE '% inbox 0 %', true, 'a table is looked through again after ten minutes');
 SELECT evpg_receive('elsewhere', 'later') \g /dev/null
 UPDATE evpg.inbox SET received_at = '2001-01-01';
 SELECT evpg_set_retention('inbox', '2 days') \g /dev/null
 CALL evpg_run();
-SELECT is(kept() LIKE '% inbox 0 %', true, 'or after another time was said, at once');
+SELECT is(kept() LIKE '% inbox 0 %', true, 'a table is looked through at once after another retention was set');
 SELECT evpg_receive('elsewhere', 'later') \g /dev/null
 UPDATE evpg.inbox SET received_at = '2001-01-01';
 SELECT evpg_set_clock_offset() \g /dev/null
 CALL evpg_run();
-SELECT is(kept() LIKE '% inbox 0 %', true, 'or when the clock has gone back');
+SELECT is(kept() LIKE '% inbox 0 %', true, 'a table is looked through at once when the clock has gone back');
 
 -- ------------------------------------------------------------------ large tables
 
@@ -140,7 +142,7 @@ CALL evpg_run();
 SELECT is((SELECT count(*) FROM evpg.inbox), 2000::bigint, 'to its end');
 SELECT is((SELECT pruned_total - :before FROM evpg.retention WHERE what = 'inbox'), 18000::bigint, 'each row once');
 SELECT is((SELECT next_block = 0 AND looked_at > clock_timestamp() - interval '1 minute' FROM evpg.retention
-  WHERE what = 'inbox'), true, 'and then no more');
+  WHERE what = 'inbox'), true, 'workers do not look again after the last block');
 UPDATE evpg.inbox SET received_at = '2001-01-01';
 SELECT is(evpg_prune_inbox('1 day'), 2000::bigint, 'evpg_prune_inbox() does it in one transaction');
 

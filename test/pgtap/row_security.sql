@@ -36,5 +36,5 @@ ALTER TABLE evpg.stream DISABLE ROW LEVEL SECURITY;
 SELECT is(error_of(statement), 'no error', 'a policy that is not enabled is nothing: ' || statement)
   FROM unnest(ARRAY[$$SELECT evpg_state('counter', 'a')$$, $$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 1}')$$])
     statement;
-SELECT is((SELECT count(*) FROM evpg.event), 2::bigint, 'and nothing else was written');
+SELECT is((SELECT count(*) FROM evpg.event), 2::bigint, 'a call that row security refuses has written nothing');
 SELECT * FROM finish();

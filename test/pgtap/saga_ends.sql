@@ -66,5 +66,5 @@ SELECT is((SELECT hint FROM evpg.dead_letter WHERE saga = 's' AND key = 'w'), NU
 -- a saga's name given for a projection's
 SELECT is(evpg_drop_projection('s', true), false, 'a saga is no projection that could be dropped [rule 16]');
 SELECT is((SELECT kind || ' ' || status FROM evpg.consumer WHERE name = 's'),
-  'saga running', 'and keeps its consumer [rule 10]');
+  'saga running', 'a saga is no projection that could be dropped, and keeps its consumer [rule 10]');
 SELECT * FROM finish();

@@ -15,7 +15,7 @@ SELECT tell('undo', '{"actions": [{"do": "send", "aggregate_type": "counter", "a
     '"data": {"n": 1}, "undo": {}}]}') \g /dev/null
 SELECT is((SELECT r::text FROM evpg_run_sagas() r), '(0,2)',
   'an undo that could not be done is found before the send [rule 17]');
-SELECT is(letter('undo'), '22023 an undo cannot be undone', 'nor is an undo undone [rule 17]');
+SELECT is(letter('undo'), '22023 an undo cannot be undone', 'an undo of an undo is refused before the send [rule 17]');
 SELECT is(evpg_stream_version('counter', 'u'), NULL, 'nothing was sent [rule 16]');
 
 -- ------------------------------------------------------------------ a reaction that works on sagas
@@ -34,5 +34,6 @@ SELECT is((SELECT array_agg(DISTINCT letter('m' || n)) FROM generate_series(1, 4
 SELECT tell('57', '{"stop": "57000"}'), tell('fine', '{"actions": []}') \g /dev/null
 CALL evpg_run();
 SELECT is(letter(NULL), '57000 stop', 'a key function that pretends to be the server is a dead letter [rule 17]');
-SELECT is((SELECT status FROM evpg_saga('follow', 'fine')), 'running', 'and keeps nobody waiting [rule 17]');
+SELECT is((SELECT status FROM evpg_saga('follow', 'fine')), 'running',
+  'a key function that raises an error of the server keeps no other instance waiting [rule 17]');
 SELECT * FROM finish();

@@ -36,5 +36,5 @@ SELECT is((SELECT version || ' ' || (state->>'seen') FROM evpg_saga(s, 'count'))
 SELECT is(total('sent'), '8 8', 'once by each saga [A31, 1.2 test 9]');
 SELECT is(run(), '0 0', 'a second run has nothing to do [A31, 1.2 test 9]');
 SELECT is((SELECT count(*) FROM evpg.saga_event) + (SELECT count(*) FROM evpg.dead_letter), 0::bigint,
-  'and nothing is left [A32, 1.2 test 9]');
+  'a second run has nothing to do, and nothing is left [A32, 1.2 test 9]');
 SELECT * FROM finish();

@@ -31,7 +31,7 @@ SELECT react() \g /dev/null
 SELECT is(totals() || ' ' || told(), '3 0 3 0', 'commands that were sent, as evpg_run_sagas() returns them [A32]');
 SELECT start('t4', script(send('x1', 'Add', 1))) \g /dev/null
 CALL evpg_run();
-SELECT is(totals(), '4 0', 'by evpg_run(), too [A32]');
+SELECT is(totals(), '4 0', 'evpg_run() counts the commands that were sent [A32]');
 SELECT is((SELECT count(*) FROM evpg.saga_total), 1::bigint, 'one session needs one row [A32]');
 SELECT start('t5', script(send('x1', 'Add', 1))) \g /dev/null
 BEGIN;
@@ -48,7 +48,7 @@ BEGIN
   END;
   PERFORM evpg_run_sagas();
 END $$;
-SELECT is(totals(), '5 0', 'nor in a subtransaction [A32]');
+SELECT is(totals(), '5 0', 'commands of a subtransaction that was rolled back are not counted [A32]');
 
 -- a refusal, which the saga handles by a command of its own
 SELECT start('t7', jsonb_build_object('set', jsonb_build_object('on_refusal', script(send('x3', 'Add', 1))))

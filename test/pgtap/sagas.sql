@@ -75,7 +75,7 @@ SET test.broken_group = '';
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('broken')), '1 0',
   'until the key is found [rule 17]');
 SELECT run() \g /dev/null
-SELECT is(keys_of('broken'), 'bad:1 g:2 good:2', 'then the instance reacts [rule 17]');
+SELECT is(keys_of('broken'), 'bad:1 g:2 good:2', 'an instance reacts when the key is found [rule 17]');
 SET test.broken_group = 'good';
 SELECT note('k4', '{"group": "good", "set": {"first": 1}}') \g /dev/null
 SELECT run() \g /dev/null
@@ -85,15 +85,15 @@ SELECT run() \g /dev/null
 SELECT retried FROM evpg_retry_dead_letters('broken') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is((SELECT state - 'position' FROM evpg_saga('broken', 'good')), '{"seen": 4, "first": 1, "second": 2}',
-  'also one that has seen later events since [rule 17]');
+  'an instance reacts to an event whose key was found late, after later events [rule 17]');
 SELECT is((SELECT s.position = e.position FROM evpg_saga('broken', 'good') s, evpg.event e WHERE e.aggregate_id = 'k5'),
-  true, 'whose position does not go back [B50]');
+  true, 'the position of an instance does not go back [B50]');
 SELECT note('k6', '{"group": "g"}') \g /dev/null
 SET test.broken_group = 'g';
 SELECT run() \g /dev/null
 SELECT is(evpg_discard_dead_letter(max(dead_letter_id), 'no key'), true, 'it can be given up [rule 17]')
   FROM evpg.dead_letter;
-SELECT is(run() || ' ' || letters('-', 'broken'), NULL, 'which is all [rule 17]');
+SELECT is(run() || ' ' || letters('-', 'broken'), NULL, 'a dead letter without a key can be discarded [rule 17]');
 SELECT evpg_drop_saga('broken') \g /dev/null
 -- keys that are none
 SELECT register_key('odd', '$.data.key') \g /dev/null
@@ -108,8 +108,9 @@ SELECT note('o6', '{"key": {"a": 1}}'), note('o7', jsonb_build_object('key', rep
 SELECT is(run(), '0 2', 'what cannot be a key is a dead letter [rule 17]');
 SELECT is(letters('-', 'odd'),
   'tried 1 22023 key path of saga "odd" finds an object or array, tried 1 VE014 saga key is too long',
-  'which says so [rule 17]');
-SELECT is((SELECT count(*) FROM evpg_saga('odd', 'fine')), 1::bigint, 'and keeps nobody waiting [rule 17]');
+  'a dead letter without a key names the reason [rule 17]');
+SELECT is((SELECT count(*) FROM evpg_saga('odd', 'fine')), 1::bigint,
+  'a dead letter without a key keeps no instance waiting [rule 17]');
 SELECT evpg_drop_saga('odd') \g /dev/null
 
 -- ------------------------------------------------------------------ the end of a compensation
@@ -123,7 +124,7 @@ SELECT tell('endless', jsonb_build_object('set',
   jsonb_build_object('on_refusal', script(send('e2', 'Add', 1, undo => send('e1', 'Subtract', 7)))), 'actions',
   jsonb_build_array(evpg_action_compensate()))) \g /dev/null
 SELECT is(run() || ' ' || total('e2'), '2 0 2 2', 'what is sent in the place of an undo is not undone [B52]');
-SELECT is(instance('endless'), 'completed 2 {"seen": 2}', 'and the compensation ends [B52]');
+SELECT is(instance('endless'), 'completed 2 {"seen": 2}', 'a compensation whose undo is refused ends [B52]');
 
 -- ------------------------------------------------------------------ functions
 
@@ -193,7 +194,7 @@ SELECT is((SELECT state || jsonb_build_object('s', status) FROM evpg_saga('fsm',
 SELECT is(evpg_register_saga('fsm', 'test.script_event', event_types => '{Moved}', max_attempts => 3,
   transitions => '{"": ["requested"], "done": ["requested"], "failed": ["done"]}'), true, 'they are declared [B57]');
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('fsm')), '2 1',
-  'then the dead letters can be done, but one [B57]');
+  'dead letters can be retried when their transitions are declared [B57]');
 SELECT is(total('mm'), '2 3', 'with their commands [B57]');
 SELECT evpg_drop_saga('fsm') \g /dev/null
 -- 2.4 test 8: the expected commands.  There, the same events after the end start over, so that four commands are sent in
@@ -270,13 +271,14 @@ SELECT signal('v1', 'Step'), signal('v2', 'Walk'), signal('v3', 'Begin'), signal
 SELECT run() \g /dev/null
 SELECT is(in_state('v1') || ', ' || in_state('v2'), 'running {"v1": 4}, running {"v2": 2}',
   'each version takes its own events [rule 18]');
-SELECT is(in_state('other v3'), 'running {"v2": 2}', 'and has its own keys [rule 18]');
+SELECT is(in_state('other v3'), 'running {"v2": 2}', 'each version takes its own events, and has its own keys [rule 18]');
 SELECT is(in_state('v3'), NULL, 'a key that only an older version finds begins no instance [rule 18]');
 SELECT is(evpg_register_saga('v', 'test.v2', event_types => '{Begin,Step,End}', start_event_types => '{Begin}'), true,
   'the handler of a running version can be changed [rule 18]');
 SELECT signal('v1', 'Step') \g /dev/null
 SELECT run() \g /dev/null
-SELECT is(in_state('v1'), 'running {"v1": 4, "v2": 1}', 'which its instances notice [rule 18]');
+SELECT is(in_state('v1'), 'running {"v1": 4, "v2": 1}',
+  'the handler of a running version can be changed, which its instances notice [rule 18]');
 SELECT is(versions(), '1 2 3', 'versions with instances are kept [rule 18]');
 -- an instance ends with an event before it; its version goes
 SELECT signal('v1', 'End'), signal('v1', 'Step') \g /dev/null
@@ -288,8 +290,9 @@ SELECT is(evpg_register_saga('v', 'test.v1', event_types => '{Begin,Step,End}', 
 SELECT is(versions(), '2 3 4', 'versions without running instances go [rule 18]');
 SELECT is(run() || ' ' || in_state('v1'), '0 0 completed {"v1": 4, "v2": 1, "ended": 2}',
   'the late event is ignored [rule 18]');
-SELECT is(letters('v1', 'v'), NULL, 'and no dead letter [rule 18]');
-SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE saga = 'v'), 0::bigint, 'nor is any other [rule 18]');
+SELECT is(letters('v1', 'v'), NULL, 'an event that is late for a completed instance makes no dead letter [rule 18]');
+SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE saga = 'v'), 0::bigint,
+  'an event that is late for a completed instance makes no dead letter of the saga [rule 18]');
 SELECT is(evpg_register_saga('v', 'test.v1', event_types => '{Begin,Step,End}', start_event_types => '{Begin}',
   version => 4), false, 'the same version again changes nothing [rule 18]');
 SELECT evpg_drop_saga('v') \g /dev/null
@@ -307,7 +310,7 @@ SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'history'),
   'unless told to start with history [rule 18]');
 SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'middle'),
   (SELECT count(DISTINCT aggregate_id) FROM evpg.event WHERE type = 'Started' AND position > :bad),
-  'or after a position [rule 18]');
+  'a saga starts after the position that it is told [rule 18]');
 SELECT start('new') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(keys_of('now'), 'new:1', 'new events are taken by all [rule 18]');
@@ -323,7 +326,7 @@ SELECT start('paused', script(send('p1', 'Add', 1))) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(keys_of('now') || ' ' || (SELECT status FROM evpg.stat_consumer WHERE name = 'now'), 'new:1 paused',
   'it does nothing [A46]');
-SELECT is(evpg_resume_consumer('now')::text || evpg_resume_consumer('now'), 'truefalse', 'and resumed [A46]');
+SELECT is(evpg_resume_consumer('now')::text || evpg_resume_consumer('now'), 'truefalse', 'a resumed saga reacts [A46]');
 SELECT is((SELECT lag_events > 0 FROM evpg.stat_consumer WHERE name = 'now'), true, 'its lag is shown [A46]');
 SELECT run() \g /dev/null
 SELECT is(keys_of('now'), 'new:1 paused:1', 'it goes on [A46]');
@@ -343,22 +346,25 @@ BEGIN;
 SELECT is(run(1) || ' ' || total('w'), '1 0 3 6', 'in a transaction [A31]');
 ROLLBACK;
 SELECT is(total('w'), '2 3', 'rolled back, nothing is done [A31]');
-SELECT is((SELECT max(attempts) FROM evpg.saga_event WHERE key LIKE 'w_'), 0, 'nor counted [A31]');
+SELECT is((SELECT max(attempts) FROM evpg.saga_event WHERE key LIKE 'w_'), 0, 'what was rolled back is not counted [A31]');
 BEGIN;
 SELECT start('own', script(send('w', 'Add', 100))) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(total('w'), '5 15', 'an event of the transaction itself is not passed on before it is committed [rule 9]');
 COMMIT;
-SELECT is(run() || ' ' || total('w'), '1 0 6 115', 'then it is [rule 9, A29]');
+SELECT is(run() || ' ' || total('w'), '1 0 6 115',
+  'a saga reacts to an event of its own transaction after the commit [rule 9, A29]');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT count(*) FROM evpg.stream \g /dev/null
 SELECT is(error_of('SELECT run()'), '25000 the stable position needs isolation level READ COMMITTED',
   'under REPEATABLE READ [A31]');
 -- who does not see what instances there are cannot say what they still need
 SELECT is(error_of($$SELECT register_script('script', 4)$$),
-  '25000 applying events of the log needs isolation level READ COMMITTED', 'nor is a saga registered [rule 18]');
+  '25000 applying events of the log needs isolation level READ COMMITTED',
+    'under REPEATABLE READ no saga is registered [rule 18]');
 SELECT is(error_of($$SELECT evpg_drop_saga('script')$$),
-  '25000 applying events of the log needs isolation level READ COMMITTED', 'or dropped [rule 18]');
+  '25000 applying events of the log needs isolation level READ COMMITTED',
+    'under REPEATABLE READ no saga is dropped [rule 18]');
 ROLLBACK;
 -- waiting for a saga
 SELECT start('waited') \g /dev/null
@@ -382,7 +388,8 @@ SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), 
 SELECT matches((SELECT context FROM evpg.dead_letter WHERE key = 'waited3'), 'action 1 of saga "[^"]*", key "waited3"',
   'a dead letter says where it failed [A34]');
 SELECT evpg_discard_dead_letter(dead_letter_id, 'a test') FROM evpg.dead_letter WHERE key = 'waited3' \g /dev/null
-SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), true, 'nor what was given up [A48]');
+SELECT is(evpg_wait_for(saga(), (SELECT max("position") FROM evpg.event), '0'), true,
+  'an event that was given up is not waited for [A48]');
 -- an event that is injected, a chain of two sagas
 SELECT count(*) FROM evpg_inject('counter', 'quiet',
   evpg_event('Started', script(send('w', 'Add', 10)), metadata => '{"from": "elsewhere"}')) \g /dev/null
@@ -390,7 +397,8 @@ SELECT is(run() || ' ' || total('w'), '0 0 6 115', 'sagas do not react to an inj
 SELECT is((SELECT metadata FROM evpg.event WHERE aggregate_id = 'quiet'),
   '{"evpg": {"no_sagas": true}, "from": "elsewhere"}', 'its metadata say so, beside those of its own [A19]');
 SELECT evpg_rebuild_saga(saga(), 'quiet') \g /dev/null
-SELECT is((SELECT count(*) FROM evpg_saga(saga(), 'quiet')), 0::bigint, 'nor in a rebuild [A19]');
+SELECT is((SELECT count(*) FROM evpg_saga(saga(), 'quiet')), 0::bigint,
+  'a rebuild makes no instance of an injected event [A19]');
 SELECT count(*) FROM evpg_inject('counter', 'injected',
   evpg_event('Started', script(send('w', 'Add', 10)), event_id => 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'), run_sagas => true)
   \g /dev/null
@@ -416,10 +424,12 @@ SELECT is((SELECT count(*) FROM
 SELECT run() \g /dev/null
 SELECT is(total('bb'), '3 3', 'the other goes on [B50]');
 SELECT is(evpg_drop_saga('second', true), false, 'it is not there any more [B50]');
-SELECT is(error_of($$SELECT evpg_drop_saga('second')$$), 'VE010 saga "second" is not registered', 'which is an error [B50]');
+SELECT is(error_of($$SELECT evpg_drop_saga('second')$$), 'VE010 saga "second" is not registered',
+  'a saga that is gone is not known [B50]');
 SELECT is(error_of($$SELECT evpg_saga('second', 'both')$$), 'VE010 saga "second" is not registered',
   'for who reads it, too [B50]');
-SELECT is(error_of($$SELECT evpg_pause_consumer('second')$$), 'VE010 there is no consumer "second"', 'or pauses it [B50]');
+SELECT is(error_of($$SELECT evpg_pause_consumer('second')$$), 'VE010 there is no consumer "second"',
+  'evpg_pause_consumer() of an unknown saga is an error [B50]');
 
 -- ------------------------------------------------------------------ registration
 
@@ -427,7 +437,7 @@ SELECT evpg_register_projection('p', 'test.counter_apply') \g /dev/null
 SELECT is(error_of($$SELECT evpg_register_saga('p', 'test.script_event')$$), '42710 projection "p" already exists',
   'a name is of a projection or of a saga [B50]');
 SELECT is(error_of($$SELECT evpg_register_projection('script', 'test.counter_apply')$$) LIKE
-  '42710 saga "script" already exists%', true, 'nor the other way round [B50]');
+  '42710 saga "script" already exists%', true, 'a projection cannot have the name of a saga [B50]');
 SELECT is(error_of($$SELECT evpg_skip_event('script', 1, 'no')$$) LIKE '0A000 "script" is a saga', true,
   'events of sagas are discarded as dead letters [A34]');
 CREATE FUNCTION test.wrong(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS 'SELECT state';
@@ -473,7 +483,7 @@ BEGIN READ ONLY;
 SELECT is(error_of($$SELECT evpg_run_sagas()$$), '25006 cannot execute evpg_run_sagas() in a read-only transaction',
   'it writes [A31]');
 SELECT is(error_of($$SELECT evpg_register_saga('x', 'test.script_event')$$),
-  '25006 cannot execute evpg_register_saga() in a read-only transaction', 'so does a registration [B24]');
+  '25006 cannot execute evpg_register_saga() in a read-only transaction', 'a registration writes the row [B24]');
 ROLLBACK;
 BEGIN;
 SELECT evpg_register_saga('gone', 'test.script_event', event_types => '{Started}') \g /dev/null
@@ -501,7 +511,8 @@ CREATE FUNCTION test.short(state jsonb, event evpg.event) RETURNS evpg.reaction 
 $$;
 SELECT evpg_resume_consumer('short') \g /dev/null
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 0 42883 0 1', 'until it is there again [B24]');
-SELECT is((SELECT state FROM evpg_saga('short', 'orphan')), '{"short": true}', 'and reacts to what came meanwhile [B24]');
+SELECT is((SELECT state FROM evpg_saga('short', 'orphan')), '{"short": true}',
+  'a saga whose code has come back reacts to what came meanwhile [B24]');
 -- with more attempts it is looked for again, after pauses; key functions too
 CREATE FUNCTION test.short_key(event evpg.event) RETURNS text LANGUAGE sql STABLE AS $$ SELECT event.aggregate_id $$;
 SELECT evpg_register_saga('short', 'test.short', event_types => '{Started}', key_function => 'test.short_key',
@@ -511,10 +522,10 @@ SELECT start('keyless') \g /dev/null
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 1 42883 0 2', 'a key function that is gone [B24]');
 SELECT is(run() || ' ' || state_of('short'), '0 0 running 1 42883 0 2', 'is not looked for at once [B24]');
 SELECT evpg_set_clock_offset('1000 s') \g /dev/null
-SELECT is(run() || ' ' || state_of('short'), '0 0 running 2 42883 0 2', 'but later [B24]');
+SELECT is(run() || ' ' || state_of('short'), '0 0 running 2 42883 0 2', 'code that was missing is looked for later [B24]');
 CREATE FUNCTION test.short_key(event evpg.event) RETURNS text LANGUAGE sql STABLE AS $$ SELECT event.aggregate_id $$;
 SELECT evpg_set_clock_offset('2000 s') \g /dev/null
-SELECT is(run() || ' ' || state_of('short'), '0 0 running 0 42883 0 2', 'and found [B24]');
+SELECT is(run() || ' ' || state_of('short'), '0 0 running 0 42883 0 2', 'code that was missing is found later [B24]');
 SELECT evpg_set_clock_offset() \g /dev/null
 SELECT is((SELECT state FROM evpg_saga('short', 'keyless')), '{"short": true}', 'with no event lost [B24]');
 SELECT is(error_of($$SELECT evpg_register_saga('never', 'test.short', event_types => '{B}', start_event_types => '{A}')$$),
@@ -533,7 +544,8 @@ DROP FUNCTION test.aged;
 SELECT signal('aged2', 'Begin') \g /dev/null
 SELECT is(run() || ' ' || in_state('aged1') || ' ' || in_state('aged2'), '0 0 completed {"aged": 1} running {"v2": 1}',
   'the code of a version without running instances is not needed [B24, rule 18]');
-SELECT is(versions(), '2', 'and such a version goes [rule 18]');
+SELECT is(versions(), '2',
+  'the code of a version without running instances is not needed, and such a version goes [rule 18]');
 SELECT evpg_drop_saga('v') \g /dev/null
 
 -- ------------------------------------------------------------------ who may
@@ -575,7 +587,8 @@ SELECT public.evpg_register_saga('own', 'test.own_event', event_types => '{Owned
 RESET ROLE;
 SELECT count(*) FROM evpg_append('counter', 'owned', ARRAY[evpg_event('Owned')]) \g /dev/null
 SELECT is(run() || total('sent'), '1 01 1', 'an operator registers functions of its own');
-SELECT is((SELECT state FROM evpg_saga('own', 'owned')), '{"as": "evpg_saga_operator"}', 'which run as it');
+SELECT is((SELECT state FROM evpg_saga('own', 'owned')), '{"as": "evpg_saga_operator"}',
+  'an operator registers functions of its own, which run as it');
 DROP OWNED BY evpg_saga_reader, evpg_saga_writer, evpg_saga_operator, evpg_saga_owner CASCADE;
 DROP ROLE evpg_saga_reader, evpg_saga_writer, evpg_saga_operator, evpg_saga_owner;
 SELECT * FROM finish();

@@ -40,8 +40,10 @@ SET SESSION AUTHORIZATION evpg_s_teller;
 SELECT is((SELECT session_role FROM evpg_execute('told', 'b', 'Do', actor => 'evpg_s_director')), 'evpg_s_teller',
   'whatever the actor');
 SET ROLE evpg_s_team;
-SELECT is((SELECT session_role FROM evpg_execute('told', 'b', 'Do')), 'evpg_s_teller', 'or the role that was set');
-SELECT is((SELECT events->0->>'session_role' FROM evpg_try_execute('told', 'b', 'Do')), 'evpg_s_teller', 'also as JSON');
+SELECT is((SELECT session_role FROM evpg_execute('told', 'b', 'Do')), 'evpg_s_teller',
+  'session_role is that of the session, whatever role was set');
+SELECT is((SELECT events->0->>'session_role' FROM evpg_try_execute('told', 'b', 'Do')), 'evpg_s_teller',
+  'session_role is that of the session, also as JSON');
 SELECT is((SELECT session_role FROM evpg_append('told', 'b', evpg_events('{"type": "Done"}'))), 'evpg_s_teller',
   'of an append');
 RESET ROLE;
@@ -49,7 +51,7 @@ RESET SESSION AUTHORIZATION;
 SELECT is(asked('b'), 'Do evpg_s_teller, Do evpg_s_teller, Do evpg_s_teller, Done evpg_s_teller', 'it is kept');
 SELECT is((SELECT DISTINCT (command).session_role FROM test.seen WHERE (command).aggregate_id = 'b'), 'evpg_s_teller',
   'a handler is told');
-SELECT is((SELECT state->>'by' FROM evpg_state('told', 'b')), 'evpg_s_teller', 'so is a reducer');
+SELECT is((SELECT state->>'by' FROM evpg_state('told', 'b')), 'evpg_s_teller', 'a reducer is told the session_role');
 SELECT is((SELECT session_role FROM evpg_inject('told', 'b', evpg_event('Injected'))), session_user::text, 'of who injects');
 SELECT is((SELECT array_agg(DISTINCT session_role ORDER BY session_role) FROM evpg_read_all(0, NULL)),
   ARRAY['evpg_s_teller', session_user::text], 'readers see it');
@@ -74,7 +76,7 @@ CALL evpg_run(10);
 CALL evpg_run(10);
 SELECT is(concat_ws(', ', asked('d'), asked('d-inner'), asked('d-appended'), asked('d-later')),
   'Outer evpg_s_teller, Inner evpg_s_teller, Appended evpg_s_teller, Later evpg_s_teller',
-    'also when another session executes it, and what follows');
+    'what follows from a scheduled command has the role that scheduled it');
 
 CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
 BEGIN
@@ -109,7 +111,7 @@ RESET SESSION AUTHORIZATION;
 BEGIN;
 SELECT dead_lettered FROM evpg_run_sagas() \g /dev/null
 SELECT is((SELECT session_role FROM evpg_execute('told', 'g', 'Do')), session_user::text,
-  'also after a reaction that failed');
+  'a handler is told the role of its own session after a reaction that failed');
 COMMIT;
 
 -- ------------------------------------------------------------------ authorization by it
@@ -128,12 +130,14 @@ SELECT is((SELECT concat_ws(' ', status, code) FROM evpg_try_execute('told', 'h'
   'intercepted needs_director', 'an interceptor refuses');
 SELECT evpg_schedule_command(clock_timestamp(), 'told', 'h', 'Spend', actor => 'evpg_s_director') \g /dev/null
 SET SESSION AUTHORIZATION evpg_s_director;
-SELECT is((SELECT concat_ws(' ', status, version) FROM evpg_try_execute('told', 'h', 'Spend')), 'ok 1', 'or not');
+SELECT is((SELECT concat_ws(' ', status, version) FROM evpg_try_execute('told', 'h', 'Spend')), 'ok 1',
+  'an interceptor may decide by the session_role');
 SELECT evpg_schedule_command(clock_timestamp(), 'told', 'h', 'Spend') \g /dev/null
 RESET SESSION AUTHORIZATION;
 SELECT is(asked('h'), 'Spend evpg_s_director', 'it cannot change who asked');
 CALL evpg_run(10);
-SELECT is((SELECT string_agg(code, ' ') FROM evpg.dead_letter WHERE saga IS NULL), 'needs_director', 'later, too');
+SELECT is((SELECT string_agg(code, ' ') FROM evpg.dead_letter WHERE saga IS NULL), 'needs_director',
+  'a scheduled command that an interceptor refuses for its role is a dead letter');
 SELECT is(asked('h'), 'Spend evpg_s_director, Spend evpg_s_director', 'the other one passes');
 SELECT evpg_retry_dead_letter(dead_letter_id) FROM evpg.dead_letter WHERE saga IS NULL \g /dev/null
 SELECT is(asked('h'), 'Spend evpg_s_director, Spend evpg_s_director', 'who retries does not ask in its place');
@@ -149,7 +153,7 @@ SELECT evpg_register_translator('forging', 'test.translate') \g /dev/null
 SET SESSION AUTHORIZATION evpg_s_teller;
 SELECT status FROM evpg_receive_message('s', 'm', 'forging', '{}') \g /dev/null
 RESET SESSION AUTHORIZATION;
-SELECT is(asked('i'), 'Translated evpg_s_teller', 'nor can a translator');
+SELECT is(asked('i'), 'Translated evpg_s_teller', 'a translator cannot set the session_role');
 
 -- ------------------------------------------------------------------ what is evpg's own
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
@@ -161,7 +165,7 @@ SELECT refused(format($$SELECT
 SELECT refused(format($$SELECT
   evpg_execute('hostile', 'j', 'Envelope', jsonb_build_object('change', jsonb_build_object('metadata', %L::jsonb)))$$,
   metadata),
-  'VE017 metadata key "evpg" is reserved', 'so does one in C [rule 16]')
+  'VE017 metadata key "evpg" is reserved', 'a module in C cannot write the metadata of a saga [rule 16]')
   FROM unnest(ARRAY['{"evpg": {"no_sagas": true}}', '{"a": 1, "evpg": {"depth": 0}}', '{"evpg": null}']) metadata;
 CREATE FUNCTION test.meddle(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
 BEGIN
@@ -198,10 +202,11 @@ SELECT is((SELECT string_agg(aggregate_id || ' ' || metadata, ', ' ORDER BY aggr
     'neither handler nor interceptor takes the depth of a chain away [rule 16]');
 SELECT is((SELECT string_agg(concat_ws(' ', key, sqlstate, message), ', ' ORDER BY key) FROM evpg.dead_letter
   WHERE saga = 'passing on'),
-  'depth VE017 metadata key "evpg" is reserved, saga VE017 command id "saga:1" is reserved', 'nor changes it [rule 16]');
+  'depth VE017 metadata key "evpg" is reserved, saga VE017 command id "saga:1" is reserved',
+    'neither handler nor interceptor takes the depth of a chain away, nor changes it [rule 16]');
 SELECT evpg_drop_interceptor('meddling') \g /dev/null
 SELECT is(error_of($$SELECT evpg_set_context(metadata => '{"evpg": {}}')$$), 'VE017 metadata key "evpg" is reserved',
-  'nor a context [rule 16]');
+  'a context cannot contain the metadata of a chain [rule 16]');
 DROP OWNED BY evpg_s_teller, evpg_s_director, evpg_s_team;
 DROP ROLE evpg_s_teller, evpg_s_director, evpg_s_team;
 SELECT * FROM finish();

@@ -85,9 +85,11 @@ SELECT is(error_of(change || ' ADD ' || part || ' tenant text' || more), 'no err
     ('ALTER TYPE evpg.command', 'ATTRIBUTE', ''), ('ALTER TYPE evpg.outcome', 'ATTRIBUTE', '')) x (change, part, more);
 SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way), 'no error', 'every way is free again');
 SELECT is(try('b', 'AddEach', '{"ns": [1, 2]}', 0, 'id'), 'ok 2', 'commands are right'),
-       is(try('b', 'AddEach', '{"ns": [1, 2]}', 0, 'id'), 'duplicate 2', 'and known again');
-SELECT is(total('b'), '2 3', 'and states'),
-       is((SELECT state->>'n' || ' ' || version FROM evpg_projection('last', 'b')), '2 2', 'and rows of projections'),
-       is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg_read_stream('counter', 'b')), '1 2', 'and events');
+       is(try('b', 'AddEach', '{"ns": [1, 2]}', 0, 'id'), 'duplicate 2', 'command ids are known after columns were added');
+SELECT is(total('b'), '2 3', 'states are right after columns were added'),
+       is((SELECT state->>'n' || ' ' || version FROM evpg_projection('last', 'b')), '2 2',
+         'rows of projections are right after columns were added'),
+       is((SELECT string_agg(data->>'n', ' ' ORDER BY version) FROM evpg_read_stream('counter', 'b')), '1 2',
+         'events are right after columns were added');
 
 SELECT * FROM finish();

@@ -121,7 +121,7 @@ SELECT is(evpg_register_aggregate('ten_c', library => 'evpg_test', symbol => 'co
 SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'fold')), '20',
   'its fold counts, snapshot or cache or not [rule 7, rule 6, B16, D67]');
 SELECT is((SELECT version FROM evpg_execute('ten_c', 'fold', 'AddMany', '{"count": 10}') ORDER BY version DESC LIMIT 1),
-  20::bigint, 'and goes on [B16]');
+  20::bigint, 'its fold counts, snapshot or cache or not, and goes on [B16]');
 SELECT is(snapshots('ten_c', 'fold'), '20/2', 'its snapshots carry its reducer_version [rule 7]');
 CREATE FUNCTION test.counter_apply_twice(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
   SELECT state || jsonb_build_object('total', (state->>'total')::bigint + 2 * (event.data->>'n')::bigint) $$;
@@ -165,7 +165,7 @@ SELECT evpg_register_aggregate(k, 'test.sum_handle', ('test.' || k)::regproc, in
 SELECT count(*) FROM unnest('{sum_sql,sum_plpgsql,sum_parsed}'::text[]) k, generate_series(1, 150) n,
   evpg_execute(k, 'a', 'Add', jsonb_build_object('n', n)) \g /dev/null
 SELECT is(sums(), '150 150, 150 150, 150 150', 'a reducer that is wrong [rule 7]');
-SELECT is(snapshots('sum_sql', 'a'), '100', 'and a snapshot of it [rule 7]');
+SELECT is(snapshots('sum_sql', 'a'), '100', 'a snapshot of a reducer that is wrong is stored [rule 7]');
 CREATE OR REPLACE FUNCTION test.sum_sql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS
   'SELECT jsonb_build_object(''total'', (state->>''total'')::int + (event.data->>''n'')::int)';
 CREATE OR REPLACE FUNCTION test.sum_plpgsql(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS
@@ -173,13 +173,15 @@ CREATE OR REPLACE FUNCTION test.sum_plpgsql(state jsonb, event evpg.event) RETUR
 CREATE OR REPLACE FUNCTION test.sum_parsed(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql
   RETURN jsonb_build_object('total', (state->>'total')::int + (event.data->>'n')::int);
 SELECT is(sums(), '11325 150, 11325 150, 11325 150', 'CREATE OR REPLACE makes its snapshots unused [rule 7]');
-SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a', at_version => 120)), '7260', 'in the past, too [rule 7]');
+SELECT is((SELECT state->>'total' FROM evpg_state('sum_sql', 'a', at_version => 120)), '7260',
+  'after CREATE OR REPLACE a state of the past uses no old snapshot [rule 7]');
 SELECT is((SELECT version FROM evpg_execute('sum_sql', 'a', 'Add', '{"n": 0}')), 151::bigint,
   'a command decides on the new state [rule 7]');
-SELECT is(snapshots('sum_sql', 'a'), '151', 'and makes the snapshot that is missing now [rule 7]');
+SELECT is(snapshots('sum_sql', 'a'), '151',
+  'a command decides on the new state, and makes the snapshot that is missing now [rule 7]');
 SELECT folds('sum_sql') AS before \gset
 SELECT is(sums(), '11325 150, 11325 150, 11325 151', 'in every session [rule 7]');
-SELECT is(folds('sum_sql') - :before, 0::bigint, 'which uses the new snapshot [rule 7]');
+SELECT is(folds('sum_sql') - :before, 0::bigint, 'another session uses the new snapshot [rule 7]');
 ALTER FUNCTION test.sum_sql SET extra_float_digits = 0;
 ALTER FUNCTION test.sum_sql COST 7;
 SELECT folds('sum_sql') AS before \gset
@@ -208,6 +210,7 @@ SELECT count(*) FROM evpg_execute('mixed', 'relayed', 'Add', '{"n": 1}') \g /dev
 SELECT is(snapshots('mixed', 'relayed'), '36', 'a relayed stream gets one by its next command [rule 7, B14]');
 SELECT count(*) FROM generate_series(1, 3) n, evpg_execute('mixed', 'relayed', 'Add', jsonb_build_object('n', n))
   \g /dev/null
-SELECT is(snapshots('mixed', 'relayed'), '36', 'and no other before the next multiple [rule 7, B14]');
+SELECT is(snapshots('mixed', 'relayed'), '36',
+  'a relayed stream gets one by its next command, and no other before the next multiple [rule 7, B14]');
 
 SELECT * FROM finish();

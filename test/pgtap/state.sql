@@ -82,7 +82,7 @@ SELECT is((SELECT version FROM evpg_state('counter_c', 'stable')), 3::bigint, 't
 SELECT provolatile = 's' AS stable FROM pg_proc WHERE proname = 'evpg_state' \gset
 SELECT ok(:'stable'::boolean, 'evpg_state is STABLE [A07]');
 SELECT is((SELECT count(*) FROM pg_locks WHERE relation = 'evpg.stream'::regclass AND mode = 'RowShareLock' AND pid
-  = pg_backend_pid()), 0::bigint, 'and locks nothing [A07]');
+  = pg_backend_pid()), 0::bigint, 'evpg_state is STABLE, and locks nothing [A07]');
 
 -- a reducer that returns null
 CREATE FUNCTION test.nothing(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state || NULL $$;

@@ -20,7 +20,7 @@ SELECT refused($$SELECT evpg_append('sensor', 'a', evpg_events('{"type": "Read"}
 SELECT is((SELECT version FROM evpg_inject('sensor', 'a', evpg_event('Read', '{"t": 3}'))), 3::bigint, 'inject');
 SELECT is(evpg_create_stream('sensor', 'b'), true, 'an empty stream');
 SELECT is((SELECT version FROM evpg_append('sensor', 'b', evpg_events('{"type": "Read"}'), -1)), 1::bigint,
-  'which exists [rule 2]');
+  'an empty stream of a type that only stores events exists [rule 2]');
 
 -- what follows from events
 CREATE FUNCTION test.latest(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS 'SELECT event.data';
@@ -38,7 +38,7 @@ SELECT is((SELECT string_agg(name || state, ' ' ORDER BY name) FROM evpg.project
   'later{"t": 4} latest{"t": 4}', 'projections');
 SELECT is((SELECT state->>'total' FROM evpg_state('counter', 'sent')), '1', 'sagas');
 SELECT is((SELECT string_agg(key || ' ' || sqlstate || ' ' || message, ', ') FROM evpg.dead_letter),
-  's2 55000 aggregate type "sensor" only stores events', 'whose commands it cannot take');
+  's2 55000 aggregate type "sensor" only stores events', 'commands to a type that only stores events become dead letters');
 
 -- what needs a handler or a state
 SELECT refused(statement, '55000 aggregate type "sensor" only stores events', statement) FROM (VALUES
@@ -57,7 +57,9 @@ SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, args) 
 -- it gets a handler, and loses it
 SELECT is(evpg_register_aggregate('sensor', 'test.counter_handle', 'test.counter_apply',
   initial_state => '{"total": 0, "applied": 0}'), true, 'it gets a handler');
-SELECT is((SELECT version FROM evpg_execute('sensor', 'b', 'Add', '{"n": 1}')), 2::bigint, 'then it takes commands');
+SELECT is((SELECT version FROM evpg_execute('sensor', 'b', 'Add', '{"n": 1}')), 2::bigint,
+  'a type that gets a handler takes commands');
 SELECT is(evpg_register_aggregate('sensor'), true, 'and loses it');
-SELECT alike(error_of($$SELECT evpg_execute('sensor', 'b', 'Add', '{"n": 1}')$$), '55000 %', 'then it does not');
+SELECT alike(error_of($$SELECT evpg_execute('sensor', 'b', 'Add', '{"n": 1}')$$), '55000 %',
+  'a type whose handler was taken away only stores events');
 SELECT * FROM finish();

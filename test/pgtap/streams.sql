@@ -4,8 +4,8 @@
 
 SELECT plan(163);
 SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'an empty store has no streams [A14, A15, 1.2 test 6]');
-SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'and no events [A42]');
-SELECT is(evpg_stable_position(), 0::bigint, 'and nothing is drawn [rule 9]');
+SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'an empty store has no events [A42]');
+SELECT is(evpg_stable_position(), 0::bigint, 'an empty store has drawn no position [rule 9]');
 
 \ir include/counter.sql
 SET test.kind = counter_c;
@@ -25,7 +25,7 @@ SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', NULL, 2)$$, $$VAL
 SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a', 2)$$, $$VALUES ('a b'), ('aa')$$,
   'the next page starts after the last id [A15]');
 SELECT same($$SELECT aggregate_id FROM evpg_streams('counter', 'a!', 1)$$, $$VALUES ('aa')$$,
-  'which need not be there [A15]');
+  'the next page starts after the last id, which need not be there [A15]');
 SELECT same($$SELECT aggregate_type, aggregate_id FROM evpg_streams(NULL, 'b', 10, 'counter')$$,
   $$VALUES ('counter', 'é'), ('counter_c', 'a')$$,
   'pages over all types [A15]');
@@ -110,10 +110,12 @@ SELECT is(evpg_stable_position(), (SELECT max(position) FROM evpg.event), 'with 
 BEGIN;
 SELECT try('own', 'Add', '{"n": 1}') \g /dev/null
 SELECT is(found('after_position => 10'), '-', 'a transaction''s own events are not stable before it ends [rule 9]');
-SELECT is(evpg_stable_position(), 10::bigint, 'nor is their position [rule 9]');
+SELECT is(evpg_stable_position(), 10::bigint,
+  'the position of a transaction''s own events is not stable before it ends [rule 9]');
 SELECT is(found('after_position => 10, stable_only => false'), 'own1', 'it can read them all the same [rule 9]');
 ROLLBACK;
-SELECT is(found('after_position => 10, stable_only => false'), '-', 'and not after a rollback [rule 9]');
+SELECT is(found('after_position => 10, stable_only => false'), '-',
+  'a transaction can read its own events, but not after a rollback [rule 9]');
 SELECT is(try('own', 'Add', '{"n": 1}'), 'ok 1', 'after the end, more [D04]');
 SELECT is(found('after_position => 10'), 'own1', 'is found by reading on [D04]');
 SELECT refused(statement, error, statement || ' [A42]') FROM (VALUES
@@ -129,14 +131,15 @@ SELECT refused(statement, error, statement || ' [A42]') FROM (VALUES
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT refused('SELECT evpg_stable_position()', '25000 the stable position needs isolation level READ COMMITTED',
   'under REPEATABLE READ [rule 9]');
-SELECT refused('SELECT evpg_read_all()', '25000 %', 'read_all, too [rule 9]');
+SELECT refused('SELECT evpg_read_all()', '25000 %', 'evpg_read_all() refuses REPEATABLE READ [rule 9]');
 SELECT is(found('stable_only => false, after_position => 10'), 'own1', 'unless told that gaps do not matter [rule 9]');
 COMMIT;
 BEGIN READ ONLY;
 SELECT is(found('after_position => 10'), 'own1', 'a read-only transaction can read [A42]');
-SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'r')), 5::bigint, 'also a stream [A16]');
-SELECT is(total('own'), '1 1', 'also a state [A07]');
-SELECT is((SELECT count(*) FROM evpg_streams('counter_c')), 3::bigint, 'also the list [A15]');
+SELECT is((SELECT count(*) FROM evpg_read_stream('counter', 'r')), 5::bigint,
+  'a read-only transaction can read a stream [A16]');
+SELECT is(total('own'), '1 1', 'a read-only transaction can read a state [A07]');
+SELECT is((SELECT count(*) FROM evpg_streams('counter_c')), 3::bigint, 'a read-only transaction can list streams [A15]');
 COMMIT;
 
 -- optional indexes are used, and give the same rows in the same order
@@ -175,7 +178,8 @@ SELECT pg_stat_force_next_flush() \g /dev/null
 SELECT is(scans('event_log_tags') - :before, 1::bigint, 'by the index [B38]');
 SELECT found('tags => ''{many}'', after_position => 9990') \g /dev/null
 SELECT pg_stat_force_next_flush() \g /dev/null
-SELECT is(scans('event_log_tags') - :before, 1::bigint, 'not where little of the log is left [B38]');
+SELECT is(scans('event_log_tags') - :before, 1::bigint,
+  'the index on event types is not used where little of the log is left [B38]');
 SELECT evpg_enable_index('event_type') \g /dev/null
 SELECT is(found(args), wanted, 'with both, read_all(' || args || ') [A45, B38]') FROM more;
 SELECT * FROM finish();

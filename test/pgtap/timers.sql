@@ -44,12 +44,12 @@ SELECT is(run(), '0 1', 'a timer that is due at no time [rule 17]');
 SELECT is((SELECT concat_ws(' ', sqlstate, message) FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'),
   '22008 due_at of timer "bell" must be finite', 'says so [rule 17]');
 SELECT is(evpg_discard_dead_letter((SELECT dead_letter_id FROM evpg.dead_letter WHERE saga = 'deaf' AND key = 'never'),
-  'never'), true, 'and is given up [rule 17]');
+  'never'), true, 'a timer that could not be set is given up [rule 17]');
 SELECT is(evpg_register_saga('deaf', 'test.script_event', timer_handler => 'test.script_timer', event_types => '{Rung}',
   max_attempts => 1), true, 'it gets one [rule 17]');
 SELECT is((SELECT retried || ' ' || failed FROM evpg_retry_dead_letters('deaf')), '1 0',
-  'then the timer is retried [rule 17]');
-SELECT is((SELECT state#>>'{fired,name}' FROM evpg_saga('deaf', 'deaf')), 'bell', 'and fires [rule 17]');
+  'a timer is retried when its handler exists [rule 17]');
+SELECT is((SELECT state#>>'{fired,name}' FROM evpg_saga('deaf', 'deaf')), 'bell', 'a timer that is retried fires [rule 17]');
 -- times at their ends
 SELECT count(*) FROM evpg_append('counter', 'ends',
   ARRAY[evpg_event('Rung', script(evpg_action_schedule('past', due_at => '2001-01-01'),
@@ -78,7 +78,7 @@ SELECT later(150) \g /dev/null
 CALL evpg_run();
 SELECT is(total('c1'), '1 1', 'the next one is executed when it is due, by CALL evpg_run(), too [B26]');
 SELECT later(100) \g /dev/null
-SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'so is the last one [B26]');
+SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'the last scheduled command is executed when it is due [B26]');
 SELECT same($$SELECT command_id, metadata, actor, correlation_id, causation_id FROM evpg.event
   WHERE aggregate_id = 'c1' AND version = 2$$, $$VALUES ('own id', '{"m": 1}'::jsonb, 'ann', 'corr', 'cause')$$,
   'with what it was given [B26]');
@@ -89,7 +89,7 @@ SELECT evpg_schedule_command(now(), 'counter', 'c1', 'Add', '{"n": 2}', 'own id'
 SELECT is(run() || ' ' || total('c1'), '1 0 2 3', 'a command id that was used before is not executed again [rule 4]');
 SELECT evpg_schedule_command(now(), 'counter', 'c1', 'Add', '{"n": 3}', 'own id') AS t1 \gset
 SELECT is(run() || ' ' || total('c1') || ' ' || evpg_cancel_timer(:t1), '0 0 2 3 true',
-  'nor for another command: that fails, and is tried again [rule 4]');
+  'a command id that was used for another command fails, and is tried again [rule 4]');
 -- moved, cancelled
 SELECT evpg_schedule_command(now() + interval '1 hour', 'counter', 'c3', 'Add', '{"n": 1}') AS t1,
   evpg_schedule_command(now(), 'counter', 'c3', 'Add', '{"n": 2}') AS t2,
@@ -100,7 +100,7 @@ SELECT is(evpg_cancel_timer(:t3), true, 'a third is cancelled [B26]');
 SELECT is(evpg_cancel_timer(:t3), false, 'once [B26]');
 SELECT is(run() || ' ' || total('c3'), '1 0 1 1', 'so only the first is executed [B26]');
 SELECT is(evpg_reschedule_timer(:t1, now()), false, 'what was executed cannot be moved [B26]');
-SELECT is(evpg_cancel_timer(:t1), false, 'nor cancelled [B26]');
+SELECT is(evpg_cancel_timer(:t1), false, 'what was executed cannot be cancelled [B26]');
 SELECT is(evpg_cancel_timer(:t2), true, 'what was moved can [B26]');
 BEGIN;
 SELECT evpg_schedule_command(now(), 'counter', 'c4', 'Add', '{"n": 1}') AS t1 \gset
@@ -108,7 +108,7 @@ ROLLBACK;
 SELECT is(run() || coalesce(total('c4'), ''), '0 0', 'scheduled in a transaction that is rolled back [B26]');
 BEGIN;
 SELECT evpg_schedule_command(now(), 'counter', 'c4', 'Add', '{"n": 1}') \g /dev/null
-SELECT is(run() || ' ' || total('c4'), '1 0 1 1', 'or executed in one [B26]');
+SELECT is(run() || ' ' || total('c4'), '1 0 1 1', 'a command is executed in the transaction that scheduled it [B26]');
 ROLLBACK;
 SELECT is(total('c4'), NULL, 'it never was [B26]');
 -- in the order of their times
@@ -138,7 +138,7 @@ SELECT is(run(), '0 0', 'one that fails is tried again [rule 17]');
 SELECT later(400) \g /dev/null
 SELECT is(run(), '0 1', 'five times [rule 17]');
 SELECT alike((SELECT 'tried ' || attempts || ' ' || sqlstate || ' ' || message FROM evpg.dead_letter WHERE timer_id = :t2),
-  'tried 5 VE009 broken by "Fail"', 'then it is a dead letter [A34]');
+  'tried 5 VE009 broken by "Fail"', 'a scheduled command that has failed five times is a dead letter [A34]');
 SELECT is(evpg_reschedule_timer(:t1, now()), false, 'a timer of a dead letter is not moved [A34]');
 SELECT is((SELECT r.status || ' ' || r.code FROM evpg.dead_letter d, evpg_retry_dead_letter(d.dead_letter_id) r
   WHERE d.timer_id = :t1), 'rejected underflow', 'retried, it is refused again [rule 17]');
@@ -149,7 +149,8 @@ SELECT is((SELECT command_id || ' ' || actor FROM evpg.event WHERE aggregate_id 
   'timer:' || :t1 || ' ann', 'with the id that it had [B26]');
 SELECT is((SELECT evpg_discard_dead_letter(dead_letter_id, 'no') FROM evpg.dead_letter WHERE timer_id = :t2), true,
   'the other is given up [A34]');
-SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint, 'and its timer [A34]');
+SELECT is((SELECT count(*) FROM evpg.timer WHERE command IS NOT NULL), 0::bigint,
+  'the timer of a command that is given up is removed [A34]');
 SELECT evpg_set_clock_offset() \g /dev/null
 
 -- arguments
@@ -175,7 +176,7 @@ SELECT evpg_schedule_command(now(), 'counter', 'null', 'Emit', NULL),
   evpg_schedule_command(now(), 'counter', 'empty', 'Nothing', '[]') \g /dev/null
 SELECT is((SELECT string_agg(coalesce(command->>'data', '-'), ' ' ORDER BY timer_id) FROM evpg.timer
   WHERE command IS NOT NULL), '- 7 a []', 'data may be anything [B26]');
-SELECT is(run(), '4 0', 'which is executed [B26]');
+SELECT is(run(), '4 0', 'a scheduled command with any data is executed [B26]');
 BEGIN READ ONLY;
 SELECT is(error_of($$SELECT evpg_schedule_command(now(), 'counter', 'x', 'Add')$$) || error_of('SELECT evpg_cancel_timer(1)')
   || error_of('SELECT evpg_reschedule_timer(1, now())'),

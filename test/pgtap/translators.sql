@@ -65,7 +65,7 @@ SELECT same($$SELECT * FROM evpg_translate('shop',
     'a message becomes commands, in its order [B59]');
 SELECT same($$SELECT aggregate_id, data, actor FROM evpg_translate('one', '{"c": "a"}')$$,
   $$VALUES ('a', '{"c": "a"}'::jsonb, 'one')$$,
-  'or one command [B59]');
+  'a translator may make one command of a message [B59]');
 SELECT is((SELECT count(*) FROM evpg_translate(t, p)), 0::bigint, 'none: ' || t || ' of ' || p || ' [B59]') FROM (VALUES
   ('one', '{}'::jsonb), ('one', 'null'), ('shop', '{}'), ('shop', '{"orders": []}'), ('raw', '{"null": 1}'),
     ('raw', '{"rows": [{}, {}], "null": 1}'))
@@ -88,7 +88,8 @@ CREATE FUNCTION test.even(payload jsonb) RETURNS SETOF evpg.command LANGUAGE sql
 SELECT evpg_register_translator('even', 'test.even') \g /dev/null
 SELECT is((SELECT array_agg((data->>'n')::int) FROM evpg_translate('even', '[1, 8, 3, 2, 6, 5]')), '{8,2,6}',
   'odd ones are dropped, even ones pass in order [B59, 2.4 test 14]');
-SELECT is((SELECT count(*) FROM evpg_translate('even', '[1, 3]')), 0::bigint, 'or nothing [B59, 2.4 test 14]');
+SELECT is((SELECT count(*) FROM evpg_translate('even', '[1, 3]')), 0::bigint,
+  'a translator may make no command of a message [B59, 2.4 test 14]');
 BEGIN;
 SELECT is((SELECT string_agg(status, ' ') FROM evpg_receive_message('s', 'even', 'even', '[1, 8, 3, 2, 6, 5]')), 'ok ok ok',
   'a message of them [B59, B60, 2.4 test 14]');
@@ -180,9 +181,10 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 SELECT alike(context_of($$SELECT evpg_receive_message('far away', 'm1', 'angry', '{}')$$),
   E'%\ntranslator "angry"\nmessage "m1" of source "far away"\n%',
-  'and where it was [B59]');
+  'the position of a message that is refused stays where it was [B59]');
 SELECT alike(context_of($$SELECT evpg_receive_message('far away', 'm1', 'shop', orders('{"c": "a", "do": "Fail"}'))$$),
-  E'%handler of aggregate "counter_c"%\nmessage "m1" of source "far away"\n%', 'also of a command [B60]');
+  E'%handler of aggregate "counter_c"%\nmessage "m1" of source "far away"\n%',
+    'nothing is left of a message whose command id is refused [B60]');
 
 -- what a translator writes goes with the message
 CREATE TABLE test.note (what text);
@@ -195,7 +197,7 @@ SELECT evpg_register_translator('writing', 'test.writing') \g /dev/null
 SELECT is(receive('w', '{"do": "Subtract"}', 'writing'), 'rejected written 0 underflow', 'a message is refused [B60]');
 SELECT is((SELECT count(*) FROM note), 0::bigint, 'what its translator wrote is undone [B60]');
 SELECT is(receive('w', '{"do": "Add"}', 'writing'), 'ok written 1', 'it is received [B60]');
-SELECT is((SELECT count(*) FROM note), 1::bigint, 'and is kept [B60]');
+SELECT is((SELECT count(*) FROM note), 1::bigint, 'a message that is received is kept [B60]');
 
 -- as whom it runs
 CREATE ROLE evpg_translator_writer;

@@ -21,7 +21,7 @@ CREATE FUNCTION app.drops(state jsonb, command evpg.command) RETURNS evpg.new_ev
 BEGIN DROP FUNCTION app.gone(jsonb, evpg.event); RETURN evpg_event('Added'); END $$;
 SELECT evpg_register_aggregate('drops', 'app.drops', 'app.gone') \g /dev/null
 SELECT throws_ok($$SELECT evpg_execute('drops', '1', 'X')$$, '42883', NULL, 'a handler drops the reducer: an error');
-SELECT is(evpg_stream_version('drops', '1'), NULL, 'and no stream [rule 5]');
+SELECT is(evpg_stream_version('drops', '1'), NULL, 'a handler that drops the reducer leaves no stream [rule 5]');
 
 CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
 CREATE FUNCTION app.replaces(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
@@ -36,7 +36,8 @@ SELECT evpg_register_aggregate('turns', 'app.replaces', 'app.turns') \g /dev/nul
 SELECT lives_ok($$SELECT evpg_execute('turns', '1', 'Good')$$, 'a reducer works');
 SELECT throws_ok($$SELECT evpg_execute('turns', '1', 'Evil')$$, '42883', NULL,
   'a handler replaces it by one of another type: an error, nothing is read from it');
-SELECT is(evpg_stream_version('turns', '1'), 1::bigint, 'and no event [rule 5]');
+SELECT is(evpg_stream_version('turns', '1'), 1::bigint,
+  'a reducer that a handler replaced by one of another type: no event [rule 5]');
 DROP FUNCTION app.turns(jsonb, evpg.event);
 CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS bigint LANGUAGE sql AS 'SELECT 1311768467463790320';
 SELECT throws_like($$SELECT evpg_execute('turns', '1', 'Good')$$, '%cannot be a reducer%',
@@ -91,7 +92,8 @@ SELECT same($$SELECT actor, correlation_id FROM evpg_execute('talks', '1', 'X')$
   $$VALUES ('alice, a name that is long', 'outer'), ('alice, a name that is long', 'outer')$$,
     'what a handler sets is not the context of its command [A20]');
 COMMIT;
-SELECT is(current_setting('search_path'), :'path', 'and no setting outlives it [section 9]');
+SELECT is(current_setting('search_path'), :'path',
+  'what a handler sets is not the context of its command, and no setting outlives it [section 9]');
 
 -- ------------------------------------------------------------------ refusals leave no trace
 
@@ -106,7 +108,7 @@ SELECT evpg_register_aggregate('writes', 'app.writes', 'app.same', invariant => 
 SELECT is((SELECT status FROM evpg_try_execute('writes', '1', 'X')), 'invariant',
   'a handler that wrote is refused by the invariant [rule 5]');
 SELECT is_empty($$SELECT * FROM app.log$$, 'what it wrote is gone [rule 5]');
-SELECT is(evpg_stream_version('plain', 'nested-1'), NULL, 'and what it executed [rule 5]');
+SELECT is(evpg_stream_version('plain', 'nested-1'), NULL, 'what a handler executed before its error is gone [rule 5]');
 SELECT throws_ok($$SELECT evpg_execute('writes', '1', 'X')$$, 'VE006', NULL, 'as an error [rule 5]');
 SELECT is_empty($$SELECT * FROM app.log$$, 'the same [rule 5]');
 
@@ -124,7 +126,8 @@ SELECT lives_ok($$SELECT evpg_try_execute('one_id', '1', 'X')$$, 'an event with 
 SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL,
   'the same id again is no domain answer [rule 8]');
 SELECT evpg_register_projection('one_id', reducer => 'app.count', aggregate_types => '{one_id}') \g /dev/null
-SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL, 'nor with a projection [rule 8]');
+SELECT throws_ok($$SELECT evpg_try_execute('one_id', '2', 'X')$$, '23505', NULL,
+  'a refusal by a projection is no domain answer for the same id [rule 8]');
 
 -- ------------------------------------------------------------------ snapshots belong to the fold that made them
 
@@ -140,7 +143,8 @@ SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"total": 20}',
   'it is not started from a state that it never made [rule 7]');
 SELECT evpg_drop_aggregate('fold') \g /dev/null
 SELECT evpg_register_aggregate('fold', 'app.add', 'app.count', snapshot_every => 1) \g /dev/null
-SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"n": 2}', 'nor after the type was dropped [rule 7]');
+SELECT is((SELECT state FROM evpg_state('fold', '1')), '{"n": 2}',
+  'a state is not started after the type was dropped [rule 7]');
 
 -- ------------------------------------------------------------------ memory and cursors
 

@@ -71,7 +71,7 @@ SELECT evpg_register_aggregate('own', 'test.own_handle', 'test.own_apply') AS re
 RESET ROLE;
 SELECT ok(:'registered', 'evpg writes a registration for an operator');
 SELECT is(test.as_role('evpg_test_helper', $$SELECT evpg_execute('own', '1', 'Do', command_id => 'x')$$), 'done',
-  'and what a command needs');
+  'evpg writes what a command needs');
 SELECT is(test.error_of(format($$SELECT evpg_execute('own', '1', 'Do', %L)$$, jsonb_build_object('run', statement))),
   '42501 rows of evpg.' || name || ' are written by evpg alone', 'a handler cannot: ' || statement)
   FROM (VALUES ('timer', 'UPDATE evpg.timer SET due_at = now()'),
@@ -92,7 +92,7 @@ SELECT is(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$),
 ALTER ROLE evpg_test_boss NOSUPERUSER;
 SELECT is(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$),
   '42501 library "' || :'library' || '" may not be loaded',
-  'not when it is one no more');
+  'a library is not loaded when its registrant is no superuser any more');
 SELECT is(error_of($$SELECT evpg_execute('plain', '1', 'Add', '{"n": 1}')$$), 'no error', 'unless it lies in $libdir');
 SELECT is(evpg_register_aggregate('absolute', library => :'library', symbol => 'counter'), true,
   'registered again by a superuser');
@@ -101,7 +101,7 @@ SELECT evpg_register_aggregate('absolute', library => :'library', symbol => 'cou
 UPDATE evpg.aggregate_type SET registered_by = 'evpg_test_gone' WHERE aggregate_type = 'absolute';
 SELECT evpg_register_aggregate('any', library => 'evpg_test', symbol => 'counter') \g /dev/null
 SELECT alike(error_of($$SELECT evpg_execute('absolute', '1', 'Add', '{"n": 1}')$$), '42501 library %',
-  'nor when the role is gone');
+  'a library is not loaded when its registrant does not exist any more');
 
 -- what default privileges give is taken back
 DROP EXTENSION evpg CASCADE;
@@ -123,7 +123,8 @@ SELECT is((SELECT string_agg(concat_ws(' ', what, a.privilege_type, a.grantee::r
 SELECT is((SELECT string_agg(t.oid::regtype::text, ', ') FROM pg_type t
   JOIN pg_depend d ON d.objid = t.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid AND extname = 'evpg'
    WHERE NOT has_type_privilege('evpg_test_helper', t.oid, 'USAGE')
-     OR has_type_privilege('evpg_test_everything', t.oid, 'USAGE WITH GRANT OPTION')), NULL, 'but types are everybody''s');
+     OR has_type_privilege('evpg_test_everything', t.oid, 'USAGE WITH GRANT OPTION')), NULL,
+       'types are usable by PUBLIC after CREATE EXTENSION');
 
 -- the copies that a rebuild fills
 CREATE TABLE test.listed (n bigint);

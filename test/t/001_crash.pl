@@ -172,7 +172,7 @@ SELECT o.status, count(*)
   FROM done d CROSS JOIN LATERAL evpg_try_execute(d.type, d.account, 'Deposit', '{"amount": 1}', command_id => d.id) o
  WHERE d.id LIKE 'd-%' GROUP BY o.status
 SQL
-is(inspect($node), '', 'and has changed nothing');
+is(inspect($node), '', 'what was sent again has changed nothing');
 
 # what the inspection says is not empty whatever happens: damage of each kind is found
 foreach my $damage (

@@ -124,7 +124,7 @@ command_ok(
 	[ 'cc', '-std=gnu99', '-Wall', '-Wextra', '-Werror', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all',
 		"-I$include/extension/evpg", '-o', "$directory/unit", "$directory/unit.c", "$directory/reducers.c", '-ljson-c' ],
 	'its reducers compile into a program, without a header of the server');
-command_like(["$directory/unit"], qr/^1 5 0 backwards$/, 'and are tested by it');
+command_like(["$directory/unit"], qr/^1 5 0 backwards$/, 'the unit test of the module passes');
 
 # ------------------------------------------------------------------ in the server
 
@@ -135,7 +135,7 @@ is( $node->safe_psql('postgres',
 is(sqlstate($node, "SELECT evpg_register_aggregate('m', library => './meter.so', symbol => 'meter')"), '22023',
 	'a relative path is refused');
 is(sqlstate($node, "SELECT evpg_register_aggregate('m', library => '$library', symbol => 'nothing')"), 'VE009',
-	'so is a symbol that is not there');
+	'a symbol that is not there is refused');
 is( $node->safe_psql('postgres', <<'SQL'),
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 10}');
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 20}');
@@ -165,15 +165,16 @@ is( $old->query_safe("SELECT version FROM evpg_execute('meter', 'm', 'Read', '{\
 	"4\n{\"value\": 40, \"readings\": 4, \"snapshot\": 1}", 'the old session goes on with the old one');
 is($node->safe_psql('postgres', 'SELECT version, reducer_version FROM evpg.snapshot'), '4|1',
 	'its snapshot says by which [rule 7]');
-is( $node->safe_psql('postgres', <<'SQL'), "5\n6\n{\"value\": 60, \"readings\": 60}", 'which the new one ignores [rule 7]');
+is( $node->safe_psql('postgres', <<'SQL'), "5\n6\n{\"value\": 60, \"readings\": 60}",
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 50}');
 SELECT version FROM evpg_execute('meter', 'm', 'Read', '{"value": 60}');
 SELECT state FROM evpg_state('meter', 'm');
 SQL
+	'the new version ignores snapshots of the old one [rule 7]');
 is($node->safe_psql('postgres', 'SELECT version, reducer_version, state FROM evpg.snapshot'),
-	'6|10|{"value": 60, "readings": 60}', 'and writes its own [rule 7]');
+	'6|10|{"value": 60, "readings": 60}', 'the new version writes its own snapshot [rule 7]');
 is( $old->query_safe("SELECT state->'readings' FROM evpg_state('meter', 'm')"),
-	'6', 'which in turn the old one ignores');
+	'6', 'the old version ignores snapshots of the new one');
 $old->quit;
 
 # no file: an error that names it, and no loss

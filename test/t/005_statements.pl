@@ -93,7 +93,7 @@ SQL
 my $log = qr/^event_log\|0\|0\|1\|0$/m;
 like(touched($deposit, 1), $log, 'a warm command of a module reads no event, and writes one [rule 6]');
 like(touched(q{SELECT FROM evpg_execute('account', 'a', 'Deposit', '{"amount": 1}')}, 1), $log,
-	'nor does one of functions [rule 6]');
+	'a warm command of functions reads no event [rule 6]');
 like(touched($deposit, 0), qr/^event_log\|0\|1\|1\|0$/m, 'a cold one does, by one index scan');
 unlike(touched(q{SELECT FROM evpg_state('account_c', 'a')}, 1), qr/^event_log/m, 'a warm state reads no event [rule 6]');
 unlike(touched(q{SELECT FROM evpg_try_execute('account_c', 'a', 'Withdraw', '{"amount": 1000000}')}, 1), qr/^event_log/m,

@@ -51,7 +51,8 @@ my ($code, $stdout, $stderr) = $standby->psql('postgres', 'SELECT evpg_stable_po
 like($stderr, qr/ERROR:  there is no stable position during recovery.*HINT: /s,
 	'the stable position is refused, with a hint [rule 9]');
 is(sqlstate($standby, 'SELECT evpg_stable_position()'), '55000', 'its SQLSTATE [rule 9]');
-is(sqlstate($standby, 'SELECT FROM evpg_read_all(0)'), '55000', 'so are pages up to it [rule 9]');
+is(sqlstate($standby, 'SELECT FROM evpg_read_all(0)'), '55000',
+	'pages up to the stable position are refused on a standby [rule 9]');
 is($standby->safe_psql('postgres',
 	'SELECT stable_position IS NULL, last_position >= 6, blocker_pid FROM evpg.stat_stable_position'),
 	't|t|', 'the view does not pretend to know it [rule 9]');
@@ -104,10 +105,11 @@ is($session->query_safe("SELECT stable_position = $prepared - 1, last_position >
 	't|t|appender|prepared', 'the view shows who holds it [rule 9]');
 is($session->query_safe("SELECT version FROM evpg_execute('account_c', 'a', 'Deposit', '{\"amount\": 1}')"), '4',
 	'a session from before commands');
-is( $standby->safe_psql('postgres', <<'SQL'), "ok|5\nduplicate|2", 'so does a new one; command ids are known (rule 4)');
+is( $standby->safe_psql('postgres', <<'SQL'), "ok|5\nduplicate|2",
 SELECT status, version FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 1}', 4);
 SELECT status, version FROM evpg_try_execute('account_c', 'a', 'Deposit', '{"amount": 100}', command_id => 'first');
 SQL
+	'after a promotion a new session sees the same state; command ids are known (rule 4)');
 is($standby->safe_psql('postgres',
 	"SELECT count(*) FROM evpg.event WHERE position > $last AND aggregate_type = 'account_c'"), '2', 'positions go on');
 $standby->safe_psql('postgres', "COMMIT PREPARED 'appender'");
@@ -116,9 +118,9 @@ is( $standby->safe_psql('postgres',
 	"$prepared $last", 'once it is committed, its event is seen in its place; what was open on the primary is not [rule 9]');
 is($standby->safe_psql('postgres',
 	'SELECT stable_position = last_position, blocker_pid, blocker_gid FROM evpg.stat_stable_position'),
-	't||', 'and nobody holds the mark [rule 9]');
+	't||', 'after a promotion no transaction holds the stable position back [rule 9]');
 is( $session->query_safe('SELECT count(*) = (SELECT count(*) FROM evpg.event) FROM evpg_read_all(0)'), 't',
-	'and everything after it [rule 9]');
+	'after a promotion the stable position includes everything after it [rule 9]');
 is(inspect($standby), '', 'all that is stored agrees');
 $session->quit;
 

@@ -203,7 +203,7 @@ value('SELECT evpg_rebuild_projection(name, background => true) FROM evpg.projec
 value('CALL evpg_run(NULL)');
 is(value('SELECT count(*) FROM evpg.progress_rebuild JOIN evpg.projection USING (name) WHERE tables IS NULL'), 0,
 	'rebuilds in the middle of an import come to their end');
-isnt(builds(), $old_builds, 'and have made new rows');
+isnt(builds(), $old_builds, 'rebuilds during an import have made new rows');
 $process->kill_kill(grace => 0);
 $session->query_safe('ROLLBACK');
 $session->quit;
@@ -239,7 +239,8 @@ ok($node->poll_query_until($database,
 $node->stop('immediate');
 $process->finish;
 is($process->result(0), 1, 'the server goes: exit code 1');
-like(slurp_file("$directory/err"), qr/^import: .+$/m, 'and one line that says so');
+like(slurp_file("$directory/err"), qr/^import: .+$/m,
+	'an import whose server goes away prints one line that names the error');
 eval { $session->quit };
 start_again($node);
 is(value('SELECT count(*) FROM evpg.event'), $whole, 'the batches before it are there as a whole');

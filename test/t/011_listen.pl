@@ -103,7 +103,7 @@ my $writer = $node->background_psql('postgres', on_error_stop => 0);
 $writer->query_safe('BEGIN;' . execute('m1', '{"n": 7}'));
 is(brief(frames($one)), '', 'nothing before the commit [rule 14, D03]');
 $writer->query_safe('COMMIT');
-is(brief(frames($one)), 'delta m1 1.3 {"n":7}', 'then [rule 14, D03]');
+is(brief(frames($one)), 'delta m1 1.3 {"n":7}', 'a frame comes after the commit [rule 14, D03]');
 $writer->query_safe('BEGIN;' . execute('m1', '{"n": 1}') . execute('m1', '{"n": 1}') . execute('m1', '{"n": 1}') . 'COMMIT');
 is(brief(frames($one)), 'delta m1 1.4 {"n":1}, delta m1 1.5 {"n":1}, delta m1 1.6 {"n":1}',
 	'equal deltas in one transaction are frames of their own [rule 14]');
@@ -118,7 +118,7 @@ is(brief(frames($one)), 'delta m1 1.7 {"n":2}, delta m1 1.8 {"n":3}, delta m1 1.
 $writer->query("SELECT FROM evpg_execute('meter', 'm1', 'Read', '{\"n\": \"many\"}')");
 like($writer->{stderr}, qr/invalid input syntax.*projection "usage", key "m1"/s, 'a projection raises [issue 3]');
 $writer->{stderr} = '';
-is(brief(frames($one)), '', 'and is not heard [rule 14]');
+is(brief(frames($one)), '', 'a command whose projection raises is not heard [rule 14]');
 $node->safe_psql('postgres', "SELECT evpg_rebuild_projection('usage', 'm1')");
 is(brief(frames($one)), 'rebuild m1 2.9 {"sum":22}', 'one frame for a rebuild, with the whole state [rule 13, C12, C15]');
 $node->safe_psql('postgres', execute('m1', '{"n": 1}') . execute('m1', '{"delete": true}') . execute('m1', '{"n": 1}'));
@@ -154,7 +154,7 @@ $writer->{stderr} = '';
 is($node->safe_psql('postgres',
 	"SELECT (SELECT count(*) FROM pg_prepared_xacts) || ' ' || (SELECT count(*) FROM evpg.event WHERE data->>'n' = '666')"),
 	'0 0', 'nothing of it is kept [rule 15]');
-is(brief(frames($all)), '', 'nor heard [rule 15]');
+is(brief(frames($all)), '', 'a transaction that could not be prepared is not heard [rule 15]');
 $writer->query_safe('BEGIN; SET LOCAL evpg.broadcast = off;' . execute('m1', '{"n": 1}')
 	. "PREPARE TRANSACTION 'quiet'; COMMIT PREPARED 'quiet'");
 is(brief(frames($all)), '', 'without frames it can, and is not heard [rule 15]');
@@ -176,7 +176,7 @@ is(join(' ', sort map { $_->{channel} } @frames),
 	$node->safe_psql('postgres',
 	"SELECT string_agg(c, ' ' ORDER BY c) FROM (VALUES (evpg_channel('$long')), (evpg_channel('$long', '$key'))) v (c)"),
 	'long names come on the channels that evpg_channel() says [rule 14]');
-is(join(' ', map { length($_->{channel}) } @frames), '52 52', 'which are short [rule 14]');
+is(join(' ', map { length($_->{channel}) } @frames), '52 52', 'channels of long names are short [rule 14]');
 utf8::decode(my $decoded = $key);
 is(scalar(grep { $_->{key} eq $key || $_->{key} eq $decoded } @frames), 2, 'the frame says the whole key [rule 14]');
 
@@ -313,13 +313,14 @@ cmp_ok($node->safe_psql('postgres', 'SELECT pg_notification_queue_usage()'), '>'
 my $ours = $node->background_psql('postgres');
 $ours->query_safe("SELECT evpg_listen('usage')");
 $node->safe_psql('postgres', execute('flood', '{"n": 2}'));
-is(brief(frames($ours)), 'delta flood 1.301 {"n":2}', 'nor do they stop others [issue 3]');
+is(brief(frames($ours)), 'delta flood 1.301 {"n":2}', 'listeners that do not read do not stop others [issue 3]');
 my @flood = frames($all);
 is(join(' ', map { $_->{version} } @flood), join(' ', 1 .. 301), 'when one reads at last, all is there, in order [rule 14]');
 is(join(' ', map { $_->{version} } frames($holder, 'COMMIT')), join(' ', 1 .. 301), 'the other, too [rule 14]');
 is(join(' ', map { $_->{version} } grep { $_->{channel} eq 'projection.usage' && $_->{key} eq 'flood' } frames($watch)),
-	join(' ', 1 .. 301), 'and a third that has not read meanwhile [rule 14]');
-is($node->safe_psql('postgres', 'SELECT pg_notification_queue_usage()'), '0', 'then the queue is empty [issue 3]');
+	join(' ', 1 .. 301), 'a third listener that has not read meanwhile has all frames [rule 14]');
+is($node->safe_psql('postgres', 'SELECT pg_notification_queue_usage()'), '0',
+	'the queue of notifications is empty when all have read [issue 3]');
 
 # where a frame comes from, as its session says
 $writer->query_safe("SET evpg.origin = 'tab \"7\"'");
@@ -334,7 +335,8 @@ $writer->query_safe('BEGIN;' . execute('open', '{"n": 1}'));
 my $open = $node->safe_psql('postgres', 'SELECT last_value FROM evpg.event_position');
 is($node->safe_psql('postgres', "SELECT evpg_wait_for('usage', $open, '0')"), 'f',
 	'an inline projection does not have what is not committed [rule 9]');
-is($node->safe_psql('postgres', "SELECT evpg_wait_for('usage', $open - 1, '0')"), 't', 'but what is before [rule 9]');
+is($node->safe_psql('postgres', "SELECT evpg_wait_for('usage', $open - 1, '0')"), 't',
+	'an inline projection has what is before an open transaction [rule 9]');
 $writer->query_safe('COMMIT');
 is($node->safe_psql('postgres', "SELECT evpg_wait_for('usage', $open, '0')"), 't',
 	'once it is committed it has it [rule 9]');

@@ -154,7 +154,7 @@ like(sql("BEGIN; UPDATE evpg.projection_state s SET version = s.version + 1 FROM
 	'a version too many is found');
 like(sql("BEGIN; DELETE FROM line WHERE position = (SELECT max(position) FROM line); SELECT * FROM wrong; ROLLBACK"),
 	qr/^table\|/, 'a lost line is found');
-is( sql(<<'SQL'), '', 'and what a rebuild makes of them [rule 13, 3.4 test 7]');
+is( sql(<<'SQL'), '', 'a rebuild makes the same rows of the events [rule 13, 3.4 test 7]');
 CREATE TABLE before AS SELECT * FROM evpg.projected_state WHERE name IN ('chain', 'house', 'module', 'both', 'whole');
 CREATE TABLE folded AS SELECT name, key, evpg_rebuild_projection(name, key) AS events FROM before;
 SELECT b.*, s.*, f.events FROM before b

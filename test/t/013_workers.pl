@@ -76,21 +76,21 @@ $node->safe_psql('postgres', 'CREATE EXTENSION evpg');
 soon(processes(1, 'worker', 'postgres'), 'the extension comes back, and so does the worker');
 my $before = worker('postgres');
 $node->safe_psql('postgres', 'DROP EXTENSION evpg; CREATE EXTENSION evpg');
-soon(processes(1, 'worker', 'postgres'), 'also if both happen at once');
+soon(processes(1, 'worker', 'postgres'), 'DROP EXTENSION and CREATE EXTENSION at once leave a worker');
 $node->safe_psql('plain', 'BEGIN; CREATE EXTENSION evpg; ROLLBACK');
 $node->restart;
 soon(processes(1, 'worker', 'postgres'), 'a restart of the server starts it');
 soon(processes(0, 'probe'), 'everything was looked at');
-is($node->safe_psql('template1', processes(1, 'worker')), 't', 'and nothing else');
+is($node->safe_psql('template1', processes(1, 'worker')), 't', 'databases without evpg have no worker');
 
 # ------------------------------------------------------------------ how many
 
 set('evpg.workers', 3);
 soon(processes(3, 'worker', 'postgres'), 'evpg.workers can be raised');
 set('evpg.workers', 0);
-soon(processes(0, 'worker'), 'and lowered, to none');
+soon(processes(0, 'worker'), 'evpg.workers can be lowered to none');
 set('evpg.workers', 1);
-soon(processes(1, 'worker', 'postgres'), 'and raised again');
+soon(processes(1, 'worker', 'postgres'), 'evpg.workers can be raised again');
 
 # ------------------------------------------------------------------ commands on whole databases
 
@@ -129,12 +129,12 @@ $node->safe_psql("db$_", 'CREATE EXTENSION evpg') foreach 1 .. 2;
 soon(processes(1, 'worker', 'db1'), 'the last slot is taken');
 ok($node->wait_for_log(qr/WARNING: .*has no workers.*\n.*DETAIL: .*\n.*HINT: .*evpg\.max_databases/),
 	'beyond evpg.max_databases there is a warning');
-is($node->safe_psql('template1', processes(0, 'worker', 'db2')), 't', 'and no worker');
+is($node->safe_psql('template1', processes(0, 'worker', 'db2')), 't', 'a database beyond evpg.max_databases has no worker');
 is($node->safe_psql('db2', "SELECT mode FROM evpg.stat_broadcast"), 'commit',
 	'frames are sent with the commit there [rule 15]');
 $node->safe_psql('template1', 'DROP DATABASE other');
 ok(1, 'a database with a worker can be dropped');
-soon(processes(1, 'worker', 'db2'), 'which gives another database its slot');
+soon(processes(1, 'worker', 'db2'), 'a database that is dropped gives another database its slot');
 $node->safe_psql('db1', 'DROP EXTENSION evpg');
 soon(processes(0, 'worker', 'db1'), 'DROP EXTENSION gives one back');
 $node->safe_psql('plain', 'CREATE EXTENSION evpg');
@@ -167,11 +167,11 @@ $before = $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE 
 my $worker = worker('postgres');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($before)");
 soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg launcher' AND pid <> $before",
-	'so is a launcher [D94]');
+	'a launcher that was killed is started again [D94]');
 is(worker('postgres'), $worker, 'the worker went on without it');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($worker)");
 soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND pid <> $worker",
-	'and the new one looks after it');
+	'the new launcher looks after the worker');
 
 # ------------------------------------------------------------------ what user code leaves behind
 
@@ -213,7 +213,7 @@ $node->safe_psql('postgres',
 $node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($waiting)");
 ok($node->wait_for_log(qr/\[$waiting\] .*Grand total:/), 'it says what memory it has');
 my @used = slurp_file($node->logfile) =~ /\[$waiting\] .*(?:ExprContext|EvpgWait): (\d+) total/g;
-is(scalar(grep { $_ > 100_000 } @used), 0, 'which does not grow with each look');
+is(scalar(grep { $_ > 100_000 } @used), 0, 'the memory of the launcher does not grow with each look');
 $node->safe_psql('postgres', "SELECT pg_cancel_backend($waiting)");
 $waiter->quit;
 
@@ -239,18 +239,18 @@ ok($node->wait_for_log(qr/WARNING:  could not start evpg worker.*\n.*DETAIL: .*\
 	'too few max_worker_processes: a warning');
 soon(processes(2, 'worker', 'postgres'), 'as many workers as there is room for');
 $node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
-soon(processes(2, 'worker', 'postgres'), 'which are started again');
+soon(processes(2, 'worker', 'postgres'), 'workers that have ended are started again');
 is(scalar(() = slurp_file($node->logfile) =~ /WARNING:  could not start evpg/g), 1, 'one warning');
 $node->safe_psql('postgres', "SELECT evpg_put_projection('kept', 'a', '{}')");
 $node->safe_psql('template1', "SELECT pg_terminate_backend($_)") foreach split /\n/, worker('postgres');
 soon(processes(2, 'worker', 'postgres'), 'places that become free are taken by workers');
 is($node->safe_psql('template1', processes(0, 'broadcaster')), 't',
-	'not by a broadcaster, since frames can go by NOTIFY [rule 15]');
+	'no broadcaster takes the last slot, since frames can go by NOTIFY [rule 15]');
 is($node->safe_psql('postgres',
 	"SELECT status, workers, workers_wanted, broadcaster_pid FROM evpg.stat_database WHERE datname = 'postgres'"),
 	'served|2|4|', 'the database says what it has');
 set('evpg.workers', 1);
-soon(processes(1, 'broadcaster', 'postgres'), 'but if one is left the broadcaster takes it');
+soon(processes(1, 'broadcaster', 'postgres'), 'the broadcaster takes a slot that is left');
 $node->stop;
 
 # ------------------------------------------------------------------ pg_upgrade
@@ -259,7 +259,7 @@ command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, '-o', 
 	'the server starts for a binary upgrade');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evpg%'"), '0',
 	'without a launcher');
-command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, 'stop' ], 'and stops');
+command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, 'stop' ], 'a server without a launcher stops');
 is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
 
 done_testing();

@@ -159,7 +159,8 @@ is(brief(all_heard($all)), 'm 1.1 1, m 1.2 2, m 1.3 3',
 $writer->query_safe('BEGIN; SAVEPOINT a;' . execute('m', 666) . "ROLLBACK TO a; SET LOCAL evpg.broadcast = 'commit';"
 	. execute('m', 4) . 'COMMIT');
 @frames = all_heard($all);
-is(brief(@frames) . ' ' . $frames[0][2], "m 1.4 4 $writer_pid", 'but frames that were rolled back do not count');
+is(brief(@frames) . ' ' . $frames[0][2], "m 1.4 4 $writer_pid",
+	'frames that were rolled back do not count for the order of a key');
 
 # ------------------------------------------------------------------ what is rolled back
 
@@ -253,8 +254,8 @@ my $commands = join '', map { execute('o', $_) } 1 .. 1000;
 $node->safe_psql('postgres', "BEGIN; $commands COMMIT");
 is(brief(all_heard($all)), 'resync 1000',
 	'a transaction with more frames than there is room for: all are dropped, and announced [D02]');
-is(counters('dropped, resyncs'), '1000|1', 'and counted');
-is_heard(execute('o', 1001), 'o 1.1001 1001', 'then it goes on');
+is(counters('dropped, resyncs'), '1000|1', 'dropped frames are counted');
+is_heard(execute('o', 1001), 'o 1.1001 1001', 'frames go on after some were dropped');
 is_heard('BEGIN; SAVEPOINT a;' . $commands . 'ROLLBACK TO a;' . execute('o', 1002) . 'COMMIT', 'o 1.1002 1002',
 	'what was rolled back takes no room');
 
@@ -321,7 +322,7 @@ is($all[0][1]{event}, 'delta', 'before the end [rule 14]');
 is(join(' ', sort map { $_->[0] } @rebuilt), 'evpg.resync projection.twin',
 	'one frame on each channel says that all rows are new [rule 13]');
 is(join(' ', sort keys %{ $rebuilt[0][1] }) . " $rebuilt[0][1]{projection}", 'event position projection twin',
-	'which one is all it says [rule 14]');
+	'the frame of a rebuild has no key [rule 14]');
 $node->safe_psql('postgres', execute('t', 3));
 like(brief(all_heard($twin)), qr/^t [2-9]\.3 3$/, 'the next frame has a higher generation [rule 12]');
 $twin->quit;
@@ -356,7 +357,8 @@ ok($node->wait_for_log(qr/ERROR:  could not access status of transaction.*\n.*DE
 	'the broadcaster cannot send');
 is(counters('queued'), '11', 'keeps the frames');
 chmod 0700, $queue;
-ok($node->poll_query_until('postgres', 'SELECT queued = 0 FROM evpg.stat_broadcast'), 'and sends them when it can');
+ok($node->poll_query_until('postgres', 'SELECT queued = 0 FROM evpg.stat_broadcast'),
+	'the broadcaster sends kept frames when it can');
 @frames = grep { $_->[1]{version} > $version } heard($all);
 is(join(' ', map { $_->[1]{version} - $version } @frames), join(' ', 1 .. 11), 'in order, to those who listen');
 $stuck->query_safe('COMMIT');
@@ -371,7 +373,7 @@ $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 60000)");
 is($node->safe_psql('postgres', "SET evpg.broadcast = 'worker';" . execute('e', 1) . "SELECT mode FROM evpg.stat_broadcast"),
 	'worker', 'without the broadcaster frames wait');
 is(brief(all_heard($all)), 'e 1.1 1', 'for the next one');
-isnt(broadcaster(), $pid, 'which is started');
+isnt(broadcaster(), $pid, 'a broadcaster that has ended is started again');
 $_->quit foreach $all, $writer;
 
 # ------------------------------------------------------------------ frames that wait when the broadcaster ends
@@ -411,7 +413,8 @@ foreach my $mode (qw(auto commit worker))
 	is(overtaken("w$mode", $mode), "w$mode 1.2 2, w$mode 1.3 3, w$mode 1.4 4",
 		"frames that wait in the ring are not overtaken, $mode [rule 14]");
 }
-isnt(overtaken('wrong', 'auto', 'frames_overtake'), 'wrong 1.2 2, wrong 1.3 3, wrong 1.4 4', 'which this test would notice');
+isnt(overtaken('wrong', 'auto', 'frames_overtake'), 'wrong 1.2 2, wrong 1.3 3, wrong 1.4 4',
+	'the test notices frames that overtake each other');
 
 # No broadcaster can come: a worker sends what waits.
 $node->safe_psql('postgres', "SET evpg.broadcast = 'worker';" . execute('s', 1));
@@ -442,7 +445,7 @@ kill('KILL', broadcaster());
 ok($node->poll_query_until('postgres', 'SELECT sent = 0 FROM evpg.stat_broadcast'), 'after a crash the ring is empty');
 $all = listener('postgres', 'projection.usage');
 $node->safe_psql('postgres', "SET evpg.broadcast = 'worker';" . execute('e', 2));
-is(brief(all_heard($all)), 'e 1.2 2', 'and frames are sent again');
+is(brief(all_heard($all)), 'e 1.2 2', 'frames are sent again after the error');
 
 $node->safe_psql('postgres', 'DROP EXTENSION evpg CASCADE');
 ok($node->poll_query_until('template1', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'evpg broadcaster'"),
@@ -450,7 +453,7 @@ ok($node->poll_query_until('template1', "SELECT count(*) = 0 FROM pg_stat_activi
 prepare('postgres');
 $node->safe_psql('postgres', "SET evpg.broadcast = 'worker';" . execute('e', 1));
 is(brief(all_heard($all)), 'e 1.1 1', 'CREATE EXTENSION: from the beginning');
-is(counters('sent'), '1', 'also the counts');
+is(counters('sent'), '1', 'CREATE EXTENSION begins counting anew');
 $all->quit;
 
 $node->stop;

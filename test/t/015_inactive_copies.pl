@@ -44,11 +44,11 @@ $node->safe_psql('postgres', 'CREATE DATABASE original');
 create_evpg($node, 'original');
 $node->safe_psql('original', "SELECT FROM evpg_execute('account', 'a', 'Open', '{\"owner\": \"Alice\"}')");
 is(paused($node, 'original'), 'f', 'where it was created: not paused [rule 9]');
-is($node->safe_psql('original', $own), '1|1', 'and known');
+is($node->safe_psql('original', $own), '1|1', 'the database knows itself');
 $node->restart;
-is(paused($node, 'original'), 'f', 'nor after a restart');
+is(paused($node, 'original'), 'f', 'consumers are not paused after a restart');
 $node->safe_psql('postgres', 'ALTER DATABASE original RENAME TO renamed');
-is(paused($node, 'renamed'), 'f', 'nor under another name');
+is(paused($node, 'renamed'), 'f', 'consumers are not paused under another name of the database');
 
 # ------------------------------------------------------------------ copies
 
@@ -101,7 +101,7 @@ $node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/again", '-d', $node->con
 $node->safe_psql('postgres', 'CREATE DATABASE again');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('again'), "$directory/again" ], 'restored');
 is($node->safe_psql('again', $own), '3|1', 'a copy of a copy knows all');
-is(paused($node, 'again'), 't', 'and is paused');
+is(paused($node, 'again'), 't', 'consumers of a copy of a copy are paused');
 
 # ------------------------------------------------------------------ what is no copy
 
@@ -110,7 +110,7 @@ $node->command_ok([ 'pg_restore', '--exit-on-error', '--clean', '--if-exists', '
 	"$directory/dump" ],
 	'restored over itself');
 is($node->safe_psql('renamed', $own), '2|2', 'there are two rows that say the same');
-is(paused($node, 'renamed'), 'f', 'not paused');
+is(paused($node, 'renamed'), 'f', 'a restored row beside an equal one does not pause consumers');
 
 # ------------------------------------------------------------------ who must not, what if nothing is known
 
@@ -120,7 +120,7 @@ $node->safe_psql('postgres', 'CREATE ROLE writer');
 $node->safe_psql('copy', "SELECT evpg_grant('writer', 'writer')");
 is(sqlstate($node, 'SET ROLE writer; SELECT evpg_activate_consumers()', 'copy'), '42501', 'a writer must not activate');
 is(sqlstate($node, 'BEGIN READ ONLY; SELECT evpg_activate_consumers()', 'copy'), '25006',
-	'nor can a transaction that is read only');
+	'a read-only transaction cannot activate consumers');
 
 # ------------------------------------------------------------------ what a copy has drawn
 

@@ -135,9 +135,10 @@ SELECT stable_position, last_position >= $last, blocker_gid, blocker_state,
        blocker_xact_start = (SELECT prepared FROM pg_prepared_xacts WHERE gid = blocker_gid)
   FROM evpg.stat_stable_position ORDER BY blocker_xact_start
 SQL
-	"$base|t|first|prepared|t\n$base|t|it's the second|prepared|t", 'also after a restart [rule 9]');
+	"$base|t|first|prepared|t\n$base|t|it's the second|prepared|t",
+	'prepared transactions hold the stable position back after a restart [rule 9]');
 is( $node->safe_psql('postgres', "SELECT evpg_stable_position(), (SELECT count(*) FROM evpg_read_all($base))"),
-	"$base|0", 'and readers stop there [rule 9]');
+	"$base|0", 'readers stop at prepared transactions [rule 9]');
 $node->safe_psql('postgres', "COMMIT PREPARED 'first'");
 is( $node->safe_psql('postgres', "SELECT stable_position - $base, blocker_gid FROM evpg.stat_stable_position"),
 	"1|it's the second", 'one is committed [rule 9]');

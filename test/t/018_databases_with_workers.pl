@@ -35,7 +35,7 @@ $node->safe_psql('postgres', 'CREATE ROLE maker LOGIN CREATEDB; CREATE ROLE nobo
 $node->safe_psql('template1', 'CREATE EXTENSION evpg');
 soon(processes(1, 'worker', 'template1'), 'the extension is in template1, which has a worker');
 is($node->psql('postgres', 'CREATE DATABASE made'), 0, 'a database can be created');
-is($node->psql('postgres', 'DROP DATABASE made'), 0, 'and dropped');
+is($node->psql('postgres', 'DROP DATABASE made'), 0, 'a database can be dropped while workers run');
 soon(processes(1, 'worker', 'template1'), 'the worker comes back');
 is($node->psql('postgres', 'CREATE DATABASE made', extra_params => [ '-U', 'maker' ]), 0,
 	'who may copy a template can create a database, too');
@@ -64,7 +64,7 @@ soon(processes(1, 'worker', 'made'), 'when it stops being a template it gets its
 $node->safe_psql('postgres', 'ALTER DATABASE made ALLOW_CONNECTIONS false');
 soon(processes(0, 'worker', 'made'), 'a database that takes no connections loses its worker');
 $node->safe_psql('postgres', 'ALTER DATABASE made ALLOW_CONNECTIONS true');
-soon(processes(1, 'worker', 'made'), 'and gets one again when it takes some');
+soon(processes(1, 'worker', 'made'), 'a database gets a worker again when it accepts connections');
 $node->safe_psql('postgres', 'DROP DATABASE made');
 soon(processes(0, 'worker', 'template1'), 'without the extension it leaves');
 
@@ -79,7 +79,7 @@ CREATE FUNCTION keep(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql I
 SELECT evpg_register_projection('kept', 'keep');
 SELECT evpg_put_projection('kept', 'a', '{}');
 SQL
-soon(processes(1, 'broadcaster', 'first'), 'which has a broadcaster');
+soon(processes(1, 'broadcaster', 'first'), 'a database that has sent frames has a broadcaster');
 my $broadcaster = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg broadcaster'");
 kill 'STOP', $broadcaster;
 $node->safe_psql('first', 'DROP EXTENSION evpg CASCADE');
@@ -92,7 +92,7 @@ is($node->safe_psql('postgres', processes(0, 'worker', 'second')), 't',
 	'the slot is not free as long as the broadcaster is there');
 kill 'CONT', $broadcaster;
 soon(processes(0, 'broadcaster', 'first'), 'it leaves');
-soon(processes(1, 'worker', 'second'), 'and the slot goes to who was refused');
+soon(processes(1, 'worker', 'second'), 'the slot of a dropped extension goes to the database that was refused');
 
 $node->stop;
 done_testing();

@@ -40,7 +40,7 @@ is(receive('committed'), 't', 'a message is received and committed');
 is(deposit('committed too'), 'ok', 'another one, with a command');
 my $session = $node->background_psql('postgres');
 is($session->query_safe("BEGIN; SELECT evpg_receive('shop', 'open')"), 't', 'a third is received');
-is($session->query_safe(sprintf($deposit, 'open too')), 'ok', 'and a fourth, but not committed');
+is($session->query_safe(sprintf($deposit, 'open too')), 'ok', 'a fourth message is received, but not committed');
 $node->safe_psql('postgres', 'CHECKPOINT');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM evpg.inbox'), 2, 'others do not see them');
 $node->kill9;
@@ -64,7 +64,7 @@ is(sqlstate($node, "SET lock_timeout = '10ms'; SELECT evpg_receive('shop', '$_')
   foreach 'kept', 'lost';
 $node->safe_psql('postgres', "COMMIT PREPARED 'kept'");
 $node->safe_psql('postgres', "ROLLBACK PREPARED 'lost'");
-is(receive('kept') . receive('lost'), 'ft', 'and then knows how it ended');
+is(receive('kept') . receive('lost'), 'ft', 'a receiver knows after a crash which messages were committed');
 
 $node->stop;
 done_testing();

@@ -467,9 +467,10 @@ append_to('a', 4);
 is(publish_all('offsets'), 'a 1, a 2, a 3, a 4', 'four events are published [B61, 2.4 test 9]');
 is(offset('offsets'), 4, 'the stored offset is 4 [B62, 2.4 test 9]');
 $node->restart;
-is(offset('offsets'), 4, 'and still is after a restart [B62, 2.4 test 9]');
+is(offset('offsets'), 4, 'the stored offset is the same after a restart [B62, 2.4 test 9]');
 append_to('a', 2);
-is(publish_all('offsets'), 'a 1, a 2, a 3, a 4, a 5, a 6', 'then six messages, none twice [B62, 2.4 test 9]');
+is(publish_all('offsets'), 'a 1, a 2, a 3, a 4, a 5, a 6',
+	'from the stored offset six messages are published, none twice [B62, 2.4 test 9]');
 is(offset('offsets'), 6, 'the offset is 6 [B62, 2.4 test 9]');
 
 # of two streams; those that come while nobody publishes
@@ -483,7 +484,7 @@ append_to('c', 2);
 is(publish_all('resumed'), 'b 1, b 2, b 3, c 1, c 2, b 4, c 3, c 4',
 	'after a restart of publisher and server exactly eight messages [B61, 2.4 test 9]');
 is(publish_all('resumed'), join(', ', @{ $broker{resumed} }), 'none is published again [B61, 2.4 test 9]');
-is(scalar @{ $broker{resumed} }, 8, 'also not by the next publisher [B61, 2.4 test 9]');
+is(scalar @{ $broker{resumed} }, 8, 'the next publisher publishes none again [B61, 2.4 test 9]');
 
 $node->stop;
 done_testing();

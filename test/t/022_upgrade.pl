@@ -85,7 +85,8 @@ is(contents($new), $before, 'all is there as it was, the optional index too');
 is(inspect($new), '', 'all that is stored agrees');
 is(sqlstate($new, 'CALL evpg_run()'), '55000', 'consumers are paused [rule 9]');
 is(sqlstate($new, 'SELECT evpg_run_sagas()'), '55000', 'sagas, too [rule 9]');
-is(sqlstate($new, 'SELECT evpg_retry_dead_letters(NULL)'), '55000', 'and dead letters [rule 9]');
+is(sqlstate($new, 'SELECT evpg_retry_dead_letters(NULL)'), '55000',
+	'dead letters are not retried after pg_upgrade [rule 9]');
 is(contents($new), $before, 'nothing has been done [rule 9]');
 $new->safe_psql('postgres', 'ALTER SYSTEM SET evpg.workers = 1');
 $new->safe_psql('postgres', 'SELECT pg_reload_conf()');
@@ -94,10 +95,11 @@ ok($new->poll_query_until('postgres',
 	'there is a worker');
 # what wakes it changes nothing
 ok(worker_rounds($new, 'postgres', 5,
-	q(BEGIN; SELECT FROM evpg_append('account', 'payer', ARRAY[evpg_event('Noted')]); ROLLBACK)), 'which has gone around');
+	q(BEGIN; SELECT FROM evpg_append('account', 'payer', ARRAY[evpg_event('Noted')]); ROLLBACK)),
+	'the worker has gone around after pg_upgrade');
 (my $expected = $before) =~ s/^evpg\.event_position\|.*$/evpg.event_position/m;
 (my $found = contents($new)) =~ s/^evpg\.event_position\|.*$/evpg.event_position/m;
-is($found, $expected, 'and has done nothing [rule 9]');
+is($found, $expected, 'the worker has done nothing after pg_upgrade [rule 9]');
 is( $new->safe_psql('postgres', q(SELECT status, version
 		FROM evpg_try_execute('account_c', 'payer', 'Deposit', '{"amount": 100}', command_id => 'first'))),
 	'duplicate|2', 'a command that was sent before is a duplicate [rule 4]');

@@ -186,7 +186,7 @@ $open->query_safe('ROLLBACK');
 is(answer($rare), 't', 'a wait for an event of others ends when nobody holds the stable position any more [rule 10]');
 begin($rare, "SELECT evpg_wait_for('rare', $position + 2, NULL)");
 query("SELECT append('odd', 'Odd'), append('other')");
-is(answer($rare), 't', 'or when they have come [rule 10]');
+is(answer($rare), 't', 'a wait for an event of others ends when events have come [rule 10]');
 $rare->quit;
 
 # ------------------------------------------------------------------ slow appenders
@@ -220,8 +220,8 @@ is(query("SELECT count(*) FROM evpg.projected_state WHERE key = 'prepared'"), '0
 query("COMMIT PREPARED 'appender'");
 soon("SELECT version = 1 FROM evpg.projected_state WHERE name = 'soon' AND key = 'prepared'",
 	'COMMIT PREPARED wakes the worker [rule 9]');
-is(answer($watcher), 'prepared|1', 'and who watches a key [rule 12]');
-is(answer($waiter), 't', 'and who waits for a projection [rule 10]');
+is(answer($watcher), 'prepared|1', 'COMMIT PREPARED wakes a session that watches a key [rule 12]');
+is(answer($waiter), 't', 'COMMIT PREPARED wakes a session that waits for a projection [rule 10]');
 
 settled();
 query($prepare);
@@ -230,7 +230,7 @@ query("ROLLBACK PREPARED 'appender'");
 soon("SELECT version = 1 FROM evpg.projected_state WHERE name = 'soon' AND key = 'held'",
 	'ROLLBACK PREPARED wakes the worker: nothing is held back any more [rule 9]');
 is(query("SELECT version FROM evpg.projected_state WHERE name = 'soon' AND key = 'prepared'"), '1',
-	'and nothing is applied of what was rolled back [rule 9]');
+	'nothing is applied of a prepared transaction that was rolled back [rule 9]');
 $node->safe_psql('template1', "BEGIN; CREATE TABLE plain (); PREPARE TRANSACTION 'plain'; COMMIT PREPARED 'plain'");
 ok(1, 'a database without the extension has prepared transactions as ever');
 

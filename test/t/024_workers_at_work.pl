@@ -106,16 +106,16 @@ my $before = $node->safe_psql('copy', $contents);
 is($before, $node->safe_psql('original', $contents), 'a copy has all that the original has');
 is($node->safe_psql('copy', 'SELECT (SELECT count(*) FROM evpg.timer WHERE due_at < now()), (SELECT count(*) '
 	. 'FROM evpg.saga_event), (SELECT lag_events > 0 FROM evpg.stat_consumer WHERE name = \'counts\')'), '1|1|t',
-	'and there is something to be done');
+	'the copy has work to be done');
 workers(1);
 is_done($node, 'original', 'the original');
 soon($node, 'template1', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'copy'",
 	'the copy has a worker');
 ok(worker_rounds($node, 'copy', 5, "SELECT FROM evpg_append('account', 'noted', ARRAY[evpg_event('Noted')])"),
-	'which has gone around, woken by commits');
-is($node->safe_psql('copy', $contents), $before, 'and has done nothing [rule 9]');
-is(sqlstate($node, 'CALL evpg_run()', 'copy'), '55000', 'nor does evpg_run() [rule 9]');
-is($node->safe_psql('copy', $contents), $before, 'which leaves all as it was [rule 9]');
+	'commits make the worker of the copy go around');
+is($node->safe_psql('copy', $contents), $before, 'the worker of the copy has done nothing [rule 9]');
+is(sqlstate($node, 'CALL evpg_run()', 'copy'), '55000', 'evpg_run() is refused in a copy [rule 9]');
+is($node->safe_psql('copy', $contents), $before, 'evpg_run() that was refused leaves all as it was [rule 9]');
 is($node->safe_psql('copy', 'SELECT evpg_activate_consumers()'), 't', 'evpg_activate_consumers() [rule 9]');
 is_done($node, 'copy', 'the copy, activated');
 is($node->safe_psql('original', $balances), '66 39', 'the original is as it was');
@@ -160,13 +160,15 @@ workers(0);
 	soon($node, 'clock', q(SELECT count(*) = 1 FROM evpg.timer), 'a saga has set a timer');
 	operator(q(SELECT evpg_set_clock_offset('25 h')), q(SELECT state->>'rung' = '1' FROM evpg.saga_instance),
 		'the clock is moved: a worker fires what is due by it [D99]');
-	ok(worker_rounds($node, 'clock', 3, q(SELECT evpg_set_clock_offset('25 h'))), 'and goes around again');
+	ok(worker_rounds($node, 'clock', 3, q(SELECT evpg_set_clock_offset('25 h'))),
+		'the worker goes around again after the clock has moved');
 	is($node->safe_psql('clock', q(SELECT state->>'rung' FROM evpg.saga_instance)), '1',
 		'once: the next timer was set by the same clock [D99]');
 	is($node->safe_psql('clock', q(SELECT count(*) FROM evpg.timer WHERE due_at > clock_timestamp() + interval '48 h')), '1',
 		'a day after that [D99]');
 	$node->safe_psql('clock', $_) foreach q(CALL evpg_run()), q(SELECT evpg_set_clock_offset());
-	is($node->safe_psql('clock', q(SELECT state->>'rung' FROM evpg.saga_instance)), '1', 'nor does a session fire it [D99]');
+	is($node->safe_psql('clock', q(SELECT state->>'rung' FROM evpg.saga_instance)), '1',
+		'a session does not fire the timer a second time [D99]');
 
 	operator(q(SELECT evpg_reschedule_timer(timer_id, now()) FROM evpg.timer),
 		q(SELECT state->>'rung' = '2' FROM evpg.saga_instance), 'evpg_reschedule_timer wakes the workers');
@@ -209,9 +211,9 @@ SQL
 	like($log,
 		qr/WARNING:  saga "breaking" of database "clock" has dead letter \d+\n.*DETAIL:  The error has SQLSTATE P0001/,
 		'the log says what somebody must look at, and where');
-	unlike($log, qr/SECRET-4111/, 'but nothing of what the user code has said [A51]');
+	unlike($log, qr/SECRET-4111/, 'the log has nothing of what user code has raised [A51]');
 	is($node->safe_psql('clock', q(SELECT count(*) FROM evpg.dead_letter WHERE message = 'SECRET-4111')), '2',
-		'which is in evpg.dead_letter [A51]');
+		'evpg.dead_letter has what user code has raised [A51]');
 	workers(0);
 }
 

@@ -191,7 +191,7 @@ foreach my $step ('1|0', '1|1', '1|1')
 	is(query('SET synchronous_commit = on; SELECT dispatched FROM evpg_run_sagas(1)'), 1, 'a reaction is committed');
 	crash('postmaster');
 	is(query("SELECT taken, given FROM transfer WHERE kind = 'transfer_c' AND id = 'committed'"), $step,
-		'and is there after a crash');
+		'the reaction is there after a crash');
 }
 all_is_well('committed');
 
@@ -260,9 +260,10 @@ is(query("SELECT string_agg(key || ' ' || (state->>'seen'), ', ' ORDER BY key) F
 	. "WHERE saga = 'poisonable'"), 'served also fine 1, served fine 1', 'each event counts once');
 is(query("SELECT count(*) FROM evpg.saga_event WHERE key = 'served ill'"), 2, 'what comes later for the ill one waits');
 is(query("SELECT dead_lettered_total FROM evpg.stat_consumer WHERE name = 'poisonable'"), 1,
-	'which counts once, however many attempts there were [A32]');
+	'a reaction that crashes counts once, however many attempts there were [A32]');
 is(query("SELECT evpg_discard_dead_letter(dead_letter_id, 'poison') FROM evpg.dead_letter"), 't', 'it is given up');
-soon("SELECT count(*) = 3 FROM evpg.saga_instance WHERE saga = 'poisonable'", 'and the instance goes on');
+soon("SELECT count(*) = 3 FROM evpg.saga_instance WHERE saga = 'poisonable'",
+	'the instance goes on after its dead letter was discarded');
 is(scalar(() = slurp_file($node->logfile) =~ /evpg worker.*was terminated by signal 6/g), 3,
 	'there were so many crashes, after the one that made it a suspect');
 

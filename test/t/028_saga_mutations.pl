@@ -271,7 +271,8 @@ foreach my $end ('COMMIT', 'ROLLBACK')
 	$holder->query_safe('COMMIT');
 	$holder->quit;
 	query('CALL evpg_run()');
-	is(outcome($id), 'completed completed done 4, completed completed done 4', 'which is completed when it is seen [B26]');
+	is(outcome($id), 'completed completed done 4, completed completed done 4',
+		'a transfer that is done is completed when its events are seen [B26]');
 	is(wrong($node), '', 'once [B26]');
 }
 

@@ -287,7 +287,7 @@ SQL
 	is(query("SELECT string_agg(event_id::text, ' ') FROM evpg.event WHERE aggregate_id = 'mail killed $n'"), $seen,
 		'mail is wanted once, under the id that was read [rule 19]');
 }
-is(query('SELECT count(*) FROM evpg.dead_letter'), 0, 'and nothing is given up');
+is(query('SELECT count(*) FROM evpg.dead_letter'), 0, 'no mail is a dead letter');
 set('evpg.workers', 0);
 
 # ------------------------------------------------------------------ synchronous standbys
@@ -321,7 +321,8 @@ soon("SELECT current_setting('synchronous_standby_names') = 'nobody'", 'a standb
 set('evpg.workers', 1);
 soon("SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'evpg worker'",
 	'a reaction waits for the standby [rule 19]');
-is(query("SELECT count(*) FROM evpg.event WHERE aggregate_id = 'mail lonely'"), 0, 'and is not visible [rule 19]');
+is(query("SELECT count(*) FROM evpg.event WHERE aggregate_id = 'mail lonely'"), 0,
+	'a reaction that waits for the standby is not visible [rule 19]');
 set('synchronous_standby_names', "''");
 soon("SELECT count(*) = 1 FROM evpg.event WHERE aggregate_id = 'mail lonely'", 'until there is none');
 
@@ -346,7 +347,8 @@ foreach my $mutation ('prepared_unnoted', '')
 		'an event that was prepared is not read before the standby has it' . ($mutation eq '' ? '' : ', but with the defect')
 			. ' [rule 19]');
 	kill('CONT', $receiver);
-	is(query("SELECT count(*) FROM evpg_read_all(0) WHERE aggregate_id = '$id'"), 1, 'and then it is');
+	is(query("SELECT count(*) FROM evpg_read_all(0) WHERE aggregate_id = '$id'"), 1,
+		'the event is read when a synchronous standby has it');
 }
 set('synchronous_standby_names', "''");
 soon("SELECT current_setting('synchronous_standby_names') = ''", 'nobody is waited for any more');

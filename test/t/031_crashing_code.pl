@@ -150,7 +150,8 @@ poison(q(SELECT count(*) FROM (VALUES ('{"poison_key": true}'), ('{}')) x (data)
 	evpg_append('account', 'saga', ARRAY[evpg_event('Served', data::jsonb)])));
 eventually("SELECT count(*) = 1 FROM evpg.dead_letter WHERE saga = 'keys' AND key IS NULL AND sqlstate = '57P02'",
 	"an event whose key crashes the server ends as a dead letter [rule 17]");
-eventually("SELECT count(*) = 1 FROM evpg.saga_instance WHERE saga = 'keys' AND key = 'saga'", 'and the saga goes on');
+eventually("SELECT count(*) = 1 FROM evpg.saga_instance WHERE saga = 'keys' AND key = 'saga'",
+	'the saga goes on beside crashes of others');
 query("SELECT evpg_drop_saga('keys')");
 
 # ------------------------------------------------------------------ a rebuild
@@ -226,7 +227,7 @@ query("SELECT evpg_register_projection('innocent', library => 'evpg_test', symbo
 serve('innocent', '{}');
 crash_by_another('a projection', "SELECT count(*) = 1 FROM evpg_projection('innocent', 'innocent')");
 is(query("SELECT status, crashes FROM evpg.consumer WHERE name = 'innocent'"), 'running|0',
-	'nor do they stop a projection [rule 10]');
+	'crashes of others do not stop a projection [rule 10]');
 
 # ------------------------------------------------------------------ the server stops, or a worker, in good order
 
@@ -264,10 +265,11 @@ query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type
 eventually("SELECT count(*) = 1 FROM evpg_projection('braked', 'braked')",
 	'an event during which the server was stopped, or workers were, is not given up [rule 10]');
 eventually("SELECT count(*) = 1 FROM evpg.saga_instance WHERE saga = 'braked saga' AND state->>'seen' = '1'",
-	'nor by a saga [rule 17]');
+	'an event during which the server was stopped is not given up by a saga [rule 17]');
 is(query("SELECT status, crashes FROM evpg.consumer WHERE name = 'braked'"), 'running|0',
 	'the projection goes on [rule 10]');
-is(query('SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL'), 0, 'and so does the saga [rule 17]');
+is(query('SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL'), 0,
+	'the saga goes on without dead letters [rule 17]');
 is(join("\n", slurp_file($node->logfile) =~ /^.*WARNING.*"braked.*$/mg), '', 'no crash is reported');
 
 # ------------------------------------------------------------------ nothing to catch up
@@ -298,7 +300,8 @@ foreach my $n (1 .. 4)
 # 250 ms, 500 ms, 1 s and 2 s; the last of them is not over when the first look is made
 is(query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'evpg worker'"), 0,
 	'after several crashes workers do not come at once');
-eventually("SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worker'", 'but they come');
+eventually("SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worker'",
+	'workers come back after several crashes');
 
 $node->stop;
 is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');

@@ -66,7 +66,8 @@ $waiting[3]->query_until(qr/asked/,
 ok($node->poll_query_until('postgres', "SELECT count(*) = 4 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"),
 	'who wants what the transaction has created waits [rule 2]');
 $bulk->query_safe('COMMIT');
-is(join(' ', map { $_->query_safe('SELECT 1') =~ s/\n1$//r } @waiting), '2 2 f 0', 'and then finds it [rule 2]');
+is(join(' ', map { $_->query_safe('SELECT 1') =~ s/\n1$//r } @waiting), '2 2 f 0',
+	'sessions that have waited find what the transaction has created [rule 2]');
 $_->quit foreach $bulk, @waiting;
 
 is(query("SELECT count(*), count(DISTINCT position) FROM evpg.event"), join('|', (4 * $many + 502) x 2),

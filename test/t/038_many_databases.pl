@@ -97,7 +97,7 @@ foreach my $database (sort keys %there)
 }
 is(query($served[0],
 	q(SELECT count(*) FROM evpg.stat_database WHERE status = 'not served' AND reason LIKE '%max_worker_processes%')), '3',
-	'so does one of the others');
+	'a database that is served shows that three others lack a process');
 
 # frames go by NOTIFY: no broadcaster has the place of a worker
 foreach my $database (sort keys %there)
@@ -133,7 +133,7 @@ foreach my $database (@served)
 	query('postgres', "DROP DATABASE $database WITH (FORCE)");
 	delete $there{$database};
 	my @now = soon_served($places, "$database is dropped: another one is served");
-	is(scalar(grep { $_ eq $database } @now), 0, 'not that one');
+	is(scalar(grep { $_ eq $database } @now), 0, 'the database that was dropped is not served');
 }
 ok($node->poll_query_until($_, "$behind HAVING count(*) = 1", '1'),
 	"$_: a worker applies what was left [rule 9]") foreach sort keys %there;
@@ -149,13 +149,13 @@ ok($node->poll_query_until('postgres', q(SELECT count(*) = 2 FROM pg_stat_activi
 query($left, q(SELECT FROM evpg_append('plain', 'a', ARRAY[evpg_event('Said', '{"n": 2}')])));
 ok($node->poll_query_until($left,
 	'SELECT broadcaster_pid IS NOT NULL FROM evpg.stat_database WHERE datname = current_database()'),
-	'and the third place goes to a broadcaster [rule 15]');
+	'the third place goes to a broadcaster [rule 15]');
 query('postgres', 'CREATE DATABASE late');
 query('late', 'CREATE EXTENSION evpg');
 ok($node->poll_query_until('late', q(SELECT status = 'served' FROM evpg.stat_database WHERE datname = current_database())),
-	'which it leaves when a worker needs it [rule 15]');
+	'the broadcaster leaves when a worker needs its place [rule 15]');
 is(query($left, 'SELECT broadcaster_pid IS NULL FROM evpg.stat_database WHERE datname = current_database()'), 't',
-	'and has not any more [rule 15]');
+	'the database has no broadcaster any more [rule 15]');
 $node->stop;
 is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
 done_testing();

@@ -270,8 +270,8 @@ sub ends
 	query($statement);
 	pass("$statement ends: $name");
 	soon("SELECT count(*) = 1 FROM ($worker) w", 'there is a worker');
-	return $terminated ? isnt(query($worker), $before, 'which is another one')
-		: is(query($worker), $before, 'which is the same');
+	return $terminated ? isnt(query($worker), $before, 'a worker that did not end is replaced by another one')
+		: is(query($worker), $before, 'a worker that was cancelled is the same process');
 }
 
 my $loops = q(SELECT evpg_register_projection('loops', 'loop_apply', mode => 'async', key_function => 'loop_keys',
@@ -374,7 +374,7 @@ soon(q(SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'caught'),
 
 	query(qq(SELECT pg_cancel_backend(pid) FROM ($worker) w));
 	others_go_on('an idle worker was cancelled');
-	is(query($worker), $before, 'and is still there');
+	is(query($worker), $before, 'the worker is the same process after a cancel');
 }
 
 # the caller's own timeout
@@ -419,7 +419,8 @@ foreach my $first ('the worker', 'the client')
 	like($client->query_until(qr/<[^>]*>/, ''), qr/< 00000 >/, "$first waits first: the client gets what it wants");
 	let_go($client);
 	soon(qq(SELECT NOT EXISTS (SELECT FROM evpg.saga_event)
-		AND EXISTS (SELECT FROM evpg.saga_instance WHERE key = 'locks after $first')), 'and the worker afterwards');
+		AND EXISTS (SELECT FROM evpg.saga_instance WHERE key = 'locks after $first')),
+		'the worker does its work after the client');
 	nothing_counts("a deadlock, $first waits first");
 	setting('evpg.test_wait', '');
 }
