@@ -7,10 +7,10 @@
  *		their TOAST tables.
  *
  * The table keeps its oid, and so its views, privileges, policies and statistics.
- * Nothing is fired, checked or decoded, so what has triggers or rules, and what a
- * logical replication slot may decode, is not exchanged; nor is a copy that differs
- * from the table in a column, an index or a constraint.  Foreign keys must be
- * between tables that are exchanged together, and hold between their copies.
+ * Nothing is fired, checked or decoded.  So a table is not exchanged if replacing its
+ * rows would fire a trigger or a rule, if a logical replication slot may decode it,
+ * or if the copy differs from it in a column, an index or a constraint.  Foreign keys
+ * are checked before (exchange_keys.c).
  *
  * Old snapshots: rows of the copy were written by transactions that a snapshot
  * which is older than them does not see.  As with CREATE INDEX CONCURRENTLY these
@@ -35,6 +35,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_publication.h"
 #include "catalog/pg_trigger.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
@@ -181,114 +182,130 @@ match_indexes(Relation table, Relation copy, List **indexes, List **matches)
 	return left == NIL;
 }
 
-/* Whether the copy has a foreign key that is equal to one of the table, to the copy of the table that is referenced. */
+/* Whether a trigger or a rule that is enabled in this way acts in this session. */
 static bool
-has_equal_key(const ForeignKeyCacheInfo *key, Relation copy, List *tables, List *copies)
+is_enabled(char enabled)
 {
-	ListCell   *cell;
-
-	foreach(cell, RelationGetFKeyList(copy))
-	{
-		ForeignKeyCacheInfo *other = lfirst(cell);
-		HeapTuple	left = SearchSysCache1(CONSTROID, ObjectIdGetDatum(key->conoid));
-		HeapTuple	right = SearchSysCache1(CONSTROID, ObjectIdGetDatum(other->conoid));
-		bool		equal_kind = HeapTupleIsValid(left) && HeapTupleIsValid(right) &&
-		((Form_pg_constraint) GETSTRUCT(left))->confmatchtype == ((Form_pg_constraint) GETSTRUCT(right))->confmatchtype &&
-		!((Form_pg_constraint) GETSTRUCT(right))->condeferrable;
-		ListCell   *table;
-		ListCell   *its_copy;
-		bool		equal_target = false;
-
-		if (HeapTupleIsValid(left))
-			ReleaseSysCache(left);
-		if (HeapTupleIsValid(right))
-			ReleaseSysCache(right);
-		forboth(table, tables, its_copy, copies)
-			equal_target |= (lfirst_oid(table) == key->confrelid && lfirst_oid(its_copy) == other->confrelid);
-		if (equal_kind && equal_target && key->nkeys == other->nkeys &&
-			memcmp(key->conkey, other->conkey, sizeof(AttrNumber) * key->nkeys) == 0 &&
-			memcmp(key->confkey, other->confkey, sizeof(AttrNumber) * key->nkeys) == 0 &&
-			memcmp(key->conpfeqop, other->conpfeqop, sizeof(Oid) * key->nkeys) == 0)
-			return true;
-	}
-	return false;
+	return enabled != TRIGGER_DISABLED &&
+		enabled != (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA ? TRIGGER_FIRES_ON_ORIGIN :
+					TRIGGER_FIRES_ON_REPLICA);
 }
 
-/* Returns why a trigger of a table forbids an exchange with the copies of these tables; NULL if it does not. */
-static const char *
-find_trigger_obstacle(const Trigger *trigger, List *tables)
+/* Whether the constraint of an internal trigger is a foreign key. */
+static bool
+is_foreign_key(Oid constraint_id)
 {
-	HeapTuple	tuple;
-	Form_pg_constraint constraint;
-	bool		within;
+	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint_id));
+	bool		result = HeapTupleIsValid(tuple) &&
+	((Form_pg_constraint) GETSTRUCT(tuple))->contype == CONSTRAINT_FOREIGN;
 
-	if (trigger->tgenabled == TRIGGER_DISABLED)
-		return NULL;
-	if (!trigger->tgisinternal || !OidIsValid(trigger->tgconstraint))
-		return "It has triggers.";
-	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(trigger->tgconstraint));
-	if (!HeapTupleIsValid(tuple))
-		return "It has triggers.";
-	constraint = (Form_pg_constraint) GETSTRUCT(tuple);
-	within = constraint->contype == CONSTRAINT_FOREIGN &&
-		list_member_oid(tables, constraint->conrelid) && list_member_oid(tables, constraint->confrelid);
-	ReleaseSysCache(tuple);
-	return within ? NULL :
-		"It has a foreign key, or a deferred constraint, that is not between tables that are exchanged, too.";
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
 }
 
-/* Returns why triggers or foreign keys of a table forbid the exchange; NULL if they do not. */
+/* Returns why triggers, rules or foreign keys of a table forbid the exchange; NULL if they do not. */
 static const char *
-find_triggers_obstacle(Relation table, Relation copy, List *tables, List *copies)
+find_trigger_obstacle(Relation table, EvpgExchange *exchange)
 {
 	const char *obstacle = NULL;
 	ListCell   *cell;
 
+	for (int i = 0; table->rd_rules != NULL && i < table->rd_rules->numLocks; i++)
+	{
+		const RewriteRule *rule = table->rd_rules->rules[i];
+
+		if (is_enabled(rule->enabled) && (rule->event == CMD_INSERT || rule->event == CMD_DELETE))
+			return "It has a rule for INSERT or DELETE.";
+	}
 	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers && obstacle == NULL; i++)
-		obstacle = find_trigger_obstacle(&table->trigdesc->triggers[i], tables);
+	{
+		const Trigger *trigger = &table->trigdesc->triggers[i];
+
+		if (!is_enabled(trigger->tgenabled))
+			continue;
+		if (!trigger->tgisinternal || !OidIsValid(trigger->tgconstraint))
+		{
+			/* Replacing the rows would fire no other triggers. */
+			if (TRIGGER_FOR_INSERT(trigger->tgtype) || TRIGGER_FOR_DELETE(trigger->tgtype))
+				obstacle = "It has a trigger for INSERT or DELETE.";
+		}
+		else if (is_foreign_key(trigger->tgconstraint))
+			obstacle = EvpgExchangeFindKeyObstacle(exchange, trigger->tgconstraint);
+		else
+			obstacle = "It has a constraint that can be deferred.";
+	}
 	foreach(cell, obstacle == NULL ? RelationGetFKeyList(table) : NIL)
-		if (!has_equal_key(lfirst(cell), copy, tables, copies))
-		return "It has a foreign key that can be deferred, or that has changed while the copy was filled.";
+	{
+		obstacle = EvpgExchangeFindKeyObstacle(exchange, ((ForeignKeyCacheInfo *) lfirst(cell))->conoid);
+		if (obstacle != NULL)
+			break;
+	}
 	return obstacle;
 }
 
-/* Whether a change of the table may be decoded, which an exchange is not. */
+/* Whether a publication has a table. */
 static bool
-may_be_decoded(void)
+is_published(Relation table)
 {
-	int			slots;
-	int			active;
+	PublicationDesc publications;
 
-	return XLogLogicalInfoActive() && ReplicationSlotsCountDBSlots(MyDatabaseId, &slots, &active);
+	RelationBuildPublicationDesc(table, &publications);
+	return publications.pubactions.pubinsert || publications.pubactions.pubupdate ||
+		publications.pubactions.pubdelete || publications.pubactions.pubtruncate;
+}
+
+/*
+ * Whether a change of the table may be decoded, which an exchange is not: by a
+ * logical slot of this database, but pgoutput decodes only tables that are published.
+ */
+static bool
+may_be_decoded(Relation table)
+{
+	bool		published;
+	bool		found = false;
+
+	if (!XLogLogicalInfoActive() || !RelationNeedsWAL(table))
+		return false;
+	published = is_published(table);
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		/* Neither changes as long as the slot is in use. */
+		found = slot->in_use && SlotIsLogical(slot) && slot->data.database == MyDatabaseId &&
+			(published || strcmp(NameStr(slot->data.plugin), "pgoutput") != 0);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
 }
 
 /*
  * EvpgExchangeFindObstacle
- *		Returns why the contents of a table cannot be exchanged with those of a copy, as
- *		a DETAIL (a constant); NULL if they can.  tables and copies, in the same order,
- *		are all that are exchanged in this transaction.  The caller has locked both
- *		relations.
+ *		Returns why the contents of a table of an exchange cannot be exchanged with those
+ *		of its copy, as a DETAIL (a constant); NULL if they can, as soon as the keys in
+ *		exchange->pending are checked.  The caller has locked both relations.
  */
 const char *
-EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, List *tables, List *copies)
+EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, EvpgExchange *exchange)
 {
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);
 	TupleDesc	columns = RelationGetDescr(table);
-	const char *obstacle = find_triggers_obstacle(table, copy, tables, copies);
+	const char *obstacle = NULL;
 	List	   *indexes;
 	List	   *matches;
 
-	if (obstacle == NULL && table->rd_rules != NULL)
-		obstacle = "It has rules.";
-	else if (obstacle == NULL && may_be_decoded())
-		obstacle = "A logical replication slot of this database would not decode the exchange.";
-	else if (obstacle == NULL &&
-			 !(equal_storage(table, copy) &&
-			   OidIsValid(table->rd_rel->reltoastrelid) == OidIsValid(copy->rd_rel->reltoastrelid) &&
-			   equal_columns(columns, RelationGetDescr(copy)) && equal_checks(columns, RelationGetDescr(copy)) &&
-			   match_indexes(table, copy, &indexes, &matches)))
+	if (!(equal_storage(table, copy) &&
+		  OidIsValid(table->rd_rel->reltoastrelid) == OidIsValid(copy->rd_rel->reltoastrelid) &&
+		  equal_columns(columns, RelationGetDescr(copy)) && equal_checks(columns, RelationGetDescr(copy)) &&
+		  match_indexes(table, copy, &indexes, &matches)))
 		obstacle = "It differs from the copy in its storage, a column, an index or a constraint.";
+	else if (may_be_decoded(table))
+		obstacle = "A logical replication slot of this database would not decode the exchange.";
+	else
+		obstacle = find_trigger_obstacle(table, exchange);
 	table_close(table, NoLock);
 	table_close(copy, NoLock);
 	return obstacle;

@@ -8,9 +8,9 @@
 #ifndef EVPG_EXCHANGE_TABLES_H
 #define EVPG_EXCHANGE_TABLES_H
 
-#include "nodes/pg_list.h"
+#include "projection/exchange_keys.h"
 
-extern const char *EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, List *tables, List *copies);
+extern const char *EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, EvpgExchange *exchange);
 extern void EvpgExchangeAwaitUsers(List *tables, TransactionId last_write);
 extern void EvpgExchangeCancelStandbySnapshots(Oid table_id, TransactionId last_write);
 extern void EvpgExchangeSwapContents(Oid table, Oid copy);

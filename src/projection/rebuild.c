@@ -37,6 +37,7 @@
 #include "consumer/crash_suspects.h"
 #include "consumer/parked_event.h"
 #include "consumer/worker_lock.h"
+#include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/declared_tables.h"
@@ -46,6 +47,7 @@
 #include "projection/rebuild_tables.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(evpg_rebuild_projection);
 PG_FUNCTION_INFO_V1(evpg_cancel_rebuild);
@@ -254,6 +256,46 @@ EvpgRebuildApplyPart(EvpgRebuild *rebuild, int part, bool unhurried)
 	values[2] = Int64GetDatum(batch.reached);
 	values[3] = Int64GetDatum(batch.events);
 	EvpgStatementExecute(&update_part_checkpoint, values, NULL);
+}
+
+/*
+ * EvpgRebuildHasEventsLeft
+ *		Returns whether a part of a rebuild has an event of the projection between its
+ *		checkpoint and a position.  The caller has the rebuild alone, and has asked for
+ *		the stable position before.
+ */
+bool
+EvpgRebuildHasEventsLeft(const EvpgRebuild *rebuild, int64 upto)
+{
+	EvpgProjection *projection = rebuild->projection;
+	bool		by_id = EvpgProjectionKeyedById(projection);
+	bool		found = false;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int part = 0; part < rebuild->parts && !found; part++)
+	{
+		EvpgLogFilter filter = {
+			.after = rebuild->checkpoints[part],
+			.upto = upto,
+			.aggregate_types = projection->aggregate_types,
+			.event_types = projection->event_types,
+			.parts = by_id ? rebuild->parts : 1,
+			.part = part
+		};
+
+		while (filter.after < upto && !found)
+		{
+			EvpgLogScan *scan = EvpgLogScanAll(&filter);
+			EvpgEvent	event;
+
+			while (!found && EvpgLogScanNext(scan, &event))
+				found = EvpgProjectionTakes(projection, &event);
+			filter.after = EvpgLogScanReached(scan);
+			EvpgLogScanEnd(scan);
+		}
+	}
+	PopActiveSnapshot();
+	return found;
 }
 
 /*

@@ -62,6 +62,7 @@ extern void EvpgRebuildReadParts(EvpgRebuild *rebuild);
 extern bool EvpgRebuildExists(const char *name);
 extern List *EvpgRebuildListRunning(void);
 extern void EvpgRebuildApplyPart(EvpgRebuild *rebuild, int part, bool unhurried);
+extern bool EvpgRebuildHasEventsLeft(const EvpgRebuild *rebuild, int64 upto);
 extern void EvpgRebuildApplyRest(EvpgRebuild *rebuild);
 extern void EvpgRebuildStart(EvpgProjection *projection);
 extern bool EvpgRebuildCancel(const char *name);

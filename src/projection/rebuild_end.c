@@ -16,6 +16,7 @@
 #include "base/catalog.h"
 #include "base/registration.h"
 #include "base/statement.h"
+#include "base/testing.h"
 #include "base/wakeup.h"
 #include "broadcast/broadcast.h"
 #include "catalog/pg_type.h"
@@ -119,9 +120,9 @@ static EvpgStatement replace_build = {
 	.types = {TEXTOID, INT8OID}
 };
 
-/* Makes the new build the one that is read. */
+/* Makes the new build the one that is read.  exchange is NULL unless tables are exchanged. */
 static void
-switch_builds(EvpgRebuild *rebuild)
+switch_builds(EvpgRebuild *rebuild, EvpgExchange *exchange)
 {
 	EvpgProjection *projection = rebuild->projection;
 	const char *name = rebuild->name;
@@ -130,7 +131,7 @@ switch_builds(EvpgRebuild *rebuild)
 
 	if (projection->tables != NIL)
 	{
-		EvpgRebuildTablesReplaceContents(projection, rebuild->build, !rebuild->foreground, rebuild->last_write);
+		EvpgRebuildTablesReplaceContents(projection, rebuild->build, exchange, rebuild->last_write);
 		EvpgRebuildTablesDropCopies(rebuild->build);
 	}
 	EvpgFenceEnter();
@@ -157,19 +158,20 @@ static int	postponements;
 static bool postponed = false;
 
 /*
- * Error, a few times, if the transaction that is to exchange tables has itself
- * written to the copies: snapshots that do not see it would be shown the copies
- * without that.  The events that are left are then applied by a batch, and the end is
- * tried again.
+ * Error, a few times, if events up to a position are left: the transaction that is
+ * to exchange tables must not itself write to the copies, since snapshots that do
+ * not see it would be shown the copies without that.  The events are then applied by
+ * a batch, and the end is tried again.
  */
 static void
-postpone_exchange(EvpgRebuild *rebuild)
+postpone_if_events_left(EvpgRebuild *rebuild, int64 upto)
 {
 	if (postponed_build != rebuild->build)
 		postponements = 0;
 	postponed_build = rebuild->build;
-	if (postponements++ >= MAX_POSTPONEMENTS)
+	if (postponements >= MAX_POSTPONEMENTS || !EvpgRebuildHasEventsLeft(rebuild, upto))
 		return;
+	postponements++;
 	postponed = rebuild->postponed = true;
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
@@ -201,21 +203,30 @@ EvpgRebuildTakePostponed(const EvpgRebuild *rebuild)
 void
 EvpgRebuildEnd(EvpgRebuild *rebuild)
 {
-	bool		exchange = false;
+	EvpgExchange *exchange = NULL;
+	bool		exchanges = false;
 	int64		applied = rebuild->events;
 
 	EvpgApplySetCurrent(0, NULL);
 	if (!rebuild->foreground)
-	{
 		(void) set_config_option("lock_timeout", END_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
 								 false);
-		exchange = EvpgRebuildTablesAwaitExchange(rebuild->projection, rebuild->build, rebuild->last_write);
+	if (!rebuild->foreground && rebuild->projection->tables != NIL)
+	{
+		exchange = EvpgRebuildTablesPrepareExchange(rebuild->projection, rebuild->build, rebuild->last_write);
+		exchanges = exchange->tables != NIL;
+		EVPG_WAIT_POINT("rebuild_checked");
 	}
+	/* Perhaps appenders need not be kept out in vain. */
+	if (exchanges)
+		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false));
 	exclude_writers(rebuild);
+	if (exchanges)
+		postpone_if_events_left(rebuild, rebuild->upto);
 	if (rebuild->projection->reset_signature != NULL)
 		call_reset_function(rebuild->projection);
 	EvpgRebuildApplyRest(rebuild);
-	if (exchange && rebuild->events > applied)
-		postpone_exchange(rebuild);
-	switch_builds(rebuild);
+	if (exchanges && rebuild->events > applied)
+		exchange->checked = NIL;
+	switch_builds(rebuild, exchange);
 }

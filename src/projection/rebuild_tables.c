@@ -246,77 +246,86 @@ oid_of_copy(const char *table, int64 build)
 								AccessShareLock);
 }
 
-/* Lists the tables of a projection and their copies (of Oid); if only is not NIL, those in it. */
-static void
-list_tables_and_copies(EvpgProjection *projection, int64 build, List *only, List **tables, List **copies)
+/* Lists the tables of a projection and their copies, which an exchange may concern, in CurrentMemoryContext. */
+static EvpgExchange *
+make_exchange(EvpgProjection *projection, int64 build)
 {
+	EvpgExchange *exchange = palloc0(sizeof(EvpgExchange));
 	ListCell   *cell;
 
-	*tables = *copies = NIL;
 	foreach(cell, projection->tables)
 	{
-		Oid			table = EvpgDeclaredTableOid(lfirst(cell), AccessShareLock);
-
-		if (only != NIL && !list_member_oid(only, table))
-			continue;
-		*tables = lappend_oid(*tables, table);
-		*copies = lappend_oid(*copies, oid_of_copy(lfirst(cell), build));
+		exchange->tables = lappend_oid(exchange->tables, EvpgDeclaredTableOid(lfirst(cell), AccessShareLock));
+		exchange->copies = lappend_oid(exchange->copies, oid_of_copy(lfirst(cell), build));
 	}
+	exchange->declared = list_copy(exchange->tables);
+	return exchange;
 }
 
-/* Removes tables that cannot be exchanged, again until the rest can: they may need each other. */
+/*
+ * Removes tables that cannot be exchanged, again until the rest can: they may need
+ * each other.  Foreign keys that have to be checked are left in exchange->pending.
+ */
 static void
-keep_exchangeable(List **tables, List **copies)
+keep_exchangeable(EvpgExchange *exchange)
 {
 	int			i = 0;
 
-	while (i < list_length(*tables))
+	exchange->pending = NIL;
+	while (i < list_length(exchange->tables))
 	{
-		if (EvpgExchangeFindObstacle(list_nth_oid(*tables, i), list_nth_oid(*copies, i), *tables, *copies) == NULL)
+		if (EvpgExchangeFindObstacle(list_nth_oid(exchange->tables, i), list_nth_oid(exchange->copies, i), exchange) == NULL)
 			i++;
 		else
 		{
-			*tables = list_delete_nth_cell(*tables, i);
-			*copies = list_delete_nth_cell(*copies, i);
+			exchange->tables = list_delete_nth_cell(exchange->tables, i);
+			exchange->copies = list_delete_nth_cell(exchange->copies, i);
+			exchange->pending = NIL;
 			i = 0;
 		}
 	}
 }
 
-/*
- * EvpgRebuildTablesAwaitExchange
- *		Waits for the sessions that keep tables of a projection from being exchanged
- *		with their copies, before the caller keeps others out.  last_write is the last
- *		transaction that has filled the copies.  Returns false if no table can be
- *		exchanged.
- */
-bool
-EvpgRebuildTablesAwaitExchange(EvpgProjection *projection, int64 build, TransactionId last_write)
+/* Removes tables that cannot be exchanged, and checks the foreign keys of the rest. */
+static void
+settle_exchange(EvpgExchange *exchange)
 {
-	List	   *tables;
-	List	   *copies;
-
-	list_tables_and_copies(projection, build, NIL, &tables, &copies);
-	keep_exchangeable(&tables, &copies);
-	if (tables != NIL)
-		EvpgExchangeAwaitUsers(tables, last_write);
-	return tables != NIL;
+	do
+		keep_exchangeable(exchange);
+	while (EvpgExchangeCheckPendingKeys(exchange));
 }
 
-/* Exchanges the tables that can be exchanged, and returns them (of Oid). */
-static List *
-exchange_possible_tables(EvpgProjection *projection, int64 build, TransactionId last_write)
+/*
+ * EvpgRebuildTablesPrepareExchange
+ *		Waits for the sessions that keep tables of a projection from being exchanged
+ *		with their copies, and checks their foreign keys, before the caller keeps others
+ *		out.  last_write is the last transaction that has filled the copies; if another
+ *		one fills them, the keys have to be checked again.  Returns what can be exchanged,
+ *		perhaps nothing, in CurrentMemoryContext.
+ */
+EvpgExchange *
+EvpgRebuildTablesPrepareExchange(EvpgProjection *projection, int64 build, TransactionId last_write)
 {
-	List	   *tables;
-	List	   *copies;
+	EvpgExchange *exchange = make_exchange(projection, build);
+
+	keep_exchangeable(exchange);
+	if (exchange->tables != NIL)
+		EvpgExchangeAwaitUsers(exchange->tables, last_write);
+	settle_exchange(exchange);
+	/* Checking may have taken long. */
+	if (exchange->tables != NIL && exchange->checked != NIL)
+		EvpgExchangeAwaitUsers(exchange->tables, last_write);
+	return exchange;
+}
+
+/* Exchanges the tables that can still be exchanged. */
+static void
+exchange_tables(EvpgExchange *exchange, TransactionId last_write)
+{
 	ListCell   *table;
 	ListCell   *copy;
 
-	list_tables_and_copies(projection, build, NIL, &tables, &copies);
-	keep_exchangeable(&tables, &copies);
-	if (tables == NIL)
-		return NIL;
-	forboth(table, tables, copy, copies)
+	forboth(table, exchange->tables, copy, exchange->copies)
 	{
 		LockRelationOid(lfirst_oid(table), AccessExclusiveLock);
 		LockRelationOid(lfirst_oid(copy), AccessExclusiveLock);
@@ -328,15 +337,13 @@ exchange_possible_tables(EvpgProjection *projection, int64 build, TransactionId 
 	 * an id, before it decodes anything.
 	 */
 	(void) GetTopTransactionId();
-	list_tables_and_copies(projection, build, tables, &tables, &copies);
-	keep_exchangeable(&tables, &copies);
-	forboth(table, tables, copy, copies)
+	settle_exchange(exchange);
+	forboth(table, exchange->tables, copy, exchange->copies)
 	{
 		if (!EVPG_MUTATION("standby_unwarned"))
 			EvpgExchangeCancelStandbySnapshots(lfirst_oid(table), last_write);
 		EvpgExchangeSwapContents(lfirst_oid(table), lfirst_oid(copy));
 	}
-	return tables;
 }
 
 /* A table of so many blocks is copied in no time. */
@@ -344,7 +351,7 @@ exchange_possible_tables(EvpgProjection *projection, int64 build, TransactionId 
 
 /* Reports that the rows of a table are replaced while no session can append, which takes the longer the more there are. */
 static void
-report_slow_replacement(const char *table, int64 build, bool exchange)
+report_slow_replacement(const char *table, int64 build, EvpgExchange *exchange)
 {
 	const char *obstacle = "A rebuild in the foreground is one transaction.";
 	Oid			table_id = EvpgDeclaredTableOid(table, NoLock);
@@ -355,18 +362,19 @@ report_slow_replacement(const char *table, int64 build, bool exchange)
 	table_close(copy, NoLock);
 	if (size <= FEW_BLOCKS)
 		return;
-	if (exchange)
+	if (exchange != NULL)
 	{
-		/*
-		 * A foreign key to or from another table would have kept that table
-		 * back, too.
-		 */
-		obstacle = EvpgExchangeFindObstacle(table_id, copy_id, list_make1_oid(table_id), list_make1_oid(copy_id));
+		/* It would be exchanged but for this. */
+		exchange->tables = lappend_oid(exchange->tables, table_id);
+		exchange->copies = lappend_oid(exchange->copies, copy_id);
+		obstacle = EvpgExchangeFindObstacle(table_id, copy_id, exchange);
+		exchange->tables = list_delete_last(exchange->tables);
+		exchange->copies = list_delete_last(exchange->copies);
 	}
-	ereport(exchange ? LOG : NOTICE,
+	ereport(exchange != NULL ? LOG : NOTICE,
 			(errmsg("the rows of table %s are replaced while no session can append", table),
 			 obstacle == NULL ? 0 : errdetail_internal("%s", obstacle),
-			 exchange ? 0 : errhint("Rebuild a large table in the background.")));
+			 exchange != NULL ? 0 : errhint("Rebuild a large table in the background.")));
 }
 
 /* Whether two columns take the same values, and have the same one if none is given. */
@@ -386,13 +394,14 @@ takes_equal_values(Relation left, Form_pg_attribute a, Relation right, Form_pg_a
 }
 
 /*
- * Error if a table has got other columns or defaults since its copy was made:
- * what the copy holds is not what the handler would have written to the table.
- * Constraints, indexes and triggers need not be equal: a table that has others is
- * not exchanged (exchange_tables.c), and keeps them when its rows are replaced.
+ * Error if a table has got other columns or defaults since its copy was made, or if
+ * foreign keys between the tables delete or change other rows: what the copy holds is
+ * not what the handler would have written to the table.  Other constraints, indexes
+ * and triggers need not be equal: a table that has others is not exchanged
+ * (exchange_tables.c), and keeps them when its rows are replaced.
  */
 static void
-refuse_changed_table(const char *name, Oid table_id, Oid copy_id)
+refuse_changed_table(const char *name, Oid table_id, Oid copy_id, const EvpgExchange *all)
 {
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);
@@ -414,35 +423,38 @@ refuse_changed_table(const char *name, Oid table_id, Oid copy_id)
 	equal = equal && count == RelationGetDescr(copy)->natts;
 	table_close(table, NoLock);
 	table_close(copy, NoLock);
-	if (!equal)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("columns or defaults of table %s have changed since its rebuild began", name),
-				 errhint("Undo the change, or begin the rebuild again: "
-						 "evpg_cancel_rebuild(), then evpg_rebuild_projection().")));
+	if (equal && EvpgExchangeHasEqualActions(table_id, copy_id, all->tables, all->copies))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 equal ? errmsg("actions of foreign keys of table %s have changed since its rebuild began", name) :
+			 errmsg("columns or defaults of table %s have changed since its rebuild began", name),
+			 errhint("Undo the change, or begin the rebuild again: "
+					 "evpg_cancel_rebuild(), then evpg_rebuild_projection().")));
 }
 
 /*
  * EvpgRebuildTablesReplaceContents
- *		Puts the contents of the copies in place of those of the tables.  Where they can
- *		be exchanged, and the caller has waited for old snapshots, that takes no longer
- *		for many rows than for few.  Of the other tables first all rows are deleted, in
- *		reverse order, for foreign keys.  The caller keeps out all sessions that write
- *		to the projection.
+ *		Puts the contents of the copies in place of those of the tables.  What is in
+ *		exchange, of EvpgRebuildTablesPrepareExchange, is exchanged, which takes no longer
+ *		for many rows than for few; exchange is NULL in the foreground.  Of the other
+ *		tables first all rows are deleted, in reverse order, for foreign keys.  The caller
+ *		keeps out all sessions that write to the projection.
  */
 void
-EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, bool exchange, TransactionId last_write)
+EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange *exchange, TransactionId last_write)
 {
 	Oid			owner = EvpgDeclaredTablesOwner(projection);
-	List	   *exchanged;
+	EvpgExchange *all = make_exchange(projection, build);
 	List	   *tables = NIL;
 	ListCell   *cell;
 
 	EvpgDeclaredTablesCheckReplaceable(projection, AccessShareLock);
-	exchanged = exchange ? exchange_possible_tables(projection, build, last_write) : NIL;
+	if (exchange != NULL)
+		exchange_tables(exchange, last_write);
 	foreach(cell, projection->tables)
 	{
-		if (list_member_oid(exchanged, EvpgDeclaredTableOid(lfirst(cell), NoLock)))
+		if (exchange != NULL && list_member_oid(exchange->tables, EvpgDeclaredTableOid(lfirst(cell), NoLock)))
 			continue;
 		tables = lappend(tables, lfirst(cell));
 		if (projection->mode == EVPG_MODE_INLINE)
@@ -452,7 +464,8 @@ EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, bool e
 		(void) EvpgDeclaredTableOid(lfirst(cell), RowExclusiveLock);
 	/* Now that all tables are locked; an error takes back what was exchanged. */
 	foreach(cell, projection->tables)
-		refuse_changed_table(lfirst(cell), EvpgDeclaredTableOid(lfirst(cell), NoLock), oid_of_copy(lfirst(cell), build));
+		refuse_changed_table(lfirst(cell), EvpgDeclaredTableOid(lfirst(cell), NoLock), oid_of_copy(lfirst(cell), build),
+							 all);
 	for (int i = list_length(tables) - 1; i >= 0; i--)
 		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(tables, i)));
 	for (int i = 0; i < list_length(tables); i++)

@@ -8,13 +8,15 @@
 #ifndef EVPG_REBUILD_TABLES_H
 #define EVPG_REBUILD_TABLES_H
 
+#include "projection/exchange_keys.h"
 #include "projection/projection.h"
 
 extern char *EvpgRebuildTablesSchema(int64 build);
 extern void EvpgRebuildTablesCreateCopies(EvpgProjection *projection, int64 build);
 extern void EvpgRebuildTablesDropCopies(int64 build);
-extern bool EvpgRebuildTablesAwaitExchange(EvpgProjection *projection, int64 build, TransactionId last_write);
-extern void EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, bool exchange,
+extern EvpgExchange *EvpgRebuildTablesPrepareExchange(EvpgProjection *projection, int64 build,
+													  TransactionId last_write);
+extern void EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange *exchange,
 											 TransactionId last_write);
 
 #endif							/* EVPG_REBUILD_TABLES_H */

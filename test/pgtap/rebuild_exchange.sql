@@ -1,5 +1,6 @@
 -- rebuild_exchange.sql: the end of a rebuild in the background exchanges the tables of a projection with their copies: no
--- row is written then, however many there are (rule 13).  Where that cannot be, rows are replaced.
+-- row is written then, however many there are (rule 13).  Where that cannot be, rows are replaced.  Foreign keys from and to
+-- other tables are checked before.
 
 \ir include/setup.sql
 \ir include/counter.sql
@@ -7,7 +8,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(49);
+SELECT plan(60);
 SET test.kind = counter;
 CREATE EXTENSION amcheck;
 
@@ -133,21 +134,25 @@ CREATE TRIGGER touch BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION touch()
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
 SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'a trigger acts, as rows are replaced [rule 13]');
+ALTER TABLE item ENABLE REPLICA TRIGGER touch;
+CREATE TRIGGER changed BEFORE UPDATE OR TRUNCATE ON item FOR EACH STATEMENT EXECUTE FUNCTION touch();
+SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
+CALL evpg_run();
+SELECT is((node() = :node) || ' ' || contents(), 'false ' || :'contents',
+  'triggers that would not act, for UPDATE or for a replica, do not keep a table from being exchanged [rule 13]');
+SELECT node() AS node \gset
 DROP TRIGGER touch ON item;
+DROP TRIGGER changed ON item;
 CREATE RULE unseen AS ON DELETE TO item WHERE old.id = 'nobody' DO ALSO NOTHING;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
 SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'as with a rule [rule 13]');
 DROP RULE unseen ON item;
-CREATE TABLE test.refers (id text REFERENCES item);
+CREATE RULE unseen AS ON UPDATE TO item WHERE old.id = 'nobody' DO ALSO NOTHING;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents',
-  'foreign keys are checked, as rows are replaced [rule 13]');
-DROP TABLE refers;
-SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
-CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'false ' || :'contents', 'without them it is exchanged again [rule 13]');
+SELECT is((node() = :node) || ' ' || contents(), 'false ' || :'contents', 'but not for UPDATE [rule 13]');
+DROP RULE unseen ON item;
 SELECT node() AS node \gset
 ALTER TABLE item ADD COLUMN gone int;
 ALTER TABLE item DROP COLUMN gone;
@@ -156,6 +161,120 @@ CALL evpg_run();
 SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents', 'a table that has lost a column is not [rule 13]');
 SELECT evpg_drop_projection('item') \g /dev/null
 DROP TABLE item CASCADE;
+
+-- ------------------------------------------------------------------ foreign keys from and to other tables
+
+CREATE TABLE test.kind (id int PRIMARY KEY, part text NOT NULL DEFAULT 'x', UNIQUE (part, id));
+CREATE TABLE test.entry (id text PRIMARY KEY, n bigint UNIQUE, kind int DEFAULT 1 REFERENCES kind ON UPDATE CASCADE,
+  part text, sub int, FOREIGN KEY (part, sub) REFERENCES kind (part, id) MATCH FULL);
+CREATE TABLE test.refers (id text REFERENCES entry, n bigint REFERENCES entry (n) DEFERRABLE INITIALLY DEFERRED);
+INSERT INTO kind VALUES (1);
+CREATE FUNCTION test.entry_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  INSERT INTO entry (id, part, sub) VALUES (event.aggregate_id, 'x', 1) ON CONFLICT DO NOTHING;
+  UPDATE entry SET n = event.position WHERE id = event.aggregate_id;
+  SELECT NULL::jsonb
+$$;
+CREATE FUNCTION test.entry_node() RETURNS oid LANGUAGE sql VOLATILE AS $$ SELECT pg_relation_filenode('entry') $$;
+-- "exchanged|replaced rows status attempts error" of a rebuild of entry in the background
+CREATE PROCEDURE test.rebuild_entry(INOUT result text) LANGUAGE plpgsql AS $$
+DECLARE
+  before oid := entry_node();
+BEGIN
+  PERFORM evpg_rebuild_projection('entry', background => true);
+  COMMIT;
+  CALL evpg_run();
+  SELECT concat_ws(' ', CASE entry_node() WHEN before THEN 'replaced' ELSE 'exchanged' END, (SELECT count(*) FROM entry),
+    (SELECT concat_ws(' ', status, attempts, last_error) FROM evpg.rebuild)) INTO result;
+  PERFORM evpg_cancel_rebuild('entry');
+END $$;
+SELECT evpg_register_projection('entry', handler => 'test.entry_write', aggregate_types => '{counter}', tables => '{entry}',
+  max_attempts => 1), evpg_rebuild_projection('entry') \g /dev/null
+SELECT count(*) AS rows FROM entry \gset
+INSERT INTO refers SELECT id, n FROM entry LIMIT 10;
+CALL rebuild_entry(NULL) \gset
+SELECT is(:'result', 'exchanged ' || :rows,
+  'a table with foreign keys from and to other tables is exchanged if they hold for the new rows [rule 13]');
+SELECT is((SELECT count(*) FROM entry WHERE xmin = (SELECT p.xmin FROM evpg.projection p)), 0::bigint,
+  'no row is written by the transaction that ends it [rule 13]');
+SELECT is((SELECT string_agg(error_of(statement), E'\n') FROM (VALUES ($$UPDATE entry SET kind = 2 WHERE id = 'i1'$$),
+    ($$DELETE FROM kind$$), ($$UPDATE entry SET part = NULL$$), ($$DELETE FROM entry$$),
+    ($$INSERT INTO refers VALUES ('none')$$)) v (statement)),
+  '23503 insert or update on table "entry" violates foreign key constraint "entry_kind_fkey"' || E'\n' ||
+  '23503 update or delete on table "kind" violates foreign key constraint "entry_kind_fkey" on table "entry"' || E'\n' ||
+  '23503 insert or update on table "entry" violates foreign key constraint "entry_part_sub_fkey"' || E'\n' ||
+  '23503 update or delete on table "entry" violates foreign key constraint "refers_id_fkey" on table "refers"' || E'\n' ||
+  '23503 insert or update on table "refers" violates foreign key constraint "refers_id_fkey"',
+  'the keys hold afterwards [rule 13]');
+-- when rows are replaced, a key that is deferred cannot be checked
+ALTER TABLE refers DROP CONSTRAINT refers_n_fkey;
+INSERT INTO entry VALUES ('stranger');
+INSERT INTO refers VALUES ('stranger');
+CALL rebuild_entry(NULL) \gset
+SELECT is(:'result', 'replaced ' || :rows + 1 || ' failed 1 update or delete on table "entry" violates foreign key '
+  'constraint "refers_id_fkey" on table "refers"', 'a row that another table references does not vanish [rule 13]');
+DELETE FROM refers WHERE id = 'stranger';
+ALTER TABLE entry DISABLE TRIGGER ALL;
+UPDATE entry SET kind = NULL, sub = NULL, part = NULL;
+ALTER TABLE entry ENABLE TRIGGER ALL;
+INSERT INTO kind VALUES (2);
+DELETE FROM kind WHERE id = 1;
+CALL rebuild_entry(NULL) \gset
+SELECT is(:'result' LIKE 'replaced ' || :rows + 1 || ' failed 1 % violates foreign key constraint %', true,
+  'nor is a row put in place that references a row that does not exist [rule 13]');
+INSERT INTO kind VALUES (1);
+CREATE ROLE evpg_owns_kinds;
+GRANT USAGE ON SCHEMA test TO evpg_owns_kinds;
+ALTER TABLE kind OWNER TO evpg_owns_kinds;
+DELETE FROM refers;
+CALL rebuild_entry(NULL) \gset
+SELECT is(:'result', 'replaced ' || :rows, 'a table of another owner is not read: rows are replaced [rule 13]');
+ALTER TABLE kind OWNER TO CURRENT_USER;
+DROP OWNED BY evpg_owns_kinds;
+DROP ROLE evpg_owns_kinds;
+-- what was found is kept true up to the end, and appenders do not wait for it
+INSERT INTO refers SELECT id, n FROM entry LIMIT 10;
+SELECT entry_node() AS node \gset
+SELECT dblink_exec('listener', $$SET evpg.test_wait = 'rebuild_checked'$$),
+  evpg_rebuild_projection('entry', background => true) \g /dev/null
+SELECT pg_advisory_lock(17700) \g /dev/null
+SELECT dblink_send_query('listener', 'CALL evpg_run()') \g /dev/null
+-- without a snapshot, for which an exchange would wait
+CREATE PROCEDURE test.await_waiter() LANGUAGE plpgsql AS $$
+BEGIN
+  FOR look IN 1 .. 1000 LOOP
+    EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17700 AND NOT granted);
+    PERFORM pg_sleep(0.01);
+    COMMIT;
+  END LOOP;
+END $$;
+CALL await_waiter();
+SET lock_timeout = '10ms';
+SELECT is((SELECT string_agg(error_of(statement), E'\n') FROM (VALUES ($$DELETE FROM kind WHERE id = 1$$),
+    ($$INSERT INTO refers SELECT id FROM entry LIMIT 1$$), ($$UPDATE kind SET part = 'x' WHERE id = 1$$),
+    ($$INSERT INTO kind VALUES (3)$$), ($$TABLE refers$$), ($$SELECT FROM add('late', 1)$$)) v (statement)),
+  '55P03 canceling statement due to lock timeout' || E'\n' || '55P03 canceling statement due to lock timeout' || E'\n' ||
+  'no error' || E'\n' || 'no error' || E'\n' || 'no error' || E'\n' || 'no error',
+  'rows that are referenced stay, and rows that reference do not come, until the exchange; all else goes on [rule 13]');
+RESET lock_timeout;
+SELECT pg_advisory_unlock(17700) \g /dev/null
+SELECT * FROM dblink_get_result('listener') AS x (result text) \g /dev/null
+SELECT * FROM dblink_get_result('listener') AS x (result text) \g /dev/null
+SELECT dblink_exec('listener', 'RESET evpg.test_wait'), now_due() \g /dev/null
+-- autovacuum may hold a lock of a table for a moment, so it may take more than one attempt
+CREATE PROCEDURE test.finish_rebuild() LANGUAGE plpgsql AS $$
+BEGIN
+  FOR i IN 1 .. 100 LOOP
+    CALL evpg_run();
+    EXIT WHEN NOT EXISTS (SELECT FROM evpg.rebuild);
+    PERFORM now_due();
+    COMMIT;
+  END LOOP;
+END $$;
+CALL finish_rebuild();
+SELECT is((entry_node() <> :node) || ' ' || (SELECT count(*) FROM entry) || ' ' || (SELECT count(*) FROM evpg.rebuild),
+  'true ' || :rows + 1 || ' 0', 'then it is exchanged [rule 13]');
+SELECT evpg_drop_projection('entry') \g /dev/null
+DROP TABLE refers, entry, kind;
 
 -- ------------------------------------------------------------------ foreign keys and disabled triggers
 
@@ -201,14 +320,14 @@ SELECT is(error_of($$INSERT INTO line VALUES ('missing', 1)$$),
 SELECT is((SELECT count(*) FROM pg_constraint
   WHERE contype = 'f' AND conrelid IN ('"Order"'::regclass, 'line'::regclass, 'note'::regclass)), 3::bigint,
   'they are those that there were [rule 13]');
--- a foreign key that the copy does not have keeps the tables that hang together from it
+-- a foreign key that the copy does not have
 ALTER TABLE note DROP CONSTRAINT note_id_n_fkey;
 SELECT evpg_rebuild_projection('order', background => true) \g /dev/null
 ALTER TABLE note ADD FOREIGN KEY (id, n) REFERENCES line;
-SELECT nodes() AS nodes, order_contents() AS contents \gset
+SELECT copied_nodes() AS copied, order_contents() AS contents \gset
 CALL evpg_run();
-SELECT is(nodes() || ' ' || order_contents(), :'nodes' || ' ' || :'contents',
-  'with a new foreign key between them rows of all are replaced [rule 13]');
+SELECT is(nodes() || ' ' || order_contents(), :'copied' || ' ' || :'contents',
+  'so does a new foreign key between them, which is checked before [rule 13]');
 CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'fired'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT OR DELETE ON note FOR EACH ROW EXECUTE FUNCTION refuse();
 ALTER TABLE note DISABLE TRIGGER refuse;
@@ -219,19 +338,35 @@ SELECT is(nodes() || ' ' || order_contents(), :'copied' || ' ' || :'contents',
   'a trigger that is disabled does not keep a table from being exchanged [rule 13]');
 ALTER TABLE line ALTER CONSTRAINT line_id_fkey DEFERRABLE;
 SELECT evpg_rebuild_projection('order', background => true) \g /dev/null
+SELECT copied_nodes() AS copied \gset
+CALL evpg_run();
+SELECT is(nodes() || ' ' || order_contents(), :'copied' || ' ' || :'contents',
+  'a foreign key that can be deferred is checked before [rule 13]');
+CREATE TRIGGER counted AFTER INSERT ON line EXECUTE FUNCTION touch();
+SELECT evpg_rebuild_projection('order', background => true) \g /dev/null
 SELECT nodes() AS nodes \gset
 ALTER TABLE note DROP CONSTRAINT note_id_n_fkey;
 CALL evpg_run();
 SELECT is(nodes() LIKE (SELECT split_part(:'nodes', ' ', 1) || ' ' || split_part(:'nodes', ' ', 2) || ' %')
   AND nodes() <> :'nodes' AND order_contents() = :'contents', true,
   'tables are exchanged that do not hang together with those that are not [rule 13]');
+DROP TRIGGER counted ON line;
+ALTER TABLE line ALTER CONSTRAINT line_id_fkey NOT DEFERRABLE;
+SELECT evpg_rebuild_projection('order', background => true) \g /dev/null
+ALTER TABLE line DROP CONSTRAINT line_id_fkey, ADD FOREIGN KEY (id) REFERENCES "Order" ON DELETE SET NULL;
+CALL evpg_run();
+SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild),
+  'running actions of foreign keys of table test.line have changed since its rebuild began',
+  'what a foreign key has deleted in the copy while it was filled, another one would not have [rule 13]');
 SELECT evpg_drop_projection('order') \g /dev/null
 DROP TABLE note, line, "Order";
 
 -- ------------------------------------------------------------------ readers
 
 CREATE UNLOGGED TABLE test.item (id text PRIMARY KEY, n bigint NOT NULL);
+CREATE SEQUENCE test.calls;
 CREATE OR REPLACE FUNCTION test.item_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT nextval('test.calls');
   INSERT INTO item (id, n) VALUES (event.aggregate_id, (event.data->>'n')::bigint) ON CONFLICT (id) DO UPDATE
     SET n = item.n + excluded.n;
   SELECT NULL::jsonb
@@ -277,25 +412,18 @@ END $$;
 CALL await_older_transactions();
 SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class')
   \g /dev/null
+SELECT setval('calls', 1) \g /dev/null
 CALL evpg_run();
 SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout',
   'an exchange waits for snapshots that do not see the last event in the copy [rule 13]');
+SELECT is((SELECT last_value FROM calls), 2::bigint,
+  'which is applied once: before the end, not by an end that is then postponed [rule 13]');
 SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'these see it in the old rows [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT'), now_due() \g /dev/null
 -- a snapshot that is newer than the copy: it reads the new rows
 CALL await_older_transactions();
 SELECT dblink_exec('listener', 'BEGIN ISOLATION LEVEL REPEATABLE READ'), there('SELECT count(*)::text FROM pg_class')
   \g /dev/null
--- autovacuum may hold a lock of a table for a moment, so it may take more than one attempt
-CREATE PROCEDURE test.finish_rebuild() LANGUAGE plpgsql AS $$
-BEGIN
-  FOR i IN 1 .. 100 LOOP
-    CALL evpg_run();
-    EXIT WHEN NOT EXISTS (SELECT FROM evpg.rebuild);
-    PERFORM now_due();
-    COMMIT;
-  END LOOP;
-END $$;
 CALL finish_rebuild();
 SELECT is((SELECT count(*) FROM evpg.rebuild), 0::bigint, 'a snapshot that sees the copy is no hindrance [rule 13]');
 SELECT is(node() <> :node, true, 'it is exchanged [rule 13]');

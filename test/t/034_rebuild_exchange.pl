@@ -1,7 +1,7 @@
 # Rule 13 with workers and crashes: a worker exchanges a table with the copy that a rebuild has filled, while others append;
 # then all processes are killed.  After the restart the table holds what the events say, its indexes fit, and nothing of the
-# copy is left. With wal_level = minimal too, where files that are new in a transaction are not logged; and with a logical
-# replication slot, for which rows are replaced, so that the slot decodes them.
+# copy is left. With wal_level = minimal too, where files that are new in a transaction are not logged; and with logical
+# replication slots: if a slot decodes the table, rows are replaced.
 
 use strict;
 use warnings;
@@ -50,10 +50,18 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 	my $node = evpg_node("exchange_$level", conf => "shared_preload_libraries = evpg\nsynchronous_commit = on\n$conf");
 
 	$node->safe_psql('postgres', $setup);
-	foreach my $slot (0, 1)
+	foreach my $slot ('', 'unpublished', 'published', 'all tables')
 	{
 		next if $slot && $level eq 'minimal';
-		$node->safe_psql('postgres', q{SELECT pg_create_logical_replication_slot('slot', 'test_decoding')}) if $slot;
+		$node->safe_psql('postgres', q{SELECT pg_create_logical_replication_slot('published', 'pgoutput');
+			CREATE TABLE other (); CREATE PUBLICATION others FOR TABLE other})
+		  if $slot eq 'unpublished';
+		$node->safe_psql('postgres', 'ALTER PUBLICATION others ADD TABLE line') if $slot eq 'published';
+		$node->safe_psql('postgres', q{DROP PUBLICATION others; SELECT pg_drop_replication_slot('published'),
+			pg_create_logical_replication_slot('slot', 'test_decoding')})
+		  if $slot eq 'all tables';
+		my $decoded = $slot eq 'published' || $slot eq 'all tables';
+		my $log = -s $node->logfile;
 		$node->safe_psql('postgres', q{UPDATE line SET note = 'spoiled'; DELETE FROM line WHERE id < 's3'});
 
 		my $before = $node->safe_psql('postgres', q{SELECT pg_relation_filenode('line')});
@@ -66,22 +74,23 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 						sprintf(q{SELECT FROM evpg_execute('note', 'live', 'Noted', '{"n": %d}')}, $number++));
 					return $node->safe_psql('postgres', 'SELECT count(*) FROM evpg.rebuild') eq '0';
 				}),
-			"a worker ends the rebuild while others append ($level) [rule 13]");
-		is( scalar(slurp_file($node->logfile) =~ /LOG: $replaced\n.*DETAIL:  A logical replication slot/), $slot ? 1 : '',
-			"the log says when rows are replaced, and why ($level) [rule 13]");
+			"a worker ends the rebuild while others append ($level $slot) [rule 13]");
+		is( scalar(slurp_file($node->logfile, $log) =~ /LOG: $replaced\n.*DETAIL:  A logical replication slot/),
+			$decoded ? 1 : '', "the log tells when rows are replaced, and why ($level $slot) [rule 13]");
 		is($node->safe_psql('postgres', q{SELECT pg_relation_filenode('line')}) ne $before ? 'exchanged' : 'replaced',
-			$slot ? 'replaced' : 'exchanged', "the table is exchanged, or its rows replaced for a slot ($level) [rule 13]");
+			$decoded ? 'replaced' : 'exchanged',
+			"the table is exchanged, or its rows replaced if a slot decodes it ($level $slot) [rule 13]");
 		$node->safe_psql('postgres', q{SELECT FROM evpg_execute('note', 'after', 'Noted', '{"n": 1}')});
-		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "it holds what the events say ($level) [rule 13]");
+		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "it holds what the events say ($level $slot) [rule 13]");
 		cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM pg_logical_slot_get_changes('slot', NULL, NULL)
 				WHERE data LIKE 'table public.line: INSERT%'}),
 			'>=', 3000, 'the slot decodes the new rows [rule 13]')
-		  if $slot;
+		  if $slot eq 'all tables';
 		$node->stop('immediate');
 		start_again($node);
-		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "after a crash, too ($level) [rule 13]");
+		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "after a crash, too ($level $slot) [rule 13]");
 		$node->safe_psql('postgres', q{SELECT FROM evpg_execute('note', 'again', 'Noted', '{"n": 2}')});
-		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "and who appends goes on ($level) [rule 13]");
+		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "and who appends goes on ($level $slot) [rule 13]");
 	}
 	my ($code, $stdout, $stderr) = $node->psql('postgres', q{SELECT evpg_rebuild_projection('line')});
 	like($stderr, qr/NOTICE: $replaced\n.*in the foreground.*\n.*in the background/,
