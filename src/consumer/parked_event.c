@@ -32,18 +32,12 @@ static EvpgStatement select_parked_events = {
 	.types = {TEXTOID, INT8OID}
 };
 
-/*
- * EvpgParkedEventList
- *		Lists the events that are not to be applied now (EvpgParkedEvent *), in order of
- *		position, in CurrentMemoryContext: all parked ones, and the skipped ones after a
- *		position.  The caller owns the consumer if the list must stay true.
- */
-List *
-EvpgParkedEventList(const char *name, int64 after)
+/* Lists the rows that a statement finds, in CurrentMemoryContext. */
+static List *
+read_parked_events(EvpgStatement *statement, Datum *values)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(after)};
-	uint64		rows = EvpgStatementReadLatest(&select_parked_events, values, NULL);
+	uint64		rows = EvpgStatementReadLatest(statement, values, NULL);
 	List	   *parked = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -60,6 +54,44 @@ EvpgParkedEventList(const char *name, int64 after)
 	}
 	EvpgStatementDone();
 	return parked;
+}
+
+/*
+ * EvpgParkedEventList
+ *		Lists the events that are not to be applied now (EvpgParkedEvent *), in order of
+ *		position, in CurrentMemoryContext: all parked ones, and the skipped ones after a
+ *		position.  The caller owns the consumer if the list must stay true.
+ */
+List *
+EvpgParkedEventList(const char *name, int64 after)
+{
+	Datum		values[2] = {CStringGetTextDatum(name), Int64GetDatum(after)};
+
+	return read_parked_events(&select_parked_events, values);
+}
+
+static EvpgStatement select_parked_page = {
+	.text = "SELECT parked_event_id, position, key, false"
+	" FROM (SELECT parked_event_id, position, key"
+	" FROM evpg.parked_event"
+	" WHERE name = $1 AND skip_reason IS NULL AND position > $2"
+	" ORDER BY position FETCH FIRST $3 ROWS WITH TIES) p"
+	" ORDER BY position, key",
+	.types = {TEXTOID, INT8OID, INT8OID}
+};
+
+/*
+ * EvpgParkedEventListPage
+ *		Lists the first parked events after a position, in order of position, in
+ *		CurrentMemoryContext: about so many, and all of one event or none.  The caller is
+ *		as above.
+ */
+List *
+EvpgParkedEventListPage(const char *name, int64 after, int count)
+{
+	Datum		values[3] = {CStringGetTextDatum(name), Int64GetDatum(after), Int64GetDatum(count)};
+
+	return read_parked_events(&select_parked_page, values);
 }
 
 static EvpgStatement insert_parked_event = {

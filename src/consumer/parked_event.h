@@ -21,6 +21,7 @@ typedef struct EvpgParkedEvent
 } EvpgParkedEvent;
 
 extern List *EvpgParkedEventList(const char *name, int64 after);
+extern List *EvpgParkedEventListPage(const char *name, int64 after, int count);
 extern void EvpgParkedEventInsertSkipped(const char *name, int64 position, const char *key, const char *reason, int attempts,
 										 const ErrorData *error);
 extern bool EvpgParkedEventIsSkipped(List *parked, int *next, int64 position, const char *key);

@@ -9,16 +9,37 @@
 
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/names.h"
 #include "base/subtransaction.h"
 #include "base/wakeup.h"
+#include "common/hashfn.h"
 #include "consumer/consumer.h"
 #include "consumer/parked_event.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
 #include "usercode/guard.h"
+#include "utils/memutils.h"
 
 PG_FUNCTION_INFO_V1(evpg_replay_parked);
+
+/* How many rows of evpg.parked_event are read at once. */
+#define PAGE_ROWS 1000
+
+typedef struct KeyEntry
+{
+	const char *key;
+	char		status;
+} KeyEntry;
+
+#define SH_PREFIX keys
+#define SH_ELEMENT_TYPE KeyEntry
+#define SH_KEY_TYPE const char *
+#define SH_KEY key
+#define SH_HASH_KEY(table, key) hash_bytes((const unsigned char *) (key), strlen(key))
+#define SH_EQUAL(table, a, b) (strcmp(a, b) == 0)
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
 /*
  * Applies a parked event, given as one for a key, or as those for all keys of a
@@ -69,20 +90,93 @@ list_together(const EvpgProjection *projection, List *parked, int from)
 	return together;
 }
 
-/* Whether a key of parked events is in a list of keys. */
-static bool
-has_listed_key(List *keys, List *parked)
+/* A replay of the parked events of a projection. */
+typedef struct Replay
 {
+	EvpgProjection *projection;
+	const char *only_key;		/* NULL: all */
+	int			max_count;
+	int64		count;			/* events that it has applied */
+	keys_hash  *left;			/* keys of events that stay parked */
+} Replay;
+
+/* Whether an event, given as its parked rows, is to be applied. */
+static bool
+is_wanted(const Replay *replay, List *parked)
+{
+	bool		wanted = (replay->only_key == NULL);
 	ListCell   *cell;
 
-	foreach(cell, keys == NIL ? NIL : parked)
+	foreach(cell, parked)
 	{
 		EvpgParkedEvent *event = lfirst(cell);
 
-		if (event->key != NULL && EvpgNamesHave(keys, event->key))
-			return true;
+		if (event->key != NULL && keys_lookup(replay->left, event->key) != NULL)
+			return false;
+		wanted |= event->key != NULL && replay->only_key != NULL && strcmp(event->key, replay->only_key) == 0;
 	}
-	return false;
+	return wanted;
+}
+
+/* Notes that an event stays parked: later ones of its keys wait for it. */
+static void
+leave_parked(Replay *replay, List *parked)
+{
+	ListCell   *cell;
+
+	foreach(cell, parked)
+	{
+		EvpgParkedEvent *event = lfirst(cell);
+		bool		found;
+
+		if (event->key != NULL && keys_lookup(replay->left, event->key) == NULL)
+			(void) keys_insert(replay->left, MemoryContextStrdup(replay->left->ctx, event->key), &found);
+	}
+}
+
+/* Applies those parked events of a page that can be applied. */
+static void
+replay_page(Replay *replay, List *page)
+{
+	List	   *together;
+
+	for (int i = 0; i < list_length(page) && replay->count < replay->max_count; i += list_length(together))
+	{
+		together = list_together(replay->projection, page, i);
+		if (is_wanted(replay, together) && replay_event(replay->projection, together))
+			replay->count++;
+		else
+			leave_parked(replay, together);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * Applies the parked events of a projection.  Memory: those of a page, and the keys of
+ * events that stay parked.
+ */
+static void
+replay_all(Replay *replay, const char *name)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgReplayParked page", ALLOCSET_DEFAULT_SIZES);
+	int64		after = 0;
+	List	   *page;
+
+	replay->left = keys_create(CurrentMemoryContext, 256, NULL);
+	do
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		page = EvpgParkedEventListPage(name, after, PAGE_ROWS);
+		if (page != NIL)
+		{
+			replay_page(replay, page);
+			after = ((EvpgParkedEvent *) llast(page))->position;
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+	} while (page != NIL && replay->count < replay->max_count);
+	MemoryContextDelete(context);
 }
 
 /*
@@ -95,16 +189,13 @@ Datum
 evpg_replay_parked(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
-	int			max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1);
-	char	   *only_key = PG_ARGISNULL(2) ? NULL : EvpgArgKey(fcinfo, 2);
-	EvpgProjection *projection;
-	List	   *all;
-	List	   *together;
-	List	   *left = NIL;		/* keys of events that stay parked */
-	int64		count = 0;
+	Replay		replay = {
+		.max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1),
+		.only_key = PG_ARGISNULL(2) ? NULL : EvpgArgKey(fcinfo, 2)
+	};
 	EvpgScope	scope;
 
-	if (max_count < 0)
+	if (replay.max_count < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count must not be negative")));
@@ -112,28 +203,10 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	EvpgBatchRequireNewSnapshots();
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
-	projection = EvpgProjectionGet(name, false);
-	all = EvpgParkedEventList(name, PG_INT64_MAX);
-	for (int i = 0; i < list_length(all) && count < max_count; i += list_length(together))
-	{
-		ListCell   *cell;
-
-		together = list_together(projection, all, i);
-		if ((only_key == NULL || has_listed_key(list_make1(only_key), together)) && !has_listed_key(left, together) &&
-			replay_event(projection, together))
-			count++;
-		else
-			foreach(cell, together)
-		{
-			EvpgParkedEvent *event = lfirst(cell);
-
-			if (event->key != NULL)
-				left = lappend(left, event->key);
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
+	replay.projection = EvpgProjectionGet(name, false);
+	replay_all(&replay, name);
 	/* Workers that found the consumer owned meanwhile try it again. */
 	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);
-	PG_RETURN_INT64(count);
+	PG_RETURN_INT64(replay.count);
 }

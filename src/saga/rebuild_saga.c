@@ -8,7 +8,8 @@
  * What rejection and timer handlers did to a state is not in the events, and is
  * lost.  The transaction holds the saga alone meanwhile.
  *
- * Memory: states of all instances that are rebuilt, in a context of the call.
+ * Memory: states of as many instances as MAX_BYTES allows, in a context of their own;
+ * if there are more, the log is read again for each part of them.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,6 +40,12 @@
 
 PG_FUNCTION_INFO_V1(evpg_rebuild_saga);
 
+/* So many bytes of states are rebuilt at once; each time the log is read once. */
+#define MAX_BYTES (32 * 1024 * 1024)
+
+/* So many keys are read at once. */
+#define PAGE_KEYS 1000
+
 /* An instance that is rebuilt. */
 typedef struct Rebuilt
 {
@@ -58,24 +65,34 @@ typedef struct Rebuilt
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+/* Returns the first key that can follow a key: none has control characters. */
+static const char *
+next_key(const char *key)
+{
+	return psprintf("%s\001", key);
+}
+
 static EvpgStatement select_instances = {
-	.text = "SELECT key FROM evpg.saga_instance WHERE saga = $1 AND ($2 IS NULL OR key = $2)",
-	.types = {TEXTOID, TEXTOID}
+	.text =
+	"SELECT key"
+	"  FROM evpg.saga_instance"
+	" WHERE saga = $1 AND ($2 IS NULL OR key = $2) AND key >= $3 ORDER BY key LIMIT $4",
+	.types = {TEXTOID, TEXTOID, TEXTOID, INT8OID}
 };
 
-/* Reads the instances of a saga, or one of them, into CurrentMemoryContext. */
-static rebuilt_hash *
-read_instances(const char *saga, const char *key)
+/* Lists the first keys of instances from a key on, or one key, in CurrentMemoryContext. */
+static List *
+list_keys(const char *saga, const char *only_key, const char *from)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	rebuilt_hash *instances = rebuilt_create(caller, 256, NULL);
 	List	   *keys = NIL;
-	Datum		values[2] = {CStringGetTextDatum(saga)};
-	char		nulls[2] = {' ', ' '};
+	Datum		values[4] = {CStringGetTextDatum(saga)};
+	char		nulls[4] = {' ', ' ', ' ', ' '};
 	uint64		rows;
-	ListCell   *cell;
 
-	EvpgParameterText(values, nulls, 1, key);
+	EvpgParameterText(values, nulls, 1, only_key);
+	values[2] = CStringGetTextDatum(from);
+	values[3] = Int64GetDatum(PAGE_KEYS);
 	rows = EvpgStatementReadLatest(&select_instances, values, nulls);
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -85,15 +102,58 @@ read_instances(const char *saga, const char *key)
 		MemoryContextSwitchTo(old);
 	}
 	EvpgStatementDone();
-	foreach(cell, keys)
-	{
-		bool		found;
-		Rebuilt    *rebuilt = rebuilt_insert(instances, lfirst(cell), &found);
+	return keys;
+}
 
-		EvpgInstanceRead(saga, lfirst(cell), &rebuilt->instance);
-		rebuilt->instance.state = NULL;
-		EVPG_WAIT_POINT("saga_rebuild");
-	}
+/* Adds an instance without its state to those that are rebuilt, and returns about how much memory it will take. */
+static Size
+add_instance(rebuilt_hash *instances, const char *saga, const char *key)
+{
+	MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRebuildSaga row", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(row);
+	bool		found;
+	Rebuilt    *rebuilt;
+	EvpgInstance instance;
+	Size		size = sizeof(Rebuilt) + strlen(key);
+
+	EvpgInstanceRead(saga, key, &instance);
+	if (instance.state != NULL)
+		size += VARSIZE(instance.state);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(row);
+	rebuilt = rebuilt_insert(instances, key, &found);
+	rebuilt->instance = instance;
+	rebuilt->instance.state = rebuilt->instance.undo = NULL;
+	return size;
+}
+
+/*
+ * Reads instances of a saga from the key *from on, or one of them, into
+ * CurrentMemoryContext: as many as memory allows.  Sets *last to the last key.
+ */
+static rebuilt_hash *
+read_instances(const char *saga, const char *only_key, const char *from, const char **last)
+{
+	rebuilt_hash *instances = rebuilt_create(CurrentMemoryContext, 256, NULL);
+	Size		bytes = 0;
+	List	   *keys;
+
+	do
+	{
+		ListCell   *cell;
+
+		keys = list_keys(saga, only_key, from);
+		foreach(cell, keys)
+		{
+			bytes += add_instance(instances, saga, lfirst(cell));
+			*last = lfirst(cell);
+			EVPG_WAIT_POINT("saga_rebuild");
+			if (bytes >= MAX_BYTES)
+				break;
+		}
+		if (keys != NIL)
+			from = next_key(*last);
+	} while (list_length(keys) == PAGE_KEYS && bytes < MAX_BYTES);
 	return instances;
 }
 
@@ -103,23 +163,25 @@ static EvpgStatement select_unseen_events = {
 	"  FROM evpg.dead_letter"
 	" WHERE saga = $1 AND source_position IS NOT NULL AND (resolved_at IS NULL OR resolution = 'discarded')"
 	"       AND created_at > (SELECT created_at FROM evpg.consumer WHERE name = $1)"
+	"       AND (key IS NULL OR key BETWEEN $2 AND $3)"
 	" UNION ALL"
 	" SELECT e.key, e.position"
 	"  FROM evpg.saga_event e JOIN evpg.saga_instance i ON i.saga = e.saga AND i.key = e.key"
-	" WHERE e.saga = $1 AND e.position <= i.position",
-	.types = {TEXTOID}
+	" WHERE e.saga = $1 AND e.position <= i.position AND e.key BETWEEN $2 AND $3",
+	.types = {TEXTOID, TEXTOID, TEXTOID}
 };
 
 /*
  * Lists events that instances have not reacted to, though they did to later ones, or
- * since these failed: EvpgDueItems in CurrentMemoryContext.  key NULL: no instance has.
+ * since these failed: EvpgDueItems in CurrentMemoryContext, for the keys from one to
+ * another.  key NULL: no instance has.
  */
 static List *
-read_unseen(const char *saga)
+read_unseen(const char *saga, const char *from, const char *last)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		value = CStringGetTextDatum(saga);
-	uint64		rows = EvpgStatementReadLatest(&select_unseen_events, &value, NULL);
+	Datum		values[3] = {CStringGetTextDatum(saga), CStringGetTextDatum(from), CStringGetTextDatum(last)};
+	uint64		rows = EvpgStatementReadLatest(&select_unseen_events, values, NULL);
 	List	   *unseen = NIL;
 
 	for (uint64 row = 0; row < rows; row++)
@@ -183,6 +245,8 @@ fold_instances(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const Evpg
 			Jsonb	   *state = palloc(VARSIZE(reaction.state));
 
 			memcpy(state, reaction.state, VARSIZE(reaction.state));
+			if (rebuilt->instance.state != NULL)
+				pfree(rebuilt->instance.state);
 			rebuilt->instance.state = state;
 			MemoryContextSwitchTo(old);
 		}
@@ -191,14 +255,16 @@ fold_instances(rebuilt_hash *instances, List *unseen, EvpgSaga *saga, const Evpg
 	return count;
 }
 
-/* Folds the events of the log after one position and up to another; returns the number of reactions. */
+/*
+ * Folds the events of the log after one position and up to another for instances, of
+ * which unseen lists what they have not reacted to; returns the number of reactions.
+ */
 static int64
-replay_saga(const char *saga, rebuilt_hash *instances, int64 after, int64 upto)
+replay_saga(const char *saga, rebuilt_hash *instances, List *unseen, int64 after, int64 upto)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRebuildSaga event", ALLOCSET_DEFAULT_SIZES);
 	List	   *versions = EvpgSagaVersions(saga);
-	List	   *unseen = read_unseen(saga);
 	EvpgLogFilter filter = {.after = after, .upto = upto};
 	int64		count = 0;
 
@@ -253,6 +319,36 @@ write_states(const char *saga, rebuilt_hash *instances)
 	}
 }
 
+/* Rebuilds one instance, or all, part by part; returns the number of reactions. */
+static int64
+rebuild_instances(const char *saga, const char *only_key, const EvpgConsumer *consumer)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRebuildSaga", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = CurrentMemoryContext;
+	const char *from = "";
+	int64		count = 0;
+
+	while (from != NULL)
+	{
+		const char *last = NULL;
+		rebuilt_hash *instances;
+
+		MemoryContextSwitchTo(context);
+		instances = read_instances(saga, only_key, from, &last);
+		if (last != NULL)
+		{
+			count += replay_saga(saga, instances, read_unseen(saga, from, last), consumer->start_position,
+								 consumer->checkpoint);
+			write_states(saga, instances);
+		}
+		MemoryContextSwitchTo(caller);
+		from = last == NULL || only_key != NULL ? NULL : next_key(last);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
+	return count;
+}
+
 /*
  * Rebuilds the state of one instance, or of all; returns how many reactions were
  * repeated.  Locks the consumer, then the saga, so that no instance works meanwhile.
@@ -262,7 +358,6 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 {
 	char	   *saga = EvpgArgName(fcinfo, 0, "saga name");
 	char	   *key = PG_ARGISNULL(1) ? NULL : EvpgArgKey(fcinfo, 1);
-	rebuilt_hash *instances;
 	EvpgConsumer consumer;
 	int64		count;
 	EvpgScope	scope;
@@ -279,9 +374,7 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
 				 errmsg("the row of saga \"%s\" in evpg.consumer does not exist", saga),
 				 errhint("Drop the saga, and register it again.")));
-	instances = read_instances(saga, key);
-	count = replay_saga(saga, instances, consumer.start_position, consumer.checkpoint);
-	write_states(saga, instances);
+	count = rebuild_instances(saga, key, &consumer);
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(count);
 }

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(29);
+SELECT plan(35);
 
 -- a long result is not held in memory; first of all, since the peak of the process never goes down
 CREATE FUNCTION test.peak() RETURNS bigint LANGUAGE sql VOLATILE AS $$
@@ -178,4 +178,31 @@ SELECT count(*) FROM evpg_append('counter', 'u', ARRAY[evpg_event('Listed')]) \g
 SELECT evpg_run_sagas() \g /dev/null
 SELECT cmp_ok((SELECT (state->>'after')::bigint - (state->>'before')::bigint FROM evpg_saga('undoable', 'u')), '<',
   50000000::bigint, 'many commands that can be undone [rule 17]');
+-- states of instances that are rebuilt: in parts, and each once, however many events there are
+CREATE FUNCTION test.grow(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(jsonb_build_object('first', coalesce(state->'first', to_jsonb(used())), 'last', used(),
+    'pad', repeat('x', 100000))) $$;
+SELECT evpg_register_saga('grow', 'test.grow', event_types => '{Grown}') \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'grown', ARRAY(SELECT evpg_event('Grown') FROM generate_series(1, 400)))
+  \g /dev/null
+SELECT count(*) FROM generate_series(1, 900) n, evpg_append('counter', 'grown' || n, ARRAY[evpg_event('Grown')]) \g /dev/null
+SELECT evpg_run_sagas() \g /dev/null
+SELECT is(evpg_rebuild_saga('grow'), 1300::bigint, 'a rebuild of a saga with 90 MB of states [rule 18]');
+SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'grow' AND length(state->>'pad') = 100000), 901::bigint,
+  'writes all of them [rule 18]');
+SELECT cmp_ok((SELECT max((state->>'last')::bigint) - min((state->>'first')::bigint) FROM evpg.saga_instance
+  WHERE saga = 'grow'), '<', 60000000::bigint, 'but does not hold all in memory [rule 18]');
+
+-- parked events that are replayed
+CREATE FUNCTION test.used_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_jsonb(used()) $$;
+SELECT evpg_register_projection('replayed', 'test.used_apply', mode => 'async', on_error => 'park', event_types => '{Long}',
+  start_position => (SELECT max(position) FROM evpg.event)) \g /dev/null
+INSERT INTO evpg.parked_event (name, key, "position", attempts)
+  SELECT 'replayed', aggregate_id, "position", 1 FROM evpg.event WHERE type = 'Long';
+SELECT evpg_replay_parked('replayed', 1) \g /dev/null
+SELECT used() AS before \gset
+SELECT is(evpg_replay_parked('replayed', 20), 20::bigint, 'some of 100,000 parked events are replayed [rule 10]');
+SELECT cmp_ok((SELECT max(state::text::bigint) FROM evpg.projected_state WHERE name = 'replayed') - :before, '<',
+  2000000::bigint, 'and not all are held in memory [rule 10]');
+SELECT is(evpg_replay_parked('replayed', 1500), 1500::bigint, 'more than are read at once [rule 10]');
 SELECT * FROM finish();
