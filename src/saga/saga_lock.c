@@ -49,6 +49,9 @@ set_item_tag(const EvpgDueItem *item, LOCKTAG *tag)
 /* Locks of instances that the current transaction has taken; a rollback to a savepoint only makes it too high. */
 static int	instances_locked = 0;
 
+/* Those that this session holds beyond its transactions. */
+static int	claims_locked = 0;
+
 static void
 forget_instances(XactEvent event, void *arg)
 {
@@ -75,22 +78,24 @@ EvpgSagaLockInit(void)
 bool
 EvpgDueItemLock(const EvpgDueItem *item, bool session, bool wait)
 {
-	int			limit = max_locks_per_xact * (MaxBackends + max_prepared_xacts) / 2;
+	int64		limit = (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts) / 2;
 	LOCKTAG		tag;
 	LockAcquireResult result;
 
-	if (!session && instances_locked >= limit)
+	if (!session && instances_locked + claims_locked >= limit)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many instances of sagas in one transaction"),
 				 errdetail("It has locked %d, and may not fill more than half of the lock table of the server.",
-						   instances_locked),
+						   instances_locked + claims_locked),
 				 errhint("Commit after fewer, for example evpg_run_sagas(max_events => 1000).")));
 	set_item_tag(item, &tag);
 	if (EVPG_MUTATION("saga_unlocked"))
 		return true;
 	result = LockAcquire(&tag, ExclusiveLock, session, !wait);
-	if (!session && result == LOCKACQUIRE_OK)
+	if (result == LOCKACQUIRE_OK && session)
+		claims_locked++;
+	else if (result == LOCKACQUIRE_OK)
 		instances_locked++;
 	return result != LOCKACQUIRE_NOT_AVAIL;
 }
@@ -105,7 +110,8 @@ EvpgDueItemUnlock(EvpgDueItem *item)
 		return;
 	item->locked = false;
 	set_item_tag(item, &tag);
-	(void) LockRelease(&tag, ExclusiveLock, true);
+	if (LockRelease(&tag, ExclusiveLock, true) && claims_locked > 0)
+		claims_locked--;
 }
 
 /*
