@@ -89,7 +89,8 @@ evpg_register_interceptor(PG_FUNCTION_ARGS)
 	if (changed > 0)
 	{
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->interceptor);
-		EvpgAdviseTypes("interceptor", name, aggregate_types, NULL);
+		if (aggregate_types != NULL)
+			EvpgAdviseTypes("interceptor", name, aggregate_types, NULL, EvpgAdviseReadSeenTypes());
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(changed > 0);

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "base/names.h"
 #include "base/registration.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
@@ -262,6 +263,30 @@ array_parameter(const Datum *values, const char *nulls, int column)
 	return nulls[column] == ' ' ? DatumGetArrayTypeP(values[column]) : NULL;
 }
 
+/* Returns the names in an array that is a parameter; NIL if it is NULL. */
+static List *
+names_parameter(const Datum *values, const char *nulls, int column)
+{
+	ArrayType  *array = array_parameter(values, nulls, column);
+
+	return array == NULL ? NIL : EvpgNamesFromArray(array);
+}
+
+/* Gives advice for which the log is read, before appenders have to wait, and returns the types that were seen. */
+static List *
+advise_before_locks(FunctionCallInfo fcinfo, const char *name, const Datum *values, const char *nulls)
+{
+	EvpgLogFilter takes = {
+		.aggregate_types = names_parameter(values, nulls, COLUMN_AGGREGATE_TYPES),
+		.event_types = names_parameter(values, nulls, COLUMN_EVENT_TYPES),
+		.tags = names_parameter(values, nulls, COLUMN_TAGS)
+	};
+
+	EvpgAdvisePath("key_path", "projection", name,
+				   PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[COLUMN_KEY_PATH]), &takes);
+	return takes.aggregate_types == NIL && takes.event_types == NIL ? NIL : EvpgAdviseReadSeenTypes();
+}
+
 /* ------------------------------------------------------------------ registering */
 
 /* Applies, by its new definition, the rest of the events to a projection that was asynchronous, and drops its consumer. */
@@ -379,6 +404,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	char		nulls[COLUMNS];
 	char	   *name;
 	ArrayType  *tables;
+	List	   *seen;
 	EvpgProjection *before;
 	EvpgProjectionMode mode_before = EVPG_MODE_INLINE;
 	int			version_before = 0;
@@ -390,8 +416,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	tables = array_parameter(values, nulls, COLUMN_TABLES);
 	EvpgRefuseInProjection("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
-	EvpgAdvisePath("key_path", "projection", name,
-				   PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[COLUMN_KEY_PATH]));
+	seen = advise_before_locks(fcinfo, name, values, nulls);
 	if (tables != NULL)
 		EvpgAdviseTables(PG_GETARG_OID(ARG_HANDLER), tables);
 	(void) EvpgConsumerLock(name, true);
@@ -413,7 +438,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 		EvpgWakeLauncherAtCommit();
 		EvpgWakeConsumersAtEnd();
 		EvpgAdviseTypes("projection", name, array_parameter(values, nulls, COLUMN_AGGREGATE_TYPES),
-						array_parameter(values, nulls, COLUMN_EVENT_TYPES));
+						array_parameter(values, nulls, COLUMN_EVENT_TYPES), seen);
 		apply_registration(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
 	}
 	EvpgLeave(&scope);

@@ -173,6 +173,7 @@ set_timer(EvpgAttempt *attempt, Jsonb *action)
 	};
 
 	EvpgCheckName(timer.name, "timer name");
+	EvpgSagaCodeRequireTimerHandler(attempt->saga);
 	if ((delay == NULL) == (due_at == NULL) || (delay != NULL && delay->type != jbvNumeric))
 		EvpgMemberInvalid("a timer", "delay\" or \"due_at");
 	if (delay != NULL)

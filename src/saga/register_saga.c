@@ -280,6 +280,27 @@ static EvpgStatement upsert_saga = {
 	INTERVALOID, TEXTOID, TEXTOID}
 };
 
+/* Returns the names in an argument that is an array; NIL if it is NULL. */
+static List *
+list_argument(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NIL : EvpgNamesFromArray(PG_GETARG_ARRAYTYPE_P(arg));
+}
+
+/* Warns if declared transitions leave no way out of the name that a new instance has, an empty string. */
+static void
+advise_transitions(const char *name, Jsonb *transitions)
+{
+	JsonbValue *targets = getKeyJsonValueFromContainer(&transitions->root, "", 0, NULL);
+
+	if (targets != NULL && targets->type == jbvBinary && JsonContainerSize(targets->val.binary.data) > 0)
+		return;
+	ereport(WARNING,
+			(errmsg("transitions of saga \"%s\" declare none from \"\", the name of the state of a new instance", name),
+			 errdetail("The reaction that begins an instance fails if its state has a name."),
+			 errhint("Declare how an instance begins, as {\"\": [\"begun\"], ...}.")));
+}
+
 /*
  * Registers a version of a saga; true if something has changed.  Locks the consumer,
  * then the saga, to the end of the transaction; waits for reactions of its instances.
@@ -291,6 +312,8 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	char		nulls[COLUMNS];
 	char	   *name;
 	EvpgConsumer consumer;
+	EvpgLogFilter takes = {0};
+	List	   *seen = NIL;
 	bool		changed;
 	EvpgScope	scope;
 
@@ -299,8 +322,14 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgRefuseInProjection("register sagas");
 	EvpgRefuseInSaga("register sagas");
 	EvpgEnter(&scope, "evpg_register_saga()");
+	takes.aggregate_types = list_argument(fcinfo, ARG_AGGREGATE_TYPES);
+	takes.event_types = list_argument(fcinfo, PG_ARGISNULL(ARG_EVENT_TYPES) ? ARG_START_EVENT_TYPES : ARG_EVENT_TYPES);
 	EvpgAdvisePath("key_path", "saga", name,
-				   PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[COLUMN_KEY_PATH]));
+				   PG_ARGISNULL(ARG_KEY_PATH) ? NULL : PG_DETOAST_DATUM(values[COLUMN_KEY_PATH]), &takes);
+	if (takes.aggregate_types != NIL || takes.event_types != NIL)
+		seen = EvpgAdviseReadSeenTypes();
+	if (!PG_ARGISNULL(ARG_TRANSITIONS))
+		advise_transitions(name, DatumGetJsonbP(values[COLUMN_TRANSITIONS]));
 	/* An old snapshot would not see which versions have instances. */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
@@ -325,7 +354,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 		/* Start types are among the event types. */
 		EvpgAdviseTypes("saga", name, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
 						EvpgArgTextArray(fcinfo, PG_ARGISNULL(ARG_EVENT_TYPES) ? ARG_START_EVENT_TYPES : ARG_EVENT_TYPES,
-										 "event_types"));
+										 "event_types"), seen);
 		EvpgWakeLauncherAtCommit();
 		EvpgWakeConsumersAtEnd();
 	}

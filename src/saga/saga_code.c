@@ -390,6 +390,22 @@ EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejec
 }
 
 /*
+ * EvpgSagaCodeRequireTimerHandler
+ *		Error if a saga has no code for timers: what it schedules would fail when it is
+ *		due.
+ */
+void
+EvpgSagaCodeRequireTimerHandler(EvpgSaga *saga)
+{
+	if (saga->has_module ? EvpgSagaCodeModule(saga)->timers == NULL : saga->timer_signature == NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_MODULE),
+				 errmsg("saga \"%s\" has no timer handler", saga->name),
+				 saga->has_module ? errhint("Let its definition have timers.") :
+				 errhint("Register it with a timer_handler.")));
+}
+
+/*
  * EvpgSagaCodeOnTimer
  *		Calls the timer handler for a timer that is due.
  */
@@ -402,14 +418,12 @@ EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, E
 	EvpgSagaCallBegin(&call);
 	if (saga->has_module)
 		call_module_timer_handler(saga, state, timer, reaction);
-	else if (saga->timer_signature == NULL)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_MODULE),
-				 errmsg("saga \"%s\" has no timer handler", saga->name),
-				 errhint("Register it with a timer_handler.")));
 	else
+	{
+		EvpgSagaCodeRequireTimerHandler(saga);
 		call_reaction_function(EvpgSagaCodeFunction(saga, &saga->timer_handler, saga->timer_signature, EVPG_ROLE_SAGA_TIMER),
 							   state, make_fired_timer(saga, timer), reaction);
+	}
 	check_handled(saga, reaction);
 	check_reaction(saga, reaction);
 	EvpgSagaCallEnd(&call);

@@ -64,6 +64,7 @@ extern void EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, c
 								EvpgReaction *reaction);
 extern void EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejection, EvpgReaction *reaction);
 extern void EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, EvpgReaction *reaction);
+extern void EvpgSagaCodeRequireTimerHandler(EvpgSaga *saga);
 extern void EvpgSagaCodeLoad(EvpgSaga *saga);
 extern const evpg_saga_definition *EvpgSagaCodeModule(EvpgSaga *saga);
 extern EvpgFunction *EvpgSagaCodeFunction(EvpgSaga *saga, EvpgFunction **function, const char *signature, EvpgRole role);

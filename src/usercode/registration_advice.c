@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "base/names.h"
+#include "base/settings.h"
 #include "base/statement.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
@@ -26,11 +27,15 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonpath.h"
 #include "utils/regproc.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
 /* How many of the newest positions are searched for types of events: some milliseconds. */
 #define SEEN_POSITIONS	10000
+
+/* How many are searched for events in which a path finds a key. */
+#define KEYED_POSITIONS 1000
 
 /* The largest distance of a name from another one to be taken for a typing error. */
 #define MAX_DISTANCE	3
@@ -181,15 +186,79 @@ join_names(List *names)
 	return text.data;
 }
 
+/* Whether a path has a filter, so that it is to find nothing in some events. */
+static bool
+has_filter(struct varlena *path)
+{
+	JsonPathItem item;
+	JsonPathItem next;
+
+	jspInit(&item, DatumGetJsonPathP(PointerGetDatum(path)));
+	while (item.type != jpiFilter && jspGetNext(&item, &next))
+		item = next;
+	return item.type == jpiFilter;
+}
+
+/* Whether a path finds anything but null in an event. */
+static bool
+finds_key(struct varlena *path, const EvpgEvent *event)
+{
+	Jsonb	   *found = DatumGetJsonbP(DirectFunctionCall4(jsonb_path_query_array, JsonbPGetDatum(EvpgEventToJsonb(event)),
+														   PointerGetDatum(path),
+														   DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")),
+														   BoolGetDatum(true)));
+	JsonbIterator *iterator = JsonbIteratorInit(&found->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+		if (token == WJB_ELEM && value.type != jbvNull)
+			return true;
+	return false;
+}
+
+/* Reports a path that finds no key in the newest of those events in which it is to find one. */
+static void
+advise_missing_keys(const char *argument, const char *kind, const char *name, struct varlena *path,
+					const EvpgLogFilter *takes)
+{
+	EvpgLogFilter filter = *takes;
+	int			events = 0;
+	bool		found = false;
+
+	filter.upto = EvpgFenceLastDrawn();
+	filter.after = Max(filter.upto - KEYED_POSITIONS, 0);
+	EvpgSettingsPin();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	while (filter.after < filter.upto && !found)
+	{
+		EvpgLogScan *scan = EvpgLogScanAll(&filter);
+		EvpgEvent	event;
+
+		for (; !found && EvpgLogScanNext(scan, &event); events++)
+			found = finds_key(path, &event);
+		filter.after = EvpgLogScanReached(scan);
+		EvpgLogScanEnd(scan);
+	}
+	PopActiveSnapshot();
+	if (events > 0 && !found)
+		ereport(NOTICE,
+				(errmsg("%s of %s \"%s\" finds no key in the newest events of its types", argument, kind, name),
+				 errdetail_plural("It was tried with %d event; one without a key is not taken.",
+								  "It was tried with %d events; those without a key are not taken.", events, events),
+				 errhint("Compare the path with the data of these events, in evpg.event.")));
+}
+
 /*
  * EvpgAdvisePath
- *		Warns if a path looks for a member that no event has: it would silently
- *		find no key.  argument is the name of the path, kind and name are those
- *		of its projection or saga; path may be NULL.  The caller is inside
- *		EvpgEnter.
+ *		Warns if a path looks for a member that no event has, or finds no key in the
+ *		newest events of takes, whose positions do not count: it would silently find no
+ *		key.  argument is the name of the path, kind and name are those of its projection
+ *		or saga; path may be NULL.  The caller is inside EvpgEnter, and keeps no session
+ *		waiting.
  */
 void
-EvpgAdvisePath(const char *argument, const char *kind, const char *name, struct varlena *path)
+EvpgAdvisePath(const char *argument, const char *kind, const char *name, struct varlena *path, const EvpgLogFilter *takes)
 {
 	JsonPathItem item;
 	List	   *members = list_event_members();
@@ -201,7 +270,11 @@ EvpgAdvisePath(const char *argument, const char *kind, const char *name, struct 
 	jspInit(&item, DatumGetJsonPathP(PointerGetDatum(path)));
 	unknown = find_unknown_member(&item, false, members);
 	if (unknown == NULL)
+	{
+		if (!has_filter(path))
+			advise_missing_keys(argument, kind, name, path, takes);
 		return;
+	}
 	closest = find_closest_name(unknown, members);
 	ereport(WARNING,
 			(errmsg("%s of %s \"%s\" looks for \"%s\", which is no member of an event", argument, kind, name, unknown),
@@ -245,23 +318,33 @@ static EvpgStatement select_events_types = {
 };
 
 /*
+ * EvpgAdviseReadSeenTypes
+ *		Lists the types of the newest events (char *), in CurrentMemoryContext, for
+ *		EvpgAdviseTypes.  Only the newest positions are searched, however long the log
+ *		is; that takes some milliseconds, so the caller keeps no session waiting
+ *		meanwhile.  The caller is inside EvpgEnter.
+ */
+List *
+EvpgAdviseReadSeenTypes(void)
+{
+	Datum		after = Int64GetDatum(EvpgFenceLastDrawn() - SEEN_POSITIONS);
+
+	return read_name_column(&select_events_types, &after);
+}
+
+/*
  * EvpgAdviseTypes
  *		Reports types of a registration that have not been seen, if the log has
  *		events: registering before the first event is the rule.  The arrays may
- *		be NULL for all types.  Only the newest positions are searched, however
- *		long the log is.  The caller is inside EvpgEnter.
+ *		be NULL for all types.  seen is of EvpgAdviseReadSeenTypes.  The caller is inside
+ *		EvpgEnter.
  */
 void
-EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, ArrayType *event_types)
+EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, ArrayType *event_types, List *seen)
 {
-	Datum		after = Int64GetDatum(EvpgFenceLastDrawn() - SEEN_POSITIONS);
-	List	   *seen;
 	List	   *registered;
 	ListCell   *cell;
 
-	if (aggregate_types == NULL && event_types == NULL)
-		return;
-	seen = read_name_column(&select_events_types, &after);
 	if (seen == NIL)
 		return;
 	foreach(cell, event_types == NULL ? NIL : EvpgNamesFromArray(event_types))

@@ -6,7 +6,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(4);
+SELECT plan(7);
 SET test.kind = counter;
 SELECT add('first', 0) \g /dev/null
 SELECT connect('runner') \g /dev/null
@@ -44,4 +44,33 @@ SELECT is((SELECT status || ' ' || errors_total FROM evpg.consumer WHERE name = 
   'running 0 i: 1.1 {"sum": 0, "count": 1}',
     'a consumer waits while an index of the log is dropped, and then does without it [rule 10]');
 SELECT evpg_drop_projection('indexed') \g /dev/null
+
+-- ------------------------------------------------------------------ advice for a registration
+
+CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(state) $$;
+CREATE PROCEDURE test.register_meanwhile(registration text) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM dblink_exec('listener', 'BEGIN'), dblink_exec('listener', 'LOCK TABLE evpg.event_log');
+  PERFORM dblink_send_query('runner', registration);
+  PERFORM wait_until($q$SELECT count(*) > 0 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass AND NOT granted$q$);
+END $$;
+CREATE PROCEDURE test.registered() LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM dblink_exec('listener', 'COMMIT');
+  PERFORM * FROM dblink_get_result('runner') x (r text);
+  PERFORM * FROM dblink_get_result('runner') x (r text);
+END $$;
+CREATE FUNCTION test.fence_locks() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+  SELECT count(*) FROM pg_locks WHERE relation = 'evpg.fence'::regclass AND mode = 'ShareLock' $$;
+CALL register_meanwhile($$SELECT evpg_register_projection('advised', 'test.sum_apply', event_types => '{Rare}')$$);
+SELECT is(fence_locks(), 0::bigint,
+  'the log is read for advice on a projection before appenders have to wait for its registration [rule 11]');
+CALL registered();
+CALL register_meanwhile($$SELECT evpg_register_saga('advised_saga', 'test.react', key_path => '$.data.none')$$);
+SELECT is(fence_locks(), 0::bigint,
+  'the log is read for advice on a saga before appenders have to wait for its registration [rule 16]');
+CALL registered();
+SELECT is((SELECT count(*) FROM evpg.projection WHERE name = 'advised') + (SELECT count(*) FROM evpg.saga), 2::bigint,
+  'a projection and a saga are registered when the log can be read [rule 11]');
 SELECT * FROM finish();

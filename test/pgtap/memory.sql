@@ -189,9 +189,9 @@ SELECT count(*) FROM generate_series(1, 900) n, evpg_append('counter', 'grown' |
 SELECT evpg_run_sagas() \g /dev/null
 SELECT is(evpg_rebuild_saga('grow'), 1300::bigint, 'a rebuild of a saga with 90 MB of states [rule 18]');
 SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'grow' AND length(state->>'pad') = 100000), 901::bigint,
-  'writes all of them [rule 18]');
+  'a rebuild of a saga in parts writes the states of all instances [rule 18]');
 SELECT cmp_ok((SELECT max((state->>'last')::bigint) - min((state->>'first')::bigint) FROM evpg.saga_instance
-  WHERE saga = 'grow'), '<', 60000000::bigint, 'but does not hold all in memory [rule 18]');
+  WHERE saga = 'grow'), '<', 60000000::bigint, 'a rebuild of a saga does not hold all states in memory [rule 18]');
 
 -- parked events that are replayed
 CREATE FUNCTION test.used_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_jsonb(used()) $$;
@@ -203,6 +203,7 @@ SELECT evpg_replay_parked('replayed', 1) \g /dev/null
 SELECT used() AS before \gset
 SELECT is(evpg_replay_parked('replayed', 20), 20::bigint, 'some of 100,000 parked events are replayed [rule 10]');
 SELECT cmp_ok((SELECT max(state::text::bigint) FROM evpg.projected_state WHERE name = 'replayed') - :before, '<',
-  2000000::bigint, 'and not all are held in memory [rule 10]');
-SELECT is(evpg_replay_parked('replayed', 1500), 1500::bigint, 'more than are read at once [rule 10]');
+  2000000::bigint, 'parked events that are not replayed are not held in memory [rule 10]');
+SELECT is(evpg_replay_parked('replayed', 1500), 1500::bigint,
+  'more parked events are replayed than are read at once [rule 10]');
 SELECT * FROM finish();

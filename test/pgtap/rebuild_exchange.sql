@@ -151,7 +151,8 @@ DROP RULE unseen ON item;
 CREATE RULE unseen AS ON UPDATE TO item WHERE old.id = 'nobody' DO ALSO NOTHING;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();
-SELECT is((node() = :node) || ' ' || contents(), 'false ' || :'contents', 'but not for UPDATE [rule 13]');
+SELECT is((node() = :node) || ' ' || contents(), 'false ' || :'contents',
+  'a rule for UPDATE does not keep a table from being exchanged [rule 13]');
 DROP RULE unseen ON item;
 SELECT node() AS node \gset
 ALTER TABLE item ADD COLUMN gone int;
@@ -204,7 +205,7 @@ SELECT is((SELECT string_agg(error_of(statement), E'\n') FROM (VALUES ($$UPDATE 
   '23503 insert or update on table "entry" violates foreign key constraint "entry_part_sub_fkey"' || E'\n' ||
   '23503 update or delete on table "entry" violates foreign key constraint "refers_id_fkey" on table "refers"' || E'\n' ||
   '23503 insert or update on table "refers" violates foreign key constraint "refers_id_fkey"',
-  'the keys hold afterwards [rule 13]');
+  'foreign keys from and to other tables hold after an exchange [rule 13]');
 -- when rows are replaced, a key that is deferred cannot be checked
 ALTER TABLE refers DROP CONSTRAINT refers_n_fkey;
 INSERT INTO entry VALUES ('stranger');
@@ -220,7 +221,7 @@ INSERT INTO kind VALUES (2);
 DELETE FROM kind WHERE id = 1;
 CALL rebuild_entry(NULL) \gset
 SELECT is(:'result' LIKE 'replaced ' || :rows + 1 || ' failed 1 % violates foreign key constraint %', true,
-  'nor is a row put in place that references a row that does not exist [rule 13]');
+  'a row that references a row that does not exist is not put in place [rule 13]');
 INSERT INTO kind VALUES (1);
 CREATE ROLE evpg_owns_kinds;
 GRANT USAGE ON SCHEMA test TO evpg_owns_kinds;
@@ -272,7 +273,7 @@ BEGIN
 END $$;
 CALL finish_rebuild();
 SELECT is((entry_node() <> :node) || ' ' || (SELECT count(*) FROM entry) || ' ' || (SELECT count(*) FROM evpg.rebuild),
-  'true ' || :rows + 1 || ' 0', 'then it is exchanged [rule 13]');
+  'true ' || :rows + 1 || ' 0', 'a table whose foreign keys were checked is exchanged [rule 13]');
 SELECT evpg_drop_projection('entry') \g /dev/null
 DROP TABLE refers, entry, kind;
 
@@ -327,7 +328,7 @@ ALTER TABLE note ADD FOREIGN KEY (id, n) REFERENCES line;
 SELECT copied_nodes() AS copied, order_contents() AS contents \gset
 CALL evpg_run();
 SELECT is(nodes() || ' ' || order_contents(), :'copied' || ' ' || :'contents',
-  'so does a new foreign key between them, which is checked before [rule 13]');
+  'tables with a new foreign key between them, which is checked before, are exchanged [rule 13]');
 CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'fired'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT OR DELETE ON note FOR EACH ROW EXECUTE FUNCTION refuse();
 ALTER TABLE note DISABLE TRIGGER refuse;
@@ -417,7 +418,7 @@ CALL evpg_run();
 SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild), 'running canceling statement due to lock timeout',
   'an exchange waits for snapshots that do not see the last event in the copy [rule 13]');
 SELECT is((SELECT last_value FROM calls), 2::bigint,
-  'which is applied once: before the end, not by an end that is then postponed [rule 13]');
+  'an event that is left is applied once: not by an end that is then postponed [rule 13]');
 SELECT is(there('SELECT count(*)::text FROM item'), (:rows + 1)::text, 'these see it in the old rows [rule 13]');
 SELECT dblink_exec('listener', 'COMMIT'), now_due() \g /dev/null
 -- a snapshot that is newer than the copy: it reads the new rows

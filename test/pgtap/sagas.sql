@@ -408,7 +408,8 @@ SELECT is((SELECT command_id FROM evpg.event WHERE aggregate_id = 'w' AND versio
 
 -- ------------------------------------------------------------------ two sagas on one event, and drop
 
-SELECT evpg_register_saga('second', 'test.script_event', event_types => '{Started,Told}', start_event_types => '{Started}')
+SELECT evpg_register_saga('second', 'test.script_event', timer_handler => 'test.script_timer',
+  event_types => '{Started,Told}', start_event_types => '{Started}')
   \g /dev/null
 SELECT start('both', script(send('bb', 'Add', 1), evpg_action_schedule('t', '1 hour'))) \g /dev/null
 SELECT is(run() || ' ' || total('bb'), '2 0 2 2', 'each saga reacts to an event [B50, B58]');

@@ -50,6 +50,20 @@ SELECT evpg_register_saga('offers', handler => 'react', event_types => '{SeatBoo
 SELECT evpg_register_saga('offers', handler => 'react', start_event_types => '{SeatBooket}', version => 3);
 SELECT evpg_register_interceptor('guard', 'intercept', aggregate_types => '{Seat}');
 
+-- a path that finds a key in no event that there is, unless it is to select some
+SELECT evpg_register_projection('by_seat', reducer => 'apply', key_path => '$.data.seatt', aggregate_types => '{seat}');
+SELECT evpg_register_saga('by_seat_saga', handler => 'react', key_path => '$.data.seatt', event_types => '{SeatBooked}');
+SELECT evpg_register_projection('by_seat', reducer => 'apply', key_path => '$.type', aggregate_types => '{seat}');
+SELECT evpg_register_projection('by_seat', reducer => 'apply', key_path => '$ ? (@.data.n > 7).type');
+SELECT evpg_register_projection('by_seat', reducer => 'apply', key_path => '$.data.seat', event_types => '{SeatFreed}',
+  tags => '{none}');
+
+-- transitions without a way out of the first state
+SELECT evpg_register_saga('stuck', handler => 'react', transitions => '{"a": ["lent"], "lent": ["back"]}');
+SELECT evpg_register_saga('stuck', handler => 'react', transitions => '{"": [], "lent": ["back"]}');
+SELECT evpg_register_saga('stuck', handler => 'react', transitions => '{"": ["lent"]}');
+SELECT evpg_drop_saga('stuck'), evpg_drop_saga('by_seat_saga'), evpg_drop_projection('by_seat');
+
 -- a handler that names declared tables with their schema would fail in a rebuild
 CREATE TABLE booked (id text PRIMARY KEY, n int NOT NULL DEFAULT 1);
 CREATE TABLE "Booked" (id text PRIMARY KEY);
