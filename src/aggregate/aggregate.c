@@ -318,14 +318,27 @@ typedef struct AggregateCode
 	int			reducer_version;
 } AggregateCode;
 
+/* Error if one of the two functions is missing that only serve together. */
+static void
+require_function(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what),
+				 errdetail("A handler decides by the state that the reducer makes of the events."),
+				 errhint("Give handler and reducer, or neither of them, nor an invariant, "
+						 "for a type that only stores events.")));
+}
+
 /* Reads and checks the functions that the arguments name. */
 static void
 read_functions(FunctionCallInfo fcinfo, AggregateCode *code)
 {
 	Oid			registrant = GetUserId();
 
-	EvpgArgRefuseNull(fcinfo, ARG_HANDLER, "handler");
-	EvpgArgRefuseNull(fcinfo, ARG_REDUCER, "reducer");
+	require_function(fcinfo, ARG_HANDLER, "handler");
+	require_function(fcinfo, ARG_REDUCER, "reducer");
 	code->handler = EvpgFunctionCheck(PG_GETARG_OID(ARG_HANDLER), EVPG_ROLE_HANDLER, registrant);
 	code->reducer = EvpgFunctionCheck(PG_GETARG_OID(ARG_REDUCER), EVPG_ROLE_REDUCER, registrant);
 	if (!PG_ARGISNULL(ARG_INVARIANT))

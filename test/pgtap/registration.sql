@@ -3,8 +3,13 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(169);
+SELECT plan(170);
 SET test.kind = counter;
+
+SELECT is(error_fields($$SELECT evpg_register_aggregate('x', handler => 'test.counter_handle')$$),
+  '|A handler decides by the state that the reducer makes of the events.|'
+  'Give handler and reducer, or neither of them, nor an invariant, for a type that only stores events.',
+  'a missing reducer is explained');
 
 -- what may be a handler, a reducer, an invariant
 CREATE FUNCTION test.h_one(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
