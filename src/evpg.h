@@ -340,7 +340,8 @@ typedef struct evpg_saga_definition
 	const evpg_react_entry *events; /* required; also the subscription: no
 									 * entry, no call.  Without an EVPG_START
 									 * each may make an instance */
-	const evpg_timer_entry *timers; /* NULL = none; others change nothing */
+	const evpg_timer_entry *timers; /* NULL = none, so no reaction can set
+									 * one; others change nothing */
 	evpg_key_fn key;			/* which instance; NULL = aggregate id */
 	evpg_rejected_fn rejected;	/* NULL = retries, then a dead letter */
 } evpg_saga_definition;

@@ -199,7 +199,7 @@ static void (*next_term_handler) (int) = NULL;
 
 /* pg_terminate_backend(pg_backend_pid()) sends the same signal as an orderly stop, but not from the same process. */
 static void
-note_termination(int signal_number, siginfo_t * info, void *context)
+note_termination(int signal_number, siginfo_t *info, void *context)
 {
 	int			errno_before = errno;
 

@@ -48,11 +48,11 @@ typedef struct ForeignKey
 	Oid			operators[INDEX_MAX_KEYS];	/* referenced = referencing */
 	int			set_count;		/* columns that ON DELETE SET clears; 0: all */
 	AttrNumber	set_columns[INDEX_MAX_KEYS];
-}			ForeignKey;
+} ForeignKey;
 
 /* Reads a foreign key; returns false if it does not exist any more. */
 static bool
-read_foreign_key(Oid key_id, ForeignKey * key)
+read_foreign_key(Oid key_id, ForeignKey *key)
 {
 	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(key_id));
 
@@ -82,7 +82,7 @@ replacement_of(Oid table, List *tables, List *copies)
 
 /* Whether a key of a table and one of its copy are equal, but for what can be deferred. */
 static bool
-equal_keys(const ForeignKey * a, const ForeignKey * b, List *tables, List *copies)
+equal_keys(const ForeignKey *a, const ForeignKey *b, List *tables, List *copies)
 {
 	return replacement_of(a->form.confrelid, tables, copies) == b->form.confrelid &&
 		a->form.confmatchtype == b->form.confmatchtype &&
@@ -113,7 +113,7 @@ list_foreign_keys(Oid table_id)
  * key is of the table and relation is the copy, or the other way round.
  */
 static bool
-has_equal_key(const ForeignKey * key, Oid relation, bool is_copy, List *tables, List *copies)
+has_equal_key(const ForeignKey *key, Oid relation, bool is_copy, List *tables, List *copies)
 {
 	ListCell   *cell;
 
@@ -130,7 +130,7 @@ has_equal_key(const ForeignKey * key, Oid relation, bool is_copy, List *tables, 
 
 /* Whether a key changes rows of its table when a referenced row goes or changes. */
 static bool
-acts_on_rows(const ForeignKey * key)
+acts_on_rows(const ForeignKey *key)
 {
 	return strchr("cnd", key->form.confdeltype) != NULL || strchr("cnd", key->form.confupdtype) != NULL;
 }
@@ -187,7 +187,7 @@ can_be_read(Oid table, Oid owner)
 
 /* Whether a query can tell if a key holds. */
 static bool
-can_be_checked(const EvpgExchange * exchange, const ForeignKey * key)
+can_be_checked(const EvpgExchange *exchange, const ForeignKey *key)
 {
 	bool		ours = list_member_oid(exchange->tables, key->form.conrelid);
 	Oid			owner = owner_of_relation(ours ? key->form.conrelid : key->form.confrelid);
@@ -218,7 +218,7 @@ can_be_checked(const EvpgExchange * exchange, const ForeignKey * key)
  *		exchange->pending.  The caller has locked the tables of the exchange, and copies.
  */
 const char *
-EvpgExchangeFindKeyObstacle(EvpgExchange * exchange, Oid key_id)
+EvpgExchangeFindKeyObstacle(EvpgExchange *exchange, Oid key_id)
 {
 	ForeignKey	key;
 	bool		to_ours;
@@ -262,7 +262,7 @@ qualify_relation(Oid relation)
  * references p.  If p can change, the rows of p that f references are locked.
  */
 static char *
-make_check_query(const ForeignKey * key, Oid f, Oid p, bool lock)
+make_check_query(const ForeignKey *key, Oid f, Oid p, bool lock)
 {
 	StringInfoData condition;
 	StringInfoData wanted;
@@ -318,7 +318,7 @@ query_is_true(Oid role, const char *query)
 
 /* Checks a key, and keeps what it has found true until the end of the transaction. */
 static bool
-check_foreign_key(EvpgExchange * exchange, Oid key_id)
+check_foreign_key(EvpgExchange *exchange, Oid key_id)
 {
 	ForeignKey	key;
 	bool		from_ours;
@@ -350,7 +350,7 @@ check_foreign_key(EvpgExchange * exchange, Oid key_id)
  *		as there.
  */
 bool
-EvpgExchangeCheckPendingKeys(EvpgExchange * exchange)
+EvpgExchangeCheckPendingKeys(EvpgExchange *exchange)
 {
 	List	   *pending = exchange->pending;
 	ListCell   *cell;

@@ -20,10 +20,10 @@ typedef struct EvpgExchange
 	List	   *checked;		/* hold for what will be in the tables */
 	List	   *failed;			/* do not */
 	List	   *pending;		/* have to be checked */
-}			EvpgExchange;
+} EvpgExchange;
 
-extern const char *EvpgExchangeFindKeyObstacle(EvpgExchange * exchange, Oid key_id);
-extern bool EvpgExchangeCheckPendingKeys(EvpgExchange * exchange);
+extern const char *EvpgExchangeFindKeyObstacle(EvpgExchange *exchange, Oid key_id);
+extern bool EvpgExchangeCheckPendingKeys(EvpgExchange *exchange);
 extern bool EvpgExchangeHasEqualActions(Oid table_id, Oid copy_id, List *tables, List *copies);
 
 #endif							/* EVPG_EXCHANGE_KEYS_H */

@@ -206,14 +206,14 @@ is_foreign_key(Oid constraint_id)
 
 /* Returns why triggers, rules or foreign keys of a table forbid the exchange; NULL if they do not. */
 static const char *
-find_trigger_obstacle(Relation table, EvpgExchange * exchange)
+find_trigger_obstacle(Relation table, EvpgExchange *exchange)
 {
 	const char *obstacle = NULL;
 	ListCell   *cell;
 
 	for (int i = 0; table->rd_rules != NULL && i < table->rd_rules->numLocks; i++)
 	{
-		const		RewriteRule *rule = table->rd_rules->rules[i];
+		const RewriteRule *rule = table->rd_rules->rules[i];
 
 		if (is_enabled(rule->enabled) && (rule->event == CMD_INSERT || rule->event == CMD_DELETE))
 			return "It has a rule for INSERT or DELETE.";
@@ -288,7 +288,7 @@ may_be_decoded(Relation table)
  *		exchange->pending are checked.  The caller has locked both relations.
  */
 const char *
-EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, EvpgExchange * exchange)
+EvpgExchangeFindObstacle(Oid table_id, Oid copy_id, EvpgExchange *exchange)
 {
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);

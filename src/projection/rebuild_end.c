@@ -122,7 +122,7 @@ static EvpgStatement replace_build = {
 
 /* Makes the new build the one that is read.  exchange is NULL unless tables are exchanged. */
 static void
-switch_builds(EvpgRebuild *rebuild, EvpgExchange * exchange)
+switch_builds(EvpgRebuild *rebuild, EvpgExchange *exchange)
 {
 	EvpgProjection *projection = rebuild->projection;
 	const char *name = rebuild->name;

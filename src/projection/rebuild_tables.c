@@ -267,7 +267,7 @@ make_exchange(EvpgProjection *projection, int64 build)
  * each other.  Foreign keys that have to be checked are left in exchange->pending.
  */
 static void
-keep_exchangeable(EvpgExchange * exchange)
+keep_exchangeable(EvpgExchange *exchange)
 {
 	int			i = 0;
 
@@ -288,7 +288,7 @@ keep_exchangeable(EvpgExchange * exchange)
 
 /* Removes tables that cannot be exchanged, and checks the foreign keys of the rest. */
 static void
-settle_exchange(EvpgExchange * exchange)
+settle_exchange(EvpgExchange *exchange)
 {
 	do
 		keep_exchangeable(exchange);
@@ -320,7 +320,7 @@ EvpgRebuildTablesPrepareExchange(EvpgProjection *projection, int64 build, Transa
 
 /* Exchanges the tables that can still be exchanged. */
 static void
-exchange_tables(EvpgExchange * exchange, TransactionId last_write)
+exchange_tables(EvpgExchange *exchange, TransactionId last_write)
 {
 	ListCell   *table;
 	ListCell   *copy;
@@ -351,7 +351,7 @@ exchange_tables(EvpgExchange * exchange, TransactionId last_write)
 
 /* Reports that the rows of a table are replaced while no session can append, which takes the longer the more there are. */
 static void
-report_slow_replacement(const char *table, int64 build, EvpgExchange * exchange)
+report_slow_replacement(const char *table, int64 build, EvpgExchange *exchange)
 {
 	const char *obstacle = "A rebuild in the foreground is one transaction.";
 	Oid			table_id = EvpgDeclaredTableOid(table, NoLock);
@@ -401,7 +401,7 @@ takes_equal_values(Relation left, Form_pg_attribute a, Relation right, Form_pg_a
  * (exchange_tables.c), and keeps them when its rows are replaced.
  */
 static void
-refuse_changed_table(const char *name, Oid table_id, Oid copy_id, const EvpgExchange * all)
+refuse_changed_table(const char *name, Oid table_id, Oid copy_id, const EvpgExchange *all)
 {
 	Relation	table = table_open(table_id, NoLock);
 	Relation	copy = table_open(copy_id, NoLock);
@@ -442,7 +442,7 @@ refuse_changed_table(const char *name, Oid table_id, Oid copy_id, const EvpgExch
  *		keeps out all sessions that write to the projection.
  */
 void
-EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange * exchange, TransactionId last_write)
+EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange *exchange, TransactionId last_write)
 {
 	Oid			owner = EvpgDeclaredTablesOwner(projection);
 	EvpgExchange *all = make_exchange(projection, build);

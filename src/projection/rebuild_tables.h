@@ -14,9 +14,9 @@
 extern char *EvpgRebuildTablesSchema(int64 build);
 extern void EvpgRebuildTablesCreateCopies(EvpgProjection *projection, int64 build);
 extern void EvpgRebuildTablesDropCopies(int64 build);
-extern EvpgExchange * EvpgRebuildTablesPrepareExchange(EvpgProjection *projection, int64 build,
-													   TransactionId last_write);
-extern void EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange * exchange,
+extern EvpgExchange *EvpgRebuildTablesPrepareExchange(EvpgProjection *projection, int64 build,
+													  TransactionId last_write);
+extern void EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange *exchange,
 											 TransactionId last_write);
 
 #endif							/* EVPG_REBUILD_TABLES_H */

@@ -28,7 +28,7 @@ typedef struct KeyEntry
 {
 	const char *key;
 	char		status;
-}			KeyEntry;
+} KeyEntry;
 
 #define SH_PREFIX keys
 #define SH_ELEMENT_TYPE KeyEntry
@@ -98,11 +98,11 @@ typedef struct Replay
 	int			max_count;
 	int64		count;			/* events that it has applied */
 	keys_hash  *left;			/* keys of events that stay parked */
-}			Replay;
+} Replay;
 
 /* Whether an event, given as its parked rows, is to be applied. */
 static bool
-is_wanted(const Replay * replay, List *parked)
+is_wanted(const Replay *replay, List *parked)
 {
 	bool		wanted = (replay->only_key == NULL);
 	ListCell   *cell;
@@ -120,7 +120,7 @@ is_wanted(const Replay * replay, List *parked)
 
 /* Notes that an event stays parked: later ones of its keys wait for it. */
 static void
-leave_parked(Replay * replay, List *parked)
+leave_parked(Replay *replay, List *parked)
 {
 	ListCell   *cell;
 
@@ -136,7 +136,7 @@ leave_parked(Replay * replay, List *parked)
 
 /* Applies those parked events of a page that can be applied. */
 static void
-replay_page(Replay * replay, List *page)
+replay_page(Replay *replay, List *page)
 {
 	List	   *together;
 
@@ -156,7 +156,7 @@ replay_page(Replay * replay, List *page)
  * events that stay parked.
  */
 static void
-replay_all(Replay * replay, const char *name)
+replay_all(Replay *replay, const char *name)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgReplayParked page", ALLOCSET_DEFAULT_SIZES);
 	int64		after = 0;
