@@ -28,6 +28,7 @@
 #include "aggregate/context.h"
 #include "base/catalog.h"
 #include "base/clock.h"
+#include "base/interference.h"
 #include "base/locks.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
@@ -387,9 +388,11 @@ await_work_tables(void (*commit) (void))
 	{
 		if (!EvpgPostponeAfterError(error, &later))
 			ReThrowError(error);
+		EvpgInterferenceNote(lock_work_tables, "sagas", error);
 		commit();
 		CHECK_FOR_INTERRUPTS();
 	}
+	EvpgInterferenceEnd(lock_work_tables, "sagas");
 }
 
 /* Gives back items that are claimed and not done yet, but not arg. */
@@ -491,9 +494,12 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 		{
 			if (!EvpgPostponeAfterError(error, next))
 				ReThrowError(error);
+			EvpgInterferenceNote(claim_due, "sagas", error);
 			unlock_claimed();
 			any_claimed = false;
 		}
+		else
+			EvpgInterferenceEnd(claim_due, "sagas");
 		commit();
 		run_claimed(commit);
 	}

@@ -20,6 +20,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "base/interference.h"
 #include "base/retry.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -217,14 +218,14 @@ EvpgBackgroundBegin(void)
  *		Runs a round, and catches its error: then all transactions are rolled
  *		back, *pause, which is 0 after a good round, is how long to wait, and
  *		false is returned.  Of errors in a row only the first is logged if
- *		quiet, and none if other sessions were in the way.
+ *		quiet, and of those that other sessions have caused only what lasts (interference.c).
  */
 bool
 EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool done = false;
-	volatile bool disturbed = false;
+	ErrorData  *volatile interference = NULL;
 
 	pgstat_report_activity(STATE_RUNNING, MyBgworkerEntry->bgw_name);
 	PG_TRY();
@@ -235,8 +236,10 @@ EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
-		disturbed = EvpgErrorIsInterference(geterrcode());
-		if (!disturbed && (!quiet || *pause == 0))
+		MemoryContextSwitchTo(context);
+		if (EvpgErrorIsInterference(geterrcode()))
+			interference = CopyErrorData();
+		else if (!quiet || *pause == 0)
 			EmitErrorReport();
 		AbortOutOfAnyTransaction();
 		EvpgBackgroundReleaseLocks();
@@ -245,7 +248,15 @@ EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet)
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
-	*pause = done ? 0 : EvpgRetryNextPause(*pause, FIRST_PAUSE, disturbed ? LONGEST_DISTURBANCE : LAST_PAUSE);
+	*pause = done ? 0 :
+		EvpgRetryNextPause(*pause, FIRST_PAUSE, interference != NULL ? LONGEST_DISTURBANCE : LAST_PAUSE);
+	if (interference == NULL)
+		EvpgInterferenceEnd(round, "all work");
+	else
+	{
+		EvpgInterferenceNote(round, "all work", interference);
+		FreeErrorData(interference);
+	}
 	return done;
 }
 

@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/interference.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "commands/dbcommands.h"
@@ -69,6 +70,24 @@ typedef struct PassTask
 	TimestampTz next;
 	bool		more;
 } PassTask;
+
+/* Does what becomes of the error of a task: it is tried later if others have caused it, else it is a warning. */
+static void
+answer_task_error(const PassTask *task, ErrorData *error, TimestampTz *next)
+{
+	if (EvpgErrorIsCancel(error))
+		ReThrowError(error);
+	if (EvpgPostponeAfterError(error, next))
+	{
+		EvpgInterferenceNote(task->run, task->name, error);
+		return;
+	}
+	EvpgInterferenceEnd(task->run, task->name);
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("\"%s\" of database \"%s\" could not be run: %s", task->name,
+					get_database_name(MyDatabaseId), error->message)));
+}
 
 static void
 run_task(void *arg)
@@ -131,14 +150,10 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 			{
 				more |= task.more;
 				*next = task.next;
+				EvpgInterferenceEnd(run, task.name);
 			}
-			else if (EvpgErrorIsCancel(error))
-				ReThrowError(error);
-			else if (!EvpgPostponeAfterError(error, next))
-				ereport(WARNING,
-						(errcode(error->sqlerrcode),
-						 errmsg("\"%s\" of database \"%s\" could not be run: %s", task.name,
-								get_database_name(MyDatabaseId), error->message)));
+			else
+				answer_task_error(&task, error, next);
 			commit();
 			if (error != NULL)
 				take_back_attempt(commit);
