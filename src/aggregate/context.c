@@ -120,12 +120,12 @@ EvpgContextFill(EvpgCommand *command)
 }
 
 /*
- * EvpgContextLeave
+ * EvpgContextClear
  *		Clears the context up to the end of EvpgEnter's scope: what is done now
  *		is not done for the session that has set it.
  */
 void
-EvpgContextLeave(void)
+EvpgContextClear(void)
 {
 	if (EvpgActor[0] != '\0')
 		EvpgSettingSetLocal("evpg.actor", "");

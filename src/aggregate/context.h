@@ -10,7 +10,7 @@
 
 #include "log/event.h"
 
-extern void EvpgContextLeave(void);
+extern void EvpgContextClear(void);
 extern const char *EvpgContextSessionRole(void);
 extern void EvpgContextSetSessionRole(const char *role);
 extern void EvpgContextFillSessionRole(EvpgCommand *command);

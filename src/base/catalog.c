@@ -641,12 +641,12 @@ EvpgLeave(const EvpgScope *scope)
 }
 
 /*
- * EvpgCatalogCall
+ * EvpgCatalogCallNumber
  *		Another number in each outermost call: what a call with a lower one has
  *		used, nobody uses any more.
  */
 uint64
-EvpgCatalogCall(void)
+EvpgCatalogCallNumber(void)
 {
 	return call_number;
 }

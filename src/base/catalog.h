@@ -72,7 +72,7 @@ extern bool EvpgCatalogTryLockForWork(void);
 extern uint64 EvpgCatalogRegistryGeneration(void);
 extern uint64 EvpgCatalogClockGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);
-extern uint64 EvpgCatalogCall(void);
+extern uint64 EvpgCatalogCallNumber(void);
 extern void EvpgEnter(EvpgScope *scope, const char *writer);
 extern void EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path);
 extern void EvpgLeave(const EvpgScope *scope);

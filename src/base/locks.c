@@ -30,14 +30,14 @@ EvpgHashPair(const char *first, const char *second)
 
 /* Fills in the tag of a lock of this database. */
 void
-EvpgLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key)
+EvpgSetLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key)
 {
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key, class);
 }
 
 /* Returns whether this session has a lock in this very mode. */
 bool
-EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode)
+EvpgLockIsHeld(const LOCKTAG *tag, LOCKMODE mode)
 {
 #if PG_VERSION_NUM >= 170000
 	return LockHeldByMe(tag, mode, false);
@@ -52,7 +52,7 @@ EvpgLockKey(uint64 hash)
 {
 	LOCKTAG		tag;
 
-	EvpgLockTag(&tag, EVPG_LOCK_KEY, hash);
+	EvpgSetLockTag(&tag, EVPG_LOCK_KEY, hash);
 	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
 }
 
@@ -123,6 +123,6 @@ EvpgReleaseKey(uint64 hash)
 {
 	LOCKTAG		tag;
 
-	EvpgLockTag(&tag, EVPG_LOCK_KEY, hash);
+	EvpgSetLockTag(&tag, EVPG_LOCK_KEY, hash);
 	(void) LockRelease(&tag, ExclusiveLock, false);
 }

@@ -74,8 +74,8 @@ typedef enum EvpgLockClass
 
 extern uint64 EvpgHashName(const char *name, uint64 seed);
 extern uint64 EvpgHashPair(const char *first, const char *second);
-extern void EvpgLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key);
-extern bool EvpgLockHeld(const LOCKTAG *tag, LOCKMODE mode);
+extern void EvpgSetLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key);
+extern bool EvpgLockIsHeld(const LOCKTAG *tag, LOCKMODE mode);
 extern bool EvpgLockKey(uint64 hash);
 extern bool EvpgKeyExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys);
 extern bool EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys);

@@ -77,9 +77,9 @@ EvpgRegistrationFreeLater(MemoryContext context)
 	MemoryContext old = MemoryContextSwitchTo(EvpgRegistrationMemory());
 
 	/* A long transaction may see many changes. */
-	if (dropped_in != EvpgCatalogCall())
+	if (dropped_in != EvpgCatalogCallNumber())
 		free_dropped();
-	dropped_in = EvpgCatalogCall();
+	dropped_in = EvpgCatalogCallNumber();
 	dropped = lappend(dropped, context);
 	MemoryContextSwitchTo(old);
 }

@@ -27,12 +27,12 @@
 #define ROW_ENDS 60000
 
 /*
- * EvpgRetryAfter
+ * EvpgRetryAfterBackoff
  *		Returns when to try again after so many attempts, at least 1, by evpg's clock.
  *		first and longest are in microseconds.
  */
 TimestampTz
-EvpgRetryAfter(int attempts, double first, double longest)
+EvpgRetryAfterBackoff(int attempts, double first, double longest)
 {
 	double		pause = first;
 
@@ -43,20 +43,20 @@ EvpgRetryAfter(int attempts, double first, double longest)
 
 /* The same for consumers: 1 s, 2 s, 4 s, ... */
 TimestampTz
-EvpgRetryAt(int attempts)
+EvpgRetryAfterAttempts(int attempts)
 {
-	return EvpgRetryAfter(attempts, FIRST_BACKOFF, LONGEST_BACKOFF);
+	return EvpgRetryAfterBackoff(attempts, FIRST_BACKOFF, LONGEST_BACKOFF);
 }
 
 /*
- * EvpgRetryPause
+ * EvpgRetryAfterTransient
  *		Returns when to try again after a transient error, by evpg's clock: soon
  *		after the first one, in ms; then after pauses that double.  The caller knows
  *		when the last error came and when it was to be tried again then, 0 if there
  *		was none.
  */
 TimestampTz
-EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first)
+EvpgRetryAfterTransient(TimestampTz last_error_at, TimestampTz retry_at, int first)
 {
 	TimestampTz now = EvpgClockNow();
 	int64		pause = 0;

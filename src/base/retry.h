@@ -10,9 +10,9 @@
 
 #include "datatype/timestamp.h"
 
-extern TimestampTz EvpgRetryAt(int attempts);
-extern TimestampTz EvpgRetryAfter(int attempts, double first, double longest);
-extern TimestampTz EvpgRetryPause(TimestampTz last_error_at, TimestampTz retry_at, int first);
+extern TimestampTz EvpgRetryAfterAttempts(int attempts);
+extern TimestampTz EvpgRetryAfterBackoff(int attempts, double first, double longest);
+extern TimestampTz EvpgRetryAfterTransient(TimestampTz last_error_at, TimestampTz retry_at, int first);
 extern bool EvpgErrorIsTransient(const ErrorData *error);
 
 /* Returns the pause after a pause: it doubles, from the first to the longest; 0 stands for no pause yet. */

@@ -156,7 +156,7 @@ EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, Trans
 
 /* The row whose key, unique by index, is a number; NULL if there is none.  Under the active snapshot. */
 HeapTuple
-EvpgRowById(const Oid *table, const Oid *index, int64 id)
+EvpgRowFindById(const Oid *table, const Oid *index, int64 id)
 {
 	Relation	relation = EvpgCatalogOpen(table, AccessShareLock);
 	Relation	key = index_open(*index, AccessShareLock);

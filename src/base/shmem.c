@@ -65,7 +65,7 @@ static EvpgDatabase *found = NULL;
 
 /* What this process is, if it is a background process of a database, and in which slot. */
 static EvpgProcess *myself = NULL;
-static EvpgDatabase *home = NULL;
+static EvpgDatabase *attached = NULL;
 
 /* Databases that this transaction holds: no process is to be connected to them. */
 static int	held = 0;
@@ -305,8 +305,8 @@ detach_process(int code, Datum arg)
 	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
 	myself->latch = NULL;
 	myself->pid = 0;
-	if (home->processes[EVPG_BROADCASTER].pid == MyProcPid)
-		home->processes[EVPG_BROADCASTER].pid = 0;
+	if (attached->processes[EVPG_BROADCASTER].pid == MyProcPid)
+		attached->processes[EVPG_BROADCASTER].pid = 0;
 	LWLockRelease(EvpgShmem->lock);
 	EvpgWakeLauncher();
 }
@@ -329,7 +329,7 @@ EvpgProcessAttach(int number)
 		myself->pid = MyProcPid;
 		myself->woken = false;
 		myself->latch = MyLatch;
-		home = slot;
+		attached = slot;
 	}
 	LWLockRelease(EvpgShmem->lock);
 	if (myself != NULL)
@@ -338,14 +338,14 @@ EvpgProcessAttach(int number)
 }
 
 /*
- * EvpgProcessStandIn
+ * EvpgProcessSetStandIn
  *		Makes this process, which is attached as a worker, the broadcaster as well, or
  *		no longer; false if there is another one.  Nobody wakes it as such.
  */
 bool
-EvpgProcessStandIn(bool begin)
+EvpgProcessSetStandIn(bool begin)
 {
-	EvpgProcess *broadcaster = &home->processes[EVPG_BROADCASTER];
+	EvpgProcess *broadcaster = &attached->processes[EVPG_BROADCASTER];
 	bool		done;
 
 	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
@@ -357,21 +357,21 @@ EvpgProcessStandIn(bool begin)
 }
 
 /*
- * EvpgShmemOwnDatabase
+ * EvpgShmemAttachedDatabase
  *		The slot that this process is attached to.  Nobody claims it anew before
  *		this process has ended, but it may have been freed.
  */
 EvpgDatabase *
-EvpgShmemOwnDatabase(void)
+EvpgShmemAttachedDatabase(void)
 {
-	return home;
+	return attached;
 }
 
 /* Whether this process, which is attached, is to leave. */
 bool
 EvpgProcessIsUnwanted(void)
 {
-	return home->database != MyDatabaseId || home->holds > 0;
+	return attached->database != MyDatabaseId || attached->holds > 0;
 }
 
 /* The transaction of a process, if it is among these; else InvalidLocalTransactionId. */

@@ -98,8 +98,8 @@ extern void EvpgShmemReleaseHolds(void);
 extern void EvpgWakeLauncher(void);
 extern void EvpgWakeProcess(EvpgProcess *process);
 extern EvpgProcess *EvpgProcessAttach(int number);
-extern bool EvpgProcessStandIn(bool begin);
-extern EvpgDatabase *EvpgShmemOwnDatabase(void);
+extern bool EvpgProcessSetStandIn(bool begin);
+extern EvpgDatabase *EvpgShmemAttachedDatabase(void);
 extern bool EvpgProcessIsUnwanted(void);
 extern EvpgSignalled EvpgCancelLockHolders(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *cancelled, int signal);
 

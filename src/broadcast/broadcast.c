@@ -142,13 +142,13 @@ EvpgBroadcastSend(const EvpgFrame *frame)
 }
 
 /*
- * EvpgBroadcastRebuilt
+ * EvpgBroadcastSendRebuilt
  *		Announces at commit that all rows of a projection are new: on the
  *		projection's channel, and on evpg.resync, since listeners to single keys
  *		do not hear the former.
  */
 void
-EvpgBroadcastRebuilt(const char *projection, int64 position)
+EvpgBroadcastSendRebuilt(const char *projection, int64 position)
 {
 	StringInfoData text;
 

@@ -38,6 +38,6 @@ typedef struct EvpgFrame
 extern EvpgBroadcast EvpgBroadcastFromName(const char *name);
 extern char *EvpgBroadcastChannel(const char *projection, const char *key);
 extern void EvpgBroadcastSend(const EvpgFrame *frame);
-extern void EvpgBroadcastRebuilt(const char *projection, int64 position);
+extern void EvpgBroadcastSendRebuilt(const char *projection, int64 position);
 
 #endif							/* EVPG_BROADCAST_H */

@@ -324,7 +324,7 @@ EvpgFrameRingInit(void)
 bool
 EvpgFrameRingCopyBatch(EvpgFrameBatch *batch)
 {
-	EvpgFrameRing *ring = &EvpgShmemOwnDatabase()->ring;
+	EvpgFrameRing *ring = &EvpgShmemAttachedDatabase()->ring;
 	static int64 commits = 0;
 	uint64		tail;
 	Size		there;
@@ -375,7 +375,7 @@ EvpgFrameRingNext(const char *frame, const char **key_channel, const char **proj
 void
 EvpgFrameRingReleaseBatch(const EvpgFrameBatch *batch)
 {
-	EvpgFrameRing *ring = &EvpgShmemOwnDatabase()->ring;
+	EvpgFrameRing *ring = &EvpgShmemAttachedDatabase()->ring;
 
 	LWLockAcquire(ring->lock, LW_EXCLUSIVE);
 	ring->tail += batch->size;
@@ -389,7 +389,7 @@ EvpgFrameRingReleaseBatch(const EvpgFrameBatch *batch)
 bool
 EvpgFrameRingIsStranded(void)
 {
-	EvpgDatabase *slot = EvpgShmemOwnDatabase();
+	EvpgDatabase *slot = EvpgShmemAttachedDatabase();
 	EvpgFrameRing *ring = &slot->ring;
 	bool		stranded;
 

@@ -45,7 +45,7 @@ EvpgConsumerLock(const char *name, bool wait)
 	LOCKTAG		tag;
 
 	EvpgCatalogLockForWork();
-	EvpgLockTag(&tag, EVPG_LOCK_CONSUMER, EvpgHashName(name, 0));
+	EvpgSetLockTag(&tag, EVPG_LOCK_CONSUMER, EvpgHashName(name, 0));
 	if (!EvpgLockAcquire(&tag, ExclusiveLock, wait))
 		return false;
 

@@ -129,7 +129,7 @@ EvpgCrashUnlock(bool settled)
 		return;
 	fill_suspect_tag(&tag);
 	/* User code may have called pg_advisory_unlock_all(). */
-	if (EvpgLockHeld(&tag, lock_mode))
+	if (EvpgLockIsHeld(&tag, lock_mode))
 		(void) LockRelease(&tag, lock_mode, true);
 	lock_mode = NoLock;
 }

@@ -32,9 +32,9 @@
 
 /* Sets *tag to the lock of a saga, which reactions of its instances share. */
 void
-EvpgLockSagaTag(const char *saga, LOCKTAG *tag)
+EvpgSetSagaLockTag(LOCKTAG *tag, const char *saga)
 {
-	EvpgLockTag(tag, EVPG_LOCK_SAGA, EvpgHashPair(saga, ""));
+	EvpgSetLockTag(tag, EVPG_LOCK_SAGA, EvpgHashPair(saga, ""));
 }
 
 typedef struct Limited

@@ -10,7 +10,7 @@
 
 #include "storage/lock.h"
 
-extern void EvpgLockSagaTag(const char *saga, LOCKTAG *tag);
+extern void EvpgSetSagaLockTag(LOCKTAG *tag, const char *saga);
 extern bool EvpgLockAcquire(const LOCKTAG *tag, LOCKMODE mode, bool wait);
 extern void EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg), void *arg);
 

@@ -388,7 +388,7 @@ EvpgLogScanReached(EvpgLogScan *scan)
 
 /* Returns in which of so many parts a key is; the same on every server and in every version. */
 int
-EvpgLogPart(const char *key, int parts)
+EvpgLogPartOfKey(const char *key, int parts)
 {
 	return DatumGetUInt32(hash_any((const unsigned char *) key, strlen(key))) % parts;
 }
@@ -422,7 +422,7 @@ stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	EvpgStreamGetById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
 	foreach(cell, filter->aggregate_types)
 		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
-	return wanted && (filter->parts <= 1 || EvpgLogPart(stream->aggregate_id, filter->parts) == filter->part);
+	return wanted && (filter->parts <= 1 || EvpgLogPartOfKey(stream->aggregate_id, filter->parts) == filter->part);
 }
 
 /* Tells whether an event has any of the wanted tags. */

@@ -34,7 +34,7 @@ extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_versio
 extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
 extern bool EvpgLogHasEvent(int64 position);
 extern int64 EvpgLogScanReached(EvpgLogScan *scan);
-extern int	EvpgLogPart(const char *key, int parts);
+extern int	EvpgLogPartOfKey(const char *key, int parts);
 extern bool EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event);
 extern void EvpgLogScanEnd(EvpgLogScan *scan);
 

@@ -82,7 +82,7 @@ fence_is_held(Oid fence)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, fence);
-	return EvpgLockHeld(&tag, RowExclusiveLock);
+	return EvpgLockIsHeld(&tag, RowExclusiveLock);
 }
 
 /*
@@ -94,7 +94,7 @@ lock_as_appender(uint64 drawn)
 {
 	LOCKTAG		tag;
 
-	EvpgLockTag(&tag, EVPG_LOCK_APPENDER, drawn);
+	EvpgSetLockTag(&tag, EVPG_LOCK_APPENDER, drawn);
 	(void) LockAcquire(&tag, ShareLock, false, false);
 }
 

@@ -159,7 +159,7 @@ EvpgStreamGetById(int64 stream_id, EvpgStream *stream)
 	entry = streams_lookup(stream_names, stream_id);
 	if (entry == NULL)
 	{
-		HeapTuple	row = EvpgRowById(&catalog->stream, &catalog->stream_id_index, stream_id);
+		HeapTuple	row = EvpgRowFindById(&catalog->stream, &catalog->stream_id_index, stream_id);
 		MemoryContext old;
 		char	   *type;
 		char	   *id;

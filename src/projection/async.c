@@ -182,8 +182,8 @@ record_batch_failure(EvpgConsumer *consumer, EvpgProjection *projection, const E
 		bool		transient = EvpgErrorIsTransient(error);
 
 		attempts = (consumer->error_position == position ? consumer->attempts : 0) + !transient;
-		retry_at = transient ? EvpgRetryPause(consumer->last_error_at, consumer->retry_at, FIRST_BATCH_PAUSE) :
-			EvpgRetryAt(attempts);
+		retry_at = transient ? EvpgRetryAfterTransient(consumer->last_error_at, consumer->retry_at, FIRST_BATCH_PAUSE) :
+			EvpgRetryAfterAttempts(attempts);
 		if (position - 1 > consumer->checkpoint)
 			EvpgCheckpointAdvance(consumer, position - 1, 0);
 	}

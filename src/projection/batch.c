@@ -129,7 +129,7 @@ apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *k
 			  MemoryContext event_context)
 {
 	EvpgProjection *projection = batch->projection;
-	bool		by_id = EvpgProjectionKeyedById(projection);
+	bool		by_id = EvpgProjectionIsKeyedById(projection);
 	ListCell   *cell;
 
 	foreach(cell, keys)
@@ -138,7 +138,7 @@ apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *k
 		RowEntry   *entry;
 
 		/* Keyed by id, the scan has left out the other parts already. */
-		if (batch->parts > 1 && !by_id && EvpgLogPart(key, batch->parts) != batch->part)
+		if (batch->parts > 1 && !by_id && EvpgLogPartOfKey(key, batch->parts) != batch->part)
 			continue;
 		if ((batch->only_key != NULL && strcmp(key, batch->only_key) != 0) ||
 			(batch->except_keys != NIL && EvpgNamesHave(batch->except_keys, key)) ||
@@ -240,7 +240,7 @@ static void
 scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 {
 	EvpgProjection *projection = batch->projection;
-	bool		by_id = EvpgProjectionKeyedById(projection);	/* loads the module,
+	bool		by_id = EvpgProjectionIsKeyedById(projection);	/* loads the module,
 																 * which knows the types */
 	EvpgLogFilter filter = {
 		.after = batch->after,

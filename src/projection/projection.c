@@ -283,7 +283,7 @@ EvpgProjectionFunction(EvpgProjection *projection)
 
 /* Returns whether the aggregate id is the key; loads its library if it has one. */
 bool
-EvpgProjectionKeyedById(EvpgProjection *projection)
+EvpgProjectionIsKeyedById(EvpgProjection *projection)
 {
 	return projection->constant_key == NULL && projection->key_path == NULL && projection->key_signature == NULL &&
 		(!projection->has_module || load_projection_module(projection)->key == NULL);

@@ -59,7 +59,7 @@ acquire_rebuild_lock(const char *name, int seed, LOCKMODE mode, bool wait)
 {
 	LOCKTAG		tag;
 
-	EvpgLockTag(&tag, EVPG_LOCK_REBUILD, EvpgHashName(name, seed));
+	EvpgSetLockTag(&tag, EVPG_LOCK_REBUILD, EvpgHashName(name, seed));
 	return EvpgLockAcquire(&tag, mode, wait);
 }
 

@@ -79,8 +79,8 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	}
 	values[0] = CStringGetTextDatum(rebuild->name);
 	values[1] = Int32GetDatum(attempts);
-	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgRetryAt(attempts) :
-									EvpgRetryPause(rebuild->last_error_at, rebuild->retry_at, FIRST_REBUILD_PAUSE));
+	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgRetryAfterAttempts(attempts) :
+									EvpgRetryAfterTransient(rebuild->last_error_at, rebuild->retry_at, FIRST_REBUILD_PAUSE));
 	values[3] = CStringGetTextDatum(error->message);
 	values[4] = BoolGetDatum(failed);
 	EvpgStatementExecute(&update_rebuild_failure, values, NULL);

@@ -146,7 +146,7 @@ switch_builds(EvpgRebuild *rebuild, EvpgExchange *exchange)
 	/* Sessions may wait for any key of the projection. */
 	EvpgWakeAllWaitersAtCommit();
 	if (projection->broadcast != EVPG_BROADCAST_NONE)
-		EvpgBroadcastRebuilt(name, position);
+		EvpgBroadcastSendRebuilt(name, position);
 }
 
 /*

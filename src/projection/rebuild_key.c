@@ -115,7 +115,7 @@ static int64
 replay_key(EvpgProjectionRow *row, int64 upto)
 {
 	EvpgProjection *projection = row->projection;
-	bool		by_id = EvpgProjectionKeyedById(projection);
+	bool		by_id = EvpgProjectionIsKeyedById(projection);
 	List	   *parked = EvpgParkedEventList(projection->name, 0);
 	int			next_parked = 0;
 	Datum		values[5];

@@ -74,7 +74,7 @@ EvpgDeadLetterWrite(const EvpgDeadLetter *letter)
 	if (DatumGetInt64(id) == 0)
 		return 0;
 	if (item->saga != NULL)
-		EvpgSagaCount(item->saga, 0, 1);
+		EvpgSagaAddTotals(item->saga, 0, 1);
 	if (item->key != NULL || item->timer_id != 0)
 		EvpgDueItemBlock(item, DatumGetInt64(id));
 	return DatumGetInt64(id);

@@ -137,7 +137,7 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 
 	EvpgRefuseInSaga("run sagas");
 	EvpgBatchRequireNewSnapshots();
-	EvpgContextLeave();
+	EvpgContextClear();
 	EvpgCatalogLockForWork();
 
 	/*
@@ -182,7 +182,7 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 	{
 		*sent += attempt.dispatched;
 		if (item->saga != NULL && attempt.dispatched > 0)
-			EvpgSagaCount(item->saga, attempt.dispatched, 0);
+			EvpgSagaAddTotals(item->saga, attempt.dispatched, 0);
 		if (item->saga != NULL)
 			EvpgWakeWaitersAtCommit(EvpgHashPair(item->saga, ""));
 		return EVPG_DISPATCH_DONE;

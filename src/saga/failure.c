@@ -51,7 +51,8 @@ next_attempt_at(const EvpgDueItem *item)
 {
 	EvpgSaga   *saga = get_item_saga(item);
 
-	return saga == NULL ? EvpgRetryAt(item->attempts) : EvpgRetryAfter(item->attempts, saga->backoff, saga->max_backoff);
+	return saga == NULL ? EvpgRetryAfterAttempts(item->attempts) :
+		EvpgRetryAfterBackoff(item->attempts, saga->backoff, saga->max_backoff);
 }
 
 /* Leaves an item for a short time later; the attempt that the caller has counted was none. */

@@ -37,7 +37,7 @@ EvpgTimerFire(EvpgAttempt *attempt, const EvpgTimer *timer)
 	EvpgInstanceRead(attempt->item->saga, attempt->item->key, instance);
 	if (!instance->exists || instance->completed)
 		return;
-	EvpgReactionFindSaga(attempt);
+	EvpgReactionLoadSaga(attempt);
 	attempt->source = psprintf("timer " INT64_FORMAT " of " INT64_FORMAT, attempt->item->timer_id, timer->scheduled_at);
 	attempt->correlation_id = timer->correlation_id;
 	attempt->causation_id = timer->causation_id;

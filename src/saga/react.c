@@ -32,12 +32,12 @@
 /* ------------------------------------------------------------------ parts of a reaction */
 
 /*
- * EvpgReactionFindSaga
+ * EvpgReactionLoadSaga
  *		Sets attempt->saga to the version of the saga that the instance has, for a new one
  *		the highest; an error if it is not registered any more.
  */
 void
-EvpgReactionFindSaga(EvpgAttempt *attempt)
+EvpgReactionLoadSaga(EvpgAttempt *attempt)
 {
 	attempt->saga = EvpgSagaGet(attempt->item->saga, attempt->instance.exists ? attempt->instance.saga_version : 0, true);
 	if (attempt->saga == NULL)
@@ -167,7 +167,7 @@ EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event)
 	EvpgInstanceRead(attempt->item->saga, attempt->item->key, instance);
 	if (instance->completed)
 		return;
-	EvpgReactionFindSaga(attempt);
+	EvpgReactionLoadSaga(attempt);
 	if (!EvpgSagaTakes(attempt->saga, event) ||
 		(!instance->exists && !EvpgSagaStarts(attempt->saga, event)) || !is_key_of_version(attempt, event))
 		return;

@@ -12,7 +12,7 @@
 
 extern void EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event);
 
-extern void EvpgReactionFindSaga(EvpgAttempt *attempt);
+extern void EvpgReactionLoadSaga(EvpgAttempt *attempt);
 extern void EvpgReactionCheckDepth(EvpgAttempt *attempt);
 extern char *EvpgReactionStateName(Jsonb *state);
 extern void EvpgReactionApply(EvpgAttempt *attempt, const EvpgReaction *reaction, const char *before);

@@ -349,7 +349,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	}
 	if (changed)
 	{
-		if (!EvpgSagaRetire(name, DatumGetInt32(values[COLUMN_VERSION])))
+		if (!EvpgSagaDeleteUnusedVersions(name, DatumGetInt32(values[COLUMN_VERSION])))
 			EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
 		/* Start types are among the event types. */
 		EvpgAdviseTypes("saga", name, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),

@@ -260,7 +260,7 @@ prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
 	}
 	error = saga->loaded ? NULL : EvpgSubtransactionRun(load_saga_code, (void *) consumer->name);
 	/* It may be the code of a version that no instance has any more. */
-	if (error != NULL && !EvpgErrorIsCancel(error) && EvpgSagaRetire(saga->name, saga->version))
+	if (error != NULL && !EvpgErrorIsCancel(error) && EvpgSagaDeleteUnusedVersions(saga->name, saga->version))
 		error = EvpgSubtransactionRun(load_saga_code, (void *) consumer->name);
 	if (error == NULL)
 	{
@@ -271,7 +271,7 @@ prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
 	if (EvpgErrorIsCancel(error))
 		ReThrowError(error);
 	attempts += !EvpgErrorIsTransient(error);
-	retry_at = EvpgRetryAt(Max(attempts, 1));
+	retry_at = EvpgRetryAfterAttempts(Max(attempts, 1));
 	EvpgConsumerRecordError(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, consumer->attempts > 0, error);
 	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)

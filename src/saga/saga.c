@@ -157,12 +157,12 @@ static EvpgStatement delete_unused_versions = {
 };
 
 /*
- * EvpgSagaRetire
+ * EvpgSagaDeleteUnusedVersions
  *		Deletes the versions below the highest one that no running instance has any
  *		more; false if there are none.  The caller holds the lock of the consumer.
  */
 bool
-EvpgSagaRetire(const char *name, int version)
+EvpgSagaDeleteUnusedVersions(const char *name, int version)
 {
 	Datum		values[2] = {CStringGetTextDatum(name), Int32GetDatum(version)};
 	bool		retired = EvpgStatementRun(&delete_unused_versions, values, NULL) > 0;
@@ -210,13 +210,13 @@ static EvpgStatement add_to_totals = {
 };
 
 /*
- * EvpgSagaCount
+ * EvpgSagaAddTotals
  *		Adds to the totals of a saga: commands that were sent, dead letters that
  *		were written.  The totals commit with what they count, so each is counted once,
  *		whatever was tried, and a crash takes back both or none.
  */
 void
-EvpgSagaCount(const char *saga, int64 dispatched, int64 dead_lettered)
+EvpgSagaAddTotals(const char *saga, int64 dispatched, int64 dead_lettered)
 {
 	Datum		values[3] = {CStringGetTextDatum(saga), Int64GetDatum(dispatched), Int64GetDatum(dead_lettered)};
 

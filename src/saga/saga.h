@@ -48,9 +48,9 @@ typedef struct EvpgSaga
 
 extern EvpgSaga *EvpgSagaGet(const char *name, int version, bool missing_ok);
 extern List *EvpgSagaVersions(const char *name);
-extern bool EvpgSagaRetire(const char *name, int version);
+extern bool EvpgSagaDeleteUnusedVersions(const char *name, int version);
 extern bool EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event);
 extern bool EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event);
-extern void EvpgSagaCount(const char *saga, int64 dispatched, int64 dead_lettered);
+extern void EvpgSagaAddTotals(const char *saga, int64 dispatched, int64 dead_lettered);
 
 #endif							/* EVPG_SAGA_H */

@@ -32,7 +32,7 @@ EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait)
 {
 	LOCKTAG		tag;
 
-	EvpgLockSagaTag(saga, &tag);
+	EvpgSetSagaLockTag(&tag, saga);
 	if (!EvpgLockAcquire(&tag, mode, wait))
 		return false;
 	AcceptInvalidationMessages();
@@ -42,8 +42,8 @@ EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait)
 static void
 set_item_tag(const EvpgDueItem *item, LOCKTAG *tag)
 {
-	EvpgLockTag(tag, EVPG_LOCK_INSTANCE,
-				item->saga != NULL ? EvpgHashPair(item->saga, item->key) : (uint64) item->timer_id);
+	EvpgSetLockTag(tag, EVPG_LOCK_INSTANCE,
+				   item->saga != NULL ? EvpgHashPair(item->saga, item->key) : (uint64) item->timer_id);
 }
 
 /* Locks of instances that the current transaction has taken; a rollback to a savepoint only makes it too high. */

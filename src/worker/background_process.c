@@ -161,7 +161,7 @@ EvpgBackgroundTimeAfter(long ms)
 
 /* After a round: pauses a little, longer each time, if commits come faster than rounds. */
 void
-EvpgBackgroundGather(bool busy)
+EvpgBackgroundPauseForBatch(bool busy)
 {
 	static long pause = 0;
 

@@ -82,11 +82,11 @@ EvpgBroadcasterStandIn(void)
 		since = GetCurrentTimestamp();
 	if (!TimestampDifferenceExceeds(since, GetCurrentTimestamp(), STAND_IN_AFTER))
 		return TimestampTzPlusMilliseconds(since, STAND_IN_AFTER);
-	if (!EvpgProcessStandIn(true))
+	if (!EvpgProcessSetStandIn(true))
 		return EvpgBackgroundTimeAfter(STAND_IN_AFTER);
 	while (EvpgFrameRingCopyBatch(&frame_batch) && EvpgBackgroundRunRound(send_batch, &pause, true))
 		EvpgBackgroundHandleInterrupts();
-	(void) EvpgProcessStandIn(false);
+	(void) EvpgProcessSetStandIn(false);
 	return EvpgBackgroundTimeAfter(STAND_IN_AFTER);
 }
 
@@ -143,6 +143,6 @@ evpg_broadcaster_main(Datum arg)
 			EvpgBackgroundSleepUntil(EvpgBackgroundTimeAfter(Min(pause, 1000)), false);
 			continue;
 		}
-		EvpgBackgroundGather(frame_batch.commits > 1);
+		EvpgBackgroundPauseForBatch(frame_batch.commits > 1);
 	}
 }

@@ -59,8 +59,8 @@ exclude_reactions(const char *saga)
 {
 	LOCKTAG		tag;
 
-	EvpgLockSagaTag(saga, &tag);
-	if (!EvpgLockHeld(&tag, ShareLock))
+	EvpgSetSagaLockTag(&tag, saga);
+	if (!EvpgLockIsHeld(&tag, ShareLock))
 		(void) EvpgLockAcquire(&tag, ExclusiveLock, true);
 }
 

@@ -96,7 +96,7 @@ evpg_worker_main(Datum arg)
 			EvpgBackgroundSleepUntil(EvpgBackgroundTimeAfter(pause), false);
 		else if (!more_is_due)
 		{
-			EvpgBackgroundGather(EvpgBackgroundProcess->woken);
+			EvpgBackgroundPauseForBatch(EvpgBackgroundProcess->woken);
 			EvpgBackgroundSleepUntil(Min(Min(EvpgBackgroundTimeAfter(EvpgNaptime), next_due_at), frames_at), true);
 		}
 	}
