@@ -103,6 +103,20 @@ return_events(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
 	}
 }
 
+/* Executes the command of evpg_execute or evpg_try_execute; the outcome lives to the end of the call. */
+static void
+execute_arguments(FunctionCallInfo fcinfo, WriteCall *call, bool catch, const char *writer, EvpgOutcome *outcome)
+{
+	EvpgCommand command;
+
+	InitMaterializedSRF(fcinfo, 0);
+	begin_write_call(call);
+	read_command_from_arguments(fcinfo, &command);
+	EvpgEnter(&call->scope, writer);
+	EvpgCommandExecute(&command, catch, outcome);
+	EvpgLeave(&call->scope);
+}
+
 /*
  * evpg_execute
  *		SQL: evpg_execute(aggregate_type, aggregate_id, command_type, data,
@@ -113,15 +127,9 @@ Datum
 evpg_execute(PG_FUNCTION_ARGS)
 {
 	WriteCall	call;
-	EvpgCommand command;
 	EvpgOutcome outcome;
 
-	InitMaterializedSRF(fcinfo, 0);
-	begin_write_call(&call);
-	read_command_from_arguments(fcinfo, &command);
-	EvpgEnter(&call.scope, "evpg_execute()");
-	EvpgCommandExecute(&command, false, &outcome);
-	EvpgLeave(&call.scope);
+	execute_arguments(fcinfo, &call, false, "evpg_execute()", &outcome);
 	EvpgOutcomeRaise(&outcome);
 	return_events(fcinfo, &outcome);
 	end_write_call(&call);
@@ -137,15 +145,9 @@ Datum
 evpg_try_execute(PG_FUNCTION_ARGS)
 {
 	WriteCall	call;
-	EvpgCommand command;
 	EvpgOutcome outcome;
 
-	InitMaterializedSRF(fcinfo, 0);
-	begin_write_call(&call);
-	read_command_from_arguments(fcinfo, &command);
-	EvpgEnter(&call.scope, "evpg_try_execute()");
-	EvpgCommandExecute(&command, true, &outcome);
-	EvpgLeave(&call.scope);
+	execute_arguments(fcinfo, &call, true, "evpg_try_execute()", &outcome);
 	EvpgOutcomeReturnRow(fcinfo, &outcome);
 	end_write_call(&call);
 	PG_RETURN_NULL();

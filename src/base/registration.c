@@ -85,6 +85,43 @@ EvpgRegistrationFreeLater(MemoryContext context)
 }
 
 /*
+ * EvpgRegistrationListGet
+ *		Returns all registrations of a kind, in the order of the statement, read with
+ *		the latest snapshot, also under REPEATABLE READ, if one has changed.  The list
+ *		lives to the end of the transaction at least.  The caller is inside EvpgEnter.
+ */
+List *
+EvpgRegistrationListGet(EvpgRegistrationList *registrations)
+{
+	MemoryContext context;
+	MemoryContext old;
+	List	   *list = NIL;
+	uint64		rows;
+
+	if (likely(registrations->context != NULL && registrations->generation == EvpgCatalogRegistryGeneration()))
+		return registrations->list;
+	if (registrations->context != NULL)
+	{
+		EvpgRegistrationFreeLater(registrations->context);
+		registrations->context = NULL;
+		registrations->list = NIL;
+	}
+	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRegistrationList", ALLOCSET_SMALL_SIZES);
+	MemoryContextSetIdentifier(context, registrations->kind);
+	registrations->generation = EvpgCatalogRegistryGeneration();
+	rows = EvpgStatementReadLatest(registrations->select, NULL, NULL);
+	old = MemoryContextSwitchTo(context);
+	for (uint64 row = 0; row < rows; row++)
+		list = lappend(list, registrations->make(row));
+	MemoryContextSwitchTo(old);
+	EvpgStatementDone();
+	MemoryContextSetParent(context, EvpgRegistrationMemory());
+	registrations->list = list;
+	registrations->context = context;
+	return list;
+}
+
+/*
  * EvpgRegistrationInvalidate
  *		Makes every session forget its copies of what a table of registrations
  *		has: this one now, the others once this transaction has committed.

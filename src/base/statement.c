@@ -214,6 +214,36 @@ EvpgStatementExecute(EvpgStatement *statement, Datum *values, const char *nulls)
 	return rows;
 }
 
+/*
+ * EvpgStatementReadTexts
+ *		Reads the only column of a statement, texts that are not null, with the latest
+ *		snapshot; returns them (char *), in CurrentMemoryContext.
+ */
+List *
+EvpgStatementReadTexts(EvpgStatement *statement, Datum *values, const char *nulls)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	uint64		rows = EvpgStatementReadLatest(statement, values, nulls);
+	MemoryContext spi = MemoryContextSwitchTo(caller);
+	List	   *texts = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+		texts = lappend(texts, EvpgResultText(row, 1));
+	MemoryContextSwitchTo(spi);
+	EvpgStatementDone();
+	return texts;
+}
+
+/* Runs a statement that returns at most one row, of an id, and ends it; returns the id, 0 if there is no row. */
+int64
+EvpgStatementReturnId(EvpgStatement *statement, Datum *values, const char *nulls)
+{
+	int64		id = EvpgStatementRun(statement, values, nulls) > 0 ? EvpgResultInt64(0, 1) : 0;
+
+	EvpgStatementDone();
+	return id;
+}
+
 /* ------------------------------------------------------------------ results */
 
 /* Gets an int4, int8 or boolean; 0 if it is NULL. */

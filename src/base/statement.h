@@ -35,6 +35,8 @@ extern void EvpgStatementClose(Portal portal);
 extern bool EvpgResultDatum(uint64 row, int column, Datum *value);
 extern uint64 EvpgStatementExecute(EvpgStatement *statement, Datum *values, const char *nulls);
 extern void EvpgStatementDone(void);
+extern List *EvpgStatementReadTexts(EvpgStatement *statement, Datum *values, const char *nulls);
+extern int64 EvpgStatementReturnId(EvpgStatement *statement, Datum *values, const char *nulls);
 extern int64 EvpgResultInt64(uint64 row, int column);
 extern char *EvpgResultText(uint64 row, int column);
 extern Jsonb *EvpgResultJsonb(uint64 row, int column);

@@ -165,20 +165,9 @@ static EvpgStatement select_running_consumers = {
 static List *
 list_running_consumers(const char *kind)
 {
-	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = CStringGetTextDatum(kind);
-	uint64		rows = EvpgStatementReadLatest(&select_running_consumers, &value, NULL);
-	List	   *names = NIL;
 
-	for (uint64 row = 0; row < rows; row++)
-	{
-		MemoryContext spi = MemoryContextSwitchTo(caller);
-
-		names = lappend(names, EvpgResultText(row, 1));
-		MemoryContextSwitchTo(spi);
-	}
-	EvpgStatementDone();
-	return names;
+	return EvpgStatementReadTexts(&select_running_consumers, &value, NULL);
 }
 
 /* Lists the names of the asynchronous projections that run (char *), in CurrentMemoryContext; none need be owned. */

@@ -74,19 +74,13 @@ rethrow_transient(const ErrorData *error)
 static bool
 park_for_all_keys(const EvpgConsumer *consumer, EvpgProjection *projection, const ErrorData *error)
 {
-	EvpgBatch	batch = {
-		.projection = projection,
-		.build = projection->build,
-		.after = consumer->error_position - 1,
-		.upto = consumer->error_position,
-		.max_events = 1,
-		.send = true,
-		.parked = EvpgParkedEventList(consumer->name, consumer->error_position - 1),
-		.give_up = error,
-		.attempts = consumer->attempts
-	};
-	ErrorData  *no_keys = EvpgBatchTry(&batch);
+	EvpgBatch	batch = EvpgBatchOfEvent(projection, consumer->error_position);
+	ErrorData  *no_keys;
 
+	batch.parked = EvpgParkedEventList(consumer->name, consumer->error_position - 1);
+	batch.give_up = error;
+	batch.attempts = consumer->attempts;
+	no_keys = EvpgBatchTry(&batch);
 	rethrow_transient(no_keys);
 	return no_keys == NULL;
 }
@@ -98,16 +92,9 @@ park_for_all_keys(const EvpgConsumer *consumer, EvpgProjection *projection, cons
 static void
 put_aside_by_key(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
 {
-	EvpgBatch	batch = {
-		.projection = projection,
-		.build = projection->build,
-		.after = consumer->error_position - 1,
-		.upto = consumer->error_position,
-		.max_events = 1,
-		.send = true,
-		.parked = EvpgParkedEventList(consumer->name, consumer->error_position - 1)
-	};
+	EvpgBatch	batch = EvpgBatchOfEvent(projection, consumer->error_position);
 
+	batch.parked = EvpgParkedEventList(consumer->name, consumer->error_position - 1);
 	while (error != NULL)
 	{
 		park_or_skip(consumer, projection, key, error);

@@ -323,6 +323,21 @@ EvpgBatchRequireNewSnapshots(void)
 				 errdetail("The snapshot of this transaction may be older than the events.")));
 }
 
+/* Returns a batch of one event, whose frames are sent. */
+EvpgBatch
+EvpgBatchOfEvent(EvpgProjection *projection, int64 position)
+{
+	return (EvpgBatch)
+	{
+		.projection = projection,
+			.build = projection->build,
+			.after = position - 1,
+			.upto = position,
+			.max_events = 1,
+			.send = true
+	};
+}
+
 /*
  * EvpgBatchApply
  *		Applies a batch, and sets what became of it.  The caller owns the rows of the

@@ -40,6 +40,7 @@ typedef struct EvpgBatch
 } EvpgBatch;
 
 extern void EvpgBatchRequireNewSnapshots(void);
+extern EvpgBatch EvpgBatchOfEvent(EvpgProjection *projection, int64 position);
 extern void EvpgBatchApply(EvpgBatch *batch);
 extern ErrorData *EvpgBatchTry(EvpgBatch *batch);
 

@@ -19,7 +19,6 @@
 
 #include "evpg.h"
 
-#include "base/catalog.h"
 #include "base/errors.h"
 #include "base/names.h"
 #include "base/registration.h"
@@ -32,16 +31,9 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-/* User code of a projection is running. */
-
-static List *projections = NIL; /* of EvpgProjection, by name */
-static MemoryContext EvpgProjectionContext = NULL;	/* of the list; NULL: not
-													 * loaded */
-static uint64 generation = 0;	/* of the list */
-
 /* ------------------------------------------------------------------ the list */
 
-/* Returns the mode of a name; error if there is none. */
+/* Returns the mode of a name; raises 22023 if there is none. */
 EvpgProjectionMode
 EvpgProjectionModeFromName(const char *name)
 {
@@ -55,7 +47,7 @@ EvpgProjectionModeFromName(const char *name)
 			 errhint("Use inline or async.")));
 }
 
-/* Returns the value of on_error of a name; error if there is none. */
+/* Returns the value of on_error of a name; raises 22023 if there is none. */
 EvpgOnError
 EvpgOnErrorFromName(const char *name)
 {
@@ -89,7 +81,7 @@ static EvpgStatement select_projections = {
 };
 
 /* Makes a projection of a row of select_projections, in CurrentMemoryContext. */
-static EvpgProjection *
+static void *
 load_projection(uint64 row)
 {
 	EvpgProjection *projection = palloc0(sizeof(EvpgProjection));
@@ -127,6 +119,9 @@ load_projection(uint64 row)
 	return projection;
 }
 
+/* By name. */
+static EvpgRegistrationList projections = {.kind = "projections", .select = &select_projections, .make = load_projection};
+
 /*
  * EvpgProjectionList
  *		Lists all projections by name (EvpgProjection *), read with the latest snapshot,
@@ -136,32 +131,7 @@ load_projection(uint64 row)
 List *
 EvpgProjectionList(void)
 {
-	MemoryContext memory = EvpgRegistrationMemory();
-	MemoryContext context;
-	MemoryContext old;
-	List	   *list = NIL;
-	uint64		rows;
-
-	if (likely(EvpgProjectionContext != NULL && generation == EvpgCatalogRegistryGeneration()))
-		return projections;
-	if (EvpgProjectionContext != NULL)
-	{
-		EvpgRegistrationFreeLater(EvpgProjectionContext);
-		EvpgProjectionContext = NULL;
-		projections = NIL;
-	}
-	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgProjectionList", ALLOCSET_SMALL_SIZES);
-	generation = EvpgCatalogRegistryGeneration();
-	rows = EvpgStatementReadLatest(&select_projections, NULL, NULL);
-	old = MemoryContextSwitchTo(context);
-	for (uint64 row = 0; row < rows; row++)
-		list = lappend(list, load_projection(row));
-	MemoryContextSwitchTo(old);
-	EvpgStatementDone();
-	MemoryContextSetParent(context, memory);
-	projections = list;
-	EvpgProjectionContext = context;
-	return projections;
+	return EvpgRegistrationListGet(&projections);
 }
 
 /*
@@ -190,7 +160,7 @@ EvpgProjectionGet(const char *name, bool missing_ok)
 
 /* ------------------------------------------------------------------ events and keys */
 
-/* Whether tags, which may be NULL, have one that is wanted; NIL wants all. */
+/* Returns whether tags, which may be NULL, have one that is wanted; NIL wants all. */
 static bool
 has_wanted_tag(List *wanted, ArrayType *tags)
 {
@@ -257,7 +227,7 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 		evpg_find_projected(module, event->type) != NULL;
 }
 
-/* Error unless a projection has code, so that it can be rebuilt from events. */
+/* Raises an error unless a projection has code, so that it can be rebuilt from events. */
 void
 EvpgProjectionRequireCode(const EvpgProjection *projection)
 {

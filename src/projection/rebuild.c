@@ -200,19 +200,7 @@ static EvpgStatement select_running_rebuilds = {
 List *
 EvpgRebuildListRunning(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgStatementReadLatest(&select_running_rebuilds, NULL, NULL);
-	List	   *names = NIL;
-
-	for (uint64 row = 0; row < rows; row++)
-	{
-		MemoryContext spi = MemoryContextSwitchTo(caller);
-
-		names = lappend(names, EvpgResultText(row, 1));
-		MemoryContextSwitchTo(spi);
-	}
-	EvpgStatementDone();
-	return names;
+	return EvpgStatementReadTexts(&select_running_rebuilds, NULL, NULL);
 }
 
 /* ------------------------------------------------------------------ applying */
@@ -401,12 +389,10 @@ bool
 EvpgRebuildCancel(const char *name)
 {
 	Datum		value = CStringGetTextDatum(name);
-	int64		build = 0;
+	int64		build;
 
 	(void) EvpgRebuildLock(name, ExclusiveLock, true);
-	if (EvpgStatementRun(&delete_rebuild, &value, NULL) > 0)
-		build = EvpgResultInt64(0, 1);
-	EvpgStatementDone();
+	build = EvpgStatementReturnId(&delete_rebuild, &value, NULL);
 	if (build != 0)
 	{
 		EvpgRebuildTablesDropCopies(build);

@@ -230,11 +230,8 @@ void
 EvpgRebuildAbandonRows(const char *name)
 {
 	Datum		value = CStringGetTextDatum(name);
-	int64		build = 0;
+	int64		build = EvpgStatementReturnId(&insert_abandoned_build, &value, NULL);
 
-	if (EvpgStatementRun(&insert_abandoned_build, &value, NULL) > 0)
-		build = EvpgResultInt64(0, 1);
-	EvpgStatementDone();
 	if (build != 0)
 		EvpgRebuildCleanUpBuild(build);
 }

@@ -49,18 +49,12 @@ static bool
 replay_event(EvpgProjection *projection, List *parked)
 {
 	EvpgParkedEvent *first = linitial(parked);
+	EvpgBatch	batch = EvpgBatchOfEvent(projection, first->position);
+	ErrorData  *error;
 	ListCell   *cell;
-	EvpgBatch	batch = {
-		.projection = projection,
-		.build = projection->build,
-		.after = first->position - 1,
-		.upto = first->position,
-		.max_events = 1,
-		.only_key = projection->handler_signature == NULL ? first->key : NULL,
-		.send = true
-	};
-	ErrorData  *error = EvpgBatchTry(&batch);
 
+	batch.only_key = projection->handler_signature == NULL ? first->key : NULL;
+	error = EvpgBatchTry(&batch);
 	if (error != NULL && EvpgErrorIsCancel(error))
 		ReThrowError(error);
 	foreach(cell, parked)
@@ -95,7 +89,7 @@ typedef struct Replay
 {
 	EvpgProjection *projection;
 	const char *only_key;		/* NULL: all */
-	int			max_count;
+	int64		max_count;		/* -1: no limit */
 	int64		count;			/* events that it has applied */
 	keys_hash  *left;			/* keys of events that stay parked */
 } Replay;
@@ -140,7 +134,7 @@ replay_page(Replay *replay, List *page)
 {
 	List	   *together;
 
-	for (int i = 0; i < list_length(page) && replay->count < replay->max_count; i += list_length(together))
+	for (int i = 0; i < list_length(page) && replay->count != replay->max_count; i += list_length(together))
 	{
 		together = list_together(replay->projection, page, i);
 		if (is_wanted(replay, together) && replay_event(replay->projection, together))
@@ -175,7 +169,7 @@ replay_all(Replay *replay, const char *name)
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
-	} while (page != NIL && replay->count < replay->max_count);
+	} while (page != NIL && replay->count != replay->max_count);
 	MemoryContextDelete(context);
 }
 
@@ -190,15 +184,11 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 {
 	char	   *name = EvpgArgName(fcinfo, 0, "consumer name");
 	Replay		replay = {
-		.max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1),
+		.max_count = EvpgArgMaxCount(fcinfo, 1),
 		.only_key = PG_ARGISNULL(2) ? NULL : EvpgArgKey(fcinfo, 2)
 	};
 	EvpgScope	scope;
 
-	if (replay.max_count < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_count must not be negative")));
 	EvpgRefuseInProjection("replay events");
 	EvpgBatchRequireNewSnapshots();
 	EvpgEnter(&scope, "evpg_replay_parked()");

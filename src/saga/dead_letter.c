@@ -36,6 +36,18 @@ static EvpgStatement insert_dead_letter = {
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
+/* Sets six parameters, the first at column, to what a dead letter keeps of an error. */
+static void
+set_error_parameters(Datum *values, char *nulls, int column, const ErrorData *error)
+{
+	EvpgParameterText(values, nulls, column, unpack_sql_state(error->sqlerrcode));
+	EvpgParameterText(values, nulls, column + 1, error->constraint_name);
+	EvpgParameterText(values, nulls, column + 2, error->message);
+	EvpgParameterText(values, nulls, column + 3, error->detail);
+	EvpgParameterText(values, nulls, column + 4, error->hint);
+	EvpgParameterText(values, nulls, column + 5, error->context);
+}
+
 /*
  * EvpgDeadLetterWrite
  *		Writes a dead letter, behind which its instance waits, and counts it.  Returns
@@ -46,10 +58,9 @@ int64
 EvpgDeadLetterWrite(const EvpgDeadLetter *letter)
 {
 	const EvpgDueItem *item = letter->item;
-	const ErrorData *error = letter->error;
 	Datum		values[14];
 	char		nulls[14];
-	Datum		id = 0;
+	int64		id;
 
 	memset(nulls, ' ', sizeof(nulls));
 	EvpgParameterText(values, nulls, 0, item->saga);
@@ -61,23 +72,16 @@ EvpgDeadLetterWrite(const EvpgDeadLetter *letter)
 	values[4] = Int32GetDatum(item->attempts);
 	EvpgParameterText(values, nulls, 5, letter->label);
 	EvpgParameterJsonb(values, nulls, 6, letter->command);
-	EvpgParameterText(values, nulls, 7, unpack_sql_state(error->sqlerrcode));
-	EvpgParameterText(values, nulls, 8, error->constraint_name);
-	EvpgParameterText(values, nulls, 9, error->message);
-	EvpgParameterText(values, nulls, 10, error->detail);
-	EvpgParameterText(values, nulls, 11, error->hint);
-	EvpgParameterText(values, nulls, 12, error->context);
+	set_error_parameters(values, nulls, 7, letter->error);
 	values[13] = TimestampTzGetDatum(item->due == 0 ? DT_NOEND : item->due);
-	if (EvpgStatementRun(&insert_dead_letter, values, nulls) > 0)
-		(void) EvpgResultDatum(0, 1, &id);
-	EvpgStatementDone();
-	if (DatumGetInt64(id) == 0)
+	id = EvpgStatementReturnId(&insert_dead_letter, values, nulls);
+	if (id == 0)
 		return 0;
 	if (item->saga != NULL)
 		EvpgSagaAddTotals(item->saga, 0, 1);
 	if (item->key != NULL || item->timer_id != 0)
-		EvpgDueItemBlock(item, DatumGetInt64(id));
-	return DatumGetInt64(id);
+		EvpgDueItemBlock(item, id);
+	return id;
 }
 
 static EvpgStatement select_dead_letter = {
@@ -158,12 +162,7 @@ EvpgDeadLetterUpdate(int64 dead_letter_id, const ErrorData *error)
 	Datum		values[7] = {Int64GetDatum(dead_letter_id)};
 	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
-	EvpgParameterText(values, nulls, 1, unpack_sql_state(error->sqlerrcode));
-	EvpgParameterText(values, nulls, 2, error->constraint_name);
-	EvpgParameterText(values, nulls, 3, error->message);
-	EvpgParameterText(values, nulls, 4, error->detail);
-	EvpgParameterText(values, nulls, 5, error->hint);
-	EvpgParameterText(values, nulls, 6, error->context);
+	set_error_parameters(values, nulls, 1, error);
 	(void) EvpgStatementRun(&update_dead_letter, values, nulls);
 	EvpgStatementDone();
 }

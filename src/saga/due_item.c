@@ -165,59 +165,60 @@ EvpgDueItemNextTime(TimestampTz now)
 
 /* ------------------------------------------------------------------ attempts */
 
-/* Changes the count of attempts, unless another session has locked the row or changed the count. */
+static EvpgStatement add_attempts_of_event = {
+	.text =
+	"UPDATE evpg.saga_event SET attempts = attempts + $5"
+	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
+	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID, INT4OID}
+};
+
+static EvpgStatement add_attempts_of_timer = {
+	.text =
+	"UPDATE evpg.timer SET attempts = attempts + $4"
+	" WHERE ctid = (SELECT ctid FROM evpg.timer"
+	"                WHERE timer_id = $1 AND attempts = $2 AND due_at <= $3 AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID}
+};
+
+/* Adds to the attempts of an item in its row; false if another session has locked its row or changed the count. */
 static bool
-change_attempts(EvpgDueItem *item, EvpgStatement *of_event, EvpgStatement *of_timer)
+add_attempts(const EvpgDueItem *item, int count)
 {
 	bool		changed;
 
 	if (item->position != 0)
 	{
-		Datum		values[4] = {
+		Datum		values[5] = {
 			CStringGetTextDatum(item->saga),
 			CStringGetTextDatum(item->key),
 			Int64GetDatum(item->position),
-			Int32GetDatum(item->attempts)
+			Int32GetDatum(item->attempts),
+			Int32GetDatum(count)
 		};
 
-		changed = EvpgStatementRun(of_event, values, NULL) > 0;
+		changed = EvpgStatementExecute(&add_attempts_of_event, values, NULL) > 0;
 	}
 	else
 	{
-		Datum		values[3] = {
+		Datum		values[4] = {
 			Int64GetDatum(item->timer_id),
 			Int32GetDatum(item->attempts),
-			TimestampTzGetDatum(item->due)
+			TimestampTzGetDatum(item->due),
+			Int32GetDatum(count)
 		};
 
-		changed = EvpgStatementRun(of_timer, values, NULL) > 0;
+		changed = EvpgStatementExecute(&add_attempts_of_timer, values, NULL) > 0;
 	}
-	EvpgStatementDone();
 	return changed;
 }
 
-static EvpgStatement claim_event = {
-	.text =
-	"UPDATE evpg.saga_event SET attempts = attempts + 1"
-	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
-	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND dead_letter_id IS NULL"
-	"                  FOR UPDATE SKIP LOCKED)",
-	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID}
-};
-
-static EvpgStatement claim_timer = {
-	.text =
-	"UPDATE evpg.timer SET attempts = attempts + 1"
-	" WHERE ctid = (SELECT ctid FROM evpg.timer"
-	"                WHERE timer_id = $1 AND attempts = $2 AND due_at <= $3 AND dead_letter_id IS NULL"
-	"                  FOR UPDATE SKIP LOCKED)",
-	.types = {INT8OID, INT4OID, TIMESTAMPTZOID}
-};
-
 /*
  * EvpgDueItemClaim
- *		Counts an attempt at an item, whose advisory lock the caller holds; false if
- *		another session has done it, tried it, or locked its row since it was listed.
+ *		Counts an attempt at an item, whose advisory lock the caller holds; returns false
+ *		if another session has done it, tried it, or locked its row since it was listed.
  *		Waits for nothing.
  */
 bool
@@ -226,29 +227,11 @@ EvpgDueItemClaim(EvpgDueItem *item)
 	bool		claimed;
 
 	item->due = EvpgClockNow();
-	claimed = change_attempts(item, &claim_event, &claim_timer);
+	claimed = add_attempts(item, 1);
 	if (claimed)
 		item->attempts++;
 	return claimed;
 }
-
-static EvpgStatement unclaim_event = {
-	.text =
-	"UPDATE evpg.saga_event SET attempts = attempts - 1"
-	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
-	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND dead_letter_id IS NULL"
-	"                  FOR UPDATE SKIP LOCKED)",
-	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID}
-};
-
-static EvpgStatement unclaim_timer = {
-	.text =
-	"UPDATE evpg.timer SET attempts = attempts - 1"
-	" WHERE ctid = (SELECT ctid FROM evpg.timer"
-	"                WHERE timer_id = $1 AND attempts = $2 AND due_at <= $3 AND dead_letter_id IS NULL"
-	"                  FOR UPDATE SKIP LOCKED)",
-	.types = {INT8OID, INT4OID, TIMESTAMPTZOID}
-};
 
 /*
  * EvpgDueItemUnclaim
@@ -258,7 +241,7 @@ static EvpgStatement unclaim_timer = {
 void
 EvpgDueItemUnclaim(EvpgDueItem *item)
 {
-	(void) change_attempts(item, &unclaim_event, &unclaim_timer);
+	(void) add_attempts(item, -1);
 }
 
 /* ------------------------------------------------------------------ changes of a claimed item */

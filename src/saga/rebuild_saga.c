@@ -84,25 +84,13 @@ static EvpgStatement select_instances = {
 static List *
 list_keys(const char *saga, const char *only_key, const char *from)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	List	   *keys = NIL;
 	Datum		values[4] = {CStringGetTextDatum(saga)};
 	char		nulls[4] = {' ', ' ', ' ', ' '};
-	uint64		rows;
 
 	EvpgParameterText(values, nulls, 1, only_key);
 	values[2] = CStringGetTextDatum(from);
 	values[3] = Int64GetDatum(PAGE_KEYS);
-	rows = EvpgStatementReadLatest(&select_instances, values, nulls);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
-
-		keys = lappend(keys, EvpgResultText(row, 1));
-		MemoryContextSwitchTo(old);
-	}
-	EvpgStatementDone();
-	return keys;
+	return EvpgStatementReadTexts(&select_instances, values, nulls);
 }
 
 /* Adds an instance without its state to those that are rebuilt, and returns about how much memory it will take. */

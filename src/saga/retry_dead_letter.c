@@ -150,19 +150,15 @@ list_dead_letters(Datum *values, const char *nulls, int64 **ids)
 Datum
 evpg_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	int			max_count = PG_ARGISNULL(1) ? PG_INT32_MAX : PG_GETARG_INT32(1);
+	int64		max_count = EvpgArgMaxCount(fcinfo, 1);
 	Datum		values[2] = {PG_GETARG_DATUM(0), Int64GetDatum(max_count)};
-	char		nulls[2] = {PG_ARGISNULL(0) ? 'n' : ' ', ' '};
+	char		nulls[2] = {PG_ARGISNULL(0) ? 'n' : ' ', max_count < 0 ? 'n' : ' '};
 	int64	   *ids;
 	uint64		count;
 	int64		retried = 0;
 	int64		failed = 0;
 	EvpgScope	scope;
 
-	if (max_count < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_count must not be negative")));
 	EvpgRefuseInProjection("retry dead letters");
 	EvpgRefuseInSaga("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letters()");

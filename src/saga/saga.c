@@ -22,11 +22,6 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-static List *sagas = NIL;		/* of EvpgSaga, by name, the highest version
-								 * first */
-static MemoryContext sagas_context = NULL;	/* of the list; NULL: not loaded */
-static uint64 generation = 0;	/* of the list */
-
 static EvpgStatement select_sagas = {
 	.text =
 	"SELECT name, version, library, symbol, handler, rejection_handler, timer_handler, key_function, key_path,"
@@ -46,7 +41,7 @@ enum
 };
 
 /* Makes a saga of a row of select_sagas, in CurrentMemoryContext. */
-static EvpgSaga *
+static void *
 make_saga(uint64 row)
 {
 	EvpgSaga   *saga = palloc0(sizeof(EvpgSaga));
@@ -77,37 +72,8 @@ make_saga(uint64 row)
 	return saga;
 }
 
-/* Returns all sagas, read again if a registration has changed.  The caller is inside EvpgEnter. */
-static List *
-load_sagas(void)
-{
-	MemoryContext memory = EvpgRegistrationMemory();
-	MemoryContext context;
-	MemoryContext old;
-	List	   *list = NIL;
-	uint64		rows;
-
-	if (sagas_context != NULL && generation == EvpgCatalogRegistryGeneration())
-		return sagas;
-	if (sagas_context != NULL)
-	{
-		EvpgRegistrationFreeLater(sagas_context);
-		sagas_context = NULL;
-		sagas = NIL;
-	}
-	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgSagas", ALLOCSET_SMALL_SIZES);
-	generation = EvpgCatalogRegistryGeneration();
-	rows = EvpgStatementReadLatest(&select_sagas, NULL, NULL);
-	old = MemoryContextSwitchTo(context);
-	for (uint64 row = 0; row < rows; row++)
-		list = lappend(list, make_saga(row));
-	MemoryContextSwitchTo(old);
-	EvpgStatementDone();
-	MemoryContextSetParent(context, memory);
-	sagas = list;
-	sagas_context = context;
-	return sagas;
-}
+/* By name, the highest version first. */
+static EvpgRegistrationList sagas = {.kind = "sagas", .select = &select_sagas, .make = make_saga};
 
 /*
  * EvpgSagaGet
@@ -120,7 +86,7 @@ EvpgSagaGet(const char *name, int version, bool missing_ok)
 {
 	ListCell   *cell;
 
-	foreach(cell, load_sagas())
+	foreach(cell, EvpgRegistrationListGet(&sagas))
 	{
 		EvpgSaga   *saga = lfirst(cell);
 
@@ -141,7 +107,7 @@ EvpgSagaVersions(const char *name)
 	List	   *versions = NIL;
 	ListCell   *cell;
 
-	foreach(cell, load_sagas())
+	foreach(cell, EvpgRegistrationListGet(&sagas))
 		if (strcmp(((EvpgSaga *) lfirst(cell))->name, name) == 0)
 		versions = lappend(versions, lfirst(cell));
 	return versions;

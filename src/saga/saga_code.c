@@ -342,6 +342,20 @@ check_handled(const EvpgSaga *saga, const EvpgReaction *reaction)
 				 errhint("If there is nothing to do, return evpg_reaction(state).  A CASE without ELSE returns null.")));
 }
 
+static void
+begin_reaction(EvpgSagaCall *call, EvpgReaction *reaction)
+{
+	memset(reaction, 0, sizeof(EvpgReaction));
+	EvpgSagaCallBegin(call);
+}
+
+static void
+end_reaction(EvpgSagaCall *call, const EvpgSaga *saga, const EvpgReaction *reaction)
+{
+	check_reaction(saga, reaction);
+	EvpgSagaCallEnd(call);
+}
+
 /*
  * EvpgSagaCodeOnEvent
  *		Calls the handler of a saga for an event.  The reaction is in
@@ -353,16 +367,14 @@ EvpgSagaCodeOnEvent(EvpgSaga *saga, const char *key, Jsonb *state, const EvpgEve
 {
 	EvpgSagaCall call = {.saga = saga->name, .key = key, .event = event};
 
-	memset(reaction, 0, sizeof(EvpgReaction));
-	EvpgSagaCallBegin(&call);
+	begin_reaction(&call, reaction);
 	if (saga->has_module)
 		call_module_handler(saga, state, event, reaction);
 	else
 		call_reaction_function(EvpgSagaCodeFunction(saga, &saga->handler, saga->handler_signature, EVPG_ROLE_SAGA_HANDLER),
 							   state, EvpgEventDatum(event), reaction);
 	check_handled(saga, reaction);
-	check_reaction(saga, reaction);
-	EvpgSagaCallEnd(&call);
+	end_reaction(&call, saga, reaction);
 }
 
 /*
@@ -375,8 +387,7 @@ EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejec
 {
 	EvpgSagaCall call = {.saga = saga->name, .key = rejection->key, .rejection = rejection};
 
-	memset(reaction, 0, sizeof(EvpgReaction));
-	EvpgSagaCallBegin(&call);
+	begin_reaction(&call, reaction);
 	if (saga->has_module)
 		call_module_rejection_handler(saga, state, rejection, reaction);
 	else if (saga->rejection_signature == NULL)
@@ -385,8 +396,7 @@ EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejec
 		call_reaction_function(EvpgSagaCodeFunction(saga, &saga->rejection_handler, saga->rejection_signature,
 													EVPG_ROLE_SAGA_REJECTION),
 							   state, make_rejection(saga, rejection), reaction);
-	check_reaction(saga, reaction);
-	EvpgSagaCallEnd(&call);
+	end_reaction(&call, saga, reaction);
 }
 
 /*
@@ -414,8 +424,7 @@ EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, E
 {
 	EvpgSagaCall call = {.saga = saga->name, .key = timer->key, .timer = timer};
 
-	memset(reaction, 0, sizeof(EvpgReaction));
-	EvpgSagaCallBegin(&call);
+	begin_reaction(&call, reaction);
 	if (saga->has_module)
 		call_module_timer_handler(saga, state, timer, reaction);
 	else
@@ -425,8 +434,7 @@ EvpgSagaCodeOnTimer(EvpgSaga *saga, Jsonb *state, const EvpgFiredTimer *timer, E
 							   state, make_fired_timer(saga, timer), reaction);
 	}
 	check_handled(saga, reaction);
-	check_reaction(saga, reaction);
-	EvpgSagaCallEnd(&call);
+	end_reaction(&call, saga, reaction);
 }
 
 /*

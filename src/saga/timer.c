@@ -96,7 +96,6 @@ EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
 {
 	Datum		values[11];
 	char		nulls[11];
-	Datum		id = 0;
 
 	memset(nulls, ' ', sizeof(nulls));
 	EvpgParameterText(values, nulls, 0, saga);
@@ -110,10 +109,7 @@ EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
 	EvpgParameterText(values, nulls, 8, timer->correlation_id);
 	EvpgParameterText(values, nulls, 9, timer->causation_id);
 	EvpgParameterText(values, nulls, 10, timer->session_role);
-	(void) EvpgStatementRun(&upsert_timer, values, nulls);
-	(void) EvpgResultDatum(0, 1, &id);
-	EvpgStatementDone();
-	return DatumGetInt64(id);
+	return EvpgStatementReturnId(&upsert_timer, values, nulls);
 }
 
 static EvpgStatement delete_named_timer = {

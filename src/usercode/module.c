@@ -109,22 +109,22 @@ EvpgModuleCheckRegistrant(const char *library, const char *registered_by)
 				 errhint("Let a superuser register it again, or install it into $libdir.")));
 }
 
-/* Loads a library and returns the checked header of a definition in it. */
-static const evpg_header *
-load_definition(const char *library, const char *symbol, uint32 kind, Size min_size)
+/* Loads a library, checks the header of a definition in it, and copies it; what an older one does not have is zero. */
+static void
+load_definition(const char *library, const char *symbol, uint32 kind, Size min_size, void *definition, Size size)
 {
 	char	   *name = psprintf("evpg_definition_%s", symbol);
-	definition_fn definition;
+	definition_fn accessor;
 	const evpg_header *header;
 
-	definition = (definition_fn) load_external_function(library, name, false, NULL);
-	if (definition == NULL)
+	accessor = (definition_fn) load_external_function(library, name, false, NULL);
+	if (accessor == NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
 				 errmsg("library \"%s\" defines no symbol \"%s\"", library, symbol),
 				 errdetail("It has no function \"%s\".", name),
 				 errhint("Define it with %s(%s, ...).", get_kind_macro(kind), symbol)));
-	header = definition();
+	header = accessor();
 	if (header == NULL || header->magic != EVPG_MAGIC)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
@@ -148,7 +148,8 @@ load_definition(const char *library, const char *symbol, uint32 kind, Size min_s
 				 errmsg("symbol \"%s\" of library \"%s\" is too small", symbol, library),
 				 errdetail("It has %u bytes; ABI %u.%u has %zu.", header->size, header->abi_major,
 						   header->abi_minor, min_size)));
-	return header;
+	memset(definition, 0, size);
+	memcpy(definition, header, Min(header->size, size));
 }
 
 static void
@@ -200,10 +201,7 @@ check_aggregate_types(const char *library, const char *symbol, const char *const
 void
 EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate_definition *definition)
 {
-	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_AGGREGATE, MIN_AGGREGATE_SIZE);
-
-	memset(definition, 0, sizeof(evpg_aggregate_definition));
-	memcpy(definition, header, Min(header->size, sizeof(evpg_aggregate_definition)));
+	load_definition(library, symbol, EVPG_KIND_AGGREGATE, MIN_AGGREGATE_SIZE, definition, sizeof(evpg_aggregate_definition));
 	if (definition->commands == NULL)
 		raise_missing_callback(library, symbol, "commands");
 	if (definition->events == NULL)
@@ -216,10 +214,8 @@ EvpgModuleLoadAggregate(const char *library, const char *symbol, evpg_aggregate_
 void
 EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projection_definition *definition)
 {
-	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_PROJECTION, MIN_PROJECTION_SIZE);
-
-	memset(definition, 0, sizeof(evpg_projection_definition));
-	memcpy(definition, header, Min(header->size, sizeof(evpg_projection_definition)));
+	load_definition(library, symbol, EVPG_KIND_PROJECTION, MIN_PROJECTION_SIZE, definition,
+					sizeof(evpg_projection_definition));
 	if (definition->events == NULL || definition->events->type == NULL)
 		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_project_entry, definition->events, "event");
@@ -230,10 +226,7 @@ EvpgModuleLoadProjection(const char *library, const char *symbol, evpg_projectio
 void
 EvpgModuleLoadSaga(const char *library, const char *symbol, evpg_saga_definition *definition)
 {
-	const evpg_header *header = load_definition(library, symbol, EVPG_KIND_SAGA, MIN_SAGA_SIZE);
-
-	memset(definition, 0, sizeof(evpg_saga_definition));
-	memcpy(definition, header, Min(header->size, sizeof(evpg_saga_definition)));
+	load_definition(library, symbol, EVPG_KIND_SAGA, MIN_SAGA_SIZE, definition, sizeof(evpg_saga_definition));
 	if (definition->events == NULL || definition->events->type == NULL)
 		raise_missing_callback(library, symbol, "events");
 	CHECK_ENTRIES(evpg_react_entry, definition->events, "event");

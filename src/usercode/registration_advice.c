@@ -285,26 +285,6 @@ EvpgAdvisePath(const char *argument, const char *kind, const char *name, struct 
 
 /* ------------------------------------------------------------------ types */
 
-/* Returns the names that a statement of one column finds, in CurrentMemoryContext. */
-static List *
-read_name_column(EvpgStatement *plan, Datum *values)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	uint64		rows = EvpgStatementRun(plan, values, NULL);
-	List	   *names = NIL;
-
-	MemoryContextSwitchTo(caller);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		Datum		name;
-
-		(void) EvpgResultDatum(row, 1, &name);
-		names = lappend(names, TextDatumGetCString(name));
-	}
-	EvpgStatementDone();
-	return names;
-}
-
 static EvpgStatement select_aggregate_names = {
 	.text = "SELECT aggregate_type"
 	" FROM evpg.aggregate_type"
@@ -329,7 +309,7 @@ EvpgAdviseReadSeenTypes(void)
 {
 	Datum		after = Int64GetDatum(EvpgFenceLastDrawn() - SEEN_POSITIONS);
 
-	return read_name_column(&select_events_types, &after);
+	return EvpgStatementReadTexts(&select_events_types, &after, NULL);
 }
 
 /*
@@ -360,7 +340,7 @@ EvpgAdviseTypes(const char *kind, const char *name, ArrayType *aggregate_types, 
 	}
 	if (aggregate_types == NULL)
 		return;
-	registered = read_name_column(&select_aggregate_names, NULL);
+	registered = EvpgStatementReadTexts(&select_aggregate_names, NULL, NULL);
 	foreach(cell, EvpgNamesFromArray(aggregate_types))
 	{
 		const char *type = lfirst(cell);

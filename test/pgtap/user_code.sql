@@ -154,7 +154,8 @@ DROP FUNCTION app.lost(jsonb, evpg.event);
 DO $$ BEGIN FOR i IN 1..2000 LOOP
   BEGIN PERFORM evpg_execute('plain', 'x', 'Add'); EXCEPTION WHEN undefined_function THEN NULL; END;
 END LOOP; END $$;
-SELECT cmp_ok((SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name IN ('EvpgProjectionList', 'EvpgFunction')),
+SELECT cmp_ok(
+  (SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name IN ('EvpgRegistrationList', 'EvpgFunction')),
   '<', 200000::numeric,
   'a projection whose function is gone costs no memory');
 SELECT evpg_drop_projection('lost') \g /dev/null
