@@ -14,7 +14,7 @@
  *			.commands = EVPG_COMMANDS(EVPG_ON("Deposit", deposit)),
  *			.events = EVPG_EVENTS(EVPG_ON("MoneyDeposited", deposited)));
  *
- * One file of the library also says EVPG_MODULE; (it then needs postgres.h
+ * One file of the library also has the line EVPG_MODULE; (it then needs postgres.h
  * and fmgr.h before this header; no other server header is needed).
  *
  * json-c and utils/builtins.h: json-c has a type json_object, the server's
@@ -128,7 +128,7 @@ typedef struct evpg_event
 	int64_t		occurred_at;	/* microseconds since 1970-01-01 UTC */
 	int64_t		recorded_at;	/* microseconds since 1970-01-01 UTC */
 	const evpg_host *host;		/* NULL in a unit test */
-	const char *session_role;	/* who asked for it; NULL in a unit test */
+	const char *session_role;	/* role that asked for it; NULL in a unit test */
 } evpg_event;
 
 typedef struct evpg_command
@@ -214,19 +214,19 @@ typedef void (*evpg_handle_fn) (evpg_result *out, const evpg_json *state, const 
 /* Folds: changes state in place.  Pure and total: it cannot fail. */
 typedef void (*evpg_apply_fn) (evpg_json *state, const evpg_event *event);
 
-/* What must hold of every state a command leaves; says why not with evpg_reject(). */
+/* Checks what must hold of every state that a command leaves; refuses with evpg_reject(). */
 typedef bool (*evpg_invariant_fn) (evpg_result *why, const evpg_json *state);
 
 /*
- * Projects: changes the state of a key in place, says what listeners are sent
- * with evpg_delta(), or removes the row with evpg_delete().  Pure.
+ * Projects: changes the state of a key in place, sets what listeners get with
+ * evpg_delta(), or removes the row with evpg_delete().  Pure.
  */
 typedef void (*evpg_project_fn) (evpg_result *out, evpg_json *state, const evpg_event *event);
 
 /*
- * Reacts: changes the state of an instance in place, and says with evpg_send()
- * and the like what is to be done, in that order.  Pure.  The state is stored and
- * all is done in one transaction, or nothing.
+ * Reacts: changes the state of an instance in place, and lists actions with
+ * evpg_send() and the like.  Pure.  In one transaction the state is stored and the
+ * actions are done in their order, or nothing happens.
  */
 typedef void (*evpg_react_fn) (evpg_result *out, evpg_json *state, const evpg_event *event);
 
@@ -438,7 +438,7 @@ evpg_set_text(evpg_json *object, const char *key, const char *value)
 	evpg_set(object, key, value == NULL ? NULL : json_object_new_string(value));
 }
 
-/* Removes a member, if it is there. */
+/* Removes a member, if it exists. */
 static inline void
 evpg_remove(evpg_json *object, const char *key)
 {
@@ -504,7 +504,7 @@ evpg_object_of(const evpg_member *member)
 	return object;
 }
 
-/* ------------------------------------------------------------------ what a callback says */
+/* ------------------------------------------------------------------ what a callback returns */
 
 /* Appends to an array, which is made if there is none; false if it is no array.  Takes value. */
 static inline bool
@@ -552,7 +552,7 @@ evpg_with_metadata(evpg_json *event, evpg_json *metadata)
 	return event;
 }
 
-/* What was said, cut to fit; format NULL: nothing. */
+/* Formats a message, cut to fit; format NULL: an empty one. */
 static inline void
 EVPG_PRINTF(3, 0)
 evpg_print(char *text, size_t size, const char *format, va_list args)
@@ -565,8 +565,8 @@ evpg_print(char *text, size_t size, const char *format, va_list args)
 
 /*
  * Handler, invariant: refuse.  Events already emitted are dropped; the first
- * refusal counts.  code NULL = none; without a message, it says which command
- * was refused.
+ * refusal counts.  code NULL = none; without a message, a default one names the
+ * command that was refused.
  */
 static inline void
 EVPG_PRINTF(3, 4)
@@ -667,7 +667,7 @@ evpg_schedule(evpg_result *out, const char *timer, int64_t delay, evpg_json *pay
 	evpg_act(out, action);
 }
 
-/* Saga: forget a pending timer, if there is one. */
+/* Saga: cancel a pending timer, if it exists. */
 static inline void
 evpg_cancel(evpg_result *out, const char *timer)
 {

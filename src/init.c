@@ -58,11 +58,10 @@ void		_PG_init(void);
 
 /*
  * _PG_init
- *		Called by PostgreSQL when it loads the library: at the start of the server, or
- *		in the first session that calls a function of it.
- *
- * The settings come first, since shared memory is sized by them, and their prefix is
- * reserved last, when all are defined.
+ *		Initializes the library.  Called by PostgreSQL when it loads it: at the
+ *		start of the server, or in the first session that calls a function of
+ *		it.  The settings come first, since shared memory is sized by them, and
+ *		their prefix is reserved last, when all are defined.
  */
 void
 _PG_init(void)
@@ -107,7 +106,10 @@ evpg_version(PG_FUNCTION_ARGS)
 											  EVPG_ABI_MAJOR, EVPG_ABI_MINOR)));
 }
 
-/* The relation that a statement trigger of ours is about. */
+/*
+ * Returns the relation that a statement trigger of evpg is about; raises an
+ * error if the function was not called by one.
+ */
 static Relation
 trigger_relation(FunctionCallInfo fcinfo, const char *function)
 {
@@ -119,9 +121,10 @@ trigger_relation(FunctionCallInfo fcinfo, const char *function)
 }
 
 /*
- * Statement trigger on evpg.event_log and evpg.stream, for UPDATE, DELETE and
- * TRUNCATE: whoever it is.  evpg itself changes the rows of streams without
- * statements (stream.c).
+ * evpg_refuse_change
+ *		Refuses UPDATE, DELETE and TRUNCATE of evpg.event_log and evpg.stream
+ *		by any role: a statement trigger. evpg itself changes the rows of
+ *		streams without statements (stream.c).
  */
 Datum
 evpg_refuse_change(PG_FUNCTION_ARGS)
@@ -141,11 +144,15 @@ evpg_refuse_change(PG_FUNCTION_ARGS)
 }
 
 /*
- * Trigger before a statement or a row, on every table of evpg, for what refuse_change does not
- * refuse: only evpg may write, which then is the owner of the table (EvpgEnter),
- * or a superuser, such as who restores a dump.  A privilege is not enough:
- * registrations and timers say what is executed, and as whom.  Code of users is
- * called as its own owner, so it does not pass here.
+ * evpg_refuse_writer
+ *		Refuses all other writes to the tables of evpg but its own, a trigger
+ *		before a statement or a row: only evpg may write, which then is the
+ *		owner of the table (EvpgEnter), or a superuser, such as a session that
+ *		restores a dump.
+ *
+ * A privilege is not enough: registrations and timers specify what is
+ * executed, and as which role.  Code of users is called as its own owner, so
+ * it does not pass here.
  */
 Datum
 evpg_refuse_writer(PG_FUNCTION_ARGS)

@@ -176,7 +176,7 @@ EvpgContextStamp(const EvpgCommand *command, EvpgEvent *events, int count)
 }
 
 /*
- * Tells whether the client's statement is outside of a transaction block and
+ * Returns whether the client's statement is outside of a transaction block and
  * does nothing but call the function: then what the function sets ends with
  * it.  A call by another function, or in the statement that executes the
  * command as well, has an effect.

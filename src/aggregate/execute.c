@@ -230,10 +230,10 @@ evpg_append(PG_FUNCTION_ARGS)
 }
 
 /*
- * What evpg itself writes into the metadata of an injected event: whether sagas
- * may react to it, since they may have done so where it comes from, and how long
- * the chain of reactions is that led to it there, so that a chain over several
- * systems ends as well.  NULL: nothing.
+ * Returns what evpg itself writes into the metadata of an injected event, NULL
+ * if nothing: whether sagas may react to it, since they may have done so where
+ * it comes from, and how long the chain of reactions is that led to it there,
+ * so that a chain over several systems ends as well.
  */
 static Jsonb *
 make_injected_metadata(const EvpgEvent *event, bool run_sagas)

@@ -27,8 +27,8 @@
 #include "utils/timestamp.h"
 
 /*
- * Adds a value by its kind, length and content, so that no two values look the
- * same.  A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as
+ * Adds a value by its kind, length and content, so that no two values are added
+ * alike.  A number counts by its value: 1, 1.0 and 1e0 are equal to jsonb as
  * well.
  */
 static void
@@ -232,7 +232,7 @@ enum
 
 /*
  * EvpgIdempotencyFind
- *		Tells whether a command under this id has succeeded before on this
+ *		Returns whether a command under this id has succeeded before on this
  *		stream; then *outcome has its events, copied into CurrentMemoryContext.
  *		Raises VE005 if it was another command.  The caller has locked the
  *		stream.

@@ -98,7 +98,7 @@ replace_snapshots(void *arg)
 
 /*
  * EvpgSnapshotIsDue
- *		Tells whether a command that has brought a locked stream from version
+ *		Returns whether a command that has brought a locked stream from version
  *		before to the state's should write a snapshot: a multiple of
  *		snapshot_every was passed, by this command or by evpg_append() and
  *		evpg_inject(), which do not fold.  Another session may have written it

@@ -67,7 +67,7 @@ EvpgCheckNewName(const char *name, const char *what)
 				 errdetail("Names that start with \"%s\" belong to evpg.", RESERVED_PREFIX)));
 }
 
-/* The same for an id, which may be longer. */
+/* Raises an error unless an id is good: as for a name, but it may be longer. */
 void
 EvpgCheckId(const char *id, const char *what)
 {
@@ -125,7 +125,7 @@ EvpgCheckMetadata(const Jsonb *metadata)
 					 errdetail("Keys that start with \"%s\" belong to evpg.", RESERVED_PREFIX)));
 }
 
-/* What evpg has written into metadata, which may be NULL; NULL: nothing. */
+/* Returns what evpg has written into metadata, which may be NULL; NULL if nothing. */
 static JsonbValue *
 own_metadata(Jsonb *metadata)
 {
@@ -156,9 +156,10 @@ EvpgCheckCallersMetadata(Jsonb *metadata)
 
 /*
  * EvpgCheckDerivedMetadata
- *		Metadata that user code makes of that of its command; both may be NULL.
- *		What evpg has written there may be copied, and nothing else may be in
- *		its place: user code often passes on what a client has sent.
+ *		Raises an error unless metadata that user code has made of that of its
+ *		command is allowed; both may be NULL. What evpg has written there may
+ *		be copied, and nothing else may be in its place: user code often passes
+ *		on what a client has sent.
  */
 void
 EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command)
@@ -176,7 +177,8 @@ EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command)
 
 /*
  * EvpgKeepOwnMetadata
- *		metadata with what evpg has written into the original; either may be NULL.
+ *		Returns metadata with what evpg has written into the original, in
+ *		CurrentMemoryContext; either may be NULL.
  */
 Jsonb *
 EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original)
@@ -219,9 +221,9 @@ EvpgRaiseTooDeep(const char *what)
 
 /*
  * EvpgJsonbCheckLimits
- *		Error if a value from outside is larger or deeper than the limits.  The
- *		walk is skipped when the size alone proves the depth: a level takes at
- *		least eight bytes.
+ *		Raises an error if a value from outside is larger or deeper than the
+ *		limits.  The walk is skipped when the size alone proves the depth: a
+ *		level takes at least eight bytes.
  */
 void
 EvpgJsonbCheckLimits(const Jsonb *jsonb, const char *what)
@@ -254,7 +256,7 @@ EvpgJsonbCheckLimits(const Jsonb *jsonb, const char *what)
 	}
 }
 
-/* Error if an argument is NULL. */
+/* Raises an error if an argument is NULL. */
 void
 EvpgArgRefuseNull(FunctionCallInfo fcinfo, int arg, const char *what)
 {
@@ -388,9 +390,10 @@ EvpgArgJsonb(FunctionCallInfo fcinfo, int arg, const char *what)
 }
 
 /*
- * A text[] argument without NULLs; NULL if the argument is NULL.  An empty one is
- * an error: it would have to mean nothing, where NULL means everything, and is
- * what a program passes by mistake.
+ * EvpgArgTextArray
+ *		Gets a text[] argument without NULLs; NULL if the argument is NULL.
+ *		Raises an error if it is empty: it would have to mean nothing, where
+ *		NULL means everything, and is what a program passes by mistake.
  */
 ArrayType *
 EvpgArgTextArray(FunctionCallInfo fcinfo, int arg, const char *what)

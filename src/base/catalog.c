@@ -74,18 +74,18 @@ static Known known[] = {
 	.place = offsetof(EvpgCatalog, projection_state)},
 	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
 	{.name = "command_record", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, command_record)},
-	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[0])},
-	{.name = "dead_letter", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[1])},
+	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[0])},
+	{.name = "dead_letter", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[1])},
 	{.name = "inbox", .table = true, .shape = NO_SHAPE},
 	{.name = "interceptor", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, interceptor)},
-	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[2])},
+	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[2])},
 	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
 	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
-	{.name = "saga_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[3])},
-	{.name = "saga_instance", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[4])},
-	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[5])},
+	{.name = "saga_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[3])},
+	{.name = "saga_instance", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[4])},
+	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[5])},
 	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
-	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, work_tables[6])},
+	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[6])},
 	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
 	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
 	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
@@ -168,7 +168,7 @@ function_changed(Datum arg, int cacheid, uint32 hashvalue)
 	registry_generation++;
 }
 
-/* Whether who registered a function may still do so (function.c). */
+/* Invalidates all registrations: the role that registered a function may no longer be allowed to (function.c). */
 static void
 role_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -181,7 +181,7 @@ namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
 	all_changed();
 }
 
-/* Called once, from _PG_init. */
+/* Registers the invalidation callbacks; called once, from _PG_init. */
 void
 EvpgCatalogInit(void)
 {
@@ -219,8 +219,8 @@ access_method(Oid relid)
 }
 
 /*
- * An index of an access method on just these columns (the second may be NULL)
- * that is complete and, if asked for, unique; else InvalidOid.
+ * Returns an index of an access method on just these columns (the second may
+ * be NULL) that is complete and, if asked for, unique; else InvalidOid.
  */
 static Oid
 find_index(Oid schema, const char *name, Oid table, Oid method, const char *first, const char *second, bool unique)
@@ -242,7 +242,7 @@ find_index(Oid schema, const char *name, Oid table, Oid method, const char *firs
 	return usable ? index : InvalidOid;
 }
 
-/* A unique index that C code scans; error if there is none of this name and these columns. */
+/* Returns a unique index that C code scans; raises an error if there is none of this name and these columns. */
 static Oid
 lookup_index(Oid schema, const char *name, Oid table, const char *first, const char *second)
 {
@@ -257,8 +257,8 @@ lookup_index(Oid schema, const char *name, Oid table, const char *first, const c
 }
 
 /*
- * Error if somebody relies on row security of a table of evpg: evpg's functions
- * and views run as the owner of the tables and would show all rows all the same,
+ * Raises an error if a table of evpg has row security: evpg's functions and
+ * views run as the owner of the tables and would show all rows all the same,
  * FORCE ROW LEVEL SECURITY or not.
  */
 static void
@@ -281,8 +281,8 @@ refuse_row_security(const char *name, Oid table)
 }
 
 /*
- * Why a trigger of a table that C code writes cannot be kept, NULL if it can.
- * The log fires what comes after an insert (event_log.c).
+ * Returns why a trigger of a table that C code writes cannot be kept, NULL if
+ * it can.  The log fires what comes after an insert (event_log.c).
  */
 static const char *
 refuse_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc desc, const Written *table, Oid schema)
@@ -312,8 +312,8 @@ refuse_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc desc, const W
 }
 
 /*
- * Error if a table that C code writes has something that works with SQL alone.
- * CHECK and NOT NULL are kept there too (event_log.c, row.c).
+ * Raises an error if a table that C code writes has something that works with
+ * SQL alone.  CHECK and NOT NULL are kept there too (event_log.c, row.c).
  */
 static void
 refuse_additions(Oid schema, const Written *table, Oid relid)
@@ -375,7 +375,7 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 						 table->name)));
 }
 
-/* What is looked up besides of a table that C code writes: its indexes, and who owns it. */
+/* Looks up what else C code needs of a table that it writes: its indexes, and its owner. */
 static void
 look_up_details(Oid schema, Oid relid)
 {
@@ -407,8 +407,9 @@ look_up_details(Oid schema, Oid relid)
 }
 
 /*
- * Looks at a relation if something of it has changed since it was found right.
- * Its oid is noted first: what changes while it is looked at is not missed.
+ * Checks a relation if it may have changed since it was last checked.  The
+ * count of changes is read first, so that what changes during the check is not
+ * missed.
  */
 static void
 check_known(Oid schema, Known *relation)
@@ -434,7 +435,7 @@ check_known(Oid schema, Known *relation)
 	relation->checked = changes;
 }
 
-/* A descriptor of the row type of a shape that was checked. */
+/* Returns a descriptor, in CurrentMemoryContext, of the row type of a shape that was checked. */
 static TupleDesc
 make_row(EvpgShape shape)
 {
@@ -447,8 +448,9 @@ make_row(EvpgShape shape)
 
 /*
  * EvpgCatalogGet
- *		The catalog, valid to the end of the transaction even if it is then
- *		invalidated.  Error if the extension is not installed here.
+ *		Returns the catalog, valid to the end of the transaction even if it is
+ *		then invalidated.  Raises an error if the extension is not installed in
+ *		this database, or if one of its relations is not as C code knows it.
  */
 const EvpgCatalog *
 EvpgCatalogGet(void)
@@ -503,10 +505,11 @@ EvpgCatalogGet(void)
 
 /*
  * EvpgCatalogOpen
- *		Opens and locks one of evpg's tables, given by where its oid stands in the
- *		catalog.  What the catalog says of it afterwards, shape and indexes too, is
- *		right for as long as the lock is held: REINDEX CONCURRENTLY drops an index
- *		only when nobody holds a lock on the table who could know it.
+ *		Opens and locks one of evpg's tables, given by where its oid stands in
+ *		the catalog.  What the catalog holds of it afterwards, shape and
+ *		indexes too, is right for as long as the lock is held: REINDEX
+ *		CONCURRENTLY drops an index only when no session that may know it holds
+ *		a lock on the table.
  */
 Relation
 EvpgCatalogOpen(const Oid *table, LOCKMODE mode)
@@ -533,42 +536,43 @@ EvpgCatalogLockForAppend(bool command_id)
 }
 
 /*
- * EvpgCatalogLockForWork
- *		The same for who works for a consumer: these tables are read before they
- *		are written.
+ * EvpgCatalogLockForConsumer
+ *		Locks the tables that a transaction reads and then writes for
+ *		consumers, as EvpgCatalogLockForAppend does for a command.  Called
+ *		before all other locks of evpg.
  */
 void
-EvpgCatalogLockForWork(void)
+EvpgCatalogLockForConsumer(void)
 {
-	for (int i = 0; i < EVPG_WORK_TABLES; i++)
-		LockRelationOid(EvpgCatalogGet()->work_tables[i], RowExclusiveLock);
+	for (int i = 0; i < EVPG_CONSUMER_TABLES; i++)
+		LockRelationOid(EvpgCatalogGet()->consumer_tables[i], RowExclusiveLock);
 }
 
-/* The same without waiting; false if somebody is in the way. */
+/* Takes the same locks without waiting; returns false if a conflicting lock is held, and then keeps those it has got. */
 bool
-EvpgCatalogTryLockForWork(void)
+EvpgCatalogTryLockForConsumer(void)
 {
-	for (int i = 0; i < EVPG_WORK_TABLES; i++)
-		if (!ConditionalLockRelationOid(EvpgCatalogGet()->work_tables[i], RowExclusiveLock))
+	for (int i = 0; i < EVPG_CONSUMER_TABLES; i++)
+		if (!ConditionalLockRelationOid(EvpgCatalogGet()->consumer_tables[i], RowExclusiveLock))
 			return false;
 	return true;
 }
 
-/* Changes whenever a registration or a function may have changed. */
+/* Returns a number that changes whenever a registration or a function may have changed. */
 uint64
 EvpgCatalogRegistryGeneration(void)
 {
 	return registry_generation;
 }
 
-/* Changes whenever the clock may have been moved. */
+/* Returns a number that changes whenever the clock may have been moved. */
 uint64
 EvpgCatalogClockGeneration(void)
 {
 	return clock_generation;
 }
 
-/* Changes when the tables are other ones than before (DROP and CREATE EXTENSION). */
+/* Returns a number that changes when the tables are other ones than before (DROP and CREATE EXTENSION). */
 uint64
 EvpgCatalogIdentity(void)
 {
@@ -642,8 +646,8 @@ EvpgLeave(const EvpgScope *scope)
 
 /*
  * EvpgCatalogCallNumber
- *		Another number in each outermost call: what a call with a lower one has
- *		used, nobody uses any more.
+ *		Returns a number that is another one in each outermost call: what a
+ *		call with a lower number has used is no longer in use.
  */
 uint64
 EvpgCatalogCallNumber(void)

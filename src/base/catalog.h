@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * catalog.h
- *		What evpg knows of its own objects, and how it works on them.
+ *		What C code knows of evpg's own objects, and running as their owner.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +15,7 @@
 /* What evpg's own statements are analysed and planned under; see EvpgEnter. */
 #define EVPG_SEARCH_PATH "pg_catalog, pg_temp"
 
-#define EVPG_WORK_TABLES 7
+#define EVPG_CONSUMER_TABLES 7
 
 typedef struct EvpgCatalog
 {
@@ -27,7 +27,7 @@ typedef struct EvpgCatalog
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			translator;
-	Oid			work_tables[EVPG_WORK_TABLES];	/* of consumers */
+	Oid			consumer_tables[EVPG_CONSUMER_TABLES];	/* of consumers */
 	Oid			command_record;
 	Oid			snapshot;
 	Oid			stream;
@@ -67,8 +67,8 @@ extern void EvpgCatalogInit(void);
 extern const EvpgCatalog *EvpgCatalogGet(void);
 extern Relation EvpgCatalogOpen(const Oid *table, LOCKMODE mode);
 extern void EvpgCatalogLockForAppend(bool command_id);
-extern void EvpgCatalogLockForWork(void);
-extern bool EvpgCatalogTryLockForWork(void);
+extern void EvpgCatalogLockForConsumer(void);
+extern bool EvpgCatalogTryLockForConsumer(void);
 extern uint64 EvpgCatalogRegistryGeneration(void);
 extern uint64 EvpgCatalogClockGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);

@@ -40,8 +40,9 @@ static int64 clock_offset = 0;	/* microseconds */
 static uint64 generation = 0;	/* of it; 0: never read */
 
 /*
- * The snapshot is one of the catalog: it sees what is committed now and what this
- * transaction has done, and may be taken at any time, in parallel mode too.
+ * Reads the offset with a snapshot of the catalog: it sees what is committed
+ * now and what this transaction has done, and may be taken at any time, in
+ * parallel mode too.
  */
 static void
 read_offset(void)
@@ -74,7 +75,7 @@ EvpgClockNow(void)
 	return GetCurrentTimestamp() + get_offset();
 }
 
-/* Returns when it will be that time by the wall clock, which a process that sleeps goes by. */
+/* Returns a time of evpg's clock as one of the wall clock, which a process that sleeps goes by. */
 TimestampTz
 EvpgClockWall(TimestampTz due)
 {

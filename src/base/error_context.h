@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * error_context.h
- *		Frames of the error context: what errors say of whose code was running.
+ *		Callbacks of the error context, which tell in errors whose code was running.
  *
  * A callback is on the C stack.  An error takes it off by itself.
  *

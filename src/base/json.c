@@ -67,7 +67,7 @@ postpone_free(evpg_json *part)
 	pending[npending++] = json_object_get(part);
 }
 
-/* Whether a container has containers as its parts; postpones them if asked. */
+/* Returns whether a container has containers as its parts; postpones them if asked. */
 static bool
 find_parts(evpg_json *json, bool postponing)
 {
@@ -101,7 +101,10 @@ find_parts(evpg_json *json, bool postponing)
 	return found;
 }
 
-/* json-c calls this when the last reference to a container is gone, before it drops those to its parts. */
+/*
+ * Postpones the parts of a container. json-c calls this when the last
+ * reference to it is gone, before it drops its references to the parts.
+ */
 static void
 postpone_parts(evpg_json *json, void *dropping)
 {
@@ -200,7 +203,7 @@ not_null(void *pointer)
 	return pointer;
 }
 
-/* An integer of at most 18 digits in plain notation; false if text is anything else. */
+/* Reads an integer of at most 18 digits in plain notation; returns false if text is anything else. */
 static bool
 parse_short_integer(const char *text, int64 *value)
 {
@@ -264,7 +267,7 @@ scalar_to_json(const JsonbValue *value)
 	}
 }
 
-/* A member or element; containers are attached empty and filled afterwards. */
+/* Adds a member or element to its parent; containers are attached empty and filled afterwards. */
 static void
 attach_child(evpg_json *parent, const char *key, evpg_json *child)
 {
@@ -283,8 +286,9 @@ attach_child(evpg_json *parent, const char *key, evpg_json *child)
 
 /*
  * EvpgJsonFromJsonb
- *		A json-c value equal to jsonb; the caller must own it at once.  what
- *		names the value in errors.  NULL for JSON null.
+ *		Makes a json-c value equal to jsonb, NULL for JSON null; the caller
+ *		must own it at once (EvpgJsonOwn).  Raises an error if it is deeper
+ *		than the limit; what names the value there.
  */
 evpg_json *
 EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
@@ -365,7 +369,7 @@ check_json_text(const char *text, size_t length, const char *what)
 				 errmsg("%s contains text that is not valid UTF-8", what)));
 }
 
-/* What can be shown of a text that may be anything. */
+/* Makes a text that may be anything fit to be shown in a message. */
 static char *
 clean_text(const char *text)
 {
@@ -381,7 +385,10 @@ describe_number(void *what)
 	errcontext("number in %s", (const char *) what);
 }
 
-/* The text is a module's if the number is: it may be anything. */
+/*
+ * Makes a numeric of the text of a number, which may be anything if a module
+ * has made the number; raises an error unless it is one.
+ */
 static Numeric
 text_to_numeric(const char *text, const char *what)
 {
@@ -451,7 +458,7 @@ count_seen(Walk *walk, Size size)
 				 errdetail("In memory it takes more than %zu bytes.", MAX_SEEN)));
 }
 
-/* Before the walk goes into a container that is depth levels down. */
+/* Checks the depth before the walk goes into a container that is depth levels down. */
 static void
 enter_container(Walk *walk, int depth)
 {
@@ -537,8 +544,9 @@ push_json(Walk *walk, JsonbIteratorToken token, const evpg_json *json, int depth
 
 /*
  * EvpgJsonToJsonb
- *		A jsonb value equal to json (NULL: JSON null), in CurrentMemoryContext.
- *		what names the value in errors.
+ *		Makes a jsonb value equal to json (NULL: JSON null), in
+ *		CurrentMemoryContext.  Raises an error beyond the limits of depth and
+ *		size; what names the value there.
  */
 Jsonb *
 EvpgJsonToJsonb(const evpg_json *json, const char *what)
@@ -590,8 +598,8 @@ measure_json(Walk *walk, const evpg_json *json, int depth)
 
 /*
  * EvpgJsonSize
- *		Roughly what json-c holds for a value, in bytes.  An error if it is
- *		deeper than the limit; what names it there.
+ *		Returns roughly what json-c holds for a value, in bytes.  Raises an
+ *		error if it is deeper than the limit; what names it there.
  */
 Size
 EvpgJsonSize(const evpg_json *json, const char *what)

@@ -37,7 +37,7 @@ EvpgNamesToArray(List *names)
 	return PointerGetDatum(construct_array(elements, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-/* Whether a filter lets a name through: NIL lets all through. */
+/* Returns whether a filter lets a name through: NIL lets all through. */
 bool
 EvpgNamesHave(List *names, const char *name)
 {

@@ -41,7 +41,7 @@ EvpgRetryAfterBackoff(int attempts, double first, double longest)
 	return EvpgClockNow() + (int64) (Min(pause, longest) * (1 + pg_prng_double(&pg_global_prng_state) / 4));
 }
 
-/* The same for consumers: 1 s, 2 s, 4 s, ... */
+/* Returns the same with the back-off of consumers: 1 s, 2 s, 4 s, ..., 5 min. */
 TimestampTz
 EvpgRetryAfterAttempts(int attempts)
 {
@@ -66,7 +66,7 @@ EvpgRetryAfterTransient(TimestampTz last_error_at, TimestampTz retry_at, int fir
 	return TimestampTzPlusMilliseconds(now, Min(Max(pause, first), LONGEST_PAUSE));
 }
 
-/* Returns whether an error need not come back: others were in the way, or the server is short of something. */
+/* Returns whether an error need not come back: another session interfered, or the server is short of a resource. */
 bool
 EvpgErrorIsTransient(const ErrorData *error)
 {

@@ -8,8 +8,8 @@
  * A row is locked as by SELECT FOR NO KEY UPDATE, to the end of the
  * transaction.  Under READ COMMITTED the newest version of it is locked and
  * returned; under REPEATABLE READ and above a row that changed since the
- * snapshot is a serialization failure (40001).  Who has locked a row may
- * replace that version of it: nobody else can have made another one.
+ * snapshot is a serialization failure (40001).  A session that has locked a row
+ * may replace that version of it: no other session can have made another one.
  *
  * CHECK and NOT NULL constraints of users are kept, nothing is fired: catalog.c
  * refuses what would have to be.
@@ -37,13 +37,14 @@
 #include "utils/snapmgr.h"
 
 /*
- * Locks the row in slot, or its newest version; false if it was deleted.
+ * Locks the row in slot, or its newest version; returns false if it was
+ * deleted.
  *
- * A version that this transaction has made needs no lock: who wants the row
- * waits for this transaction at the version before.  ROLLBACK TO takes such a
- * version back, and then it is not found any more.  A lock by one subtransaction
- * and an update by another would make a MultiXact of each command, and the chain
- * of versions would be walked through all of them.
+ * A version that this transaction has made needs no lock: a session that wants
+ * the row waits for this transaction at the version before.  ROLLBACK TO takes
+ * such a version back, and then it is not found any more.  A lock by one
+ * subtransaction and an update by another would make a MultiXact of each
+ * command, and the chain of versions would be walked through all of them.
  */
 static bool
 lock_slot(Relation table, Snapshot snapshot, TupleTableSlot *slot)
@@ -81,14 +82,16 @@ lock_slot(Relation table, Snapshot snapshot, TupleTableSlot *slot)
 
 /*
  * EvpgRowFind
- *		The row whose key is (first, second), NULL if there is none.  table and
- *		index point into the catalog, since the index is known only under the lock
- *		of the table; it is unique on two columns: one whose equality is the
- *		function equal, and one of type text; texts have collation "C".
+ *		Returns the row whose key is (first, second), in CurrentMemoryContext;
+ *		NULL if there is none. table and index point into the catalog, since
+ *		the index is known only under the lock of the table; it is unique on
+ *		two columns: one whose equality is the function equal, and one of type
+ *		text; texts have collation "C".
  *
- * Who locks the row will replace it, and takes the lock of the table for that at
- * once: to strengthen it later would be a deadlock with REINDEX, which gets its
- * own lock on the table in between and then waits for the index.
+ * A caller that locks the row is going to replace it, and takes the lock of
+ * the table for that at once: to strengthen it later would be a deadlock with
+ * REINDEX, which gets its own lock on the table in between and then waits for
+ * the index.
  */
 HeapTuple
 EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first, const char *second,
@@ -120,11 +123,11 @@ EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first,
 
 /*
  * EvpgRowExists
- *		Whether a row with a key that is unique by index exists, whatever the
- *		snapshot: committed by now, or made by this transaction.  One that another
- *		transaction has made and not committed sets *maker, else invalid, to that
- *		transaction, and *token, else 0, if it may be taken back at once: wait for
- *		its end, and look again.
+ *		Returns whether a row with a key that is unique by index exists,
+ *		whatever the snapshot: committed by now, or made by this transaction.
+ *		One that another transaction has made and not committed sets *maker,
+ *		else invalid, to that transaction, and *token, else 0, if it may be
+ *		taken back at once: wait for its end, and look again.
  */
 bool
 EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker, uint32 *token)
@@ -154,7 +157,11 @@ EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, Trans
 	return found;
 }
 
-/* The row whose key, unique by index, is a number; NULL if there is none.  Under the active snapshot. */
+/*
+ * EvpgRowFindById
+ *		Returns the row whose key, unique by index, is a number, in
+ *		CurrentMemoryContext; NULL if the active snapshot shows none.
+ */
 HeapTuple
 EvpgRowFindById(const Oid *table, const Oid *index, int64 id)
 {
@@ -205,7 +212,7 @@ EvpgRowWriterBegin(const Oid *table, const TupleDesc *row)
 	return writer;
 }
 
-/* What indexes and constraints need. */
+/* Makes what indexes and constraints need. */
 static void
 prepare_target(EvpgRowWriter *writer)
 {
@@ -222,7 +229,7 @@ prepare_target(EvpgRowWriter *writer)
 	MemoryContextSwitchTo(old);
 }
 
-/* Error if a row, which is in the slot, violates a constraint that somebody has added. */
+/* Raises an error if a row, which is in the slot, violates a constraint that was added to the table. */
 static void
 check_constraints(EvpgRowWriter *writer, HeapTuple row)
 {
@@ -237,7 +244,7 @@ check_constraints(EvpgRowWriter *writer, HeapTuple row)
 	ExecConstraints(writer->target, writer->slot, writer->estate);
 }
 
-/* A new row needs entries, and a row version that did not fit on its page. */
+/* Inserts the index entries of a new row, or of a row version that did not fit on its page. */
 static void
 insert_index_entries(EvpgRowWriter *writer, bool update)
 {
@@ -263,9 +270,9 @@ EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 
 /*
  * EvpgRowReplace
- *		Writes new values into some columns, those that are marked in replaced, of
- *		a row that nobody else changes, and returns the new version.  Key columns
- *		are not among them.
+ *		Writes new values into some columns, those that are marked in replaced,
+ *		of a row that the caller has locked, or that no other session changes;
+ *		returns the new version.  Key columns are not among them.
  */
 HeapTuple
 EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced)

@@ -47,7 +47,7 @@ check_origin(char **value, void **extra, GucSource source)
 	return fits;
 }
 
-/* What is fixed when the server starts; only defined then. */
+/* Defines the settings that are fixed when the server starts; only then. */
 static void
 define_for_postmaster(void)
 {

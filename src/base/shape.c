@@ -8,7 +8,7 @@
  * nothing of it would read and write beyond its arrays, or take one column for
  * another, so catalog.c checks every shape whenever it looks the relations up
  * anew, which an ALTER causes in every session before that session's next
- * access: the lock on the table accepts the invalidation.
+ * access: taking the lock on the table accepts the invalidation.
  *
  * A column that was added and dropped again leaves a dropped one at the end.
  * That is harmless, and the descriptors that EvpgShapeRow makes leave it out:
@@ -145,7 +145,7 @@ raise_changed(const Shape *shape, const char *detail)
 					 "Columns of your own belong into a table of your own.")));
 }
 
-/* Error unless a column is the expected one; column NULL: nothing but dropped ones may be there. */
+/* Raises an error unless a column is the expected one; column NULL: nothing but dropped columns may follow. */
 static void
 check_column(const Shape *shape, const Column *column, Oid relid, int number)
 {
@@ -169,9 +169,10 @@ check_column(const Shape *shape, const Column *column, Oid relid, int number)
 
 /*
  * EvpgShapeCheck
- *		The oid of a relation, or of the relation of a type; error unless it has
- *		the columns that C code knows, and no other.  Needs no lock: who has one
- *		on the table can rely on the answer, others have it again once they do.
+ *		Returns the oid of a relation, or of the relation of a type; raises an
+ *		error unless it has the columns that C code knows, and no other.  Needs
+ *		no lock: the answer holds for a session that has a lock on the table;
+ *		others ask again once they have one.
  */
 Oid
 EvpgShapeCheck(Oid schema, EvpgShape which)
@@ -201,8 +202,8 @@ EvpgShapeCheck(Oid schema, EvpgShape which)
 
 /*
  * EvpgShapeRow
- *		A descriptor, in CurrentMemoryContext, of the columns that C code knows of
- *		a relation whose shape was checked.
+ *		Makes a descriptor, in CurrentMemoryContext, of the columns that C code
+ *		knows of a relation whose shape was checked.
  */
 TupleDesc
 EvpgShapeRow(Oid relid, EvpgShape which)

@@ -95,9 +95,9 @@ request_shmem(void)
 }
 
 /*
- * When background processes may be started: at once, but after crashes that follow
- * each other after pauses that double, since it may be them who crash the server.
- * For the postmaster, which remembers.
+ * Returns when background processes may be started: at once, but after crashes
+ * that follow each other after pauses that double, since the processes may
+ * have caused them.  Called by the postmaster, which remembers.
  */
 static TimestampTz
 pause_after_crash(void)
@@ -163,7 +163,7 @@ EvpgShmemPreloaded(void)
 
 /* ------------------------------------------------------------------ slots */
 
-/* The caller holds the lock. */
+/* Returns the slot of a database, NULL if it has none.  The caller holds the lock. */
 static EvpgDatabase *
 find_database(Oid database)
 {
@@ -173,7 +173,10 @@ find_database(Oid database)
 	return NULL;
 }
 
-/* A slot that nobody has, and where no process of the last owner is left.  The caller holds the lock. */
+/*
+ * Returns a slot that belongs to no database, and where no process of the last
+ * owner is left; NULL if there is none.  The caller holds the lock.
+ */
 static EvpgDatabase *
 find_free_slot(void)
 {
@@ -226,8 +229,9 @@ claim_slot(void)
 
 /*
  * EvpgShmemDatabase
- *		The slot of this database, NULL if it has none.  With claim it gets one,
- *		if one is free.  Does not fail, so it can be called in callbacks.
+ *		Returns the slot of this database, NULL if it has none.  With claim it
+ *		gets one, if one is free.  Does not fail, so it can be called in
+ *		callbacks.
  */
 EvpgDatabase *
 EvpgShmemDatabase(bool claim)
@@ -240,7 +244,11 @@ EvpgShmemDatabase(bool claim)
 		return found;
 	LWLockAcquire(EvpgShmem->lock, LW_SHARED);
 	slot = find_database(MyDatabaseId);
-	/* Once somebody was refused nobody need try before a slot is freed. */
+
+	/*
+	 * Once a database was refused, no session need try before a slot is
+	 * freed.
+	 */
 	claim &= slot == NULL && !OidIsValid(EvpgShmem->refused);
 	LWLockRelease(EvpgShmem->lock);
 	if (claim)
@@ -248,7 +256,7 @@ EvpgShmemDatabase(bool claim)
 	return found = slot;
 }
 
-/* There is work for a process, if it is there.  The caller has made the work visible. */
+/* Wakes a process, if it exists, since there is work for it, which the caller has made visible. */
 void
 EvpgWakeProcess(EvpgProcess *process)
 {
@@ -261,7 +269,7 @@ EvpgWakeProcess(EvpgProcess *process)
 	}
 }
 
-/* Lets the processes of a slot look whether they are still wanted.  The caller holds the lock. */
+/* Lets the processes of a slot check whether they are still wanted.  The caller holds the lock. */
 static void
 signal_processes(EvpgDatabase *slot)
 {
@@ -313,8 +321,9 @@ detach_process(int code, Datum arg)
 
 /*
  * EvpgProcessAttach
- *		Makes this process the numbered one of its database, to its end.  NULL
- *		if it is not wanted: no slot, a hold, or there already is one.
+ *		Makes this process the numbered one of its database, to its end.
+ *		Returns NULL if it is not wanted: no slot, a hold, or there already is
+ *		one.
  */
 EvpgProcess *
 EvpgProcessAttach(int number)
@@ -339,8 +348,9 @@ EvpgProcessAttach(int number)
 
 /*
  * EvpgProcessSetStandIn
- *		Makes this process, which is attached as a worker, the broadcaster as well, or
- *		no longer; false if there is another one.  Nobody wakes it as such.
+ *		Makes this process, which is attached as a worker, the broadcaster as
+ *		well, or no longer; returns false if there is another one.  It is not
+ *		woken as such.
  */
 bool
 EvpgProcessSetStandIn(bool begin)
@@ -358,8 +368,8 @@ EvpgProcessSetStandIn(bool begin)
 
 /*
  * EvpgShmemAttachedDatabase
- *		The slot that this process is attached to.  Nobody claims it anew before
- *		this process has ended, but it may have been freed.
+ *		Returns the slot that this process is attached to.  It is not claimed
+ *		anew before this process has ended, but it may have been freed.
  */
 EvpgDatabase *
 EvpgShmemAttachedDatabase(void)
@@ -367,14 +377,14 @@ EvpgShmemAttachedDatabase(void)
 	return attached;
 }
 
-/* Whether this process, which is attached, is to leave. */
+/* Returns whether this process, which is attached, is to leave. */
 bool
 EvpgProcessIsUnwanted(void)
 {
 	return attached->database != MyDatabaseId || attached->holds > 0;
 }
 
-/* The transaction of a process, if it is among these; else InvalidLocalTransactionId. */
+/* Returns the transaction of a process, if it is among these; else InvalidLocalTransactionId. */
 static LocalTransactionId
 find_among(pid_t pid, const VirtualTransactionId *transactions)
 {
@@ -451,7 +461,7 @@ terminate_processes(const EvpgDatabase *slot)
 /*
  * EvpgShmemDismissDatabase
  *		Makes the processes of a database leave, and keeps new ones away to the
- *		end of this transaction.  Waits for them, but not for ever: what they
+ *		end of this transaction.  Waits for them, for a limited time: what they
  *		are in the way of then fails as for any other session.
  */
 void
@@ -507,7 +517,7 @@ EvpgShmemReleaseHolds(void)
 	LWLockRelease(EvpgShmem->lock);
 }
 
-/* Called once, from _PG_init, after the settings are defined. */
+/* Installs the shared-memory hooks; called once, from _PG_init, after the settings are defined. */
 void
 EvpgShmemInit(void)
 {
@@ -536,19 +546,19 @@ put_slot(ReturnSetInfo *result, Oid database, int workers, pid_t broadcaster, co
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
-/* Why a slot has no worker. */
+/* Returns why a slot has no worker. */
 static const char *
 idle_reason(bool held)
 {
 	if (held)
-		return "a command that wants nobody connected to the database keeps them away";
+		return "a command that needs the database without connections keeps them away";
 	if (EvpgWorkers == 0)
 		return "evpg.workers is 0";
 	return EvpgShmem->crowded ? "all background processes are in use: increase max_worker_processes" :
 		"its workers are starting";
 }
 
-/* Databases with a slot, one that found none, and that of the session, whose reason is known best. */
+/* Returns the databases with a slot, one that found none, and that of the session, whose reason is known best. */
 Datum
 evpg_database_slots(PG_FUNCTION_ARGS)
 {

@@ -292,7 +292,7 @@ EvpgParameterText(Datum *values, char *nulls, int column, const char *text)
 	values[column] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
 }
 
-/* The same for a jsonb, which is not copied. */
+/* Sets a parameter to a jsonb or NULL, which is not copied. */
 void
 EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb)
 {
@@ -300,7 +300,7 @@ EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb)
 	values[column] = PointerGetDatum(jsonb);
 }
 
-/* The same for an array, which is not copied. */
+/* Sets a parameter to an array or NULL, which is not copied. */
 void
 EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array)
 {

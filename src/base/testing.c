@@ -29,7 +29,12 @@ assign_wait_point(const char *newval, void *extra)
 	passed = 0;
 }
 
-/* Called once, from _PG_init, before the prefix of the settings is reserved.  Not shown: the list of settings is tested. */
+/*
+ * EvpgTestingInit
+ *		Defines the settings of the hooks; called once, from _PG_init, before
+ *		the prefix of the settings is reserved.  They are not shown: the list
+ *		of settings is tested.
+ */
 void
 EvpgTestingInit(void)
 {

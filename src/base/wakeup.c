@@ -58,7 +58,7 @@ EvpgWakeConsumersAtEnd(void)
 	wake_consumers = true;
 }
 
-/* Sees to it, at commit, that this database has workers. */
+/* Wakes the launcher at commit, so that this database gets workers. */
 void
 EvpgWakeLauncherAtCommit(void)
 {
@@ -79,7 +79,7 @@ EvpgWakeAllWaitersAtCommit(void)
 	wake_buckets = ~UINT64CONST(0);
 }
 
-/* Lets the launcher look, at the end of this transaction, which databases exist. */
+/* Makes the launcher read, at the end of this transaction, which databases exist. */
 void
 EvpgRescanDatabasesAtEnd(void)
 {
@@ -121,7 +121,7 @@ EvpgWakeAllProcesses(void)
 	wake_waiters(slot, ~UINT64CONST(0));
 }
 
-/* Tells all that there is to tell. */
+/* Wakes all that this transaction has noted. */
 static void
 wake_at_end(void)
 {

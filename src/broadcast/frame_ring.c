@@ -78,7 +78,7 @@ get_ring_size(void)
 /* ------------------------------------------------------------------ collecting */
 
 /*
- * Tells whether frames of other transactions wait.  Read without the ring's
+ * Returns whether frames of other transactions wait.  Read without the ring's
  * lock: a transaction that holds the lock of a key sees what the last holder
  * has put there before it released that lock, and tail moves only when the
  * frames before it have been sent.
@@ -93,8 +93,8 @@ frames_are_waiting(const EvpgDatabase *slot)
 
 /*
  * EvpgFrameRingPrepare
- *		Tells whether the frames of this transaction go through the ring now: if
- *		there is a broadcaster, or if it is needed anyway, but not without
+ *		Returns whether the frames of this transaction go through the ring now:
+ *		if there is a broadcaster, or if it is needed anyway, but not without
  *		shared memory or a slot in it.  While frames wait there, those of later
  *		transactions go the same way, whatever evpg.broadcast is and whether
  *		there is a broadcaster or not, since NOTIFY would overtake them; so do
@@ -235,7 +235,7 @@ copy_frames_to_ring(EvpgDatabase *slot, int64 count)
 	EvpgWakeProcess(&slot->processes[EVPG_BROADCASTER]);
 }
 
-/* After the commit: hands the frames of this transaction over, and asks for a missing broadcaster. */
+/* Hands the frames of this transaction over, after its commit, and asks for a missing broadcaster. */
 static void
 publish_frames(void)
 {
@@ -385,7 +385,7 @@ EvpgFrameRingReleaseBatch(const EvpgFrameBatch *batch)
 	LWLockRelease(ring->lock);
 }
 
-/* Tells whether there is something to send or announce, and no broadcaster to do it. */
+/* Returns whether there is something to send or announce, and no broadcaster to do it. */
 bool
 EvpgFrameRingIsStranded(void)
 {

@@ -74,14 +74,14 @@ report_inactive(int level)
 				 errhint("Run evpg_activate_consumers() if they are to run here.")));
 }
 
-/* Error if consumers may not run in this database. */
+/* Raises an error if consumers may not run in this database. */
 void
 EvpgActivationRequire(void)
 {
 	report_inactive(ERROR);
 }
 
-/* NOTICE if consumers may not run in this database, since what was asked for has no effect until they may. */
+/* Raises a NOTICE if consumers may not run in this database, since what was asked for has no effect until they may. */
 void
 EvpgActivationNotice(void)
 {

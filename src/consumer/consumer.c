@@ -37,14 +37,14 @@
  * EvpgConsumerLock
  *		Makes this transaction the owner of a consumer, until its end; returns false if
  *		it may not wait and another transaction is the owner.  After
- *		EvpgCatalogLockForWork, and before all other locks of evpg.
+ *		EvpgCatalogLockForConsumer, and before all other locks of evpg.
  */
 bool
 EvpgConsumerLock(const char *name, bool wait)
 {
 	LOCKTAG		tag;
 
-	EvpgCatalogLockForWork();
+	EvpgCatalogLockForConsumer();
 	EvpgSetLockTag(&tag, EVPG_LOCK_CONSUMER, EvpgHashName(name, 0));
 	if (!EvpgLockAcquire(&tag, ExclusiveLock, wait))
 		return false;

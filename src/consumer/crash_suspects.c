@@ -251,7 +251,7 @@ run_settlement(void (*settle) (bool fatal), bool fatal)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, NULL);
-		if (EvpgCatalogTryLockForWork())
+		if (EvpgCatalogTryLockForConsumer())
 			settle(fatal);
 		EvpgLeave(&scope);
 		PopActiveSnapshot();
@@ -260,9 +260,9 @@ run_settlement(void (*settle) (bool fatal), bool fatal)
 }
 
 /*
- * A session that ends in good order has not crashed, so its attempt does not count.
- * Nothing here may wait, neither for locks nor for standbys, since interrupts are held
- * by now.
+ * Settles the attempt of a session that ends: in good order it has not crashed, so
+ * the attempt does not count.  Nothing here may wait, neither for locks nor for
+ * standbys, since interrupts are held by now.
  */
 static void
 settle_attempt_at_exit(int code, Datum arg)
@@ -322,7 +322,7 @@ EvpgCrashTakeBack(void)
 	if (settle_attempt == NULL || !attempt_counted)
 		return;
 	EvpgEnter(&scope, NULL);
-	if (EvpgCatalogTryLockForWork())
+	if (EvpgCatalogTryLockForConsumer())
 	{
 		settle_attempt(false);
 		settle_attempt = NULL;

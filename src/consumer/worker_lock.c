@@ -7,7 +7,7 @@
  * A worker releases these after a batch or a reaction, unless user code in it never
  * returns.  So a session that has waited for PATIENCE cancels the worker, which takes
  * that as a transient error (base/subtransaction.c), and goes on with other work.
- * User code can catch a cancel: after PATIENCE once more the worker is terminated,
+ * User code can catch a cancel: after another PATIENCE the worker is terminated,
  * and the launcher starts another one.  A worker that cannot be interrupted at all is
  * reported.
  *
@@ -44,7 +44,7 @@ typedef struct Limited
 	int			limit;			/* for each wait, in ms; 0: none */
 } Limited;
 
-/* An action of EvpgSubtransactionRun. */
+/* Calls an action under a lock_timeout; run by EvpgSubtransactionRun. */
 static void
 act_within_limit(void *arg)
 {

@@ -2,7 +2,7 @@
  *
  * durable.c
  *		What leaves the database is durable (rule 19): an event that a crash can
- *		still take back is not handed to a client who may act on it.
+ *		still take back is not handed to a client that may act on it.
  *
  * A commit with synchronous_commit = off is visible before it is on disk, one
  * with local before a synchronous standby has it.  Clients that choose those

@@ -362,7 +362,7 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	return scan;
 }
 
-/* Tells whether an event at a position has been committed, under the latest snapshot. */
+/* Returns whether an event at a position has been committed, under the latest snapshot. */
 bool
 EvpgLogHasEvent(int64 position)
 {
@@ -393,7 +393,7 @@ EvpgLogPartOfKey(const char *key, int parts)
 	return DatumGetUInt32(hash_any((const unsigned char *) key, strlen(key))) % parts;
 }
 
-/* Tells whether the type of an event is wanted; reads nothing else of it. */
+/* Returns whether the type of an event is wanted; reads nothing else of it. */
 static bool
 type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
@@ -410,7 +410,7 @@ type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	return false;
 }
 
-/* Tells whether the stream of an event is wanted; fills *stream. */
+/* Returns whether the stream of an event is wanted; fills *stream. */
 static bool
 stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 {
@@ -425,7 +425,7 @@ stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	return wanted && (filter->parts <= 1 || EvpgLogPartOfKey(stream->aggregate_id, filter->parts) == filter->part);
 }
 
-/* Tells whether an event has any of the wanted tags. */
+/* Returns whether an event has any of the wanted tags. */
 static bool
 tags_are_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {

@@ -75,7 +75,7 @@ read_last_drawn(Oid sequence, XLogRecPtr *lsn)
 	return result;
 }
 
-/* Tells whether this transaction holds the locks of an appender. */
+/* Returns whether this transaction holds the locks of an appender. */
 static bool
 fence_is_held(Oid fence)
 {
@@ -274,7 +274,7 @@ EvpgFenceLastDrawn(void)
 	return read_last_drawn(EvpgCatalogGet()->event_position, &lsn);
 }
 
-/* Tells whether this transaction is an appender. */
+/* Returns whether this transaction is an appender. */
 bool
 EvpgFenceIsHeld(void)
 {

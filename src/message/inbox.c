@@ -78,7 +78,7 @@ evpg_receive(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(first);
 }
 
-/* The id of a command of a message: the same each time it is delivered. */
+/* Derives the id of a command of a message, the same each time it is delivered. */
 static char *
 derive_message_command_id(const Message *message, int ordinal)
 {

@@ -9,13 +9,13 @@
  * batch (batch.c), a rebuild.
  *
  * An event is applied to an inline projection in the transaction that appends it,
- * so it is applied once.  The keys of a command are
- * locked in one order, so two commands cannot deadlock over them; a handler is
- * called in the order of positions, once all keys of its projection are locked.
+ * so it is applied once.  The keys of a command are locked in one order, so two
+ * commands cannot deadlock over them; a handler is called in the order of
+ * positions, once all keys of its projection are locked.
  * Applies to a key come in the order of its locks, which for a key over several
  * streams need not be that of positions; a row keeps the highest.
  *
- * Memory: one context for a call, one for a key below it.
+ * Memory: one context for a call, one for a key below it, one for an event.
  *
  *-------------------------------------------------------------------------
  */
@@ -115,7 +115,7 @@ push_projection_context(ApplyErrorContext *where, const EvpgProjection *projecti
 
 /* ------------------------------------------------------------------ applying */
 
-/* The state of a row as json-c, which stays with the row. */
+/* Returns the state of a row as json-c, which stays with the row. */
 static evpg_json *
 row_state(EvpgProjectionRow *row, MemoryContext row_context)
 {
@@ -324,7 +324,7 @@ EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event)
 
 /* ------------------------------------------------------------------ inline projections */
 
-/* Whether the projection is inline, and takes the event. */
+/* Returns whether the projection is inline, and takes the event. */
 static bool
 takes_inline(EvpgProjection *projection, const EvpgEvent *event)
 {
@@ -359,7 +359,7 @@ EvpgApplyInlineIsNeeded(const EvpgEvent *events, int count)
 	return false;
 }
 
-/* The keys that events are to be applied to, in the order in which they are locked. */
+/* Returns the keys that events are to be applied to, in the order in which they are locked. */
 static KeyEvent *
 collect_keys(List *projections, const EvpgEvent *events, int count, int *nkey_events)
 {

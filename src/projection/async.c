@@ -55,10 +55,10 @@ park_or_skip(const EvpgConsumer *consumer, EvpgProjection *projection, const cha
 }
 
 /*
- * Throws an error that is no failure of the event, but a lock that was not had, a
- * deadlock or a cancel: an event that is given up is applied once more, and only what
- * fails in that may be put aside with it.  The error ends the task, which is tried
- * later as it was before.
+ * Rethrows an error, NULL for none, that is no failure of the event, but
+ * interference or a cancel: an event that is given up is applied again, and
+ * only what fails in that may be put aside with it.  The error ends the task,
+ * which is tried later as it was before.
  */
 static void
 rethrow_transient(const ErrorData *error)
@@ -309,7 +309,7 @@ EvpgAsyncApplyBatch(const char *name, TimestampTz *next)
 	return more;
 }
 
-/* A callback of EvpgCheckpointHasPassed. */
+/* Returns whether a projection takes an event; a callback of EvpgCheckpointHasPassed. */
 static bool
 projection_takes(void *arg, const EvpgEvent *event)
 {

@@ -75,7 +75,7 @@ typedef struct RowEntry
 #include "consumer/parked_event.h"
 #include "lib/simplehash.h"
 
-/* The entry of a key, in the context of rows. */
+/* Returns the entry of a key, which is made if it is missing, in the context of rows. */
 static RowEntry *
 find_entry(rows_hash *rows, const char *key)
 {
@@ -106,7 +106,7 @@ note_waiting_keys(EvpgBatch *batch, rows_hash *rows)
 	}
 }
 
-/* The row of a key, read when its first event comes, which is about to take an event. */
+/* Returns the row of a key that is about to take an event; it is read when its first event comes. */
 static EvpgProjectionRow *
 open_row(EvpgBatch *batch, RowEntry *entry, const EvpgEvent *event)
 {
@@ -217,7 +217,7 @@ apply_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_
 		apply_to_keys(batch, rows, event, keys, next_parked, event_context);
 }
 
-/* Whether a batch may take another event. */
+/* Returns whether a batch may take another event. */
 static bool
 has_room(const EvpgBatch *batch, const rows_hash *rows, Size limit, instr_time started)
 {
@@ -310,8 +310,8 @@ write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 
 /*
  * EvpgBatchRequireNewSnapshots
- *		Error if a snapshot that is taken now does not see what is committed: not under
- *		READ COMMITTED.
+ *		Raises an error if a snapshot that is taken now does not see what is
+ *		committed: not under READ COMMITTED.
  */
 void
 EvpgBatchRequireNewSnapshots(void)
@@ -376,7 +376,7 @@ EvpgBatchApply(EvpgBatch *batch)
 	MemoryContextDelete(context);
 }
 
-/* An action of EvpgSubtransactionRun. */
+/* Applies a batch; run by EvpgSubtransactionRun. */
 static void
 run_batch(void *arg)
 {

@@ -60,7 +60,7 @@ EvpgDeclaredTableOid(const char *name, LOCKMODE mode)
 	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), mode, false);
 }
 
-/* Error unless the rows of a table can be replaced by those of a copy. */
+/* Raises an error unless the rows of a table can be replaced by those of a copy. */
 static void
 check_replaceable_table(Oid relid, const char *name, Oid owner)
 {
@@ -98,7 +98,7 @@ check_replaceable_table(Oid relid, const char *name, Oid owner)
 	table_close(relation, AccessShareLock);
 }
 
-/* Error if a projection may not fill a table, or if its copy would have the name of another copy. */
+/* Raises an error if a projection may not fill a table, or if its copy would have the name of another copy. */
 static void
 check_declarable_table(Oid relid, List *others, const char *name)
 {
@@ -149,10 +149,10 @@ EvpgDeclaredTablesQualify(ArrayType *tables, Oid handler)
 
 /*
  * EvpgDeclaredTablesCheckUnclaimed
- *		Error if another projection has declared one of the tables: its rebuild would
- *		take the rows of this one.  Locks evpg.projection until the end of the
- *		transaction, so that other registrations that declare tables wait, and those
- *		before are seen.
+ *		Raises an error if another projection has declared one of the tables:
+ *		its rebuild would take the rows of this one.  Locks evpg.projection
+ *		until the end of the transaction, so that other registrations that
+ *		declare tables wait, and those before are seen.
  */
 void
 EvpgDeclaredTablesCheckUnclaimed(const char *name, ArrayType *tables)
@@ -190,7 +190,7 @@ static EvpgStatement select_cascading_table = {
 	.types = {TEXTARRAYOID}
 };
 
-/* Error if replacing the rows of the tables would delete or change rows of another table. */
+/* Raises an error if replacing the rows of the tables would delete or change rows of another table. */
 static void
 refuse_cascading_keys(EvpgProjection *projection)
 {
@@ -211,9 +211,9 @@ refuse_cascading_keys(EvpgProjection *projection)
 
 /*
  * EvpgDeclaredTablesCheckReplaceable
- *		Error if the tables have changed since they were declared, so that their rows
- *		cannot be replaced any more.  Locks them in a mode until the end of the
- *		transaction.
+ *		Raises an error if the tables have changed since they were declared, so
+ *		that their rows cannot be replaced any more.  Locks them in a mode
+ *		until the end of the transaction.
  */
 void
 EvpgDeclaredTablesCheckReplaceable(EvpgProjection *projection, LOCKMODE mode)

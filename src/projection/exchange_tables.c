@@ -56,8 +56,8 @@
 /* ------------------------------------------------------------------ what can be exchanged */
 
 /*
- * Whether files of the two relations are of one kind, and were not made by this
- * transaction, whose commit would sync them.
+ * Returns whether files of the two relations are of one kind, and were not
+ * made by this transaction, whose commit would sync them.
  */
 static bool
 equal_storage(Relation left, Relation right)
@@ -71,7 +71,7 @@ equal_storage(Relation left, Relation right)
 		right->rd_firstRelfilenodeSubid == InvalidSubTransactionId;
 }
 
-/* Whether rows of the two relations have the same columns. */
+/* Returns whether rows of the two relations have the same columns. */
 static bool
 equal_columns(TupleDesc left, TupleDesc right)
 {
@@ -90,7 +90,7 @@ equal_columns(TupleDesc left, TupleDesc right)
 	return true;
 }
 
-/* Whether all rows of the right relation were checked by CHECK constraints equal to those of the left one. */
+/* Returns whether all rows of the right relation were checked by CHECK constraints equal to those of the left one. */
 static bool
 equal_checks(TupleDesc left, TupleDesc right)
 {
@@ -109,7 +109,7 @@ equal_checks(TupleDesc left, TupleDesc right)
 	return true;
 }
 
-/* Whether the files of one index can serve as those of the other. */
+/* Returns whether the files of one index can serve as those of the other. */
 static bool
 equal_indexes(Relation left, Relation right)
 {
@@ -148,8 +148,8 @@ equal_indexes(Relation left, Relation right)
 }
 
 /*
- * The indexes of the copy in the order of those of the table to which they are
- * equal; false if there is an index without such a one.
+ * Lists the indexes of the table, and in the same order those of the copy that
+ * are equal to them; returns false if an index of either has no equal.
  */
 static bool
 match_indexes(Relation table, Relation copy, List **indexes, List **matches)
@@ -436,7 +436,7 @@ exchange_toast_options(Oid left_id, Oid right_id)
 	CommandCounterIncrement();
 }
 
-/* A TOAST table belongs to another table from now on. */
+/* Makes a TOAST table belong to another table. */
 static void
 rebind_toast_table(Oid toast, Oid owner)
 {

@@ -177,7 +177,7 @@ EvpgRebuildReadParts(EvpgRebuild *rebuild)
 	EvpgStatementDone();
 }
 
-/* Whether a projection has a rebuild, running or failed.  The caller is inside EvpgEnter. */
+/* Returns whether a projection has a rebuild, running or failed.  The caller is inside EvpgEnter. */
 bool
 EvpgRebuildExists(const char *name)
 {
@@ -301,14 +301,14 @@ EvpgRebuildApplyRest(EvpgRebuild *rebuild)
 
 /* ------------------------------------------------------------------ starting and cancelling */
 
-/* How many parts a rebuild gets, which is how many sessions can work on it at once. */
+/* Returns how many parts a rebuild gets, which is how many sessions can work on it at once. */
 static int
 choose_parts(const EvpgProjection *projection)
 {
 	return projection->handler_signature != NULL || projection->constant_key != NULL ? 1 : Max(EvpgWorkers, 1);
 }
 
-/* Error if the projection cannot be rebuilt. */
+/* Raises an error if the projection cannot be rebuilt. */
 static void
 require_rebuildable(const EvpgProjection *projection)
 {

@@ -94,7 +94,10 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 
 /* ------------------------------------------------------------------ crashes */
 
-/* The count of a part or of the end.  The caller has locked the part, or for the end the rebuild, here and below. */
+/*
+ * Returns the count of a part or of the end.  The caller has locked the part,
+ * or for the end the rebuild, here and below.
+ */
 static EvpgCrashCount *
 crash_count_of(EvpgRebuild *rebuild, int part)
 {

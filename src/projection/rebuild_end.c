@@ -59,8 +59,8 @@ call_reset_function(EvpgProjection *projection)
 }
 
 /*
- * Error if a transaction that has appended stays open: to queue behind it would
- * be in vain, and other appenders would queue behind us.
+ * Raises an error if a transaction that has appended stays open: to queue
+ * behind it would be in vain, and other appenders would queue behind us.
  */
 static void
 refuse_open_appenders(void)

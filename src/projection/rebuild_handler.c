@@ -34,7 +34,7 @@ static List *originals = NIL;	/* of Oid, as long as schema_of_copies is set */
 static ExecutorCheckPerms_hook_type next_check_permissions = NULL;
 static object_access_hook_type next_object_access = NULL;
 
-/* Error unless a handler that fills copies may work on a relation. */
+/* Raises an error unless a handler that fills copies may work on a relation. */
 static void
 require_copy_of_table(Oid relid)
 {
@@ -48,7 +48,7 @@ require_copy_of_table(Oid relid)
 				 errhint("Declare the table in \"tables\", and let the handler name it without a schema.")));
 }
 
-/* Error if the handler writes to a table that is no copy, or reads one that has a copy; a hook for queries. */
+/* Raises an error if the handler writes to a table that is no copy, or reads one that has a copy; a hook for queries. */
 static bool
 check_handler_permissions(List *tables, bool raise)
 {
@@ -67,7 +67,7 @@ check_handler_permissions(List *tables, bool raise)
 	return next_check_permissions == NULL || next_check_permissions(tables, raise);
 }
 
-/* The table of a constraint that this command has made; InvalidOid if it has none. */
+/* Returns the table of a constraint that this command has made; InvalidOid if it has none. */
 static Oid
 table_of_constraint(Oid constraint)
 {
@@ -88,10 +88,10 @@ table_of_constraint(Oid constraint)
 }
 
 /*
- * Error if the handler does the same by a command that is no query, such as TRUNCATE,
- * DROP or ALTER; a hook for these.  A new column counts as created, in a table that
- * exists.  Defaults and constraints are refused for the originals alone: a temporary
- * table may have them.
+ * Raises an error if the handler does the same by a command that is no query,
+ * such as TRUNCATE, DROP or ALTER; a hook for these.  A new column counts as
+ * created, in a table that exists.  Defaults and constraints are refused for
+ * the originals alone: a temporary table may have them.
  */
 static void
 check_handler_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)

@@ -29,7 +29,7 @@
 
 PG_FUNCTION_INFO_V1(evpg_put_projection);
 
-/* Error for a projection with a handler, whose rows of a key are not known. */
+/* Raises an error for a projection with a handler, whose rows of a key are not known. */
 static void
 refuse_table_projection(const EvpgProjection *projection, const char *action)
 {

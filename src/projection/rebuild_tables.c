@@ -377,7 +377,7 @@ report_slow_replacement(const char *table, int64 build, EvpgExchange *exchange)
 			 exchange != NULL ? 0 : errhint("Rebuild a large table in the background.")));
 }
 
-/* Whether two columns take the same values, and have the same one if none is given. */
+/* Returns whether two columns take the same values, and have the same one if none is given. */
 static bool
 takes_equal_values(Relation left, Form_pg_attribute a, Relation right, Form_pg_attribute b)
 {

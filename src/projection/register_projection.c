@@ -68,7 +68,7 @@ enum
 
 /* ------------------------------------------------------------------ arguments */
 
-/* Error if an argument is given that is about events: a projection without code takes none. */
+/* Raises an error if an argument is given that is about events: a projection without code takes none. */
 static void
 refuse_without_code(FunctionCallInfo fcinfo, int arg)
 {
@@ -105,7 +105,7 @@ refuse_without_code(FunctionCallInfo fcinfo, int arg)
 				 errhint("Give name, broadcast and event_name alone, or reducer, or handler, or library and symbol.")));
 }
 
-/* Error if an argument is given that would have no effect. */
+/* Raises an error if an argument is given that would have no effect. */
 static void
 refuse_without_effect(FunctionCallInfo fcinfo, Jsonb *initial_state)
 {
@@ -134,7 +134,7 @@ refuse_without_effect(FunctionCallInfo fcinfo, Jsonb *initial_state)
 				 errhint("Leave them out, or give tables or reset.")));
 }
 
-/* Error if arguments contradict each other. */
+/* Raises an error if arguments contradict each other. */
 static void
 check_projection_arguments(FunctionCallInfo fcinfo)
 {
@@ -194,7 +194,7 @@ check_projection_function(FunctionCallInfo fcinfo, int arg, EvpgRole role)
 	return PG_ARGISNULL(arg) ? NULL : EvpgFunctionCheck(PG_GETARG_OID(arg), role, GetUserId());
 }
 
-/* The tables that are declared, as qualified names; NULL if there are none. */
+/* Returns the tables that are declared, as qualified names; NULL if there are none. */
 static ArrayType *
 check_tables(FunctionCallInfo fcinfo)
 {
@@ -256,7 +256,7 @@ set_projection_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 	refuse_without_effect(fcinfo, initial_state);
 }
 
-/* An array that is a parameter; NULL if it is NULL. */
+/* Returns an array that is a parameter; NULL if it is NULL. */
 static ArrayType *
 array_parameter(const Datum *values, const char *nulls, int column)
 {
@@ -347,7 +347,7 @@ apply_registration(const char *name, bool existed, EvpgProjectionMode mode_befor
 		EvpgRebuildStart(projection);
 }
 
-/* Error if a saga has the name.  The caller owns the consumer of that name. */
+/* Raises an error if a saga has the name.  The caller owns the consumer of that name. */
 static void
 refuse_name_of_saga(const char *name)
 {

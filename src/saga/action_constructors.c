@@ -173,7 +173,7 @@ check_action(Jsonb *action, int number)
 			 errhint("Make actions with evpg_action_send() and the other constructors of actions.")));
 }
 
-/* The actions as a JSON array, without NULLs. */
+/* Returns the actions as a JSON array, without NULLs. */
 static Jsonb *
 make_action_array(ArrayType *array)
 {

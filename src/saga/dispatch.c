@@ -92,7 +92,10 @@ take_item(const EvpgDueItem *item)
 	return EvpgDueItemDelete(item) || EVPG_MUTATION("saga_unchecked") || EVPG_MUTATION("saga_early");
 }
 
-/* Does an item.  It is taken away first, since a timer may be set again by the reaction to it. */
+/*
+ * Does an item; run by EvpgSubtransactionRun.  The item is taken away first,
+ * since a timer may be set again by the reaction to it.
+ */
 static void
 perform_item(void *arg)
 {
@@ -138,7 +141,7 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 	EvpgRefuseInSaga("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextClear();
-	EvpgCatalogLockForWork();
+	EvpgCatalogLockForConsumer();
 
 	/*
 	 * The instance is locked once more, for the transaction: user code can
@@ -242,7 +245,7 @@ lock_items(List *due)
 	}
 }
 
-/* Orders by the time until which items were put off; those that were not come first. */
+/* Orders by the time until which items were postponed; those that were not come first. */
 static int
 compare_hindrance(const ListCell *a, const ListCell *b)
 {
@@ -253,9 +256,10 @@ compare_hindrance(const ListCell *a, const ListCell *b)
 }
 
 /*
- * Timers, then events, then items that others were in the way of, which may wait for
- * a lock again, each time for as long as a worker waits: in their own order they would
- * keep all the rest from being tried.
+ * Orders what is due: timers, then events, then items that were postponed
+ * after interference.  Those may wait for a lock again, each time for as long
+ * as a worker waits: in their own order they would keep all the rest from
+ * being tried.
  */
 static List *
 order_by_hindrance(List *due)
@@ -337,7 +341,7 @@ claim_due(void *arg)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, "evpg_run()");
-	EvpgCatalogLockForWork();
+	EvpgCatalogLockForConsumer();
 	lock_due_items(claim->context);
 	foreach(cell, claimed)
 	{
@@ -371,15 +375,15 @@ claim_due(void *arg)
 static void
 lock_work_tables(void *arg)
 {
-	EvpgCatalogLockForWork();
+	EvpgCatalogLockForConsumer();
 }
 
 /*
- * Waits for the tables that all work needs, in as many transactions as it takes:
- * without them no item that is claimed can be done, or be given back.
+ * Waits for the tables that every item needs, in as many transactions as it
+ * takes: without them no item that is claimed can be done, or be given back.
  */
 static void
-await_work_tables(void (*commit) (void))
+await_consumer_tables(void (*commit) (void))
 {
 	TimestampTz later = DT_NOEND;
 	ErrorData  *error;
@@ -441,7 +445,7 @@ run_claimed(void (*commit) (void))
 		if (!item->locked)
 			continue;
 		EVPG_WAIT_POINT("saga_claimed");
-		await_work_tables(commit);
+		await_consumer_tables(commit);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		EvpgEnter(&scope, "evpg_run()");
 		begun = item;
@@ -476,9 +480,9 @@ run_claimed(void (*commit) (void))
 
 /*
  * EvpgDispatchPass
- *		Does items that are due, each in a transaction of its own, as EvpgRunPass
- *		does.  True if there may be more; else *next is lowered to when something is
- *		due.  context outlives the transactions.
+ *		Does items that are due, each in a transaction of its own, as
+ *		EvpgRunPass does.  Returns true if there may be more; else lowers *next
+ *		to when something is due. context outlives the transactions.
  */
 bool
 EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next)

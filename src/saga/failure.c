@@ -29,7 +29,7 @@
 /* The pause after a transient error. */
 #define TRANSIENT_PAUSE (USECS_PER_SEC / 2)
 
-/* The saga of an item; NULL for a scheduled command, or if it is not registered any more. */
+/* Returns the saga of an item; NULL for a scheduled command, or if it is not registered any more. */
 static EvpgSaga *
 get_item_saga(const EvpgDueItem *item)
 {
@@ -45,7 +45,7 @@ EvpgFailureMaxAttempts(const EvpgDueItem *item)
 	return saga == NULL ? MAX_ATTEMPTS : saga->max_attempts;
 }
 
-/* When an item is to be tried again after its attempts so far. */
+/* Returns when an item is to be tried again after its attempts so far. */
 static TimestampTz
 next_attempt_at(const EvpgDueItem *item)
 {
@@ -55,7 +55,7 @@ next_attempt_at(const EvpgDueItem *item)
 		EvpgRetryAfterBackoff(item->attempts, saga->backoff, saga->max_backoff);
 }
 
-/* Leaves an item for a short time later; the attempt that the caller has counted was none. */
+/* Leaves an item for a short time later; the attempt that the caller has counted does not count. */
 void
 EvpgFailurePostpone(const EvpgDueItem *item)
 {
@@ -70,8 +70,9 @@ postpone_failed_item(void *item)
 
 /*
  * EvpgFailureGiveUp
- *		Makes an item a dead letter, and reports it in the server log.  False if it is a
- *		timer that was moved or cancelled meanwhile: that is not given up.
+ *		Makes an item a dead letter, and reports it in the server log.  Returns
+ *		false if it is a timer that was moved or cancelled meanwhile: that is
+ *		not given up.  The caller holds the lock of the item.
  */
 bool
 EvpgFailureGiveUp(const EvpgAttempt *attempt, const ErrorData *error)
@@ -110,7 +111,7 @@ typedef struct ItemFailure
 	bool		dead;
 } ItemFailure;
 
-/* Puts an item off, retries it later, or gives it up: true if it is a dead letter. */
+/* Postpones an item, retries it later, or gives it up; returns true if it is a dead letter. */
 static bool
 fail_item(const EvpgAttempt *attempt, const ErrorData *error)
 {

@@ -129,7 +129,7 @@ event_depth(const EvpgEvent *event)
 	return (int) Max(0, Min(value, MAX_DEPTH));
 }
 
-/* Whether the version of an instance finds its key in an event: perhaps only another version has found it. */
+/* Returns whether the version of an instance finds its key in an event: perhaps only another version has found it. */
 static bool
 is_key_of_version(const EvpgAttempt *attempt, const EvpgEvent *event)
 {

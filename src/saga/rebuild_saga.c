@@ -186,7 +186,7 @@ read_unseen(const char *saga, const char *from, const char *last)
 	return unseen;
 }
 
-/* Whether an event is unseen by a key; key NULL: by all. */
+/* Returns whether an event is unseen by a key; key NULL: by all. */
 static bool
 is_unseen(List *unseen, const char *key, int64 position)
 {

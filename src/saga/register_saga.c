@@ -135,7 +135,7 @@ check_transitions(Jsonb *transitions)
 	return transitions;
 }
 
-/* Start types that the saga does not take are a mistake.  Both may be NULL: all types. */
+/* Raises an error if a start type is not one that the saga takes.  Both may be NULL: all types. */
 static void
 check_start_types(ArrayType *all, ArrayType *starting)
 {
@@ -150,7 +150,7 @@ check_start_types(ArrayType *all, ArrayType *starting)
 				 errhint("Add it to event_types.")));
 }
 
-/* Types of a module's events, or of those that start; NULL if none does, so that any may. */
+/* Returns the types of a module's events, or of those that start; NULL if none does, so that any may. */
 static ArrayType *
 module_event_types(const evpg_saga_definition *module, bool starting)
 {

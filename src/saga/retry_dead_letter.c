@@ -132,7 +132,7 @@ static EvpgStatement select_dead_letters = {
 	.types = {TEXTOID, INT8OID}
 };
 
-/* The ids of dead letters, in CurrentMemoryContext; returns their number. */
+/* Sets *ids to the ids of dead letters, in CurrentMemoryContext; returns their number. */
 static uint64
 list_dead_letters(Datum *values, const char *nulls, int64 **ids)
 {

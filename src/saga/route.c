@@ -132,7 +132,7 @@ route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContex
 	}
 }
 
-/* The types of events, or of their aggregates, that any version takes; NIL: all. */
+/* Lists the types of events, or of their aggregates, that any version takes; NIL: all. */
 static List *
 list_types(List *versions, bool of_aggregates)
 {
@@ -239,9 +239,9 @@ load_saga_code(void *arg)
 }
 
 /*
- * Whether a saga, whose consumer is locked, can run: it is not paused, and its code
- * can be loaded.  Else it waits, and in the end stops, without an event of it being
- * tried.
+ * Returns whether a saga, whose consumer is locked, can run: it is not paused,
+ * and its code can be loaded.  Else it waits, and in the end stops, without an
+ * event of it being tried.
  */
 static bool
 prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
@@ -318,9 +318,10 @@ route_cautiously(const EvpgConsumer *consumer, int64 stable, TimestampTz *next)
 
 /*
  * EvpgRouteBatch
- *		Routes the next batch of a saga, in the current transaction.  True if there
- *		is more; else *next is lowered to when the saga is to be retried.  Does nothing
- *		if another session has locked the consumer.
+ *		Routes the next batch of a saga, in the current transaction, which the
+ *		caller commits at once.  Returns true if there is more; else lowers
+ *		*next to when the saga is to be retried.  Does nothing if another
+ *		session has locked the consumer.
  */
 bool
 EvpgRouteBatch(const char *saga, TimestampTz *next)
@@ -362,7 +363,7 @@ EvpgRouteAll(const char *saga)
 	return dead_letters;
 }
 
-/* For EvpgCheckpointHasPassed: whether any version takes an event. */
+/* Returns whether any version of a saga takes an event; a callback of EvpgCheckpointHasPassed. */
 static bool
 any_version_takes(void *arg, const EvpgEvent *event)
 {
@@ -385,7 +386,7 @@ static EvpgStatement select_left = {
 	.types = {TEXTOID, INT8OID}
 };
 
-/* Whether instances have still to react to events up to a position; not those behind a dead letter. */
+/* Returns whether instances have still to react to events up to a position; not those behind a dead letter. */
 static bool
 has_events_left(const char *saga, int64 position)
 {
@@ -416,8 +417,8 @@ EvpgRouteHasReached(const char *saga, int64 position)
 
 /*
  * EvpgRouteEvent
- *		Routes one event once more, for a dead letter without a key; false if there is
- *		none.  An error of finding its keys is raised.
+ *		Routes one event again, for a dead letter without a key; returns false
+ *		if there is no such event.  An error of finding its keys is raised.
  */
 bool
 EvpgRouteEvent(const char *saga, int64 position)

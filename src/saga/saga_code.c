@@ -88,7 +88,7 @@ EvpgSagaCodeModule(EvpgSaga *saga)
 	return &saga->module;
 }
 
-/* The state of an instance as an object of its own, which goes with CurrentMemoryContext. */
+/* Makes the state of an instance as an object of its own, which goes with CurrentMemoryContext. */
 static evpg_json *
 make_module_state(EvpgSaga *saga, Jsonb *state)
 {
@@ -328,7 +328,7 @@ check_reaction(const EvpgSaga *saga, const EvpgReaction *reaction)
 				 errhint("Make the reaction with evpg_reaction().")));
 }
 
-/* Only a refused send can be left unhandled. */
+/* Raises an error if a reaction is left unhandled to something other than a refused send. */
 static void
 check_handled(const EvpgSaga *saga, const EvpgReaction *reaction)
 {

@@ -15,7 +15,10 @@
 #include "saga/saga_keys.h"
 #include "usercode/keys.h"
 
-/* Whether a library takes an event.  Aggregate types of the registration, if it names any, count instead of its own. */
+/*
+ * Returns whether a library takes an event.  Aggregate types of the
+ * registration, if it names any, count instead of its own.
+ */
 static bool
 module_takes_event(EvpgSaga *saga, const EvpgEvent *event)
 {

@@ -58,7 +58,7 @@ forget_instances(XactEvent event, void *arg)
 	instances_locked = 0;
 }
 
-/* Called once, from _PG_init. */
+/* Registers a callback; called once, from _PG_init. */
 void
 EvpgSagaLockInit(void)
 {

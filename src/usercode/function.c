@@ -121,7 +121,7 @@ list_role_arguments(EvpgRole role, Oid *types)
 	pg_unreachable();
 }
 
-/* Tells whether a function has the arguments and the result of a role. */
+/* Returns whether a function has the arguments and the result of a role. */
 static bool
 function_fits_role(Form_pg_proc proc, EvpgRole role)
 {

@@ -401,8 +401,8 @@ read_identifier(const char **p)
 }
 
 /*
- * Tells whether the text of a function names a table with its schema, also in
- * a string that it executes; as the type of a variable it does no harm.
+ * Returns whether the text of a function names a table with its schema, also
+ * in a string that it executes; as the type of a variable it does no harm.
  */
 static bool
 source_names_table(const char *source, const char *schema, const char *table)

@@ -102,8 +102,8 @@ EvpgBackgroundAttach(void)
 
 /*
  * EvpgBackgroundHandleInterrupts
- *		Between rounds: ends the process if it is no longer wanted, and reads
- *		changed settings.  The caller holds no lock and has no transaction.
+ *		Ends the process if it is no longer wanted, and reads changed settings.
+ *		Called between rounds: the caller holds no lock and has no transaction.
  */
 void
 EvpgBackgroundHandleInterrupts(void)
@@ -159,7 +159,7 @@ EvpgBackgroundTimeAfter(long ms)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }
 
-/* After a round: pauses a little, longer each time, if commits come faster than rounds. */
+/* Pauses a little after a round, longer each time, if commits come faster than rounds. */
 void
 EvpgBackgroundPauseForBatch(bool busy)
 {
@@ -183,7 +183,7 @@ EvpgBackgroundReleaseLocks(void)
 	LockReleaseSession(USER_LOCKMETHOD);
 }
 
-/* Tells whether the extension exists, and then keeps it to the end of the transaction. */
+/* Returns whether the extension exists, and then keeps it to the end of the transaction. */
 static bool
 lock_extension(void)
 {

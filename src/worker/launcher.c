@@ -113,7 +113,7 @@ lower_time(TimestampTz *next, TimestampTz candidate)
 }
 
 /*
- * Tells whether the process of a task runs or is about to.  If it has ended,
+ * Returns whether the process of a task runs or is about to.  If it has ended,
  * the next start has to wait, unless it ended because it was not wanted.
  */
 static bool
@@ -250,7 +250,7 @@ rescan_databases(void)
 	CommitTransactionCommand();
 }
 
-/* Tells whether a rescan was requested, and clears the request. */
+/* Returns whether a rescan was requested, and clears the request. */
 static bool
 take_rescan_request(void)
 {
@@ -281,7 +281,7 @@ record_probe_result(void)
 	probe.database = InvalidOid;
 }
 
-/* Tells whether a database had a slot when slots were read last. */
+/* Returns whether a database had a slot when slots were read last. */
 static bool
 database_has_slot(Oid database)
 {
@@ -316,7 +316,7 @@ probe_next_database(TimestampTz *next)
 /* ------------------------------------------------------------------ slots */
 
 /*
- * After a slot was freed: probes its database again, since the extension may
+ * Probes the database of a slot that was freed again, since the extension may
  * have come back meanwhile; all candidates, if any found no free slot.
  */
 static void

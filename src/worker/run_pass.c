@@ -55,7 +55,7 @@ list_tasks(List *(*list) (void), MemoryContext context)
 	EvpgScope	scope;
 
 	EvpgEnter(&scope, NULL);
-	EvpgCatalogLockForWork();
+	EvpgCatalogLockForConsumer();
 	old = MemoryContextSwitchTo(context);
 	names = list();
 	MemoryContextSwitchTo(old);
@@ -194,14 +194,14 @@ clean_old_rows(const char *name, TimestampTz *next)
 	return EvpgRebuildCleanUp();
 }
 
-/* Tells whether consumers may run in this database, which a copy of another one must not let them. */
+/* Returns whether consumers may run in this database, which a copy of another one must not let them. */
 static bool
 consumers_may_run(void)
 {
 	EvpgScope	scope;
 	bool		here;
 
-	/* SPI wants a snapshot, which is not there in a worker. */
+	/* SPI needs a snapshot, and a worker has none yet. */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, NULL);
 	here = EvpgActivationIsValid();

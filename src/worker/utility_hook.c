@@ -69,7 +69,7 @@ find_exclusive_database(Node *statement)
 }
 
 /*
- * Tells whether the user may create databases.  The server's own function is
+ * Returns whether the user may create databases.  The server's own function is
  * not exported by all minor releases of 15.
  */
 static bool
@@ -85,7 +85,7 @@ may_create_databases(void)
 	return result;
 }
 
-/* Tells whether the user may do to a database what the statement asks for. */
+/* Returns whether the user may do to a database what the statement asks for. */
 static bool
 may_change_database(Node *statement, Oid database)
 {
@@ -124,8 +124,8 @@ dismiss_processes(Node *statement)
 }
 
 /*
- * Tells whether a statement ends a prepared transaction.  There is no callback
- * for that, so the session that runs it wakes what has to know.
+ * Returns whether a statement ends a prepared transaction.  There is no
+ * callback for that, so the session that runs it wakes what has to know.
  */
 static bool
 ends_prepared_transaction(Node *statement)
@@ -136,8 +136,8 @@ ends_prepared_transaction(Node *statement)
 }
 
 /*
- * ProcessUtility hook: dismisses processes before commands on whole databases,
- * and reports the end of prepared transactions.
+ * Dismisses processes before commands on whole databases, and reports the end
+ * of prepared transactions; the ProcessUtility hook.
  */
 static void
 process_utility_statement(PlannedStmt *statement, const char *query, bool read_only_tree,

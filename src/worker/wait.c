@@ -163,7 +163,7 @@ wait_until(bool (*condition) (const AwaitedState *wait), const AwaitedState *wai
 }
 
 /*
- * Tells whether an inline projection has everything up to a position: the
+ * Returns whether an inline projection has everything up to a position: the
  * event is seen, or no event can appear there any more.  A standby, and a
  * transaction whose snapshot is older than the stable position, can only look
  * for the event.
@@ -175,7 +175,7 @@ position_is_decided(int64 position)
 		(!RecoveryInProgress() && !IsolationUsesXactSnapshot() && EvpgFenceStablePosition(false) >= position);
 }
 
-/* Tells whether a projection or saga has reached a position. */
+/* Returns whether a projection or saga has reached a position. */
 static bool
 consumer_has_reached(const AwaitedState *wait)
 {
@@ -216,7 +216,7 @@ static EvpgStatement select_projection_row_watch = {
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* Tells whether the row of a key is another one than the caller knows, and then returns it. */
+/* Returns whether the row of a key is another one than the caller knows, and then returns it. */
 static bool
 row_has_changed(const AwaitedState *wait)
 {
