@@ -111,7 +111,7 @@ evpg_version(PG_FUNCTION_ARGS)
  * error if the function was not called by one.
  */
 static Relation
-trigger_relation(FunctionCallInfo fcinfo, const char *function)
+get_trigger_relation(FunctionCallInfo fcinfo, const char *function)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -129,7 +129,7 @@ trigger_relation(FunctionCallInfo fcinfo, const char *function)
 Datum
 evpg_refuse_change(PG_FUNCTION_ARGS)
 {
-	Relation	relation = trigger_relation(fcinfo, "evpg.refuse_change()");
+	Relation	relation = get_trigger_relation(fcinfo, "evpg.refuse_change()");
 
 	if (strcmp(RelationGetRelationName(relation), "stream") == 0)
 		ereport(ERROR,
@@ -157,7 +157,7 @@ evpg_refuse_change(PG_FUNCTION_ARGS)
 Datum
 evpg_refuse_writer(PG_FUNCTION_ARGS)
 {
-	Relation	relation = trigger_relation(fcinfo, "evpg.refuse_writer()");
+	Relation	relation = get_trigger_relation(fcinfo, "evpg.refuse_writer()");
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
 	if (GetUserId() != relation->rd_rel->relowner && !superuser())

@@ -80,7 +80,7 @@ refresh_aggregates(void)
 
 /* Returns the session's counters of an aggregate type, zeros at first. */
 static EvpgAggregateCounters *
-find_counters(const char *aggregate_type)
+get_counters(const char *aggregate_type)
 {
 	bool		found;
 	EvpgAggregateCounters *entry = hash_search(counters, aggregate_type, HASH_ENTER, &found);
@@ -214,7 +214,7 @@ load_aggregate(const char *aggregate_type)
 		aggregate->definition_hash = aggregate->reducer->definition_hash;
 	}
 	MemoryContextSwitchTo(old);
-	aggregate->counters = find_counters(aggregate_type);
+	aggregate->counters = get_counters(aggregate_type);
 	MemoryContextSetParent(context, EvpgRegistrationMemory());
 	return aggregate;
 }

@@ -151,7 +151,7 @@ typedef struct CommandExecution
 	EvpgStream	found;			/* the stream before anything was written */
 	CommandPhase phase;
 	bool		catch;			/* a refusal is to be an outcome */
-	bool		attempt;		/* in a subtransaction, and refusals raised */
+	bool		in_subtransaction;	/* refusals are raised */
 	bool		refusing;		/* outcome is a refusal that is raised */
 } CommandExecution;
 
@@ -244,7 +244,7 @@ raise_stream_created(const EvpgCommand *command)
 /*
  * Tries a command once whose stream is locked or reserved; false if it must be
  * tried again and nothing was written: another transaction has created the
- * stream, or an attempt is needed.
+ * stream, or a subtransaction is needed.
  */
 static bool
 decide_and_write(CommandExecution *execution)
@@ -285,9 +285,9 @@ decide_and_write(CommandExecution *execution)
 	 * projection.c.
 	 */
 	EvpgFenceEnter();
-	if (execution->catch && !execution->attempt && EvpgApplyInlineIsNeeded(decision.events, decision.count))
+	if (execution->catch && !execution->in_subtransaction && EvpgApplyInlineIsNeeded(decision.events, decision.count))
 	{
-		execution->attempt = true;
+		execution->in_subtransaction = true;
 		return false;
 	}
 	before = stream->version;
@@ -324,12 +324,12 @@ try_command(CommandExecution *execution)
 	return done;
 }
 
-/* Executes a command; inside an attempt a refusal is raised, so that it leaves no trace. */
+/* Executes a command; in a subtransaction a refusal is raised, so that it leaves no trace. */
 static void
 execute_command(void *arg)
 {
 	CommandExecution *execution = arg;
-	bool		attempt = execution->attempt;
+	bool		in_subtransaction = execution->in_subtransaction;
 
 	if (call_interceptors(execution))
 	{
@@ -342,12 +342,12 @@ execute_command(void *arg)
 			execution->hash = EvpgIdempotencyHash(&execution->asked, NULL, 0);
 		while (!try_command(execution))
 		{
-			if (attempt != execution->attempt)
+			if (in_subtransaction != execution->in_subtransaction)
 				return;
 			CHECK_FOR_INTERRUPTS();
 		}
 	}
-	if (attempt)
+	if (in_subtransaction)
 	{
 		execution->refusing = true;
 		EvpgOutcomeRaise(execution->outcome);
@@ -360,13 +360,13 @@ execute_command(void *arg)
  * (rule 8).  Any other error is a defect and is raised.
  */
 static void
-attempt_command(CommandExecution *execution)
+execute_in_subtransaction(CommandExecution *execution)
 {
 	EvpgOutcome *outcome = execution->outcome;
 	EvpgDecision why;
 	ErrorData  *error;
 
-	execution->attempt = true;
+	execution->in_subtransaction = true;
 	error = EvpgSubtransactionRun(execute_command, execution);
 	if (error == NULL || execution->refusing)
 		return;
@@ -475,12 +475,12 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	PG_TRY();
 	{
 		if (catch && (!execution.aggregate->has_module || EvpgInterceptorList() != NIL))
-			attempt_command(&execution);
+			execute_in_subtransaction(&execution);
 		else
 		{
 			execute_command(&execution);
-			if (execution.attempt)
-				attempt_command(&execution);
+			if (execution.in_subtransaction)
+				execute_in_subtransaction(&execution);
 		}
 	}
 	PG_FINALLY();

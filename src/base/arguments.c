@@ -127,7 +127,7 @@ EvpgCheckMetadata(const Jsonb *metadata)
 
 /* Returns what evpg has written into metadata, which may be NULL; NULL if nothing. */
 static JsonbValue *
-own_metadata(Jsonb *metadata)
+get_own_metadata(Jsonb *metadata)
 {
 	return metadata == NULL || !JB_ROOT_IS_OBJECT(metadata) ? NULL :
 		getKeyJsonValueFromContainer(&metadata->root, OWN_KEY, strlen(OWN_KEY), NULL);
@@ -150,7 +150,7 @@ raise_reserved_metadata(void)
 void
 EvpgCheckCallersMetadata(Jsonb *metadata)
 {
-	if (own_metadata(metadata) != NULL)
+	if (get_own_metadata(metadata) != NULL)
 		raise_reserved_metadata();
 }
 
@@ -164,12 +164,12 @@ EvpgCheckCallersMetadata(Jsonb *metadata)
 void
 EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command)
 {
-	JsonbValue *own = own_metadata(metadata);
+	JsonbValue *own = get_own_metadata(metadata);
 	JsonbValue *original;
 
 	if (own == NULL)
 		return;
-	original = own_metadata(of_command);
+	original = get_own_metadata(of_command);
 	if (original == NULL ||
 		compareJsonbContainers(&JsonbValueToJsonb(own)->root, &JsonbValueToJsonb(original)->root) != 0)
 		raise_reserved_metadata();
@@ -183,7 +183,7 @@ EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command)
 Jsonb *
 EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original)
 {
-	JsonbValue *own = own_metadata(original);
+	JsonbValue *own = get_own_metadata(original);
 	JsonbParseState *state = NULL;
 
 	if (own == NULL)

@@ -129,7 +129,7 @@ static int	outermost_level = 0;	/* of settings, of that call; 0: none is
 									 * under way */
 
 static void
-all_changed(void)
+invalidate_all(void)
 {
 	catalog_valid = false;
 	catalog_changes++;
@@ -138,11 +138,11 @@ all_changed(void)
 }
 
 static void
-relation_changed(Datum arg, Oid relid)
+invalidate_relation(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid)
 	{
-		all_changed();
+		invalidate_all();
 		registry_generation++;
 		clock_generation++;
 		return;
@@ -163,33 +163,33 @@ relation_changed(Datum arg, Oid relid)
 }
 
 static void
-function_changed(Datum arg, int cacheid, uint32 hashvalue)
+invalidate_functions(Datum arg, int cacheid, uint32 hashvalue)
 {
 	registry_generation++;
 }
 
 /* Invalidates all registrations: the role that registered a function may no longer be allowed to (function.c). */
 static void
-role_changed(Datum arg, int cacheid, uint32 hashvalue)
+invalidate_roles(Datum arg, int cacheid, uint32 hashvalue)
 {
 	registry_generation++;
 }
 
 static void
-namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
+invalidate_namespaces(Datum arg, int cacheid, uint32 hashvalue)
 {
-	all_changed();
+	invalidate_all();
 }
 
 /* Registers the invalidation callbacks; called once, from _PG_init. */
 void
 EvpgCatalogInit(void)
 {
-	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(AUTHOID, role_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, role_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, namespace_changed, (Datum) 0);
+	CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, invalidate_functions, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, invalidate_roles, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, invalidate_roles, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_namespaces, (Datum) 0);
 }
 
 static Oid
@@ -206,7 +206,7 @@ lookup_relation(Oid schema, const char *name)
 }
 
 static Oid
-access_method(Oid relid)
+get_access_method(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Oid			result;
@@ -237,7 +237,7 @@ find_index(Oid schema, const char *name, Oid table, Oid method, const char *firs
 		(form->indisunique || !unique) && form->indnkeyatts == (second == NULL ? 1 : 2) &&
 		form->indkey.values[0] == get_attnum(table, first) &&
 		(second == NULL || form->indkey.values[1] == get_attnum(table, second)) &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && access_method(index) == method;
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && get_access_method(index) == method;
 	ReleaseSysCache(tuple);
 	return usable ? index : InvalidOid;
 }
@@ -285,7 +285,7 @@ refuse_row_security(const char *name, Oid table)
  * it can.  The log fires what comes after an insert (event_log.c).
  */
 static const char *
-refuse_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc desc, const Written *table, Oid schema)
+describe_refused_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc desc, const Written *table, Oid schema)
 {
 	int16		type = trigger->tgtype;
 	bool		is_log = (table == &written[0]);
@@ -330,7 +330,7 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-		const char *why = refuse_trigger(trigger, tuple, RelationGetDescr(triggers), table, schema);
+		const char *why = describe_refused_trigger(trigger, tuple, RelationGetDescr(triggers), table, schema);
 
 		if (why != NULL)
 			ereport(ERROR,
@@ -412,7 +412,7 @@ look_up_details(Oid schema, Oid relid)
  * missed.
  */
 static void
-check_known(Oid schema, Known *relation)
+check_relation(Oid schema, Known *relation)
 {
 	uint64		changes = relation->changes;
 
@@ -469,7 +469,7 @@ EvpgCatalogGet(void)
 				 errhint("Run CREATE EXTENSION evpg.")));
 
 	for (int i = 0; i < (int) lengthof(known); i++)
-		check_known(schema, &known[i]);
+		check_relation(schema, &known[i]);
 
 	/*
 	 * Descriptors may be in use, and a change that the check lets pass leaves

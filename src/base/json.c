@@ -193,7 +193,7 @@ EvpgJsonLetGo(EvpgJsonOwner *owner)
 }
 
 static void *
-not_null(void *pointer)
+require_json(void *pointer)
 {
 	if (unlikely(pointer == NULL))
 		ereport(ERROR,
@@ -232,7 +232,7 @@ number_to_json(Numeric number)
 	int64		integer;
 
 	if (parse_short_integer(text, &integer))
-		json = not_null(json_object_new_int64(integer));
+		json = require_json(json_object_new_int64(integer));
 	else
 	{
 		char	   *end;
@@ -241,9 +241,9 @@ number_to_json(Numeric number)
 		errno = 0;
 		wide = strtoll(text, &end, 10);
 		if (*end == '\0' && errno == 0)
-			json = not_null(json_object_new_int64(wide));
+			json = require_json(json_object_new_int64(wide));
 		else
-			json = not_null(json_object_new_double_s(strtod(text, NULL), text));
+			json = require_json(json_object_new_double_s(strtod(text, NULL), text));
 	}
 	pfree(text);
 	return json;
@@ -255,11 +255,11 @@ scalar_to_json(const JsonbValue *value)
 	switch (value->type)
 	{
 		case jbvString:
-			return not_null(json_object_new_string_len(value->val.string.val, value->val.string.len));
+			return require_json(json_object_new_string_len(value->val.string.val, value->val.string.len));
 		case jbvNumeric:
 			return number_to_json(value->val.numeric);
 		case jbvBool:
-			return not_null(json_object_new_boolean(value->val.boolean));
+			return require_json(json_object_new_boolean(value->val.boolean));
 		case jbvNull:
 			return NULL;
 		default:
@@ -280,7 +280,7 @@ attach_child(evpg_json *parent, const char *key, evpg_json *child)
 	if (unlikely(result != 0))
 	{
 		json_object_put(child);
-		not_null(NULL);
+		require_json(NULL);
 	}
 }
 
@@ -329,10 +329,10 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 				have_key = false;
 				continue;
 			case WJB_BEGIN_ARRAY:
-				child = not_null(json_object_new_array());
+				child = require_json(json_object_new_array());
 				break;
 			case WJB_BEGIN_OBJECT:
-				child = not_null(json_object_new_object());
+				child = require_json(json_object_new_object());
 				break;
 			default:
 				child = scalar_to_json(&value);

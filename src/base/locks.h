@@ -21,7 +21,7 @@
 #include "access/skey.h"
 #include "storage/lock.h"
 
-/* All are held to the end of the transaction, and are exclusive, unless it is said otherwise. */
+/* All are held to the end of the transaction, and are exclusive, unless noted otherwise. */
 typedef enum EvpgLockClass
 {
 	/*

@@ -34,7 +34,7 @@ char	   *EvpgOrigin;
 int			EvpgStateCacheSize;
 int			EvpgWorkers;
 
-/* Frames have little room, and are text. */
+/* Refuses a name of the origin that does not fit into frames, which have little room and are text. */
 static bool
 check_origin(char **value, void **extra, GucSource source)
 {

@@ -132,7 +132,7 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 	}},
 };
 
-/* A DETAIL says what was found, or expected. */
+/* Raises an error about a relation that C code does not know in this form; detail is what was found, or expected. */
 static void
 pg_attribute_noreturn()
 raise_changed(const Shape *shape, const char *detail)

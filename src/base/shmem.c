@@ -74,13 +74,13 @@ static bool holding[EVPG_MAX_DATABASES];
 /* ------------------------------------------------------------------ start of the server */
 
 static Size
-slots_size(void)
+compute_slots_size(void)
 {
 	return MAXALIGN(add_size(offsetof(EvpgSharedState, databases), mul_size(sizeof(EvpgDatabase), EvpgMaxDatabases)));
 }
 
 static Size
-shmem_ring_size(void)
+compute_ring_size(void)
 {
 	return (Size) EvpgBroadcastBuffer * 1024;
 }
@@ -90,7 +90,7 @@ request_shmem(void)
 {
 	if (next_shmem_request != NULL)
 		next_shmem_request();
-	RequestAddinShmemSpace(add_size(slots_size(), mul_size(shmem_ring_size(), EvpgMaxDatabases)));
+	RequestAddinShmemSpace(add_size(compute_slots_size(), mul_size(compute_ring_size(), EvpgMaxDatabases)));
 	RequestNamedLWLockTranche("evpg", 1 + EvpgMaxDatabases);
 }
 
@@ -100,7 +100,7 @@ request_shmem(void)
  * have caused them.  Called by the postmaster, which remembers.
  */
 static TimestampTz
-pause_after_crash(void)
+compute_start_time(void)
 {
 	static TimestampTz start_at = 0;
 	static int	pause = 0;
@@ -119,10 +119,10 @@ initialize_shmem(void)
 {
 	LWLockPadded *locks = GetNamedLWLockTranche("evpg");
 
-	memset(EvpgShmem, 0, slots_size());
+	memset(EvpgShmem, 0, compute_slots_size());
 	EvpgShmem->lock = &locks[0].lock;
 	EvpgShmem->rescan = true;
-	EvpgShmem->start_at = pause_after_crash();
+	EvpgShmem->start_at = compute_start_time();
 	pg_atomic_init_u64(&EvpgShmem->appended, 0);
 	pg_atomic_init_u32(&EvpgShmem->finishing, 0);
 	EvpgShmem->count = EvpgMaxDatabases;
@@ -131,7 +131,7 @@ initialize_shmem(void)
 		EvpgDatabase *database = &EvpgShmem->databases[i];
 
 		database->ring.lock = &locks[1 + i].lock;
-		database->ring.bytes = (char *) EvpgShmem + slots_size() + i * shmem_ring_size();
+		database->ring.bytes = (char *) EvpgShmem + compute_slots_size() + i * compute_ring_size();
 		for (int bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
 		{
 			ConditionVariableInit(&database->wakers[bucket]);
@@ -148,7 +148,7 @@ attach_shmem(void)
 	if (next_shmem_startup != NULL)
 		next_shmem_startup();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	EvpgShmem = ShmemInitStruct("evpg", slots_size() + shmem_ring_size() * EvpgMaxDatabases, &exists);
+	EvpgShmem = ShmemInitStruct("evpg", compute_slots_size() + compute_ring_size() * EvpgMaxDatabases, &exists);
 	if (!exists)
 		initialize_shmem();
 	LWLockRelease(AddinShmemInitLock);
@@ -194,7 +194,7 @@ find_free_slot(void)
 }
 
 static void
-empty_ring(EvpgFrameRing *ring)
+clear_ring(EvpgFrameRing *ring)
 {
 	ring->head = ring->tail = 0;
 	ring->commits = ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
@@ -217,7 +217,7 @@ claim_slot(void)
 		{
 			slot->wants_broadcaster = false;
 			LWLockAcquire(slot->ring.lock, LW_EXCLUSIVE);
-			empty_ring(&slot->ring);
+			clear_ring(&slot->ring);
 			slot->database = MyDatabaseId;
 			LWLockRelease(slot->ring.lock);
 		}
@@ -386,7 +386,7 @@ EvpgProcessIsUnwanted(void)
 
 /* Returns the transaction of a process, if it is among these; else InvalidLocalTransactionId. */
 static LocalTransactionId
-find_among(pid_t pid, const VirtualTransactionId *transactions)
+find_transaction_of(pid_t pid, const VirtualTransactionId *transactions)
 {
 	PGPROC	   *proc = BackendPidGetProc(pid);
 	VirtualTransactionId own;
@@ -422,7 +422,7 @@ EvpgCancelLockHolders(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *can
 	for (int number = 0; number < EVPG_MAX_WORKERS; number++)
 	{
 		pid_t		pid = slot->processes[number].pid;
-		LocalTransactionId held_by = pid == 0 ? InvalidLocalTransactionId : find_among(pid, holders);
+		LocalTransactionId held_by = pid == 0 ? InvalidLocalTransactionId : find_transaction_of(pid, holders);
 
 		if (!LocalTransactionIdIsValid(held_by))
 			continue;
@@ -548,7 +548,7 @@ put_slot(ReturnSetInfo *result, Oid database, int workers, pid_t broadcaster, co
 
 /* Returns why a slot has no worker. */
 static const char *
-idle_reason(bool held)
+get_idle_reason(bool held)
 {
 	if (held)
 		return "a command that needs the database without connections keeps them away";
@@ -591,7 +591,7 @@ evpg_database_slots(PG_FUNCTION_ARGS)
 		if (!OidIsValid(database))
 			continue;
 		mine |= database == MyDatabaseId;
-		put_slot(result, database, workers, broadcaster, workers > 0 ? NULL : idle_reason(is_held));
+		put_slot(result, database, workers, broadcaster, workers > 0 ? NULL : get_idle_reason(is_held));
 	}
 	refused = EvpgShmem->refused;
 	if (!mine)

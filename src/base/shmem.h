@@ -31,7 +31,7 @@ typedef struct EvpgProcess
 	bool		woken;			/* there is work since it last cleared this */
 } EvpgProcess;
 
-/* Frames between tail and head, counted in bytes since ever; see frame_ring.c. */
+/* Frames between tail and head, which count bytes since the start of the server; see frame_ring.c. */
 typedef struct EvpgFrameRing
 {
 	LWLock	   *lock;			/* guards all of it but the bytes up to head */
@@ -78,7 +78,7 @@ typedef struct EvpgSharedState
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgSharedState;
 
-/* Whom EvpgCancelLockHolders() has found. */
+/* Which workers EvpgCancelLockHolders() has found. */
 typedef enum EvpgSignalled
 {
 	EVPG_SIGNALLED_NONE,

@@ -58,7 +58,7 @@ typedef struct Planning
 } Planning;
 
 static Planning
-plan_by(Planning ways)
+set_planning(Planning ways)
 {
 	Planning	before = {enable_seqscan, enable_bitmapscan, enable_sort, enable_hashjoin, enable_mergejoin, jit_enabled};
 
@@ -101,7 +101,7 @@ static uint64
 run_statement(EvpgStatement *statement, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect_spi(statement);
-	Planning	before = plan_by(statement->by_values ? by_cost : by_index);
+	Planning	before = set_planning(statement->by_values ? by_cost : by_index);
 	int			result = 0;
 
 	PG_TRY();
@@ -110,7 +110,7 @@ run_statement(EvpgStatement *statement, Datum *values, const char *nulls, bool r
 	}
 	PG_FINALLY();
 	{
-		(void) plan_by(before);
+		(void) set_planning(before);
 	}
 	PG_END_TRY();
 	if (result < 0)
@@ -128,7 +128,7 @@ Portal
 EvpgStatementOpen(EvpgStatement *statement, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect_spi(statement);
-	Planning	before = plan_by(statement->by_values ? by_cost : by_index);
+	Planning	before = set_planning(statement->by_values ? by_cost : by_index);
 	Portal		portal = NULL;
 
 	PG_TRY();
@@ -137,7 +137,7 @@ EvpgStatementOpen(EvpgStatement *statement, Datum *values, const char *nulls, bo
 	}
 	PG_FINALLY();
 	{
-		(void) plan_by(before);
+		(void) set_planning(before);
 	}
 	PG_END_TRY();
 	PinPortal(portal);

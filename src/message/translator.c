@@ -156,7 +156,7 @@ load_translator(const char *name)
 
 /* Returns a translator, which lives to the end of the transaction at least; an error if it is not registered. */
 static Translator *
-find_translator(const char *name)
+get_translator(const char *name)
 {
 	ListCell   *cell;
 	uint64		before;
@@ -203,7 +203,7 @@ describe_translator(void *name)
 int
 EvpgTranslate(const char *name, Jsonb *payload, EvpgCommand **commands)
 {
-	Translator *translator = find_translator(name);
+	Translator *translator = get_translator(name);
 	Datum		args[1] = {JsonbPGetDatum(payload)};
 	ErrorContextCallback callback;
 	Datum	   *rows;

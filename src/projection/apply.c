@@ -117,7 +117,7 @@ push_projection_context(ApplyErrorContext *where, const EvpgProjection *projecti
 
 /* Returns the state of a row as json-c, which stays with the row. */
 static evpg_json *
-row_state(EvpgProjectionRow *row, MemoryContext row_context)
+get_row_state(EvpgProjectionRow *row, MemoryContext row_context)
 {
 	EvpgProjection *projection = row->projection;
 
@@ -214,7 +214,7 @@ apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent 
 
 	memset(applied, 0, sizeof(ApplyResult));
 	if (projection->has_module)
-		call_projection_module(projection, row_state(row, row_context), event, send, applied);
+		call_projection_module(projection, get_row_state(row, row_context), event, send, applied);
 	else
 		call_projection_reducer(projection, EvpgProjectionFunction(projection),
 								row->state != NULL ? row->state : projection->initial_state, event, applied);

@@ -77,7 +77,7 @@ typedef struct RowEntry
 
 /* Returns the entry of a key, which is made if it is missing, in the context of rows. */
 static RowEntry *
-find_entry(rows_hash *rows, const char *key)
+get_row_entry(rows_hash *rows, const char *key)
 {
 	RowEntry   *entry = rows_lookup(rows, key);
 	bool		found;
@@ -102,7 +102,7 @@ note_waiting_keys(EvpgBatch *batch, rows_hash *rows)
 		EvpgParkedEvent *parked = lfirst(cell);
 
 		if (!parked->skipped && parked->key != NULL)
-			find_entry(rows, parked->key)->waits = true;
+			get_row_entry(rows, parked->key)->waits = true;
 	}
 }
 
@@ -144,7 +144,7 @@ apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *k
 			(batch->except_keys != NIL && EvpgNamesHave(batch->except_keys, key)) ||
 			EvpgParkedEventIsSkipped(batch->parked, &next_parked, event->position, key))
 			continue;
-		entry = find_entry(rows, key);
+		entry = get_row_entry(rows, key);
 		if (entry->waits || batch->give_up != NULL)
 		{
 			EvpgParkedEventInsert(projection->name, event->position, key, batch->attempts, batch->give_up);
@@ -178,11 +178,11 @@ apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List
 	{
 		if (EvpgParkedEventIsSkipped(batch->parked, &next_parked, event->position, lfirst(cell)))
 			return;
-		waits |= find_entry(rows, lfirst(cell))->waits;
+		waits |= get_row_entry(rows, lfirst(cell))->waits;
 	}
 	foreach(cell, keys)
 	{
-		RowEntry   *entry = find_entry(rows, lfirst(cell));
+		RowEntry   *entry = get_row_entry(rows, lfirst(cell));
 
 		if (waits)
 		{

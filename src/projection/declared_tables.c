@@ -27,7 +27,7 @@
 #include "utils/syscache.h"
 
 static Oid
-owner_of_function(Oid function)
+get_function_owner(Oid function)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Oid			owner;
@@ -139,7 +139,7 @@ EvpgDeclaredTablesQualify(ArrayType *tables, Oid handler)
 		Oid			relid = EvpgDeclaredTableOid(name, AccessShareLock);
 
 		check_declarable_table(relid, others, name);
-		check_replaceable_table(relid, name, owner_of_function(handler));
+		check_replaceable_table(relid, name, get_function_owner(handler));
 		others = lappend_oid(others, relid);
 		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 																	 get_rel_name(relid)));

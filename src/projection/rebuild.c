@@ -256,7 +256,7 @@ bool
 EvpgRebuildHasEventsLeft(const EvpgRebuild *rebuild, int64 upto)
 {
 	EvpgProjection *projection = rebuild->projection;
-	bool		by_id = EvpgProjectionKeyedById(projection);
+	bool		by_id = EvpgProjectionIsKeyedById(projection);
 	bool		found = false;
 
 	PushActiveSnapshot(GetTransactionSnapshot());

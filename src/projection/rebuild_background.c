@@ -99,7 +99,7 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
  * or for the end the rebuild, here and below.
  */
 static EvpgCrashCount *
-crash_count_of(EvpgRebuild *rebuild, int part)
+get_crash_count(EvpgRebuild *rebuild, int part)
 {
 	return part == EVPG_REBUILD_END ? &rebuild->end_crashes : &rebuild->part_crashes[part];
 }
@@ -165,7 +165,7 @@ settle_rebuild_attempt(bool fatal)
 		(counted_part != EVPG_REBUILD_END && !EvpgRebuildLockPart(&rebuild, counted_part)))
 		return;
 	EvpgRebuildReadParts(&rebuild);
-	crashes = crash_count_of(&rebuild, counted_part);
+	crashes = get_crash_count(&rebuild, counted_part);
 	if (crashes->server_start == EvpgServerStartId() && (fatal || crashes->crashes > 0))
 		write_crash_count(&rebuild, counted_part, 0, fatal ? crashes->crashes : crashes->crashes - 1);
 }
@@ -188,7 +188,7 @@ note_rebuild_attempt(const EvpgRebuild *rebuild, int part, bool counted)
 static bool
 count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
 {
-	const EvpgCrashCount *crashes = crash_count_of(rebuild, part);
+	const EvpgCrashCount *crashes = get_crash_count(rebuild, part);
 	bool		counted = (crashes->server_start == EvpgServerStartId());
 
 	rebuild->must_wait = false;
@@ -219,14 +219,14 @@ count_rebuild_attempt(EvpgRebuild *rebuild, int part, TimestampTz *next)
 static void
 reset_crash_count(EvpgRebuild *rebuild, int part)
 {
-	if (crash_count_of(rebuild, part)->crashes > 0)
+	if (get_crash_count(rebuild, part)->crashes > 0)
 		write_crash_count(rebuild, part, EvpgServerStartId(), 0);
 }
 
 /* ------------------------------------------------------------------ attempts */
 
 static void
-attempt_part(void *arg)
+try_rebuild_part(void *arg)
 {
 	EvpgRebuild *rebuild = arg;
 
@@ -235,7 +235,7 @@ attempt_part(void *arg)
 }
 
 static void
-attempt_end(void *arg)
+try_rebuild_end(void *arg)
 {
 	EvpgRebuildEnd(arg);
 }
@@ -269,7 +269,7 @@ continue_next_part(EvpgRebuild *rebuild, TimestampTz *next)
 			return true;
 		if (rebuild->must_wait)
 			continue;
-		error = EvpgSubtransactionRun(attempt_part, rebuild);
+		error = EvpgSubtransactionRun(try_rebuild_part, rebuild);
 		reset_crash_count(rebuild, rebuild->part);
 		if (error != NULL)
 			record_rebuild_failure(rebuild, error);
@@ -299,7 +299,7 @@ end_if_near(EvpgRebuild *rebuild, TimestampTz *next)
 		return true;
 	if (rebuild->must_wait)
 		return false;
-	error = EvpgSubtransactionRun(attempt_end, rebuild);
+	error = EvpgSubtransactionRun(try_rebuild_end, rebuild);
 	if (error != NULL)
 	{
 		reset_crash_count(rebuild, EVPG_REBUILD_END);

@@ -69,7 +69,7 @@ check_handler_permissions(List *tables, bool raise)
 
 /* Returns the table of a constraint that this command has made; InvalidOid if it has none. */
 static Oid
-table_of_constraint(Oid constraint)
+find_constraint_table(Oid constraint)
 {
 	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -108,7 +108,7 @@ check_handler_access(ObjectAccessType access, Oid class_id, Oid object_id, int s
 		require_copy_of_table(object_id);
 	if (access == OAT_POST_CREATE && class_id == ConstraintRelationId)
 	{
-		Oid			table = table_of_constraint(object_id);
+		Oid			table = find_constraint_table(object_id);
 
 		if (list_member_oid(originals, table))
 			require_copy_of_table(table);

@@ -238,7 +238,7 @@ list_writable_columns(Oid relid)
 
 /* Locks the copy of a table and returns its OID; error if there is none. */
 static Oid
-oid_of_copy(const char *table, int64 build)
+lock_copy(const char *table, int64 build)
 {
 	List	   *names = stringToQualifiedNameList(table);
 
@@ -256,7 +256,7 @@ make_exchange(EvpgProjection *projection, int64 build)
 	foreach(cell, projection->tables)
 	{
 		exchange->tables = lappend_oid(exchange->tables, EvpgDeclaredTableOid(lfirst(cell), AccessShareLock));
-		exchange->copies = lappend_oid(exchange->copies, oid_of_copy(lfirst(cell), build));
+		exchange->copies = lappend_oid(exchange->copies, lock_copy(lfirst(cell), build));
 	}
 	exchange->declared = list_copy(exchange->tables);
 	return exchange;
@@ -355,7 +355,7 @@ report_slow_replacement(const char *table, int64 build, EvpgExchange *exchange)
 {
 	const char *obstacle = "A rebuild in the foreground is one transaction.";
 	Oid			table_id = EvpgDeclaredTableOid(table, NoLock);
-	Oid			copy_id = oid_of_copy(table, build);
+	Oid			copy_id = lock_copy(table, build);
 	Relation	copy = table_open(copy_id, NoLock);
 	BlockNumber size = RelationGetNumberOfBlocks(copy);
 
@@ -464,7 +464,7 @@ EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgEx
 		(void) EvpgDeclaredTableOid(lfirst(cell), RowExclusiveLock);
 	/* Now that all tables are locked; an error takes back what was exchanged. */
 	foreach(cell, projection->tables)
-		refuse_changed_table(lfirst(cell), EvpgDeclaredTableOid(lfirst(cell), NoLock), oid_of_copy(lfirst(cell), build),
+		refuse_changed_table(lfirst(cell), EvpgDeclaredTableOid(lfirst(cell), NoLock), lock_copy(lfirst(cell), build),
 							 all);
 	for (int i = list_length(tables) - 1; i >= 0; i--)
 		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(tables, i)));

@@ -258,7 +258,7 @@ set_projection_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 
 /* Returns an array that is a parameter; NULL if it is NULL. */
 static ArrayType *
-array_parameter(const Datum *values, const char *nulls, int column)
+get_array_parameter(const Datum *values, const char *nulls, int column)
 {
 	return nulls[column] == ' ' ? DatumGetArrayTypeP(values[column]) : NULL;
 }
@@ -267,7 +267,7 @@ array_parameter(const Datum *values, const char *nulls, int column)
 static List *
 names_parameter(const Datum *values, const char *nulls, int column)
 {
-	ArrayType  *array = array_parameter(values, nulls, column);
+	ArrayType  *array = get_array_parameter(values, nulls, column);
 
 	return array == NULL ? NIL : EvpgNamesFromArray(array);
 }
@@ -413,7 +413,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 
 	set_projection_parameters(fcinfo, values, nulls);
 	name = TextDatumGetCString(values[COLUMN_NAME]);
-	tables = array_parameter(values, nulls, COLUMN_TABLES);
+	tables = get_array_parameter(values, nulls, COLUMN_TABLES);
 	EvpgRefuseInProjection("register projections");
 	EvpgEnter(&scope, "evpg_register_projection()");
 	seen = advise_before_locks(fcinfo, name, values, nulls);
@@ -437,8 +437,8 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->projection);
 		EvpgWakeLauncherAtCommit();
 		EvpgWakeConsumersAtEnd();
-		EvpgAdviseTypes("projection", name, array_parameter(values, nulls, COLUMN_AGGREGATE_TYPES),
-						array_parameter(values, nulls, COLUMN_EVENT_TYPES), seen);
+		EvpgAdviseTypes("projection", name, get_array_parameter(values, nulls, COLUMN_AGGREGATE_TYPES),
+						get_array_parameter(values, nulls, COLUMN_EVENT_TYPES), seen);
 		apply_registration(name, before != NULL, mode_before, version_before, EvpgFenceLastDrawn());
 	}
 	EvpgLeave(&scope);

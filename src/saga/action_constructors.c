@@ -92,7 +92,7 @@ evpg_action_send(PG_FUNCTION_ARGS)
 
 /* Returns the seconds of an interval as a numeric without trailing zeros. */
 static Datum
-interval_seconds(Datum interval)
+get_interval_seconds(Datum interval)
 {
 	Datum		number = DirectFunctionCall2(extract_interval, CStringGetTextDatum("epoch"), interval);
 
@@ -120,7 +120,7 @@ evpg_action_schedule(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a timer needs either delay or due_at")));
 	if (!PG_ARGISNULL(ARG_DELAY))
-		EvpgJsonbAddNumeric(&state, "delay", interval_seconds(PG_GETARG_DATUM(ARG_DELAY)));
+		EvpgJsonbAddNumeric(&state, "delay", get_interval_seconds(PG_GETARG_DATUM(ARG_DELAY)));
 	else
 	{
 		if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(ARG_DUE_AT)))

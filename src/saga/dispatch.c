@@ -373,7 +373,7 @@ claim_due(void *arg)
 }
 
 static void
-lock_work_tables(void *arg)
+lock_consumer_tables(void *arg)
 {
 	EvpgCatalogLockForConsumer();
 }
@@ -388,7 +388,7 @@ await_consumer_tables(void (*commit) (void))
 	TimestampTz later = DT_NOEND;
 	ErrorData  *error;
 
-	while ((error = EvpgSubtransactionRun(lock_work_tables, NULL)) != NULL)
+	while ((error = EvpgSubtransactionRun(lock_consumer_tables, NULL)) != NULL)
 	{
 		if (!EvpgPostponeAfterError(error, &later))
 			ReThrowError(error);

@@ -47,7 +47,7 @@ EvpgFailureMaxAttempts(const EvpgDueItem *item)
 
 /* Returns when an item is to be tried again after its attempts so far. */
 static TimestampTz
-next_attempt_at(const EvpgDueItem *item)
+compute_next_attempt(const EvpgDueItem *item)
 {
 	EvpgSaga   *saga = get_item_saga(item);
 
@@ -124,7 +124,7 @@ fail_item(const EvpgAttempt *attempt, const ErrorData *error)
 	}
 	if (attempt->given_up || item->attempts >= EvpgFailureMaxAttempts(item))
 		return EvpgFailureGiveUp(attempt, error);
-	EvpgDueItemPostpone(item, next_attempt_at(item), item->attempts);
+	EvpgDueItemPostpone(item, compute_next_attempt(item), item->attempts);
 	EVPG_WAIT_POINT("saga_put_off");
 	return false;
 }

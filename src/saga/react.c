@@ -113,7 +113,7 @@ EvpgReactionApply(EvpgAttempt *attempt, const EvpgReaction *reaction, const char
 
 /* Returns how deep an event is in a chain of sagas that react to what sagas did. */
 static int
-event_depth(const EvpgEvent *event)
+get_event_depth(const EvpgEvent *event)
 {
 	JsonbValue *depth = EvpgEventBookkeeping(event, "depth");
 	double		value;
@@ -177,7 +177,7 @@ EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event)
 	attempt->actor = event->actor;
 	attempt->session_role = event->session_role;
 	EvpgContextSetSessionRole(attempt->session_role);
-	attempt->depth = event_depth(event) + 1;
+	attempt->depth = get_event_depth(event) + 1;
 	EvpgReactionCheckDepth(attempt);
 	if (!instance->exists)
 		begin_instance(attempt);

@@ -152,7 +152,7 @@ check_start_types(ArrayType *all, ArrayType *starting)
 
 /* Returns the types of a module's events, or of those that start; NULL if none does, so that any may. */
 static ArrayType *
-module_event_types(const evpg_saga_definition *module, bool starting)
+list_module_event_types(const evpg_saga_definition *module, bool starting)
 {
 	List	   *types = NIL;
 
@@ -193,8 +193,8 @@ set_library_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 			types = lappend(types, (char *) *type);
 		EvpgParameterArray(values, nulls, COLUMN_AGGREGATE_TYPES, DatumGetArrayTypeP(EvpgNamesToArray(types)));
 	}
-	EvpgParameterArray(values, nulls, COLUMN_EVENT_TYPES, module_event_types(&module, false));
-	EvpgParameterArray(values, nulls, COLUMN_START_EVENT_TYPES, module_event_types(&module, true));
+	EvpgParameterArray(values, nulls, COLUMN_EVENT_TYPES, list_module_event_types(&module, false));
+	EvpgParameterArray(values, nulls, COLUMN_START_EVENT_TYPES, list_module_event_types(&module, true));
 	values[COLUMN_INITIAL_STATE] = JsonbPGetDatum(EvpgModuleInitialState(library, symbol, module.initial_state));
 }
 

@@ -60,7 +60,7 @@ retry_dead_letter(int64 dead_letter_id, EvpgDueItem *item)
 
 /* Returns the status of an outcome for an error. */
 static const char *
-outcome_status(const ErrorData *error)
+get_outcome_status(const ErrorData *error)
 {
 	switch (error->sqlerrcode)
 	{
@@ -106,7 +106,7 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 		EvpgDecision refusal;
 
 		memset(nulls, true, sizeof(nulls));
-		set_outcome_text(values, nulls, 0, error == NULL ? "ok" : outcome_status(error));
+		set_outcome_text(values, nulls, 0, error == NULL ? "ok" : get_outcome_status(error));
 		if (error != NULL)
 		{
 			set_outcome_text(values, nulls, 6, unpack_sql_state(error->sqlerrcode));

@@ -42,7 +42,7 @@ compare_keys(const ListCell *a, const ListCell *b)
  * minutes for as many keys as one event may have.
  */
 static List *
-distinct_keys(List *keys)
+sort_distinct_keys(List *keys)
 {
 	int			count = 0;
 
@@ -106,7 +106,7 @@ EvpgKeysByPath(struct varlena *path, const EvpgEvent *event, const char *kind, c
 						 errhint("A key is a string, a number or a boolean.")));
 		}
 	}
-	return distinct_keys(keys);
+	return sort_distinct_keys(keys);
 }
 
 /*
@@ -132,7 +132,7 @@ EvpgKeysByFunction(EvpgFunction *function, const EvpgEvent *event, const char *w
 	for (int i = 0; i < count; i++)
 		if (!nulls[i])
 			keys = add_key(keys, TextDatumGetCString(elements[i]), what);
-	return distinct_keys(keys);
+	return sort_distinct_keys(keys);
 }
 
 /* Returns the key that the callback of a module returns for an event; NULL is none. */

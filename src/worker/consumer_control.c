@@ -34,7 +34,7 @@ PG_FUNCTION_INFO_V1(evpg_skip_event);
 
 /* Owns a consumer that a user has named, and reads it; error if there is none. */
 static void
-own_named_consumer(const char *name, EvpgConsumer *consumer)
+lock_named_consumer(const char *name, EvpgConsumer *consumer)
 {
 	(void) EvpgConsumerLock(name, true);
 	if (EvpgConsumerRead(name, consumer))
@@ -95,7 +95,7 @@ set_consumer_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 
 	EvpgRefuseInProjection("change consumers");
 	EvpgEnter(&scope, writer);
-	own_named_consumer(name, &consumer);
+	lock_named_consumer(name, &consumer);
 	if (!running && consumer.is_saga)
 		exclude_reactions(name);
 	changed = EvpgStatementExecute(&update_consumer_status, values, NULL) > 0;
@@ -164,7 +164,7 @@ evpg_skip_event(PG_FUNCTION_ARGS)
 
 	EvpgRefuseInProjection("change consumers");
 	EvpgEnter(&scope, "evpg_skip_event()");
-	own_named_consumer(name, &consumer);
+	lock_named_consumer(name, &consumer);
 	if (consumer.is_saga)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

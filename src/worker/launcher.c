@@ -443,7 +443,7 @@ connect_launcher(void)
 
 /* Sleeps until a time or a wake-up, and handles interrupts. */
 static void
-launcher_sleep_until(TimestampTz next)
+sleep_launcher_until(TimestampTz next)
 {
 	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (next == DT_NOEND ? 0 : WL_TIMEOUT);
 
@@ -500,7 +500,7 @@ evpg_launcher_main(Datum arg)
 		else if (room_at > GetCurrentTimestamp())
 			lower_time(&next, room_at);
 		warn_about_refused_database();
-		launcher_sleep_until(next);
+		sleep_launcher_until(next);
 	}
 }
 

@@ -45,7 +45,7 @@ PG_FUNCTION_INFO_V1(evpg_watch_projection);
 
 /* Returns how long to wait, in microseconds; NULL is without limit. */
 static int64
-arg_timeout(FunctionCallInfo fcinfo, int arg)
+get_timeout(FunctionCallInfo fcinfo, int arg)
 {
 	Interval	zero = {0};
 	TimestampTz now = GetCurrentTimestamp();
@@ -65,7 +65,8 @@ typedef struct AwaitedState
 {
 	char	   *name;
 	char	   *key;
-	int64		position;		/* or version */
+	int64		position;
+	int64		after_version;
 	bool		has_generation;
 	int32		generation;
 	FunctionCallInfo fcinfo;
@@ -205,8 +206,13 @@ evpg_wait_for(PG_FUNCTION_ARGS)
 	AwaitedState wait = {.name = EvpgArgName(fcinfo, 0, "consumer name")};
 
 	wait.position = EvpgArgBigint(fcinfo, 1, "min_position");
-	PG_RETURN_BOOL(wait_until(consumer_has_reached, &wait, EvpgHashPair(wait.name, ""), arg_timeout(fcinfo, 2)));
+	PG_RETURN_BOOL(wait_until(consumer_has_reached, &wait, EvpgHashPair(wait.name, ""), get_timeout(fcinfo, 2)));
 }
+
+enum
+{
+	WATCH_STATE, WATCH_GENERATION, WATCH_VERSION, WATCH_POSITION, WATCH_UPDATED_AT, WATCH_NATTS
+};
 
 static EvpgStatement select_projection_row_watch = {
 	.text = "SELECT s.state, p.generation_base + s.generation, s.version, GREATEST(s.position, p.rebuilt_position),"
@@ -229,17 +235,17 @@ row_has_changed(const AwaitedState *wait)
 	(void) EvpgProjectionGet(wait->name, false);
 	if (EvpgStatementReadLatest(&select_projection_row_watch, parameters, NULL) > 0)
 	{
-		Datum		values[5];
-		bool		nulls[5];
+		Datum		values[WATCH_NATTS];
+		bool		nulls[WATCH_NATTS];
 
-		for (int column = 0; column < 5; column++)
+		for (int column = WATCH_STATE; column < WATCH_NATTS; column++)
 			nulls[column] = !EvpgResultDatum(0, column + 1, &values[column]);
-		if (wait->has_generation && DatumGetInt32(values[1]) != wait->generation)
-			changed = DatumGetInt32(values[1]) > wait->generation;
+		if (wait->has_generation && DatumGetInt32(values[WATCH_GENERATION]) != wait->generation)
+			changed = DatumGetInt32(values[WATCH_GENERATION]) > wait->generation;
 		else if (wait->has_generation)
-			changed = DatumGetInt64(values[2]) > wait->position;
+			changed = DatumGetInt64(values[WATCH_VERSION]) > wait->after_version;
 		else
-			changed = DatumGetInt64(values[2]) != wait->position;
+			changed = DatumGetInt64(values[WATCH_VERSION]) != wait->after_version;
 		if (changed)
 			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
@@ -264,13 +270,13 @@ evpg_watch_projection(PG_FUNCTION_ARGS)
 	AwaitedState wait = {
 		.name = EvpgArgName(fcinfo, ARG_NAME, "projection name"),
 		.key = EvpgArgKey(fcinfo, ARG_KEY),
-		.position = PG_ARGISNULL(ARG_AFTER_VERSION) ? 0 : PG_GETARG_INT64(ARG_AFTER_VERSION),
+		.after_version = PG_ARGISNULL(ARG_AFTER_VERSION) ? 0 : PG_GETARG_INT64(ARG_AFTER_VERSION),
 		.has_generation = !PG_ARGISNULL(ARG_AFTER_GENERATION),
 		.generation = PG_ARGISNULL(ARG_AFTER_GENERATION) ? 0 : PG_GETARG_INT32(ARG_AFTER_GENERATION),
 		.fcinfo = fcinfo
 	};
 
 	InitMaterializedSRF(fcinfo, 0);
-	(void) wait_until(row_has_changed, &wait, EvpgHashPair(wait.name, wait.key), arg_timeout(fcinfo, ARG_TIMEOUT));
+	(void) wait_until(row_has_changed, &wait, EvpgHashPair(wait.name, wait.key), get_timeout(fcinfo, ARG_TIMEOUT));
 	PG_RETURN_NULL();
 }
