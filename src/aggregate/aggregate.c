@@ -318,7 +318,7 @@ typedef struct AggregateCode
 	int			reducer_version;
 } AggregateCode;
 
-/* Error if one of the two functions is missing that only serve together. */
+/* Raises an error if one of the two functions is missing that only serve together. */
 static void
 require_function(FunctionCallInfo fcinfo, int arg, const char *what)
 {

@@ -36,7 +36,7 @@ typedef struct Interference
 	char	   *name;
 	instr_time	since;
 	bool		logged;
-}			Interference;
+} Interference;
 
 static List *interferences = NIL;
 
@@ -80,7 +80,7 @@ name_database(void)
 }
 
 static void
-stop_logging_lock_waits(const Interference * of)
+stop_logging_lock_waits(const Interference *of)
 {
 	if (lock_waits_logged_for != of)
 		return;

@@ -80,7 +80,7 @@ replacement_of(Oid table, List *tables, List *copies)
 
 /* ------------------------------------------------------------------ keys that the copies have */
 
-/* Whether a key of a table and one of its copy are equal, but for what can be deferred. */
+/* Returns whether a key of a table and one of its copy are equal, but for what can be deferred. */
 static bool
 equal_keys(const ForeignKey *a, const ForeignKey *b, List *tables, List *copies)
 {
@@ -109,8 +109,9 @@ list_foreign_keys(Oid table_id)
 }
 
 /*
- * Whether a relation has a foreign key that is equal to one of its counterpart:
- * key is of the table and relation is the copy, or the other way round.
+ * Returns whether a relation has a foreign key that is equal to one of its
+ * counterpart: key is of the table and relation is the copy, or the other way
+ * round.
  */
 static bool
 has_equal_key(const ForeignKey *key, Oid relation, bool is_copy, List *tables, List *copies)
@@ -128,7 +129,7 @@ has_equal_key(const ForeignKey *key, Oid relation, bool is_copy, List *tables, L
 	return false;
 }
 
-/* Whether a key changes rows of its table when a referenced row goes or changes. */
+/* Returns whether a key changes rows of its table when a referenced row goes or changes. */
 static bool
 acts_on_rows(const ForeignKey *key)
 {
@@ -176,7 +177,7 @@ owner_of_relation(Oid relation)
 	return owner;
 }
 
-/* Whether the owner of an exchanged table may read and lock all rows of another table. */
+/* Returns whether the owner of an exchanged table may read and lock all rows of another table. */
 static bool
 can_be_read(Oid table, Oid owner)
 {
@@ -185,7 +186,7 @@ can_be_read(Oid table, Oid owner)
 		pg_class_aclcheck(table, owner, ACL_UPDATE) == ACLCHECK_OK && check_enable_rls(table, owner, true) == RLS_NONE;
 }
 
-/* Whether a query can tell if a key holds. */
+/* Returns whether a query can tell if a key holds. */
 static bool
 can_be_checked(const EvpgExchange *exchange, const ForeignKey *key)
 {

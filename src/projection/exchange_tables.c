@@ -182,7 +182,7 @@ match_indexes(Relation table, Relation copy, List **indexes, List **matches)
 	return left == NIL;
 }
 
-/* Whether a trigger or a rule that is enabled in this way acts in this session. */
+/* Returns whether a trigger or a rule that is enabled in this way acts in this session. */
 static bool
 is_enabled(char enabled)
 {
@@ -191,7 +191,7 @@ is_enabled(char enabled)
 					TRIGGER_FIRES_ON_REPLICA);
 }
 
-/* Whether the constraint of an internal trigger is a foreign key. */
+/* Returns whether the constraint of an internal trigger is a foreign key. */
 static bool
 is_foreign_key(Oid constraint_id)
 {
@@ -244,7 +244,7 @@ find_trigger_obstacle(Relation table, EvpgExchange *exchange)
 	return obstacle;
 }
 
-/* Whether a publication has a table. */
+/* Returns whether a publication has a table. */
 static bool
 is_published(Relation table)
 {
@@ -256,8 +256,9 @@ is_published(Relation table)
 }
 
 /*
- * Whether a change of the table may be decoded, which an exchange is not: by a
- * logical slot of this database, but pgoutput decodes only tables that are published.
+ * Returns whether a change of the table may be decoded, which an exchange is
+ * not: by a logical slot of this database, but pgoutput decodes only tables
+ * that are published.
  */
 static bool
 may_be_decoded(Relation table)

@@ -394,11 +394,12 @@ takes_equal_values(Relation left, Form_pg_attribute a, Relation right, Form_pg_a
 }
 
 /*
- * Error if a table has got other columns or defaults since its copy was made, or if
- * foreign keys between the tables delete or change other rows: what the copy holds is
- * not what the handler would have written to the table.  Other constraints, indexes
- * and triggers need not be equal: a table that has others is not exchanged
- * (exchange_tables.c), and keeps them when its rows are replaced.
+ * Raises an error if a table has got other columns or defaults since its copy
+ * was made, or if foreign keys between the tables delete or change other rows:
+ * what the copy holds is not what the handler would have written to the table.
+ * Other constraints, indexes and triggers need not be equal: a table that has
+ * others is not exchanged (exchange_tables.c), and keeps them when its rows
+ * are replaced.
  */
 static void
 refuse_changed_table(const char *name, Oid table_id, Oid copy_id, const EvpgExchange *all)

@@ -94,7 +94,7 @@ typedef struct Replay
 	keys_hash  *left;			/* keys of events that stay parked */
 } Replay;
 
-/* Whether an event, given as its parked rows, is to be applied. */
+/* Returns whether an event, given as its parked rows, is to be applied. */
 static bool
 is_wanted(const Replay *replay, List *parked)
 {

@@ -392,11 +392,11 @@ await_consumer_tables(void (*commit) (void))
 	{
 		if (!EvpgPostponeAfterError(error, &later))
 			ReThrowError(error);
-		EvpgInterferenceNote(lock_work_tables, "sagas", error);
+		EvpgInterferenceNote(lock_consumer_tables, "sagas", error);
 		commit();
 		CHECK_FOR_INTERRUPTS();
 	}
-	EvpgInterferenceEnd(lock_work_tables, "sagas");
+	EvpgInterferenceEnd(lock_consumer_tables, "sagas");
 }
 
 /* Gives back items that are claimed and not done yet, but not arg. */

@@ -401,8 +401,8 @@ EvpgSagaCodeOnRejection(EvpgSaga *saga, Jsonb *state, const EvpgRejection *rejec
 
 /*
  * EvpgSagaCodeRequireTimerHandler
- *		Error if a saga has no code for timers: what it schedules would fail when it is
- *		due.
+ *		Raises an error if a saga has no code for timers: what it schedules
+ *		would fail when it is due.
  */
 void
 EvpgSagaCodeRequireTimerHandler(EvpgSaga *saga)

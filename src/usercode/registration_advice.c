@@ -186,7 +186,7 @@ join_names(List *names)
 	return text.data;
 }
 
-/* Whether a path has a filter, so that it is to find nothing in some events. */
+/* Returns whether a path has a filter, so that it is to find nothing in some events. */
 static bool
 has_filter(struct varlena *path)
 {
@@ -199,7 +199,7 @@ has_filter(struct varlena *path)
 	return item.type == jpiFilter;
 }
 
-/* Whether a path finds anything but null in an event. */
+/* Returns whether a path finds anything but null in an event. */
 static bool
 finds_key(struct varlena *path, const EvpgEvent *event)
 {
