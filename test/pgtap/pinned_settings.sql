@@ -53,6 +53,8 @@ CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction 
     '{"do": "schedule", "timer": "raw", "due_at": "2099-01-15 23:30:00"}') $$;
 CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$
 BEGIN command.metadata := test.settings(); RETURN command; END $$;
+CREATE FUNCTION test.ring(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(state) $$;
 CREATE FUNCTION test.translate(payload jsonb) RETURNS evpg.command LANGUAGE sql STABLE AS $$
   SELECT evpg_command('said', 's', 'Say', test.settings())
 $$;
@@ -68,8 +70,10 @@ SELECT evpg_register_aggregate('noted', 'test.decide', 'test.fold', invariant =>
        evpg_register_projection('async path', mode => 'async', reducer => 'test.reduce', aggregate_types => '{noted}',
          key_path => '$.occurred_at'),
        evpg_register_projection('tables', handler => 'test.write', aggregate_types => '{noted}', tables => '{test.day}'),
-       evpg_register_saga('saga', 'test.react', event_types => '{Noted}', key_function => 'test.key'),
-         evpg_register_saga('by path', 'test.react', event_types => '{Noted}', key_path => '$.occurred_at') \g /dev/null
+       evpg_register_saga('saga', 'test.react', timer_handler => 'test.ring', event_types => '{Noted}',
+         key_function => 'test.key'),
+       evpg_register_saga('by path', 'test.react', timer_handler => 'test.ring', event_types => '{Noted}',
+         key_path => '$.occurred_at') \g /dev/null
 SELECT evpg_register_aggregate('by_module', library => 'evpg_test', symbol => 'counter') \g /dev/null
 CREATE FUNCTION test.rows(of_name text) RETURNS text LANGUAGE sql STABLE AS $$
   SELECT string_agg(key || '=' || (state->>'n') || md5((state - 'event')::text), ' ' ORDER BY key) FROM evpg.projected_state
