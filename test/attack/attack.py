@@ -120,15 +120,14 @@ def call_hostilely(number_of, seed, user, functions, terminated):
             session.execute('ROLLBACK')
             if not alone or rng.random() < .1:
                 session.execute('RESET statement_timeout' + ('; RESET search_path' if trapped else ''))
-                row = session.execute("""SELECT current_user = session_user AND current_user = %s AND current_setting('search_path') = '"$user", public',
+                row = session.execute("""SELECT session_user, current_user, current_setting('search_path'),
                     (SELECT string_agg(concat_ws(' ', locktype, mode, relation::regclass, classid, objid, transactionid), ', ') FROM pg_locks
-                        WHERE pid = pg_backend_pid() AND mode NOT IN ('AccessShareLock', 'SIReadLock') AND locktype <> 'virtualxid')""", (user,)).fetchone()
-                check(row[0] and row[1] is None, 'a call left a user, a path or a lock behind: %s' % (row,), '; '.join(statements)[:3000])
+                        WHERE pid = pg_backend_pid() AND mode NOT IN ('AccessShareLock', 'SIReadLock') AND locktype <> 'virtualxid')""").fetchone()
+                check(row == (user, user, '"$user", public', None), 'a call left a user, a path or a lock behind: %s' % (row,), '; '.join(statements)[:9000])
             session.execute('DISCARD ALL')
-        except psycopg.Error as error:
-            if session.closed or session.broken:
-                session.close()
-                session = connect(user)
+        except psycopg.Error as error:      # a cancel in here leaves the settings of the calls in the session
+            session.close()
+            session = connect(user)
     session.close()
     report['done'] += done
 

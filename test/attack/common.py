@@ -26,6 +26,7 @@ ROLES = ('attack_super', 'attack_operator', 'attack_writer', 'attack_reader')
 # Internal errors that are none of evpg: what a message must match, and why it may be raised.
 ALLOWED = (
     (r'missing magic block', 'PostgreSQL\'s answer to a library that is no module'),
+    (r'could not load library', 'PostgreSQL\'s answer to a file that is no library: with the SQLSTATE of whatever errno happens to be'),
     (r'tuple concurrently (updated|deleted)', 'PostgreSQL\'s answer to DDL on one object at the same time: functions, grants, settings'),
 )
 
