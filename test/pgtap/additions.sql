@@ -29,18 +29,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
   $w$SELECT FROM evpg_read_stream('counter', 'a')$w$, $w$SELECT evpg_put_projection('last', 'a', '{}')$w$,
   $w$SELECT evpg_rebuild_projection('last')$w$]) AS statement;
 
--- What the ways say after a change that is rolled back: each answer once, and the detail and hint of one.
-CREATE FUNCTION test.after(change text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-  answers text;
-BEGIN
-  EXECUTE change;
-  SELECT string_agg(DISTINCT error_of(statement), ', ') || error_fields($f$SELECT try('a', 'Add')$f$) INTO answers
-    FROM test.way;
-  RAISE EXCEPTION USING MESSAGE = answers, ERRCODE = 'UNDO1';
-EXCEPTION WHEN SQLSTATE 'UNDO1' THEN
-  RETURN SQLERRM;
-END $$;
+\ir include/changes.sql
 
 SELECT plan(54);
 

@@ -24,8 +24,7 @@ SELECT is(test.offset(), '25 h', 'it can be moved');
 -- all times
 CREATE FUNCTION test.told_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
   SELECT evpg_event('Told', jsonb_build_object('at', command.received_at)) $$;
-CREATE FUNCTION test.same_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
-SELECT evpg_register_aggregate('told', 'test.told_handle', 'test.same_apply') \g /dev/null
+SELECT evpg_register_aggregate('told', 'test.told_handle', 'test.same_state') \g /dev/null
 SELECT is((SELECT which(registered_at) FROM evpg.aggregate_type WHERE aggregate_type = 'told'), 'evpg', 'registered_at');
 SELECT is((SELECT ARRAY[which((data->>'at')::timestamptz), which(recorded_at), which(occurred_at)]
   FROM evpg_execute('told', 'a', 'Tell', command_id => 'once')), '{evpg,evpg,evpg}',

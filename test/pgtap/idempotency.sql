@@ -7,7 +7,7 @@
 CREATE TABLE before AS SELECT * FROM evpg_execute('counter_c', 'session', 'Add', '{"n": 1}', command_id => 'c1');
 \connect -
 SET search_path = public, test;
-SELECT plan(138);
+SELECT plan(158);
 SELECT same($$SELECT * FROM evpg_execute('counter_c', 'session', 'Add', '{"n": 1}', command_id => 'c1')$$,
   'SELECT * FROM before',
   'another session gets the events of the first one [rule 4]');

@@ -98,7 +98,6 @@ SELECT is((SELECT count(*) FROM evpg_execute(kind, 'few', 'AddMany', '{"count": 
   FROM unnest('{counter,counter_c}'::text[]) kind;
 CREATE FUNCTION test.array_handle(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE sql AS $$
   SELECT jsonb_agg(jsonb_build_object('type', 'Odd')) FROM generate_series(1, (command.data->>'count')::int) $$;
-CREATE FUNCTION test.same_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
 SELECT evpg_register_aggregate('array', 'test.array_handle', 'test.same_state') \g /dev/null
 SELECT refused($$SELECT evpg_execute('array', 'a', 'X', '{"count": 4}')$$, 'VE014 command "X" emits too many events',
   'a handler that returns jsonb: evpg.max_events');

@@ -21,7 +21,6 @@ BEGIN
   '{"n": 1, "type": "caller", "id": "1", "command": "Call"}');
   RETURN evpg_event('Called');
 END $$;
-CREATE FUNCTION test.same_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
 SELECT evpg_register_aggregate('caller', 'test.caller', 'test.same_state') \g /dev/null
 SELECT is((SELECT type FROM evpg_execute('caller', '1', 'Call', '{"type": "counter", "id": "called", "command": "Add"}')),
   'Called', 'a handler may execute a command on another stream');

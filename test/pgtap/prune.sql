@@ -6,8 +6,7 @@
 SELECT plan(31);
 CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
   SELECT evpg_event(command.command_type, command.data) $$;
-CREATE FUNCTION test.any_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
-SELECT evpg_register_aggregate('a', 'test.any_handle', 'test.any_apply') \g /dev/null
+SELECT evpg_register_aggregate('a', 'test.any_handle', 'test.same_state') \g /dev/null
 CREATE TABLE test.broken (why text);
 ALTER TABLE test.broken REPLICA IDENTITY FULL;
 CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$

@@ -71,7 +71,6 @@ BEGIN
   IF command.command_type = 'Refuse' THEN PERFORM public.evpg_reject('no'); END IF;
   RETURN public.evpg_event(command.command_type, command.data);
 END $$;
-CREATE FUNCTION test.same_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS 'SELECT state';
 SELECT evpg_register_aggregate(t, 'test.plain', 'test.same_state')
   FROM unnest('{plain,intercepted,r,w,s}'::text[]) t \g /dev/null
 

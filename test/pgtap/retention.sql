@@ -11,13 +11,12 @@ BEGIN
   IF event.data ? 'breaks' THEN RAISE EXCEPTION 'broken'; END IF;
   RETURN state;
 END $$;
-CREATE FUNCTION test.no_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
 CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
 BEGIN
   IF event.data ? 'breaks' THEN RAISE EXCEPTION 'broken'; END IF;
   RETURN evpg_reaction('{"a": "name"}', evpg_action_complete());
 END $$;
-SELECT evpg_register_aggregate('a', 'test.any_handle', 'test.no_apply') \g /dev/null
+SELECT evpg_register_aggregate('a', 'test.any_handle', 'test.same_state') \g /dev/null
 SELECT evpg_register_saga('s', handler => 'test.react', event_types => '{Told}', max_attempts => 1) \g /dev/null
 SELECT evpg_register_projection('p', 'test.any_apply', mode => 'async', event_types => '{Told}', on_error => 'skip',
   max_attempts => 1) \g /dev/null

@@ -21,18 +21,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
     $w$SELECT evpg_commands('[{"aggregate_type": "x", "aggregate_id": "x", "command_type": "x"}]')$w$,
   $w$SELECT evpg_reaction('{}')$w$, $w$SELECT FROM evpg_streams()$w$]) AS statement;
 
--- What the ways say after a change that is rolled back: each answer once, and the fields of one.
-CREATE FUNCTION test.after(change text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-  answers text;
-BEGIN
-  EXECUTE change;
-  SELECT string_agg(DISTINCT error_of(statement), ', ') || error_fields($f$SELECT try('a', 'Add')$f$) INTO answers
-    FROM test.way;
-  RAISE EXCEPTION USING MESSAGE = answers, ERRCODE = 'UNDO1';
-EXCEPTION WHEN SQLSTATE 'UNDO1' THEN
-  RETURN SQLERRM;
-END $$;
+\ir include/changes.sql
 
 SELECT plan(48);
 SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %',

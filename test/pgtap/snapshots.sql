@@ -27,7 +27,7 @@ CREATE FUNCTION test.snapshots(kind text, id text) RETURNS text LANGUAGE sql VOL
   ORDER BY p.version)
     FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE s.aggregate_type = kind AND s.aggregate_id = id $$;
 
-SELECT plan(78);
+SELECT plan(83);
 SELECT is(snapshots(kind, 'a'), '20',
   '25 events, every 10, keep 1: the newest is at 20 [rule 7, B14, B15, 2.4 test 4, ' || kind || ']'),
        is((SELECT version || ' ' || (state->>'total') FROM evpg_state(kind, 'a')), '25 325',
@@ -130,6 +130,20 @@ SELECT is(evpg_register_aggregate('ten', 'test.counter_handle', 'test.counter_ap
   snapshot_every => 10, reducer_version => 2), true,
   'another reducer and reducer_version [B16]');
 SELECT is((SELECT state->>'total' FROM evpg_state('ten', 'fold')), '20', 'its fold counts [rule 7, rule 6]');
+
+-- another fold under the same reducer_version: what is registered says so, not the snapshot
+SELECT count(*) FROM evpg_execute('manual', 'from', 'AddMany', '{"count": 5}') \g /dev/null
+SELECT is(evpg_take_snapshot('manual', 'from'), 5::bigint, 'a snapshot of a fold from 0 [rule 7]');
+SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_apply',
+  initial_state => '{"total": 100, "applied": 0}', snapshot_every => 0) \g /dev/null
+SELECT is((SELECT state->>'total' FROM evpg_state('manual', 'from')), '105',
+  'another initial state makes the snapshot unused [rule 7]');
+SELECT is(evpg_take_snapshot('manual', 'from'), 5::bigint, 'it is replaced by one of the new fold [rule 7]');
+SET evpg.state_cache_size = 0;
+SELECT folds('manual') AS before \gset
+SELECT is((SELECT state->>'total' FROM evpg_state('manual', 'from')), '105', 'which is right [rule 7]');
+SELECT is(folds('manual') - :before, 0::bigint, 'and used [rule 7]');
+RESET evpg.state_cache_size;
 
 -- a failed save never fails a command
 CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE

@@ -169,16 +169,6 @@ SELECT is(error_of($$SELECT evpg_receive_message('s', 'angry', 'angry', '{"x": 1
 SELECT is(error_fields($$SELECT evpg_receive_message('s', 'angry', 'angry', '{"x": 1}')$$), 'bad_form|{"x": 1}|',
   'its error has code and detail [B59]');
 SELECT is(stored(), :'before', 'nothing is left of its message [B60]');
-CREATE FUNCTION test.context_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-  context text;
-BEGIN
-  EXECUTE statement;
-  RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
-  RETURN context;
-END $$;
 SELECT alike(context_of($$SELECT evpg_receive_message('far away', 'm1', 'angry', '{}')$$),
   E'%\ntranslator "angry"\nmessage "m1" of source "far away"\n%',
   'the position of a message that is refused stays where it was [B59]');
@@ -205,16 +195,6 @@ CREATE ROLE evpg_translator_operator;
 SELECT evpg_grant('evpg_translator_writer', 'writer'), evpg_grant('evpg_translator_operator', 'operator') \g /dev/null
 GRANT USAGE, CREATE ON SCHEMA test TO evpg_translator_operator;
 GRANT INSERT ON test.note TO evpg_translator_operator;
-CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-  EXECUTE format('SET LOCAL ROLE %I', role);
-  EXECUTE statement;
-  RESET ROLE;
-  RETURN 'done';
-EXCEPTION WHEN OTHERS THEN
-  RESET ROLE;
-  RETURN SQLSTATE || ' ' || SQLERRM;
-END $$;
 SELECT is(as_role('evpg_translator_operator', $$SELECT evpg_register_translator('mine', 'test.writing')$$),
   '42501 must be owner of function test.writing(pg_catalog.jsonb)', 'a function of another [B59]');
 ALTER FUNCTION test.writing OWNER TO evpg_translator_operator;

@@ -19,16 +19,6 @@ CREATE ROLE evpg_test_helper;
 GRANT pg_read_all_data, pg_write_all_data TO evpg_test_writes_all;
 GRANT USAGE ON SCHEMA evpg, test TO evpg_test_everything;
 GRANT ALL ON ALL TABLES IN SCHEMA evpg TO evpg_test_everything;
-CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-  EXECUTE format('SET LOCAL ROLE %I', role);
-  EXECUTE statement;
-  RESET ROLE;
-  RETURN 'done';
-EXCEPTION WHEN OTHERS THEN
-  RESET ROLE;
-  RETURN SQLSTATE || ' ' || SQLERRM;
-END $$;
 
 -- each table, each way to write it
 SELECT alike(test.as_role(role, format(statement, relname)),

@@ -5,7 +5,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT processes);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -20,14 +20,6 @@ allow_in_place_tablespaces = on
 EOC
 
 # The processes of a type, of a database if it is named, as a condition.
-sub processes
-{
-	my ($count, $type, $database) = @_;
-
-	return "SELECT count(*) = $count FROM pg_stat_activity WHERE backend_type = 'evpg $type'"
-	  . (defined $database ? " AND datname = '$database'" : '');
-}
-
 sub soon
 {
 	my ($condition, $name, $server) = @_;

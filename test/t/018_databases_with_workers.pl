@@ -5,7 +5,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT soon processes);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -14,20 +14,6 @@ my $node = evpg_node('databases', bare => 1, conf => <<'EOC');
 shared_preload_libraries = 'evpg'
 evpg.max_databases = 1
 EOC
-
-sub processes
-{
-	my ($count, $type, $database) = @_;
-
-	return "SELECT count(*) = $count FROM pg_stat_activity WHERE backend_type = 'evpg $type' AND datname = '$database'";
-}
-
-sub soon
-{
-	my ($condition, $name) = @_;
-
-	return ok($node->poll_query_until('postgres', $condition), $name);
-}
 
 # ------------------------------------------------------------------ a template with the extension
 

@@ -7,7 +7,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query);
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -173,13 +173,6 @@ PostgreSQL::Test::Utils::append_to_file("$directory/run.pgbench", "CALL evpg_run
 
 my ($node, $looks);
 
-sub sql
-{
-	my ($statements) = @_;
-
-	return $node->safe_psql('postgres', $statements);
-}
-
 sub start
 {
 	my ($name, @command) = @_;
@@ -209,7 +202,7 @@ sub look
 			AND EXISTS (SELECT FROM evpg.projection JOIN build USING (build) WHERE projection.name = '$_')" } @rebuilt;
 
 	$looks++;
-	my ($wrong, @figures) = split /\n/, sql(<<"SQL");
+	my ($wrong, @figures) = split /\n/, query(<<"SQL");
 INSERT INTO build SELECT name, build FROM evpg.projection ON CONFLICT DO NOTHING;
 SELECT coalesce(string_agg(wrong::text, ' '), 'nothing') FROM (SELECT * FROM wrong LIMIT 5) wrong;
 $rebuild;
@@ -232,7 +225,7 @@ sub start_appenders
 # Whether all are so near to the last event that another burst would not be too much.
 sub are_near
 {
-	return sql(<<'SQL') eq 't';
+	return query(<<'SQL') eq 't';
 SELECT last_value - least((SELECT checkpoint FROM reader), (SELECT min(checkpoint) FROM evpg.consumer),
   (SELECT min(checkpoint) FROM evpg.rebuild_part)) < 10000
   FROM evpg.event_position
@@ -275,20 +268,20 @@ sub load
 
 	# in the middle of a burst
 	appended($what, $pgbench);
-	my $events = sql('SELECT count(*) FROM evpg.event_log');
+	my $events = query('SELECT count(*) FROM evpg.event_log');
 	$pgbench = start_appenders($signal eq 'KILL' ? ('-T', 1000) : @burst);
 	ok($node->poll_query_until('postgres', "SELECT count(*) > $events + 100 FROM evpg.event_log"),
 		"$what: more events come in");
 
 	# at least one prepared transaction is left behind
-	sql("BEGIN; $append 'orphan', notes(2, 1)); PREPARE TRANSACTION 'orphan'");
+	query("BEGIN; $append 'orphan', notes(2, 1)); PREPARE TRANSACTION 'orphan'");
 	if ($victim eq 'postmaster')
 	{
 		$node->kill9;
 	}
 	else
 	{
-		is(kill($signal, sql("SELECT pid FROM pg_stat_activity WHERE $victim ORDER BY random() LIMIT 1")), 1,
+		is(kill($signal, query("SELECT pid FROM pg_stat_activity WHERE $victim ORDER BY random() LIMIT 1")), 1,
 			"$what: it is");
 	}
 	if ($signal eq 'KILL')
@@ -301,13 +294,13 @@ sub load
 		$others = start_others($runners);
 	}
 	# somebody might pass by it
-	sql("$append 'after', notes(2, 2))");
-	sql("COMMIT PREPARED 'orphan'");
+	query("$append 'after', notes(2, 2))");
+	query("COMMIT PREPARED 'orphan'");
 	appended($what, $pgbench) if $signal ne 'KILL';
-	my @prepared = split /\n/, sql('SELECT gid FROM pg_prepared_xacts');
+	my @prepared = split /\n/, query('SELECT gid FROM pg_prepared_xacts');
 	foreach my $number (0 .. $#prepared)
 	{
-		sql(($number % 2 ? 'ROLLBACK' : 'COMMIT') . " PREPARED '$prepared[$number]'");
+		query(($number % 2 ? 'ROLLBACK' : 'COMMIT') . " PREPARED '$prepared[$number]'");
 	}
 	note scalar(@prepared) . ' more prepared transactions were left behind';
 	return $others;
@@ -317,7 +310,7 @@ sub load
 sub finish
 {
 	my ($part, $others) = @_;
-	my $events = sql('SELECT count(*) FROM evpg.event_log');
+	my $events = query('SELECT count(*) FROM evpg.event_log');
 
 	ok( $node->poll_query_until(
 			'postgres', "SELECT (SELECT bool_and(mode = 'inline' OR status = 'stopped' OR lag_events = 0)
@@ -325,50 +318,50 @@ sub finish
 				AND NOT EXISTS (SELECT FROM evpg.rebuild WHERE status = 'running')
 				AND NOT EXISTS (SELECT FROM evpg.old_build)"),
 		"$part: all catch up");
-	sql('CREATE TABLE stopped ()');
+	query('CREATE TABLE stopped ()');
 	$others->{reader}->finish;
 	is($others->{reader}->result(0), 0, "$part: the reader comes to its end") or diag(slurp_file("$directory/reader.err"));
 	$others->{runner}->kill_kill if $others->{runner};
-	note sql("SELECT 'builds of ' || name || ': ' || count(*) FROM (SELECT name, build FROM build "
+	note query("SELECT 'builds of ' || name || ': ' || count(*) FROM (SELECT name, build FROM build "
 		. "UNION SELECT name, build FROM evpg.projection) b GROUP BY name ORDER BY 1");
 
-	is(sql("SELECT name, status, errors_total, parked FROM evpg.stat_consumer "
+	is(query("SELECT name, status, errors_total, parked FROM evpg.stat_consumer "
 		. "WHERE status <> 'running' OR errors_total > 0 OR parked > 0"), '', "$part: no consumer met an error");
-	is(sql('SELECT * FROM evpg.parked_event'), '', "$part: nothing is parked");
-	is(sql('SELECT * FROM evpg.rebuild'), '', "$part: no rebuild is left");
-	is(sql('SELECT build FROM evpg.rebuild_part UNION SELECT build FROM evpg.old_build UNION SELECT build '
+	is(query('SELECT * FROM evpg.parked_event'), '', "$part: nothing is parked");
+	is(query('SELECT * FROM evpg.rebuild'), '', "$part: no rebuild is left");
+	is(query('SELECT build FROM evpg.rebuild_part UNION SELECT build FROM evpg.old_build UNION SELECT build '
 		. 'FROM evpg.projection_state EXCEPT SELECT build FROM evpg.projection'), '', "$part: nor one of its rows");
-	is(sql("SELECT count(*) FROM evpg.event_log WHERE type = 'Lost'"), '0', "$part: what was rolled back is not there");
-	is( sql(<<'SQL'), '', "$part: the reader has seen each event once [rule 9]");
+	is(query("SELECT count(*) FROM evpg.event_log WHERE type = 'Lost'"), '0', "$part: what was rolled back is not there");
+	is( query(<<'SQL'), '', "$part: the reader has seen each event once [rule 9]");
 SELECT coalesce(s.position, e.position), count(s.position), count(e.position) FROM seen s
   FULL JOIN evpg.event_log e USING (position)
  GROUP BY 1 HAVING count(s.position) <> 1 OR count(e.position) <> 1 ORDER BY 1 LIMIT 10
 SQL
-	is( sql(<<'SQL'), '', "$part: in order [rule 9]");
+	is( query(<<'SQL'), '', "$part: in order [rule 9]");
 SELECT * FROM (SELECT *, lag(position) OVER (ORDER BY number) AS last_position,
   lag(version, 1, 0::bigint) OVER (PARTITION BY aggregate_id ORDER BY number) AS last_version FROM seen) s
  WHERE position <= last_position OR version <> last_version + 1 LIMIT 10
 SQL
-	is( sql(<<'SQL'), '', "$part: so has the asynchronous projection, in the order of positions [rule 10]");
+	is( query(<<'SQL'), '', "$part: so has the asynchronous projection, in the order of positions [rule 10]");
 SELECT * FROM (SELECT key, value::bigint, lag(value::bigint) OVER (PARTITION BY key ORDER BY number) AS last
                  FROM evpg.projected_state, jsonb_array_elements_text(state->'positions') WITH ORDINALITY p (value, number)
                    WHERE name = 'listed') s
  WHERE value <= last LIMIT 10
 SQL
-	is(sql('SELECT * FROM wrong LIMIT 10'), '',
+	is(query('SELECT * FROM wrong LIMIT 10'), '',
 		"$part: each projection is what the events say, and counts them [rules 10, 11]");
-	is( sql(<<'SQL'), '', "$part: the handler was given the events of a stream in order [rule 11]");
+	is( query(<<'SQL'), '', "$part: the handler was given the events of a stream in order [rule 11]");
 SELECT * FROM (SELECT *, lag(version, 1, 0::bigint) OVER (PARTITION BY aggregate_id ORDER BY number) AS last FROM line) l
   WHERE version <> last + 1 LIMIT 10
 SQL
-	is( sql("SELECT string_agg(DISTINCT evpg_rebuild_projection(name)::text, ' ') FROM evpg.projection"),
+	is( query("SELECT string_agg(DISTINCT evpg_rebuild_projection(name)::text, ' ') FROM evpg.projection"),
 		$events, "$part: a rebuild folds them all [rule 13]");
-	is(sql('SELECT * FROM wrong LIMIT 10'), '', "$part: and changes nothing");
+	is(query('SELECT * FROM wrong LIMIT 10'), '', "$part: and changes nothing");
 	# what says so is not empty whatever happens
-	like(sql('BEGIN; DELETE FROM line WHERE position = (SELECT max(position) FROM line); SELECT * FROM wrong; ROLLBACK'),
+	like(query('BEGIN; DELETE FROM line WHERE position = (SELECT max(position) FROM line); SELECT * FROM wrong; ROLLBACK'),
 		qr/^table\|/, "$part: a lost line would be found");
 	is(inspect($node), '', "$part: all that is stored agrees");
-	note sql("SELECT count(*) || ' events, ' || last_value || ' positions drawn' "
+	note query("SELECT count(*) || ' events, ' || last_value || ' positions drawn' "
 		. "FROM evpg.event_log, evpg.event_position GROUP BY last_value");
 	$node->stop;
 	is(join("\n", slurp_file($node->logfile) =~ /^.*(?:ERROR|PANIC|TRAP).*$/mg), '',
@@ -383,7 +376,7 @@ my $common = "restart_after_crash = on\nmax_prepared_transactions = 40\n";
 $node = evpg_node('workers',
 	conf => "$common\nshared_preload_libraries = 'evpg'\nmax_worker_processes = 12\nevpg.workers = 2\nevpg.naptime = "
 	. "100ms\n");
-sql("\\set mode inline\n$setup");
+query("\\set mode inline\n$setup");
 my $others = start_others(0);
 $others = load('a backend is killed', 0, $others, "application_name = 'appender'", 'KILL');
 $others = load('a worker is killed', 0, $others, "backend_type = 'evpg worker'", 'KILL');
@@ -395,7 +388,7 @@ finish('workers', $others);
 # preloaded
 
 $node = evpg_node('runners', conf => $common);
-sql("\\set mode async\n$setup");
+query("\\set mode async\n$setup");
 $others = start_others(2);
 $others = load('without workers a backend is killed', 2, $others, "application_name = 'appender'", 'KILL');
 $others = load('a runner is killed', 2, $others, "application_name = 'runner'", 'KILL');

@@ -10,7 +10,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query soon);
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -58,13 +58,6 @@ BEGIN
 END $$;
 SQL
 
-sub query
-{
-	my ($query) = @_;
-
-	return $node->safe_psql('postgres', $query);
-}
-
 # A session that waits until it is woken.
 sub waiter
 {
@@ -93,13 +86,6 @@ sub ends
 	$process->finish;
 	is(slurp_file("$directory/$name.err"), '', "$name: no error");
 	return split /\n/, slurp_file("$directory/$name.out");
-}
-
-sub soon
-{
-	my ($condition, $name) = @_;
-
-	return ok($node->poll_query_until('postgres', $condition), $name);
 }
 
 # Waits until the worker has nothing to do, and nothing that it would look at later: from now on only a wake-up makes it go

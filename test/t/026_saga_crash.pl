@@ -9,15 +9,14 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query soon crash);
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use SagaTest qw(transfers_script);
+use SagaTest qw($wait_key $waiters create_accounts transfers_script);
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $key = 17700;
 my $node = evpg_node('sagas', conf => <<'EOC');
 shared_preload_libraries = 'evpg'
 max_worker_processes = 12
@@ -27,12 +26,8 @@ evpg.naptime = 100ms
 evpg.workers = 2
 EOC
 
-$node->safe_psql('postgres', slurp_file(tree() . '/examples/bank/transfer.sql'));
+create_accounts($node);
 $node->safe_psql('postgres', <<'SQL');
-SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, generate_series(1, 10) n,
-  evpg_execute(t, 'a' || n, 'Open', '{"owner": "Ann"}');
-SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, generate_series(1, 10) n,
-  evpg_execute(t, 'a' || n, 'Deposit', '{"amount": 1000}');
 -- what belongs to a transfer, and what came of it
 CREATE VIEW transfer AS
   SELECT replace(aggregate_type, 'account', 'transfer') AS kind,
@@ -42,20 +37,6 @@ CREATE VIEW transfer AS
          count(*) FILTER (WHERE type = 'MoneyWithdrawn') AS taken, count(*) FILTER (WHERE type = 'MoneyDeposited') AS given
     FROM evpg.event WHERE aggregate_type LIKE 'transfer%' OR metadata ? 'transfer' GROUP BY 1, 2;
 SQL
-
-sub query
-{
-	my ($query) = @_;
-
-	return $node->safe_psql('postgres', $query);
-}
-
-sub soon
-{
-	my ($condition, $name) = @_;
-
-	return ok($node->poll_query_until('postgres', $condition), $name);
-}
 
 sub set
 {
@@ -74,36 +55,15 @@ sub transfer
 		. "\"amount\": 1}')");
 }
 
-# Kills a process, or the postmaster, and waits until the server is there again.
-sub crash
-{
-	my ($victim, $pid) = @_;
-
-	if ($victim eq 'postmaster')
-	{
-		$node->kill9;
-		start_again($node);
-	}
-	else
-	{
-		is(kill('KILL', $pid), 1, "the $victim is killed");
-		$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
-		  or die 'the server does not restart';
-	}
-	return;
-}
-
-my $waiter = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $key AND NOT granted";
-
 # Lets the workers come to a point, kills, and leaves no workers.
 sub crash_at
 {
 	my ($victim, $point, $begin) = @_;
 
-	query("BEGIN; SELECT pg_advisory_xact_lock($key); PREPARE TRANSACTION 'holder'");
+	query("BEGIN; SELECT pg_advisory_xact_lock($wait_key); PREPARE TRANSACTION 'holder'");
 	$begin->();
-	soon("SELECT EXISTS ($waiter)", "$victim, $point: a worker comes there");
-	my $pid = query("$waiter LIMIT 1");
+	soon("SELECT EXISTS ($waiters)", "$victim, $point: a worker comes there");
+	my $pid = query("$waiters LIMIT 1");
 	set('evpg.workers', 0);
 	crash($victim, $pid);
 	query("ROLLBACK PREPARED 'holder'");

@@ -11,7 +11,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query crash);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SagaTest;
@@ -25,11 +25,6 @@ evpg.naptime = 100ms
 evpg.workers = 0
 EOC
 create_transfers($node);
-
-sub query
-{
-	return $node->safe_psql('postgres', shift);
-}
 
 # An event that cannot be reacted to: a command before the one that fails.
 query(<<'SQL');
@@ -68,25 +63,6 @@ my %scenarios = (
 		later => 700,
 		points => [ map { [ $_, $_ eq 'committed:1' ? 2 : 1 ] } map({"$_:1"} grep { $_ ne 'routed' } @steps), 'sent:2' ],
 		end => 'failed deadline' });
-
-# Kills a process, or the postmaster, and waits until the server is there again.
-sub crash
-{
-	my ($victim, $pid) = @_;
-
-	if ($victim eq 'postmaster')
-	{
-		$node->kill9;
-		start_again($node);
-	}
-	else
-	{
-		kill('KILL', $pid) == 1 or die "there is no process $pid";
-		$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
-		  or die 'the server does not restart';
-	}
-	return;
-}
 
 # Lets a new worker come to a point, crashes, and leaves no worker.
 sub crash_at

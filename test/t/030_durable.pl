@@ -9,7 +9,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query soon);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -28,20 +28,6 @@ evpg.naptime = 100ms
 # a frame by NOTIFY is a durable commit
 evpg.broadcast = off
 EOC
-
-sub query
-{
-	my ($query) = @_;
-
-	return $node->safe_psql('postgres', $query);
-}
-
-sub soon
-{
-	my ($condition, $name) = @_;
-
-	return ok($node->poll_query_until('postgres', $condition), $name);
-}
 
 query(<<'SQL');
 CREATE EXTENSION evpg;

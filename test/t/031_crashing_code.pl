@@ -6,7 +6,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -35,13 +35,6 @@ sub eventually
 		$node->psql('postgres', $condition, stdout => \$result, stderr => \my $ignored);
 	}
 	return is($result, 't', $name);
-}
-
-sub query
-{
-	my ($query) = @_;
-
-	return $node->safe_psql('postgres', $query);
 }
 
 # What is committed may crash the server before the answer comes.

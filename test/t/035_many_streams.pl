@@ -6,15 +6,13 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $many = 20000;
 my $node = evpg_node('many_streams', conf => "max_connections = 20\ndeadlock_timeout = 10ms\n");
-
-sub query { return $node->safe_psql('postgres', $_[0]) }
 
 sub ours
 {

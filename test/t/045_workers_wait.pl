@@ -9,7 +9,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT query soon);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SagaTest;
@@ -25,20 +25,6 @@ EOC
 $ENV{PGOPTIONS} = '-c statement_timeout=60s';
 
 my $worker = q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'postgres');
-
-sub query
-{
-	my ($query) = @_;
-
-	return $node->safe_psql('postgres', $query);
-}
-
-sub soon
-{
-	my ($condition, $name) = @_;
-
-	return ok($node->poll_query_until('postgres', $condition), $name);
-}
 
 sub setting
 {

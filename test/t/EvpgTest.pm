@@ -11,9 +11,14 @@ use FindBin;
 use PostgreSQL::Test::BackgroundPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate worker_rounds);
+our @EXPORT_OK = qw(query soon processes crash);
+
+# The server that evpg_node() has made last, which query(), soon() and crash() ask.
+my $last;
 
 # A background psql tells each statement and its result: too much where comments are shown.
 {
@@ -40,7 +45,33 @@ sub evpg_node
 	$node->append_conf('postgresql.conf', "log_statement = none\n" . ($options{conf} // ''));
 	$node->start;
 	create_evpg($node, 'postgres') unless $options{bare};
+	$last = $node;
 	return $node;
+}
+
+# What a statement returns that must succeed.
+sub query
+{
+	my ($statement) = @_;
+
+	return $last->safe_psql('postgres', $statement);
+}
+
+# A test: a query soon returns true.
+sub soon
+{
+	my ($condition, $name) = @_;
+
+	return ok($last->poll_query_until('postgres', $condition), $name);
+}
+
+# A query: whether there are so many processes of a type of evpg, in one database if it is named.
+sub processes
+{
+	my ($count, $type, $database) = @_;
+
+	return "SELECT count(*) = $count FROM pg_stat_activity WHERE backend_type = 'evpg $type'"
+	  . (defined $database ? " AND datname = '$database'" : '');
 }
 
 sub create_evpg
@@ -73,6 +104,25 @@ sub start_again
 		});
 
 	die 'the server does not start again' unless $started;
+	return;
+}
+
+# Kills a process, or the whole server if that is "postmaster", and waits until the server is there again.
+sub crash
+{
+	my ($victim, $pid) = @_;
+
+	if ($victim eq 'postmaster')
+	{
+		$last->kill9;
+		start_again($last);
+	}
+	else
+	{
+		kill('KILL', $pid) == 1 or die "there is no process $pid";
+		$last->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
+		  or die 'the server does not restart';
+	}
 	return;
 }
 

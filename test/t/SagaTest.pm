@@ -10,14 +10,14 @@ use EvpgTest;
 use Exporter 'import';
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw($wait_key $waiters create_transfers request transfers_script wrong);
+our @EXPORT = qw($wait_key $waiters create_accounts create_transfers request transfers_script wrong);
 
 # evpg.test_wait waits for who has this advisory lock
 our $wait_key = 17700;
 our $waiters = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $wait_key AND NOT granted";
 
-# Ten accounts of each kind, with 1000 each.
-sub create_transfers
+# The sagas of transfers, and ten accounts of each kind with 1000 each.
+sub create_accounts
 {
 	my ($node) = @_;
 
@@ -27,6 +27,17 @@ SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, generate_series(1,
   evpg_execute(t, 'a' || n, 'Open', '{"owner": "Ann"}');
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, generate_series(1, 10) n,
   evpg_execute(t, 'a' || n, 'Deposit', '{"amount": 1000}');
+SQL
+	return;
+}
+
+# These, and views of what comes of transfers, for wrong().
+sub create_transfers
+{
+	my ($node) = @_;
+
+	create_accounts($node);
+	$node->safe_psql('postgres', <<'SQL');
 -- the id that a saga gives to a command (rule 16)
 CREATE FUNCTION derived_id(saga text, key text, source text, n int) RETURNS text LANGUAGE sql IMMUTABLE AS $$
   SELECT 'saga:' || encode(sha256(convert_to(saga, 'UTF8') || '\x00' || convert_to(key, 'UTF8') || '\x00' ||

@@ -71,7 +71,8 @@ SELECT is(try('c', 'Add', '{"n": 2}', NULL, 'undone'), 'duplicate 6', 'and after
 -- append
 CREATE TEMP TABLE appended AS
   SELECT * FROM evpg_append(kind(), 'd',
-  evpg_events('[{"type": "Added", "data": {"n": 1}, "tags": ["t"]}, {"type": "Odd"}]'), 0, 'a1');
+  evpg_events('[{"type": "Added", "data": {"n": 1}, "tags": ["t"]}, {"type": "Odd"}]'), 0, 'a1', '{"m": 1}', 'ann', 'corr',
+  'cause');
 SELECT same($$SELECT * FROM evpg_append(kind(), 'd',
   evpg_events('[{"type": "Added", "data": {"n": 1}, "tags": ["t"]}, {"type": "Odd"}]'), 0, 'a1')$$,
   'SELECT * FROM appended', 'append under a known id gives the events of the first time [D43, ' || kind() || ']');
@@ -81,6 +82,10 @@ SELECT refused(format($$SELECT evpg_append(kind(), 'd', evpg_events(%L), command
                ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"], "metadata": {"m": 1}}, {"type": "Odd"}]', 'metadata'),
                ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"], "schema_version": 2}, {"type": "Odd"}]',
                'schema_version'),
+               ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"],
+                 "event_id": "00000000-0000-7000-8000-000000000001"}, {"type": "Odd"}]', 'an event_id'),
+               ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"], "occurred_at": "2026-01-01T00:00:00Z"}, {"type": "Odd"}]',
+               'occurred_at'),
                ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"]}]', 'fewer'), ('[]', 'none')) x (events, what);
 SELECT is((SELECT count(*) FROM evpg_append(kind(), 'd', '{}', command_id => 'a2')), 0::bigint,
   'append of nothing [D46, ' || kind() || ']');
@@ -110,9 +115,15 @@ SELECT refused(format($$SELECT evpg_append(kind(), 'e', evpg_events(%L), command
   'other events: ' || written || ' [rule 4, ' || kind() || ']')
   FROM (VALUES ('{"type": "Odd", "data": {"n": 1.0}, "metadata": {"a": [1.5]}, "tags": ["1,2"]}'),
                ('{"type": "Odd", "data": {"n": 1.0}, "metadata": {"a": [1.51]}, "tags": ["1", "2"]}')) x (written);
+-- the same tokens, nested in another way
+SELECT count(*) FROM (VALUES ('1'), ('[[1], 2]'), ('[{"a": 1}, {"b": 1}]')) x (data), evpg_append(kind(), 'e',
+  ARRAY[evpg_event('Odd', data::jsonb)], command_id => 'nested ' || data) \g /dev/null
+SELECT refused(format($$SELECT evpg_append(kind(), 'e', ARRAY[evpg_event('Odd', %L)], command_id => 'nested ' || %L)$$, other,
+  data), 'VE005 %', 'other data: ' || other || ' for ' || data || ' [rule 4, ' || kind() || ']')
+  FROM (VALUES ('1', '[1]'), ('[[1], 2]', '[[1, 2]]'), ('[{"a": 1}, {"b": 1}]', '[{"a": 1, "b": 1}]')) x (data, other);
 SELECT count(*) FROM evpg_append(kind(), 'e', evpg_events('{"type": "Odd", "metadata": {}}'), command_id => 'no metadata')
   \g /dev/null
 SELECT is((SELECT min(version) FROM evpg_append(kind(), 'e', evpg_events('{"type": "Odd"}'), command_id => 'no metadata')),
-  3::bigint, 'no metadata is written in two ways [rule 4, ' || kind() || ']');
+  6::bigint, 'no metadata is written in two ways [rule 4, ' || kind() || ']');
 
 DROP TABLE first, appended;

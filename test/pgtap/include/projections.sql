@@ -60,18 +60,6 @@ BEGIN
   RETURN NEXT is(written(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is kept\1'));
 END $$;
 
--- The context of the error that a statement raises, its last lines.
-CREATE FUNCTION test.context_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-  context text;
-BEGIN
-  EXECUTE statement;
-  RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
-  RETURN context;
-END $$;
-
 -- "generation.version state" of a key; NULL if there is no row.
 CREATE FUNCTION test.row_of(name text, key text) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT generation || '.' || version || ' ' || coalesce(state::text, '-') FROM evpg_projection(name, key)

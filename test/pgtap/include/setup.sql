@@ -43,6 +43,30 @@ EXCEPTION WHEN OTHERS THEN
   RETURN concat_ws('|', code, detail, hint);
 END $$;
 
+-- The context of the error that a statement raises.
+CREATE FUNCTION test.context_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  context text;
+BEGIN
+  EXECUTE statement;
+  RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+  RETURN context;
+END $$;
+
+-- "SQLSTATE message" of the error that a statement raises for a role, "done" if it raises none.
+CREATE FUNCTION test.as_role(role text, statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE format('SET LOCAL ROLE %I', role);
+  EXECUTE statement;
+  RESET ROLE;
+  RETURN 'done';
+EXCEPTION WHEN OTHERS THEN
+  RESET ROLE;
+  RETURN SQLSTATE || ' ' || SQLERRM;
+END $$;
+
 -- Two tests: the statement raises this error (a pattern of LIKE), and nothing was written, lost or drawn.
 CREATE FUNCTION test.refused(statement text, error text, description text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
@@ -56,6 +80,9 @@ BEGIN
   END IF;
   RETURN NEXT is(test.trace(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is written\1'));
 END $$;
+
+-- A reducer for aggregates whose state does not matter.
+CREATE FUNCTION test.same_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
 
 -- The aggregate type that a file which runs for several is about.
 CREATE FUNCTION test.kind() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_setting('test.kind') $$;
