@@ -110,7 +110,10 @@ EvpgDueItemUnlock(EvpgDueItem *item)
 		return;
 	item->locked = false;
 	set_item_tag(item, &tag);
-	if (LockRelease(&tag, ExclusiveLock, true) && claims_locked > 0)
+	/* User code may have called pg_advisory_unlock_all(). */
+	if (EvpgLockHeld(&tag, ExclusiveLock))
+		(void) LockRelease(&tag, ExclusiveLock, true);
+	if (claims_locked > 0)
 		claims_locked--;
 }
 
