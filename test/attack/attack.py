@@ -384,8 +384,9 @@ def main():
     values.scripts += reentrance.scripts()
     if options.faults:
         found = list(find_faults(functions, log))
-        print('%d passed, %d failed' % (found.count(True), found.count(False)))
-        return 1 if False in found else 0
+        passed, failed = options.counted[0] + found.count(True), options.counted[1] + found.count(False)
+        print('%d passed, %d failed' % (passed, failed))
+        return 1 if failed else 0
     parts = {'bridge': lambda: bridge(options.seed), 'modules': lambda: modules.attack(options.seed), 'reentrance': lambda: reentrance.attack(functions, options.seed, in_parallel),
              'calls': lambda: call_all(options.calls, options.seed, functions, log)}
     for name in options.parts.split(','):
