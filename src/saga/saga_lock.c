@@ -111,7 +111,7 @@ EvpgDueItemUnlock(EvpgDueItem *item)
 	item->locked = false;
 	set_item_tag(item, &tag);
 	/* User code may have called pg_advisory_unlock_all(). */
-	if (EvpgLockHeld(&tag, ExclusiveLock))
+	if (EvpgLockIsHeld(&tag, ExclusiveLock))
 		(void) LockRelease(&tag, ExclusiveLock, true);
 	if (claims_locked > 0)
 		claims_locked--;

@@ -1,6 +1,7 @@
 -- clock.sql: one clock for all that evpg records and compares, which evpg_set_clock_offset() moves for the whole database.
 
 \ir include/setup.sql
+\ir include/same_state.sql
 
 -- across sessions
 SELECT evpg_set_clock_offset('50 h') \g /dev/null

@@ -1,6 +1,7 @@
 -- limits.sql: too much of something: sizes, depths, numbers of events; and loops.
 
 \ir include/setup.sql
+\ir include/same_state.sql
 \ir include/counter.sql
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo') \g /dev/null
 

@@ -1,6 +1,7 @@
 -- nested_commands.sql: a handler that executes commands: on other streams, not on its own type again (rule 5).
 
 \ir include/setup.sql
+\ir include/same_state.sql
 \ir include/counter.sql
 
 SELECT plan(15);

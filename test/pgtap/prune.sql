@@ -2,6 +2,7 @@
 -- (rules 10, 16 to 18).
 
 \ir include/setup.sql
+\ir include/same_state.sql
 
 SELECT plan(31);
 CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$

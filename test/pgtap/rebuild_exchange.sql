@@ -8,7 +8,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(60);
+SELECT plan(70);
 SET test.kind = counter;
 CREATE EXTENSION amcheck;
 
@@ -130,6 +130,34 @@ CALL evpg_run();
 SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents',
   'with a CHECK constraint that was made meanwhile rows are replaced [rule 13]');
 ALTER TABLE item DROP CONSTRAINT late;
+
+-- an index that is made anew meanwhile, with one property that the copy's has not
+SELECT statement FROM (VALUES
+    (1, 'uniqueness', '(id, n)', 'CREATE UNIQUE INDEX item_x ON item (id, n)'),
+    (2, 'columns', '(n, twice)', 'CREATE INDEX item_x ON item (twice, n)'),
+    (3, 'number of columns', '(id)', 'CREATE INDEX item_x ON item (id) INCLUDE (n)'),
+    (4, 'order', '(n)', 'CREATE INDEX item_x ON item (n DESC)'),
+    (5, 'collation', '(id)', 'CREATE INDEX item_x ON item (id COLLATE "C")'),
+    (6, 'operator class', '(id)', 'CREATE INDEX item_x ON item (id text_pattern_ops)'),
+    (7, 'expression', '(upper(id))', 'CREATE INDEX item_x ON item (lower(id))'),
+    (8, 'predicate', '(n) WHERE n > 1', 'CREATE INDEX item_x ON item (n) WHERE n > 2'),
+    (9, 'existence', '(n, id)', 'SELECT WHERE false')) x (n, what, columns, change)
+  CROSS JOIN LATERAL (VALUES (1, 'CREATE INDEX item_x ON item ' || columns),
+    (2, $s$DO $$ BEGIN
+      PERFORM evpg_rebuild_projection('item', background => true), set_config('test.node', node()::text, false);
+    END $$$s$),
+    (3, 'DROP INDEX item_x; ' || change), (4, 'CALL evpg_run()'),
+    (5, format($$SELECT is((node() = current_setting('test.node')::oid) || ' ' || contents() || coalesce(sound(), ''),
+      %L, %L)$$, 'true ' || :'contents', 'an index of another ' || what || ': rows are replaced [rule 13]')),
+    (6, 'DROP INDEX IF EXISTS item_x')) s (step, statement) ORDER BY n, step \gexec
+-- the same with a column
+ALTER TABLE item ALTER note DROP NOT NULL;
+SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
+ALTER TABLE item ALTER note SET NOT NULL;
+CALL evpg_run();
+SELECT is((node() = :node) || ' ' || contents(), 'true ' || :'contents',
+  'a column that becomes NOT NULL meanwhile: rows are replaced [rule 13]');
+ALTER TABLE item ALTER note DROP NOT NULL;
 CREATE TRIGGER touch BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION touch();
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
 CALL evpg_run();

@@ -2,6 +2,7 @@
 -- the name of one that was registered, and belongs to another role, does not run under the registrant's search_path.
 
 \ir include/setup.sql
+\ir include/same_state.sql
 
 SELECT plan(51);
 

@@ -2,8 +2,10 @@
 -- transaction.
 
 \ir include/setup.sql
+\ir include/same_state.sql
+\ir include/listener.sql
 
-SELECT plan(35);
+SELECT plan(42);
 CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
   SELECT evpg_event(command.command_type, command.data) $$;
 CREATE FUNCTION test.any_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -46,6 +48,9 @@ SELECT is(error_of($$SELECT evpg_set_retention('sagas', '-1 s')$$), '22023 reten
   'nothing is pruned before it is there');
 SELECT is(error_of($$SELECT evpg_set_retention('sagas', '10000 years')$$), '22008 timestamp out of range',
   'a time that cannot be subtracted');
+SELECT is(error_of($$SELECT evpg_set_retention('sagas', '0')$$), 'no error',
+  'a retention of 0 is accepted: nothing need be kept');
+SELECT evpg_set_retention('sagas', NULL) \g /dev/null
 SELECT evpg_set_clock_offset('-99 years') \g /dev/null
 SELECT is(error_of($$SELECT evpg_set_retention('sagas', '6700 years')$$), '22008 timestamp out of range',
   'a retention that is too long by the clock of evpg is refused');
@@ -74,6 +79,19 @@ ROLLBACK;
 CALL evpg_run();
 SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1',
   'a retention that was rolled back prunes nothing');
+
+-- ------------------------------------------------------------------ rows that another session has locked
+
+SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
+SELECT count(*) FROM unnest('{command_record,inbox,saga_instance,dead_letter,parked_event}'::text[]) t,
+  dblink('listener', format('SELECT 1 FROM evpg.%I FOR UPDATE', t)) x (one int) \g /dev/null
+SET lock_timeout = '500ms';
+SELECT is(error_of(format($$SELECT evpg_prune_%s('1 day')$$, what)), 'no error',
+  what || ': pruning does not wait for rows that another session has locked')
+  FROM unnest('{commands,inbox,sagas,dead_letters,parked_events}'::text[]) what;
+RESET lock_timeout;
+SELECT is(kept(), 'commands 1 inbox 1 sagas 1 dead_letters 1 parked_events 1', 'they stay');
+SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
 
 -- ------------------------------------------------------------------ each kind by itself
 

@@ -1,6 +1,7 @@
 -- saga_ends.sql: what is left of instances when they complete, fail or wait (rules 16 to 18).
 
 \ir include/setup.sql
+\ir include/same_state.sql
 
 SELECT plan(9);
 CREATE FUNCTION test.any_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$

@@ -27,7 +27,7 @@ CREATE FUNCTION test.snapshots(kind text, id text) RETURNS text LANGUAGE sql VOL
   ORDER BY p.version)
     FROM evpg.snapshot p JOIN evpg.stream s USING (stream_id) WHERE s.aggregate_type = kind AND s.aggregate_id = id $$;
 
-SELECT plan(83);
+SELECT plan(88);
 SELECT is(snapshots(kind, 'a'), '20',
   '25 events, every 10, keep 1: the newest is at 20 [rule 7, B14, B15, 2.4 test 4, ' || kind || ']'),
        is((SELECT version || ' ' || (state->>'total') FROM evpg_state(kind, 'a')), '25 325',
@@ -146,8 +146,13 @@ SELECT is(folds('manual') - :before, 0::bigint, 'and used [rule 7]');
 RESET evpg.state_cache_size;
 
 -- a failed save never fails a command
-CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE
-  = 'disk_full'; END $$;
+CREATE SEQUENCE test.refused;
+SET test.code = 'disk_full';
+CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM nextval('test.refused');
+  RAISE EXCEPTION 'disk full' USING ERRCODE = current_setting('test.code');
+END $$;
 CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON evpg.snapshot FOR EACH ROW EXECUTE FUNCTION test.refuse();
 SET client_min_messages = error;
 SELECT is((SELECT max(version) FROM evpg_execute('ten_c', 'full', 'AddMany', '{"count": 10}')), 10::bigint,
@@ -156,8 +161,16 @@ SELECT is((SELECT count(*) FROM evpg_read_stream('ten_c', 'full')), 10::bigint, 
 SELECT is(snapshots('ten_c', 'full'), NULL, 'the snapshot is not [rule 7]');
 SELECT is((SELECT version FROM evpg_execute('ten_c', 'full', 'Add', '{"n": 1}')), 11::bigint, 'the stream goes on [rule 7]');
 SELECT is((SELECT state->>'total' FROM evpg_state('ten_c', 'full')), '22', 'its state is right [rule 7]');
+SELECT is((SELECT last_value FROM test.refused), 1::bigint, 'and does not try again at each command [rule 7]');
 SELECT refused($$SELECT evpg_take_snapshot('ten_c', 'full')$$, '55000 could not save a snapshot %',
   'by hand it is an error [B14]');
+-- an error that is not about the snapshot
+SELECT is(error_of(format($$SET LOCAL test.code = %L;
+  SELECT evpg_execute('ten_c', 'ends', 'AddMany', '{"count": 10}')$$, code)),
+  code || ' disk full', 'an error that ends the statement or the session ends the command: ' || code || ' [rule 7]')
+  FROM unnest('{57014,57P01,40001}'::text[]) code;
+SELECT is(evpg_stream_version('ten_c', 'ends'), NULL, 'its events are not there [rule 7]');
+SET test.code = 'disk_full';
 RESET client_min_messages;
 -- the reducer that made a snapshot is the only one that uses it
 DROP TRIGGER refuse ON evpg.snapshot;

@@ -183,6 +183,8 @@ is_heard('BEGIN;' . execute('r', 2) . 'SAVEPOINT a;' . execute('r', 666) . 'SAVE
 	  	. 'SAVEPOINT d;' . execute('r', 666) . 'ROLLBACK TO d; COMMIT',
 	'r 1.3 2, r 1.4 3, r 1.5 4, r 1.6 5',
 		'ROLLBACK TO drops its frames and those of released savepoints in it, RELEASE none');
+is_heard('BEGIN;' . join('', map { "SAVEPOINT s$_;" . execute('many', $_) } 1 .. 100) . 'ROLLBACK TO s51; COMMIT',
+	join(', ', map { "many 1.$_ $_" } 1 .. 50), 'fifty savepoints in each other: each frame is there, in order');
 is_heard('BEGIN; SAVEPOINT a;' . execute('r', 666) . 'ROLLBACK TO a;' . execute('r', 666) . 'ROLLBACK TO a; COMMIT', '',
 	'ROLLBACK TO twice: nothing is left');
 is_heard(<<"SQL", 'r 1.7 6, r 1.8 7, r 1.9 8', 'an EXCEPTION block drops its frames, one that ends well none');
@@ -200,7 +202,7 @@ DO \$\$ BEGIN
 END \$\$
 SQL
 is_heard(execute('r', '"many"'), '', 'a command that fails: silence');
-is(counters('sent') - $sent, 9, 'nothing else went through the ring');
+is(counters('sent') - $sent, 59, 'nothing else went through the ring');
 
 # ------------------------------------------------------------------ PREPARE TRANSACTION
 

@@ -1,5 +1,5 @@
--- changes.sql: what statements answer after a change of evpg's tables.  Run after setup.sql and the view test.way, which has the
--- statements in its column statement.
+-- changes.sql: what statements answer after a change of evpg's tables.  Run after setup.sql and the view test.way, whose
+-- column statement has them.
 
 -- What they answer after a change that is rolled back: each answer once, and the code, detail and hint of one.
 CREATE FUNCTION test.after(change text) RETURNS text LANGUAGE plpgsql AS $$

@@ -84,8 +84,8 @@ SELECT refused(format($$SELECT evpg_append(kind(), 'd', evpg_events(%L), command
                'schema_version'),
                ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"],
                  "event_id": "00000000-0000-7000-8000-000000000001"}, {"type": "Odd"}]', 'an event_id'),
-               ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"], "occurred_at": "2026-01-01T00:00:00Z"}, {"type": "Odd"}]',
-               'occurred_at'),
+               ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"],
+                 "occurred_at": "2026-01-01T00:00:00Z"}, {"type": "Odd"}]', 'occurred_at'),
                ('[{"type": "Added", "data": {"n": 1}, "tags": ["t"]}]', 'fewer'), ('[]', 'none')) x (events, what);
 SELECT is((SELECT count(*) FROM evpg_append(kind(), 'd', '{}', command_id => 'a2')), 0::bigint,
   'append of nothing [D46, ' || kind() || ']');
@@ -118,8 +118,8 @@ SELECT refused(format($$SELECT evpg_append(kind(), 'e', evpg_events(%L), command
 -- the same tokens, nested in another way
 SELECT count(*) FROM (VALUES ('1'), ('[[1], 2]'), ('[{"a": 1}, {"b": 1}]')) x (data), evpg_append(kind(), 'e',
   ARRAY[evpg_event('Odd', data::jsonb)], command_id => 'nested ' || data) \g /dev/null
-SELECT refused(format($$SELECT evpg_append(kind(), 'e', ARRAY[evpg_event('Odd', %L)], command_id => 'nested ' || %L)$$, other,
-  data), 'VE005 %', 'other data: ' || other || ' for ' || data || ' [rule 4, ' || kind() || ']')
+SELECT refused(format($$SELECT evpg_append(kind(), 'e', ARRAY[evpg_event('Odd', %L)], command_id => 'nested ' || %L)$$,
+  other, data), 'VE005 %', 'other data: ' || other || ' for ' || data || ' [rule 4, ' || kind() || ']')
   FROM (VALUES ('1', '[1]'), ('[[1], 2]', '[[1, 2]]'), ('[{"a": 1}, {"b": 1}]', '[{"a": 1, "b": 1}]')) x (data, other);
 SELECT count(*) FROM evpg_append(kind(), 'e', evpg_events('{"type": "Odd", "metadata": {}}'), command_id => 'no metadata')
   \g /dev/null

@@ -81,9 +81,6 @@ BEGIN
   RETURN NEXT is(test.trace(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is written\1'));
 END $$;
 
--- A reducer for aggregates whose state does not matter.
-CREATE FUNCTION test.same_state(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
-
 -- The aggregate type that a file which runs for several is about.
 CREATE FUNCTION test.kind() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_setting('test.kind') $$;
 
