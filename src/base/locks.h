@@ -52,8 +52,8 @@ typedef enum EvpgLockClass
 
 	/*
 	 * An instance of a saga, or a scheduled command.  Hash of (saga, key), or
-	 * the id of the scheduled command.  evpg_run and workers hold it for the
-	 * session, from the claim to the end, which are two transactions.
+	 * the id of the scheduled command: the session that works on it, or
+	 * counts an attempt.
 	 */
 	EVPG_LOCK_INSTANCE = 17754,
 
@@ -69,7 +69,16 @@ typedef enum EvpgLockClass
 	 * attempt to its commit: shared, but exclusive for what has been under
 	 * way in a crash.
 	 */
-	EVPG_LOCK_SUSPECT = 17756
+	EVPG_LOCK_SUSPECT = 17756,
+
+	/*
+	 * A claim.  Hash of (saga, key) and the position of an event, or the id
+	 * of a timer or a scheduled command.  evpg_run and workers hold it for
+	 * the session, shared, from the count of an attempt to its end, which are
+	 * two transactions.  Exclusive for a moment, to ask whether another
+	 * session has it; no session waits for it.
+	 */
+	EVPG_LOCK_CLAIM = 17757
 } EvpgLockClass;
 
 extern uint64 EvpgHashName(const char *name, uint64 seed);

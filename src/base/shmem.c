@@ -131,6 +131,8 @@ initialize_shmem(void)
 		EvpgDatabase *database = &EvpgShmem->databases[i];
 
 		database->ring.lock = &locks[1 + i].lock;
+		for (int number = 0; number < EVPG_PROCESSES; number++)
+			pg_atomic_init_u64(&database->processes[number].reaction, 0);
 		database->ring.bytes = (char *) EvpgShmem + compute_slots_size() + i * compute_ring_size();
 		for (int bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
 		{
@@ -337,12 +339,20 @@ EvpgProcessAttach(int number)
 		myself = &slot->processes[number];
 		myself->pid = MyProcPid;
 		myself->woken = false;
+		pg_atomic_write_u64(&myself->reaction, 0);
 		myself->latch = MyLatch;
 		attached = slot;
 	}
 	LWLockRelease(EvpgShmem->lock);
 	if (myself != NULL)
 		on_shmem_exit(detach_process, (Datum) 0);
+	return myself;
+}
+
+/* Returns what this process is attached as; NULL if it is none of evpg's. */
+EvpgProcess *
+EvpgProcessOwn(void)
+{
 	return myself;
 }
 

@@ -29,6 +29,8 @@ typedef struct EvpgProcess
 	pid_t		pid;			/* 0: not there */
 	Latch	   *latch;			/* read without lock; NULL: not there */
 	bool		woken;			/* there is work since it last cleared this */
+	pg_atomic_uint64 reaction;	/* what a worker does in a saga, 0: nothing;
+								 * see saga/last_worker.c */
 } EvpgProcess;
 
 /* Frames between tail and head, which count bytes since the start of the server; see frame_ring.c. */
@@ -98,6 +100,7 @@ extern void EvpgShmemReleaseHolds(void);
 extern void EvpgWakeLauncher(void);
 extern void EvpgWakeProcess(EvpgProcess *process);
 extern EvpgProcess *EvpgProcessAttach(int number);
+extern EvpgProcess *EvpgProcessOwn(void);
 extern bool EvpgProcessSetStandIn(bool begin);
 extern EvpgDatabase *EvpgShmemAttachedDatabase(void);
 extern bool EvpgProcessIsUnwanted(void);

@@ -117,12 +117,27 @@ EvpgTrackCancels(void)
 	pqsignal(SIGINT, note_cancel);
 }
 
+/* Cancels what this worker does.  Can be called by a signal handler. */
+void
+EvpgCancelOwnAttempt(void)
+{
+	cancel_received = true;
+	StatementCancelHandler(SIGINT);
+}
+
 /* Forgets a cancel that came too late for its transaction.  Called between transactions. */
 void
 EvpgForgetCancel(void)
 {
 	QueryCancelPending = false;
 	cancel_received = false;
+}
+
+/* Returns whether an error ends what this worker was told to cancel: it is none of the code that was called. */
+bool
+EvpgErrorIsWorkerCancel(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && cancel_received;
 }
 
 /*

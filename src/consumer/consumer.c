@@ -184,6 +184,26 @@ EvpgConsumerListSagas(void)
 	return list_running_consumers("saga");
 }
 
+static EvpgStatement postpone_consumer = {
+	.text = "UPDATE evpg.consumer"
+	" SET retry_at = $2, crashes = 0, updated_at = evpg.clock_timestamp()"
+	" WHERE name = $1",
+	.types = {TEXTOID, TIMESTAMPTZOID}
+};
+
+/*
+ * EvpgConsumerPostpone
+ *		Lets a consumer wait until a time, after its worker was cancelled: that is no error
+ *		of the consumer, and none is recorded.  The caller owns the consumer.
+ */
+void
+EvpgConsumerPostpone(const EvpgConsumer *consumer, TimestampTz retry_at)
+{
+	Datum		values[2] = {CStringGetTextDatum(consumer->name), TimestampTzGetDatum(retry_at)};
+
+	EvpgStatementExecute(&postpone_consumer, values, NULL);
+}
+
 static EvpgStatement update_consumer_error = {
 	.text = "UPDATE evpg.consumer"
 	" SET errors_total = errors_total + (NOT $9)::int4, error_position = NULLIF($2, 0), attempts = $3,"

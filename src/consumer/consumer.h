@@ -38,6 +38,7 @@ extern void EvpgConsumerDrop(const char *name, bool with_parked);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
 extern List *EvpgConsumerListProjections(void);
 extern List *EvpgConsumerListSagas(void);
+extern void EvpgConsumerPostpone(const EvpgConsumer *consumer, TimestampTz retry_at);
 extern void EvpgConsumerRecordError(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
 									bool stop, bool counted_before, const ErrorData *error);
 

@@ -156,6 +156,11 @@ record_batch_failure(EvpgConsumer *consumer, EvpgProjection *projection, const E
 	bool		again;
 	bool		passed;
 
+	if (EvpgErrorIsWorkerCancel(error))
+	{
+		EvpgConsumerPostpone(consumer, EvpgRetryAfterTransient(0, 0, FIRST_BATCH_PAUSE));
+		return;
+	}
 	if (position <= batch->after || position > batch->upto)
 		position = 0;
 	again = consumer->error_position == position && (position != 0 || consumer->attempts > 0);

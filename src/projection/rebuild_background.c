@@ -44,7 +44,8 @@
 
 static EvpgStatement update_rebuild_failure = {
 	.text = "UPDATE evpg.rebuild"
-	" SET attempts = $2, retry_at = $3, last_error = $4, last_error_at = evpg.clock_timestamp(),"
+	" SET attempts = $2, retry_at = $3, last_error = coalesce($4, last_error),"
+	" last_error_at = CASE WHEN $4 IS NULL THEN last_error_at ELSE evpg.clock_timestamp() END,"
 	" status = CASE WHEN $5 THEN 'failed' ELSE status END"
 	" WHERE name = $1",
 	.types = {TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, BOOLOID}
@@ -64,6 +65,7 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	bool		failed = (attempts >= rebuild->projection->max_attempts);
 	bool		skipped = false;
 	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 
 	if (EvpgErrorIsCancel(error))
 		ReThrowError(unconstify(ErrorData *, error));
@@ -81,9 +83,10 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	values[1] = Int32GetDatum(attempts);
 	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgRetryAfterAttempts(attempts) :
 									EvpgRetryAfterTransient(rebuild->last_error_at, rebuild->retry_at, FIRST_REBUILD_PAUSE));
-	values[3] = CStringGetTextDatum(error->message);
+	/* A cancel of the worker is no error of the rebuild. */
+	EvpgParameterText(values, nulls, 3, EvpgErrorIsWorkerCancel(error) ? NULL : error->message);
 	values[4] = BoolGetDatum(failed);
-	EvpgStatementExecute(&update_rebuild_failure, values, NULL);
+	EvpgStatementExecute(&update_rebuild_failure, values, nulls);
 	if (failed)
 		ereport(EvpgReportLevel(),
 				(errmsg("rebuild of projection \"%s\" of database \"%s\" has failed", rebuild->name,

@@ -16,6 +16,8 @@
 typedef struct EvpgAttempt
 {
 	const EvpgDueItem *item;
+	bool		again;			/* a dead letter is retried */
+	bool		taken;			/* the item was still to be done */
 	EvpgSaga   *saga;
 	EvpgInstance instance;
 	const char *source;			/* makes command ids unique: of the event or

@@ -141,7 +141,7 @@ EvpgDeadLetterLock(int64 dead_letter_id, EvpgDueItem *item)
 		(void) EvpgSagaLock(item->saga, ShareLock, true);
 	}
 	if (item->key != NULL || item->saga == NULL)
-		(void) EvpgDueItemLock(item, false, true);
+		(void) EvpgDueItemLock(item, true);
 	found = EvpgStatementRun(&lock_dead_letter_row, &value, NULL) > 0;
 	EvpgStatementDone();
 	return found;

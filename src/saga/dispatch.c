@@ -12,12 +12,18 @@
  * the counts of others, and its end is on disk before anything else begins.  Of
  * attempts that had no result only those count that were made alone.
  *
- * Sessions hold the advisory lock of an instance from before the attempt is counted
- * to the end of the work (saga_lock.c).
+ * What a session has claimed and not begun it holds up for no other session: one that
+ * finds nothing else takes it over, without counting again.  Each locks the instance for
+ * the transaction in which it works, and then takes the item only if it is as it was
+ * claimed (saga_lock.c, EvpgDueItemTake).  So one reaction that lasts keeps only its
+ * instance waiting, and its worker; last_worker.c keeps one saga from all workers.
  *
  * An item is done in a subtransaction (react.c, fire_timer.c, scheduled_command.c).
  * If it fails nothing of it remains, and failure.c decides when it is tried again.
  * If it has waited in vain for a lock, the rest of what was claimed is given back.
+ *
+ * Timers of one instance that are due at once are claimed together, though only the
+ * first is due before it has fired.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +48,7 @@
 #include "saga/dispatch.h"
 #include "saga/failure.h"
 #include "saga/fire_timer.h"
+#include "saga/last_worker.h"
 #include "saga/react.h"
 #include "saga/saga.h"
 #include "saga/saga_lock.h"
@@ -83,13 +90,14 @@ react_to_logged_event(EvpgAttempt *attempt)
 	PopActiveSnapshot();
 }
 
-/* Takes an item away; false if another session has. */
+/* Takes an item away; false if it is not to be done, see EvpgDueItemTake. */
 static bool
-take_item(const EvpgDueItem *item)
+take_item(const EvpgAttempt *attempt)
 {
 	if (EVPG_MUTATION("saga_kept"))
 		return true;
-	return EvpgDueItemDelete(item) || EVPG_MUTATION("saga_unchecked") || EVPG_MUTATION("saga_early");
+	return (attempt->again ? EvpgDueItemDelete(attempt->item) : EvpgDueItemTake(attempt->item)) ||
+		EVPG_MUTATION("saga_unchecked") || EVPG_MUTATION("saga_early");
 }
 
 /*
@@ -104,7 +112,8 @@ perform_item(void *arg)
 
 	if (attempt->item->position == 0 && !EvpgTimerRead(attempt->item->timer_id, &timer))
 		return;
-	if (!take_item(attempt->item))
+	attempt->taken = take_item(attempt);
+	if (!attempt->taken)
 		return;
 	EVPG_WAIT_POINT("saga_taken");
 	if (attempt->item->position != 0)
@@ -125,38 +134,80 @@ saga_is_running(const char *saga)
 }
 
 /*
+ * Locks what an item needs; if that cannot be had, or the item must not be begun now,
+ * takes back its attempt, and returns false.
+ */
+static bool
+begin_item(EvpgDueItem *item, bool again)
+{
+	if (!EvpgDueItemLock(item, again))
+	{
+		/* Another session has taken it over, or works on the instance. */
+		EvpgDueItemUnclaim(item, item->retry_at);
+		return false;
+	}
+	if (item->saga != NULL && (!EvpgSagaLock(item->saga, ShareLock, again) || (!again && !saga_is_running(item->saga))))
+	{
+		/*
+		 * The saga is being changed, or was paused since the item was
+		 * claimed.
+		 */
+		EvpgDueItemUnclaim(item, EvpgFailureTransientUntil());
+		return false;
+	}
+	if (EvpgLastWorkerIsKeptFrom(item->saga))
+	{
+		EvpgDueItemUnclaim(item, item->retry_at);
+		return false;
+	}
+	return true;
+}
+
+/* Calls the code of an item in a subtransaction; returns the error, NULL if it succeeded. */
+static ErrorData *
+run_item_code(EvpgAttempt *attempt)
+{
+	ErrorData  *volatile failure = NULL;
+	volatile bool occupied_all = false;
+	const char *role_before = EvpgContextSessionRole();
+
+	EvpgInsideSaga = true;
+	EvpgLastWorkerBegin(attempt->item->saga);
+	PG_TRY();
+	{
+		failure = EvpgSubtransactionRun(perform_item, attempt);
+	}
+	PG_FINALLY();
+	{
+		occupied_all = EvpgLastWorkerEnd();
+		EvpgInsideSaga = false;
+		EvpgContextSetSessionRole(role_before);
+	}
+	PG_END_TRY();
+	if (occupied_all)
+		EvpgLastWorkerReport(attempt->item->saga);
+	return failure;
+}
+
+/*
  * EvpgDispatchItem
- *		Does an item in the current transaction.  The caller holds its lock and is
- *		inside EvpgEnter.  *sent grows by the commands that were sent; *error, if
- *		wanted, is the error with which it failed, in CurrentMemoryContext.  again: it
- *		is a dead letter already, and stays one if it fails.
+ *		Does an item, which is claimed, in the current transaction.  The caller is inside
+ *		EvpgEnter.  *sent grows by the commands that were sent; *error, if wanted, is the
+ *		error with which it failed, in CurrentMemoryContext.  again: it is a dead letter
+ *		already, whose instance and saga the caller has locked, and stays one if it fails.
  */
 EvpgDispatchResult
 EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 {
-	EvpgAttempt attempt = {.item = item};
-	ErrorData  *volatile failure = NULL;
-	const char *role_before = EvpgContextSessionRole();
+	EvpgAttempt attempt = {.item = item, .again = again};
+	ErrorData  *failure;
 
 	EvpgRefuseInSaga("run sagas");
 	EvpgBatchRequireNewSnapshots();
 	EvpgContextClear();
 	EvpgCatalogLockForConsumer();
-
-	/*
-	 * The instance is locked once more, for the transaction: user code can
-	 * release locks of the session, by pg_advisory_unlock_all().
-	 */
-	if (!EvpgDueItemLock(item, false, again) ||
-		(item->saga != NULL && (!EvpgSagaLock(item->saga, ShareLock, again) || (!again && !saga_is_running(item->saga)))))
-	{
-		/*
-		 * That lock was lost, the saga is being changed, or was paused since
-		 * the item was claimed: that was no attempt.
-		 */
-		EvpgFailurePostpone(item);
+	if (!begin_item(item, again))
 		return EVPG_DISPATCH_LATER;
-	}
 
 	/*
 	 * The first attempt was counted for many items at once, and perhaps not
@@ -168,21 +219,13 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 		item->attempts -= 2;
 		return EvpgFailureGiveUp(&attempt, EvpgCrashError(item->attempts)) ? EVPG_DISPATCH_DEAD : EVPG_DISPATCH_LATER;
 	}
-	EvpgInsideSaga = true;
-	PG_TRY();
-	{
-		failure = EvpgSubtransactionRun(perform_item, &attempt);
-	}
-	PG_FINALLY();
-	{
-		EvpgInsideSaga = false;
-		EvpgContextSetSessionRole(role_before);
-	}
-	PG_END_TRY();
+	failure = run_item_code(&attempt);
 	if (error != NULL)
 		*error = failure;
 	if (failure == NULL)
 	{
+		if (!attempt.taken && !again)
+			EvpgDueItemUnclaim(item, item->retry_at);
 		*sent += attempt.dispatched;
 		if (item->saga != NULL && attempt.dispatched > 0)
 			EvpgSagaAddTotals(item->saga, attempt.dispatched, 0);
@@ -193,6 +236,22 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 	if (EvpgErrorIsCancel(failure))
 		ReThrowError(failure);
 	return again || EvpgFailureSettle(&attempt, failure) ? EVPG_DISPATCH_DEAD : EVPG_DISPATCH_LATER;
+}
+
+/*
+ * EvpgDispatchClaim
+ *		Counts an attempt at an item that is due, whose instance the caller has locked,
+ *		unless another session has counted it that lives and has not begun.  False if
+ *		another session was faster.  Waits for nothing.
+ */
+bool
+EvpgDispatchClaim(EvpgDueItem *item)
+{
+	if (!item->pending || !EvpgDueItemIsClaimed(item))
+		return EvpgDueItemClaim(item);
+	item->due = EvpgClockNow();
+	/* Other than first attempts follow the claim at once, alone. */
+	return item->attempts == 1;
 }
 
 /* ------------------------------------------------------------------ a pass */
@@ -213,18 +272,70 @@ unlock_claimed(void)
 	ListCell   *cell;
 
 	foreach(cell, claimed)
-		EvpgDueItemUnlock(lfirst(cell));
+		EvpgDueItemUnlockClaim(lfirst(cell));
 	claimed = NIL;
 	begun = NULL;
 	EvpgCrashUnlock(true);
 }
 
-/* Locks some of the items that are due; one that was tried before only alone. */
+/* Claims an item, unless another session is at work there, or was faster. */
+static bool
+claim_item(EvpgDueItem *item)
+{
+	claimed = lappend(claimed, item);
+	if (EvpgDueItemLock(item, false) && EvpgDueItemLockClaim(item) && EvpgDispatchClaim(item))
+		return true;
+	EvpgDueItemUnlockClaim(item);
+	claimed = list_delete_last(claimed);
+	return false;
+}
+
+/* Claims timers that are due after those that are claimed, of the same instances, as far as there is room. */
 static void
-lock_items(List *due)
+claim_following_timers(void)
+{
+	int			count = list_length(claimed);
+
+	for (int i = 0; i < count && list_length(claimed) < CLAIMS; i++)
+	{
+		EvpgDueItem *first = list_nth(claimed, i);
+		ListCell   *cell;
+
+		if (!first->more || first->attempts > 1)
+			continue;
+		foreach(cell, EvpgDueItemListFollowing(first, CLAIMS - list_length(claimed)))
+			if (!claim_item(lfirst(cell)))
+			break;
+	}
+}
+
+/*
+ * Takes over some of what other sessions have claimed and not begun, in case they do
+ * not come to it soon; the last of it, since they begin with the first.
+ */
+static void
+take_over_items(List *pending)
+{
+	int			workers = Max(EvpgWorkers, 1);
+	int			share = (list_length(pending) + workers - 1) / workers;
+
+	for (int i = list_length(pending) - 1; i >= 0 && list_length(claimed) < share; i--)
+	{
+		EvpgDueItem *item = list_nth(pending, i);
+
+		/* Else it is done by now. */
+		if (EvpgDueItemLock(item, false) && EvpgDueItemIsClaimed(item))
+			(void) claim_item(item);
+	}
+}
+
+/* Claims some of the items that are due; one that was tried before only alone. */
+static void
+claim_items(List *due)
 {
 	int			workers = Max(EvpgWorkers, 1);
 	int			share = Min((list_length(due) + workers - 1) / workers, CLAIMS);
+	List	   *pending = NIL;
 	ListCell   *cell;
 
 	foreach(cell, due)
@@ -234,15 +345,25 @@ lock_items(List *due)
 		/* Leave some to the other workers. */
 		if (list_length(claimed) >= share)
 			break;
-		if (item->attempts > 0 && (claimed != NIL || (item->suspect && !EvpgCrashLock(true))))
+		if (item->attempts > 0 && claimed != NIL)
 			continue;
-		claimed = lappend(claimed, item);
-		item->locked = EvpgDueItemLock(item, true, false);
-		if (!item->locked)
-			claimed = list_delete_last(claimed);
-		else if (item->attempts > 0)
+		if (item->pending && EvpgDueItemIsClaimed(item))
+		{
+			if (item->attempts == 1)
+				pending = lappend(pending, item);
+			continue;
+		}
+		/* The server may have crashed by it. */
+		if (item->pending && !EvpgCrashLock(true))
+			continue;
+		if (!claim_item(item))
+			EvpgCrashUnlock(true);
+		else if (item->attempts > 1)
 			break;
 	}
+	if (claimed == NIL)
+		take_over_items(pending);
+	claim_following_timers();
 }
 
 /* Orders by the time until which items were postponed; those that were not come first. */
@@ -284,20 +405,21 @@ order_by_hindrance(List *due)
 	return list_concat(list_concat(timers, events), hindered);
 }
 
-/* Locks items that are due; if others have locked the oldest, those that come after them. */
+/* Claims items that are due; if others work on the oldest, those that come after them. */
 static void
-lock_due_items(MemoryContext context)
+claim_due_items(MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TimestampTz now = EvpgClockNow();
+	const char *but_not_in = EvpgLastWorkerKeptFrom();
 	List	   *due;
 
 	for (int count = unhindered_first > 0 ? MOST_DUE : CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
 	{
-		due = EvpgDueItemList(count, now);
+		due = EvpgDueItemList(count, now, but_not_in);
 		if (due != NIL && (count == CLAIMS || unhindered_first > 0))
 			EVPG_WAIT_POINT("saga_due");
-		lock_items(unhindered_first > 0 ? order_by_hindrance(due) : due);
+		claim_items(unhindered_first > 0 ? order_by_hindrance(due) : due);
 		if (list_length(due) < count)
 			break;
 	}
@@ -318,10 +440,20 @@ settle_attempts(bool fatal)
 	{
 		EvpgDueItem *item = lfirst(cell);
 
-		if (item->locked && !(fatal && item == begun) &&
+		if (item->claimed && !(fatal && item == begun) &&
 			!(TransactionIdIsValid(item->settled_by) && TransactionIdDidCommit(item->settled_by)))
-			EvpgDueItemUnclaim(item);
+			EvpgDueItemUnclaim(item, item->retry_at);
 	}
+}
+
+/* A defect: takes items away when they are claimed. */
+static void
+delete_claimed(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, claimed)
+		(void) EvpgDueItemDelete(lfirst(cell));
 }
 
 /* For claim_due. */
@@ -331,29 +463,20 @@ typedef struct Claim
 	TimestampTz *next;
 } Claim;
 
-/* Locks items that are due and counts an attempt at each, on disk when the transaction has ended. */
+/* Claims items that are due: an attempt at each is counted, on disk when the transaction has ended. */
 static void
 claim_due(void *arg)
 {
 	Claim	   *claim = arg;
-	ListCell   *cell;
 	EvpgScope	scope;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, "evpg_run()");
 	EvpgCatalogLockForConsumer();
-	lock_due_items(claim->context);
-	foreach(cell, claimed)
-	{
-		if (!EvpgDueItemClaim(lfirst(cell)))
-			EvpgDueItemUnlock(lfirst(cell));
-		else
-		{
-			any_claimed = true;
-			if (EVPG_MUTATION("saga_early"))
-				(void) EvpgDueItemDelete(lfirst(cell));
-		}
-	}
+	claim_due_items(claim->context);
+	any_claimed = (claimed != NIL);
+	if (EVPG_MUTATION("saga_early"))
+		delete_claimed();
 	if (any_claimed)
 	{
 		if (!EVPG_MUTATION("saga_unflushed"))
@@ -406,8 +529,12 @@ give_back_items(void *arg)
 	ListCell   *cell;
 
 	foreach(cell, claimed)
-		if (lfirst(cell) != arg && ((EvpgDueItem *) lfirst(cell))->locked)
-		EvpgDueItemUnclaim(lfirst(cell));
+	{
+		EvpgDueItem *item = lfirst(cell);
+
+		if (item != arg && item->claimed)
+			EvpgDueItemUnclaim(item, item->retry_at);
+	}
 }
 
 /*
@@ -424,7 +551,7 @@ give_back_others(EvpgDueItem *waiting)
 	if (error != NULL && !EvpgPostponeAfterError(error, &later))
 		ReThrowError(error);
 	foreach(cell, claimed)
-		if (error == NULL && lfirst(cell) != waiting && ((EvpgDueItem *) lfirst(cell))->locked)
+		if (error == NULL && lfirst(cell) != waiting && ((EvpgDueItem *) lfirst(cell))->claimed)
 		((EvpgDueItem *) lfirst(cell))->settled_by = GetTopTransactionIdIfAny();
 }
 
@@ -442,8 +569,6 @@ run_claimed(void (*commit) (void))
 		bool		hindered;
 		EvpgScope	scope;
 
-		if (!item->locked)
-			continue;
 		EVPG_WAIT_POINT("saga_claimed");
 		await_consumer_tables(commit);
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -468,7 +593,7 @@ run_claimed(void (*commit) (void))
 		EvpgCrashNoteRuns(false);
 		begun = NULL;
 		EVPG_WAIT_POINT("saga_committed");
-		EvpgDueItemUnlock(item);
+		EvpgDueItemUnlockClaim(item);
 		if (hindered)
 		{
 			unhindered_first = UNHINDERED_PASSES;

@@ -9,8 +9,11 @@
  * positions, then its due timers.  The first of these is due unless it is to be
  * retried later or is a dead letter; then all the rest of the instance waits.
  *
- * Sessions that work on an item hold its advisory lock (saga_lock.c); an attempt is
- * counted in its row before it begins (dispatch.c).
+ * An attempt is counted in the row of an item, and retry_at set to NULL, before it
+ * begins (dispatch.c).  So a row with attempts and without retry_at has an attempt that
+ * has no result yet: some session has claimed the item, or had when the server crashed.
+ * Sessions hold the advisory lock of the instance while they count or work, and that of
+ * the claim in between (saga_lock.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -28,10 +31,11 @@
 
 /*
  * Whether e, the first event that an instance has not reacted to, need not wait:
- * for a dead letter, for its next attempt, or for the saga to be resumed.
+ * for a dead letter, for its next attempt, for the saga to be resumed, or for a
+ * worker that may do what is due in this saga.
  */
 #define EVENT_IS_DUE \
-	"       e.dead_letter_id IS NULL AND (e.retry_at IS NULL OR e.retry_at <= $2)" \
+	"       e.dead_letter_id IS NULL AND (e.retry_at IS NULL OR e.retry_at <= $2) AND e.saga IS DISTINCT FROM $3" \
 	"       AND NOT EXISTS (SELECT FROM evpg.timer d" \
 	"                        WHERE d.saga = e.saga AND d.key = e.key AND d.dead_letter_id IS NOT NULL)" \
 	"       AND EXISTS (SELECT FROM evpg.consumer c" \
@@ -78,17 +82,21 @@ static EvpgStatement select_due = {
 	EVENT_IS_DUE
 	"   ORDER BY e.position LIMIT $1"
 	")"
-	" SELECT saga, key, position, NULL::int8, attempts, retry_at FROM event"
+	" SELECT saga, key, position, NULL::int8, attempts, retry_at, 0 FROM event"
 	" UNION ALL"
-	" (SELECT e.saga, e.key, e.position, NULL, e.attempts, e.retry_at"
+	" (SELECT e.saga, e.key, e.position, NULL, e.attempts, e.retry_at, 0"
 	"    FROM head e"
 	"   WHERE (SELECT really FROM many) AND NOT EXISTS (SELECT FROM event) AND "
 	EVENT_IS_DUE
 	"   LIMIT $1)"
 	" UNION ALL"
-	" (SELECT t.saga, t.key, NULL, t.timer_id, t.attempts, t.retry_at"
+	" (SELECT t.saga, t.key, NULL, t.timer_id, t.attempts, t.retry_at,"
+	"         CASE WHEN EXISTS (SELECT FROM evpg.timer m"
+	"                            WHERE m.saga = t.saga AND m.key = t.key AND m.due_at <= $2 AND m.timer_id <> t.timer_id)"
+	"              THEN 1 ELSE 0 END"
 	"    FROM evpg.timer t"
 	"   WHERE t.due_at <= $2 AND t.dead_letter_id IS NULL AND (t.retry_at IS NULL OR t.retry_at <= $2)"
+	"         AND coalesce(t.saga, '') IS DISTINCT FROM $3"
 	"         AND (t.saga IS NULL OR ("
 	"               NOT EXISTS (SELECT FROM evpg.saga_event b WHERE b.saga = t.saga AND b.key = t.key)"
 	"               AND NOT EXISTS (SELECT FROM evpg.timer d"
@@ -98,29 +106,34 @@ static EvpgStatement select_due = {
 	"               AND EXISTS (SELECT FROM evpg.consumer c"
 	"                            WHERE c.name = t.saga AND c.status = 'running' AND c.retry_at IS NULL)))"
 	"   ORDER BY t.due_at LIMIT $1)",
-	.types = {INT8OID, TIMESTAMPTZOID}
+	.types = {INT8OID, TIMESTAMPTZOID, TEXTOID}
 };
 
 enum
 {
-	DUE_SAGA = 1, DUE_KEY, DUE_POSITION, DUE_TIMER_ID, DUE_ATTEMPTS, DUE_RETRY_AT
+	DUE_SAGA = 1, DUE_KEY, DUE_POSITION, DUE_TIMER_ID, DUE_ATTEMPTS, DUE_RETRY_AT, DUE_MORE
 };
 
 /*
  * EvpgDueItemList
  *		Lists what is due at a time: a list of EvpgDueItem in CurrentMemoryContext,
  *		at most max_count events, in the order of their positions unless very many
- *		instances have some, then at most max_count timers and commands.
+ *		instances have some, then at most max_count timers and commands.  Leaves out
+ *		what is due in one saga, "" for scheduled commands, NULL for none.
  *
  * Nothing is locked: another session may do any of it at any time.
  */
 List *
-EvpgDueItemList(int max_count, TimestampTz now)
+EvpgDueItemList(int max_count, TimestampTz now, const char *but_not_in)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[2] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
+	Datum		values[3] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
+	char		nulls[3] = {' ', ' ', ' '};
 	List	   *due = NIL;
-	uint64		rows = EvpgStatementReadLatest(&select_due, values, NULL);
+	uint64		rows;
+
+	EvpgParameterText(values, nulls, 2, but_not_in);
+	rows = EvpgStatementReadLatest(&select_due, values, nulls);
 
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -133,12 +146,60 @@ EvpgDueItemList(int max_count, TimestampTz now)
 		item->timer_id = EvpgResultInt64(row, DUE_TIMER_ID);
 		item->attempts = (int) EvpgResultInt64(row, DUE_ATTEMPTS);
 		item->retry_at = EvpgResultInt64(row, DUE_RETRY_AT);
-		item->suspect = item->attempts > 0 && item->retry_at == 0;
+		item->pending = item->attempts > 0 && item->retry_at == 0;
+		item->more = EvpgResultInt64(row, DUE_MORE) != 0;
 		due = lappend(due, item);
 		MemoryContextSwitchTo(old);
 	}
 	EvpgStatementDone();
 	return due;
+}
+
+static EvpgStatement select_following = {
+	.text =
+	"SELECT timer_id"
+	"  FROM evpg.timer"
+	" WHERE saga = $1 AND key = $2 AND due_at <= $3 AND timer_id <> $4"
+	"       AND attempts = 0 AND retry_at IS NULL AND dead_letter_id IS NULL"
+	" ORDER BY due_at, timer_id LIMIT $5",
+	.types = {TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, INT8OID}
+};
+
+/*
+ * EvpgDueItemListFollowing
+ *		Lists timers of the instance of a timer that are due after it and were not
+ *		tried yet, at most max_count, in CurrentMemoryContext: so that each timer of
+ *		very many does not need a search of its own.  The caller has locked the instance.
+ *
+ * Any of them may have to wait for what comes between: EvpgDueItemTake finds out.
+ */
+List *
+EvpgDueItemListFollowing(const EvpgDueItem *first, int max_count)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[5] = {
+		CStringGetTextDatum(first->saga),
+		CStringGetTextDatum(first->key),
+		TimestampTzGetDatum(EvpgClockNow()),
+		Int64GetDatum(first->timer_id),
+		Int64GetDatum(max_count)
+	};
+	List	   *following = NIL;
+	uint64		rows = EvpgStatementReadLatest(&select_following, values, NULL);
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		EvpgDueItem *item = palloc0(sizeof(EvpgDueItem));
+
+		item->saga = first->saga;
+		item->key = first->key;
+		item->timer_id = EvpgResultInt64(row, 1);
+		following = lappend(following, item);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgStatementDone();
+	return following;
 }
 
 static EvpgStatement select_next_due = {
@@ -165,60 +226,61 @@ EvpgDueItemNextTime(TimestampTz now)
 
 /* ------------------------------------------------------------------ attempts */
 
-static EvpgStatement add_attempts_of_event = {
-	.text =
-	"UPDATE evpg.saga_event SET attempts = attempts + $5"
-	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
-	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND dead_letter_id IS NULL"
-	"                  FOR UPDATE SKIP LOCKED)",
-	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID, INT4OID}
-};
-
-static EvpgStatement add_attempts_of_timer = {
-	.text =
-	"UPDATE evpg.timer SET attempts = attempts + $4"
-	" WHERE ctid = (SELECT ctid FROM evpg.timer"
-	"                WHERE timer_id = $1 AND attempts = $2 AND due_at <= $3 AND dead_letter_id IS NULL"
-	"                  FOR UPDATE SKIP LOCKED)",
-	.types = {INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID}
-};
-
-/* Adds to the attempts of an item in its row; false if another session has locked its row or changed the count. */
+/*
+ * Runs the statement for events or that for timers about an item as it was listed or
+ * claimed, with its attempts and a time; returns whether it found the row.
+ */
 static bool
-add_attempts(const EvpgDueItem *item, int count)
+run_for_attempt(const EvpgDueItem *item, EvpgStatement *of_event, EvpgStatement *of_timer, TimestampTz retry_at)
 {
-	bool		changed;
+	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+	int			n = 0;
+	bool		found;
 
 	if (item->position != 0)
 	{
-		Datum		values[5] = {
-			CStringGetTextDatum(item->saga),
-			CStringGetTextDatum(item->key),
-			Int64GetDatum(item->position),
-			Int32GetDatum(item->attempts),
-			Int32GetDatum(count)
-		};
-
-		changed = EvpgStatementExecute(&add_attempts_of_event, values, NULL) > 0;
+		values[n++] = CStringGetTextDatum(item->saga);
+		values[n++] = CStringGetTextDatum(item->key);
+		values[n++] = Int64GetDatum(item->position);
 	}
 	else
 	{
-		Datum		values[4] = {
-			Int64GetDatum(item->timer_id),
-			Int32GetDatum(item->attempts),
-			TimestampTzGetDatum(item->due),
-			Int32GetDatum(count)
-		};
-
-		changed = EvpgStatementExecute(&add_attempts_of_timer, values, NULL) > 0;
+		values[n++] = Int64GetDatum(item->timer_id);
+		values[n++] = TimestampTzGetDatum(item->due);
 	}
-	return changed;
+	values[n++] = Int32GetDatum(item->attempts);
+	values[n] = TimestampTzGetDatum(retry_at);
+	nulls[n] = retry_at == 0 ? 'n' : ' ';
+	found = EvpgStatementRun(item->position != 0 ? of_event : of_timer, values, nulls) > 0;
+	EvpgStatementDone();
+	return found;
 }
+
+static EvpgStatement claim_event = {
+	.text =
+	"UPDATE evpg.saga_event SET attempts = attempts + 1, retry_at = NULL"
+	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
+	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND retry_at IS NOT DISTINCT FROM $5"
+	"                      AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID}
+};
+
+static EvpgStatement claim_timer = {
+	.text =
+	"UPDATE evpg.timer SET attempts = attempts + 1, retry_at = NULL"
+	" WHERE ctid = (SELECT ctid FROM evpg.timer"
+	"                WHERE timer_id = $1 AND due_at <= $2 AND attempts = $3 AND retry_at IS NOT DISTINCT FROM $4"
+	"                      AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {INT8OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID}
+};
 
 /*
  * EvpgDueItemClaim
- *		Counts an attempt at an item, whose advisory lock the caller holds; returns false
- *		if another session has done it, tried it, or locked its row since it was listed.
+ *		Counts an attempt at an item, whose instance the caller has locked; false if
+ *		another session has done it, tried it, or locked its row since it was listed.
  *		Waits for nothing.
  */
 bool
@@ -227,21 +289,75 @@ EvpgDueItemClaim(EvpgDueItem *item)
 	bool		claimed;
 
 	item->due = EvpgClockNow();
-	claimed = add_attempts(item, 1);
+	claimed = run_for_attempt(item, &claim_event, &claim_timer, item->retry_at);
 	if (claimed)
 		item->attempts++;
 	return claimed;
 }
 
+static EvpgStatement unclaim_event = {
+	.text =
+	"UPDATE evpg.saga_event SET attempts = attempts - 1, retry_at = $5"
+	" WHERE ctid = (SELECT ctid FROM evpg.saga_event"
+	"                WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND retry_at IS NULL"
+	"                      AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID}
+};
+
+static EvpgStatement unclaim_timer = {
+	.text =
+	"UPDATE evpg.timer SET attempts = attempts - 1, retry_at = $4"
+	" WHERE ctid = (SELECT ctid FROM evpg.timer"
+	"                WHERE timer_id = $1 AND due_at <= $2 AND attempts = $3 AND retry_at IS NULL"
+	"                      AND dead_letter_id IS NULL"
+	"                  FOR UPDATE SKIP LOCKED)",
+	.types = {INT8OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID}
+};
+
 /*
  * EvpgDueItemUnclaim
- *		Takes back, in its row, the attempt that the caller has counted and not begun.
- *		Does nothing if another session has locked the row, so waits for nothing.
+ *		Takes back, in its row, the attempt that was counted and not begun, and lets the item be due at
+ *		a time, 0 for at once.  Does nothing if the item has changed since, or another
+ *		session has locked its row, so waits for nothing.  Needs no lock.
  */
 void
-EvpgDueItemUnclaim(EvpgDueItem *item)
+EvpgDueItemUnclaim(EvpgDueItem *item, TimestampTz retry_at)
 {
-	(void) add_attempts(item, -1);
+	(void) run_for_attempt(item, &unclaim_event, &unclaim_timer, retry_at);
+}
+
+static EvpgStatement take_event = {
+	.text =
+	"DELETE FROM evpg.saga_event"
+	" WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND retry_at IS NULL AND dead_letter_id IS NULL",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID}
+};
+
+static EvpgStatement take_timer = {
+	.text =
+	"DELETE FROM evpg.timer t"
+	" WHERE timer_id = $1 AND due_at <= $2 AND attempts = $3 AND retry_at IS NULL AND dead_letter_id IS NULL"
+	"       AND (saga IS NULL OR ("
+	"             NOT EXISTS (SELECT FROM evpg.saga_event b WHERE b.saga = t.saga AND b.key = t.key)"
+	"             AND NOT EXISTS (SELECT FROM evpg.timer d"
+	"                              WHERE d.saga = t.saga AND d.key = t.key"
+	"                                    AND (d.dead_letter_id IS NOT NULL"
+	"                                         OR (d.due_at, d.timer_id) < (t.due_at, t.timer_id)))))",
+	.types = {INT8OID, TIMESTAMPTZOID, INT4OID}
+};
+
+/*
+ * EvpgDueItemTake
+ *		Deletes an item that is claimed in the transaction that does it, whose instance
+ *		the caller has locked.  False if it need not or must not be done any more: another
+ *		session has done it, tried it, moved it or cancelled it; or it is a timer, and the
+ *		instance has got something that comes before it.
+ */
+bool
+EvpgDueItemTake(const EvpgDueItem *item)
+{
+	return run_for_attempt(item, &take_event, &take_timer, 0);
 }
 
 /* ------------------------------------------------------------------ changes of a claimed item */
@@ -282,7 +398,7 @@ static EvpgStatement delete_timer = {
 	.types = {INT8OID, TIMESTAMPTZOID}
 };
 
-/* Deletes an item in the transaction that does it; false if another session has done it, moved it or cancelled it. */
+/* Deletes an item, whose dead letter the caller has locked; false if it does not exist any more. */
 bool
 EvpgDueItemDelete(const EvpgDueItem *item)
 {
@@ -299,7 +415,7 @@ static EvpgStatement postpone_timer = {
 	.types = {INT8OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID}
 };
 
-/* Leaves an item, whose advisory lock the caller holds, to be tried at a later time; attempts are those that count. */
+/* Leaves an item, whose instance the caller has locked, to be tried at a later time; attempts are those that count. */
 void
 EvpgDueItemPostpone(const EvpgDueItem *item, TimestampTz retry_at, int attempts)
 {

@@ -20,20 +20,23 @@ typedef struct EvpgDueItem
 	int64		position;		/* of the event; 0: a timer or a command */
 	int64		timer_id;
 	int			attempts;		/* so far, with this one */
-	bool		suspect;		/* an attempt had no result: the server may
-								 * have crashed by it */
+	bool		pending;		/* an attempt is counted and has no result: it
+								 * is claimed, or the server has crashed */
 	TimestampTz retry_at;		/* when it was put off until; 0: it was not */
 	TimestampTz due;			/* a timer must be due by then; 0: at any time */
-	bool		locked;			/* by this session, beyond the transaction */
+	bool		more;			/* later timers of the instance are due too */
+	bool		claimed;		/* by this session: it has the lock */
 	TransactionId settled_by;	/* the transaction, if it commits, in which
 								 * the attempt has come to a result or was
 								 * given back */
 } EvpgDueItem;
 
-extern List *EvpgDueItemList(int max_count, TimestampTz now);
+extern List *EvpgDueItemList(int max_count, TimestampTz now, const char *but_not_in);
+extern List *EvpgDueItemListFollowing(const EvpgDueItem *first, int max_count);
 extern TimestampTz EvpgDueItemNextTime(TimestampTz now);
 extern bool EvpgDueItemClaim(EvpgDueItem *item);
-extern void EvpgDueItemUnclaim(EvpgDueItem *item);
+extern void EvpgDueItemUnclaim(EvpgDueItem *item, TimestampTz retry_at);
+extern bool EvpgDueItemTake(const EvpgDueItem *item);
 extern bool EvpgDueItemDelete(const EvpgDueItem *item);
 extern void EvpgDueItemPostpone(const EvpgDueItem *item, TimestampTz retry_at, int attempts);
 extern void EvpgDueItemBlock(const EvpgDueItem *item, int64 dead_letter_id);

@@ -55,17 +55,20 @@ compute_next_attempt(const EvpgDueItem *item)
 		EvpgRetryAfterBackoff(item->attempts, saga->backoff, saga->max_backoff);
 }
 
-/* Leaves an item for a short time later; the attempt that the caller has counted does not count. */
-void
-EvpgFailurePostpone(const EvpgDueItem *item)
+/* Returns when to try again what others are in the way of now. */
+TimestampTz
+EvpgFailureTransientUntil(void)
 {
-	EvpgDueItemPostpone(item, EvpgClockNow() + TRANSIENT_PAUSE, item->attempts - 1);
+	return EvpgClockNow() + TRANSIENT_PAUSE;
 }
 
+/* Leaves an item for a short time later; the attempt that was counted was none.  An action of EvpgSubtransactionRun. */
 static void
-postpone_failed_item(void *item)
+postpone_failed_item(void *arg)
 {
-	EvpgFailurePostpone(item);
+	const EvpgDueItem *item = arg;
+
+	EvpgDueItemPostpone(item, EvpgFailureTransientUntil(), item->attempts - 1);
 }
 
 /*
@@ -119,7 +122,7 @@ fail_item(const EvpgAttempt *attempt, const ErrorData *error)
 
 	if (EvpgErrorIsTransient(error))
 	{
-		EvpgFailurePostpone(item);
+		postpone_failed_item(unconstify(EvpgDueItem *, item));
 		return false;
 	}
 	if (attempt->given_up || item->attempts >= EvpgFailureMaxAttempts(item))

@@ -11,8 +11,8 @@
 #include "saga/action.h"
 
 extern int	EvpgFailureMaxAttempts(const EvpgDueItem *item);
-extern void EvpgFailurePostpone(const EvpgDueItem *item);
-extern bool EvpgFailureGiveUp(const EvpgAttempt *attempt, const ErrorData *error);
-extern bool EvpgFailureSettle(const EvpgAttempt *attempt, const ErrorData *error);
+extern TimestampTz EvpgFailureTransientUntil(void);
+extern bool EvpgFailureGiveUp(const EvpgAttempt *run, const ErrorData *error);
+extern bool EvpgFailureSettle(const EvpgAttempt *run, const ErrorData *error);
 
 #endif							/* EVPG_FAILURE_H */

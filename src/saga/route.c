@@ -272,6 +272,12 @@ prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
 		ReThrowError(error);
 	attempts += !EvpgErrorIsTransient(error);
 	retry_at = EvpgRetryAfterAttempts(Max(attempts, 1));
+	if (EvpgErrorIsWorkerCancel(error))
+	{
+		EvpgConsumerPostpone(consumer, retry_at);
+		*next = Min(*next, EvpgClockWall(retry_at));
+		return false;
+	}
 	EvpgConsumerRecordError(consumer, 0, attempts, retry_at, attempts >= saga->max_attempts, consumer->attempts > 0, error);
 	*next = Min(*next, EvpgClockWall(retry_at));
 	if (attempts >= saga->max_attempts)

@@ -24,6 +24,22 @@
 
 PG_FUNCTION_INFO_V1(evpg_run_sagas);
 
+/* Does an item, whose instance is locked, unless another session has; *sent and *dead grow by what comes of it. */
+static bool
+run_item(EvpgDueItem *item, MemoryContext memory, int64 *sent, int64 *dead)
+{
+	MemoryContext old;
+
+	if (!EvpgDispatchClaim(item))
+		return false;
+	old = MemoryContextSwitchTo(memory);
+	*dead += EvpgDispatchItem(item, false, sent, NULL) == EVPG_DISPATCH_DEAD;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(memory);
+	CHECK_FOR_INTERRUPTS();
+	return true;
+}
+
 /*
  * Routes what the log has, then does up to max_events due items; returns how many
  * commands were sent and how many dead letters written.  What the commands cause is
@@ -61,19 +77,23 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 		idle = true;
 		MemoryContextResetOnly(pass);
 		MemoryContextSwitchTo(pass);
-		foreach(cell, EvpgDueItemList((int) Min(left, 100), EvpgClockNow()))
+		foreach(cell, EvpgDueItemList((int) Min(left, 100), EvpgClockNow(), NULL))
 		{
 			EvpgDueItem *item = lfirst(cell);
+			ListCell   *next;
 
-			if (left == 0 || !EvpgDueItemLock(item, false, false) || !EvpgDueItemClaim(item))
+			if (left == 0 || !EvpgDueItemLock(item, false) || !run_item(item, memory, &sent, &dead))
 				continue;
-			MemoryContextSwitchTo(memory);
-			dead += EvpgDispatchItem(item, false, &sent, NULL) == EVPG_DISPATCH_DEAD;
-			MemoryContextSwitchTo(pass);
-			MemoryContextReset(memory);
 			left--;
 			idle = false;
-			CHECK_FOR_INTERRUPTS();
+			if (!item->more || left == 0)
+				continue;
+			foreach(next, EvpgDueItemListFollowing(item, (int) Min(left, 100)))
+			{
+				if (!run_item(lfirst(next), memory, &sent, &dead))
+					break;
+				left--;
+			}
 		}
 	}
 	MemoryContextSwitchTo(caller);

@@ -3,12 +3,15 @@
  * saga_lock.c
  *		The advisory locks of sagas, of their instances, and of scheduled commands.
  *
- * A session that works on an instance holds its lock, from before the attempt is
- * counted to the end of the work: a lock of the session, since the two are
- * transactions.  A session that changes the saga itself locks out all instances.
- * The saga is locked before its instances, and these before rows.
+ * A session that works on an instance, or counts an attempt at what is due in it, has
+ * locked it for that transaction.  Between the two, which are transactions, it holds the
+ * lock of the claim, of the session: as long as any session has it, the attempt that is
+ * counted was not under way when the server crashed.  A claim keeps no other session
+ * from the work: who has locked the instance does it.
  *
- *-------------------------------------------------------------------------
+ * A session that changes the saga itself locks out all instances.  The saga is locked
+ * before its instances, and these before rows.
+ *
  */
 #include "postgres.h"
 
@@ -16,6 +19,7 @@
 #include "access/xact.h"
 #include "base/locks.h"
 #include "base/testing.h"
+#include "common/hashfn.h"
 #include "consumer/worker_lock.h"
 #include "miscadmin.h"
 #include "saga/saga_lock.h"
@@ -40,10 +44,18 @@ EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait)
 }
 
 static void
-set_item_tag(const EvpgDueItem *item, LOCKTAG *tag)
+set_instance_tag(const EvpgDueItem *item, LOCKTAG *tag)
 {
 	EvpgSetLockTag(tag, EVPG_LOCK_INSTANCE,
 				   item->saga != NULL ? EvpgHashPair(item->saga, item->key) : (uint64) item->timer_id);
+}
+
+static void
+set_claim_tag(const EvpgDueItem *item, LOCKTAG *tag)
+{
+	EvpgSetLockTag(tag, EVPG_LOCK_CLAIM,
+				   item->position != 0 ? hash_combine64(EvpgHashPair(item->saga, item->key), (uint64) item->position) :
+				   (uint64) item->timer_id);
 }
 
 /* Locks of instances that the current transaction has taken; a rollback to a savepoint only makes it too high. */
@@ -67,67 +79,98 @@ EvpgSagaLockInit(void)
 
 /*
  * EvpgDueItemLock
- *		Locks the instance of an item, or the scheduled command, for the session
- *		beyond its transactions, or to the end of the transaction.  False if wait is
- *		false and another session holds it.  The caller holds the lock of the saga if
- *		it is to wait.
+ *		Locks the instance of an item, or the scheduled command, to the end of the
+ *		transaction.  False if wait is false and another session holds it.  The caller
+ *		holds the lock of the saga if it is to wait.
  *
  * The lock table is shared by all sessions of the server, so one transaction may
  * not fill more than half of it.
  */
 bool
-EvpgDueItemLock(const EvpgDueItem *item, bool session, bool wait)
+EvpgDueItemLock(const EvpgDueItem *item, bool wait)
 {
 	int64		limit = (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts) / 2;
 	LOCKTAG		tag;
 	LockAcquireResult result;
 
-	if (!session && instances_locked + claims_locked >= limit)
+	if (instances_locked + claims_locked >= limit)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many instances of sagas in one transaction"),
 				 errdetail("It has locked %d, and may not fill more than half of the lock table of the server.",
 						   instances_locked + claims_locked),
 				 errhint("Commit after fewer, for example evpg_run_sagas(max_events => 1000).")));
-	set_item_tag(item, &tag);
+	set_instance_tag(item, &tag);
 	if (EVPG_MUTATION("saga_unlocked"))
 		return true;
-	result = LockAcquire(&tag, ExclusiveLock, session, !wait);
-	if (result == LOCKACQUIRE_OK && session)
-		claims_locked++;
-	else if (result == LOCKACQUIRE_OK)
+	result = LockAcquire(&tag, ExclusiveLock, false, !wait);
+	if (result == LOCKACQUIRE_OK)
 		instances_locked++;
 	return result != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* Releases the lock of the session; does nothing if it is released already. */
-void
-EvpgDueItemUnlock(EvpgDueItem *item)
+/*
+ * EvpgDueItemIsClaimed
+ *		Returns whether another session has claimed an item: it has counted an attempt, or
+ *		taken over that of another one, and lives.  What it has not begun yet can be taken
+ *		over.  Exact if the caller has locked the instance; else perhaps another session is
+ *		just asking the same.
+ */
+bool
+EvpgDueItemIsClaimed(const EvpgDueItem *item)
 {
 	LOCKTAG		tag;
 
-	if (!item->locked)
-		return;
-	item->locked = false;
-	set_item_tag(item, &tag);
-	/* User code may have called pg_advisory_unlock_all(). */
-	if (EvpgLockIsHeld(&tag, ExclusiveLock))
-		(void) LockRelease(&tag, ExclusiveLock, true);
-	if (claims_locked > 0)
-		claims_locked--;
+	set_claim_tag(item, &tag);
+	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, ExclusiveLock, true);
+	return false;
 }
 
 /*
- * EvpgTimerOvertake
- *		Calls action for a scheduled command, for which it may have to wait for a worker
- *		that executes it: then the worker is cancelled, see EvpgLockOvertake.
+ * EvpgDueItemLockClaim
+ *		Locks the claim of an item for the session, until EvpgDueItemUnlockClaim; false if
+ *		another session is just asking whether it is claimed.  The caller has locked the
+ *		instance.
  */
-void
-EvpgTimerOvertake(int64 timer_id, void (*action) (void *arg), void *arg)
+bool
+EvpgDueItemLockClaim(EvpgDueItem *item)
 {
-	EvpgDueItem command = {.timer_id = timer_id};
 	LOCKTAG		tag;
 
-	set_item_tag(&command, &tag);
+	set_claim_tag(item, &tag);
+	item->claimed = LockAcquire(&tag, ShareLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	claims_locked += item->claimed;
+	return item->claimed;
+}
+
+/* Releases the claim; does nothing if it is released already. */
+void
+EvpgDueItemUnlockClaim(EvpgDueItem *item)
+{
+	LOCKTAG		tag;
+
+	if (!item->claimed)
+		return;
+	item->claimed = false;
+	claims_locked--;
+	set_claim_tag(item, &tag);
+	/* User code may have called pg_advisory_unlock_all(). */
+	if (EvpgLockIsHeld(&tag, ShareLock))
+		(void) LockRelease(&tag, ShareLock, true);
+}
+
+/*
+ * EvpgDueItemOvertake
+ *		Calls action for a timer or a scheduled command, for which it may have to wait for
+ *		a worker that is at work on it: then the worker is cancelled, see EvpgLockOvertake.
+ */
+void
+EvpgDueItemOvertake(const EvpgDueItem *item, void (*action) (void *arg), void *arg)
+{
+	LOCKTAG		tag;
+
+	set_instance_tag(item, &tag);
 	EvpgLockOvertake(&tag, ExclusiveLock, action, arg);
 }

@@ -13,8 +13,10 @@
 
 extern void EvpgSagaLockInit(void);
 extern bool EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait);
-extern bool EvpgDueItemLock(const EvpgDueItem *item, bool session, bool wait);
-extern void EvpgDueItemUnlock(EvpgDueItem *item);
-extern void EvpgTimerOvertake(int64 timer_id, void (*action) (void *arg), void *arg);
+extern bool EvpgDueItemLock(const EvpgDueItem *item, bool wait);
+extern bool EvpgDueItemIsClaimed(const EvpgDueItem *item);
+extern bool EvpgDueItemLockClaim(EvpgDueItem *item);
+extern void EvpgDueItemUnlockClaim(EvpgDueItem *item);
+extern void EvpgDueItemOvertake(const EvpgDueItem *item, void (*action) (void *arg), void *arg);
 
 #endif							/* EVPG_SAGA_LOCK_H */

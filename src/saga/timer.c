@@ -155,13 +155,29 @@ run_timer_change(void *arg)
 	EvpgStatementDone();
 }
 
-/* Changes a timer; false if it does not exist.  A worker that executes its command has locked its row, and is overtaken. */
+static EvpgStatement select_timer_instance = {
+	.text = "SELECT saga, key FROM evpg.timer WHERE timer_id = $1",
+	.types = {INT8OID}
+};
+
+/* Changes a timer; false if it does not exist.  A worker that is at work on it has locked its row, and is overtaken. */
 static bool
 change_timer(EvpgStatement *statement, Datum *values)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	TimerChange change = {.statement = statement, .values = values};
+	EvpgDueItem item = {.timer_id = DatumGetInt64(values[0])};
 
-	EvpgTimerOvertake(DatumGetInt64(values[0]), run_timer_change, &change);
+	if (EvpgStatementReadLatest(&select_timer_instance, values, NULL) > 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		item.saga = EvpgResultText(0, 1);
+		item.key = EvpgResultText(0, 2);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgStatementDone();
+	EvpgDueItemOvertake(&item, run_timer_change, &change);
 	return change.changed;
 }
 

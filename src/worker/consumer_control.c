@@ -73,12 +73,12 @@ static EvpgStatement update_consumer_status = {
 	.types = {TEXTOID, BOOLOID}
 };
 
-/* Lets the events and timers of a saga that have failed be tried at once. */
+/* Lets the events and timers of a saga that have failed be tried at once.  Without retry_at they would count as begun. */
 static EvpgStatement reset_saga_retries = {
-	.text = "WITH e AS (UPDATE evpg.saga_event SET retry_at = NULL"
-	" WHERE saga = $1 AND retry_at IS NOT NULL RETURNING 1),"
-	" t AS (UPDATE evpg.timer SET retry_at = NULL"
-	" WHERE saga = $1 AND retry_at IS NOT NULL RETURNING 1)"
+	.text = "WITH e AS (UPDATE evpg.saga_event SET retry_at = evpg.clock_timestamp()"
+	" WHERE saga = $1 AND retry_at > evpg.clock_timestamp() RETURNING 1),"
+	" t AS (UPDATE evpg.timer SET retry_at = evpg.clock_timestamp()"
+	" WHERE saga = $1 AND retry_at > evpg.clock_timestamp() RETURNING 1)"
 	" SELECT FROM e UNION ALL SELECT FROM t",
 	.types = {TEXTOID}
 };

@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(133);
+SELECT plan(138);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ timers of sagas, of functions and in C
@@ -62,6 +62,31 @@ SELECT is((SELECT state#>>'{fired,name}' || (state#>>'{fired,due_at}')::bigint /
   'past978307200', 'a time that is past is due at once [B26]');
 SELECT is((SELECT string_agg(name, ' ' ORDER BY name) FROM evpg.timer WHERE saga = 'deaf'), 'century future',
   'times that are far away [B26]');
+-- many timers of one instance that are due at once: t120 first, and t20 fails
+SELECT count(*) FROM evpg_append('counter', 'many', ARRAY[evpg_event('Rung', jsonb_build_object('actions', (
+  SELECT jsonb_agg(evpg_action_schedule('t' || n, due_at => timestamptz '2020-01-01' - n * interval '1 s',
+    payload => CASE n WHEN 20 THEN '{"fail": "t20"}' ELSE script(send('rung' || n, 'Add', 1)) END))
+  FROM generate_series(1, 120) n)))]) \g /dev/null
+CREATE FUNCTION test.rung() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT string_agg(substr(aggregate_id, 5), ' ' ORDER BY position) FROM evpg.event WHERE aggregate_id LIKE 'rung%'
+$$;
+CALL evpg_run();
+SELECT is(rung(), (SELECT string_agg(n::text, ' ' ORDER BY n DESC) FROM generate_series(21, 120) n),
+  'timers of an instance that are due at once fire in their order, up to one that fails [rules 16, 17]');
+SELECT is((SELECT count(*) FILTER (WHERE attempts = 0) || ' ' || count(*) FROM evpg.timer WHERE key = 'many'), '19 20',
+  'those behind it wait, and were not tried [rule 17]');
+SELECT evpg_discard_dead_letter(dead_letter_id, 'enough') FROM evpg.dead_letter WHERE key = 'many' \g /dev/null
+SELECT is(run(), '19 0', 'then the rest fires, by evpg_run_sagas(), too [rule 17]');
+SELECT is(split_part(rung(), ' 21 ', 2), (SELECT string_agg(n::text, ' ' ORDER BY n DESC) FROM generate_series(1, 19) n),
+  'in its order [rule 16]');
+-- a timer that comes between
+SELECT count(*) FROM evpg_append('counter', 'between', ARRAY[evpg_event('Rung', script(
+  evpg_action_schedule('a', due_at => '2020-01-01', payload => script(send('rung1001', 'Add', 1),
+    evpg_action_schedule('z', due_at => '2019-01-01', payload => script(send('rung1002', 'Add', 1))))),
+  evpg_action_schedule('b', due_at => '2020-01-02', payload => script(send('rung1003', 'Add', 1)))))]) \g /dev/null
+CALL evpg_run();
+SELECT is(split_part(rung(), ' 1 ', 2), '1001 1002 1003',
+  'a timer that the first one sets, and that is due before the next one, fires before it [rule 16]');
 SELECT evpg_drop_saga('deaf') \g /dev/null
 
 -- ------------------------------------------------------------------ commands that are executed at a time

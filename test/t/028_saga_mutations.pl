@@ -139,7 +139,8 @@ sub together
 	query('CALL evpg_run()');
 	my $runner = run_to('handled', "SELECT evpg_set_clock_offset('2 min');");
 	query($tell);
-	query('CALL evpg_run()');
+	# one thing: what the other session is at would wait for it
+	query('SELECT evpg_run_sagas(1)');
 	my $early = query($state);
 	release();
 	$runner->quit;

@@ -260,6 +260,13 @@ sub ends
 		: is(query($worker), $before, 'a worker that was cancelled is the same process');
 }
 
+# The errors of the projection "loops".
+sub errors
+{
+	return query(q(SELECT concat_ws(' ', errors_total, last_error, last_sqlstate, last_error_at) FROM evpg.stat_consumer
+		WHERE name = 'loops'));
+}
+
 my $loops = q(SELECT evpg_register_projection('loops', 'loop_apply', mode => 'async', key_function => 'loop_keys',
 	aggregate_types => '{thing}', event_types => '{Looped}', on_error => 'skip', max_attempts => 1));
 my $position = q((SELECT max(position) FROM evpg.event WHERE type = 'Looped'));
@@ -274,11 +281,13 @@ foreach my $code ('projection', 'keys')
 	others_go_on("$code: paused");
 	is(query(q(SELECT status || ' ' || attempts FROM evpg.consumer WHERE name = 'loops')), 'paused 0',
 		"$code: nothing is counted");
+	is(errors(), '0', "$code: a worker that was cancelled is no error of the consumer [rule 10]");
 	query(q(SELECT evpg_resume_consumer('loops')));
 	soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", "$code: resumed it is called again");
 	ends(q(SELECT evpg_resume_consumer('loops')), $code);
 	soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", "$code: and again");
 	ends(qq(SELECT evpg_skip_event('loops', $position, 'loops')), $code);
+	is(errors(), '0', "$code: nor one that was cancelled by evpg_resume_consumer or evpg_skip_event [rule 10]");
 	soon(qq(SELECT checkpoint >= $position FROM evpg.consumer WHERE name = 'loops'), "$code: skipped, it goes on");
 	is(query(q(SELECT count(*) FROM evpg.parked_event WHERE name = 'loops' AND skip_reason = 'loops')), '1', "$code: once");
 	query(q(SELECT FROM evpg_append('thing', 'loop', ARRAY[evpg_event('Looped')])));
@@ -288,6 +297,11 @@ foreach my $code ('projection', 'keys')
 	query($loops);
 	others_go_on("$code: dropped");
 	begin_loop($code, "$code of a rebuild", q(SELECT evpg_rebuild_projection('loops', background => true)));
+	query(qq(SELECT pg_cancel_backend(pid) FROM ($worker) w));
+	soon(q(SELECT retry_at IS NOT NULL FROM evpg.rebuild WHERE name = 'loops'), "$code of a rebuild: it is put off");
+	is(query(q(SELECT last_error IS NULL AND attempts = 0 FROM evpg.progress_rebuild WHERE name = 'loops')), 't',
+		"$code of a rebuild: a worker that was cancelled is no error of it [rule 13]");
+	soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", "$code of a rebuild: it goes on");
 	ends(q(SELECT evpg_cancel_rebuild('loops')), "$code of a rebuild");
 	repair();
 	soon(qq(SELECT checkpoint >= $position FROM evpg.consumer WHERE name = 'loops'), "$code: repaired, it goes on");
@@ -337,6 +351,30 @@ soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)"
 ends(q(SELECT evpg_cancel_timer(timer_id) FROM evpg.timer), 'a scheduled command');
 others_go_on('a scheduled command: cancelled');
 repair();
+
+# a timer of a saga
+query($_) foreach q(CREATE FUNCTION set_timer(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql
+	  AS $$ SELECT evpg_reaction('{}', evpg_action_schedule('t', due_at => '2020-01-01')) $$),
+	q(CREATE FUNCTION ring(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE plpgsql
+	  AS $$ BEGIN PERFORM go('timer'), go('stubborn'); RETURN evpg_reaction('{"rung": true}'); END $$),
+	q(SELECT evpg_register_saga('rings', handler => 'set_timer', timer_handler => 'ring', event_types => '{Set}',
+		max_attempts => 1));
+begin_loop('timer', 'a timer', q(SELECT FROM evpg_append('thing', 'rings', ARRAY[evpg_event('Set')])));
+ends(q(SELECT evpg_reschedule_timer(timer_id, clock_timestamp() + interval '1 h') FROM evpg.timer), 'a timer [rule 17]');
+others_go_on('a timer: moved');
+nothing_counts('a timer: moved');
+is(query('SELECT count(*) FROM evpg.timer'), 1, 'a timer: it was moved [rule 17]');
+query(q(SELECT evpg_reschedule_timer(timer_id, clock_timestamp()) FROM evpg.timer));
+soon("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ($worker)", 'a timer: it is tried again');
+ends(q(SELECT evpg_cancel_timer(timer_id) FROM evpg.timer), 'a timer [rule 17]');
+others_go_on('a timer: cancelled');
+is(query(q(SELECT state ? 'rung' FROM evpg.saga_instance WHERE saga = 'rings')), 'f', 'a timer: it has not fired [rule 17]');
+repair();
+begin_loop('stubborn', 'a timer that catches a cancel',
+	q(SELECT FROM evpg_append('thing', 'rings caught', ARRAY[evpg_event('Set')])));
+ends(q(SELECT evpg_cancel_timer(timer_id) FROM evpg.timer), 'a timer that catches a cancel', 'terminated');
+repair();
+query(q(SELECT evpg_drop_saga('rings')));
 
 # code that catches the cancel
 begin_loop('stubborn', 'a projection that catches a cancel',
