@@ -9,6 +9,7 @@
 #ifndef EVPG_DECISION_H
 #define EVPG_DECISION_H
 
+#include "base/compat.h"
 #include "evpg.h"
 
 #include "log/event.h"
@@ -55,7 +56,7 @@ extern void EvpgAggregateCallBegin(EvpgAggregateCall *call);
 extern void EvpgAggregateCallEnd(EvpgAggregateCall *call);
 extern void EvpgDecisionFromError(const ErrorData *error, EvpgDecision *decision);
 extern void EvpgDecisionFromModule(evpg_result *result, const EvpgCommand *command, EvpgDecision *decision);
-extern void EvpgRaiseModuleFailed(evpg_result *result, const char *role, const EvpgCommand *command) pg_attribute_noreturn();
+pg_noreturn extern void EvpgRaiseModuleFailed(evpg_result *result, const char *role, const EvpgCommand *command);
 extern void EvpgRefusableCallRun(EvpgRefusableCall *call);
 extern bool EvpgRefusableCallTry(EvpgRefusableCall *call, int also, EvpgDecision *decision);
 

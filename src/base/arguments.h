@@ -8,6 +8,7 @@
 #ifndef EVPG_ARGUMENTS_H
 #define EVPG_ARGUMENTS_H
 
+#include "base/compat.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/jsonb.h"
@@ -25,7 +26,7 @@ extern void EvpgCheckCallersMetadata(Jsonb *metadata);
 extern void EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command);
 extern Jsonb *EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original);
 extern void EvpgCheckCallersCommandId(const char *command_id);
-extern void EvpgRaiseTooDeep(const char *what) pg_attribute_noreturn();
+pg_noreturn extern void EvpgRaiseTooDeep(const char *what);
 extern void EvpgJsonbCheckLimits(const Jsonb *jsonb, const char *what);
 extern void EvpgArgRefuseNull(FunctionCallInfo fcinfo, int arg, const char *what);
 extern char *EvpgArgText(FunctionCallInfo fcinfo, int arg, const char *what);

@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "evpg.h"
 
 #include "base/arguments.h"
@@ -373,10 +374,7 @@ check_json_text(const char *text, size_t length, const char *what)
 static char *
 clean_text(const char *text)
 {
-	char	   *shown = pnstrdup(text, NAMEDATALEN);
-
-	pg_clean_ascii(shown);
-	return shown;
+	return pg_clean_ascii(pnstrdup(text, NAMEDATALEN), 0);
 }
 
 static void

@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+#include "base/compat.h"
 #include "base/locks.h"
 #include "base/row.h"
 #include "common/hashfn.h"
@@ -39,11 +41,7 @@ EvpgSetLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key)
 bool
 EvpgLockIsHeld(const LOCKTAG *tag, LOCKMODE mode)
 {
-#if PG_VERSION_NUM >= 170000
 	return LockHeldByMe(tag, mode, false);
-#else
-	return LockHeldByMe(tag, mode);
-#endif
 }
 
 /* Locks a key to the end of the transaction, and waits for it; false if this session had locked it before. */

@@ -26,6 +26,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/row.h"
 #include "catalog/pg_collation.h"
 #include "executor/executor.h"
@@ -108,7 +109,7 @@ EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first,
 	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
 						   F_TEXTEQ, CStringGetTextDatum(second));
 	PushActiveSnapshot(snapshot);
-	scan = index_beginscan(relation, key, GetActiveSnapshot(), 2, 0);
+	scan = index_beginscan(relation, key, GetActiveSnapshot(), NULL, 2, 0);
 	index_rescan(scan, keys, 2, NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot) &&
 		(!lock || lock_slot(relation, GetActiveSnapshot(), slot)))
@@ -142,7 +143,7 @@ EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, Trans
 	InitDirtySnapshot(snapshot);
 	*maker = InvalidTransactionId;
 	*token = 0;
-	scan = index_beginscan(relation, key, &snapshot, nkeys, 0);
+	scan = index_beginscan(relation, key, &snapshot, NULL, nkeys, 0);
 	index_rescan(scan, keys, nkeys, NULL, 0);
 	found = index_getnext_slot(scan, ForwardScanDirection, slot);
 	if (found)
@@ -173,7 +174,7 @@ EvpgRowFindById(const Oid *table, const Oid *index, int64 id)
 	ScanKeyData keys[1];
 
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	scan = index_beginscan(relation, key, GetActiveSnapshot(), 1, 0);
+	scan = index_beginscan(relation, key, GetActiveSnapshot(), NULL, 1, 0);
 	index_rescan(scan, keys, 1, NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 		row = ExecCopySlotHeapTuple(slot);
@@ -246,10 +247,10 @@ check_constraints(EvpgRowWriter *writer, HeapTuple row)
 
 /* Inserts the index entries of a new row, or of a row version that did not fit on its page. */
 static void
-insert_index_entries(EvpgRowWriter *writer, bool update)
+insert_index_entries(EvpgRowWriter *writer, bool update, bool only_summarizing)
 {
 	prepare_target(writer);
-	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, update, false, NULL, NIL);
+	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, update, false, NULL, NIL, only_summarizing);
 	ResetPerTupleExprContext(writer->estate);
 }
 
@@ -263,7 +264,7 @@ EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
 	check_constraints(writer, new);
 	simple_table_tuple_insert(writer->relation, writer->slot);
-	insert_index_entries(writer, false);
+	insert_index_entries(writer, false, false);
 	new->t_self = writer->slot->tts_tid;
 	return new;
 }
@@ -281,7 +282,7 @@ EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls,
 	Datum	   *new_values = palloc0(sizeof(Datum) * all->natts);
 	bool	   *new_nulls = palloc0(sizeof(bool) * all->natts);
 	bool	   *new_replaced = palloc0(sizeof(bool) * all->natts);
-	bool		update_indexes;
+	TU_UpdateIndexes update_indexes;
 	HeapTuple	new;
 
 	/* The stored row may have more columns than C code knows (shape.c). */
@@ -294,8 +295,8 @@ EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls,
 	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
 	check_constraints(writer, new);
 	simple_table_tuple_update(writer->relation, &row->t_self, writer->slot, GetActiveSnapshot(), &update_indexes);
-	if (update_indexes)
-		insert_index_entries(writer, true);
+	if (update_indexes != TU_None)
+		insert_index_entries(writer, true, update_indexes == TU_Summarizing);
 	new->t_self = writer->slot->tts_tid;
 	return new;
 }

@@ -14,6 +14,7 @@
 
 #include <limits.h>
 
+#include "base/compat.h"
 #include "base/settings.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -229,8 +230,8 @@ static Pin	pins[] =
 static void
 look_up_pins(void)
 {
-	struct config_generic **options = get_guc_variables();
-	int			count = GetNumConfigOptions();
+	int			count;
+	struct config_generic **options = get_guc_variables(&count);
 
 	for (size_t i = 0; i < lengthof(pins); i++)
 	{

@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "base/compat.h"
 #include "base/shape.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
@@ -133,8 +134,7 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 };
 
 /* Raises an error about a relation that C code does not know in this form; detail is what was found, or expected. */
-static void
-pg_attribute_noreturn()
+pg_noreturn static void
 raise_changed(const Shape *shape, const char *detail)
 {
 	ereport(ERROR,

@@ -28,6 +28,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/locks.h"
 #include "base/names.h"
 #include "base/testing.h"
@@ -165,7 +166,7 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 
 	old = MemoryContextSwitchTo(estate->es_query_cxt);
 	InitResultRelInfo(target, log, 1, NULL, 0);
-	ExecInitRangeTable(estate, list_make1(makeNode(RangeTblEntry)));
+	EvpgInitRangeTable(estate, log);
 	estate->es_result_relations = palloc0(sizeof(ResultRelInfo *));
 	estate->es_result_relations[0] = target;
 	estate->es_opened_result_relations = list_make1(target);
@@ -273,7 +274,7 @@ static void
 open_source(EvpgLogScan *scan, IndexSource *source, ScanKey keys, int nkeys)
 {
 	source->slot = table_slot_create(scan->log, NULL);
-	source->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), nkeys, 0);
+	source->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), NULL, nkeys, 0);
 	index_rescan(source->scan, keys, nkeys, NULL, 0);
 }
 

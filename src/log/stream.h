@@ -9,6 +9,7 @@
 #define EVPG_STREAM_H
 
 #include "access/htup.h"
+#include "base/compat.h"
 #include "datatype/timestamp.h"
 
 /* A stream as in its row; stream_id 0: it has no row. */
@@ -30,7 +31,7 @@ extern bool EvpgStreamCreate(EvpgStream *stream);
 extern bool EvpgStreamReserve(const EvpgStream *stream);
 extern void EvpgStreamRelease(const EvpgStream *stream);
 extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at);
-extern void EvpgStreamRaiseMissing(const EvpgStream *stream) pg_attribute_noreturn();
-extern void EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version) pg_attribute_noreturn();
+pg_noreturn extern void EvpgStreamRaiseMissing(const EvpgStream *stream);
+pg_noreturn extern void EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version);
 
 #endif							/* EVPG_STREAM_H */

@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "access/transam.h"
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/names.h"
 #include "base/statement.h"
 #include "catalog/namespace.h"
@@ -57,7 +58,7 @@ EvpgDeclaredTablesOwner(EvpgProjection *projection)
 Oid
 EvpgDeclaredTableOid(const char *name, LOCKMODE mode)
 {
-	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name)), mode, false);
+	return RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(name, NULL)), mode, false);
 }
 
 /* Raises an error unless the rows of a table can be replaced by those of a copy. */
@@ -171,7 +172,7 @@ EvpgDeclaredTablesCheckUnclaimed(const char *name, ArrayType *tables)
 			ListCell   *table;
 
 			foreach(table, strcmp(other->name, name) == 0 ? NIL : other->tables)
-				if (RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(table))),
+				if (RangeVarGetRelid(makeRangeVarFromNameList(stringToQualifiedNameList(lfirst(table), NULL)),
 									 NoLock, true) == relid)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_IN_USE),

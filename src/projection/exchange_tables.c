@@ -30,6 +30,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xloginsert.h"
+#include "base/compat.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_am.h"
@@ -67,8 +68,8 @@ equal_storage(Relation left, Relation right)
 		left->rd_rel->relpersistence == right->rd_rel->relpersistence &&
 		OidIsValid(left->rd_rel->relfilenode) && OidIsValid(right->rd_rel->relfilenode) &&
 		left->rd_createSubid == InvalidSubTransactionId && right->rd_createSubid == InvalidSubTransactionId &&
-		left->rd_firstRelfilenodeSubid == InvalidSubTransactionId &&
-		right->rd_firstRelfilenodeSubid == InvalidSubTransactionId;
+		left->rd_firstRelfilelocatorSubid == InvalidSubTransactionId &&
+		right->rd_firstRelfilelocatorSubid == InvalidSubTransactionId;
 }
 
 /* Returns whether rows of the two relations have the same columns. */
@@ -355,13 +356,14 @@ EvpgExchangeCancelStandbySnapshots(Oid table_id, TransactionId last_write)
 	Relation	table = table_open(table_id, NoLock);
 	FullTransactionId next = ReadNextFullTransactionId();
 	uint32		epoch = EpochFromFullTransactionId(next);
-	xl_btree_reuse_page record = {.node = table->rd_node, .block = 0};
 
 	if (XLogStandbyInfoActive() && RelationNeedsWAL(table))
 	{
+		xl_btree_reuse_page record;
+
 		if (last_write > XidFromFullTransactionId(next))
 			epoch--;
-		record.latestRemovedFullXid = FullTransactionIdFromEpochAndXid(epoch, last_write);
+		record = EvpgBtreeReusePage(table, FullTransactionIdFromEpochAndXid(epoch, last_write));
 		XLogBeginInsert();
 		XLogRegisterData((char *) &record, SizeOfBtreeReusePage);
 		(void) XLogInsert(RM_BTREE_ID, XLOG_BTREE_REUSE_PAGE);
@@ -393,6 +395,7 @@ exchange_files(Oid left_id, Oid right_id)
 	EXCHANGE(int32, left->relpages, right->relpages);
 	EXCHANGE(float4, left->reltuples, right->reltuples);
 	EXCHANGE(int32, left->relallvisible, right->relallvisible);
+	EvpgExchangeAllFrozen(left, right);
 	EXCHANGE(TransactionId, left->relfrozenxid, right->relfrozenxid);
 	EXCHANGE(TransactionId, left->relminmxid, right->relminmxid);
 	CatalogTupleUpdate(catalog, &left_tuple->t_self, left_tuple);
@@ -500,7 +503,7 @@ EvpgExchangeSwapContents(Oid table_id, Oid copy_id)
 		elog(ERROR, "indexes of tables %u and %u differ", table_id, copy_id);
 	pgstat_count_truncate(table);
 	if (counted != NULL)
-		pgstat_count_heap_insert(table, counted->n_live_tuples);
+		pgstat_count_heap_insert(table, counted->live_tuples);
 	table_close(table, NoLock);
 	table_close(copy, NoLock);
 

@@ -14,6 +14,7 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "base/compat.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
@@ -50,7 +51,7 @@ require_copy_of_table(Oid relid)
 
 /* Raises an error if the handler writes to a table that is no copy, or reads one that has a copy; a hook for queries. */
 static bool
-check_handler_permissions(List *tables, bool raise)
+check_handler_permissions(EVPG_CHECK_PERMS_ARGUMENTS(List *tables, List *permissions, bool raise))
 {
 	ListCell   *cell;
 
@@ -60,11 +61,11 @@ check_handler_permissions(List *tables, bool raise)
 		RangeTblEntry *entry = lfirst(cell);
 
 		if (entry->rtekind == RTE_RELATION &&
-			((entry->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0 ||
+			((EvpgRequiredPerms(permissions, entry) & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0 ||
 			 list_member_oid(originals, entry->relid)))
 			require_copy_of_table(entry->relid);
 	}
-	return next_check_permissions == NULL || next_check_permissions(tables, raise);
+	return next_check_permissions == NULL || next_check_permissions(EVPG_CHECK_PERMS_ARGUMENTS(tables, permissions, raise));
 }
 
 /* Returns the table of a constraint that this command has made; InvalidOid if it has none. */

@@ -17,6 +17,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/testing.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
@@ -194,7 +195,7 @@ EvpgRebuildTablesCreateCopies(EvpgProjection *projection, int64 build)
 	bind_to_extension(NamespaceRelationId, namespace);
 	foreach(cell, projection->tables)
 	{
-		const char *name = strVal(llast(stringToQualifiedNameList(lfirst(cell))));
+		const char *name = strVal(llast(stringToQualifiedNameList(lfirst(cell), NULL)));
 		Oid			table = EvpgDeclaredTableOid(lfirst(cell), AccessShareLock);
 		bool		unlogged = (get_rel_persistence(table) == RELPERSISTENCE_UNLOGGED);
 
@@ -240,7 +241,7 @@ list_writable_columns(Oid relid)
 static Oid
 lock_copy(const char *table, int64 build)
 {
-	List	   *names = stringToQualifiedNameList(table);
+	List	   *names = stringToQualifiedNameList(table, NULL);
 
 	return EvpgDeclaredTableOid(quote_qualified_identifier(EvpgRebuildTablesSchema(build), strVal(llast(names))),
 								AccessShareLock);
@@ -472,7 +473,7 @@ EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgEx
 	for (int i = 0; i < list_length(tables); i++)
 	{
 		char	   *table = list_nth(tables, i);
-		List	   *names = stringToQualifiedNameList(table);
+		List	   *names = stringToQualifiedNameList(table, NULL);
 		char	   *columns = list_writable_columns(EvpgDeclaredTableOid(table, NoLock));
 
 		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,

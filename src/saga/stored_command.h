@@ -8,12 +8,13 @@
 #ifndef EVPG_STORED_COMMAND_H
 #define EVPG_STORED_COMMAND_H
 
+#include "base/compat.h"
 #include "log/event.h"
 
 extern Jsonb *EvpgCommandToJsonb(const EvpgCommand *command);
 extern void EvpgCommandFromJsonb(Jsonb *jsonb, EvpgCommand *command);
 
-extern void EvpgMemberInvalid(const char *what, const char *name) pg_attribute_noreturn();
+pg_noreturn extern void EvpgMemberInvalid(const char *what, const char *name);
 extern char *EvpgMemberText(Jsonb *object, const char *name, const char *what, bool missing_ok);
 extern Jsonb *EvpgMemberJsonb(Jsonb *object, const char *name);
 extern Jsonb *EvpgMemberObject(Jsonb *object, const char *name, const char *what);

@@ -25,6 +25,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/settings.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
@@ -446,7 +447,7 @@ open_held_table(Oid table, bool anyway)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
-	if (LockHeldByMe(&tag, RowExclusiveLock) || LockHeldByMe(&tag, AccessShareLock))
+	if (LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false))
 		return table_open(table, NoLock);
 	return anyway ? table_open(table, AccessShareLock) : NULL;
 }

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "evpg.h"
 
 #include "base/errors.h"
@@ -30,12 +31,15 @@ host_check_interrupts(void)
 static void
 host_log_message(const char *message)
 {
-	char	   *shown = pstrdup(message != NULL ? message : "");
+	char	   *clean = NULL;
 
-	if (!pg_verify_mbstr(PG_UTF8, shown, strlen(shown), true))
-		pg_clean_ascii(shown);
-	ereport(LOG, (errmsg("evpg module: %s", shown)));
-	pfree(shown);
+	if (message == NULL)
+		message = "";
+	if (!pg_verify_mbstr(PG_UTF8, message, strlen(message), true))
+		clean = pg_clean_ascii(message, 0);
+	ereport(LOG, (errmsg("evpg module: %s", clean != NULL ? clean : message)));
+	if (clean != NULL)
+		pfree(clean);
 }
 
 const evpg_host EvpgModuleHost = {

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "base/names.h"
 #include "base/settings.h"
 #include "base/statement.h"
@@ -491,7 +492,7 @@ EvpgAdviseTables(Oid handler, ArrayType *tables)
 			   "handler %s has a search_path of its own", format_procedure(handler));
 	foreach(cell, tables == NULL || source == NULL ? NIL : EvpgNamesFromArray(tables))
 	{
-		List	   *names = stringToQualifiedNameList(lfirst(cell));
+		List	   *names = stringToQualifiedNameList(lfirst(cell), NULL);
 
 		if (!source_names_table(source, strVal(linitial(names)), strVal(llast(names))))
 			continue;

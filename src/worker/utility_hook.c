@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "base/compat.h"
 #include "base/shmem.h"
 #include "base/wakeup.h"
 #include "catalog/pg_authid.h"
@@ -92,7 +93,7 @@ may_change_database(Node *statement, Oid database)
 	HeapTuple	tuple;
 	bool		template;
 
-	if (pg_database_ownercheck(database, GetUserId()))
+	if (object_ownercheck(DatabaseRelationId, database, GetUserId()))
 		return true;
 	if (!IsA(statement, CreatedbStmt) || !may_create_databases())
 		return false;
@@ -135,6 +136,18 @@ ends_prepared_transaction(Node *statement)
 		 ((TransactionStmt *) statement)->kind == TRANS_STMT_ROLLBACK_PREPARED);
 }
 
+/* Runs a statement as if there were no hook of evpg. */
+static void
+run_utility_statement(PlannedStmt *statement, const char *query, bool read_only_tree,
+					  ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
+					  DestReceiver *receiver, QueryCompletion *completion)
+{
+	if (next_utility_hook != NULL)
+		next_utility_hook(statement, query, read_only_tree, context, params, environment, receiver, completion);
+	else
+		standard_ProcessUtility(statement, query, read_only_tree, context, params, environment, receiver, completion);
+}
+
 /*
  * Dismisses processes before commands on whole databases, and reports the end
  * of prepared transactions; the ProcessUtility hook.
@@ -144,18 +157,16 @@ process_utility_statement(PlannedStmt *statement, const char *query, bool read_o
 						  ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
 						  DestReceiver *receiver, QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next = next_utility_hook != NULL ? next_utility_hook : standard_ProcessUtility;
-
 	dismiss_processes(statement->utilityStmt);
 	if (!ends_prepared_transaction(statement->utilityStmt))
 	{
-		next(statement, query, read_only_tree, context, params, environment, receiver, completion);
+		run_utility_statement(statement, query, read_only_tree, context, params, environment, receiver, completion);
 		return;
 	}
 	EvpgDurablePreparedBegin();
 	PG_TRY();
 	{
-		next(statement, query, read_only_tree, context, params, environment, receiver, completion);
+		run_utility_statement(statement, query, read_only_tree, context, params, environment, receiver, completion);
 	}
 	PG_FINALLY();
 	{

@@ -4,13 +4,15 @@
 SELECT extname, extversion, extrelocatable, extnamespace::regnamespace FROM pg_extension WHERE extname = 'evpg';
 SELECT evpg_version();
 
--- every public object has a comment
+-- every public object has a comment; row types of tables and array types are members since PostgreSQL 17
 CREATE VIEW member AS
   SELECT d.classid, d.objid, i.type, i.identity, obj_description(d.objid, c.relname) AS comment
     FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid AND d.refclassid = 'pg_extension'::regclass
      AND d.deptype = 'e'
     JOIN pg_class c ON c.oid = d.classid, pg_identify_object(d.classid, d.objid, 0) i
-   WHERE e.extname = 'evpg';
+   WHERE e.extname = 'evpg'
+   AND NOT EXISTS (SELECT FROM pg_type t LEFT JOIN pg_class r ON r.oid = t.typrelid
+                    WHERE d.classid = 'pg_type'::regclass AND t.oid = d.objid AND (t.typelem <> 0 OR r.relkind <> 'c'));
 SELECT type, count(*) FROM member GROUP BY 1 ORDER BY 1;
 SELECT type, identity FROM member WHERE coalesce(comment, '') = '' ORDER BY 1, 2;
 
