@@ -104,13 +104,18 @@ find_parts(evpg_json *json, bool postponing)
 
 /*
  * Postpones the parts of a container. json-c calls this when the last
- * reference to it is gone, before it drops its references to the parts.
+ * reference to it is gone, before it drops its references to the parts.  The
+ * user data must be gone after it: json-c 0.19 takes what is left for a
+ * container that it frees next.
  */
 static void
-postpone_parts(evpg_json *json, void *dropping)
+postpone_parts(evpg_json *json, void *kept)
 {
-	if (*(bool *) dropping)
-		(void) find_parts(json, true);
+	if (!*(bool *) kept)
+		return;
+	*(bool *) kept = false;
+	(void) find_parts(json, true);
+	json_object_set_userdata(json, NULL, NULL);
 }
 
 /*
@@ -124,7 +129,7 @@ EvpgJsonFree(evpg_json *json)
 	Assert(npending == 0);
 	for (;;)
 	{
-		bool		dropping = true;
+		bool		kept = true;	/* until postpone_parts is called */
 
 		/*
 		 * User data of a module's own stay; what has them is freed in
@@ -134,14 +139,15 @@ EvpgJsonFree(evpg_json *json)
 			(void) json_object_put(json);
 		else
 		{
-			json_object_set_userdata(json, &dropping, postpone_parts);
-			if (json_object_put(json) == 0)
+			json_object_set_userdata(json, &kept, postpone_parts);
+			(void) json_object_put(json);
+			if (kept)
 			{
 				/*
 				 * Others still have it; json-c copies no value with user data
 				 * that it does not know.
 				 */
-				dropping = false;
+				kept = false;
 				json_object_set_userdata(json, NULL, NULL);
 			}
 		}
