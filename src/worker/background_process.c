@@ -89,6 +89,8 @@ EvpgBackgroundConnect(void)
 	EvpgBackgroundForceSetting("lock_timeout", "0");
 	EvpgBackgroundForceSetting("idle_in_transaction_session_timeout", "0");
 	EvpgBackgroundForceSetting("idle_session_timeout", "0");
+	if (GetConfigOption("transaction_timeout", true, false) != NULL)	/* since PostgreSQL 17 */
+		EvpgBackgroundForceSetting("transaction_timeout", "0");
 }
 
 /* Attaches the process to its slot in shared memory; ends it if the launcher no longer wants it. */

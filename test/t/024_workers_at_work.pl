@@ -245,6 +245,16 @@ $standby->stop;
 
 $node->start;
 prepare('strict');
+$node->safe_psql('strict', <<'SQL');
+CREATE FUNCTION timeouts_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS
+  $$ SELECT jsonb_object_agg(name, setting) FROM pg_settings
+      WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
+        'transaction_timeout') $$;
+SELECT evpg_register_projection('timeouts', 'timeouts_apply', mode => 'async', aggregate_types => '{transfer}');
+SQL
+# of PostgreSQL 17
+my $has = $node->safe_psql('strict', q(SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'));
+$node->safe_psql('template1', q(ALTER DATABASE strict SET transaction_timeout = '1h')) if $has;
 $node->safe_psql('template1', "ALTER DATABASE strict SET $_") foreach 'default_transaction_isolation = serializable',
 	'default_transaction_read_only = on',
   'default_transaction_deferrable = on', 'statement_timeout = 1', 'lock_timeout = 1',
@@ -256,6 +266,8 @@ $node->safe_psql('template1', "ALTER DATABASE strict SET $_") foreach 'default_t
 	  . ' -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0';
 	workers(1);
 	is_done($node, 'strict', 'a database with settings that are in the way');
+	is($node->safe_psql('strict', q(SELECT count(*), string_agg(DISTINCT value, ' ') FROM evpg_projection('timeouts', 'x') p,
+		jsonb_each_text(p.state))), (3 + $has) . '|0', 'a worker has no time limit but for locks');
 }
 
 $node->stop;
