@@ -82,7 +82,7 @@ SELECT is(error_fields($$SELECT evpg_register_aggregate('bad', library => 'evpg_
 SELECT refused(format('SELECT evpg_register_aggregate(%L, library => %L, symbol => %L)', 'bad', library, 'counter'), error,
   'ABI, B24: library ' || left(to_json(library)::text, 60)) FROM (VALUES
   ('evpg_test_foreign', '% incompatible library %: missing magic block'),
-  ('evpg_nowhere', '58P01 could not access file "$libdir/evpg_nowhere": %'),
+  ('evpg_nowhere', '58P01 could not access file "%evpg_nowhere": %'),
   ('/nowhere/evpg_test', '58P01 could not access file "/nowhere/evpg_test": %'),
   ('/etc/passwd', '% could not load library "/etc/passwd": %'), ('/tmp', '% could not %'),
   ('lib/evpg_test', '22023 library "lib/evpg_test" is neither a name in $libdir nor an absolute path'),

@@ -6,7 +6,7 @@ BEGIN
   CASE command.command_type
     WHEN 'Add' THEN RETURN jsonb_build_object('type', 'Added', 'data', command.data);
     WHEN 'Refuse' THEN PERFORM evpg_reject('no_way', 'this toy refuses', '{"reason": "principle"}');
-    WHEN 'Break' THEN RETURN 1 / 0;
+    WHEN 'Break' THEN PERFORM 1 / 0;
     WHEN 'Recurse' THEN PERFORM evpg_execute('toy', command.aggregate_id, 'Add');
     WHEN 'Null' THEN RETURN '{"type": "Null"}';
     WHEN 'Misspell' THEN RETURN '{"typ": "Added"}';

@@ -40,10 +40,10 @@ SELECT p.oid::regprocedure, pg_get_function_result(p.oid) AS returns,
 -- what pg_dump saves of it
 SELECT unnest(extconfig)::regclass AS saved FROM pg_extension WHERE extname = 'evpg' ORDER BY 1;
 
--- the log: its indexes, no foreign keys, no rules, the one trigger
+-- the log: its indexes, no foreign keys, no rules, the one trigger; NOT NULL is a constraint since PostgreSQL 18
 SELECT indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'evpg.event_log'::regclass
   ORDER BY 1;
-SELECT conname, contype FROM pg_constraint WHERE conrelid = 'evpg.event_log'::regclass ORDER BY 1;
+SELECT conname, contype FROM pg_constraint WHERE conrelid = 'evpg.event_log'::regclass AND contype <> 'n' ORDER BY 1;
 SELECT tgname, tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'evpg.event_log'::regclass;
 SELECT seqcache FROM pg_sequence WHERE seqrelid = 'evpg.event_position'::regclass;
 

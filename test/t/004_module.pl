@@ -15,7 +15,7 @@ use Test::More;
 my $node = evpg_node('module');
 my $directory = PostgreSQL::Test::Utils::tempdir;
 chomp(my $include = `pg_config --includedir-server`);
-chomp(my $pg_config = `which pg_config`);
+chomp(my $pg_config = `sh -c 'command -v pg_config'`);
 my $library = "$directory/meter.so";
 
 sub write_file
