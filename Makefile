@@ -1,28 +1,32 @@
 # evpg: event sourcing inside PostgreSQL.  `make help` lists the targets.
 #
-# A PGXS makefile.  `make` and `make install` need PostgreSQL 15 with its
+# A PGXS makefile.  `make` and `make install` need PostgreSQL 15 to 18 with its
 # server headers; the targets that call a script also work before anything is
-# installed, and use a private copy of the server under build/.
+# installed, and use a private copy of the server under build/.  Objects go to
+# the current directory, which may be another one: make -f ../evpg/Makefile.
+
+# where this file is, and names of files relative to it
+here := $(or $(VPATH),$(patsubst %/,%,$(dir $(firstword $(MAKEFILE_LIST)))))
+files = $(sort $(patsubst $(here)/%,%,$(wildcard $(addprefix $(here)/,$(1)))))
 
 EXTENSION = evpg
 MODULE_big = evpg
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
-DATA = $(sort $(wildcard sql/evpg--*.sql))
+OBJS = $(patsubst %.c,%.o,$(call files,src/*.c src/*/*.c))
+DATA = $(call files,sql/evpg--*.sql)
 HEADERS_evpg = src/evpg.h
 SHLIB_LINK = -ljson-c
 SHLIB_EXPORTS = src/export.txt
 
 # -isystem: the server's own headers are not ours to warn about
-PG_CPPFLAGS = -Isrc -isystem $(shell $(PG_CONFIG) --includedir-server)
+PG_CPPFLAGS = -I$(here)/src -isystem $(shell $(PG_CONFIG) --includedir-server)
 # a function that the server does not declare, it may not export either: the library would not load
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Werror=implicit-function-declaration
+# the same library from whatever directory
+PG_CFLAGS += -ffile-prefix-map=$(abspath $(here))=. -ffile-prefix-map=$(CURDIR)=.
 
-ifeq ($(origin PG_CONFIG),undefined)
-PG_CONFIG := $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
-endif
-export PG_CONFIG
+PG_CONFIG ?= pg_config
 
-.PHONY: all install help setup test test-assert attack accept lint format typedefs demo serve stop bench picture rules clean clean-build
+.PHONY: all install help setup test test-versions test-assert attack accept lint format typedefs demo serve stop bench picture rules clean clean-build
 
 all:
 
@@ -33,6 +37,7 @@ help:
 	@echo 'make serve        start that server again with what the demo left, and print the psql line'
 	@echo 'make stop         stop it'
 	@echo 'make test         all tests; TESTS="unit regress isolation pgtap tap" or names of files choose some'
+	@echo 'make test-versions  all tests on PostgreSQL 15, 17 and 18, which are fetched once; VERSIONS and TESTS choose some'
 	@echo 'make test-assert  the isolation and pgTAP tests, or TESTS, on a PostgreSQL with assertions, which is built once'
 	@echo 'make attack       hostile calls of every function on that server; see test/attack/README.md'
 	@echo 'make accept       take the output of the last make test as the expected one (then read git diff)'
@@ -44,36 +49,38 @@ help:
 	@echo 'make clean        remove what was built, and the private server'
 
 setup:
-	@scripts/setup lint
+	@$(here)/scripts/setup lint
 test:
-	@scripts/test
+	@$(here)/scripts/test
+test-versions:
+	@$(here)/scripts/test-versions
 test-assert:
-	@pg_config=$$(scripts/assert-server) && PG_CONFIG=$$pg_config TESTS="$${TESTS:-isolation pgtap}" scripts/test
+	@pg_config=$$($(here)/scripts/assert-server) && PG_CONFIG=$$pg_config TESTS="$${TESTS:-isolation pgtap}" $(here)/scripts/test
 attack:
-	@pg_config=$$(scripts/assert-server) && PG_CONFIG=$$pg_config scripts/attack $${ATTACK:-}
+	@pg_config=$$($(here)/scripts/assert-server) && PG_CONFIG=$$pg_config $(here)/scripts/attack $${ATTACK:-}
 accept:
-	@scripts/accept
+	@$(here)/scripts/accept
 lint:
-	@scripts/lint
+	@$(here)/scripts/lint
 format:
-	@scripts/indent
+	@$(here)/scripts/indent
 typedefs:
-	@scripts/indent --typedefs
+	@$(here)/scripts/indent --typedefs
 demo:
-	@scripts/demo
+	@$(here)/scripts/demo
 serve:
-	@scripts/demo serve
+	@$(here)/scripts/demo serve
 stop:
-	@scripts/demo stop
+	@$(here)/scripts/demo stop
 bench:
-	@scripts/bench $(BENCH)
+	@$(here)/scripts/bench $(BENCH)
 picture:
-	@scripts/setup picture && dot -Tsvg docs/overview.dot -o docs/overview.svg
+	@$(here)/scripts/setup picture && dot -Tsvg $(here)/docs/overview.dot -o $(here)/docs/overview.svg
 rules:
-	@scripts/rules >docs/rules.md.new && mv docs/rules.md.new docs/rules.md
+	@$(here)/scripts/rules >$(here)/docs/rules.md.new && mv $(here)/docs/rules.md.new $(here)/docs/rules.md
 clean: clean-build
 clean-build:
-	@scripts/clean
+	@$(here)/scripts/clean
 
 # PGXS, if there is a server to build for
 MAJOR := $(shell $(PG_CONFIG) --version 2>/dev/null | sed 's/[^0-9]*\([0-9]*\).*/\1/')
@@ -85,7 +92,15 @@ override with_llvm := no
 endif
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
-$(OBJS): Makefile $(wildcard src/*.h src/*/*.h)
+$(OBJS): $(here)/Makefile $(wildcard $(here)/src/*.h $(here)/src/*/*.h)
+
+# in another directory: make would take objects that lie beside the sources for those it is to link
+ifneq ($(abspath $(here)),$(CURDIR))
+ifneq ($(wildcard $(here)/src/*.o $(here)/src/*/*.o),)
+$(error $(here) has the objects of a build in it: run make clean there first)
+endif
+$(shell mkdir -p $(sort $(dir $(OBJS))))
+endif
 
 else
 

@@ -16,11 +16,31 @@ unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL CDPATH LANGUAGE
 for variable in "${!PG@}"; do
 	[[ $variable == PG_* ]] || unset "$variable"
 done
-: "${PG_CONFIG:=/usr/lib/postgresql/15/bin/pg_config}"
+
+# The Debian release that has a major version of PostgreSQL.
+declare -A releases=([15]=bookworm [17]=trixie [18]=forky)
+
+# PG_CONFIG tells which server to work with; without it that is PostgreSQL 15, or the one that this Debian has.
+if [ -z "${PG_CONFIG:-}" ]; then
+	major=15
+	for known in "${!releases[@]}"; do
+		! grep -qsx "VERSION_CODENAME=${releases[$known]}" /etc/os-release || major=$known
+	done
+	PG_CONFIG=/usr/lib/postgresql/$major/bin/pg_config
+fi
 # by its path: the private copy of a server comes first in PATH
-PG_CONFIG=$(command -v "$PG_CONFIG") || PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
+PG_CONFIG=$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")
+[[ $PG_CONFIG == /* ]] || PG_CONFIG=$PWD/$PG_CONFIG
 export PG_CONFIG
 jobs=$(getconf _NPROCESSORS_ONLN)
+
+# What is made once and kept outside of the tree: servers to test on.
+if [ -z "${EVPG_CACHE:-}" ]; then
+	EVPG_CACHE=/var/cache
+	[ "$(id -u)" = 0 ] || EVPG_CACHE=${XDG_CACHE_HOME:-${HOME:-}/.cache}
+	EVPG_CACHE+=/evpg
+fi
+export EVPG_CACHE
 
 say()
 {
@@ -55,6 +75,12 @@ find_log()
 # Where root's copy of this tree lies, and whose it is.
 private=${EVPG_TMP:-/var/tmp}/evpg-$(cksum <<<"$top" | cut -d ' ' -f 1)
 private_user=postgres
+
+# The directory of EVPG_CACHE is that of root's user.
+make_cache()
+{
+	[ "$(id -u)" != 0 ] || [ -d "$EVPG_CACHE" ] || install -d -o "$private_user" -g "$(id -g "$private_user")" "$EVPG_CACHE"
+}
 
 # run_private <command>...: in root's copy, as its user
 run_private()
@@ -116,6 +142,13 @@ mirror()
 	done
 }
 
+# mirror_sources <directory>: what a build of evpg needs
+mirror_sources()
+{
+	mirror . "$1" \( -path './src/*.[ch]' -o -path ./src/export.txt -o -path './sql/*.sql' -o -path ./Makefile \
+		-o -path ./evpg.control \)
+}
+
 # use_build <name>: build/<name> is where to build, with a private server tree whose programs come first.  What is built
 # for a server with assertions has a place of its own, so that runs on either do not rebuild everything for each other.
 use_build()
@@ -159,8 +192,7 @@ make_each()
 		mkdir -p "$out"
 		echo "$*" >"$out/made-with"
 	fi
-	mirror . "$out/evpg" \( -path './src/*.[ch]' -o -path ./src/export.txt -o -path './sql/*.sql' -o -path ./Makefile \
-		-o -path ./evpg.control \)
+	mirror_sources "$out/evpg"
 	for directory in test/modules examples/*/; do
 		mirror "${directory%/}" "$out/${directory%/}" \( -name '*.[ch]' -o -name Makefile \)
 	done
