@@ -72,10 +72,24 @@ CREATE FUNCTION test.errors(times int) RETURNS bigint LANGUAGE sql VOLATILE AS $
     ('hostile', 'Envelope', '{"change": {"type": null}}'), ('nope', 'X', '{}')) x (kind, command, data),
     test.error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', kind, 'e' || n % 3, command, data)) e WHERE e
     <> 'no error' $$;
+-- Contexts after a round of them.  Changes of roles, which other files make, drop what is kept of registrations at any time,
+-- and only what is used afterwards comes back.  So each round drops it, and locks such changes out.  Should the server reset
+-- the caches of this session in the middle there is less: of some rounds the one that leaves most is undisturbed.
+CREATE PROCEDURE test.refill(INOUT contexts bigint) LANGUAGE plpgsql AS $$
+BEGIN
+  FOR n IN 1..5 LOOP
+    LOCK TABLE pg_authid, pg_auth_members IN SHARE MODE;
+    CREATE OR REPLACE FUNCTION test.other() RETURNS int LANGUAGE sql AS 'SELECT 1';
+    PERFORM errors(1);
+    COMMIT;
+    contexts := greatest(contexts, contexts());
+  END LOOP;
+END $$;
 SELECT is(errors(1), 17::bigint, 'seventeen errors');
-SELECT contexts() AS before \gset
+CALL test.refill(0) \gset before_
 SELECT is(errors(100), 1700::bigint, 'a hundred times');
-SELECT is(contexts(), :before::bigint, 'leave no memory context behind');
+CALL test.refill(0) \gset after_
+SELECT is(:after_contexts::bigint, :before_contexts::bigint, 'leave no memory context behind');
 
 -- registrations
 SELECT is((SELECT count(*) FROM generate_series(1, 100) n,
@@ -84,10 +98,12 @@ SELECT is((SELECT count(*) FROM generate_series(1, 100) n,
              LATERAL (SELECT status FROM evpg_try_execute('counter', CASE WHEN r THEN 'reg' ELSE 'x' END, 'Nothing')) s),
              100::bigint, 'a hundred registrations, each with a command');
 SELECT count(*) FROM evpg_try_execute('counter', 'reg', 'Nothing') \g /dev/null
-SELECT ok(contexts() <= :before, 'leave no memory context behind');
+SELECT ok(contexts() <= :before_contexts, 'leave no memory context behind');
 
 -- in one transaction: changes of functions, of registrations, of the user's own functions
 CREATE FUNCTION test.changes(times int) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  fewest bigint;
 BEGIN
   FOR n IN 1..times LOOP
     EXECUTE format('CREATE OR REPLACE FUNCTION test.other() RETURNS int LANGUAGE sql AS ''SELECT %s''', n);
@@ -98,11 +114,16 @@ BEGIN
       PERFORM evpg_execute('changing', 'a', 'Fail');
     EXCEPTION WHEN OTHERS THEN
     END;
+    -- what is dropped during the last call, as by a reset of the caches, is kept until the next one
+    IF n > times - 3 THEN
+      fewest := least(fewest, contexts());
+    END IF;
   END LOOP;
-  RETURN contexts();
+  RETURN fewest;
 END $$;
 BEGIN;
-SELECT changes(2) AS before \gset
+LOCK TABLE pg_authid, pg_auth_members IN SHARE MODE;
+SELECT changes(4) AS before \gset
 SELECT is(changes(50), :before::bigint, 'changes in a long transaction leave no memory context behind');
 COMMIT;
 
@@ -161,7 +182,11 @@ SELECT pad('run') \g /dev/null
 CALL evpg_run();
 SELECT cmp_ok(grown('run'), '<', 1000000::bigint, 'a run over many events [rule 16]');
 SELECT pad('pass') \g /dev/null
+BEGIN;
+-- a change of a role drops registrations, which are kept to the end of this one call
+LOCK TABLE pg_authid, pg_auth_members IN SHARE MODE;
 SELECT evpg_run_sagas() \g /dev/null
+COMMIT;
 SELECT cmp_ok(grown('pass'), '<', 1000000::bigint,
   'a run over many events in one transaction takes no more memory than a few [rule 16]');
 -- a long list of what can be undone; a refused command at its end is where to look
