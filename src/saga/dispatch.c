@@ -394,7 +394,7 @@ order_by_hindrance(List *due)
 	{
 		EvpgDueItem *item = lfirst(cell);
 
-		if (item->retry_at != 0)
+		if (item->retry_at != 0 && !(item->attempts > 0 && EVPG_MUTATION("failed_first")))
 			hindered = lappend(hindered, item);
 		else if (item->position == 0)
 			timers = lappend(timers, item);

@@ -158,26 +158,50 @@ sub nothing_counts
 		WHERE aggregate_id = 'L0'), 'when it is free all of them have it');
 }
 
-# What has failed before and is due again does not come before what is new, if it has to wait.
-{
-	query($_) foreach q(CREATE FUNCTION send_later(state jsonb, event evpg.event) RETURNS evpg.reaction
+# What has failed before and has to wait does not come before what is new.  Several such reactions take turns: while one
+# waits another becomes due, so with the defect the worker tries nothing else.  Nothing new is a timer: the worker begins
+# with timers, and claims what is new along with them.
+query($_) foreach q(CREATE FUNCTION send_later(state jsonb, event evpg.event) RETURNS evpg.reaction
 	  LANGUAGE plpgsql AS $$
 	  BEGIN IF EXISTS (SELECT FROM broken WHERE name = 'send') THEN RAISE 'broken'; END IF; RETURN send(state, event);
 	  	END $$),
-	  q(SELECT evpg_register_saga('sends later', handler => 'send_later', event_types => '{Later}', max_attempts => 5,
-	  	backoff => '3s')),
-	  q(INSERT INTO broken VALUES ('send'));
-	append('Later', "again $_", '{"to": ["L0"]}') foreach 1 .. 4;
-	soon(q(SELECT count(*) = 4 FROM evpg.saga_event WHERE attempts = 1 AND retry_at IS NOT NULL), 'reactions fail once');
-	query('TRUNCATE broken');
+	  q(SELECT evpg_register_saga('sends later', handler => 'send_later', event_types => '{Later}', max_attempts => 1000,
+	  	backoff => '100ms', max_backoff => '100ms'));
+foreach my $mutation ('', 'failed_first')
+{
+	my $fresh = qq(FROM evpg.event WHERE aggregate_id LIKE 'fresh$mutation %' AND type = 'Take');
+
+	setting('evpg.test_mutation', $mutation) if $mutation;
 	my $session = hold(q(SELECT count(*) FROM evpg_execute('box', 'L0', 'Noop')));
+	query(q(INSERT INTO broken VALUES ('send')));
+	append('Later', "again$mutation $_", '{"to": ["L0"]}') foreach 1 .. 4;
+	soon(q(SELECT count(*) = 4 FROM evpg.saga_event WHERE attempts > 1), 'reactions fail, and are tried again');
+	query('DELETE FROM broken');
 	soon("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = ($worker)",
-		'they are tried again, and one waits for a stream that is held');
-	others_go_on('what has failed before waits for a stream [rule 16]');
+		'repaired, one waits for a stream that is held');
+	query(qq(SELECT count(*) FROM generate_series(1, 6) n, evpg_append('thing', 'wants$mutation ' || n,
+		ARRAY[evpg_event('Wanted', jsonb_build_object('to', ARRAY['fresh$mutation ' || n]))])));
+	if ($mutation)
+	{
+		foreach my $turn (1 .. 4)
+		{
+			my $before = query(q(SELECT max(retry_at) FROM evpg.saga_event));
+
+			soon("SELECT max(retry_at) > '$before' FROM evpg.saga_event", "$mutation: one has waited in vain ($turn)");
+		}
+		is(query("SELECT count(*) $fresh"), '0', "$mutation: nothing new is done");
+	}
+	else
+	{
+		soon("SELECT count(*) = 6 $fresh", 'what has failed before waits for a stream: what is new is done [rule 16]');
+		is(query(q(SELECT count(*) FROM evpg.saga_event)), '4', 'those that need it wait [rule 16]');
+		others_go_on('what has failed before waits for a stream [rule 16]');
+	}
 	let_go($session);
 	soon(q(SELECT NOT EXISTS (SELECT FROM evpg.saga_event)), 'when it is free all of them have it');
-	query(q(SELECT evpg_drop_saga('sends later')));
 }
+setting('evpg.test_mutation', '');
+query(q(SELECT evpg_drop_saga('sends later')));
 
 {
 	my $session = hold('LOCK TABLE listed IN SHARE MODE');
