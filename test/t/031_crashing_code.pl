@@ -228,10 +228,10 @@ query(<<'SQL');
 CREATE TABLE brake (seconds float8);
 INSERT INTO brake VALUES (1000);
 CREATE FUNCTION braked_seen(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$
-  SELECT '{"seen": 1}'::jsonb FROM (SELECT pg_sleep(seconds) FROM brake OFFSET 0) b
+  SELECT '{"seen": 1}'::jsonb FROM (SELECT pg_sleep(seconds), pg_advisory_unlock_all() FROM brake OFFSET 0) b
 $$;
 CREATE FUNCTION braked_saga(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
-  SELECT evpg_reaction('{"seen": 1}') FROM (SELECT pg_sleep(seconds) FROM brake OFFSET 0) b
+  SELECT evpg_reaction('{"seen": 1}') FROM (SELECT pg_sleep(seconds), pg_advisory_unlock_all() FROM brake OFFSET 0) b
 $$;
 SELECT evpg_register_projection('braked', 'braked_seen', event_types => '{Braked}', mode => 'async', on_error => 'stop',
   max_attempts => 1);
@@ -264,6 +264,32 @@ is(query("SELECT status, crashes FROM evpg.consumer WHERE name = 'braked'"), 'ru
 is(query('SELECT count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL'), 0,
 	'the saga goes on without dead letters [rule 17]');
 is(join("\n", slurp_file($node->logfile) =~ /^.*WARNING.*"braked.*$/mg), '', 'no crash is reported');
+unlike(slurp_file($node->logfile), qr/you don't own a lock/,
+	'code that releases all advisory locks, as this does, takes nothing that is released again');
+
+# ------------------------------------------------------------------ one crash may have been caused by another process
+
+my $alone = q(SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND wait_event = 'PgSleep');
+query("SELECT evpg_drop_saga('braked saga')");
+query('UPDATE brake SET seconds = 1000');
+query("SET synchronous_commit = on; SELECT FROM evpg_append('account', 'alone', ARRAY[evpg_event('Braked', '{}')])");
+eventually($alone, 'a projection is at work, with max_attempts 1');
+foreach my $n (1 .. 2)
+{
+	my $idle = $node->background_psql('postgres', on_error_stop => 1);
+	my $pid = $idle->query_safe('SELECT pg_backend_pid()');
+
+	kill('KILL', $pid);
+	$idle->{run}->kill_kill;
+	eventually("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)", 'the server is there again');
+	eventually($alone, $n == 1 ? 'after a crash it is tried again' : 'after one in which it was alone as well [rule 10]');
+}
+is(query("SELECT status, crashes > 0 FROM evpg.consumer WHERE name = 'braked'"), 'running|t',
+	'that counts, and is not enough [rule 10]');
+query('UPDATE brake SET seconds = 0');
+query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'evpg worker'");
+eventually("SELECT count(*) = 1 FROM evpg_projection('braked', 'alone')", 'it gets there [rule 10]');
+is(query("SELECT status, crashes FROM evpg.consumer WHERE name = 'braked'"), 'running|0', 'and the count is gone [rule 10]');
 
 # ------------------------------------------------------------------ nothing to catch up
 
