@@ -69,6 +69,9 @@
  */
 #define UNHINDERED_PASSES 8
 
+/* After a timer that has sent commands the timers of an instance are claimed one by one for so many passes. */
+#define ALONE_PASSES 20
+
 /* ------------------------------------------------------------------ one item */
 
 /* Reads the event of an item, and lets the instance react to it. */
@@ -195,6 +198,9 @@ run_item_code(EvpgAttempt *attempt)
  *		EvpgEnter.  *sent grows by the commands that were sent; *error, if wanted, is the
  *		error with which it failed, in CurrentMemoryContext.  again: it is a dead letter
  *		already, whose instance and saga the caller has locked, and stays one if it fails.
+ *
+ * If the statement is cancelled, that is no attempt: it is taken back, and the caller
+ * that wants the error commits before it raises it; else it is rethrown here.
  */
 EvpgDispatchResult
 EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
@@ -234,24 +240,13 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 		return EVPG_DISPATCH_DONE;
 	}
 	if (EvpgErrorIsCancel(failure))
-		ReThrowError(failure);
+	{
+		if (again || error == NULL)
+			ReThrowError(failure);
+		EvpgDueItemUnclaim(item, item->retry_at);
+		return EVPG_DISPATCH_LATER;
+	}
 	return again || EvpgFailureSettle(&attempt, failure) ? EVPG_DISPATCH_DEAD : EVPG_DISPATCH_LATER;
-}
-
-/*
- * EvpgDispatchClaim
- *		Counts an attempt at an item that is due, whose instance the caller has locked,
- *		unless another session has counted it that lives and has not begun.  False if
- *		another session was faster.  Waits for nothing.
- */
-bool
-EvpgDispatchClaim(EvpgDueItem *item)
-{
-	if (!item->pending || !EvpgDueItemIsClaimed(item))
-		return EvpgDueItemClaim(item);
-	item->due = EvpgClockNow();
-	/* Other than first attempts follow the claim at once, alone. */
-	return item->attempts == 1;
 }
 
 /* ------------------------------------------------------------------ a pass */
@@ -266,6 +261,9 @@ static const EvpgDueItem *begun = NULL;
 /* In so many passes items that others were in the way of come last. */
 static int	unhindered_first = 0;
 
+/* In so many passes timers are claimed one by one, since those that were claimed together could not be done together. */
+static int	timers_alone = 0;
+
 static void
 unlock_claimed(void)
 {
@@ -278,12 +276,27 @@ unlock_claimed(void)
 	EvpgCrashUnlock(true);
 }
 
+/*
+ * Counts an attempt at an item that is due, whose instance is locked, unless another
+ * session has counted it that lives and has not begun.  False if another session was
+ * faster.  Waits for nothing.
+ */
+static bool
+count_or_take_over(EvpgDueItem *item)
+{
+	if (!item->pending || !EvpgDueItemIsClaimed(item))
+		return EvpgDueItemClaim(item);
+	item->due = EvpgClockNow();
+	/* Other than first attempts follow the claim at once, alone. */
+	return item->attempts == 1;
+}
+
 /* Claims an item, unless another session is at work there, or was faster. */
 static bool
 claim_item(EvpgDueItem *item)
 {
 	claimed = lappend(claimed, item);
-	if (EvpgDueItemLock(item, false) && EvpgDueItemLockClaim(item) && EvpgDispatchClaim(item))
+	if (EvpgDueItemLock(item, false) && EvpgDueItemLockClaim(item) && count_or_take_over(item))
 		return true;
 	EvpgDueItemUnlockClaim(item);
 	claimed = list_delete_last(claimed);
@@ -296,6 +309,11 @@ claim_following_timers(void)
 {
 	int			count = list_length(claimed);
 
+	if (timers_alone > 0)
+	{
+		timers_alone--;
+		return;
+	}
 	for (int i = 0; i < count && list_length(claimed) < CLAIMS; i++)
 	{
 		EvpgDueItem *first = list_nth(claimed, i);
@@ -555,17 +573,47 @@ give_back_others(EvpgDueItem *waiting)
 		((EvpgDueItem *) lfirst(cell))->settled_by = GetTopTransactionIdIfAny();
 }
 
-/* Does the claimed items, each in a transaction of its own. */
+/*
+ * Whether a timer that was claimed with an earlier one of its instance must wait for
+ * the events that the earlier one has caused: they may cancel it, and no pass has
+ * routed them yet.
+ */
+static bool
+follows_sender(const EvpgDueItem *item)
+{
+	return item->first != NULL && item->first->sent;
+}
+
+/* Does one claimed item in the current transaction, or gives it back; returns the error with which it failed. */
+static ErrorData *
+run_claimed_item(EvpgDueItem *item)
+{
+	int64		sent = 0;
+	ErrorData  *error = NULL;
+
+	if (follows_sender(item) && !EVPG_MUTATION("timers_unrouted"))
+	{
+		EvpgDueItemUnclaim(item, item->retry_at);
+		timers_alone = ALONE_PASSES;
+		return NULL;
+	}
+	(void) EvpgDispatchItem(item, false, &sent, &error);
+	if (sent > 0 && item->position == 0 && item->saga != NULL)
+		(item->first != NULL ? item->first : item)->sent = true;
+	return error;
+}
+
+/* Does the claimed items, each in a transaction of its own.  context outlives them. */
 static void
-run_claimed(void (*commit) (void))
+run_claimed(void (*commit) (void), MemoryContext context)
 {
 	ListCell   *cell;
 
 	foreach(cell, claimed)
 	{
 		EvpgDueItem *item = lfirst(cell);
-		int64		sent = 0;
-		ErrorData  *error = NULL;
+		ErrorData  *error;
+		char	   *cancel = NULL;
 		bool		hindered;
 		EvpgScope	scope;
 
@@ -575,10 +623,12 @@ run_claimed(void (*commit) (void))
 		EvpgEnter(&scope, "evpg_run()");
 		begun = item;
 		EvpgCrashNoteRuns(true);
-		(void) EvpgDispatchItem(item, false, &sent, &error);
+		error = run_claimed_item(item);
 		item->settled_by = GetTopTransactionIdIfAny();
 		hindered = error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
-		if (hindered)
+		if (error != NULL && EvpgErrorIsCancel(error))
+			cancel = MemoryContextStrdup(context, error->message);
+		if (hindered || cancel != NULL)
 			give_back_others(item);
 
 		/*
@@ -594,6 +644,10 @@ run_claimed(void (*commit) (void))
 		begun = NULL;
 		EVPG_WAIT_POINT("saga_committed");
 		EvpgDueItemUnlockClaim(item);
+		if (cancel != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg_internal("%s", cancel)));
 		if (hindered)
 		{
 			unhindered_first = UNHINDERED_PASSES;
@@ -630,7 +684,7 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 		else
 			EvpgInterferenceEnd(claim_due, "sagas");
 		commit();
-		run_claimed(commit);
+		run_claimed(commit, context);
 	}
 	PG_CATCH();
 	{

@@ -18,7 +18,6 @@ typedef enum EvpgDispatchResult
 	EVPG_DISPATCH_DEAD			/* it failed for the last time */
 } EvpgDispatchResult;
 
-extern bool EvpgDispatchClaim(EvpgDueItem *item);
 extern EvpgDispatchResult EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error);
 extern bool EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next);
 

@@ -174,7 +174,7 @@ static EvpgStatement select_following = {
  * Any of them may have to wait for what comes between: EvpgDueItemTake finds out.
  */
 List *
-EvpgDueItemListFollowing(const EvpgDueItem *first, int max_count)
+EvpgDueItemListFollowing(EvpgDueItem *first, int max_count)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		values[5] = {
@@ -194,6 +194,7 @@ EvpgDueItemListFollowing(const EvpgDueItem *first, int max_count)
 
 		item->saga = first->saga;
 		item->key = first->key;
+		item->first = first;
 		item->timer_id = EvpgResultInt64(row, 1);
 		following = lappend(following, item);
 		MemoryContextSwitchTo(old);

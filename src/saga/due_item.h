@@ -25,6 +25,10 @@ typedef struct EvpgDueItem
 	TimestampTz retry_at;		/* when it was put off until; 0: it was not */
 	TimestampTz due;			/* a timer must be due by then; 0: at any time */
 	bool		more;			/* later timers of the instance are due too */
+	struct EvpgDueItem *first;	/* the timer of the instance with which this
+								 * one was listed; NULL: on its own */
+	bool		sent;			/* it, or one that was listed with it, has
+								 * sent commands */
 	bool		claimed;		/* by this session: it has the lock */
 	TransactionId settled_by;	/* the transaction, if it commits, in which
 								 * the attempt has come to a result or was
@@ -32,7 +36,7 @@ typedef struct EvpgDueItem
 } EvpgDueItem;
 
 extern List *EvpgDueItemList(int max_count, TimestampTz now, const char *but_not_in);
-extern List *EvpgDueItemListFollowing(const EvpgDueItem *first, int max_count);
+extern List *EvpgDueItemListFollowing(EvpgDueItem *first, int max_count);
 extern TimestampTz EvpgDueItemNextTime(TimestampTz now);
 extern bool EvpgDueItemClaim(EvpgDueItem *item);
 extern void EvpgDueItemUnclaim(EvpgDueItem *item, TimestampTz retry_at);

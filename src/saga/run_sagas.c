@@ -24,13 +24,17 @@
 
 PG_FUNCTION_INFO_V1(evpg_run_sagas);
 
-/* Does an item, whose instance is locked, unless another session has; *sent and *dead grow by what comes of it. */
+/*
+ * Does an item, whose instance is locked, unless another session has done or claimed
+ * it; *sent and *dead grow by what comes of it.  What a worker has claimed is left to
+ * it: if the caller rolled back, the worker would have missed its turn.
+ */
 static bool
 run_item(EvpgDueItem *item, MemoryContext memory, int64 *sent, int64 *dead)
 {
 	MemoryContext old;
 
-	if (!EvpgDispatchClaim(item))
+	if ((item->pending && EvpgDueItemIsClaimed(item)) || !EvpgDueItemClaim(item))
 		return false;
 	old = MemoryContextSwitchTo(memory);
 	*dead += EvpgDispatchItem(item, false, sent, NULL) == EVPG_DISPATCH_DEAD;

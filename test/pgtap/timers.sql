@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(138);
+SELECT plan(142);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ timers of sagas, of functions and in C
@@ -87,7 +87,50 @@ SELECT count(*) FROM evpg_append('counter', 'between', ARRAY[evpg_event('Rung', 
 CALL evpg_run();
 SELECT is(split_part(rung(), ' 1 ', 2), '1001 1002 1003',
   'a timer that the first one sets, and that is due before the next one, fires before it [rule 16]');
+-- an event that the first one causes
+CREATE FUNCTION test.pay_event(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT CASE event.type
+    WHEN 'Rung' THEN evpg_reaction('{"did": "begin"}', evpg_action_schedule('retry', due_at => '2020-01-01'),
+      evpg_action_schedule('give_up', due_at => '2020-01-02'))
+    ELSE evpg_reaction(jsonb_build_object('did', (state->>'did') || ' paid'), evpg_action_cancel('give_up')) END
+$$;
+CREATE FUNCTION test.pay_timer(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(jsonb_build_object('did', (state->>'did') || ' ' || timer.timer),
+    evpg_action_send('counter', 'pay', 'Emit', '{"events": [{"type": "Paid"}]}'))
+$$;
 SELECT evpg_drop_saga('deaf') \g /dev/null
+SELECT evpg_register_saga('pay', 'test.pay_event', timer_handler => 'test.pay_timer', event_types => '{Rung,Paid}')
+  \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'pay', ARRAY[evpg_event('Rung')]) \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT state->>'did' FROM evpg_saga('pay', 'pay')), 'begin retry paid',
+  'a timer that is due waits for the event that an earlier timer has caused, which may cancel it [rule 16]');
+SELECT is((SELECT count(*) FROM evpg.timer WHERE saga = 'pay'), 0::bigint, 'no timer that was cancelled is left [rule 17]');
+SELECT evpg_drop_saga('pay') \g /dev/null
+
+-- a reaction that is cancelled
+CREATE FUNCTION test.slow_event(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+BEGIN
+  IF event.data ? 'slow' THEN PERFORM pg_sleep(600); END IF;
+  RETURN evpg_reaction('{}');
+END $$;
+SELECT evpg_register_saga('slow', 'test.slow_event', event_types => '{Rung}', max_attempts => 1) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'slow', ARRAY[evpg_event('Rung', '{"slow": 1}')]) \g /dev/null
+SELECT count(*) FROM generate_series(1, 5) n, evpg_append('counter', 'fast' || n, ARRAY[evpg_event('Rung')]) \g /dev/null
+CREATE EXTENSION dblink;
+SELECT dblink_connect('runner', format('host=%s port=%s user=%s dbname=%s', split_part(current_setting('unix_socket_directories'),
+  ',', 1), current_setting('port'), session_user, current_database())) \g /dev/null
+SELECT dblink_exec('runner', 'SET statement_timeout = 500') \g /dev/null
+SET client_min_messages = warning;
+SELECT count(dblink_exec('runner', 'CALL evpg_run()', false)) FROM generate_series(1, 6) \g /dev/null
+RESET client_min_messages;
+SELECT dblink_disconnect('runner') \g /dev/null
+SELECT is((SELECT attempts FROM evpg.saga_event WHERE saga = 'slow' AND key = 'slow'), 0,
+  'a reaction whose CALL evpg_run() is cancelled has made no attempt, however often [rule 17]');
+SELECT is((SELECT count(*) FROM evpg.saga_event WHERE saga = 'slow' AND attempts > 0)
+  || ' ' || (SELECT count(*) FROM evpg.dead_letter WHERE saga = 'slow'), '0 0',
+  'neither has anything that was claimed together with it [rule 17]');
+SELECT evpg_drop_saga('slow') \g /dev/null
 
 -- ------------------------------------------------------------------ commands that are executed at a time
 
