@@ -31,7 +31,10 @@ typedef struct EvpgState
 	int64		snapshot_version;	/* of the newest usable snapshot that was
 									 * seen; 0: none */
 	bool		valid;
-	Size		size;			/* of a module: estimate, see EvpgStateSize */
+	bool		replaying;		/* of a module: measured less often, and at
+								 * the end */
+	Size		size;			/* of a module: estimate, see
+								 * EvpgReducerMeasure */
 	Size		growth;			/* of a module: what was folded in since */
 } EvpgState;
 

@@ -45,7 +45,9 @@ static size_t pending_space = 0;
 static bool
 is_container(const evpg_json *json)
 {
-	return json_object_is_type(json, json_type_object) || json_object_is_type(json, json_type_array);
+	json_type	type = json_object_get_type(json);
+
+	return type == json_type_object || type == json_type_array;
 }
 
 /*
@@ -127,6 +129,8 @@ void
 EvpgJsonFree(evpg_json *json)
 {
 	Assert(npending == 0);
+	if (json == NULL)
+		return;
 	for (;;)
 	{
 		bool		kept = true;	/* until postpone_parts is called */
@@ -280,8 +284,9 @@ attach_child(evpg_json *parent, const char *key, evpg_json *child)
 {
 	int			result;
 
+	/* jsonb has each key once. */
 	if (key != NULL)
-		result = json_object_object_add(parent, key, child);
+		result = json_object_object_add_ex(parent, key, child, JSON_C_OBJECT_ADD_KEY_IS_NEW);
 	else
 		result = json_object_array_add(parent, child);
 	if (unlikely(result != 0))
@@ -306,8 +311,8 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 	EvpgJsonOwner *root = NULL;
 	evpg_json **stack = NULL;	/* open containers */
 	int			depth = 0;
-	StringInfoData key;
-	bool		have_key = false;
+	char		short_key[64];
+	char	   *key = NULL;
 
 	if (JB_ROOT_IS_SCALAR((Jsonb *) jsonb))
 	{
@@ -315,7 +320,6 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 		return scalar_to_json(&value);
 	}
 
-	initStringInfo(&key);
 	root = EvpgJsonOwn(NULL);
 	stack = palloc(sizeof(evpg_json *) * (EvpgMaxJsonDepth + 1));
 
@@ -326,14 +330,13 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 		switch (token)
 		{
 			case WJB_KEY:
-				resetStringInfo(&key);
-				appendBinaryStringInfo(&key, value.val.string.val, value.val.string.len);
-				have_key = true;
+				key = (size_t) value.val.string.len < sizeof(short_key) ? short_key : palloc(value.val.string.len + 1);
+				memcpy(key, value.val.string.val, value.val.string.len);
+				key[value.val.string.len] = '\0';
 				continue;
 			case WJB_END_ARRAY:
 			case WJB_END_OBJECT:
 				depth--;
-				have_key = false;
 				continue;
 			case WJB_BEGIN_ARRAY:
 				child = require_json(json_object_new_array());
@@ -348,8 +351,10 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 		if (depth == 0)
 			root->json = child;
 		else
-			attach_child(stack[depth - 1], have_key ? key.data : NULL, child);
-		have_key = false;
+			attach_child(stack[depth - 1], key, child);
+		if (key != NULL && key != short_key)
+			pfree(key);
+		key = NULL;
 		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
 		{
 			if (depth >= EvpgMaxJsonDepth)
@@ -357,7 +362,6 @@ EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 			stack[depth++] = child;
 		}
 	}
-	pfree(key.data);
 	pfree(stack);
 	return EvpgJsonLetGo(root);
 }

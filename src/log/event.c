@@ -199,6 +199,35 @@ EvpgEventCheck(const EvpgEvent *event, int number)
 				 errdetail("Event %d of the call has %d.", number, Max(event->caused_by, 0))));
 }
 
+/* Of a UUID of version 7 the first bytes are the time, the rest is random. */
+#define UUID_TIME_LEN	6
+#define UUID_RANDOM_LEN	(UUID_LEN - UUID_TIME_LEN)
+
+/*
+ * Random bytes for as many ids: one call for each costs as much as a tenth of
+ * an append.  No other process has them, since no process that makes an event
+ * forks.
+ */
+#define RANDOM_IDS		64
+
+static void
+draw_random_bytes(unsigned char *bytes)
+{
+	static unsigned char pool[RANDOM_IDS * UUID_RANDOM_LEN];
+	static size_t left = 0;
+
+	if (left == 0)
+	{
+		if (!pg_strong_random(pool, sizeof(pool)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		left = sizeof(pool);
+	}
+	left -= UUID_RANDOM_LEN;
+	memcpy(bytes, pool + left, UUID_RANDOM_LEN);
+}
+
 /* Makes a UUID of version 7 (RFC 9562): time first, so that index entries are added at the right edge. */
 void
 EvpgEventNewId(pg_uuid_t *id)
@@ -208,12 +237,9 @@ EvpgEventNewId(pg_uuid_t *id)
 
 	gettimeofday(&now, NULL);
 	ms = (uint64) now.tv_sec * 1000 + now.tv_usec / 1000;
-	if (!pg_strong_random(&id->data[6], UUID_LEN - 6))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
-	for (int i = 0; i < 6; i++)
-		id->data[i] = (unsigned char) (ms >> (8 * (5 - i)));
+	draw_random_bytes(&id->data[UUID_TIME_LEN]);
+	for (int i = 0; i < UUID_TIME_LEN; i++)
+		id->data[i] = (unsigned char) (ms >> (8 * (UUID_TIME_LEN - 1 - i)));
 	id->data[6] = (id->data[6] & 0x0F) | 0x70;
 	id->data[8] = (id->data[8] & 0x3F) | 0x80;
 }
@@ -228,17 +254,18 @@ EvpgEventNewId(pg_uuid_t *id)
 char *
 EvpgUuidText(const pg_uuid_t *id)
 {
-	char		hex[2 * UUID_LEN];
+	static const char digits[] = "0123456789abcdef";
 	char	   *text = palloc(UUID_TEXT_LEN + 1);
+	char	   *next = text;
 
-	(void) hex_encode((const char *) id->data, UUID_LEN, hex);
-	memcpy(text, hex, 8);
-	memcpy(text + 9, hex + 8, 4);
-	memcpy(text + 14, hex + 12, 4);
-	memcpy(text + 19, hex + 16, 4);
-	memcpy(text + 24, hex + 20, 12);
-	text[8] = text[13] = text[18] = text[23] = '-';
-	text[UUID_TEXT_LEN] = '\0';
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*next++ = '-';
+		*next++ = digits[id->data[i] >> 4];
+		*next++ = digits[id->data[i] & 0x0F];
+	}
+	*next = '\0';
 	return text;
 }
 

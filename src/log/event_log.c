@@ -86,6 +86,13 @@ typedef struct IndexSource
 	int64		position;		/* of that event */
 } IndexSource;
 
+/* A text that many events have in a row, so that it need not be copied for each. */
+typedef struct RepeatedText
+{
+	int			length;
+	char		text[NAMEDATALEN];
+}			RepeatedText;
+
 struct EvpgLogScan
 {
 	const EvpgStream *stream;	/* NULL: all streams */
@@ -100,6 +107,8 @@ struct EvpgLogScan
 	IndexSource *sources;
 	ScanDirection direction;
 	MemoryContext event_context;	/* reset for each event */
+	RepeatedText type;			/* of the last event */
+	RepeatedText session_role;
 };
 
 static void
@@ -518,6 +527,25 @@ get_slot_text(TupleTableSlot *slot, int column)
 	return slot->tts_isnull[column] ? NULL : TextDatumGetCString(slot->tts_values[column]);
 }
 
+/* The same of a text that is mostly that of the event before. */
+static char *
+get_repeated_text(TupleTableSlot *slot, int column, RepeatedText * last)
+{
+	struct varlena *value = slot->tts_isnull[column] ? NULL : (struct varlena *) DatumGetPointer(slot->tts_values[column]);
+	int			length;
+
+	if (value == NULL || VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value) ||
+		(length = VARSIZE_ANY_EXHDR(value)) >= (int) sizeof(last->text))
+		return get_slot_text(slot, column);
+	if (length != last->length || memcmp(last->text, VARDATA_ANY(value), length) != 0)
+	{
+		memcpy(last->text, VARDATA_ANY(value), length);
+		last->text[length] = '\0';
+		last->length = length;
+	}
+	return last->text;
+}
+
 static void *
 get_slot_varlena(TupleTableSlot *slot, int column)
 {
@@ -527,18 +555,18 @@ get_slot_varlena(TupleTableSlot *slot, int column)
 /*
  * EvpgLogScanNext
  *		Fetches the next event of a scan; false at the end.  The event lives
- *		until the next call, in a context of the scan.
+ *		until the next call, in memory of the scan; type and id of a stream
+ *		that is scanned are those of the caller.
  */
 bool
 EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 {
 	TupleTableSlot *slot;
-	EvpgStream	stream;
+	EvpgStream	found;
+	const EvpgStream *stream = scan->stream;
 	MemoryContext old;
 
-	if (scan->stream != NULL)
-		stream = *scan->stream;
-	slot = scan->stream != NULL ? fetch_stream_event(scan) : fetch_wanted_event(scan, &stream);
+	slot = stream != NULL ? fetch_stream_event(scan) : fetch_wanted_event(scan, &found);
 	if (slot == NULL)
 		return false;
 
@@ -547,10 +575,21 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	slot_getallattrs(slot);
 	event->position = DatumGetInt64(slot->tts_values[LOG_POSITION]);
 	event->version = DatumGetInt64(slot->tts_values[LOG_VERSION]);
-	/* Copies: a scan inside of this one may make the session forget streams. */
-	event->aggregate_type = pstrdup(stream.aggregate_type);
-	event->aggregate_id = pstrdup(stream.aggregate_id);
-	event->type = get_slot_text(slot, LOG_TYPE);
+	if (stream != NULL)
+	{
+		event->aggregate_type = stream->aggregate_type;
+		event->aggregate_id = stream->aggregate_id;
+	}
+	else
+	{
+		/*
+		 * Copies: a scan inside of this one may make the session forget
+		 * streams.
+		 */
+		event->aggregate_type = pstrdup(found.aggregate_type);
+		event->aggregate_id = pstrdup(found.aggregate_id);
+	}
+	event->type = get_repeated_text(slot, LOG_TYPE, &scan->type);
 	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);
 	event->data = get_slot_varlena(slot, LOG_DATA);
 	event->metadata = get_slot_varlena(slot, LOG_METADATA);
@@ -563,7 +602,7 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	event->correlation_id = get_slot_text(slot, LOG_CORRELATION_ID);
 	event->causation_id = get_slot_text(slot, LOG_CAUSATION_ID);
 	event->actor = get_slot_text(slot, LOG_ACTOR);
-	event->session_role = get_slot_text(slot, LOG_SESSION_ROLE);
+	event->session_role = get_repeated_text(slot, LOG_SESSION_ROLE, &scan->session_role);
 	event->occurred_at = DatumGetTimestampTz(slot->tts_values[LOG_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
 	MemoryContextSwitchTo(old);
