@@ -252,6 +252,13 @@ look_up_pins(void)
 	}
 }
 
+/* strcmp for values most of which differ in their first character. */
+static inline bool
+is_same_text(const char *a, const char *b)
+{
+	return a[0] == b[0] && strcmp(a, b) == 0;
+}
+
 static bool
 is_pinned(const Pin *pin)
 {
@@ -269,10 +276,10 @@ is_pinned(const Pin *pin)
 			value = *((struct config_string *) pin->option)->variable;
 			if (value == NULL)
 				return false;
-			if (strcmp(value, pin->value) == 0)
+			if (is_same_text(value, pin->value))
 				return true;
 			for (size_t i = 0; i < lengthof(pin->same) && pin->same[i] != NULL; i++)
-				if (strcmp(value, pin->same[i]) == 0)
+				if (is_same_text(value, pin->same[i]))
 					return true;
 			return false;
 	}

@@ -24,26 +24,34 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/error_context.h"
 #include "base/settings.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/params.h"
+#include "nodes/plannodes.h"
 #include "parser/parse_node.h"
 #include "storage/lock.h"
 #include "usercode/function.h"
+#include "usercode/guard.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/regproc.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 static const char *const role_names[] = {
@@ -313,6 +321,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 	function->search_path = pstrdup(search_path);
 	function->owner = proc->proowner;
 	function->result_type = proc->prorettype;
+	function->returns_set = proc->proretset;
 	function->stamp = ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
 		((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^ ItemPointerGetOffsetNumber(&tuple->t_self) ^
 		function->oid;
@@ -436,20 +445,152 @@ make_call_parameters(EvpgFunction *function, Datum *args)
 	return params;
 }
 
-/*
- * Opens a table in which the transaction may have read rows to replace them;
- * NULL if it has no lock of it, unless it is to be opened anyway.  Batches
- * lock it when they write.
- */
+/* Opens a table in which the transaction may have read rows to replace them; locks it unless it has a lock of it. */
 static Relation
-open_held_table(Oid table, bool anyway)
+open_stream_table(Oid table)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
-	if (LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false))
-		return table_open(table, NoLock);
-	return anyway ? table_open(table, AccessShareLock) : NULL;
+	return table_open(table, LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false) ? NoLock :
+					  AccessShareLock);
+}
+
+/*
+ * The same for rows of projections, which are read only while events are applied;
+ * NULL if there is no lock: batches lock the table when they write.
+ */
+static Relation
+open_projection_table(Oid table)
+{
+	LOCKTAG		tag;
+
+	if (!EvpgInsideProjection)
+		return NULL;
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	return LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false) ? table_open(table, NoLock) : NULL;
+}
+
+/* What a call returns, in the context of its caller. */
+typedef struct CallResult
+{
+	MemoryContext context;
+	int			count;
+	Datum	   *rows;
+	bool	   *nulls;
+}			CallResult;
+
+static void
+make_result(CallResult * result, int count)
+{
+	result->count = count;
+	result->rows = MemoryContextAlloc(result->context, sizeof(Datum) * Max(count, 1));
+	result->nulls = MemoryContextAlloc(result->context, sizeof(bool) * Max(count, 1));
+}
+
+static void
+set_result(CallResult * result, int row, Oid type, Datum value, bool isnull)
+{
+	int16		length;
+	bool		by_value;
+	MemoryContext old;
+
+	result->nulls[row] = isnull;
+	result->rows[row] = (Datum) 0;
+	if (isnull)
+		return;
+	get_typlenbyval(type, &length, &by_value);
+	old = MemoryContextSwitchTo(result->context);
+	result->rows[row] = datumCopy(value, by_value, length);
+	MemoryContextSwitchTo(old);
+}
+
+/* Returns what a plan computes if it reads nothing, which is the call, perhaps inlined; else NULL. */
+static Expr *
+get_single_expression(const CachedPlan * plan)
+{
+	PlannedStmt *statement = linitial_node(PlannedStmt, plan->stmt_list);
+	Plan	   *top = statement->planTree;
+
+	if (list_length(plan->stmt_list) != 1 || !IsA(top, Result) || top->lefttree != NULL || top->initPlan != NIL ||
+		top->qual != NIL || ((Result *) top)->resconstantqual != NULL || statement->subplans != NIL ||
+		list_length(top->targetlist) != 1)
+		return NULL;
+	return linitial_node(TargetEntry, top->targetlist)->expr;
+}
+
+/* Says what SPI says of the statement that it executes. */
+static void
+describe_call(void *function)
+{
+	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(((EvpgFunction *) function)->plan));
+
+	errcontext("SQL statement \"%s\"", source->query_string);
+}
+
+/*
+ * Calls a function by evaluating the expression of its plan, as PL/pgSQL does, which
+ * costs half of executing the plan; false if the plan is more than an expression.
+ */
+static bool
+call_by_expression(EvpgFunction *function, ParamListInfo params, bool read_only, CallResult * result)
+{
+	CachedPlan *plan = SPI_plan_get_cached_plan(function->plan);
+	Expr	   *expression = plan != NULL ? get_single_expression(plan) : NULL;
+	ExprContext *context;
+	ErrorContextCallback frame;
+	Datum		value;
+	bool		isnull;
+
+	if (expression == NULL)
+	{
+		if (plan != NULL)
+			ReleaseCachedPlan(plan, CurrentResourceOwner);
+		return false;
+	}
+	EvpgErrorContextPush(&frame, describe_call, function);
+	if (!read_only)
+	{
+		/* It sees what was written before it, as a statement would. */
+		CommandCounterIncrement();
+		PushActiveSnapshot(GetTransactionSnapshot());
+	}
+	context = CreateStandaloneExprContext();
+	context->ecxt_param_list_info = params;
+	value = ExecEvalExprSwitchContext(ExecInitExprWithParams(expression, params), context, &isnull);
+	Assert(exprType((Node *) expression) == function->result_type);
+	make_result(result, 1);
+	set_result(result, 0, function->result_type, value, isnull);
+	FreeExprContext(context, true);
+	if (!read_only)
+	{
+		PopActiveSnapshot();
+		CommandCounterIncrement();
+	}
+	EvpgErrorContextPop(&frame);
+	ReleaseCachedPlan(plan, CurrentResourceOwner);
+	CHECK_FOR_INTERRUPTS();
+	return true;
+}
+
+/* Calls a function by executing its plan, for at most max_rows values. */
+static void
+call_by_plan(EvpgFunction *function, ParamListInfo params, bool read_only, int max_rows, CallResult * result)
+{
+	SPIExecuteOptions options = {.params = params, .read_only = read_only, .tcount = max_rows};
+	int			status = SPI_execute_plan_extended(function->plan, &options);
+
+	if (status != SPI_OK_SELECT)
+		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(status));
+	Assert(SPI_gettypeid(SPI_tuptable->tupdesc, 1) == function->result_type);
+	make_result(result, (int) SPI_processed);
+	for (int i = 0; i < result->count; i++)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		set_result(result, i, function->result_type, value, isnull);
+	}
 }
 
 /*
@@ -469,49 +610,31 @@ open_held_table(Oid table, bool anyway)
 int
 EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows, Datum **rows, bool **row_nulls)
 {
-	SPIExecuteOptions options = {.read_only = read_only, .tcount = max_rows};
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext old;
+	CallResult	result = {.context = CurrentMemoryContext};
+	ParamListInfo params;
 	EvpgScope	scope;
-	int			result;
-	int			count;
-	int16		length;
-	bool		by_value;
 	Relation	stream;
 	Relation	projection_state;
 
 	check_stack_depth();
-	stream = open_held_table(EvpgCatalogGet()->stream, true);
-	projection_state = open_held_table(EvpgCatalogGet()->projection_state, false);
+	stream = open_stream_table(EvpgCatalogGet()->stream);
+	projection_state = open_projection_table(EvpgCatalogGet()->projection_state);
 	EvpgSettingsPin();
 	EvpgEnterAs(&scope, function->owner, function->search_path);
 	SPI_connect();
 	if (function->plan == NULL)
 		function->plan = prepare_call(function);
-	options.params = make_call_parameters(function, args);
-	result = SPI_execute_plan_extended(function->plan, &options);
-	if (result != SPI_OK_SELECT)
-		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(result));
-	count = (int) SPI_processed;
-	Assert(SPI_gettypeid(SPI_tuptable->tupdesc, 1) == function->result_type);
-
-	get_typlenbyval(function->result_type, &length, &by_value);
-	old = MemoryContextSwitchTo(caller);
-	*rows = palloc(sizeof(Datum) * Max(count, 1));
-	*row_nulls = palloc(sizeof(bool) * Max(count, 1));
-	for (int i = 0; i < count; i++)
-	{
-		Datum		value = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &(*row_nulls)[i]);
-
-		(*rows)[i] = (*row_nulls)[i] ? (Datum) 0 : datumCopy(value, by_value, length);
-	}
-	MemoryContextSwitchTo(old);
+	params = make_call_parameters(function, args);
+	if (function->returns_set || !call_by_expression(function, params, read_only, &result))
+		call_by_plan(function, params, read_only, max_rows, &result);
 	SPI_finish();
 	EvpgLeave(&scope);
 	table_close(stream, NoLock);
 	if (projection_state != NULL)
 		table_close(projection_state, NoLock);
-	return count;
+	*rows = result.rows;
+	*row_nulls = result.nulls;
+	return result.count;
 }
 
 /*

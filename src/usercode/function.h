@@ -35,6 +35,7 @@ typedef struct EvpgFunction
 	Oid			oid;
 	Oid			owner;
 	Oid			result_type;
+	bool		returns_set;
 	uint64		stamp;			/* differs once the function is replaced */
 	uint64		definition_hash;	/* what it is, also after a dump */
 	SPIPlanPtr	plan;			/* made at the first call */
