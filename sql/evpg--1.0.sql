@@ -455,8 +455,8 @@ CREATE INDEX ON evpg.saga_event (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE evpg.saga_event IS 'events that instances of sagas have not reacted to yet';
 COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'the dead letter that the instance waits for';
 
--- Each reaction adds to a row that no other transaction has locked, so that instances do not wait for each other: there
--- are as many rows as transactions needed at the same time.
+-- Each reaction adds to a part to which no other transaction adds, so that instances do not wait for each other: there
+-- are at most as many rows as transactions needed at the same time.
 CREATE TABLE evpg.saga_total (
   saga          text COLLATE "C",
   part          uuid DEFAULT pg_catalog.gen_random_uuid(),

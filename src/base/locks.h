@@ -10,8 +10,8 @@
  *
  * One transaction takes them in this order: consumer, rebuild, part of a rebuild,
  * saga, instance, the fence (a lock on table evpg.fence) with that of an appender,
- * keys.  Workers and evpg_run wait for none of the first five: what they do not
- * get they leave for later.
+ * keys, a part of totals.  Workers and evpg_run wait for none of the first five: what
+ * they do not get they leave for later.
  *
  *-------------------------------------------------------------------------
  */
@@ -78,7 +78,13 @@ typedef enum EvpgLockClass
 	 * two transactions.  Exclusive for a moment, to ask whether another
 	 * session has it; no session waits for it.
 	 */
-	EVPG_LOCK_CLAIM = 17757
+	EVPG_LOCK_CLAIM = 17757,
+
+	/*
+	 * A part of the totals of a saga.  Hash of its name with the number of
+	 * the part as seed; no session waits for it.
+	 */
+	EVPG_LOCK_TOTAL = 17758
 } EvpgLockClass;
 
 extern uint64 EvpgHashName(const char *name, uint64 seed);

@@ -53,15 +53,23 @@ EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance)
 	EvpgStatementDone();
 }
 
+static EvpgStatement update_instance = {
+	.text =
+	"UPDATE evpg.saga_instance"
+	"   SET state = $3, undo = $4, version = $5, position = $6, status = $7, updated_at = evpg.clock_timestamp()"
+	" WHERE saga = $1 AND key = $2",
+	.types = {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, TEXTOID}
+};
+
 static EvpgStatement upsert_instance = {
 	.text =
 	"INSERT INTO evpg.saga_instance"
 	"       (saga, key, state, undo, version, position, saga_version, status, started_at, updated_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, evpg.clock_timestamp(), evpg.clock_timestamp())"
+	" VALUES ($1, $2, $3, $4, $5, $6, $8, $7, evpg.clock_timestamp(), evpg.clock_timestamp())"
 	" ON CONFLICT (saga, key) DO UPDATE"
 	" SET state = excluded.state, undo = excluded.undo, version = excluded.version, position = excluded.position,"
 	"     status = excluded.status, updated_at = excluded.updated_at",
-	.types = {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT4OID, TEXTOID}
+	.types = {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, TEXTOID, INT4OID}
 };
 
 static EvpgStatement delete_timers = {
@@ -69,7 +77,10 @@ static EvpgStatement delete_timers = {
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* Writes the row of an instance; one that is completed loses its timers. */
+/*
+ * Writes the row of an instance; one that is completed loses its timers.  A row
+ * that the snapshot of the transaction does not show is a serialization failure.
+ */
 void
 EvpgInstanceWrite(const char *saga, const char *key, const EvpgInstance *instance)
 {
@@ -80,11 +91,12 @@ EvpgInstanceWrite(const char *saga, const char *key, const EvpgInstance *instanc
 		JsonbPGetDatum(instance->undo),
 		Int64GetDatum(instance->version),
 		Int64GetDatum(instance->position),
-		Int32GetDatum(instance->saga_version),
-		CStringGetTextDatum(instance->completed ? "completed" : "running")
+		CStringGetTextDatum(instance->completed ? "completed" : "running"),
+		Int32GetDatum(instance->saga_version)
 	};
 
-	EvpgStatementExecute(&upsert_instance, values, NULL);
+	if (!instance->exists || EvpgStatementExecute(&update_instance, values, NULL) == 0)
+		EvpgStatementExecute(&upsert_instance, values, NULL);
 	if (instance->completed)
 		EvpgStatementExecute(&delete_timers, values, NULL);
 }

@@ -13,14 +13,17 @@
 
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/locks.h"
 #include "base/names.h"
 #include "base/registration.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
+#include "port/pg_bswap.h"
 #include "saga/saga.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 static EvpgStatement select_sagas = {
 	.text =
@@ -156,24 +159,34 @@ EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event)
 
 /* ------------------------------------------------------------------ totals */
 
-/*
- * Adds to one of the rows of the saga that no other session has locked; to a new row
- * if there is none.  The row need not be new under the statement's snapshot: the
- * key finds its last version, which is locked.
- */
-static EvpgStatement add_to_totals = {
+static EvpgStatement add_to_total = {
 	.text =
-	"WITH counted AS ("
-	"  UPDATE evpg.saga_total SET dispatched = dispatched + $2, dead_lettered = dead_lettered + $3"
-	"   WHERE saga = $1"
-	"         AND part = (SELECT part FROM evpg.saga_total"
-	"                      WHERE saga = $1 ORDER BY part LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)"
-	"   RETURNING 1"
-	")"
-	" INSERT INTO evpg.saga_total (saga, dispatched, dead_lettered)"
-	" SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM counted)",
-	.types = {TEXTOID, INT8OID, INT8OID}
+	"UPDATE evpg.saga_total SET dispatched = dispatched + $3, dead_lettered = dead_lettered + $4"
+	" WHERE saga = $1 AND part = $2",
+	.types = {TEXTOID, UUIDOID, INT8OID, INT8OID}
 };
+
+/* Fails to serialize if the row is there, but not for the snapshot of the transaction. */
+static EvpgStatement insert_total = {
+	.text =
+	"INSERT INTO evpg.saga_total AS t (saga, part, dispatched, dead_lettered) VALUES ($1, $2, $3, $4)"
+	" ON CONFLICT (saga, part) DO UPDATE"
+	" SET dispatched = t.dispatched + excluded.dispatched, dead_lettered = t.dead_lettered + excluded.dead_lettered",
+	.types = {TEXTOID, UUIDOID, INT8OID, INT8OID}
+};
+
+/* Returns the number, from 1, of a part of the totals that no other transaction adds to, and locks it. */
+static int
+lock_total(const char *saga)
+{
+	int			part = 0;
+	LOCKTAG		tag;
+
+	do
+		EvpgSetLockTag(&tag, EVPG_LOCK_TOTAL, EvpgHashName(saga, ++part));
+	while (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL);
+	return part;
+}
 
 /*
  * EvpgSagaAddTotals
@@ -184,7 +197,16 @@ static EvpgStatement add_to_totals = {
 void
 EvpgSagaAddTotals(const char *saga, int64 dispatched, int64 dead_lettered)
 {
-	Datum		values[3] = {CStringGetTextDatum(saga), Int64GetDatum(dispatched), Int64GetDatum(dead_lettered)};
+	uint32		part = pg_hton32((uint32) lock_total(saga));
+	pg_uuid_t	id = {0};
+	Datum		values[4] = {
+		CStringGetTextDatum(saga),
+		UUIDPGetDatum(&id),
+		Int64GetDatum(dispatched),
+		Int64GetDatum(dead_lettered)
+	};
 
-	EvpgStatementExecute(&add_to_totals, values, NULL);
+	memcpy(id.data + sizeof(id.data) - sizeof(part), &part, sizeof(part));
+	if (EvpgStatementExecute(&add_to_total, values, NULL) == 0)
+		EvpgStatementExecute(&insert_total, values, NULL);
 }
