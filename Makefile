@@ -26,7 +26,7 @@ PG_CFLAGS += -ffile-prefix-map=$(abspath $(here))=. -ffile-prefix-map=$(CURDIR)=
 
 PG_CONFIG ?= pg_config
 
-.PHONY: all install help setup test test-versions test-assert attack accept lint format typedefs demo serve stop bench picture rules clean clean-build
+.PHONY: all install help setup test test-versions test-assert attack accept lint format typedefs demo serve stop bench bench-instructions picture rules clean clean-build
 
 all:
 
@@ -44,6 +44,7 @@ help:
 	@echo 'make lint         formatting, warnings, static analysis, exported symbols, the public header'
 	@echo 'make format       reformat the C sources (make typedefs first, if there are new types)'
 	@echo 'make bench        measure; BENCH="--quick" passes options to bench/run'
+	@echo 'make bench-instructions  count the instructions of calls, and compare them with limits'
 	@echo 'make picture      draw docs/overview.svg from docs/overview.dot (installs graphviz)'
 	@echo 'make rules        list in docs/rules.md the tests that name each rule of docs/architecture.md'
 	@echo 'make clean        remove what was built, and the private server'
@@ -74,6 +75,8 @@ stop:
 	@$(here)/scripts/demo stop
 bench:
 	@$(here)/scripts/bench $(BENCH)
+bench-instructions:
+	@$(here)/scripts/bench-instructions $(BENCH)
 picture:
 	@$(here)/scripts/setup picture && dot -Tsvg $(here)/docs/overview.dot -o $(here)/docs/overview.svg
 rules:
