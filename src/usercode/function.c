@@ -445,15 +445,21 @@ make_call_parameters(EvpgFunction *function, Datum *args)
 	return params;
 }
 
-/* Opens a table in which the transaction may have read rows to replace them; locks it unless it has a lock of it. */
-static Relation
-open_stream_table(Oid table)
+/* Whether this transaction has locked a table as commands or batches do. */
+static bool
+table_is_locked(Oid table)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
-	return table_open(table, LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false) ? NoLock :
-					  AccessShareLock);
+	return LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false);
+}
+
+/* Opens a table in which the transaction may have read rows to replace them; locks it unless it has a lock of it. */
+static Relation
+open_stream_table(Oid table)
+{
+	return table_open(table, table_is_locked(table) ? NoLock : AccessShareLock);
 }
 
 /*
@@ -463,12 +469,7 @@ open_stream_table(Oid table)
 static Relation
 open_projection_table(Oid table)
 {
-	LOCKTAG		tag;
-
-	if (!EvpgInsideProjection)
-		return NULL;
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
-	return LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false) ? table_open(table, NoLock) : NULL;
+	return EvpgInsideProjection && table_is_locked(table) ? table_open(table, NoLock) : NULL;
 }
 
 /* What a call returns, in the context of its caller. */

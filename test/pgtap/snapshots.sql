@@ -140,7 +140,8 @@ SELECT evpg_register_aggregate('manual', 'test.counter_handle', 'test.counter_ap
 SELECT is((SELECT state->>'total' FROM evpg_state('manual', 'from')), '105',
   'another initial state makes the snapshot unused [rule 7]');
 SELECT is(evpg_take_snapshot('manual', 'from'), 5::bigint, 'it is replaced by one of the new fold [rule 7]');
-SELECT is((SELECT total FROM dblink('listener', $$SELECT state->>'total' FROM evpg_state('manual', 'from')$$) x (total text)),
+SELECT is((SELECT total
+    FROM dblink('listener', $$SELECT state->>'total' FROM evpg_state('manual', 'from')$$) x (total text)),
   '105', 'another session reads the right state from it [rule 7]');
 SELECT is((SELECT n FROM dblink('listener', $$SELECT folds('manual')$$) x (n bigint)), 0::bigint, 'without a fold [rule 7]');
 

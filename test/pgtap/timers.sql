@@ -118,8 +118,9 @@ SELECT evpg_register_saga('slow', 'test.slow_event', event_types => '{Rung}', ma
 SELECT count(*) FROM evpg_append('counter', 'slow', ARRAY[evpg_event('Rung', '{"slow": 1}')]) \g /dev/null
 SELECT count(*) FROM generate_series(1, 5) n, evpg_append('counter', 'fast' || n, ARRAY[evpg_event('Rung')]) \g /dev/null
 CREATE EXTENSION dblink;
-SELECT dblink_connect('runner', format('host=%s port=%s user=%s dbname=%s', split_part(current_setting('unix_socket_directories'),
-  ',', 1), current_setting('port'), session_user, current_database())) \g /dev/null
+SELECT dblink_connect('runner', format('host=%s port=%s user=%s dbname=%s',
+  split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), session_user, current_database()))
+  \g /dev/null
 SELECT dblink_exec('runner', 'SET statement_timeout = 500') \g /dev/null
 SET client_min_messages = warning;
 SELECT count(dblink_exec('runner', 'CALL evpg_run()', false)) FROM generate_series(1, 6) \g /dev/null
