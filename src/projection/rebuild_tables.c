@@ -35,9 +35,11 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 
@@ -436,12 +438,109 @@ refuse_changed_table(const char *name, Oid table_id, Oid copy_id, const EvpgExch
 }
 
 /*
+ * Whether rows of other tables may reference those of a table by a key that is checked
+ * at the end of a statement.
+ */
+static bool
+is_referenced_by_others(const char *name, List *tables)
+{
+	Relation	table = table_open(EvpgDeclaredTableOid(name, NoLock), NoLock);
+	TriggerDesc *triggers = table->trigdesc;
+	bool		found = false;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers && !found; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+		ListCell   *cell;
+
+		found = trigger->tgfoid == F_RI_FKEY_NOACTION_DEL;
+		foreach(cell, tables)
+			found = found && trigger->tgconstrrelid != EvpgDeclaredTableOid(lfirst(cell), NoLock);
+	}
+	table_close(table, NoLock);
+	return found;
+}
+
+/* Whether a table has rules, which a statement in WITH may not have. */
+static bool
+has_rules(const char *name)
+{
+	Relation	table = table_open(EvpgDeclaredTableOid(name, NoLock), NoLock);
+	bool		found = table->rd_rules != NULL;
+
+	table_close(table, NoLock);
+	return found;
+}
+
+/* Makes the INSERT of the rows of a copy; with deleted after the statement of that name in WITH. */
+static char *
+make_insert(const char *table, int64 build, const char *deleted)
+{
+	List	   *names = stringToQualifiedNameList(table, NULL);
+	char	   *columns = list_writable_columns(EvpgDeclaredTableOid(table, NoLock));
+
+	return psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s%s", table, columns, columns,
+					EvpgRebuildTablesSchema(build), quote_identifier(strVal(llast(names))),
+					deleted == NULL ? "" : psprintf(" WHERE (SELECT count(*) FROM %s) >= 0", deleted));
+}
+
+/*
+ * Replaces the rows of tables by those of their copies as one statement, so that rows of
+ * other tables may reference them: keys are checked when the new rows are there.
+ */
+static void
+replace_rows_at_once(Oid owner, int64 build, List *tables)
+{
+	StringInfoData statement;
+	int			count = list_length(tables);
+
+	initStringInfo(&statement);
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&statement, "%s deleted_%d AS (DELETE FROM ONLY %s RETURNING 1)", i == 0 ? "WITH" : ",", i,
+						 (char *) list_nth(tables, i));
+	for (int i = 0; i < count; i++)
+	{
+		char	   *insert = make_insert(list_nth(tables, i), build, psprintf("deleted_%d", i));
+
+		if (i < count - 1)
+			appendStringInfo(&statement, ", inserted_%d AS (%s)", i, insert);
+		else
+			appendStringInfo(&statement, " %s", insert);
+	}
+	execute_as(owner, statement.data);
+}
+
+/* Replaces the rows of tables, which are locked, by those of their copies. */
+static void
+replace_rows(Oid owner, int64 build, List *tables)
+{
+	bool		referenced = false;
+	bool		ruled = false;
+	ListCell   *cell;
+
+	foreach(cell, tables)
+	{
+		referenced = referenced || is_referenced_by_others(lfirst(cell), tables);
+		ruled = ruled || has_rules(lfirst(cell));
+	}
+	if (referenced && !ruled)
+	{
+		replace_rows_at_once(owner, build, tables);
+		return;
+	}
+	for (int i = list_length(tables) - 1; i >= 0; i--)
+		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(tables, i)));
+	foreach(cell, tables)
+		execute_as(owner, make_insert(lfirst(cell), build, NULL));
+}
+
+/*
  * EvpgRebuildTablesReplaceContents
  *		Puts the contents of the copies in place of those of the tables.  What is in
  *		exchange, of EvpgRebuildTablesPrepareExchange, is exchanged, which takes no longer
  *		for many rows than for few; exchange is NULL in the foreground.  Of the other
- *		tables first all rows are deleted, in reverse order, for foreign keys.  The caller
- *		keeps out all sessions that write to the projection.
+ *		tables first all rows are deleted, in reverse order, for foreign keys between
+ *		them.  The caller keeps out all sessions that write to the projection.
  */
 void
 EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange *exchange, TransactionId last_write)
@@ -468,15 +567,5 @@ EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgEx
 	foreach(cell, projection->tables)
 		refuse_changed_table(lfirst(cell), EvpgDeclaredTableOid(lfirst(cell), NoLock), lock_copy(lfirst(cell), build),
 							 all);
-	for (int i = list_length(tables) - 1; i >= 0; i--)
-		execute_as(owner, psprintf("DELETE FROM ONLY %s", (char *) list_nth(tables, i)));
-	for (int i = 0; i < list_length(tables); i++)
-	{
-		char	   *table = list_nth(tables, i);
-		List	   *names = stringToQualifiedNameList(table, NULL);
-		char	   *columns = list_writable_columns(EvpgDeclaredTableOid(table, NoLock));
-
-		execute_as(owner, psprintf("INSERT INTO %s (%s) SELECT %s FROM %s.%s", table, columns, columns,
-								   EvpgRebuildTablesSchema(build), quote_identifier(strVal(llast(names)))));
-	}
+	replace_rows(owner, build, tables);
 }

@@ -196,12 +196,12 @@ EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
 	if (!function_fits_role(proc, role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("function %s cannot be a %s", signature, role_names[role]),
-				 errdetail("A %s is a function %s.", role_names[role], role_shapes[role])));
+				 errmsg("function %s cannot serve as %s", signature, role_names[role]),
+				 errdetail("The %s must be a function %s.", role_names[role], role_shapes[role])));
 	if (proc->proisstrict)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("function %s cannot be a %s because it is STRICT", signature, role_names[role]),
+				 errmsg("function %s cannot serve as %s because it is STRICT", signature, role_names[role]),
 				 errdetail("It would silently do nothing for a NULL argument."),
 				 errhint("Declare it CALLED ON NULL INPUT.")));
 	if (!superuser_arg(registrant) && !has_privs_of_role(registrant, proc->proowner))
@@ -312,8 +312,8 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 	if (!function_fits_role(proc, role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("function %s cannot be a %s", signature, role_names[role]),
-				 errdetail("A %s is a function %s.", role_names[role], role_shapes[role]),
+				 errmsg("function %s cannot serve as %s", signature, role_names[role]),
+				 errdetail("The %s must be a function %s.", role_names[role], role_shapes[role]),
 				 errhint("It was changed after it was registered.")));
 	check_registrant(registered_by, proc->proowner, signature, role);
 	function->role = role;

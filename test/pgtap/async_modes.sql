@@ -154,7 +154,7 @@ SELECT fails(format('SELECT evpg_register_projection(%s)', arguments), error, ar
     '42809 "evpg.event" cannot be a table of a projection'),
   ($$'x', handler => 'test.statement_write', tables => '{NULL}'$$,
     '22023 tables must be a one-dimensional array without nulls'),
-    ($$'x', handler => 'test.statement_write', reset => 'test.written'$$, '42P13 %cannot be a reset function%')) x
+    ($$'x', handler => 'test.statement_write', reset => 'test.written'$$, '42P13 %cannot serve as reset function%')) x
     (arguments, error);
 -- what has an effect on rebuilds in the background is taken
 SELECT is(error_of(format('SELECT evpg_register_projection(''taken'', %s)', arguments)), 'no error',

@@ -64,7 +64,7 @@ SELECT add('a', 1, more => '{"groups": ["y", "x", "y"]}'), add('b', 2, more => '
 SELECT same('SELECT name, n, keys FROM seen ORDER BY nr', $$VALUES ('a', 1::bigint, '{x,y}'::text[]), ('b', 2, '{z}')$$,
   'a handler may take the keys of the event, each once, as a second argument [C01]');
 SELECT refused(format($$SELECT evpg_register_projection('other', handler => %L)$$, f),
-  '42P13 function % cannot be a projection handler', 'no other arguments: ' || f || ' [C01]')
+  '42P13 function % cannot serve as projection handler', 'no other arguments: ' || f || ' [C01]')
   FROM (VALUES ('test.sum_apply'), ('test.group_keys')) x (f);
 CREATE FUNCTION test.break_keys(event evpg.event, keys text[]) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN

@@ -170,8 +170,9 @@ CREATE FUNCTION test.other(command jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELEC
 SELECT refused(format('SELECT evpg_register_interceptor(%s)', args), error,
   'register_interceptor(' || args || ') [B03, B24]')
   FROM (VALUES
-  ($$'x', 'test.strict_one'$$, '42P13 %because it is STRICT'), ($$'x', 'test.set_of'$$, '42P13 %cannot be a interceptor'),
-  ($$'x', 'test.other'$$, '42P13 %cannot be a interceptor'),
+  ($$'x', 'test.strict_one'$$, '42P13 %because it is STRICT'),
+  ($$'x', 'test.set_of'$$, '42P13 %cannot serve as interceptor'),
+  ($$'x', 'test.other'$$, '42P13 %cannot serve as interceptor'),
   ($$'x', NULL$$, '22004 interceptor must not be null'), ($$NULL, 'test.pass'$$, '22004 interceptor name must not be null'),
   ($$'', 'test.pass'$$, '22023 interceptor name must not be empty'),
   ($$'evpg.x', 'test.pass'$$, 'VE017 %'), ($$'x', 'test.nope'$$, '42883 %'), ($$'x', 0$$, '42883 %'),

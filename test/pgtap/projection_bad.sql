@@ -201,7 +201,7 @@ SELECT is(row_of('fleeting', 'v'), '1.3 {"by": 3}', 'another that fits may take 
 DROP FUNCTION test.fleeting(jsonb, evpg.event);
 CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$;
 SELECT fails($$SELECT add('v', 1, aggregate => 'counter_c')$$,
-  '42P13 function test.fleeting(pg_catalog.jsonb,evpg.event) cannot be a projection reducer',
+  '42P13 function test.fleeting(pg_catalog.jsonb,evpg.event) cannot serve as projection reducer',
   'one that returns something else may not [issue 3]');
 DROP FUNCTION test.fleeting(jsonb, evpg.event);
 CREATE FUNCTION test.fleeting(state jsonb, event evpg.event) RETURNS SETOF jsonb LANGUAGE sql AS $$ SELECT '1'::jsonb $$;

@@ -7,7 +7,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(154);
+SELECT plan(157);
 SET test.kind = counter;
 
 -- Two tables, one with a foreign key to the other, generated and dropped columns, defaults, a name that needs quotes.
@@ -116,6 +116,19 @@ SELECT alike(error_of($$SELECT evpg_rebuild_projection('orphan')$$), '23503 %', 
 SELECT is(contents() || schemas(), :'contents' || '0', 'leave it as it was [rule 13]');
 SELECT evpg_drop_projection('orphan') \g /dev/null
 DROP TABLE child;
+-- rows of a table that is no projection's, which refer to the rows that are replaced
+CREATE TABLE test.note (account text REFERENCES test.account);
+INSERT INTO note SELECT id FROM account;
+SELECT is(evpg_rebuild_projection('account') > 0 AND contents() = :'contents', true,
+  'rows that others refer to are replaced: their key holds again at the end of the statement [rule 13]');
+INSERT INTO account (id) VALUES ('not of the log');
+INSERT INTO note VALUES ('not of the log');
+SELECT alike(error_of($$SELECT evpg_rebuild_projection('account')$$), '23503 %',
+  'a row that would vanish, and that others refer to, fails the rebuild [rule 13]');
+DELETE FROM note WHERE account = 'not of the log';
+DELETE FROM account WHERE id = 'not of the log';
+SELECT is(contents() || schemas(), :'contents' || '0', 'the rebuild that fails changes nothing [rule 13]');
+DROP TABLE note;
 
 -- a table belongs to one projection
 SET search_path = public, test, evpg;

@@ -44,21 +44,21 @@ SELECT is(evpg_register_aggregate('overloaded', 'test.twice(jsonb, evpg.command)
   'one of several functions of a name is given with its arguments');
 SELECT refused(format('SELECT evpg_register_aggregate(%s)', args), error, args || ' [B24]') FROM (VALUES
   ($$'x', 'test.h_json_set', 'test.r_same'$$,
-  '42P13 function test.h_json_set(pg_catalog.jsonb,evpg.command) cannot be a handler'),
+  '42P13 function test.h_json_set(pg_catalog.jsonb,evpg.command) cannot serve as handler'),
   ($$'x', 'test.h_strict', 'test.r_same'$$, '42P13 %because it is STRICT'),
-  ($$'x', 'test.h_text', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_json_arg', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_few', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_more', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_record', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.h_procedure', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'test.h_text', 'test.r_same'$$, '42P13 %cannot serve as handler'),
+  ($$'x', 'test.h_json_arg', 'test.r_same'$$, '42P13 %cannot serve as handler'),
+  ($$'x', 'test.h_few', 'test.r_same'$$, '42P13 %cannot serve as handler'),
+  ($$'x', 'test.h_more', 'test.r_same'$$, '42P13 %cannot serve as handler'),
+  ($$'x', 'test.h_record', 'test.r_same'$$, '42P13 %cannot serve as handler'),
+  ($$'x', 'test.h_procedure', 'test.r_same'$$, '42P13 %cannot serve as handler'),
   ($$'x', 'pg_catalog.sum', 'test.r_same'$$, '42725 %'),
-  ($$'x', 'pg_catalog.now', 'test.r_same'$$, '42P13 %cannot be a handler'),
-  ($$'x', 'test.r_same', 'test.r_same'$$, '42P13 %cannot be a handler'),
+  ($$'x', 'pg_catalog.now', 'test.r_same'$$, '42P13 %cannot serve as handler'),
+  ($$'x', 'test.r_same', 'test.r_same'$$, '42P13 %cannot serve as handler'),
   ($$'x', 'test.h_one', 'test.r_strict'$$, '42P13 %because it is STRICT'),
-  ($$'x', 'test.h_one', 'test.r_set'$$, '42P13 %cannot be a reducer'),
-  ($$'x', 'test.h_one', 'test.r_text'$$, '42P13 %cannot be a reducer'),
-  ($$'x', 'test.h_one', 'test.h_one'$$, '42P13 %cannot be a reducer'),
+  ($$'x', 'test.h_one', 'test.r_set'$$, '42P13 %cannot serve as reducer'),
+  ($$'x', 'test.h_one', 'test.r_text'$$, '42P13 %cannot serve as reducer'),
+  ($$'x', 'test.h_one', 'test.h_one'$$, '42P13 %cannot serve as reducer'),
   ($$'x', 'test.h_one', 'test.r_same', invariant => 'test.i_text'$$, '42P13 %'),
   ($$'x', 'test.h_one', 'test.r_same', invariant => 'test.i_strict'$$, '42P13 %because it is STRICT'),
   ($$'x', 'test.nope', 'test.r_same'$$, '42883 %'), ($$'x', 'test.twice', 'test.r_same'$$, '42725 %'),
@@ -172,7 +172,7 @@ SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$,
 SELECT refused($$SELECT evpg_state('counter', 'change')$$, '42883 %', 'no state either, though the reducer is there');
 CREATE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS text LANGUAGE sql AS $$ SELECT ''::text $$;
 SELECT refused($$SELECT evpg_execute('counter', 'change', 'Add')$$,
-  '42P13 function test.counter_handle(pg_catalog.jsonb,evpg.command) cannot be a handler',
+  '42P13 function test.counter_handle(pg_catalog.jsonb,evpg.command) cannot serve as handler',
   'a handler that returns something else');
 DROP FUNCTION test.counter_handle(jsonb, evpg.command);
 CREATE FUNCTION test.counter_handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$

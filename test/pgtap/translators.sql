@@ -50,8 +50,10 @@ CREATE FUNCTION test.of_two(payload jsonb, more jsonb) RETURNS evpg.command LANG
 CREATE FUNCTION test.to_json(payload jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT payload $$;
 SELECT refused(format('SELECT evpg_register_translator(%s)', args), error, 'register_translator(' || args || ') [B59]')
   FROM (VALUES
-  ($$'x', 'test.strict_one'$$, '42P13 %because it is STRICT'), ($$'x', 'test.of_text'$$, '42P13 %cannot be a translator'),
-  ($$'x', 'test.of_two'$$, '42P13 %cannot be a translator'), ($$'x', 'test.to_json'$$, '42P13 %cannot be a translator'),
+  ($$'x', 'test.strict_one'$$, '42P13 %because it is STRICT'),
+  ($$'x', 'test.of_text'$$, '42P13 %cannot serve as translator'),
+  ($$'x', 'test.of_two'$$, '42P13 %cannot serve as translator'),
+  ($$'x', 'test.to_json'$$, '42P13 %cannot serve as translator'),
   ($$'x', NULL$$, '22004 translator must not be null'), ($$NULL, 'test.one'$$, '22004 translator name must not be null'),
   ($$'', 'test.one'$$, '22023 translator name must not be empty'), ($$'evpg.x', 'test.one'$$, 'VE017 %'),
   ($$repeat('x', 256), 'test.one'$$, 'VE014 %'), ($$'x', 'test.nope'$$, '42883 %'), ($$'x', 0$$, '42883 %')) x (args, error);

@@ -40,8 +40,8 @@ SELECT is(evpg_stream_version('turns', '1'), 1::bigint,
   'a reducer that a handler replaced by one of another type: no event [rule 5]');
 DROP FUNCTION app.turns(jsonb, evpg.event);
 CREATE FUNCTION app.turns(state jsonb, event evpg.event) RETURNS bigint LANGUAGE sql AS 'SELECT 1311768467463790320';
-SELECT throws_like($$SELECT evpg_execute('turns', '1', 'Good')$$, '%cannot be a reducer%',
-  'the next command finds that it cannot be a reducer');
+SELECT throws_like($$SELECT evpg_execute('turns', '1', 'Good')$$, '%cannot serve as reducer%',
+  'the next command finds that it cannot serve as reducer');
 
 -- ------------------------------------------------------------------ tables of evpg whose rows are being replaced
 
