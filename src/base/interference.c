@@ -24,6 +24,7 @@
 #include "nodes/pg_list.h"
 #include "portability/instr_time.h"
 #include "storage/proc.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 /* What has failed in a row for so long is logged; s. */
@@ -79,12 +80,13 @@ name_database(void)
 	return IsTransactionState() ? get_database_name(MyDatabaseId) : psprintf("%u", MyDatabaseId);
 }
 
+/* Sets log_lock_waits as it is configured, perhaps since a reload meanwhile. */
 static void
 stop_logging_lock_waits(const Interference *of)
 {
 	if (lock_waits_logged_for != of)
 		return;
-	log_lock_waits = false;
+	log_lock_waits = strcmp(GetConfigOptionResetString("log_lock_waits"), "on") == 0;
 	lock_waits_logged_for = NULL;
 }
 
@@ -92,7 +94,8 @@ stop_logging_lock_waits(const Interference *of)
  * EvpgInterferenceNote
  *		Notes that an error, which other sessions have caused, has kept work of this
  *		worker from being done; logs it once if that has been so for long.  kind and name
- *		identify the work.
+ *		identify the work.  The error may be one that code of a user has raised with such a
+ *		SQLSTATE: its message, which may have personal data, is not logged.
  */
 void
 EvpgInterferenceNote(const void *kind, const char *name, const ErrorData *error)
@@ -112,7 +115,7 @@ EvpgInterferenceNote(const void *kind, const char *name, const ErrorData *error)
 			(errcode(error->sqlerrcode),
 			 errmsg("other sessions have kept \"%s\" of database \"%s\" from being run for %d seconds", name,
 					name_database(), (int) INSTR_TIME_GET_DOUBLE(lasted)),
-			 errdetail("The last error was SQLSTATE %s: %s", unpack_sql_state(error->sqlerrcode), error->message),
+			 errdetail("The last error has SQLSTATE %s.", unpack_sql_state(error->sqlerrcode)),
 			 errhint("Waits for locks in the next attempt are logged with the processes that hold them; "
 					 "pg_blocking_pids() of the worker shows them, too.")));
 	if (log_lock_waits)

@@ -53,21 +53,59 @@ SQL
 	my $log = slurp_file($node->logfile, $offset);
 	like($log, qr/LOG:  other sessions have kept "$name" of database "?\w+"? from being run for \d+ seconds/,
 		"$table: the log names what stands still");
-	like($log, qr/DETAIL:  The last error was SQLSTATE 55P03:/, "$table: and why");
+	like($log, qr/DETAIL:  The last error has SQLSTATE 55P03\.\n/, "$table: and why");
 	is(scalar(() = $log =~ /have kept "/g), 1, "$table: once");
 	is(scalar(() = $log =~ /still waiting for/g), 1, "$table: and the lock that it waits for, once");
 }
 ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM evpg.saga_instance WHERE saga = 'reacts'"),
 	'then all is done');
 
-# A short wait.
+# Code of a user ends each attempt, with a SQLSTATE of such errors.
+my $offset = -s $node->logfile;
+
+query(<<'SQL');
+CREATE FUNCTION refuse(event evpg.event) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RAISE 'secret of a person' USING ERRCODE = '40001';
+END $$;
+SELECT evpg_register_saga('refuses', 'react', key_function => 'refuse', event_types => '{Refused}');
+SELECT FROM evpg_append('thing', 'a', ARRAY[evpg_event('Refused')]);
+SQL
+$node->wait_for_log(qr/have kept "refuses" of .*\n.*DETAIL:  The last error has SQLSTATE 40001\.\n/, $offset);
+query("SELECT evpg_drop_saga('refuses')");
+unlike(slurp_file($node->logfile, $offset), qr/LOG:.*secret|DETAIL:.*secret/, 'the log has no text of code of a user');
+
+# The administrator wants to see all waits for locks, while the worker shows those of one attempt.
+$offset = -s $node->logfile;
+my $holder = $node->background_psql('postgres');
+
+$holder->query_safe('BEGIN');
+$holder->query_safe('LOCK TABLE evpg.saga_event');
+query("SELECT FROM evpg_append('thing', 'a', ARRAY[evpg_event('Done')])");
+$node->wait_for_log(qr/LOG:  other sessions have kept "all work"/, $offset);
 query("ALTER SYSTEM SET evpg.test_mutation = ''");
+query('ALTER SYSTEM SET log_lock_waits = on');
+query('SELECT pg_reload_conf()');
+$holder->query_safe('COMMIT');
+$node->wait_for_log(qr/LOG:  "all work" of database "?\w+"? runs again/, $offset);
+ok(worker_rounds($node, 'postgres', 1, "SELECT FROM evpg_append('thing', 'b', ARRAY[evpg_event('Done')])"),
+	'the worker knows the settings');
+$offset = -s $node->logfile;
+$holder->query_safe('BEGIN');
+$holder->query_safe('LOCK TABLE evpg.saga_event');
+query("SELECT FROM evpg_append('thing', 'a', ARRAY[evpg_event('Done')])");
+$node->wait_for_log(qr/still waiting for \w+ on relation/, $offset);
+unlike(slurp_file($node->logfile, $offset), qr/have kept/, 'log_lock_waits stays on if it was switched on meanwhile');
+$holder->query_safe('COMMIT');
+$holder->quit;
+
+# A short wait.
+query('ALTER SYSTEM RESET log_lock_waits');
 query('SELECT pg_reload_conf()');
 ok(worker_rounds($node, 'postgres', 1, "SELECT FROM evpg_append('thing', 'b', ARRAY[evpg_event('Done')])"),
 	'the worker knows the setting');
-my $offset = -s $node->logfile;
-my $holder = $node->background_psql('postgres');
-
+$offset = -s $node->logfile;
+$holder = $node->background_psql('postgres');
 $holder->query_safe('BEGIN');
 $holder->query_safe('LOCK TABLE evpg.saga_event');
 query("SELECT FROM evpg_append('thing', 'c', ARRAY[evpg_event('Done')])");
