@@ -37,6 +37,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_publication.h"
+#include "catalog/pg_publication_namespace.h"
 #include "catalog/pg_trigger.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
@@ -52,6 +53,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 /* ------------------------------------------------------------------ what can be exchanged */
@@ -245,7 +247,48 @@ find_trigger_obstacle(Relation table, EvpgExchange *exchange)
 	return obstacle;
 }
 
-/* Returns whether a publication has a table. */
+/*
+ * EvpgExchangeLockPublications
+ *		Keeps other sessions from making or changing publications, until the transaction
+ *		ends.  To be called before the tables of an exchange are locked: CREATE PUBLICATION
+ *		locks its tables last.  What it has written before is not committed, perhaps, and
+ *		not locked: see is_being_published().
+ */
+void
+EvpgExchangeLockPublications(void)
+{
+	if (!XLogLogicalInfoActive())
+		return;
+	LockRelationOid(PublicationRelationId, ShareLock);
+	LockRelationOid(PublicationNamespaceRelationId, ShareLock);
+}
+
+/*
+ * Returns whether a transaction that is not committed yet publishes a table by a new
+ * row of pg_publication, for all tables, or of pg_publication_namespace.  One that
+ * names the table has a lock on it.
+ */
+static bool
+is_being_published(Relation table, Oid catalog_id)
+{
+	Relation	catalog = table_open(catalog_id, AccessShareLock);
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	InitDirtySnapshot(dirty);
+	scan = systable_beginscan(catalog, InvalidOid, false, &dirty, 0, NULL);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = TransactionIdIsValid(dirty.xmin) &&
+			(catalog_id == PublicationRelationId ? ((Form_pg_publication) GETSTRUCT(tuple))->puballtables :
+			 ((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnnspid == RelationGetNamespace(table));
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return found;
+}
+
+/* Returns whether a publication has a table, or may soon have it. */
 static bool
 is_published(Relation table)
 {
@@ -253,7 +296,9 @@ is_published(Relation table)
 
 	RelationBuildPublicationDesc(table, &publications);
 	return publications.pubactions.pubinsert || publications.pubactions.pubupdate ||
-		publications.pubactions.pubdelete || publications.pubactions.pubtruncate;
+		publications.pubactions.pubdelete || publications.pubactions.pubtruncate ||
+		is_being_published(table, PublicationRelationId) ||
+		is_being_published(table, PublicationNamespaceRelationId);
 }
 
 /*

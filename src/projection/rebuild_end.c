@@ -151,31 +151,55 @@ switch_builds(EvpgRebuild *rebuild, EvpgExchange *exchange)
 
 /*
  * The build whose end this session has postponed since events were left, how many
- * times, and whether the next batch is to apply them.
+ * times, in a row before foreign keys were checked and in all afterwards, and whether
+ * the next batch is to apply them.
  */
 static int64 postponed_build = 0;
-static int	postponements;
+static int	early_postponements;
+static int	late_postponements;
 static bool postponed = false;
 
 /*
- * Error, a few times, if events up to a position are left: the transaction that is
- * to exchange tables must not itself write to the copies, since snapshots that do
- * not see it would be shown the copies without that.  The events are then applied by
+ * Error, a few times (count), if events up to a position are left: the transaction
+ * that is to exchange tables must not itself write to the copies, since snapshots that
+ * do not see it would be shown the copies without that.  The events are then applied by
  * a batch, and the end is tried again.
  */
 static void
-postpone_if_events_left(EvpgRebuild *rebuild, int64 upto)
+postpone_if_events_left(EvpgRebuild *rebuild, int64 upto, int *count)
 {
 	if (postponed_build != rebuild->build)
-		postponements = 0;
+		early_postponements = late_postponements = 0;
 	postponed_build = rebuild->build;
-	if (postponements >= MAX_POSTPONEMENTS || !EvpgRebuildHasEventsLeft(rebuild, upto))
+	if (*count >= MAX_POSTPONEMENTS || !EvpgRebuildHasEventsLeft(rebuild, upto))
 		return;
-	postponements++;
+	(*count)++;
 	postponed = rebuild->postponed = true;
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("the rebuild cannot end before all events are applied")));
+}
+
+/*
+ * Returns the tables that are to be exchanged with their copies, perhaps none.  Checks
+ * of foreign keys come last: they take the longer the more rows there are, and keep
+ * other sessions from writing to the tables that reference these, so they must not be
+ * in vain.
+ */
+static EvpgExchange *
+prepare_exchange(EvpgRebuild *rebuild)
+{
+	EvpgExchange *exchange;
+
+	if (rebuild->projection->mode == EVPG_MODE_INLINE)
+		refuse_open_appenders();
+	exchange = EvpgRebuildTablesFindExchangeable(rebuild->projection, rebuild->build);
+	if (exchange->tables != NIL)
+		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false), &early_postponements);
+	early_postponements = 0;
+	EvpgRebuildTablesPrepareExchange(exchange, rebuild->last_write);
+	EVPG_WAIT_POINT("rebuild_checked");
+	return exchange;
 }
 
 /*
@@ -204,7 +228,7 @@ void
 EvpgRebuildEnd(EvpgRebuild *rebuild)
 {
 	EvpgExchange *exchange = NULL;
-	bool		exchanges = false;
+	bool		exchanges;
 	int64		applied = rebuild->events;
 
 	EvpgApplySetCurrent(0, NULL);
@@ -212,20 +236,25 @@ EvpgRebuildEnd(EvpgRebuild *rebuild)
 		(void) set_config_option("lock_timeout", END_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
 								 false);
 	if (!rebuild->foreground && rebuild->projection->tables != NIL)
-	{
-		exchange = EvpgRebuildTablesPrepareExchange(rebuild->projection, rebuild->build, rebuild->last_write);
-		exchanges = exchange->tables != NIL;
-		EVPG_WAIT_POINT("rebuild_checked");
-	}
+		exchange = prepare_exchange(rebuild);
+	exchanges = exchange != NULL && exchange->tables != NIL;
 	/* Perhaps appenders need not be kept out in vain. */
 	if (exchanges)
-		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false));
+		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false), &late_postponements);
 	exclude_writers(rebuild);
 	if (exchanges)
-		postpone_if_events_left(rebuild, rebuild->upto);
+		postpone_if_events_left(rebuild, rebuild->upto, &late_postponements);
 	if (rebuild->projection->reset_signature != NULL)
 		call_reset_function(rebuild->projection);
 	EvpgRebuildApplyRest(rebuild);
+
+	/*
+	 * After all postponements.  That the keys held is not enough: rows that
+	 * were written just now may reference rows that were not locked, and keys
+	 * that another table references may be gone.  What a statement of the
+	 * handler has changed is not known here, so all rows are checked again,
+	 * while appenders wait; no session can write to the other tables.
+	 */
 	if (exchanges && rebuild->events > applied)
 		exchange->checked = NIL;
 	switch_builds(rebuild, exchange);

@@ -299,26 +299,37 @@ settle_exchange(EvpgExchange *exchange)
 }
 
 /*
- * EvpgRebuildTablesPrepareExchange
- *		Waits for the sessions that keep tables of a projection from being exchanged
- *		with their copies, and checks their foreign keys, before the caller keeps others
- *		out.  last_write is the last transaction that has filled the copies; if another
- *		one fills them, the keys have to be checked again.  Returns what can be exchanged,
- *		perhaps nothing, in CurrentMemoryContext.
+ * EvpgRebuildTablesFindExchangeable
+ *		Returns which tables of a projection can be exchanged with their copies, perhaps
+ *		none, as soon as foreign keys are checked, in CurrentMemoryContext.
  */
 EvpgExchange *
-EvpgRebuildTablesPrepareExchange(EvpgProjection *projection, int64 build, TransactionId last_write)
+EvpgRebuildTablesFindExchangeable(EvpgProjection *projection, int64 build)
 {
 	EvpgExchange *exchange = make_exchange(projection, build);
 
 	keep_exchangeable(exchange);
+	return exchange;
+}
+
+/*
+ * EvpgRebuildTablesPrepareExchange
+ *		Waits for the sessions that keep tables from being exchanged with their copies,
+ *		and checks their foreign keys, before the caller keeps others out; from then on,
+ *		to the end of the transaction, no other session writes to a table that references
+ *		them.  last_write is the last transaction that has filled the copies; if another
+ *		one fills them, the keys have to be checked again.  Leaves in exchange, which is
+ *		of EvpgRebuildTablesFindExchangeable, what can be exchanged, perhaps nothing.
+ */
+void
+EvpgRebuildTablesPrepareExchange(EvpgExchange *exchange, TransactionId last_write)
+{
 	if (exchange->tables != NIL)
 		EvpgExchangeAwaitUsers(exchange->tables, last_write);
 	settle_exchange(exchange);
 	/* Checking may have taken long. */
 	if (exchange->tables != NIL && exchange->checked != NIL)
 		EvpgExchangeAwaitUsers(exchange->tables, last_write);
-	return exchange;
 }
 
 /* Exchanges the tables that can still be exchanged. */
@@ -328,6 +339,8 @@ exchange_tables(EvpgExchange *exchange, TransactionId last_write)
 	ListCell   *table;
 	ListCell   *copy;
 
+	if (exchange->tables != NIL)
+		EvpgExchangeLockPublications();
 	forboth(table, exchange->tables, copy, exchange->copies)
 	{
 		LockRelationOid(lfirst_oid(table), AccessExclusiveLock);

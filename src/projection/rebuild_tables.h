@@ -14,8 +14,8 @@
 extern char *EvpgRebuildTablesSchema(int64 build);
 extern void EvpgRebuildTablesCreateCopies(EvpgProjection *projection, int64 build);
 extern void EvpgRebuildTablesDropCopies(int64 build);
-extern EvpgExchange *EvpgRebuildTablesPrepareExchange(EvpgProjection *projection, int64 build,
-													  TransactionId last_write);
+extern EvpgExchange *EvpgRebuildTablesFindExchangeable(EvpgProjection *projection, int64 build);
+extern void EvpgRebuildTablesPrepareExchange(EvpgExchange *exchange, TransactionId last_write);
 extern void EvpgRebuildTablesReplaceContents(EvpgProjection *projection, int64 build, EvpgExchange *exchange,
 											 TransactionId last_write);
 

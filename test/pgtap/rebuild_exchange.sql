@@ -8,7 +8,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(70);
+SELECT plan(82);
 SET test.kind = counter;
 CREATE EXTENSION amcheck;
 
@@ -150,6 +150,31 @@ SELECT statement FROM (VALUES
     (5, format($$SELECT is((node() = current_setting('test.node')::oid) || ' ' || contents() || coalesce(sound(), ''),
       %L, %L)$$, 'true ' || :'contents', 'an index of another ' || what || ': rows are replaced [rule 13]')),
     (6, 'DROP INDEX IF EXISTS item_x')) s (step, statement) ORDER BY n, step \gexec
+-- the same with an index of a constraint, or what a DROP INDEX does not tell
+CREATE EXTENSION btree_gist;
+SELECT statement FROM (VALUES
+    (1, 'exclusion operator', $$ALTER TABLE item ADD CONSTRAINT item_x EXCLUDE USING gist (n WITH =) WHERE (n < 0)$$,
+      $$ALTER TABLE item DROP CONSTRAINT item_x, ADD CONSTRAINT item_x EXCLUDE USING gist (n WITH <>) WHERE (n < 0)$$,
+      'ALTER TABLE item DROP CONSTRAINT item_x'),
+    (2, 'primary key', 'CREATE UNIQUE INDEX item_x ON item (id)',
+      'ALTER TABLE item DROP CONSTRAINT item_pkey; DROP INDEX item_x; CREATE UNIQUE INDEX item_y ON item (id);
+        CREATE UNIQUE INDEX item_x ON item (id)',
+      'DROP INDEX item_x, item_y; ALTER TABLE item ADD PRIMARY KEY (id)'),
+    (3, 'parameter of its operator class',
+      $$CREATE INDEX item_x ON item USING gist (to_tsvector('simple', left(note, 20)))$$,
+      $$DROP INDEX item_x; CREATE INDEX item_x ON item USING gist (to_tsvector('simple', left(note, 20))
+        tsvector_ops (siglen = 100))$$, 'DROP INDEX item_x'),
+    (4, 'validity', 'CREATE INDEX item_x ON item USING hash (twice)',
+      $$UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'item_x'::regclass$$, 'DROP INDEX item_x'))
+    x (n, what, made, change, unmade)
+  CROSS JOIN LATERAL (VALUES (1, made),
+    (2, $s$DO $$ BEGIN
+      PERFORM evpg_rebuild_projection('item', background => true), set_config('test.node', node()::text, false);
+    END $$$s$),
+    (3, change), (4, 'CALL evpg_run()'),
+    (5, format($$SELECT is((node() = current_setting('test.node')::oid) || ' ' || contents() || coalesce(sound(), ''),
+      %L, %L)$$, 'true ' || :'contents', 'an index of another ' || what || ': rows are replaced [rule 13]')),
+    (6, unmade)) s (step, statement) ORDER BY n, step \gexec
 -- the same with a column
 ALTER TABLE item ALTER note DROP NOT NULL;
 SELECT evpg_rebuild_projection('item', background => true) \g /dev/null
@@ -302,6 +327,29 @@ END $$;
 CALL finish_rebuild();
 SELECT is((entry_node() <> :node) || ' ' || (SELECT count(*) FROM entry) || ' ' || (SELECT count(*) FROM evpg.rebuild),
   'true ' || :rows + 1 || ' 0', 'a table whose foreign keys were checked is exchanged [rule 13]');
+-- what is found out in no time comes first: to check keys in vain would keep others from writing
+SELECT evpg_register_aggregate('elsewhere'), dblink_exec('listener', 'BEGIN'),
+  dblink_exec('listener', 'LOCK TABLE refers IN ROW EXCLUSIVE MODE') \g /dev/null
+SELECT * FROM dblink('listener', $$SELECT '' FROM evpg_append('elsewhere', 'e', ARRAY[evpg_event('Done')])$$) x (c text)
+  \g /dev/null
+SELECT evpg_rebuild_projection('entry', background => true) \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT last_error FROM evpg.rebuild),
+  'the rebuild cannot end while a transaction that has appended stays open',
+  'while a transaction that has appended stays open, no foreign key is checked [rule 13]');
+SELECT dblink_exec('listener', 'ROLLBACK'), dblink_exec('listener', 'BEGIN'),
+  dblink_exec('listener', 'LOCK TABLE refers IN ROW EXCLUSIVE MODE'), now_due() \g /dev/null
+CALL evpg_run();
+SELECT add('later', 1), now_due() \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT (min(checkpoint) >= (SELECT max(position) FROM evpg.event WHERE aggregate_id = 'later')) || ' '
+    || min(last_error) FROM evpg.rebuild JOIN evpg.rebuild_part USING (build)),
+  'true canceling statement due to lock timeout',
+  'events that are left are applied before foreign keys are checked [rule 13]');
+SELECT dblink_exec('listener', 'ROLLBACK'), now_due(), entry_node() AS node \gset
+CALL finish_rebuild();
+SELECT is((entry_node() <> :node) || ' ' || (SELECT count(*) FROM entry WHERE id = 'later'), 'true 1',
+  'then the table is exchanged [rule 13]');
 SELECT evpg_drop_projection('entry') \g /dev/null
 DROP TABLE refers, entry, kind;
 
@@ -389,6 +437,34 @@ SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild),
   'what a foreign key has deleted in the copy while it was filled, another one would not have [rule 13]');
 SELECT evpg_drop_projection('order') \g /dev/null
 DROP TABLE note, line, "Order";
+
+-- a foreign key between tables of a projection that is another one than that of the copies, whose rows do not satisfy it
+CREATE TABLE test.stem (id text PRIMARY KEY);
+CREATE TABLE test.head (id text PRIMARY KEY, other text UNIQUE, UNIQUE (id, other));
+CREATE TABLE test.leaf (id text, other text, none text, CONSTRAINT key FOREIGN KEY (id) REFERENCES head);
+CREATE FUNCTION test.leaf_write(event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  INSERT INTO head VALUES (event.aggregate_id, 'other') ON CONFLICT DO NOTHING;
+  INSERT INTO leaf SELECT event.aggregate_id, 'other' WHERE EXISTS (SELECT FROM head WHERE id = event.aggregate_id);
+  SELECT NULL::jsonb
+$$;
+SELECT evpg_register_projection('leaf', handler => 'test.leaf_write', aggregate_types => '{counter}',
+  tables => '{stem,head,leaf}', max_attempts => 1) \g /dev/null
+SELECT statement FROM (VALUES (1, 'table', '(id) REFERENCES head', '(id) REFERENCES stem'),
+    (2, 'referenced column', '(id) REFERENCES head', '(id) REFERENCES head (other)'),
+    (3, 'column', '(id) REFERENCES head', '(other) REFERENCES head'),
+    (4, 'number of columns', '(id) REFERENCES head', '(id, none) REFERENCES head (id, other) MATCH FULL'),
+    (5, 'match type', '(none, other) REFERENCES head (id, other)',
+      '(none, other) REFERENCES head (id, other) MATCH FULL')) x (n, what, old, new)
+  CROSS JOIN LATERAL (VALUES (1, 'ALTER TABLE leaf DROP CONSTRAINT key, ADD CONSTRAINT key FOREIGN KEY ' || old),
+    (2, $s$DO $$ BEGIN PERFORM evpg_rebuild_projection('leaf', background => true); END $$$s$),
+    (3, 'DELETE FROM leaf'), (4, 'DELETE FROM head'),
+    (5, 'ALTER TABLE leaf DROP CONSTRAINT key, ADD CONSTRAINT key FOREIGN KEY ' || new), (6, 'CALL evpg_run()'),
+    (7, format($$SELECT is((SELECT status || ' ' || last_error FROM evpg.rebuild),
+      'failed insert or update on table "leaf" violates foreign key constraint "key"', %L)$$,
+      'a foreign key of another ' || what || ' than that of the copy is checked [rule 13]')),
+    (8, $s$DO $$ BEGIN PERFORM evpg_cancel_rebuild('leaf'); END $$$s$)) s (step, statement) ORDER BY n, step \gexec
+SELECT evpg_drop_projection('leaf') \g /dev/null
+DROP TABLE leaf, head, stem;
 
 -- ------------------------------------------------------------------ readers
 

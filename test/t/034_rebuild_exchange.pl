@@ -50,7 +50,7 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 	my $node = evpg_node("exchange_$level", conf => "shared_preload_libraries = evpg\nsynchronous_commit = on\n$conf");
 
 	$node->safe_psql('postgres', $setup);
-	foreach my $slot ('', 'unpublished', 'published', 'all tables')
+	foreach my $slot ('', 'unpublished', 'being published', 'schema being published', 'published', 'all tables')
 	{
 		next if $slot && $level eq 'minimal';
 		$node->safe_psql('postgres', q{SELECT pg_create_logical_replication_slot('published', 'pgoutput');
@@ -60,12 +60,17 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 		$node->safe_psql('postgres', q{DROP PUBLICATION others; SELECT pg_drop_replication_slot('published'),
 			pg_create_logical_replication_slot('slot', 'test_decoding')})
 		  if $slot eq 'all tables';
-		my $decoded = $slot eq 'published' || $slot eq 'all tables';
+		my $decoded = $slot ne '' && $slot ne 'unpublished';
+		my $publisher = $slot =~ /being/ ? $node->background_psql('postgres') : undef;
 		my $log = -s $node->logfile;
 		$node->safe_psql('postgres', q{UPDATE line SET note = 'spoiled'; DELETE FROM line WHERE id < 's3'});
 
 		my $before = $node->safe_psql('postgres', q{SELECT pg_relation_filenode('line')});
 
+		# of which no other session sees anything yet
+		$publisher->query_safe('BEGIN; CREATE PUBLICATION soon FOR '
+			. ($slot =~ /schema/ ? 'TABLES IN SCHEMA public' : 'ALL TABLES'))
+		  if $publisher;
 		$node->safe_psql('postgres', q{SELECT evpg_rebuild_projection('line', background => true)});
 		my $number = 0;
 		ok( EvpgTest::wait_until(
@@ -80,6 +85,11 @@ foreach my $conf ("wal_level = minimal\nmax_wal_senders = 0\n", "wal_level = log
 		is($node->safe_psql('postgres', q{SELECT pg_relation_filenode('line')}) ne $before ? 'exchanged' : 'replaced',
 			$decoded ? 'replaced' : 'exchanged',
 			"the table is exchanged, or its rows replaced if a slot decodes it ($level $slot) [rule 13]");
+		if ($publisher)
+		{
+			$publisher->query_safe('ROLLBACK');
+			$publisher->quit;
+		}
 		$node->safe_psql('postgres', q{SELECT FROM evpg_execute('note', 'after', 'Noted', '{"n": 1}')});
 		is($node->safe_psql('postgres', $differs), "0\n\n\n0", "it holds what the events say ($level $slot) [rule 13]");
 		cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM pg_logical_slot_get_changes('slot', NULL, NULL)
