@@ -21,6 +21,7 @@
 #include "base/registration.h"
 #include "base/settings.h"
 #include "base/statement.h"
+#include "base/testing.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "message/translator.h"
@@ -173,6 +174,7 @@ get_translator(const char *name)
 
 	before = generation;
 	translator = load_translator(name);
+	EVPG_WAIT_POINT("translator_loaded");
 	refresh_translators();
 	if (before != generation)
 	{

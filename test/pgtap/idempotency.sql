@@ -7,7 +7,7 @@
 CREATE TABLE before AS SELECT * FROM evpg_execute('counter_c', 'session', 'Add', '{"n": 1}', command_id => 'c1');
 \connect -
 SET search_path = public, test;
-SELECT plan(158);
+SELECT plan(159);
 SELECT same($$SELECT * FROM evpg_execute('counter_c', 'session', 'Add', '{"n": 1}', command_id => 'c1')$$,
   'SELECT * FROM before',
   'another session gets the events of the first one [rule 4]');
@@ -46,4 +46,13 @@ SELECT is(try('a', 'AddEach', '{"ns": [1, 2, 3]}', NULL, 'c1'), 'duplicate 3',
 SELECT count(*) AS records FROM evpg.command_record \gset
 SELECT is(evpg_prune_commands('0'), :records::bigint, 'all of them [D45]');
 SELECT is(try('a', 'AddEach', '{"ns": [1, 2, 3]}', NULL, 'c1'), 'ok 7', 'a pruned id is a new one [D45]');
+-- events of one command that differ in their causes
+CREATE FUNCTION test.append_caused() RETURNS SETOF evpg.event LANGUAGE sql VOLATILE AS $$
+  SELECT * FROM evpg_append('counter', 'caused',
+    ARRAY[evpg_event('One'), evpg_event('Two', caused_by => 1), evpg_event('Three', caused_by => 2)],
+    command_id => 'caused', causation_id => '00000000-0000-0000-0000-000000000000')
+$$;
+CREATE TABLE caused AS SELECT * FROM append_caused();
+SELECT same('SELECT * FROM append_caused()', 'SELECT * FROM caused',
+  'a command id that is sent again returns each event with its own cause [rule 4]');
 SELECT * FROM finish();

@@ -3,8 +3,9 @@
 
 \ir include/setup.sql
 \ir include/counter.sql
+\ir include/listener.sql
 
-SELECT plan(193);
+SELECT plan(197);
 SET test.kind = counter;
 
 -- A shop's message: {"orders": [{"c": id, "do": type, "n": n, "id": command id, "version": expected}, ...]}
@@ -256,4 +257,32 @@ SELECT is(error_of(format('SELECT count(*) FROM evpg_receive_message(%L, %L, %L,
   || more)))), error, error || ' [B59]')
   FROM (VALUES ('{"command_id": "saga:1"}'::jsonb, 'VE017 command id "saga:1" is reserved'),
     ('{"metadata": {"evpg": {"depth": -5}}}', 'VE017 metadata key "evpg" is reserved')) x (more, error);
+-- a translator that a session keeps
+CREATE FUNCTION test.to_a(payload jsonb) RETURNS evpg.command LANGUAGE sql AS $$
+  SELECT evpg_command('counter', 'a', 'Add')
+$$;
+CREATE FUNCTION test.to_b(payload jsonb) RETURNS evpg.command LANGUAGE sql AS $$
+  SELECT evpg_command('counter', 'b', 'Add')
+$$;
+CREATE FUNCTION test.translated() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT aggregate_id FROM evpg_translate('kept', '{}')
+$$;
+SELECT evpg_register_translator('kept', 'test.to_a') \g /dev/null
+SELECT translated(), translated(), translated() \g /dev/null
+SELECT evpg_register_translator('kept', 'test.to_b') \g /dev/null
+SELECT is(translated(), 'b', 'a session that has used a translator uses the new one that it registers [B59]');
+SELECT translated(), translated() \g /dev/null
+SELECT * FROM dblink('listener', $$SELECT evpg_register_translator('kept', 'test.to_a')$$) x (changed boolean) \g /dev/null
+SELECT is(translated(), 'a', 'and the new one that another session has registered [B59]');
+-- one that another session registers while this one is loaded
+SELECT dblink_exec('listener', $$SET evpg.test_wait = 'translator_loaded'$$), pg_advisory_lock(17700) \g /dev/null
+SELECT dblink_send_query('listener', 'SELECT translated() FROM generate_series(1, 2)') \g /dev/null
+SELECT wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 17700 AND NOT granted$$)
+  \g /dev/null
+SELECT evpg_register_translator('kept', 'test.to_b') \g /dev/null
+SELECT pg_advisory_unlock(17700) \g /dev/null
+SELECT is((SELECT string_agg(t, ' ') FROM dblink_get_result('listener') x (t text)), 'a b',
+  'a translator that is registered anew while it is loaded is used that once [B59]');
+SELECT * FROM dblink_get_result('listener') x (t text) \g /dev/null
+SELECT is((SELECT t FROM dblink('listener', 'SELECT translated()') x (t text)), 'b', 'and then the new one [B59]');
 SELECT * FROM finish();
