@@ -14,8 +14,8 @@
  * counts.  After max_attempts of them, and at least two, since another process may
  * have caused one, the consumer does what on_error specifies.
  *
- * Code that ends its own session, by a FATAL error or by pg_terminate_backend() of
- * itself, is treated like code that crashes the server: the count stands, and the
+ * Code that ends its own session, by a FATAL error, by exit() or by pg_terminate_backend()
+ * of itself, is treated like code that crashes the server: the count stands, and the
  * consumer is cautious again in the next session.
  *
  * The attempt follows the count at once, and from the count to the commit of the
@@ -50,6 +50,7 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/pg_shmem.h"
+#include "storage/pmsignal.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
@@ -226,14 +227,34 @@ install_term_handler(void)
 	(void) sigaction(SIGTERM, &action, NULL);
 }
 
-/* Returns whether the attempt that is being made ends the session: by a FATAL error that nothing else explains. */
+/*
+ * Notes that this session ends itself by SIGTERM in good order, though it makes an
+ * attempt: the code of the attempt has not asked for it.
+ */
+void
+EvpgCrashNoteOrderlyEnd(void)
+{
+	terminated_by_other = true;
+}
+
+/*
+ * Returns whether the attempt that is being made ends the session: nothing else explains
+ * it.  It may have raised a FATAL error, or called exit(), of which nothing is reported.
+ */
 static bool
 attempt_is_fatal(void)
 {
-	if (!attempt_runs || fatal_code == 0 || fatal_code == ERRCODE_CRASH_SHUTDOWN ||
+	if (!attempt_runs || fatal_code == ERRCODE_CRASH_SHUTDOWN ||
 		ERRCODE_TO_CATEGORY(fatal_code) == ERRCODE_CONNECTION_EXCEPTION)
 		return false;
-	return fatal_code != ERRCODE_ADMIN_SHUTDOWN || terminated_by_itself;
+	if (fatal_code == ERRCODE_ADMIN_SHUTDOWN)
+		return terminated_by_itself;
+
+	/*
+	 * The log_min_messages of a session can keep a FATAL error from being
+	 * seen here.
+	 */
+	return fatal_code != 0 || !(terminated_by_other || ClientConnectionLost || !PostmasterIsAlive());
 }
 
 static void

@@ -39,6 +39,7 @@ extern void EvpgCrashFlushAtCommit(int limit);
 extern int	EvpgCrashMaxCount(int max_attempts);
 extern void EvpgCrashSettleAtExit(void (*settle) (bool fatal), bool counted);
 extern void EvpgCrashNoteRuns(bool runs);
+extern void EvpgCrashNoteOrderlyEnd(void);
 extern void EvpgCrashTakeBack(void);
 extern ErrorData *EvpgCrashError(int attempts);
 

@@ -296,9 +296,11 @@ static bool
 claim_item(EvpgDueItem *item)
 {
 	claimed = lappend(claimed, item);
-	if (EvpgDueItemLock(item, false) && EvpgDueItemLockClaim(item) && count_or_take_over(item))
+	if (EvpgDueItemLock(item, false) && count_or_take_over(item))
+	{
+		EvpgDueItemLockClaim(item);
 		return true;
-	EvpgDueItemUnlockClaim(item);
+	}
 	claimed = list_delete_last(claimed);
 	return false;
 }
@@ -446,6 +448,21 @@ claim_due_items(MemoryContext context)
 }
 
 /*
+ * Counts an attempt that has ended the session itself.  If it had taken the attempt over,
+ * the session that had claimed it first still seems to be about to begin: so others would
+ * take it over, too, and each would end.
+ */
+static void
+settle_fatal_attempt(EvpgDueItem *item)
+{
+	EvpgDueItemUnlockClaim(item);
+	if (!EvpgDueItemIsClaimed(item))
+		return;
+	item->retry_at = 0;
+	(void) EvpgDueItemClaim(item);
+}
+
+/*
  * When the session ends: takes back the attempts at items that it has claimed and not
  * settled, but not the one that ends the session itself (fatal).
  */
@@ -458,9 +475,12 @@ settle_attempts(bool fatal)
 	{
 		EvpgDueItem *item = lfirst(cell);
 
-		if (item->claimed && !(fatal && item == begun) &&
-			!(TransactionIdIsValid(item->settled_by) && TransactionIdDidCommit(item->settled_by)))
+		if (!item->claimed || (TransactionIdIsValid(item->settled_by) && TransactionIdDidCommit(item->settled_by)))
+			continue;
+		if (!fatal || item != begun)
 			EvpgDueItemUnclaim(item, item->retry_at);
+		else if (!EVPG_MUTATION("saga_uncounted"))
+			settle_fatal_attempt(item);
 	}
 }
 

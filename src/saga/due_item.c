@@ -331,7 +331,10 @@ EvpgDueItemUnclaim(EvpgDueItem *item, TimestampTz retry_at)
 static EvpgStatement take_event = {
 	.text =
 	"DELETE FROM evpg.saga_event"
-	" WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND retry_at IS NULL AND dead_letter_id IS NULL",
+	" WHERE saga = $1 AND key = $2 AND position = $3 AND attempts = $4 AND retry_at IS NULL AND dead_letter_id IS NULL"
+	"       AND NOT EXISTS (SELECT FROM evpg.saga_event b WHERE b.saga = $1 AND b.key = $2 AND b.position < $3)"
+	"       AND NOT EXISTS (SELECT FROM evpg.timer d"
+	"                        WHERE d.saga = $1 AND d.key = $2 AND d.dead_letter_id IS NOT NULL)",
 	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID}
 };
 
@@ -352,8 +355,8 @@ static EvpgStatement take_timer = {
  * EvpgDueItemTake
  *		Deletes an item that is claimed in the transaction that does it, whose instance
  *		the caller has locked.  False if it need not or must not be done any more: another
- *		session has done it, tried it, moved it or cancelled it; or it is a timer, and the
- *		instance has got something that comes before it.
+ *		session has done it, tried it, moved it or cancelled it; or the instance has got
+ *		something that comes before it, or a dead letter for which it waits.
  */
 bool
 EvpgDueItemTake(const EvpgDueItem *item)

@@ -29,7 +29,8 @@ typedef struct EvpgDueItem
 								 * one was listed; NULL: on its own */
 	bool		sent;			/* it, or one that was listed with it, has
 								 * sent commands */
-	bool		claimed;		/* by this session: it has the lock */
+	int			claimed;		/* the attempt of which this session has the
+								 * lock; 0: none */
 	TransactionId settled_by;	/* the transaction, if it commits, in which
 								 * the attempt has come to a result or was
 								 * given back */

@@ -28,6 +28,7 @@
 #include "base/subtransaction.h"
 #include "commands/dbcommands.h"
 #include "consumer/consumer.h"
+#include "consumer/crash_suspects.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "saga/last_worker.h"
@@ -111,7 +112,10 @@ look_at_others(void)
 	if (reaction == 0 || find_occupier(&began) != (uint32) (reaction >> 32))
 		return;
 	if (cancelled)
+	{
+		EvpgCrashNoteOrderlyEnd();
 		die(SIGTERM);
+	}
 	else
 		EvpgCancelOwnAttempt();
 	cancelled = true;

@@ -6,8 +6,9 @@
  * A session that works on an instance, or counts an attempt at what is due in it, has
  * locked it for that transaction.  Between the two, which are transactions, it holds the
  * lock of the claim, of the session: as long as any session has it, the attempt that is
- * counted was not under way when the server crashed.  A claim keeps no other session
- * from the work: who has locked the instance does it.
+ * counted was not under way when the server crashed.  Each attempt at an item has a lock
+ * of its own, so that a claim does not outlive what it was for.  A claim keeps no other
+ * session from the work: who has locked the instance does it.
  *
  * A session that changes the saga itself locks out all instances.  The saga is locked
  * before its instances, and these before rows.
@@ -51,11 +52,12 @@ set_instance_tag(const EvpgDueItem *item, LOCKTAG *tag)
 }
 
 static void
-set_claim_tag(const EvpgDueItem *item, LOCKTAG *tag)
+set_claim_tag(const EvpgDueItem *item, int attempt, LOCKTAG *tag)
 {
-	EvpgSetLockTag(tag, EVPG_LOCK_CLAIM,
-				   item->position != 0 ? hash_combine64(EvpgHashPair(item->saga, item->key), (uint64) item->position) :
-				   (uint64) item->timer_id);
+	uint64		hash = item->position == 0 ? (uint64) item->timer_id :
+	hash_combine64(EvpgHashPair(item->saga, item->key), (uint64) item->position);
+
+	EvpgSetLockTag(tag, EVPG_LOCK_CLAIM, hash_combine64(hash, (uint64) attempt));
 }
 
 /* Locks of instances that the current transaction has taken; a rollback to a savepoint only makes it too high. */
@@ -111,38 +113,42 @@ EvpgDueItemLock(const EvpgDueItem *item, bool wait)
 
 /*
  * EvpgDueItemIsClaimed
- *		Returns whether another session has claimed an item: it has counted an attempt, or
- *		taken over that of another one, and lives.  What it has not begun yet can be taken
- *		over.  Exact if the caller has locked the instance; else perhaps another session is
- *		just asking the same.
+ *		Returns whether another session has claimed the attempt at an item that is counted:
+ *		it has counted it, or taken it over, and lives.  What it has not begun yet can be
+ *		taken over.  Waits for nothing.
  */
 bool
 EvpgDueItemIsClaimed(const EvpgDueItem *item)
 {
 	LOCKTAG		tag;
 
-	set_claim_tag(item, &tag);
-	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	set_claim_tag(item, item->attempts, &tag);
+
+	/*
+	 * Conflicts with a claim, but not with the same question of another
+	 * session.
+	 */
+	if (LockAcquire(&tag, RowExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		return true;
-	(void) LockRelease(&tag, ExclusiveLock, true);
+	(void) LockRelease(&tag, RowExclusiveLock, true);
 	return false;
 }
 
 /*
  * EvpgDueItemLockClaim
- *		Locks the claim of an item for the session, until EvpgDueItemUnlockClaim; false if
- *		another session is just asking whether it is claimed.  The caller has locked the
- *		instance.
+ *		Locks the claim of the attempt at an item that is counted, for the session, until
+ *		EvpgDueItemUnlockClaim.  The caller has locked the instance.
  */
-bool
+void
 EvpgDueItemLockClaim(EvpgDueItem *item)
 {
 	LOCKTAG		tag;
 
-	set_claim_tag(item, &tag);
-	item->claimed = LockAcquire(&tag, ShareLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-	claims_locked += item->claimed;
-	return item->claimed;
+	set_claim_tag(item, item->attempts, &tag);
+	/* Waits at most for a session that asks whether it is claimed. */
+	(void) LockAcquire(&tag, ShareLock, true, false);
+	item->claimed = item->attempts;
+	claims_locked++;
 }
 
 /* Releases the claim; does nothing if it is released already. */
@@ -151,11 +157,11 @@ EvpgDueItemUnlockClaim(EvpgDueItem *item)
 {
 	LOCKTAG		tag;
 
-	if (!item->claimed)
+	if (item->claimed == 0)
 		return;
-	item->claimed = false;
+	set_claim_tag(item, item->claimed, &tag);
+	item->claimed = 0;
 	claims_locked--;
-	set_claim_tag(item, &tag);
 	/* User code may have called pg_advisory_unlock_all(). */
 	if (EvpgLockIsHeld(&tag, ShareLock))
 		(void) LockRelease(&tag, ShareLock, true);

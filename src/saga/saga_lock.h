@@ -15,7 +15,7 @@ extern void EvpgSagaLockInit(void);
 extern bool EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait);
 extern bool EvpgDueItemLock(const EvpgDueItem *item, bool wait);
 extern bool EvpgDueItemIsClaimed(const EvpgDueItem *item);
-extern bool EvpgDueItemLockClaim(EvpgDueItem *item);
+extern void EvpgDueItemLockClaim(EvpgDueItem *item);
 extern void EvpgDueItemUnlockClaim(EvpgDueItem *item);
 extern void EvpgDueItemOvertake(const EvpgDueItem *item, void (*action) (void *arg), void *arg);
 

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "evpg.h"
 
@@ -753,6 +754,16 @@ EVPG_PROJECTION(bad_key_totals,
 				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total)),
 				.key = bad_key);
 
+/* Ends the session, if it is told to: with a message, or with none. */
+static void
+end_session(const evpg_json *data)
+{
+	if (evpg_bool(data, "fatal"))
+		elog(FATAL, "the module ends the session");
+	if (evpg_bool(data, "exit"))
+		exit(1);
+}
+
 /*
  * Ends the server or its session, if it is told to: where an event is applied, perhaps after a pause in ms, or where its key
  * is found.
@@ -763,8 +774,7 @@ project_survived(evpg_result *out, evpg_json *state, const evpg_event *event)
 	pg_usleep(evpg_int(event->data, "pause") * 1000);
 	if (evpg_bool(event->data, "poison"))
 		abort();
-	if (evpg_bool(event->data, "fatal"))
-		elog(FATAL, "the module ends the session");
+	end_session(event->data);
 	evpg_set_int(state, "seen", evpg_int(state, "seen") + 1);
 }
 
@@ -895,6 +905,7 @@ survive(evpg_result *out, evpg_json *state, const evpg_event *event)
 {
 	if (evpg_bool(event->data, "poison"))
 		abort();
+	end_session(event->data);
 	evpg_set_int(state, "seen", evpg_int(state, "seen") + 1);
 }
 

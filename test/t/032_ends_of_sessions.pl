@@ -1,6 +1,6 @@
 # Rules 10, 13 and 17: what the end of a session does to an attempt that was under way.  Code that ends its own session, by
-# pg_terminate_backend() or a FATAL error, is given up after max_attempts, like code that crashes the server.  An end that
-# comes from outside is no attempt, and takes back no failure that was recorded.
+# pg_terminate_backend(), a FATAL error or exit(), is given up after max_attempts, like code that crashes the server.  An end
+# that comes from outside is no attempt, and takes back no failure that was recorded.
 
 use strict;
 use warnings;
@@ -73,9 +73,9 @@ SQL
 
 # ------------------------------------------------------------------ code that ends its session
 
-foreach my $end ('"end": true', '"fatal": true')
+foreach my $end ('"end": true', '"fatal": true', '"exit": true')
 {
-	my $register = $end =~ /fatal/ ? "library => 'evpg_test', symbol => 'poisonable_seen', event_types => '{Served}'" :
+	my $register = $end =~ /fatal|exit/ ? "library => 'evpg_test', symbol => 'poisonable_seen', event_types => '{Served}'" :
 		"reducer => 'see', aggregate_types => '{thing}'";
 
 	# once with events that were there at a start of the server, once with events that come later
@@ -133,6 +133,17 @@ is(ended_sessions(), 2, 'it is given up [rule 17]');
 is(query("SELECT string_agg(key || ' ' || attempts || ' ' || sqlstate, ', ' ORDER BY key) FROM evpg.dead_letter "
 	. "WHERE saga = 'reacts'"), 'reacts 1 2 57P02, reacts 2 2 P0001', 'each after its own attempts [rule 17]');
 query("SELECT evpg_drop_saga('reacts')");
+
+foreach my $end ('fatal', 'exit')
+{
+	query("SELECT evpg_register_saga('module', library => 'evpg_test', symbol => 'poisonable', max_attempts => 2, "
+		. "start_position => evpg_stable_position())");
+	append("module $end", qq({"$end": true}));
+	is(ended_sessions(), 3, "a module whose code ends the session by $end is given up [rule 17]");
+	is(query("SELECT string_agg(key || ' ' || attempts || ' ' || sqlstate, ', ') FROM evpg.dead_letter "
+		. "WHERE saga = 'module' AND key = 'module $end'"), "module $end 2 57P02", "$end: after its attempts [rule 17]");
+	query("SELECT evpg_drop_saga('module')");
+}
 
 # ------------------------------------------------------------------ an end that comes from outside
 
@@ -203,6 +214,36 @@ foreach my $case (
 query('UPDATE brake SET seconds = 0; CALL evpg_run()');
 is(query("SELECT state->>'seen' FROM evpg_projection('braked', 'braked')"), 1, 'then the event is applied');
 query("SELECT evpg_drop_projection('braked')");
+
+# What has been claimed by a session that hangs is done by others, and they count what ends them.
+query(<<'SQL');
+UPDATE brake SET seconds = 1000;
+SELECT evpg_register_saga('hangs', 'react', event_types => '{Served}', max_attempts => 2,
+  start_position => evpg_stable_position());
+SQL
+append('hangs', '{"brake": true}');
+append('ends', '{"end": true}');
+append('well', '{}');
+{
+	my ($session, $pid) = start_pass();
+
+	ok(in_brake($pid), 'a reaction hangs');
+	is(query("SELECT string_agg(key || ' ' || attempts, ', ' ORDER BY position) FROM evpg.saga_event"),
+		'hangs 1, ends 1, well 1', 'its session has claimed others');
+	is(ended_sessions(), 2, 'what ends the sessions that take it over is given up, while the first one hangs [rule 17]');
+	is(query("SELECT string_agg(key || ' ' || attempts || ' ' || sqlstate, ', ') FROM evpg.dead_letter "
+		. "WHERE saga = 'hangs'"), 'ends 2 57P02', 'after its attempts [rule 17]');
+	is(query("SELECT string_agg(key, ', ') FROM evpg.saga_instance WHERE saga = 'hangs'"), 'well', 'the others go on');
+	is(query("SELECT string_agg(key || ' ' || attempts, ', ' ORDER BY position) FROM evpg.saga_event "
+		. 'WHERE dead_letter_id IS NULL'), 'hangs 1', 'the one that hangs is left to its session');
+	query('UPDATE brake SET seconds = 0');
+	query("SELECT pg_cancel_backend($pid)");
+	$session->quit;
+	is(ended_sessions(), 0, 'then it is done');
+	is(query("SELECT string_agg(key, ', ' ORDER BY key) FROM evpg.saga_instance WHERE saga = 'hangs'"), 'hangs, well',
+		'each has reacted');
+}
+query("SELECT evpg_drop_saga('hangs')");
 
 # A failure that has been committed, just before the session ends.
 query(<<'SQL');
