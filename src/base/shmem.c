@@ -131,6 +131,7 @@ initialize_shmem(void)
 		EvpgDatabase *database = &EvpgShmem->databases[i];
 
 		database->ring.lock = &locks[1 + i].lock;
+		pg_atomic_init_u64(&database->restrained, 0);
 		for (int number = 0; number < EVPG_PROCESSES; number++)
 			pg_atomic_init_u64(&database->processes[number].reaction, 0);
 		database->ring.bytes = (char *) EvpgShmem + compute_slots_size() + i * compute_ring_size();

@@ -57,6 +57,9 @@ typedef struct EvpgDatabase
 								 * connected */
 	bool		wants_broadcaster;
 	EvpgProcess processes[EVPG_PROCESSES];
+	pg_atomic_uint64 restrained;	/* the saga that has last had all workers,
+									 * and until when it gets all but one; see
+									 * saga/last_worker.c */
 	EvpgFrameRing ring;
 	ConditionVariable wakers[EVPG_WAIT_BUCKETS];
 	pg_atomic_uint32 waiters[EVPG_WAIT_BUCKETS];

@@ -8,9 +8,10 @@
  * OCCUPIED.  Each worker shows in shared memory in which saga it is, and since when.
  * Two rules follow, for databases with several workers:
  *
- * - If all others are occupied by one saga, a worker begins nothing of it.
- * - If all are, the one that began last cancels itself, which is no attempt; if the code
- *   of the saga catches that, it ends itself.
+ * - If all are occupied by one saga, the one that began last cancels itself, which is no
+ *   attempt; if the code of the saga catches that, it ends itself.
+ * - For RESTRAINED after that, a worker begins nothing of the saga while all others are
+ *   occupied by it.  Before, it must: other instances need not hang as well.
  *
  * A timeout, which comes again as long as the reaction lasts, makes a worker look.  It
  * also wakes the others, which take over what this one has claimed and not begun.
@@ -37,6 +38,9 @@
 
 /* A worker is occupied by a reaction that lasts longer than this, in ms. */
 #define OCCUPIED 2000
+
+/* So long, in ms, a saga gets all workers but one, once it has had all. */
+#define RESTRAINED 30000
 
 static TimeoutId timeout_id = MAX_TIMEOUTS; /* not registered yet */
 
@@ -98,6 +102,21 @@ find_occupier(const uint32 *not_after)
 	return found;
 }
 
+/* Lets all workers but one be the most that a saga gets, for a while. */
+static void
+restrain_saga(uint32 saga)
+{
+	pg_atomic_write_u64(&EvpgShmemAttachedDatabase()->restrained, ((uint64) saga << 32) | (monotonic_ms() + RESTRAINED));
+}
+
+static bool
+saga_is_restrained(uint32 saga)
+{
+	uint64		restrained = pg_atomic_read_u64(&EvpgShmemAttachedDatabase()->restrained);
+
+	return (uint32) (restrained >> 32) == saga && (int32) ((uint32) restrained - monotonic_ms()) > 0;
+}
+
 /* The handler of the timeout: wakes the other workers, and cancels the reaction if its saga occupies all of them. */
 static void
 look_at_others(void)
@@ -111,6 +130,7 @@ look_at_others(void)
 			EvpgWakeProcess(&database->processes[number]);
 	if (reaction == 0 || find_occupier(&began) != (uint32) (reaction >> 32))
 		return;
+	restrain_saga((uint32) (reaction >> 32));
 	if (cancelled)
 	{
 		EvpgCrashNoteOrderlyEnd();
@@ -156,7 +176,7 @@ EvpgLastWorkerEnd(void)
 bool
 EvpgLastWorkerIsKeptFrom(const char *saga)
 {
-	return EvpgProcessOwn() != NULL && find_occupier(NULL) == saga_bits(saga);
+	return EvpgProcessOwn() != NULL && saga_is_restrained(saga_bits(saga)) && find_occupier(NULL) == saga_bits(saga);
 }
 
 /*
@@ -170,7 +190,7 @@ EvpgLastWorkerKeptFrom(void)
 	uint32		occupier = EvpgProcessOwn() == NULL ? 0 : find_occupier(NULL);
 	ListCell   *cell;
 
-	if (occupier == 0)
+	if (occupier == 0 || !saga_is_restrained(occupier))
 		return NULL;
 	if (occupier == saga_bits(NULL))
 		return "";
