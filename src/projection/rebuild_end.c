@@ -190,14 +190,19 @@ static EvpgExchange *
 prepare_exchange(EvpgRebuild *rebuild)
 {
 	EvpgExchange *exchange;
+	bool		exchangeable;
 
 	if (rebuild->projection->mode == EVPG_MODE_INLINE)
 		refuse_open_appenders();
 	exchange = EvpgRebuildTablesFindExchangeable(rebuild->projection, rebuild->build);
-	if (exchange->tables != NIL)
+	exchangeable = exchange->tables != NIL;
+	if (exchangeable)
 		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false), &early_postponements);
 	early_postponements = 0;
 	EvpgRebuildTablesPrepareExchange(exchange, rebuild->last_write);
+	/* A row may be referenced already that an event brings which has come since. */
+	if (exchangeable && exchange->tables == NIL)
+		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false), &late_postponements);
 	EVPG_WAIT_POINT("rebuild_checked");
 	return exchange;
 }
