@@ -200,7 +200,11 @@ prepare_exchange(EvpgRebuild *rebuild)
 		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false), &early_postponements);
 	early_postponements = 0;
 	EvpgRebuildTablesPrepareExchange(exchange, rebuild->last_write);
-	/* A row may be referenced already that an event brings which has come since. */
+
+	/*
+	 * A row may be referenced already that an event brings which has come
+	 * since.
+	 */
 	if (exchangeable && exchange->tables == NIL)
 		postpone_if_events_left(rebuild, EvpgFenceStablePosition(false), &late_postponements);
 	EVPG_WAIT_POINT("rebuild_checked");

@@ -231,7 +231,10 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 	if (failure == NULL)
 	{
 		if (!attempt.taken && !again)
+		{
 			EvpgDueItemUnclaim(item, item->retry_at);
+			return EVPG_DISPATCH_NOT_TAKEN;
+		}
 		*sent += attempt.dispatched;
 		if (item->saga != NULL && attempt.dispatched > 0)
 			EvpgSagaAddTotals(item->saga, attempt.dispatched, 0);
@@ -594,32 +597,38 @@ give_back_others(EvpgDueItem *waiting)
 }
 
 /*
- * Whether a timer that was claimed with an earlier one of its instance must wait for
- * the events that the earlier one has caused: they may cancel it, and no pass has
- * routed them yet.
+ * Gives back the timers that were claimed together with this one: they must wait for
+ * it, or for the events that it has caused, which may cancel them and are not routed yet.
  */
-static bool
-follows_sender(const EvpgDueItem *item)
+static void
+give_back_following(EvpgDueItem *item)
 {
-	return item->first != NULL && item->first->sent;
+	EvpgDueItem *first = item->first != NULL ? item->first : item;
+	ListCell   *cell;
+
+	first->stopped = true;
+	foreach(cell, claimed)
+	{
+		EvpgDueItem *other = lfirst(cell);
+
+		if (other->first != first || other == item || !other->claimed)
+			continue;
+		EvpgDueItemUnclaim(other, other->retry_at);
+		other->settled_by = GetTopTransactionIdIfAny();
+		timers_alone = ALONE_PASSES;
+	}
 }
 
-/* Does one claimed item in the current transaction, or gives it back; returns the error with which it failed. */
+/* Does one claimed item in the current transaction; returns the error with which it failed. */
 static ErrorData *
 run_claimed_item(EvpgDueItem *item)
 {
 	int64		sent = 0;
 	ErrorData  *error = NULL;
+	EvpgDispatchResult result = EvpgDispatchItem(item, false, &sent, &error);
 
-	if (follows_sender(item) && !EVPG_MUTATION("timers_unrouted"))
-	{
-		EvpgDueItemUnclaim(item, item->retry_at);
-		timers_alone = ALONE_PASSES;
-		return NULL;
-	}
-	(void) EvpgDispatchItem(item, false, &sent, &error);
-	if (sent > 0 && item->position == 0 && item->saga != NULL)
-		(item->first != NULL ? item->first : item)->sent = true;
+	if ((sent > 0 || result != EVPG_DISPATCH_DONE) && !EVPG_MUTATION("timers_unrouted"))
+		give_back_following(item);
 	return error;
 }
 
@@ -637,6 +646,11 @@ run_claimed(void (*commit) (void), MemoryContext context)
 		bool		hindered;
 		EvpgScope	scope;
 
+		if (item->first != NULL && item->first->stopped)
+		{
+			EvpgDueItemUnlockClaim(item);
+			continue;
+		}
 		EVPG_WAIT_POINT("saga_claimed");
 		await_consumer_tables(commit);
 		PushActiveSnapshot(GetTransactionSnapshot());

@@ -13,7 +13,9 @@
 
 typedef enum EvpgDispatchResult
 {
-	EVPG_DISPATCH_DONE,			/* or there was nothing to be done */
+	EVPG_DISPATCH_DONE,
+	EVPG_DISPATCH_NOT_TAKEN,	/* it was done by another session, or must not
+								 * be done yet */
 	EVPG_DISPATCH_LATER,		/* it failed, and is tried again later */
 	EVPG_DISPATCH_DEAD			/* it failed for the last time */
 } EvpgDispatchResult;

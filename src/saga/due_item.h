@@ -27,8 +27,7 @@ typedef struct EvpgDueItem
 	bool		more;			/* later timers of the instance are due too */
 	struct EvpgDueItem *first;	/* the timer of the instance with which this
 								 * one was listed; NULL: on its own */
-	bool		sent;			/* it, or one that was listed with it, has
-								 * sent commands */
+	bool		stopped;		/* timers that were listed with it must wait */
 	int			claimed;		/* the attempt of which this session has the
 								 * lock; 0: none */
 	TransactionId settled_by;	/* the transaction, if it commits, in which

@@ -32,16 +32,18 @@ PG_FUNCTION_INFO_V1(evpg_run_sagas);
 static bool
 run_item(EvpgDueItem *item, MemoryContext memory, int64 *sent, int64 *dead)
 {
+	EvpgDispatchResult result;
 	MemoryContext old;
 
 	if ((item->pending && EvpgDueItemIsClaimed(item)) || !EvpgDueItemClaim(item))
 		return false;
 	old = MemoryContextSwitchTo(memory);
-	*dead += EvpgDispatchItem(item, false, sent, NULL) == EVPG_DISPATCH_DEAD;
+	result = EvpgDispatchItem(item, false, sent, NULL);
+	*dead += result == EVPG_DISPATCH_DEAD;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(memory);
 	CHECK_FOR_INTERRUPTS();
-	return true;
+	return result != EVPG_DISPATCH_NOT_TAKEN;
 }
 
 /*

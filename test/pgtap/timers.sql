@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(142);
+SELECT plan(144);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ timers of sagas, of functions and in C
@@ -107,6 +107,30 @@ SELECT is((SELECT state->>'did' FROM evpg_saga('pay', 'pay')), 'begin retry paid
   'a timer that is due waits for the event that an earlier timer has caused, which may cancel it [rule 16]');
 SELECT is((SELECT count(*) FROM evpg.timer WHERE saga = 'pay'), 0::bigint, 'no timer that was cancelled is left [rule 17]');
 SELECT evpg_drop_saga('pay') \g /dev/null
+
+-- timers behind one that fails, and max_events
+CREATE FUNCTION test.crowd_event(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction('{"fired": 0}', VARIADIC array_agg(evpg_action_schedule('t' || n,
+    due_at => '2020-01-01'::timestamptz + n * interval '1 s'))) FROM generate_series(1, (event.data->>'timers')::int) n
+$$;
+CREATE FUNCTION test.crowd_timer(state jsonb, timer evpg.fired_timer) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+BEGIN
+  IF timer.key = 'crowd' THEN RAISE EXCEPTION 'not yet'; END IF;
+  RETURN evpg_reaction('{"fired": 1}');
+END $$;
+SELECT evpg_register_saga('crowd', 'test.crowd_event', timer_handler => 'test.crowd_timer', event_types => '{Rung}',
+  max_attempts => 3) \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'crowd', ARRAY[evpg_event('Rung', '{"timers": 50}')]) \g /dev/null
+SELECT count(*) FROM generate_series(1, 4) n,
+  evpg_append('counter', 'single' || n, ARRAY[evpg_event('Rung', '{"timers": 1}')]) \g /dev/null
+SELECT evpg_run_sagas(5) \g /dev/null
+SELECT evpg_run_sagas(5) \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.saga_instance WHERE saga = 'crowd' AND state->>'fired' = '1'), 4::bigint,
+  'timers that wait for one that has failed use up no max_events of evpg_run_sagas() [rule 17]');
+CALL evpg_run();
+SELECT is((SELECT count(*) FILTER (WHERE attempts = 0) || ' ' || count(*) FROM evpg.timer WHERE saga = 'crowd'), '49 50',
+  'timers that wait for one that has failed were not tried [rule 17]');
+SELECT evpg_drop_saga('crowd') \g /dev/null
 
 -- a reaction that is cancelled
 CREATE FUNCTION test.slow_event(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
