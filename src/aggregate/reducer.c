@@ -22,24 +22,6 @@
 #include "usercode/module_callback.h"
 #include "utils/memutils.h"
 
-/* A replay measures the state after events that take so much; a small state is not measured after each of them. */
-#define REPLAYED_GROWTH	(16 * 1024)
-
-/*
- * EvpgReducerMeasure
- *		Measures the state of a module, after events were folded in.  Refuses one
- *		that has become too deep for json-c, or contains itself.  The walk costs, so
- *		what was folded in counts until it is a quarter of the state.
- */
-void
-EvpgReducerMeasure(EvpgState *state)
-{
-	if (state->growth <= state->size / 4)
-		return;
-	state->size = EvpgJsonSize(state->json->json, "state");
-	state->growth = 0;
-}
-
 /* Calls the callback of a module for an event, which changes the state in place. */
 static void
 fold_by_module(EvpgState *state, const EvpgEvent *event, evpg_json *data)
@@ -55,9 +37,18 @@ fold_by_module(EvpgState *state, const EvpgEvent *event, evpg_json *data)
 	entry->call(state->json->json, &state->event.event);
 	EvpgModuleEventClear(&state->event);
 
+	/*
+	 * A walk over the state costs, so what was folded in counts until it is a
+	 * quarter of it.  The walk refuses a state that has become too deep for
+	 * json-c, or contains itself, so in a replay it is not put off either:
+	 * the callback for the next event must not get such a state.
+	 */
 	state->growth += 256 + (event->data != NULL ? 4 * (Size) VARSIZE_ANY(event->data) : 0);
-	if (!state->replaying || state->growth > REPLAYED_GROWTH)
-		EvpgReducerMeasure(state);
+	if (state->growth > state->size / 4)
+	{
+		state->size = EvpgJsonSize(state->json->json, "state");
+		state->growth = 0;
+	}
 }
 
 /* Calls the reducer function for an event and replaces the state by its result. */

@@ -10,7 +10,6 @@
 
 #include "aggregate/state.h"
 
-extern void EvpgReducerMeasure(EvpgState *state);
 extern void EvpgReducerFold(EvpgState *state, const EvpgEvent *event, evpg_json *data);
 
 #endif							/* EVPG_REDUCER_H */

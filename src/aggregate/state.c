@@ -113,16 +113,12 @@ replay_stream(EvpgState *state, const EvpgStream *stream, int64 to_version, bool
 		EvpgLogScanEnd(scan);
 		return false;
 	}
-	state->replaying = true;
 	while (state->version < to_version && EvpgLogScanNext(scan, &event))
 	{
 		if (event.version != state->version + 1)
 			EvpgStreamRaiseDamaged(stream, state->version + 1);
 		EvpgReducerFold(state, &event, NULL);
 	}
-	state->replaying = false;
-	if (state->aggregate->has_module)
-		EvpgReducerMeasure(state);
 	EvpgLogScanEnd(scan);
 	if (state->version != to_version)
 		EvpgStreamRaiseDamaged(stream, state->version + 1);

@@ -31,10 +31,7 @@ typedef struct EvpgState
 	int64		snapshot_version;	/* of the newest usable snapshot that was
 									 * seen; 0: none */
 	bool		valid;
-	bool		replaying;		/* of a module: measured less often, and at
-								 * the end */
-	Size		size;			/* of a module: estimate, see
-								 * EvpgReducerMeasure */
+	Size		size;			/* of a module: estimate, see EvpgStateSize */
 	Size		growth;			/* of a module: what was folded in since */
 } EvpgState;
 
