@@ -28,6 +28,7 @@ ALLOWED = (
     (r'missing magic block', 'PostgreSQL\'s answer to a library that is no module'),
     (r'could not load library', 'PostgreSQL\'s answer to a file that is no library: with the SQLSTATE of whatever errno happens to be'),
     (r'tuple concurrently (updated|deleted)', 'PostgreSQL\'s answer to DDL on one object at the same time: functions, grants, settings'),
+    (r'cache lookup failed for function \d+ \(.*DROP FUNCTION', 'PostgreSQL\'s answer to DROP FUNCTION in two workers at once'),
 )
 
 report = {'passed': 0, 'failed': 0, 'failures': [], 'states': {}, 'done': 0}    # of this process
