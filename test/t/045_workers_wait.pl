@@ -9,7 +9,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest qw(:DEFAULT query soon);
+use EvpgTest qw(:DEFAULT create_endless_function query soon);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SagaTest;
@@ -65,18 +65,8 @@ sub append
 		$data // '{}');
 }
 
+create_endless_function();
 query($_) foreach (
-	# loops for as long as there is a row for its name; with 'stubborn' it also survives a cancel
-	q(CREATE TABLE broken (name text)),
-	q(CREATE FUNCTION go(function_name text) RETURNS void LANGUAGE plpgsql AS $$
-	  BEGIN
-	    IF NOT EXISTS (SELECT FROM broken WHERE name = function_name) THEN RETURN; END IF;
-	    LOOP
-	      BEGIN PERFORM pg_sleep(60);
-	      EXCEPTION WHEN query_canceled THEN IF function_name <> 'stubborn' THEN RAISE; END IF;
-	      END;
-	    END LOOP;
-	  END $$),
 	q(CREATE FUNCTION handle(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql AS $$
 	  BEGIN
 	    PERFORM go(command.command_type);

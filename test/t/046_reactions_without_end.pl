@@ -8,7 +8,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest;
+use EvpgTest qw(:DEFAULT create_endless_function query soon);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -28,20 +28,6 @@ $ENV{PGOPTIONS} = '-c statement_timeout=60s';
 my $workers = q(FROM pg_stat_activity WHERE backend_type = 'evpg worker' AND datname = 'postgres');
 my $hanging = "$workers AND wait_event = 'PgSleep'";
 
-sub query
-{
-	my ($query) = @_;
-
-	return $node->safe_psql('postgres', $query);
-}
-
-sub soon
-{
-	my ($condition, $name) = @_;
-
-	return ok($node->poll_query_until('postgres', $condition), $name);
-}
-
 # Lets so many workers run; the first ones stay.
 sub set_workers
 {
@@ -52,18 +38,8 @@ sub set_workers
 	return soon("SELECT count(*) = $count $workers", "there are $count workers");
 }
 
+create_endless_function();
 query($_) foreach (
-	# loops as long as there is a row for its name; with 'stubborn' it also survives a cancel
-	q(CREATE TABLE broken (name text)),
-	q(CREATE FUNCTION go(function_name text) RETURNS void LANGUAGE plpgsql AS $$
-	  BEGIN
-	    IF NOT EXISTS (SELECT FROM broken WHERE name = function_name) THEN RETURN; END IF;
-	    LOOP
-	      BEGIN PERFORM pg_sleep(60);
-	      EXCEPTION WHEN query_canceled THEN IF function_name <> 'stubborn' THEN RAISE; END IF;
-	      END;
-	    END LOOP;
-	  END $$),
 	q(CREATE FUNCTION handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
 	  BEGIN PERFORM go(command.command_type); RETURN evpg_event(command.command_type); END $$),
 	q(CREATE FUNCTION apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$),

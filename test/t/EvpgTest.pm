@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate worker_rounds);
-our @EXPORT_OK = qw(query soon processes crash);
+our @EXPORT_OK = qw(create_endless_function query soon processes crash);
 
 # The server that evpg_node() has made last, which query(), soon() and crash() ask.
 my $last;
@@ -85,6 +85,25 @@ sub soon
 	my ($condition, $name) = @_;
 
 	return ok($last->poll_query_until('postgres', $condition), $name);
+}
+
+# Makes a function that loops as long as there is a row for its name in table broken; with 'stubborn' it also survives a
+# cancel.
+sub create_endless_function
+{
+	query('CREATE TABLE broken (name text)');
+	query(<<'SQL');
+CREATE FUNCTION go(function_name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM broken WHERE name = function_name) THEN RETURN; END IF;
+  LOOP
+    BEGIN PERFORM pg_sleep(60);
+    EXCEPTION WHEN query_canceled THEN IF function_name <> 'stubborn' THEN RAISE; END IF;
+    END;
+  END LOOP;
+END $$
+SQL
+	return;
 }
 
 # A query: whether there are so many processes of a type of evpg, in one database if it is named.
