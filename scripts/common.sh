@@ -3,7 +3,8 @@
 # Sets a clean environment, goes to the top of the tree, and defines
 #   find_log           look for the log of a bank
 #   as_ordinary_user   PostgreSQL does not run as root: start over as another user, in a copy of the tree
-#   use_build, build   build evpg and all modules, and install them into a private server tree
+#   use_build, build, build_for_tests
+#                      build evpg and all modules, and install them into a private server tree
 
 set -euo pipefail
 umask 022
@@ -213,4 +214,11 @@ build()
 {
 	copy_server
 	make_each all install -- PG_CONFIG="$root$("$PG_CONFIG" --bindir)/pg_config" "$@"
+}
+
+# build_for_tests: in build/assert, with assertions and the hooks of src/base/testing.h
+build_for_tests()
+{
+	use_build assert
+	build COPT="-DUSE_ASSERT_CHECKING -DEVPG_TEST ${COPT:-}"
 }

@@ -36,10 +36,11 @@ sub tree
 sub evpg_node
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name,
+		defined $options{install_path} ? (install_path => $options{install_path}) : ());
 
 	$node->init(
-		extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ],
+		extra => [ '--encoding=UTF8', '--locale=C.UTF-8', @{ $options{initdb} // [] } ],
 		allows_streaming => $options{allows_streaming});
 	# log_statement: else most of a load test goes into the log
 	$node->append_conf('postgresql.conf', "log_statement = none\n" . ($options{conf} // ''));
