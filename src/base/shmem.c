@@ -358,6 +358,31 @@ EvpgProcessOwn(void)
 }
 
 /*
+ * EvpgProcessExpectEnd
+ *		Notes that this process, if it is attached, is ended by the code of a user that it
+ *		has called, or by evpg: it need not be started later because of that.
+ */
+void
+EvpgProcessExpectEnd(void)
+{
+	if (myself != NULL)
+		myself->end_is_expected = true;
+}
+
+/* Returns, once, whether the end of a process that has ended was expected.  Called by the launcher. */
+bool
+EvpgProcessTakeExpectedEnd(EvpgProcess *process)
+{
+	bool		expected;
+
+	LWLockAcquire(EvpgShmem->lock, LW_EXCLUSIVE);
+	expected = process->end_is_expected;
+	process->end_is_expected = false;
+	LWLockRelease(EvpgShmem->lock);
+	return expected;
+}
+
+/*
  * EvpgProcessSetStandIn
  *		Makes this process, which is attached as a worker, the broadcaster as
  *		well, or no longer; returns false if there is another one.  It is not
@@ -438,6 +463,8 @@ EvpgCancelLockHolders(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *can
 		if (!LocalTransactionIdIsValid(held_by))
 			continue;
 		signalled = Max(signalled, cancelled[number] == held_by ? EVPG_SIGNALLED_AGAIN : EVPG_SIGNALLED_CANCEL);
+		if (cancelled[number] == held_by && signal == SIGTERM)
+			slot->processes[number].end_is_expected = true;
 		(void) kill(pid, cancelled[number] == held_by ? signal : SIGINT);
 		cancelled[number] = held_by;
 	}

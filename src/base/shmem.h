@@ -29,6 +29,8 @@ typedef struct EvpgProcess
 	pid_t		pid;			/* 0: not there */
 	Latch	   *latch;			/* read without lock; NULL: not there */
 	bool		woken;			/* there is work since it last cleared this */
+	bool		end_is_expected;	/* what it does ends it, or evpg: that is
+									 * no failure of the worker */
 	pg_atomic_uint64 reaction;	/* what a worker does in a saga, 0: nothing;
 								 * see saga/last_worker.c */
 } EvpgProcess;
@@ -104,6 +106,8 @@ extern void EvpgWakeLauncher(void);
 extern void EvpgWakeProcess(EvpgProcess *process);
 extern EvpgProcess *EvpgProcessAttach(int number);
 extern EvpgProcess *EvpgProcessOwn(void);
+extern void EvpgProcessExpectEnd(void);
+extern bool EvpgProcessTakeExpectedEnd(EvpgProcess *process);
 extern bool EvpgProcessSetStandIn(bool begin);
 extern EvpgDatabase *EvpgShmemAttachedDatabase(void);
 extern bool EvpgProcessIsUnwanted(void);

@@ -156,32 +156,37 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 }
 
 static EvpgStatement select_running_consumers = {
-	.text = "SELECT name"
+	.text = "SELECT name, crashes > 0 OR server_start = 0"
 	" FROM evpg.consumer"
 	" WHERE kind = $1 AND status = 'running' ORDER BY name",
 	.types = {TEXTOID}
 };
 
-static List *
-list_running_consumers(const char *kind)
+/*
+ * EvpgConsumerList
+ *		Lists the names of the consumers of a kind, 'projection' or 'saga', that run (char *),
+ *		in CurrentMemoryContext; none need be owned.  With suspects those whose code may
+ *		have crashed the server, or ended its session, last are appended to that list instead.
+ */
+List *
+EvpgConsumerList(const char *kind, List **suspects)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	Datum		value = CStringGetTextDatum(kind);
+	uint64		rows = EvpgStatementReadLatest(&select_running_consumers, &value, NULL);
+	MemoryContext spi = MemoryContextSwitchTo(caller);
+	List	   *names = NIL;
 
-	return EvpgStatementReadTexts(&select_running_consumers, &value, NULL);
-}
-
-/* Lists the names of the asynchronous projections that run (char *), in CurrentMemoryContext; none need be owned. */
-List *
-EvpgConsumerListProjections(void)
-{
-	return list_running_consumers("projection");
-}
-
-/* Lists the names of the sagas that run (char *), in CurrentMemoryContext; none need be owned. */
-List *
-EvpgConsumerListSagas(void)
-{
-	return list_running_consumers("saga");
+	for (uint64 row = 0; row < rows; row++)
+	{
+		if (suspects != NULL && EvpgResultInt64(row, 2) != 0)
+			*suspects = lappend(*suspects, EvpgResultText(row, 1));
+		else
+			names = lappend(names, EvpgResultText(row, 1));
+	}
+	MemoryContextSwitchTo(spi);
+	EvpgStatementDone();
+	return names;
 }
 
 static EvpgStatement postpone_consumer = {

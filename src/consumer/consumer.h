@@ -36,8 +36,7 @@ extern bool EvpgConsumerLock(const char *name, bool wait);
 extern void EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint);
 extern void EvpgConsumerDrop(const char *name, bool with_parked);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
-extern List *EvpgConsumerListProjections(void);
-extern List *EvpgConsumerListSagas(void);
+extern List *EvpgConsumerList(const char *kind, List **suspects);
 extern void EvpgConsumerPostpone(const EvpgConsumer *consumer, TimestampTz retry_at);
 extern void EvpgConsumerRecordError(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
 									bool stop, bool counted_before, const ErrorData *error);

@@ -40,6 +40,7 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/locks.h"
+#include "base/shmem.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
@@ -235,6 +236,7 @@ void
 EvpgCrashNoteOrderlyEnd(void)
 {
 	terminated_by_other = true;
+	EvpgProcessExpectEnd();
 }
 
 /*
@@ -291,6 +293,8 @@ settle_attempt_at_exit(int code, Datum arg)
 	void		(*settle) (bool fatal) = settle_attempt;
 	bool		fatal = attempt_is_fatal();
 
+	if (fatal)
+		EvpgProcessExpectEnd();
 	settle_attempt = NULL;
 	if (settle == NULL || (!fatal && !attempt_counted))
 		return;

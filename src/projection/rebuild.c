@@ -188,14 +188,16 @@ EvpgRebuildExists(const char *name)
 
 static EvpgStatement select_running_rebuilds = {
 	.text = "SELECT name"
-	" FROM evpg.rebuild"
-	" WHERE status = 'running' ORDER BY name"
+	" FROM evpg.rebuild r"
+	" WHERE status = 'running'"
+	" ORDER BY crashes > 0 OR EXISTS (SELECT FROM evpg.rebuild_part p WHERE p.build = r.build AND p.crashes > 0), name"
 };
 
 /*
  * EvpgRebuildListRunning
  *		Lists the names of the projections that are being rebuilt (char *), in
- *		CurrentMemoryContext.  The caller is inside EvpgEnter and needs no lock.
+ *		CurrentMemoryContext; those last whose code may have crashed the server, or
+ *		ended its session.  The caller is inside EvpgEnter and needs no lock.
  */
 List *
 EvpgRebuildListRunning(void)

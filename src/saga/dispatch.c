@@ -10,7 +10,9 @@
  * the end like one that fails.  First attempts are counted for many items at once;
  * an item that was tried before is counted and tried alone, so that it cannot spoil
  * the counts of others, and its end is on disk before anything else begins.  Of
- * attempts that had no result only those count that were made alone.
+ * attempts that had no result only those count that were made alone.  An item with such
+ * an attempt is a suspect: it may end the session again, so a pass tries one of them, when
+ * all else is done (EvpgDispatchSuspect).
  *
  * What a session has claimed and not begun it holds up for no other session: one that
  * finds nothing else takes it over, without counting again.  Each locks the instance for
@@ -261,6 +263,9 @@ static bool any_claimed;
 /* The one of them that this session has begun; NULL: none. */
 static const EvpgDueItem *begun = NULL;
 
+/* Whether this pass has left a suspect to EvpgDispatchSuspect. */
+static bool suspects_left = false;
+
 /* In so many passes items that others were in the way of come last. */
 static int	unhindered_first = 0;
 
@@ -352,7 +357,32 @@ take_over_items(List *pending)
 	}
 }
 
-/* Claims some of the items that are due; one that was tried before only alone. */
+/* Returns whether an attempt at an item had no result: the server may have crashed by it, or it has ended its session. */
+static bool
+item_is_suspect(const EvpgDueItem *item)
+{
+	return item->pending && !EvpgDueItemIsClaimed(item);
+}
+
+/* Claims one suspect. */
+static void
+claim_suspect(List *due)
+{
+	ListCell   *cell;
+
+	foreach(cell, due)
+	{
+		EvpgDueItem *item = lfirst(cell);
+
+		if (!item_is_suspect(item) || !EvpgCrashLock(true))
+			continue;
+		if (claim_item(item))
+			return;
+		EvpgCrashUnlock(true);
+	}
+}
+
+/* Claims some of the items that are due, but no suspects; one that was tried before only alone. */
 static void
 claim_items(List *due)
 {
@@ -368,20 +398,17 @@ claim_items(List *due)
 		/* Leave some to the other workers. */
 		if (list_length(claimed) >= share)
 			break;
-		if (item->attempts > 0 && claimed != NIL)
-			continue;
-		if (item->pending && EvpgDueItemIsClaimed(item))
+		if (item->pending)
 		{
-			if (item->attempts == 1)
+			if (item_is_suspect(item))
+				suspects_left = true;
+			else if (item->attempts == 1)
 				pending = lappend(pending, item);
 			continue;
 		}
-		/* The server may have crashed by it. */
-		if (item->pending && !EvpgCrashLock(true))
+		if (item->attempts > 0 && claimed != NIL)
 			continue;
-		if (!claim_item(item))
-			EvpgCrashUnlock(true);
-		else if (item->attempts > 1)
+		if (claim_item(item) && item->attempts > 1)
 			break;
 	}
 	if (claimed == NIL)
@@ -428,9 +455,9 @@ order_by_hindrance(List *due)
 	return list_concat(list_concat(timers, events), hindered);
 }
 
-/* Claims items that are due; if others work on the oldest, those that come after them. */
+/* Claims items that are due, or a suspect; if others work on the oldest, those that come after them. */
 static void
-claim_due_items(MemoryContext context)
+claim_due_items(MemoryContext context, bool suspect)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TimestampTz now = EvpgClockNow();
@@ -442,11 +469,15 @@ claim_due_items(MemoryContext context)
 		due = EvpgDueItemList(count, now, but_not_in);
 		if (due != NIL && (count == CLAIMS || unhindered_first > 0))
 			EVPG_WAIT_POINT("saga_due");
-		claim_items(unhindered_first > 0 ? order_by_hindrance(due) : due);
+		if (suspect)
+			claim_suspect(due);
+		else
+			claim_items(unhindered_first > 0 ? order_by_hindrance(due) : due);
 		if (list_length(due) < count)
 			break;
 	}
-	unhindered_first = Max(unhindered_first - 1, 0);
+	if (!suspect)
+		unhindered_first = Max(unhindered_first - 1, 0);
 	MemoryContextSwitchTo(old);
 }
 
@@ -501,6 +532,7 @@ delete_claimed(void)
 typedef struct Claim
 {
 	MemoryContext context;
+	bool		suspect;
 	TimestampTz *next;
 } Claim;
 
@@ -514,7 +546,7 @@ claim_due(void *arg)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	EvpgEnter(&scope, "evpg_run()");
 	EvpgCatalogLockForConsumer();
-	claim_due_items(claim->context);
+	claim_due_items(claim->context, claim->suspect);
 	any_claimed = (claimed != NIL);
 	if (EVPG_MUTATION("saga_early"))
 		delete_claimed();
@@ -691,25 +723,18 @@ run_claimed(void (*commit) (void), MemoryContext context)
 	}
 }
 
-/*
- * EvpgDispatchPass
- *		Does items that are due, each in a transaction of its own, as
- *		EvpgRunPass does.  Returns true if there may be more; else lowers *next
- *		to when something is due. context outlives the transactions.
- */
-bool
-EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next)
+/* Claims and does items, for EvpgDispatchPass and EvpgDispatchSuspect. */
+static bool
+dispatch_claimed(Claim *claim, void (*commit) (void))
 {
-	Claim		claim = {.context = context, .next = next};
-
 	any_claimed = false;
 	PG_TRY();
 	{
-		ErrorData  *error = EvpgSubtransactionRun(claim_due, &claim);
+		ErrorData  *error = EvpgSubtransactionRun(claim_due, claim);
 
 		if (error != NULL)
 		{
-			if (!EvpgPostponeAfterError(error, next))
+			if (!EvpgPostponeAfterError(error, claim->next))
 				ReThrowError(error);
 			EvpgInterferenceNote(claim_due, "sagas", error);
 			unlock_claimed();
@@ -718,7 +743,7 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 		else
 			EvpgInterferenceEnd(claim_due, "sagas");
 		commit();
-		run_claimed(commit, context);
+		run_claimed(commit, claim->context);
 	}
 	PG_CATCH();
 	{
@@ -728,4 +753,32 @@ EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next
 	PG_END_TRY();
 	unlock_claimed();
 	return any_claimed;
+}
+
+/*
+ * EvpgDispatchPass
+ *		Does items that are due, but no suspects, each in a transaction of its own, as
+ *		EvpgRunPass does.  Returns true if there may be more; else lowers *next
+ *		to when something is due. context outlives the transactions.
+ */
+bool
+EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next)
+{
+	Claim		claim = {.context = context, .next = next};
+
+	suspects_left = false;
+	return dispatch_claimed(&claim, commit);
+}
+
+/*
+ * EvpgDispatchSuspect
+ *		Does one suspect, if EvpgDispatchPass has found any in this pass.  Returns true if
+ *		there may be more to do.
+ */
+bool
+EvpgDispatchSuspect(void (*commit) (void), MemoryContext context, TimestampTz *next)
+{
+	Claim		claim = {.context = context, .suspect = true, .next = next};
+
+	return suspects_left && dispatch_claimed(&claim, commit);
 }

@@ -22,5 +22,6 @@ typedef enum EvpgDispatchResult
 
 extern EvpgDispatchResult EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error);
 extern bool EvpgDispatchPass(void (*commit) (void), MemoryContext context, TimestampTz *next);
+extern bool EvpgDispatchSuspect(void (*commit) (void), MemoryContext context, TimestampTz *next);
 
 #endif							/* EVPG_DISPATCH_H */

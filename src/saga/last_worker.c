@@ -194,7 +194,7 @@ EvpgLastWorkerKeptFrom(void)
 		return NULL;
 	if (occupier == saga_bits(NULL))
 		return "";
-	foreach(cell, EvpgConsumerListSagas())
+	foreach(cell, EvpgConsumerList("saga", NULL))
 		if (saga_bits(lfirst(cell)) == occupier)
 		return lfirst(cell);
 	return NULL;

@@ -76,7 +76,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("evpg_run_sagas() does not see what this transaction has appended"),
 				 errhint("Commit first.")));
-	foreach(cell, EvpgConsumerListSagas())
+	foreach(cell, EvpgConsumerList("saga", NULL))
 		dead += EvpgRouteAll(lfirst(cell));
 	while (!idle && left > 0)
 	{

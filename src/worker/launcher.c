@@ -9,7 +9,9 @@
  * claims a slot for it if the extension exists; a database where the extension
  * is created later claims one by itself.  For databases with a slot it keeps
  * evpg.workers workers running, and a broadcaster once there are frames; one
- * that has ended is started again after a pause that grows each time.
+ * that has ended is started again after a pause that grows each time, unless the code
+ * of an attempt has ended it, of which crash_suspects.c takes care: that must not keep
+ * others waiting.
  *
  * The server starts the launcher when recovery is over, so on a standby when it
  * is promoted, and again after a crash; with pg_upgrade, never.
@@ -28,6 +30,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
+#include "base/testing.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
@@ -53,6 +56,9 @@
 /* A process that ended is started again after a pause between these; ms. */
 #define FIRST_PAUSE 1000
 #define LAST_PAUSE 60000
+
+/* A defect: the pause after the first. */
+#define ENDLESS_PAUSE 3600000
 
 /* If there is no room for a process, the next one is tried after at most this; ms. */
 #define LAST_ROOM_PAUSE 5000
@@ -113,12 +119,14 @@ lower_time(TimestampTz *next, TimestampTz candidate)
 }
 
 /*
- * Returns whether the process of a task runs or is about to.  If it has ended,
- * the next start has to wait, unless it ended because it was not wanted.
+ * Returns whether a process runs or is about to.  If it has ended, the next start has
+ * to wait, unless it ended because it was not wanted.  process is what it is in shared
+ * memory; NULL: the probe, which is not there.
  */
 static bool
-process_is_running(ManagedProcess *managed, bool wanted)
+process_is_running(ManagedProcess *managed, EvpgProcess *process, bool wanted)
 {
+	bool		expected;
 	pid_t		pid;
 
 	if (managed->handle == NULL)
@@ -128,13 +136,20 @@ process_is_running(ManagedProcess *managed, bool wanted)
 	pfree(managed->handle);
 	managed->handle = NULL;
 	room_at = 0;
+	expected = process != NULL && EvpgProcessTakeExpectedEnd(process);
 	if (!wanted)
 		managed->pause = 0;
+	else if (expected)
+	{
+		managed->start_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_PAUSE);
+		return false;
+	}
 	else if (TimestampDifferenceExceeds(managed->started_at, GetCurrentTimestamp(),
 										Max(managed->pause, FIRST_PAUSE) * WORKED))
 		managed->pause = FIRST_PAUSE;
 	else
-		managed->pause = EvpgRetryNextPause(managed->pause, FIRST_PAUSE, LAST_PAUSE);
+		managed->pause = managed->pause > 0 && EVPG_MUTATION("patient_launcher") ? ENDLESS_PAUSE :
+			EvpgRetryNextPause(managed->pause, FIRST_PAUSE, LAST_PAUSE);
 	managed->start_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), managed->pause);
 	return false;
 }
@@ -295,7 +310,7 @@ database_has_slot(Oid database)
 static void
 probe_next_database(TimestampTz *next)
 {
-	if (process_is_running(&probe, false))
+	if (process_is_running(&probe, NULL, false))
 		return;
 	if (OidIsValid(probe.database))
 		record_probe_result();
@@ -382,7 +397,7 @@ fill_database_slot(int slot, bool broadcaster, TimestampTz *next)
 		bool		wanted = OidIsValid(slot_state.database) && !slot_state.held &&
 		(number == EVPG_BROADCASTER ? slot_state.wants_broadcaster : number < EvpgWorkers);
 
-		if (process_is_running(managed, wanted) || slot_state.running[number] || !wanted)
+		if (process_is_running(managed, &EvpgShmem->databases[slot].processes[number], wanted) || slot_state.running[number] || !wanted)
 			continue;
 		if (managed->database != slot_state.database)
 			managed->pause = managed->start_at = 0;

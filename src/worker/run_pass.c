@@ -42,6 +42,22 @@
 
 PG_FUNCTION_INFO_V1(evpg_run);
 
+/* The consumers of which the pass has to run a batch last, by kind; in its context. */
+static List *suspected_sagas;
+static List *suspected_projections;
+
+static List *
+list_sagas(void)
+{
+	return EvpgConsumerList("saga", &suspected_sagas);
+}
+
+static List *
+list_projections(void)
+{
+	return EvpgConsumerList("projection", &suspected_projections);
+}
+
 /*
  * Returns the names of tasks, in context.  The transaction continues with the
  * first of them, which writes what is read here, so the stronger locks are
@@ -211,10 +227,35 @@ consumers_may_run(void)
 	return here;
 }
 
+/* Does one round of all tasks, in the order of EvpgRunPass. */
+static bool
+run_all_tasks(void (*commit) (void), MemoryContext context, TimestampTz *next)
+{
+	bool		more = false;
+
+	suspected_sagas = suspected_projections = NIL;
+	more |= run_tasks(list_tasks(list_sagas, context), EvpgRouteBatch, context, commit, next);
+	more |= EvpgDispatchPass(commit, context, next);
+	more |= run_tasks(list_tasks(list_projections, context), EvpgAsyncApplyBatch, context, commit, next);
+	more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
+	more |= run_tasks(list_tasks(list_cleanup, context), clean_old_rows, context, commit, next);
+	more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), EvpgRebuildContinue, context, commit, next);
+	if (suspected_sagas != NIL)
+	{
+		more |= run_tasks(suspected_sagas, EvpgRouteBatch, context, commit, next);
+		more |= EvpgDispatchPass(commit, context, next);
+	}
+	more |= EvpgDispatchSuspect(commit, context, next);
+	more |= run_tasks(suspected_projections, EvpgAsyncApplyBatch, context, commit, next);
+	EVPG_WAIT_POINT("pass_ended");
+	return more;
+}
+
 /*
  * EvpgRunPass
  *		Runs one batch of every task that is due, each in a transaction of its
- *		own; none in a database that is a copy.  commit() ends a transaction,
+ *		own; none in a database that is a copy.  What may end the session, or crash the
+ *		server, comes last, so that it keeps nothing else from being done.  commit() ends a transaction,
  *		starts the next one and chooses the memory context in which it
  *		continues.  Called inside a transaction, under READ COMMITTED, and left
  *		inside one.  Returns true if there is more to do now; else *next is when
@@ -234,13 +275,7 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
-		more |= run_tasks(list_tasks(EvpgConsumerListSagas, context), EvpgRouteBatch, context, commit, next);
-		more |= EvpgDispatchPass(commit, context, next);
-		more |= run_tasks(list_tasks(EvpgConsumerListProjections, context), EvpgAsyncApplyBatch, context, commit, next);
-		more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), EvpgRebuildContinue, context, commit, next);
-		more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
-		more |= run_tasks(list_tasks(list_cleanup, context), clean_old_rows, context, commit, next);
-		EVPG_WAIT_POINT("pass_ended");
+		more = run_all_tasks(commit, context, next);
 	}
 	PG_FINALLY();
 	{

@@ -145,6 +145,46 @@ foreach my $end ('fatal', 'exit')
 	query("SELECT evpg_drop_saga('module')");
 }
 
+# What has ended a session comes last in the next pass: all else that is due is done before it ends that session, too.
+query(<<'SQL');
+SELECT evpg_register_aggregate('other');
+SELECT evpg_register_projection('well', 'see', aggregate_types => '{other}', mode => 'async',
+  start_position => evpg_stable_position());
+SELECT evpg_register_saga('well too', 'react', event_types => '{Served}', aggregate_types => '{other}',
+  start_position => evpg_stable_position());
+SQL
+foreach my $case (
+	[ 'a reaction', q(SELECT evpg_register_saga('a bad one', 'react', event_types => '{Served}', max_attempts => 2,
+		aggregate_types => '{thing}', start_position => evpg_stable_position())), q(SELECT evpg_drop_saga('a bad one')) ],
+	[ 'a key function', q(SELECT evpg_register_saga('a bad one', 'react_only', key_function => 'find_key', max_attempts => 2,
+		event_types => '{Served}', aggregate_types => '{thing}', start_position => evpg_stable_position())),
+		q(SELECT evpg_drop_saga('a bad one')) ],
+	[ 'a projection', q(SELECT evpg_register_projection('a bad one', 'see', mode => 'async', max_attempts => 2,
+		on_error => 'skip', aggregate_types => '{thing}', start_position => evpg_stable_position())),
+		q(SELECT evpg_drop_projection('a bad one')) ])
+{
+	my ($name, $register, $drop) = @$case;
+	my $tries = 0;
+
+	query($register);
+	append("last $name", '{"end": true}');
+	is($node->psql('postgres', 'CALL evpg_run()', stderr => \my $ignored), 2, "$name ends the session");
+	do
+	{
+		$tries++;
+		query("SELECT FROM evpg_append('other', '$name $tries', ARRAY[evpg_event('Served', '{}')])");
+		is($node->psql('postgres', 'CALL evpg_run()', stderr => \my $ignored), $tries < 3 ? 2 : 0,
+			$tries < 3 ? "$name ends the session again ($tries)" : "$name is given up");
+		is(query("SELECT count(*) FROM evpg_projection('well', '$name $tries')"), 1,
+			"$name: another projection has been run before ($tries) [rule 10]");
+		is(query("SELECT count(*) FROM evpg.saga_instance WHERE saga = 'well too' AND key = '$name $tries'"), 1,
+			"$name: other instances have reacted before ($tries) [rule 17]");
+	} while ($tries < 3);
+	query($drop);
+}
+query("SELECT evpg_drop_projection('well')");
+query("SELECT evpg_drop_saga('well too')");
+
 # ------------------------------------------------------------------ an end that comes from outside
 
 # Starts a pass in a session, and returns the session and its process.
@@ -274,7 +314,6 @@ SELECT evpg_register_projection('a bad one', 'see', aggregate_types => '{thing}'
   start_position => evpg_stable_position());
 SELECT evpg_register_projection('good', 'see', aggregate_types => '{other}', mode => 'async',
   start_position => evpg_stable_position());
-SELECT evpg_register_aggregate('other');
 SELECT FROM evpg_append('thing', 'worker', ARRAY[evpg_event('Served', '{"end": true}')]);
 SELECT FROM evpg_append('other', 'worker', ARRAY[evpg_event('Served', '{}')]);
 SQL
@@ -285,6 +324,25 @@ ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM evpg_projection
 	'and the others go on [rule 10]');
 query("SELECT evpg_drop_projection('a bad one')");
 query("SELECT evpg_drop_projection('good')");
+
+# A worker that the code of an attempt has ended is started again at once, however often; with the "defect" any other is not.
+query(<<'SQL');
+ALTER SYSTEM SET evpg.test_mutation = 'patient_launcher';
+ALTER SYSTEM SET evpg.workers = 2;
+SELECT pg_reload_conf();
+SELECT evpg_register_saga('reacts', 'react', event_types => '{Served}', max_attempts => 2, backoff => '0',
+  start_position => evpg_stable_position());
+SELECT FROM generate_series(1, 3) n, evpg_append('thing', 'ends ' || n, ARRAY[evpg_event('Served', '{"end": true}')]);
+SELECT FROM generate_series(1, 10) n, evpg_append('other', 'innocent ' || n, ARRAY[evpg_event('Served', '{}')]);
+SQL
+ok($node->poll_query_until('postgres', "SELECT count(*) = 10 FROM evpg.saga_instance WHERE key LIKE 'innocent%'"),
+	'innocent instances react, though the code of others has ended each worker several times [rule 17]');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 3 FROM evpg.dead_letter WHERE saga = 'reacts' "
+	. "AND sqlstate = '57P02'"), 'which is given up [rule 17]');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'evpg worker'"),
+	'then all workers are there');
+query("SELECT evpg_drop_saga('reacts')");
+query('ALTER SYSTEM RESET evpg.test_mutation');
 query('ALTER SYSTEM RESET evpg.workers');
 query('SELECT pg_reload_conf()');
 $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'evpg worker'");
