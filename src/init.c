@@ -36,6 +36,7 @@
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "log/durable.h"
+#include "log/early_release.h"
 #include "miscadmin.h"
 #include "projection/projection_row.h"
 #include "projection/rebuild_handler.h"
@@ -69,6 +70,7 @@ _PG_init(void)
 	EVPG_TESTING_INIT();
 	EvpgSettingsInit();
 	EvpgShmemInit();
+	EvpgEarlyReleaseInit();
 	EvpgWakeupInit();
 	EvpgFrameRingInit();
 	EvpgDurableInit();

@@ -40,6 +40,7 @@
 #include "base/names.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
+#include "log/early_release.h"
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
@@ -437,6 +438,22 @@ refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 }
 
 /*
+ * Waits for what an error of a command answers by, before it is raised on: a
+ * refusal or a violated constraint, by evpg or by user code, tells the client
+ * what others have written.  Other errors tell nothing of it.
+ */
+static void
+await_answer_of_error(void)
+{
+	int			category = ERRCODE_TO_CATEGORY(geterrcode());
+
+	if (category == ERRCODE_TO_CATEGORY(EVPG_ERRCODE_REJECTED) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_RAISE_EXCEPTION) ||
+		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+		EvpgEarlyReleaseAwaitOthers();
+}
+
+/*
  * EvpgCommandExecute
  *		Executes a checked command, completing it from the context, and fills
  *		*outcome, whose strings and events are in CurrentMemoryContext.  The
@@ -483,12 +500,18 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 				execute_in_subtransaction(&execution);
 		}
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		running_commands = self.outer;
 		EvpgContextSetSessionRole(acted_for);
+		await_answer_of_error();
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	running_commands = self.outer;
+	EvpgContextSetSessionRole(acted_for);
+	if (outcome->status != EVPG_STATUS_OK)
+		EvpgEarlyReleaseAwaitOthers();
 	count_outcome(execution.aggregate->counters, outcome);
 }
 
@@ -580,13 +603,18 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 									outcome))
 			CHECK_FOR_INTERRUPTS();
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		running_commands = self.outer;
+		await_answer_of_error();
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	running_commands = self.outer;
 	if (outcome->status == EVPG_STATUS_OK)
 		aggregate->counters->events += count;
+	else
+		EvpgEarlyReleaseAwaitOthers();
 }
 
 /*

@@ -20,6 +20,7 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "funcapi.h"
+#include "log/early_release.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -316,6 +317,8 @@ evpg_inject(PG_FUNCTION_ARGS)
 		if (outcome.status == EVPG_STATUS_OK)
 			return_events(fcinfo, &outcome);
 	}
+	else
+		EvpgEarlyReleaseAwaitOthers();
 	EvpgLeave(&call.scope);
 	end_write_call(&call);
 	PG_RETURN_NULL();
@@ -339,6 +342,8 @@ evpg_create_stream(PG_FUNCTION_ARGS)
 	EvpgEnter(&call.scope, "evpg_create_stream()");
 	created = EvpgCommandCreateStream(&stream);
 	EvpgLeave(&call.scope);
+	if (!created)
+		EvpgEarlyReleaseAwaitOthers();
 	end_write_call(&call);
 	PG_RETURN_BOOL(created);
 }

@@ -64,7 +64,10 @@ define_for_postmaster(void)
 							0, NULL, NULL, NULL);
 }
 
-/* Defines all settings but evpg.broadcast, which frame_ring.c checks; called once, from _PG_init. */
+/*
+ * Defines all settings but evpg.broadcast, which frame_ring.c checks, and evpg.early_release (early_release.c); called
+ * once, from _PG_init.
+ */
 void
 EvpgSettingsInit(void)
 {

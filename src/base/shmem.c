@@ -125,6 +125,8 @@ initialize_shmem(void)
 	EvpgShmem->start_at = compute_start_time();
 	pg_atomic_init_u64(&EvpgShmem->appended, 0);
 	pg_atomic_init_u32(&EvpgShmem->finishing, 0);
+	pg_atomic_init_u64(&EvpgShmem->released, 0);
+	pg_atomic_init_u32(&EvpgShmem->releasing, 0);
 	EvpgShmem->count = EvpgMaxDatabases;
 	for (int i = 0; i < EvpgMaxDatabases; i++)
 	{

@@ -81,6 +81,9 @@ typedef struct EvpgSharedState
 	pg_atomic_uint64 appended;	/* end of the last commit of an appender, see
 								 * durable.c */
 	pg_atomic_uint32 finishing; /* sessions that run COMMIT PREPARED */
+	pg_atomic_uint64 released;	/* end of the last commit that was released
+								 * early, see early_release.c */
+	pg_atomic_uint32 releasing; /* sessions that have not noted theirs yet */
 	int			count;
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgSharedState;

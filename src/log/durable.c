@@ -56,11 +56,25 @@ EvpgDurableCommitLazily(void)
 	commits_lazily = true;
 }
 
+/* Returns whether this process commits lazily what no other session would notice. */
+bool
+EvpgDurableCommitsLazily(void)
+{
+	return commits_lazily;
+}
+
 /* Notes that this transaction appends, or draws a position. */
 void
 EvpgDurableNoteAppend(void)
 {
 	appends = true;
+}
+
+/* Returns whether this transaction has appended, or drawn a position. */
+bool
+EvpgDurableAppends(void)
+{
+	return appends;
 }
 
 /* Notes that this transaction runs NOTIFY. */

@@ -12,7 +12,9 @@
 
 extern void EvpgDurableInit(void);
 extern void EvpgDurableCommitLazily(void);
+extern bool EvpgDurableCommitsLazily(void);
 extern void EvpgDurableNoteAppend(void);
+extern bool EvpgDurableAppends(void);
 extern void EvpgDurableNoteNotify(void);
 extern void EvpgDurablePreparedBegin(void);
 extern void EvpgDurablePreparedEnd(void);

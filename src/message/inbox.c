@@ -25,6 +25,7 @@
 #include "base/subtransaction.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "log/early_release.h"
 #include "message/translator.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -52,7 +53,10 @@ static EvpgStatement insert_received = {
 	.types = {TEXTOID, TEXTOID}
 };
 
-/* Records that a message was received; false if it was before.  Waits for another transaction that receives it. */
+/*
+ * Records that a message was received; false if it was before, and that is durable.  Waits for another transaction that
+ * receives it.
+ */
 static bool
 record_received(const char *source, const char *key)
 {
@@ -60,6 +64,8 @@ record_received(const char *source, const char *key)
 	bool		first = EvpgStatementRun(&insert_received, values, NULL) > 0;
 
 	EvpgStatementDone();
+	if (!first)
+		EvpgEarlyReleaseAwaitOthers();
 	return first;
 }
 

@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
 #include "funcapi.h"
+#include "log/early_release.h"
 #include "miscadmin.h"
 #include "saga/dead_letter.h"
 #include "saga/dispatch.h"
@@ -203,5 +204,7 @@ evpg_discard_dead_letter(PG_FUNCTION_ARGS)
 		EvpgDeadLetterResolve(id, "discarded", reason);
 	}
 	EvpgLeave(&scope);
+	if (!found)
+		EvpgEarlyReleaseAwaitOthers();
 	PG_RETURN_BOOL(found);
 }

@@ -16,6 +16,7 @@
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "log/early_release.h"
 #include "saga/saga_lock.h"
 #include "saga/timer.h"
 #include "usercode/guard.h"
@@ -203,6 +204,8 @@ evpg_reschedule_timer(PG_FUNCTION_ARGS)
 	moved = change_timer(&update_due_at, values);
 	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);
+	if (!moved)
+		EvpgEarlyReleaseAwaitOthers();
 	PG_RETURN_BOOL(moved);
 }
 
@@ -232,5 +235,7 @@ evpg_cancel_timer(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_cancel_timer()");
 	cancelled = change_timer(&delete_user_timer, &value);
 	EvpgLeave(&scope);
+	if (!cancelled)
+		EvpgEarlyReleaseAwaitOthers();
 	PG_RETURN_BOOL(cancelled);
 }

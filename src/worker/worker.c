@@ -12,6 +12,7 @@
 #include "base/settings.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
+#include "log/early_release.h"
 #include "pgstat.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
@@ -72,6 +73,7 @@ run_worker_pass(void)
 	if (EVPG_MUTATION("woken_late"))
 		EvpgBackgroundProcess->woken = false;
 	EvpgBackgroundReleaseLocks();
+	EvpgEarlyReleaseAwaitOwn();
 }
 
 /* Runs a worker until it is no longer wanted.  Started by the launcher. */
