@@ -44,17 +44,17 @@ $$;
 CREATE FUNCTION bench.answer(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql STABLE AS $$
   SELECT evpg_reaction(state, evpg_action_send('bench_answering', event.aggregate_id, 'Deposit', event.data))
 $$;
-CREATE FUNCTION bench.start_saga(language text) RETURNS boolean LANGUAGE sql AS $$
+CREATE FUNCTION bench.start_saga(language text, mode text DEFAULT 'async') RETURNS boolean LANGUAGE sql AS $$
   SELECT CASE language
-    WHEN 'c' THEN evpg_register_saga('started', library => 'evpg_bank', symbol => 'bank_transfer')
+    WHEN 'c' THEN evpg_register_saga('started', library => 'evpg_bank', symbol => 'bank_transfer', mode => mode)
     ELSE evpg_register_saga('started', handler => 'bench.answer', aggregate_types => '{bench_asking}',
-      event_types => '{MoneyDeposited}') END
+      event_types => '{MoneyDeposited}', mode => mode) END
 $$;
 
 -- What the consumers had to do is done; else what was measured means nothing.
 CREATE PROCEDURE bench.check_consumers() LANGUAGE plpgsql AS $$
 BEGIN
-  IF EXISTS (SELECT FROM evpg.consumer WHERE status <> 'running' OR last_error IS NOT NULL OR checkpoint <
+  IF EXISTS (SELECT FROM evpg.stat_consumer WHERE status <> 'running' OR last_error IS NOT NULL OR checkpoint <
        (SELECT max("position") FROM evpg.event WHERE aggregate_type IN ('bench_log', 'bench_asking', 'transfer_c'))) OR
      EXISTS (SELECT FROM evpg.saga_event) OR EXISTS (SELECT FROM evpg.dead_letter WHERE resolved_at IS NULL) THEN
     RAISE 'something is left to do';

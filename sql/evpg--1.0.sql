@@ -415,12 +415,15 @@ CREATE TABLE evpg.saga (
   search_path       text NOT NULL,
   registered_by     text NOT NULL,
   registered_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  mode              text NOT NULL DEFAULT 'async'
+    CHECK (mode OPERATOR(pg_catalog.=) ANY ('{async,inline}'::pg_catalog.text[])),
   PRIMARY KEY (name, version),
   CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
   CHECK (pg_catalog.num_nonnulls(library, handler) OPERATOR(pg_catalog.=) 1),
   CHECK (pg_catalog.num_nonnulls(key_function, key_path) OPERATOR(pg_catalog.<=) 1)
 );
 COMMENT ON TABLE evpg.saga IS 'registered sagas: functions, or a symbol of a shared object; one row for each version';
+COMMENT ON COLUMN evpg.saga.mode IS 'that of the highest version counts';
 
 CREATE TABLE evpg.saga_instance (
   saga         text COLLATE "C" NOT NULL,
@@ -1001,17 +1004,18 @@ COMMENT ON FUNCTION evpg_activate_consumers() IS
 
 CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, p.kind, p.mode,
-         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN 'running'
+         CASE WHEN c.status IS NULL AND p.mode OPERATOR(pg_catalog.=) 'inline' THEN 'running'
               WHEN c.status OPERATOR(pg_catalog.=) 'running' AND NOT h.activated THEN 'inactive' ELSE c.status END AS status,
-         p.version, c.checkpoint,
-         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
-              CASE WHEN e.recorded_at IS NULL THEN 0 ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
+         p.version, CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN c.checkpoint END AS checkpoint,
+         CASE WHEN c.checkpoint IS NOT NULL THEN
+              CASE WHEN e.recorded_at IS NULL OR p.mode OPERATOR(pg_catalog.=) 'inline' THEN 0
+                   ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
               OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.saga_event r
                                       WHERE r.saga OPERATOR(pg_catalog.=) p.name) END AS lag_events,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
               coalesce(pg_catalog.round(
                 extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) END AS lag_seconds,
-         c.events_total, c.errors_total,
+         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN c.events_total END AS events_total, c.errors_total,
          (SELECT pg_catalog.count(*) FROM evpg.parked_event k
             WHERE k.name OPERATOR(pg_catalog.=) p.name AND k.skip_reason IS NULL)
            OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d
@@ -1019,7 +1023,7 @@ CREATE VIEW evpg.stat_consumer AS
          c.last_error, c.last_sqlstate, c.last_context, c.last_error_at, c.error_position AS last_error_position,
          CASE WHEN c.status OPERATOR(pg_catalog.=) 'running' THEN c.retry_at END AS retry_at,
          coalesce(w.pid, i.pid) AS worker_pid, c.updated_at,
-         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'inline' THEN NULL
+         CASE WHEN c.status IS NULL THEN NULL
               WHEN NOT h.activated
                 THEN 'this database was restored or copied: evpg_activate_consumers() lets its consumers run'
               WHEN c.status OPERATOR(pg_catalog.=) 'paused'
@@ -1028,7 +1032,7 @@ CREATE VIEW evpg.stat_consumer AS
                 THEN 'an event fails: repair its cause, then evpg_resume_consumer()' END AS reason,
          t.dispatched AS dispatched_total, t.dead_lettered AS dead_lettered_total
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
-          UNION ALL SELECT name, 'saga', 'async', pg_catalog.max(version) FROM evpg.saga GROUP BY name) p
+          UNION ALL (SELECT DISTINCT ON (name) name, 'saga', mode, version FROM evpg.saga ORDER BY name, version DESC)) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
     CROSS JOIN (SELECT evpg.is_activated() AS activated) h
@@ -1127,12 +1131,12 @@ CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, reje
     key_path jsonpath DEFAULT NULL, key_function regproc DEFAULT NULL,
     initial_state jsonb DEFAULT '{}', transitions jsonb DEFAULT NULL,
     max_attempts int DEFAULT 5, backoff interval DEFAULT '1 second', max_backoff interval DEFAULT '5 minutes',
-    start_position bigint DEFAULT NULL, version int DEFAULT 1)
+    start_position bigint DEFAULT NULL, version int DEFAULT 1, mode text DEFAULT 'async')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_register_saga(text, regproc, regproc, regproc, text, text, text[], text[], text[], jsonpath,
-    regproc, jsonb, jsonb, int, interval, interval, bigint, int) IS
+    regproc, jsonb, jsonb, int, interval, interval, bigint, int, text) IS
   'registers a saga: functions, or a symbol of a shared object; it starts with the next event, or after start_position; '
-  'returns true if something changed';
+  'inline it reacts in the transaction of the event; returns true if something changed';
 
 CREATE FUNCTION evpg_drop_saga(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;

@@ -40,6 +40,7 @@
 #include "miscadmin.h"
 #include "projection/projection_row.h"
 #include "projection/rebuild_handler.h"
+#include "saga/react_inline.h"
 #include "saga/saga_lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -78,6 +79,7 @@ _PG_init(void)
 	EvpgRegistrationInit();
 	EvpgProjectionRowInit();
 	EvpgSagaLockInit();
+	EvpgReactInlineInit();
 	EvpgRebuildHandlerInit();
 	EvpgLauncherInit();
 	EvpgUtilityHookInit();

@@ -60,6 +60,9 @@ typedef struct RunningCommand
 
 static RunningCommand *running_commands = NULL;
 
+/* What reacts to events in the transaction that appends them: saga/react_inline.c, which commands know nothing of. */
+EvpgCommandEndHook EvpgAtCommandEnd = NULL;
+
 /* ------------------------------------------------------------------ the steps */
 
 /*
@@ -437,6 +440,14 @@ refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 					 errhint("Let the handler return the events instead.")));
 }
 
+/* Hands the events of a command that is over to what reacts to them. */
+static void
+end_command(const EvpgOutcome *outcome)
+{
+	if (EvpgAtCommandEnd != NULL)
+		EvpgAtCommandEnd(outcome->events, outcome->status == EVPG_STATUS_OK ? outcome->count : 0, running_commands != NULL);
+}
+
 /*
  * Waits for what an error of a command answers by, before it is raised on: a
  * refusal or a violated constraint, by evpg or by user code, tells the client
@@ -513,6 +524,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	if (outcome->status != EVPG_STATUS_OK)
 		EvpgEarlyReleaseAwaitOthers();
 	count_outcome(execution.aggregate->counters, outcome);
+	end_command(outcome);
 }
 
 /*
@@ -615,6 +627,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 		aggregate->counters->events += count;
 	else
 		EvpgEarlyReleaseAwaitOthers();
+	end_command(outcome);
 }
 
 /*

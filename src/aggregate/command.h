@@ -12,6 +12,14 @@
 #include "log/event.h"
 #include "log/stream.h"
 
+/*
+ * Called at the end of each command and append, with the events that it has
+ * written, and whether it was executed by the code of another command; NULL: nothing is.
+ */
+typedef void (*EvpgCommandEndHook) (const EvpgEvent *events, int count, bool nested);
+
+extern EvpgCommandEndHook EvpgAtCommandEnd;
+
 extern void EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome);
 extern void EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id,
 							  EvpgOutcome *outcome);

@@ -175,30 +175,6 @@ EvpgOperationKey(const char *const *parts, int count)
 	return EvpgSha256EndHex(hash);
 }
 
-/* Copies an event with all that it points to: the event of a scan lives only until the next one. */
-static EvpgEvent *
-copy_event(const EvpgEvent *event)
-{
-	EvpgEvent  *copy = palloc(sizeof(EvpgEvent));
-
-#define COPY_TEXT(field) copy->field = event->field == NULL ? NULL : pstrdup(event->field)
-#define COPY_VALUE(field) copy->field = event->field == NULL ? NULL : \
-	memcpy(palloc(VARSIZE_ANY(event->field)), event->field, VARSIZE_ANY(event->field))
-	*copy = *event;
-	COPY_TEXT(aggregate_type);
-	COPY_TEXT(aggregate_id);
-	COPY_TEXT(type);
-	COPY_VALUE(data);
-	COPY_VALUE(metadata);
-	COPY_VALUE(tags);
-	COPY_TEXT(command_id);
-	COPY_TEXT(correlation_id);
-	COPY_TEXT(causation_id);
-	COPY_TEXT(actor);
-	COPY_TEXT(session_role);
-	return copy;
-}
-
 /* Reads the events of a command that succeeded before. */
 static void
 read_recorded_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutcome *outcome)
@@ -210,7 +186,7 @@ read_recorded_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutc
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan = EvpgLogScanBegin(stream, first, false);
 	while (outcome->count < last - first + 1 && EvpgLogScanNext(scan, &event))
-		outcome->events[outcome->count++] = *copy_event(&event);
+		EvpgEventCopy(&event, &outcome->events[outcome->count++]);
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
 }

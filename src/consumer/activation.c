@@ -17,6 +17,7 @@
 
 #include "access/xlog.h"
 #include "base/catalog.h"
+#include "base/registration.h"
 #include "base/statement.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
@@ -198,6 +199,9 @@ evpg_activate_consumers(PG_FUNCTION_ARGS)
 		 */
 		EvpgStatementExecute(&draw_numbers, NULL, NULL);
 	}
+	if (inactive)
+		/* Sessions know of each inline saga whether it runs. */
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
 	if (inactive || behind)
 	{
 		EvpgWakeLauncherAtCommit();

@@ -476,3 +476,29 @@ EvpgCommandCheck(EvpgCommand *command)
 	if (command->causation_id != NULL)
 		EvpgCheckId(command->causation_id, "causation id");
 }
+
+/*
+ * EvpgEventCopy
+ *		Copies an event with all that it points to into CurrentMemoryContext: the
+ *		event of a scan lives only until the next one, that of a command as long as the
+ *		command.
+ */
+void
+EvpgEventCopy(const EvpgEvent *event, EvpgEvent *copy)
+{
+#define COPY_TEXT(field) copy->field = event->field == NULL ? NULL : pstrdup(event->field)
+#define COPY_VALUE(field) copy->field = event->field == NULL ? NULL : \
+	memcpy(palloc(VARSIZE_ANY(event->field)), event->field, VARSIZE_ANY(event->field))
+	*copy = *event;
+	COPY_TEXT(aggregate_type);
+	COPY_TEXT(aggregate_id);
+	COPY_TEXT(type);
+	COPY_VALUE(data);
+	COPY_VALUE(metadata);
+	COPY_VALUE(tags);
+	COPY_TEXT(command_id);
+	COPY_TEXT(correlation_id);
+	COPY_TEXT(causation_id);
+	COPY_TEXT(actor);
+	COPY_TEXT(session_role);
+}

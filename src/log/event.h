@@ -122,6 +122,7 @@ extern JsonbValue *EvpgEventBookkeeping(const EvpgEvent *event, const char *name
 extern void EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event);
 extern void EvpgEventCheck(const EvpgEvent *event, int number);
 extern void EvpgEventNewId(pg_uuid_t *id);
+extern void EvpgEventCopy(const EvpgEvent *event, EvpgEvent *copy);
 extern char *EvpgUuidText(const pg_uuid_t *id);
 extern Datum EvpgCommandDatum(const EvpgCommand *command);
 extern bool EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command);

@@ -52,6 +52,7 @@
 #include "saga/fire_timer.h"
 #include "saga/last_worker.h"
 #include "saga/react.h"
+#include "saga/react_inline.h"
 #include "saga/saga.h"
 #include "saga/saga_lock.h"
 #include "saga/scheduled_command.h"
@@ -90,6 +91,7 @@ react_to_logged_event(EvpgAttempt *attempt)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("event log has no event at position " INT64_FORMAT, attempt->item->position)));
+	EvpgInstanceRead(attempt->item->saga, attempt->item->key, &attempt->instance);
 	EvpgReactToEvent(attempt, &event);
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
@@ -127,6 +129,7 @@ perform_item(void *arg)
 		EvpgScheduledCommandExecute(attempt, &timer);
 	else
 		EvpgTimerFire(attempt, &timer);
+	EvpgReactInlineAll();
 	EVPG_WAIT_POINT("saga_reacted");
 }
 

@@ -225,6 +225,31 @@ EvpgDueItemNextTime(TimestampTz now)
 	return next;
 }
 
+static EvpgStatement insert_event = {
+	.text =
+	"INSERT INTO evpg.saga_event (saga, key, position, attempts) VALUES ($1, $2, $3, $4)"
+	" ON CONFLICT (saga, key, position) DO NOTHING",
+	.types = {TEXTOID, TEXTOID, INT8OID, INT4OID}
+};
+
+/*
+ * EvpgDueItemInsert
+ *		Gives an event to an instance, which the caller has locked, for workers to do; the
+ *		attempts of the item were made.
+ */
+void
+EvpgDueItemInsert(const EvpgDueItem *item)
+{
+	Datum		values[4] = {
+		CStringGetTextDatum(item->saga),
+		CStringGetTextDatum(item->key),
+		Int64GetDatum(item->position),
+		Int32GetDatum(item->attempts)
+	};
+
+	EvpgStatementExecute(&insert_event, values, NULL);
+}
+
 /* ------------------------------------------------------------------ attempts */
 
 /*

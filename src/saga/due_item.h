@@ -38,6 +38,7 @@ typedef struct EvpgDueItem
 extern List *EvpgDueItemList(int max_count, TimestampTz now, const char *but_not_in);
 extern List *EvpgDueItemListFollowing(EvpgDueItem *first, int max_count);
 extern TimestampTz EvpgDueItemNextTime(TimestampTz now);
+extern void EvpgDueItemInsert(const EvpgDueItem *item);
 extern bool EvpgDueItemClaim(EvpgDueItem *item);
 extern void EvpgDueItemUnclaim(EvpgDueItem *item, TimestampTz retry_at);
 extern bool EvpgDueItemTake(const EvpgDueItem *item);

@@ -29,6 +29,22 @@ enum
 	INSTANCE_STATE = 1, INSTANCE_UNDO, INSTANCE_VERSION, INSTANCE_POSITION, INSTANCE_SAGA_VERSION, INSTANCE_COMPLETED
 };
 
+/* Sets *instance to the first row of the result, in a context. */
+static void
+take_instance(EvpgInstance *instance, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	instance->exists = true;
+	instance->state = EvpgResultJsonb(0, INSTANCE_STATE);
+	instance->undo = EvpgResultJsonb(0, INSTANCE_UNDO);
+	instance->version = EvpgResultInt64(0, INSTANCE_VERSION);
+	instance->position = EvpgResultInt64(0, INSTANCE_POSITION);
+	instance->saga_version = (int) EvpgResultInt64(0, INSTANCE_SAGA_VERSION);
+	instance->completed = EvpgResultInt64(0, INSTANCE_COMPLETED) != 0;
+	MemoryContextSwitchTo(old);
+}
+
 /* Reads the row of an instance into CurrentMemoryContext; instance->exists is false if there is none. */
 void
 EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance)
@@ -37,20 +53,47 @@ EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance)
 	Datum		values[2] = {CStringGetTextDatum(saga), CStringGetTextDatum(key)};
 
 	memset(instance, 0, sizeof(EvpgInstance));
-	instance->exists = EvpgStatementReadLatest(&select_instance, values, NULL) > 0;
-	if (instance->exists)
-	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
-
-		instance->state = EvpgResultJsonb(0, INSTANCE_STATE);
-		instance->undo = EvpgResultJsonb(0, INSTANCE_UNDO);
-		instance->version = EvpgResultInt64(0, INSTANCE_VERSION);
-		instance->position = EvpgResultInt64(0, INSTANCE_POSITION);
-		instance->saga_version = (int) EvpgResultInt64(0, INSTANCE_SAGA_VERSION);
-		instance->completed = EvpgResultInt64(0, INSTANCE_COMPLETED) != 0;
-		MemoryContextSwitchTo(old);
-	}
+	if (EvpgStatementReadLatest(&select_instance, values, NULL) > 0)
+		take_instance(instance, caller);
 	EvpgStatementDone();
+}
+
+static EvpgStatement select_free_instance = {
+	.text =
+	"SELECT i.state, i.undo, i.version, i.position, i.saga_version, CASE i.status WHEN 'completed' THEN 1 ELSE 0 END,"
+	"       CASE WHEN EXISTS (SELECT FROM evpg.saga_event e WHERE e.saga = $1 AND e.key = $2)"
+	"                 OR EXISTS (SELECT FROM evpg.timer t WHERE t.saga = $1 AND t.key = $2 AND t.dead_letter_id IS NOT NULL)"
+	"            THEN 0 ELSE 1 END,"
+	"       CASE WHEN i.saga IS NULL THEN 0 ELSE 1 END"
+	"  FROM (SELECT 1) AS one"
+	"  LEFT JOIN evpg.saga_instance i ON i.saga = $1 AND i.key = $2",
+	.types = {TEXTOID, TEXTOID}
+};
+
+enum
+{
+	FREE_INSTANCE_IS_FREE = INSTANCE_COMPLETED + 1, FREE_INSTANCE_EXISTS
+};
+
+/*
+ * EvpgInstanceReadFree
+ *		Reads the row of an instance as EvpgInstanceRead does, and returns whether it is free to
+ *		react to a new event: none waits for it, nor is a dead letter in the way.
+ */
+bool
+EvpgInstanceReadFree(const char *saga, const char *key, EvpgInstance *instance)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[2] = {CStringGetTextDatum(saga), CStringGetTextDatum(key)};
+	bool		is_free;
+
+	memset(instance, 0, sizeof(EvpgInstance));
+	(void) EvpgStatementReadLatest(&select_free_instance, values, NULL);
+	is_free = EvpgResultInt64(0, FREE_INSTANCE_IS_FREE) != 0;
+	if (EvpgResultInt64(0, FREE_INSTANCE_EXISTS) != 0)
+		take_instance(instance, caller);
+	EvpgStatementDone();
+	return is_free;
 }
 
 static EvpgStatement update_instance = {

@@ -23,6 +23,7 @@ typedef struct EvpgInstance
 } EvpgInstance;
 
 extern void EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance);
+extern bool EvpgInstanceReadFree(const char *saga, const char *key, EvpgInstance *instance);
 extern void EvpgInstanceWrite(const char *saga, const char *key, const EvpgInstance *instance);
 
 #endif							/* EVPG_INSTANCE_H */

@@ -153,9 +153,9 @@ begin_instance(EvpgAttempt *attempt)
 
 /*
  * EvpgReactToEvent
- *		Lets an instance react to an event, in the transaction of EvpgDispatchItem.
- *		Does nothing if the instance is completed, or if the event does not concern
- *		the version of the saga that it has.
+ *		Lets an instance, which the caller has locked and read, react to an event.  Does
+ *		nothing if the instance is completed, or if the event does not concern the
+ *		version of the saga that it has.  Sets the session role, which the caller sets back.
  */
 void
 EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event)
@@ -164,7 +164,6 @@ EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event)
 	EvpgReaction reaction;
 	const char *before;
 
-	EvpgInstanceRead(attempt->item->saga, attempt->item->key, instance);
 	if (instance->completed)
 		return;
 	EvpgReactionLoadSaga(attempt);

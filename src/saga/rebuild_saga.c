@@ -24,6 +24,7 @@
 #include "common/hashfn.h"
 #include "consumer/consumer.h"
 #include "log/event_log.h"
+#include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
 #include "saga/due_item.h"
@@ -314,6 +315,7 @@ rebuild_instances(const char *saga, const char *only_key, const EvpgConsumer *co
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgRebuildSaga", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = CurrentMemoryContext;
 	const char *from = "";
+	int64		upto = EvpgSagaGet(saga, 0, false)->is_inline ? EvpgFenceLastDrawn() : consumer->checkpoint;
 	int64		count = 0;
 
 	while (from != NULL)
@@ -325,8 +327,7 @@ rebuild_instances(const char *saga, const char *only_key, const EvpgConsumer *co
 		instances = read_instances(saga, only_key, from, &last);
 		if (last != NULL)
 		{
-			count += replay_saga(saga, instances, read_unseen(saga, from, last), consumer->start_position,
-								 consumer->checkpoint);
+			count += replay_saga(saga, instances, read_unseen(saga, from, last), consumer->start_position, upto);
 			write_states(saga, instances);
 		}
 		MemoryContextSwitchTo(caller);
@@ -355,7 +356,7 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_rebuild_saga()");
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(saga, true);
-	(void) EvpgSagaLock(saga, ExclusiveLock, true);
+	EvpgSagaLockOut(saga);
 	(void) EvpgSagaGet(saga, 0, false);
 	if (!EvpgConsumerRead(saga, &consumer))
 		ereport(ERROR,

@@ -22,11 +22,13 @@
 #include "base/statement.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
+#include "consumer/checkpoint.h"
 #include "consumer/consumer.h"
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
 #include "projection/projection.h"
+#include "saga/route.h"
 #include "saga/saga.h"
 #include "saga/saga_lock.h"
 #include "storage/lmgr.h"
@@ -46,7 +48,7 @@ enum
 	ARG_NAME, ARG_HANDLER, ARG_REJECTION_HANDLER, ARG_TIMER_HANDLER, ARG_LIBRARY, ARG_SYMBOL,
 	ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_START_EVENT_TYPES, ARG_KEY_PATH, ARG_KEY_FUNCTION,
 	ARG_INITIAL_STATE, ARG_TRANSITIONS, ARG_MAX_ATTEMPTS, ARG_BACKOFF, ARG_MAX_BACKOFF,
-	ARG_START_POSITION, ARG_VERSION
+	ARG_START_POSITION, ARG_VERSION, ARG_MODE
 };
 
 /* Parameters of upsert_saga. */
@@ -55,7 +57,7 @@ enum
 	COLUMN_NAME, COLUMN_VERSION, COLUMN_LIBRARY, COLUMN_SYMBOL, COLUMN_HANDLER, COLUMN_REJECTION_HANDLER,
 	COLUMN_TIMER_HANDLER, COLUMN_KEY_FUNCTION, COLUMN_KEY_PATH, COLUMN_AGGREGATE_TYPES, COLUMN_EVENT_TYPES,
 	COLUMN_START_EVENT_TYPES, COLUMN_INITIAL_STATE, COLUMN_TRANSITIONS, COLUMN_MAX_ATTEMPTS, COLUMN_BACKOFF,
-	COLUMN_MAX_BACKOFF, COLUMN_SEARCH_PATH, COLUMN_REGISTERED_BY, COLUMNS
+	COLUMN_MAX_BACKOFF, COLUMN_SEARCH_PATH, COLUMN_REGISTERED_BY, COLUMN_MODE, COLUMNS
 };
 
 /* ------------------------------------------------------------------ arguments */
@@ -213,6 +215,7 @@ set_saga_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 	Jsonb	   *initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state");
 	Jsonb	   *transitions = check_transitions(EvpgArgJsonb(fcinfo, ARG_TRANSITIONS, "transitions"));
 	int32		version = EvpgArgInt(fcinfo, ARG_VERSION, "version", 1);
+	char	   *mode = EvpgArgName(fcinfo, ARG_MODE, "mode");
 	ArrayType  *event_types;
 	ArrayType  *start_event_types;
 
@@ -244,6 +247,7 @@ set_saga_parameters(FunctionCallInfo fcinfo, Datum *values, char *nulls)
 	values[COLUMN_MAX_BACKOFF] = check_pause(fcinfo, ARG_MAX_BACKOFF, "max_backoff");
 	EvpgParameterText(values, nulls, COLUMN_SEARCH_PATH, EvpgFunctionSearchPath());
 	EvpgParameterText(values, nulls, COLUMN_REGISTERED_BY, GetUserNameFromId(GetUserId(), false));
+	EvpgParameterText(values, nulls, COLUMN_MODE, EvpgSagaModeIsInline(mode) ? "inline" : "async");
 	if (PG_ARGISNULL(ARG_HANDLER))
 		set_library_parameters(fcinfo, values, nulls);
 	check_start_types(event_types, start_event_types);
@@ -256,8 +260,8 @@ static EvpgStatement upsert_saga = {
 	"INSERT INTO evpg.saga AS s"
 	"       (name, version, library, symbol, handler, rejection_handler, timer_handler, key_function, key_path,"
 	"        aggregate_types, event_types, start_event_types, initial_state, transitions,"
-	"        max_attempts, backoff, max_backoff, search_path, registered_by)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+	"        max_attempts, backoff, max_backoff, search_path, registered_by, mode)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"
 	" ON CONFLICT (name, version) DO UPDATE"
 	" SET library = excluded.library, symbol = excluded.symbol, handler = excluded.handler,"
 	"     rejection_handler = excluded.rejection_handler, timer_handler = excluded.timer_handler,"
@@ -266,18 +270,18 @@ static EvpgStatement upsert_saga = {
 	"     start_event_types = excluded.start_event_types, initial_state = excluded.initial_state,"
 	"     transitions = excluded.transitions, max_attempts = excluded.max_attempts, backoff = excluded.backoff,"
 	"     max_backoff = excluded.max_backoff, search_path = excluded.search_path,"
-	"     registered_by = excluded.registered_by, registered_at = excluded.registered_at"
+	"     registered_by = excluded.registered_by, registered_at = excluded.registered_at, mode = excluded.mode"
 	" WHERE (s.library, s.symbol, s.handler, s.rejection_handler, s.timer_handler, s.key_function,"
 	"        s.key_path::text, s.aggregate_types, s.event_types, s.start_event_types, s.initial_state,"
-	"        s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path, s.registered_by)"
+	"        s.transitions, s.max_attempts, s.backoff, s.max_backoff, s.search_path, s.registered_by, s.mode)"
 	"       IS DISTINCT FROM"
 	"       (excluded.library, excluded.symbol, excluded.handler, excluded.rejection_handler, excluded.timer_handler,"
 	"        excluded.key_function, excluded.key_path::text, excluded.aggregate_types, excluded.event_types,"
 	"        excluded.start_event_types, excluded.initial_state, excluded.transitions, excluded.max_attempts,"
-	"        excluded.backoff, excluded.max_backoff, excluded.search_path, excluded.registered_by)",
+	"        excluded.backoff, excluded.max_backoff, excluded.search_path, excluded.registered_by, excluded.mode)",
 	.types = {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONPATHOID,
 		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, JSONBOID, INT4OID, INTERVALOID,
-	INTERVALOID, TEXTOID, TEXTOID}
+	INTERVALOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 /* Returns the names in an argument that is an array; NIL if it is NULL. */
@@ -302,8 +306,33 @@ advise_transitions(const char *name, Jsonb *transitions)
 }
 
 /*
+ * Changes the mode of a saga, if its registration has.  What was appended before it became inline
+ * is given to instances, and done by workers; what they have not done by then comes before what
+ * is appended from now on.  An asynchronous saga begins with what is appended from now on.
+ */
+static void
+switch_mode(const char *name, bool was_inline)
+{
+	bool		is_inline = EvpgSagaGet(name, 0, false)->is_inline;
+	EvpgConsumer consumer;
+
+	if (was_inline == is_inline)
+		return;
+	if (is_inline)
+	{
+		/* Most of it before appenders have to wait. */
+		EvpgRouteRest(name, EvpgFenceStablePosition(false));
+		LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
+		EvpgRouteRest(name, EvpgFenceLastDrawn());
+	}
+	else if (EvpgConsumerRead(name, &consumer) && consumer.checkpoint < EvpgFenceLastDrawn())
+		EvpgCheckpointAdvance(&consumer, EvpgFenceLastDrawn(), 0);
+}
+
+/*
  * Registers a version of a saga; true if something has changed.  Locks the consumer,
- * then the saga, to the end of the transaction; waits for reactions of its instances.
+ * then the saga, and of an inline saga the fence, to the end of the transaction; waits for
+ * reactions of its instances.
  */
 Datum
 evpg_register_saga(PG_FUNCTION_ARGS)
@@ -314,6 +343,8 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgConsumer consumer;
 	EvpgLogFilter takes = {0};
 	List	   *seen = NIL;
+	EvpgSaga   *before;
+	bool		was_inline;
 	bool		changed;
 	EvpgScope	scope;
 
@@ -333,7 +364,9 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	/* An old snapshot would not see which versions have instances. */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
-	(void) EvpgSagaLock(name, ExclusiveLock, true);
+	EvpgSagaLockOut(name);
+	before = EvpgSagaGet(name, 0, true);
+	was_inline = before != NULL && before->is_inline;
 	if (EvpgProjectionGet(name, true) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -351,6 +384,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	{
 		if (!EvpgSagaDeleteUnusedVersions(name, DatumGetInt32(values[COLUMN_VERSION])))
 			EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
+		switch_mode(name, was_inline);
 		/* Start types are among the event types. */
 		EvpgAdviseTypes("saga", name, EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
 						EvpgArgTextArray(fcinfo, PG_ARGISNULL(ARG_EVENT_TYPES) ? ARG_START_EVENT_TYPES : ARG_EVENT_TYPES,
@@ -403,7 +437,7 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	 */
 	EvpgBatchRequireNewSnapshots();
 	(void) EvpgConsumerLock(name, true);
-	(void) EvpgSagaLock(name, ExclusiveLock, true);
+	EvpgSagaLockOut(name);
 	dropped = EvpgRegistrationDrop(fcinfo, &delete_saga, EvpgCatalogGet()->saga,
 								   EVPG_ERRCODE_UNKNOWN_CONSUMER, "saga", "evpg_drop_saga()");
 	if (dropped)

@@ -68,9 +68,13 @@ find_event_keys(void *arg)
 	search->keys = EvpgSagaKeys(search->saga, search->event);
 }
 
-/* Writes a dead letter without a key, about an event whose keys cannot be found. */
-static void
-write_routing_dead_letter(const EvpgSaga *saga, const EvpgEvent *event, int attempts, const ErrorData *error)
+/*
+ * EvpgRouteGiveUp
+ *		Writes a dead letter without a key, about an event whose keys cannot be found.
+ *		Rethrows a transient error, and a cancel.
+ */
+void
+EvpgRouteGiveUp(const EvpgSaga *saga, const EvpgEvent *event, int attempts, const ErrorData *error)
 {
 	EvpgDueItem item = {.saga = saga->name, .position = event->position, .attempts = attempts};
 	EvpgDeadLetter letter = {.item = &item, .error = error};
@@ -109,7 +113,7 @@ route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContex
 		error = EvpgSubtransactionRun(find_event_keys, &search);
 		if (error != NULL)
 		{
-			write_routing_dead_letter(search.saga, event, 1, error);
+			EvpgRouteGiveUp(search.saga, event, 1, error);
 			routes->dead_letters++;
 			return;
 		}
@@ -239,7 +243,7 @@ load_saga_code(void *arg)
 }
 
 /*
- * Returns whether a saga, whose consumer is locked, can run: it is not paused,
+ * Returns whether a saga, whose consumer is locked, can run: it is not paused or inline,
  * and its code can be loaded.  Else it waits, and in the end stops, without an
  * event of it being tried.
  */
@@ -251,7 +255,7 @@ prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
 	TimestampTz retry_at;
 	ErrorData  *error;
 
-	if (!consumer->running || saga == NULL)
+	if (!consumer->running || saga == NULL || saga->is_inline)
 		return false;
 	if (consumer->retry_at > EvpgClockNow())
 	{
@@ -316,7 +320,7 @@ route_cautiously(const EvpgConsumer *consumer, int64 stable, TimestampTz *next)
 		case EVPG_CRASH_POSTPONE:
 			return false;
 		default:
-			write_routing_dead_letter(saga, &event, consumer->crashes - 1, EvpgCrashError(consumer->crashes - 1));
+			EvpgRouteGiveUp(saga, &event, consumer->crashes - 1, EvpgCrashError(consumer->crashes - 1));
 			EvpgCheckpointAdvance(consumer, event.position, 0);
 			return true;
 	}
@@ -369,6 +373,26 @@ EvpgRouteAll(const char *saga)
 	return dead_letters;
 }
 
+/*
+ * EvpgRouteRest
+ *		Routes all events up to a position of a saga that becomes inline, also if it is
+ *		paused, in the current transaction.  No other transaction can append up to that
+ *		position.  The caller has locked the consumer and is inside EvpgEnter.
+ */
+void
+EvpgRouteRest(const char *saga, int64 upto)
+{
+	int64		dead_letters = 0;
+	TimestampTz next = DT_NOEND;
+	EvpgConsumer consumer;
+
+	while (EvpgConsumerRead(saga, &consumer) && consumer.checkpoint < upto)
+	{
+		(void) route_batch(&consumer, upto, BATCH_EVENTS, &dead_letters, &next);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /* Returns whether any version of a saga takes an event; a callback of EvpgCheckpointHasPassed. */
 static bool
 any_version_takes(void *arg, const EvpgEvent *event)
@@ -392,9 +416,13 @@ static EvpgStatement select_left = {
 	.types = {TEXTOID, INT8OID}
 };
 
-/* Returns whether instances have still to react to events up to a position; not those behind a dead letter. */
-static bool
-has_events_left(const char *saga, int64 position)
+/*
+ * EvpgRouteHasLeft
+ *		Returns whether instances have still to react to events up to a position that were
+ *		given to them; not those behind a dead letter.
+ */
+bool
+EvpgRouteHasLeft(const char *saga, int64 position)
 {
 	Datum		values[2] = {CStringGetTextDatum(saga), Int64GetDatum(position)};
 	bool		left = EvpgStatementReadLatest(&select_left, values, NULL) > 0;
@@ -418,7 +446,7 @@ EvpgRouteHasReached(const char *saga, int64 position)
 
 	return EvpgConsumerRead(saga, &consumer) &&
 		EvpgCheckpointHasPassed(&consumer, position, &filter, any_version_takes, (void *) saga) &&
-		!has_events_left(saga, position);
+		!EvpgRouteHasLeft(saga, position);
 }
 
 /*

@@ -30,8 +30,12 @@ static EvpgStatement select_sagas = {
 	"SELECT name, version, library, symbol, handler, rejection_handler, timer_handler, key_function, key_path,"
 	"       aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts,"
 	"       (EXTRACT(epoch FROM backoff) * 1000000)::int8, (EXTRACT(epoch FROM max_backoff) * 1000000)::int8,"
-	"       search_path, registered_by"
-	"  FROM evpg.saga"
+	"       search_path, registered_by,"
+	"       first_value(mode = 'inline') OVER (PARTITION BY name ORDER BY version DESC),"
+	"       coalesce((SELECT c.status = 'running' FROM evpg.consumer c WHERE c.name = s.name), false)"
+	"         AND evpg.is_activated(),"
+	"       coalesce((SELECT c.start_position FROM evpg.consumer c WHERE c.name = s.name), 0)"
+	"  FROM evpg.saga s"
 	" ORDER BY name, version DESC"
 };
 
@@ -40,7 +44,7 @@ enum
 	SAGA_NAME = 1, SAGA_VERSION, SAGA_LIBRARY, SAGA_SYMBOL, SAGA_HANDLER, SAGA_REJECTION_HANDLER, SAGA_TIMER_HANDLER,
 	SAGA_KEY_FUNCTION, SAGA_KEY_PATH, SAGA_AGGREGATE_TYPES, SAGA_EVENT_TYPES, SAGA_START_EVENT_TYPES,
 	SAGA_INITIAL_STATE, SAGA_TRANSITIONS, SAGA_MAX_ATTEMPTS, SAGA_BACKOFF, SAGA_MAX_BACKOFF, SAGA_SEARCH_PATH,
-	SAGA_REGISTERED_BY
+	SAGA_REGISTERED_BY, SAGA_IS_INLINE, SAGA_RUNS, SAGA_START_POSITION
 };
 
 /* Makes a saga of a row of select_sagas, in CurrentMemoryContext. */
@@ -72,6 +76,9 @@ make_saga(uint64 row)
 	saga->max_backoff = EvpgResultInt64(row, SAGA_MAX_BACKOFF);
 	saga->search_path = EvpgResultText(row, SAGA_SEARCH_PATH);
 	saga->registered_by = EvpgResultText(row, SAGA_REGISTERED_BY);
+	saga->is_inline = EvpgResultInt64(row, SAGA_IS_INLINE) != 0;
+	saga->runs = EvpgResultInt64(row, SAGA_RUNS) != 0;
+	saga->start_position = EvpgResultInt64(row, SAGA_START_POSITION);
 	return saga;
 }
 
@@ -114,6 +121,39 @@ EvpgSagaVersions(const char *name)
 		if (strcmp(((EvpgSaga *) lfirst(cell))->name, name) == 0)
 		versions = lappend(versions, lfirst(cell));
 	return versions;
+}
+
+/*
+ * EvpgSagaListInline
+ *		Lists the versions of inline sagas that take an event, the highest of each
+ *		saga first, in CurrentMemoryContext; NIL for nearly all events.
+ */
+List *
+EvpgSagaListInline(const EvpgEvent *event)
+{
+	List	   *found = NIL;
+	ListCell   *cell;
+
+	foreach(cell, EvpgRegistrationListGet(&sagas))
+	{
+		EvpgSaga   *saga = lfirst(cell);
+
+		if (saga->is_inline && event->position > saga->start_position && EvpgSagaTakes(saga, event))
+			found = lappend(found, saga);
+	}
+	return found;
+}
+
+/* Returns whether the name of a mode is that of inline sagas; raises 22023 if there is no such mode. */
+bool
+EvpgSagaModeIsInline(const char *mode)
+{
+	if (strcmp(mode, "inline") != 0 && strcmp(mode, "async") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown saga mode \"%s\"", mode),
+				 errhint("Use inline or async.")));
+	return strcmp(mode, "inline") == 0;
 }
 
 static EvpgStatement delete_unused_versions = {

@@ -20,6 +20,10 @@ typedef struct EvpgSaga
 	MemoryContext context;
 	char	   *name;
 	int			version;
+	bool		is_inline;		/* it reacts in the transaction of the event;
+								 * of the highest version, as the next two */
+	bool		runs;			/* neither paused nor in an inactive copy */
+	int64		start_position; /* it takes events after this one */
 	bool		has_module;		/* a symbol of a module, else functions */
 	char	   *library;		/* if has_module */
 	char	   *symbol;
@@ -48,6 +52,8 @@ typedef struct EvpgSaga
 
 extern EvpgSaga *EvpgSagaGet(const char *name, int version, bool missing_ok);
 extern List *EvpgSagaVersions(const char *name);
+extern List *EvpgSagaListInline(const EvpgEvent *event);
+extern bool EvpgSagaModeIsInline(const char *mode);
 extern bool EvpgSagaDeleteUnusedVersions(const char *name, int version);
 extern bool EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event);
 extern bool EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event);

@@ -18,12 +18,15 @@
 
 #include "access/twophase.h"
 #include "access/xact.h"
+#include "base/catalog.h"
 #include "base/locks.h"
 #include "base/testing.h"
 #include "common/hashfn.h"
 #include "consumer/worker_lock.h"
 #include "miscadmin.h"
+#include "saga/saga.h"
 #include "saga/saga_lock.h"
+#include "storage/lmgr.h"
 #include "utils/inval.h"
 
 /*
@@ -42,6 +45,24 @@ EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait)
 		return false;
 	AcceptInvalidationMessages();
 	return true;
+}
+
+/*
+ * EvpgSagaLockOut
+ *		Waits until no instance of a saga reacts, and keeps it so to the end of the
+ *		transaction, so that the saga can be changed.  Inline, instances react under the lock of the
+ *		fence that their transactions have.  The caller has locked the consumer, and
+ *		is inside EvpgEnter.
+ */
+void
+EvpgSagaLockOut(const char *saga)
+{
+	EvpgSaga   *registered;
+
+	(void) EvpgSagaLock(saga, ExclusiveLock, true);
+	registered = EvpgSagaGet(saga, 0, true);
+	if (registered != NULL && registered->is_inline)
+		LockRelationOid(EvpgCatalogGet()->fence, ShareLock);
 }
 
 static void

@@ -12,6 +12,7 @@
 #include "storage/lockdefs.h"
 
 extern void EvpgSagaLockInit(void);
+extern void EvpgSagaLockOut(const char *saga);
 extern bool EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait);
 extern bool EvpgDueItemLock(const EvpgDueItem *item, bool wait);
 extern bool EvpgDueItemIsClaimed(const EvpgDueItem *item);

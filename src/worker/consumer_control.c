@@ -14,6 +14,7 @@
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/locks.h"
+#include "base/registration.h"
 #include "base/statement.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
@@ -25,6 +26,7 @@
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/projection.h"
+#include "saga/saga_lock.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
 
@@ -51,8 +53,8 @@ lock_named_consumer(const char *name, EvpgConsumer *consumer)
 
 /*
  * Waits until no instance of a saga reacts, and keeps it so until the end of the
- * transaction.  Not in a reaction of the saga itself, which would wait for others that
- * may do the same.
+ * transaction.  Not in a reaction of the saga itself, or of an inline one, which would wait for
+ * others that may do the same.
  */
 static void
 exclude_reactions(const char *saga)
@@ -60,8 +62,8 @@ exclude_reactions(const char *saga)
 	LOCKTAG		tag;
 
 	EvpgSetSagaLockTag(&tag, saga);
-	if (!EvpgLockIsHeld(&tag, ShareLock))
-		(void) EvpgLockAcquire(&tag, ExclusiveLock, true);
+	if (!EvpgInsideSaga && !EvpgLockIsHeld(&tag, ShareLock))
+		EvpgSagaLockOut(saga);
 }
 
 static EvpgStatement update_consumer_status = {
@@ -99,6 +101,9 @@ set_consumer_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	if (!running && consumer.is_saga)
 		exclude_reactions(name);
 	changed = EvpgStatementExecute(&update_consumer_status, values, NULL) > 0;
+	/* Sessions know of each inline saga whether it runs. */
+	if (changed && consumer.is_saga)
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
 	if (running)
 	{
 		changed |= EvpgStatementExecute(&reset_saga_retries, values, NULL) > 0;

@@ -164,7 +164,7 @@ wait_until(bool (*condition) (const AwaitedState *wait), const AwaitedState *wai
 }
 
 /*
- * Returns whether an inline projection has everything up to a position: the
+ * Returns whether an inline projection or saga was given everything up to a position: the
  * event is seen, or no event can appear there any more.  A standby, and a
  * transaction whose snapshot is older than the stable position, can only look
  * for the event.
@@ -181,10 +181,14 @@ static bool
 consumer_has_reached(const AwaitedState *wait)
 {
 	EvpgScope	scope;
+	EvpgSaga   *saga;
 	bool		reached;
 
 	EvpgEnter(&scope, NULL);
-	if (EvpgSagaGet(wait->name, 0, true) != NULL)
+	saga = EvpgSagaGet(wait->name, 0, true);
+	if (saga != NULL && saga->is_inline)
+		reached = position_is_decided(wait->position) && !EvpgRouteHasLeft(wait->name, wait->position);
+	else if (saga != NULL)
 		reached = EvpgRouteHasReached(wait->name, wait->position);
 	else if (EvpgProjectionGet(wait->name, false)->mode == EVPG_MODE_INLINE)
 		reached = position_is_decided(wait->position);

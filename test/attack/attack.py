@@ -179,6 +179,8 @@ INVARIANTS = {
         WHERE (p.state->>'n')::bigint IS DISTINCT FROM e.n OR (p.state->>'last')::bigint <> e.last OR (p.state->>'torn')::boolean""",
     'so are the states of a saga': """SELECT i.*, e.* FROM (SELECT * FROM attack.replayed WHERE reacted > 0) e FULL JOIN (SELECT key, state FROM evpg.saga_instance WHERE saga = 'guard_saga') i USING (key)
         WHERE (i.state->>'n')::bigint IS DISTINCT FROM e.reacted OR (i.state->>'torn')::boolean""",
+    'and those of an inline saga': """SELECT i.*, e.* FROM (SELECT * FROM attack.replayed WHERE reacted > 0) e FULL JOIN (SELECT key, state FROM evpg.saga_instance WHERE saga = 'guard_inline') i USING (key)
+        WHERE (i.state->>'n')::bigint IS DISTINCT FROM e.reacted OR (i.state->>'torn')::boolean""",
     'no event of a guard is parked or a dead letter': """SELECT to_jsonb(p) FROM evpg.parked_event p WHERE name LIKE 'guard%' UNION ALL SELECT to_jsonb(d) FROM evpg.dead_letter d WHERE saga LIKE 'guard%' AND resolved_at IS NULL""",
     'no prepared transaction is left': 'SELECT gid FROM pg_prepared_xacts',
 }
@@ -199,7 +201,7 @@ def repair():
 def consistent():
     """What must hold after each round: all that is asynchronous has caught up, and agrees with the log."""
     with connect() as session:
-        for guard in ('guard_async', 'guard_saga'):
+        for guard in ('guard_async', 'guard_saga', 'guard_inline'):
             try:
                 session.execute("SELECT evpg_resume_consumer('%s')" % guard)       # at once, also if a clock was moved while it waited
                 deep = 1

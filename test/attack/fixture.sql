@@ -182,6 +182,7 @@ SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply', invarian
        evpg_register_projection('guard', 'attack.count', key_function => 'attack.stream'),
        evpg_register_projection('guard_async', 'attack.count', mode => 'async', key_function => 'attack.stream'),
        evpg_register_saga('guard_saga', 'attack.count_reaction', key_function => 'attack.stream'),
+       evpg_register_saga('guard_inline', 'attack.count_reaction', key_function => 'attack.stream', mode => 'inline'),
        evpg_register_saga('saga', 'attack.saga', rejection_handler => 'attack.reject', timer_handler => 'attack.timer',
          key_function => 'attack.saga_key',
          aggregate_types => '{note}', event_types => '{Start}', max_attempts => 1);

@@ -43,7 +43,7 @@ CREATE FUNCTION test.script_timer(state jsonb, timer evpg.fired_timer) RETURNS e
            'fired_at', (extract(epoch FROM timer.fired_at) * 1000000)::bigint)), timer.payload)
 $$;
 
--- Registers the saga: test.kind_of_saga says of what it is made, functions or C.
+-- Registers the saga: test.kind_of_saga says of what it is made, functions or C, and test.saga_mode its mode, if it is set.
 CREATE FUNCTION test.register_script(name text, max_attempts int DEFAULT 3, backoff interval DEFAULT '1000 s',
   max_backoff interval DEFAULT '1500 s')
 RETURNS boolean LANGUAGE sql VOLATILE AS $$
@@ -53,10 +53,10 @@ RETURNS boolean LANGUAGE sql VOLATILE AS $$
       aggregate_types => '{counter,counter_c}',
       event_types => '{Started,Told}', start_event_types => '{Started}', initial_state => '{"seen": 0}',
       max_attempts => register_script.max_attempts, backoff => register_script.backoff,
-        max_backoff => register_script.max_backoff)
+        max_backoff => register_script.max_backoff, mode => coalesce(current_setting('test.saga_mode', true), 'async'))
     ELSE evpg_register_saga(name, library => 'evpg_test', symbol => 'script',
       max_attempts => register_script.max_attempts, backoff => register_script.backoff,
-        max_backoff => register_script.max_backoff)
+        max_backoff => register_script.max_backoff, mode => coalesce(current_setting('test.saga_mode', true), 'async'))
   END
 $$;
 
