@@ -72,20 +72,21 @@ static Known known[] = {
 	{.name = "stream", .table = true, .shape = EVPG_SHAPE_STREAM, .place = offsetof(EvpgCatalog, stream)},
 	{.name = "projection_state", .table = true, .shape = EVPG_SHAPE_PROJECTION_STATE,
 	.place = offsetof(EvpgCatalog, projection_state)},
+	{.name = "saga_instance", .table = true, .shape = EVPG_SHAPE_SAGA_INSTANCE,
+	.place = offsetof(EvpgCatalog, saga_instance)},
 	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
 	{.name = "command_record", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, command_record)},
 	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[0])},
-	{.name = "dead_letter", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[1])},
+	{.name = "dead_letter", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])},
 	{.name = "inbox", .table = true, .shape = NO_SHAPE},
 	{.name = "interceptor", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, interceptor)},
 	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[2])},
 	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
 	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
-	{.name = "saga_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[3])},
-	{.name = "saga_instance", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[4])},
-	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[5])},
+	{.name = "saga_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])},
+	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[4])},
 	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
-	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[6])},
+	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[5])},
 	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
 	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
 	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
@@ -113,6 +114,7 @@ static const Written written[] = {
 	{"event_log", TRIGGER_TYPE_INSERT},
 	{"stream", TRIGGER_TYPE_UPDATE},
 	{"projection_state", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
+	{"saga_instance", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
 };
 
 static MemoryContext EvpgCatalogContext = NULL;
@@ -219,11 +221,13 @@ get_access_method(Oid relid)
 }
 
 /*
- * Returns an index of an access method on just these columns (the second may
- * be NULL) that is complete and, if asked for, unique; else InvalidOid.
+ * Returns an index of an access method on these columns (the second may be NULL), the first of
+ * so many, that is valid and, if asked for, unique, and of all rows unless it is to be partial;
+ * else InvalidOid.
  */
 static Oid
-find_index(Oid schema, const char *name, Oid table, Oid method, const char *first, const char *second, bool unique)
+find_index(Oid schema, const char *name, Oid table, Oid method, const char *first, const char *second, int columns,
+		   bool unique, bool partial)
 {
 	Oid			index = get_relname_relid(name, schema);
 	HeapTuple	tuple = OidIsValid(index) ? SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index)) : NULL;
@@ -234,26 +238,32 @@ find_index(Oid schema, const char *name, Oid table, Oid method, const char *firs
 		return InvalidOid;
 	form = (Form_pg_index) GETSTRUCT(tuple);
 	usable = form->indrelid == table && form->indisvalid && form->indisready && form->indislive &&
-		(form->indisunique || !unique) && form->indnkeyatts == (second == NULL ? 1 : 2) &&
+		(form->indisunique || !unique) && form->indnkeyatts == columns &&
 		form->indkey.values[0] == get_attnum(table, first) &&
 		(second == NULL || form->indkey.values[1] == get_attnum(table, second)) &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) && get_access_method(index) == method;
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) == !partial && get_access_method(index) == method;
 	ReleaseSysCache(tuple);
 	return usable ? index : InvalidOid;
+}
+
+/* Raises an error if there is no such index; else returns it. */
+static Oid
+require_index(Oid index, const char *name)
+{
+	if (!OidIsValid(index))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("index \"evpg.%s\" is missing or has been changed", name),
+				 errhint("The extension evpg is damaged or being dropped.")));
+	return index;
 }
 
 /* Returns a unique index that C code scans; raises an error if there is none of this name and these columns. */
 static Oid
 lookup_index(Oid schema, const char *name, Oid table, const char *first, const char *second)
 {
-	Oid			index = find_index(schema, name, table, BTREE_AM_OID, first, second, true);
-
-	if (!OidIsValid(index))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("unique index \"evpg.%s\" is missing or has been changed", name),
-				 errhint("The extension evpg is damaged or being dropped.")));
-	return index;
+	return require_index(find_index(schema, name, table, BTREE_AM_OID, first, second, second == NULL ? 1 : 2, true, false),
+						 name);
 }
 
 /*
@@ -301,7 +311,8 @@ describe_refused_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc des
 		/* A foreign key may refer to what never changes. */
 		return RI_FKey_trigger_type(trigger->tgfoid) == RI_TRIGGER_PK &&
 			(trigger->tgconstrindid == looked_up.stream_id_index || trigger->tgconstrindid == looked_up.stream_key_index ||
-			 trigger->tgconstrindid == looked_up.projection_state_key_index) ? NULL : "It would not be fired.";
+			 trigger->tgconstrindid == looked_up.projection_state_key_index ||
+			 trigger->tgconstrindid == looked_up.saga_instance_key_index) ? NULL : "It would not be fired.";
 	(void) heap_getattr(tuple, Anum_pg_trigger_tgnewtable, desc, &no_transition);
 	if (!no_transition)
 		return "It has a transition table, which would be empty.";
@@ -375,7 +386,7 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 						 table->name)));
 }
 
-/* Looks up what else C code needs of a table that it writes: its indexes, and its owner. */
+/* Looks up what else C code needs of a table, if it does: its indexes, and the owner of the log. */
 static void
 look_up_details(Oid schema, Oid relid)
 {
@@ -389,13 +400,24 @@ look_up_details(Oid schema, Oid relid)
 	}
 	else if (relid == looked_up.projection_state)
 		looked_up.projection_state_key_index = lookup_index(schema, "projection_state_pkey", relid, "build", "key");
-	else
+	else if (relid == looked_up.saga_instance)
+		looked_up.saga_instance_key_index = lookup_index(schema, "saga_instance_pkey", relid, "saga", "key");
+	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])
+		looked_up.saga_event_key_index =
+			require_index(find_index(schema, "saga_event_pkey", relid, BTREE_AM_OID, "saga", "key", 3, true, false),
+						  "saga_event_pkey");
+	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])
+		looked_up.dead_letter_key_index =
+			require_index(find_index(schema, "dead_letter_saga_key_idx", relid, BTREE_AM_OID, "saga", "key", 2, false, true),
+						  "dead_letter_saga_key_idx");
+	else if (relid == looked_up.event_log)
 	{
 		looked_up.event_log_event_id_index = lookup_index(schema, "event_log_event_id_key", relid, "event_id", NULL);
 		looked_up.event_log_position_index = lookup_index(schema, "event_log_pkey", relid, "position", NULL);
-		looked_up.event_log_tags_index = find_index(schema, "event_log_tags", relid, GIN_AM_OID, "tags", NULL, false);
+		looked_up.event_log_tags_index = find_index(schema, "event_log_tags", relid, GIN_AM_OID, "tags", NULL, 1, false,
+													false);
 		looked_up.event_log_type_index = find_index(schema, "event_log_event_type", relid, BTREE_AM_OID,
-													"type", "position", false);
+													"type", "position", 2, false, false);
 		looked_up.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", relid,
 														"stream_id", "version");
 		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
@@ -427,11 +449,10 @@ check_relation(Oid schema, Known *relation)
 		*(Oid *) ((char *) &looked_up + relation->place) = relation->oid;
 	if (relation->table)
 		refuse_row_security(relation->name, relation->oid);
-	if (relation < known + lengthof(written))
-	{
+	if (relation->table)
 		look_up_details(schema, relation->oid);
+	if (relation < known + lengthof(written))
 		refuse_additions(schema, &written[relation - known], relation->oid);
-	}
 	relation->checked = changes;
 }
 
@@ -493,6 +514,7 @@ EvpgCatalogGet(void)
 		looked_up.fired_timer = make_row(EVPG_SHAPE_FIRED_TIMER);
 		looked_up.stream_row = make_row(EVPG_SHAPE_STREAM);
 		looked_up.projection_state_row = make_row(EVPG_SHAPE_PROJECTION_STATE);
+		looked_up.saga_instance_row = make_row(EVPG_SHAPE_SAGA_INSTANCE);
 		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;
@@ -546,6 +568,7 @@ EvpgCatalogLockForConsumer(void)
 {
 	for (int i = 0; i < EVPG_CONSUMER_TABLES; i++)
 		LockRelationOid(EvpgCatalogGet()->consumer_tables[i], RowExclusiveLock);
+	LockRelationOid(EvpgCatalogGet()->saga_instance, RowExclusiveLock);
 }
 
 /* Takes the same locks without waiting; returns false if a conflicting lock is held, and then keeps those it has got. */
@@ -555,7 +578,7 @@ EvpgCatalogTryLockForConsumer(void)
 	for (int i = 0; i < EVPG_CONSUMER_TABLES; i++)
 		if (!ConditionalLockRelationOid(EvpgCatalogGet()->consumer_tables[i], RowExclusiveLock))
 			return false;
-	return true;
+	return ConditionalLockRelationOid(EvpgCatalogGet()->saga_instance, RowExclusiveLock);
 }
 
 /* Returns a number that changes whenever a registration or a function may have changed. */

@@ -15,7 +15,11 @@
 /* What evpg's own statements are analysed and planned under; see EvpgEnter. */
 #define EVPG_SEARCH_PATH "pg_catalog, pg_temp"
 
-#define EVPG_CONSUMER_TABLES 7
+#define EVPG_CONSUMER_TABLES 6
+
+/* Places of some of them. */
+#define EVPG_CONSUMER_TABLE_DEAD_LETTER 1
+#define EVPG_CONSUMER_TABLE_SAGA_EVENT 3
 
 typedef struct EvpgCatalog
 {
@@ -27,7 +31,11 @@ typedef struct EvpgCatalog
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			translator;
-	Oid			consumer_tables[EVPG_CONSUMER_TABLES];	/* of consumers */
+	Oid			consumer_tables[EVPG_CONSUMER_TABLES];	/* of consumers, and */
+	Oid			saga_instance;
+	Oid			saga_instance_key_index;	/* unique on (saga, key) */
+	Oid			saga_event_key_index;	/* unique on (saga, key, position) */
+	Oid			dead_letter_key_index;	/* on (saga, key) of open ones */
 	Oid			command_record;
 	Oid			snapshot;
 	Oid			stream;
@@ -53,6 +61,7 @@ typedef struct EvpgCatalog
 	TupleDesc	fired_timer;
 	TupleDesc	stream_row;		/* of tables */
 	TupleDesc	projection_state_row;
+	TupleDesc	saga_instance_row;
 } EvpgCatalog;
 
 /* Where a caller was before EvpgEnter. */

@@ -16,7 +16,7 @@
  * are not for reading values of other making, which may have it.
  *
  * Other files name the columns by constants: event.h, event_log.c, stream.c,
- * projection_row.c, saga_code.c, command.c.
+ * projection_row.c, instance.c, saga_code.c, command.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -72,6 +72,11 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("build", INT8OID), COLUMN("version", INT8OID), COLUMN("position", INT8OID),
 			COLUMN("updated_at", TIMESTAMPTZOID),
 			COLUMN("generation", INT4OID), COLUMN("deleted", BOOLOID), C_TEXT("key"), COLUMN("state", JSONBOID)
+	}},
+	[EVPG_SHAPE_SAGA_INSTANCE] = {"saga_instance", true, {
+			C_TEXT("saga"), C_TEXT("key"), COLUMN("saga_version", INT4OID), COLUMN("status", TEXTOID),
+			COLUMN("state", JSONBOID), COLUMN("version", INT8OID), COLUMN("position", INT8OID),
+			COLUMN("undo", JSONBOID), COLUMN("started_at", TIMESTAMPTZOID), COLUMN("updated_at", TIMESTAMPTZOID)
 	}},
 	[EVPG_SHAPE_CLOCK] = {"clock", true, {
 			COLUMN("one", BOOLOID), COLUMN("clock_offset", INT8OID)

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * instance.c
- *		The rows of instances of sagas, evpg.saga_instance.
+ *		The rows of instances of sagas, evpg.saga_instance, which are found and, under READ
+ *		COMMITTED, written without statements (row.c).
  *
  * The caller holds the advisory lock of the instance (saga_lock.c), or has locked
  * out all instances of the saga.
@@ -10,90 +11,100 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/row.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "saga/instance.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
+#include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
-static EvpgStatement select_instance = {
-	.text =
-	"SELECT state, undo, version, position, saga_version, CASE status WHEN 'completed' THEN 1 ELSE 0 END"
-	"  FROM evpg.saga_instance"
-	" WHERE saga = $1 AND key = $2",
-	.types = {TEXTOID, TEXTOID}
-};
-
+/* Columns of evpg.saga_instance, see sql/evpg--1.0.sql. */
 enum
 {
-	INSTANCE_STATE = 1, INSTANCE_UNDO, INSTANCE_VERSION, INSTANCE_POSITION, INSTANCE_SAGA_VERSION, INSTANCE_COMPLETED
-};
-
-/* Sets *instance to the first row of the result, in a context. */
-static void
-take_instance(EvpgInstance *instance, MemoryContext context)
-{
-	MemoryContext old = MemoryContextSwitchTo(context);
-
-	instance->exists = true;
-	instance->state = EvpgResultJsonb(0, INSTANCE_STATE);
-	instance->undo = EvpgResultJsonb(0, INSTANCE_UNDO);
-	instance->version = EvpgResultInt64(0, INSTANCE_VERSION);
-	instance->position = EvpgResultInt64(0, INSTANCE_POSITION);
-	instance->saga_version = (int) EvpgResultInt64(0, INSTANCE_SAGA_VERSION);
-	instance->completed = EvpgResultInt64(0, INSTANCE_COMPLETED) != 0;
-	MemoryContextSwitchTo(old);
-}
-
-/* Reads the row of an instance into CurrentMemoryContext; instance->exists is false if there is none. */
-void
-EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[2] = {CStringGetTextDatum(saga), CStringGetTextDatum(key)};
-
-	memset(instance, 0, sizeof(EvpgInstance));
-	if (EvpgStatementReadLatest(&select_instance, values, NULL) > 0)
-		take_instance(instance, caller);
-	EvpgStatementDone();
-}
-
-static EvpgStatement select_free_instance = {
-	.text =
-	"SELECT i.state, i.undo, i.version, i.position, i.saga_version, CASE i.status WHEN 'completed' THEN 1 ELSE 0 END,"
-	"       CASE WHEN EXISTS (SELECT FROM evpg.saga_event e WHERE e.saga = $1 AND e.key = $2)"
-	"                 OR EXISTS (SELECT FROM evpg.timer t WHERE t.saga = $1 AND t.key = $2 AND t.dead_letter_id IS NOT NULL)"
-	"            THEN 0 ELSE 1 END,"
-	"       CASE WHEN i.saga IS NULL THEN 0 ELSE 1 END"
-	"  FROM (SELECT 1) AS one"
-	"  LEFT JOIN evpg.saga_instance i ON i.saga = $1 AND i.key = $2",
-	.types = {TEXTOID, TEXTOID}
-};
-
-enum
-{
-	FREE_INSTANCE_IS_FREE = INSTANCE_COMPLETED + 1, FREE_INSTANCE_EXISTS
+	INSTANCE_SAGA, INSTANCE_KEY, INSTANCE_SAGA_VERSION, INSTANCE_STATUS, INSTANCE_STATE, INSTANCE_VERSION,
+	INSTANCE_POSITION, INSTANCE_UNDO, INSTANCE_STARTED_AT, INSTANCE_UPDATED_AT, INSTANCE_NATTS
 };
 
 /*
- * EvpgInstanceReadFree
- *		Reads the row of an instance as EvpgInstanceRead does, and returns whether it is free to
- *		react to a new event: none waits for it, nor is a dead letter in the way.
+ * EvpgInstanceRead
+ *		Reads the row of an instance, as it is committed now or written by this transaction,
+ *		into CurrentMemoryContext; instance->exists is false if there is none.
  */
-bool
-EvpgInstanceReadFree(const char *saga, const char *key, EvpgInstance *instance)
+void
+EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[2] = {CStringGetTextDatum(saga), CStringGetTextDatum(key)};
-	bool		is_free;
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Datum		values[INSTANCE_NATTS];
+	bool		nulls[INSTANCE_NATTS];
 
 	memset(instance, 0, sizeof(EvpgInstance));
-	(void) EvpgStatementReadLatest(&select_free_instance, values, NULL);
-	is_free = EvpgResultInt64(0, FREE_INSTANCE_IS_FREE) != 0;
-	if (EvpgResultInt64(0, FREE_INSTANCE_EXISTS) != 0)
-		take_instance(instance, caller);
-	EvpgStatementDone();
-	return is_free;
+	instance->tuple = EvpgRowFind(&catalog->saga_instance, &catalog->saga_instance_key_index, F_TEXTEQ,
+								  CStringGetTextDatum(saga), key, GetLatestSnapshot(), false);
+	if (instance->tuple == NULL)
+		return;
+	heap_deform_tuple(instance->tuple, catalog->saga_instance_row, values, nulls);
+	instance->exists = true;
+	instance->state = DatumGetJsonbPCopy(values[INSTANCE_STATE]);
+	instance->undo = DatumGetJsonbPCopy(values[INSTANCE_UNDO]);
+	instance->version = DatumGetInt64(values[INSTANCE_VERSION]);
+	instance->position = DatumGetInt64(values[INSTANCE_POSITION]);
+	instance->saga_version = DatumGetInt32(values[INSTANCE_SAGA_VERSION]);
+	instance->completed = strcmp(TextDatumGetCString(values[INSTANCE_STATUS]), "completed") == 0;
+}
+
+/*
+ * EvpgInstanceIsFree
+ *		Returns whether an instance is free to react to a new event: none waits for it, nor is a
+ *		dead letter in the way.
+ */
+bool
+EvpgInstanceIsFree(const char *saga, const char *key)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Datum		name = CStringGetTextDatum(saga);
+
+	return EvpgRowFind(&catalog->consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT], &catalog->saga_event_key_index,
+					   F_TEXTEQ, name, key, GetLatestSnapshot(), false) == NULL &&
+		EvpgRowFind(&catalog->consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER], &catalog->dead_letter_key_index,
+					F_TEXTEQ, name, key, GetLatestSnapshot(), false) == NULL;
+}
+
+/* Writes the row of an instance without a statement. */
+static void
+write_instance_row(const char *saga, const char *key, const EvpgInstance *instance)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	TimestampTz now = EvpgClockNow();
+	Datum		values[INSTANCE_NATTS] = {
+		[INSTANCE_SAGA] = CStringGetTextDatum(saga),
+		[INSTANCE_KEY] = CStringGetTextDatum(key),
+		[INSTANCE_SAGA_VERSION] = Int32GetDatum(instance->saga_version),
+		[INSTANCE_STATUS] = CStringGetTextDatum(instance->completed ? "completed" : "running"),
+		[INSTANCE_STATE] = JsonbPGetDatum(instance->state),
+		[INSTANCE_VERSION] = Int64GetDatum(instance->version),
+		[INSTANCE_POSITION] = Int64GetDatum(instance->position),
+		[INSTANCE_UNDO] = JsonbPGetDatum(instance->undo),
+		[INSTANCE_STARTED_AT] = TimestampTzGetDatum(now),
+		[INSTANCE_UPDATED_AT] = TimestampTzGetDatum(now)
+	};
+	bool		nulls[INSTANCE_NATTS] = {false};
+	bool		replaced[INSTANCE_NATTS] = {
+		[INSTANCE_STATUS] = true,[INSTANCE_STATE] = true,[INSTANCE_VERSION] = true,[INSTANCE_POSITION] = true,
+		[INSTANCE_UNDO] = true,[INSTANCE_UPDATED_AT] = true
+	};
+	EvpgRowWriter *writer = EvpgRowWriterBegin(&catalog->saga_instance, &catalog->saga_instance_row);
+
+	if (instance->tuple != NULL)
+		(void) EvpgRowReplace(writer, instance->tuple, values, nulls, replaced);
+	else
+		(void) EvpgRowInsert(writer, values, nulls);
+	EvpgRowWriterEnd(writer);
 }
 
 static EvpgStatement update_instance = {
@@ -138,7 +149,9 @@ EvpgInstanceWrite(const char *saga, const char *key, const EvpgInstance *instanc
 		Int32GetDatum(instance->saga_version)
 	};
 
-	if (!instance->exists || EvpgStatementExecute(&update_instance, values, NULL) == 0)
+	if (!IsolationUsesXactSnapshot())
+		write_instance_row(saga, key, instance);
+	else if (!instance->exists || EvpgStatementExecute(&update_instance, values, NULL) == 0)
 		EvpgStatementExecute(&upsert_instance, values, NULL);
 	if (instance->completed)
 		EvpgStatementExecute(&delete_timers, values, NULL);

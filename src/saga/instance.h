@@ -8,6 +8,7 @@
 #ifndef EVPG_INSTANCE_H
 #define EVPG_INSTANCE_H
 
+#include "access/htup.h"
 #include "utils/jsonb.h"
 
 /* A row of evpg.saga_instance. */
@@ -20,10 +21,12 @@ typedef struct EvpgInstance
 	int64		position;
 	Jsonb	   *state;
 	Jsonb	   *undo;			/* an array, see compensation.c */
+	HeapTuple	tuple;			/* the row as it was read; NULL: it does not
+								 * exist */
 } EvpgInstance;
 
 extern void EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance);
-extern bool EvpgInstanceReadFree(const char *saga, const char *key, EvpgInstance *instance);
+extern bool EvpgInstanceIsFree(const char *saga, const char *key);
 extern void EvpgInstanceWrite(const char *saga, const char *key, const EvpgInstance *instance);
 
 #endif							/* EVPG_INSTANCE_H */

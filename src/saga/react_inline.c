@@ -65,6 +65,13 @@ typedef struct InlineReaction
 	int64		sent;
 } InlineReaction;
 
+/* What the reactions of a saga have sent. */
+typedef struct SagaTotal
+{
+	char	   *saga;
+	int64		sent;
+} SagaTotal;
+
 static List *noted = NIL;		/* of NotedEvent, by position */
 static MemoryContext noted_context = NULL;
 
@@ -257,7 +264,8 @@ react_once(InlineReaction *reaction)
 	Performance performance = {.attempt = &attempt, .event = reaction->event};
 	ErrorData  *error;
 
-	if (EvpgInstanceReadFree(item->saga, item->key, &attempt.instance) && reaction->saga->runs)
+	EvpgInstanceRead(item->saga, item->key, &attempt.instance);
+	if (reaction->saga->runs && EvpgInstanceIsFree(item->saga, item->key))
 		item->attempts = 1;
 	if (attempt.instance.completed || (!attempt.instance.exists && !EvpgSagaStarts(reaction->saga, reaction->event) &&
 									   item->attempts != 0))
@@ -279,34 +287,54 @@ react_once(InlineReaction *reaction)
 	(void) EvpgFailureSettle(&attempt, error);
 }
 
-/* Adds what the reactions of a step have sent to the totals of their sagas, which are locked for that the shortest time. */
-static void
-add_totals(List *reactions)
+/* Adds what an instance has sent to what its saga has, in a list of SagaTotal in context; returns the list. */
+static List *
+count_sends(List *totals, const InlineReaction *reaction, MemoryContext context)
 {
-	List	   *ordered = list_copy(reactions);
-	int64		sent = 0;
+	MemoryContext old;
+	SagaTotal  *total;
 	ListCell   *cell;
 
-	list_sort(ordered, compare_instances);
-	foreach(cell, ordered)
+	foreach(cell, totals)
 	{
-		InlineReaction *reaction = lfirst(cell);
-		InlineReaction *next = lnext(ordered, cell) == NULL ? NULL : lfirst(lnext(ordered, cell));
-
-		sent += reaction->sent;
-		if (next != NULL && strcmp(next->item.saga, reaction->item.saga) == 0)
-			continue;
-		if (sent > 0)
-			EvpgSagaAddTotals(reaction->item.saga, sent, 0);
-		sent = 0;
-		EvpgWakeWaitersAtCommit(EvpgHashPair(reaction->item.saga, ""));
+		total = lfirst(cell);
+		if (strcmp(total->saga, reaction->item.saga) == 0)
+		{
+			total->sent += reaction->sent;
+			return totals;
+		}
 	}
-	list_free(ordered);
+	old = MemoryContextSwitchTo(context);
+	total = palloc(sizeof(SagaTotal));
+	total->saga = pstrdup(reaction->item.saga);
+	total->sent = reaction->sent;
+	totals = lappend(totals, total);
+	MemoryContextSwitchTo(old);
+	return totals;
 }
 
-/* Lets instances react to events, which are not noted any more.  step is reset, and then used for keys and reactions. */
+/* Adds to the totals of sagas, and wakes the sessions that wait for them at commit. */
 static void
-react_to_events(List *events, MemoryContext step)
+add_totals(List *totals)
+{
+	ListCell   *cell;
+
+	foreach(cell, totals)
+	{
+		SagaTotal  *total = lfirst(cell);
+
+		if (total->sent > 0)
+			EvpgSagaAddTotals(total->saga, total->sent, 0);
+		EvpgWakeWaitersAtCommit(EvpgHashPair(total->saga, ""));
+	}
+}
+
+/*
+ * Lets instances react to events, which are not noted any more; memory for keys and reactions
+ * is in step.  Counts what they send in a list, and returns it.
+ */
+static List *
+react_to_events(List *events, MemoryContext step, List *totals)
 {
 	MemoryContext memory = AllocSetContextCreate(step, "EvpgReactInline reaction", ALLOCSET_DEFAULT_SIZES);
 	List	   *reactions = NIL;
@@ -320,11 +348,12 @@ react_to_events(List *events, MemoryContext step)
 	{
 		MemoryContextSwitchTo(memory);
 		react_once(lfirst(cell));
+		totals = count_sends(totals, lfirst(cell), noted_context);
 		MemoryContextReset(memory);
 		CHECK_FOR_INTERRUPTS();
 	}
 	MemoryContextSwitchTo(step);
-	add_totals(reactions);
+	return totals;
 }
 
 /*
@@ -338,6 +367,7 @@ EvpgReactInlineAll(void)
 	MemoryContext caller = CurrentMemoryContext;
 	bool		inside_before = EvpgInsideSaga;
 	const char *role_before = EvpgContextSessionRole();
+	List	   *totals = NIL;
 	EvpgScope	scope;
 
 	if (noted == NIL)
@@ -356,10 +386,11 @@ EvpgReactInlineAll(void)
 			List	   *events = noted;
 
 			noted = NIL;
-			react_to_events(events, step);
+			totals = react_to_events(events, step, totals);
 			MemoryContextReset(step);
 			list_free_deep(events);
 		}
+		add_totals(totals);
 	}
 	PG_FINALLY();
 	{

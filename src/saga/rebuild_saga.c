@@ -113,6 +113,7 @@ add_instance(rebuilt_hash *instances, const char *saga, const char *key)
 	rebuilt = rebuilt_insert(instances, key, &found);
 	rebuilt->instance = instance;
 	rebuilt->instance.state = rebuilt->instance.undo = NULL;
+	rebuilt->instance.tuple = NULL;
 	return size;
 }
 
