@@ -12,14 +12,17 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "aggregate/idempotency.h"
+#include "base/catalog.h"
 #include "base/errors.h"
+#include "base/row.h"
 #include "base/sha256.h"
-#include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
@@ -191,19 +194,11 @@ read_recorded_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutc
 	PopActiveSnapshot();
 }
 
-static EvpgStatement select_command_record = {
-	.text = "SELECT first_version, last_version, payload_hash"
-	" FROM evpg.command_record"
-	" WHERE stream_id = $1 AND command_id = $2",
-	.types = {INT8OID, TEXTOID}
-};
-
-/* Its columns. */
+/* Columns of evpg.command_record, see sql/evpg--1.0.sql. */
 enum
 {
-	RECORD_FIRST_VERSION = 1,
-	RECORD_LAST_VERSION,
-	RECORD_PAYLOAD_HASH
+	RECORD_STREAM_ID, RECORD_FIRST_VERSION, RECORD_LAST_VERSION, RECORD_RECORDED_AT, RECORD_PAYLOAD_HASH,
+	RECORD_COMMAND_ID, RECORD_NATTS
 };
 
 /*
@@ -216,30 +211,22 @@ enum
 bool
 EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const bytea *hash, EvpgOutcome *outcome)
 {
-	Datum		values[2] = {
-		Int64GetDatum(stream->stream_id),
-		CStringGetTextDatum(command->command_id)
-	};
-	bool		found = EvpgStatementRun(&select_command_record, values, NULL) > 0;
-	int64		first = 0;
-	int64		last = 0;
-	bool		same = false;
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	HeapTuple	record = EvpgRowFind(&catalog->command_record, &catalog->command_record_key_index, F_INT8EQ,
+									 Int64GetDatum(stream->stream_id), command->command_id, GetTransactionSnapshot(), false);
+	Datum		values[RECORD_NATTS];
+	bool		nulls[RECORD_NATTS];
+	int64		last;
+	bytea	   *known;
+	bool		same;
 
-	if (found)
-	{
-		Datum		value;
-		bytea	   *known;
-
-		first = EvpgResultInt64(0, RECORD_FIRST_VERSION);
-		last = EvpgResultInt64(0, RECORD_LAST_VERSION);
-		(void) EvpgResultDatum(0, RECORD_PAYLOAD_HASH, &value);
-		known = DatumGetByteaPP(value);
-		same = VARSIZE_ANY_EXHDR(known) == EVPG_SHA256_LENGTH &&
-			memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), EVPG_SHA256_LENGTH) == 0;
-	}
-	EvpgStatementDone();
-	if (!found)
+	if (record == NULL)
 		return false;
+	heap_deform_tuple(record, catalog->command_record_row, values, nulls);
+	last = DatumGetInt64(values[RECORD_LAST_VERSION]);
+	known = DatumGetByteaPP(values[RECORD_PAYLOAD_HASH]);
+	same = VARSIZE_ANY_EXHDR(known) == EVPG_SHA256_LENGTH &&
+		memcmp(VARDATA_ANY(known), VARDATA_ANY(hash), EVPG_SHA256_LENGTH) == 0;
 	if (!same)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_COMMAND_ID_REUSED),
@@ -247,18 +234,11 @@ EvpgIdempotencyFind(const EvpgCommand *command, const EvpgStream *stream, const 
 				 errdetail("{\"aggregate_type\": %s, \"aggregate_id\": %s, \"version\": " INT64_FORMAT "}",
 						   EvpgQuoteJson(command->aggregate_type), EvpgQuoteJson(command->aggregate_id), last),
 				 errhint("A command id names one command with one payload; use a new one.")));
-	read_recorded_events(stream, first, last, outcome);
+	read_recorded_events(stream, DatumGetInt64(values[RECORD_FIRST_VERSION]), last, outcome);
 	/* The answer never changes: what came after is left out. */
 	outcome->stream.version = last;
 	return true;
 }
-
-static EvpgStatement insert_command_record = {
-	.text = "INSERT INTO evpg.command_record (stream_id, command_id, first_version, last_version, payload_hash,"
-	" recorded_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6)",
-	.types = {INT8OID, TEXTOID, INT8OID, INT8OID, BYTEAOID, TIMESTAMPTZOID}
-};
 
 /*
  * EvpgIdempotencyRecord
@@ -268,15 +248,18 @@ static EvpgStatement insert_command_record = {
 void
 EvpgIdempotencyRecord(const EvpgCommand *command, const EvpgStream *stream, int64 first, const bytea *hash)
 {
-	Datum		values[6] = {
-		Int64GetDatum(stream->stream_id),
-		CStringGetTextDatum(command->command_id),
-		Int64GetDatum(first),
-		Int64GetDatum(stream->version),
-		PointerGetDatum(hash),
-		TimestampTzGetDatum(command->received_at)
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Datum		values[RECORD_NATTS] = {
+		[RECORD_STREAM_ID] = Int64GetDatum(stream->stream_id),
+		[RECORD_FIRST_VERSION] = Int64GetDatum(first),
+		[RECORD_LAST_VERSION] = Int64GetDatum(stream->version),
+		[RECORD_RECORDED_AT] = TimestampTzGetDatum(command->received_at),
+		[RECORD_PAYLOAD_HASH] = PointerGetDatum(hash),
+		[RECORD_COMMAND_ID] = CStringGetTextDatum(command->command_id)
 	};
+	bool		nulls[RECORD_NATTS] = {false};
+	EvpgRowWriter *writer = EvpgRowWriterBegin(&catalog->command_record, &catalog->command_record_row);
 
-	(void) EvpgStatementRun(&insert_command_record, values, NULL);
-	EvpgStatementDone();
+	(void) EvpgRowInsert(writer, values, nulls);
+	EvpgRowWriterEnd(writer);
 }

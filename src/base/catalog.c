@@ -72,18 +72,21 @@ static Known known[] = {
 	{.name = "stream", .table = true, .shape = EVPG_SHAPE_STREAM, .place = offsetof(EvpgCatalog, stream)},
 	{.name = "projection_state", .table = true, .shape = EVPG_SHAPE_PROJECTION_STATE,
 	.place = offsetof(EvpgCatalog, projection_state)},
+	{.name = "command_record", .table = true, .shape = EVPG_SHAPE_COMMAND_RECORD,
+	.place = offsetof(EvpgCatalog, command_record)},
 	{.name = "saga_instance", .table = true, .shape = EVPG_SHAPE_SAGA_INSTANCE,
 	.place = offsetof(EvpgCatalog, saga_instance)},
 	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
-	{.name = "command_record", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, command_record)},
 	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[0])},
-	{.name = "dead_letter", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])},
+	{.name = "dead_letter", .table = true, .shape = NO_SHAPE,
+	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])},
 	{.name = "inbox", .table = true, .shape = NO_SHAPE},
 	{.name = "interceptor", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, interceptor)},
 	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[2])},
 	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
 	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
-	{.name = "saga_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])},
+	{.name = "saga_event", .table = true, .shape = NO_SHAPE,
+	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])},
 	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[4])},
 	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
 	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[5])},
@@ -114,6 +117,7 @@ static const Written written[] = {
 	{"event_log", TRIGGER_TYPE_INSERT},
 	{"stream", TRIGGER_TYPE_UPDATE},
 	{"projection_state", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
+	{"command_record", TRIGGER_TYPE_INSERT},
 	{"saga_instance", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
 };
 
@@ -248,11 +252,12 @@ find_index(Oid schema, const char *name, Oid table, Oid method, const char *firs
 
 /* Raises an error if there is no such index; else returns it. */
 static Oid
-require_index(Oid index, const char *name)
+require_index(Oid index, const char *name, bool unique)
 {
 	if (!OidIsValid(index))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 unique ? errmsg("unique index \"evpg.%s\" is missing or has been changed", name) :
 				 errmsg("index \"evpg.%s\" is missing or has been changed", name),
 				 errhint("The extension evpg is damaged or being dropped.")));
 	return index;
@@ -263,7 +268,7 @@ static Oid
 lookup_index(Oid schema, const char *name, Oid table, const char *first, const char *second)
 {
 	return require_index(find_index(schema, name, table, BTREE_AM_OID, first, second, second == NULL ? 1 : 2, true, false),
-						 name);
+						 name, true);
 }
 
 /*
@@ -312,6 +317,7 @@ describe_refused_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc des
 		return RI_FKey_trigger_type(trigger->tgfoid) == RI_TRIGGER_PK &&
 			(trigger->tgconstrindid == looked_up.stream_id_index || trigger->tgconstrindid == looked_up.stream_key_index ||
 			 trigger->tgconstrindid == looked_up.projection_state_key_index ||
+			 trigger->tgconstrindid == looked_up.command_record_key_index ||
 			 trigger->tgconstrindid == looked_up.saga_instance_key_index) ? NULL : "It would not be fired.";
 	(void) heap_getattr(tuple, Anum_pg_trigger_tgnewtable, desc, &no_transition);
 	if (!no_transition)
@@ -400,16 +406,18 @@ look_up_details(Oid schema, Oid relid)
 	}
 	else if (relid == looked_up.projection_state)
 		looked_up.projection_state_key_index = lookup_index(schema, "projection_state_pkey", relid, "build", "key");
+	else if (relid == looked_up.command_record)
+		looked_up.command_record_key_index = lookup_index(schema, "command_record_pkey", relid, "stream_id", "command_id");
 	else if (relid == looked_up.saga_instance)
 		looked_up.saga_instance_key_index = lookup_index(schema, "saga_instance_pkey", relid, "saga", "key");
 	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])
 		looked_up.saga_event_key_index =
 			require_index(find_index(schema, "saga_event_pkey", relid, BTREE_AM_OID, "saga", "key", 3, true, false),
-						  "saga_event_pkey");
+						  "saga_event_pkey", true);
 	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])
 		looked_up.dead_letter_key_index =
 			require_index(find_index(schema, "dead_letter_saga_key_idx", relid, BTREE_AM_OID, "saga", "key", 2, false, true),
-						  "dead_letter_saga_key_idx");
+						  "dead_letter_saga_key_idx", false);
 	else if (relid == looked_up.event_log)
 	{
 		looked_up.event_log_event_id_index = lookup_index(schema, "event_log_event_id_key", relid, "event_id", NULL);
@@ -514,6 +522,7 @@ EvpgCatalogGet(void)
 		looked_up.fired_timer = make_row(EVPG_SHAPE_FIRED_TIMER);
 		looked_up.stream_row = make_row(EVPG_SHAPE_STREAM);
 		looked_up.projection_state_row = make_row(EVPG_SHAPE_PROJECTION_STATE);
+		looked_up.command_record_row = make_row(EVPG_SHAPE_COMMAND_RECORD);
 		looked_up.saga_instance_row = make_row(EVPG_SHAPE_SAGA_INSTANCE);
 		MemoryContextSwitchTo(old);
 		identity++;

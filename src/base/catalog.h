@@ -37,6 +37,8 @@ typedef struct EvpgCatalog
 	Oid			saga_event_key_index;	/* unique on (saga, key, position) */
 	Oid			dead_letter_key_index;	/* on (saga, key) of open ones */
 	Oid			command_record;
+	Oid			command_record_key_index;	/* unique on (stream_id,
+											 * command_id) */
 	Oid			snapshot;
 	Oid			stream;
 	Oid			stream_id_index;	/* unique on stream_id */
@@ -62,6 +64,7 @@ typedef struct EvpgCatalog
 	TupleDesc	stream_row;		/* of tables */
 	TupleDesc	projection_state_row;
 	TupleDesc	saga_instance_row;
+	TupleDesc	command_record_row;
 } EvpgCatalog;
 
 /* Where a caller was before EvpgEnter. */

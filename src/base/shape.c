@@ -16,7 +16,7 @@
  * are not for reading values of other making, which may have it.
  *
  * Other files name the columns by constants: event.h, event_log.c, stream.c,
- * projection_row.c, instance.c, saga_code.c, command.c.
+ * projection_row.c, instance.c, idempotency.c, saga_code.c, command.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,6 +77,10 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			C_TEXT("saga"), C_TEXT("key"), COLUMN("saga_version", INT4OID), COLUMN("status", TEXTOID),
 			COLUMN("state", JSONBOID), COLUMN("version", INT8OID), COLUMN("position", INT8OID),
 			COLUMN("undo", JSONBOID), COLUMN("started_at", TIMESTAMPTZOID), COLUMN("updated_at", TIMESTAMPTZOID)
+	}},
+	[EVPG_SHAPE_COMMAND_RECORD] = {"command_record", true, {
+			COLUMN("stream_id", INT8OID), COLUMN("first_version", INT8OID), COLUMN("last_version", INT8OID),
+			COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("payload_hash", BYTEAOID), C_TEXT("command_id")
 	}},
 	[EVPG_SHAPE_CLOCK] = {"clock", true, {
 			COLUMN("one", BOOLOID), COLUMN("clock_offset", INT8OID)

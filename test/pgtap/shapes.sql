@@ -23,7 +23,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
 
 \ir include/changes.sql
 
-SELECT plan(48);
+SELECT plan(51);
 SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %',
   change || ': every way says so')
   FROM (VALUES
@@ -58,7 +58,8 @@ SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || det
 SELECT alike(test.after(format('ALTER TABLE %s DROP CONSTRAINT %I CASCADE', conrelid::regclass, conname)),
   '55000 unique index "evpg.' || conname || '" is missing or has been changed||%',
     conname || ' is dropped: every way says so')
-  FROM pg_constraint WHERE conrelid = ANY ('{evpg.stream,evpg.event_log,evpg.projection_state}'::regclass[])
+  FROM pg_constraint WHERE conrelid = ANY ('{evpg.stream,evpg.event_log,evpg.projection_state,evpg.command_record,
+      evpg.saga_instance,evpg.saga_event}'::regclass[])
     AND contype IN ('p', 'u')
    AND conname <> 'event_log_event_id_key' ORDER BY conname;
 SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way), 'no error',
