@@ -15,6 +15,7 @@
 #include "aggregate/outcome.h"
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/shape.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -147,5 +148,5 @@ EvpgOutcomeReturnRow(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
 	values[OUTCOME_DETAIL] = nulls[OUTCOME_DETAIL] ? (Datum) 0 : JsonbPGetDatum(outcome->detail);
 	nulls[OUTCOME_HINT] = (outcome->hint == NULL);
 	values[OUTCOME_HINT] = nulls[OUTCOME_HINT] ? (Datum) 0 : CStringGetTextDatum(outcome->hint);
-	tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
+	tuplestore_puttuple(result->setResult, EvpgShapeFormTuple(EvpgCatalogGet()->outcome, OUTCOME_COLUMNS, values, nulls));
 }

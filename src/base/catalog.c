@@ -464,15 +464,15 @@ check_relation(Oid schema, Known *relation)
 	relation->checked = changes;
 }
 
-/* Returns a descriptor, in CurrentMemoryContext, of the row type of a shape that was checked. */
-static TupleDesc
-make_row(EvpgShape shape)
+/* Returns the oid of the relation of a shape that was checked. */
+static Oid
+find_relation(EvpgShape shape)
 {
 	int			i = 0;
 
 	while (known[i].shape != shape)
 		i++;
-	return EvpgShapeRow(known[i].oid, shape);
+	return known[i].oid;
 }
 
 /*
@@ -512,18 +512,19 @@ EvpgCatalogGet(void)
 			EvpgCatalogContext = AllocSetContextCreate(CacheMemoryContext, "EvpgCatalog",
 													   ALLOCSET_SMALL_SIZES);
 		old = MemoryContextSwitchTo(EvpgCatalogContext);
-		looked_up.event = make_row(EVPG_SHAPE_EVENT);
-		looked_up.new_event = make_row(EVPG_SHAPE_NEW_EVENT);
-		looked_up.command = make_row(EVPG_SHAPE_COMMAND);
-		looked_up.outcome = make_row(EVPG_SHAPE_OUTCOME);
-		looked_up.projected = make_row(EVPG_SHAPE_PROJECTED);
-		looked_up.reaction = make_row(EVPG_SHAPE_REACTION);
-		looked_up.rejection = make_row(EVPG_SHAPE_REJECTION);
-		looked_up.fired_timer = make_row(EVPG_SHAPE_FIRED_TIMER);
-		looked_up.stream_row = make_row(EVPG_SHAPE_STREAM);
-		looked_up.projection_state_row = make_row(EVPG_SHAPE_PROJECTION_STATE);
-		looked_up.command_record_row = make_row(EVPG_SHAPE_COMMAND_RECORD);
-		looked_up.saga_instance_row = make_row(EVPG_SHAPE_SAGA_INSTANCE);
+		looked_up.event = EvpgShapeType(find_relation(EVPG_SHAPE_EVENT));
+		looked_up.new_event = EvpgShapeType(find_relation(EVPG_SHAPE_NEW_EVENT));
+		looked_up.command = EvpgShapeType(find_relation(EVPG_SHAPE_COMMAND));
+		looked_up.outcome = EvpgShapeType(find_relation(EVPG_SHAPE_OUTCOME));
+		looked_up.projected = EvpgShapeType(find_relation(EVPG_SHAPE_PROJECTED));
+		looked_up.reaction = EvpgShapeType(find_relation(EVPG_SHAPE_REACTION));
+		looked_up.rejection = EvpgShapeType(find_relation(EVPG_SHAPE_REJECTION));
+		looked_up.fired_timer = EvpgShapeType(find_relation(EVPG_SHAPE_FIRED_TIMER));
+		looked_up.stream_row = EvpgShapeRow(find_relation(EVPG_SHAPE_STREAM), EVPG_SHAPE_STREAM);
+		looked_up.projection_state_row = EvpgShapeRow(find_relation(EVPG_SHAPE_PROJECTION_STATE),
+													  EVPG_SHAPE_PROJECTION_STATE);
+		looked_up.command_record_row = EvpgShapeRow(find_relation(EVPG_SHAPE_COMMAND_RECORD), EVPG_SHAPE_COMMAND_RECORD);
+		looked_up.saga_instance_row = EvpgShapeRow(find_relation(EVPG_SHAPE_SAGA_INSTANCE), EVPG_SHAPE_SAGA_INSTANCE);
 		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;

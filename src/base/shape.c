@@ -11,9 +11,12 @@
  * access: taking the lock on the table accepts the invalidation.
  *
  * A column that was added and dropped again leaves a dropped one at the end.
- * That is harmless, and the descriptors that EvpgShapeRow makes leave it out:
- * a row that is formed by them is one from before the column was added.  They
- * are not for reading values of other making, which may have it.
+ * That is harmless.  The descriptors that EvpgShapeRow makes leave it out: a
+ * row of a table that is formed by them is one from before the column was
+ * added.  They are not for reading values of other making, which may have it.
+ * Values of row types are formed with it, by EvpgShapeFormTuple: a server may
+ * compare when the type was changed with when its descriptor was read, and
+ * keeps that behind the last column of the descriptor (since 15.20).
  *
  * Other files name the columns by constants: event.h, event_log.c, stream.c,
  * projection_row.c, instance.c, idempotency.c, saga_code.c, command.c.
@@ -212,17 +215,54 @@ EvpgShapeCheck(Oid schema, EvpgShape which)
 /*
  * EvpgShapeRow
  *		Makes a descriptor, in CurrentMemoryContext, of the columns that C code
- *		knows of a relation whose shape was checked.
+ *		knows of a table whose shape was checked.
  */
 TupleDesc
 EvpgShapeRow(Oid relid, EvpgShape which)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc_copy(get_rel_type_id(relid), -1);
+	TupleDesc	all = EvpgShapeType(relid);
 	int			expected = 0;
+	TupleDesc	desc;
 
 	while (shapes[which].columns[expected].name != NULL)
 		expected++;
-	Assert(desc->natts >= expected);
-	desc->natts = expected;
+	if (all->natts == expected)
+		return all;
+	desc = CreateTemplateTupleDesc(expected);
+	for (AttrNumber number = 1; number <= expected; number++)
+		TupleDescCopyEntry(desc, number, all, number);
+	FreeTupleDesc(all);
 	return desc;
+}
+
+/*
+ * EvpgShapeType
+ *		Makes a descriptor, in CurrentMemoryContext, of all columns of the row
+ *		type of a relation, for EvpgShapeFormTuple.
+ */
+TupleDesc
+EvpgShapeType(Oid relid)
+{
+	return lookup_rowtype_tupdesc_copy(get_rel_type_id(relid), -1);
+}
+
+/*
+ * EvpgShapeFormTuple
+ *		Forms a value of a row type, in CurrentMemoryContext, of the columns that
+ *		C code knows; those behind them, which were dropped, are NULL.
+ */
+HeapTuple
+EvpgShapeFormTuple(TupleDesc type, int columns, Datum *values, bool *nulls)
+{
+	Datum	   *all_values;
+	bool	   *all_nulls;
+
+	if (likely(type->natts == columns))
+		return heap_form_tuple(type, values, nulls);
+	all_values = palloc0(sizeof(Datum) * type->natts);
+	all_nulls = palloc(sizeof(bool) * type->natts);
+	memcpy(all_values, values, sizeof(Datum) * columns);
+	memcpy(all_nulls, nulls, sizeof(bool) * columns);
+	memset(all_nulls + columns, true, sizeof(bool) * (type->natts - columns));
+	return heap_form_tuple(type, all_values, all_nulls);
 }

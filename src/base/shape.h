@@ -8,6 +8,7 @@
 #ifndef EVPG_SHAPE_H
 #define EVPG_SHAPE_H
 
+#include "access/htup.h"
 #include "access/tupdesc.h"
 
 typedef enum EvpgShape
@@ -34,5 +35,7 @@ typedef enum EvpgShape
 
 extern Oid	EvpgShapeCheck(Oid schema, EvpgShape shape);
 extern TupleDesc EvpgShapeRow(Oid relid, EvpgShape shape);
+extern TupleDesc EvpgShapeType(Oid relid);
+extern HeapTuple EvpgShapeFormTuple(TupleDesc type, int columns, Datum *values, bool *nulls);
 
 #endif							/* EVPG_SHAPE_H */

@@ -16,6 +16,7 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/jsonb.h"
+#include "base/shape.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "log/event.h"
@@ -78,7 +79,7 @@ EvpgEventDatum(const EvpgEvent *event)
 	bool		nulls[EVPG_EVENT_NATTS];
 
 	EvpgEventValues(event, values, nulls);
-	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->event, values, nulls));
+	return HeapTupleGetDatum(EvpgShapeFormTuple(EvpgCatalogGet()->event, EVPG_EVENT_NATTS, values, nulls));
 }
 
 static char *
@@ -394,7 +395,7 @@ EvpgCommandDatum(const EvpgCommand *command)
 	nulls[EVPG_COMMAND_RECEIVED_AT] = (command->received_at == 0);
 	nulls[EVPG_COMMAND_VERSION] = (command->version < 0);
 	put_event_text(values, nulls, EVPG_COMMAND_SESSION_ROLE, command->session_role);
-	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->command, values, nulls));
+	return HeapTupleGetDatum(EvpgShapeFormTuple(EvpgCatalogGet()->command, EVPG_COMMAND_NATTS, values, nulls));
 }
 
 /*

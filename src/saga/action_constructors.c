@@ -14,6 +14,7 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/jsonb.h"
+#include "base/shape.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
@@ -205,5 +206,5 @@ evpg_reaction(PG_FUNCTION_ARGS)
 	Datum		values[2] = {PG_GETARG_DATUM(0), JsonbPGetDatum(make_action_array(actions))};
 	bool		nulls[2] = {PG_ARGISNULL(0), false};
 
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->reaction, values, nulls)));
+	PG_RETURN_DATUM(HeapTupleGetDatum(EvpgShapeFormTuple(EvpgCatalogGet()->reaction, lengthof(values), values, nulls)));
 }

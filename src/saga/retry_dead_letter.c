@@ -13,6 +13,7 @@
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/row.h"
+#include "base/shape.h"
 #include "base/statement.h"
 #include "base/subtransaction.h"
 #include "catalog/pg_type.h"
@@ -118,7 +119,8 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 			values[9] = JsonbPGetDatum(refusal.detail);
 			set_outcome_text(values, nulls, 10, error->hint);
 		}
-		tuplestore_puttuple(result->setResult, heap_form_tuple(EvpgCatalogGet()->outcome, values, nulls));
+		tuplestore_puttuple(result->setResult,
+							EvpgShapeFormTuple(EvpgCatalogGet()->outcome, lengthof(values), values, nulls));
 	}
 	EvpgLeave(&scope);
 	PG_RETURN_NULL();

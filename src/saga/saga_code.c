@@ -24,6 +24,7 @@
 #include "base/catalog.h"
 #include "base/error_context.h"
 #include "base/errors.h"
+#include "base/shape.h"
 #include "funcapi.h"
 #include "saga/saga_code.h"
 #include "usercode/module.h"
@@ -290,7 +291,7 @@ make_rejection(const EvpgSaga *saga, const EvpgRejection *rejection)
 	values[11] = Int32GetDatum(rejection->attempts);
 	values[12] = Int64GetDatum(rejection->source_position);
 	nulls[12] = (rejection->source_position == 0);
-	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->rejection, values, nulls));
+	return HeapTupleGetDatum(EvpgShapeFormTuple(EvpgCatalogGet()->rejection, REJECTION_NATTS, values, nulls));
 }
 
 /* Makes a row of evpg.fired_timer. */
@@ -307,7 +308,7 @@ make_fired_timer(const EvpgSaga *saga, const EvpgFiredTimer *timer)
 	values[4] = TimestampTzGetDatum(timer->scheduled_at);
 	values[5] = TimestampTzGetDatum(timer->due_at);
 	values[6] = TimestampTzGetDatum(timer->fired_at);
-	return HeapTupleGetDatum(heap_form_tuple(EvpgCatalogGet()->fired_timer, values, nulls));
+	return HeapTupleGetDatum(EvpgShapeFormTuple(EvpgCatalogGet()->fired_timer, FIRED_TIMER_NATTS, values, nulls));
 }
 
 /* ------------------------------------------------------------------ reacting */

@@ -23,7 +23,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
 
 \ir include/changes.sql
 
-SELECT plan(51);
+SELECT plan(52);
 SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %',
   change || ': every way says so')
   FROM (VALUES
@@ -74,6 +74,13 @@ SELECT is(error_of(change || ' ADD ' || part || ' tenant text' || more), 'no err
     ('ALTER TABLE evpg.projection_state', 'COLUMN', ''), ('ALTER TYPE evpg.new_event', 'ATTRIBUTE', ''),
     ('ALTER TYPE evpg.command', 'ATTRIBUTE', ''), ('ALTER TYPE evpg.outcome', 'ATTRIBUTE', '')) x (change, part, more);
 SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way), 'no error', 'every way is free again');
+-- a session that knows nothing of the types as they were
+CREATE EXTENSION dblink;
+SELECT is(errors, 'no error', 'every way is free for a new session, too')
+  FROM dblink(format($$host=%s port=%s user=%s dbname=%s options='-csearch_path=public,test -ctest.kind=counter'$$,
+      split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user,
+      current_database()),
+    $$SELECT string_agg(DISTINCT error_of(statement), ', ') FROM way$$) x (errors text);
 SELECT is(try('b', 'AddEach', '{"ns": [1, 2]}', 0, 'id'), 'ok 2', 'commands are right'),
        is(try('b', 'AddEach', '{"ns": [1, 2]}', 0, 'id'), 'duplicate 2', 'command ids are known after columns were added');
 SELECT is(total('b'), '2 3', 'states are right after columns were added'),
