@@ -686,7 +686,7 @@ COMMENT ON FUNCTION evpg_commands(jsonb) IS
 
 -- VOLATILE, so that it is never evaluated while planning; typed, so that it fits into CASE.
 CREATE FUNCTION evpg_reject(code text, message text DEFAULT NULL, detail jsonb DEFAULT NULL)
-  RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
+  RETURNS evpg.new_event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION evpg_reject(text, text, jsonb) IS 'refuses the command: raises VE002 with the code as constraint name';
 
 CREATE FUNCTION evpg_projected(state jsonb, delta jsonb) RETURNS evpg.projected

@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 
-SELECT plan(94);
+SELECT plan(95);
 CREATE TABLE test.side (what text);
 CREATE FUNCTION test.handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
 BEGIN
@@ -45,6 +45,12 @@ SELECT alike(error_of($$SELECT evpg_reject('c', 'outside of a handler')$$), 'VE0
 SELECT alike(error_of($$SELECT evpg_reject('c')$$), 'VE002 c', 'outside of a handler the code is the message [B08]');
 SELECT is((SELECT CASE WHEN true THEN evpg_event('A') ELSE evpg_reject('never') END).type, 'A',
   'it fits into CASE, and is not evaluated while planning [B08]');
+SELECT CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'force_parallel_mode'
+  ELSE 'debug_parallel_query' END AS parallel \gset
+SELECT set_config(:'parallel', 'regress', false) AS set \gset
+SELECT is((SELECT message FROM evpg_try_execute('r', 'a', 'Reject', '{"code": "c"}')),
+  'command "Reject" of r "a" was refused: c', 'no parallel worker evaluates it, which would not know the command [B08]');
+SELECT set_config(:'parallel', 'off', false) AS set \gset
 
 -- a refusal without a message says which command it is, whatever refuses
 CREATE FUNCTION test.mute(state jsonb) RETURNS boolean LANGUAGE sql VOLATILE AS $$ SELECT evpg_reject('mute') IS NULL $$;
