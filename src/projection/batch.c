@@ -310,17 +310,18 @@ write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 
 /*
  * EvpgBatchRequireNewSnapshots
- *		Raises an error if a snapshot that is taken now does not see what is
- *		committed: not under READ COMMITTED.
+ *		Raises an error, that what needs READ COMMITTED, if a snapshot that is taken now
+ *		does not see what is committed: under any other isolation level.
  */
 void
-EvpgBatchRequireNewSnapshots(void)
+EvpgBatchRequireNewSnapshots(const char *what)
 {
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("applying events of the log needs isolation level READ COMMITTED"),
-				 errdetail("The snapshot of this transaction may be older than the events.")));
+				 errmsg("%s needs isolation level READ COMMITTED", what),
+				 errdetail("The snapshot of this transaction may be older than what has to be seen."),
+				 errhint("Use BEGIN ISOLATION LEVEL READ COMMITTED, or SET default_transaction_isolation first.")));
 }
 
 /* Returns a batch of one event, whose frames are sent. */
@@ -353,7 +354,7 @@ EvpgBatchApply(EvpgBatch *batch)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	rows_hash  *rows = rows_create(context, 256, NULL);
 
-	EvpgBatchRequireNewSnapshots();
+	EvpgBatchRequireNewSnapshots("applying events of the log");
 	batch->events = 0;
 	batch->first = 0;
 	batch->json = 0;

@@ -39,7 +39,7 @@ typedef struct EvpgBatch
 	int64		first;			/* the first of them; 0: none */
 } EvpgBatch;
 
-extern void EvpgBatchRequireNewSnapshots(void);
+extern void EvpgBatchRequireNewSnapshots(const char *what);
 extern EvpgBatch EvpgBatchOfEvent(EvpgProjection *projection, int64 position);
 extern void EvpgBatchApply(EvpgBatch *batch);
 extern ErrorData *EvpgBatchTry(EvpgBatch *batch);

@@ -25,6 +25,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xact.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/locks.h"
@@ -385,7 +386,8 @@ static EvpgStatement delete_rebuild = {
  * EvpgRebuildCancel
  *		Ends a rebuild without a result, after waiting for the sessions that work on it;
  *		returns false if there is none.  Its rows are deleted later.  The caller owns the
- *		consumer, but not the fence.
+ *		consumer, but not the fence.  Raises 40001 if the transaction's snapshot is older
+ *		than the rebuild, which would be left behind.
  */
 bool
 EvpgRebuildCancel(const char *name)
@@ -400,6 +402,12 @@ EvpgRebuildCancel(const char *name)
 		EvpgRebuildTablesDropCopies(build);
 		EvpgWakeConsumersAtEnd();
 	}
+	else if (IsolationUsesXactSnapshot() && EvpgRebuildExists(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access to the rebuild of projection \"%s\"", name),
+				 errdetail("Another transaction has begun it meanwhile."),
+				 errhint("Retry the transaction.")));
 	return build != 0;
 }
 

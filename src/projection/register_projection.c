@@ -301,7 +301,7 @@ catch_up_inline(const char *name)
 		.send = true
 	};
 
-	EvpgBatchRequireNewSnapshots();
+	EvpgBatchRequireNewSnapshots("the change of a projection from async to inline");
 	(void) EvpgConsumerRead(name, &consumer);
 	if (EvpgParkedEventList(name, PG_INT64_MAX) != NIL)
 		ereport(ERROR,

@@ -190,7 +190,7 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	EvpgRefuseInProjection("replay events");
-	EvpgBatchRequireNewSnapshots();
+	EvpgBatchRequireNewSnapshots("evpg_replay_parked()");
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
 	replay.projection = EvpgProjectionGet(name, false);

@@ -214,7 +214,7 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 	ErrorData  *failure;
 
 	EvpgRefuseInSaga("run sagas");
-	EvpgBatchRequireNewSnapshots();
+	EvpgBatchRequireNewSnapshots("applying events of the log");
 	EvpgContextClear();
 	EvpgCatalogLockForConsumer();
 	if (!begin_item(item, again))

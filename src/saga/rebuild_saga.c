@@ -355,7 +355,7 @@ evpg_rebuild_saga(PG_FUNCTION_ARGS)
 	EvpgRefuseInProjection("rebuild sagas");
 	EvpgRefuseInSaga("rebuild sagas");
 	EvpgEnter(&scope, "evpg_rebuild_saga()");
-	EvpgBatchRequireNewSnapshots();
+	EvpgBatchRequireNewSnapshots("evpg_rebuild_saga()");
 	(void) EvpgConsumerLock(saga, true);
 	EvpgSagaLockOut(saga);
 	(void) EvpgSagaGet(saga, 0, false);

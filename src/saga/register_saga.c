@@ -362,7 +362,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(ARG_TRANSITIONS))
 		advise_transitions(name, DatumGetJsonbP(values[COLUMN_TRANSITIONS]));
 	/* An old snapshot would not see which versions have instances. */
-	EvpgBatchRequireNewSnapshots();
+	EvpgBatchRequireNewSnapshots("evpg_register_saga()");
 	(void) EvpgConsumerLock(name, true);
 	EvpgSagaLockOut(name);
 	before = EvpgSagaGet(name, 0, true);
@@ -435,7 +435,7 @@ evpg_drop_saga(PG_FUNCTION_ARGS)
 	 * Rows that an old snapshot does not show would stay, and belong to the
 	 * next saga of that name.
 	 */
-	EvpgBatchRequireNewSnapshots();
+	EvpgBatchRequireNewSnapshots("evpg_drop_saga()");
 	(void) EvpgConsumerLock(name, true);
 	EvpgSagaLockOut(name);
 	dropped = EvpgRegistrationDrop(fcinfo, &delete_saga, EvpgCatalogGet()->saga,

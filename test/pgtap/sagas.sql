@@ -360,10 +360,10 @@ SELECT is(error_of('SELECT run()'), '25000 the stable position needs isolation l
   'under REPEATABLE READ [A31]');
 -- who does not see what instances there are cannot say what they still need
 SELECT is(error_of($$SELECT register_script('script', 4)$$),
-  '25000 applying events of the log needs isolation level READ COMMITTED',
+  '25000 evpg_register_saga() needs isolation level READ COMMITTED',
     'under REPEATABLE READ no saga is registered [rule 18]');
 SELECT is(error_of($$SELECT evpg_drop_saga('script')$$),
-  '25000 applying events of the log needs isolation level READ COMMITTED',
+  '25000 evpg_drop_saga() needs isolation level READ COMMITTED',
     'under REPEATABLE READ no saga is dropped [rule 18]');
 ROLLBACK;
 -- waiting for a saga
@@ -463,7 +463,8 @@ SELECT refused(format('SELECT evpg_register_saga(%s)', args), error, 'evpg_regis
   ($$'x', 'test.script_event', backoff => NULL$$, '22004 backoff must not be null'),
     ($$'x', 'test.script_event', version => 0$$, '22023 version must be at least 1'),
   ($$'x', 'test.script_event', initial_state => NULL$$, '22004 initial state must not be null'),
-  ($$'x', 'test.script_event', event_types => '{NULL}'$$, '22023 event_types must be a one-dimensional array without nulls'),
+  ($$'x', 'test.script_event', event_types => ARRAY[NULL]$$,
+    '22023 event_types must be a one-dimensional array without nulls'),
     ($$'x', 'test.script_event', start_event_types => '{{A}}'$$, '22023 start_event_types%'),
   ($$'x', library => 'evpg_test', symbol => 'script', event_types => '{A}'$$,
     '22023 handlers, event types and keys of a library come from its symbol'),
