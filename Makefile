@@ -26,7 +26,7 @@ PG_CFLAGS += -ffile-prefix-map=$(abspath $(here))=. -ffile-prefix-map=$(CURDIR)=
 
 PG_CONFIG ?= pg_config
 
-.PHONY: all install help setup test test-versions test-upgrade test-assert attack accept lint format typedefs demo serve stop bench bench-instructions picture rules clean clean-build
+.PHONY: all install help setup test test-versions test-upgrade test-settings test-assert attack accept lint format typedefs demo serve stop bench bench-instructions picture rules clean clean-build
 
 all:
 
@@ -39,6 +39,7 @@ help:
 	@echo 'make test         all tests; TESTS="unit regress isolation pgtap tap" or names of files choose some'
 	@echo 'make test-versions  all tests on PostgreSQL 15, 17 and 18, which are fetched once; VERSIONS and TESTS choose some'
 	@echo 'make test-upgrade  pg_upgrade, dumps and replication between these versions; TESTS chooses files of test/upgrade'
+	@echo 'make test-settings  the tests under other settings, each a file of test/settings; SETTINGS and TESTS choose some'
 	@echo 'make test-assert  the isolation and pgTAP tests, or TESTS, on a PostgreSQL with assertions, which is built once'
 	@echo 'make attack       hostile calls of every function on that server; see test/attack/README.md'
 	@echo 'make accept       take the output of the last make test as the expected one (then read git diff)'
@@ -58,6 +59,8 @@ test-versions:
 	@$(here)/scripts/test-versions
 test-upgrade:
 	@$(here)/scripts/test-upgrade
+test-settings:
+	@$(here)/scripts/test-settings
 test-assert:
 	@pg_config=$$($(here)/scripts/assert-server) && PG_CONFIG=$$pg_config TESTS="$${TESTS:-isolation pgtap}" $(here)/scripts/test
 attack:

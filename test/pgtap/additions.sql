@@ -2,6 +2,8 @@
 -- works as with SQL, or every function of evpg refuses to work.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
 CREATE FUNCTION test.keep_last(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
@@ -11,7 +13,7 @@ SELECT evpg_register_projection('last', reducer => 'test.keep_last') \g /dev/nul
 SET test.kind = counter;
 SELECT try('a', 'AddEach', '{"ns": [1, 2, 3]}') \g /dev/null
 
-CREATE TABLE test.fired (n bigserial, what text);
+CREATE TABLE test.fired (n bigserial PRIMARY KEY, what text);
 CREATE FUNCTION test.note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO test.fired (what) VALUES (concat_ws(' ', TG_NAME, (SELECT count(*) FROM evpg.event_log)));

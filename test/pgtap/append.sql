@@ -1,6 +1,8 @@
 -- append.sql: evpg_append and evpg_inject, and the constructors of events and commands.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
 SELECT plan(128);

@@ -152,7 +152,7 @@ SELECT fails(format('SELECT evpg_register_projection(%s)', arguments), error, ar
   ($$'x', handler => 'test.statement_write', tables => '{test.nothing}'$$, '42P01 %'),
     ($$'x', handler => 'test.statement_write', tables => '{evpg.event}'$$,
     '42809 "evpg.event" cannot be a table of a projection'),
-  ($$'x', handler => 'test.statement_write', tables => '{NULL}'$$,
+  ($$'x', handler => 'test.statement_write', tables => ARRAY[NULL]$$,
     '22023 tables must be a one-dimensional array without nulls'),
     ($$'x', handler => 'test.statement_write', reset => 'test.written'$$, '42P13 %cannot serve as reset function%')) x
     (arguments, error);

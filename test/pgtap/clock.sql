@@ -6,6 +6,8 @@
 -- across sessions
 SELECT evpg_set_clock_offset('50 h') \g /dev/null
 \connect -
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 SET search_path = public, test;
 SELECT plan(37);
 
@@ -83,7 +85,7 @@ SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), '22008 clock 
   FROM unnest('{200 years,-200 years,36501 days,36500 days 1 us,-36500 days -1 us,99 years 876000 hours,178000000 '
     'years,36500 days 2562047788 hours}'::text[]) o;
 SELECT is(error_of(format('SELECT evpg_set_clock_offset(%L)', o)), 'no error', 'not too far: ' || o)
-  FROM unnest('{100 years 500 days,-36500 days,876000 hours,-100 years 876000 hours,50 h}'::text[]) o;
+  FROM unnest('{100 years 500 days,-36500 days,876000 hours,-100 years +876000 hours,50 h}'::text[]) o;
 BEGIN READ ONLY;
 SELECT error_of($$SELECT evpg_set_clock_offset('1 day')$$) AS read_only \gset
 ROLLBACK;

@@ -2,6 +2,8 @@
 
 \ir include/setup.sql
 \ir include/counter.sql
+-- JSON has the times of events in UTC
+SET timezone = 'UTC';
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo') \g /dev/null
 
 SELECT plan(75);

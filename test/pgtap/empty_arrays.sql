@@ -2,6 +2,8 @@
 -- passes by mistake, and must not come to mean all (A12, B30).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/projections.sql
 

@@ -19,7 +19,7 @@ SELECT refused(statement, error, statement || ' [D50, D51]') FROM (VALUES
   ($$evpg_event('Evpg.X')$$, 'VE017 event type "Evpg.X" is reserved'),
   ($$(NULL, '{}', NULL, NULL, NULL, NULL, NULL, NULL)::evpg.new_event$$, '22004 event type must not be null'),
   ($$evpg_event('Odd', tags => '{""}')$$, '22023 tag must not be empty'),
-  ($$evpg_event('Odd', tags => '{NULL}')$$, '22004 tag 1 must not be null'),
+  ($$evpg_event('Odd', tags => ARRAY[NULL])$$, '22004 tag 1 must not be null'),
   ($$evpg_event('Odd', tags => '{{a,b}}')$$, '2202E tags must be a one-dimensional array'),
   ($$evpg_event('Odd', tags => ARRAY[repeat('x', 256)])$$, 'VE014 tag is too long'),
   ($$evpg_event('Odd', tags => ARRAY[E'a\nb'])$$, '22023 tag contains a control character'),

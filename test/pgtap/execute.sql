@@ -2,6 +2,8 @@
 
 \ir include/setup.sql
 \ir include/counter.sql
+-- JSON has the times of events in UTC
+SET timezone = 'UTC';
 
 SELECT plan(104);
 

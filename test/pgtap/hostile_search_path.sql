@@ -2,6 +2,8 @@
 -- before them in the search_path of its caller.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 SELECT plan(57);
 CREATE SCHEMA hostile;
 SET check_function_bodies = off;

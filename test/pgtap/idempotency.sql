@@ -6,6 +6,8 @@
 -- across sessions
 CREATE TABLE before AS SELECT * FROM evpg_execute('counter_c', 'session', 'Add', '{"n": 1}', command_id => 'c1');
 \connect -
+-- JSON has the times of events in UTC
+SET timezone = 'UTC';
 SET search_path = public, test;
 SELECT plan(159);
 SELECT same($$SELECT * FROM evpg_execute('counter_c', 'session', 'Add', '{"n": 1}', command_id => 'c1')$$,

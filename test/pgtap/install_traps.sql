@@ -2,6 +2,8 @@
 -- that.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 SELECT plan(27);
 DROP EXTENSION evpg;
 CREATE SCHEMA traps;

@@ -176,7 +176,7 @@ SELECT refused(format('SELECT evpg_register_interceptor(%s)', args), error,
   ($$'x', NULL$$, '22004 interceptor must not be null'), ($$NULL, 'test.pass'$$, '22004 interceptor name must not be null'),
   ($$'', 'test.pass'$$, '22023 interceptor name must not be empty'),
   ($$'evpg.x', 'test.pass'$$, 'VE017 %'), ($$'x', 'test.nope'$$, '42883 %'), ($$'x', 0$$, '42883 %'),
-  ($$'x', 'test.pass', '{NULL}'$$, '22023 aggregate_types must be %'),
+  ($$'x', 'test.pass', ARRAY[NULL]$$, '22023 aggregate_types must be %'),
   ($$'x', 'test.pass', priority => NULL$$, '22004 priority must not be null')) x (args, error);
 
 -- one that is gone stops every command, with a clear error

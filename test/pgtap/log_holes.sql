@@ -1,6 +1,8 @@
 -- log_holes.sql: a log that has lost events, or whose sequences lag behind it, and a clock that goes back.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
 SELECT plan(31);

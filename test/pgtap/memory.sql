@@ -1,6 +1,8 @@
 -- memory.sql: what errors and long sessions leave in memory: nothing.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 

@@ -1,6 +1,8 @@
 -- null_arguments.sql: functions that change something refuse NULL where an argument needs a value, and do not return NULL.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 CREATE FUNCTION test.seen(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS 'SELECT state';
 SELECT evpg_register_aggregate('note'), evpg_register_projection('seen', reducer => 'test.seen') \g /dev/null
 

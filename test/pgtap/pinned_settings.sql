@@ -2,6 +2,8 @@
 -- inline, asynchronous and rebuilt (rules 11 and 13).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 
 SELECT plan(32);
 

@@ -1,6 +1,8 @@
 -- privileges.sql: who may do what, and as whom functions run.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
 CREATE ROLE evpg_test_monitor;

@@ -2,6 +2,8 @@
 -- catching up (rules 11 and 12).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/projections.sql
 
@@ -96,7 +98,7 @@ SELECT refused($$SELECT evpg_register_projection($$ || arguments || ')', error, 
   ($$'bad', 'test.sum_apply', initial_state => NULL$$, '22004 initial state must not be null'),
   ($$'bad', 'test.sum_apply', aggregate_types => '{a,NULL}'$$, '22023 aggregate_types must be %'),
   ($$'bad', 'test.sum_apply', event_types => '{{a},{b}}'$$, '22023 event_types must be %'),
-  ($$'bad', 'test.sum_apply', tags => '{NULL}'$$, '22023 tags must be %')) x (arguments, error);
+  ($$'bad', 'test.sum_apply', tags => ARRAY[NULL]$$, '22023 tags must be %')) x (arguments, error);
 CREATE FUNCTION test.strict_reducer(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STRICT AS 'SELECT state';
 CREATE FUNCTION test.set_reducer(state jsonb, event evpg.event) RETURNS SETOF jsonb LANGUAGE sql AS 'SELECT state';
 CREATE FUNCTION test.text_reducer(state jsonb, event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT '1' $$;

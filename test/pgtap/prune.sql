@@ -2,6 +2,8 @@
 -- (rules 10, 16 to 18).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/same_state.sql
 
 SELECT plan(31);

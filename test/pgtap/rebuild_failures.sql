@@ -36,6 +36,7 @@ SELECT evpg_drop_projection('tables') \g /dev/null
 
 CREATE TABLE test.parent (id text PRIMARY KEY);
 CREATE TABLE test.child (id text REFERENCES test.parent);
+ALTER TABLE test.child REPLICA IDENTITY FULL;
 CREATE FUNCTION test.child_write(event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO child VALUES (event.aggregate_id);

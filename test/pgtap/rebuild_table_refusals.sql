@@ -14,6 +14,7 @@ SELECT add('first', 0) \g /dev/null
 -- ------------------------------------------------------------------ tables whose rows cannot be replaced
 
 CREATE TABLE test.mine (id text);
+ALTER TABLE test.mine REPLICA IDENTITY FULL;
 CREATE FUNCTION test.mine_write(event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO mine VALUES (event.aggregate_id);

@@ -2,6 +2,8 @@
 -- the name of one that was registered, and belongs to another role, does not run under the registrant's search_path.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/same_state.sql
 
 SELECT plan(51);

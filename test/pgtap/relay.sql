@@ -2,6 +2,8 @@
 -- rules 2 and 16).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 
 SELECT plan(20);
 

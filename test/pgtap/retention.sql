@@ -2,6 +2,8 @@
 -- transaction.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/same_state.sql
 \ir include/listener.sql
 

@@ -1,6 +1,8 @@
 -- saga_context.sql: whose context the commands of sagas and timers have (A21, rule 16).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/saga_follow.sql
 

@@ -1,6 +1,8 @@
 -- saga_ends.sql: what is left of instances when they complete, fail or wait (rules 16 to 18).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/same_state.sql
 
 SELECT plan(9);

@@ -1,6 +1,8 @@
 -- saga_refusals.sql: what a reaction and a key function of a saga cannot do (rules 16 and 17).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/saga_follow.sql
 

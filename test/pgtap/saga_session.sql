@@ -17,6 +17,8 @@ SELECT run() \g /dev/null
 CREATE TABLE test.before AS SELECT name, checkpoint FROM evpg.consumer;
 
 \connect -
+-- consumers need it
+SET default_transaction_isolation = 'read committed';
 SET search_path = public, test;
 SET test.kind = counter;
 SELECT plan(11);

@@ -2,6 +2,8 @@
 -- metadata and command ids cannot be forged by way of user code (rules 4 and 16, section 9).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
 SELECT plan(46);

@@ -2,6 +2,8 @@
 -- the C code knows.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
 CREATE FUNCTION test.keep_last(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS 'SELECT event.data';
@@ -77,7 +79,8 @@ SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way),
 -- a session that knows nothing of the types as they were
 CREATE EXTENSION dblink;
 SELECT is(errors, 'no error', 'every way is free for a new session, too')
-  FROM dblink(format($$host=%s port=%s user=%s dbname=%s options='-csearch_path=public,test -ctest.kind=counter'$$,
+  FROM dblink(format($$host=%s port=%s user=%s dbname=%s
+      options='-csearch_path=public,test -ctest.kind=counter -cdefault_transaction_isolation=read\\ committed'$$,
       split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user,
       current_database()),
     $$SELECT string_agg(DISTINCT error_of(statement), ', ') FROM way$$) x (errors text);

@@ -1,6 +1,8 @@
 -- storage.sql: a type without handler and reducer stores events alone (B24).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
 SELECT plan(36);

@@ -1,6 +1,8 @@
 -- streams.sql: listing streams, reading events.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 
 SELECT plan(163);
 SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'an empty store has no streams [A14, A15, 1.2 test 6]');
@@ -124,7 +126,7 @@ SELECT refused(statement, error, statement || ' [A42]') FROM (VALUES
   ('SELECT evpg_read_all(stable_only => NULL)', '22004 stable_only must not be null'),
   ('SELECT evpg_read_all(tags => ''{a,NULL}'')', '22023 tags must be %'),
   ('SELECT evpg_read_all(event_types => ''{{a},{b}}'')', '22023 event_types must be %'),
-  ('SELECT evpg_read_all(aggregate_types => ''{NULL}'')', '22023 aggregate_types must be %'))
+  ('SELECT evpg_read_all(aggregate_types => ARRAY[NULL])', '22023 aggregate_types must be %'))
   x (statement, error);
 
 -- other isolation levels, read-only transactions

@@ -145,7 +145,8 @@ CREATE EXTENSION dblink;
 SELECT dblink_connect('runner', format('host=%s port=%s user=%s dbname=%s',
   split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), session_user, current_database()))
   \g /dev/null
-SELECT dblink_exec('runner', 'SET statement_timeout = 500') \g /dev/null
+SELECT dblink_exec('runner', $$SET statement_timeout = 500; SET default_transaction_isolation = 'read committed'$$)
+  \g /dev/null
 SET client_min_messages = warning;
 SELECT count(dblink_exec('runner', 'CALL evpg_run()', false)) FROM generate_series(1, 6) \g /dev/null
 RESET client_min_messages;

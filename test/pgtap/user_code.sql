@@ -2,6 +2,8 @@
 -- role or another function slips in, and a refusal leaves no trace (rules 5, 7 and 8).
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 
 SELECT plan(37);
 

@@ -1,6 +1,8 @@
 -- writers.sql: rows of evpg are written by evpg or a superuser, whatever privileges somebody has.
 
 \ir include/setup.sql
+-- stable positions and consumers need it
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 SELECT plan((26 + 5 * (SELECT count(*) FROM pg_class WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'r'))::int);
 

@@ -13,8 +13,8 @@ CREATE VIEW member AS
    WHERE e.extname = 'evpg'
    AND NOT EXISTS (SELECT FROM pg_type t LEFT JOIN pg_class r ON r.oid = t.typrelid
                     WHERE d.classid = 'pg_type'::regclass AND t.oid = d.objid AND (t.typelem <> 0 OR r.relkind <> 'c'));
-SELECT type, count(*) FROM member GROUP BY 1 ORDER BY 1;
-SELECT type, identity FROM member WHERE coalesce(comment, '') = '' ORDER BY 1, 2;
+SELECT type, count(*) FROM member GROUP BY 1 ORDER BY type COLLATE "C";
+SELECT type, identity FROM member WHERE coalesce(comment, '') = '' ORDER BY type COLLATE "C", identity COLLATE "C";
 
 -- nothing is granted to PUBLIC
 SELECT m.type, m.identity, a.privilege_type
@@ -27,7 +27,7 @@ SELECT m.type, m.identity, a.privilege_type
                        acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))
                        WHEN n.oid IS NOT NULL THEN coalesce(n.nspacl, acldefault('n', n.nspowner)) END) a
  WHERE a.grantee = 0
- ORDER BY 1, 2, 3;
+ ORDER BY m.type COLLATE "C", m.identity COLLATE "C", a.privilege_type COLLATE "C";
 
 -- functions
 SELECT p.oid::regprocedure, pg_get_function_result(p.oid) AS returns,
@@ -35,7 +35,7 @@ SELECT p.oid::regprocedure, pg_get_function_result(p.oid) AS returns,
        CASE p.proparallel WHEN 's' THEN 'safe' WHEN 'r' THEN 'restricted' ELSE 'unsafe' END AS parallel,
        p.proisstrict AS strict, p.prosecdef AS definer
   FROM pg_proc p JOIN member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
- ORDER BY p.oid::regprocedure::text;
+ ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- what pg_dump saves of it
 SELECT unnest(extconfig)::regclass AS saved FROM pg_extension WHERE extname = 'evpg' ORDER BY 1;
@@ -52,7 +52,8 @@ SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attreli
   ORDER BY attnum;
 
 -- settings (what evpg_set_context() sets is not shown)
-SELECT name, setting, unit, context, min_val, max_val, short_desc FROM pg_settings WHERE name LIKE 'evpg.%' ORDER BY 1;
+SELECT name, setting, unit, context, min_val, max_val, short_desc FROM pg_settings WHERE name LIKE 'evpg.%'
+  ORDER BY name COLLATE "C";
 SET evpg.nonsense = 1;
 
 DROP VIEW member;

@@ -7,6 +7,7 @@
 \set transfer :directory '/../examples/bank/transfer.sql'
 \set ECHO none
 SET client_min_messages = warning;
+SET default_transaction_isolation = 'read committed'; -- sagas need it
 \o /dev/null
 SET client_min_messages = warning;
 \i :bank

@@ -1,5 +1,8 @@
 -- async.sql: what the files about consumers and rebuilds share.  Run after projections.sql.
 
+-- consumers need it
+SET default_transaction_isolation = 'read committed';
+
 -- The numbers of a key in the order in which they were applied; those that test.break lists fail, with the error
 -- test.sqlstate.
 CREATE FUNCTION test.list_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$

@@ -1,11 +1,12 @@
 -- listener.sql: a second connection, of dblink, which gives the frames that came.  Run after setup.sql.
 
 CREATE EXTENSION dblink;
--- Opens another connection to this database, as this user.
+-- Opens another connection to this database, as this user, under READ COMMITTED.
 CREATE FUNCTION test.connect(name text) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT dblink_connect(name, format('host=%s port=%s user=%s dbname=%s',
     split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user,
-      current_database()))
+      current_database()));
+  SELECT dblink_exec(name, $x$SET default_transaction_isolation = 'read committed'$x$)
 $$;
 SELECT connect('listener') \g /dev/null
 SELECT dblink_exec('listener', 'SET search_path = public, test') \g /dev/null

@@ -5,6 +5,9 @@
 --   {"set": {...}, "actions": [...], "fail": text, "unhandled": true}
 -- Its twin in C is "script" in test/modules/evpg_test.c.  test.saga is the name under which one of the two is registered.
 
+-- consumers need it
+SET default_transaction_isolation = 'read committed';
+
 CREATE FUNCTION test.saga() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_setting('test.saga') $$;
 
 CREATE FUNCTION test.script_follow(state jsonb, script jsonb) RETURNS evpg.reaction LANGUAGE plpgsql STABLE AS $$
