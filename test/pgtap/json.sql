@@ -1,6 +1,8 @@
 -- json.sql: values go through a module in C and come back exactly.
 
 \ir include/setup.sql
+-- some of the text has characters of more than one byte
+SET client_encoding = 'UTF8';
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo', snapshot_every => 0) \g /dev/null
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 

@@ -2,6 +2,8 @@
 -- invariants alone (rule 8).
 
 \ir include/setup.sql
+-- some of the text has characters of more than one byte
+SET client_encoding = 'UTF8';
 \ir include/module.sql
 
 SELECT plan(31);

@@ -2,6 +2,8 @@
 -- and nothing is written.
 
 \ir include/setup.sql
+-- some of the text has characters of more than one byte
+SET client_encoding = 'UTF8';
 \ir include/counter.sql
 
 SELECT plan(262);

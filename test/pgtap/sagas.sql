@@ -1,6 +1,8 @@
 -- sagas.sql: instances of sagas, what they send, compensate and complete, and how they are registered (rules 16 and 18).
 
 \ir include/setup.sql
+-- some of the text has characters of more than one byte
+SET client_encoding = 'UTF8';
 \ir include/counter.sql
 \ir include/sagas.sql
 

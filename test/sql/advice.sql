@@ -5,6 +5,7 @@
 CREATE SCHEMA advice;
 SET search_path = advice, public;
 SET default_transaction_isolation = 'read committed'; -- registering a saga needs it
+SET check_function_bodies = on;
 CREATE FUNCTION handle(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql STABLE
   AS $$ SELECT evpg_event(command.command_type, command.data) $$;
 CREATE FUNCTION apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT state $$;
