@@ -1,21 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * event_log.c
- *		The event log evpg.event_log: inserting events, and scanning those of a
- *		stream, or of all streams by position.
+ *		The event log evpg.event_log: scanning the events of a stream, or those of
+ *		all streams by position, and reserving event ids.
  *
- * Both access the table directly instead of over SPI, as the apply worker of
- * logical replication does: a whole command is inserted with one setup, arrays
- * and JSON need no detour, and a scan always uses the unique index on
- * (stream_id, version), whatever the statistics are.  Constraints, indexes,
- * predicate locks and triggers that come after an insert, for each row and for
- * each statement, work as with SQL; the statement is all that one call appends.
- * What does not work in this way is refused: triggers before an insert,
- * transition tables, rules and inheritance (catalog.c).
- *
- * Rule 3: an appender holds the stream's row lock and the fence before it draws
- * a position, so positions grow with versions, and a command that loses draws
- * none.
+ * A scan accesses the table directly instead of over SPI, so it always uses the
+ * unique index on (stream_id, version), whatever the statistics are.  append.c
+ * inserts.
  *
  * Memory: an event of a scan lives until the next one is asked for.
  *
@@ -26,20 +17,16 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/xact.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/locks.h"
 #include "base/names.h"
-#include "base/testing.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "log/event_log.h"
-#include "log/fence.h"
+#include "log/log_columns.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -49,25 +36,6 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-
-/* Columns of evpg.event_log, see sql/evpg--1.0.sql. */
-#define LOG_POSITION		0
-#define LOG_STREAM_ID		1
-#define LOG_VERSION			2
-#define LOG_OCCURRED_AT		3
-#define LOG_RECORDED_AT		4
-#define LOG_EVENT_ID		5
-#define LOG_SCHEMA_VERSION	6
-#define LOG_TYPE			7
-#define LOG_DATA			8
-#define LOG_METADATA		9
-#define LOG_TAGS			10
-#define LOG_COMMAND_ID		11
-#define LOG_CORRELATION_ID	12
-#define LOG_CAUSATION_ID	13
-#define LOG_ACTOR			14
-#define LOG_SESSION_ROLE	15
-#define LOG_NATTS			16
 
 /* Scans with more types than this do not use the index on types. */
 #define MAX_TYPE_SOURCES 16
@@ -110,113 +78,6 @@ struct EvpgLogScan
 	RepeatedText type;			/* of the last event */
 	RepeatedText session_role;
 };
-
-static void
-set_slot_text(TupleTableSlot *slot, int column, const char *text)
-{
-	slot->tts_isnull[column] = (text == NULL);
-	if (text != NULL)
-		slot->tts_values[column] = CStringGetTextDatum(text);
-}
-
-static void
-set_slot_pointer(TupleTableSlot *slot, int column, void *pointer)
-{
-	slot->tts_isnull[column] = (pointer == NULL);
-	slot->tts_values[column] = PointerGetDatum(pointer);
-}
-
-static void
-fill_log_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
-{
-	ExecClearTuple(slot);
-	/* what the log has beyond are dropped columns */
-	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
-	memset(slot->tts_isnull, false, sizeof(bool) * LOG_NATTS);
-	slot->tts_values[LOG_POSITION] = Int64GetDatum(event->position);
-	slot->tts_values[LOG_STREAM_ID] = Int64GetDatum(stream_id);
-	slot->tts_values[LOG_VERSION] = Int64GetDatum(event->version);
-	slot->tts_values[LOG_OCCURRED_AT] = TimestampTzGetDatum(event->occurred_at);
-	slot->tts_values[LOG_RECORDED_AT] = TimestampTzGetDatum(event->recorded_at);
-	slot->tts_values[LOG_EVENT_ID] = UUIDPGetDatum(&event->event_id);
-	slot->tts_values[LOG_SCHEMA_VERSION] = Int32GetDatum(event->schema_version);
-	set_slot_text(slot, LOG_TYPE, event->type);
-	set_slot_pointer(slot, LOG_DATA, event->data);
-	set_slot_pointer(slot, LOG_METADATA, event->metadata);
-	set_slot_pointer(slot, LOG_TAGS, event->tags);
-	set_slot_text(slot, LOG_COMMAND_ID, event->command_id);
-	set_slot_text(slot, LOG_CORRELATION_ID, event->correlation_id);
-	set_slot_text(slot, LOG_CAUSATION_ID, event->causation_id);
-	set_slot_text(slot, LOG_ACTOR, event->actor);
-	set_slot_text(slot, LOG_SESSION_ROLE, event->session_role);
-	ExecStoreVirtualTuple(slot);
-}
-
-/*
- * EvpgLogAppend
- *		Appends events to a stream that the caller has locked: draws their
- *		positions, numbers them, inserts them and advances the stream.  Fills
- *		position and version of the events.  Fires the triggers of the log as
- *		one INSERT would.
- */
-void
-EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
-{
-	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, RowExclusiveLock);
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *target = makeNode(ResultRelInfo);
-	TupleTableSlot *slot;
-	bool		each_statement;
-	bool		triggers;
-	MemoryContext old;
-
-	Assert(stream->stream_id != 0 && count > 0);
-	EvpgFenceEnter();
-
-	old = MemoryContextSwitchTo(estate->es_query_cxt);
-	InitResultRelInfo(target, log, 1, NULL, 0);
-	EvpgInitRangeTable(estate, log);
-	estate->es_result_relations = palloc0(sizeof(ResultRelInfo *));
-	estate->es_result_relations[0] = target;
-	estate->es_opened_result_relations = list_make1(target);
-	estate->es_output_cid = GetCurrentCommandId(true);
-	slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(log), &TTSOpsVirtual);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	ExecOpenIndices(target, false);
-	each_statement = log->trigdesc != NULL && log->trigdesc->trig_insert_after_statement;
-	triggers = each_statement || (log->trigdesc != NULL && log->trigdesc->trig_insert_after_row);
-	if (triggers)
-		AfterTriggerBeginQuery();
-
-	for (int i = 0; i < count; i++)
-	{
-		events[i].position = EvpgFenceDrawPosition();
-		events[i].version = stream->version + 1 + i;
-		ResetPerTupleExprContext(estate);
-		MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-		fill_log_slot(slot, stream->stream_id, &events[i]);
-		MemoryContextSwitchTo(estate->es_query_cxt);
-		if (!EVPG_MUTATION("event_lost") || events[i].version % 2 != 0)
-			ExecSimpleRelationInsert(target, estate, slot);
-		CHECK_FOR_INTERRUPTS();
-	}
-
-	if (each_statement)
-		ExecASInsertTriggers(estate, target, NULL);
-	if (triggers)
-		AfterTriggerEndQuery(estate);
-	ExecCloseIndices(target);
-	ExecResetTupleTable(estate->es_tupleTable, false);
-	PopActiveSnapshot();
-	MemoryContextSwitchTo(old);
-	FreeExecutorState(estate);
-	table_close(log, NoLock);
-	CommandCounterIncrement();
-
-	EVPG_PLANT(events[count - 1].version);
-	EvpgStreamAdvance(stream, events[count - 1].version + EVPG_MUTATION("version_wrong"), events[count - 1].position,
-					  events[count - 1].recorded_at);
-}
 
 static uint64
 hash_event_id(const pg_uuid_t *event_id)
