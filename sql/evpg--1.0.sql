@@ -83,18 +83,12 @@ COMMENT ON COLUMN evpg.aggregate_type.fold_generation IS
 -- COLLATE "C": ids are compared bytewise, and no library upgrade can spoil the index.
 CREATE TABLE evpg.stream (
   stream_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  version        bigint NOT NULL DEFAULT 0,
-  last_position  bigint NOT NULL DEFAULT 0,
   created_at     timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
-  last_recorded_at timestamptz NOT NULL DEFAULT '-infinity',
   aggregate_type text COLLATE "C" NOT NULL,
   aggregate_id   text COLLATE "C" NOT NULL,
   UNIQUE (aggregate_type, aggregate_id)
-) WITH (fillfactor = 80);
-COMMENT ON TABLE evpg.stream IS 'one row for each aggregate instance: its number of events and the position of the last one';
-
-COMMENT ON COLUMN evpg.stream.last_recorded_at IS
-  'recorded_at of the last event; that of the next one is not earlier, whatever the clock shows';
+);
+COMMENT ON TABLE evpg.stream IS 'one row for each aggregate instance, which is never updated';
 COMMENT ON SEQUENCE evpg.stream_stream_id_seq IS 'source of stream ids';
 
 CREATE SEQUENCE evpg.event_position CACHE 1;
@@ -132,6 +126,15 @@ CREATE VIEW evpg.event AS
          e.causation_id, e.actor, e.occurred_at, e.recorded_at, e.session_role
     FROM evpg.event_log e JOIN evpg.stream s ON s.stream_id OPERATOR(pg_catalog.=) e.stream_id;
 COMMENT ON VIEW evpg.event IS 'events; functions receive and return its row type';
+
+CREATE VIEW evpg.stream_head AS
+  SELECT s.stream_id, s.aggregate_type, s.aggregate_id, coalesce(h.version, 0) AS version,
+         coalesce(h."position", 0) AS last_position, h.recorded_at AS last_recorded_at
+    FROM evpg.stream s LEFT JOIN LATERAL (
+           SELECT e.version, e."position", e.recorded_at FROM evpg.event_log e
+            WHERE e.stream_id OPERATOR(pg_catalog.=) s.stream_id ORDER BY e.version DESC LIMIT 1) h ON true;
+COMMENT ON VIEW evpg.stream_head IS
+  'streams with the version, position and time of their newest event: 0, 0 and NULL if there is none';
 
 CREATE TABLE evpg.command_record (
   stream_id     bigint NOT NULL,
@@ -1495,6 +1498,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_revoke', NULL, '{owner}'),
   ('relation', 'event', NULL, '{reader}'),
   ('relation', 'stream', NULL, '{reader}'),
+  ('relation', 'stream_head', NULL, '{reader}'),
   ('relation', 'projected_state', NULL, '{reader}'),
   ('relation', 'stat_broadcast', NULL, '{monitor,reader}'),
   ('relation', 'stat_stable_position', NULL, '{monitor,reader}'),

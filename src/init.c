@@ -37,6 +37,7 @@
 #include "fmgr.h"
 #include "log/durable.h"
 #include "log/early_release.h"
+#include "log/stream.h"
 #include "miscadmin.h"
 #include "projection/projection_row.h"
 #include "projection/rebuild_handler.h"
@@ -77,6 +78,7 @@ _PG_init(void)
 	EvpgDurableInit();
 	EvpgCatalogInit();
 	EvpgRegistrationInit();
+	EvpgStreamInit();
 	EvpgProjectionRowInit();
 	EvpgSagaLockInit();
 	EvpgReactInlineInit();
@@ -138,7 +140,7 @@ evpg_refuse_change(PG_FUNCTION_ARGS)
 	if (strcmp(RelationGetRelationName(relation), "stream") == 0)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_APPEND_ONLY),
-				 errmsg("rows of evpg.stream are changed by appending events alone"),
+				 errmsg("rows of evpg.stream are never changed"),
 				 errdetail("Without its row the events of a stream cannot be read, and its versions would begin again."),
 				 errhint("Correct history with a new event.")));
 	ereport(ERROR,

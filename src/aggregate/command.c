@@ -10,12 +10,8 @@
  * subtransaction.  Only a constraint of a user's table can refuse later.
  *
  * Under READ COMMITTED a command without expected_version never fails for
- * concurrency: it waits for the row lock and decides on what it then finds.  A
- * stream that does not exist cannot be locked; if another transaction creates
- * it first, the command starts over.  Functions may write, so they must not be
- * run twice: they reserve the stream first.  A transaction that has created it
- * while its type had no functions has not reserved it: that is a serialization
- * failure, whose retry is the caller's.
+ * concurrency: it waits for the lock of the stream, which need not exist, and
+ * decides once, on what it then finds.
  *
  * Memory: everything is in CurrentMemoryContext, which the entry points in
  * execute.c make for one call.
@@ -118,24 +114,6 @@ must_execute(EvpgCommand *command, const EvpgStream *stream, const bytea *hash, 
 	return check_expected_version(command, stream, outcome);
 }
 
-/*
- * Locks the stream to the end of the transaction.  With reserve, one that does
- * not exist is reserved instead, if the caller must not find out later that
- * another transaction has created it.  Returns whether it was reserved:
- * release it once it has been created, or is not going to be.
- */
-static bool
-lock_or_reserve_stream(const EvpgCommand *command, EvpgStream *stream, bool reserve)
-{
-	EvpgCatalogLockForAppend(command->command_id != NULL);
-	if (EvpgStreamLock(stream) || !reserve)
-		return false;
-	if (EvpgStreamReserve(stream))
-		return true;
-	(void) EvpgStreamLock(stream);
-	return false;
-}
-
 /* Whose refusal an error would be: none but the last two make an outcome of it. */
 typedef enum CommandPhase
 {
@@ -186,27 +164,21 @@ call_interceptors(CommandExecution *execution)
 	return true;
 }
 
-/*
- * Writes events and everything that follows from them but the snapshot; false
- * if another transaction has created the stream meanwhile, then nothing is
- * written.
- */
-static bool
+/* Writes events and everything that follows from them but the snapshot; creates the stream if it does not exist. */
+static void
 write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, int count, const bytea *hash,
 			 CommandPhase *phase)
 {
-	int64		first;
+	int64		first = stream->version + 1;
 
-	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
-		return false;
-	first = stream->version + 1;
+	if (stream->stream_id == 0)
+		EvpgStreamCreate(stream);
 	EvpgLogAppend(stream, events, count);
 	*phase = PHASE_PROJECTING;
 	EvpgApplyInline(events, count);
 	*phase = PHASE_OURS;
 	if (hash != NULL)
 		EvpgIdempotencyRecord(command, stream, first, hash);
-	return true;
 }
 
 /*
@@ -232,23 +204,9 @@ fold_decision(EvpgCommand *command, const EvpgStream *stream, EvpgDecision *deci
 	return false;
 }
 
-/* Raises 40001: a function has decided on a stream that another transaction has created meanwhile. */
-static void
-raise_stream_created(const EvpgCommand *command)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access to aggregate \"%s\", stream \"%s\"",
-					command->aggregate_type, command->aggregate_id),
-			 errdetail("A transaction that knew the aggregate type without its functions "
-					   "has created the stream meanwhile."),
-			 errhint("Retry the transaction.")));
-}
-
 /*
- * Tries a command once whose stream is locked or reserved; false if it must be
- * tried again and nothing was written: another transaction has created the
- * stream, or a subtransaction is needed.
+ * Decides on a command whose stream is locked, and writes what it decides; false,
+ * and nothing was written, if that needs a subtransaction.
  */
 static bool
 decide_and_write(CommandExecution *execution)
@@ -295,12 +253,7 @@ decide_and_write(CommandExecution *execution)
 		return false;
 	}
 	before = stream->version;
-	if (!write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase))
-	{
-		if (!aggregate->has_module)
-			raise_stream_created(command);
-		return false;
-	}
+	write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase);
 	state.last_position = stream->last_position;
 	if (EvpgSnapshotIsDue(&state, stream->stream_id, before))
 		(void) EvpgSnapshotWrite(&state, stream->stream_id);
@@ -312,19 +265,17 @@ decide_and_write(CommandExecution *execution)
 	return true;
 }
 
-/*
- * Tries a command once: locks or reserves the stream, decides and writes.
- * Returns false as decide_and_write does.
- */
+/* Locks the stream, decides and writes; false if that needs a subtransaction. */
 static bool
 try_command(CommandExecution *execution)
 {
 	EvpgStream *stream = &execution->outcome->stream;
-	bool		reserved = lock_or_reserve_stream(execution->command, stream, !execution->aggregate->has_module);
-	bool		done = decide_and_write(execution);
+	bool		done;
 
-	if (reserved)
-		EvpgStreamRelease(stream);
+	EvpgCatalogLockForAppend(execution->command->command_id != NULL);
+	(void) EvpgStreamLock(stream);
+	done = decide_and_write(execution);
+	EvpgStreamUnlockUnneeded(stream);
 	return done;
 }
 
@@ -344,12 +295,8 @@ execute_command(void *arg)
 		 */
 		if (execution->command->command_id != NULL)
 			execution->hash = EvpgIdempotencyHash(&execution->asked, NULL, 0);
-		while (!try_command(execution))
-		{
-			if (in_subtransaction != execution->in_subtransaction)
-				return;
-			CHECK_FOR_INTERRUPTS();
-		}
+		if (!try_command(execution))
+			return;
 	}
 	if (in_subtransaction)
 	{
@@ -527,57 +474,44 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	end_command(outcome);
 }
 
-/*
- * Tries an append once to a stream that is locked or reserved; false if
- * another transaction has created the stream.
- */
-static bool
-try_append(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash, EvpgOutcome *outcome)
+/* Appends to a stream that is locked. */
+static void
+append_to_stream(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash, EvpgOutcome *outcome)
 {
-	EvpgStream *stream = &outcome->stream;
 	CommandPhase phase;
 
-	if (!must_execute(command, stream, hash, outcome))
-		return true;
+	if (!must_execute(command, &outcome->stream, hash, outcome))
+		return;
+	outcome->status = EVPG_STATUS_NOOP;
 	if (count == 0)
-	{
-		outcome->status = EVPG_STATUS_NOOP;
-		return true;
-	}
-	if (stream->stream_id == 0 && !EvpgStreamCreate(stream))
-		return false;
+		return;
 	EvpgContextStamp(command, events, count);
-	(void) write_events(command, stream, events, count, hash, &phase);
+	write_events(command, &outcome->stream, events, count, hash, &phase);
 	outcome->status = EVPG_STATUS_OK;
 	outcome->events = events;
 	outcome->count = count;
-	return true;
 }
 
 /*
- * Locks or reserves the stream, then with event_id that id, and tries an append once;
- * false if another transaction has created the stream.  If an event of that id exists,
- * the outcome is a no-op.
+ * Locks the stream, then with event_id that id, and appends.  If an event of that id
+ * exists, the outcome is a no-op.
  */
-static bool
-lock_and_try_append(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id, const bytea *hash,
-					bool reserve, EvpgOutcome *outcome)
+static void
+lock_and_append(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id, const bytea *hash,
+				EvpgOutcome *outcome)
 {
-	bool		reserved = lock_or_reserve_stream(command, &outcome->stream, reserve);
-	bool		done = true;
-
+	EvpgCatalogLockForAppend(command->command_id != NULL);
+	(void) EvpgStreamLock(&outcome->stream);
 	if (event_id == NULL)
-		done = try_append(command, events, count, hash, outcome);
+		append_to_stream(command, events, count, hash, outcome);
 	else if (!EvpgLogReserveEventId(event_id))
 		outcome->status = EVPG_STATUS_NOOP;
 	else
 	{
-		done = try_append(command, events, count, hash, outcome);
+		append_to_stream(command, events, count, hash, outcome);
 		EvpgLogReleaseEventId(event_id);
 	}
-	if (reserved)
-		EvpgStreamRelease(&outcome->stream);
-	return done;
+	EvpgStreamUnlockUnneeded(&outcome->stream);
 }
 
 /*
@@ -611,9 +545,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 	running_commands = &self;
 	PG_TRY();
 	{
-		while (!lock_and_try_append(command, events, count, event_id, hash, aggregate->handler != NULL || event_id != NULL,
-									outcome))
-			CHECK_FOR_INTERRUPTS();
+		lock_and_append(command, events, count, event_id, hash, outcome);
 	}
 	PG_CATCH();
 	{
@@ -639,16 +571,16 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 bool
 EvpgCommandCreateStream(EvpgStream *stream)
 {
-	EvpgAggregate *aggregate = EvpgAggregateGet(stream->aggregate_type);
-	bool		reserved;
 	bool		created;
 
+	(void) EvpgAggregateGet(stream->aggregate_type);
 	refuse_reentry(stream->aggregate_type, stream->aggregate_id);
 	if (EvpgStreamRead(stream, false))
 		return false;
-	reserved = aggregate->handler != NULL && EvpgStreamReserve(stream);
-	created = EvpgStreamCreate(stream);
-	if (reserved)
-		EvpgStreamRelease(stream);
+	EvpgCatalogLockForAppend(false);
+	created = !EvpgStreamLock(stream);
+	if (created)
+		EvpgStreamCreate(stream);
+	EvpgStreamUnlockUnneeded(stream);
 	return created;
 }

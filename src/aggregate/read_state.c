@@ -95,8 +95,8 @@ evpg_state(PG_FUNCTION_ARGS)
 /*
  * evpg_take_snapshot
  *		SQL: evpg_take_snapshot(aggregate_type, aggregate_id).  Writes a snapshot
- *		of a stream, which it locks to the end of the transaction, and returns
- *		its version.  Raises VE004 if there is no such stream.
+ *		of a stream, which it locks as a command does, and returns its version.
+ *		Raises VE004 if there is no such stream.
  */
 Datum
 evpg_take_snapshot(PG_FUNCTION_ARGS)
@@ -111,6 +111,7 @@ evpg_take_snapshot(PG_FUNCTION_ARGS)
 
 	EvpgEnter(&scope, "evpg_take_snapshot()");
 	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
+	EvpgCatalogLockForAppend(false);
 	if (!EvpgStreamLock(&stream))
 		EvpgStreamRaiseMissing(&stream);
 	EvpgStateLoad(&state, aggregate, &stream, false);
@@ -121,6 +122,7 @@ evpg_take_snapshot(PG_FUNCTION_ARGS)
 				 errmsg("could not save a snapshot of stream \"%s\" of aggregate \"%s\"",
 						stream.aggregate_id, stream.aggregate_type)));
 	EvpgStateCachePut(&state, stream.stream_id);
+	EvpgStreamUnlockUnneeded(&stream);
 	EvpgLeave(&scope);
 	PG_RETURN_INT64(stream.version);
 }

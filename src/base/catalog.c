@@ -129,6 +129,7 @@ static uint64 catalog_changes = 0;	/* seen by the callbacks */
 static uint64 registry_generation = 1;
 static uint64 identity = 1;
 static uint64 clock_generation = 1;
+static uint64 stream_generation = 1;
 static uint64 call_number = 0;	/* of the outermost call that is under way, or
 								 * was the last */
 static int	outermost_level = 0;	/* of settings, of that call; 0: none is
@@ -151,6 +152,7 @@ invalidate_relation(Datum arg, Oid relid)
 		invalidate_all();
 		registry_generation++;
 		clock_generation++;
+		stream_generation++;
 		return;
 	}
 	if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
@@ -158,6 +160,8 @@ invalidate_relation(Datum arg, Oid relid)
 		registry_generation++;
 	else if (relid == catalog.clock)
 		clock_generation++;
+	else if (relid == catalog.stream)
+		stream_generation++;
 	for (int i = 0; i < (int) lengthof(known); i++)
 		if (relid == known[i].oid)
 		{
@@ -529,6 +533,7 @@ EvpgCatalogGet(void)
 		identity++;
 		registry_generation++;
 		clock_generation++;
+		stream_generation++;
 	}
 	catalog = looked_up;
 	catalog_valid = (changes == catalog_changes);
@@ -555,7 +560,7 @@ EvpgCatalogOpen(const Oid *table, LOCKMODE mode)
 /*
  * EvpgCatalogLockForAppend
  *		Locks the tables that a command writes before it locks or reads anything
- *		else; evpg.stream comes with the row of the stream.  A lock on a table that
+ *		else; evpg.stream comes with the stream, the first time.  A lock on a table that
  *		is strengthened later, or comes after that of a row, is a deadlock with
  *		REINDEX.
  */
@@ -603,6 +608,13 @@ uint64
 EvpgCatalogClockGeneration(void)
 {
 	return clock_generation;
+}
+
+/* Returns a number that changes whenever rows of evpg.stream may have been removed, by DDL or with its trigger disabled. */
+uint64
+EvpgCatalogStreamGeneration(void)
+{
+	return stream_generation;
 }
 
 /* Returns a number that changes when the tables are other ones than before (DROP and CREATE EXTENSION). */

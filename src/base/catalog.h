@@ -83,6 +83,7 @@ extern void EvpgCatalogLockForConsumer(void);
 extern bool EvpgCatalogTryLockForConsumer(void);
 extern uint64 EvpgCatalogRegistryGeneration(void);
 extern uint64 EvpgCatalogClockGeneration(void);
+extern uint64 EvpgCatalogStreamGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);
 extern uint64 EvpgCatalogCallNumber(void);
 extern void EvpgEnter(EvpgScope *scope, const char *writer);

@@ -46,16 +46,17 @@ EvpgLockIsHeld(const LOCKTAG *tag, LOCKMODE mode)
 
 /* Locks a key to the end of the transaction, and waits for it; false if this session had locked it before. */
 bool
-EvpgLockKey(uint64 hash)
+EvpgLockKey(EvpgLockClass class, uint64 hash)
 {
 	LOCKTAG		tag;
 
-	EvpgSetLockTag(&tag, EVPG_LOCK_KEY, hash);
+	EvpgSetLockTag(&tag, class, hash);
 	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
 }
 
-static void
-wait_for_maker(TransactionId maker, uint32 token)
+/* Waits for a transaction that has made a row, as EvpgRowFindDirty tells; then look again. */
+void
+EvpgWaitForMaker(TransactionId maker, uint32 token)
 {
 	if (token != 0)
 		SpeculativeInsertionWait(maker, token);
@@ -76,11 +77,11 @@ EvpgKeyExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys)
 	TransactionId maker;
 	uint32		token;
 
-	while (EvpgRowExists(table, index, keys, nkeys, &maker, &token))
+	while (EvpgRowFindDirty(table, index, keys, nkeys, &maker, &token) != NULL)
 	{
 		if (!TransactionIdIsValid(maker))
 			return true;
-		wait_for_maker(maker, token);
+		EvpgWaitForMaker(maker, token);
 	}
 	return false;
 }
@@ -104,23 +105,23 @@ EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, in
 		uint32		token;
 		bool		exists;
 
-		(void) EvpgLockKey(hash);
-		exists = EvpgRowExists(table, index, keys, nkeys, &maker, &token);
+		(void) EvpgLockKey(EVPG_LOCK_KEY, hash);
+		exists = EvpgRowFindDirty(table, index, keys, nkeys, &maker, &token) != NULL;
 		if (!exists)
 			return true;
-		EvpgReleaseKey(hash);
+		EvpgReleaseKey(EVPG_LOCK_KEY, hash);
 		if (!TransactionIdIsValid(maker))
 			return false;
-		wait_for_maker(maker, token);
+		EvpgWaitForMaker(maker, token);
 	}
 }
 
-/* Gives back what EvpgReserveKey has taken, in the same subtransaction. */
+/* Gives back what EvpgLockKey or EvpgReserveKey has taken, in the same subtransaction. */
 void
-EvpgReleaseKey(uint64 hash)
+EvpgReleaseKey(EvpgLockClass class, uint64 hash)
 {
 	LOCKTAG		tag;
 
-	EvpgSetLockTag(&tag, EVPG_LOCK_KEY, hash);
+	EvpgSetLockTag(&tag, class, hash);
 	(void) LockRelease(&tag, ExclusiveLock, false);
 }

@@ -9,7 +9,7 @@
  * of 64 bits, which hashtextextended(name COLLATE "C", 0) computes too.
  *
  * One transaction takes them in this order: consumer, rebuild, part of a rebuild,
- * saga, instance, the fence (a lock on table evpg.fence) with that of an appender,
+ * saga, instance, streams, the fence (a lock on table evpg.fence) with that of an appender,
  * keys, a part of totals.  Workers and evpg_run wait for none of the first five: what
  * they do not get they leave for later.
  *
@@ -25,9 +25,8 @@
 typedef enum EvpgLockClass
 {
 	/*
-	 * A key that a row may be made for.  Hash of (type, id) of a new stream,
-	 * or of an event_id: to the end of the command.  The inverted hash of
-	 * (projection, key): an inline apply.
+	 * A key that a row may be made for.  Hash of an event_id: to the end of
+	 * the command.  The inverted hash of (projection, key): an inline apply.
 	 */
 	EVPG_LOCK_KEY = 17750,
 
@@ -84,16 +83,24 @@ typedef enum EvpgLockClass
 	 * A part of the totals of a saga.  Hash of its name with the number of
 	 * the part as seed; no session waits for it.
 	 */
-	EVPG_LOCK_TOTAL = 17758
+	EVPG_LOCK_TOTAL = 17758,
+
+	/*
+	 * A stream.  Hash of (type, id): a command.  The first
+	 * evpg.max_stream_locks of a transaction to its end, others to the end of
+	 * the command.
+	 */
+	EVPG_LOCK_STREAM = 17759
 } EvpgLockClass;
 
 extern uint64 EvpgHashName(const char *name, uint64 seed);
 extern uint64 EvpgHashPair(const char *first, const char *second);
 extern void EvpgSetLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key);
 extern bool EvpgLockIsHeld(const LOCKTAG *tag, LOCKMODE mode);
-extern bool EvpgLockKey(uint64 hash);
+extern bool EvpgLockKey(EvpgLockClass class, uint64 hash);
+extern void EvpgWaitForMaker(TransactionId maker, uint32 token);
 extern bool EvpgKeyExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys);
 extern bool EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys);
-extern void EvpgReleaseKey(uint64 hash);
+extern void EvpgReleaseKey(EvpgLockClass class, uint64 hash);
 
 #endif							/* EVPG_LOCKS_H */

@@ -123,39 +123,39 @@ EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first,
 }
 
 /*
- * EvpgRowExists
- *		Returns whether a row with a key that is unique by index exists,
- *		whatever the snapshot: committed by now, or made by this transaction.
- *		One that another transaction has made and not committed sets *maker,
- *		else invalid, to that transaction, and *token, else 0, if it may be
- *		taken back at once: wait for its end, and look again.
+ * EvpgRowFindDirty
+ *		Returns the row whose key is unique by index, whatever the snapshot:
+ *		committed by now, or made by this transaction; in CurrentMemoryContext,
+ *		NULL if there is none.  One that another transaction has made and not
+ *		committed sets *maker, else invalid, to that transaction, and *token, else
+ *		0, if it may be taken back at once: wait for its end, and look again.
  */
-bool
-EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker, uint32 *token)
+HeapTuple
+EvpgRowFindDirty(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker, uint32 *token)
 {
 	Relation	relation = EvpgCatalogOpen(table, AccessShareLock);
 	Relation	key = index_open(*index, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	HeapTuple	row = NULL;
 	SnapshotData snapshot;
 	IndexScanDesc scan;
-	bool		found;
 
 	InitDirtySnapshot(snapshot);
 	*maker = InvalidTransactionId;
 	*token = 0;
 	scan = index_beginscan(relation, key, &snapshot, NULL, nkeys, 0);
 	index_rescan(scan, keys, nkeys, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, slot);
-	if (found)
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		*maker = snapshot.xmin;
 		*token = snapshot.speculativeToken;
+		row = ExecCopySlotHeapTuple(slot);
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(key, AccessShareLock);
 	table_close(relation, NoLock);
-	return found;
+	return row;
 }
 
 /*

@@ -18,8 +18,8 @@ typedef struct EvpgRowWriter EvpgRowWriter;
 
 extern HeapTuple EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first, const char *second,
 							 Snapshot snapshot, bool lock);
-extern bool EvpgRowExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker,
-						  uint32 *token);
+extern HeapTuple EvpgRowFindDirty(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker,
+								  uint32 *token);
 extern HeapTuple EvpgRowFindById(const Oid *table, const Oid *index, int64 id);
 extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row);
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);

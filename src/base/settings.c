@@ -28,6 +28,7 @@ int			EvpgMaxEventSize;
 int			EvpgMaxEvents;
 int			EvpgMaxJsonDepth;
 int			EvpgMaxKeyLocks;
+int			EvpgMaxStreamLocks;
 int			EvpgMaxSagaDepth;
 char	   *EvpgMetadata;
 int			EvpgNaptime;
@@ -61,6 +62,22 @@ define_for_postmaster(void)
 							"Most databases that have workers.",
 							NULL,
 							&EvpgMaxDatabases, 8, 1, EVPG_MAX_DATABASES, PGC_POSTMASTER,
+							0, NULL, NULL, NULL);
+}
+
+/* Defines how many advisory locks a transaction takes. */
+static void
+define_lock_settings(void)
+{
+	DefineCustomIntVariable("evpg.max_key_locks",
+							"Most projection keys that one transaction locks by advisory locks.",
+							"Frames of further keys come without data.",
+							&EvpgMaxKeyLocks, 64, 0, 100000, PGC_SUSET,
+							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.max_stream_locks",
+							"Most streams that one transaction keeps locked by advisory locks.",
+							"Further streams are guarded by what the transaction has appended to them.",
+							&EvpgMaxStreamLocks, 64, 0, 100000, PGC_SUSET,
 							0, NULL, NULL, NULL);
 }
 
@@ -98,11 +115,7 @@ EvpgSettingsInit(void)
 							NULL,
 							&EvpgMaxJsonDepth, 100, 1, 1000, PGC_SUSET,
 							0, NULL, NULL, NULL);
-	DefineCustomIntVariable("evpg.max_key_locks",
-							"Most projection keys that one transaction locks by advisory locks.",
-							"Frames of further keys come without data.",
-							&EvpgMaxKeyLocks, 64, 0, 100000, PGC_SUSET,
-							0, NULL, NULL, NULL);
+	define_lock_settings();
 	DefineCustomIntVariable("evpg.max_saga_depth",
 							"Longest chain of sagas that react to what sagas did.",
 							"A command that would be sent beyond it is a dead letter.",

@@ -20,6 +20,7 @@ extern int	EvpgMaxEventSize;
 extern int	EvpgMaxEvents;
 extern int	EvpgMaxJsonDepth;
 extern int	EvpgMaxKeyLocks;
+extern int	EvpgMaxStreamLocks;
 extern int	EvpgMaxSagaDepth;
 extern char *EvpgMetadata;
 extern int	EvpgNaptime;

@@ -67,9 +67,8 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("actor", TEXTOID), COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_STREAM] = {"stream", true, {
-			COLUMN("stream_id", INT8OID), COLUMN("version", INT8OID), COLUMN("last_position", INT8OID),
-			COLUMN("created_at", TIMESTAMPTZOID),
-			COLUMN("last_recorded_at", TIMESTAMPTZOID), C_TEXT("aggregate_type"), C_TEXT("aggregate_id")
+			COLUMN("stream_id", INT8OID), COLUMN("created_at", TIMESTAMPTZOID), C_TEXT("aggregate_type"),
+			C_TEXT("aggregate_id")
 	}},
 	[EVPG_SHAPE_PROJECTION_STATE] = {"projection_state", true, {
 			COLUMN("build", INT8OID), COLUMN("version", INT8OID), COLUMN("position", INT8OID),

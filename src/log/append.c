@@ -14,7 +14,7 @@
  * inheritance (catalog.c).  Nothing about the table is remembered: its relcache
  * entry, under the lock, tells which way it is.
  *
- * Rule 3: an appender holds the stream's row lock and the fence before it draws
+ * Rule 3: an appender holds the stream's lock and the fence before it draws
  * a position, so positions grow with versions, and a command that loses draws
  * none.
  *
@@ -312,7 +312,7 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	Assert(stream->stream_id != 0 && count > 0);
 	EvpgFenceEnter();
 	for (int i = 0; i < count; i++)
-		events[i].version = stream->version + 1 + i;
+		events[i].version = stream->version + 1 + i + EVPG_MUTATION("version_wrong");
 	indexes = open_plain_indexes(log);
 	if (indexes != NIL)
 		insert_directly(log, indexes, stream->stream_id, events, count);
@@ -323,6 +323,5 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	CommandCounterIncrement();
 
 	EVPG_PLANT(events[count - 1].version);
-	EvpgStreamAdvance(stream, events[count - 1].version + EVPG_MUTATION("version_wrong"), events[count - 1].position,
-					  events[count - 1].recorded_at);
+	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position, events[count - 1].recorded_at);
 }

@@ -17,6 +17,7 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/locks.h"
@@ -59,7 +60,7 @@ typedef struct RepeatedText
 {
 	int			length;
 	char		text[NAMEDATALEN];
-}			RepeatedText;
+} RepeatedText;
 
 struct EvpgLogScan
 {
@@ -122,7 +123,7 @@ EvpgLogReserveEventId(const pg_uuid_t *event_id)
 void
 EvpgLogReleaseEventId(const pg_uuid_t *event_id)
 {
-	EvpgReleaseKey(hash_event_id(event_id));
+	EvpgReleaseKey(EVPG_LOCK_KEY, hash_event_id(event_id));
 }
 
 /* Opens a scan. index points into the catalog, since it is known only under the lock of the table. */
@@ -167,6 +168,45 @@ EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
 	open_source(scan, &scan->sources[0], keys, 2);
 	return scan;
+}
+
+/*
+ * EvpgLogReadNewest
+ *		Fills version, last position and time of *stream, given its stream_id, by
+ *		its newest event under a snapshot that is active, or dirty; false, and
+ *		nothing is filled, if there is none whose version is at least from_version.
+ *		With a dirty snapshot its xmin is then the transaction that has appended
+ *		the event, if that is another one and has not ended, and *visible whether
+ *		the transaction's own snapshot would do, for isolation levels that keep it.
+ */
+bool
+EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, bool *visible)
+{
+	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, AccessShareLock);
+	Relation	index = index_open(EvpgCatalogGet()->event_log_stream_index, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(log, NULL);
+	IndexScanDesc scan = index_beginscan(log, index, snapshot, NULL, 2, 0);
+	ScanKeyData keys[2];
+	bool		found;
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->stream_id));
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
+	index_rescan(scan, keys, 2, NULL, 0);
+	found = index_getnext_slot(scan, BackwardScanDirection, slot);
+	if (found)
+	{
+		slot_getsomeattrs(slot, LOG_RECORDED_AT + 1);
+		stream->version = DatumGetInt64(slot->tts_values[LOG_VERSION]);
+		stream->last_position = DatumGetInt64(slot->tts_values[LOG_POSITION]);
+		stream->last_recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
+		if (visible != NULL && IsolationUsesXactSnapshot())
+			*visible = table_tuple_satisfies_snapshot(log, slot, GetTransactionSnapshot());
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(log, NoLock);
+	return found;
 }
 
 /* Returns names once each: two sources of one type would return its events twice. */
@@ -390,7 +430,7 @@ get_slot_text(TupleTableSlot *slot, int column)
 
 /* The same of a text that is mostly that of the event before. */
 static char *
-get_repeated_text(TupleTableSlot *slot, int column, RepeatedText * last)
+get_repeated_text(TupleTableSlot *slot, int column, RepeatedText *last)
 {
 	struct varlena *value = slot->tts_isnull[column] ? NULL : (struct varlena *) DatumGetPointer(slot->tts_values[column]);
 	int			length;

@@ -11,6 +11,7 @@
 #include "log/event.h"
 #include "log/stream.h"
 #include "nodes/pg_list.h"
+#include "utils/snapshot.h"
 
 typedef struct EvpgLogScan EvpgLogScan;
 
@@ -30,6 +31,7 @@ extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);
 extern bool EvpgLogHasEventId(const pg_uuid_t *event_id);
 extern bool EvpgLogReserveEventId(const pg_uuid_t *event_id);
 extern void EvpgLogReleaseEventId(const pg_uuid_t *event_id);
+extern bool EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, bool *visible);
 extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);
 extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
 extern bool EvpgLogHasEvent(int64 position);

@@ -101,7 +101,7 @@ lock_as_appender(uint64 drawn)
 /*
  * EvpgFenceEnter
  *		Takes the locks of an appender to the end of the transaction.  The
- *		caller holds the stream's row, and calls this before every draw, also if
+ *		caller holds the stream, and calls this before every draw, also if
  *		the transaction took the locks before: a ROLLBACK TO may have given them
  *		back, both together.
  */

@@ -33,8 +33,10 @@ PG_FUNCTION_INFO_V1(evpg_read_all);
 PG_FUNCTION_INFO_V1(evpg_stable_position);
 
 static EvpgStatement select_streams = {
-	.text = "SELECT aggregate_type, aggregate_id, version, created_at"
-	" FROM evpg.stream"
+	.text = "SELECT aggregate_type, aggregate_id,"
+	" coalesce((SELECT e.version FROM evpg.event_log e WHERE e.stream_id = s.stream_id ORDER BY e.version DESC LIMIT 1), 0),"
+	" created_at"
+	" FROM evpg.stream s"
 	" WHERE ($1 IS NULL OR aggregate_type = $1) AND ($2 IS NULL OR (aggregate_type, aggregate_id) > ($2, $3))"
 	" ORDER BY aggregate_type, aggregate_id LIMIT $4",
 	.types = {TEXTOID, TEXTOID, TEXTOID, INT8OID}

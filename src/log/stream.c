@@ -1,23 +1,30 @@
 /*-------------------------------------------------------------------------
  *
  * stream.c
- *		Streams: one row of evpg.stream each, which is what commands lock.
+ *		Streams: finding, locking and creating them.
  *
- * The row lock (row.c), held to the end of the transaction, makes the commands
- * of a stream serial: its holder knows version and last position.  What is read
- * after that is read with a new snapshot, so that it includes what the previous
- * holder committed.
+ * A stream has a row of evpg.stream, which is written once and never updated:
+ * the version of a stream is that of its newest event, which one probe of the
+ * unique index on (stream_id, version) finds.
  *
- * The type and id of a stream_id never change, so a session remembers them.
+ * What makes the commands of a stream serial is an advisory lock on (type, id),
+ * in a lock class of evpg's own, to the end of the transaction; it is the same
+ * for a stream that does not exist yet.  Its holder looks for row and newest
+ * event with a dirty snapshot, as a unique index does, so it finds what the
+ * previous holder has committed, whatever its own snapshot.  Under REPEATABLE
+ * READ and above it must also see both with that snapshot (40001).
  *
- * A stream that does not exist has no row to lock.  A command that must not run
- * twice (its handler is a function) first reserves the stream by an advisory
- * lock on (type, id), in a lock class of its own.  It is held to the end of the
- * command, not of the transaction, which may create any number of streams: the
- * lock table of the server is small.  From then on the row itself is the guard,
- * though no other session can see it yet: the next holder of the advisory lock
- * searches for the row as a unique index does, waits for the transaction that
- * has made it, and searches again.
+ * The lock table of the server is small, and a transaction may write to any
+ * number of streams.  So a transaction keeps evpg.max_stream_locks of them, and
+ * gives back those beyond at the end of each command.  From then on what it has
+ * inserted is the guard, though no other session can see it yet: the next holder
+ * finds the row or event of a transaction that has not ended, gives the lock back,
+ * waits for that transaction, and starts again.  It holds nothing while it waits:
+ * the other transaction may want the lock again, after a ROLLBACK TO that the wait
+ * does not notice.
+ *
+ * Type and id of a stream_id never change, so a session remembers them, and the
+ * stream_id of a type and id, too, once it is committed.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,15 +32,22 @@
 
 #include "access/htup_details.h"
 #include "access/stratnum.h"
+#include "access/table.h"
+#include "access/xact.h"
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/locks.h"
 #include "base/row.h"
+#include "base/settings.h"
 #include "base/statement.h"
+#include "base/testing.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "log/event_log.h"
 #include "log/stream.h"
+#include "storage/lmgr.h"
+#include "storage/predicate.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -41,14 +55,10 @@
 
 /* Columns of evpg.stream, see sql/evpg--1.0.sql. */
 #define STREAM_STREAM_ID		1
-#define STREAM_VERSION			2
-#define STREAM_LAST_POSITION	3
-#define STREAM_LAST_RECORDED_AT	5
-#define STREAM_AGGREGATE_TYPE	6
-#define STREAM_AGGREGATE_ID		7
-#define STREAM_NATTS			7
+#define STREAM_AGGREGATE_TYPE	3
+#define STREAM_AGGREGATE_ID		4
 
-/* Number and memory of the streams that a session remembers by stream_id; then it starts again. */
+/* Number and memory of the streams that a session remembers, by stream_id and by name; then it starts again. */
 #define MAX_STREAM_NAMES 100000
 #define MAX_STREAM_NAMES_SIZE (32 * 1024 * 1024)
 
@@ -71,9 +81,51 @@ typedef struct StreamName
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+/* What a session remembers of a stream by the hash of its name. */
+typedef struct KnownStream
+{
+	uint64		hash;			/* hash_stream() */
+	int64		stream_id;
+	int64		version;		/* when it was last looked at; a hint */
+	char	   *aggregate_type;
+	char	   *aggregate_id;
+	char		status;
+} KnownStream;
+
+#define SH_PREFIX known_streams
+#define SH_ELEMENT_TYPE KnownStream
+#define SH_KEY_TYPE uint64
+#define SH_KEY hash
+#define SH_HASH_KEY(table, key) ((uint32) (key))
+#define SH_EQUAL(table, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
 static MemoryContext EvpgStreamContext = NULL;	/* of names */
 static streams_hash *stream_names = NULL;
 static uint64 stream_names_identity = 0;	/* EvpgCatalogIdentity() */
+
+static MemoryContext EvpgKnownStreamContext = NULL;
+static known_streams_hash *known_streams = NULL;
+static uint64 known_streams_generation = 0; /* EvpgCatalogStreamGeneration() */
+
+/* Locks of streams that the current transaction holds; a rollback to a savepoint only makes it too high. */
+static int	stream_locks = 0;
+
+static void
+forget_stream_locks(XactEvent event, void *arg)
+{
+	stream_locks = 0;
+}
+
+/* Installs a callback; called once, from _PG_init. */
+void
+EvpgStreamInit(void)
+{
+	RegisterXactCallback(forget_stream_locks, NULL);
+}
 
 /* Returns a value of a row of evpg.stream, which has no NULLs. */
 static Datum
@@ -84,48 +136,266 @@ get_stream_value(HeapTuple row, int column)
 	return heap_getattr(row, column, EvpgCatalogGet()->stream_row, &isnull);
 }
 
+/* Returns the key of a stream's lock.  Streams that share one take turns, no more. */
+static uint64
+hash_stream(const EvpgStream *stream)
+{
+	return EVPG_MUTATION("streams_collide") ? 0 : EvpgHashPair(stream->aggregate_type, stream->aggregate_id);
+}
+
+/* ------------------------------------------------------------------ what a session remembers by name */
+
+/* Empties the session's memory of streams by name. */
+static void
+reset_known_streams(void)
+{
+	MemoryContext old = EvpgKnownStreamContext;
+
+	EvpgKnownStreamContext = NULL;
+	known_streams = NULL;
+	if (old != NULL)
+		MemoryContextDelete(old);
+	EvpgKnownStreamContext = AllocSetContextCreate(TopMemoryContext, "EvpgKnownStream", ALLOCSET_DEFAULT_SIZES);
+	known_streams = known_streams_create(EvpgKnownStreamContext, 1024, NULL);
+	known_streams_generation = EvpgCatalogStreamGeneration();
+}
+
+/*
+ * Returns what the session remembers of a stream, NULL if nothing; until the next
+ * stream is remembered.  For a caller that writes, the log is locked: only a
+ * session that has disabled the triggers of both tables deletes streams and their
+ * events, so it waits for such locks, and is noticed by those that come later.
+ */
+static KnownStream *
+find_known_stream(const EvpgStream *stream, uint64 hash)
+{
+	KnownStream *known;
+
+	if (known_streams == NULL || known_streams_generation != EvpgCatalogStreamGeneration())
+		return NULL;
+	known = known_streams_lookup(known_streams, hash);
+	return known != NULL && strcmp(known->aggregate_type, stream->aggregate_type) == 0 &&
+		strcmp(known->aggregate_id, stream->aggregate_id) == 0 ? known : NULL;
+}
+
+/* Remembers a stream by its row, unless that may be rolled back. */
+static KnownStream *
+remember_stream(const EvpgStream *stream, uint64 hash, HeapTuple row)
+{
+	KnownStream *known;
+	MemoryContext old;
+	char	   *type;
+	char	   *id;
+	bool		found;
+
+	if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row->t_data)))
+		return NULL;
+	if (known_streams == NULL || known_streams->members >= MAX_STREAM_NAMES ||
+		known_streams_generation != EvpgCatalogStreamGeneration() ||
+		MemoryContextMemAllocated(EvpgKnownStreamContext, false) > MAX_STREAM_NAMES_SIZE)
+		reset_known_streams();
+	old = MemoryContextSwitchTo(EvpgKnownStreamContext);
+	type = pstrdup(stream->aggregate_type);
+	id = pstrdup(stream->aggregate_id);
+	known = known_streams_insert(known_streams, hash, &found);
+	MemoryContextSwitchTo(old);
+	if (found)
+	{
+		pfree(known->aggregate_type);
+		pfree(known->aggregate_id);
+	}
+	known->aggregate_type = type;
+	known->aggregate_id = id;
+	known->stream_id = stream->stream_id;
+	known->version = 0;
+	return known;
+}
+
+/* ------------------------------------------------------------------ finding and locking */
+
+static void
+clear_stream(EvpgStream *stream)
+{
+	stream->stream_id = stream->version = stream->last_position = 0;
+	stream->last_recorded_at = DT_NOBEGIN;
+	ItemPointerSetInvalid(&stream->row);
+}
+
+/* Reads the newest event of a stream, from the version that it had when the session last looked. */
 static bool
-find_stream_row(EvpgStream *stream, Snapshot snapshot, bool lock)
+read_newest_event(EvpgStream *stream, KnownStream *known, Snapshot snapshot, bool *visible)
+{
+	int64		from = known == NULL ? 0 : known->version;
+	bool		found = EvpgLogReadNewest(stream, from, snapshot, visible);
+
+	/* It may be lower now, after a rollback. */
+	if (!found && from > 0)
+		found = EvpgLogReadNewest(stream, 0, snapshot, visible);
+	if (known != NULL)
+		known->version = stream->version;
+	return found;
+}
+
+/* Finds the row of a stream under a snapshot; false if there is none. */
+static bool
+find_stream_row(EvpgStream *stream, Snapshot snapshot, HeapTuple *row)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 
-	stream->row = EvpgRowFind(&catalog->stream, &catalog->stream_key_index, F_TEXTEQ,
-							  CStringGetTextDatum(stream->aggregate_type), stream->aggregate_id, snapshot, lock);
-	if (stream->row == NULL)
-	{
-		stream->stream_id = stream->version = stream->last_position = 0;
-		stream->last_recorded_at = DT_NOBEGIN;
+	*row = EvpgRowFind(&catalog->stream, &catalog->stream_key_index, F_TEXTEQ,
+					   CStringGetTextDatum(stream->aggregate_type), stream->aggregate_id, snapshot, false);
+	if (*row == NULL)
 		return false;
-	}
-	stream->stream_id = DatumGetInt64(get_stream_value(stream->row, STREAM_STREAM_ID));
-	stream->version = DatumGetInt64(get_stream_value(stream->row, STREAM_VERSION));
-	stream->last_position = DatumGetInt64(get_stream_value(stream->row, STREAM_LAST_POSITION));
-	stream->last_recorded_at = DatumGetTimestampTz(get_stream_value(stream->row, STREAM_LAST_RECORDED_AT));
+	stream->stream_id = DatumGetInt64(get_stream_value(*row, STREAM_STREAM_ID));
+	stream->row = (*row)->t_self;
 	return true;
 }
 
 /*
- * EvpgStreamLock
- *		Locks the row of a stream to the end of the transaction and fills the
- *		rest of *stream, given its type and id; false if there is no row.  The
- *		row is in CurrentMemoryContext.
- */
-bool
-EvpgStreamLock(EvpgStream *stream)
-{
-	return find_stream_row(stream, GetTransactionSnapshot(), true);
-}
-
-/*
  * EvpgStreamRead
- *		Reads the row of a stream as EvpgStreamLock does, but without a lock,
- *		under the active snapshot (caller_snapshot) or a new one.
+ *		Fills the rest of *stream, given its type and id, without a lock, under
+ *		the active snapshot (caller_snapshot) or a new one; false if there is no
+ *		such stream.
  */
 bool
 EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 {
-	return find_stream_row(stream, caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot(), false);
+	uint64		hash = hash_stream(stream);
+	KnownStream *known;
+	HeapTuple	row;
+	bool		found = true;
+
+	clear_stream(stream);
+	PushActiveSnapshot(caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot());
+	known = find_known_stream(stream, hash);
+	if (known != NULL)
+		stream->stream_id = known->stream_id;
+	/* SERIALIZABLE: the row stands for the stream, see EvpgStreamAdvance. */
+	if (known == NULL || IsolationIsSerializable())
+	{
+		found = find_stream_row(stream, GetActiveSnapshot(), &row);
+		if (found && known == NULL)
+			known = remember_stream(stream, hash, row);
+	}
+	if (found && !read_newest_event(stream, known, GetActiveSnapshot(), NULL))
+		/* Perhaps it was created after the snapshot. */
+		found = find_stream_row(stream, GetActiveSnapshot(), &row);
+	if (!found)
+		stream->stream_id = 0;
+	PopActiveSnapshot();
+	return found;
 }
+
+static void
+unlock_stream(EvpgStream *stream)
+{
+	EvpgReleaseKey(EVPG_LOCK_STREAM, hash_stream(stream));
+	stream_locks -= stream->locked_now;
+	stream->locked_now = false;
+}
+
+/*
+ * Finds row and newest event of a stream whose lock is held, committed or made by
+ * this transaction.  One that another transaction has made sets *maker, else
+ * invalid, to that transaction, and *token as EvpgRowFindDirty does.
+ */
+static void
+find_locked_stream(EvpgStream *stream, uint64 hash, bool *visible, TransactionId *maker, uint32 *token)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	KnownStream *known = find_known_stream(stream, hash);
+	SnapshotData snapshot;
+
+	clear_stream(stream);
+	*maker = InvalidTransactionId;
+	*token = 0;
+	*visible = true;
+	if (known != NULL)
+		stream->stream_id = known->stream_id;
+	else
+	{
+		ScanKeyData keys[2];
+		HeapTuple	row;
+
+		ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+							   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_type));
+		ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+							   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_id));
+		row = EvpgRowFindDirty(&catalog->stream, &catalog->stream_key_index, keys, 2, maker, token);
+		if (row == NULL || TransactionIdIsValid(*maker))
+			return;
+		stream->stream_id = DatumGetInt64(get_stream_value(row, STREAM_STREAM_ID));
+		known = remember_stream(stream, hash, row);
+	}
+	InitDirtySnapshot(snapshot);
+	if (read_newest_event(stream, known, &snapshot, visible))
+		*maker = snapshot.xmin;
+}
+
+/*
+ * EvpgStreamLock
+ *		Locks a stream, whether it exists or not, and fills the rest of *stream,
+ *		given its type and id; waits for other transactions that hold the lock or
+ *		have written to the stream.  Returns false if it does not exist.  The lock
+ *		is held to the end of the transaction, unless EvpgStreamUnlockUnneeded
+ *		gives it back.  Raises 40001 under REPEATABLE READ and above if the stream
+ *		was changed after the transaction's snapshot.  The caller has locked the
+ *		tables (EvpgCatalogLockForAppend).
+ */
+bool
+EvpgStreamLock(EvpgStream *stream)
+{
+	uint64		hash = hash_stream(stream);
+	TransactionId maker;
+	uint32		token;
+	bool		visible;
+	EvpgStream	seen = *stream;
+	HeapTuple	row;
+
+	/* It is going to be written if the stream does not exist. */
+	if (find_known_stream(stream, hash) == NULL)
+		LockRelationOid(EvpgCatalogGet()->stream, RowExclusiveLock);
+	for (;;)
+	{
+		stream->locked_now = EvpgLockKey(EVPG_LOCK_STREAM, hash);
+		stream_locks += stream->locked_now;
+		find_locked_stream(stream, hash, &visible, &maker, &token);
+		if (!TransactionIdIsValid(maker))
+			break;
+		unlock_stream(stream);
+		EvpgWaitForMaker(maker, token);
+	}
+	if (IsolationUsesXactSnapshot())
+	{
+		/*
+		 * SERIALIZABLE: reading the row tells of other transactions that
+		 * advance the stream, see EvpgStreamAdvance.
+		 */
+		visible &= find_stream_row(&seen, GetTransactionSnapshot(), &row) == (stream->stream_id != 0);
+		if (!visible)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent update"),
+					 errhint("Retry the transaction.")));
+		stream->row = seen.row;
+	}
+	return stream->stream_id != 0;
+}
+
+/*
+ * EvpgStreamUnlockUnneeded
+ *		Ends what a command does to a stream that it has locked, in the same
+ *		subtransaction: gives the lock back if the stream still does not exist, or
+ *		if the transaction holds enough locks.
+ */
+void
+EvpgStreamUnlockUnneeded(EvpgStream *stream)
+{
+	if (stream->stream_id == 0 || (stream->locked_now && stream_locks > EvpgMaxStreamLocks))
+		unlock_stream(stream);
+}
+
+/* ------------------------------------------------------------------ by stream_id */
 
 /* Empties the session's memory of streams by stream_id. */
 static void
@@ -186,91 +456,47 @@ EvpgStreamGetById(int64 stream_id, EvpgStream *stream)
 	stream->aggregate_id = entry->aggregate_id;
 }
 
+/* ------------------------------------------------------------------ writing */
+
 static EvpgStatement insert_stream = {
-	.text = "INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES ($1, $2)"
-	" ON CONFLICT (aggregate_type, aggregate_id) DO NOTHING RETURNING stream_id",
+	.text = "INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES ($1, $2) RETURNING stream_id",
 	.types = {TEXTOID, TEXTOID}
 };
 
-/*
- * EvpgStreamCreate
- *		Creates a stream, which is then locked to the end of the transaction;
- *		waits for another creator.  Returns false if that one was first: nothing
- *		has happened, the caller locks the row.
- */
-bool
+/* Creates a stream that the caller has locked and that does not exist. */
+void
 EvpgStreamCreate(EvpgStream *stream)
 {
 	Datum		values[2] = {
 		CStringGetTextDatum(stream->aggregate_type),
 		CStringGetTextDatum(stream->aggregate_id)
 	};
-	bool		created = EvpgStatementRun(&insert_stream, values, NULL) > 0;
 
-	EvpgStatementDone();
-	/* Our own row now; the lock is what EvpgStreamAdvance wants. */
-	if (created && !EvpgStreamLock(stream))
-		elog(ERROR, "stream \"%s\" has vanished", stream->aggregate_id);
-	return created;
-}
-
-/*
- * EvpgStreamReserve
- *		Makes this session the only one that may create the stream, up to
- *		EvpgStreamRelease, or the end of the (sub)transaction by an error; waits
- *		for a transaction that has created it and not committed.  Returns false
- *		if the stream exists by now; then nothing is reserved.
- */
-bool
-EvpgStreamReserve(const EvpgStream *stream)
-{
-	const EvpgCatalog *catalog = EvpgCatalogGet();
-	ScanKeyData keys[2];
-
-	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_type));
-	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_id));
-	return EvpgReserveKey(EvpgHashPair(stream->aggregate_type, stream->aggregate_id),
-						  &catalog->stream, &catalog->stream_key_index, keys, 2);
-}
-
-/*
- * EvpgStreamRelease
- *		Gives up a reservation, within the command that has taken it; the row,
- *		if there is one by now, is the guard from then on.
- */
-void
-EvpgStreamRelease(const EvpgStream *stream)
-{
-	EvpgReleaseKey(EvpgHashPair(stream->aggregate_type, stream->aggregate_id));
+	stream->stream_id = EvpgStatementReturnId(&insert_stream, values, NULL);
 }
 
 /*
  * EvpgStreamAdvance
- *		Stores the new version and last position of a stream that the caller has
- *		locked, in its row and in *stream.
+ *		Notes in *stream, which the caller has locked, that its newest event is
+ *		another one now.
+ *
+ * Under SERIALIZABLE the row stands for the stream: who reads the stream reads the
+ * row, and who advances it checks, as if the row were updated, for transactions
+ * that have read it.  The index, whose pages hold many streams, would find others.
  */
 void
 EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at)
 {
-	Datum		values[STREAM_NATTS] = {0};
-	bool		nulls[STREAM_NATTS] = {0};
-	bool		replaced[STREAM_NATTS] = {0};
-	const EvpgCatalog *catalog = EvpgCatalogGet();
-	EvpgRowWriter *writer;
-
-	Assert(stream->row != NULL);
-	values[STREAM_VERSION - 1] = Int64GetDatum(version);
-	values[STREAM_LAST_POSITION - 1] = Int64GetDatum(last_position);
-	values[STREAM_LAST_RECORDED_AT - 1] = TimestampTzGetDatum(recorded_at);
-	replaced[STREAM_VERSION - 1] = replaced[STREAM_LAST_POSITION - 1] = replaced[STREAM_LAST_RECORDED_AT - 1] = true;
-	writer = EvpgRowWriterBegin(&catalog->stream, &catalog->stream_row);
-	stream->row = EvpgRowReplace(writer, stream->row, values, nulls, replaced);
-	EvpgRowWriterEnd(writer);
 	stream->version = version;
 	stream->last_position = last_position;
 	stream->last_recorded_at = recorded_at;
+	if (IsolationIsSerializable() && ItemPointerIsValid(&stream->row))
+	{
+		Relation	table = table_open(EvpgCatalogGet()->stream, AccessShareLock);
+
+		CheckForSerializableConflictIn(table, &stream->row, ItemPointerGetBlockNumber(&stream->row));
+		table_close(table, NoLock);
+	}
 }
 
 /* Raises VE004: a stream that must exist does not. */
@@ -285,7 +511,7 @@ EvpgStreamRaiseMissing(const EvpgStream *stream)
 /*
  * EvpgStreamRaiseDamaged
  *		Raises XX001: the event at a version that a stream has reached is
- *		missing, or is not the one that its row expects.
+ *		missing, or is not the one that was there before.
  */
 void
 EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version)
@@ -294,6 +520,6 @@ EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("event log of stream \"%s\" of aggregate \"%s\" is damaged",
 					stream->aggregate_id, stream->aggregate_type),
-			 errdetail("Version " INT64_FORMAT " is missing, or is not the one that the row of the stream expects.",
+			 errdetail("Version " INT64_FORMAT " is missing, or is not the one that was there before.",
 					   version)));
 }

@@ -8,28 +8,29 @@
 #ifndef EVPG_STREAM_H
 #define EVPG_STREAM_H
 
-#include "access/htup.h"
 #include "base/compat.h"
 #include "datatype/timestamp.h"
+#include "storage/itemptr.h"
 
-/* A stream as in its row; stream_id 0: it has no row. */
+/* A stream and its newest event; stream_id 0: it does not exist. */
 typedef struct EvpgStream
 {
 	const char *aggregate_type;
 	const char *aggregate_id;
 	int64		stream_id;
-	int64		version;
+	int64		version;		/* 0: it has no event */
 	int64		last_position;
 	TimestampTz last_recorded_at;
-	HeapTuple	row;			/* as it was found or written last */
+	ItemPointerData row;		/* of evpg.stream, if it was read */
+	bool		locked_now;		/* the transaction has not locked it before */
 } EvpgStream;
 
+extern void EvpgStreamInit(void);
 extern bool EvpgStreamLock(EvpgStream *stream);
+extern void EvpgStreamUnlockUnneeded(EvpgStream *stream);
 extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);
 extern void EvpgStreamGetById(int64 stream_id, EvpgStream *stream);
-extern bool EvpgStreamCreate(EvpgStream *stream);
-extern bool EvpgStreamReserve(const EvpgStream *stream);
-extern void EvpgStreamRelease(const EvpgStream *stream);
+extern void EvpgStreamCreate(EvpgStream *stream);
 extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at);
 pg_noreturn extern void EvpgStreamRaiseMissing(const EvpgStream *stream);
 pg_noreturn extern void EvpgStreamRaiseDamaged(const EvpgStream *stream, int64 version);

@@ -123,10 +123,10 @@ EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const 
 	row->key = key;
 	/* Before any lock of a key: REINDEX would come in between. */
 	LockRelationOid(EvpgCatalogGet()->projection_state, RowExclusiveLock);
-	/* Another hash than that of a stream of the same names. */
+	/* Another hash than that of an event id. */
 	if (key_locks < EvpgMaxKeyLocks)
 	{
-		if (EvpgLockKey(~EvpgHashPair(projection->name, key)))
+		if (EvpgLockKey(EVPG_LOCK_KEY, ~EvpgHashPair(projection->name, key)))
 			key_locks++;
 		row->ordered = true;
 	}

@@ -479,10 +479,10 @@ typedef struct CallResult
 	int			count;
 	Datum	   *rows;
 	bool	   *nulls;
-}			CallResult;
+} CallResult;
 
 static void
-make_result(CallResult * result, int count)
+make_result(CallResult *result, int count)
 {
 	result->count = count;
 	result->rows = MemoryContextAlloc(result->context, sizeof(Datum) * Max(count, 1));
@@ -490,7 +490,7 @@ make_result(CallResult * result, int count)
 }
 
 static void
-set_result(CallResult * result, int row, Oid type, Datum value, bool isnull)
+set_result(CallResult *result, int row, Oid type, Datum value, bool isnull)
 {
 	int16		length;
 	bool		by_value;
@@ -508,7 +508,7 @@ set_result(CallResult * result, int row, Oid type, Datum value, bool isnull)
 
 /* Returns what a plan computes if it reads nothing, which is the call, perhaps inlined; else NULL. */
 static Expr *
-get_single_expression(const CachedPlan * plan)
+get_single_expression(const CachedPlan *plan)
 {
 	PlannedStmt *statement = linitial_node(PlannedStmt, plan->stmt_list);
 	Plan	   *top = statement->planTree;
@@ -534,7 +534,7 @@ describe_call(void *function)
  * costs half of executing the plan; false if the plan is more than an expression.
  */
 static bool
-call_by_expression(EvpgFunction *function, ParamListInfo params, bool read_only, CallResult * result)
+call_by_expression(EvpgFunction *function, ParamListInfo params, bool read_only, CallResult *result)
 {
 	CachedPlan *plan = SPI_plan_get_cached_plan(function->plan);
 	Expr	   *expression = plan != NULL ? get_single_expression(plan) : NULL;
@@ -576,7 +576,7 @@ call_by_expression(EvpgFunction *function, ParamListInfo params, bool read_only,
 
 /* Calls a function by executing its plan, for at most max_rows values. */
 static void
-call_by_plan(EvpgFunction *function, ParamListInfo params, bool read_only, int max_rows, CallResult * result)
+call_by_plan(EvpgFunction *function, ParamListInfo params, bool read_only, int max_rows, CallResult *result)
 {
 	SPIExecuteOptions options = {.params = params, .read_only = read_only, .tcount = max_rows};
 	int			status = SPI_execute_plan_extended(function->plan, &options);

@@ -27,7 +27,7 @@ SELECT pg_cancel_backend(pg_backend_pid())|SELECT pg_terminate_backend(pg_backen
 LOAD 'evpg'|CHECKPOINT|VACUUM evpg.stream|ANALYZE evpg.event_log|REINDEX TABLE evpg.stream|CLUSTER evpg.event_log USING event_log_pkey|CREATE INDEX ON evpg.event_log (actor)
 CREATE TEMP TABLE t (a int)|CREATE TEMP TABLE t (a int) ON COMMIT DROP|DROP TABLE evpg.stream|DROP TABLE evpg.consumer CASCADE|DROP TABLE attack.inline_row|TRUNCATE evpg.stream
 TRUNCATE evpg.projection_state|TRUNCATE evpg.consumer|TRUNCATE evpg.saga_instance, evpg.saga_event, evpg.timer|DELETE FROM evpg.event_log|DELETE FROM evpg.projection
-DELETE FROM evpg.saga|DELETE FROM evpg.aggregate_type|DELETE FROM evpg.timer|DELETE FROM evpg.saga_event|UPDATE evpg.stream SET version = 0|UPDATE evpg.saga_instance SET version = version + 1
+DELETE FROM evpg.saga|DELETE FROM evpg.aggregate_type|DELETE FROM evpg.timer|DELETE FROM evpg.saga_event|UPDATE evpg.stream SET aggregate_id = NULL|UPDATE evpg.saga_instance SET version = version + 1
 INSERT INTO evpg.snapshot DEFAULT VALUES|LOCK TABLE evpg.stream|LOCK TABLE evpg.event_log IN ACCESS EXCLUSIVE MODE|ALTER TABLE evpg.event_log ADD COLUMN x int
 ALTER TABLE evpg.stream ADD COLUMN x int|ALTER TABLE evpg.projection_state ADD COLUMN x int|ALTER TABLE evpg.saga_instance ALTER COLUMN undo TYPE text
 ALTER TABLE evpg.stream SET (fillfactor = 70)|ALTER TABLE evpg.event_log RENAME TO log|ALTER TABLE attack.inline_row ADD COLUMN x int|ALTER TYPE evpg.command ADD ATTRIBUTE x int

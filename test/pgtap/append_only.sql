@@ -18,13 +18,13 @@ SELECT refused(statement, error, role || ': ' || statement) FROM unnest('{origin
   ('DELETE FROM evpg.event', '55000 cannot delete from view "event"'),
   ('INSERT INTO evpg.event_log SELECT * FROM test.before ON CONFLICT (position) DO UPDATE SET data = NULL',
   'VE012 %'),
-  ('UPDATE evpg.stream SET version = 0', 'VE012 rows of evpg.stream are changed by appending events alone'),
-    ('UPDATE evpg.stream SET version = 0 WHERE false', 'VE012 %'),
+  ('UPDATE evpg.stream SET aggregate_id = NULL', 'VE012 rows of evpg.stream are never changed'),
+    ('UPDATE evpg.stream SET aggregate_id = NULL WHERE false', 'VE012 %'),
   ('DELETE FROM evpg.stream', 'VE012 rows of evpg.stream %'), ('TRUNCATE evpg.stream', 'VE012 %'),
     ('TRUNCATE evpg.stream, evpg.event_log', 'VE012 %'),
   ('MERGE INTO evpg.stream s USING test.before b ON s.stream_id = b.stream_id WHEN MATCHED THEN DELETE', 'VE012 %'),
   ('INSERT INTO evpg.stream OVERRIDING SYSTEM VALUE SELECT * '
-    'FROM test.before_streams ON CONFLICT (stream_id) DO UPDATE SET version = 0', 'VE012 %'))
+    'FROM test.before_streams ON CONFLICT (stream_id) DO UPDATE SET aggregate_id = NULL', 'VE012 %'))
   x (statement, error);
 RESET session_replication_role;
 SELECT is((SELECT count(*) FROM (SELECT * FROM test.before EXCEPT SELECT * FROM evpg.event_log) x), 0::bigint,

@@ -5,7 +5,7 @@
 -- JSON has the times of events in UTC
 SET timezone = 'UTC';
 
-SELECT plan(104);
+SELECT plan(103);
 
 SET test.kind = counter;
 \ir include/execute.sql
@@ -22,11 +22,8 @@ SELECT same(
 SELECT is((SELECT array_agg(aggregate_id) FROM evpg_streams('counter')),
   (SELECT array_agg(aggregate_id) FROM evpg_streams('counter_c')),
   'two aggregate types coexist, with the same ids [1.2 test 7]');
-SELECT is((SELECT count(*) FROM evpg.event_log l JOIN evpg.stream s USING (stream_id) WHERE l.version > s.version),
-  0::bigint,
-  'no event is beyond its stream''s version [rule 3]');
-SELECT is((SELECT count(*) FROM evpg.stream s WHERE s.version
+SELECT is((SELECT count(*) FROM evpg.stream_head s WHERE s.version
   <> (SELECT count(*) FROM evpg.event_log l WHERE l.stream_id = s.stream_id)
               OR s.last_position <> (SELECT max(position) FROM evpg.event_log l WHERE l.stream_id = s.stream_id)), 0::bigint,
-  'every stream row says what its events say [rule 3]');
+  'evpg.stream_head shows how many events a stream has, and the position of the last [rule 3]');
 SELECT * FROM finish();

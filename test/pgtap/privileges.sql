@@ -14,7 +14,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(497);
+SELECT plan(505);
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
   FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
@@ -25,6 +25,7 @@ CREATE TABLE test.call (given_by text[], statement text);
 INSERT INTO test.call VALUES
   ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.event'),
     ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.stream'),
+  ('{reader,relay,writer,operator}', 'SELECT * FROM evpg.stream_head'),
   ('{reader,relay,writer,operator}', 'SELECT evpg_streams()'), ('{reader,relay,writer,operator}', 'SELECT evpg_read_all()'),
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_stream_version('counter', 'a')$$),
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_read_stream('counter', 'a')$$),
@@ -60,7 +61,7 @@ INSERT INTO test.call VALUES
   ('{monitor,operator}', 'SELECT saga, max(attempts) FROM evpg.saga_event GROUP BY saga'),
   ('{}', 'SELECT * FROM evpg.event_log'),
     ('{}', 'INSERT INTO evpg.stream (aggregate_type, aggregate_id) VALUES (''x'', ''x'')'),
-  ('{}', 'UPDATE evpg.stream SET version = 0'), ('{}', 'DELETE FROM evpg.stream'),
+  ('{}', 'UPDATE evpg.stream SET aggregate_id = NULL'), ('{}', 'DELETE FROM evpg.stream'),
   ('{}', 'DELETE FROM evpg.event_log'), ('{}', 'DELETE FROM evpg.snapshot'), ('{}', 'TRUNCATE evpg.event_log'),
   ('{}', 'SELECT nextval(''evpg.event_position'')'), ('{}', 'SELECT setval(''evpg.event_position'', 1)'),
   ('{}', 'SELECT last_value FROM evpg.event_position'), ('{}', 'LOCK TABLE evpg.fence'), ('{}', 'CREATE TABLE evpg.mine ()'),

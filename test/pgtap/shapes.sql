@@ -36,9 +36,9 @@ SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || det
     ('ALTER TABLE evpg.projection_state ADD COLUMN tenant int', 'table evpg.projection_state',
       'Column "tenant" is not one of evpg''s.'),
     ('ALTER TABLE evpg.event_log RENAME COLUMN actor TO who', 'table evpg.event_log', 'Column 15 is not "actor".'),
-    ('ALTER TABLE evpg.stream DROP COLUMN created_at', 'table evpg.stream', 'Column 4 is not "created_at".'),
+    ('ALTER TABLE evpg.stream DROP COLUMN created_at', 'table evpg.stream', 'Column 2 is not "created_at".'),
     ('ALTER TABLE evpg.stream DROP COLUMN created_at, ADD COLUMN created_at timestamptz NOT NULL DEFAULT now()',
-      'table evpg.stream', 'Column 4 is not "created_at".'),
+      'table evpg.stream', 'Column 2 is not "created_at".'),
     ('ALTER TABLE evpg.stream ALTER COLUMN created_at TYPE text', 'table evpg.stream',
       'Column "created_at" is not of type timestamp with time zone.'),
     ('UPDATE pg_attribute SET attcollation = ''"POSIX"''::regcollation '

@@ -60,8 +60,8 @@ SELECT count(*) FROM generate_series(1, 9) n, LATERAL evpg_execute('runs', n::te
 SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X',
   jsonb_build_object(kind, statement))), 5), '55006', kind || ': ' || statement || ' [rule 5]')
   FROM unnest('{handler,inline}'::text[]) kind,
-    unnest('{ALTER TABLE evpg.stream ADD COLUMN x int,ALTER TABLE evpg.stream ALTER COLUMN version TYPE '
-    'numeric,CLUSTER evpg.stream USING stream_pkey,DROP EXTENSION evpg CASCADE}'::text[]) statement;
+    unnest('{ALTER TABLE evpg.stream ADD COLUMN x int,ALTER TABLE evpg.stream ALTER COLUMN aggregate_id '
+    'TYPE varchar,CLUSTER evpg.stream USING stream_pkey,DROP EXTENSION evpg CASCADE}'::text[]) statement;
 SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X',
   jsonb_build_object('inline', statement))), 5), '55006', 'inline: ' || statement || ' [rule 5]')
   FROM unnest('{TRUNCATE evpg.projection_state,CLUSTER evpg.projection_state USING projection_state_pkey}'::text[])

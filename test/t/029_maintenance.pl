@@ -102,7 +102,7 @@ is(join("\n", @errors[ 0 .. ($#errors < 5 ? $#errors : 5) ]), '',
 	'neither commands nor workers nor maintenance raised an error');
 $node->poll_query_until('postgres', q{SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = 'later'});
 is($node->safe_psql('postgres',
-	'SELECT count(*) FROM evpg.stream s WHERE version <> (SELECT count(*) FROM evpg.event_log e '
+	'SELECT count(*) FROM evpg.stream_head s WHERE version <> (SELECT count(*) FROM evpg.event_log e '
 	. 'WHERE e.stream_id = s.stream_id)'),
 	'0', 'every stream has its events');
 $node->stop;

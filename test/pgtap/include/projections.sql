@@ -44,7 +44,7 @@ CREATE VIEW test.stored AS
 -- All that commands and projections have written: what is left of a command that failed is nothing.
 CREATE FUNCTION test.written() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT format('events %s, streams %s, records %s, rows %s, statement %s, projections %s',
-    (SELECT count(*) FROM evpg.event_log), (SELECT md5(string_agg(s::text, ',' ORDER BY stream_id)) FROM evpg.stream s),
+    (SELECT count(*) FROM evpg.event_log), (SELECT md5(string_agg(s::text, ',' ORDER BY stream_id)) FROM evpg.stream_head s),
     (SELECT count(*) FROM evpg.command_record),
       (SELECT md5(string_agg(p::text, ',' ORDER BY build, key)) FROM evpg.projection_state p),
     (SELECT md5(string_agg(s::text, ',' ORDER BY position)) FROM statement s),

@@ -13,7 +13,7 @@ SET search_path = public, test;
 CREATE FUNCTION test.trace() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT format('events %s, streams %s of versions %s, records %s, snapshots %s, types %s, drawn %s',
                 (SELECT count(*) FROM evpg.event_log),
-                (SELECT count(*) FROM evpg.stream), (SELECT coalesce(sum(version), 0) FROM evpg.stream),
+                (SELECT count(*) FROM evpg.stream), (SELECT coalesce(sum(version), 0) FROM evpg.stream_head),
                 (SELECT count(*) FROM evpg.command_record),
                 (SELECT count(*) FROM evpg.snapshot),
                 (SELECT count(*) FROM evpg.aggregate_type),
