@@ -337,7 +337,7 @@ execute_in_subtransaction(CommandExecution *execution)
 		outcome->sqlstate = error->sqlerrcode;
 	}
 	else
-		ReThrowError(error);
+		EvpgRethrowError(error);
 }
 
 /* Counts an outcome for evpg_session_stats(). */

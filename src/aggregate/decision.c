@@ -129,7 +129,7 @@ EvpgDecisionFromError(const ErrorData *error, EvpgDecision *decision)
 		ErrorData  *not_jsonb = EvpgSubtransactionRun(parse_detail, &parse);
 
 		if (not_jsonb != NULL && EvpgErrorIsCancel(not_jsonb))
-			ReThrowError(not_jsonb);
+			EvpgRethrowError(not_jsonb);
 		if (not_jsonb != NULL)
 		{
 			JsonbValue	string = {
@@ -205,7 +205,7 @@ EvpgRefusableCallTry(EvpgRefusableCall *call, int also, EvpgDecision *decision)
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != EVPG_ERRCODE_REJECTED && error->sqlerrcode != also)
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	EvpgDecisionFromError(error, decision);
 	return false;
 }

@@ -149,7 +149,7 @@ EvpgSnapshotWrite(EvpgState *state, int64 stream_id)
 	 */
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN ||
 		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("could not save a snapshot of version " INT64_FORMAT ": %s", state->version, error->message),

@@ -31,7 +31,7 @@ static volatile sig_atomic_t cancel_received = false;
  *		Runs an action in a subtransaction.  Returns NULL if it succeeded; else the
  *		subtransaction is rolled back, and its error returned, in
  *		CurrentMemoryContext.  The caller rethrows an error that it does not handle
- *		(ReThrowError), above all one that EvpgErrorIsCancel.
+ *		(EvpgRethrowError), above all one that EvpgErrorIsCancel.
  */
 ErrorData *
 EvpgSubtransactionRun(void (*action) (void *arg), void *arg)
@@ -62,6 +62,34 @@ EvpgSubtransactionRun(void (*action) (void *arg), void *arg)
 	}
 	PG_END_TRY();
 	return error;
+}
+
+/* Returns a copy that lasts until the error is reported. */
+static const char *
+copy_for_report(const char *string)
+{
+	return string == NULL ? NULL : MemoryContextStrdup(ErrorContext, string);
+}
+
+/*
+ * EvpgRethrowError
+ *		Throws an error of CopyErrorData() again; nothing of it is used after that, so
+ *		it may lie in a memory context that is deleted on the way out.
+ *		ReThrowError() takes strings that are constants in an error which was not
+ *		copied, as the name of the file, for such: they would be sent to the client
+ *		from freed memory.
+ */
+void
+EvpgRethrowError(const ErrorData *error)
+{
+	ErrorData	copy = *error;
+
+	copy.filename = copy_for_report(error->filename);
+	copy.funcname = copy_for_report(error->funcname);
+	copy.domain = copy_for_report(error->domain);
+	copy.context_domain = copy_for_report(error->context_domain);
+	copy.message_id = copy_for_report(error->message_id);
+	ReThrowError(&copy);
 }
 
 /* Returns whether this is a background process of evpg; background workers of others may call its functions, too. */

@@ -8,6 +8,7 @@
 #ifndef EVPG_SUBTRANSACTION_H
 #define EVPG_SUBTRANSACTION_H
 
+#include "base/compat.h"
 #include "datatype/timestamp.h"
 
 /* The library that the launcher starts its background processes from. */
@@ -22,6 +23,7 @@ extern void EvpgForgetCancel(void);
 extern bool EvpgErrorIsWorkerCancel(const ErrorData *error);
 extern bool EvpgErrorIsInterference(int sqlerrcode);
 extern bool EvpgPostponeAfterError(const ErrorData *error, TimestampTz *next);
+pg_noreturn extern void EvpgRethrowError(const ErrorData *error);
 extern ErrorData *EvpgSubtransactionRun(void (*action) (void *arg), void *arg);
 
 #endif							/* EVPG_SUBTRANSACTION_H */

@@ -82,7 +82,7 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 		if (error == NULL)
 			return;
 		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE || left == limited.limit)
-			ReThrowError(error);
+			EvpgRethrowError(error);
 		left = left == 0 ? 0 : left - limited.limit;
 
 		/*
@@ -105,7 +105,7 @@ EvpgLockOvertake(const LOCKTAG *held, LOCKMODE mode, void (*action) (void *arg),
 		ErrorData  *error = EvpgSubtransactionRun(act_within_limit, &limited);
 
 		if (error != NULL)
-			ReThrowError(error);
+			EvpgRethrowError(error);
 	}
 }
 

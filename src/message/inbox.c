@@ -165,7 +165,7 @@ evpg_receive_message(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, "evpg_receive_message()");
 	error = EvpgSubtransactionRun(receive_message, &message);
 	if (error != NULL && !message.refused)
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	EvpgLeave(&scope);
 	for (int i = 0; i < message.count; i++)
 		if (!message.refused || EvpgOutcomeSqlstate(&message.outcomes[i]) != ERRCODE_SUCCESSFUL_COMPLETION)

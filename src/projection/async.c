@@ -64,7 +64,7 @@ static void
 rethrow_transient(const ErrorData *error)
 {
 	if (error != NULL && (EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error)))
-		ReThrowError(unconstify(ErrorData *, error));
+		EvpgRethrowError(error);
 }
 
 /*
@@ -259,7 +259,7 @@ apply_next_events(EvpgConsumer *consumer, EvpgProjection *projection, EvpgCheckp
 		return batch.reached < stable;
 	}
 	if (EvpgErrorIsCancel(error))
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	record_batch_failure(consumer, projection, &batch, error);
 	return true;
 }

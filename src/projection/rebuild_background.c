@@ -68,7 +68,7 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 
 	if (EvpgErrorIsCancel(error))
-		ReThrowError(unconstify(ErrorData *, error));
+		EvpgRethrowError(error);
 	if (failed && rebuild->projection->mode == EVPG_MODE_ASYNC &&
 		rebuild->projection->on_error == EVPG_ON_ERROR_SKIP && EvpgApplyCurrentPosition != 0)
 	{

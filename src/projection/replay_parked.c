@@ -56,7 +56,7 @@ replay_event(EvpgProjection *projection, List *parked)
 	batch.only_key = projection->handler_signature == NULL ? first->key : NULL;
 	error = EvpgBatchTry(&batch);
 	if (error != NULL && EvpgErrorIsCancel(error))
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	foreach(cell, parked)
 		EvpgParkedEventNoteReplay(lfirst(cell), error);
 	return error == NULL;

@@ -250,7 +250,7 @@ EvpgDispatchItem(EvpgDueItem *item, bool again, int64 *sent, ErrorData **error)
 	if (EvpgErrorIsCancel(failure))
 	{
 		if (again || error == NULL)
-			ReThrowError(failure);
+			EvpgRethrowError(failure);
 		EvpgDueItemUnclaim(item, item->retry_at);
 		return EVPG_DISPATCH_LATER;
 	}
@@ -590,7 +590,7 @@ await_consumer_tables(void (*commit) (void))
 	while ((error = EvpgSubtransactionRun(lock_consumer_tables, NULL)) != NULL)
 	{
 		if (!EvpgPostponeAfterError(error, &later))
-			ReThrowError(error);
+			EvpgRethrowError(error);
 		EvpgInterferenceNote(lock_consumer_tables, "sagas", error);
 		commit();
 		CHECK_FOR_INTERRUPTS();
@@ -625,7 +625,7 @@ give_back_others(EvpgDueItem *waiting)
 	ListCell   *cell;
 
 	if (error != NULL && !EvpgPostponeAfterError(error, &later))
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	foreach(cell, claimed)
 		if (error == NULL && lfirst(cell) != waiting && ((EvpgDueItem *) lfirst(cell))->claimed)
 		((EvpgDueItem *) lfirst(cell))->settled_by = GetTopTransactionIdIfAny();
@@ -738,7 +738,7 @@ dispatch_claimed(Claim *claim, void (*commit) (void))
 		if (error != NULL)
 		{
 			if (!EvpgPostponeAfterError(error, claim->next))
-				ReThrowError(error);
+				EvpgRethrowError(error);
 			EvpgInterferenceNote(claim_due, "sagas", error);
 			unlock_claimed();
 			any_claimed = false;

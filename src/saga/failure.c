@@ -160,6 +160,6 @@ EvpgFailureSettle(const EvpgAttempt *attempt, const ErrorData *error)
 	if (EvpgPostponeAfterError(hindrance, &later))
 		hindrance = EvpgSubtransactionRun(postpone_failed_item, unconstify(EvpgDueItem *, attempt->item));
 	if (hindrance != NULL && !EvpgPostponeAfterError(hindrance, &later))
-		ReThrowError(hindrance);
+		EvpgRethrowError(hindrance);
 	return false;
 }

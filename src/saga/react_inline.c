@@ -282,7 +282,7 @@ react_once(InlineReaction *reaction)
 		return;
 	}
 	if (EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error))
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	EvpgDueItemInsert(item);
 	(void) EvpgFailureSettle(&attempt, error);
 }

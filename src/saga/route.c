@@ -82,7 +82,7 @@ EvpgRouteGiveUp(const EvpgSaga *saga, const EvpgEvent *event, int attempts, cons
 
 	/* A transient error is for the next pass. */
 	if (EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error))
-		ReThrowError(unconstify(ErrorData *, error));
+		EvpgRethrowError(error);
 	dead_letter_id = EvpgDeadLetterWrite(&letter);
 	EVPG_WAIT_POINT("saga_dead_lettered");
 	ereport(EvpgReportLevel(),
@@ -273,7 +273,7 @@ prepare_saga(const EvpgConsumer *consumer, TimestampTz *next)
 		return true;
 	}
 	if (EvpgErrorIsCancel(error))
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	attempts += !EvpgErrorIsTransient(error);
 	retry_at = EvpgRetryAfterAttempts(Max(attempts, 1));
 	if (EvpgErrorIsWorkerCancel(error))

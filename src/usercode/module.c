@@ -267,7 +267,7 @@ EvpgModuleInitialState(const char *library, const char *symbol, const char *text
 	ErrorData  *error = EvpgSubtransactionRun(parse_initial_state, &parse);
 
 	if (error != NULL && EvpgErrorIsCancel(error))
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	if (error != NULL || !JB_ROOT_IS_OBJECT(parse.state))
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),

@@ -92,7 +92,7 @@ static void
 answer_task_error(const PassTask *task, ErrorData *error, TimestampTz *next)
 {
 	if (EvpgErrorIsCancel(error))
-		ReThrowError(error);
+		EvpgRethrowError(error);
 	if (EvpgPostponeAfterError(error, next))
 	{
 		EvpgInterferenceNote(task->run, task->name, error);
