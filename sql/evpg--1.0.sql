@@ -456,12 +456,14 @@ CREATE TABLE evpg.saga_event (
   attempts       int NOT NULL DEFAULT 0,
   retry_at       timestamptz,
   dead_letter_id bigint,
+  cancels        int,
   PRIMARY KEY (saga, key, "position")
 );
 CREATE INDEX ON evpg.saga_event ("position");
 CREATE INDEX ON evpg.saga_event (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE evpg.saga_event IS 'events that instances of sagas have not reacted to yet';
 COMMENT ON COLUMN evpg.saga_event.dead_letter_id IS 'the dead letter that the instance waits for';
+COMMENT ON COLUMN evpg.saga_event.cancels IS 'how often in a row the worker was cancelled in it, not by evpg';
 
 -- Each reaction adds to a part to which no other transaction adds, so that instances do not wait for each other: there
 -- are at most as many rows as transactions needed at the same time.
@@ -493,6 +495,7 @@ CREATE TABLE evpg.timer (
   correlation_id text,
   causation_id   text,
   session_role   text NOT NULL,
+  cancels        int,
   UNIQUE (saga, key, name),
   CHECK ((saga IS NULL) OPERATOR(pg_catalog.=) (command IS NOT NULL))
 );
@@ -500,6 +503,7 @@ CREATE INDEX ON evpg.timer (due_at);
 CREATE INDEX ON evpg.timer (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON SEQUENCE evpg.timer_timer_id_seq IS 'source of ids of timers';
 COMMENT ON TABLE evpg.timer IS 'pending timers of sagas, and pending commands of evpg_schedule_command()';
+COMMENT ON COLUMN evpg.timer.cancels IS 'how often in a row the worker was cancelled in it, not by evpg';
 
 CREATE TABLE evpg.dead_letter (
   dead_letter_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1128,6 +1132,17 @@ CREATE VIEW evpg.stat_database AS
 COMMENT ON VIEW evpg.stat_database IS
   'shows which databases of the server have workers, and why others have none: this one, and others known to have evpg';
 
+CREATE FUNCTION evpg.worker_slots(OUT pid int, OUT calls text, OUT name text, OUT lasts interval)
+  RETURNS SETOF record AS 'MODULE_PATHNAME', 'evpg_worker_slots' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg.worker_slots() IS
+  'returns what the workers of this database are in; read it through evpg.stat_worker';
+
+CREATE VIEW evpg.stat_worker AS
+  SELECT w.pid, w.calls, w.name, w.lasts
+    FROM evpg.worker_slots() w;
+COMMENT ON VIEW evpg.stat_worker IS
+  'shows the workers of this database: which user code each of them calls now, if any, and for how long';
+
 -- ------------------------------------------------------------------ sagas and timers
 
 CREATE FUNCTION evpg_register_saga(name text, handler regproc DEFAULT NULL, rejection_handler regproc DEFAULT NULL,
@@ -1506,13 +1521,15 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'is_activated', NULL, '{monitor,reader}'),
   ('routine', 'database_slots', NULL, '{monitor,reader}'),
   ('relation', 'stat_database', NULL, '{monitor,reader}'),
+  ('routine', 'worker_slots', NULL, '{monitor,reader}'),
+  ('relation', 'stat_worker', NULL, '{monitor,reader}'),
   ('relation', 'progress_rebuild', NULL, '{monitor,reader}'),
   ('relation', 'consumer', '{name,kind,status,checkpoint,start_position,events_total,errors_total,attempts,crashes,'
    'error_position,retry_at,created_at,updated_at,last_error_at,last_sqlstate}', '{monitor}'),
   ('relation', 'parked_event', '{parked_event_id,position,parked_at,attempts,name,sqlstate,skipped_at}', '{monitor}'),
   ('relation', 'saga_instance', '{saga,saga_version,status,version,position,started_at,updated_at}', '{monitor}'),
-  ('relation', 'saga_event', '{saga,position,retry_at,dead_letter_id,attempts}', '{monitor}'),
-  ('relation', 'timer', '{timer_id,due_at,scheduled_at,retry_at,dead_letter_id,attempts,saga,name}', '{monitor}'),
+  ('relation', 'saga_event', '{saga,position,retry_at,dead_letter_id,attempts,cancels}', '{monitor}'),
+  ('relation', 'timer', '{timer_id,due_at,scheduled_at,retry_at,dead_letter_id,attempts,cancels,saga,name}', '{monitor}'),
   ('relation', 'dead_letter', '{dead_letter_id,created_at,source_position,timer_id,attempts,saga,label,'
    'sqlstate,code,resolved_at,resolution}', '{monitor}'),
   ('relation', 'consumer', NULL, '{operator}'),

@@ -34,6 +34,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_bitutils.h"
+#include "portability/instr_time.h"
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -54,6 +55,7 @@
 #define CALM 60000
 
 PG_FUNCTION_INFO_V1(evpg_database_slots);
+PG_FUNCTION_INFO_V1(evpg_worker_slots);
 
 EvpgSharedState *EvpgShmem = NULL;
 
@@ -133,9 +135,13 @@ initialize_shmem(void)
 		EvpgDatabase *database = &EvpgShmem->databases[i];
 
 		database->ring.lock = &locks[1 + i].lock;
-		pg_atomic_init_u64(&database->restrained, 0);
+		for (int number = 0; number < EVPG_RESTRAINTS; number++)
+			pg_atomic_init_u64(&database->restrained[number], 0);
 		for (int number = 0; number < EVPG_PROCESSES; number++)
-			pg_atomic_init_u64(&database->processes[number].reaction, 0);
+		{
+			pg_atomic_init_u64(&database->processes[number].began, 0);
+			pg_atomic_init_u32(&database->processes[number].changes, 0);
+		}
 		database->ring.bytes = (char *) EvpgShmem + compute_slots_size() + i * compute_ring_size();
 		for (int bucket = 0; bucket < EVPG_WAIT_BUCKETS; bucket++)
 		{
@@ -342,7 +348,8 @@ EvpgProcessAttach(int number)
 		myself = &slot->processes[number];
 		myself->pid = MyProcPid;
 		myself->woken = false;
-		pg_atomic_write_u64(&myself->reaction, 0);
+		myself->cancelled_by_evpg = false;
+		pg_atomic_write_u64(&myself->began, 0);
 		myself->latch = MyLatch;
 		attached = slot;
 	}
@@ -357,6 +364,44 @@ EvpgProcess *
 EvpgProcessOwn(void)
 {
 	return myself;
+}
+
+/* Returns the time that has passed since some moment, by a clock that is never set, in ms; never 0. */
+uint64
+EvpgMonotonicMs(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (uint64) INSTR_TIME_GET_MILLISEC(now) + 1;
+}
+
+/*
+ * EvpgProcessShowOccupation
+ *		Shows other sessions that this process, which is attached, begins to call user
+ *		code; name is that of the consumer, NULL for a scheduled command.
+ */
+void
+EvpgProcessShowOccupation(EvpgOccupation occupation, const char *name)
+{
+	pg_atomic_write_u32(&myself->changes, pg_atomic_read_u32(&myself->changes) + 1);
+	pg_write_barrier();
+	myself->occupation = occupation;
+	strlcpy(myself->occupant, name == NULL ? "" : name, sizeof(myself->occupant));
+	pg_atomic_write_u64(&myself->began, EvpgMonotonicMs());
+	pg_write_barrier();
+	pg_atomic_write_u32(&myself->changes, pg_atomic_read_u32(&myself->changes) + 1);
+}
+
+/* Returns, once, whether evpg has sent the SIGINT that this process has got.  Called by its handler. */
+bool
+EvpgProcessTakeEvpgCancel(void)
+{
+	bool		by_evpg = myself != NULL && myself->cancelled_by_evpg;
+
+	if (by_evpg)
+		myself->cancelled_by_evpg = false;
+	return by_evpg;
 }
 
 /*
@@ -465,7 +510,9 @@ EvpgCancelLockHolders(const LOCKTAG *tag, LOCKMODE mode, LocalTransactionId *can
 		if (!LocalTransactionIdIsValid(held_by))
 			continue;
 		signalled = Max(signalled, cancelled[number] == held_by ? EVPG_SIGNALLED_AGAIN : EVPG_SIGNALLED_CANCEL);
-		if (cancelled[number] == held_by && signal == SIGTERM)
+		if (cancelled[number] != held_by)
+			slot->processes[number].cancelled_by_evpg = true;
+		else if (signal == SIGTERM)
 			slot->processes[number].end_is_expected = true;
 		(void) kill(pid, cancelled[number] == held_by ? signal : SIGINT);
 		cancelled[number] = held_by;
@@ -639,5 +686,68 @@ evpg_database_slots(PG_FUNCTION_ARGS)
 				 "all places are taken: increase evpg.max_databases");
 	if (OidIsValid(refused) && refused != MyDatabaseId)
 		put_slot(result, refused, 0, 0, "all places are taken: increase evpg.max_databases");
+	PG_RETURN_NULL();
+}
+
+/* What the workers of a database call, as evpg.stat_worker shows it. */
+static const char *const occupation_names[] = {
+	[EVPG_OCCUPATION_NONE] = NULL,
+	[EVPG_OCCUPATION_REACTION] = "a reaction of a saga",
+	[EVPG_OCCUPATION_COMMAND] = "a scheduled command",
+	[EVPG_OCCUPATION_ROUTING] = "the routing of a saga",
+	[EVPG_OCCUPATION_BATCH] = "a batch of a projection",
+	[EVPG_OCCUPATION_REBUILD] = "a rebuild of a projection"
+};
+
+/* Reads what a process has shown last; returns since when, 0 if it calls nothing now. */
+static uint64
+read_occupation(EvpgProcess *process, EvpgOccupation * occupation, char *occupant)
+{
+	uint64		began;
+	uint32		changes;
+
+	do
+	{
+		changes = pg_atomic_read_u32(&process->changes);
+		pg_read_barrier();
+		*occupation = process->occupation;
+		memcpy(occupant, process->occupant, EVPG_MAX_NAME + 1);
+		began = pg_atomic_read_u64(&process->began);
+		pg_read_barrier();
+	} while (changes % 2 != 0 || changes != pg_atomic_read_u32(&process->changes));
+	return began;
+}
+
+/* Returns the workers of this database, and which user code they call since when. */
+Datum
+evpg_worker_slots(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvpgDatabase *slot = EvpgShmemDatabase(false);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int number = 0; slot != NULL && number < EVPG_MAX_WORKERS; number++)
+	{
+		EvpgProcess *process = &slot->processes[number];
+		pid_t		pid = process->pid;
+		EvpgOccupation occupation;
+		char		occupant[EVPG_MAX_NAME + 1];
+		uint64		began = read_occupation(process, &occupation, occupant);
+		Datum		values[4] = {0};
+		bool		nulls[4] = {false, began == 0, began == 0 || occupant[0] == '\0', began == 0};
+		Interval	lasts = {0};
+
+		if (pid == 0)
+			continue;
+		values[0] = Int32GetDatum((int32) pid);
+		if (began != 0)
+		{
+			values[1] = CStringGetTextDatum(occupation_names[occupation]);
+			values[2] = CStringGetTextDatum(occupant);
+			lasts.time = ((int64) EvpgMonotonicMs() - (int64) began) * 1000;
+			values[3] = IntervalPGetDatum(&lasts);
+		}
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
 	PG_RETURN_NULL();
 }

@@ -10,6 +10,7 @@
 #define EVPG_SHMEM_H
 
 #include "access/xlogdefs.h"
+#include "base/arguments.h"
 #include "base/settings.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
@@ -24,6 +25,20 @@
 #define EVPG_BROADCASTER	EVPG_MAX_WORKERS
 #define EVPG_PROCESSES		(EVPG_MAX_WORKERS + 1)
 
+/* What user code a worker calls. */
+typedef enum EvpgOccupation
+{
+	EVPG_OCCUPATION_NONE,
+	EVPG_OCCUPATION_REACTION,	/* of a saga, to an event or a timer */
+	EVPG_OCCUPATION_COMMAND,	/* a scheduled one */
+	EVPG_OCCUPATION_ROUTING,	/* of a saga */
+	EVPG_OCCUPATION_BATCH,		/* of an asynchronous projection */
+	EVPG_OCCUPATION_REBUILD		/* of a projection */
+}			EvpgOccupation;
+
+/* How many consumers can be restrained; see consumer/last_worker.c. */
+#define EVPG_RESTRAINTS 64
+
 typedef struct EvpgProcess
 {
 	pid_t		pid;			/* 0: not there */
@@ -31,8 +46,13 @@ typedef struct EvpgProcess
 	bool		woken;			/* there is work since it last cleared this */
 	bool		end_is_expected;	/* what it does ends it, or evpg: that is
 									 * no failure of the worker */
-	pg_atomic_uint64 reaction;	/* what a worker does in a saga, 0: nothing;
-								 * see saga/last_worker.c */
+	bool		cancelled_by_evpg;	/* the next SIGINT that it gets */
+	pg_atomic_uint64 began;		/* when the worker has begun to call user
+								 * code, in ms; 0: it calls none; see
+								 * consumer/last_worker.c */
+	pg_atomic_uint32 changes;	/* of what follows; odd while it changes */
+	EvpgOccupation occupation;
+	char		occupant[EVPG_MAX_NAME + 1];	/* "": a scheduled command */
 } EvpgProcess;
 
 /* Frames between tail and head, which count bytes since the start of the server; see frame_ring.c. */
@@ -59,9 +79,9 @@ typedef struct EvpgDatabase
 								 * connected */
 	bool		wants_broadcaster;
 	EvpgProcess processes[EVPG_PROCESSES];
-	pg_atomic_uint64 restrained;	/* the saga that has last had all workers,
-									 * and until when it gets all but one; see
-									 * saga/last_worker.c */
+	pg_atomic_uint64 restrained[EVPG_RESTRAINTS];	/* what has had the last
+													 * worker; see
+													 * consumer/last_worker.c */
 	EvpgFrameRing ring;
 	ConditionVariable wakers[EVPG_WAIT_BUCKETS];
 	pg_atomic_uint32 waiters[EVPG_WAIT_BUCKETS];
@@ -109,6 +129,9 @@ extern void EvpgWakeLauncher(void);
 extern void EvpgWakeProcess(EvpgProcess *process);
 extern EvpgProcess *EvpgProcessAttach(int number);
 extern EvpgProcess *EvpgProcessOwn(void);
+extern uint64 EvpgMonotonicMs(void);
+extern void EvpgProcessShowOccupation(EvpgOccupation occupation, const char *name);
+extern bool EvpgProcessTakeEvpgCancel(void);
 extern void EvpgProcessExpectEnd(void);
 extern bool EvpgProcessTakeExpectedEnd(EvpgProcess *process);
 extern bool EvpgProcessSetStandIn(bool begin);

@@ -11,6 +11,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "base/shmem.h"
 #include "base/subtransaction.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -23,8 +24,13 @@
 /* How long a worker postpones what was interfered with, in ms. */
 #define POSTPONE_MS 500
 
-/* A cancel was signalled to this worker in this transaction. */
-static volatile sig_atomic_t cancel_received = false;
+/* From where a cancel was signalled to this worker in this transaction: bits. */
+#define CANCEL_OWN 1			/* by itself, see EvpgCancelOwnAttempt */
+#define CANCEL_EVPG 2			/* by a session that needs what the worker has
+								 * locked */
+#define CANCEL_FOREIGN 4		/* by pg_cancel_backend(), from wherever */
+
+static volatile sig_atomic_t cancel_received = 0;
 
 /*
  * EvpgSubtransactionRun
@@ -130,7 +136,7 @@ note_cancel(SIGNAL_ARGS)
 {
 	/* The end of lock_timeout comes as the same signal. */
 	if (!get_timeout_indicator(LOCK_TIMEOUT, false))
-		cancel_received = true;
+		cancel_received |= EvpgProcessTakeEvpgCancel() ? CANCEL_EVPG : CANCEL_FOREIGN;
 	StatementCancelHandler(postgres_signal_arg);
 }
 
@@ -149,8 +155,17 @@ EvpgTrackCancels(void)
 void
 EvpgCancelOwnAttempt(void)
 {
-	cancel_received = true;
+	cancel_received |= CANCEL_OWN;
 	StatementCancelHandler(SIGINT);
+}
+
+/* Forgets EvpgCancelOwnAttempt, which came too late, but no other cancel.  No handler may call that any more. */
+void
+EvpgForgetOwnCancel(void)
+{
+	if (cancel_received == CANCEL_OWN)
+		QueryCancelPending = false;
+	cancel_received &= ~CANCEL_OWN;
 }
 
 /* Forgets a cancel that came too late for its transaction.  Called between transactions. */
@@ -158,14 +173,25 @@ void
 EvpgForgetCancel(void)
 {
 	QueryCancelPending = false;
-	cancel_received = false;
+	cancel_received = 0;
 }
 
 /* Returns whether an error ends what this worker was told to cancel: it is none of the code that was called. */
 bool
 EvpgErrorIsWorkerCancel(const ErrorData *error)
 {
-	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && cancel_received;
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && cancel_received != 0;
+}
+
+/*
+ * EvpgErrorIsForeignCancel
+ *		Returns whether an error ends what this worker was told to cancel, and not by evpg:
+ *		by an operator, a monitor, or the code itself.  It may be told so again and again.
+ */
+bool
+EvpgErrorIsForeignCancel(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && cancel_received == CANCEL_FOREIGN;
 }
 
 /*
@@ -177,7 +203,7 @@ bool
 EvpgErrorIsInterference(int sqlerrcode)
 {
 	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK || sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		(sqlerrcode == ERRCODE_QUERY_CANCELED && cancel_received);
+		(sqlerrcode == ERRCODE_QUERY_CANCELED && cancel_received != 0);
 }
 
 /*

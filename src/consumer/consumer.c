@@ -20,10 +20,13 @@
 #include "postgres.h"
 
 #include "base/catalog.h"
+#include "base/clock.h"
 #include "base/locks.h"
+#include "base/retry.h"
 #include "base/statement.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
@@ -32,6 +35,9 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+
+/* The pause after the first cancel in a row, in ms. */
+#define FIRST_CANCEL_PAUSE 100
 
 /*
  * EvpgConsumerLock
@@ -245,4 +251,45 @@ EvpgConsumerRecordError(const EvpgConsumer *consumer, int64 position, int attemp
 	EvpgStatementExecute(&update_consumer_error, values, nulls);
 	if (stop)
 		EvpgWakeWaitersAtCommit(EvpgHashPair(consumer->name, ""));
+}
+
+/* Reports in the server log that the worker was cancelled in a batch of a consumer, for the first time in a row. */
+void
+EvpgConsumerReportCancel(const EvpgConsumer *consumer)
+{
+	ereport(WARNING,
+			(errmsg("a worker was cancelled in a batch of %s \"%s\" of database \"%s\"",
+					consumer->is_saga ? "saga" : "projection", consumer->name, get_database_name(MyDatabaseId)),
+			 errdetail("By pg_cancel_backend(), from another session or from the code itself."),
+			 errhint("It is tried again, each time after a longer pause; evpg.stat_consumer shows until when it waits.")));
+}
+
+/*
+ * EvpgConsumerRecordCancel
+ *		Writes down that the worker was cancelled in a batch of a consumer, of which nothing
+ *		is left, unless another session owns the consumer; and lowers *next to when it is
+ *		tried again: later each time.  Instances of a saga react meanwhile, if it has routed
+ *		events to them.
+ */
+void
+EvpgConsumerRecordCancel(const char *name, const ErrorData *error, TimestampTz *next)
+{
+	EvpgConsumer consumer;
+	EvpgScope	scope;
+	TimestampTz retry_at;
+	int64		position;
+
+	if (!EvpgConsumerLock(name, false))
+		return;
+	EvpgEnter(&scope, NULL);
+	if (EvpgConsumerRead(name, &consumer) && consumer.running)
+	{
+		if (consumer.retry_at == 0)
+			EvpgConsumerReportCancel(&consumer);
+		retry_at = EvpgRetryAfterTransient(consumer.last_error_at, consumer.retry_at, FIRST_CANCEL_PAUSE);
+		position = consumer.error_position != 0 ? consumer.error_position : consumer.checkpoint + 1;
+		EvpgConsumerRecordError(&consumer, position, consumer.attempts, retry_at, false, true, error);
+		*next = Min(*next, EvpgClockWall(retry_at));
+	}
+	EvpgLeave(&scope);
 }

@@ -37,6 +37,8 @@ extern void EvpgConsumerCreate(const char *name, const char *kind, int64 checkpo
 extern void EvpgConsumerDrop(const char *name, bool with_parked);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
 extern List *EvpgConsumerList(const char *kind, List **suspects);
+extern void EvpgConsumerReportCancel(const EvpgConsumer *consumer);
+extern void EvpgConsumerRecordCancel(const char *name, const ErrorData *error, TimestampTz *next);
 extern void EvpgConsumerPostpone(const EvpgConsumer *consumer, TimestampTz retry_at);
 extern void EvpgConsumerRecordError(const EvpgConsumer *consumer, int64 position, int attempts, TimestampTz retry_at,
 									bool stop, bool counted_before, const ErrorData *error);

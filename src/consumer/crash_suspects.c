@@ -372,19 +372,24 @@ static EvpgStatement decrement_consumer_crashes = {
 static EvpgStatement suspect_consumer = {
 	.text = "UPDATE evpg.consumer"
 	" SET server_start = 0"
-	" WHERE name = $1 AND server_start = $2",
+	" WHERE ctid = (SELECT ctid FROM evpg.consumer WHERE name = $1 AND server_start = $2 FOR UPDATE SKIP LOCKED)",
 	.types = {TEXTOID, INT8OID}
 };
 
-/* Settles the attempt of a consumer at the end of the session, unless another session owns the consumer. */
+/*
+ * Settles the attempt of a consumer at the end of the session, if another session owns the
+ * consumer by now only one that has ended the session: that session must not be ended by
+ * the same event unawares.
+ */
 static void
 settle_consumer_attempt(bool fatal)
 {
 	Datum		values[2] = {CStringGetTextDatum(tried_consumer), Int64GetDatum(EvpgServerStartId())};
 
-	if (!EvpgConsumerLock(tried_consumer, false))
-		return;
-	EvpgStatementExecute(fatal ? &suspect_consumer : &decrement_consumer_crashes, values, NULL);
+	if (fatal)
+		EvpgStatementExecute(&suspect_consumer, values, NULL);
+	else if (EvpgConsumerLock(tried_consumer, false))
+		EvpgStatementExecute(&decrement_consumer_crashes, values, NULL);
 }
 
 /* Returns the position of the first event that a filter lets through, 0 if there is none. */

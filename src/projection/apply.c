@@ -27,6 +27,7 @@
 #include "base/error_context.h"
 #include "base/errors.h"
 #include "base/names.h"
+#include "consumer/last_worker.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
@@ -65,6 +66,7 @@ static char last_key[EVPG_MAX_ID + 1];
 void
 EvpgApplySetCurrent(int64 position, const char *key)
 {
+	EvpgOccupationSteps++;
 	EvpgApplyCurrentPosition = position;
 	EvpgApplyCurrentKey = key == NULL ? NULL : last_key;
 	if (key != NULL)

@@ -43,6 +43,13 @@
 /* The pause after the first transient error, in ms. */
 #define FIRST_BATCH_PAUSE 100
 
+/*
+ * The event of a projection at which this worker was cancelled last since it was the last
+ * one: what comes before it is applied first, then it alone, as after an error.
+ */
+static char slow_name[EVPG_MAX_NAME + 1];
+static int64 slow_position = 0;
+
 /* Parks or skips the event that fails, as the projection specifies: for a key, or as a whole if key is NULL. */
 static void
 park_or_skip(const EvpgConsumer *consumer, EvpgProjection *projection, const char *key, const ErrorData *error)
@@ -156,14 +163,20 @@ record_batch_failure(EvpgConsumer *consumer, EvpgProjection *projection, const E
 	bool		again;
 	bool		passed;
 
-	if (EvpgErrorIsWorkerCancel(error))
+	if (EvpgErrorIsWorkerCancel(error) && !EvpgErrorIsForeignCancel(error))
 	{
+		strlcpy(slow_name, consumer->name, sizeof(slow_name));
+		slow_position = position;
 		EvpgConsumerPostpone(consumer, EvpgRetryAfterTransient(0, 0, FIRST_BATCH_PAUSE));
 		return;
 	}
 	if (position <= batch->after || position > batch->upto)
 		position = 0;
-	again = consumer->error_position == position && (position != 0 || consumer->attempts > 0);
+	/* A cancel is in no total. */
+	again = EvpgErrorIsForeignCancel(error) ||
+		(consumer->error_position == position && (position != 0 || consumer->attempts > 0));
+	if (EvpgErrorIsForeignCancel(error) && consumer->retry_at == 0)
+		EvpgConsumerReportCancel(consumer);
 
 	/*
 	 * The failure of an event after others does not count: it is tried alone,
@@ -245,6 +258,8 @@ apply_next_events(EvpgConsumer *consumer, EvpgProjection *projection, EvpgCheckp
 	/* First what comes before the event that fails, then it alone. */
 	if (consumer->error_position > batch.after)
 		batch.upto = Min(stable, consumer->error_position - (batch.after < consumer->error_position - 1));
+	if (slow_position > batch.after && strcmp(slow_name, consumer->name) == 0)
+		batch.upto = Min(batch.upto, slow_position - (batch.after < slow_position - 1));
 	advice = EvpgCrashAdviseBatch(consumer, &filter, projection->max_attempts, &batch.max_events, &position, next);
 	EvpgCrashFlushAtCommit(batch.max_events);
 	if (advice == EVPG_CRASH_GIVE_UP || advice == EVPG_CRASH_GIVE_UP_UNRUN)

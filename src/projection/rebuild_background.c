@@ -64,6 +64,7 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	int			attempts = rebuild->attempts + counts;
 	bool		failed = (attempts >= rebuild->projection->max_attempts);
 	bool		skipped = false;
+	bool		by_evpg = EvpgErrorIsWorkerCancel(error) && !EvpgErrorIsForeignCancel(error);
 	Datum		values[5];
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 
@@ -82,11 +83,22 @@ record_rebuild_failure(EvpgRebuild *rebuild, const ErrorData *error)
 	values[0] = CStringGetTextDatum(rebuild->name);
 	values[1] = Int32GetDatum(attempts);
 	values[2] = TimestampTzGetDatum(skipped ? EvpgClockNow() : counts ? EvpgRetryAfterAttempts(attempts) :
+									by_evpg ? EvpgRetryAfterTransient(0, 0, FIRST_REBUILD_PAUSE) :
 									EvpgRetryAfterTransient(rebuild->last_error_at, rebuild->retry_at, FIRST_REBUILD_PAUSE));
-	/* A cancel of the worker is no error of the rebuild. */
-	EvpgParameterText(values, nulls, 3, EvpgErrorIsWorkerCancel(error) ? NULL : error->message);
+
+	/*
+	 * A session that needs what the worker has cancels it: that is no error
+	 * of the rebuild.
+	 */
+	EvpgParameterText(values, nulls, 3, by_evpg ? NULL : error->message);
 	values[4] = BoolGetDatum(failed);
 	EvpgStatementExecute(&update_rebuild_failure, values, nulls);
+	if (EvpgErrorIsForeignCancel(error) && rebuild->retry_at == 0)
+		ereport(WARNING,
+				(errmsg("a worker was cancelled in the rebuild of projection \"%s\" of database \"%s\"", rebuild->name,
+						get_database_name(MyDatabaseId)),
+				 errdetail("By pg_cancel_backend(), from another session or from the code itself."),
+				 errhint("It is tried again, each time after a longer pause; evpg.progress_rebuild shows the error.")));
 	if (failed)
 		ereport(EvpgReportLevel(),
 				(errmsg("rebuild of projection \"%s\" of database \"%s\" has failed", rebuild->name,

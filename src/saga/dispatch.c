@@ -18,7 +18,7 @@
  * finds nothing else takes it over, without counting again.  Each locks the instance for
  * the transaction in which it works, and then takes the item only if it is as it was
  * claimed (saga_lock.c, EvpgDueItemTake).  So one reaction that lasts keeps only its
- * instance waiting, and its worker; last_worker.c keeps one saga from all workers.
+ * instance waiting, and its worker; consumer/last_worker.c keeps it from the last worker.
  *
  * An item is done in a subtransaction (react.c, fire_timer.c, scheduled_command.c).
  * If it fails nothing of it remains, and failure.c decides when it is tried again.
@@ -44,13 +44,13 @@
 #include "base/wakeup.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
+#include "consumer/last_worker.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
 #include "saga/dispatch.h"
 #include "saga/failure.h"
 #include "saga/fire_timer.h"
-#include "saga/last_worker.h"
 #include "saga/react.h"
 #include "saga/react_inline.h"
 #include "saga/saga.h"
@@ -141,6 +141,12 @@ saga_is_running(const char *saga)
 	return EvpgConsumerRead(saga, &consumer) && consumer.running;
 }
 
+static EvpgOccupation
+get_occupation(const EvpgDueItem *item)
+{
+	return item->saga == NULL ? EVPG_OCCUPATION_COMMAND : EVPG_OCCUPATION_REACTION;
+}
+
 /*
  * Locks what an item needs; if that cannot be had, or the item must not be begun now,
  * takes back its attempt, and returns false.
@@ -163,7 +169,7 @@ begin_item(EvpgDueItem *item, bool again)
 		EvpgDueItemUnclaim(item, EvpgFailureTransientUntil());
 		return false;
 	}
-	if (EvpgLastWorkerIsKeptFrom(item->saga))
+	if (EvpgLastWorkerIsKeptFrom(get_occupation(item), item->saga))
 	{
 		EvpgDueItemUnclaim(item, item->retry_at);
 		return false;
@@ -176,24 +182,24 @@ static ErrorData *
 run_item_code(EvpgAttempt *attempt)
 {
 	ErrorData  *volatile failure = NULL;
-	volatile bool occupied_all = false;
+	volatile bool kept_last_worker = false;
 	const char *role_before = EvpgContextSessionRole();
 
 	EvpgInsideSaga = true;
-	EvpgLastWorkerBegin(attempt->item->saga);
+	EvpgLastWorkerBegin(get_occupation(attempt->item), attempt->item->saga);
 	PG_TRY();
 	{
 		failure = EvpgSubtransactionRun(perform_item, attempt);
 	}
 	PG_FINALLY();
 	{
-		occupied_all = EvpgLastWorkerEnd();
+		kept_last_worker = EvpgLastWorkerEnd();
 		EvpgInsideSaga = false;
 		EvpgContextSetSessionRole(role_before);
 	}
 	PG_END_TRY();
-	if (occupied_all)
-		EvpgLastWorkerReport(attempt->item->saga);
+	if (kept_last_worker)
+		EvpgLastWorkerReport(get_occupation(attempt->item), attempt->item->saga);
 	return failure;
 }
 
@@ -385,8 +391,11 @@ claim_suspect(List *due)
 	}
 }
 
-/* Claims some of the items that are due, but no suspects; one that was tried before only alone. */
-static void
+/*
+ * Claims some of the items that are due, but no suspects; one that was tried before only
+ * alone.  Returns what others have claimed and perhaps not begun.
+ */
+static List *
 claim_items(List *due)
 {
 	int			workers = Max(EvpgWorkers, 1);
@@ -414,9 +423,7 @@ claim_items(List *due)
 		if (claim_item(item) && item->attempts > 1)
 			break;
 	}
-	if (claimed == NIL)
-		take_over_items(pending);
-	claim_following_timers();
+	return pending;
 }
 
 /* Orders by the time until which items were postponed; those that were not come first. */
@@ -464,21 +471,32 @@ claim_due_items(MemoryContext context, bool suspect)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TimestampTz now = EvpgClockNow();
-	const char *but_not_in = EvpgLastWorkerKeptFrom();
+	List	   *but_not_in = EvpgLastWorkerListKeptFrom();
+
+	/*
+	 * What the last worker was cancelled in was postponed: it comes after
+	 * what was not tried.
+	 */
+	bool		by_hindrance = unhindered_first > 0 || EvpgLastWorkerIsLast();
+	List	   *pending = NIL;
 	List	   *due;
 
-	for (int count = unhindered_first > 0 ? MOST_DUE : CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
+	for (int count = by_hindrance ? MOST_DUE : CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
 	{
 		due = EvpgDueItemList(count, now, but_not_in);
-		if (due != NIL && (count == CLAIMS || unhindered_first > 0))
+		if (due != NIL && (count == CLAIMS || by_hindrance))
 			EVPG_WAIT_POINT("saga_due");
 		if (suspect)
 			claim_suspect(due);
 		else
-			claim_items(unhindered_first > 0 ? order_by_hindrance(due) : due);
+			pending = claim_items(by_hindrance ? order_by_hindrance(due) : due);
 		if (list_length(due) < count)
 			break;
 	}
+	if (claimed == NIL)
+		take_over_items(pending);
+	if (!suspect)
+		claim_following_timers();
 	if (!suspect)
 		unhindered_first = Max(unhindered_first - 1, 0);
 	MemoryContextSwitchTo(old);
@@ -654,6 +672,24 @@ give_back_following(EvpgDueItem *item)
 	}
 }
 
+/* Locks the claims again if the code of an item has released them by pg_advisory_unlock_all(). */
+static void
+lock_claims_again(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, claimed)
+	{
+		EvpgDueItem *item = lfirst(cell);
+
+		if (item->claimed == 0)
+			continue;
+		if (EvpgDueItemHoldsClaim(item))
+			return;
+		EvpgDueItemRelockClaim(item);
+	}
+}
+
 /* Does one claimed item in the current transaction; returns the error with which it failed. */
 static ErrorData *
 run_claimed_item(EvpgDueItem *item)
@@ -713,6 +749,7 @@ run_claimed(void (*commit) (void), MemoryContext context)
 		begun = NULL;
 		EVPG_WAIT_POINT("saga_committed");
 		EvpgDueItemUnlockClaim(item);
+		lock_claims_again();
 		if (cancel != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),

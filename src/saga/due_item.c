@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "base/clock.h"
+#include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "saga/due_item.h"
@@ -31,15 +32,16 @@
 
 /*
  * Whether e, the first event that an instance has not reacted to, need not wait:
- * for a dead letter, for its next attempt, for the saga to be resumed, or for a
+ * for a dead letter, for its next attempt, for the saga to be resumed or to be loaded, or for a
  * worker that may do what is due in this saga.
  */
 #define EVENT_IS_DUE \
-	"       e.dead_letter_id IS NULL AND (e.retry_at IS NULL OR e.retry_at <= $2) AND e.saga IS DISTINCT FROM $3" \
+	"       e.dead_letter_id IS NULL AND (e.retry_at IS NULL OR e.retry_at <= $2) AND (e.saga = ANY ($3)) IS NOT TRUE" \
 	"       AND NOT EXISTS (SELECT FROM evpg.timer d" \
 	"                        WHERE d.saga = e.saga AND d.key = e.key AND d.dead_letter_id IS NOT NULL)" \
 	"       AND EXISTS (SELECT FROM evpg.consumer c" \
-	"                    WHERE c.name = e.saga AND c.status = 'running' AND c.retry_at IS NULL)"
+	"                    WHERE c.name = e.saga AND c.status = 'running'" \
+	"                          AND (c.retry_at IS NULL OR c.error_position IS NOT NULL))"
 
 /*
  * The first event of each instance, and the first due timer of each that has no event.
@@ -96,7 +98,7 @@ static EvpgStatement select_due = {
 	"              THEN 1 ELSE 0 END"
 	"    FROM evpg.timer t"
 	"   WHERE t.due_at <= $2 AND t.dead_letter_id IS NULL AND (t.retry_at IS NULL OR t.retry_at <= $2)"
-	"         AND coalesce(t.saga, '') IS DISTINCT FROM $3"
+	"         AND (coalesce(t.saga, '') = ANY ($3)) IS NOT TRUE"
 	"         AND (t.saga IS NULL OR ("
 	"               NOT EXISTS (SELECT FROM evpg.saga_event b WHERE b.saga = t.saga AND b.key = t.key)"
 	"               AND NOT EXISTS (SELECT FROM evpg.timer d"
@@ -104,9 +106,10 @@ static EvpgStatement select_due = {
 	"                                      AND (d.dead_letter_id IS NOT NULL"
 	"                                           OR (d.due_at, d.timer_id) < (t.due_at, t.timer_id)))"
 	"               AND EXISTS (SELECT FROM evpg.consumer c"
-	"                            WHERE c.name = t.saga AND c.status = 'running' AND c.retry_at IS NULL)))"
+	"                            WHERE c.name = t.saga AND c.status = 'running'"
+	"                                  AND (c.retry_at IS NULL OR c.error_position IS NOT NULL))))"
 	"   ORDER BY t.due_at LIMIT $1)",
-	.types = {INT8OID, TIMESTAMPTZOID, TEXTOID}
+	.types = {INT8OID, TIMESTAMPTZOID, TEXTARRAYOID}
 };
 
 enum
@@ -119,12 +122,12 @@ enum
  *		Lists what is due at a time: a list of EvpgDueItem in CurrentMemoryContext,
  *		at most max_count events, in the order of their positions unless very many
  *		instances have some, then at most max_count timers and commands.  Leaves out
- *		what is due in one saga, "" for scheduled commands, NULL for none.
+ *		what is due in some sagas (char *), "" for scheduled commands.
  *
  * Nothing is locked: another session may do any of it at any time.
  */
 List *
-EvpgDueItemList(int max_count, TimestampTz now, const char *but_not_in)
+EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		values[3] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
@@ -132,7 +135,8 @@ EvpgDueItemList(int max_count, TimestampTz now, const char *but_not_in)
 	List	   *due = NIL;
 	uint64		rows;
 
-	EvpgParameterText(values, nulls, 2, but_not_in);
+	nulls[2] = but_not_in == NIL ? 'n' : ' ';
+	values[2] = but_not_in == NIL ? (Datum) 0 : EvpgNamesToArray(but_not_in);
 	rows = EvpgStatementReadLatest(&select_due, values, nulls);
 
 	for (uint64 row = 0; row < rows; row++)
@@ -451,6 +455,43 @@ EvpgDueItemPostpone(const EvpgDueItem *item, TimestampTz retry_at, int attempts)
 	Datum		more[2] = {TimestampTzGetDatum(retry_at), Int32GetDatum(attempts)};
 
 	(void) change_due_item(item, &postpone_event, &postpone_timer, lengthof(more), more);
+}
+
+/* The pause doubles as long as cancels follow each other. */
+#define POSTPONED_AFTER_CANCELS \
+	"SET attempts = attempts - 1, cancels = coalesce(cancels, 0) + 1," \
+	"    retry_at = evpg.clock_timestamp() + make_interval(secs => least(0.1 * 2 ^ least(coalesce(cancels, 0), 9), 30))"
+
+static EvpgStatement cancel_event = {
+	.text = "UPDATE evpg.saga_event " POSTPONED_AFTER_CANCELS " WHERE saga = $1 AND key = $2 AND position = $3"
+	" RETURNING cancels::int8",
+	.types = {TEXTOID, TEXTOID, INT8OID}
+};
+
+static EvpgStatement cancel_timer = {
+	.text = "UPDATE evpg.timer " POSTPONED_AFTER_CANCELS " WHERE timer_id = $1 AND due_at <= $2"
+	" RETURNING cancels::int8",
+	.types = {INT8OID, TIMESTAMPTZOID}
+};
+
+/*
+ * EvpgDueItemPostponeCancelled
+ *		Leaves an item, whose instance the caller has locked and whose attempt was cancelled,
+ *		to be tried later, each time after a longer pause.  The attempt does not count.
+ *		Returns how often in a row it was cancelled; 0 if it is not there any more.
+ */
+int64
+EvpgDueItemPostponeCancelled(const EvpgDueItem *item)
+{
+	Datum		of_event[3];
+	Datum		of_timer[2] = {Int64GetDatum(item->timer_id), TimestampTzGetDatum(item->due == 0 ? DT_NOEND : item->due)};
+
+	if (item->position == 0)
+		return EvpgStatementReturnId(&cancel_timer, of_timer, NULL);
+	of_event[0] = CStringGetTextDatum(item->saga);
+	of_event[1] = CStringGetTextDatum(item->key);
+	of_event[2] = Int64GetDatum(item->position);
+	return EvpgStatementReturnId(&cancel_event, of_event, NULL);
 }
 
 static EvpgStatement block_event = {

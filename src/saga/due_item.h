@@ -35,7 +35,7 @@ typedef struct EvpgDueItem
 								 * given back */
 } EvpgDueItem;
 
-extern List *EvpgDueItemList(int max_count, TimestampTz now, const char *but_not_in);
+extern List *EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in);
 extern List *EvpgDueItemListFollowing(EvpgDueItem *first, int max_count);
 extern TimestampTz EvpgDueItemNextTime(TimestampTz now);
 extern void EvpgDueItemInsert(const EvpgDueItem *item);
@@ -44,6 +44,7 @@ extern void EvpgDueItemUnclaim(EvpgDueItem *item, TimestampTz retry_at);
 extern bool EvpgDueItemTake(const EvpgDueItem *item);
 extern bool EvpgDueItemDelete(const EvpgDueItem *item);
 extern void EvpgDueItemPostpone(const EvpgDueItem *item, TimestampTz retry_at, int attempts);
+extern int64 EvpgDueItemPostponeCancelled(const EvpgDueItem *item);
 extern void EvpgDueItemBlock(const EvpgDueItem *item, int64 dead_letter_id);
 
 #endif							/* EVPG_DUE_ITEM_H */

@@ -106,6 +106,21 @@ EvpgFailureGiveUp(const EvpgAttempt *attempt, const ErrorData *error)
 	return true;
 }
 
+/* Reports in the server log that the worker was cancelled in an item, for the first time in a row. */
+static void
+report_cancel(const EvpgDueItem *item)
+{
+	ereport(WARNING,
+			(item->saga == NULL ?
+			 errmsg("a worker was cancelled in scheduled command " INT64_FORMAT " of database \"%s\"", item->timer_id,
+					get_database_name(MyDatabaseId)) :
+			 errmsg("a worker was cancelled in a reaction of saga \"%s\" of database \"%s\"", item->saga,
+					get_database_name(MyDatabaseId)),
+			 errdetail("By pg_cancel_backend(), from another session or from the code itself."),
+			 errhint("It is tried again, each time after a longer pause; evpg.%s counts the cancels.",
+					 item->position == 0 ? "timer" : "saga_event")));
+}
+
 /* An item that has failed, and whether it became a dead letter. */
 typedef struct ItemFailure
 {
@@ -120,6 +135,12 @@ fail_item(const EvpgAttempt *attempt, const ErrorData *error)
 {
 	const EvpgDueItem *item = attempt->item;
 
+	if (EvpgErrorIsForeignCancel(error))
+	{
+		if (EvpgDueItemPostponeCancelled(item) == 1)
+			report_cancel(item);
+		return false;
+	}
 	if (EvpgErrorIsTransient(error))
 	{
 		postpone_failed_item(unconstify(EvpgDueItem *, item));

@@ -26,6 +26,7 @@
 #include "consumer/checkpoint.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
+#include "consumer/last_worker.h"
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
@@ -102,6 +103,7 @@ route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContex
 	List	   *found = NIL;
 
 	routes->events++;
+	EvpgOccupationSteps++;
 	foreach(cell, versions)
 	{
 		KeySearch	search = {.saga = lfirst(cell), .event = event};

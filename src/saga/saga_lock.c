@@ -172,6 +172,26 @@ EvpgDueItemLockClaim(EvpgDueItem *item)
 	claims_locked++;
 }
 
+/* Returns whether this session still holds the claim that it has locked. */
+bool
+EvpgDueItemHoldsClaim(const EvpgDueItem *item)
+{
+	LOCKTAG		tag;
+
+	set_claim_tag(item, item->claimed, &tag);
+	return EvpgLockIsHeld(&tag, ShareLock);
+}
+
+/* Locks a claim again that this session has locked and that user code has released. */
+void
+EvpgDueItemRelockClaim(const EvpgDueItem *item)
+{
+	LOCKTAG		tag;
+
+	set_claim_tag(item, item->claimed, &tag);
+	(void) LockAcquire(&tag, ShareLock, true, false);
+}
+
 /* Releases the claim; does nothing if it is released already. */
 void
 EvpgDueItemUnlockClaim(EvpgDueItem *item)

@@ -17,6 +17,8 @@ extern bool EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait);
 extern bool EvpgDueItemLock(const EvpgDueItem *item, bool wait);
 extern bool EvpgDueItemIsClaimed(const EvpgDueItem *item);
 extern void EvpgDueItemLockClaim(EvpgDueItem *item);
+extern bool EvpgDueItemHoldsClaim(const EvpgDueItem *item);
+extern void EvpgDueItemRelockClaim(const EvpgDueItem *item);
 extern void EvpgDueItemUnlockClaim(EvpgDueItem *item);
 extern void EvpgDueItemOvertake(const EvpgDueItem *item, void (*action) (void *arg), void *arg);
 

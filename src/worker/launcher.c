@@ -394,10 +394,11 @@ fill_database_slot(int slot, bool broadcaster, TimestampTz *next)
 	for (int number = first; number < end; number++)
 	{
 		ManagedProcess *managed = &managed_processes[slot * EVPG_PROCESSES + number];
+		EvpgProcess *process = &EvpgShmem->databases[slot].processes[number];
 		bool		wanted = OidIsValid(slot_state.database) && !slot_state.held &&
 		(number == EVPG_BROADCASTER ? slot_state.wants_broadcaster : number < EvpgWorkers);
 
-		if (process_is_running(managed, &EvpgShmem->databases[slot].processes[number], wanted) || slot_state.running[number] || !wanted)
+		if (process_is_running(managed, process, wanted) || slot_state.running[number] || !wanted)
 			continue;
 		if (managed->database != slot_state.database)
 			managed->pause = managed->start_at = 0;

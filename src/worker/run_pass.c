@@ -23,6 +23,7 @@
 #include "consumer/activation.h"
 #include "consumer/consumer.h"
 #include "consumer/crash_suspects.h"
+#include "consumer/last_worker.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -41,6 +42,9 @@
 #include "worker/run_pass.h"
 
 PG_FUNCTION_INFO_V1(evpg_run);
+
+/* The last worker looks so often whether it still is, while it is kept from something; ms. */
+#define LAST_WORKER_PAUSE 1000
 
 /* The consumers of which the pass has to run a batch last, by kind; in its context. */
 static List *suspected_sagas;
@@ -79,13 +83,47 @@ list_tasks(List *(*list) (void), MemoryContext context)
 	return names;
 }
 
+/* A kind of tasks: what runs a batch, and what user code that calls. */
+typedef struct TaskKind
+{
+	bool		(*run) (const char *name, TimestampTz *next);
+	EvpgOccupation occupation;
+}			TaskKind;
+
 typedef struct PassTask
 {
 	const char *name;
-	bool		(*run) (const char *name, TimestampTz *next);
+	const		TaskKind *kind;
 	TimestampTz next;
 	bool		more;
 } PassTask;
+
+/* A task that was cancelled, for EvpgSubtransactionRun. */
+typedef struct CancelledTask
+{
+	const char *name;
+	const ErrorData *error;
+	TimestampTz *next;
+}			CancelledTask;
+
+static void
+record_task_cancel(void *arg)
+{
+	CancelledTask *task = arg;
+
+	EvpgConsumerRecordCancel(task->name, task->error, task->next);
+}
+
+/* Writes down that a task was cancelled by a session that is none of evpg's, or by itself, unless others are in the way. */
+static void
+record_cancel(const PassTask *task, const ErrorData *error, TimestampTz *next)
+{
+	CancelledTask cancelled = {.name = task->name, .error = error, .next = next};
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) EvpgSubtransactionRun(record_task_cancel, &cancelled);
+	PopActiveSnapshot();
+}
 
 /* Does what becomes of the error of a task: it is tried later if others have caused it, else it is a warning. */
 static void
@@ -95,10 +133,13 @@ answer_task_error(const PassTask *task, ErrorData *error, TimestampTz *next)
 		EvpgRethrowError(error);
 	if (EvpgPostponeAfterError(error, next))
 	{
-		EvpgInterferenceNote(task->run, task->name, error);
+		EvpgInterferenceNote(task->kind, task->name, error);
+		if (EvpgErrorIsForeignCancel(error) && (task->kind->occupation == EVPG_OCCUPATION_BATCH ||
+												task->kind->occupation == EVPG_OCCUPATION_ROUTING))
+			record_cancel(task, error, next);
 		return;
 	}
-	EvpgInterferenceEnd(task->run, task->name);
+	EvpgInterferenceEnd(task->kind, task->name);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("\"%s\" of database \"%s\" could not be run: %s", task->name,
@@ -110,7 +151,28 @@ run_task(void *arg)
 {
 	PassTask   *task = arg;
 
-	task->more = task->run(task->name, &task->next);
+	task->more = task->kind->run(task->name, &task->next);
+}
+
+/* Runs a task in a subtransaction; returns its error.  Keeps its code from being the end of the last worker. */
+static ErrorData *
+run_watched_task(PassTask *task)
+{
+	EvpgOccupation occupation = task->kind->occupation;
+	ErrorData  *error;
+
+	if (occupation == EVPG_OCCUPATION_NONE)
+		return EvpgSubtransactionRun(run_task, task);
+	if (EvpgLastWorkerIsKeptFrom(occupation, task->name))
+	{
+		task->next = Min(task->next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LAST_WORKER_PAUSE));
+		return NULL;
+	}
+	EvpgLastWorkerBegin(occupation, task->name);
+	error = EvpgSubtransactionRun(run_task, task);
+	if (EvpgLastWorkerEnd())
+		EvpgLastWorkerReport(occupation, task->name);
+	return error;
 }
 
 /* An action of EvpgSubtransactionRun. */
@@ -139,8 +201,7 @@ take_back_attempt(void (*commit) (void))
  * and does not keep the others from running.
  */
 static bool
-run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), MemoryContext context,
-		  void (*commit) (void), TimestampTz *next)
+run_tasks(List *names, const TaskKind * kind, MemoryContext context, void (*commit) (void), TimestampTz *next)
 {
 	MemoryContext memory = AllocSetContextCreate(context, "EvpgTask", ALLOCSET_DEFAULT_SIZES);
 	bool		more = false;
@@ -153,12 +214,12 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 
 		do
 		{
-			PassTask	task = {.name = lfirst(cell), .run = run, .next = *next};
+			PassTask	task = {.name = lfirst(cell), .kind = kind, .next = *next};
 			ErrorData  *error;
 
 			MemoryContextSwitchTo(memory);
 			PushActiveSnapshot(GetTransactionSnapshot());
-			error = EvpgSubtransactionRun(run_task, &task);
+			error = run_watched_task(&task);
 			PopActiveSnapshot();
 			attempt_follows = EvpgCrashAttemptFollows() && error == NULL;
 			settled = error == NULL;
@@ -166,7 +227,7 @@ run_tasks(List *names, bool (*run) (const char *name, TimestampTz *next), Memory
 			{
 				more |= task.more;
 				*next = task.next;
-				EvpgInterferenceEnd(run, task.name);
+				EvpgInterferenceEnd(kind, task.name);
 			}
 			else
 				answer_task_error(&task, error, next);
@@ -227,6 +288,12 @@ consumers_may_run(void)
 	return here;
 }
 
+static const TaskKind routing = {EvpgRouteBatch, EVPG_OCCUPATION_ROUTING};
+static const TaskKind applying = {EvpgAsyncApplyBatch, EVPG_OCCUPATION_BATCH};
+static const TaskKind rebuilding = {EvpgRebuildContinue, EVPG_OCCUPATION_REBUILD};
+static const TaskKind pruning = {EvpgPruneRun, EVPG_OCCUPATION_NONE};
+static const TaskKind cleaning = {clean_old_rows, EVPG_OCCUPATION_NONE};
+
 /* Does one round of all tasks, in the order of EvpgRunPass. */
 static bool
 run_all_tasks(void (*commit) (void), MemoryContext context, TimestampTz *next)
@@ -234,19 +301,19 @@ run_all_tasks(void (*commit) (void), MemoryContext context, TimestampTz *next)
 	bool		more = false;
 
 	suspected_sagas = suspected_projections = NIL;
-	more |= run_tasks(list_tasks(list_sagas, context), EvpgRouteBatch, context, commit, next);
+	more |= run_tasks(list_tasks(list_sagas, context), &routing, context, commit, next);
 	more |= EvpgDispatchPass(commit, context, next);
-	more |= run_tasks(list_tasks(list_projections, context), EvpgAsyncApplyBatch, context, commit, next);
-	more |= run_tasks(list_tasks(EvpgPruneList, context), EvpgPruneRun, context, commit, next);
-	more |= run_tasks(list_tasks(list_cleanup, context), clean_old_rows, context, commit, next);
-	more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), EvpgRebuildContinue, context, commit, next);
+	more |= run_tasks(list_tasks(list_projections, context), &applying, context, commit, next);
+	more |= run_tasks(list_tasks(EvpgPruneList, context), &pruning, context, commit, next);
+	more |= run_tasks(list_tasks(list_cleanup, context), &cleaning, context, commit, next);
+	more |= run_tasks(list_tasks(EvpgRebuildListRunning, context), &rebuilding, context, commit, next);
 	if (suspected_sagas != NIL)
 	{
-		more |= run_tasks(suspected_sagas, EvpgRouteBatch, context, commit, next);
+		more |= run_tasks(suspected_sagas, &routing, context, commit, next);
 		more |= EvpgDispatchPass(commit, context, next);
 	}
 	more |= EvpgDispatchSuspect(commit, context, next);
-	more |= run_tasks(suspected_projections, EvpgAsyncApplyBatch, context, commit, next);
+	more |= run_tasks(suspected_projections, &applying, context, commit, next);
 	EVPG_WAIT_POINT("pass_ended");
 	return more;
 }
@@ -273,12 +340,14 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	/* Now, before something new has come. */
 	(void) EvpgCrashSuspectLimit();
 	context = AllocSetContextCreate(TopMemoryContext, "EvpgRunPass", ALLOCSET_SMALL_SIZES);
+	EvpgLastWorkerWatch(true);
 	PG_TRY();
 	{
 		more = run_all_tasks(commit, context, next);
 	}
 	PG_FINALLY();
 	{
+		EvpgLastWorkerWatch(false);
 		EvpgCrashUnlock(false);
 		MemoryContextDelete(context);
 	}

@@ -1,6 +1,6 @@
 # Rules 16 and 17: a reaction, a timer or a scheduled command that never returns holds up its own instance, and nothing else.
 # What its worker has claimed and not begun is done by others, each thing once, also if that worker is cancelled, terminated
-# or killed later.  One saga does not get the last worker of a database.
+# or killed later.  Code that does not return, of whatever kind, does not get the last worker of a database.
 #
 # evpg.naptime is an hour: workers go around when they are woken, or have said when to.
 
@@ -222,7 +222,8 @@ foreach my $number (2, 3)
 	}
 }
 
-# scheduled commands are together like a saga
+# scheduled commands are together like a saga; what had all workers before is forgotten by a restart
+$node->restart;
 set_workers(2);
 query(q(INSERT INTO broken VALUES ('Endless')));
 query(q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'endless ' || n, 'Endless') FROM generate_series(1, 3) n));
@@ -233,6 +234,90 @@ query('DELETE FROM broken');
 query("SELECT pg_cancel_backend(pid) $hanging");
 soon('SELECT NOT EXISTS (SELECT FROM evpg.timer)', 'repaired, all commands are executed');
 is(query(q(SELECT count(*), max(version) FROM evpg.event WHERE type = 'Endless')), '3|1', 'each once [rule 17]');
+
+# ------------------------------------------------------------------ the last worker, and different code that hangs
+
+# Each begins something that never returns.
+query($_) foreach (
+	q(CREATE FUNCTION hangs_too(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+	  BEGIN PERFORM go('reaction'); RETURN evpg_reaction('{}'); END $$),
+	q(CREATE FUNCTION hang_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+	  BEGIN PERFORM go('projection'); RETURN '{}'; END $$),
+	q(CREATE FUNCTION hang_keys(event evpg.event) RETURNS text LANGUAGE plpgsql AS $$
+	  BEGIN PERFORM go('keys'); RETURN event.aggregate_id; END $$),
+	q(SELECT evpg_register_aggregate('rebuilt')),
+	q(SELECT evpg_register_projection('rebuilt', 'hang_apply', aggregate_types => '{rebuilt}')),
+	q(SELECT FROM evpg_append('rebuilt', 'r', ARRAY[evpg_event('Made')])),
+	q(SELECT evpg_register_projection('hangs 1', 'hang_apply', mode => 'async', event_types => '{HangBatch}')),
+	q(SELECT evpg_register_projection('hangs 2', 'hang_apply', mode => 'async', event_types => '{HangBatch}')),
+	q(SELECT evpg_register_saga('b hangs', handler => 'hangs_too', event_types => '{HangReaction}', max_attempts => 1)),
+	q(SELECT evpg_register_saga('c hangs', handler => 'hangs_too', event_types => '{HangReaction}', max_attempts => 1)),
+	q(SELECT evpg_register_saga('keys hang', handler => 'fine', event_types => '{HangKeys}', key_function => 'hang_keys',
+		max_attempts => 1)));
+my %begin = (
+	reactions => q(SELECT FROM evpg_append('thing', 'hanging', ARRAY[evpg_event('HangReaction')])),
+	projections => q(SELECT FROM evpg_append('thing', 'hanging', ARRAY[evpg_event('HangBatch')])),
+	routing => q(SELECT FROM evpg_append('thing', 'hanging', ARRAY[evpg_event('HangKeys')])),
+	rebuild => q(SELECT evpg_rebuild_projection('rebuilt', background => true)),
+	commands => q(SELECT evpg_schedule_command(clock_timestamp(), 'box', 'hanging ' || n, 'Endless')
+		FROM generate_series(1, 2) n));
+my @codes = ('reaction', 'projection', 'keys', 'Endless');
+
+foreach my $case ([ 2, 'reactions' ], [ 2, 'projections' ], [ 2, 'commands' ], [ 2, 'routing', 'rebuild' ],
+	[ 2, 'projections', 'reactions' ], [ 3, 'reactions', 'commands' ], [ 3, sort keys %begin ])
+{
+	my ($number, @kinds) = @$case;
+	my $label = "$number workers: " . join ' and ', @kinds;
+
+	set_workers($number);
+	query("INSERT INTO broken SELECT unnest('{" . join(',', @codes) . "}'::text[])");
+	query($begin{$_}) foreach @kinds;
+	soon("SELECT count(*) = $number - 1 FROM evpg.stat_worker WHERE lasts > interval '3 s'",
+		"$label: evpg.stat_worker shows what occupies all workers but one");
+	others_go_on("$label: beside code that hangs");
+	others_go_on("$label: later");
+	nothing_counts($label);
+	is(query("SELECT count(*) FROM evpg.consumer WHERE attempts > 0 OR status = 'stopped'"), '0',
+		"$label: nor of a projection [rule 10]");
+	query('DELETE FROM broken');
+	query("SELECT pg_cancel_backend(pid) $hanging");
+	soon(q(SELECT NOT EXISTS (SELECT FROM evpg.saga_event) AND NOT EXISTS (SELECT FROM evpg.timer)
+		AND NOT EXISTS (SELECT FROM evpg.rebuild)
+		AND NOT EXISTS (SELECT FROM evpg.consumer WHERE evpg_wait_for(name, evpg_stable_position(), '20 s') IS NOT TRUE)),
+		"$label: repaired, all is done");
+	soon("SELECT count(*) = $number $workers", "$label: all workers are there");
+}
+like(slurp_file($node->logfile), qr/WARNING:  \Q$_\E of database "postgres" was cancelled/, "the log tells of $_")
+  foreach ('a batch of projection "hangs 2"', 'a scheduled command');
+
+# what is slow, and does not hang, comes to its end while others hang: it may have the last worker for longer each time
+set_workers(2);
+query(q(ALTER SYSTEM SET evpg.test_mutation = 'briefly_restrained'));
+query('SELECT pg_reload_conf()');
+query($_) foreach (
+	q(CREATE FUNCTION slow(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+	  BEGIN PERFORM pg_sleep(5); RETURN evpg_reaction('{"slow": true}'); END $$),
+	q(CREATE FUNCTION slow_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
+	  BEGIN PERFORM pg_sleep(CASE WHEN event.data ? 'slow' THEN 5 ELSE 0 END); RETURN '{}'; END $$),
+	q(SELECT evpg_register_saga('slow', handler => 'slow', event_types => '{Slowly}', max_attempts => 1)),
+	q(SELECT evpg_register_projection('slow batch', 'slow_apply', mode => 'async', event_types => '{Slowly}',
+		max_attempts => 1)),
+	q(INSERT INTO broken VALUES ('reaction')),
+	q(SELECT evpg_drop_saga('c hangs')),
+	$begin{reactions});
+soon("SELECT count(*) = 1 FROM evpg.stat_worker WHERE lasts > interval '3 s'", 'one of two workers hangs');
+query(q(SELECT FROM generate_series(1, 3) n, evpg_append('thing', 'slow ' || n,
+	ARRAY[evpg_event('Slowly', CASE WHEN n = 2 THEN '{"slow": 1}'::jsonb ELSE '{}' END)])));
+soon("SELECT count(*) = 3 FROM evpg.saga_instance WHERE saga = 'slow'",
+	'reactions of 5 seconds come to their end on the last worker [rule 16]');
+soon("SELECT count(*) = 3 FROM evpg.projected_state WHERE name = 'slow batch'",
+	'a projection that takes 5 seconds for an event comes to its end on the last worker [rule 10]');
+soon("SELECT count(*) = 1 FROM evpg.stat_worker WHERE calls = 'a reaction of a saga' AND name = 'b hangs'",
+	'the other one still hangs, evpg.stat_worker shows in what');
+nothing_counts('slow');
+query('DELETE FROM broken');
+query("SELECT pg_cancel_backend(pid) $hanging");
+soon('SELECT NOT EXISTS (SELECT FROM evpg.saga_event)', 'repaired, all react');
 
 $node->stop;
 is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
