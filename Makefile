@@ -26,7 +26,7 @@ PG_CFLAGS += -ffile-prefix-map=$(abspath $(here))=. -ffile-prefix-map=$(CURDIR)=
 
 PG_CONFIG ?= pg_config
 
-.PHONY: all install help setup test test-versions test-upgrade test-settings test-assert attack accept lint format typedefs demo serve stop bench bench-instructions picture rules clean clean-build
+.PHONY: all install help setup test test-versions test-upgrade test-settings test-assert test-sanitizers attack accept lint format typedefs demo serve stop bench bench-instructions picture rules clean clean-build
 
 all:
 
@@ -41,6 +41,7 @@ help:
 	@echo 'make test-upgrade  pg_upgrade, dumps and replication between these versions; TESTS chooses files of test/upgrade'
 	@echo 'make test-settings  the tests under other settings, each a file of test/settings; SETTINGS and TESTS choose some'
 	@echo 'make test-assert  the isolation and pgTAP tests, or TESTS, on a PostgreSQL with assertions, which is built once'
+	@echo 'make test-sanitizers  tests with AddressSanitizer in the server, and in valgrind; SANITIZERS and TESTS choose some'
 	@echo 'make attack       hostile calls of every function on that server; see test/attack/README.md'
 	@echo 'make accept       take the output of the last make test as the expected one (then read git diff)'
 	@echo 'make lint         formatting, warnings, static analysis, exported symbols, the public header'
@@ -63,6 +64,8 @@ test-settings:
 	@$(here)/scripts/test-settings
 test-assert:
 	@pg_config=$$($(here)/scripts/assert-server) && PG_CONFIG=$$pg_config TESTS="$${TESTS:-isolation pgtap}" $(here)/scripts/test
+test-sanitizers:
+	@$(here)/scripts/test-sanitizers
 attack:
 	@pg_config=$$($(here)/scripts/assert-server) && PG_CONFIG=$$pg_config $(here)/scripts/attack $${ATTACK:-}
 accept:

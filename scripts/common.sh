@@ -151,14 +151,17 @@ mirror_sources()
 }
 
 # use_build <name>: build/<name> is where to build, with a private server tree whose programs come first.  What is built
-# for a server with assertions has a place of its own, so that runs on either do not rebuild everything for each other.
+# for a server of scripts/assert-server has a place of its own, so that runs on different servers do not rebuild everything
+# for each other.
 use_build()
 {
-	local bin
+	local bin configured
 
 	bin=$("$PG_CONFIG" --bindir)
+	configured=$("$PG_CONFIG" --configure)
 	out=$top/build/$1
-	[[ $("$PG_CONFIG" --configure) != *--enable-cassert* ]] || out=$out-server
+	[[ $configured != *--enable-cassert* ]] || out=$out-server
+	[[ ! $configured =~ --prefix=[^\ ]*-(asan|valgrind)- ]] || out=$out-${BASH_REMATCH[1]}
 	root=$out/root
 	export PATH=$root$bin:$PATH
 }
@@ -169,7 +172,7 @@ copy_server()
 	local bin directory
 
 	bin=$("$PG_CONFIG" --bindir)
-	cmp -s "$bin/postgres" "$root$bin/postgres" && return
+	cmp -s <(cat "$bin"/postgres*) <(cat "$root$bin"/postgres* 2>/dev/null) && return
 	rm -rf "$root"
 	for directory in --pkglibdir --sharedir --includedir-server --bindir; do
 		directory=$("$PG_CONFIG" $directory)
