@@ -4,6 +4,8 @@
 \ir include/setup.sql
 -- stable positions and consumers need it
 SET default_transaction_isolation = 'read committed';
+-- JSON has the times of events in UTC
+SET timezone = 'UTC';
 \ir include/counter.sql
 \ir include/projections.sql
 

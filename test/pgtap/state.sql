@@ -55,7 +55,7 @@ SELECT refused($$SELECT evpg_state(NULL, 'a')$$, '22004 aggregate type must not 
 
 -- reading a state in the past does not spoil the one of now
 SELECT is((SELECT array_agg(state_at(kind, args))
-  FROM (VALUES (''), (', at_version => 2'), (''), (', at_time => ''2020-01-02''')) x (args)),
+  FROM (VALUES (''), (', at_version => 2'), (''), (', at_time => ''2020-01-02 UTC''')) x (args)),
   '{5 61 5,2 11 2,5 61 5,3 101 3}',
   'past and present by turns [rule 6, ' || kind || ']') FROM unnest('{counter,counter_c}'::text[]) kind;
 

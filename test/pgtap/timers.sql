@@ -55,7 +55,7 @@ SELECT is(evpg_discard_dead_letter((SELECT dead_letter_id FROM evpg.dead_letter 
   'never'), true, 'a timer that could not be set is given up [rule 17]');
 -- times at their ends
 SELECT count(*) FROM evpg_append('counter', 'ends',
-  ARRAY[evpg_event('Rung', script(evpg_action_schedule('past', due_at => '2001-01-01'),
+  ARRAY[evpg_event('Rung', script(evpg_action_schedule('past', due_at => '2001-01-01 UTC'),
   evpg_action_schedule('future', due_at => '294276-12-31'), evpg_action_schedule('century', '100 years')))]) \g /dev/null
 SELECT run() \g /dev/null
 SELECT is((SELECT state#>>'{fired,name}' || (state#>>'{fired,due_at}')::bigint / 1000000 FROM evpg_saga('deaf', 'ends')),
@@ -145,7 +145,8 @@ CREATE EXTENSION dblink;
 SELECT dblink_connect('runner', format('host=%s port=%s user=%s dbname=%s',
   split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), session_user, current_database()))
   \g /dev/null
-SELECT dblink_exec('runner', $$SET statement_timeout = 500; SET default_transaction_isolation = 'read committed'$$)
+SELECT dblink_exec('runner', $$SET search_path = public; SET statement_timeout = 500;
+  SET default_transaction_isolation = 'read committed'$$)
   \g /dev/null
 SET client_min_messages = warning;
 SELECT count(dblink_exec('runner', 'CALL evpg_run()', false)) FROM generate_series(1, 6) \g /dev/null
