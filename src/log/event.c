@@ -10,7 +10,7 @@
  */
 #include "postgres.h"
 
-#include <sys/time.h>
+#include <time.h>
 
 #include "access/htup_details.h"
 #include "base/arguments.h"
@@ -200,9 +200,18 @@ EvpgEventCheck(const EvpgEvent *event, int number)
 				 errdetail("Event %d of the call has %d.", number, Max(event->caused_by, 0))));
 }
 
-/* Of a UUID of version 7 the first bytes are the time, the rest is random. */
-#define UUID_TIME_LEN	6
+/*
+ * Of a UUID of version 7 the first six bytes are the milliseconds, the next two hold
+ * its version and the fraction of a millisecond in 12 bits, and the rest is random.
+ */
+#define UUID_TIME_LEN	8
 #define UUID_RANDOM_LEN	(UUID_LEN - UUID_TIME_LEN)
+
+#define NS_IN_MS		INT64CONST(1000000)
+#define NS_IN_S			INT64CONST(1000000000)
+
+/* The least difference of times that differ in 12 bits of a millisecond. */
+#define NS_STEP			(NS_IN_MS / (1 << 12) + 1)
 
 /*
  * Random bytes for as many ids: one call for each costs as much as a tenth of
@@ -229,19 +238,37 @@ draw_random_bytes(unsigned char *bytes)
 	memcpy(bytes, pool + left, UUID_RANDOM_LEN);
 }
 
-/* Makes a UUID of version 7 (RFC 9562): time first, so that index entries are added at the right edge. */
+/* Returns the wall clock in ns since 1970, or the least time above the last one that this session has got. */
+static int64
+read_ascending_clock(void)
+{
+	static int64 last = 0;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	last = Max(now.tv_sec * NS_IN_S + now.tv_nsec, last + NS_STEP);
+	return last;
+}
+
+/*
+ * EvpgEventNewId
+ *		Makes a UUID of version 7 (RFC 9562, 6.2, method 3), greater than all that this
+ *		session has made before: so index entries are added at the right edge, and
+ *		those of many events of one call fill pages.  uuidv7() of PostgreSQL 18 does
+ *		the same.
+ */
 void
 EvpgEventNewId(pg_uuid_t *id)
 {
-	struct timeval now;
-	uint64		ms;
+	int64		ns = read_ascending_clock();
+	uint64		ms = (uint64) (ns / NS_IN_MS);
+	uint32		fraction = (uint32) ((ns % NS_IN_MS) * (1 << 12) / NS_IN_MS);
 
-	gettimeofday(&now, NULL);
-	ms = (uint64) now.tv_sec * 1000 + now.tv_usec / 1000;
+	for (int i = 0; i < 6; i++)
+		id->data[i] = (unsigned char) (ms >> (8 * (5 - i)));
+	id->data[6] = (unsigned char) (0x70 | (fraction >> 8));
+	id->data[7] = (unsigned char) fraction;
 	draw_random_bytes(&id->data[UUID_TIME_LEN]);
-	for (int i = 0; i < UUID_TIME_LEN; i++)
-		id->data[i] = (unsigned char) (ms >> (8 * (UUID_TIME_LEN - 1 - i)));
-	id->data[6] = (id->data[6] & 0x0F) | 0x70;
 	id->data[8] = (id->data[8] & 0x3F) | 0x80;
 }
 

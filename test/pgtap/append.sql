@@ -5,7 +5,7 @@
 SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
-SELECT plan(128);
+SELECT plan(131);
 SET test.kind = counter_c;
 
 -- append
@@ -212,4 +212,16 @@ SELECT is(error_of(statement), 'VE020 a command on aggregate "counter", stream "
 DROP TRIGGER echo ON evpg.event_log;
 SELECT FROM evpg_append('counter', 'echo', ARRAY[evpg_event('Added', '{"n": 1}')]);
 SELECT is(evpg_stream_version('counter', 'echo'), 1::bigint, 'and after a refusal the stream can be written');
+-- event ids: at random places their index would have half-full pages
+SELECT FROM evpg_append('counter', 'ascending', array_fill(evpg_event('Added', '{"n": 1}'), ARRAY[1000]));
+SELECT FROM generate_series(1, 10) n, evpg_append('counter', 'ascending',
+  ARRAY[evpg_event('Added', jsonb_build_object('n', n))]);
+SELECT is((SELECT count(*) FROM (SELECT event_id > lag(event_id) OVER (ORDER BY position) AS above FROM evpg.event
+                                  WHERE aggregate_id = 'ascending') e WHERE above), 1009::bigint,
+  'the ids of the events of a session ascend, those of one call, too');
+SELECT ok(bool_and(event_id::text ~ '^.{14}7.{4}[89ab]'), 'they are UUIDs of version 7')
+  FROM evpg.event WHERE aggregate_id = 'ascending';
+SELECT ok(bool_and(abs(('x' || left(replace(event_id::text, '-', ''), 12))::bit(48)::bigint / 1000.0
+                       - extract(epoch FROM recorded_at)) < 3600), 'and begin with the time in ms since 1970')
+  FROM evpg.event WHERE aggregate_id = 'ascending';
 SELECT * FROM finish();
