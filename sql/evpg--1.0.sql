@@ -391,7 +391,8 @@ CREATE TABLE evpg.activation (
 );
 ALTER TABLE evpg.activation REPLICA IDENTITY FULL;
 COMMENT ON TABLE evpg.activation IS
-  'the database that its contents belong to; consumers run only if every row names this one';
+  'the database that its contents belong to; consumers run only if every row names this one; zeros for work that was '
+  'inserted by others than evpg, as by a restore';
 INSERT INTO evpg.activation (system_identifier, database)
   SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();

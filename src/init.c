@@ -34,6 +34,7 @@
 #include "base/wakeup.h"
 #include "broadcast/frame_ring.h"
 #include "commands/trigger.h"
+#include "consumer/activation.h"
 #include "fmgr.h"
 #include "log/durable.h"
 #include "log/early_release.h"
@@ -149,12 +150,25 @@ evpg_refuse_change(PG_FUNCTION_ARGS)
 			 errhint("Correct history with a new event.")));
 }
 
+/* Returns whether rows of a table of evpg are work for workers. */
+static bool
+has_work(Relation relation)
+{
+	static const char *const tables[] = {"consumer", "timer", "rebuild", "old_build", "retention"};
+
+	for (size_t i = 0; i < lengthof(tables); i++)
+		if (strcmp(RelationGetRelationName(relation), tables[i]) == 0)
+			return true;
+	return false;
+}
+
 /*
  * evpg_refuse_writer
  *		Refuses all other writes to the tables of evpg but its own, a trigger
  *		before a statement or a row: only evpg may write, which then is the
  *		owner of the table (EvpgEnter), or a superuser, such as a session that
- *		restores a dump.
+ *		restores a dump.  What such a session inserts for workers must not be
+ *		done here.
  *
  * A privilege is not enough: registrations and timers specify what is
  * executed, and as which role.  Code of users is called as its own owner, so
@@ -171,6 +185,9 @@ evpg_refuse_writer(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("rows of evpg.%s are written by evpg alone", RelationGetRelationName(relation)),
 				 errhint("Call a function of evpg; rows can be repaired by a superuser.")));
+	/* evpg, and code of users, has changed the user */
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !InLocalUserIdChange() && has_work(relation))
+		EvpgActivationNoteForeignRows();
 	PG_RETURN_POINTER(!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ? NULL :
 					  TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple);
 }

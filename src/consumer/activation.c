@@ -11,10 +11,17 @@
  * and all of them are of this database.  A copy of the whole cluster has the same
  * identifier and the same databases: nothing distinguishes it from the original.
  *
+ * A restore fills the tables in any order: pg_restore -j takes the largest first, and
+ * this one last.  So what inserts work for workers without being evpg leaves a row
+ * with zeros in the same transaction (EvpgActivationNoteForeignRows).  It counts until
+ * the dumped row has come, and is of this database, too.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "base/catalog.h"
 #include "base/registration.h"
@@ -39,15 +46,17 @@ set_own_database(Datum values[2])
 }
 
 static EvpgStatement select_activation = {
-	.text = "SELECT bool_and(system_identifier = $1 AND database = $2)"
-	" FROM evpg.activation",
+	.text = "SELECT bool_and(is_own) FILTER (WHERE system_identifier <> 0)"
+	"       AND (count(*) FILTER (WHERE is_own) > 1 OR bool_and(system_identifier <> 0))"
+	" FROM (SELECT system_identifier, system_identifier = $1 AND database = $2 AS is_own FROM evpg.activation) a",
 	.types = {INT8OID, OIDOID}
 };
 
 /*
  * EvpgActivationIsValid
- *		Returns whether consumers may run in this database.  Runs one short statement
- *		with a new snapshot.  The caller is inside EvpgEnter, here and below.
+ *		Returns whether consumers may run in this database.  Reads it with the latest
+ *		snapshot, so work that was read before is not that of a restore if
+ *		it returns true.  The caller is inside EvpgEnter, here and below.
  */
 bool
 EvpgActivationIsValid(void)
@@ -57,7 +66,7 @@ EvpgActivationIsValid(void)
 	bool		result;
 
 	set_own_database(values);
-	(void) EvpgStatementRun(&select_activation, values, NULL);
+	(void) EvpgStatementReadLatest(&select_activation, values, NULL);
 	result = EvpgResultDatum(0, 1, &here) && DatumGetBool(here);
 	EvpgStatementDone();
 	return result;
@@ -87,6 +96,34 @@ void
 EvpgActivationNotice(void)
 {
 	report_inactive(NOTICE);
+}
+
+static EvpgStatement insert_foreign_rows = {
+	.text = "INSERT INTO evpg.activation (system_identifier, database) VALUES (0, 0)"
+};
+
+/*
+ * EvpgActivationNoteForeignRows
+ *		Makes consumers inactive, since a session inserts work for workers into a table
+ *		of evpg by itself, as a restore does.  Called before each row or statement;
+ *		writes once in a subtransaction.
+ */
+void
+EvpgActivationNoteForeignRows(void)
+{
+	static FullTransactionId noted_xact = {0};
+	static SubTransactionId noted_subxact = InvalidSubTransactionId;
+	FullTransactionId xact = GetTopFullTransactionId();
+	SubTransactionId subxact = GetCurrentSubTransactionId();
+	EvpgScope	scope;
+
+	if (FullTransactionIdEquals(xact, noted_xact) && subxact == noted_subxact)
+		return;
+	EvpgEnter(&scope, NULL);
+	EvpgStatementExecute(&insert_foreign_rows, NULL, NULL);
+	EvpgLeave(&scope);
+	noted_xact = xact;
+	noted_subxact = subxact;
 }
 
 /* Sequences that have not drawn a number that a row has; with $1 they are set to the highest. */

@@ -11,5 +11,6 @@
 extern bool EvpgActivationIsValid(void);
 extern void EvpgActivationRequire(void);
 extern void EvpgActivationNotice(void);
+extern void EvpgActivationNoteForeignRows(void);
 
 #endif							/* EVPG_ACTIVATION_H */

@@ -23,6 +23,7 @@
 #include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
+#include "consumer/activation.h"
 #include "saga/due_item.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -122,7 +123,8 @@ enum
  *		Lists what is due at a time: a list of EvpgDueItem in CurrentMemoryContext,
  *		at most max_count events, in the order of their positions unless very many
  *		instances have some, then at most max_count timers and commands.  Leaves out
- *		what is due in some sagas (char *), "" for scheduled commands.
+ *		what is due in some sagas (char *), "" for scheduled commands.  Lists nothing if
+ *		consumers are inactive: a restore may have brought it a moment ago.
  *
  * Nothing is locked: another session may do any of it at any time.
  */
@@ -156,7 +158,7 @@ EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in)
 		MemoryContextSwitchTo(old);
 	}
 	EvpgStatementDone();
-	return due;
+	return due != NIL && EvpgActivationIsValid() ? due : NIL;
 }
 
 static EvpgStatement select_following = {

@@ -63,9 +63,9 @@ list_projections(void)
 }
 
 /*
- * Returns the names of tasks, in context.  The transaction continues with the
- * first of them, which writes what is read here, so the stronger locks are
- * taken first.
+ * Returns the names of tasks, in context; none if consumers are inactive.  The
+ * transaction continues with the first of them, which writes what is read here, so
+ * the stronger locks are taken first.
  */
 static List *
 list_tasks(List *(*list) (void), MemoryContext context)
@@ -79,6 +79,9 @@ list_tasks(List *(*list) (void), MemoryContext context)
 	old = MemoryContextSwitchTo(context);
 	names = list();
 	MemoryContextSwitchTo(old);
+	/* A restore may have brought them since the pass began. */
+	if (names != NIL && !EvpgActivationIsValid())
+		names = NIL;
 	EvpgLeave(&scope);
 	return names;
 }

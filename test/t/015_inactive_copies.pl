@@ -15,7 +15,8 @@ my $far = evpg_node('far', bare => 1);
 my $directory = PostgreSQL::Test::Utils::tempdir;
 my $own = <<'SQL';
 SELECT count(*), count(*) FILTER (WHERE m.system_identifier = s.system_identifier AND m.database = d.oid)
-  FROM evpg.activation m, pg_control_system() s, pg_database d WHERE d.datname = current_database()
+  FROM evpg.activation m, pg_control_system() s, pg_database d
+ WHERE d.datname = current_database() AND m.system_identifier <> 0
 SQL
 
 # Whether consumers are paused: what evpg_activate_consumers() would change.
@@ -78,6 +79,7 @@ $node->safe_psql('copy', "SELECT evpg_drop_projection('kept')");
 is_copy($node, 'copy', 'a copy of a template');
 is(paused($node, 'renamed'), 'f', 'the original is not touched');
 
+$node->safe_psql('renamed', "SELECT evpg_schedule_command('2100-01-01', 'account', 'a', 'Close')");
 $node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/dump", '-d', $node->connstr('renamed') ], 'pg_dump');
 foreach my $to ([ $node, 'here', 'restored on the same server' ], [ $far, 'there', 'restored on another server' ])
 {
@@ -102,6 +104,36 @@ $node->safe_psql('postgres', 'CREATE DATABASE again');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('again'), "$directory/again" ], 'restored');
 is($node->safe_psql('again', $own), '3|1', 'a copy of a copy knows all');
 is(paused($node, 'again'), 't', 'consumers of a copy of a copy are paused');
+
+# pg_restore -j restores the largest tables first, and evpg.activation nearly last: here, each table that has work for workers
+# alone, and everything but evpg.activation.
+my ($list) = run_command([ 'pg_restore', '-l', "$directory/dump" ]);
+my @lines = split /\n/, $list;
+my @tables = qw(consumer timer rebuild old_build retention);
+
+foreach my $table (@tables, 'all')
+{
+	my @first = grep { / TABLE DATA / ? / evpg $table / || $table eq 'all' && !/ evpg activation / : !/ SEQUENCE SET / } @lines;
+
+	$node->safe_psql('postgres', 'CREATE DATABASE part');
+	append_to_file("$directory/$table.list", join "\n", @first);
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '-L', "$directory/$table.list", '-d', $node->connstr('part'),
+		"$directory/dump" ], "a restore that has come to the rows of: $table");
+	is($node->safe_psql('part', $own), '1|1', "$table: evpg.activation is not restored yet");
+	is(paused($node, 'part'), 't', "$table: consumers are inactive all the same [rule 9]");
+	is(sqlstate($node, 'CALL evpg_run()', 'part'), '55000', "$table: nothing runs [rule 9]");
+	is($node->safe_psql('part', 'SELECT evpg_activate_consumers(), evpg_activate_consumers()'), 't|f', "$table: activated");
+	$node->safe_psql('postgres', 'DROP DATABASE part');
+}
+$node->safe_psql('postgres', 'CREATE DATABASE part');
+$node->safe_psql('part', 'CREATE EXTENSION evpg');
+my $insert = "INSERT INTO evpg.retention (what, retention) VALUES ('inbox', '1 day')";
+$node->safe_psql('part', "BEGIN; SAVEPOINT s; $insert; ROLLBACK TO s; UPDATE evpg.retention SET retention = '1 day'; COMMIT");
+is(paused($node, 'part'), 'f', 'what is rolled back, and changes of rows, make nothing inactive');
+$node->safe_psql('part', "BEGIN; SAVEPOINT s; $insert; ROLLBACK TO s; $insert; COMMIT");
+is(paused($node, 'part'), 't', 'what a superuser inserts after such a rollback does');
+$node->safe_psql('part', "SELECT evpg_activate_consumers(), evpg_set_retention('sagas', '1 day')");
+is(paused($node, 'part'), 'f', 'what evpg inserts does not');
 
 # ------------------------------------------------------------------ what is no copy
 

@@ -47,14 +47,14 @@ sub has_column_versions
 		"SELECT EXISTS (SELECT FROM pg_attribute WHERE attoptions::text LIKE '{pg_attver=%')") eq 't';
 }
 
-# Minor releases of November 2026 give columns a version, which pg_upgrade takes along, and which older minor releases of
-# newer major versions refuse: the newest server may be one of these.
+# Minor releases of November 2026 give columns a version, which pg_upgrade, and pg_dump of an older minor release, take along,
+# and which older minor releases of newer major versions refuse: the newest server may be one of these.
 sub forget_column_versions
 {
-	my ($node) = @_;
+	my ($node, @databases) = @_;
 
 	$node->safe_psql($_, "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%'")
-	  foreach qw(postgres template1);
+	  foreach @databases ? @databases : qw(postgres template1);
 	return;
 }
 
@@ -144,6 +144,9 @@ SQL
 	$query->(<<'SQL', 'CALL evpg_run()');
 SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t,
   evpg_execute(t, 'x0', 'Request', '{"from": "a1", "to": "a2", "amount": 3}') e;
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, unnest('{y1,y2}'::text[]) id,
+  evpg_execute(t, id, 'Open', '{"owner": "Ann"}') e;
+SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, evpg_execute(t, 'y1', 'Deposit', '{"amount": 10}') e;
 SELECT count(*) FROM unnest('{account,account_c}'::text[]) t, evpg_execute(t, 'payee', 'Open',
   '{"owner": "Ælfgifu \\ \"x\""}', command_id => 'open', metadata => '{"n": 12345678901234567890.12}', actor => 'me',
   correlation_id => 'c', causation_id => 'd') e;
@@ -181,7 +184,7 @@ SQL
 			'x' || n, 'Request', jsonb_build_object('from', 'a' || n, 'to', 'a' || (n + 5), 'amount', 10 * n))),
 		q(SELECT evpg_run_sagas(7)),
 		q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t,
-			evpg_execute(t, 'y', 'Request', '{"from": "a9", "to": "a8", "amount": 1}')),
+			evpg_execute(t, 'y', 'Request', '{"from": "y1", "to": "y2", "amount": 1}')),
 		q(SELECT evpg_run_sagas(1)),
 		q(SELECT evpg_rebuild_projection('replaced', background => true)),
 		q(SELECT evpg_cancel_rebuild('replaced')),
@@ -254,14 +257,15 @@ SELECT name, key, (evpg_saga(name, key)).* FROM (SELECT saga AS name, key FROM e
 SELECT * FROM evpg.optional_index;
 SELECT indexrelid::regclass, pg_get_indexdef(indexrelid), indisvalid FROM pg_index
  WHERE indrelid = 'evpg.event_log'::regclass ORDER BY 1;
-SELECT oid::regclass, acl.grantee::regrole, acl.privilege_type FROM pg_class, aclexplode(relacl) acl
+SELECT oid::regclass, acl.grantee::regrole::text, acl.privilege_type FROM pg_class, aclexplode(relacl) acl
  WHERE relnamespace = 'evpg'::regnamespace AND acl.grantee <> relowner ORDER BY oid::regclass::text, 2, 3;
-SELECT oid::regprocedure, acl.grantee::regrole, acl.privilege_type FROM pg_proc, aclexplode(proacl) acl
+SELECT oid::regprocedure, acl.grantee::regrole::text, acl.privilege_type FROM pg_proc, aclexplode(proacl) acl
  WHERE (proname LIKE 'evpg%' OR pronamespace = 'evpg'::regnamespace) AND acl.grantee <> proowner
  ORDER BY oid::regprocedure::text, 2, 3;
-SELECT attrelid::regclass, attname, acl.grantee::regrole, acl.privilege_type FROM pg_attribute, aclexplode(attacl) acl
+SELECT attrelid::regclass::text, attname, acl.grantee::regrole::text, acl.privilege_type
+  FROM pg_attribute, aclexplode(attacl) acl
  WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'evpg'::regnamespace) ORDER BY 1, 2, 3, 4;
-SELECT nspname, acl.grantee::regrole, acl.privilege_type FROM pg_namespace, aclexplode(nspacl) acl
+SELECT nspname, acl.grantee::regrole::text, acl.privilege_type FROM pg_namespace, aclexplode(nspacl) acl
  WHERE nspname = 'evpg' AND acl.grantee NOT IN (nspowner, 0) ORDER BY 1, 2, 3;
 SQL
 }
