@@ -524,11 +524,10 @@ EvpgCatalogGet(void)
 		looked_up.reaction = EvpgShapeType(find_relation(EVPG_SHAPE_REACTION));
 		looked_up.rejection = EvpgShapeType(find_relation(EVPG_SHAPE_REJECTION));
 		looked_up.fired_timer = EvpgShapeType(find_relation(EVPG_SHAPE_FIRED_TIMER));
-		looked_up.stream_row = EvpgShapeRow(find_relation(EVPG_SHAPE_STREAM), EVPG_SHAPE_STREAM);
-		looked_up.projection_state_row = EvpgShapeRow(find_relation(EVPG_SHAPE_PROJECTION_STATE),
-													  EVPG_SHAPE_PROJECTION_STATE);
-		looked_up.command_record_row = EvpgShapeRow(find_relation(EVPG_SHAPE_COMMAND_RECORD), EVPG_SHAPE_COMMAND_RECORD);
-		looked_up.saga_instance_row = EvpgShapeRow(find_relation(EVPG_SHAPE_SAGA_INSTANCE), EVPG_SHAPE_SAGA_INSTANCE);
+		looked_up.stream_row = EvpgShapeRow(EVPG_SHAPE_STREAM);
+		looked_up.projection_state_row = EvpgShapeRow(EVPG_SHAPE_PROJECTION_STATE);
+		looked_up.command_record_row = EvpgShapeRow(EVPG_SHAPE_COMMAND_RECORD);
+		looked_up.saga_instance_row = EvpgShapeRow(EVPG_SHAPE_SAGA_INSTANCE);
 		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;

@@ -214,23 +214,25 @@ EvpgShapeCheck(Oid schema, EvpgShape which)
 /*
  * EvpgShapeRow
  *		Makes a descriptor, in CurrentMemoryContext, of the columns that C code
- *		knows of a table whose shape was checked.
+ *		knows of a table whose shape was checked.  Needs no lock, so a session does
+ *		not wait for tables that it does not use.
  */
 TupleDesc
-EvpgShapeRow(Oid relid, EvpgShape which)
+EvpgShapeRow(EvpgShape which)
 {
-	TupleDesc	all = EvpgShapeType(relid);
-	int			expected = 0;
+	const Column *columns = shapes[which].columns;
+	int			count = 0;
 	TupleDesc	desc;
 
-	while (shapes[which].columns[expected].name != NULL)
-		expected++;
-	if (all->natts == expected)
-		return all;
-	desc = CreateTemplateTupleDesc(expected);
-	for (AttrNumber number = 1; number <= expected; number++)
-		TupleDescCopyEntry(desc, number, all, number);
-	FreeTupleDesc(all);
+	while (columns[count].name != NULL)
+		count++;
+	desc = CreateTemplateTupleDesc(count);
+	for (int i = 0; i < count; i++)
+	{
+		TupleDescInitEntry(desc, (AttrNumber) (i + 1), columns[i].name, columns[i].type, -1, 0);
+		if (OidIsValid(columns[i].collation))
+			TupleDescInitEntryCollation(desc, (AttrNumber) (i + 1), columns[i].collation);
+	}
 	return desc;
 }
 

@@ -34,7 +34,7 @@ typedef enum EvpgShape
 } EvpgShape;
 
 extern Oid	EvpgShapeCheck(Oid schema, EvpgShape shape);
-extern TupleDesc EvpgShapeRow(Oid relid, EvpgShape shape);
+extern TupleDesc EvpgShapeRow(EvpgShape which);
 extern TupleDesc EvpgShapeType(Oid relid);
 extern HeapTuple EvpgShapeFormTuple(TupleDesc type, int columns, Datum *values, bool *nulls);
 

@@ -31,11 +31,8 @@ static EvpgStatement select_sagas = {
 	"       aggregate_types, event_types, start_event_types, initial_state, transitions, max_attempts,"
 	"       (EXTRACT(epoch FROM backoff) * 1000000)::int8, (EXTRACT(epoch FROM max_backoff) * 1000000)::int8,"
 	"       search_path, registered_by,"
-	"       first_value(mode = 'inline') OVER (PARTITION BY name ORDER BY version DESC),"
-	"       coalesce((SELECT c.status = 'running' FROM evpg.consumer c WHERE c.name = s.name), false)"
-	"         AND evpg.is_activated(),"
-	"       coalesce((SELECT c.start_position FROM evpg.consumer c WHERE c.name = s.name), 0)"
-	"  FROM evpg.saga s"
+	"       first_value(mode = 'inline') OVER (PARTITION BY name ORDER BY version DESC)"
+	"  FROM evpg.saga"
 	" ORDER BY name, version DESC"
 };
 
@@ -44,7 +41,7 @@ enum
 	SAGA_NAME = 1, SAGA_VERSION, SAGA_LIBRARY, SAGA_SYMBOL, SAGA_HANDLER, SAGA_REJECTION_HANDLER, SAGA_TIMER_HANDLER,
 	SAGA_KEY_FUNCTION, SAGA_KEY_PATH, SAGA_AGGREGATE_TYPES, SAGA_EVENT_TYPES, SAGA_START_EVENT_TYPES,
 	SAGA_INITIAL_STATE, SAGA_TRANSITIONS, SAGA_MAX_ATTEMPTS, SAGA_BACKOFF, SAGA_MAX_BACKOFF, SAGA_SEARCH_PATH,
-	SAGA_REGISTERED_BY, SAGA_IS_INLINE, SAGA_RUNS, SAGA_START_POSITION
+	SAGA_REGISTERED_BY, SAGA_IS_INLINE
 };
 
 /* Makes a saga of a row of select_sagas, in CurrentMemoryContext. */
@@ -77,8 +74,6 @@ make_saga(uint64 row)
 	saga->search_path = EvpgResultText(row, SAGA_SEARCH_PATH);
 	saga->registered_by = EvpgResultText(row, SAGA_REGISTERED_BY);
 	saga->is_inline = EvpgResultInt64(row, SAGA_IS_INLINE) != 0;
-	saga->runs = EvpgResultInt64(row, SAGA_RUNS) != 0;
-	saga->start_position = EvpgResultInt64(row, SAGA_START_POSITION);
 	return saga;
 }
 
@@ -123,6 +118,33 @@ EvpgSagaVersions(const char *name)
 	return versions;
 }
 
+static EvpgStatement select_inline_consumer = {
+	.text =
+	"SELECT status = 'running' AND evpg.is_activated(), start_position FROM evpg.consumer WHERE name = $1",
+	.types = {TEXTOID}
+};
+
+/*
+ * Completes a version of an inline saga by its consumer, if it is not yet.  Only
+ * these: appends that no inline saga takes need no table of consumers, and do not
+ * wait if one of these is locked.
+ */
+static void
+complete_inline_saga(EvpgSaga *saga)
+{
+	Datum		name = CStringGetTextDatum(saga->name);
+
+	if (saga->is_complete)
+		return;
+	if (EvpgStatementReadLatest(&select_inline_consumer, &name, NULL) > 0)
+	{
+		saga->runs = EvpgResultInt64(0, 1) != 0;
+		saga->start_position = EvpgResultInt64(0, 2);
+	}
+	EvpgStatementDone();
+	saga->is_complete = true;
+}
+
 /*
  * EvpgSagaListInline
  *		Lists the versions of inline sagas that take an event, the highest of each
@@ -138,7 +160,10 @@ EvpgSagaListInline(const EvpgEvent *event)
 	{
 		EvpgSaga   *saga = lfirst(cell);
 
-		if (saga->is_inline && event->position > saga->start_position && EvpgSagaTakes(saga, event))
+		if (!saga->is_inline || !EvpgSagaTakes(saga, event))
+			continue;
+		complete_inline_saga(saga);
+		if (event->position > saga->start_position)
 			found = lappend(found, saga);
 	}
 	return found;

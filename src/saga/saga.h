@@ -21,7 +21,9 @@ typedef struct EvpgSaga
 	char	   *name;
 	int			version;
 	bool		is_inline;		/* it reacts in the transaction of the event;
-								 * of the highest version, as the next two */
+								 * of the highest version */
+	bool		is_complete;	/* the next two, of EvpgSagaListInline alone,
+								 * are known */
 	bool		runs;			/* neither paused nor in an inactive copy */
 	int64		start_position; /* it takes events after this one */
 	bool		has_module;		/* a symbol of a module, else functions */
