@@ -105,15 +105,17 @@ $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('again
 is($node->safe_psql('again', $own), '3|1', 'a copy of a copy knows all');
 is(paused($node, 'again'), 't', 'consumers of a copy of a copy are paused');
 
-# pg_restore -j restores the largest tables first, and evpg.activation nearly last: here, each table that has work for workers
-# alone, and everything but evpg.activation.
+# pg_restore -j restores the largest tables first, and evpg.activation nearly last: here, each table that has work
+# for workers alone, and everything but evpg.activation.
 my ($list) = run_command([ 'pg_restore', '-l', "$directory/dump" ]);
 my @lines = split /\n/, $list;
 my @tables = qw(consumer timer rebuild old_build retention);
 
 foreach my $table (@tables, 'all')
 {
-	my @first = grep { / TABLE DATA / ? / evpg $table / || $table eq 'all' && !/ evpg activation / : !/ SEQUENCE SET / } @lines;
+	my @first = grep {
+		/ TABLE DATA / ? / evpg $table / || $table eq 'all' && !/ evpg activation / : !/ SEQUENCE SET /
+	} @lines;
 
 	$node->safe_psql('postgres', 'CREATE DATABASE part');
 	append_to_file("$directory/$table.list", join "\n", @first);
@@ -128,7 +130,8 @@ foreach my $table (@tables, 'all')
 $node->safe_psql('postgres', 'CREATE DATABASE part');
 $node->safe_psql('part', 'CREATE EXTENSION evpg');
 my $insert = "INSERT INTO evpg.retention (what, retention) VALUES ('inbox', '1 day')";
-$node->safe_psql('part', "BEGIN; SAVEPOINT s; $insert; ROLLBACK TO s; UPDATE evpg.retention SET retention = '1 day'; COMMIT");
+$node->safe_psql('part',
+	"BEGIN; SAVEPOINT s; $insert; ROLLBACK TO s; UPDATE evpg.retention SET retention = '1 day'; COMMIT");
 is(paused($node, 'part'), 'f', 'what is rolled back, and changes of rows, make nothing inactive');
 $node->safe_psql('part', "BEGIN; SAVEPOINT s; $insert; ROLLBACK TO s; $insert; COMMIT");
 is(paused($node, 'part'), 't', 'what a superuser inserts after such a rollback does');

@@ -47,8 +47,8 @@ sub has_column_versions
 		"SELECT EXISTS (SELECT FROM pg_attribute WHERE attoptions::text LIKE '{pg_attver=%')") eq 't';
 }
 
-# Minor releases of November 2026 give columns a version, which pg_upgrade, and pg_dump of an older minor release, take along,
-# and which older minor releases of newer major versions refuse: the newest server may be one of these.
+# Minor releases of November 2026 give columns a version, which pg_upgrade, and pg_dump of an older minor release, take
+# along, and which older minor releases of newer major versions refuse: the newest server may be one of these.
 sub forget_column_versions
 {
 	my ($node, @databases) = @_;
