@@ -28,6 +28,7 @@
 #include "saga/saga_lock.h"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
+#include "utils/memutils.h"
 
 /*
  * EvpgSagaLock
@@ -81,8 +82,8 @@ set_claim_tag(const EvpgDueItem *item, int attempt, LOCKTAG *tag)
 	EvpgSetLockTag(tag, EVPG_LOCK_CLAIM, hash_combine64(hash, (uint64) attempt));
 }
 
-/* Locks of instances that the current transaction has taken; a rollback to a savepoint only makes it too high. */
-static int	instances_locked = 0;
+/* The subtransaction of each lock of an instance that the current transaction holds, in the order of taking. */
+static List *instances_locked = NIL;
 
 /* Those that this session holds beyond its transactions. */
 static int	claims_locked = 0;
@@ -90,14 +91,34 @@ static int	claims_locked = 0;
 static void
 forget_instances(XactEvent event, void *arg)
 {
-	instances_locked = 0;
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		instances_locked = NIL;
 }
 
-/* Registers a callback; called once, from _PG_init. */
+/* Forgets the locks that a rollback to a savepoint gives back: they were taken last. */
+static void
+forget_rolled_back_instances(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		while (instances_locked != NIL && (SubTransactionId) llast_oid(instances_locked) >= mine)
+			instances_locked = list_delete_last(instances_locked);
+}
+
+static void
+note_instance_lock(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	instances_locked = lappend_oid(instances_locked, (Oid) GetCurrentSubTransactionId());
+	MemoryContextSwitchTo(old);
+}
+
+/* Registers callbacks; called once, from _PG_init. */
 void
 EvpgSagaLockInit(void)
 {
 	RegisterXactCallback(forget_instances, NULL);
+	RegisterSubXactCallback(forget_rolled_back_instances, NULL);
 }
 
 /*
@@ -113,22 +134,23 @@ bool
 EvpgDueItemLock(const EvpgDueItem *item, bool wait)
 {
 	int64		limit = (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts) / 2;
+	int			locked = list_length(instances_locked) + claims_locked;
 	LOCKTAG		tag;
 	LockAcquireResult result;
 
-	if (instances_locked + claims_locked >= limit)
+	if (locked >= limit)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many instances of sagas in one transaction"),
 				 errdetail("It has locked %d, and may not fill more than half of the lock table of the server.",
-						   instances_locked + claims_locked),
+						   locked),
 				 errhint("Commit after fewer, for example evpg_run_sagas(max_events => 1000).")));
 	set_instance_tag(item, &tag);
 	if (EVPG_MUTATION("saga_unlocked"))
 		return true;
 	result = LockAcquire(&tag, ExclusiveLock, false, !wait);
 	if (result == LOCKACQUIRE_OK)
-		instances_locked++;
+		note_instance_lock();
 	return result != LOCKACQUIRE_NOT_AVAIL;
 }
 

@@ -82,5 +82,22 @@ is(sqlstate($node, 'SELECT evpg_run_sagas()'), '53400',
 is(join(' ', map { query('SELECT dispatched + dead_lettered FROM evpg_run_sagas(1000)') } 1 .. 3), '0 0 0',
 	'in parts [rule 16]');
 is(query("SELECT count(*) FROM evpg.saga_instance"), '3000', 'all instances react [rule 16]');
+
+# what is rolled back to a savepoint is not counted: its locks are given back
+query("SELECT evpg_register_saga('told', 'note_react', event_types => '{Told}', mode => 'inline')");
+is(sqlstate($node, <<'SQL'), '00000', 'events that are rolled back one by one lock no instance [rule 16]');
+DO $$
+BEGIN
+  FOR n IN 1 .. 3000 LOOP
+    BEGIN
+      PERFORM evpg_append('stored', 'told', ARRAY[evpg_event('Told')]);
+      RAISE EXCEPTION 'undo';
+    EXCEPTION WHEN raise_exception THEN
+    END;
+  END LOOP;
+END $$
+SQL
+is(sqlstate($node, "SELECT count(*) FROM generate_series(1, 3000) n, evpg_append('stored', 't' || n, ARRAY[evpg_event('Told')])"),
+	'53400', 'a transaction that would fill the lock table with instances of inline sagas is refused');
 $node->stop;
 done_testing();
