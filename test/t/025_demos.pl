@@ -50,8 +50,8 @@ sub bank
 		"transfers requested, and settled once each ($transfers_c $transfers_c $transfers_c)",
 		"transfers requested, and settled once each ($transfers $transfers $transfers)",
 		'dead letters, timers and instances that are left (0 0 0)');
-	is(scalar(() = $output =~ /^a worker was killed when \d+ of \d+ transfers had come to an end$/mg), 2,
-		"$database: a worker is killed in each form of the saga");
+	is(scalar(() = $output =~ /^a worker was terminated when \d+ of \d+ transfers had come to an end$/mg), 2,
+		"$database: a worker is terminated in each form of the saga");
 	is(scalar(() = $output =~ /^sum of all balances of account(?:_c)? before the transfers: (\d+); after them: \1$/mg), 2,
 		"$database: and no cent is lost");
 	like($output, qr/^bank demo: all checks hold$/m, "$database: the bank's demo says that all is well");
