@@ -4,7 +4,7 @@
  *		The session's cache of aggregate states (rule 6).
  *
  * A position is drawn once and never again, so a cached state is right if its
- * last position equals the one of the stream row that the caller has locked or
+ * last position equals that of the newest event, whose stream the caller has locked or
  * sees: then nothing else can have happened to the stream, whatever was rolled
  * back, in this session or another. A version alone proves nothing: two sessions
  * can write different events of version 5, if one rolls back. Besides, the
