@@ -54,7 +54,7 @@ EvpgLockKey(EvpgLockClass class, uint64 hash)
 	return LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK;
 }
 
-/* Waits for a transaction that has made a row, as EvpgRowFindDirty tells; then look again. */
+/* Waits for a transaction that has made or removed a row, as EvpgRowFindDirty tells; then look again. */
 void
 EvpgWaitForMaker(TransactionId maker, uint32 token)
 {

@@ -123,10 +123,21 @@ EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first,
 }
 
 /*
+ * EvpgRowMaker
+ *		Returns another transaction that has made the row that a dirty snapshot has
+ *		just shown, or has removed it, and has not ended; invalid if there is none.
+ */
+TransactionId
+EvpgRowMaker(const SnapshotData *dirty)
+{
+	return TransactionIdIsValid(dirty->xmin) ? dirty->xmin : dirty->xmax;
+}
+
+/*
  * EvpgRowFindDirty
  *		Returns the row whose key is unique by index, whatever the snapshot:
  *		committed by now, or made by this transaction; in CurrentMemoryContext,
- *		NULL if there is none.  One that another transaction has made and not
+ *		NULL if there is none.  One that another transaction has made or removed and not
  *		committed sets *maker, else invalid, to that transaction, and *token, else
  *		0, if it may be taken back at once: wait for its end, and look again.
  */
@@ -147,7 +158,7 @@ EvpgRowFindDirty(const Oid *table, const Oid *index, ScanKey keys, int nkeys, Tr
 	index_rescan(scan, keys, nkeys, NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
-		*maker = snapshot.xmin;
+		*maker = EvpgRowMaker(&snapshot);
 		*token = snapshot.speculativeToken;
 		row = ExecCopySlotHeapTuple(slot);
 	}

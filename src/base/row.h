@@ -25,6 +25,7 @@ extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row)
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);
 extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
 extern void EvpgRowWriterEnd(EvpgRowWriter *writer);
+extern TransactionId EvpgRowMaker(const SnapshotData *dirty);
 extern Datum EvpgRowOfCounts(FunctionCallInfo fcinfo, int64 first, int64 second);
 
 #endif							/* EVPG_ROW_H */

@@ -175,9 +175,9 @@ EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
  *		Fills version, last position and time of *stream, given its stream_id, by
  *		its newest event under a snapshot that is active, or dirty; false, and
  *		nothing is filled, if there is none whose version is at least from_version.
- *		With a dirty snapshot its xmin is then the transaction that has appended
- *		the event, if that is another one and has not ended, and *visible whether
- *		the transaction's own snapshot would do, for isolation levels that keep it.
+ *		With a dirty snapshot EvpgRowMaker then tells the transaction that has
+ *		appended or removed the event, and *visible is whether the transaction's own
+ *		snapshot would do, for isolation levels that keep it.
  */
 bool
 EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, bool *visible)

@@ -24,7 +24,7 @@
  * does not notice.
  *
  * Type and id of a stream_id never change, so a session remembers them, and the
- * stream_id of a type and id, too, once it is committed.
+ * stream_id of a type and id, too, once it is committed and has events.
  *
  *-------------------------------------------------------------------------
  */
@@ -162,9 +162,9 @@ reset_known_streams(void)
 
 /*
  * Returns what the session remembers of a stream, NULL if nothing; until the next
- * stream is remembered.  For a caller that writes, the log is locked: only a
- * session that has disabled the triggers of both tables deletes streams and their
- * events, so it waits for such locks, and is noticed by those that come later.
+ * stream is remembered or forgotten.  A superuser who has disabled the triggers may
+ * have deleted it, and even that it exists again is no invalidation.  So it is the
+ * stream only as long as it has an event; else look for the row.
  */
 static KnownStream *
 find_known_stream(const EvpgStream *stream, uint64 hash)
@@ -178,8 +178,17 @@ find_known_stream(const EvpgStream *stream, uint64 hash)
 		strcmp(known->aggregate_id, stream->aggregate_id) == 0 ? known : NULL;
 }
 
-/* Remembers a stream by its row, unless that may be rolled back. */
-static KnownStream *
+/* Forgets a stream that find_known_stream has returned. */
+static void
+forget_known_stream(KnownStream *known)
+{
+	pfree(known->aggregate_type);
+	pfree(known->aggregate_id);
+	known_streams_delete_item(known_streams, known);
+}
+
+/* Remembers a stream, which has events, by its row, unless that may be rolled back. */
+static void
 remember_stream(const EvpgStream *stream, uint64 hash, HeapTuple row)
 {
 	KnownStream *known;
@@ -189,7 +198,7 @@ remember_stream(const EvpgStream *stream, uint64 hash, HeapTuple row)
 	bool		found;
 
 	if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row->t_data)))
-		return NULL;
+		return;
 	if (known_streams == NULL || known_streams->members >= MAX_STREAM_NAMES ||
 		known_streams_generation != EvpgCatalogStreamGeneration() ||
 		MemoryContextMemAllocated(EvpgKnownStreamContext, false) > MAX_STREAM_NAMES_SIZE)
@@ -207,8 +216,7 @@ remember_stream(const EvpgStream *stream, uint64 hash, HeapTuple row)
 	known->aggregate_type = type;
 	known->aggregate_id = id;
 	known->stream_id = stream->stream_id;
-	known->version = 0;
-	return known;
+	known->version = stream->version;
 }
 
 /* ------------------------------------------------------------------ finding and locking */
@@ -263,25 +271,34 @@ EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 	uint64		hash = hash_stream(stream);
 	KnownStream *known;
 	HeapTuple	row;
-	bool		found = true;
+	bool		found = false;
 
 	clear_stream(stream);
 	PushActiveSnapshot(caller_snapshot ? GetActiveSnapshot() : GetTransactionSnapshot());
 	known = find_known_stream(stream, hash);
-	if (known != NULL)
-		stream->stream_id = known->stream_id;
 	/* SERIALIZABLE: the row stands for the stream, see EvpgStreamAdvance. */
-	if (known == NULL || IsolationIsSerializable())
+	if (known != NULL && !IsolationIsSerializable())
 	{
-		found = find_stream_row(stream, GetActiveSnapshot(), &row);
-		if (found && known == NULL)
-			known = remember_stream(stream, hash, row);
+		stream->stream_id = known->stream_id;
+		found = read_newest_event(stream, known, GetActiveSnapshot(), NULL);
 	}
-	if (found && !read_newest_event(stream, known, GetActiveSnapshot(), NULL))
-		/* Perhaps it was created after the snapshot. */
-		found = find_stream_row(stream, GetActiveSnapshot(), &row);
 	if (!found)
-		stream->stream_id = 0;
+	{
+		/*
+		 * One that is known was created after the snapshot, or deleted, and
+		 * then perhaps created again.
+		 */
+		found = find_stream_row(stream, GetActiveSnapshot(), &row);
+		if (known != NULL && (!found || known->stream_id != stream->stream_id))
+		{
+			forget_known_stream(known);
+			known = NULL;
+		}
+		if (!found)
+			stream->stream_id = 0;
+		else if (read_newest_event(stream, known, GetActiveSnapshot(), NULL) && known == NULL)
+			remember_stream(stream, hash, row);
+	}
 	PopActiveSnapshot();
 	return found;
 }
@@ -296,15 +313,17 @@ unlock_stream(EvpgStream *stream)
 
 /*
  * Finds row and newest event of a stream whose lock is held, committed or made by
- * this transaction.  One that another transaction has made sets *maker, else
- * invalid, to that transaction, and *token as EvpgRowFindDirty does.
+ * this transaction.  One that another transaction has made or removed sets *maker, else
+ * invalid, to that transaction, and *token as EvpgRowFindDirty does.  Returns false
+ * if the session knew the stream, but it has no event: it is forgotten, look again.
  */
-static void
+static bool
 find_locked_stream(EvpgStream *stream, uint64 hash, bool *visible, TransactionId *maker, uint32 *token)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	KnownStream *known = find_known_stream(stream, hash);
 	SnapshotData snapshot;
+	HeapTuple	row = NULL;
 
 	clear_stream(stream);
 	*maker = InvalidTransactionId;
@@ -315,7 +334,6 @@ find_locked_stream(EvpgStream *stream, uint64 hash, bool *visible, TransactionId
 	else
 	{
 		ScanKeyData keys[2];
-		HeapTuple	row;
 
 		ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
 							   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_type));
@@ -323,13 +341,22 @@ find_locked_stream(EvpgStream *stream, uint64 hash, bool *visible, TransactionId
 							   F_TEXTEQ, CStringGetTextDatum(stream->aggregate_id));
 		row = EvpgRowFindDirty(&catalog->stream, &catalog->stream_key_index, keys, 2, maker, token);
 		if (row == NULL || TransactionIdIsValid(*maker))
-			return;
+			return true;
 		stream->stream_id = DatumGetInt64(get_stream_value(row, STREAM_STREAM_ID));
-		known = remember_stream(stream, hash, row);
 	}
 	InitDirtySnapshot(snapshot);
 	if (read_newest_event(stream, known, &snapshot, visible))
-		*maker = snapshot.xmin;
+	{
+		*maker = EvpgRowMaker(&snapshot);
+		if (known == NULL)
+			remember_stream(stream, hash, row);
+	}
+	else if (known != NULL)
+	{
+		forget_known_stream(known);
+		return false;
+	}
+	return true;
 }
 
 /*
@@ -351,19 +378,21 @@ EvpgStreamLock(EvpgStream *stream)
 	bool		visible;
 	EvpgStream	seen = *stream;
 	HeapTuple	row;
+	bool		looked;
 
-	/* It is going to be written if the stream does not exist. */
-	if (find_known_stream(stream, hash) == NULL)
-		LockRelationOid(EvpgCatalogGet()->stream, RowExclusiveLock);
 	for (;;)
 	{
+		/* It is going to be written if the stream does not exist. */
+		if (find_known_stream(stream, hash) == NULL)
+			LockRelationOid(EvpgCatalogGet()->stream, RowExclusiveLock);
 		stream->locked_now = EvpgLockKey(EVPG_LOCK_STREAM, hash);
 		stream_locks += stream->locked_now;
-		find_locked_stream(stream, hash, &visible, &maker, &token);
-		if (!TransactionIdIsValid(maker))
+		looked = find_locked_stream(stream, hash, &visible, &maker, &token);
+		if (looked && !TransactionIdIsValid(maker))
 			break;
 		unlock_stream(stream);
-		EvpgWaitForMaker(maker, token);
+		if (looked)
+			EvpgWaitForMaker(maker, token);
 	}
 	if (IsolationUsesXactSnapshot())
 	{
