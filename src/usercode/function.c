@@ -463,13 +463,13 @@ open_stream_table(Oid table)
 }
 
 /*
- * The same for rows of projections, which are read only while events are applied;
- * NULL if there is no lock: batches lock the table when they write.
+ * The same for rows of projections and of instances of sagas, which are read only
+ * inside; NULL if there is no lock: batches lock the table when they write.
  */
 static Relation
-open_projection_table(Oid table)
+open_table_inside(bool inside, Oid table)
 {
-	return EvpgInsideProjection && table_is_locked(table) ? table_open(table, NoLock) : NULL;
+	return inside && table_is_locked(table) ? table_open(table, NoLock) : NULL;
 }
 
 /* What a call returns, in the context of its caller. */
@@ -616,10 +616,12 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 	EvpgScope	scope;
 	Relation	stream;
 	Relation	projection_state;
+	Relation	saga_instance;
 
 	check_stack_depth();
 	stream = open_stream_table(EvpgCatalogGet()->stream);
-	projection_state = open_projection_table(EvpgCatalogGet()->projection_state);
+	projection_state = open_table_inside(EvpgInsideProjection, EvpgCatalogGet()->projection_state);
+	saga_instance = open_table_inside(EvpgInsideSaga, EvpgCatalogGet()->saga_instance);
 	EvpgSettingsPin();
 	EvpgEnterAs(&scope, function->owner, function->search_path);
 	SPI_connect();
@@ -633,6 +635,8 @@ EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_ro
 	table_close(stream, NoLock);
 	if (projection_state != NULL)
 		table_close(projection_state, NoLock);
+	if (saga_instance != NULL)
+		table_close(saga_instance, NoLock);
 	*rows = result.rows;
 	*row_nulls = result.nulls;
 	return result.count;

@@ -5,7 +5,7 @@
 -- stable positions and consumers need it
 SET default_transaction_isolation = 'read committed';
 
-SELECT plan(37);
+SELECT plan(41);
 
 CREATE SCHEMA app;
 CREATE FUNCTION app.same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
@@ -77,6 +77,22 @@ SELECT count(*) FROM evpg_execute('runs', '5', 'X', '{"async": "TRUNCATE evpg.pr
 CALL evpg_run();
 SELECT is((SELECT sqlstate FROM evpg.parked_event WHERE name = 'runs_async'), '55006',
   'asynchronous: TRUNCATE evpg.projection_state [rule 10]');
+CREATE FUNCTION app.runs_saga(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql AS $$
+BEGIN EXECUTE coalesce(event.data->>'saga', 'SELECT'); RETURN evpg_reaction(state); END $$;
+SELECT evpg_register_aggregate('reacted', 'app.add', 'app.count'),
+  evpg_register_saga('reacts_' || mode, 'app.runs_saga', aggregate_types => '{reacted}', max_attempts => 1, mode => mode)
+  FROM unnest('{async,inline}'::text[]) mode \g /dev/null
+CREATE TABLE app.statement AS SELECT * FROM
+  unnest('{TRUNCATE evpg.saga_instance,CLUSTER evpg.saga_instance USING saga_instance_pkey}'::text[])
+    WITH ORDINALITY s(line, n);
+SELECT count(*) FROM app.statement, LATERAL evpg_execute('reacted', n::text, 'Add') \g /dev/null
+CALL evpg_run();
+SELECT count(*) FROM app.statement, LATERAL evpg_execute('reacted', n::text, 'Add', jsonb_build_object('saga', line))
+  \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT sqlstate FROM evpg.dead_letter WHERE saga = 'reacts_' || mode AND key = n::text), '55006',
+  mode || ' saga: ' || line || ' [rule 17]') FROM unnest('{async,inline}'::text[]) mode, app.statement;
+SELECT evpg_drop_saga('reacts_' || mode) FROM unnest('{async,inline}'::text[]) mode \g /dev/null
 
 -- ------------------------------------------------------------------ the context
 
