@@ -65,6 +65,8 @@ set_slot_pointer(TupleTableSlot *slot, int column, void *pointer)
 static void
 fill_log_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 {
+	/* without the executor nothing else looks at NOT NULL */
+	Assert(event->type != NULL && event->session_role != NULL);
 	ExecClearTuple(slot);
 	/* what the log has beyond are dropped columns */
 	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);

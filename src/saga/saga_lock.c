@@ -27,6 +27,7 @@
 #include "saga/saga.h"
 #include "saga/saga_lock.h"
 #include "storage/lmgr.h"
+#include "usercode/guard.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
@@ -144,6 +145,8 @@ EvpgDueItemLock(const EvpgDueItem *item, bool wait)
 				 errmsg("too many instances of sagas in one transaction"),
 				 errdetail("It has locked %d, and may not fill more than half of the lock table of the server.",
 						   locked),
+				 EvpgInsideSaga ?
+				 errhint("Append fewer events in one transaction, or register the saga with mode => 'async'.") :
 				 errhint("Commit after fewer, for example evpg_run_sagas(max_events => 1000).")));
 	set_instance_tag(item, &tag);
 	if (EVPG_MUTATION("saga_unlocked"))

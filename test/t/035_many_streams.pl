@@ -97,7 +97,22 @@ BEGIN
   END LOOP;
 END $$
 SQL
-is(sqlstate($node, "SELECT count(*) FROM generate_series(1, 3000) n, evpg_append('stored', 't' || n, ARRAY[evpg_event('Told')])"),
-	'53400', 'a transaction that would fill the lock table with instances of inline sagas is refused');
+# inline they do so in the transaction of the client, who is told what to do
+my $load = "FROM generate_series(1, 6000) n, LATERAL evpg_append('stored', 'i' || n, ARRAY[evpg_event('Told')])";
+my (undef, undef, $refusal) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT count(*) $load");
+like($refusal, qr/ERROR:  53400: .*^HINT:  Append fewer events in one transaction/ms,
+	'a load into an inline saga that would fill the lock table is refused, with a hint for clients [rule 16]');
+query(<<'SQL');
+DO $$
+BEGIN
+  FOR part IN 0 .. 5 LOOP
+    PERFORM evpg_append('stored', 'i' || n, ARRAY[evpg_event('Told')])
+      FROM generate_series(part * 1000 + 1, part * 1000 + 1000) n;
+    COMMIT;
+  END LOOP;
+END $$;
+SQL
+is(query("SELECT count(*) FROM evpg.saga_instance WHERE saga = 'told'"), '6000',
+	'in parts all of it is reacted to [rule 16]');
 $node->stop;
 done_testing();
