@@ -137,6 +137,7 @@ initialize_shmem(void)
 		database->ring.lock = &locks[1 + i].lock;
 		for (int number = 0; number < EVPG_RESTRAINTS; number++)
 			pg_atomic_init_u64(&database->restrained[number], 0);
+		pg_atomic_init_u64(&database->all_restrained_until, 0);
 		for (int number = 0; number < EVPG_PROCESSES; number++)
 		{
 			pg_atomic_init_u64(&database->processes[number].began, 0);
@@ -708,6 +709,8 @@ read_occupation(EvpgProcess *process, EvpgOccupation * occupation, char *occupan
 
 	do
 	{
+		/* The process may be stopped while it writes. */
+		CHECK_FOR_INTERRUPTS();
 		changes = pg_atomic_read_u32(&process->changes);
 		pg_read_barrier();
 		*occupation = process->occupation;

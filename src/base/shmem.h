@@ -82,6 +82,7 @@ typedef struct EvpgDatabase
 	pg_atomic_uint64 restrained[EVPG_RESTRAINTS];	/* what has had the last
 													 * worker; see
 													 * consumer/last_worker.c */
+	pg_atomic_uint64 all_restrained_until;	/* in EvpgMonotonicMs() */
 	EvpgFrameRing ring;
 	ConditionVariable wakers[EVPG_WAIT_BUCKETS];
 	pg_atomic_uint32 waiters[EVPG_WAIT_BUCKETS];

@@ -134,9 +134,14 @@ EvpgErrorIsCancel(const ErrorData *error)
 static void
 note_cancel(SIGNAL_ARGS)
 {
-	/* The end of lock_timeout comes as the same signal. */
-	if (!get_timeout_indicator(LOCK_TIMEOUT, false))
-		cancel_received |= EvpgProcessTakeEvpgCancel() ? CANCEL_EVPG : CANCEL_FOREIGN;
+	/*
+	 * The end of lock_timeout comes as the same signal, and may have become
+	 * one with that of evpg.
+	 */
+	if (EvpgProcessTakeEvpgCancel())
+		cancel_received |= CANCEL_EVPG;
+	else if (!get_timeout_indicator(LOCK_TIMEOUT, false))
+		cancel_received |= CANCEL_FOREIGN;
 	StatementCancelHandler(postgres_signal_arg);
 }
 

@@ -17,8 +17,12 @@
  *
  * Code may be slow and not hang.  So the time for which it may have the last worker
  * doubles each time, up to LONGEST, and the pause that follows is four times as long, at
- * least RESTRAINED.  What is slow comes to its end, and what hangs has the last worker
- * for a fifth of the time at most.
+ * least RESTRAINED.  In that pause the last worker begins nothing of all that had to be
+ * cancelled before, and what was cancelled just now waits for so many pauses as there are
+ * such things: they take turns.  So what is slow comes to its end, and all that hangs,
+ * however much it is, has the last worker for a fifth of the time at most.  Other work
+ * waits for one turn, and for OCCUPIED and a look for each thing that hangs for the first
+ * time.
  *
  * A timer in the worker makes it look.  It also wakes the others, which take over what this
  * one has claimed and not begun.
@@ -60,12 +64,20 @@
 
 /*
  * What is restrained is stored in 64 bits, which a signal handler can write: its hash, until
- * when, in units of 256 ms that wrap around, and how often in a row it was.
+ * when, in units of 256 ms that wrap around after 8 years, and how often in a row it was.
+ * It is in one of so many places from that of its hash on.
  */
 #define UNIT_BITS 8
-#define TIME_BITS 24
+#define TIME_BITS 30
 #define TIME_MASK ((UINT64CONST(1) << TIME_BITS) - 1)
-#define LEVEL_MASK UINT64CONST(0xff)
+#define LEVEL_BITS 2
+#define LEVEL_MASK ((UINT64CONST(1) << LEVEL_BITS) - 1)
+#define PLACES 8
+
+/* Nothing is restrained for longer, in ms: a time that seems later is over, and has wrapped around. */
+#define LONGEST_PAUSE (Max(LONGEST * RESTRAINED_TIMES, RESTRAINED))
+#define LONGEST_RESTRAINED ((int64) LONGEST_PAUSE * EVPG_RESTRAINTS + (1 << UNIT_BITS))
+#define IS_OVER PG_INT64_MIN
 
 int			EvpgOccupationSteps = 0;
 
@@ -88,46 +100,101 @@ occupation_bits(EvpgOccupation occupation, const char *name)
 	return (uint32) EvpgHashName(name == NULL ? "" : name, occupation) | 1;
 }
 
-static pg_atomic_uint64 *
-get_restraint(uint32 bits)
+/* Returns the time by which restraints are over, in ms. */
+static uint64
+get_restraint_time(void)
 {
-	return &EvpgShmemAttachedDatabase()->restrained[(bits >> 1) % EVPG_RESTRAINTS];
+	/* When a restraint that nothing has replaced has wrapped around. */
+	uint64		later = EVPG_MUTATION("years_later") ? (TIME_MASK - (TIME_MASK >> 2)) << UNIT_BITS : 0;
+
+	return EvpgMonotonicMs() + later;
+}
+
+/* Returns for how long a restraint lasts, in ms; negative if it is over. */
+static int64
+compute_left(uint64 restraint)
+{
+	uint64		units = (restraint >> LEVEL_BITS) - (get_restraint_time() >> UNIT_BITS);
+
+	/* Sign-extended. */
+	int64		left = (int64) (units << (64 - TIME_BITS)) >> (64 - TIME_BITS - UNIT_BITS);
+
+	return restraint == 0 || left > LONGEST_RESTRAINED ? IS_OVER : left;
+}
+
+/* Returns where the restraint of something is; if it has none, where it may be written: in place of the oldest. */
+static pg_atomic_uint64 *
+find_restraint(uint32 bits)
+{
+	EvpgDatabase *database = EvpgShmemAttachedDatabase();
+	pg_atomic_uint64 *oldest = NULL;
+	int64		oldest_left = 0;
+
+	for (int place = 0; place < PLACES; place++)
+	{
+		pg_atomic_uint64 *restrained = &database->restrained[((bits >> 1) + place) % EVPG_RESTRAINTS];
+		uint64		restraint = pg_atomic_read_u64(restrained);
+		int64		left = compute_left(restraint);
+
+		if (restraint >> 32 == bits)
+			return restrained;
+		if (oldest == NULL || left < oldest_left)
+		{
+			oldest = restrained;
+			oldest_left = left;
+		}
+	}
+	return oldest;
 }
 
 /* Returns how often in a row something had the last worker; *left is for how long it is restrained, in ms. */
 static int
 read_restraint(uint32 bits, int64 *left)
 {
-	uint64		restraint = pg_atomic_read_u64(get_restraint(bits));
-	uint64		now = EvpgMonotonicMs() >> UNIT_BITS;
+	uint64		restraint = pg_atomic_read_u64(find_restraint(bits));
 
-	*left = 0;
-	if (restraint >> 32 != bits)
-		return 0;
-	/* Sign-extended: negative if it is over. */
-	*left = (int64) (((restraint >> 8) - now) << (64 - TIME_BITS)) >> (64 - TIME_BITS - UNIT_BITS);
+	*left = restraint >> 32 == bits ? compute_left(restraint) : IS_OVER;
 	return *left < -FORGOTTEN ? 0 : (int) (restraint & LEVEL_MASK);
 }
 
-/* Restrains what has had the last worker for so many ms. */
+/* Returns how many things that have had the last worker are not forgotten. */
+static int
+count_remembered(void)
+{
+	int			count = 0;
+
+	for (int number = 0; number < EVPG_RESTRAINTS; number++)
+		count += compute_left(pg_atomic_read_u64(&EvpgShmemAttachedDatabase()->restrained[number])) >= -FORGOTTEN;
+	return count;
+}
+
+/* Restrains what has had the last worker for so many ms, and for a shorter time all that had it before. */
 static void
 restrain_occupant(uint32 bits, uint64 had)
 {
 	int64		left;
-	int			level = Min(read_restraint(bits, &left) + 1, MAX_LEVEL);
-	uint64		pause = EVPG_MUTATION("briefly_restrained") ? RESTRAINED / 10 : Max(had * RESTRAINED_TIMES, RESTRAINED);
-	uint64		until = (EvpgMonotonicMs() + pause) >> UNIT_BITS;
+	int			level = read_restraint(bits, &left);
+	bool		briefly = EVPG_MUTATION("briefly_restrained");
+	uint64		pause = briefly ? RESTRAINED / 10 : Max(Min(had, LONGEST) * RESTRAINED_TIMES, RESTRAINED);
+	int			turns = briefly ? 1 : Min(count_remembered() + (level == 0), EVPG_RESTRAINTS);
+	uint64		now = EvpgMonotonicMs();
+	uint64		until = (now + pause * turns) >> UNIT_BITS;
 
-	pg_atomic_write_u64(get_restraint(bits), (uint64) bits << 32 | (until & TIME_MASK) << 8 | (uint64) level);
+	pg_atomic_write_u64(find_restraint(bits), (uint64) bits << 32 | (until & TIME_MASK) << LEVEL_BITS |
+						(uint64) Min(level + 1, MAX_LEVEL));
+	pg_atomic_write_u64(&EvpgShmemAttachedDatabase()->all_restrained_until,
+						now + (EVPG_MUTATION("long_restrained") ? 3600 * 1000 : pause));
 }
 
+/* Returns whether something must not have the last worker now, because it has had it, or another such thing had. */
 static bool
 is_restrained(EvpgOccupation occupation, const char *name)
 {
 	int64		left;
+	int			level = read_restraint(occupation_bits(occupation, name), &left);
 
-	(void) read_restraint(occupation_bits(occupation, name), &left);
-	return left > 0;
+	return level > 0 &&
+		(left > 0 || get_restraint_time() < pg_atomic_read_u64(&EvpgShmemAttachedDatabase()->all_restrained_until));
 }
 
 /* Returns for how long something may have the last worker, in ms. */

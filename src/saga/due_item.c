@@ -440,13 +440,17 @@ EvpgDueItemDelete(const EvpgDueItem *item)
 	return change_due_item(item, &delete_event, &delete_timer, 0, NULL);
 }
 
+/* An attempt that counts was not cancelled: it ends the row of those that were. */
+#define CANCELS_AFTER(attempts_that_count) ", cancels = CASE WHEN attempts <> " attempts_that_count " THEN cancels END"
+
 static EvpgStatement postpone_event = {
-	.text = "UPDATE evpg.saga_event SET retry_at = $4, attempts = $5 WHERE saga = $1 AND key = $2 AND position = $3",
+	.text = "UPDATE evpg.saga_event SET retry_at = $4, attempts = $5" CANCELS_AFTER("$5")
+	" WHERE saga = $1 AND key = $2 AND position = $3",
 	.types = {TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT4OID}
 };
 
 static EvpgStatement postpone_timer = {
-	.text = "UPDATE evpg.timer SET retry_at = $2, attempts = $3 WHERE timer_id = $1 AND due_at <= $4",
+	.text = "UPDATE evpg.timer SET retry_at = $2, attempts = $3" CANCELS_AFTER("$3") " WHERE timer_id = $1 AND due_at <= $4",
 	.types = {INT8OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID}
 };
 

@@ -22,6 +22,7 @@ query($_) foreach (
 	q(CREATE TABLE cancelled (name text)),
 	q(CREATE FUNCTION go(function_name text) RETURNS void LANGUAGE plpgsql AS $$
 	  BEGIN
+	    IF EXISTS (SELECT FROM cancelled WHERE name = function_name || ' fails') THEN RAISE 'it fails'; END IF;
 	    IF EXISTS (SELECT FROM cancelled WHERE name = function_name) AND
 	       (SELECT backend_type = 'evpg worker' FROM pg_stat_activity WHERE pid = pg_backend_pid()) THEN
 	      PERFORM pg_cancel_backend(pg_backend_pid()), pg_sleep(60);
@@ -101,6 +102,9 @@ soon("SELECT cancels >= 5 AND retry_at - evpg.clock_timestamp() > interval '1 s'
 	'a reaction that cancels itself is tried after longer pauses [rule 17]');
 is(query('SELECT attempts, retry_at IS NOT NULL FROM evpg.saga_event'), '0|t', 'no attempt is counted [rule 17]');
 is(query('SELECT count(*) FROM evpg.dead_letter'), '0', 'and there is no dead letter [rule 17]');
+query(q(UPDATE cancelled SET name = 'reaction fails'));
+soon('SELECT attempts = 1 AND cancels IS NULL AND retry_at IS NOT NULL FROM evpg.saga_event',
+	'a failure ends the row of cancels [rule 17]');
 repaired("SELECT count(*) = 1 FROM evpg.saga_instance WHERE key = 'r1'", 'a reaction');
 is(told($offset), 'a worker was cancelled in a reaction of saga "reacts" of database "postgres"', 'the log tells once');
 
