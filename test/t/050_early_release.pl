@@ -185,7 +185,7 @@ foreach my $point ('early_visible', 'early_released', 'early_flushed', 'early_aw
 		if ($point ne 'early_visible')
 		{
 			is(query("SET evpg.early_release = off; SELECT version FROM evpg_execute('thing', '$id', 'Noted')"), 2,
-				"$point: the stream is free, and the next command is answered [rule 2]");
+				"$point: the stream is free, and the next command is answered [rule 2, D49]");
 			push @seen, query("SELECT event_id FROM evpg_read_all(0) WHERE aggregate_id = '$id'");
 		}
 		ok(!is_answered($session), "$point: the session that is held is not answered [rule 19]");
