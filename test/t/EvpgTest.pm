@@ -80,6 +80,29 @@ sub query
 	};
 }
 
+# The same for psql by itself: to a caller that expects errors it has not connected.
+{
+	no warnings 'redefine';
+
+	my $psql = \&PostgreSQL::Test::Cluster::psql;
+
+	*PostgreSQL::Test::Cluster::psql = sub {
+		my ($self, $database, $sql, %options) = @_;
+		my @result = eval { $psql->($self, $database, $sql, %options) };
+
+		if ($@ ne '')
+		{
+			die $@ if $@ !~ /Broken pipe/ || $options{on_error_die};
+			foreach my $output (grep { defined } @options{qw(stdout stderr)})
+			{
+				$$output = '';
+			}
+			@result = (2, '', 'psql has ended before it was asked');
+		}
+		return wantarray ? @result : $result[0];
+	};
+}
+
 # A test: a query soon returns true.
 sub soon
 {
