@@ -348,15 +348,19 @@ FAULTS = {
 
 
 def set_fault(fault):
-    """For all sessions and workers that begin from now on, and soon for the others."""
-    with connect(database='postgres') as session:
-        session.execute("ALTER SYSTEM SET evpg.test_mutation = '%s'" % fault)
-        session.execute('SELECT pg_reload_conf()')
-    while True:
-        with connect(database='postgres') as session:
-            if session.execute("SELECT current_setting('evpg.test_mutation')").fetchone()[0] == fault:
-                return
+    """For all sessions and workers that begin from now on, and soon for the others, also while one crashes the server."""
+    for _ in range(600):
+        try:
+            with connect(database='postgres') as session:
+                session.execute("ALTER SYSTEM SET evpg.test_mutation = '%s'" % fault)
+                session.execute('SELECT pg_reload_conf()')
+            with connect(database='postgres') as session:
+                if session.execute("SELECT current_setting('evpg.test_mutation')").fetchone()[0] == fault:
+                    return
+        except psycopg.OperationalError:
+            pass
         time.sleep(.1)
+    raise SystemExit('the server does not take evpg.test_mutation')
 
 
 def find_faults(functions, log):
