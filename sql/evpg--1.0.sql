@@ -71,6 +71,8 @@ CREATE TABLE evpg.aggregate_type (
   search_path     text NOT NULL,
   registered_by   text NOT NULL,
   registered_at   timestamptz NOT NULL,
+  broadcast       text NOT NULL DEFAULT 'none'
+                  CHECK (broadcast OPERATOR(pg_catalog.=) ANY ('{none,pointer,delta}'::pg_catalog.text[])),
   CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
   CHECK (library IS NULL OR handler IS NULL),
   CHECK ((handler IS NULL) OPERATOR(pg_catalog.=) (reducer IS NULL))
@@ -747,9 +749,10 @@ COMMENT ON FUNCTION evpg_action_fail(text) IS
 
 CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEFAULT NULL, reducer regproc DEFAULT NULL,
     invariant regproc DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
-    snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1)
+    snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1,
+    broadcast text DEFAULT 'none')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int) IS
+COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int, text) IS
   'registers an aggregate: functions, a symbol of a shared object, or neither if its type only stores events; returns true '
   'if something changed';
 
@@ -947,6 +950,21 @@ CREATE FUNCTION evpg_unlisten(name text, key text DEFAULT NULL)
   RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_unlisten(text, text) IS
   'executes UNLISTEN on the channel that evpg_channel() returns, and returns it';
+
+CREATE FUNCTION evpg_event_channel(aggregate_type text DEFAULT NULL, aggregate_id text DEFAULT NULL)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg_event_channel(text, text) IS
+  'returns the channel of the events of a stream, of an aggregate type, or of all';
+
+CREATE FUNCTION evpg_listen_events(aggregate_type text DEFAULT NULL, aggregate_id text DEFAULT NULL)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_listen_events(text, text) IS
+  'executes LISTEN on the channel that evpg_event_channel() returns, and returns it';
+
+CREATE FUNCTION evpg_unlisten_events(aggregate_type text DEFAULT NULL, aggregate_id text DEFAULT NULL)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_unlisten_events(text, text) IS
+  'executes UNLISTEN on the channel that evpg_event_channel() returns, and returns it';
 
 CREATE FUNCTION evpg.broadcast_counters(OUT mode text, OUT queued bigint, OUT sent bigint,
     OUT dropped bigint, OUT resyncs bigint)
@@ -1469,6 +1487,9 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_channel', NULL, '{reader,executor}'),
   ('routine', 'evpg_listen', NULL, '{reader,executor}'),
   ('routine', 'evpg_unlisten', NULL, '{reader,executor}'),
+  ('routine', 'evpg_event_channel', NULL, '{reader,executor}'),
+  ('routine', 'evpg_listen_events', NULL, '{reader,executor}'),
+  ('routine', 'evpg_unlisten_events', NULL, '{reader,executor}'),
   ('routine', 'broadcast_counters', NULL, '{monitor,reader}'),
   ('routine', 'evpg_wait_for', NULL, '{reader,executor}'),
   ('routine', 'evpg_watch_projection', NULL, '{reader,executor}'),

@@ -120,7 +120,7 @@ get_result_value(int column)
 
 static EvpgStatement select_aggregate = {
 	.text = "SELECT library, symbol, handler, reducer, invariant, initial_state, snapshot_every, snapshot_keep,"
-	" reducer_version, generation, search_path, fold_generation, registered_by"
+	" reducer_version, generation, search_path, fold_generation, registered_by, broadcast"
 	" FROM evpg.aggregate_type"
 	" WHERE aggregate_type = $1",
 	.types = {TEXTOID}
@@ -141,7 +141,8 @@ enum
 	AGGREGATE_GENERATION,
 	AGGREGATE_SEARCH_PATH,
 	AGGREGATE_FOLD_GENERATION,
-	AGGREGATE_REGISTERED_BY
+	AGGREGATE_REGISTERED_BY,
+	AGGREGATE_BROADCAST
 };
 
 /*
@@ -189,6 +190,7 @@ load_aggregate(const char *aggregate_type)
 	search_path = copy_result_text(AGGREGATE_SEARCH_PATH, context);
 	aggregate->fold_generation = DatumGetInt64(get_result_value(AGGREGATE_FOLD_GENERATION));
 	registered_by = copy_result_text(AGGREGATE_REGISTERED_BY, context);
+	aggregate->broadcast = EvpgBroadcastFromName(TextDatumGetCString(get_result_value(AGGREGATE_BROADCAST)));
 	EvpgStatementDone();
 
 	old = MemoryContextSwitchTo(context);
@@ -278,32 +280,32 @@ EvpgAggregateGetWithState(const char *aggregate_type)
 enum
 {
 	ARG_AGGREGATE_TYPE, ARG_HANDLER, ARG_REDUCER, ARG_INVARIANT, ARG_LIBRARY, ARG_SYMBOL, ARG_INITIAL_STATE,
-	ARG_SNAPSHOT_EVERY, ARG_SNAPSHOT_KEEP, ARG_REDUCER_VERSION
+	ARG_SNAPSHOT_EVERY, ARG_SNAPSHOT_KEEP, ARG_REDUCER_VERSION, ARG_BROADCAST
 };
 
 static EvpgStatement insert_aggregate = {
 	.text = "INSERT INTO evpg.aggregate_type AS a (aggregate_type, library, symbol, handler, reducer, invariant,"
 	" initial_state, snapshot_every, snapshot_keep, reducer_version, search_path, registered_by, generation,"
-	" fold_generation, registered_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, evpg.clock_timestamp())"
+	" fold_generation, registered_at, broadcast)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, evpg.clock_timestamp(), $14)"
 	" ON CONFLICT (aggregate_type) DO UPDATE"
 	" SET library = excluded.library, symbol = excluded.symbol,"
 	" handler = excluded.handler, reducer = excluded.reducer, invariant = excluded.invariant,"
 	" initial_state = excluded.initial_state, snapshot_every = excluded.snapshot_every,"
 	" snapshot_keep = excluded.snapshot_keep, reducer_version = excluded.reducer_version,"
 	" search_path = excluded.search_path, registered_by = excluded.registered_by,"
-	" registered_at = excluded.registered_at,"
+	" registered_at = excluded.registered_at, broadcast = excluded.broadcast,"
 	" generation = GREATEST(excluded.generation, a.generation + 1),"
 	" fold_generation = CASE WHEN (a.library, a.symbol, a.reducer, a.initial_state) IS DISTINCT FROM"
 	" (excluded.library, excluded.symbol, excluded.reducer, excluded.initial_state)"
 	" THEN GREATEST(excluded.generation, a.generation + 1) ELSE a.fold_generation END"
 	" WHERE (a.library, a.symbol, a.handler, a.reducer, a.invariant, a.initial_state, a.snapshot_every,"
-	" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by) IS DISTINCT FROM"
+	" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by, a.broadcast) IS DISTINCT FROM"
 	" (excluded.library, excluded.symbol, excluded.handler, excluded.reducer, excluded.invariant,"
 	" excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep, excluded.reducer_version,"
-	" excluded.search_path, excluded.registered_by)",
+	" excluded.search_path, excluded.registered_by, excluded.broadcast)",
 	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID,
-	INT4OID, TEXTOID, TEXTOID, INT8OID}
+	INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID}
 };
 
 /* The code of an aggregate that is being registered; what is not given is NULL. */
@@ -384,16 +386,18 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 		.initial_state = EvpgArgJsonb(fcinfo, ARG_INITIAL_STATE, "initial state"),
 		.reducer_version = EvpgArgInt(fcinfo, ARG_REDUCER_VERSION, "reducer_version", 1)
 	};
+	char	   *broadcast = EvpgArgText(fcinfo, ARG_BROADCAST, "broadcast");
 	char	   *search_path = EvpgFunctionSearchPath();
 	bool		by_functions = !PG_ARGISNULL(ARG_HANDLER) || !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_INVARIANT);
 	bool		by_library = !PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL);
-	Datum		values[13];
-	char		nulls[13];
+	Datum		values[14];
+	char		nulls[14];
 	uint64		changed;
 	EvpgScope	scope;
 
 	EvpgCheckNewName(aggregate_type, "aggregate type");
 	EvpgArgRefuseNull(fcinfo, ARG_INITIAL_STATE, "initial state");
+	(void) EvpgBroadcastFromName(broadcast);
 	if (by_functions && by_library)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -429,6 +433,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	 * for the other.
 	 */
 	values[12] = Int64GetDatum(GetCurrentTimestamp());
+	EvpgParameterText(values, nulls, 13, broadcast);
 
 	EvpgEnter(&scope, "evpg_register_aggregate()");
 	changed = EvpgStatementRun(&insert_aggregate, values, nulls);

@@ -9,6 +9,7 @@
 #define EVPG_AGGREGATE_H
 
 #include "evpg.h"
+#include "broadcast/broadcast.h"
 #include "usercode/function.h"
 #include "utils/jsonb.h"
 
@@ -42,6 +43,7 @@ typedef struct EvpgAggregate
 	int			snapshot_every; /* 0: never */
 	int			snapshot_keep;
 	int			reducer_version;
+	EvpgBroadcast broadcast;	/* of its events */
 	int64		generation;		/* of the registration */
 	int64		fold_generation;	/* the first with this fold */
 	uint64		stamp;			/* of the reducer function */

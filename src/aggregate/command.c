@@ -36,6 +36,7 @@
 #include "base/names.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
+#include "broadcast/event_frame.h"
 #include "log/early_release.h"
 #include "log/event_log.h"
 #include "log/fence.h"
@@ -166,8 +167,8 @@ call_interceptors(CommandExecution *execution)
 
 /* Writes events and everything that follows from them but the snapshot; creates the stream if it does not exist. */
 static void
-write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, int count, const bytea *hash,
-			 CommandPhase *phase)
+write_events(const EvpgCommand *command, const EvpgAggregate *aggregate, EvpgStream *stream, EvpgEvent *events, int count,
+			 const bytea *hash, CommandPhase *phase)
 {
 	int64		first = stream->version + 1;
 
@@ -177,6 +178,7 @@ write_events(const EvpgCommand *command, EvpgStream *stream, EvpgEvent *events, 
 	*phase = PHASE_PROJECTING;
 	EvpgApplyInline(events, count);
 	*phase = PHASE_OURS;
+	EvpgEventFramesSend(events, count, aggregate->broadcast);
 	if (hash != NULL)
 		EvpgIdempotencyRecord(command, stream, first, hash);
 }
@@ -253,7 +255,7 @@ decide_and_write(CommandExecution *execution)
 		return false;
 	}
 	before = stream->version;
-	write_events(command, stream, decision.events, decision.count, execution->hash, &execution->phase);
+	write_events(command, aggregate, stream, decision.events, decision.count, execution->hash, &execution->phase);
 	state.last_position = stream->last_position;
 	if (EvpgSnapshotIsDue(&state, stream->stream_id, before))
 		(void) EvpgSnapshotWrite(&state, stream->stream_id);
@@ -476,7 +478,8 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 
 /* Appends to a stream that is locked. */
 static void
-append_to_stream(EvpgCommand *command, EvpgEvent *events, int count, const bytea *hash, EvpgOutcome *outcome)
+append_to_stream(EvpgCommand *command, const EvpgAggregate *aggregate, EvpgEvent *events, int count, const bytea *hash,
+				 EvpgOutcome *outcome)
 {
 	CommandPhase phase;
 
@@ -486,7 +489,7 @@ append_to_stream(EvpgCommand *command, EvpgEvent *events, int count, const bytea
 	if (count == 0)
 		return;
 	EvpgContextStamp(command, events, count);
-	write_events(command, &outcome->stream, events, count, hash, &phase);
+	write_events(command, aggregate, &outcome->stream, events, count, hash, &phase);
 	outcome->status = EVPG_STATUS_OK;
 	outcome->events = events;
 	outcome->count = count;
@@ -497,18 +500,18 @@ append_to_stream(EvpgCommand *command, EvpgEvent *events, int count, const bytea
  * exists, the outcome is a no-op.
  */
 static void
-lock_and_append(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id, const bytea *hash,
-				EvpgOutcome *outcome)
+lock_and_append(EvpgCommand *command, const EvpgAggregate *aggregate, EvpgEvent *events, int count,
+				const pg_uuid_t *event_id, const bytea *hash, EvpgOutcome *outcome)
 {
 	EvpgCatalogLockForAppend(command->command_id != NULL);
 	(void) EvpgStreamLock(&outcome->stream);
 	if (event_id == NULL)
-		append_to_stream(command, events, count, hash, outcome);
+		append_to_stream(command, aggregate, events, count, hash, outcome);
 	else if (!EvpgLogReserveEventId(event_id))
 		outcome->status = EVPG_STATUS_NOOP;
 	else
 	{
-		append_to_stream(command, events, count, hash, outcome);
+		append_to_stream(command, aggregate, events, count, hash, outcome);
 		EvpgLogReleaseEventId(event_id);
 	}
 	EvpgStreamUnlockUnneeded(&outcome->stream);
@@ -545,7 +548,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 	running_commands = &self;
 	PG_TRY();
 	{
-		lock_and_append(command, events, count, event_id, hash, outcome);
+		lock_and_append(command, aggregate, events, count, event_id, hash, outcome);
 	}
 	PG_CATCH();
 	{

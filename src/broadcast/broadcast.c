@@ -1,9 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * broadcast.c
- *		Channels and frames: what listeners get of projections (rule 14).
+ *		Channels and frames: what listeners get of projections (rule 14), and how
+ *		any frame is sent; frames of events are made in event_frame.c.
  *
- * A frame goes to the channel of its key and to that of its projection, when
+ * A frame of a projection goes to the channel of its key and to that of its projection, when
  * the transaction has committed, and never for what was rolled back, to a
  * savepoint too; frames of a key in the order of the commits.  With the library
  * preloaded a background process sends them (frame_ring.c, rule 15), else the
@@ -33,9 +34,6 @@ PG_FUNCTION_INFO_V1(evpg_channel);
 PG_FUNCTION_INFO_V1(evpg_listen);
 PG_FUNCTION_INFO_V1(evpg_unlisten);
 
-/* NOTIFY takes payloads up to this, in bytes. */
-#define MAX_FRAME 7999
-
 /* Returns the kind of broadcast that a registration names; raises 22023 if there is none of that name. */
 EvpgBroadcast
 EvpgBroadcastFromName(const char *name)
@@ -53,23 +51,29 @@ EvpgBroadcastFromName(const char *name)
 }
 
 /*
- * EvpgBroadcastChannel
- *		Returns the name of the channel of a key, or of all keys of a projection
- *		if key is NULL, in CurrentMemoryContext.  A name that is too long for
- *		NOTIFY is replaced by a hash of it, always the same.
+ * EvpgBroadcastShortenChannel
+ *		Returns a channel that begins with prefix and a dot, or, if its name is too
+ *		long for NOTIFY, one of the same prefix with a hash of it, always the same,
+ *		in CurrentMemoryContext.
  */
 char *
-EvpgBroadcastChannel(const char *projection, const char *key)
+EvpgBroadcastShortenChannel(const char *prefix, char *channel)
 {
-	char	   *channel = key == NULL ? psprintf("projection.%s", projection) :
-	psprintf("projection.%s.%s", projection, key);
 	EvpgSha256 *hash;
 
 	if (strlen(channel) < NAMEDATALEN)
 		return channel;
 	hash = EvpgSha256Begin();
 	EvpgSha256Add(hash, channel, strlen(channel));
-	return psprintf("projection.#%.40s", EvpgSha256EndHex(hash));
+	return psprintf("%s.#%.40s", prefix, EvpgSha256EndHex(hash));
+}
+
+/* Returns the name of the channel of a key, or of all keys of a projection if key is NULL, in CurrentMemoryContext. */
+char *
+EvpgBroadcastChannel(const char *projection, const char *key)
+{
+	return EvpgBroadcastShortenChannel("projection", key == NULL ? psprintf("projection.%s", projection) :
+									   psprintf("projection.%s.%s", projection, key));
 }
 
 /* Makes the JSON text of a frame. */
@@ -108,18 +112,18 @@ make_frame_text(const EvpgFrame *frame, bool truncated)
 	return text.data;
 }
 
-/* Sends a text to two channels at commit, through the ring or by NOTIFY. */
-static void
-send_frame(char *channel, char *wider_channel, char *text)
+/* Sends a text to up to EVPG_FRAME_CHANNELS channels at commit, through the ring or by NOTIFY.  It is copied. */
+void
+EvpgBroadcastText(const char *text, const char *const *channels, int nchannels)
 {
 	if (EvpgFrameRingPrepare())
-		EvpgFrameRingAdd(channel, wider_channel, text);
-	else
 	{
-		EvpgDurableNoteNotify();
-		Async_Notify(channel, text);
-		Async_Notify(wider_channel, text);
+		EvpgFrameRingAdd(text, channels, nchannels);
+		return;
 	}
+	EvpgDurableNoteNotify();
+	for (int i = 0; i < nchannels; i++)
+		Async_Notify(channels[i], text);
 }
 
 /*
@@ -131,14 +135,17 @@ send_frame(char *channel, char *wider_channel, char *text)
 void
 EvpgBroadcastSend(const EvpgFrame *frame)
 {
+	const char *channels[2];
 	char	   *text;
 
 	if (EvpgBroadcastBy == EVPG_FRAMES_OFF)
 		return;
 	text = make_frame_text(frame, frame->truncated);
-	if (strlen(text) > MAX_FRAME)
+	if (strlen(text) > EVPG_MAX_FRAME)
 		text = make_frame_text(frame, true);
-	send_frame(EvpgBroadcastChannel(frame->projection, frame->key), EvpgBroadcastChannel(frame->projection, NULL), text);
+	channels[0] = EvpgBroadcastChannel(frame->projection, frame->key);
+	channels[1] = EvpgBroadcastChannel(frame->projection, NULL);
+	EvpgBroadcastText(text, channels, lengthof(channels));
 }
 
 /*
@@ -150,6 +157,7 @@ EvpgBroadcastSend(const EvpgFrame *frame)
 void
 EvpgBroadcastSendRebuilt(const char *projection, int64 position)
 {
+	const char *channels[2] = {EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL};
 	StringInfoData text;
 
 	initStringInfo(&text);
@@ -157,7 +165,7 @@ EvpgBroadcastSendRebuilt(const char *projection, int64 position)
 	escape_json(&text, projection);
 	appendStringInfo(&text, ", \"position\": " INT64_FORMAT "}", position);
 	if (EvpgBroadcastBy != EVPG_FRAMES_OFF)
-		send_frame(EvpgBroadcastChannel(projection, NULL), EVPG_RESYNC_CHANNEL, text.data);
+		EvpgBroadcastText(text.data, channels, lengthof(channels));
 }
 
 /* ------------------------------------------------------------------ SQL */
@@ -183,26 +191,32 @@ evpg_channel(PG_FUNCTION_ARGS)
 }
 
 /*
- * evpg_listen
- *		SQL: evpg_listen(projection, key).  Listens as LISTEN does, which takes
- *		no parameter; the same conditions hold.  Returns the name of the
- *		channel.
+ * EvpgBroadcastListen
+ *		Listens to a channel as LISTEN does, which takes no parameter; raises the
+ *		same errors, in the name of an SQL function.
  */
+void
+EvpgBroadcastListen(const char *channel, const char *function)
+{
+	PreventCommandDuringRecovery(function);
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot execute %s within security-restricted operation", function)));
+	if (MyBackendType != B_BACKEND)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot execute %s within a background process", function)));
+	Async_Listen(channel);
+}
+
+/* SQL: evpg_listen(projection, key).  Listens to a channel.  Returns its name. */
 Datum
 evpg_listen(PG_FUNCTION_ARGS)
 {
 	char	   *channel = make_channel_from_arguments(fcinfo);
 
-	PreventCommandDuringRecovery("evpg_listen()");
-	if (InSecurityRestrictedOperation())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot execute evpg_listen() within security-restricted operation")));
-	if (MyBackendType != B_BACKEND)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot execute evpg_listen() within a background process")));
-	Async_Listen(channel);
+	EvpgBroadcastListen(channel, "evpg_listen()");
 	PG_RETURN_TEXT_P(cstring_to_text(channel));
 }
 

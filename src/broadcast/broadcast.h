@@ -13,6 +13,9 @@
 /* Where it is announced that listeners may have missed something. */
 #define EVPG_RESYNC_CHANNEL "evpg.resync"
 
+/* NOTIFY takes payloads up to this, in bytes. */
+#define EVPG_MAX_FRAME 7999
+
 typedef enum EvpgBroadcast
 {
 	EVPG_BROADCAST_NONE,
@@ -36,6 +39,9 @@ typedef struct EvpgFrame
 } EvpgFrame;
 
 extern EvpgBroadcast EvpgBroadcastFromName(const char *name);
+extern char *EvpgBroadcastShortenChannel(const char *prefix, char *channel);
+extern void EvpgBroadcastText(const char *text, const char *const *channels, int nchannels);
+extern void EvpgBroadcastListen(const char *channel, const char *function);
 extern char *EvpgBroadcastChannel(const char *projection, const char *key);
 extern void EvpgBroadcastSend(const EvpgFrame *frame);
 extern void EvpgBroadcastSendRebuilt(const char *projection, int64 position);

@@ -7,8 +7,8 @@
  * A transaction collects its frames in memory of its own, and drops those of
  * subtransactions that are rolled back.  When it has committed, it copies them
  * into the ring of its database: after the commit is visible, and before its
- * locks are released, so the frames of a key, which has an advisory lock, are
- * in the order of the commits.  Nothing may fail there: there is only a lock, a
+ * locks are released, so the frames of a key or a stream, which has an advisory
+ * lock, are in the order of the commits.  Nothing may fail there: there is only a lock, a
  * copy, and a latch.
  *
  * Frames for which there is no room are dropped and counted, all frames of a
@@ -23,8 +23,8 @@
  * slot it is attached to, which is not given to another database before it
  * ends.
  *
- * In the ring a frame is its size, aligned, and three strings: channel of the
- * key, channel of the projection, text.  head and tail count bytes since the
+ * In the ring a frame is its size and the number of its channels, then its text
+ * and the channels, all strings, aligned.  head and tail count bytes since the
  * start of the server; a frame may wrap around the end.
  *
  *-------------------------------------------------------------------------
@@ -57,6 +57,13 @@ typedef struct FrameGroup
 	int64		count;
 	bool		lost;			/* frames.data does not have all up to here */
 } FrameGroup;
+
+/* What a frame begins with in the ring. */
+typedef struct FrameHeader
+{
+	uint32		size;			/* of all of it */
+	uint32		nchannels;
+}			FrameHeader;
 
 int			EvpgBroadcastBy;
 
@@ -157,28 +164,29 @@ get_frame_group(void)
 
 /*
  * EvpgFrameRingAdd
- *		Sends a frame on two channels at commit.  The strings are copied.  If
- *		they do not fit the ring, all frames of the transaction are dropped at
- *		commit, and counted.
+ *		Sends a text to up to EVPG_FRAME_CHANNELS channels at commit.  The
+ *		strings are copied.  If they do not fit the ring, all frames of the
+ *		transaction are dropped at commit, and counted.
  */
 void
-EvpgFrameRingAdd(const char *key_channel, const char *projection_channel, const char *text)
+EvpgFrameRingAdd(const char *text, const char *const *channels, int nchannels)
 {
-	const char *strings[3] = {key_channel, projection_channel, text};
-	uint32		size = sizeof(uint32);
+	FrameHeader header = {.size = sizeof(FrameHeader) + strlen(text) + 1, .nchannels = nchannels};
 	FrameGroup *group = get_frame_group();
 
+	Assert(nchannels <= EVPG_FRAME_CHANNELS);
 	group->count++;
-	for (int i = 0; i < 3; i++)
-		size += strlen(strings[i]) + 1;
-	size = MAXALIGN(size);
-	group->lost |= frames.len + size > get_ring_size();
+	for (int i = 0; i < nchannels; i++)
+		header.size += strlen(channels[i]) + 1;
+	header.size = MAXALIGN(header.size);
+	group->lost |= frames.len + header.size > get_ring_size();
 	if (group->lost)
 		return;
-	enlargeStringInfo(&frames, size);
-	appendBinaryStringInfo(&frames, (char *) &size, sizeof(size));
-	for (int i = 0; i < 3; i++)
-		appendBinaryStringInfo(&frames, strings[i], strlen(strings[i]) + 1);
+	enlargeStringInfo(&frames, header.size);
+	appendBinaryStringInfo(&frames, (char *) &header, sizeof(header));
+	appendBinaryStringInfo(&frames, text, strlen(text) + 1);
+	for (int i = 0; i < nchannels; i++)
+		appendBinaryStringInfo(&frames, channels[i], strlen(channels[i]) + 1);
 	while (frames.len % MAXIMUM_ALIGNOF != 0)
 		appendStringInfoChar(&frames, '\0');
 }
@@ -262,7 +270,7 @@ ring_xact_callback(XactEvent event, void *arg)
 	if (event == XACT_EVENT_PRE_PREPARE && frame_groups != NULL && nframe_groups > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot PREPARE a transaction that has sent frames of projections"),
+				 errmsg("cannot PREPARE a transaction that has sent frames"),
 				 errhint("Set evpg.broadcast to off in a transaction that is to be prepared.")));
 	if (event == XACT_EVENT_COMMIT && (frame_groups != NULL || want_broadcaster))
 		publish_frames();
@@ -304,7 +312,7 @@ void
 EvpgFrameRingInit(void)
 {
 	DefineCustomEnumVariable("evpg.broadcast",
-							 "How projections send frames to listeners.",
+							 "How frames are sent to listeners.",
 							 "auto: by the broadcaster if there is one, else with the commit.",
 							 &EvpgBroadcastBy, EVPG_FRAMES_AUTO, broadcast_ways, PGC_SUSET,
 							 0, check_broadcast, NULL, NULL);
@@ -349,9 +357,9 @@ EvpgFrameRingCopyBatch(EvpgFrameBatch *batch)
 	memcpy(batch->bytes + first, ring->bytes, there - first);
 	batch->size = 0;
 	batch->frames = 0;
-	while (there - batch->size >= sizeof(uint32))
+	while (there - batch->size >= sizeof(FrameHeader))
 	{
-		uint32		size = *(uint32 *) (batch->bytes + batch->size);
+		uint32		size = ((FrameHeader *) (batch->bytes + batch->size))->size;
 
 		if (size > there - batch->size)
 			break;
@@ -363,12 +371,19 @@ EvpgFrameRingCopyBatch(EvpgFrameBatch *batch)
 
 /* Reads a frame of a batch, and returns where the next one is; the strings point into the batch. */
 const char *
-EvpgFrameRingNext(const char *frame, const char **key_channel, const char **projection_channel, const char **text)
+EvpgFrameRingNext(const char *bytes, EvpgRingFrame * frame)
 {
-	*key_channel = frame + sizeof(uint32);
-	*projection_channel = *key_channel + strlen(*key_channel) + 1;
-	*text = *projection_channel + strlen(*projection_channel) + 1;
-	return frame + *(const uint32 *) frame;
+	const		FrameHeader *header = (const FrameHeader *) bytes;
+	const char *string = bytes + sizeof(FrameHeader);
+
+	frame->text = string;
+	frame->nchannels = header->nchannels;
+	for (int i = 0; i < frame->nchannels; i++)
+	{
+		string += strlen(string) + 1;
+		frame->channels[i] = string;
+	}
+	return bytes + header->size;
 }
 
 /* Frees the room of a batch that was sent; batch->dropped frames have been announced as lost. */

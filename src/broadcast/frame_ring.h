@@ -21,6 +21,17 @@ typedef enum EvpgFrameSender
 
 extern int	EvpgBroadcastBy;
 
+/* A frame goes to so many channels at most. */
+#define EVPG_FRAME_CHANNELS 3
+
+/* A frame of a batch; the strings point into the batch. */
+typedef struct EvpgRingFrame
+{
+	const char *text;
+	int			nchannels;
+	const char *channels[EVPG_FRAME_CHANNELS];
+}			EvpgRingFrame;
+
 /* What the broadcaster takes at once: copies of the oldest frames. */
 typedef struct EvpgFrameBatch
 {
@@ -34,11 +45,10 @@ typedef struct EvpgFrameBatch
 
 extern void EvpgFrameRingInit(void);
 extern bool EvpgFrameRingPrepare(void);
-extern void EvpgFrameRingAdd(const char *key_channel, const char *projection_channel, const char *text);
+extern void EvpgFrameRingAdd(const char *text, const char *const *channels, int nchannels);
 
 extern bool EvpgFrameRingCopyBatch(EvpgFrameBatch *batch);
-extern const char *EvpgFrameRingNext(const char *frame, const char **key_channel, const char **projection_channel,
-									 const char **text);
+extern const char *EvpgFrameRingNext(const char *bytes, EvpgRingFrame * frame);
 extern bool EvpgFrameRingIsStranded(void);
 extern void EvpgFrameRingReleaseBatch(const EvpgFrameBatch *batch);
 

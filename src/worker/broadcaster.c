@@ -38,20 +38,18 @@ static EvpgFrameBatch frame_batch;
 static void
 send_batch(void)
 {
-	const char *frame = frame_batch.bytes;
+	const char *next = frame_batch.bytes;
 
 	EvpgBackgroundBegin();
 	/* What the frames announce must not be taken back by a crash. */
 	EvpgDurableAwait(frame_batch.lsn);
 	for (int i = 0; i < frame_batch.frames; i++)
 	{
-		const char *key_channel;
-		const char *projection_channel;
-		const char *text;
+		EvpgRingFrame frame;
 
-		frame = EvpgFrameRingNext(frame, &key_channel, &projection_channel, &text);
-		Async_Notify(key_channel, text);
-		Async_Notify(projection_channel, text);
+		next = EvpgFrameRingNext(next, &frame);
+		for (int j = 0; j < frame.nchannels; j++)
+			Async_Notify(frame.channels[j], frame.text);
 	}
 	if (frame_batch.dropped > 0)
 		Async_Notify(EVPG_RESYNC_CHANNEL,

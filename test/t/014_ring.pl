@@ -208,7 +208,7 @@ is(counters('sent') - $sent, 59, 'nothing else went through the ring');
 
 $writer->query('BEGIN;' . execute('r', 666) . "PREPARE TRANSACTION 'frames'");
 like($writer->{stderr},
-	qr/ERROR:  cannot PREPARE a transaction that has sent frames of projections\n.*HINT:  Set evpg\.broadcast to off/,
+	qr/ERROR:  cannot PREPARE a transaction that has sent frames\n.*HINT:  Set evpg\.broadcast to off/,
 	'a transaction with frames cannot be prepared');
 $writer->{stderr} = '';
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_prepared_xacts'), '0', 'it is rolled back');
@@ -248,6 +248,73 @@ is( join(' ', map { "$_ $last{$_}" } sort keys %last),
 	"SELECT string_agg(key || ' ' || version, ' ' ORDER BY key) FROM evpg.projected_state WHERE key LIKE 'c%'"),
 	'up to the last one');
 is(counters('dropped'), '0', 'none was dropped');
+
+# ------------------------------------------------------------------ events
+
+# a type that stores events, each of which is heard
+$node->safe_psql('postgres', "SELECT evpg_register_aggregate('tap', broadcast => 'delta')");
+my $events = listener('postgres', 'events', 'events.tap', 'events.tap.t1', 'evpg.resync');
+
+sub append
+{
+	my ($stream, $n) = @_;
+
+	return "SELECT FROM evpg_append('tap', '$stream', ARRAY[evpg_event('Drop', '{\"n\": $n}')]);\n";
+}
+
+# "channel stream version n" of each
+sub brief_events
+{
+	return join ', ', map { "$_->[0] $_->[1]{aggregate_id} $_->[1]{version} $_->[1]{data}{n}" } @_;
+}
+
+$writer->query_safe('BEGIN;' . append('t1', 1) . 'SAVEPOINT a;' . append('t1', 666) . 'ROLLBACK TO a;' . append('t2', 2));
+is(brief_events(all_heard($events)), '', 'nothing is heard of an event before the commit [rule 14, D03]');
+$writer->query_safe('COMMIT');
+@frames = all_heard($events);
+is( brief_events(@frames),
+	'events.tap.t1 t1 1 1, events.tap t1 1 1, events t1 1 1, events.tap t2 1 2, events t2 1 2',
+	'events go to the channels of their stream, of their type and of all, but those that were rolled back [rule 14, D01]');
+is($frames[0][2], broadcaster(), 'the broadcaster sends the frames of events [rule 15]');
+$writer->query_safe('BEGIN;' . append('t1', 666) . 'ROLLBACK');
+is(brief_events(all_heard($events)), '', 'nothing is heard of events that are rolled back [rule 14]');
+$writer->query('BEGIN;' . append('t1', 666) . "PREPARE TRANSACTION 'frames'");
+like($writer->{stderr}, qr/ERROR:  cannot PREPARE a transaction that has sent frames\n/,
+	'a transaction with frames of events cannot be prepared [rule 15]');
+$writer->{stderr} = '';
+$node->pgbench(
+	'--no-vacuum --client=8 --jobs=2 --transactions=100', 0, [qr{processed: 800/800}], [qr{^$}], 'concurrent appends',
+	{
+		'014_ring_events' => <<'SQL'
+\set stream random(1, 3)
+\set undone random(0, 2)
+BEGIN;
+SELECT FROM evpg_append('tap', 'c' || :stream, ARRAY[evpg_event('Drop', '{"n": 1}'), evpg_event('Drop', '{"n": 1}')]);
+\if :undone = 0
+SAVEPOINT a;
+SELECT FROM evpg_append('tap', 'c' || :stream, ARRAY[evpg_event('Drop', '{"n": 666}')]);
+ROLLBACK TO a;
+\endif
+COMMIT;
+SQL
+	});
+@frames = grep { $_->[0] eq 'events' } all_heard($events);
+is(scalar @frames, 1600, 'the frame of each event is heard once [rule 14, D01]');
+my %seen;
+is(scalar(grep { ($seen{ $_->[1]{aggregate_id} } // 0) + 1 != ($seen{ $_->[1]{aggregate_id} } = $_->[1]{version}) } @frames),
+	0, 'frames of a stream come in the order of its versions [rule 14]');
+is( join(' ', map { "$_ $seen{$_}" } sort keys %seen),
+	$node->safe_psql('postgres', "SELECT string_agg(aggregate_id || ' ' || version, ' ' ORDER BY aggregate_id) "
+		. "FROM evpg_streams('tap') WHERE aggregate_id LIKE 'c%'"),
+	'the last frame of each stream is that of its newest event [rule 14]');
+$node->safe_psql('postgres', 'BEGIN;' . join('', map { append("many$_", $_) } 1 .. 100) . 'COMMIT');
+@frames = grep { $_->[0] eq 'events' } all_heard($events);
+is(join(' ', map { $_->[1]{data}{n} } @frames), join(' ', 1 .. 100),
+	'streams beyond evpg.max_stream_locks have frames, too [rule 14]');
+$node->safe_psql('postgres', "SET evpg.broadcast = 'commit';" . append('t1', 3));
+is(brief_events(grep { $_->[0] eq 'events' } all_heard($events)), 'events t1 2 3',
+	'commit: frames of events are sent by NOTIFY [rule 14]');
+$events->quit;
 
 # ------------------------------------------------------------------ overflow
 
