@@ -19,7 +19,7 @@
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/settings.h"
-#include "funcapi.h"
+#include "base/statement.h"
 #include "log/early_release.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
@@ -110,7 +110,7 @@ execute_arguments(FunctionCallInfo fcinfo, WriteCall *call, bool catch, const ch
 {
 	EvpgCommand command;
 
-	InitMaterializedSRF(fcinfo, 0);
+	EvpgReturnSetBegin(fcinfo, catch ? EvpgCatalogGet()->outcome : EvpgCatalogGet()->event);
 	begin_write_call(call);
 	read_command_from_arguments(fcinfo, &command);
 	EvpgEnter(&call->scope, writer);
@@ -202,7 +202,7 @@ evpg_append(PG_FUNCTION_ARGS)
 	EvpgEvent  *events;
 	int			count;
 
-	InitMaterializedSRF(fcinfo, 0);
+	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->event);
 	begin_write_call(&call);
 	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
 	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
@@ -282,7 +282,7 @@ evpg_inject(PG_FUNCTION_ARGS)
 	EvpgOutcome outcome;
 	EvpgEvent	event;
 
-	InitMaterializedSRF(fcinfo, 0);
+	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->event);
 	begin_write_call(&call);
 	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
 	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");

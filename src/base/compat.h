@@ -18,6 +18,7 @@
 #include "access/tableam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "commands/sequence.h"
 #include "common/string.h"
 #include "executor/executor.h"
 #include "pgstat.h"
@@ -206,6 +207,20 @@ EvpgBtreeReusePage(Relation table, FullTransactionId horizon)
 #else
 	record.node = table->rd_node;
 	record.latestRemovedFullXid = horizon;
+#endif
+	return record;
+}
+
+/* Begins the WAL record of a sequence; its row follows. */
+static inline xl_seq_rec
+EvpgSequenceRecord(Relation sequence)
+{
+	xl_seq_rec	record;
+
+#if PG_VERSION_NUM >= 160000
+	record.locator = sequence->rd_locator;
+#else
+	record.node = sequence->rd_node;
 #endif
 	return record;
 }

@@ -239,12 +239,17 @@ EvpgShapeRow(EvpgShape which)
 /*
  * EvpgShapeType
  *		Makes a descriptor, in CurrentMemoryContext, of all columns of the row
- *		type of a relation, for EvpgShapeFormTuple.
+ *		type of a relation, for EvpgShapeFormTuple and EvpgReturnSetBegin.  It is
+ *		never freed.
  */
 TupleDesc
 EvpgShapeType(Oid relid)
 {
-	return lookup_rowtype_tupdesc_copy(get_rel_type_id(relid), -1);
+	TupleDesc	desc = lookup_rowtype_tupdesc_copy(get_rel_type_id(relid), -1);
+
+	/* The executor frees what no one refers to. */
+	desc->tdrefcount = 1;
+	return desc;
 }
 
 /*

@@ -19,6 +19,7 @@
 #include "base/statement.h"
 #include "base/testing.h"
 #include "catalog/namespace.h"
+#include "funcapi.h"
 #include "jit/jit.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -318,6 +319,32 @@ EvpgParameterError(Datum *values, char *nulls, int column, const ErrorData *erro
 }
 
 /* ------------------------------------------------------------------ functions that return a set */
+
+/*
+ * EvpgReturnSetBegin
+ *		Does what InitMaterializedSRF does, for a function whose rows are of a type
+ *		that the catalog has a descriptor of: nothing is looked up or copied.
+ *		That descriptor may have fewer columns than the type has by now, which
+ *		were added and dropped.
+ */
+void
+EvpgReturnSetBegin(FunctionCallInfo fcinfo, TupleDesc desc)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old;
+
+	if (result == NULL || !IsA(result, ReturnSetInfo) || (result->allowedModes & SFRM_Materialize) == 0 ||
+		result->expectedDesc == NULL || result->expectedDesc->natts != desc->natts)
+	{
+		InitMaterializedSRF(fcinfo, 0);
+		return;
+	}
+	old = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	result->returnMode = SFRM_Materialize;
+	result->setResult = tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0, false, work_mem);
+	result->setDesc = desc;
+	MemoryContextSwitchTo(old);
+}
 
 /*
  * EvpgStatementReturnRows

@@ -45,6 +45,7 @@ extern void EvpgParameterText(Datum *values, char *nulls, int column, const char
 extern void EvpgParameterJsonb(Datum *values, char *nulls, int column, Jsonb *jsonb);
 extern void EvpgParameterArray(Datum *values, char *nulls, int column, ArrayType *array);
 extern void EvpgParameterError(Datum *values, char *nulls, int column, const ErrorData *error);
+extern void EvpgReturnSetBegin(FunctionCallInfo fcinfo, TupleDesc desc);
 extern void EvpgStatementReturnRows(FunctionCallInfo fcinfo, uint64 rows);
 extern int64 EvpgStatementReturnAll(FunctionCallInfo fcinfo, EvpgStatement *statement, Datum *values, const char *nulls,
 									bool read_only);

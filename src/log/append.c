@@ -230,10 +230,7 @@ insert_directly(Relation log, List *indexes, int64 stream_id, EvpgEvent *events,
 		n = count_batch(events + done, count - done);
 		MemoryContextSwitchTo(batch);
 		for (int i = 0; i < n; i++)
-		{
-			events[done + i].position = EvpgFenceDrawPosition();
 			fill_log_slot(slots[i], stream_id, &events[done + i]);
-		}
 		if (n == 1)
 			table_tuple_insert(log, slots[0], command, 0, NULL);
 		else
@@ -277,7 +274,6 @@ insert_by_executor(Relation log, int64 stream_id, EvpgEvent *events, int count)
 
 	for (int i = 0; i < count; i++)
 	{
-		events[i].position = EvpgFenceDrawPosition();
 		ResetPerTupleExprContext(estate);
 		MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 		fill_log_slot(slot, stream_id, &events[i]);
@@ -310,11 +306,16 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 {
 	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, RowExclusiveLock);
 	List	   *indexes;
+	int64		position;
 
 	Assert(stream->stream_id != 0 && count > 0);
 	EvpgFenceEnter();
+	position = EvpgFenceDrawPositions(count);
 	for (int i = 0; i < count; i++)
+	{
+		events[i].position = position + i;
 		events[i].version = stream->version + 1 + i + EVPG_MUTATION("version_wrong");
+	}
 	indexes = open_plain_indexes(log);
 	if (indexes != NIL)
 		insert_directly(log, indexes, stream->stream_id, events, count);

@@ -177,12 +177,13 @@ EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
  *		nothing is filled, if there is none whose version is at least from_version.
  *		With a dirty snapshot EvpgRowMaker then tells the transaction that has
  *		appended or removed the event, and *visible is whether the transaction's own
- *		snapshot would do, for isolation levels that keep it.
+ *		snapshot would do, for isolation levels that keep it.  The log is locked in
+ *		mode, to the end of the transaction: that which it holds already costs least.
  */
 bool
-EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, bool *visible)
+EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, LOCKMODE mode, bool *visible)
 {
-	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, AccessShareLock);
+	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, mode);
 	Relation	index = index_open(EvpgCatalogGet()->event_log_stream_index, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(log, NULL);
 	IndexScanDesc scan = index_beginscan(log, index, snapshot, NULL, 2, 0);

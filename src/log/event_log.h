@@ -11,6 +11,7 @@
 #include "log/event.h"
 #include "log/stream.h"
 #include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
 #include "utils/snapshot.h"
 
 typedef struct EvpgLogScan EvpgLogScan;
@@ -31,7 +32,8 @@ extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);
 extern bool EvpgLogHasEventId(const pg_uuid_t *event_id);
 extern bool EvpgLogReserveEventId(const pg_uuid_t *event_id);
 extern void EvpgLogReleaseEventId(const pg_uuid_t *event_id);
-extern bool EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, bool *visible);
+extern bool EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, LOCKMODE mode,
+							  bool *visible);
 extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);
 extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
 extern bool EvpgLogHasEvent(int64 position);

@@ -26,54 +26,24 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/catalog.h"
 #include "base/locks.h"
 #include "base/testing.h"
 #include "base/wakeup.h"
-#include "commands/sequence.h"
 #include "log/durable.h"
 #include "log/fence.h"
+#include "log/position.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
-#include "utils/rel.h"
 #include "utils/wait_event.h"
 
 /* How often the stable position is computed again, after 1 ms each, to wait for in-progress appenders. */
 #define MAX_RECHECKS 100
-
-/*
- * Reads the highest position drawn so far, 0 if none, and up to where WAL must
- * be durable for a crash not to forget it (lsn).
- */
-static int64
-read_last_drawn(Oid sequence, XLogRecPtr *lsn)
-{
-	Relation	relation = relation_open(sequence, AccessShareLock);
-	Buffer		buffer = ReadBuffer(relation, 0);
-	Page		page;
-	ItemId		item;
-	Form_pg_sequence_data data;
-	int64		result;
-
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(buffer);
-	item = PageGetItemId(page, FirstOffsetNumber);
-	data = (Form_pg_sequence_data) ((char *) PageGetItem(page, item) +
-									((HeapTupleHeader) PageGetItem(page, item))->t_hoff);
-	result = data->is_called ? data->last_value : data->last_value - 1;
-	*lsn = PageGetLSN(page);
-	UnlockReleaseBuffer(buffer);
-	relation_close(relation, AccessShareLock);
-	return result;
-}
 
 /* Returns whether this transaction holds the locks of an appender. */
 static bool
@@ -109,36 +79,38 @@ void
 EvpgFenceEnter(void)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
-	XLogRecPtr	lsn;
 
 	EvpgDurableNoteAppend();
 	if (EVPG_MUTATION("fence_late"))
 		return;
 	if (!fence_is_held(catalog->fence))
 	{
-		uint64		drawn = read_last_drawn(catalog->event_position, &lsn);
+		uint64		drawn = EvpgPositionLockAndReadLast();
 
 		EVPG_WAIT_POINT("fence_read");
 		lock_as_appender(drawn);
+		LockRelationOid(catalog->fence, RowExclusiveLock);
 	}
-	LockRelationOid(catalog->fence, RowExclusiveLock);
 	EvpgWakeConsumersAtEnd();
 }
 
-/* Draws a position.  The caller has entered the fence and holds the stream. */
+/*
+ * EvpgFenceDrawPositions
+ *		Draws so many positions, which follow each other, and returns the first.
+ *		The caller has entered the fence, and holds the stream.
+ */
 int64
-EvpgFenceDrawPosition(void)
+EvpgFenceDrawPositions(int count)
 {
-	const EvpgCatalog *catalog = EvpgCatalogGet();
-	int64		position = nextval_internal(catalog->event_position, false);
+	int64		first = EvpgPositionDraw(count);
 
 	EVPG_WAIT_POINT("fence_drawn");
 	if (EVPG_MUTATION("fence_late"))
 	{
-		lock_as_appender(position - 1);
-		LockRelationOid(catalog->fence, RowExclusiveLock);
+		lock_as_appender(first - 1);
+		LockRelationOid(EvpgCatalogGet()->fence, RowExclusiveLock);
 	}
-	return position;
+	return first;
 }
 
 /* Computes the stable position as it is now, given the highest position drawn. */
@@ -206,7 +178,7 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 				 errdetail("The snapshot of this transaction may be older than the position."),
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
-	wanted = read_last_drawn(catalog->event_position, lsn);
+	wanted = EvpgPositionReadLast(lsn);
 	position = compute_stable_position(catalog, wanted);
 	if (wait && position != held_position && !fence_is_held(catalog->fence))
 	{
@@ -217,7 +189,7 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
-			position = compute_stable_position(catalog, read_last_drawn(catalog->event_position, lsn));
+			position = compute_stable_position(catalog, EvpgPositionReadLast(lsn));
 		}
 		if (position < wanted)
 			held_position = position;
@@ -271,7 +243,7 @@ EvpgFenceLastDrawn(void)
 {
 	XLogRecPtr	lsn;
 
-	return read_last_drawn(EvpgCatalogGet()->event_position, &lsn);
+	return EvpgPositionReadLast(&lsn);
 }
 
 /* Returns whether this transaction is an appender. */

@@ -9,7 +9,7 @@
 #define EVPG_FENCE_H
 
 extern void EvpgFenceEnter(void);
-extern int64 EvpgFenceDrawPosition(void);
+extern int64 EvpgFenceDrawPositions(int count);
 extern int64 EvpgFenceLastDrawn(void);
 extern bool EvpgFenceIsHeld(void);
 extern int64 EvpgFenceStablePosition(bool wait);

@@ -229,16 +229,20 @@ clear_stream(EvpgStream *stream)
 	ItemPointerSetInvalid(&stream->row);
 }
 
-/* Reads the newest event of a stream, from the version that it had when the session last looked. */
+/*
+ * Reads the newest event of a stream, from the version that it had when the session
+ * last looked.  visible is not NULL for a command, which has locked the log.
+ */
 static bool
 read_newest_event(EvpgStream *stream, KnownStream *known, Snapshot snapshot, bool *visible)
 {
 	int64		from = known == NULL ? 0 : known->version;
-	bool		found = EvpgLogReadNewest(stream, from, snapshot, visible);
+	LOCKMODE	mode = visible == NULL ? AccessShareLock : RowExclusiveLock;
+	bool		found = EvpgLogReadNewest(stream, from, snapshot, mode, visible);
 
 	/* It may be lower now, after a rollback. */
 	if (!found && from > 0)
-		found = EvpgLogReadNewest(stream, 0, snapshot, visible);
+		found = EvpgLogReadNewest(stream, 0, snapshot, mode, visible);
 	if (known != NULL)
 		known->version = stream->version;
 	return found;

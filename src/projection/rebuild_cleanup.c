@@ -45,7 +45,7 @@ write_tombstones(const char *name, List *keys)
 	if (keys == NIL)
 		return;
 	EvpgFenceEnter();
-	values[2] = Int64GetDatum(EvpgFenceDrawPosition());
+	values[2] = Int64GetDatum(EvpgFenceDrawPositions(1));
 	EvpgStatementExecute(&insert_tombstones, values, NULL);
 	foreach(cell, keys)
 		EvpgWakeWaitersAtCommit(EvpgHashPair(name, lfirst(cell)));

@@ -135,7 +135,7 @@ switch_builds(EvpgRebuild *rebuild, EvpgExchange *exchange)
 		EvpgRebuildTablesDropCopies(rebuild->build);
 	}
 	EvpgFenceEnter();
-	position = EvpgFenceDrawPosition();
+	position = EvpgFenceDrawPositions(1);
 	values[1] = Int64GetDatum(position);
 	rebuild->replaced = projection->build;
 	EvpgStatementExecute(&replace_build, values, NULL);

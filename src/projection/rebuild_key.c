@@ -91,7 +91,7 @@ evpg_put_projection(PG_FUNCTION_ARGS)
 		row.state = state;
 		row.deleted = (state == NULL);
 		row.version++;
-		row.position = EvpgFenceDrawPosition();
+		row.position = EvpgFenceDrawPositions(1);
 		EvpgProjectionRowWrite(&row);
 		EvpgProjectionRowSend(&row, "put", state);
 	}
@@ -215,14 +215,14 @@ EvpgRebuildKey(const char *name, const char *key)
 		/* No event is left, so the key is deleted, without a frame. */
 		row.deleted = true;
 		row.version = 1;
-		row.position = EvpgFenceDrawPosition();
+		row.position = EvpgFenceDrawPositions(1);
 		if (existed)
 			EvpgProjectionRowWrite(&row);
 	}
 	else
 	{
 		row.version = count;
-		row.position = EvpgFenceDrawPosition();
+		row.position = EvpgFenceDrawPositions(1);
 		EvpgProjectionRowWrite(&row);
 		EvpgProjectionRowSend(&row, "rebuild", row.state);
 	}
