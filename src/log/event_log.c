@@ -70,6 +70,7 @@ struct EvpgLogScan
 								 * source */
 	int			ntypes;
 	int64		reached;
+	LOCKMODE	mode;			/* in which the log is locked */
 	Relation	log;
 	Relation	index;
 	int			nsources;
@@ -126,13 +127,19 @@ EvpgLogReleaseEventId(const pg_uuid_t *event_id)
 	EvpgReleaseKey(EVPG_LOCK_KEY, hash_event_id(event_id));
 }
 
-/* Opens a scan. index points into the catalog, since it is known only under the lock of the table. */
+/*
+ * Opens a scan. index points into the catalog, since it is known only under the lock
+ * of the table.  A command, which has locked the log for writing, needs no other lock.
+ */
 static EvpgLogScan *
 open_scan(const Oid *index, int nsources)
 {
 	EvpgLogScan *scan = palloc0(sizeof(EvpgLogScan));
+	LOCKTAG		tag;
 
-	scan->log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, AccessShareLock);
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, EvpgCatalogGet()->event_log);
+	scan->mode = EvpgLockIsHeld(&tag, RowExclusiveLock) ? RowExclusiveLock : AccessShareLock;
+	scan->log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, scan->mode);
 	scan->index = index_open(*index, AccessShareLock);
 	scan->nsources = nsources;
 	scan->sources = palloc0(sizeof(IndexSource) * nsources);
@@ -177,14 +184,15 @@ EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
  *		nothing is filled, if there is none whose version is at least from_version.
  *		With a dirty snapshot EvpgRowMaker then tells the transaction that has
  *		appended or removed the event, and *visible is whether the transaction's own
- *		snapshot would do, for isolation levels that keep it.  The log is locked in
- *		mode, to the end of the transaction: that which it holds already costs least.
+ *		snapshot would do, for isolation levels that keep it.  The log and its index
+ *		are locked in mode, to the end of the transaction: for a command in that in
+ *		which it is going to need them.
  */
 bool
 EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, LOCKMODE mode, bool *visible)
 {
 	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, mode);
-	Relation	index = index_open(EvpgCatalogGet()->event_log_stream_index, AccessShareLock);
+	Relation	index = index_open(EvpgCatalogGet()->event_log_stream_index, mode);
 	TupleTableSlot *slot = table_slot_create(log, NULL);
 	IndexScanDesc scan = index_beginscan(log, index, snapshot, NULL, 2, 0);
 	ScanKeyData keys[2];
@@ -205,7 +213,7 @@ EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, LOC
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
+	index_close(index, NoLock);
 	table_close(log, NoLock);
 	return found;
 }
@@ -521,7 +529,7 @@ EvpgLogScanEnd(EvpgLogScan *scan)
 		ExecDropSingleTupleTableSlot(scan->sources[i].slot);
 	}
 	index_close(scan->index, AccessShareLock);
-	table_close(scan->log, AccessShareLock);
+	table_close(scan->log, scan->mode);
 	MemoryContextDelete(scan->event_context);
 	pfree(scan);
 }

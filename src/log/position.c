@@ -40,10 +40,10 @@ typedef struct PositionPage
 	Page		page;
 	ItemId		item;
 	Form_pg_sequence_data data;
-} PositionPage;
+}			PositionPage;
 
 static void
-open_page(PositionPage *page, LOCKMODE mode, int buffer_mode)
+open_page(PositionPage * page, LOCKMODE mode, int buffer_mode)
 {
 	HeapTupleHeader tuple;
 
@@ -57,14 +57,14 @@ open_page(PositionPage *page, LOCKMODE mode, int buffer_mode)
 }
 
 static void
-close_page(PositionPage *page, LOCKMODE mode)
+close_page(PositionPage * page, LOCKMODE mode)
 {
 	UnlockReleaseBuffer(page->buffer);
 	relation_close(page->sequence, mode);
 }
 
 static int64
-get_last(const PositionPage *page)
+get_last(const PositionPage * page)
 {
 	return page->data->is_called ? page->data->last_value : page->data->last_value - 1;
 }
@@ -105,7 +105,7 @@ EvpgPositionLockAndReadLast(void)
  * that it covers; the caller changes the page to what it really is.
  */
 static void
-log_draw(PositionPage *page, int64 covered)
+log_draw(PositionPage * page, int64 covered)
 {
 	xl_seq_rec	record = EvpgSequenceRecord(page->sequence);
 	XLogRecPtr	end;
@@ -146,12 +146,19 @@ EvpgPositionDraw(int count)
 				 errdetail("The last one that was drawn is " INT64_FORMAT ".", last)));
 	logged = page.data->log_cnt;
 
-	/* After a checkpoint recovery begins with what the page is on disk: it must learn how far the positions are drawn. */
+	/*
+	 * After a checkpoint recovery begins with what the page is on disk: it
+	 * must learn how far the positions are drawn.
+	 */
 	must_log = !page.data->is_called || logged < count || PageGetLSN(page.page) <= GetRedoRecPtr();
 	if (must_log)
 		logged = count + LOGGED_AHEAD;
 	must_log &= RelationNeedsWAL(page.sequence);
-	/* The commit of a transaction with an xid is flushed, and with it the record. */
+
+	/*
+	 * The commit of a transaction with an xid is flushed, and with it the
+	 * record.
+	 */
 	if (must_log)
 		(void) GetTopTransactionId();
 
