@@ -242,8 +242,8 @@ EvpgRebuildEnd(EvpgRebuild *rebuild)
 
 	EvpgApplySetCurrent(0, NULL);
 	if (!rebuild->foreground)
-		(void) set_config_option("lock_timeout", END_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		(void) set_config_option("lock_timeout", EVPG_MUTATION("patient_end") ? "0" : END_LOCK_TIMEOUT, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (!rebuild->foreground && rebuild->projection->tables != NIL)
 		exchange = prepare_exchange(rebuild);
 	exchanges = exchange != NULL && exchange->tables != NIL;
