@@ -44,7 +44,7 @@ BEGIN
   END IF;
 
   -- look at the text: a cast would take 1.5 and "12" too
-  IF jsonb_typeof(command.data->'amount') = 'number' AND command.data->>'amount' ~ '^\d{1,13}$' THEN
+  IF jsonb_typeof(command.data->'amount') = 'number' AND command.data->>'amount' ~ '^[0-9]{1,13}$' THEN
     amount := (command.data->>'amount')::bigint;
   END IF;
   IF amount IS NULL OR amount NOT BETWEEN 1 AND max_amount THEN

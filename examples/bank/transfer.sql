@@ -24,7 +24,7 @@ BEGIN
       PERFORM evpg_reject('account_missing', 'a transfer needs two accounts');
     ELSIF data->'from' = data->'to' THEN
       PERFORM evpg_reject('same_account', 'a transfer needs two different accounts');
-    ELSIF jsonb_typeof(data->'amount') IS DISTINCT FROM 'number' OR data->>'amount' !~ '^\d{1,13}$'
+    ELSIF jsonb_typeof(data->'amount') IS DISTINCT FROM 'number' OR data->>'amount' !~ '^[0-9]{1,13}$'
        OR (data->>'amount')::numeric NOT BETWEEN 1 AND max_amount THEN
       PERFORM evpg_reject('invalid_amount', format('amount must be an integer from 1 to %s', max_amount));
     END IF;

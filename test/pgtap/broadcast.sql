@@ -176,18 +176,18 @@ SELECT add('l', 1000000, aggregate => 'counter_c') \g /dev/null
 SELECT is(heard('projection.large'), 'delta l 1.4 truncated', 'far more [rule 14]');
 SELECT add('l', 3000, more => '{"with": "€"}', aggregate => 'counter_c') \g /dev/null
 SELECT is(heard('projection.large'), 'delta l 1.5 truncated', 'bytes count, not characters [rule 14]');
-SELECT add('l', 2000, more => '{"with": "\""}', aggregate => 'counter_c') \g /dev/null
+SELECT add('l', 2000, more => E'{"with": "\\""}', aggregate => 'counter_c') \g /dev/null
 SELECT is((SELECT frame::jsonb->>'data' FROM frames() LIMIT 1), repeat('"', 2000), 'what is quoted comes back [rule 14]');
 SELECT evpg_put_projection('large', 'l', to_jsonb(repeat('x', 8000))) \g /dev/null
 SELECT is(heard('projection.large'), 'put l 1.7 truncated', 'a put [rule 14]');
 SELECT evpg_register_projection('long ' || repeat('€"', 60), 'test.sum_apply', aggregate_types => '{counter_c}',
   broadcast => 'delta', event_name => repeat('e', 255)), listen('long ' || repeat('€"', 60)),
-  listen('long ' || repeat('€"', 60), repeat('\"', 512)) \g /dev/null
-SELECT add(repeat('\"', 512), 1, aggregate => 'counter_c') \g /dev/null
+  listen('long ' || repeat('€"', 60), repeat(E'\\"', 512)) \g /dev/null
+SELECT add(repeat(E'\\"', 512), 1, aggregate => 'counter_c') \g /dev/null
 SELECT same(format('SELECT channel, frame::jsonb->>$$projection$$, frame::jsonb->>$$key$$, frame::jsonb->$$data$$, '
   'frame::jsonb->>$$event$$ FROM frames() WHERE channel LIKE %L ORDER BY n', '%#%'),
   format('SELECT evpg_channel(%1$L, k), %1$L, %2$L, %3$L::jsonb, %4$L FROM unnest(ARRAY[%2$L, NULL]) k',
-    'long ' || repeat('€"', 60), repeat('\"', 512), '{"sum": 1, "count": 1}', repeat('e', 255)),
+    'long ' || repeat('€"', 60), repeat(E'\\"', 512), '{"sum": 1, "count": 1}', repeat('e', 255)),
     'the longest names and keys, on hashed channels [rule 14]');
 
 -- many keys: frames beyond evpg.max_key_locks come without data

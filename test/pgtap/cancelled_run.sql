@@ -16,13 +16,14 @@ SELECT count(*) FROM evpg_append('counter', 'a', ARRAY[evpg_event('Happened')]) 
 
 -- what psql prints of the error, with the place in the sources, in a session of its own
 CREATE TABLE test.output (line text);
-SELECT format('COPY test.output FROM PROGRAM %L (FORMAT csv, DELIMITER E''\x01'', QUOTE E''\x02'')', format(
+SELECT format(E'COPY test.output FROM PROGRAM %L (FORMAT csv, DELIMITER E''\\x01'', QUOTE E''\\x02'')', format(
   'psql -Xq -v VERBOSITY=verbose -d "host=%s port=%s user=%s dbname=%s" -c "SET search_path = public" '
   '-c "SET default_transaction_isolation = ''read committed''" -c "CALL evpg_run()" 2>&1; true',
   split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user,
   current_database())) \gexec
 SELECT is((SELECT count(*) FROM output WHERE line LIKE 'ERROR:  57014: canceling statement%'), 1::bigint,
   'a cancel ends evpg_run(), whatever it does [rule 10]');
-SELECT matches((SELECT line FROM output WHERE line LIKE 'LOCATION:%'), '^LOCATION:  ProcessInterrupts, postgres\.c:[0-9]+$',
+SELECT matches((SELECT line FROM output WHERE line LIKE 'LOCATION:%'),
+  '^LOCATION:  ProcessInterrupts, postgres[.]c:[0-9]+$',
   'its error has the place in the sources that raised it [rule 10]');
 SELECT * FROM finish();

@@ -10,7 +10,7 @@ SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 1', 'a stream');
 -- data that a module in C cannot take
 SELECT refused(format($$SELECT evpg_execute('counter_c', 'a', 'Add', %L)$$, data),
   '22023 data of command "Add" must be a JSON object', 'command data ' || data || ' for a module in C')
-  FROM unnest('{[],[1],7,1.5,"\"text\"",true,false}'::text[]) data;
+  FROM unnest(E'{[],[1],7,1.5,"\\"text\\"",true,false}'::text[]) data;
 SELECT is((SELECT data FROM evpg_execute('counter_c', 'a', 'Add', data)), '{"n": 0}', 'command data '
   || coalesce(data::text, 'NULL') || ' is none') FROM unnest(ARRAY['null', NULL]::jsonb[]) data;
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'j', 'Nothing', data)), 0::bigint, 'a function takes command data '

@@ -10,7 +10,7 @@ SELECT plan(35);
 
 -- a long result is not held in memory; first of all, since the peak of the process never goes down
 CREATE FUNCTION test.peak() RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  SELECT substring(pg_read_file('/proc/self/status', 0, 10000) FROM 'VmPeak:\s+(\d+)')::bigint $$;
+  SELECT substring(pg_read_file('/proc/self/status', 0, 10000) FROM E'VmPeak:\\s+(\\d+)')::bigint $$;
 CREATE FUNCTION test.long_apply(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql IMMUTABLE RETURN state;
 SELECT evpg_register_projection('long', 'test.long_apply', event_types => '{Nothing}') \g /dev/null
 SELECT count(*) FROM generate_series(1, 50) n, evpg_append('counter', 'long' || n, ARRAY(SELECT

@@ -11,7 +11,7 @@ SELECT refused(hostile('Envelope', jsonb_build_object('change', change)), error,
   || left(change::text, 60)) FROM (VALUES
   ('{"type": null}'::jsonb, '22004 event type must not be null'), ('{"type": ""}', '22023 event type must not be empty'),
   ('{"type": 7}', 'VE009 member "type" of an emitted event is not a string'),
-  ('{"type": "a\nb"}', '22023 event type contains a control character'),
+  (E'{"type": "a\\nb"}', '22023 event type contains a control character'),
   ('{"type": "evpg.x"}', 'VE017 event type "evpg.x" is reserved'),
   ('{"type": "EVPG.x"}', 'VE017 event type "EVPG.x" is reserved'),
   (jsonb_build_object('type', repeat('x', 256)), 'VE014 event type is too long'),

@@ -21,7 +21,7 @@ SELECT same($$SELECT status, code, message, detail FROM evpg_try_execute('hostil
 SELECT same($$SELECT code, message, detail FROM evpg_try_execute('hostile', 'a', 'Refuse',
   '{"code": "c", "message": "100 % %s %n", "detail": [1.50, null]}')$$,
   $$VALUES ('c', '100 % %s %n', '[1.50, null]'::jsonb)$$, 'percent signs are text, detail is exact [B08]');
-SELECT refused(hostile('Refuse', '{"code": "c", "message": "100 % %s %n"}'), 'VE002 100 \% \%s \%n',
+SELECT refused(hostile('Refuse', '{"code": "c", "message": "100 % %s %n"}'), E'VE002 100 \\% \\%s \\%n',
   'as an error too [B08]');
 SELECT is((SELECT (status, coalesce(code, ''), message <> '')::text FROM evpg_try_execute('hostile', 'a', 'Refuse', '{}')),
   '(rejected,"",t)', 'a refusal without code and message still has a message [B08]');

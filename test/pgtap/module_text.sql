@@ -11,8 +11,8 @@ SELECT refused(hostile('BadText', jsonb_build_object('where', w, 'how', how)),
   '22021 % contains text that is not valid UTF-8', 'invalid UTF-8 (' || how || ') from a module: ' || w)
   FROM unnest('{latin1,surrogate,overlong}'::text[]) how,
   unnest('{type,data,key,scalar,metadata,tag,code,message,detail,failure}'::text[]) w;
-SELECT refused(hostile('BadText', jsonb_build_object('where', w, 'how', 'zero')), '22P05 % contains \\u0000',
-  '\u0000 from a module: ' || w)
+SELECT refused(hostile('BadText', jsonb_build_object('where', w, 'how', 'zero')), E'22P05 % contains \\\\u0000',
+  E'\\u0000 from a module: ' || w)
   FROM unnest('{type,data,scalar,metadata,tag,detail}'::text[]) w;
 SELECT refused(replace(hostile('BadText', jsonb_build_object('where', w, 'how', 'latin1')), 'evpg_execute',
   'evpg_try_execute'), '22021 %', 'invalid UTF-8 in an outcome: ' || w)

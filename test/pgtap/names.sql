@@ -65,11 +65,11 @@ SELECT is((SELECT array_agg(version) FROM evpg_execute(repeat('t', 255), repeat(
   jsonb_build_object('events', jsonb_build_array(jsonb_build_object('type', repeat('e', 255)))))), '{1}',
   'names of 255 bytes are good');
 SELECT is((SELECT count(*) FROM evpg_state(repeat('t', 255), 'x')), 0::bigint, 'in reading too');
-SELECT is((SELECT array_agg(status) FROM unnest(ARRAY[' ', '''; DROP TABLE x; --', '\', '"', '%s', '{}', 'NULL', 'ÄÖ',
+SELECT is((SELECT array_agg(status) FROM unnest(ARRAY[' ', '''; DROP TABLE x; --', E'\\', '"', '%s', '{}', 'NULL', 'ÄÖ',
   '../..', '💣']) id, evpg_try_execute('counter_c', id, 'Add', '{"n": 1}')),
   array_fill('ok'::text, '{10}'), 'ids are any text');
 SELECT is((SELECT count(*) FROM evpg_streams('counter_c')
-            WHERE aggregate_id IN ('''; DROP TABLE x; --', '\', '"', '%s', '💣')
+            WHERE aggregate_id IN ('''; DROP TABLE x; --', E'\\', '"', '%s', '💣')
   AND version = 1), 5::bigint, 'ids are any text, and come back as they are');
 
 -- reserved

@@ -27,8 +27,8 @@ CREATE FUNCTION test.texts(event evpg.event) RETURNS jsonb LANGUAGE plpgsql STAB
 BEGIN
   RETURN test.settings() || jsonb_build_object('time', event.occurred_at::text, 'day', event.occurred_at::date::text, 'json',
     to_jsonb(event.occurred_at), 'event', to_jsonb(event) - '{position,recorded_at}'::text[],
-    'interval', (interval '1 day 2 hours')::text, 'float', (1.0::float8 / 3)::text, 'bytea', '\x0041ff'::bytea::text, 'date',
-      '01/02/2003'::date::text, 'zone', '2003-02-01 12:00'::timestamptz = '2003-02-01 12:00+00'::timestamptz,
+    'interval', (interval '1 day 2 hours')::text, 'float', (1.0::float8 / 3)::text, 'bytea', E'\\x0041ff'::bytea::text,
+    'date', '01/02/2003'::date::text, 'zone', '2003-02-01 12:00'::timestamptz = '2003-02-01 12:00+00'::timestamptz,
     'words', to_tsvector('running')::text, 'quoted', quote_ident('a'), 'format',
       to_char(event.occurred_at, 'TMMonth HH24 TZ'));
 END $$;

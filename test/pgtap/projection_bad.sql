@@ -79,7 +79,7 @@ DECLARE
   before text := written();
 BEGIN
   RETURN NEXT alike(outcome_of(id, n, more), outcome, description);
-  RETURN NEXT is(written(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is kept\1'));
+  RETURN NEXT is(written(), before, regexp_replace(description, E'( \\[[^]]*\\])?$', E': nothing is kept\\1'));
 END $$;
 SELECT rejected('a', '500', '',
   'rejected|4|23514|statement_small|new row for relation "statement" violates check constraint "statement_small"%',
@@ -266,8 +266,8 @@ SET test.writes = 0;
 SELECT evpg_register_projection('writing', 'test.write_reducer', aggregate_types => '{counter_c}') \g /dev/null
 SELECT
   add('w', 1,
-  more => '{"call": "SELECT FROM generate_series(1, current_setting(''test.writes'')::int), evpg_append(''counter'', '
-  '''w'', evpg_events(''{\"type\": \"Added\"}''))"}', aggregate => 'counter_c') \g /dev/null
+  more => E'{"call": "SELECT FROM generate_series(1, current_setting(''test.writes'')::int), evpg_append(''counter'', '
+  '''w'', evpg_events(''{\\"type\\": \\"Added\\"}''))"}', aggregate => 'counter_c') \g /dev/null
 SELECT is(evpg_rebuild_projection('writing', 'w'), 1::bigint, 'a rebuild of a reducer that writes nothing [rule 11]');
 SET test.writes = 1;
 SELECT fails($$SELECT evpg_rebuild_projection('writing', 'w')$$, 'VE020 a projection cannot write events',

@@ -56,7 +56,7 @@ BEGIN
   PERFORM evpg_append('counter_c', 'path',
     ARRAY[evpg_event('Odd',
     '{"s": "", "t": true, "d": 1.50, "big": 12345678901234567890, "null": null, "list": [1, [2]], "object": '
-    '{"a": 1}, "u": "ä€😀", "quote": "a\"b"}',
+    E'{"a": 1}, "u": "ä€😀", "quote": "a\\"b"}',
     '{"tenant": "t1"}', '{red}', occurred_at => '2001-01-01 00:00+00')], actor => 'me',
       command_id => 'c' || (SELECT count(*) FROM evpg.event_log), correlation_id => 'corr', causation_id => 'cause');
   found := (SELECT string_agg(quote_literal(key), ',' ORDER BY key) FROM evpg.projected_state WHERE name = 'found');
@@ -85,9 +85,9 @@ SELECT fails($$SELECT key_found('$.data.list[*]')$$, '22023 key path of projecti
 -- ------------------------------------------------------------------ odd keys
 
 SELECT add('odd', 1, more => jsonb_build_object('group', g))
-  FROM unnest(ARRAY['', ' ', 'a.b', 'a"b\', '%', '😀', repeat('k', 1024)]) g \g /dev/null
+  FROM unnest(ARRAY['', ' ', 'a.b', E'a"b\\', '%', '😀', repeat('k', 1024)]) g \g /dev/null
 SELECT is((SELECT count(*) FROM evpg.projected_state
-  WHERE name = 'by_path' AND key IN ('', ' ', 'a.b', 'a"b\', '%', '😀', repeat('k', 1024)) AND version = 1), 7::bigint,
+  WHERE name = 'by_path' AND key IN ('', ' ', 'a.b', E'a"b\\', '%', '😀', repeat('k', 1024)) AND version = 1), 7::bigint,
   'a key may be empty, of any characters, and of 1024 bytes [C22]');
 SELECT is((SELECT state FROM evpg_projection('by_path', repeat('k', 1024))), '{"sum": 1, "count": 1}',
   'a row is read by a key of 1024 bytes [C07]');

@@ -4,7 +4,7 @@
 SELECT plan(81);
 
 -- what they make
-SELECT is(made, wanted::jsonb, regexp_replace(wanted, '\s+', ' ', 'g')) FROM (VALUES
+SELECT is(made, wanted::jsonb, regexp_replace(wanted, E'\\s+', ' ', 'g')) FROM (VALUES
   (evpg_action_send('a', 'i', 'C'),
     '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C", "data": {}}'),
   (evpg_action_send('a', 'i', 'C', NULL), '{"do": "send", "aggregate_type": "a", "aggregate_id": "i", "command_type": "C"}'),

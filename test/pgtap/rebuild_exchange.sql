@@ -40,7 +40,7 @@ $$;
 CREATE FUNCTION test.copied_files() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY pg_relation_filenode(oid))
     FROM (WITH c AS (SELECT oid, reltoastrelid FROM pg_class
-    WHERE relname = 'item' AND relnamespace::regnamespace::text LIKE 'evpg\_rebuild%')
+    WHERE relname = 'item' AND relnamespace::regnamespace::text LIKE E'evpg\\_rebuild%')
     SELECT oid FROM c UNION ALL SELECT indexrelid FROM pg_index, c WHERE indrelid IN (c.oid, c.reltoastrelid)
       UNION ALL SELECT reltoastrelid FROM c) x
 $$;
@@ -72,8 +72,8 @@ SELECT is(files(), :'copied',
 SELECT is(contents(), :'contents', 'the contents are what the events say [rule 13]');
 SELECT is((SELECT count(*) FROM item i WHERE i.xmin = (SELECT p.xmin FROM evpg.projection p)), 0::bigint,
   'no row is written by the transaction that ends it [rule 13]');
-SELECT is((SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'evpg\_rebuild%') +
-  (SELECT count(*) FROM pg_class WHERE relname LIKE 'pg\_toast\_%\_old%'), 0::bigint,
+SELECT is((SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE E'evpg\\_rebuild%') +
+  (SELECT count(*) FROM pg_class WHERE relname LIKE E'pg\\_toast\\_%\\_old%'), 0::bigint,
   'nothing of the copy is left [rule 13]');
 SELECT is('item'::regclass::oid = :oid, true, 'it is the same table [rule 13]');
 SELECT is((SELECT sum(n) FROM items), (SELECT sum(n) FROM item), 'under its views [rule 13]');
@@ -372,13 +372,13 @@ CREATE FUNCTION test.nodes() RETURNS text LANGUAGE sql VOLATILE AS $$
 $$;
 CREATE FUNCTION test.copied_nodes() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT string_agg(pg_relation_filenode(oid)::text, ' ' ORDER BY relname) FROM pg_class
-    WHERE relkind = 'r' AND relnamespace::regnamespace::text LIKE 'evpg\_rebuild%'
+    WHERE relkind = 'r' AND relnamespace::regnamespace::text LIKE E'evpg\\_rebuild%'
 $$;
 CREATE FUNCTION test.order_contents() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT (SELECT count(*) FROM "Order") || ' ' || (SELECT count(*) FROM line) || ' ' || (SELECT count(*) FROM note)
 $$;
 SELECT evpg_register_projection('order', handler => 'test.order_write', aggregate_types => '{counter}',
-  tables => '{"\"Order\"",line,note}'), evpg_rebuild_projection('order') \g /dev/null
+  tables => E'{"\\"Order\\"",line,note}'), evpg_rebuild_projection('order') \g /dev/null
 SELECT order_contents() AS contents \gset
 DELETE FROM note;
 DELETE FROM line;

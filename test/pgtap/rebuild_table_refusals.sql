@@ -88,7 +88,7 @@ SELECT evpg_register_projection('copied', handler => 'test.copied_write', key_fu
 SELECT add('c', 1) \g /dev/null
 CALL evpg_run();
 SELECT evpg_rebuild_projection('copied', background => true) \g /dev/null
-SELECT nspname AS schema FROM pg_namespace WHERE nspname LIKE 'evpg\_rebuild%' \gset
+SELECT nspname AS schema FROM pg_namespace WHERE nspname LIKE E'evpg\\_rebuild%' \gset
 SET ROLE rebuild_owner;
 SELECT alike(error_of(format('CREATE FUNCTION %s.lower(text) RETURNS text LANGUAGE sql AS $x$ SELECT $1 $x$', :'schema')),
   '42501 permission denied%', 'nobody puts functions where the copies are [rule 13]');
@@ -99,7 +99,7 @@ CALL evpg_run();
 SELECT alike((SELECT path FROM copied), :'schema' || ',%', 'the handler finds the copies first [rule 13]');
 SELECT is((SELECT string_agg(key, ' ') FROM stored WHERE name = 'copied' AND key LIKE '%evpg%'), NULL,
   'a key function, which may belong to somebody else, does not look there [rule 13]');
-SELECT is((SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'evpg\_rebuild%'), 0::bigint,
+SELECT is((SELECT count(*) FROM pg_namespace WHERE nspname LIKE E'evpg\\_rebuild%'), 0::bigint,
   'the schema is dropped [rule 13]');
 SELECT evpg_drop_projection('copied') \g /dev/null
 DROP TABLE copied;

@@ -41,7 +41,7 @@ CREATE FUNCTION test.spoil() RETURNS void LANGUAGE sql AS $$
     VALUES ('nobody', 5); INSERT INTO "Line ""1""" VALUES ('nobody', -1, 5);
 $$;
 CREATE FUNCTION test.schemas() RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'evpg\_%'
+  SELECT count(*) FROM pg_namespace WHERE nspname LIKE E'evpg\\_%'
 $$;
 
 -- ------------------------------------------------------------------ declared tables
@@ -138,8 +138,8 @@ SELECT refused(format($$SELECT
   'a table has one projection: ' || tables || ' [rule 13]') FROM (VALUES
   ('{test.account}', '55006 table test.account belongs to projection "account"'),
     ('{account}', '55006 table test.account belongs to projection "account"'),
-    ('{elsewhere_1,"\"Line \"\"1\"\"\""}', '42P01 %'),
-  ('{"test.\"Line \"\"1\"\"\""}', '55006 table test."Line ""1""" belongs to projection "account"')) x (tables, error);
+    (E'{elsewhere_1,"\\"Line \\"\\"1\\"\\"\\""}', '42P01 %'),
+  (E'{"test.\\"Line \\"\\"1\\"\\"\\""}', '55006 table test."Line ""1""" belongs to projection "account"')) x (tables, error);
 SET search_path = public, test;
 SELECT is(evpg_register_projection('account', handler => 'test.account_write', mode => 'async',
   aggregate_types => '{counter}', tables => ARRAY['test.account', 'test."Line ""1"""'], max_attempts => 1), false,

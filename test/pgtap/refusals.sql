@@ -38,7 +38,7 @@ SELECT same(format($$SELECT status, code, message, detail, hint FROM evpg_try_ex
 SELECT refused(format($$SELECT %s('r', 'a', 'Reject', %L)$$, f, data), error, f || ': evpg_reject: '
   || left(data, 40) || ' [B08]') FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, (VALUES
   ('{}', '22004 rejection code must not be null'), ('{"code": ""}', '22023 rejection code must not be empty'),
-  ('{"code": "a\nb"}', '22023 rejection code contains a control character'),
+  (E'{"code": "a\\nb"}', '22023 rejection code contains a control character'),
   (jsonb_build_object('code', repeat('x', 256))::text, 'VE014 rejection code is too long')) x (data, error);
 SELECT alike(error_of($$SELECT evpg_reject('c', 'outside of a handler')$$), 'VE002 outside of a handler',
   'evpg_reject is an ordinary error [B08]');
@@ -78,14 +78,15 @@ SELECT evpg_drop_interceptor('stop') \g /dev/null
 -- RAISE with the SQLSTATE of a refusal
 SELECT same(format($$SELECT status, sqlstate, code, message, detail, hint FROM evpg_try_execute('r', 'a', 'Raise', %L)$$,
   data), wanted, 'RAISE: ' || data || ' [B08]') FROM (VALUES
-  ('{"message": "m", "detail": "{\"n\": 1}"}', $$VALUES ('rejected', 'VE002', 'raised', 'm', '{"n": 1}'::jsonb, 'a hint')$$),
-  ('{"message": "m", "detail": "plain \"text\""}',
+  (E'{"message": "m", "detail": "{\\"n\\": 1}"}',
+  $$VALUES ('rejected', 'VE002', 'raised', 'm', '{"n": 1}'::jsonb, 'a hint')$$),
+  (E'{"message": "m", "detail": "plain \\"text\\""}',
   $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('plain "text"'::text), 'a hint')$$),
   ('{"message": "m", "detail": "{no json"}', $$VALUES ('rejected', 'VE002', 'raised', 'm', '"{no json"'::jsonb, 'a hint')$$),
-  ('{"message": "m", "detail": "{\"n\": 1e400000}"}',
+  (E'{"message": "m", "detail": "{\\"n\\": 1e400000}"}',
   $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('{"n": 1e400000}'::text), 'a hint')$$),
-  ('{"message": "m", "detail": "{\"n\": \"\\u0000\"}"}',
-  $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb('{"n": "\u0000"}'::text), 'a hint')$$),
+  (E'{"message": "m", "detail": "{\\"n\\": \\"\\\\u0000\\"}"}',
+  $$VALUES ('rejected', 'VE002', 'raised', 'm', to_jsonb(E'{"n": "\\u0000"}'::text), 'a hint')$$),
   ('{"message": "m", "detail": "[1, 2"}',
   $$VALUES ('rejected', 'VE002', 'raised', 'm', '"[1, 2"'::jsonb, 'a hint')$$)) x (data, wanted);
 SELECT is((SELECT (status, sqlstate, code, length(detail#>>'{}'))::text FROM evpg_try_execute('r', 'a', 'Raise',

@@ -73,7 +73,7 @@ SELECT is((SELECT array_agg(to_jsonb(e) - skipped ORDER BY position) FROM evpg.e
   'all that an event says is as it was [A17]')
   FROM (VALUES ('{position,recorded_at,metadata,command_id,session_role}'::text[])) x (skipped);
 SELECT is((SELECT array_agg(metadata - 'evpg' ORDER BY position) FROM evpg.event WHERE metadata - 'evpg' <> '{}'),
-  '{"{\"tenant\": 7}","{\"from\": \"elsewhere\"}"}', 'metadata but for evpg''s own [A17]');
+  E'{"{\\"tenant\\": 7}","{\\"from\\": \\"elsewhere\\"}"}', 'metadata but for evpg''s own [A17]');
 SELECT is((SELECT string_agg(type || ' ' || (metadata->>'evpg'), ', ' ORDER BY position) FROM evpg.event),
   'Start {"no_sagas": true}, Go {"depth": 1, "no_sagas": true}, Went {"depth": 2, "no_sagas": true}, Bare '
     '{"no_sagas": true}, Second {"no_sagas": true}, Injected {"no_sagas": true}, Injected {"no_sagas": true}',

@@ -22,11 +22,11 @@ SELECT evpg_set_context('mallory', 'of mallory', '{"tenant": 2}') \g /dev/null
 SELECT evpg_run_sagas() \g /dev/null
 COMMIT;
 SELECT is((SELECT array_agg(concat_ws(' ', actor, correlation_id, metadata)) FROM evpg.event
-  WHERE aggregate_id = 'scheduled'), '{"alice of alice {\"tenant\": 1}"}',
+  WHERE aggregate_id = 'scheduled'), E'{"alice of alice {\\"tenant\\": 1}"}',
   'a scheduled command has the context of who scheduled it [A21]');
 SELECT is((SELECT array_agg(concat_ws(' ', actor,
   correlation_id = (SELECT correlation_id FROM evpg.event WHERE aggregate_id = 'told'), metadata)) FROM evpg.event
   WHERE aggregate_id = 'sent'),
-  '{"t {\"evpg\": {\"key\": \"told\", \"saga\": \"follow\", \"depth\": 1}}"}',
+  E'{"t {\\"evpg\\": {\\"key\\": \\"told\\", \\"saga\\": \\"follow\\", \\"depth\\": 1}}"}',
     'a send that of the event, not of who runs it [rule 16]');
 SELECT * FROM finish();

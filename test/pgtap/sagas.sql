@@ -99,12 +99,12 @@ SELECT is(run() || ' ' || letters('-', 'broken'), NULL, 'a dead letter without a
 SELECT evpg_drop_saga('broken') \g /dev/null
 -- keys that are none
 SELECT register_key('odd', '$.data.key') \g /dev/null
-SELECT note('o1', '{"key": ""}'), note('o2', '{"key": "a.b \"c\" \\ %"}'),
+SELECT note('o1', '{"key": ""}'), note('o2', E'{"key": "a.b \\"c\\" \\\\ %"}'),
   note('o3', jsonb_build_object('key', repeat('ä', 512))), note('o4', '{"key": true}'), note('o5', '{"key": 1.50}')
   \g /dev/null
 SELECT run() \g /dev/null
 SELECT is((SELECT string_agg(left(key, 20), '|' ORDER BY key) FROM evpg.saga_instance WHERE saga = 'odd'),
-  '|1.50|a.b "c" \ %|true|' || repeat('ä', 20), 'odd keys [B50]');
+  E'|1.50|a.b "c" \\ %|true|' || repeat('ä', 20), 'odd keys [B50]');
 SELECT note('o6', '{"key": {"a": 1}}'), note('o7', jsonb_build_object('key', repeat('k', 1025))),
   note('o8', '{"key": "fine"}') \g /dev/null
 SELECT is(run(), '0 2', 'what cannot be a key is a dead letter [rule 17]');
@@ -234,8 +234,7 @@ SELECT is(run() || ', ' || total('reactor'), '0 0, 5 15', 'once [B58, 2.4 test 1
 SELECT evpg_drop_saga('reactor') \g /dev/null
 SELECT refused(format('SELECT evpg_register_saga(%L, %L, transitions => %L)', 'bad', 'test.script_event', t),
   '22023 transitions must be an object of arrays of names', 'transitions ' || t || ' [B57]')
-  FROM unnest('{7,"[]","{\"a\": 7}","{\"a\": [7]}","{\"a\": [[]]}","{\"a\": {\"b\": []}}","{\"a\": \"b\"}","\"a\""}'::text[])
-    t;
+  FROM unnest(ARRAY['7', '[]', '{"a": 7}', '{"a": [7]}', '{"a": [[]]}', '{"a": {"b": []}}', '{"a": "b"}', '"a"']) t;
 
 -- ------------------------------------------------------------------ versions
 

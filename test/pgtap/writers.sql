@@ -139,7 +139,7 @@ SELECT is((SELECT array_agg(n ORDER BY n) FROM test.listed), '{3,3}'::bigint[],
   'a table without a primary key, under a publication of all tables');
 SELECT evpg_rebuild_projection('listed', background => true) \g /dev/null
 SELECT is((SELECT string_agg(a.grantee::regrole || ' ' || a.privilege_type, ', ') FROM pg_namespace n, aclexplode(nspacl) a
-  WHERE nspname LIKE 'evpg\_rebuild%' AND a.grantee <> nspowner), NULL,
+  WHERE nspname LIKE E'evpg\\_rebuild%' AND a.grantee <> nspowner), NULL,
   'the schema of the copies is nobody else''s');
 CALL evpg_run(10);
 SELECT is((SELECT array_agg(n ORDER BY n) FROM test.listed) || (SELECT count(*) FROM evpg.rebuild), '{3,3,0}'::bigint[],

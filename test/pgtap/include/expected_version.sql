@@ -36,7 +36,7 @@ SELECT is((split_part(error_fields($$SELECT evpg_execute(kind(), 'a', 'Add', '{}
   'its DETAIL is JSON with both versions [rule 2, ' || kind() || ']');
 SELECT refused($$SELECT evpg_execute(kind(), 'never', 'Add', '{}', -1)$$, 'VE001 %expected it to exist',
   '-1 on a stream that is not there [rule 2, ' || kind() || ']');
-SELECT is(try('qu"ote\', 'Add', '{}', 1), 'conflict 0', 'an id that needs quoting in JSON [rule 2, ' || kind() || ']');
+SELECT is(try(E'qu"ote\\', 'Add', '{}', 1), 'conflict 0', 'an id that needs quoting in JSON [rule 2, ' || kind() || ']');
 
 -- order of checks (rule 1)
 SELECT is(try('a', 'Subtract', '{"n": 1000}', 1), 'conflict 3',

@@ -57,7 +57,7 @@ DECLARE
   before text := written();
 BEGIN
   RETURN NEXT alike(error_of(statement), error, description);
-  RETURN NEXT is(written(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is kept\1'));
+  RETURN NEXT is(written(), before, regexp_replace(description, E'( \\[[^]]*\\])?$', E': nothing is kept\\1'));
 END $$;
 
 -- "generation.version state" of a key; NULL if there is no row.

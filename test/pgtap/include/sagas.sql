@@ -134,9 +134,9 @@ $$;
 
 -- The id that a saga gives to a command (rule 16).
 CREATE FUNCTION test.command_id(saga text, key text, source text, ordinal int) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-  SELECT 'saga:' || encode(sha256(convert_to(saga, 'UTF8') || '\x00' || convert_to(key, 'UTF8') || '\x00'
-    || convert_to(source, 'UTF8') || '\x00' ||
-                                  convert_to(ordinal::text, 'UTF8') || '\x00'), 'hex')
+  SELECT 'saga:' || encode(sha256(convert_to(saga, 'UTF8') || E'\\x00' || convert_to(key, 'UTF8') || E'\\x00'
+    || convert_to(source, 'UTF8') || E'\\x00' ||
+                                  convert_to(ordinal::text, 'UTF8') || E'\\x00'), 'hex')
 $$;
 
 -- A script that tells the same instance a script that tells ..., so often.

@@ -78,7 +78,7 @@ BEGIN
   ELSE
     RETURN NEXT fail(description) || E'\n' || diag('got ' || got || E'\nwanted ' || error);
   END IF;
-  RETURN NEXT is(test.trace(), before, regexp_replace(description, '( \[[^]]*\])?$', ': nothing is written\1'));
+  RETURN NEXT is(test.trace(), before, regexp_replace(description, E'( \\[[^]]*\\])?$', E': nothing is written\\1'));
 END $$;
 
 -- The aggregate type that a file which runs for several is about.

@@ -23,15 +23,15 @@ SELECT is((SELECT string_agg(command_id, ' ' ORDER BY position) FROM evpg.event
   concat_ws(' ', evpg_operation_key('evpg.inbox', 's', '1', '1'), evpg_operation_key('evpg.inbox', 's', '1', '2'),
   evpg_operation_key('evpg.inbox', 's', '1', '3')),
     'command ids are made of source, key and number [B60, ' || kind() || ']');
-SELECT is(receive('e"\ü', orders('{"c": "id", "do": "Add", "n": 1, "id": "own"}', '{"c": "id", "do": "Add", "n": 2}')),
+SELECT is(receive(E'e"\\ü', orders('{"c": "id", "do": "Add", "n": 1, "id": "own"}', '{"c": "id", "do": "Add", "n": 2}')),
   'ok id 1, ok id 2',
   'unless the translator says them [B60, ' || kind() || ']');
 SELECT is((SELECT array_agg(command_id ORDER BY version) FROM evpg.event
   WHERE aggregate_type = kind() AND aggregate_id = 'id'),
-  ARRAY['own', evpg_operation_key('evpg.inbox', 's', 'e"\ü', '2')],
+  ARRAY['own', evpg_operation_key('evpg.inbox', 's', E'e"\\ü', '2')],
     'which does not change the others [B60, ' || kind() || ']');
 SELECT is(evpg_prune_inbox('0') > 0, true, 'the inbox is pruned [B60, ' || kind() || ']');
-SELECT is(receive('e"\ü', orders('{"c": "id", "do": "Add", "n": 1, "id": "own"}', '{"c": "id", "do": "Add", "n": 2}')),
+SELECT is(receive(E'e"\\ü', orders('{"c": "id", "do": "Add", "n": 1, "id": "own"}', '{"c": "id", "do": "Add", "n": 2}')),
   'duplicate id 1, duplicate id 2',
   'a message that was forgotten repeats no command [rule 4, ' || kind() || ']');
 SELECT is(inbox(), E's:e"\\ü', 'and is received [B60, ' || kind() || ']');

@@ -7,7 +7,7 @@ CREATE FUNCTION test.set_traps() RETURNS bigint LANGUAGE plpgsql AS $body$
 DECLARE
   script text := pg_read_file((SELECT setting FROM pg_config WHERE name = 'SHAREDIR') || '/extension/evpg--1.0.sql');
   types text[] :=
-    '{text,int,bigint,numeric,float8,jsonb,timestamptz,interval,text[],name,oid,boolean,xid,"\"char\"",regclass}';
+    E'{text,int,bigint,numeric,float8,jsonb,timestamptz,interval,text[],name,oid,boolean,xid,"\\"char\\"",regclass}';
   name text;
   arguments text;
   left_type text;
@@ -15,7 +15,7 @@ DECLARE
 BEGIN
   FOR name, arguments IN
     SELECT f.name, a.list FROM (SELECT DISTINCT m[1] AS name
-      FROM regexp_matches(script, '(?:^|[^.\w])(?:pg_catalog\.)?(\w+)\s*\(', 'g') m) f,
+      FROM regexp_matches(script, E'(?:^|[^.\\w])(?:pg_catalog\\.)?(\\w+)\\s*\\(', 'g') m) f,
       (SELECT l FROM unnest(types) l UNION ALL SELECT l || ', ' || r FROM unnest(types) l, unnest(types) r
        UNION ALL SELECT concat_ws(', ', a, b, c)
          FROM unnest('{text,jsonpath}'::text[]) a, unnest('{text,jsonpath}'::text[]) b, unnest('{text,jsonpath}'::text[]) c
@@ -46,7 +46,7 @@ BEGIN
     END LOOP;
   END LOOP;
   -- others of the names of the functions of evpg
-  FOR name IN SELECT DISTINCT m[1] FROM regexp_matches(script, 'CREATE (?:FUNCTION|PROCEDURE) (evpg_\w+)\(', 'g') m LOOP
+  FOR name IN SELECT DISTINCT m[1] FROM regexp_matches(script, E'CREATE (?:FUNCTION|PROCEDURE) (evpg_\\w+)\\(', 'g') m LOOP
     EXECUTE
       format('CREATE FUNCTION traps.%I(%s) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION ''trapped''; END $$',
       name, repeat('box, ', 30) || 'box');
