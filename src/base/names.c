@@ -10,6 +10,7 @@
 #include "base/names.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 /* Returns the elements of a text[] without nulls as strings, in CurrentMemoryContext. */
 List *
@@ -51,4 +52,29 @@ EvpgNamesHave(List *names, const char *name)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * EvpgNamesBeginStored
+ *		Begins to write identifiers that are stored and compared: up to
+ *		EvpgNamesEndStored, which takes the result, they are quoted where they must be
+ *		and nowhere else, whatever the session has set.  After an error the end of the
+ *		(sub)transaction gives the setting back.
+ */
+int
+EvpgNamesBeginStored(void)
+{
+	int			nest_level = NewGUCNestLevel();
+
+	if (quote_all_identifiers)
+		(void) set_config_option("quote_all_identifiers", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+	return nest_level;
+}
+
+/* Ends what EvpgNamesBeginStored began. */
+void
+EvpgNamesEndStored(int nest_level)
+{
+	AtEOXact_GUC(true, nest_level);
 }

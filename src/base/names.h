@@ -14,5 +14,7 @@
 extern List *EvpgNamesFromArray(ArrayType *array);
 extern Datum EvpgNamesToArray(List *names);
 extern bool EvpgNamesHave(List *names, const char *name);
+extern int	EvpgNamesBeginStored(void);
+extern void EvpgNamesEndStored(int nest_level);
 
 #endif							/* EVPG_NAMES_H */

@@ -130,9 +130,11 @@ EvpgDeclaredTablesQualify(ArrayType *tables, Oid handler)
 	Datum	   *elements;
 	int			count;
 	List	   *others = NIL;
+	int			nest_level;
 
 	if (tables == NULL)
 		return NULL;
+	nest_level = EvpgNamesBeginStored();
 	deconstruct_array(tables, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
 	for (int i = 0; i < count; i++)
 	{
@@ -145,6 +147,7 @@ EvpgDeclaredTablesQualify(ArrayType *tables, Oid handler)
 		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 																	 get_rel_name(relid)));
 	}
+	EvpgNamesEndStored(nest_level);
 	return construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT);
 }
 

@@ -28,6 +28,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/error_context.h"
+#include "base/names.h"
 #include "base/settings.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
@@ -186,13 +187,16 @@ EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant)
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Form_pg_proc proc;
 	char	   *signature;
+	int			nest_level;
 
 	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("function with oid %u does not exist", function)));
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	nest_level = EvpgNamesBeginStored();
 	signature = format_procedure_qualified(function);
+	EvpgNamesEndStored(nest_level);
 	if (!function_fits_role(proc, role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
@@ -655,6 +659,7 @@ EvpgFunctionSearchPath(void)
 	StringInfoData path;
 	List	   *schemas = fetch_search_path(false);
 	ListCell   *cell;
+	int			nest_level = EvpgNamesBeginStored();
 
 	initStringInfo(&path);
 	foreach(cell, schemas)
@@ -668,5 +673,6 @@ EvpgFunctionSearchPath(void)
 			appendStringInfo(&path, "%s, ", quote_identifier(name));
 	}
 	appendStringInfoString(&path, "pg_temp");
+	EvpgNamesEndStored(nest_level);
 	return path.data;
 }

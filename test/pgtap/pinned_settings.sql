@@ -5,7 +5,7 @@
 -- stable positions and consumers need it
 SET default_transaction_isolation = 'read committed';
 
-SELECT plan(32);
+SELECT plan(34);
 
 -- the settings that make text of values, or values of text
 CREATE FUNCTION test.settings() RETURNS jsonb LANGUAGE sql STABLE AS $$
@@ -60,22 +60,25 @@ CREATE FUNCTION test.ring(state jsonb, timer evpg.fired_timer) RETURNS evpg.reac
 CREATE FUNCTION test.translate(payload jsonb) RETURNS evpg.command LANGUAGE sql STABLE AS $$
   SELECT evpg_command('said', 's', 'Say', test.settings())
 $$;
-SELECT evpg_register_aggregate('noted', 'test.decide', 'test.fold', invariant => 'test.sound', snapshot_every => 0),
-       evpg_register_aggregate('said', 'test.decide_json', 'test.fold'),
-       evpg_register_interceptor('pass', 'test.pass', command_types => '{Intercepted}'),
-         evpg_register_translator('translate', 'test.translate'),
-       evpg_register_projection('inline', reducer => 'test.reduce', aggregate_types => '{noted}', event_types => '{Noted}',
-         key_function => 'test.key'),
-       evpg_register_projection('path', reducer => 'test.reduce', aggregate_types => '{noted}', key_path => '$.occurred_at'),
-       evpg_register_projection('async', mode => 'async', reducer => 'test.reduce', aggregate_types => '{noted}',
-         key_function => 'test.key'),
-       evpg_register_projection('async path', mode => 'async', reducer => 'test.reduce', aggregate_types => '{noted}',
-         key_path => '$.occurred_at'),
-       evpg_register_projection('tables', handler => 'test.write', aggregate_types => '{noted}', tables => '{test.day}'),
-       evpg_register_saga('saga', 'test.react', timer_handler => 'test.ring', event_types => '{Noted}',
-         key_function => 'test.key'),
-       evpg_register_saga('by path', 'test.react', timer_handler => 'test.ring', event_types => '{Noted}',
-         key_path => '$.occurred_at') \g /dev/null
+CREATE FUNCTION test.register() RETURNS text LANGUAGE sql AS $$
+  SELECT concat_ws(' ', evpg_register_aggregate('noted', 'test.decide', 'test.fold', invariant => 'test.sound',
+      snapshot_every => 0),
+    evpg_register_aggregate('said', 'test.decide_json', 'test.fold'),
+    evpg_register_interceptor('pass', 'test.pass', command_types => '{Intercepted}'),
+    evpg_register_translator('translate', 'test.translate'),
+    evpg_register_projection('inline', reducer => 'test.reduce', aggregate_types => '{noted}', event_types => '{Noted}',
+      key_function => 'test.key'),
+    evpg_register_projection('path', reducer => 'test.reduce', aggregate_types => '{noted}', key_path => '$.occurred_at'),
+    evpg_register_projection('async', mode => 'async', reducer => 'test.reduce', aggregate_types => '{noted}',
+      key_function => 'test.key'),
+    evpg_register_projection('async path', mode => 'async', reducer => 'test.reduce', aggregate_types => '{noted}',
+      key_path => '$.occurred_at'),
+    evpg_register_projection('tables', handler => 'test.write', aggregate_types => '{noted}', tables => '{test.day}'),
+    evpg_register_saga('saga', 'test.react', timer_handler => 'test.ring', event_types => '{Noted}',
+      key_function => 'test.key'),
+    evpg_register_saga('by path', 'test.react', timer_handler => 'test.ring', event_types => '{Noted}',
+      key_path => '$.occurred_at')) $$;
+SELECT is(register(), 't t t t t t t t t t t', 'all is registered');
 SELECT evpg_register_aggregate('by_module', library => 'evpg_test', symbol => 'counter') \g /dev/null
 CREATE FUNCTION test.rows(of_name text) RETURNS text LANGUAGE sql STABLE AS $$
   SELECT string_agg(key || '=' || (state->>'n') || md5((state - 'event')::text), ' ' ORDER BY key) FROM evpg.projected_state
@@ -165,4 +168,5 @@ SELECT is(current_setting('TimeZone') || current_setting('DateStyle') || current
 SELECT is((SELECT string_agg(current_setting(name), ' ' ORDER BY name)
   FROM unnest('{extra_float_digits,xmloption,array_nulls,transform_null_equals}'::text[]) name), 'off -5 on document',
   'all of them');
+SELECT is(register(), 'f f f f f f f f f f f', 'registered anew by a session that quotes all names, nothing has changed');
 SELECT * FROM finish();

@@ -98,7 +98,7 @@ SELECT refused($$SELECT evpg_register_projection($$ || arguments || ')', error, 
   ($$'bad', 'test.sum_apply', event_name => ''$$, '22023 event_name must not be empty'),
   ($$'bad', 'test.sum_apply', event_name => NULL$$, '22004 event_name must not be null'),
   ($$'bad', 'test.sum_apply', initial_state => NULL$$, '22004 initial state must not be null'),
-  ($$'bad', 'test.sum_apply', aggregate_types => '{a,NULL}'$$, '22023 aggregate_types must be %'),
+  ($$'bad', 'test.sum_apply', aggregate_types => ARRAY['a', NULL]$$, '22023 aggregate_types must be %'),
   ($$'bad', 'test.sum_apply', event_types => '{{a},{b}}'$$, '22023 event_types must be %'),
   ($$'bad', 'test.sum_apply', tags => ARRAY[NULL]$$, '22023 tags must be %')) x (arguments, error);
 CREATE FUNCTION test.strict_reducer(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STRICT AS 'SELECT state';

@@ -97,7 +97,7 @@ SELECT refused(format($$SELECT evpg_execute('good', 'j', 'X', %L)$$, events), er
   error);
 SELECT is((SELECT array_agg(e.causation_id = f.event_id::text)
   FROM evpg_execute('good', 'c', 'X', '[{"type": "A"}, {"type": "B", "caused_by": 1}]') e,
-  LATERAL (SELECT e.correlation_id AS event_id) f), '{NULL,t}', 'caused_by in a handler [D47]');
+  LATERAL (SELECT e.correlation_id AS event_id) f), ARRAY[NULL, true], 'caused_by in a handler [D47]');
 
 -- rows of a handler
 CREATE FUNCTION test.h_rows(state jsonb, command evpg.command) RETURNS SETOF evpg.new_event LANGUAGE plpgsql AS $$

@@ -77,7 +77,7 @@ SELECT is((SELECT count(*) FROM generate_series(0, 60) v, evpg_state(kind, 'long
 SELECT is((SELECT array_agg((SELECT version FROM evpg_state('counter_c', 'stable')) ORDER BY v)
   FROM (SELECT version AS v FROM generate_series(1, 3) n,
   evpg_execute('counter_c', 'stable', 'Add', jsonb_build_object('n', n)) OFFSET 0) x),
-  '{NULL,NULL,NULL}', 'a statement that executes commands sees the state of before [A07]');
+  ARRAY[NULL, NULL, NULL]::bigint[], 'a statement that executes commands sees the state of before [A07]');
 SELECT is((SELECT version FROM evpg_state('counter_c', 'stable')), 3::bigint, 'the next one that of after [A07]');
 SELECT provolatile = 's' AS stable FROM pg_proc WHERE proname = 'evpg_state' \gset
 SELECT ok(:'stable'::boolean, 'evpg_state is STABLE [A07]');

@@ -41,7 +41,7 @@ SELECT ok((SELECT bool_and(created_at BETWEEN now() - interval '1 hour' AND cloc
 
 SELECT is(ARRAY[evpg_stream_version('counter', 'a'), evpg_stream_version('counter', 'b'),
   evpg_stream_version('counter', 'x'), evpg_stream_version('nope', 'a')],
-  '{2,0,NULL,NULL}', 'the version of a stream, of an empty one, of none [A13]');
+  ARRAY[2, 0, NULL, NULL]::bigint[], 'the version of a stream, of an empty one, of none [A13]');
 SELECT is(evpg_stream_version('counter', NULL), NULL, 'of NULL [A13]');
 
 -- one stream
@@ -124,7 +124,7 @@ SELECT refused(statement, error, statement || ' [A42]') FROM (VALUES
   ('SELECT evpg_read_all(NULL)', '22004 after_position must not be null'),
   ('SELECT evpg_read_all(max_count => -1)', '22023 max_count must not be negative'),
   ('SELECT evpg_read_all(stable_only => NULL)', '22004 stable_only must not be null'),
-  ('SELECT evpg_read_all(tags => ''{a,NULL}'')', '22023 tags must be %'),
+  ('SELECT evpg_read_all(tags => ARRAY[''a'', NULL])', '22023 tags must be %'),
   ('SELECT evpg_read_all(event_types => ''{{a},{b}}'')', '22023 event_types must be %'),
   ('SELECT evpg_read_all(aggregate_types => ARRAY[NULL])', '22023 aggregate_types must be %'))
   x (statement, error);

@@ -69,7 +69,7 @@ CALL runs(5) \gset
 SELECT is(:'result'::text, '1 0, 1 0, 1 0, 0 0, 0 0',
   'each pass does what there was before it [A46, ' || saga_kind() || ']');
 SELECT is((SELECT array_agg((metadata->'evpg'->>'depth')::int ORDER BY position) FROM evpg.event
-  WHERE aggregate_id = 'chain'), '{NULL,1,2,3}', 'the depth of a chain is counted [rule 16, ' || saga_kind() || ']');
+  WHERE aggregate_id = 'chain'), ARRAY[NULL, 1, 2, 3], 'the depth of a chain is counted [rule 16, ' || saga_kind() || ']');
 SELECT is((SELECT count(DISTINCT correlation_id) FROM evpg.event WHERE aggregate_id = 'chain'), 1::bigint,
   'which keeps its correlation [rule 16, ' || saga_kind() || ']');
 SET evpg.max_saga_depth = 3;
