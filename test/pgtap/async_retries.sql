@@ -24,7 +24,7 @@ END $$;
 SELECT evpg_register_projection('never', 'test.never_apply', mode => 'async', max_attempts => 2,
   start_position => (SELECT last_value FROM evpg.event_position)) \g /dev/null
 SELECT add('n', 1), add('n', 2), add('n', 3) \g /dev/null
-SET statement_timeout = '10s';
+SET statement_timeout = '120s';
 CALL evpg_run(100);
 SELECT is(consumer_of('never'), 'running -2 at 2 tried 0 errors 1',
   'after an error of concurrency of an event alone evpg_run() returns [rule 10]');

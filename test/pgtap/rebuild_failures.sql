@@ -89,7 +89,7 @@ CREATE INDEX number_x ON evpg.projection_state (((state->>'x')::int));
 SELECT add('w', 1), add('v', 1), add('w', 2), add('w', 3), add('v', 3) \g /dev/null
 -- draws a position above those of the events
 SELECT evpg_put_projection('number', 'w', '{"n": 10}') \g /dev/null
-SET statement_timeout = '10s';
+SET statement_timeout = '120s';
 CALL evpg_run(100);
 RESET statement_timeout;
 SELECT is(parked_of('number'),

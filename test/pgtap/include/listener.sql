@@ -23,12 +23,12 @@ CREATE FUNCTION test.heard(of_channel text DEFAULT 'projection.sums') RETURNS te
   SELECT coalesce(string_agg(concat_ws(' ', f->>'event', f->>'key', (f->>'generation') || '.' || (f->>'version'), f->>'data',
     CASE WHEN f ? 'deleted' THEN 'deleted' END, CASE WHEN f ? 'truncated' THEN 'truncated' END), ', ' ORDER BY n), '')
     FROM (SELECT n, frame::jsonb AS f FROM frames() WHERE channel = of_channel) x $$;
--- Waits until a query returns true, up to ten seconds; whether it did.
+-- Waits until a query returns true, up to two minutes; whether it did.
 CREATE FUNCTION test.wait_until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   holds boolean := false;
 BEGIN
-  FOR look IN 1 .. 1000 LOOP
+  FOR look IN 1 .. 12000 LOOP
     EXECUTE condition INTO holds;
     EXIT WHEN holds;
     PERFORM pg_sleep(0.01);
