@@ -55,8 +55,8 @@ BEGIN
   PERFORM evpg_register_projection('found', 'test.sum_apply', aggregate_types => '{counter_c}', key_path => path);
   PERFORM evpg_append('counter_c', 'path',
     ARRAY[evpg_event('Odd',
-    '{"s": "", "t": true, "d": 1.50, "big": 12345678901234567890, "null": null, "list": [1, [2]], "object": '
-    E'{"a": 1}, "u": "ä€😀", "quote": "a\\"b"}',
+    E'{"s": "", "t": true, "d": 1.50, "big": 12345678901234567890, "null": null, "list": [1, [2]], "object": '
+    '{"a": 1}, "u": "ä€😀", "quote": "a\\"b"}',
     '{"tenant": "t1"}', '{red}', occurred_at => '2001-01-01 00:00+00')], actor => 'me',
       command_id => 'c' || (SELECT count(*) FROM evpg.event_log), correlation_id => 'corr', causation_id => 'cause');
   found := (SELECT string_agg(quote_literal(key), ',' ORDER BY key) FROM evpg.projected_state WHERE name = 'found');
