@@ -185,6 +185,18 @@ CREATE TABLE evpg.interceptor (
 );
 COMMENT ON TABLE evpg.interceptor IS 'functions that see every command before it is executed';
 
+CREATE TABLE evpg.listener (
+  name            text COLLATE "C" PRIMARY KEY,
+  listener        text NOT NULL,
+  aggregate_types text[],
+  event_types     text[],
+  priority        int NOT NULL,
+  search_path     text NOT NULL,
+  registered_by   text NOT NULL,
+  registered_at   timestamptz NOT NULL
+);
+COMMENT ON TABLE evpg.listener IS 'functions that are told of events in the transaction that appends them';
+
 CREATE TABLE evpg.translator (
   name          text COLLATE "C" PRIMARY KEY,
   translator    text NOT NULL,
@@ -587,6 +599,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.event_log', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.command_record', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.snapshot', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.interceptor', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.listener', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection_build', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
@@ -771,6 +784,17 @@ COMMENT ON FUNCTION evpg_register_interceptor(text, regproc, text[], text[], int
 CREATE FUNCTION evpg_drop_interceptor(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_drop_interceptor(text, boolean) IS 'removes an interceptor; returns false if there was none';
+
+CREATE FUNCTION evpg_register_listener(name text, listener regproc, aggregate_types text[] DEFAULT NULL,
+    event_types text[] DEFAULT NULL, priority int DEFAULT 0)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_listener(text, regproc, text[], text[], int) IS
+  'registers a function evpg.event -> void that is called for each event in the transaction that appends it, lowest '
+  'priority first; returns true if something changed';
+
+CREATE FUNCTION evpg_drop_listener(name text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON FUNCTION evpg_drop_listener(text, boolean) IS 'removes a listener; returns false if there was none';
 
 CREATE FUNCTION evpg_set_context(actor text DEFAULT NULL, correlation_id text DEFAULT NULL, metadata jsonb DEFAULT NULL)
   RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -1462,6 +1486,8 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_drop_aggregate', NULL, '{operator}'),
   ('routine', 'evpg_register_interceptor', NULL, '{operator}'),
   ('routine', 'evpg_drop_interceptor', NULL, '{operator}'),
+  ('routine', 'evpg_register_listener', NULL, '{operator}'),
+  ('routine', 'evpg_drop_listener', NULL, '{operator}'),
   ('routine', 'evpg_set_context', NULL, '{executor}'),
   ('routine', 'evpg_execute', NULL, '{executor}'),
   ('routine', 'evpg_try_execute', NULL, '{executor}'),
@@ -1570,6 +1596,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'command_record', NULL, '{operator}'),
   ('relation', 'snapshot', NULL, '{operator}'),
   ('relation', 'interceptor', NULL, '{operator}'),
+  ('relation', 'listener', NULL, '{operator}'),
   ('relation', 'projection', NULL, '{operator}'),
   ('relation', 'activation', NULL, '{operator}'),
   ('relation', 'clock', NULL, '{operator}'),

@@ -27,13 +27,13 @@
 #include "aggregate/idempotency.h"
 #include "aggregate/interceptor.h"
 #include "aggregate/invariant.h"
+#include "aggregate/listener.h"
 #include "aggregate/reducer.h"
 #include "aggregate/snapshot.h"
 #include "aggregate/state_cache.h"
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/errors.h"
-#include "base/names.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "broadcast/event_frame.h"
@@ -147,11 +147,10 @@ call_interceptors(CommandExecution *execution)
 
 	foreach(cell, EvpgInterceptorList())
 	{
-		EvpgInterceptor *interceptor = lfirst(cell);
+		EvpgHook   *interceptor = lfirst(cell);
 		EvpgDecision why;
 
-		if (!EvpgNamesHave(interceptor->aggregate_types, command->aggregate_type) ||
-			!EvpgNamesHave(interceptor->command_types, command->command_type))
+		if (!EvpgHookTakes(interceptor, command->aggregate_type, command->command_type))
 			continue;
 		if (!EvpgInterceptorCall(interceptor, command, &why))
 		{
@@ -178,6 +177,7 @@ write_events(const EvpgCommand *command, const EvpgAggregate *aggregate, EvpgStr
 	*phase = PHASE_PROJECTING;
 	EvpgApplyInline(events, count);
 	*phase = PHASE_OURS;
+	EvpgListenersTell(events, count);
 	EvpgEventFramesSend(events, count, aggregate->broadcast);
 	if (hash != NULL)
 		EvpgIdempotencyRecord(command, stream, first, hash);

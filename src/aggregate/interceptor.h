@@ -9,23 +9,9 @@
 #define EVPG_INTERCEPTOR_H
 
 #include "aggregate/decision.h"
-#include "nodes/pg_list.h"
-#include "usercode/function.h"
-
-/* A registered interceptor; lives to the end of the transaction at least. */
-typedef struct EvpgInterceptor
-{
-	char	   *name;
-	char	   *signature;
-	char	   *search_path;
-	char	   *registered_by;
-	EvpgFunction *function;		/* NULL: not needed yet */
-	MemoryContext context;		/* of all of it */
-	List	   *aggregate_types;	/* NIL: all */
-	List	   *command_types;	/* NIL: all */
-} EvpgInterceptor;
+#include "aggregate/hook.h"
 
 extern List *EvpgInterceptorList(void);
-extern bool EvpgInterceptorCall(EvpgInterceptor *interceptor, EvpgCommand *command, EvpgDecision *why);
+extern bool EvpgInterceptorCall(EvpgHook *interceptor, EvpgCommand *command, EvpgDecision *why);
 
 #endif							/* EVPG_INTERCEPTOR_H */

@@ -11,7 +11,7 @@
  * flags: they run at any time, also while a command holds pointers.
  *
  * The registry (aggregate.c) is told of changes by an invalidation of the
- * relations evpg.aggregate_type, evpg.interceptor, evpg.projection and
+ * relations evpg.aggregate_type, evpg.interceptor, evpg.listener, evpg.projection and
  * evpg.translator, which registration functions send, and of functions and
  * roles by the caches of pg_proc, pg_authid and pg_auth_members.
  *
@@ -82,6 +82,7 @@ static Known known[] = {
 	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])},
 	{.name = "inbox", .table = true, .shape = NO_SHAPE},
 	{.name = "interceptor", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, interceptor)},
+	{.name = "listener", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, listener)},
 	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[2])},
 	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
 	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
@@ -155,7 +156,7 @@ invalidate_relation(Datum arg, Oid relid)
 		stream_generation++;
 		return;
 	}
-	if (relid == catalog.aggregate_type || relid == catalog.interceptor ||
+	if (relid == catalog.aggregate_type || relid == catalog.interceptor || relid == catalog.listener ||
 		relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
 		registry_generation++;
 	else if (relid == catalog.clock)

@@ -26,6 +26,7 @@ typedef struct EvpgCatalog
 	Oid			owner;			/* of the tables; evpg's statements run as it */
 	Oid			aggregate_type; /* relations */
 	Oid			interceptor;
+	Oid			listener;
 	Oid			projection;
 	Oid			saga;
 	Oid			projection_state;

@@ -60,6 +60,7 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_REDUCER] = "reducer",
 	[EVPG_ROLE_INVARIANT] = "invariant",
 	[EVPG_ROLE_INTERCEPTOR] = "interceptor",
+	[EVPG_ROLE_LISTENER] = "listener",
 	[EVPG_ROLE_PROJECTION_REDUCER] = "projection reducer",
 	[EVPG_ROLE_PROJECTION_HANDLER] = "projection handler",
 	[EVPG_ROLE_KEY] = "key function",
@@ -75,6 +76,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb",
 	[EVPG_ROLE_INVARIANT] = "f(state jsonb) returning boolean",
 	[EVPG_ROLE_INTERCEPTOR] = "f(command evpg.command) returning evpg.command",
+	[EVPG_ROLE_LISTENER] = "f(event evpg.event) returning void",
 	[EVPG_ROLE_PROJECTION_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb or evpg.projected",
 	[EVPG_ROLE_PROJECTION_HANDLER] = "f(event evpg.event) or f(event evpg.event, keys text[]) returning jsonb",
 	[EVPG_ROLE_KEY] = "f(event evpg.event) returning text or text[]",
@@ -116,6 +118,7 @@ list_role_arguments(EvpgRole role, Oid *types)
 			types[1] = TEXTARRAYOID;
 			return 2;
 		case EVPG_ROLE_KEY:
+		case EVPG_ROLE_LISTENER:
 			types[0] = catalog->event->tdtypeid;
 			return 1;
 		case EVPG_ROLE_INVARIANT:
@@ -164,6 +167,7 @@ function_fits_role(Form_pg_proc proc, EvpgRole role)
 			return proc->prorettype == JSONBOID && !proc->proretset;
 		case EVPG_ROLE_KEY:
 			return (proc->prorettype == TEXTOID || proc->prorettype == TEXTARRAYOID) && !proc->proretset;
+		case EVPG_ROLE_LISTENER:
 		case EVPG_ROLE_RESET:
 			return proc->prorettype == VOIDOID && !proc->proretset;
 		case EVPG_ROLE_SAGA_HANDLER:

@@ -7,10 +7,11 @@ SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(44);
+SELECT plan(50);
 SET test.kind = counter;
 
 CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS $$ SELECT command $$;
+CREATE FUNCTION test.hear(event evpg.event) RETURNS void LANGUAGE sql AS $$ SELECT $$;
 CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
   SELECT evpg_reaction(state)
 $$;
@@ -19,6 +20,8 @@ INSERT INTO arrays VALUES
   ('evpg_read_all', 'aggregate_types', 'SELECT * FROM evpg_read_all('),
     ('evpg_read_all', 'event_types', 'SELECT * FROM evpg_read_all('),
     ('evpg_read_all', 'tags', 'SELECT * FROM evpg_read_all('),
+  ('evpg_register_listener', 'aggregate_types', $$SELECT evpg_register_listener('i', 'test.hear', $$),
+    ('evpg_register_listener', 'event_types', $$SELECT evpg_register_listener('i', 'test.hear', $$),
   ('evpg_register_interceptor', 'aggregate_types', $$SELECT evpg_register_interceptor('i', 'test.pass', $$),
     ('evpg_register_interceptor', 'command_types', $$SELECT evpg_register_interceptor('i', 'test.pass', $$),
   ('evpg_register_projection', 'aggregate_types', $$SELECT evpg_register_projection('p', 'test.sum_apply', $$),

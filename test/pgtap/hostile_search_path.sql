@@ -4,7 +4,7 @@
 \ir include/setup.sql
 -- stable positions and consumers need it
 SET default_transaction_isolation = 'read committed';
-SELECT plan(57);
+SELECT plan(60);
 CREATE SCHEMA hostile;
 SET check_function_bodies = off;
 
@@ -59,6 +59,7 @@ BEGIN
   END IF;
   RETURN state;
 END $$;
+CREATE FUNCTION test.hear(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM event.type; END $$;
 CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE plpgsql AS $$ BEGIN RETURN command; END $$;
 CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE plpgsql
   SET search_path = pg_catalog, public AS $$
@@ -103,6 +104,7 @@ END $$;
 SELECT all_done(ARRAY[
   $$SELECT public.evpg_register_aggregate('thing', 'test.handle', 'test.fold', snapshot_every => 2)$$,
   $$SELECT public.evpg_register_interceptor('passes', 'test.pass', aggregate_types => '{thing}')$$,
+  $$SELECT public.evpg_register_listener('hears', 'test.hear', aggregate_types => '{thing}')$$,
   $$SELECT public.evpg_register_projection('inline', 'test.fold', key_path => '$.aggregate_id')$$,
   $$SELECT public.evpg_register_projection('later', 'test.fail_at_bad', key_path => '$.aggregate_id', mode => 'async',
     on_error => 'park', max_attempts => 1)$$,
@@ -123,6 +125,7 @@ SELECT all_done(ARRAY[
   $$SELECT public.evpg_state('thing', '1'), public.evpg_state('thing', '1', 1), public.evpg_take_snapshot('thing', '1')$$,
   $$SELECT public.evpg_projection('inline', '1'), public.evpg_projection_changes('inline'), public.evpg_stable_position()$$,
   $$SELECT public.evpg_put_projection('inline', 'put', '{}')$$,
+  $$SELECT public.evpg_listen_events('thing'), public.evpg_unlisten_events('thing'), public.evpg_event_channel()$$,
   $$SELECT public.evpg_listen('inline'), public.evpg_unlisten('inline'), public.evpg_channel('inline')$$,
   $$SELECT public.evpg_execute('thing', '5', 'Begins'), public.evpg_execute('thing', '6', 'Begins'),
     public.evpg_execute('thing', '7', 'Fails')$$,
@@ -169,7 +172,8 @@ SELECT all_done(ARRAY[
   $$SELECT public.evpg_activate_consumers(), public.evpg_version(), public.evpg_session_stats()$$,
   $$SELECT public.evpg_enable_index('event_type'), public.evpg_enable_index('event_type', false)$$,
   $$SELECT public.evpg_drop_saga('s'), public.evpg_drop_projection('inline'), public.evpg_drop_projection('later')$$,
-  $$SELECT public.evpg_drop_translator('t'), public.evpg_drop_interceptor('passes'), public.evpg_drop_aggregate('thing')$$],
+  $$SELECT public.evpg_drop_translator('t'), public.evpg_drop_interceptor('passes'), public.evpg_drop_listener('hears')$$,
+  $$SELECT public.evpg_drop_aggregate('thing')$$],
     'pruned and dropped');
 :run
 SELECT * FROM finish();

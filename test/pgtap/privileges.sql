@@ -14,7 +14,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(506);
+SELECT plan(522);
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
   FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
@@ -48,9 +48,11 @@ INSERT INTO test.call VALUES
   ('{operator}', $$SELECT evpg_take_snapshot('counter', 'a')$$),
   ('{operator}', $$SELECT evpg_drop_aggregate('nope', true)$$),
     ('{operator}', $$SELECT evpg_drop_interceptor('nope', true)$$),
+    ('{operator}', $$SELECT evpg_drop_listener('nope', true)$$),
   ('{operator}', 'SELECT * FROM evpg.aggregate_type'), ('{operator}', 'SELECT * FROM evpg.command_record'),
     ('{operator}', 'SELECT * FROM evpg.snapshot'),
-  ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.activation'),
+  ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.listener'),
+    ('{operator}', 'SELECT * FROM evpg.activation'),
     ('{operator}', 'SELECT evpg_activate_consumers()'),
   ('{operator}', 'SELECT * FROM evpg.dead_letter'), ('{operator}', 'SELECT payload FROM evpg.timer'),
   ('{monitor,operator}', 'SELECT saga, count(*) FROM evpg.dead_letter WHERE resolved_at IS NULL GROUP BY saga'),

@@ -6,7 +6,7 @@
 SET default_transaction_isolation = 'read committed';
 \ir include/same_state.sql
 
-SELECT plan(51);
+SELECT plan(55);
 
 CREATE ROLE evpg_r_mallory;
 CREATE ROLE evpg_r_owner;
@@ -44,6 +44,7 @@ BEGIN
   CREATE FUNCTION app.translate(payload jsonb) RETURNS evpg.command LANGUAGE sql AS $$
     SELECT public.evpg_command('plain', 't', 'Received')
   $$;
+  CREATE FUNCTION app.hear(event evpg.event) RETURNS void LANGUAGE sql AS 'SELECT';
 END $make$;
 -- What is registered, as the current role.
 CREATE FUNCTION test.register() RETURNS void LANGUAGE plpgsql AS $$
@@ -51,6 +52,7 @@ BEGIN
   -- the oids of functions must not be kept
   EXECUTE $run$ SELECT public.evpg_register_aggregate('target', 'app.decide', 'app.fold', invariant => 'app.holds'),
          public.evpg_register_interceptor('target', 'app.pass', '{intercepted}'),
+         public.evpg_register_listener('hearing', 'app.hear', '{heard}'),
          public.evpg_register_projection('reducing', reducer => 'app.reduce', aggregate_types => '{r}',
            key_function => 'app.key'),
          public.evpg_register_projection('writing', handler => 'app.write', aggregate_types => '{w}', reset => 'app.empty'),
@@ -63,6 +65,7 @@ END $$;
 CREATE FUNCTION test.registered(OUT what text, OUT registered_by text) RETURNS SETOF record LANGUAGE sql AS $$
   SELECT 'aggregate ' || aggregate_type, registered_by FROM evpg.aggregate_type WHERE aggregate_type = 'target'
   UNION ALL SELECT 'interceptor ' || name, registered_by FROM evpg.interceptor
+  UNION ALL SELECT 'listener ' || name, registered_by FROM evpg.listener
   UNION ALL SELECT 'projection ' || name, registered_by FROM evpg.projection
   UNION ALL SELECT 'saga ' || name, registered_by FROM evpg.saga
   UNION ALL SELECT 'translator ' || name, registered_by FROM evpg.translator ORDER BY 1
@@ -75,14 +78,14 @@ BEGIN
   RETURN public.evpg_event(command.command_type, command.data);
 END $$;
 SELECT evpg_register_aggregate(t, 'test.plain', 'test.same_state')
-  FROM unnest('{plain,intercepted,r,w,s}'::text[]) t \g /dev/null
+  FROM unnest('{plain,intercepted,heard,r,w,s}'::text[]) t \g /dev/null
 
 SET ROLE evpg_r_mallory;
 SET search_path = mal;
 SELECT test.make(), test.register() \g /dev/null
 RESET ROLE;
 SET search_path = public, test;
-SELECT is((SELECT string_agg(DISTINCT registered_by, ' ') || ' ' || count(*) FROM registered()), 'evpg_r_mallory 7',
+SELECT is((SELECT string_agg(DISTINCT registered_by, ' ') || ' ' || count(*) FROM registered()), 'evpg_r_mallory 8',
   'who registers is kept, of all');
 SELECT is((SELECT count(*) FROM evpg.interceptor, evpg.translator t
   WHERE interceptor.registered_at <= clock_timestamp() AND t.registered_at <= clock_timestamp()), 1::bigint,
@@ -91,6 +94,7 @@ CREATE TABLE test.uses (n int GENERATED ALWAYS AS IDENTITY, what text, run text)
 INSERT INTO test.uses (what, run) VALUES
   ('handler', $$SELECT evpg_execute('target', '1', 'Open')$$),
   ('interceptor', $$SELECT evpg_execute('intercepted', '1', 'Open')$$),
+  ('listener', $$SELECT evpg_execute('heard', '1', 'Open')$$),
   ('key function', $$SELECT evpg_execute('r', '1', 'Open')$$),
   ('projection handler', $$SELECT evpg_execute('w', '1', 'Open')$$),
   ('reset function', $$SELECT evpg_rebuild_projection('writing')$$),

@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/counter.sql
-SELECT plan(42);
+SELECT plan(44);
 SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}') \g /dev/null
 
 CREATE FUNCTION test.under_row_security(relname text, statement text) RETURNS text LANGUAGE plpgsql AS $$
@@ -17,13 +17,13 @@ END $$;
 SELECT is(test.under_row_security(relname, 'SELECT evpg_read_all()'),
   '0A000 row security of table evpg.' || relname || ' would have no effect on the functions of evpg',
   'reading with row security of ' || relname)
-  FROM unnest('{aggregate_type,command_record,consumer,dead_letter,event_log,inbox,interceptor,parked_event,projection,'
-    'projection_state,saga,saga_event,saga_instance,snapshot,stream,timer,translator}'::text[]) relname;
+  FROM unnest('{aggregate_type,command_record,consumer,dead_letter,event_log,inbox,interceptor,listener,parked_event,'
+    'projection,projection_state,saga,saga_event,saga_instance,snapshot,stream,timer,translator}'::text[]) relname;
 SELECT is(test.under_row_security(relname, $$SELECT evpg_execute('counter', 'a', 'Add', '{"n": 1}')$$),
   '0A000 row security of table evpg.' || relname || ' would have no effect on the functions of evpg',
   'a command with row security of ' || relname)
-  FROM unnest('{aggregate_type,command_record,consumer,dead_letter,event_log,inbox,interceptor,parked_event,projection,'
-    'projection_state,saga,saga_event,saga_instance,snapshot,stream,timer,translator}'::text[]) relname;
+  FROM unnest('{aggregate_type,command_record,consumer,dead_letter,event_log,inbox,interceptor,listener,parked_event,'
+    'projection,projection_state,saga,saga_event,saga_instance,snapshot,stream,timer,translator}'::text[]) relname;
 
 ALTER TABLE evpg.stream ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY nobody ON evpg.stream USING (false);

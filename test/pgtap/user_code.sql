@@ -5,7 +5,7 @@
 -- stable positions and consumers need it
 SET default_transaction_isolation = 'read committed';
 
-SELECT plan(41);
+SELECT plan(46);
 
 CREATE SCHEMA app;
 CREATE FUNCTION app.same(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql STABLE AS $$ SELECT state $$;
@@ -68,6 +68,18 @@ SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5
     statement;
 SELECT is(left(error_of($$SELECT evpg_execute('runs', '5', 'X', '{"interceptor": "DROP EXTENSION evpg CASCADE"}')$$), 5),
   '55006', 'interceptor: DROP EXTENSION evpg [rule 5]');
+CREATE FUNCTION app.runs_listening(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN EXECUTE coalesce(event.data->>'listener', 'SELECT'); END $$;
+SELECT evpg_register_listener('runs', 'app.runs_listening', '{runs}') \g /dev/null
+SELECT is(left(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '5', 'X',
+  jsonb_build_object('listener', statement))), 5), '55006', 'listener: ' || statement || ' [rule 5]')
+  FROM unnest('{CLUSTER evpg.stream USING stream_pkey,DROP EXTENSION evpg CASCADE}'::text[]) statement;
+SELECT is(error_of(format('SELECT evpg_execute(%L, %L, %L, %L)', 'runs', '6', 'X',
+  jsonb_build_object('listener', statement))), 'no error', 'listener: ' || statement || ' [rule 5]')
+  FROM unnest(ARRAY[$$SELECT evpg_drop_listener('runs'), evpg_drop_projection('runs')$$,
+    $$SELECT evpg_register_listener('runs', 'app.runs_listening', '{runs}', priority => 7)$$]) statement;
+SELECT evpg_register_listener('runs', 'app.runs_listening', '{runs}') \g /dev/null
+SELECT is((SELECT count(*) FROM evpg_streams('runs') WHERE aggregate_id = '6'), 1::bigint, 'its command has succeeded');
 CREATE FUNCTION app.runs_async(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN EXECUTE coalesce(event.data->>'async', 'SELECT'); RETURN app.count(state, event); END $$;
 SELECT evpg_register_projection('runs_async', 'app.runs_async', mode => 'async', aggregate_types => '{runs}',

@@ -23,6 +23,7 @@ SELECT * FROM evpg.command_record ORDER BY stream_id, command_id;
 SELECT * FROM evpg.snapshot ORDER BY stream_id, version;
 SELECT * FROM evpg.aggregate_type ORDER BY aggregate_type;
 SELECT * FROM evpg.interceptor ORDER BY name;
+SELECT * FROM evpg.listener ORDER BY name;
 SELECT * FROM evpg.projection ORDER BY name;
 SELECT * FROM evpg.projection_state ORDER BY build, key;
 SELECT * FROM evpg.consumer ORDER BY name;
@@ -57,6 +58,8 @@ foreach my $schema ('public', 'es')
 	$node->safe_psql($from, $path . <<'SQL');
 CREATE FUNCTION pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS 'SELECT command';
 SELECT evpg_register_interceptor('pass', 'pass', aggregate_types => '{account}', priority => 3);
+CREATE FUNCTION hear(event evpg.event) RETURNS void LANGUAGE sql AS 'SELECT';
+SELECT evpg_register_listener('hear', 'hear', event_types => '{Opened}', priority => 4);
 CREATE FUNCTION nothing(payload jsonb) RETURNS evpg.command LANGUAGE sql AS 'SELECT NULL::evpg.command';
 SELECT evpg_register_translator('nothing', 'nothing');
 SELECT count(*) FROM evpg_receive_message('shop', '1', 'nothing', '{}');

@@ -1,0 +1,177 @@
+-- listeners.sql: functions that are told of events in the transaction that appends them.
+
+\ir include/setup.sql
+\ir include/counter.sql
+\ir include/projections.sql
+
+SELECT plan(63);
+
+-- Listeners write what they hear into heard.
+CREATE TABLE test.heard (n int GENERATED ALWAYS AS IDENTITY, who text, event evpg.event);
+CREATE FUNCTION test.hear(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO test.heard (who, event) VALUES ('hear', event); END $$;
+CREATE FUNCTION test.hear_too(event evpg.event) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO test.heard (who, event) VALUES ('hear_too', event) $$;
+-- "who type version" of what was heard, which is then forgotten
+CREATE FUNCTION test.heard() RETURNS text LANGUAGE sql AS $$
+  WITH h AS (DELETE FROM test.heard RETURNING n, who, event)
+  SELECT coalesce(string_agg(concat_ws(' ', who, (event).type, (event).version), ', ' ORDER BY n), '') FROM h $$;
+CREATE FUNCTION test.kinds() RETURNS SETOF text LANGUAGE sql AS $$ SELECT unnest('{counter,counter_c}'::text[]) $$;
+CREATE FUNCTION test.try_in(kind text, id text, command text, data jsonb DEFAULT '{}') RETURNS text LANGUAGE sql AS $$
+  SELECT concat_ws(' ', status, version) FROM evpg_try_execute(kind, id, command, data) $$;
+
+-- ------------------------------------------------------------------ which events
+
+SELECT is(evpg_register_listener('one', 'test.hear'), true, 'a listener is registered [B19]');
+SELECT is(evpg_register_listener('one', 'test.hear'), false, 'the same registration again changes nothing [B19]');
+SELECT same($$SELECT name, listener, aggregate_types, event_types, priority, registered_by FROM evpg.listener$$,
+  $$VALUES ('one', 'test.hear(evpg.event)', NULL::text[], NULL::text[], 0, current_user::text)$$,
+  'evpg.listener lists it [B19]');
+SELECT is((SELECT count(*) FROM evpg_execute(kind, 'a', 'Add', '{"n": 1}')), 1::bigint, kind || ': a command succeeds')
+  FROM kinds() kind;
+SELECT is((SELECT count(*) FROM test.heard JOIN evpg.event e ON (heard.event).event_id = e.event_id
+  WHERE heard.event = e), 2::bigint, 'a listener gets each event as it is in the log [B19]');
+SELECT heard() \g /dev/null
+SELECT is(try_in(kind, 'a', 'AddMany', '{"count": 3}'), 'ok 4', kind || ': a command with three events')
+  FROM kinds() kind;
+SELECT is(heard(), 'hear Added 2, hear Added 3, hear Added 4, hear Added 2, hear Added 3, hear Added 4',
+  'a listener is called for each event, in the order of versions [B19]');
+SELECT try_in(kind, 'a', command, data) FROM kinds() kind,
+  (VALUES ('Nothing', '{}'::jsonb), ('Subtract', '{"n": 1000}'), ('Add', '{"n": 100000}')) x (command, data) \g /dev/null
+SELECT is(heard(), '', 'no listener is called for a no-op, a rejection and a failed invariant [rule 5]');
+SELECT count(*) FROM evpg_append('counter', 'b', evpg_events('[{"type": "Odd"}, {"type": "Added", "data": {"n": 1}}]'))
+  \g /dev/null
+SELECT is(heard(), 'hear Odd 1, hear Added 2', 'events of evpg_append() are heard [B19]');
+SELECT count(*) FROM evpg_inject('counter', 'b', evpg_event('Added', '{"n": 1}')) \g /dev/null
+SELECT is(heard(), 'hear Added 3', 'an injected event is heard [B19]');
+SELECT count(*) FROM evpg_execute('counter', 'd', 'Add', '{"n": 1}', command_id => 'once') \g /dev/null
+SELECT heard() \g /dev/null
+SELECT count(*) FROM evpg_execute('counter', 'd', 'Add', '{"n": 1}', command_id => 'once') \g /dev/null
+SELECT is(heard(), '', 'a duplicate is not heard again [rule 4]');
+
+-- filters
+SELECT evpg_register_listener('one', 'test.hear', aggregate_types => '{counter}', event_types => '{Subtracted,Odd}')
+  \g /dev/null
+SELECT try_in(kind, 'f', 'Add', '{"n": 5}'), try_in(kind, 'f', 'Subtract', '{"n": 5}') FROM kinds() kind \g /dev/null
+SELECT is(heard(), 'hear Subtracted 2', 'a listener hears only the types that it has asked for [B19]');
+SELECT is((SELECT count(*) FROM evpg.listener), 1::bigint, 'registering a name again replaces the registration [B19]');
+SELECT is(evpg_register_listener('one', 'test.hear', event_types => '{Added}', priority => 2), true,
+  'another filter is a change [B19]');
+
+-- order
+SELECT evpg_register_listener('two', 'test.hear_too', priority => 1) \g /dev/null
+SELECT try_in('counter', 'o', 'AddMany', '{"count": 2}') \g /dev/null
+SELECT is(heard(), 'hear_too Added 1, hear Added 1, hear_too Added 2, hear Added 2',
+  'listeners of an event are called in the order of priority, then comes the next event [B19]');
+SELECT evpg_register_listener('two', 'test.hear_too', priority => 2) \g /dev/null
+SELECT try_in('counter', 'o', 'Add', '{"n": 1}') \g /dev/null
+SELECT is(heard(), 'hear Added 3, hear_too Added 3', 'listeners of one priority are called in the order of names [B19]');
+SELECT is(evpg_drop_listener('two'), true, 'a listener is dropped [B19]');
+SELECT is(error_of($$SELECT evpg_drop_listener('two')$$), '42704 listener "two" is not registered',
+  'it cannot be dropped twice [B19]');
+SELECT is(evpg_drop_listener('two', true), false, 'with missing_ok it is no error [B19]');
+SELECT try_in('counter', 'o', 'Add', '{"n": 1}') \g /dev/null
+SELECT is(heard(), 'hear Added 4', 'a dropped listener hears nothing [B19]');
+
+-- what it sees
+SELECT evpg_register_projection('sums', 'test.sum_apply', aggregate_types => '{counter}') \g /dev/null
+CREATE FUNCTION test.look(event evpg.event) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO test.heard (who, event)
+    SELECT format('%s of %s', (SELECT state->>'sum' FROM evpg_projection('sums', event.aggregate_id)),
+      (SELECT version FROM evpg_state('counter', event.aggregate_id))), event $$;
+SELECT evpg_register_listener('one', 'test.look') \g /dev/null
+SELECT try_in('counter', 's', 'AddMany', '{"count": 2}') \g /dev/null
+SELECT is(heard(), '2 of 2 Added 1, 2 of 2 Added 2',
+  'a listener sees state and inline projections as they are after the command [B19]');
+SELECT evpg_rebuild_projection('sums') \g /dev/null
+SELECT is(heard(), '', 'a rebuild calls no listener [rule 13]');
+SELECT evpg_drop_projection('sums') \g /dev/null
+
+-- ------------------------------------------------------------------ transactions
+
+SELECT evpg_register_listener('one', 'test.hear') \g /dev/null
+BEGIN;
+SELECT try_in('counter', 't', 'Add', '{"n": 1}') \g /dev/null
+SAVEPOINT s;
+SELECT try_in('counter', 't', 'Add', '{"n": 2}') \g /dev/null
+ROLLBACK TO s;
+COMMIT;
+SELECT is(heard(), 'hear Added 1', 'what a listener did goes with what is rolled back [B19]');
+CREATE FUNCTION test.balk(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO test.heard (who, event) VALUES ('balk', event);
+  IF event.data->>'n' = '13' THEN
+    RAISE EXCEPTION 'unlucky' USING ERRCODE = coalesce(current_setting('test.code', true), 'P0001');
+  END IF;
+END $$;
+SELECT evpg_register_listener('balks', 'test.balk') \g /dev/null
+SELECT heard() \g /dev/null
+SELECT fails(format($$SELECT %s('%s', 'balk', 'Add', '{"n": 13}')$$, f, kind), 'P0001 unlucky',
+  format('%s, %s: an error of a listener fails the command [B19]', f, kind))
+  FROM unnest('{evpg_execute,evpg_try_execute}'::text[]) f, kinds() kind;
+SELECT fails($$SELECT evpg_append('counter', 'balk', ARRAY[evpg_event('Added', '{"n": 13}')])$$, 'P0001 unlucky',
+  'an error of a listener fails an append [B19]');
+SET test.code = '23514';
+SELECT fails($$SELECT evpg_try_execute('counter', 'balk', 'Add', '{"n": 13}')$$, '23514 unlucky',
+  'a listener cannot refuse: its errors are raised, whatever their class [rule 8]');
+RESET test.code;
+SELECT is((SELECT count(*) FROM test.heard), 0::bigint, 'what a listener has written goes with the failed command [B19]');
+SELECT is(try_in('counter', 'balk', 'Add', '{"n": 1}'), 'ok 1', 'the next command on the stream succeeds [B19]');
+SELECT evpg_drop_listener('balks') \g /dev/null
+
+-- ------------------------------------------------------------------ commands by listeners
+
+CREATE FUNCTION test.count_all(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF event.aggregate_id <> 'all' THEN
+    PERFORM evpg_execute('counter', 'all', 'Add', event.data);
+  END IF;
+END $$;
+CREATE FUNCTION test.repeat(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF event.aggregate_id = 'again' THEN
+    PERFORM evpg_execute('counter', 'again', 'Add', '{"n": 1}');
+  END IF;
+END $$;
+CREATE FUNCTION test.spread(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF event.aggregate_id LIKE 'x%' THEN
+    PERFORM evpg_append('counter', event.aggregate_id || 'x', ARRAY[evpg_event('Added', '{"n": 1}')]);
+  END IF;
+END $$;
+SELECT evpg_register_listener('all', 'test.count_all', event_types => '{Added}') \g /dev/null
+SELECT heard() \g /dev/null
+SELECT is(try_in('counter', 'p', 'Add', '{"n": 4}') || ', ' || try_in('counter', 'q', 'Add', '{"n": 5}'), 'ok 1, ok 1',
+  'commands whose listener executes a command succeed [B19]');
+SELECT is((SELECT state->>'total' FROM evpg_state('counter', 'all')), '9',
+  'the commands of the listener are executed [B19]');
+SELECT is(length(heard()) > 0, true, 'events of a listener''s commands are heard, too [B19]');
+SELECT evpg_register_listener('all', 'test.repeat') \g /dev/null
+SELECT is(left(error_of($$SELECT evpg_execute('counter', 'again', 'Add', '{"n": 1}')$$), 5), 'VE020',
+  'a listener cannot append to the stream of its event [B19]');
+SELECT evpg_register_listener('all', 'test.spread') \g /dev/null
+SELECT is(left(error_of($$SELECT evpg_execute('counter', 'x', 'Add', '{"n": 1}')$$), 5), '54001',
+  'a listener whose events it hears itself, without an end, fails the command [B19]');
+SELECT is((SELECT count(*) FROM evpg_streams('counter') WHERE aggregate_id LIKE 'x%'), 0::bigint,
+  'nothing of it is kept');
+SELECT evpg_drop_listener('all') \g /dev/null
+
+-- ------------------------------------------------------------------ bad input
+
+CREATE FUNCTION test.none(event evpg.event) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;
+CREATE FUNCTION test.strict(event evpg.event) RETURNS void LANGUAGE sql STRICT AS $$ SELECT $$;
+SELECT refused(format('SELECT evpg_register_listener(%s)', arguments), error, error) FROM (VALUES
+  ($$NULL, 'test.hear'$$, '22004 listener name must not be null'), 
+  ($$'', 'test.hear'$$, '22023 listener name must not be empty'),
+  ($$'evpg.x', 'test.hear'$$, 'VE017 listener name "evpg.x" is reserved'),
+  ($$'x', NULL$$, '22004 listener must not be null'),
+  ($$'x', 'test.none'$$, '42P13 function test."none"(evpg.event) cannot serve as listener'),
+  ($$'x', 'test.strict'$$, '42P13 function test.strict(evpg.event) cannot serve as listener because it is STRICT'),
+  ($$'x', 'test.hear', priority => NULL$$, '22004 priority must not be null'),
+  ($$'x', 'test.hear', event_types => '{}'$$, '22023 event_types must not be an empty array')) x (arguments, error);
+DROP FUNCTION test.hear(evpg.event);
+SELECT is(error_of($$SELECT evpg_execute('counter', 'gone', 'Add', '{"n": 1}')$$),
+  '42883 listener function test.hear(evpg.event) does not exist', 'a listener whose function is gone fails commands [B19]');
+SELECT evpg_drop_listener('one') \g /dev/null
+SELECT is(try_in('counter', 'gone', 'Add', '{"n": 1}'), 'ok 1', 'until it is dropped [B19]');
+SELECT * FROM finish();
