@@ -702,7 +702,7 @@ static const char *const occupation_names[] = {
 
 /* Reads what a process has shown last; returns since when, 0 if it calls nothing now. */
 static uint64
-read_occupation(EvpgProcess *process, EvpgOccupation * occupation, char *occupant)
+read_occupation(EvpgProcess *process, EvpgOccupation *occupation, char *occupant)
 {
 	uint64		began;
 	uint32		changes;

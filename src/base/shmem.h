@@ -34,7 +34,7 @@ typedef enum EvpgOccupation
 	EVPG_OCCUPATION_ROUTING,	/* of a saga */
 	EVPG_OCCUPATION_BATCH,		/* of an asynchronous projection */
 	EVPG_OCCUPATION_REBUILD		/* of a projection */
-}			EvpgOccupation;
+} EvpgOccupation;
 
 /* How many consumers can be restrained; see consumer/last_worker.c. */
 #define EVPG_RESTRAINTS 64

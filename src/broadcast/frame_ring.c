@@ -63,7 +63,7 @@ typedef struct FrameHeader
 {
 	uint32		size;			/* of all of it */
 	uint32		nchannels;
-}			FrameHeader;
+} FrameHeader;
 
 int			EvpgBroadcastBy;
 
@@ -371,9 +371,9 @@ EvpgFrameRingCopyBatch(EvpgFrameBatch *batch)
 
 /* Reads a frame of a batch, and returns where the next one is; the strings point into the batch. */
 const char *
-EvpgFrameRingNext(const char *bytes, EvpgRingFrame * frame)
+EvpgFrameRingNext(const char *bytes, EvpgRingFrame *frame)
 {
-	const		FrameHeader *header = (const FrameHeader *) bytes;
+	const FrameHeader *header = (const FrameHeader *) bytes;
 	const char *string = bytes + sizeof(FrameHeader);
 
 	frame->text = string;

@@ -30,7 +30,7 @@ typedef struct EvpgRingFrame
 	const char *text;
 	int			nchannels;
 	const char *channels[EVPG_FRAME_CHANNELS];
-}			EvpgRingFrame;
+} EvpgRingFrame;
 
 /* What the broadcaster takes at once: copies of the oldest frames. */
 typedef struct EvpgFrameBatch
@@ -48,7 +48,7 @@ extern bool EvpgFrameRingPrepare(void);
 extern void EvpgFrameRingAdd(const char *text, const char *const *channels, int nchannels);
 
 extern bool EvpgFrameRingCopyBatch(EvpgFrameBatch *batch);
-extern const char *EvpgFrameRingNext(const char *bytes, EvpgRingFrame * frame);
+extern const char *EvpgFrameRingNext(const char *bytes, EvpgRingFrame *frame);
 extern bool EvpgFrameRingIsStranded(void);
 extern void EvpgFrameRingReleaseBatch(const EvpgFrameBatch *batch);
 

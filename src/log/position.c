@@ -40,10 +40,10 @@ typedef struct PositionPage
 	Page		page;
 	ItemId		item;
 	Form_pg_sequence_data data;
-}			PositionPage;
+} PositionPage;
 
 static void
-open_page(PositionPage * page, LOCKMODE mode, int buffer_mode)
+open_page(PositionPage *page, LOCKMODE mode, int buffer_mode)
 {
 	HeapTupleHeader tuple;
 
@@ -57,14 +57,14 @@ open_page(PositionPage * page, LOCKMODE mode, int buffer_mode)
 }
 
 static void
-close_page(PositionPage * page, LOCKMODE mode)
+close_page(PositionPage *page, LOCKMODE mode)
 {
 	UnlockReleaseBuffer(page->buffer);
 	relation_close(page->sequence, mode);
 }
 
 static int64
-get_last(const PositionPage * page)
+get_last(const PositionPage *page)
 {
 	return page->data->is_called ? page->data->last_value : page->data->last_value - 1;
 }
@@ -105,7 +105,7 @@ EvpgPositionLockAndReadLast(void)
  * that it covers; the caller changes the page to what it really is.
  */
 static void
-log_draw(PositionPage * page, int64 covered)
+log_draw(PositionPage *page, int64 covered)
 {
 	xl_seq_rec	record = EvpgSequenceRecord(page->sequence);
 	XLogRecPtr	end;

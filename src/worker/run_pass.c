@@ -91,12 +91,12 @@ typedef struct TaskKind
 {
 	bool		(*run) (const char *name, TimestampTz *next);
 	EvpgOccupation occupation;
-}			TaskKind;
+} TaskKind;
 
 typedef struct PassTask
 {
 	const char *name;
-	const		TaskKind *kind;
+	const TaskKind *kind;
 	TimestampTz next;
 	bool		more;
 } PassTask;
@@ -107,7 +107,7 @@ typedef struct CancelledTask
 	const char *name;
 	const ErrorData *error;
 	TimestampTz *next;
-}			CancelledTask;
+} CancelledTask;
 
 static void
 record_task_cancel(void *arg)
@@ -204,7 +204,7 @@ take_back_attempt(void (*commit) (void))
  * and does not keep the others from running.
  */
 static bool
-run_tasks(List *names, const TaskKind * kind, MemoryContext context, void (*commit) (void), TimestampTz *next)
+run_tasks(List *names, const TaskKind *kind, MemoryContext context, void (*commit) (void), TimestampTz *next)
 {
 	MemoryContext memory = AllocSetContextCreate(context, "EvpgTask", ALLOCSET_DEFAULT_SIZES);
 	bool		more = false;
