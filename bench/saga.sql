@@ -22,12 +22,12 @@ SELECT count(e.version)
        evpg_append(t, i::text, ARRAY[
          evpg_event('AccountOpened', '{"owner": "bench"}'), evpg_event('MoneyDeposited', '{"amount": 1000000000}')]) AS e;
 
-CREATE FUNCTION bench.register(language text) RETURNS boolean LANGUAGE sql AS $$
+CREATE FUNCTION bench.register(language text, mode text) RETURNS boolean LANGUAGE sql AS $$
   SELECT CASE language
-    WHEN 'c' THEN evpg_register_saga('transfer_c', library => 'evpg_bank', symbol => 'bank_transfer')
+    WHEN 'c' THEN evpg_register_saga('transfer_c', library => 'evpg_bank', symbol => 'bank_transfer', mode => mode)
     ELSE evpg_register_saga('transfer', handler => 'bank.transfer_react', rejection_handler => 'bank.transfer_refused',
       timer_handler => 'bank.transfer_too_late', key_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
-      event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}') END
+      event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}', mode => mode) END
 $$;
 
 -- Tells bench/run the rate, if every transfer was made once.
@@ -44,13 +44,13 @@ BEGIN
 END $$;
 
 -- Transfers that one session asks for as fast as it can; from the first request to the end of the last transfer.
-CREATE PROCEDURE bench.by_saga(language text, transfers int) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE bench.by_saga(language text, mode text, transfers int) LANGUAGE plpgsql AS $$
 DECLARE
   saga text := 'transfer' || bench.suffix(language);
   before bigint;
   started timestamptz;
 BEGIN
-  PERFORM bench.register(language);
+  PERFORM bench.register(language, mode);
   COMMIT;
   SELECT last_value INTO before FROM evpg.event_position;
   started := clock_timestamp();

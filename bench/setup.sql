@@ -10,6 +10,20 @@ CREATE SCHEMA bench;
 CREATE TABLE bench.twin (LIKE evpg.event_log INCLUDING ALL);
 CREATE SEQUENCE bench.twin_position CACHE 1;
 
+-- What an application without evpg would have: the events of bench/client.c.
+CREATE TABLE bench.by_hand (
+  "position" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  stream_type text COLLATE "C" NOT NULL,
+  stream_id text COLLATE "C" NOT NULL,
+  version bigint NOT NULL,
+  event_id uuid NOT NULL DEFAULT gen_random_uuid() UNIQUE,
+  type text COLLATE "C" NOT NULL,
+  data jsonb NOT NULL,
+  recorded_at timestamptz NOT NULL DEFAULT now(),
+  UNIQUE (stream_type, stream_id, version));
+INSERT INTO bench.by_hand (stream_type, stream_id, version, type, data)
+SELECT 'bench_c', i::text, 1, 'AccountOpened', '{"owner": "bench"}' FROM generate_series(1, :streams) AS i;
+
 -- The bank account of the example under a name for each contender, so that each has streams of its own.
 SELECT evpg_register_aggregate('bench_append', library => 'evpg_bank', symbol => 'bank_account');
 SELECT evpg_register_aggregate('bench_c', library => 'evpg_bank', symbol => 'bank_account');
@@ -28,6 +42,24 @@ SELECT evpg_register_projection('bench_projected_sql', reducer => 'bank.balances
   broadcast => 'none');
 -- without snapshots: its state is folded from all events
 SELECT evpg_register_aggregate('bench_load', library => 'evpg_bank', symbol => 'bank_account', snapshot_every => 0);
+
+-- Tells bench/run how many calls in a second: commands on one stream, as many in each transaction.
+CREATE PROCEDURE bench.calls(of_transaction int, calls int) LANGUAGE plpgsql AS $$
+DECLARE
+  started timestamptz;
+BEGIN
+  PERFORM FROM evpg_try_execute('bench_append', '1', 'Deposit', '{"amount": 10}');
+  COMMIT;
+  started := clock_timestamp();
+  FOR i IN 1 .. calls LOOP
+    PERFORM FROM evpg_try_execute('bench_append', '1', 'Deposit', '{"amount": 10}');
+    IF i % of_transaction = 0 THEN
+      COMMIT;
+    END IF;
+  END LOOP;
+  COMMIT;
+  RAISE INFO 'rate %', calls / extract(epoch FROM clock_timestamp() - started);
+END $$;
 
 SET evpg.broadcast = off;
 SELECT count(e.version)
@@ -48,5 +80,5 @@ SELECT count(e.version)
   FROM generate_series(0, 9) AS i, bench.batch AS b,
     evpg_append('bench_load', '1', b.events, expected_version => i * 1000) AS e;
 
-VACUUM ANALYZE evpg.event_log, evpg.stream, evpg.projection_state, bench.batch;
+VACUUM ANALYZE evpg.event_log, evpg.stream, evpg.projection_state, bench.batch, bench.by_hand;
 CHECKPOINT;
