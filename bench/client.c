@@ -5,13 +5,13 @@
  *
  * usage: client KIND CLIENTS STREAMS own|shared WARM SECONDS DATA
  *
- * KIND is who decides:
+ * KIND is what decides:
  *
  *	execute		evpg_execute, with the aggregate in C of examples/bank
  *	load		this program, as an application without evpg would: it reads the
  *				events of the stream, folds them, decides, and inserts the event with
  *				the next version, in one transaction; if another client was faster,
- *				the unique index says so, and it begins again
+ *				the unique index refuses that, and it begins again
  *	keep		the same, but it keeps the states of accounts, and reads only the
  *				events that came since
  *
@@ -320,7 +320,8 @@ connect_client(Client *client)
 				"SELECT version, type, data FROM bench.by_hand"
 				" WHERE stream_type = '" TYPE "' AND stream_id = $1 AND version > $2::bigint ORDER BY version");
 		prepare(client, "append",
-				"INSERT INTO bench.by_hand (stream_type, stream_id, version, type, data) VALUES ('" TYPE "', $1, $2, $3, $4)");
+				"INSERT INTO bench.by_hand (stream_type, stream_id, version, type, data)"
+				" VALUES ('" TYPE "', $1, $2, $3, $4)");
 	}
 	else
 	{

@@ -3,9 +3,9 @@
 // usage: node bench/emmett.mjs setup
 //        node bench/emmett.mjs append CLIENTS STREAMS WARM SECONDS DATA
 //
-// setup makes its tables.  Each client has STREAMS streams of its own, reads their versions, and appends to one after the other;
-// so no append is refused.  As many threads as there are processors share the clients, since a node process uses one.  Prints
-// what bench/client.c does.
+// setup makes its tables.  Each client has STREAMS streams of its own, reads their versions, and appends to one of them at a
+// time, so no append is refused.  As many threads as there are processors share the clients, since a thread of node uses one.
+// Prints what bench/client.c does.
 //
 // EVPG_BENCH_BUILD names the directory with node_modules.  Connects as psql does (PGHOST, PGDATABASE, PGUSER, PGOPTIONS).
 

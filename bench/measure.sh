@@ -2,8 +2,8 @@
 #
 # What they measure goes to files of $work, a line for each turn of a contender:
 #   rates       contender clients commit round rate
-#   times       contender clients commit round median p99 p99.9 lost, of its commands, in microseconds; of 1,000 commands, how many
-#               attempts have lost a race
+#   times       contender clients commit round median p99 p99.9 lost: times of its commands in microseconds; attempts that
+#               have lost a race, of 1,000 commands
 #   latencies   contender median p99 median p99: of frames, see bench/latency
 #   failures    contender clients commit: what has not been measured
 
@@ -29,10 +29,10 @@ others()
 	}'
 }
 
-# turn: a rate; with --idle, one that nobody else had a part in
+# turn: a rate; with --idle, of a turn in which no other process used the machine
 turn()
 {
-	local before deadline=$((SECONDS + 900)) start measured
+	local before deadline=$((SECONDS + 900)) start elapsed measured
 
 	if [ $idle = no ]; then
 		measure
@@ -47,7 +47,8 @@ turn()
 		before=$(cpu) start=$EPOCHREALTIME
 		measured=$(measure) || return 1
 		sleep 0.2				# until the server has noticed that its processes have ended
-		if ! others "$before" "$(cpu)" "$(awk '{ print $1 + $2 }' "$work/time")" "$(awk "BEGIN { print $EPOCHREALTIME - $start }")"; then
+		elapsed=$(awk "BEGIN { print $EPOCHREALTIME - $start }")
+		if ! others "$before" "$(cpu)" "$(awk '{ print $1 + $2 }' "$work/time")" "$elapsed"; then
 			echo "$measured"
 			return
 		fi
@@ -97,7 +98,9 @@ rate_of_client()
 {
 	# it has visited its streams before it begins
 	timed "$@" "$(awk "BEGIN { print $warm / 2 }")" "$seconds" "$DATA" || die "$1 failed: $(cat "$work/err")"
-	awk 'NF == 5 && $1 > 0 { print $1; print $2, $3, $4, $5 >turn; found = 1 } END { exit !found }' turn="$work/turn" "$work/out" ||
+	awk -v turn="$work/turn" '
+		NF == 5 && $1 > 0 { print $1; print $2, $3, $4, $5 >turn; found = 1 }
+		END { exit !found }' "$work/out" ||
 		die "cannot read the report of $1: $(cat "$work/out" "$work/err")"
 }
 
@@ -105,7 +108,8 @@ rate_of_client()
 rate_of_pgbench()
 {
 	timed pgbench -n -M prepared -c "$clients" -j $((clients < cores ? clients : cores)) -T $((warm + seconds)) -P 1 \
-		"${variables[@]}" -f "$scripts/$script.sql" || die "pgbench failed with $script.sql: $(grep -v '^progress' "$work/err")"
+		"${variables[@]}" -f "$scripts/$script.sql" ||
+		die "pgbench failed with $script.sql: $(grep -v '^progress' "$work/err")"
 	grep -q '^number of failed transactions: 0 ' "$work/out" || die "transactions of $script.sql failed: $(cat "$work/out")"
 	# the warm-up is in the progress reports, the whole in the summary
 	awk -v warm="$warm" '
@@ -160,7 +164,8 @@ take_turn()
 	fi
 	echo "$1 $clients $commit $2 $(awk "BEGIN { print $measured * $units }")" >>"$work/rates"
 	[ ! -s "$work/turn" ] || echo "$1 $clients $commit $2 $(cat "$work/turn")" >>"$work/times"
-	[ -z "$before" ] || echo "$1-flushes $clients $commit $2 $(flushes_of_commits "$before" "$(count_flushes)")" >>"$work/rates"
+	[ -z "$before" ] ||
+		echo "$1-flushes $clients $commit $2 $(flushes_of_commits "$before" "$(count_flushes)")" >>"$work/rates"
 }
 
 # count_flushes: of the server, and commits of the database; what a session has done counts when it has ended
@@ -180,8 +185,8 @@ flushes_of_commits()
 	}'
 }
 
-# hot: commands by many clients on few streams, without flushes, durable, and with evpg.early_release; and by hand.  One client
-# alone and clients with streams of their own are what it is compared to.
+# hot: commands by many clients on few streams, without flushes, durable, and with evpg.early_release; and by hand.  They are
+# compared to one client alone, and to clients with streams of their own.
 hot()
 {
 	local n
@@ -230,7 +235,8 @@ answers()
 take_answer()
 {
 	local clients=1 commit=off load= measured
-	local host scripts database program script session streams statement kind whose wanted counts_flushes units variables options
+	local options
+	local host scripts database program script session streams statement kind whose wanted counts_flushes units variables
 
 	contender "$1"
 	set_workers "$wanted"
@@ -268,8 +274,8 @@ until_true()
 
 # ------------------------------------------------------------------ a session that is idle in a transaction
 
-# held: evpg_append, with a worker that follows, in two databases; in one of them another session is idle in a transaction all the
-# time, so that nothing there is cleaned up.  At the end, bytes that were written there for each event.
+# held: evpg_append, with a worker that follows, in two databases; in one of them another session is idle in a transaction
+# all the time, so that nothing there is cleaned up.  At the end, bytes that were written there for each event.
 held()
 {
 	local given_clients=8 given_commit=off seconds=$(((held_seconds + 2 * rounds - 1) / (2 * rounds))) database holder_pid
@@ -301,7 +307,7 @@ held()
 # take_held <contender> <round>: its rate, and how many events the worker had before it, looked at five times a second
 take_held()
 {
-	local watcher database
+	local watcher database lag
 
 	case $1 in
 		held-no) database=evpg_bench_free ;;
@@ -315,13 +321,15 @@ take_held()
 	take_turn "$1" "$2"
 	kill $watcher
 	wait $watcher 2>/dev/null || true
-	echo "$1-lag 8 off $2 $(sort -n "$work/lags" | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] + 0 }')" >>"$work/rates"
+	lag=$(sort -n "$work/lags" | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] + 0 }')
+	echo "$1-lag 8 off $2 $lag" >>"$work/rates"
 }
 
 # not evpg_wait_for, which would hold a snapshot itself
 until_followed()
 {
-	until_true "the projection of $1 follows" "$1" "SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = 'bench_follower'"
+	until_true "the projection of $1 follows" "$1" \
+		"SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = 'bench_follower'"
 }
 
 # count_bytes <database>: events, bytes of the log, of the rows of projections, of the other tables of evpg; with indexes
@@ -349,7 +357,8 @@ bytes_of_events()
 
 # ------------------------------------------------------------------ bytes
 
-# sizes: WAL, and bytes of tables with their indexes, for each of $SIZE_EVENTS events that one client appends, one in a transaction
+# sizes: WAL, and bytes of tables with their indexes, for each of $SIZE_EVENTS events that one client appends, one in each
+# transaction
 sizes()
 {
 	local name
@@ -399,5 +408,6 @@ append_many()
 look_at_size()
 {
 	sql "$database" -F ' ' -c "
-		SELECT pg_current_wal_insert_lsn() - '0/0', sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND $1"
+		SELECT pg_current_wal_insert_lsn() - '0/0', sum(pg_total_relation_size(oid))
+		  FROM pg_class WHERE relkind = 'r' AND $1"
 }

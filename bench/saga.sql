@@ -27,7 +27,8 @@ CREATE FUNCTION bench.register(language text, mode text) RETURNS boolean LANGUAG
     WHEN 'c' THEN evpg_register_saga('transfer_c', library => 'evpg_bank', symbol => 'bank_transfer', mode => mode)
     ELSE evpg_register_saga('transfer', handler => 'bank.transfer_react', rejection_handler => 'bank.transfer_refused',
       timer_handler => 'bank.transfer_too_late', key_function => 'bank.transfer_of', aggregate_types => '{transfer,account}',
-      event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}', mode => mode) END
+      event_types => '{TransferRequested,MoneyWithdrawn,MoneyDeposited}', start_event_types => '{TransferRequested}',
+      mode => mode) END
 $$;
 
 -- Tells bench/run the rate, if every transfer was made once.

@@ -1,7 +1,7 @@
 # bench/table.sh: the functions of bench/run that print what was measured; sourced by it.
 #
 # A target is a number that the ratio must reach, "N/M" if a rate of M will do as well, or "<N" for a ratio that must stay
-# below; "-" is none.  A row whose contender was not measured says so, and counts as a failure.
+# below; "-" is none.  A row whose contender was not measured reads NOT MEASURED, and counts as a failure.
 
 # median of an awk array with elements 1 to n, which it sorts
 MEDIAN='
@@ -37,6 +37,11 @@ heading_times()
 	printf '%-51s %7s %6s %9s %8s %8s %8s  %6s  %s\n' '' clients commit median/s p50 p99 p99.9 ratio target
 }
 
+heading_latency()
+{
+	printf '\n%s\n%-51s %11s %11s  %s\n' "$1" '' median p99 target
+}
+
 # not_measured <text> <contender>
 not_measured()
 {
@@ -60,7 +65,8 @@ row()
 			}
 			if (n == 0 || (base != "-" && m == 0)) exit 1
 			middle = median(all, n)
-			line = sprintf("%-51s %7d %6s %11s %11s %11s", text, clients, commit, shown(middle), shown(all[1]), shown(all[n]))
+			line = sprintf("%-51s %7d %6s %11s %11s %11s", text, clients, commit, shown(middle), shown(all[1]),
+						   shown(all[n]))
 			if (m > 0) {
 				ratio = median(ratios, m)
 				line = line sprintf("  %6.2f", ratio)
@@ -69,8 +75,8 @@ row()
 		}' "$work/rates" || not_measured "$1" "$2"
 }
 
-# row_times <text> <contender> <baseline or -> <target or ->: one line of a table with percentiles in milliseconds.  The contender's
-# name tells its clients and commit; the baseline may be of other ones.
+# row_times <text> <contender> <baseline or -> <target or ->: one line of a table with percentiles in milliseconds.  The
+# contender's name tells its clients and commit; the baseline may be of other ones.
 row_times()
 {
 	awk -v text="$1" -v name="$2" -v base="$3" -v target="$4" "$MEDIAN"'

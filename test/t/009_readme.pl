@@ -109,7 +109,7 @@ cmp_ok(scalar @documents, '>', 20, 'there are pages');
 # What is in blocks that do not run: signatures, settings, names of targets, parts of statements; and what test/upgrade runs.
 my %does_not_run = (
 	'README.md' => [ 'make demo', 'apt-get' ],
-	'bench/README.md' => [ 'make bench', '.*(?:clients|ratio|\\(ms\\)|per second).*\\n' ],
+	'bench/README.md' => [ 'make bench', 'evpg bench, ', '.*(?:clients|ratio|\\(ms\\)|per second).*\\n' ],
 	'docs/applications.md' => ['\{"event": "Added"'],
 	'docs/operations.md' => [ 'shared_preload_libraries', 'SELECT cron\.schedule', 'while true', '"\$(?:old|new)/' ],
 	'docs/projections.md' => ['\{"event": "delta"'],
