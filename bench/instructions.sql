@@ -1,6 +1,7 @@
 -- What bench/instructions measures: the aggregates of setup.sql, and consumers that have something to do.
 --
--- Variables of psql: streams, how many for each aggregate type; events, how many consumers have to read.
+-- Variables of psql: streams, how many for each aggregate type; events, how many consumers have to read; load, 0: the
+-- stream that is loaded gets its events after the consumers are done.
 \ir setup.sql
 \ir ../examples/bank/transfer.sql
 -- Sagas and projections of the examples are not what is measured: each consumer is registered when its turn comes.
@@ -29,6 +30,17 @@ SELECT count(e.version)
        evpg_append('account_c', i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}'),
          evpg_event('MoneyDeposited', '{"amount": 1000000000}')]) AS e;
 
+-- The baseline of both: one statement that writes the same rows (bench/follow.sql has it as well).
+CREATE TABLE bench.balance (key text COLLATE "C" PRIMARY KEY, state jsonb NOT NULL, version bigint NOT NULL,
+  "position" bigint NOT NULL);
+CREATE PROCEDURE bench.check_group_by() LANGUAGE plpgsql AS $$
+BEGIN
+  IF (SELECT (count(*), sum((state->>'balance')::bigint)) FROM bench.balance)
+     IS DISTINCT FROM (SELECT (count(DISTINCT aggregate_id), sum((data->>'amount')::bigint))
+                         FROM evpg.event WHERE aggregate_type = 'bench_log') THEN
+    RAISE 'the rows are not what the log says';
+  END IF;
+END $$;
 
 -- The asynchronous projection that is followed, and rebuilt.
 CREATE FUNCTION bench.follow(language text) RETURNS boolean LANGUAGE sql AS $$

@@ -1,6 +1,6 @@
 -- A bench database: the twin of the event log, the aggregates, and their streams.
 --
--- Variables of psql: streams, how many for each aggregate type.
+-- Variables of psql: streams, how many for each aggregate type; load, thousands of events of the stream that is loaded.
 SET client_min_messages = warning;
 CREATE EXTENSION evpg;
 \ir ../examples/bank/bank.sql
@@ -77,7 +77,7 @@ SELECT array_agg(evpg_event('MoneyDeposited', d)), array_agg('MoneyDeposited'::t
   FROM generate_series(1, 1000) AS i, jsonb_build_object('amount', i) AS d;
 
 SELECT count(e.version)
-  FROM generate_series(0, 9) AS i, bench.batch AS b,
+  FROM generate_series(0, :load - 1) AS i, bench.batch AS b,
     evpg_append('bench_load', '1', b.events, expected_version => i * 1000) AS e;
 
 VACUUM ANALYZE evpg.event_log, evpg.stream, evpg.projection_state, bench.batch, bench.by_hand;
