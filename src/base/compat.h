@@ -71,6 +71,9 @@ EvpgLockHeldByMe(const LOCKTAG *tag, LOCKMODE mode, bool or_stronger)
 
 #else
 
+/* old_snapshot_threshold is gone. */
+#define TestForOldSnapshot(snapshot, relation, page) ((void) 0)
+
 /* The relation cache needs no such call any more: what it has open lasts to the end of the transaction at most. */
 #define RelationCloseSmgrByOid(relation) ((void) 0)
 

@@ -28,6 +28,7 @@
 #include "executor/executor.h"
 #include "log/event_log.h"
 #include "log/log_columns.h"
+#include "log/log_page.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -49,6 +50,7 @@ typedef struct IndexSource
 {
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
+	EvpgLogPage page;			/* of the slot */
 	bool		fetched;		/* the slot has an event that was not returned
 								 * yet */
 	bool		ended;
@@ -77,7 +79,8 @@ struct EvpgLogScan
 	IndexSource *sources;
 	ScanDirection direction;
 	MemoryContext event_context;	/* reset for each event */
-	RepeatedText type;			/* of the last event */
+	RepeatedText aggregate_type;	/* of the last event */
+	RepeatedText type;
 	RepeatedText session_role;
 };
 
@@ -384,10 +387,11 @@ fetch_next_position(EvpgLogScan *scan)
 
 		if (!source->fetched && !source->ended)
 		{
-			source->ended = !index_getnext_slot(source->scan, ForwardScanDirection, source->slot);
+			source->ended = !EvpgLogPageFetch(&source->page, source->scan, ForwardScanDirection, source->slot);
 			if (source->ended)
 				continue;
-			slot_getsomeattrs(source->slot, LOG_POSITION + 1);
+			/* all that the filter needs, at once */
+			slot_getsomeattrs(source->slot, LOG_TYPE + 1);
 			source->position = DatumGetInt64(source->slot->tts_values[LOG_POSITION]);
 			source->fetched = true;
 		}
@@ -428,7 +432,7 @@ fetch_stream_event(EvpgLogScan *scan)
 	IndexSource *source = &scan->sources[0];
 
 	CHECK_FOR_INTERRUPTS();
-	return index_getnext_slot(source->scan, scan->direction, source->slot) ? source->slot : NULL;
+	return EvpgLogPageFetch(&source->page, source->scan, scan->direction, source->slot) ? source->slot : NULL;
 }
 
 static char *
@@ -437,23 +441,31 @@ get_slot_text(TupleTableSlot *slot, int column)
 	return slot->tts_isnull[column] ? NULL : TextDatumGetCString(slot->tts_values[column]);
 }
 
-/* The same of a text that is mostly that of the event before. */
+/* Returns a text of some length, which is mostly that of the event before, with an end; NULL if it is too long. */
 static char *
-get_repeated_text(TupleTableSlot *slot, int column, RepeatedText *last)
+repeat_text(RepeatedText *last, const char *text, int length)
 {
-	struct varlena *value = slot->tts_isnull[column] ? NULL : (struct varlena *) DatumGetPointer(slot->tts_values[column]);
-	int			length;
-
-	if (value == NULL || VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value) ||
-		(length = VARSIZE_ANY_EXHDR(value)) >= (int) sizeof(last->text))
-		return get_slot_text(slot, column);
-	if (length != last->length || memcmp(last->text, VARDATA_ANY(value), length) != 0)
+	if (length >= (int) sizeof(last->text))
+		return NULL;
+	if (length != last->length || memcmp(last->text, text, length) != 0)
 	{
-		memcpy(last->text, VARDATA_ANY(value), length);
+		memcpy(last->text, text, length);
 		last->text[length] = '\0';
 		last->length = length;
 	}
 	return last->text;
+}
+
+/* As get_slot_text, of a text that is mostly that of the event before. */
+static char *
+get_repeated_text(TupleTableSlot *slot, int column, RepeatedText *last)
+{
+	struct varlena *value = slot->tts_isnull[column] ? NULL : (struct varlena *) DatumGetPointer(slot->tts_values[column]);
+	char	   *text = NULL;
+
+	if (value != NULL && !VARATT_IS_EXTERNAL(value) && !VARATT_IS_COMPRESSED(value))
+		text = repeat_text(last, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	return text != NULL ? text : get_slot_text(slot, column);
 }
 
 static void *
@@ -496,7 +508,9 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 		 * Copies: a scan inside of this one may make the session forget
 		 * streams.
 		 */
-		event->aggregate_type = pstrdup(found.aggregate_type);
+		event->aggregate_type = repeat_text(&scan->aggregate_type, found.aggregate_type, strlen(found.aggregate_type));
+		if (event->aggregate_type == NULL)
+			event->aggregate_type = pstrdup(found.aggregate_type);
 		event->aggregate_id = pstrdup(found.aggregate_id);
 	}
 	event->type = get_repeated_text(slot, LOG_TYPE, &scan->type);
