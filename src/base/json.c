@@ -214,68 +214,67 @@ require_json(void *pointer)
 	return pointer;
 }
 
-/* Reads an integer of at most 18 digits in plain notation; returns false if text is anything else. */
+/*
+ * A numeric as it is stored, in numeric.c's short format: a header, then digits to
+ * base 10,000.  Values on disk have it, so it stays as it is.
+ */
+#define NUMERIC_FORMAT_MASK		0xC000
+#define NUMERIC_FORMAT_SHORT	0x8000
+#define NUMERIC_NEGATIVE		0x2000
+#define NUMERIC_SCALE_MASK		0x1F80
+#define NUMERIC_BELOW_ONE		0x0040
+#define NUMERIC_WEIGHT_MASK		0x003F
+#define NUMERIC_BASE			10000
+
+/* The largest weight with which every digit fits into 64 bits. */
+#define MAX_INTEGER_WEIGHT		3
+
+/*
+ * Reads a numeric that is an integer of at most 16 digits, without a decimal point;
+ * returns false if it is, or may be, anything else.
+ */
 static bool
-parse_short_integer(const char *text, int64 *value)
+read_short_integer(Numeric number, int64 *value)
 {
-	const char *digit = text;
+	uint16		header;
+	const int16 *digits;
+	int			ndigits;
+	int			weight;
 	int64		result = 0;
 
-	if (*digit == '-')
-		digit++;
-	if (*digit == '\0' || strlen(digit) > 18)
+	if (!VARATT_IS_4B_U(number))
 		return false;
-	for (; *digit != '\0'; digit++)
-	{
-		if (*digit < '0' || *digit > '9')
-			return false;
-		result = result * 10 + (*digit - '0');
-	}
-	*value = text[0] == '-' ? -result : result;
+	header = *(const uint16 *) VARDATA(number);
+	digits = (const int16 *) (VARDATA(number) + sizeof(uint16));
+	ndigits = (VARSIZE(number) - VARHDRSZ - sizeof(uint16)) / sizeof(int16);
+	weight = header & NUMERIC_WEIGHT_MASK;
+	if ((header & (NUMERIC_FORMAT_MASK | NUMERIC_SCALE_MASK | NUMERIC_BELOW_ONE)) != NUMERIC_FORMAT_SHORT ||
+		weight > MAX_INTEGER_WEIGHT || ndigits > weight + 1)
+		return false;
+	for (int i = 0; i <= weight; i++)
+		result = result * NUMERIC_BASE + (i < ndigits ? digits[i] : 0);
+	*value = (header & NUMERIC_NEGATIVE) != 0 ? -result : result;
 	return true;
 }
 
 static evpg_json *
 number_to_json(Numeric number)
 {
-	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(number)));
-	evpg_json  *json;
 	int64		integer;
+	char	   *text;
+	char	   *end;
+	long long	wide;
+	evpg_json  *json;
 
-	if (parse_short_integer(text, &integer))
-		json = require_json(json_object_new_int64(integer));
-	else
-	{
-		char	   *end;
-		long long	wide;
-
-		errno = 0;
-		wide = strtoll(text, &end, 10);
-		if (*end == '\0' && errno == 0)
-			json = require_json(json_object_new_int64(wide));
-		else
-			json = require_json(json_object_new_double_s(strtod(text, NULL), text));
-	}
+	if (read_short_integer(number, &integer))
+		return require_json(json_object_new_int64(integer));
+	text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(number)));
+	errno = 0;
+	wide = strtoll(text, &end, 10);
+	json = require_json(*end == '\0' && errno == 0 ? json_object_new_int64(wide) :
+						json_object_new_double_s(strtod(text, NULL), text));
 	pfree(text);
 	return json;
-}
-
-static evpg_json *
-scalar_to_json(const JsonbValue *value)
-{
-	switch (value->type)
-	{
-		case jbvString:
-			return require_json(json_object_new_string_len(value->val.string.val, value->val.string.len));
-		case jbvNumeric:
-			return number_to_json(value->val.numeric);
-		case jbvBool:
-			return require_json(json_object_new_boolean(value->val.boolean));
-		case jbvNull:
-			return NULL;
-		default:
-			elog(ERROR, "unexpected jsonb value of type %d", (int) value->type);
-	}
 }
 
 /* Adds a member or element to its parent; containers are attached empty and filled afterwards. */
@@ -296,74 +295,120 @@ attach_child(evpg_json *parent, const char *key, evpg_json *child)
 	}
 }
 
+/* Adds a member whose key is a part of a jsonb, without an end. */
+static void
+attach_member(evpg_json *object, const char *key, size_t length, evpg_json *child)
+{
+	char		short_key[64];
+	char	   *copy = length < sizeof(short_key) ? short_key : palloc(length + 1);
+
+	memcpy(copy, key, length);
+	copy[length] = '\0';
+	attach_child(object, copy, child);
+	if (copy != short_key)
+		pfree(copy);
+}
+
+/* Makes a value equal to one of a container, which lies at data, up to end; an object or array is empty. */
+static evpg_json *
+entry_to_json(JEntry entry, const char *data, const char *end)
+{
+	switch (entry & JENTRY_TYPEMASK)
+	{
+		case JENTRY_ISSTRING:
+			return require_json(json_object_new_string_len(data, end - data));
+		case JENTRY_ISNUMERIC:
+			return number_to_json((Numeric) INTALIGN(data));
+		case JENTRY_ISBOOL_FALSE:
+		case JENTRY_ISBOOL_TRUE:
+			return require_json(json_object_new_boolean(JBE_ISBOOL_TRUE(entry)));
+		case JENTRY_ISNULL:
+			return NULL;
+		case JENTRY_ISCONTAINER:
+			return require_json(JsonContainerIsObject((JsonbContainer *) INTALIGN(data)) ? json_object_new_object() :
+								json_object_new_array());
+		default:
+			elog(ERROR, "unexpected type of jsonb entry: %x", entry);
+	}
+}
+
+/*
+ * Adds the values of a container of jsonb, which is depth levels down, to an empty
+ * value of json-c.  The keys of an object come before its values, all offsets count
+ * from the end of the entries, and numbers and containers are aligned (jsonb.h).
+ */
+static void
+fill_json(evpg_json *json, const JsonbContainer *container, int depth, const char *what)
+{
+	int			count = JsonContainerSize(container);
+	const JEntry *keys = JsonContainerIsObject(container) ? container->children : NULL;
+	const JEntry *values = container->children + (keys != NULL ? count : 0);
+	const char *base = (const char *) (values + count);
+	uint32		key = 0;
+	uint32		value = 0;
+
+	if (depth >= EvpgMaxJsonDepth)
+		EvpgRaiseTooDeep(what);
+	check_stack_depth();
+	for (int i = 0; keys != NULL && i < count; i++)
+		JBE_ADVANCE_OFFSET(value, keys[i]);
+	for (int i = 0; i < count; i++)
+	{
+		uint32		key_end = key;
+		uint32		value_end = value;
+		evpg_json  *child;
+
+		JBE_ADVANCE_OFFSET(value_end, values[i]);
+		child = entry_to_json(values[i], base + value, base + value_end);
+		if (keys == NULL)
+			attach_child(json, NULL, child);
+		else
+		{
+			JBE_ADVANCE_OFFSET(key_end, keys[i]);
+			attach_member(json, base + key, key_end - key, child);
+		}
+		if (JBE_ISCONTAINER(values[i]))
+			fill_json(child, (const JsonbContainer *) INTALIGN(base + value), depth + 1, what);
+		key = key_end;
+		value = value_end;
+	}
+}
+
+/*
+ * EvpgJsonFill
+ *		Gives an owner without a value one that is equal to jsonb, NULL for JSON
+ *		null.  Raises an error if it is deeper than the limit; what names the value
+ *		there.
+ */
+void
+EvpgJsonFill(EvpgJsonOwner *owner, const Jsonb *jsonb, const char *what)
+{
+	const JsonbContainer *root = &jsonb->root;
+
+	Assert(owner->json == NULL);
+	if (JsonContainerIsScalar(root))
+	{
+		const char *data = (const char *) &root->children[1];
+
+		owner->json = entry_to_json(root->children[0], data, data + JBE_OFFLENFLD(root->children[0]));
+		return;
+	}
+	owner->json = require_json(JsonContainerIsObject(root) ? json_object_new_object() : json_object_new_array());
+	fill_json(owner->json, root, 0, what);
+}
+
 /*
  * EvpgJsonFromJsonb
- *		Makes a json-c value equal to jsonb, NULL for JSON null; the caller
- *		must own it at once (EvpgJsonOwn).  Raises an error if it is deeper
- *		than the limit; what names the value there.
+ *		Makes a value as EvpgJsonFill does; the caller must own it at once
+ *		(EvpgJsonOwn).
  */
 evpg_json *
 EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what)
 {
-	JsonbIterator *iterator = JsonbIteratorInit((JsonbContainer *) &jsonb->root);
-	JsonbValue	value;
-	JsonbIteratorToken token;
-	EvpgJsonOwner *root = NULL;
-	evpg_json **stack = NULL;	/* open containers */
-	int			depth = 0;
-	char		short_key[64];
-	char	   *key = NULL;
+	EvpgJsonOwner *owner = EvpgJsonOwn(NULL);
 
-	if (JB_ROOT_IS_SCALAR((Jsonb *) jsonb))
-	{
-		(void) JsonbExtractScalar((JsonbContainer *) &jsonb->root, &value);
-		return scalar_to_json(&value);
-	}
-
-	root = EvpgJsonOwn(NULL);
-	stack = palloc(sizeof(evpg_json *) * (EvpgMaxJsonDepth + 1));
-
-	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
-	{
-		evpg_json  *child;
-
-		switch (token)
-		{
-			case WJB_KEY:
-				key = (size_t) value.val.string.len < sizeof(short_key) ? short_key : palloc(value.val.string.len + 1);
-				memcpy(key, value.val.string.val, value.val.string.len);
-				key[value.val.string.len] = '\0';
-				continue;
-			case WJB_END_ARRAY:
-			case WJB_END_OBJECT:
-				depth--;
-				continue;
-			case WJB_BEGIN_ARRAY:
-				child = require_json(json_object_new_array());
-				break;
-			case WJB_BEGIN_OBJECT:
-				child = require_json(json_object_new_object());
-				break;
-			default:
-				child = scalar_to_json(&value);
-				break;
-		}
-		if (depth == 0)
-			root->json = child;
-		else
-			attach_child(stack[depth - 1], key, child);
-		if (key != NULL && key != short_key)
-			pfree(key);
-		key = NULL;
-		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
-		{
-			if (depth >= EvpgMaxJsonDepth)
-				EvpgRaiseTooDeep(what);
-			stack[depth++] = child;
-		}
-	}
-	pfree(stack);
-	return EvpgJsonLetGo(root);
+	EvpgJsonFill(owner, jsonb, what);
+	return EvpgJsonLetGo(owner);
 }
 
 static void

@@ -20,6 +20,7 @@ typedef struct EvpgJsonOwner
 
 extern EvpgJsonOwner *EvpgJsonOwn(evpg_json *json);
 extern evpg_json *EvpgJsonLetGo(EvpgJsonOwner *owner);
+extern void EvpgJsonFill(EvpgJsonOwner *owner, const Jsonb *jsonb, const char *what);
 extern evpg_json *EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what);
 extern Jsonb *EvpgJsonToJsonb(const evpg_json *json, const char *what);
 extern Size EvpgJsonSize(const evpg_json *json, const char *what);

@@ -283,17 +283,21 @@ char *
 EvpgUuidText(const pg_uuid_t *id)
 {
 	static const char digits[] = "0123456789abcdef";
+	static const int8 places[UUID_LEN] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
+	static char bytes[256][2];	/* each as two digits */
+	static bool ready = false;
 	char	   *text = palloc(UUID_TEXT_LEN + 1);
-	char	   *next = text;
 
-	for (int i = 0; i < UUID_LEN; i++)
+	for (int i = 0; !ready && i < 256; i++)
 	{
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*next++ = '-';
-		*next++ = digits[id->data[i] >> 4];
-		*next++ = digits[id->data[i] & 0x0F];
+		bytes[i][0] = digits[i >> 4];
+		bytes[i][1] = digits[i & 0x0F];
 	}
-	*next = '\0';
+	ready = true;
+	text[8] = text[13] = text[18] = text[23] = '-';
+	for (int i = 0; i < UUID_LEN; i++)
+		memcpy(text + places[i], bytes[id->data[i]], 2);
+	text[UUID_TEXT_LEN] = '\0';
 	return text;
 }
 

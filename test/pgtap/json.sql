@@ -6,7 +6,7 @@ SET client_encoding = 'UTF8';
 SELECT evpg_register_aggregate('echo', library => 'evpg_test', symbol => 'echo', snapshot_every => 0) \g /dev/null
 SELECT evpg_register_aggregate('hostile', library => 'evpg_test', symbol => 'hostile') \g /dev/null
 
-SELECT plan(224);
+SELECT plan(299);
 CREATE TABLE test.value (n int GENERATED ALWAYS AS IDENTITY, v jsonb);
 INSERT INTO test.value (v) VALUES
   ('null'), ('true'), ('false'), ('{}'), ('[]'), ('[[]]'), ('[{}]'), ('{"a": {}}'), ('""'), ('[null]'), ('{"a": null}'),
@@ -17,6 +17,9 @@ INSERT INTO test.value (v) VALUES
   ('9223372036854775807'), ('9223372036854775808'), ('-9223372036854775808'), ('-9223372036854775809'),
   ('18446744073709551615'), ('18446744073709551616'),
   ('999999999999999999'), ('1000000000000000000'), ('-999999999999999999'), ('-1000000000000000000'), ('9007199254740993'),
+  ('9999'), ('10000'), ('-10000'), ('10001'), ('100000000'), ('99990000'), ('12340000000000'), ('1234000000005678'),
+  ('9999999999999999'), ('-9999999999999999'), ('10000000000000000'), ('99999999999999990000'), ('0.0001'), ('10000.0'),
+  ('1e15'), ('1e16'), ('1e20'), ('1e100'), ('1e300'),
   ('[1, "1", 1.0, "1.0", true, "true", null, "null"]'), ('"plain"'),
   (E'"quote \\" backslash \\\\ slash / newline \\n tab \\t bell \\u0007"'),
   (E'"äöü € 𝄞 \\u00e9 \\ud834\\udd1e"'), ('{"äö": {"€": ["𝄞"]}}'),
@@ -28,6 +31,10 @@ INSERT INTO test.value (v) SELECT to_jsonb(repeat('x', n))
   FROM unnest('{1,126,127,128,2000,2100,8191,8192,1000000}'::int[]) n;
 INSERT INTO test.value (v) SELECT to_jsonb(repeat('€', 100000));
 INSERT INTO test.value (v) SELECT jsonb_agg(n) FROM generate_series(1, 20000) n;
+-- entries of jsonb are lengths, and every 32nd is an offset
+INSERT INTO test.value (v) SELECT jsonb_build_object('x', jsonb_agg(jsonb_build_array(n, repeat('y', n % 7), n % 2 = 0)),
+  'y', jsonb_object_agg(repeat('k', n), CASE n % 3 WHEN 0 THEN to_jsonb(n) WHEN 1 THEN to_jsonb(n::text) END), 'z', 1)
+  FROM unnest('{31,32,33,64,65,100}'::int[]) size, generate_series(1, size) n GROUP BY size;
 INSERT INTO test.value (v) SELECT jsonb_object_agg('key ' || n,
   jsonb_build_object('n', n, 'list', jsonb_build_array(n, n * 1.5, NULL))) FROM generate_series(1, 5000) n;
 INSERT INTO test.value (v) SELECT (repeat('[', 98) || repeat(']', 98))::jsonb;
