@@ -202,6 +202,8 @@ typedef struct evpg_result
 								 * evpg.reaction */
 	bool		unhandled;		/* saga: leaves a refused send to retries and
 								 * dead letters */
+	bool		unsent;			/* projection: no listener gets a delta; see
+								 * evpg_wants_delta() */
 } evpg_result;
 
 #define EVPG_RESULT_INIT {.size = sizeof(evpg_result)}
@@ -589,6 +591,16 @@ evpg_reject_detail(evpg_result *out, evpg_json *detail)
 {
 	json_object_put(out->detail);
 	out->detail = detail;
+}
+
+/*
+ * Projection: whether a delta is of use; not in a rebuild, or if the projection sends
+ * no frames.  Ask before making one; evpg_delta() may be called all the same.
+ */
+static inline bool
+evpg_wants_delta(const evpg_result *out)
+{
+	return out->size < offsetof(evpg_result, unsent) + sizeof(out->unsent) || !out->unsent;
 }
 
 /* Projection: what listeners are sent; takes delta.  No call, no frame. */

@@ -161,7 +161,8 @@ static void
 row_begins(evpg_result *out, evpg_json *state, const evpg_event *event)
 {
 	evpg_set(state, "owner", evpg_share(evpg_get(event->data, "owner")));
-	evpg_delta(out, evpg_copy(state));
+	if (evpg_wants_delta(out))
+		evpg_delta(out, evpg_copy(state));
 }
 
 /* Listeners are sent what changed, not the whole row. */
@@ -172,7 +173,8 @@ row_changes(evpg_result *out, evpg_json *state, const evpg_event *event)
 		deposited(state, event);
 	else
 		withdrawn(state, event);
-	evpg_delta(out, evpg_object(EVPG_INT("balance", evpg_int(state, "balance"))));
+	if (evpg_wants_delta(out))
+		evpg_delta(out, evpg_object(EVPG_INT("balance", evpg_int(state, "balance"))));
 }
 
 static void

@@ -570,7 +570,8 @@ row_ends(evpg_result *out, evpg_json *row, const evpg_event *event)
 	else if (strcmp(event->type, "A_DECLINED") == 0)
 		outcome = "declined";
 	evpg_set_text(row, "outcome", outcome);
-	evpg_delta(out, evpg_copy(row));
+	if (evpg_wants_delta(out))
+		evpg_delta(out, evpg_copy(row));
 }
 
 /* ------------------------------------------------------------------ definitions */

@@ -27,6 +27,7 @@
 #include "base/error_context.h"
 #include "base/errors.h"
 #include "base/names.h"
+#include "broadcast/frame_ring.h"
 #include "consumer/last_worker.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -140,17 +141,37 @@ get_row_state(EvpgProjectionRow *row, MemoryContext row_context)
 	return row->json->json;
 }
 
-/* Lets a module apply an event to a state; the delta is kept only if it is sent. */
+/*
+ * EvpgApplyScratchInit
+ *		Makes what events are applied with, below CurrentMemoryContext.  The caller
+ *		resets scratch->context after each event.
+ */
+void
+EvpgApplyScratchInit(EvpgApplyScratch *scratch)
+{
+	scratch->context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
+	scratch->result = EvpgModuleResultCreate();
+	EvpgModuleEventInit(&scratch->event);
+}
+
+/* Returns whether an event of a projection sends a frame, if the caller sends any. */
+static bool
+sends_frames(const EvpgProjection *projection, bool send)
+{
+	return send && projection->broadcast != EVPG_BROADCAST_NONE && EvpgBroadcastBy != EVPG_FRAMES_OFF;
+}
+
+/* Lets a module apply an event to a state; the delta is converted only if listeners get it. */
 static void
-call_projection_module(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, bool send, ApplyResult *applied)
+call_projection_module(EvpgProjection *projection, evpg_json *state, const EvpgEvent *event, bool send,
+					   EvpgApplyScratch *scratch, ApplyResult *applied)
 {
 	const evpg_project_entry *entry = evpg_find_projected(&projection->module, event->type);
-	evpg_result *result = EvpgModuleResultCreate();
-	EvpgModuleEvent lent;
+	evpg_result *result = scratch->result;
 
-	EvpgModuleEventInit(&lent);
-	EvpgModuleEventSet(&lent, event, NULL);
-	entry->call(result, state, &lent.event);
+	result->unsent = !sends_frames(projection, send);
+	EvpgModuleEventSet(&scratch->event, event, NULL);
+	entry->call(result, state, &scratch->event.event);
 	if (result->failed)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
@@ -158,9 +179,10 @@ call_projection_module(EvpgProjection *projection, evpg_json *state, const EvpgE
 						EvpgModuleCopyText(EvpgModuleResultClip(result)->message, "failure message"))));
 	EvpgModuleResultCheck(result, EVPG_MAY_PROJECT, "a projection");
 	applied->deleted = result->deleted;
-	applied->silent = (result->delta == NULL || !send);
-	applied->delta = applied->silent ? NULL : EvpgJsonToJsonb(result->delta, "delta");
-	EvpgModuleEventClear(&lent);
+	applied->silent = (result->delta == NULL || !sends_frames(projection, send));
+	if (!applied->silent && projection->broadcast == EVPG_BROADCAST_DELTA)
+		applied->delta = EvpgJsonToJsonb(result->delta, "delta");
+	EvpgModuleEventClear(&scratch->event);
 	EvpgModuleResultReset(result);
 }
 
@@ -210,13 +232,14 @@ call_projection_handler(EvpgFunction *handler, const EvpgEvent *event, List *key
 
 /* Lets the code of a projection apply an event to a row. */
 static void
-apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent *event, bool send, ApplyResult *applied)
+apply_to_row(EvpgProjectionRow *row, MemoryContext row_context, const EvpgEvent *event, bool send,
+			 EvpgApplyScratch *scratch, ApplyResult *applied)
 {
 	EvpgProjection *projection = row->projection;
 
 	memset(applied, 0, sizeof(ApplyResult));
 	if (projection->has_module)
-		call_projection_module(projection, get_row_state(row, row_context), event, send, applied);
+		call_projection_module(projection, get_row_state(row, row_context), event, send, scratch, applied);
 	else
 		call_projection_reducer(projection, EvpgProjectionFunction(projection),
 								row->state != NULL ? row->state : projection->initial_state, event, applied);
@@ -255,20 +278,20 @@ advance_row(EvpgProjectionRow *row, const EvpgEvent *event, bool send, const App
  * EvpgApplyReducer
  *		Applies an event to a row, in memory, by the reducer or library of its projection;
  *		the caller writes the row in the end.  The state is kept in CurrentMemoryContext,
- *		all else goes with event_context.  With send, sends the frame of the event.  The
+ *		all else goes with scratch->context.  With send, sends the frame of the event.  The
  *		caller has locked the row, or owns all rows of the build.
  */
 void
-EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext event_context, bool send)
+EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, EvpgApplyScratch *scratch, bool send)
 {
-	MemoryContext row_context = MemoryContextSwitchTo(event_context);
+	MemoryContext row_context = MemoryContextSwitchTo(scratch->context);
 	ApplyResult applied;
 	ApplyErrorContext where;
 
 	if (row->deleted)
 		EvpgProjectionRowRevive(row);
 	push_projection_context(&where, row->projection, row->key, 1, event);
-	apply_to_row(row, row_context, event, send, &applied);
+	apply_to_row(row, row_context, event, send, scratch, &applied);
 	EvpgErrorContextPop(&where.callback);
 	advance_row(row, event, send, &applied);
 	MemoryContextSwitchTo(row_context);
@@ -280,14 +303,14 @@ EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, MemoryContext e
  * EvpgApplyHandler
  *		Lets the handler of a projection apply an event, once, and advances the rows of
  *		all its keys (EvpgProjectionRow *), in memory; the caller writes them in the end.
- *		All else goes with event_context.  The caller has locked the rows, or owns all
+ *		All else goes with scratch->context.  The caller has locked the rows, or owns all
  *		rows of the build.
  */
 void
-EvpgApplyHandler(List *rows, const EvpgEvent *event, MemoryContext event_context, bool send)
+EvpgApplyHandler(List *rows, const EvpgEvent *event, EvpgApplyScratch *scratch, bool send)
 {
 	EvpgProjection *projection = ((EvpgProjectionRow *) linitial(rows))->projection;
-	MemoryContext caller = MemoryContextSwitchTo(event_context);
+	MemoryContext caller = MemoryContextSwitchTo(scratch->context);
 	const char *only_key = list_length(rows) == 1 ? ((EvpgProjectionRow *) linitial(rows))->key : NULL;
 	List	   *keys = NIL;
 	ListCell   *cell;
@@ -318,6 +341,11 @@ EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event)
 	ApplyErrorContext where;
 	List	   *keys;
 
+	if (EvpgProjectionIsKeyedById(projection))
+	{
+		EvpgApplySetCurrent(event->position, NULL);
+		return list_make1(unconstify(char *, event->aggregate_id));
+	}
 	push_projection_context(&where, projection, NULL, 0, event);
 	keys = EvpgProjectionKeys(projection, event);
 	EvpgErrorContextPop(&where.callback);
@@ -398,17 +426,16 @@ collect_keys(List *projections, const EvpgEvent *events, int count, int *nkey_ev
 
 /* Applies all events for the first key of the list, and returns how many there are. */
 static int
-apply_key(const KeyEvent *first, int left)
+apply_key(const KeyEvent *first, int left, EvpgApplyScratch *scratch)
 {
-	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
 	EvpgProjectionRow row;
 	int			done = 0;
 
 	EvpgProjectionRowLock(&row, first->projection, first->key);
 	for (; done < left && first[done].projection == first->projection && strcmp(first[done].key, first->key) == 0; done++)
 	{
-		EvpgApplyReducer(&row, first[done].event, event_context, true);
-		MemoryContextReset(event_context);
+		EvpgApplyReducer(&row, first[done].event, scratch, true);
+		MemoryContextReset(scratch->context);
 	}
 	EvpgProjectionRowWrite(&row);
 	return done;
@@ -432,10 +459,9 @@ compare_positions(const void *a, const void *b)
  * event is applied once, in the order of positions.
  */
 static int
-apply_handler(KeyEvent *first, int left)
+apply_handler(KeyEvent *first, int left, EvpgApplyScratch *scratch)
 {
 	EvpgProjection *projection = first->projection;
-	MemoryContext event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
 	List	   *locked = NIL;
 	EvpgProjectionRow *row = NULL;
 	ListCell   *cell;
@@ -455,14 +481,14 @@ apply_handler(KeyEvent *first, int left)
 	for (int done = 0; done < count;)
 	{
 		const EvpgEvent *event = first[done].event;
-		MemoryContext old = MemoryContextSwitchTo(event_context);
+		MemoryContext old = MemoryContextSwitchTo(scratch->context);
 		List	   *rows = NIL;
 
 		for (; done < count && first[done].event == event; done++)
 			rows = lappend(rows, first[done].row);
 		MemoryContextSwitchTo(old);
-		EvpgApplyHandler(rows, event, event_context, true);
-		MemoryContextReset(event_context);
+		EvpgApplyHandler(rows, event, scratch, true);
+		MemoryContextReset(scratch->context);
 	}
 	foreach(cell, locked)
 		EvpgProjectionRowWrite(lfirst(cell));
@@ -482,12 +508,14 @@ EvpgApplyInline(const EvpgEvent *events, int count)
 	MemoryContext context;
 	MemoryContext key_context;
 	MemoryContext old;
+	EvpgApplyScratch scratch;
 
 	if (projections == NIL)
 		return;
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApplyInline", ALLOCSET_DEFAULT_SIZES);
 	key_context = AllocSetContextCreate(context, "EvpgApply key", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
+	EvpgApplyScratchInit(&scratch);
 	EvpgInsideProjection = true;
 	PG_TRY();
 	{
@@ -497,7 +525,8 @@ EvpgApplyInline(const EvpgEvent *events, int count)
 		MemoryContextSwitchTo(key_context);
 		for (int done = 0; done < nkey_events; MemoryContextReset(key_context))
 			done += key_events[done].projection->handler_signature != NULL ?
-				apply_handler(&key_events[done], nkey_events - done) : apply_key(&key_events[done], nkey_events - done);
+				apply_handler(&key_events[done], nkey_events - done, &scratch) :
+				apply_key(&key_events[done], nkey_events - done, &scratch);
 	}
 	PG_FINALLY();
 	{

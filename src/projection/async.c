@@ -249,7 +249,8 @@ apply_next_events(EvpgConsumer *consumer, EvpgProjection *projection, EvpgCheckp
 		.after = batch.after,
 		.upto = stable,
 		.aggregate_types = projection->aggregate_types,
-		.event_types = projection->event_types
+		.event_types = projection->event_types,
+		.tags = projection->tags
 	};
 	EvpgCrashAdvice advice;
 	int64		position;

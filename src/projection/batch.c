@@ -126,7 +126,7 @@ open_row(EvpgBatch *batch, RowEntry *entry, const EvpgEvent *event)
 /* Applies an event to each of its keys. */
 static void
 apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
-			  MemoryContext event_context)
+			  EvpgApplyScratch *scratch)
 {
 	EvpgProjection *projection = batch->projection;
 	bool		by_id = EvpgProjectionIsKeyedById(projection);
@@ -150,7 +150,7 @@ apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *k
 			EvpgParkedEventInsert(projection->name, event->position, key, batch->attempts, batch->give_up);
 			continue;
 		}
-		EvpgApplyReducer(open_row(batch, entry, event), event, event_context, batch->send);
+		EvpgApplyReducer(open_row(batch, entry, event), event, scratch, batch->send);
 		if (entry->events++ % MEASURE_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
 		{
 			Size		size = EvpgJsonSize(entry->row->json->json, "projection state");
@@ -168,7 +168,7 @@ apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *k
  */
 static void
 apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
-				 MemoryContext event_context)
+				 EvpgApplyScratch *scratch)
 {
 	bool		waits = (batch->give_up != NULL);
 	List	   *of_event = NIL;
@@ -192,7 +192,7 @@ apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List
 		else
 		{
 			EvpgProjectionRow *row = open_row(batch, entry, event);
-			MemoryContext old = MemoryContextSwitchTo(event_context);
+			MemoryContext old = MemoryContextSwitchTo(scratch->context);
 
 			of_event = lappend(of_event, row);
 			MemoryContextSwitchTo(old);
@@ -200,21 +200,21 @@ apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List
 		}
 	}
 	if (of_event != NIL)
-		EvpgApplyHandler(of_event, event, event_context, batch->send);
+		EvpgApplyHandler(of_event, event, scratch, batch->send);
 }
 
 /* Applies an event.  next_parked is where its own begin in the list of those to leave out. */
 static void
-apply_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, MemoryContext event_context)
+apply_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, EvpgApplyScratch *scratch)
 {
-	MemoryContext context = MemoryContextSwitchTo(event_context);
+	MemoryContext context = MemoryContextSwitchTo(scratch->context);
 	List	   *keys = EvpgApplyFindKeys(batch->projection, event);
 
 	MemoryContextSwitchTo(context);
 	if (batch->projection->handler_signature != NULL)
-		apply_by_handler(batch, rows, event, keys, next_parked, event_context);
+		apply_by_handler(batch, rows, event, keys, next_parked, scratch);
 	else
-		apply_to_keys(batch, rows, event, keys, next_parked, event_context);
+		apply_to_keys(batch, rows, event, keys, next_parked, scratch);
 }
 
 /* Returns whether a batch may take another event. */
@@ -237,7 +237,7 @@ has_room(const EvpgBatch *batch, const rows_hash *rows, Size limit, instr_time s
 
 /* Reads the events of a batch and applies them. */
 static void
-scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
+scan_log(EvpgBatch *batch, rows_hash *rows, EvpgApplyScratch *scratch)
 {
 	EvpgProjection *projection = batch->projection;
 	bool		by_id = EvpgProjectionIsKeyedById(projection);	/* loads the module,
@@ -247,6 +247,7 @@ scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		.upto = batch->upto,
 		.aggregate_types = projection->aggregate_types,
 		.event_types = projection->event_types,
+		.tags = projection->tags,
 		.parts = by_id ? batch->parts : 1,
 		.part = batch->part
 	};
@@ -269,10 +270,10 @@ scan_log(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
 		last = event.position;
 		if (batch->first == 0)
 			batch->first = event.position;
-		if (EvpgProjectionTakes(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
+		if (EvpgProjectionTakesWanted(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
 			!EvpgParkedEventIsSkipped(batch->parked, &next_parked, event.position, NULL))
-			apply_event(batch, rows, &event, next_parked, event_context);
-		MemoryContextReset(event_context);
+			apply_event(batch, rows, &event, next_parked, scratch);
+		MemoryContextReset(scratch->context);
 		batch->events++;
 	}
 	batch->reached = EvpgLogScanReached(events);
@@ -350,22 +351,23 @@ void
 EvpgBatchApply(EvpgBatch *batch)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgBatch", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext event_context = AllocSetContextCreate(context, "EvpgBatch event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	rows_hash  *rows = rows_create(context, 256, NULL);
+	EvpgApplyScratch scratch;
 
 	EvpgBatchRequireNewSnapshots("applying events of the log");
 	batch->events = 0;
 	batch->first = 0;
 	batch->json = 0;
 	batch->reached = batch->after;
+	EvpgApplyScratchInit(&scratch);
 	EvpgApplySetCurrent(0, NULL);
 	EvpgInsideProjection = true;
 	PG_TRY();
 	{
 		note_waiting_keys(batch, rows);
-		scan_log(batch, rows, event_context);
-		write_rows(batch, rows, event_context);
+		scan_log(batch, rows, &scratch);
+		write_rows(batch, rows, scratch.context);
 		EvpgApplySetCurrent(0, NULL);
 	}
 	PG_FINALLY();

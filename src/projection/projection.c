@@ -227,6 +227,18 @@ EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event)
 		evpg_find_projected(module, event->type) != NULL;
 }
 
+/*
+ * EvpgProjectionTakesWanted
+ *		Returns whether a projection takes an event of a scan whose filter has its
+ *		aggregate types, event types and tags.  Its library has been loaded if it has one.
+ */
+bool
+EvpgProjectionTakesWanted(EvpgProjection *projection, const EvpgEvent *event)
+{
+	return projection->has_module ? evpg_find_projected(&projection->module, event->type) != NULL :
+		EvpgProjectionHasCode(projection);
+}
+
 /* Raises an error unless a projection has code, so that it can be rebuilt from events. */
 void
 EvpgProjectionRequireCode(const EvpgProjection *projection)

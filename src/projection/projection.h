@@ -71,6 +71,7 @@ extern EvpgProjection *EvpgProjectionGet(const char *name, bool missing_ok);
 extern bool EvpgProjectionHasCode(const EvpgProjection *projection);
 extern void EvpgProjectionRequireCode(const EvpgProjection *projection);
 extern bool EvpgProjectionTakes(EvpgProjection *projection, const EvpgEvent *event);
+extern bool EvpgProjectionTakesWanted(EvpgProjection *projection, const EvpgEvent *event);
 extern bool EvpgProjectionIsKeyedById(EvpgProjection *projection);
 extern List *EvpgProjectionKeys(EvpgProjection *projection, const EvpgEvent *event);
 extern EvpgFunction *EvpgProjectionFunction(EvpgProjection *projection);

@@ -122,9 +122,13 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 	Portal		portal;
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext event_context = AllocSetContextCreate(caller, "EvpgApply event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context = AllocSetContextCreate(caller, "EvpgRebuildKey", ALLOCSET_DEFAULT_SIZES);
+	EvpgApplyScratch scratch;
 	int64		count = 0;
 
+	MemoryContextSwitchTo(context);
+	EvpgApplyScratchInit(&scratch);
+	MemoryContextSwitchTo(caller);
 	values[0] = CStringGetTextDatum(row->key);
 	nulls[0] = by_id ? ' ' : 'n';
 	values[1] = EvpgNamesToArray(projection->aggregate_types);
@@ -148,7 +152,7 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 			bool		ours = false;
 			ListCell   *key;
 
-			MemoryContextSwitchTo(event_context);
+			MemoryContextSwitchTo(scratch.context);
 			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
 			if (EvpgProjectionTakes(projection, &event) &&
 				!EvpgParkedEventIsSkipped(parked, &next_parked, event.position, row->key))
@@ -157,17 +161,17 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 			MemoryContextSwitchTo(caller);
 			if (ours)
 			{
-				EvpgApplyReducer(row, &event, event_context, false);
+				EvpgApplyReducer(row, &event, &scratch, false);
 				count++;
 			}
-			MemoryContextReset(event_context);
+			MemoryContextReset(scratch.context);
 			CHECK_FOR_INTERRUPTS();
 		}
 		SPI_freetuptable(rows);
 	}
 	EvpgStatementClose(portal);
 	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(event_context);
+	MemoryContextDelete(context);
 	return count;
 }
 

@@ -77,8 +77,9 @@ EvpgModuleResultReset(evpg_result *result)
 	EvpgJsonFree(result->detail);
 	EvpgJsonFree(result->delta);
 	EvpgJsonFree(result->actions);
-	*result = (evpg_result) EVPG_RESULT_INIT;
-	result->host = &EvpgModuleHost;
+	result->events = result->detail = result->delta = result->actions = NULL;
+	result->rejected = result->failed = result->deleted = result->unhandled = result->unsent = false;
+	result->code[0] = result->message[0] = '\0';
 }
 
 /*
@@ -134,11 +135,11 @@ EvpgModuleEventSet(EvpgModuleEvent *lent, const EvpgEvent *event, evpg_json *dat
 
 	if (data == NULL && event->data != NULL)
 	{
-		data = EvpgJsonFromJsonb(event->data, "event data");
-		lent->data->json = data;
+		EvpgJsonFill(lent->data, event->data, "event data");
+		data = lent->data->json;
 	}
 	if (event->metadata != NULL)
-		lent->metadata->json = EvpgJsonFromJsonb(event->metadata, "event metadata");
+		EvpgJsonFill(lent->metadata, event->metadata, "event metadata");
 	if (event->tags != NULL)
 	{
 		Datum	   *elements;

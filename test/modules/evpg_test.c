@@ -8,7 +8,7 @@
  * echo			gives back what it is given: values, commands, events
  * hostile		does what a module must not do
  *
- * and projections of them: totals, group_totals (by a key of its own), bad_key_totals;
+ * and projections of them: totals, group_totals (by a key of its own), bad_key_totals, asking;
  * and sagas: script, which does what the event's data say, group_script (by a key of
  * its own, any event starts it), bad_key_script.
  *
@@ -753,6 +753,17 @@ EVPG_PROJECTION(group_totals,
 EVPG_PROJECTION(bad_key_totals,
 				.events = EVPG_PROJECTS(EVPG_ON("Added", project_total)),
 				.key = bad_key);
+
+/* Notes whether a delta is wanted, and gives one in any case. */
+static void
+project_asked(evpg_result *out, evpg_json *state, const evpg_event *event)
+{
+	evpg_set_bool(state, "wanted", evpg_wants_delta(out));
+	evpg_delta(out, evpg_copy(event->data));
+}
+
+EVPG_PROJECTION(asking,
+				.events = EVPG_PROJECTS(EVPG_ON("Added", project_asked)));
 
 /* Ends the session, if it is told to: with a message, or with none. */
 static void

@@ -7,7 +7,7 @@ SET client_encoding = 'UTF8';
 \ir include/projections.sql
 \ir include/listener.sql
 
-SELECT plan(110);
+SELECT plan(120);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ channels
@@ -221,6 +221,31 @@ SELECT add('c', 3, aggregate => 'counter_c'), add('c', 0, aggregate => 'counter_
   add('c', 0, 'Cleared', aggregate => 'counter_c') \g /dev/null
 SELECT is(heard('projection.totals'), 'delta c 1.1 {"n": 3, "total": 3}, delta c 1.3 {"cleared_by": null} deleted',
   'evpg_delta() of a module; without it, silence [C01]');
+
+-- a module is told when no listener gets a delta
+CREATE FUNCTION test.asked(broadcast text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM evpg_register_projection('asking', library => 'evpg_test', symbol => 'asking', aggregate_types => '{asked}',
+    broadcast => broadcast);
+  PERFORM add('asked', 1, aggregate => 'asked');
+  RETURN (SELECT state->>'wanted' FROM evpg_projection('asking', 'asked'));
+END $$;
+SELECT evpg_register_aggregate('asked', library => 'evpg_test', symbol => 'counter'), listen('asking') \g /dev/null
+SELECT is(asked('none'), 'false', 'evpg_wants_delta(), broadcast none [rule 14]');
+SELECT is(heard('projection.asking'), '', 'what is sent then, broadcast none [rule 14]');
+SELECT is(asked('pointer'), 'true', 'evpg_wants_delta(), broadcast pointer [rule 14]');
+SELECT is(heard('projection.asking'), 'delta asked 1.2', 'what is sent then, broadcast pointer [rule 14]');
+SELECT is(asked('delta'), 'true', 'evpg_wants_delta(), broadcast delta [rule 14]');
+SELECT is(heard('projection.asking'), 'delta asked 1.3 {"n": 1}', 'what is sent then, broadcast delta [rule 14]');
+SET evpg.broadcast = off;
+SELECT is(asked('delta'), 'false', 'evpg_wants_delta(), evpg.broadcast off [rule 15]');
+RESET evpg.broadcast;
+SELECT is(asked('delta'), 'true', 'evpg_wants_delta(), evpg.broadcast on again [rule 15]');
+SELECT evpg_rebuild_projection('asking') \g /dev/null
+SELECT is(row_of('asking', 'asked'), '2.5 {"wanted": false}', 'evpg_wants_delta(), a rebuild of all keys [rule 13]');
+SELECT evpg_rebuild_projection('asking', 'asked') \g /dev/null
+SELECT is(row_of('asking', 'asked'), '3.5 {"wanted": false}', 'evpg_wants_delta(), a rebuild of the key [rule 13]');
+SELECT evpg_drop_projection('asking') \g /dev/null
 
 -- none, off
 SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals', broadcast => 'none') \g /dev/null

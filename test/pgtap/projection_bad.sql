@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(193);
+SELECT plan(194);
 SET test.kind = counter;
 
 -- A command by each entry; NULL as the type of the aggregate is 'counter'.
@@ -143,7 +143,7 @@ SELECT fails($$SELECT add('o', 0, more => '{"how": "deep"}', aggregate => 'count
 SELECT evpg_drop_projection('odd') \g /dev/null
 
 -- a module
-SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals') \g /dev/null
+SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals', broadcast => 'delta') \g /dev/null
 SELECT fails($$SELECT add('m', 1, 'Broken', aggregate => 'counter_c')$$,
   'VE009 projection "totals" failed: broken by "Broken"', 'a module that fails [issue 3]');
 SELECT alike(context_of($$SELECT add('m', 1, 'Broken', aggregate => 'counter_c')$$),
@@ -152,6 +152,10 @@ SELECT alike(context_of($$SELECT add('m', 1, 'Broken', aggregate => 'counter_c')
 SELECT fails(format($$SELECT add('m', 1, 'Spoiled', '{"how": "%s", "where": "%s"}', aggregate => 'counter_c')$$, how, place),
   '22%', 'text that is no text, ' || how || ' in ' || place || ' [issue 3]')
   FROM unnest('{zero,surrogate,overlong,latin1}'::text[]) how, unnest('{state,delta}'::text[]) place;
+SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals', broadcast => 'pointer') \g /dev/null
+SELECT isnt(add('m', 1, 'Spoiled', '{"how": "zero", "where": "delta"}', aggregate => 'counter_c'), NULL,
+  'a delta of which no listener gets anything may be no text [rule 14]');
+SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals', broadcast => 'delta') \g /dev/null
 SELECT isnt(add('m', 1, 'Deep', '{"depth": 50}', aggregate => 'counter_c'), NULL, 'a state of some depth [issue 3]');
 SELECT fails($$SELECT add('m', 1, 'Deep', '{"depth": 101}', aggregate => 'counter_c')$$, 'VE014 %',
   'a module makes a state that is too deep [issue 3]');

@@ -139,6 +139,13 @@ test_results(void)
 	   "a result begins empty");
 	evpg_result_reset(&out);
 	ok(out.size == sizeof(evpg_result) && out.events == NULL, "resetting an empty result");
+	ok(evpg_wants_delta(&out), "a delta is wanted");
+	out.unsent = true;
+	ok(!evpg_wants_delta(&out), "unless no listener gets it");
+	out.size = offsetof(evpg_result, unsent);
+	ok(evpg_wants_delta(&out), "a server that is older does not say so");
+	out.size = sizeof(evpg_result);
+	evpg_result_reset(&out);
 
 	event = evpg_emit(&out, "Happened", evpg_object(EVPG_INT("n", 1)));
 	ok(evpg_with_tag(evpg_with_tag(event, "one"), "two") == event, "tags are chained");
