@@ -12,6 +12,8 @@
 #ifdef EVPG_TEST
 
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
 #include "storage/proc.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
@@ -22,6 +24,24 @@
 static char *mutation;
 static char *wait_point;
 static int	passed = 0;			/* how often it was passed */
+
+/* Shows a defect in pg_stat_activity. */
+static void
+show_mutation(const char *name)
+{
+	char		text[NAMEDATALEN];
+
+	snprintf(text, sizeof(text), "mutation %s", name);
+	pgstat_report_appname(text);
+}
+
+/* What a background process reads again it shows; of a session the name is the client's. */
+static void
+assign_mutation(const char *newval, void *extra)
+{
+	if (MyBgworkerEntry != NULL && strncmp(MyBgworkerEntry->bgw_type, "evpg ", 5) == 0)
+		show_mutation(newval);
+}
 
 static void
 assign_wait_point(const char *newval, void *extra)
@@ -39,7 +59,8 @@ void
 EvpgTestingInit(void)
 {
 	DefineCustomStringVariable("evpg.test_mutation", "The defect that this session has.", NULL,
-							   &mutation, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+							   &mutation, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   NULL, assign_mutation, NULL);
 	DefineCustomStringVariable("evpg.test_wait", "The point where this session waits.", NULL,
 							   &wait_point, "", PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   NULL, assign_wait_point, NULL);
@@ -50,6 +71,13 @@ bool
 EvpgTestingMutation(const char *name)
 {
 	return strcmp(mutation, name) == 0;
+}
+
+/* Shows the defect of a background process, which has connected to its database, in pg_stat_activity. */
+void
+EvpgTestingTellMutation(void)
+{
+	show_mutation(mutation);
 }
 
 /* Waits, if evpg.test_wait has that name, for the session that holds the advisory lock WAIT_KEY. */

@@ -9,7 +9,9 @@
  * evpg.test_wait has that name, for the session that holds pg_advisory_lock(17700); "name:2"
  * waits only the second time that the session comes there.  EVPG_PLANT(n), in
  * sessions, does what must never happen, which the attack (test/attack) must
- * notice.  EVPG_REQUIRE(condition, what) raises an error unless something holds
+ * notice.  EVPG_TELL_MUTATION() shows the defect of a background process as its
+ * application_name, so that a test can wait until it has read a changed
+ * configuration.  EVPG_REQUIRE(condition, what) raises an error unless something holds
  * that all tests must find to hold.
  *
  *-------------------------------------------------------------------------
@@ -23,11 +25,13 @@ extern void EvpgTestingInit(void);
 extern bool EvpgTestingMutation(const char *name);
 extern void EvpgTestingWait(const char *name);
 extern void EvpgTestingPlant(int64 n);
+extern void EvpgTestingTellMutation(void);
 
 #define EVPG_TESTING_INIT()		EvpgTestingInit()
 #define EVPG_MUTATION(name)		EvpgTestingMutation(name)
 #define EVPG_WAIT_POINT(name)	EvpgTestingWait(name)
 #define EVPG_PLANT(n)			EvpgTestingPlant(n)
+#define EVPG_TELL_MUTATION()	EvpgTestingTellMutation()
 #define EVPG_REQUIRE(condition, what) do { if (!(condition)) elog(ERROR, what); } while (0)
 
 #else
@@ -36,6 +40,7 @@ extern void EvpgTestingPlant(int64 n);
 #define EVPG_MUTATION(name)		false
 #define EVPG_WAIT_POINT(name)	((void) 0)
 #define EVPG_PLANT(n)			((void) 0)
+#define EVPG_TELL_MUTATION()	((void) 0)
 #define EVPG_REQUIRE(condition, what) ((void) 0)
 
 #endif

@@ -25,6 +25,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/subtransaction.h"
+#include "base/testing.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "log/durable.h"
@@ -91,6 +92,7 @@ EvpgBackgroundConnect(void)
 	EvpgBackgroundForceSetting("idle_session_timeout", "0");
 	if (GetConfigOption("transaction_timeout", true, false) != NULL)	/* since PostgreSQL 17 */
 		EvpgBackgroundForceSetting("transaction_timeout", "0");
+	EVPG_TELL_MUTATION();
 }
 
 /* Attaches the process to its slot in shared memory; ends it if the launcher no longer wants it. */

@@ -9,7 +9,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest qw(:DEFAULT query soon);
+use EvpgTest qw(:DEFAULT query soon set_mutation);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -95,8 +95,7 @@ sub check
 		my $id = 'x' . ++$count;
 
 		# what workers and the broadcaster do wrong they read from the file; who connects has it from there, too
-		set('evpg.test_mutation', "'$mutation'");
-		usleep(200_000);
+		set_mutation($node, $mutation);
 		# consumers that are behind after a crash write what they do to disk at first
 		query(append('warm', 'Paid') . '; CALL evpg_run()');
 		stop_writers();
@@ -106,7 +105,7 @@ sub check
 		is($left, $mutation eq '' ? 't' : 'f',
 			"$what: " . ($mutation eq '' ? 'is there after a crash' : "not if $mutation") . ' [rule 19]');
 	}
-	set('evpg.test_mutation', "''");
+	set_mutation($node, '');
 	return;
 }
 

@@ -164,7 +164,7 @@ foreach my $n (1 .. 3)
 		"$n: other sagas react to the same event, though the other worker slept [rule 16]");
 	all_once("asleep $n", 1, 1, $n);
 	# what comes for the instance waits, what comes for others does not, also when the reaction has occupied its worker
-	query('SELECT pg_sleep(2.5)') if $n > 1;
+	soon("SELECT count(*) = 1 FROM evpg.stat_worker WHERE lasts > interval '2 s'", "$n: its worker is occupied") if $n > 1;
 	ask('', "asleep $n", "awake $n");
 	soon("SELECT count(*) = 3 FROM evpg.saga_instance WHERE key = 'awake $n'", "$n: other instances react [rule 16]");
 	is(query("SELECT string_agg(attempts::text, ' ' ORDER BY position) FROM evpg.saga_event"), '1 0',

@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate worker_rounds);
-our @EXPORT_OK = qw(create_endless_function query soon processes crash);
+our @EXPORT_OK = qw(create_endless_function query soon processes crash set_mutation);
 
 # The server that evpg_node() has made last, which query(), soon() and crash() ask.
 my $last;
@@ -202,6 +202,20 @@ sub wait_until
 		usleep(100_000);
 	}
 	return 0;
+}
+
+# Gives a defect, or '', to all sessions that begin from now on, and to evpg's processes, and returns when these have it.
+sub set_mutation
+{
+	my ($node, $mutation) = @_;
+
+	$node->append_conf('postgresql.conf', "evpg.test_mutation = '$mutation'\n");
+	$node->reload;
+	$node->poll_query_until('postgres', "SELECT current_setting('evpg.test_mutation') = '$mutation' AND NOT EXISTS (SELECT "
+		. "FROM pg_stat_activity WHERE backend_type IN ('evpg worker', 'evpg broadcaster') "
+		. "AND application_name <> 'mutation $mutation')")
+	  or die "not every process has read the mutation '$mutation'";
+	return;
 }
 
 # Lets the worker of a database do so many rounds, each woken by a statement, and waits for their ends; false if it does not.
