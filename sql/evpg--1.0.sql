@@ -511,8 +511,7 @@ CREATE TABLE evpg.timer (
   causation_id   text,
   session_role   text NOT NULL,
   cancels        int,
-  UNIQUE (saga, key, name),
-  CHECK ((saga IS NULL) OPERATOR(pg_catalog.=) (command IS NOT NULL))
+  UNIQUE (saga, key, name)
 );
 CREATE INDEX ON evpg.timer (due_at);
 CREATE INDEX ON evpg.timer (retry_at) WHERE retry_at IS NOT NULL;

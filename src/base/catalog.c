@@ -76,8 +76,15 @@ static Known known[] = {
 	.place = offsetof(EvpgCatalog, command_record)},
 	{.name = "saga_instance", .table = true, .shape = EVPG_SHAPE_SAGA_INSTANCE,
 	.place = offsetof(EvpgCatalog, saga_instance)},
+	{.name = "saga_event", .table = true, .shape = EVPG_SHAPE_SAGA_EVENT,
+	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])},
+	{.name = "saga_total", .table = true, .shape = EVPG_SHAPE_SAGA_TOTAL,
+	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL])},
+	{.name = "timer", .table = true, .shape = EVPG_SHAPE_TIMER,
+	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_TIMER])},
 	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
-	{.name = "consumer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[0])},
+	{.name = "consumer", .table = true, .shape = EVPG_SHAPE_CONSUMER,
+	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_CONSUMER])},
 	{.name = "dead_letter", .table = true, .shape = NO_SHAPE,
 	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])},
 	{.name = "inbox", .table = true, .shape = NO_SHAPE},
@@ -86,14 +93,11 @@ static Known known[] = {
 	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[2])},
 	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
 	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
-	{.name = "saga_event", .table = true, .shape = NO_SHAPE,
-	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])},
-	{.name = "saga_total", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[4])},
 	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
-	{.name = "timer", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[5])},
 	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
 	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
 	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
+	{.name = "timer_timer_id_seq", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, timer_id_sequence)},
 	{.name = "fence", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, fence)},
 	{.name = "event", .table = false, .shape = EVPG_SHAPE_EVENT},
 	{.name = "new_event", .table = false, .shape = EVPG_SHAPE_NEW_EVENT},
@@ -120,6 +124,9 @@ static const Written written[] = {
 	{"projection_state", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
 	{"command_record", TRIGGER_TYPE_INSERT},
 	{"saga_instance", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
+	{"saga_event", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE},
+	{"saga_total", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
+	{"timer", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE},
 };
 
 static MemoryContext EvpgCatalogContext = NULL;
@@ -373,7 +380,8 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 		Form_pg_rewrite rule = (Form_pg_rewrite) GETSTRUCT(&rules->members[i]->tuple);
 
 		if (rule->ev_enabled != RULE_DISABLED &&
-			(rule->ev_type == '0' + CMD_INSERT || (rule->ev_type == '0' + CMD_UPDATE && table != &written[0])))
+			(rule->ev_type == '0' + CMD_INSERT || (rule->ev_type == '0' + CMD_UPDATE && table != &written[0]) ||
+			 (rule->ev_type == '0' + CMD_DELETE && TRIGGER_FOR_DELETE(table->events))))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table evpg.%s has a rule that would have no effect", table->name),
@@ -397,6 +405,38 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 						 table->name)));
 }
 
+/* Looks up the indexes of the tables of consumers that C code scans. */
+static void
+look_up_consumer_indexes(Oid schema, Oid relid)
+{
+	if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_CONSUMER])
+		looked_up.consumer_name_index = lookup_index(schema, "consumer_pkey", relid, "name", NULL);
+	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL])
+		looked_up.saga_total_key_index = lookup_index(schema, "saga_total_pkey", relid, "saga", "part");
+	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])
+	{
+		looked_up.saga_event_key_index =
+			require_index(find_index(schema, "saga_event_pkey", relid, BTREE_AM_OID, "saga", "key", 3, true, false),
+						  "saga_event_pkey", true);
+		looked_up.saga_event_position_index =
+			require_index(find_index(schema, "saga_event_position_idx", relid, BTREE_AM_OID, "position", NULL, 1, false,
+									 false), "saga_event_position_idx", false);
+	}
+	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_TIMER])
+	{
+		looked_up.timer_key_index =
+			require_index(find_index(schema, "timer_saga_key_name_key", relid, BTREE_AM_OID, "saga", "key", 3, true, false),
+						  "timer_saga_key_name_key", true);
+		looked_up.timer_due_index =
+			require_index(find_index(schema, "timer_due_at_idx", relid, BTREE_AM_OID, "due_at", NULL, 1, false, false),
+						  "timer_due_at_idx", false);
+	}
+	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])
+		looked_up.dead_letter_key_index =
+			require_index(find_index(schema, "dead_letter_saga_key_idx", relid, BTREE_AM_OID, "saga", "key", 2, false, true),
+						  "dead_letter_saga_key_idx", false);
+}
+
 /* Looks up what else C code needs of a table, if it does: its indexes, and the owner of the log. */
 static void
 look_up_details(Oid schema, Oid relid)
@@ -415,14 +455,6 @@ look_up_details(Oid schema, Oid relid)
 		looked_up.command_record_key_index = lookup_index(schema, "command_record_pkey", relid, "stream_id", "command_id");
 	else if (relid == looked_up.saga_instance)
 		looked_up.saga_instance_key_index = lookup_index(schema, "saga_instance_pkey", relid, "saga", "key");
-	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_SAGA_EVENT])
-		looked_up.saga_event_key_index =
-			require_index(find_index(schema, "saga_event_pkey", relid, BTREE_AM_OID, "saga", "key", 3, true, false),
-						  "saga_event_pkey", true);
-	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])
-		looked_up.dead_letter_key_index =
-			require_index(find_index(schema, "dead_letter_saga_key_idx", relid, BTREE_AM_OID, "saga", "key", 2, false, true),
-						  "dead_letter_saga_key_idx", false);
 	else if (relid == looked_up.event_log)
 	{
 		looked_up.event_log_event_id_index = lookup_index(schema, "event_log_event_id_key", relid, "event_id", NULL);
@@ -439,6 +471,8 @@ look_up_details(Oid schema, Oid relid)
 		looked_up.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 		ReleaseSysCache(tuple);
 	}
+	else
+		look_up_consumer_indexes(schema, relid);
 }
 
 /*
@@ -529,6 +563,9 @@ EvpgCatalogGet(void)
 		looked_up.projection_state_row = EvpgShapeRow(EVPG_SHAPE_PROJECTION_STATE);
 		looked_up.command_record_row = EvpgShapeRow(EVPG_SHAPE_COMMAND_RECORD);
 		looked_up.saga_instance_row = EvpgShapeRow(EVPG_SHAPE_SAGA_INSTANCE);
+		looked_up.saga_event_row = EvpgShapeRow(EVPG_SHAPE_SAGA_EVENT);
+		looked_up.saga_total_row = EvpgShapeRow(EVPG_SHAPE_SAGA_TOTAL);
+		looked_up.timer_row = EvpgShapeRow(EVPG_SHAPE_TIMER);
 		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;

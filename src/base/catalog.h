@@ -18,8 +18,11 @@
 #define EVPG_CONSUMER_TABLES 6
 
 /* Places of some of them. */
+#define EVPG_CONSUMER_TABLE_CONSUMER 0
 #define EVPG_CONSUMER_TABLE_DEAD_LETTER 1
 #define EVPG_CONSUMER_TABLE_SAGA_EVENT 3
+#define EVPG_CONSUMER_TABLE_SAGA_TOTAL 4
+#define EVPG_CONSUMER_TABLE_TIMER 5
 
 typedef struct EvpgCatalog
 {
@@ -35,7 +38,13 @@ typedef struct EvpgCatalog
 	Oid			consumer_tables[EVPG_CONSUMER_TABLES];	/* of consumers, and */
 	Oid			saga_instance;
 	Oid			saga_instance_key_index;	/* unique on (saga, key) */
+	Oid			consumer_name_index;	/* unique on name */
 	Oid			saga_event_key_index;	/* unique on (saga, key, position) */
+	Oid			saga_event_position_index;	/* on position */
+	Oid			saga_total_key_index;	/* unique on (saga, part) */
+	Oid			timer_key_index;	/* unique on (saga, key, name) */
+	Oid			timer_due_index;	/* on due_at */
+	Oid			timer_id_sequence;
 	Oid			dead_letter_key_index;	/* on (saga, key) of open ones */
 	Oid			command_record;
 	Oid			command_record_key_index;	/* unique on (stream_id,
@@ -65,6 +74,9 @@ typedef struct EvpgCatalog
 	TupleDesc	stream_row;		/* of tables */
 	TupleDesc	projection_state_row;
 	TupleDesc	saga_instance_row;
+	TupleDesc	saga_event_row;
+	TupleDesc	saga_total_row;
+	TupleDesc	timer_row;
 	TupleDesc	command_record_row;
 } EvpgCatalog;
 

@@ -132,6 +132,19 @@ EvpgTupleUpdate(Relation table, ItemPointer tid, TupleTableSlot *slot, Snapshot 
 
 #define simple_table_tuple_update EvpgTupleUpdate
 
+static inline TM_Result
+EvpgTryTupleUpdate(Relation table, ItemPointer tid, TupleTableSlot *slot, CommandId command, Snapshot snapshot,
+				   Snapshot crosscheck, bool wait, TM_FailureData *failure, LockTupleMode * mode, TU_UpdateIndexes *indexes)
+{
+	bool		all = false;
+	TM_Result	result = table_tuple_update(table, tid, slot, command, snapshot, crosscheck, wait, failure, mode, &all);
+
+	*indexes = all ? TU_All : TU_None;
+	return result;
+}
+
+#define table_tuple_update EvpgTryTupleUpdate
+
 #define ExecInsertIndexTuples(target, slot, estate, update, no_error, conflict, arbiters, only_summarizing) \
 	ExecInsertIndexTuples(target, slot, estate, update, no_error, conflict, arbiters)
 

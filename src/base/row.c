@@ -280,6 +280,27 @@ EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 	return new;
 }
 
+/* Puts a row with new values in some columns into the slot of the writer, and returns it. */
+static HeapTuple
+modify_row(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced)
+{
+	TupleDesc	all = RelationGetDescr(writer->relation);
+	Datum	   *new_values = palloc0(sizeof(Datum) * all->natts);
+	bool	   *new_nulls = palloc0(sizeof(bool) * all->natts);
+	bool	   *new_replaced = palloc0(sizeof(bool) * all->natts);
+	HeapTuple	new;
+
+	/* The stored row may have more columns than C code knows (shape.c). */
+	memcpy(new_values, values, sizeof(Datum) * writer->row->natts);
+	memcpy(new_nulls, nulls, sizeof(bool) * writer->row->natts);
+	memcpy(new_replaced, replaced, sizeof(bool) * writer->row->natts);
+	new = heap_modify_tuple(row, all, new_values, new_nulls, new_replaced);
+	ExecForceStoreHeapTuple(new, writer->slot, false);
+	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
+	check_constraints(writer, new);
+	return new;
+}
+
 /*
  * EvpgRowReplace
  *		Writes new values into some columns, those that are marked in replaced,
@@ -289,27 +310,71 @@ EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 HeapTuple
 EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced)
 {
-	TupleDesc	all = RelationGetDescr(writer->relation);
-	Datum	   *new_values = palloc0(sizeof(Datum) * all->natts);
-	bool	   *new_nulls = palloc0(sizeof(bool) * all->natts);
-	bool	   *new_replaced = palloc0(sizeof(bool) * all->natts);
+	HeapTuple	new = modify_row(writer, row, values, nulls, replaced);
 	TU_UpdateIndexes update_indexes;
-	HeapTuple	new;
 
-	/* The stored row may have more columns than C code knows (shape.c). */
-	memcpy(new_values, values, sizeof(Datum) * writer->row->natts);
-	memcpy(new_nulls, nulls, sizeof(bool) * writer->row->natts);
-	memcpy(new_replaced, replaced, sizeof(bool) * writer->row->natts);
-	new = heap_modify_tuple(row, all, new_values, new_nulls, new_replaced);
-
-	ExecForceStoreHeapTuple(new, writer->slot, false);
-	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
-	check_constraints(writer, new);
 	simple_table_tuple_update(writer->relation, &row->t_self, writer->slot, GetActiveSnapshot(), &update_indexes);
 	if (update_indexes != TU_None)
 		insert_index_entries(writer, true, update_indexes == TU_Summarizing);
 	new->t_self = writer->slot->tts_tid;
 	return new;
+}
+
+/* Locks a row against changes, unless another transaction has locked or changed it. */
+static bool
+lock_without_waiting(EvpgRowWriter *writer, HeapTuple row)
+{
+	TupleTableSlot *slot = table_slot_create(writer->relation, NULL);
+	ItemPointerData tid = row->t_self;
+	TM_FailureData failure;
+	TM_Result	result;
+
+	result = table_tuple_lock(writer->relation, &tid, GetActiveSnapshot(), slot, GetCurrentCommandId(true),
+							  LockTupleNoKeyExclusive, LockWaitSkip, 0, &failure);
+	ExecDropSingleTupleTableSlot(slot);
+	return result == TM_Ok;
+}
+
+/*
+ * EvpgRowTryReplace
+ *		Like EvpgRowReplace for a row that other sessions may change: does nothing, and
+ *		returns false, if it is not the version any more that the caller has read, or if
+ *		another transaction has locked it and wait is false.  Under READ COMMITTED.
+ */
+bool
+EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced, bool wait)
+{
+	TU_UpdateIndexes update_indexes;
+	TM_FailureData failure;
+	LockTupleMode mode;
+	TM_Result	result;
+
+	(void) modify_row(writer, row, values, nulls, replaced);
+	result = table_tuple_update(writer->relation, &row->t_self, writer->slot, GetCurrentCommandId(true), GetActiveSnapshot(),
+								InvalidSnapshot, wait, &failure, &mode, &update_indexes);
+	/* Or is it this transaction that has locked the row? */
+	if (result == TM_BeingModified && lock_without_waiting(writer, row))
+		result = table_tuple_update(writer->relation, &row->t_self, writer->slot, GetCurrentCommandId(true),
+									GetActiveSnapshot(), InvalidSnapshot, true, &failure, &mode, &update_indexes);
+	if (result != TM_Ok)
+		return false;
+	if (update_indexes != TU_None)
+		insert_index_entries(writer, true, update_indexes == TU_Summarizing);
+	return true;
+}
+
+/*
+ * EvpgRowTryDelete
+ *		Deletes a row; false if it is not the version any more that the caller has read.
+ *		Waits for a transaction that has locked it.  Under READ COMMITTED.
+ */
+bool
+EvpgRowTryDelete(EvpgRowWriter *writer, HeapTuple row)
+{
+	TM_FailureData failure;
+
+	return table_tuple_delete(writer->relation, &row->t_self, GetCurrentCommandId(true), GetActiveSnapshot(),
+							  InvalidSnapshot, true, &failure, false) == TM_Ok;
 }
 
 /* Makes the rows visible to what comes after in this transaction. */

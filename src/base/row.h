@@ -24,6 +24,8 @@ extern HeapTuple EvpgRowFindById(const Oid *table, const Oid *index, int64 id);
 extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row);
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);
 extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
+extern bool EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced, bool wait);
+extern bool EvpgRowTryDelete(EvpgRowWriter *writer, HeapTuple row);
 extern void EvpgRowWriterEnd(EvpgRowWriter *writer);
 extern TransactionId EvpgRowMaker(const SnapshotData *dirty);
 extern Datum EvpgRowOfCounts(FunctionCallInfo fcinfo, int64 first, int64 second);

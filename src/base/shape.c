@@ -19,7 +19,8 @@
  * keeps that behind the last column of the descriptor (since 15.20).
  *
  * Other files name the columns by constants: event.h, event_log.c, stream.c,
- * projection_row.c, instance.c, idempotency.c, saga_code.c, command.c.
+ * projection_row.c, consumer.c, instance.c, due_event.c, timer.c, saga.c,
+ * idempotency.c, saga_code.c, command.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +38,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-#define MAX_COLUMNS 17
+#define MAX_COLUMNS 21
 
 typedef struct Column
 {
@@ -83,6 +84,29 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 	[EVPG_SHAPE_COMMAND_RECORD] = {"command_record", true, {
 			COLUMN("stream_id", INT8OID), COLUMN("first_version", INT8OID), COLUMN("last_version", INT8OID),
 			COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("payload_hash", BYTEAOID), C_TEXT("command_id")
+	}},
+	[EVPG_SHAPE_CONSUMER] = {"consumer", true, {
+			C_TEXT("name"), COLUMN("kind", TEXTOID), COLUMN("status", TEXTOID), COLUMN("checkpoint", INT8OID),
+			COLUMN("start_position", INT8OID), COLUMN("events_total", INT8OID), COLUMN("errors_total", INT8OID),
+			COLUMN("attempts", INT4OID), COLUMN("error_position", INT8OID), COLUMN("retry_at", TIMESTAMPTZOID),
+			COLUMN("last_error", TEXTOID), COLUMN("last_sqlstate", TEXTOID), COLUMN("last_context", TEXTOID),
+			COLUMN("last_error_at", TIMESTAMPTZOID), COLUMN("created_at", TIMESTAMPTZOID),
+			COLUMN("updated_at", TIMESTAMPTZOID), COLUMN("crashes", INT4OID), COLUMN("server_start", INT8OID),
+			COLUMN("cautious_to", INT8OID), COLUMN("proven", INT8OID)
+	}},
+	[EVPG_SHAPE_SAGA_EVENT] = {"saga_event", true, {
+			C_TEXT("saga"), C_TEXT("key"), COLUMN("position", INT8OID), COLUMN("attempts", INT4OID),
+			COLUMN("retry_at", TIMESTAMPTZOID), COLUMN("dead_letter_id", INT8OID), COLUMN("cancels", INT4OID)
+	}},
+	[EVPG_SHAPE_SAGA_TOTAL] = {"saga_total", true, {
+			C_TEXT("saga"), COLUMN("part", UUIDOID), COLUMN("dispatched", INT8OID), COLUMN("dead_lettered", INT8OID)
+	}},
+	[EVPG_SHAPE_TIMER] = {"timer", true, {
+			COLUMN("timer_id", INT8OID), C_TEXT("saga"), C_TEXT("key"), C_TEXT("name"), COLUMN("payload", JSONBOID),
+			COLUMN("command", JSONBOID), COLUMN("due_at", TIMESTAMPTZOID), COLUMN("scheduled_at", TIMESTAMPTZOID),
+			COLUMN("attempts", INT4OID), COLUMN("retry_at", TIMESTAMPTZOID), COLUMN("dead_letter_id", INT8OID),
+			COLUMN("depth", INT4OID), COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID),
+			COLUMN("session_role", TEXTOID), COLUMN("cancels", INT4OID)
 	}},
 	[EVPG_SHAPE_CLOCK] = {"clock", true, {
 			COLUMN("one", BOOLOID), COLUMN("clock_offset", INT8OID)

@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/locks.h"
 #include "base/retry.h"
+#include "base/row_scan.h"
 #include "base/statement.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
@@ -34,6 +35,7 @@
 #include "consumer/worker_lock.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 
 /* The pause after the first cancel in a row, in ms. */
@@ -111,21 +113,45 @@ EvpgConsumerDrop(const char *name, bool with_parked)
 	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
 }
 
+/* Columns of evpg.consumer, see sql/evpg--1.0.sql. */
 enum
 {
-	CONSUMER_IS_SAGA = 1, CONSUMER_RUNNING, CONSUMER_STOPPED, CONSUMER_CHECKPOINT, CONSUMER_START_POSITION,
-	CONSUMER_ERROR_POSITION, CONSUMER_ATTEMPTS, CONSUMER_RETRY_AT, CONSUMER_LAST_ERROR_AT,
-	CONSUMER_SERVER_START, CONSUMER_CAUTIOUS_TO, CONSUMER_PROVEN, CONSUMER_CRASHES
+	CONSUMER_NAME, CONSUMER_KIND, CONSUMER_STATUS, CONSUMER_CHECKPOINT, CONSUMER_START_POSITION, CONSUMER_EVENTS_TOTAL,
+	CONSUMER_ERRORS_TOTAL, CONSUMER_ATTEMPTS, CONSUMER_ERROR_POSITION, CONSUMER_RETRY_AT, CONSUMER_LAST_ERROR,
+	CONSUMER_LAST_SQLSTATE, CONSUMER_LAST_CONTEXT, CONSUMER_LAST_ERROR_AT, CONSUMER_CREATED_AT, CONSUMER_UPDATED_AT,
+	CONSUMER_CRASHES, CONSUMER_SERVER_START, CONSUMER_CAUTIOUS_TO, CONSUMER_PROVEN
 };
 
-static EvpgStatement select_consumer = {
-	.text = "SELECT kind = 'saga', status = 'running', status = 'stopped', checkpoint, start_position,"
-	" error_position, attempts, retry_at, last_error_at,"
-	" server_start, cautious_to, proven, crashes"
-	" FROM evpg.consumer"
-	" WHERE name = $1",
-	.types = {TEXTOID}
-};
+/* Returns a number, or a time, of a row; 0 if it is NULL. */
+static int64
+get_number(const TupleTableSlot *row, int column)
+{
+	return row->tts_isnull[column] ? 0 : DatumGetInt64(row->tts_values[column]);
+}
+
+static bool
+column_is(const TupleTableSlot *row, int column, const char *string)
+{
+	return strcmp(TextDatumGetCString(row->tts_values[column]), string) == 0;
+}
+
+static void
+fill_consumer(const TupleTableSlot *row, EvpgConsumer *consumer)
+{
+	consumer->is_saga = column_is(row, CONSUMER_KIND, "saga");
+	consumer->running = column_is(row, CONSUMER_STATUS, "running");
+	consumer->stopped = column_is(row, CONSUMER_STATUS, "stopped");
+	consumer->checkpoint = get_number(row, CONSUMER_CHECKPOINT);
+	consumer->start_position = get_number(row, CONSUMER_START_POSITION);
+	consumer->error_position = get_number(row, CONSUMER_ERROR_POSITION);
+	consumer->attempts = DatumGetInt32(row->tts_values[CONSUMER_ATTEMPTS]);
+	consumer->retry_at = get_number(row, CONSUMER_RETRY_AT);
+	consumer->last_error_at = get_number(row, CONSUMER_LAST_ERROR_AT);
+	consumer->server_start = get_number(row, CONSUMER_SERVER_START);
+	consumer->cautious_to = get_number(row, CONSUMER_CAUTIOUS_TO);
+	consumer->proven = get_number(row, CONSUMER_PROVEN);
+	consumer->crashes = DatumGetInt32(row->tts_values[CONSUMER_CRASHES]);
+}
 
 /*
  * EvpgConsumerRead
@@ -136,28 +162,22 @@ static EvpgStatement select_consumer = {
 bool
 EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 {
-	Datum		value = CStringGetTextDatum(name);
-	bool		found = EvpgStatementReadLatest(&select_consumer, &value, NULL) > 0;
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	EvpgRowScan *scan = EvpgRowScanBegin(&catalog->consumer_tables[EVPG_CONSUMER_TABLE_CONSUMER],
+										 &catalog->consumer_name_index, false);
+	ScanKeyData keys[1];
+	TupleTableSlot *row;
+	bool		found;
 
 	memset(consumer, 0, sizeof(EvpgConsumer));
 	consumer->name = name;
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
+	EvpgRowScanTo(scan, keys, 1);
+	row = EvpgRowScanNext(scan);
+	found = (row != NULL);
 	if (found)
-	{
-		consumer->is_saga = EvpgResultInt64(0, CONSUMER_IS_SAGA) != 0;
-		consumer->running = EvpgResultInt64(0, CONSUMER_RUNNING) != 0;
-		consumer->stopped = EvpgResultInt64(0, CONSUMER_STOPPED) != 0;
-		consumer->checkpoint = EvpgResultInt64(0, CONSUMER_CHECKPOINT);
-		consumer->start_position = EvpgResultInt64(0, CONSUMER_START_POSITION);
-		consumer->error_position = EvpgResultInt64(0, CONSUMER_ERROR_POSITION);
-		consumer->attempts = (int) EvpgResultInt64(0, CONSUMER_ATTEMPTS);
-		consumer->retry_at = EvpgResultInt64(0, CONSUMER_RETRY_AT);
-		consumer->last_error_at = EvpgResultInt64(0, CONSUMER_LAST_ERROR_AT);
-		consumer->server_start = EvpgResultInt64(0, CONSUMER_SERVER_START);
-		consumer->cautious_to = EvpgResultInt64(0, CONSUMER_CAUTIOUS_TO);
-		consumer->proven = EvpgResultInt64(0, CONSUMER_PROVEN);
-		consumer->crashes = (int) EvpgResultInt64(0, CONSUMER_CRASHES);
-	}
-	EvpgStatementDone();
+		fill_consumer(row, consumer);
+	EvpgRowScanEnd(scan);
 	return found;
 }
 

@@ -19,104 +19,80 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "base/clock.h"
 #include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "consumer/activation.h"
+#include "saga/due_event.h"
 #include "saga/due_item.h"
+#include "saga/timer.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 /* ------------------------------------------------------------------ what is due */
 
-/*
- * Whether e, the first event that an instance has not reacted to, need not wait:
- * for a dead letter, for its next attempt, for the saga to be resumed or to be loaded, or for a
- * worker that may do what is due in this saga.
- */
-#define EVENT_IS_DUE \
-	"       e.dead_letter_id IS NULL AND (e.retry_at IS NULL OR e.retry_at <= $2) AND (e.saga = ANY ($3)) IS NOT TRUE" \
-	"       AND NOT EXISTS (SELECT FROM evpg.timer d" \
-	"                        WHERE d.saga = e.saga AND d.key = e.key AND d.dead_letter_id IS NOT NULL)" \
-	"       AND EXISTS (SELECT FROM evpg.consumer c" \
-	"                    WHERE c.name = e.saga AND c.status = 'running'" \
-	"                          AND (c.retry_at IS NULL OR c.error_position IS NOT NULL))"
-
-/*
- * The first event of each instance, and the first due timer of each that has no event.
- *
- * Neither order of saga_event finds the first events quickly in all cases: many
- * events of few instances need the walk from key to key (head), many instances
- * the oldest events (old).  So the walk ends after 200 keys (near), and 200 events
- * are read besides; only if all of these must wait it goes on to the end.
- */
-static EvpgStatement select_due = {
+/* The first due timer of each instance that has no event, and due commands. */
+static EvpgStatement select_due_timers = {
 	.text =
-	"WITH RECURSIVE head AS ("
-	"  (SELECT saga, key, position, attempts, retry_at, dead_letter_id"
-	"     FROM evpg.saga_event ORDER BY saga, key, position LIMIT 1)"
-	"  UNION ALL"
-	"  SELECT n.*"
-	"    FROM head h"
-	"    CROSS JOIN LATERAL (SELECT e.saga, e.key, e.position, e.attempts, e.retry_at, e.dead_letter_id"
-	"                          FROM evpg.saga_event e"
-	"                         WHERE (e.saga, e.key) > (h.saga, h.key)"
-	"                         ORDER BY e.saga, e.key, e.position LIMIT 1) n"
-	"),"
-	" near AS MATERIALIZED ("
-	"  SELECT * FROM head LIMIT 200"
-	"),"
-	" many AS MATERIALIZED ("
-	"  SELECT count(*) = 200 AS really FROM near"
-	"),"
-	" old AS MATERIALIZED ("
-	"  SELECT e.*"
-	"    FROM (SELECT saga, key, position, attempts, retry_at, dead_letter_id"
-	"            FROM evpg.saga_event WHERE (SELECT really FROM many) ORDER BY position LIMIT 200) e"
-	"   WHERE NOT EXISTS (SELECT FROM evpg.saga_event b"
-	"                      WHERE b.saga = e.saga AND b.key = e.key AND b.position < e.position)"
-	"),"
-	" event AS MATERIALIZED ("
-	"  SELECT e.*"
-	"    FROM (SELECT * FROM near UNION SELECT * FROM old) e"
-	"   WHERE "
-	EVENT_IS_DUE
-	"   ORDER BY e.position LIMIT $1"
-	")"
-	" SELECT saga, key, position, NULL::int8, attempts, retry_at, 0 FROM event"
-	" UNION ALL"
-	" (SELECT e.saga, e.key, e.position, NULL, e.attempts, e.retry_at, 0"
-	"    FROM head e"
-	"   WHERE (SELECT really FROM many) AND NOT EXISTS (SELECT FROM event) AND "
-	EVENT_IS_DUE
-	"   LIMIT $1)"
-	" UNION ALL"
-	" (SELECT t.saga, t.key, NULL, t.timer_id, t.attempts, t.retry_at,"
-	"         CASE WHEN EXISTS (SELECT FROM evpg.timer m"
-	"                            WHERE m.saga = t.saga AND m.key = t.key AND m.due_at <= $2 AND m.timer_id <> t.timer_id)"
-	"              THEN 1 ELSE 0 END"
-	"    FROM evpg.timer t"
-	"   WHERE t.due_at <= $2 AND t.dead_letter_id IS NULL AND (t.retry_at IS NULL OR t.retry_at <= $2)"
-	"         AND (coalesce(t.saga, '') = ANY ($3)) IS NOT TRUE"
-	"         AND (t.saga IS NULL OR ("
-	"               NOT EXISTS (SELECT FROM evpg.saga_event b WHERE b.saga = t.saga AND b.key = t.key)"
-	"               AND NOT EXISTS (SELECT FROM evpg.timer d"
-	"                                WHERE d.saga = t.saga AND d.key = t.key"
-	"                                      AND (d.dead_letter_id IS NOT NULL"
-	"                                           OR (d.due_at, d.timer_id) < (t.due_at, t.timer_id)))"
-	"               AND EXISTS (SELECT FROM evpg.consumer c"
-	"                            WHERE c.name = t.saga AND c.status = 'running'"
-	"                                  AND (c.retry_at IS NULL OR c.error_position IS NOT NULL))))"
-	"   ORDER BY t.due_at LIMIT $1)",
+	"SELECT t.saga, t.key, t.timer_id, t.attempts, t.retry_at,"
+	"       EXISTS (SELECT FROM evpg.timer m"
+	"                WHERE m.saga = t.saga AND m.key = t.key AND m.due_at <= $2 AND m.timer_id <> t.timer_id)"
+	"  FROM evpg.timer t"
+	" WHERE t.due_at <= $2 AND t.dead_letter_id IS NULL AND (t.retry_at IS NULL OR t.retry_at <= $2)"
+	"       AND (coalesce(t.saga, '') = ANY ($3)) IS NOT TRUE"
+	"       AND (t.saga IS NULL OR ("
+	"             NOT EXISTS (SELECT FROM evpg.saga_event b WHERE b.saga = t.saga AND b.key = t.key)"
+	"             AND NOT EXISTS (SELECT FROM evpg.timer d"
+	"                              WHERE d.saga = t.saga AND d.key = t.key"
+	"                                    AND (d.dead_letter_id IS NOT NULL"
+	"                                         OR (d.due_at, d.timer_id) < (t.due_at, t.timer_id)))"
+	"             AND EXISTS (SELECT FROM evpg.consumer c"
+	"                          WHERE c.name = t.saga AND c.status = 'running'"
+	"                                AND (c.retry_at IS NULL OR c.error_position IS NOT NULL))))"
+	" ORDER BY t.due_at LIMIT $1",
 	.types = {INT8OID, TIMESTAMPTZOID, TEXTARRAYOID}
 };
 
 enum
 {
-	DUE_SAGA = 1, DUE_KEY, DUE_POSITION, DUE_TIMER_ID, DUE_ATTEMPTS, DUE_RETRY_AT, DUE_MORE
+	DUE_SAGA = 1, DUE_KEY, DUE_TIMER_ID, DUE_ATTEMPTS, DUE_RETRY_AT, DUE_MORE
 };
+
+/* Appends the timers and commands that are due to a list, in CurrentMemoryContext; returns it. */
+static List *
+append_due_timers(List *due, int max_count, TimestampTz now, List *but_not_in)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum		values[3] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
+	char		nulls[3] = {' ', ' ', ' '};
+	uint64		rows;
+
+	if (!EvpgTimerAnyIsDue(now))
+		return due;
+	nulls[2] = but_not_in == NIL ? 'n' : ' ';
+	values[2] = but_not_in == NIL ? (Datum) 0 : EvpgNamesToArray(but_not_in);
+	rows = EvpgStatementReadLatest(&select_due_timers, values, nulls);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		EvpgDueItem *item = palloc0(sizeof(EvpgDueItem));
+
+		item->saga = EvpgResultText(row, DUE_SAGA);
+		item->key = EvpgResultText(row, DUE_KEY);
+		item->timer_id = EvpgResultInt64(row, DUE_TIMER_ID);
+		item->attempts = (int) EvpgResultInt64(row, DUE_ATTEMPTS);
+		item->retry_at = EvpgResultInt64(row, DUE_RETRY_AT);
+		item->pending = item->attempts > 0 && item->retry_at == 0;
+		item->more = EvpgResultInt64(row, DUE_MORE) != 0;
+		due = lappend(due, item);
+		MemoryContextSwitchTo(old);
+	}
+	EvpgStatementDone();
+	return due;
+}
 
 /*
  * EvpgDueItemList
@@ -131,33 +107,9 @@ enum
 List *
 EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[3] = {Int64GetDatum(max_count), TimestampTzGetDatum(now)};
-	char		nulls[3] = {' ', ' ', ' '};
-	List	   *due = NIL;
-	uint64		rows;
+	List	   *due = EvpgDueEventList(max_count, now, but_not_in);
 
-	nulls[2] = but_not_in == NIL ? 'n' : ' ';
-	values[2] = but_not_in == NIL ? (Datum) 0 : EvpgNamesToArray(but_not_in);
-	rows = EvpgStatementReadLatest(&select_due, values, nulls);
-
-	for (uint64 row = 0; row < rows; row++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
-		EvpgDueItem *item = palloc0(sizeof(EvpgDueItem));
-
-		item->saga = EvpgResultText(row, DUE_SAGA);
-		item->key = EvpgResultText(row, DUE_KEY);
-		item->position = EvpgResultInt64(row, DUE_POSITION);
-		item->timer_id = EvpgResultInt64(row, DUE_TIMER_ID);
-		item->attempts = (int) EvpgResultInt64(row, DUE_ATTEMPTS);
-		item->retry_at = EvpgResultInt64(row, DUE_RETRY_AT);
-		item->pending = item->attempts > 0 && item->retry_at == 0;
-		item->more = EvpgResultInt64(row, DUE_MORE) != 0;
-		due = lappend(due, item);
-		MemoryContextSwitchTo(old);
-	}
-	EvpgStatementDone();
+	due = append_due_timers(due, max_count, now, but_not_in);
 	return due != NIL && EvpgActivationIsValid() ? due : NIL;
 }
 
@@ -258,6 +210,13 @@ EvpgDueItemInsert(const EvpgDueItem *item)
 
 /* ------------------------------------------------------------------ attempts */
 
+/* Returns whether the row of an item is written without a statement: that of an event, under READ COMMITTED. */
+static bool
+is_written_directly(const EvpgDueItem *item)
+{
+	return item->position != 0 && !IsolationUsesXactSnapshot();
+}
+
 /*
  * Runs the statement for events or that for timers about an item as it was listed or
  * claimed, with its attempts and a time; returns whether it found the row.
@@ -321,7 +280,10 @@ EvpgDueItemClaim(EvpgDueItem *item)
 	bool		claimed;
 
 	item->due = EvpgClockNow();
-	claimed = run_for_attempt(item, &claim_event, &claim_timer, item->retry_at);
+	if (is_written_directly(item))
+		claimed = EvpgDueEventCount(item, item->retry_at, item->attempts + 1, 0);
+	else
+		claimed = run_for_attempt(item, &claim_event, &claim_timer, item->retry_at);
 	if (claimed)
 		item->attempts++;
 	return claimed;
@@ -356,7 +318,10 @@ static EvpgStatement unclaim_timer = {
 void
 EvpgDueItemUnclaim(EvpgDueItem *item, TimestampTz retry_at)
 {
-	(void) run_for_attempt(item, &unclaim_event, &unclaim_timer, retry_at);
+	if (is_written_directly(item))
+		(void) EvpgDueEventCount(item, 0, item->attempts - 1, retry_at);
+	else
+		(void) run_for_attempt(item, &unclaim_event, &unclaim_timer, retry_at);
 }
 
 static EvpgStatement take_event = {
@@ -392,7 +357,7 @@ static EvpgStatement take_timer = {
 bool
 EvpgDueItemTake(const EvpgDueItem *item)
 {
-	return run_for_attempt(item, &take_event, &take_timer, 0);
+	return is_written_directly(item) ? EvpgDueEventTake(item) : run_for_attempt(item, &take_event, &take_timer, 0);
 }
 
 /* ------------------------------------------------------------------ changes of a claimed item */

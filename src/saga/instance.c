@@ -19,6 +19,7 @@
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "saga/instance.h"
+#include "saga/timer.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
@@ -56,6 +57,13 @@ EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance)
 	instance->position = DatumGetInt64(values[INSTANCE_POSITION]);
 	instance->saga_version = DatumGetInt32(values[INSTANCE_SAGA_VERSION]);
 	instance->completed = strcmp(TextDatumGetCString(values[INSTANCE_STATUS]), "completed") == 0;
+}
+
+/* Returns whether a row of evpg.saga_instance is one of an instance that is completed. */
+bool
+EvpgInstanceRowIsCompleted(const TupleTableSlot *row)
+{
+	return strcmp(TextDatumGetCString(row->tts_values[INSTANCE_STATUS]), "completed") == 0;
 }
 
 /*
@@ -126,11 +134,6 @@ static EvpgStatement upsert_instance = {
 	.types = {TEXTOID, TEXTOID, JSONBOID, JSONBOID, INT8OID, INT8OID, TEXTOID, INT4OID}
 };
 
-static EvpgStatement delete_timers = {
-	.text = "DELETE FROM evpg.timer WHERE saga = $1 AND key = $2",
-	.types = {TEXTOID, TEXTOID}
-};
-
 /*
  * Writes the row of an instance; one that is completed loses its timers.  A row
  * that the snapshot of the transaction does not show is a serialization failure.
@@ -154,5 +157,5 @@ EvpgInstanceWrite(const char *saga, const char *key, const EvpgInstance *instanc
 	else if (!instance->exists || EvpgStatementExecute(&update_instance, values, NULL) == 0)
 		EvpgStatementExecute(&upsert_instance, values, NULL);
 	if (instance->completed)
-		EvpgStatementExecute(&delete_timers, values, NULL);
+		EvpgTimerDeleteAll(saga, key);
 }

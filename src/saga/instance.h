@@ -9,6 +9,7 @@
 #define EVPG_INSTANCE_H
 
 #include "access/htup.h"
+#include "executor/tuptable.h"
 #include "utils/jsonb.h"
 
 /* A row of evpg.saga_instance. */
@@ -26,6 +27,7 @@ typedef struct EvpgInstance
 } EvpgInstance;
 
 extern void EvpgInstanceRead(const char *saga, const char *key, EvpgInstance *instance);
+extern bool EvpgInstanceRowIsCompleted(const TupleTableSlot *row);
 extern bool EvpgInstanceIsFree(const char *saga, const char *key);
 extern void EvpgInstanceWrite(const char *saga, const char *key, const EvpgInstance *instance);
 

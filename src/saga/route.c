@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/names.h"
@@ -31,6 +32,7 @@
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "saga/dead_letter.h"
+#include "saga/due_event.h"
 #include "saga/route.h"
 #include "saga/saga.h"
 #include "saga/saga_code.h"
@@ -95,6 +97,20 @@ EvpgRouteGiveUp(const EvpgSaga *saga, const EvpgEvent *event, int attempts, cons
 			 errhint("When the cause is gone, use evpg_retry_dead_letter(); or evpg_discard_dead_letter().")));
 }
 
+/* Returns whether the last event that was routed has been given to an instance already. */
+static bool
+is_routed(const Routes *routes, const char *key, int64 position)
+{
+	for (int i = list_length(routes->positions) - 1; i >= 0; i--)
+	{
+		if (*(int64 *) list_nth(routes->positions, i) != position)
+			return false;
+		if (strcmp(list_nth(routes->keys, i), key) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Adds the routes of an event, to the lists in context. */
 static void
 route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext context)
@@ -120,17 +136,17 @@ route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContex
 			return;
 		}
 
-		/*
-		 * A key that two versions find is given the event once, see
-		 * insert_saga_events.
-		 */
 		found = list_concat(found, search.keys);
 	}
 	foreach(cell, found)
 	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-		int64	   *position = palloc(sizeof(int64));
+		MemoryContext old;
+		int64	   *position;
 
+		if (is_routed(routes, lfirst(cell), event->position))
+			continue;
+		old = MemoryContextSwitchTo(context);
+		position = palloc(sizeof(int64));
 		*position = event->position;
 		routes->keys = lappend(routes->keys, pstrdup(lfirst(cell)));
 		routes->positions = lappend(routes->positions, position);
@@ -222,8 +238,10 @@ route_batch(const EvpgConsumer *consumer, int64 stable, int limit, int64 *dead_l
 	reached = EvpgLogScanReached(scan);
 	EvpgLogScanEnd(scan);
 	PopActiveSnapshot();
-	if (routes.keys != NIL)
+	if (routes.keys != NIL && IsolationUsesXactSnapshot())
 		insert_saga_events(consumer->name, routes.keys, routes.positions);
+	else if (routes.keys != NIL)
+		EvpgDueEventInsertAll(consumer->name, routes.keys, routes.positions);
 	EvpgCheckpointAdvanceLazily(checkpoint, consumer, reached, routes.events, next);
 	if (routes.keys != NIL)
 		EVPG_WAIT_POINT("saga_routed");

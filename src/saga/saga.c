@@ -11,16 +11,22 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/xact.h"
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/locks.h"
 #include "base/names.h"
 #include "base/registration.h"
+#include "base/row.h"
+#include "base/row_scan.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "saga/saga.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
@@ -240,6 +246,45 @@ static EvpgStatement insert_total = {
 	.types = {TEXTOID, UUIDOID, INT8OID, INT8OID}
 };
 
+/* Columns of evpg.saga_total, see sql/evpg--1.0.sql, and the parameters of both statements. */
+enum
+{
+	TOTAL_SAGA, TOTAL_PART, TOTAL_DISPATCHED, TOTAL_DEAD_LETTERED, TOTAL_NATTS
+};
+
+/* Adds to the row of a part, which is locked, or inserts it, without a statement. */
+static void
+add_directly(const Datum *added)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	const Oid  *table = &catalog->consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL];
+	bool		written = false;
+	ScanKeyData keys[2];
+
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, added[TOTAL_SAGA]);
+	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_UUID_EQ, added[TOTAL_PART]);
+	while (!written)
+	{
+		HeapTuple	row = EvpgRowFindFirst(table, &catalog->saga_total_key_index, keys, lengthof(keys), true);
+		EvpgRowWriter *writer = EvpgRowWriterBegin(table, &catalog->saga_total_row);
+		bool		nulls[TOTAL_NATTS] = {false};
+		bool		replaced[TOTAL_NATTS] = {[TOTAL_DISPATCHED] = true,[TOTAL_DEAD_LETTERED] = true};
+		Datum		values[TOTAL_NATTS];
+
+		if (row == NULL)
+			written = EvpgRowInsert(writer, unconstify(Datum *, added), nulls) != NULL;
+		else
+		{
+			heap_deform_tuple(row, catalog->saga_total_row, values, nulls);
+			for (int column = TOTAL_DISPATCHED; column <= TOTAL_DEAD_LETTERED; column++)
+				values[column] = Int64GetDatum(DatumGetInt64(values[column]) + DatumGetInt64(added[column]));
+			written = EvpgRowTryReplace(writer, row, values, nulls, replaced, true);
+		}
+		EvpgRowWriterEnd(writer);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /* Returns the number, from 1, of a part of the totals that no other transaction adds to, and locks it. */
 static int
 lock_total(const char *saga)
@@ -264,14 +309,16 @@ EvpgSagaAddTotals(const char *saga, int64 dispatched, int64 dead_lettered)
 {
 	uint32		part = pg_hton32((uint32) lock_total(saga));
 	pg_uuid_t	id = {0};
-	Datum		values[4] = {
-		CStringGetTextDatum(saga),
-		UUIDPGetDatum(&id),
-		Int64GetDatum(dispatched),
-		Int64GetDatum(dead_lettered)
+	Datum		values[TOTAL_NATTS] = {
+		[TOTAL_SAGA] = CStringGetTextDatum(saga),
+		[TOTAL_PART] = UUIDPGetDatum(&id),
+		[TOTAL_DISPATCHED] = Int64GetDatum(dispatched),
+		[TOTAL_DEAD_LETTERED] = Int64GetDatum(dead_lettered)
 	};
 
 	memcpy(id.data + sizeof(id.data) - sizeof(part), &part, sizeof(part));
-	if (EvpgStatementExecute(&add_to_total, values, NULL) == 0)
+	if (!IsolationUsesXactSnapshot())
+		add_directly(values);
+	else if (EvpgStatementExecute(&add_to_total, values, NULL) == 0)
 		EvpgStatementExecute(&insert_total, values, NULL);
 }

@@ -10,17 +10,24 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/xact.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/row.h"
+#include "base/row_scan.h"
 #include "base/statement.h"
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "fmgr.h"
 #include "log/early_release.h"
+#include "miscadmin.h"
 #include "saga/saga_lock.h"
 #include "saga/timer.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -71,6 +78,62 @@ EvpgTimerRead(int64 timer_id, EvpgTimer *timer)
 	return found;
 }
 
+/* Columns of evpg.timer, see sql/evpg--1.0.sql. */
+enum
+{
+	ROW_TIMER_ID, ROW_SAGA, ROW_KEY, ROW_NAME, ROW_PAYLOAD, ROW_COMMAND, ROW_DUE_AT, ROW_SCHEDULED_AT, ROW_ATTEMPTS,
+	ROW_RETRY_AT, ROW_DEAD_LETTER_ID, ROW_DEPTH, ROW_CORRELATION_ID, ROW_CAUSATION_ID, ROW_SESSION_ROLE, ROW_CANCELS,
+	ROW_NATTS
+};
+
+static const Oid *
+table_of_timers(void)
+{
+	return &EvpgCatalogGet()->consumer_tables[EVPG_CONSUMER_TABLE_TIMER];
+}
+
+/* Makes the conditions on saga, key and, unless it is NULL, name; returns how many they are. */
+static int
+make_timer_keys(ScanKey keys, const char *saga, const char *key, const char *name)
+{
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(saga));
+	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(key));
+	if (name == NULL)
+		return 2;
+	EvpgRowKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
+	return 3;
+}
+
+/* Returns whether any timer or scheduled command is due at a time, perhaps one that must wait. */
+bool
+EvpgTimerAnyIsDue(TimestampTz now)
+{
+	EvpgRowScan *timers = EvpgRowScanBegin(table_of_timers(), &EvpgCatalogGet()->timer_due_index, false);
+	ScanKeyData keys[1];
+	bool		any;
+
+	EvpgRowKeyInit(&keys[0], 1, BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE, TimestampTzGetDatum(now));
+	EvpgRowScanTo(timers, keys, 1);
+	any = (EvpgRowScanNext(timers) != NULL);
+	EvpgRowScanEnd(timers);
+	return any;
+}
+
+/* Returns whether an instance waits for a dead letter of one of its timers. */
+bool
+EvpgTimerAnyIsDead(const char *saga, const char *key)
+{
+	EvpgRowScan *timers = EvpgRowScanBegin(table_of_timers(), &EvpgCatalogGet()->timer_key_index, false);
+	ScanKeyData keys[3];
+	TupleTableSlot *slot;
+
+	EvpgRowScanTo(timers, keys, make_timer_keys(keys, saga, key, NULL));
+	while ((slot = EvpgRowScanNext(timers)) != NULL && slot->tts_isnull[ROW_DEAD_LETTER_ID])
+		;
+	EvpgRowScanEnd(timers);
+	return slot != NULL;
+}
+
 static EvpgStatement upsert_timer = {
 	.text =
 	"INSERT INTO evpg.timer"
@@ -86,14 +149,8 @@ static EvpgStatement upsert_timer = {
 	TEXTOID, TEXTOID, TEXTOID}
 };
 
-/*
- * EvpgTimerWrite
- *		Writes a timer of an instance, which replaces one of the same name, or, if
- *		saga and key are NULL, a scheduled command.  Returns its id.  The caller holds
- *		the lock of the instance, and wakes consumers if they do not run this.
- */
-int64
-EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
+static int64
+upsert_by_statement(const char *saga, const char *key, const EvpgTimer *timer)
 {
 	Datum		values[11];
 	char		nulls[11];
@@ -113,6 +170,116 @@ EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
 	return EvpgStatementReturnId(&upsert_timer, values, nulls);
 }
 
+/* Sets a column of a row to a text, or to NULL. */
+static void
+set_text(Datum *values, bool *nulls, int column, const char *text)
+{
+	nulls[column] = (text == NULL);
+	if (text != NULL)
+		values[column] = CStringGetTextDatum(text);
+}
+
+/*
+ * Writes a timer of an instance without a statement.  No other session inserts timers of
+ * the instance, which is locked; one that moves or cancels this one is waited for.
+ */
+static int64
+upsert_directly(const char *saga, const char *key, const EvpgTimer *timer)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData keys[3];
+	int			nkeys = make_timer_keys(keys, saga, key, timer->name);
+	Datum		values[ROW_NATTS] = {
+		[ROW_PAYLOAD] = JsonbPGetDatum(timer->payload),
+		[ROW_DUE_AT] = TimestampTzGetDatum(timer->due_at),
+		[ROW_SCHEDULED_AT] = TimestampTzGetDatum(timer->scheduled_at),
+		[ROW_ATTEMPTS] = Int32GetDatum(0),
+		[ROW_DEPTH] = Int32GetDatum(timer->depth)
+	};
+	bool		nulls[ROW_NATTS] = {
+		[ROW_PAYLOAD] = timer->payload == NULL,[ROW_COMMAND] = true,[ROW_RETRY_AT] = true,[ROW_DEAD_LETTER_ID] = true,
+		[ROW_CANCELS] = true
+	};
+	bool		replaced[ROW_NATTS] = {
+		[ROW_PAYLOAD] = true,[ROW_DUE_AT] = true,[ROW_SCHEDULED_AT] = true,[ROW_ATTEMPTS] = true,[ROW_RETRY_AT] = true,
+		[ROW_DEPTH] = true,[ROW_CORRELATION_ID] = true,[ROW_CAUSATION_ID] = true,[ROW_SESSION_ROLE] = true
+	};
+	bool		written = false;
+
+	set_text(values, nulls, ROW_SAGA, saga);
+	set_text(values, nulls, ROW_KEY, key);
+	set_text(values, nulls, ROW_NAME, timer->name);
+	set_text(values, nulls, ROW_CORRELATION_ID, timer->correlation_id);
+	set_text(values, nulls, ROW_CAUSATION_ID, timer->causation_id);
+	set_text(values, nulls, ROW_SESSION_ROLE, timer->session_role);
+	while (!written)
+	{
+		HeapTuple	row = EvpgRowFindFirst(table_of_timers(), &catalog->timer_key_index, keys, nkeys, true);
+		EvpgRowWriter *writer = EvpgRowWriterBegin(table_of_timers(), &catalog->timer_row);
+		bool		isnull;
+
+		values[ROW_TIMER_ID] = row != NULL ? heap_getattr(row, ROW_TIMER_ID + 1, catalog->timer_row, &isnull) :
+			Int64GetDatum(nextval_internal(catalog->timer_id_sequence, false));
+		if (row != NULL)
+			written = EvpgRowTryReplace(writer, row, values, nulls, replaced, true);
+		else
+			written = EvpgRowInsert(writer, values, nulls) != NULL;
+		EvpgRowWriterEnd(writer);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return DatumGetInt64(values[ROW_TIMER_ID]);
+}
+
+/*
+ * EvpgTimerWrite
+ *		Writes a timer of an instance, which replaces one of the same name, or, if
+ *		saga and key are NULL, a scheduled command.  Returns its id.  The caller holds
+ *		the lock of the instance, and wakes consumers if they do not run this.
+ */
+int64
+EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
+{
+	return saga == NULL || IsolationUsesXactSnapshot() ? upsert_by_statement(saga, key, timer) :
+		upsert_directly(saga, key, timer);
+}
+
+/* Deletes the timers of an instance, or that of a name, without a statement. */
+static void
+delete_directly(const char *saga, const char *key, const char *name)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData keys[3];
+	int			nkeys = make_timer_keys(keys, saga, key, name);
+	HeapTuple	row;
+
+	/* One that another session has moved meanwhile is found again. */
+	while ((row = EvpgRowFindFirst(table_of_timers(), &catalog->timer_key_index, keys, nkeys, true)) != NULL)
+	{
+		EvpgRowWriter *writer = EvpgRowWriterBegin(table_of_timers(), &catalog->timer_row);
+
+		(void) EvpgRowTryDelete(writer, row);
+		EvpgRowWriterEnd(writer);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static EvpgStatement delete_timers = {
+	.text = "DELETE FROM evpg.timer WHERE saga = $1 AND key = $2",
+	.types = {TEXTOID, TEXTOID}
+};
+
+/* Deletes the timers of an instance, whose lock the caller holds. */
+void
+EvpgTimerDeleteAll(const char *saga, const char *key)
+{
+	Datum		values[2] = {CStringGetTextDatum(saga), CStringGetTextDatum(key)};
+
+	if (IsolationUsesXactSnapshot())
+		EvpgStatementExecute(&delete_timers, values, NULL);
+	else
+		delete_directly(saga, key, NULL);
+}
+
 static EvpgStatement delete_named_timer = {
 	.text = "DELETE FROM evpg.timer WHERE saga = $1 AND key = $2 AND name = $3",
 	.types = {TEXTOID, TEXTOID, TEXTOID}
@@ -124,7 +291,10 @@ EvpgTimerCancel(const char *saga, const char *key, const char *name)
 {
 	Datum		values[3] = {CStringGetTextDatum(saga), CStringGetTextDatum(key), CStringGetTextDatum(name)};
 
-	EvpgStatementExecute(&delete_named_timer, values, NULL);
+	if (IsolationUsesXactSnapshot())
+		EvpgStatementExecute(&delete_named_timer, values, NULL);
+	else
+		delete_directly(saga, key, name);
 }
 
 /* Raises an error if an argument due_at of an SQL function is infinite. */

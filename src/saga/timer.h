@@ -28,6 +28,9 @@ typedef struct EvpgTimer
 extern void EvpgTimerCheckDue(TimestampTz due_at);
 extern bool EvpgTimerRead(int64 timer_id, EvpgTimer *timer);
 extern int64 EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer);
+extern bool EvpgTimerAnyIsDue(TimestampTz now);
+extern bool EvpgTimerAnyIsDead(const char *saga, const char *key);
+extern void EvpgTimerDeleteAll(const char *saga, const char *key);
 extern void EvpgTimerCancel(const char *saga, const char *key, const char *name);
 
 #endif							/* EVPG_TIMER_H */

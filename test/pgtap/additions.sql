@@ -33,7 +33,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
 
 \ir include/changes.sql
 
-SELECT plan(53);
+SELECT plan(59);
 
 -- triggers of the log that come after an insert
 CREATE TRIGGER each_statement AFTER INSERT ON evpg.event_log EXECUTE FUNCTION test.note();
@@ -125,13 +125,24 @@ SELECT alike(test.after(change), '55000 table evpg.' || t || ' ' || message || '
       'FROM evpg.projection_state; ALTER TABLE evpg.projection_state ADD FOREIGN KEY (key) REFERENCES test.keys',
       'has a trigger that evpg cannot fire', 'Trigger "RI_ConstraintTrigger%'),
     ('projection_state', 'CREATE RULE x AS ON INSERT TO evpg.projection_state DO INSTEAD NOTHING',
-      'has a rule that would have no effect', 'Rule "x": %')
+      'has a rule that would have no effect', 'Rule "x": %'),
+    ('saga_event', 'CREATE TRIGGER x AFTER DELETE ON evpg.saga_event FOR EACH ROW EXECUTE FUNCTION test.note()',
+      'has a trigger that evpg cannot fire', 'Trigger "x": It would not be fired.'),
+    ('saga_event', 'CREATE RULE x AS ON DELETE TO evpg.saga_event DO ALSO NOTIFY x', 'has a rule that would have no effect',
+      'Rule "x": %'),
+    ('saga_total', 'CREATE TRIGGER x BEFORE UPDATE ON evpg.saga_total FOR EACH ROW EXECUTE FUNCTION test.note()',
+      'has a trigger that evpg cannot fire', 'Trigger "x": It would not be fired.'),
+    ('timer', 'CREATE TRIGGER x AFTER INSERT ON evpg.timer EXECUTE FUNCTION test.note()',
+      'has a trigger that evpg cannot fire', 'Trigger "x": It would not be fired.'),
+    ('timer', 'CREATE TRIGGER x BEFORE DELETE ON evpg.timer FOR EACH ROW EXECUTE FUNCTION test.note()',
+      'has a trigger that evpg cannot fire', 'Trigger "x": It would not be fired.')
   ) x (t, change, message, detail);
 SELECT alike(test.after(change), '55000 table evpg.' || t || ' is a partition, or other tables inherit from it|%',
   change || ': every way says so')
   FROM (VALUES ('event_log', 'CREATE TABLE test.child () INHERITS (evpg.event_log)'),
     ('stream', 'CREATE TABLE test.child () INHERITS (evpg.stream)'),
     ('projection_state', 'CREATE TABLE test.child () INHERITS (evpg.projection_state)'),
+    ('timer', 'CREATE TABLE test.child () INHERITS (evpg.timer)'),
     ('projection_state', 'CREATE TABLE test.all_states (LIKE evpg.projection_state) PARTITION BY HASH (key); ALTER TABLE '
       'test.all_states ATTACH PARTITION evpg.projection_state FOR VALUES WITH (MODULUS 1, REMAINDER 0)')) x (t, change);
 

@@ -25,7 +25,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
 
 \ir include/changes.sql
 
-SELECT plan(52);
+SELECT plan(59);
 SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %',
   change || ': every way says so')
   FROM (VALUES
@@ -35,6 +35,11 @@ SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || det
     ('ALTER TABLE evpg.stream ADD COLUMN tenant int', 'table evpg.stream', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TABLE evpg.projection_state ADD COLUMN tenant int', 'table evpg.projection_state',
       'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TABLE evpg.consumer ADD COLUMN tenant int', 'table evpg.consumer', 'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TABLE evpg.saga_event ALTER COLUMN cancels TYPE bigint', 'table evpg.saga_event',
+      'Column "cancels" is not of type integer.'),
+    ('ALTER TABLE evpg.saga_total ADD COLUMN tenant int', 'table evpg.saga_total', 'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TABLE evpg.timer DROP COLUMN cancels', 'table evpg.timer', 'Column 16 is not "cancels".'),
     ('ALTER TABLE evpg.event_log RENAME COLUMN actor TO who', 'table evpg.event_log', 'Column 15 is not "actor".'),
     ('ALTER TABLE evpg.stream DROP COLUMN created_at', 'table evpg.stream', 'Column 2 is not "created_at".'),
     ('ALTER TABLE evpg.stream DROP COLUMN created_at, ADD COLUMN created_at timestamptz NOT NULL DEFAULT now()',
@@ -61,9 +66,9 @@ SELECT alike(test.after(format('ALTER TABLE %s DROP CONSTRAINT %I CASCADE', conr
   '55000 unique index "evpg.' || conname || '" is missing or has been changed||%',
     conname || ' is dropped: every way says so')
   FROM pg_constraint WHERE conrelid = ANY ('{evpg.stream,evpg.event_log,evpg.projection_state,evpg.command_record,
-      evpg.saga_instance,evpg.saga_event}'::regclass[])
+      evpg.saga_instance,evpg.saga_event,evpg.saga_total,evpg.timer,evpg.consumer}'::regclass[])
     AND contype IN ('p', 'u')
-   AND conname <> 'event_log_event_id_key' ORDER BY conname;
+   AND conname NOT IN ('event_log_event_id_key', 'timer_pkey') ORDER BY conname;
 SELECT is((SELECT string_agg(DISTINCT error_of(statement), ', ') FROM test.way), 'no error',
   'all of that was rolled back: every way is free');
 

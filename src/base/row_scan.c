@@ -1,0 +1,115 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_scan.c
+ *		Reads rows of a table in the order of an index, working on both directly instead of
+ *		over SPI: what each reaction of a saga looks at.
+ *
+ * A scan shows what is committed when it begins, or written by this transaction, under
+ * every isolation level.  It holds locks on the table and the index to its end, that of
+ * the table to the end of the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/row_scan.h"
+#include "catalog/pg_collation.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* More columns has no index that is scanned here. */
+#define MAX_KEYS 3
+
+struct EvpgRowScan
+{
+	Relation	table;
+	Relation	index;
+	TupleTableSlot *slot;
+	Snapshot	snapshot;		/* the active one when it was begun */
+	IndexScanDesc scan;			/* NULL: before the first EvpgRowScanTo */
+};
+
+/* Makes a condition on a column of an index, counted from 1; texts have collation "C". */
+void
+EvpgRowKeyInit(ScanKey key, int column, StrategyNumber strategy, RegProcedure procedure, Datum value)
+{
+	ScanKeyEntryInitialize(key, 0, (AttrNumber) column, strategy, InvalidOid, C_COLLATION_OID, procedure, value);
+}
+
+/*
+ * EvpgRowScanBegin
+ *		Begins to read rows of a table by an index; EvpgRowScanTo comes next.  Both point
+ *		into the catalog.  write: the caller is going to write rows that it finds, so the
+ *		table is locked for that at once.  Pushes a snapshot: to be ended before those that
+ *		were pushed earlier.  Lives in CurrentMemoryContext.
+ */
+EvpgRowScan *
+EvpgRowScanBegin(const Oid *table, const Oid *index, bool write)
+{
+	EvpgRowScan *scan = palloc0(sizeof(EvpgRowScan));
+
+	scan->table = EvpgCatalogOpen(table, write ? RowExclusiveLock : AccessShareLock);
+	scan->index = index_open(*index, AccessShareLock);
+	scan->slot = table_slot_create(scan->table, NULL);
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan->snapshot = GetActiveSnapshot();
+	return scan;
+}
+
+/* Goes to the first row that meets the conditions; with none, to the first of all. */
+void
+EvpgRowScanTo(EvpgRowScan *scan, ScanKey keys, int nkeys)
+{
+	Assert(nkeys <= MAX_KEYS);
+	if (scan->scan != NULL && scan->scan->numberOfKeys != nkeys)
+	{
+		index_endscan(scan->scan);
+		scan->scan = NULL;
+	}
+	if (scan->scan == NULL)
+		scan->scan = index_beginscan(scan->table, scan->index, scan->snapshot, NULL, nkeys, 0);
+	index_rescan(scan->scan, keys, nkeys, NULL, 0);
+}
+
+/* Returns the next row, all of its values ready, until the scan moves on; NULL if there is no more. */
+TupleTableSlot *
+EvpgRowScanNext(EvpgRowScan *scan)
+{
+	if (!index_getnext_slot(scan->scan, ForwardScanDirection, scan->slot))
+		return NULL;
+	slot_getallattrs(scan->slot);
+	return scan->slot;
+}
+
+/* Ends a scan; what it has returned is gone. */
+void
+EvpgRowScanEnd(EvpgRowScan *scan)
+{
+	if (scan->scan != NULL)
+		index_endscan(scan->scan);
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(scan->slot);
+	index_close(scan->index, AccessShareLock);
+	table_close(scan->table, NoLock);
+	pfree(scan);
+}
+
+/* Returns the first row that meets the conditions, in CurrentMemoryContext; NULL if none does.  See EvpgRowScanBegin. */
+HeapTuple
+EvpgRowFindFirst(const Oid *table, const Oid *index, ScanKey keys, int nkeys, bool write)
+{
+	EvpgRowScan *scan = EvpgRowScanBegin(table, index, write);
+	HeapTuple	row = NULL;
+
+	EvpgRowScanTo(scan, keys, nkeys);
+	if (index_getnext_slot(scan->scan, ForwardScanDirection, scan->slot))
+		row = ExecCopySlotHeapTuple(scan->slot);
+	EvpgRowScanEnd(scan);
+	return row;
+}
