@@ -7,7 +7,9 @@
  *
  * Before that transaction an attempt is counted in one of its own, which is on
  * disk before the work begins: so an item that crashes the server is given up in
- * the end like one that fails.  First attempts are counted for many items at once;
+ * the end like one that fails.  Only first attempts at events that have come since the
+ * session began need not be on disk: if the server crashes, the session has ended, and the
+ * next one counts a first attempt once more.  First attempts are counted for many items at once;
  * an item that was tried before is counted and tried alone, so that it cannot spoil
  * the counts of others, and its end is on disk before anything else begins.  Of
  * attempts that had no result only those count that were made alone.  An item with such
@@ -549,6 +551,28 @@ delete_claimed(void)
 		(void) EvpgDueItemDelete(lfirst(cell));
 }
 
+/*
+ * Returns whether a claim must be on disk before the work begins.  A first attempt that a
+ * crash takes back is made once more, as the first one again, and then it is flushed: the
+ * event is not above the limit any more, since that is where the log ends when a session
+ * begins.  Timers have no position.
+ */
+static bool
+claims_must_be_flushed(void)
+{
+	int64		limit = EvpgCrashSuspectLimit();
+	ListCell   *cell;
+
+	foreach(cell, claimed)
+	{
+		const EvpgDueItem *item = lfirst(cell);
+
+		if (item->attempts > 1 || item->position <= limit)
+			return true;
+	}
+	return false;
+}
+
 /* For claim_due. */
 typedef struct Claim
 {
@@ -557,7 +581,7 @@ typedef struct Claim
 	TimestampTz *next;
 } Claim;
 
-/* Claims items that are due: an attempt at each is counted, on disk when the transaction has ended. */
+/* Claims items that are due: an attempt at each is counted, on disk when the transaction has ended if it must be. */
 static void
 claim_due(void *arg)
 {
@@ -573,7 +597,7 @@ claim_due(void *arg)
 		delete_claimed();
 	if (any_claimed)
 	{
-		if (!EVPG_MUTATION("saga_unflushed"))
+		if (claims_must_be_flushed() && !EVPG_MUTATION("saga_unflushed"))
 			ForceSyncCommit();
 		EvpgCrashSettleAtExit(settle_attempts, true);
 		EVPG_WAIT_POINT("saga_counted");
@@ -605,7 +629,8 @@ await_consumer_tables(void (*commit) (void))
 	TimestampTz later = DT_NOEND;
 	ErrorData  *error;
 
-	while ((error = EvpgSubtransactionRun(lock_consumer_tables, NULL)) != NULL)
+	/* Nearly always they are free. */
+	while (!EvpgCatalogTryLockForConsumer() && (error = EvpgSubtransactionRun(lock_consumer_tables, NULL)) != NULL)
 	{
 		if (!EvpgPostponeAfterError(error, &later))
 			EvpgRethrowError(error);

@@ -22,6 +22,7 @@
 #include "base/statement.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
+#include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "consumer/checkpoint.h"
@@ -243,6 +244,9 @@ route_batch(const EvpgConsumer *consumer, int64 stable, int limit, int64 *dead_l
 	else if (routes.keys != NIL)
 		EvpgDueEventInsertAll(consumer->name, routes.keys, routes.positions);
 	EvpgCheckpointAdvanceLazily(checkpoint, consumer, reached, routes.events, next);
+	/* Others can do a part. */
+	if (list_length(routes.keys) > 1)
+		EvpgWakeConsumersAtEnd();
 	if (routes.keys != NIL)
 		EVPG_WAIT_POINT("saga_routed");
 	MemoryContextSwitchTo(caller);

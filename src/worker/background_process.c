@@ -53,6 +53,7 @@
  * up to this, so that one round serves more commits; ms.
  */
 #define LONGEST_GATHERING 5
+#define SHORT_GATHERING 1
 
 /* The longest pause while locks of other sessions end the rounds; ms. */
 #define LONGEST_DISTURBANCE 1000
@@ -163,13 +164,17 @@ EvpgBackgroundTimeAfter(long ms)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }
 
-/* Pauses a little after a round, longer each time, if commits come faster than rounds. */
+/*
+ * EvpgBackgroundPauseForBatch
+ *		Pauses a little after a round, longer each time, if commits come faster than rounds;
+ *		only a moment if the work is urgent.
+ */
 void
-EvpgBackgroundPauseForBatch(bool busy)
+EvpgBackgroundPauseForBatch(bool busy, bool urgent)
 {
 	static long pause = 0;
 
-	pause = busy ? Min(pause + 1, LONGEST_GATHERING) : Max(pause - 1, 0);
+	pause = busy ? Min(pause + 1, urgent ? SHORT_GATHERING : LONGEST_GATHERING) : Max(pause - 1, 0);
 	if (pause > 0)
 		pg_usleep(pause * 1000);
 }

@@ -26,7 +26,7 @@ extern void EvpgBackgroundAttach(void);
 extern void EvpgBackgroundHandleInterrupts(void);
 extern void EvpgBackgroundSleepUntil(TimestampTz until, bool for_work);
 extern TimestampTz EvpgBackgroundTimeAfter(long ms);
-extern void EvpgBackgroundPauseForBatch(bool busy);
+extern void EvpgBackgroundPauseForBatch(bool busy, bool urgent);
 extern void EvpgBackgroundReleaseLocks(void);
 extern void EvpgBackgroundBegin(void);
 extern bool EvpgBackgroundRunRound(void (*round) (void), long *pause, bool quiet);

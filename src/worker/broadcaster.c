@@ -141,6 +141,6 @@ evpg_broadcaster_main(Datum arg)
 			EvpgBackgroundSleepUntil(EvpgBackgroundTimeAfter(Min(pause, 1000)), false);
 			continue;
 		}
-		EvpgBackgroundPauseForBatch(frame_batch.commits > 1);
+		EvpgBackgroundPauseForBatch(frame_batch.commits > 1, false);
 	}
 }

@@ -50,6 +50,9 @@ PG_FUNCTION_INFO_V1(evpg_run);
 static List *suspected_sagas;
 static List *suspected_projections;
 
+/* Whether any saga ran in the last pass. */
+static bool pass_had_sagas = false;
+
 static List *
 list_sagas(void)
 {
@@ -301,10 +304,13 @@ static const TaskKind cleaning = {clean_old_rows, EVPG_OCCUPATION_NONE};
 static bool
 run_all_tasks(void (*commit) (void), MemoryContext context, TimestampTz *next)
 {
+	List	   *sagas;
 	bool		more = false;
 
 	suspected_sagas = suspected_projections = NIL;
-	more |= run_tasks(list_tasks(list_sagas, context), &routing, context, commit, next);
+	sagas = list_tasks(list_sagas, context);
+	pass_had_sagas = (sagas != NIL || suspected_sagas != NIL);
+	more |= run_tasks(sagas, &routing, context, commit, next);
 	more |= EvpgDispatchPass(commit, context, next);
 	more |= run_tasks(list_tasks(list_projections, context), &applying, context, commit, next);
 	more |= run_tasks(list_tasks(EvpgPruneList, context), &pruning, context, commit, next);
@@ -356,6 +362,13 @@ EvpgRunPass(void (*commit) (void), TimestampTz *next)
 	}
 	PG_END_TRY();
 	return more;
+}
+
+/* Returns whether any saga ran when the last pass of this session began: events are to be reacted to soon. */
+bool
+EvpgRunPassHadSagas(void)
+{
+	return pass_had_sagas;
 }
 
 /* What a transaction of the procedure needs, as TopTransactionContext is for a worker. */

@@ -11,5 +11,6 @@
 #include "datatype/timestamp.h"
 
 extern bool EvpgRunPass(void (*commit) (void), TimestampTz *next);
+extern bool EvpgRunPassHadSagas(void);
 
 #endif							/* EVPG_RUN_PASS_H */

@@ -98,7 +98,7 @@ evpg_worker_main(Datum arg)
 			EvpgBackgroundSleepUntil(EvpgBackgroundTimeAfter(pause), false);
 		else if (!more_is_due)
 		{
-			EvpgBackgroundPauseForBatch(EvpgBackgroundProcess->woken);
+			EvpgBackgroundPauseForBatch(EvpgBackgroundProcess->woken, EvpgRunPassHadSagas());
 			EvpgBackgroundSleepUntil(Min(Min(EvpgBackgroundTimeAfter(EvpgNaptime), next_due_at), frames_at), true);
 		}
 	}

@@ -224,8 +224,10 @@ is(query("SELECT dead_lettered_total FROM evpg.stat_consumer WHERE name = 'poiso
 is(query("SELECT evpg_discard_dead_letter(dead_letter_id, 'poison') FROM evpg.dead_letter"), 't', 'it is given up');
 soon("SELECT count(*) = 3 FROM evpg.saga_instance WHERE saga = 'poisonable'",
 	'the instance goes on after its dead letter was discarded');
-is(scalar(() = slurp_file($node->logfile) =~ /evpg worker.*was terminated by signal 6/g), 3,
-	'there were so many crashes, after the one that made it a suspect');
+# its first attempt need not be on disk: then it is made once more
+my $crashes = () = slurp_file($node->logfile) =~ /evpg worker.*was terminated by signal 6/g;
+ok($crashes == 3 || $crashes == 4,
+	"there were $crashes crashes: those that count, and one or two that made it a suspect [rule 17]");
 
 $node->stop;
 is(join("\n", slurp_file($node->logfile) =~ /^.*(?:PANIC|TRAP).*$/mg), '', 'no PANIC and no failed assertion');
