@@ -258,7 +258,7 @@ sub begin_loop
 
 sub repair
 {
-	return query('TRUNCATE broken');
+	return query('DELETE FROM broken');
 }
 
 # A statement ends that needs what the worker has; the worker is another one only if a cancel was not enough.
