@@ -26,6 +26,7 @@
 
 #include "base/catalog.h"
 #include "base/errors.h"
+#include "base/locks.h"
 #include "base/registration.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -38,12 +39,9 @@
 #include "fmgr.h"
 #include "log/durable.h"
 #include "log/early_release.h"
-#include "log/stream.h"
 #include "miscadmin.h"
-#include "projection/projection_row.h"
 #include "projection/rebuild_handler.h"
 #include "saga/react_inline.h"
-#include "saga/saga_lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -78,10 +76,8 @@ _PG_init(void)
 	EvpgFrameRingInit();
 	EvpgDurableInit();
 	EvpgCatalogInit();
+	EvpgLocksInit();
 	EvpgRegistrationInit();
-	EvpgStreamInit();
-	EvpgProjectionRowInit();
-	EvpgSagaLockInit();
 	EvpgReactInlineInit();
 	EvpgRebuildHandlerInit();
 	EvpgLauncherInit();

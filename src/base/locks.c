@@ -1,20 +1,23 @@
 /*-------------------------------------------------------------------------
  *
  * locks.c
- *		The advisory locks of evpg: tags and hashes, and the reservation of keys of
- *		rows that do not exist yet.
+ *		The advisory locks of evpg: tags and hashes, the reservation of keys of rows
+ *		that do not exist yet, and how many locks of a kind a transaction holds.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xact.h"
 #include "base/compat.h"
 #include "base/locks.h"
 #include "base/row.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "storage/lmgr.h"
+#include "utils/memutils.h"
 
 /* Returns 64 bits of a string: what hashtextextended(name COLLATE "C", seed) returns. */
 uint64
@@ -124,4 +127,65 @@ EvpgReleaseKey(EvpgLockClass class, uint64 hash)
 
 	EvpgSetLockTag(&tag, class, hash);
 	(void) LockRelease(&tag, ExclusiveLock, false);
+}
+
+/* ------------------------------------------------------------------ counting */
+
+/* The subtransaction of each lock of a kind that the current transaction holds, in the order of taking. */
+static List *held[EVPG_COUNTED_LOCKS];
+
+static void
+forget_locks(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		memset(held, 0, sizeof(held));
+}
+
+/* Forgets the locks that a rollback to a savepoint gives back: they were taken last. */
+static void
+forget_rolled_back_locks(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		for (int kind = 0; kind < EVPG_COUNTED_LOCKS; kind++)
+			while (held[kind] != NIL && (SubTransactionId) llast_oid(held[kind]) >= mine)
+				held[kind] = list_delete_last(held[kind]);
+}
+
+/* Registers callbacks; called once, from _PG_init. */
+void
+EvpgLocksInit(void)
+{
+	RegisterXactCallback(forget_locks, NULL);
+	RegisterSubXactCallback(forget_rolled_back_locks, NULL);
+}
+
+/* Counts a lock that this transaction has taken, and did not hold before, to the end of the transaction. */
+void
+EvpgLockCountAdd(EvpgCountedLock kind)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	held[kind] = lappend_oid(held[kind], (Oid) GetCurrentSubTransactionId());
+	MemoryContextSwitchTo(old);
+}
+
+/* Takes back the last count of this subtransaction; subtransactions of it may have counted since. */
+void
+EvpgLockCountRemove(EvpgCountedLock kind)
+{
+	int			last = list_length(held[kind]) - 1;
+
+	while ((SubTransactionId) list_nth_oid(held[kind], last) != GetCurrentSubTransactionId())
+	{
+		last--;
+		Assert(last >= 0);
+	}
+	held[kind] = list_delete_nth_cell(held[kind], last);
+}
+
+/* Returns how many locks of a kind this transaction holds. */
+int
+EvpgLockCount(EvpgCountedLock kind)
+{
+	return list_length(held[kind]);
 }

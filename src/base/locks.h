@@ -93,6 +93,16 @@ typedef enum EvpgLockClass
 	EVPG_LOCK_STREAM = 17759
 } EvpgLockClass;
 
+/* Locks of which a transaction keeps only so many, since the lock table is small. */
+typedef enum EvpgCountedLock
+{
+	EVPG_COUNTED_KEY,			/* EVPG_LOCK_KEY of an inline apply */
+	EVPG_COUNTED_INSTANCE,		/* EVPG_LOCK_INSTANCE */
+	EVPG_COUNTED_STREAM,		/* EVPG_LOCK_STREAM */
+	EVPG_COUNTED_LOCKS
+}			EvpgCountedLock;
+
+extern void EvpgLocksInit(void);
 extern uint64 EvpgHashName(const char *name, uint64 seed);
 extern uint64 EvpgHashPair(const char *first, const char *second);
 extern void EvpgSetLockTag(LOCKTAG *tag, EvpgLockClass class, uint64 key);
@@ -102,5 +112,8 @@ extern void EvpgWaitForMaker(TransactionId maker, uint32 token);
 extern bool EvpgKeyExists(const Oid *table, const Oid *index, ScanKey keys, int nkeys);
 extern bool EvpgReserveKey(uint64 hash, const Oid *table, const Oid *index, ScanKey keys, int nkeys);
 extern void EvpgReleaseKey(EvpgLockClass class, uint64 hash);
+extern void EvpgLockCountAdd(EvpgCountedLock kind);
+extern void EvpgLockCountRemove(EvpgCountedLock kind);
+extern int	EvpgLockCount(EvpgCountedLock kind);
 
 #endif							/* EVPG_LOCKS_H */

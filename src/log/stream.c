@@ -111,22 +111,6 @@ static MemoryContext EvpgKnownStreamContext = NULL;
 static known_streams_hash *known_streams = NULL;
 static uint64 known_streams_generation = 0; /* EvpgCatalogStreamGeneration() */
 
-/* Locks of streams that the current transaction holds; a rollback to a savepoint only makes it too high. */
-static int	stream_locks = 0;
-
-static void
-forget_stream_locks(XactEvent event, void *arg)
-{
-	stream_locks = 0;
-}
-
-/* Installs a callback; called once, from _PG_init. */
-void
-EvpgStreamInit(void)
-{
-	RegisterXactCallback(forget_stream_locks, NULL);
-}
-
 /* Returns a value of a row of evpg.stream, which has no NULLs. */
 static Datum
 get_stream_value(HeapTuple row, int column)
@@ -311,7 +295,8 @@ static void
 unlock_stream(EvpgStream *stream)
 {
 	EvpgReleaseKey(EVPG_LOCK_STREAM, hash_stream(stream));
-	stream_locks -= stream->locked_now;
+	if (stream->locked_now)
+		EvpgLockCountRemove(EVPG_COUNTED_STREAM);
 	stream->locked_now = false;
 }
 
@@ -390,7 +375,8 @@ EvpgStreamLock(EvpgStream *stream)
 		if (find_known_stream(stream, hash) == NULL)
 			LockRelationOid(EvpgCatalogGet()->stream, RowExclusiveLock);
 		stream->locked_now = EvpgLockKey(EVPG_LOCK_STREAM, hash);
-		stream_locks += stream->locked_now;
+		if (stream->locked_now)
+			EvpgLockCountAdd(EVPG_COUNTED_STREAM);
 		looked = find_locked_stream(stream, hash, &visible, &maker, &token);
 		if (looked && !TransactionIdIsValid(maker))
 			break;
@@ -424,7 +410,7 @@ EvpgStreamLock(EvpgStream *stream)
 void
 EvpgStreamUnlockUnneeded(EvpgStream *stream)
 {
-	if (stream->stream_id == 0 || (stream->locked_now && stream_locks > EvpgMaxStreamLocks))
+	if (stream->stream_id == 0 || (stream->locked_now && EvpgLockCount(EVPG_COUNTED_STREAM) > EvpgMaxStreamLocks))
 		unlock_stream(stream);
 }
 

@@ -25,7 +25,6 @@ typedef struct EvpgStream
 	bool		locked_now;		/* the transaction has not locked it before */
 } EvpgStream;
 
-extern void EvpgStreamInit(void);
 extern bool EvpgStreamLock(EvpgStream *stream);
 extern void EvpgStreamUnlockUnneeded(EvpgStream *stream);
 extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);

@@ -56,22 +56,6 @@
 #define STATE_STATE			8
 #define STATE_NATTS			8
 
-/* Advisory key locks of the current transaction; a rollback to a savepoint only makes it too high. */
-static int	key_locks = 0;
-
-static void
-forget_key_locks(XactEvent event, void *arg)
-{
-	key_locks = 0;
-}
-
-/* Installs a callback; called once, from _PG_init. */
-void
-EvpgProjectionRowInit(void)
-{
-	RegisterXactCallback(forget_key_locks, NULL);
-}
-
 static Datum
 get_row_value(const EvpgProjectionRow *row, int column, bool *isnull)
 {
@@ -124,10 +108,10 @@ EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const 
 	/* Before any lock of a key: REINDEX would come in between. */
 	LockRelationOid(EvpgCatalogGet()->projection_state, RowExclusiveLock);
 	/* Another hash than that of an event id. */
-	if (key_locks < EvpgMaxKeyLocks)
+	if (EvpgLockCount(EVPG_COUNTED_KEY) < EvpgMaxKeyLocks)
 	{
 		if (EvpgLockKey(EVPG_LOCK_KEY, ~EvpgHashPair(projection->name, key)))
-			key_locks++;
+			EvpgLockCountAdd(EVPG_COUNTED_KEY);
 		row->ordered = true;
 	}
 	while (!find_projection_row(row, true))

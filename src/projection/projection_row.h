@@ -31,7 +31,6 @@ typedef struct EvpgProjectionRow
 	HeapTuple	tuple;			/* as it is stored; NULL: not yet */
 } EvpgProjectionRow;
 
-extern void EvpgProjectionRowInit(void);
 extern void EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const char *key);
 extern void EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key);
 extern void EvpgProjectionRowWrite(EvpgProjectionRow *row);

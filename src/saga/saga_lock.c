@@ -83,44 +83,8 @@ set_claim_tag(const EvpgDueItem *item, int attempt, LOCKTAG *tag)
 	EvpgSetLockTag(tag, EVPG_LOCK_CLAIM, hash_combine64(hash, (uint64) attempt));
 }
 
-/* The subtransaction of each lock of an instance that the current transaction holds, in the order of taking. */
-static List *instances_locked = NIL;
-
-/* Those that this session holds beyond its transactions. */
+/* Claims that this session holds, beyond its transactions. */
 static int	claims_locked = 0;
-
-static void
-forget_instances(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		instances_locked = NIL;
-}
-
-/* Forgets the locks that a rollback to a savepoint gives back: they were taken last. */
-static void
-forget_rolled_back_instances(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		while (instances_locked != NIL && (SubTransactionId) llast_oid(instances_locked) >= mine)
-			instances_locked = list_delete_last(instances_locked);
-}
-
-static void
-note_instance_lock(void)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-
-	instances_locked = lappend_oid(instances_locked, (Oid) GetCurrentSubTransactionId());
-	MemoryContextSwitchTo(old);
-}
-
-/* Registers callbacks; called once, from _PG_init. */
-void
-EvpgSagaLockInit(void)
-{
-	RegisterXactCallback(forget_instances, NULL);
-	RegisterSubXactCallback(forget_rolled_back_instances, NULL);
-}
 
 /*
  * EvpgDueItemLock
@@ -135,7 +99,7 @@ bool
 EvpgDueItemLock(const EvpgDueItem *item, bool wait)
 {
 	int64		limit = (int64) max_locks_per_xact * (MaxBackends + max_prepared_xacts) / 2;
-	int			locked = list_length(instances_locked) + claims_locked;
+	int			locked = EvpgLockCount(EVPG_COUNTED_INSTANCE) + claims_locked;
 	LOCKTAG		tag;
 	LockAcquireResult result;
 
@@ -153,7 +117,7 @@ EvpgDueItemLock(const EvpgDueItem *item, bool wait)
 		return true;
 	result = LockAcquire(&tag, ExclusiveLock, false, !wait);
 	if (result == LOCKACQUIRE_OK)
-		note_instance_lock();
+		EvpgLockCountAdd(EVPG_COUNTED_INSTANCE);
 	return result != LOCKACQUIRE_NOT_AVAIL;
 }
 

@@ -11,7 +11,6 @@
 #include "saga/due_item.h"
 #include "storage/lockdefs.h"
 
-extern void EvpgSagaLockInit(void);
 extern void EvpgSagaLockOut(const char *saga);
 extern bool EvpgSagaLock(const char *saga, LOCKMODE mode, bool wait);
 extern bool EvpgDueItemLock(const EvpgDueItem *item, bool wait);

@@ -5,7 +5,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(76);
+SELECT plan(77);
 SET test.kind = counter;
 
 -- ------------------------------------------------------------------ kinds of keys
@@ -162,6 +162,13 @@ BEGIN;
 SELECT add('l', 64, aggregate => 'counter_c') \g /dev/null
 SELECT is(key_locks(), 64::bigint, 'each transaction starts anew, after a rollback too [rule 11]');
 COMMIT;
+BEGIN;
+SAVEPOINT here;
+SELECT add('l', 64, aggregate => 'counter_c') \g /dev/null
+ROLLBACK TO here;
+SELECT add('l', 64, aggregate => 'counter_c') \g /dev/null
+SELECT is(key_locks(), 64::bigint, 'what is rolled back to a savepoint is not counted [rule 11]');
+ROLLBACK;
 SELECT is((SELECT version FROM evpg_projection('many', 'k5')), 6::bigint,
   'keys without an advisory lock are applied as well [rule 11]');
 SELECT evpg_register_projection('quiet', 'test.sum_apply', key_function => 'test.many_keys', aggregate_types => '{echo}',

@@ -4,7 +4,7 @@
 -- stable positions and consumers need it
 SET default_transaction_isolation = 'read committed';
 
-SELECT plan(163);
+SELECT plan(165);
 SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'an empty store has no streams [A14, A15, 1.2 test 6]');
 SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'an empty store has no events [A42]');
 SELECT is(evpg_stable_position(), 0::bigint, 'an empty store has drawn no position [rule 9]');
@@ -186,4 +186,36 @@ SELECT is(scans('event_log_tags') - :before, 1::bigint,
   'the index on event types is not used where little of the log is left [B38]');
 SELECT evpg_enable_index('event_type') \g /dev/null
 SELECT is(found(args), wanted, 'with both, read_all(' || args || ') [A45, B38]') FROM more;
+
+-- a transaction keeps the locks of evpg.max_stream_locks streams; a rollback to a savepoint gives some back
+CREATE FUNCTION locked_streams() RETURNS bigint LANGUAGE sql AS $$
+  SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 17759 AND pid = pg_backend_pid()
+$$;
+BEGIN;
+SET LOCAL evpg.max_stream_locks = 2;
+DO $$
+BEGIN
+  FOR i IN 1..10 LOOP
+    BEGIN
+      PERFORM evpg_append('counter_c', 'undone' || i, ARRAY[evpg_event('Noted')]);
+      RAISE EXCEPTION 'undo';
+    EXCEPTION WHEN raise_exception THEN
+    END;
+  END LOOP;
+END $$;
+SELECT status FROM evpg_try_execute('counter_c', 'a', 'Add', '{"n": 1}', expected_version => 99) \g /dev/null
+SELECT is(locked_streams(), 1::bigint, 'a refused command keeps its stream after rollbacks of other commands [rule 2]');
+COMMIT;
+BEGIN;
+SET LOCAL evpg.max_stream_locks = 2;
+SAVEPOINT one;
+SELECT FROM evpg_append('counter_c', 'kept1', ARRAY[evpg_event('Noted')]) \g /dev/null
+RELEASE one;
+SAVEPOINT two;
+SELECT FROM evpg_append('counter_c', 'undone', ARRAY[evpg_event('Noted')]) \g /dev/null
+ROLLBACK TO two;
+SELECT FROM evpg_append('counter_c', 'kept2', ARRAY[evpg_event('Noted')]) \g /dev/null
+SELECT FROM evpg_append('counter_c', 'beyond', ARRAY[evpg_event('Noted')]) \g /dev/null
+SELECT is(locked_streams(), 2::bigint, 'as many streams are kept as if what was rolled back had never been [rule 2]');
+COMMIT;
 SELECT * FROM finish();
