@@ -72,7 +72,7 @@ struct EvpgLogScan
 								 * source */
 	int			ntypes;
 	int64		reached;
-	LOCKMODE	mode;			/* in which the log is locked */
+	LOCKMODE	mode;			/* in which log and index are locked */
 	Relation	log;
 	Relation	index;
 	int			nsources;
@@ -143,7 +143,7 @@ open_scan(const Oid *index, int nsources)
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, EvpgCatalogGet()->event_log);
 	scan->mode = EvpgLockIsHeld(&tag, RowExclusiveLock) ? RowExclusiveLock : AccessShareLock;
 	scan->log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, scan->mode);
-	scan->index = index_open(*index, AccessShareLock);
+	scan->index = index_open(*index, scan->mode);
 	scan->nsources = nsources;
 	scan->sources = palloc0(sizeof(IndexSource) * nsources);
 	scan->direction = ForwardScanDirection;
@@ -542,7 +542,7 @@ EvpgLogScanEnd(EvpgLogScan *scan)
 		index_endscan(scan->sources[i].scan);
 		ExecDropSingleTupleTableSlot(scan->sources[i].slot);
 	}
-	index_close(scan->index, AccessShareLock);
+	index_close(scan->index, scan->mode);
 	table_close(scan->log, scan->mode);
 	MemoryContextDelete(scan->event_context);
 	pfree(scan);

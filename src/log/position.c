@@ -23,6 +23,7 @@
 #include "access/xloginsert.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/testing.h"
 #include "commands/sequence.h"
 #include "log/position.h"
 #include "miscadmin.h"
@@ -153,7 +154,7 @@ EvpgPositionDraw(int count)
 	must_log = !page.data->is_called || logged < count || PageGetLSN(page.page) <= GetRedoRecPtr();
 	if (must_log)
 		logged = count + LOGGED_AHEAD;
-	must_log &= RelationNeedsWAL(page.sequence);
+	must_log &= RelationNeedsWAL(page.sequence) && !EVPG_MUTATION("position_unlogged");
 
 	/*
 	 * The commit of a transaction with an xid is flushed, and with it the
