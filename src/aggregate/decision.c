@@ -21,6 +21,7 @@
 #include "base/error_context.h"
 #include "base/errors.h"
 #include "base/subtransaction.h"
+#include "usercode/function_call.h"
 #include "usercode/module_callback.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -193,15 +194,19 @@ run_refusable_call(void *arg)
 
 /*
  * EvpgRefusableCallTry
- *		Calls the function in a subtransaction.  Returns false if it refused,
- *		with VE002 or with the SQLSTATE also; *decision then has its reason.
- *		Any other error is raised.
+ *		Calls the function, in a subtransaction if it could refuse or write.
+ *		Returns false if it refused, with VE002 or with the SQLSTATE also;
+ *		*decision then has its reason.  Any other error is raised.
  */
 bool
 EvpgRefusableCallTry(EvpgRefusableCall *call, int also, EvpgDecision *decision)
 {
-	ErrorData  *error = EvpgSubtransactionRun(run_refusable_call, call);
+	ErrorData  *error;
 
+	call->count = EvpgFunctionCallPure(call->function, call->args, &call->rows, &call->row_nulls);
+	if (call->count >= 0)
+		return true;
+	error = EvpgSubtransactionRun(run_refusable_call, call);
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != EVPG_ERRCODE_REJECTED && error->sqlerrcode != also)

@@ -20,6 +20,7 @@
 #include "base/registration.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "usercode/function_call.h"
 #include "utils/memutils.h"
 
 PG_FUNCTION_INFO_V1(evpg_register_listener);

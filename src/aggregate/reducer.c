@@ -19,6 +19,7 @@
 #include "aggregate/decision.h"
 #include "aggregate/reducer.h"
 #include "base/errors.h"
+#include "usercode/function_call.h"
 #include "usercode/module_callback.h"
 #include "utils/memutils.h"
 

@@ -83,6 +83,7 @@ EvpgLockHeldByMe(const LOCKTAG *tag, LOCKMODE mode, bool or_stronger)
 
 #if PG_VERSION_NUM < 160000
 
+#define F_PG_INPUT_IS_VALID InvalidOid	/* there is no such function */
 #define live_tuples n_live_tuples
 #define rd_firstRelfilelocatorSubid rd_firstRelfilenodeSubid
 

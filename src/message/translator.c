@@ -26,7 +26,7 @@
 #include "funcapi.h"
 #include "message/translator.h"
 #include "miscadmin.h"
-#include "usercode/function.h"
+#include "usercode/function_call.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"

@@ -32,6 +32,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
+#include "usercode/function_call.h"
 #include "usercode/guard.h"
 #include "usercode/module_callback.h"
 #include "utils/builtins.h"

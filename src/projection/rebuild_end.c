@@ -27,6 +27,7 @@
 #include "projection/rebuild.h"
 #include "projection/rebuild_tables.h"
 #include "storage/lmgr.h"
+#include "usercode/function_call.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"

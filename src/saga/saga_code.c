@@ -27,6 +27,7 @@
 #include "base/shape.h"
 #include "funcapi.h"
 #include "saga/saga_code.h"
+#include "usercode/function_call.h"
 #include "usercode/module.h"
 #include "usercode/module_callback.h"
 #include "utils/builtins.h"

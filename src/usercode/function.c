@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * function.c
- *		User functions that fill a role: what they must look like, and calling
- *		them.
+ *		User functions that fill a role: what they must look like, finding them,
+ *		and the plan of their call, which function_call.c executes.
  *
  * A function is called through a saved plan, so CREATE OR REPLACE, inlining and
  * every language work as in SQL.  It runs as its owner, under the search_path
@@ -23,36 +23,22 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/table.h"
-#include "access/xact.h"
 #include "base/catalog.h"
-#include "base/compat.h"
-#include "base/error_context.h"
 #include "base/names.h"
-#include "base/settings.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "nodes/params.h"
-#include "nodes/plannodes.h"
 #include "parser/parse_node.h"
-#include "storage/lock.h"
 #include "usercode/function.h"
-#include "usercode/guard.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/plancache.h"
 #include "utils/regproc.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 static const char *const role_names[] = {
@@ -88,8 +74,8 @@ static const char *const role_shapes[] = {
 };
 
 /* Fills the argument types of a role and returns their number, the most that a function may have. */
-static int
-list_role_arguments(EvpgRole role, Oid *types)
+int
+EvpgFunctionArguments(EvpgRole role, Oid *types)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 
@@ -140,7 +126,7 @@ function_fits_role(Form_pg_proc proc, EvpgRole role)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	Oid			types[2];
-	int			count = list_role_arguments(role, types);
+	int			count = EvpgFunctionArguments(role, types);
 
 	/* A handler of a projection need not ask for the keys. */
 	if (proc->prokind != PROKIND_FUNCTION ||
@@ -324,6 +310,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 				 errdetail("The %s must be a function %s.", role_names[role], role_shapes[role]),
 				 errhint("It was changed after it was registered.")));
 	check_registrant(registered_by, proc->proowner, signature, role);
+	function->context = CurrentMemoryContext;
 	function->role = role;
 	function->signature = pstrdup(signature);
 	function->search_path = pstrdup(search_path);
@@ -385,7 +372,7 @@ make_call_expression(ParseState *pstate, ParamRef *ref)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("function %s was changed while it was being used", function->signature),
 				 errhint("Repeat the command.")));
-	(void) list_role_arguments(function->role, types);
+	(void) EvpgFunctionArguments(function->role, types);
 	for (int i = 0; i < proc->pronargs; i++)
 	{
 		Param	   *param = makeNode(Param);
@@ -417,237 +404,28 @@ set_call_hooks(ParseState *pstate, void *function)
 }
 
 /*
- * Prepares a call with a generic plan: the arguments differ with each call,
- * and planning costs more than calling.
+ * EvpgFunctionPlan
+ *		Makes the plan of a call, unless the function has it.  It is generic: the
+ *		arguments differ with each call, and planning costs more than calling.
+ *		The caller is connected to SPI and has entered the owner and the
+ *		search_path of the function (EvpgEnterAs).
  */
-static SPIPlanPtr
-prepare_call(EvpgFunction *function)
+void
+EvpgFunctionPlan(EvpgFunction *function)
 {
 	/* The comment names the function in the context of an error. */
 	const char *comment = strstr(function->signature, "*/") == NULL && strstr(function->signature, "/*") == NULL ?
 	psprintf(" /* %s */", function->signature) : "";
-	SPIPlanPtr	plan = SPI_prepare_params(psprintf("SELECT $1%s", comment), set_call_hooks, function,
-										  CURSOR_OPT_GENERIC_PLAN);
+	SPIPlanPtr	plan;
 
+	if (function->plan != NULL)
+		return;
+	plan = SPI_prepare_params(psprintf("SELECT $1%s", comment), set_call_hooks, function, CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare call of %s: %s", function->signature,
 			 SPI_result_code_string(SPI_result));
 	SPI_keepplan(plan);
-	return plan;
-}
-
-static ParamListInfo
-make_call_parameters(EvpgFunction *function, Datum *args)
-{
-	Oid			types[2];
-	int			count = list_role_arguments(function->role, types);
-	ParamListInfo params = makeParamList(count);
-
-	for (int i = 0; i < count; i++)
-	{
-		params->params[i].value = args[i];
-		params->params[i].isnull = false;
-		params->params[i].pflags = 0;
-		params->params[i].ptype = types[i];
-	}
-	return params;
-}
-
-/* Whether this transaction has locked a table as commands or batches do. */
-static bool
-table_is_locked(Oid table)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
-	return LockHeldByMe(&tag, RowExclusiveLock, false) || LockHeldByMe(&tag, AccessShareLock, false);
-}
-
-/* Opens a table in which the transaction may have read rows to replace them; locks it unless it has a lock of it. */
-static Relation
-open_stream_table(Oid table)
-{
-	return table_open(table, table_is_locked(table) ? NoLock : AccessShareLock);
-}
-
-/*
- * The same for rows of projections and of instances of sagas, which are read only
- * inside; NULL if there is no lock: batches lock the table when they write.
- */
-static Relation
-open_table_inside(bool inside, Oid table)
-{
-	return inside && table_is_locked(table) ? table_open(table, NoLock) : NULL;
-}
-
-/* What a call returns, in the context of its caller. */
-typedef struct CallResult
-{
-	MemoryContext context;
-	int			count;
-	Datum	   *rows;
-	bool	   *nulls;
-} CallResult;
-
-static void
-make_result(CallResult *result, int count)
-{
-	result->count = count;
-	result->rows = MemoryContextAlloc(result->context, sizeof(Datum) * Max(count, 1));
-	result->nulls = MemoryContextAlloc(result->context, sizeof(bool) * Max(count, 1));
-}
-
-static void
-set_result(CallResult *result, int row, Oid type, Datum value, bool isnull)
-{
-	int16		length;
-	bool		by_value;
-	MemoryContext old;
-
-	result->nulls[row] = isnull;
-	result->rows[row] = (Datum) 0;
-	if (isnull)
-		return;
-	get_typlenbyval(type, &length, &by_value);
-	old = MemoryContextSwitchTo(result->context);
-	result->rows[row] = datumCopy(value, by_value, length);
-	MemoryContextSwitchTo(old);
-}
-
-/* Returns what a plan computes if it reads nothing, which is the call, perhaps inlined; else NULL. */
-static Expr *
-get_single_expression(const CachedPlan *plan)
-{
-	PlannedStmt *statement = linitial_node(PlannedStmt, plan->stmt_list);
-	Plan	   *top = statement->planTree;
-
-	if (list_length(plan->stmt_list) != 1 || !IsA(top, Result) || top->lefttree != NULL || top->initPlan != NIL ||
-		top->qual != NIL || ((Result *) top)->resconstantqual != NULL || statement->subplans != NIL ||
-		list_length(top->targetlist) != 1)
-		return NULL;
-	return linitial_node(TargetEntry, top->targetlist)->expr;
-}
-
-/* Says what SPI says of the statement that it executes. */
-static void
-describe_call(void *function)
-{
-	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(((EvpgFunction *) function)->plan));
-
-	errcontext("SQL statement \"%s\"", source->query_string);
-}
-
-/*
- * Calls a function by evaluating the expression of its plan, as PL/pgSQL does, which
- * costs half of executing the plan; false if the plan is more than an expression.
- */
-static bool
-call_by_expression(EvpgFunction *function, ParamListInfo params, bool read_only, CallResult *result)
-{
-	CachedPlan *plan = SPI_plan_get_cached_plan(function->plan);
-	Expr	   *expression = plan != NULL ? get_single_expression(plan) : NULL;
-	ExprContext *context;
-	ErrorContextCallback frame;
-	Datum		value;
-	bool		isnull;
-
-	if (expression == NULL)
-	{
-		if (plan != NULL)
-			ReleaseCachedPlan(plan, CurrentResourceOwner);
-		return false;
-	}
-	EvpgErrorContextPush(&frame, describe_call, function);
-	if (!read_only)
-	{
-		/* It sees what was written before it, as a statement would. */
-		CommandCounterIncrement();
-		PushActiveSnapshot(GetTransactionSnapshot());
-	}
-	context = CreateStandaloneExprContext();
-	context->ecxt_param_list_info = params;
-	value = ExecEvalExprSwitchContext(ExecInitExprWithParams(expression, params), context, &isnull);
-	Assert(exprType((Node *) expression) == function->result_type);
-	make_result(result, 1);
-	set_result(result, 0, function->result_type, value, isnull);
-	FreeExprContext(context, true);
-	if (!read_only)
-	{
-		PopActiveSnapshot();
-		CommandCounterIncrement();
-	}
-	EvpgErrorContextPop(&frame);
-	ReleaseCachedPlan(plan, CurrentResourceOwner);
-	CHECK_FOR_INTERRUPTS();
-	return true;
-}
-
-/* Calls a function by executing its plan, for at most max_rows values. */
-static void
-call_by_plan(EvpgFunction *function, ParamListInfo params, bool read_only, int max_rows, CallResult *result)
-{
-	SPIExecuteOptions options = {.params = params, .read_only = read_only, .tcount = max_rows};
-	int			status = SPI_execute_plan_extended(function->plan, &options);
-
-	if (status != SPI_OK_SELECT)
-		elog(ERROR, "could not call %s: %s", function->signature, SPI_result_code_string(status));
-	Assert(SPI_gettypeid(SPI_tuptable->tupdesc, 1) == function->result_type);
-	make_result(result, (int) SPI_processed);
-	for (int i = 0; i < result->count; i++)
-	{
-		bool		isnull;
-		Datum		value = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
-
-		set_result(result, i, function->result_type, value, isnull);
-	}
-}
-
-/*
- * EvpgFunctionCall
- *		Calls a function as its owner, and fills *rows and *row_nulls with what
- *		it returns, at most max_rows values (one, unless it returns a set), in
- *		CurrentMemoryContext.  Returns their number.  The caller is inside
- *		EvpgEnter.  Errors of the function are raised unchanged.
- *
- * read_only is for functions that must be pure: they see the active snapshot.
- *
- * Rows that will be replaced are known by their place in the table.  So their
- * tables are open meanwhile: a command that would move the rows, or drop the
- * types of arguments and result with the extension, is refused as for any
- * table in use.
- */
-int
-EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows, Datum **rows, bool **row_nulls)
-{
-	CallResult	result = {.context = CurrentMemoryContext};
-	ParamListInfo params;
-	EvpgScope	scope;
-	Relation	stream;
-	Relation	projection_state;
-	Relation	saga_instance;
-
-	check_stack_depth();
-	stream = open_stream_table(EvpgCatalogGet()->stream);
-	projection_state = open_table_inside(EvpgInsideProjection, EvpgCatalogGet()->projection_state);
-	saga_instance = open_table_inside(EvpgInsideSaga, EvpgCatalogGet()->saga_instance);
-	EvpgSettingsPin();
-	EvpgEnterAs(&scope, function->owner, function->search_path);
-	SPI_connect();
-	if (function->plan == NULL)
-		function->plan = prepare_call(function);
-	params = make_call_parameters(function, args);
-	if (function->returns_set || !call_by_expression(function, params, read_only, &result))
-		call_by_plan(function, params, read_only, max_rows, &result);
-	SPI_finish();
-	EvpgLeave(&scope);
-	table_close(stream, NoLock);
-	if (projection_state != NULL)
-		table_close(projection_state, NoLock);
-	if (saga_instance != NULL)
-		table_close(saga_instance, NoLock);
-	*rows = result.rows;
-	*row_nulls = result.nulls;
-	return result.count;
+	function->plan = plan;
 }
 
 /*

@@ -39,8 +39,11 @@ typedef struct EvpgFunction
 	bool		returns_set;
 	uint64		stamp;			/* differs once the function is replaced */
 	uint64		definition_hash;	/* what it is, also after a dump */
+	MemoryContext context;		/* of all of it */
 	SPIPlanPtr	plan;			/* made at the first call */
 	MemoryContextCallback callback; /* frees the plan */
+	struct EvpgPreparedCall *prepared;	/* see function_call.c; NULL: none, or
+										 * it is under way */
 } EvpgFunction;
 
 extern char *EvpgFunctionCheck(Oid function, EvpgRole role, Oid registrant);
@@ -48,8 +51,8 @@ extern EvpgFunction *EvpgFunctionResolve(const char *signature, EvpgRole role, c
 										 const char *search_path);
 extern EvpgFunction *EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role,
 										   const char *registered_by, const char *search_path);
-extern int	EvpgFunctionCall(EvpgFunction *function, Datum *args, bool read_only, int max_rows,
-							 Datum **rows, bool **row_nulls);
+extern int	EvpgFunctionArguments(EvpgRole role, Oid *types);
+extern void EvpgFunctionPlan(EvpgFunction *function);
 extern char *EvpgFunctionSearchPath(void);
 
 #endif							/* EVPG_FUNCTION_H */

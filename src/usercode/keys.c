@@ -18,6 +18,7 @@
 #include "base/settings.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "usercode/function_call.h"
 #include "usercode/keys.h"
 #include "usercode/module_callback.h"
 #include "utils/builtins.h"
