@@ -53,7 +53,7 @@ evpg_state(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
-	EvpgEnter(&scope, NULL);
+	EvpgEnterUnpinned(&scope, NULL);
 	aggregate = EvpgAggregateGetWithState(stream.aggregate_type);
 	if (EvpgStreamRead(&stream, true))
 	{

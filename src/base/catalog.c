@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "base/catalog.h"
 #include "base/shape.h"
+#include "base/testing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
@@ -662,16 +663,13 @@ EvpgCatalogIdentity(void)
 }
 
 /*
- * EvpgEnter
- *		Begins a call from SQL: runs as the owner of the tables, under a fixed
- *		search_path.  One path for all of evpg's own statements, because a saved
- *		plan is analysed anew whenever the path differs from the last time.
- *
- * writer names the function if it writes, else NULL.  An ERROR undoes the
- * switch with the (sub)transaction; otherwise call EvpgLeave.
+ * EvpgEnterUnpinned
+ *		Begins a call from SQL that may run no statement: as EvpgEnter, but the
+ *		search_path stays the caller's until EvpgPinSearchPath.  Nothing before that
+ *		looks up or prints names without a schema.
  */
 void
-EvpgEnter(EvpgScope *scope, const char *writer)
+EvpgEnterUnpinned(EvpgScope *scope, const char *writer)
 {
 	if (writer != NULL)
 	{
@@ -680,13 +678,53 @@ EvpgEnter(EvpgScope *scope, const char *writer)
 	}
 	/* What another backend registered before this call must be seen. */
 	AcceptInvalidationMessages();
-	EvpgEnterAs(scope, EvpgCatalogGet()->owner, EVPG_SEARCH_PATH);
+	EvpgEnterAs(scope, EvpgCatalogGet()->owner, NULL);
+}
+
+/*
+ * EvpgEnter
+ *		Begins a call from SQL: runs as the owner of the tables, under evpg's
+ *		search_path.
+ *
+ * writer names the function if it writes, else NULL.  An ERROR undoes the
+ * switch with the (sub)transaction; otherwise call EvpgLeave.
+ */
+void
+EvpgEnter(EvpgScope *scope, const char *writer)
+{
+	EvpgEnterUnpinned(scope, writer);
+	EvpgPinSearchPath();
+}
+
+/* Sets search_path to the end of the current level of settings, unless it is that already. */
+static void
+set_search_path(const char *search_path)
+{
+	if (strcmp(namespace_search_path, search_path) == 0)
+		return;
+	set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * EvpgPinSearchPath
+ *		Sets evpg's search_path, to the end of the call that the caller is inside of, before what depends on it: statements, and code of users that the executor
+ *		runs for a table.  One path for all of evpg's own statements, because a saved
+ *		plan is analysed anew whenever the path differs from the last time.
+ *
+ * A command that a module decides needs neither, most of the time.  It must not be set
+ * while code of users runs as their role, under its own path.
+ */
+void
+EvpgPinSearchPath(void)
+{
+	EVPG_REQUIRE(GetUserId() == EvpgCatalogGet()->owner, "evpg does not run as the owner of its tables");
+	set_search_path(EVPG_SEARCH_PATH);
 }
 
 /*
  * EvpgEnterAs
- *		Switches to a user and a search_path, for evpg's own statements or a
- *		user's function.
+ *		Switches to a user and, unless it is NULL, to a search_path, for evpg's own
+ *		work or a user's function.
  *
  * The flags are added, never replaced: without them a deferred trigger of that
  * user would later run as the caller.
@@ -708,8 +746,8 @@ EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path)
 		outermost_level = scope->guc_level;
 		call_number++;
 	}
-	set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION,
-					  GUC_ACTION_SAVE, true, 0, false);
+	if (search_path != NULL)
+		set_search_path(search_path);
 }
 
 /*

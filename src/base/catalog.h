@@ -100,7 +100,9 @@ extern uint64 EvpgCatalogStreamGeneration(void);
 extern uint64 EvpgCatalogIdentity(void);
 extern uint64 EvpgCatalogCallNumber(void);
 extern void EvpgEnter(EvpgScope *scope, const char *writer);
+extern void EvpgEnterUnpinned(EvpgScope *scope, const char *writer);
 extern void EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path);
+extern void EvpgPinSearchPath(void);
 extern void EvpgLeave(const EvpgScope *scope);
 
 #endif							/* EVPG_CATALOG_H */

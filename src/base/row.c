@@ -230,6 +230,8 @@ prepare_target(EvpgRowWriter *writer)
 {
 	MemoryContext old;
 
+	/* Constraints and indexes of users call their functions. */
+	EvpgPinSearchPath();
 	if (writer->estate != NULL)
 		return;
 	old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));

@@ -4,8 +4,8 @@
  *		evpg's own SQL statements, prepared once a session over SPI.
  *
  * Each stands above the function that runs it.  Tables are qualified; functions
- * and operators are those of pg_catalog, since the caller has pinned evpg's
- * search_path (EvpgEnter).  So a plan is analysed once.  Between EvpgStatementRun and
+ * and operators are those of pg_catalog, since evpg's search_path is pinned for
+ * them; the caller is inside EvpgEnter.  So a plan is analysed once.  Between EvpgStatementRun and
  * EvpgStatementDone the result is in SPI's memory: copy out what outlives it.  Runs
  * may nest, since user functions run in between, so every run is its own SPI
  * connection.
@@ -17,8 +17,6 @@
 #include "base/names.h"
 #include "base/catalog.h"
 #include "base/statement.h"
-#include "base/testing.h"
-#include "catalog/namespace.h"
 #include "funcapi.h"
 #include "jit/jit.h"
 #include "miscadmin.h"
@@ -78,7 +76,7 @@ static const Planning by_cost = {true, true, true, true, true, false};
 static SPIPlanPtr
 connect_spi(EvpgStatement *statement)
 {
-	EVPG_REQUIRE(strcmp(namespace_search_path, EVPG_SEARCH_PATH) == 0, "search_path of evpg's statements is not pinned");
+	EvpgPinSearchPath();
 	SPI_connect();
 	if (unlikely(statement->plan == NULL))
 	{

@@ -22,10 +22,12 @@
  */
 #include "postgres.h"
 
+#include "access/amapi.h"
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -114,13 +116,25 @@ needs_executor(Relation log)
 	return desc->constr->num_check > 0 || desc->constr->has_generated_stored;
 }
 
+/* Returns whether the entries of an index are compared by functions of users. */
+static bool
+calls_users_functions(Relation index)
+{
+	int			count = IndexRelationGetNumberOfKeyAttributes(index) * index->rd_indam->amsupport;
+
+	for (int i = 0; i < count; i++)
+		if (index->rd_support[i] >= FirstNormalObjectId)
+			return true;
+	return false;
+}
+
 /* Returns whether the entries of an index are columns of the table, and it checks nothing but that they are unique. */
 static bool
 is_plain_index(Relation index)
 {
 	Form_pg_index form = index->rd_index;
 
-	return index->rd_rel->relam == BTREE_AM_OID && form->indimmediate && !form->indisexclusion &&
+	return index->rd_rel->relam == BTREE_AM_OID && form->indimmediate && !form->indisexclusion && !calls_users_functions(index) &&
 		heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) &&
 		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 }
@@ -260,6 +274,8 @@ insert_by_executor(Relation log, int64 stream_id, EvpgEvent *events, int count)
 	bool		triggers = each_statement || (log->trigdesc != NULL && log->trigdesc->trig_insert_after_row);
 	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
 
+	/* Triggers, constraints and indexes of users call their functions. */
+	EvpgPinSearchPath();
 	InitResultRelInfo(target, log, 1, NULL, 0);
 	EvpgInitRangeTable(estate, log);
 	estate->es_result_relations = palloc0(sizeof(ResultRelInfo *));
