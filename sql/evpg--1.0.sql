@@ -829,6 +829,15 @@ CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.
 COMMENT ON FUNCTION evpg_append(text, text, evpg.new_event[], bigint, text, jsonb, text, text, text) IS
   'appends events that the caller has decided, without handler and invariant, and returns them';
 
+CREATE FUNCTION evpg_append_event(aggregate_type text, aggregate_id text, event_type text, data jsonb DEFAULT '{}',
+    expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, tags text[] DEFAULT NULL, schema_version int DEFAULT 1,
+    occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, OUT version bigint, OUT "position" bigint)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_append_event(text, text, text, jsonb, bigint, text, jsonb, text, text, text, text[], int,
+    timestamptz, uuid) IS
+  'appends one event, as evpg_append does, and returns its place; not as (…).*, which appends one for each column';
+
 CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false,
     actor text DEFAULT NULL, correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
@@ -1491,6 +1500,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_execute', NULL, '{executor}'),
   ('routine', 'evpg_try_execute', NULL, '{executor}'),
   ('routine', 'evpg_append', NULL, '{writer}'),
+  ('routine', 'evpg_append_event', NULL, '{writer}'),
   ('routine', 'evpg_inject', NULL, '{relay}'),
   ('routine', 'evpg_create_stream', NULL, '{writer}'),
   ('routine', 'evpg_streams', NULL, '{reader}'),

@@ -2,7 +2,8 @@
  *
  * execute.c
  *		The SQL functions that execute commands and append events: evpg_execute,
- *		evpg_try_execute, evpg_append, evpg_inject, evpg_create_stream.
+ *		evpg_try_execute, evpg_append, evpg_append_event, evpg_inject,
+ *		evpg_create_stream.
  *
  * Each checks its arguments, becomes the owner of the tables, calls the command
  * path, and returns rows.  All memory of a call is in one context, deleted at
@@ -20,6 +21,8 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/statement.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
 #include "log/early_release.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
@@ -32,6 +35,7 @@
 PG_FUNCTION_INFO_V1(evpg_execute);
 PG_FUNCTION_INFO_V1(evpg_try_execute);
 PG_FUNCTION_INFO_V1(evpg_append);
+PG_FUNCTION_INFO_V1(evpg_append_event);
 PG_FUNCTION_INFO_V1(evpg_inject);
 PG_FUNCTION_INFO_V1(evpg_create_stream);
 
@@ -113,7 +117,7 @@ execute_arguments(FunctionCallInfo fcinfo, WriteCall *call, bool catch, const ch
 	EvpgReturnSetBegin(fcinfo, catch ? EvpgCatalogGet()->outcome : EvpgCatalogGet()->event);
 	begin_write_call(call);
 	read_command_from_arguments(fcinfo, &command);
-	EvpgEnter(&call->scope, writer);
+	EvpgEnterUnpinned(&call->scope, writer);
 	EvpgCommandExecute(&command, catch, outcome);
 	EvpgLeave(&call->scope);
 }
@@ -154,6 +158,17 @@ evpg_try_execute(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* Raises an error unless callers may append these events. */
+static void
+check_callers_events(const EvpgEvent *events, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		EvpgEventCheck(&events[i], i + 1);
+		EvpgCheckCallersMetadata(events[i].metadata);
+	}
+}
+
 /* Reads and checks the events of an array argument; NULL rows are no event. */
 static int
 read_events_from_array(ArrayType *array, EvpgEvent **events)
@@ -175,12 +190,48 @@ read_events_from_array(ArrayType *array, EvpgEvent **events)
 	for (int i = 0; i < nelements; i++)
 		if (!nulls[i] && EvpgEventFromNewEvent(DatumGetHeapTupleHeader(elements[i]), &(*events)[count]))
 			count++;
-	for (int i = 0; i < count; i++)
-	{
-		EvpgEventCheck(&(*events)[i], i + 1);
-		EvpgCheckCallersMetadata((*events)[i].metadata);
-	}
+	check_callers_events(*events, count);
 	return count;
+}
+
+/* Where the arguments are that evpg_append and evpg_append_event have in common, behind those that identify the stream. */
+typedef struct AppendArguments
+{
+	int			expected_version;
+	int			command_id;
+	int			metadata;
+	int			actor;
+	int			correlation_id;
+	int			causation_id;
+} AppendArguments;
+
+/* Appends checked events as the other arguments of the call ask for; the outcome lives to the end of the call. */
+static void
+append_with_arguments(FunctionCallInfo fcinfo, WriteCall *call, const char *writer, const AppendArguments *args,
+					  EvpgEvent *events, int count, EvpgOutcome *outcome)
+{
+	/* One name for both: a command id is known to both, too. */
+	EvpgCommand command = {.command_type = "evpg_append"};
+
+	command.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
+	command.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
+	command.has_expected = !PG_ARGISNULL(args->expected_version);
+	if (command.has_expected)
+		command.expected_version = PG_GETARG_INT64(args->expected_version);
+	command.command_id = EvpgArgOptionalId(fcinfo, args->command_id, "command id");
+	command.metadata = EvpgArgJsonb(fcinfo, args->metadata, "command metadata");
+	command.actor = EvpgArgOptionalId(fcinfo, args->actor, "actor");
+	command.correlation_id = EvpgArgOptionalId(fcinfo, args->correlation_id, "correlation id");
+	command.causation_id = EvpgArgOptionalId(fcinfo, args->causation_id, "causation id");
+	EvpgCommandCheck(&command);
+	EvpgCheckCallersMetadata(command.metadata);
+	EvpgCheckCallersCommandId(command.command_id);
+
+	EvpgContextFill(&command);
+	EvpgEnterUnpinned(&call->scope, writer);
+	EvpgCommandAppend(&command, events, count, NULL, outcome);
+	EvpgLeave(&call->scope);
+	EvpgOutcomeRaise(outcome);
 }
 
 /*
@@ -191,43 +242,87 @@ read_events_from_array(ArrayType *array, EvpgEvent **events)
 Datum
 evpg_append(PG_FUNCTION_ARGS)
 {
-	enum
-	{
-		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_EVENTS, ARG_EXPECTED_VERSION, ARG_COMMAND_ID,
-		ARG_METADATA, ARG_ACTOR, ARG_CORRELATION_ID, ARG_CAUSATION_ID
-	};
+	static const AppendArguments args = {3, 4, 5, 6, 7, 8};
 	WriteCall	call;
-	EvpgCommand command = {.command_type = "evpg_append"};
 	EvpgOutcome outcome;
 	EvpgEvent  *events;
 	int			count;
 
 	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->event);
 	begin_write_call(&call);
-	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
-	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
-	EvpgArgRefuseNull(fcinfo, ARG_EVENTS, "events");
-	count = read_events_from_array(PG_GETARG_ARRAYTYPE_P(ARG_EVENTS), &events);
-	command.has_expected = !PG_ARGISNULL(ARG_EXPECTED_VERSION);
-	if (command.has_expected)
-		command.expected_version = PG_GETARG_INT64(ARG_EXPECTED_VERSION);
-	command.command_id = EvpgArgOptionalId(fcinfo, ARG_COMMAND_ID, "command id");
-	command.metadata = EvpgArgJsonb(fcinfo, ARG_METADATA, "command metadata");
-	command.actor = EvpgArgOptionalId(fcinfo, ARG_ACTOR, "actor");
-	command.correlation_id = EvpgArgOptionalId(fcinfo, ARG_CORRELATION_ID, "correlation id");
-	command.causation_id = EvpgArgOptionalId(fcinfo, ARG_CAUSATION_ID, "causation id");
-	EvpgCommandCheck(&command);
-	EvpgCheckCallersMetadata(command.metadata);
-	EvpgCheckCallersCommandId(command.command_id);
-
-	EvpgContextFill(&command);
-	EvpgEnter(&call.scope, "evpg_append()");
-	EvpgCommandAppend(&command, events, count, NULL, &outcome);
-	EvpgLeave(&call.scope);
-	EvpgOutcomeRaise(&outcome);
+	EvpgArgRefuseNull(fcinfo, 2, "events");
+	count = read_events_from_array(PG_GETARG_ARRAYTYPE_P(2), &events);
+	append_with_arguments(fcinfo, &call, "evpg_append()", &args, events, count, &outcome);
 	return_events(fcinfo, &outcome);
 	end_write_call(&call);
 	PG_RETURN_NULL();
+}
+
+/* Reads and checks the event that the arguments of evpg_append_event describe, as evpg_event() would make it of them. */
+static void
+read_event_from_arguments(FunctionCallInfo fcinfo, EvpgEvent *event)
+{
+	enum
+	{
+		ARG_EVENT_TYPE = 2, ARG_DATA, ARG_TAGS = 10, ARG_SCHEMA_VERSION, ARG_OCCURRED_AT, ARG_EVENT_ID
+	};
+
+	memset(event, 0, sizeof(EvpgEvent));
+	EvpgArgRefuseNull(fcinfo, ARG_EVENT_TYPE, "event type");
+	event->type = text_to_cstring(PG_GETARG_TEXT_PP(ARG_EVENT_TYPE));
+	event->data = PG_ARGISNULL(ARG_DATA) ? NULL : PG_GETARG_JSONB_P(ARG_DATA);
+	event->tags = PG_ARGISNULL(ARG_TAGS) ? NULL : PG_GETARG_ARRAYTYPE_P(ARG_TAGS);
+	event->schema_version = PG_ARGISNULL(ARG_SCHEMA_VERSION) ? 1 : PG_GETARG_INT32(ARG_SCHEMA_VERSION);
+	event->has_occurred_at = !PG_ARGISNULL(ARG_OCCURRED_AT);
+	if (event->has_occurred_at)
+		event->occurred_at = PG_GETARG_TIMESTAMPTZ(ARG_OCCURRED_AT);
+	event->has_event_id = !PG_ARGISNULL(ARG_EVENT_ID);
+	if (event->has_event_id)
+		event->event_id = *PG_GETARG_UUID_P(ARG_EVENT_ID);
+	check_callers_events(event, 1);
+}
+
+/* Returns the descriptor of the row (version, position), which lives as long as the calls of this place in a statement. */
+static TupleDesc
+get_place_desc(FunctionCallInfo fcinfo)
+{
+	if (fcinfo->flinfo->fn_extra == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+		TupleDesc	desc = CreateTemplateTupleDesc(2);
+
+		TupleDescInitEntry(desc, 1, "version", INT8OID, -1, 0);
+		TupleDescInitEntry(desc, 2, "position", INT8OID, -1, 0);
+		fcinfo->flinfo->fn_extra = BlessTupleDesc(desc);
+		MemoryContextSwitchTo(old);
+	}
+	return fcinfo->flinfo->fn_extra;
+}
+
+/*
+ * evpg_append_event
+ *		SQL: evpg_append_event(aggregate_type, aggregate_id, event_type, data,
+ *		...).  Appends one event as evpg_append does, and returns its version
+ *		and position: neither takes or returns a row type of evpg or an array.
+ */
+Datum
+evpg_append_event(PG_FUNCTION_ARGS)
+{
+	static const AppendArguments args = {4, 5, 6, 7, 8, 9};
+	WriteCall	call;
+	EvpgOutcome outcome;
+	EvpgEvent	event;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+
+	begin_write_call(&call);
+	read_event_from_arguments(fcinfo, &event);
+	append_with_arguments(fcinfo, &call, "evpg_append_event()", &args, &event, 1, &outcome);
+	Assert(outcome.count == 1);
+	values[0] = Int64GetDatum(outcome.events[0].version);
+	values[1] = Int64GetDatum(outcome.events[0].position);
+	end_write_call(&call);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(get_place_desc(fcinfo), values, nulls)));
 }
 
 /*

@@ -707,7 +707,8 @@ set_search_path(const char *search_path)
 
 /*
  * EvpgPinSearchPath
- *		Sets evpg's search_path, to the end of the call that the caller is inside of, before what depends on it: statements, and code of users that the executor
+ *		Sets evpg's search_path, to the end of the call that the caller is inside of,
+ *		before what depends on it: statements, and code of users that the executor
  *		runs for a table.  One path for all of evpg's own statements, because a saved
  *		plan is analysed anew whenever the path differs from the last time.
  *

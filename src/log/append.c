@@ -134,7 +134,8 @@ is_plain_index(Relation index)
 {
 	Form_pg_index form = index->rd_index;
 
-	return index->rd_rel->relam == BTREE_AM_OID && form->indimmediate && !form->indisexclusion && !calls_users_functions(index) &&
+	return index->rd_rel->relam == BTREE_AM_OID && form->indimmediate && !form->indisexclusion &&
+		!calls_users_functions(index) &&
 		heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) &&
 		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 }

@@ -39,6 +39,7 @@ COPY evpg.event TO PROGRAM 'cat >/dev/null'|DO 'BEGIN COMMIT; END'|DO 'BEGIN ROL
 CREATE TEMP TABLE t AS SELECT * FROM evpg_execute('note', 'other', 'X')|SELECT * FROM evpg_execute('note', 'a', 'X')|SELECT * FROM evpg_execute('note', 'other', 'X')
 SELECT * FROM evpg_execute('note', 'deep' || random(), 'Start', $1)|SELECT * FROM evpg_try_execute('note', 'deep' || random(), 'Start', $1)|SELECT * FROM evpg_translate('translator', $1)
 SELECT * FROM evpg_receive_message('x', random()::text, 'translator', $1)|SELECT * FROM evpg_append('note', 'deep', ARRAY[evpg_event('Start', $1)])
+SELECT * FROM evpg_append_event('note', 'deep', 'Start', $1)|SELECT * FROM evpg_append_event('note', 'other', 'Y', command_id => 'c1')
 SELECT * FROM evpg_try_execute('note', 'other', 'X', command_id => 'c1')|SELECT * FROM evpg_append('note', 'other', ARRAY[evpg_event('Y')])
 DO 'BEGIN BEGIN PERFORM evpg_execute($$note$$, $$sub$$, $$X$$); RAISE division_by_zero; EXCEPTION WHEN OTHERS THEN PERFORM evpg_execute($$note$$, $$sub$$, $$X$$); END; END'
 DO 'BEGIN BEGIN PERFORM evpg_drop_projection($$inline$$); RAISE division_by_zero; EXCEPTION WHEN OTHERS THEN NULL; END; PERFORM evpg_execute($$note$$, $$sub$$, $$X$$); END'

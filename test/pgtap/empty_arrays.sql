@@ -35,8 +35,9 @@ INSERT INTO arrays VALUES
 SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname, a.name)
   FROM pg_proc p, unnest(p.proallargtypes, p.proargmodes, p.proargnames) a (type, mode, name)
             WHERE p.proname LIKE 'evpg%' AND a.type = 'text[]'::regtype AND a.mode = 'i'
-              AND NOT EXISTS (SELECT FROM arrays t WHERE t.function = p.proname AND t.argument = a.name)), NULL,
-  'every function that takes an array and returns columns is tried here [B30]');
+              AND NOT EXISTS (SELECT FROM arrays t WHERE t.function = p.proname AND t.argument = a.name)),
+  'evpg_append_event tags',
+    'every function that takes an array of filters and returns columns refuses an empty one [B30]');
 SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname, a.name)
   FROM pg_proc p, unnest(p.proargtypes::oid[], p.proargnames[1:p.pronargs]) a (type, name)
             WHERE p.proname LIKE 'evpg%' AND p.proallargtypes IS NULL AND a.type = 'text[]'::regtype

@@ -6,7 +6,7 @@
 SET client_encoding = 'UTF8';
 \ir include/counter.sql
 
-SELECT plan(262);
+SELECT plan(282);
 SET test.kind = counter_c;
 SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 1', 'a stream');
 
@@ -16,6 +16,7 @@ CREATE FUNCTION test.calls(what text) RETURNS TABLE (statement text, argument te
     ($q$SELECT evpg_execute(%1$s, 'a', 'Add')$q$, 'aggregate type'),
     ($q$SELECT evpg_try_execute(%1$s, 'a', 'Add')$q$, 'aggregate type'),
     ($q$SELECT evpg_append(%1$s, 'a', '{}')$q$, 'aggregate type'),
+    ($q$SELECT evpg_append_event(%1$s, 'a', 'Odd')$q$, 'aggregate type'),
     ($q$SELECT evpg_inject(%1$s, 'a', evpg_event('Odd'))$q$, 'aggregate type'),
     ($q$SELECT evpg_state(%1$s, 'a')$q$, 'aggregate type'), ($q$SELECT evpg_read_stream(%1$s, 'a')$q$, 'aggregate type'),
     ($q$SELECT evpg_command(%1$s, 'a', 'Add')$q$, 'aggregate type'),
@@ -26,6 +27,7 @@ CREATE FUNCTION test.calls(what text) RETURNS TABLE (statement text, argument te
     ($q$SELECT evpg_execute('counter_c', %1$s, 'Add')$q$, 'aggregate id'),
     ($q$SELECT evpg_try_execute('counter', %1$s, 'Add')$q$, 'aggregate id'),
     ($q$SELECT evpg_append('counter', %1$s, '{}')$q$, 'aggregate id'),
+    ($q$SELECT evpg_append_event('counter', %1$s, 'Odd')$q$, 'aggregate id'),
     ($q$SELECT evpg_inject('counter', %1$s, evpg_event('Odd'))$q$, 'aggregate id'),
     ($q$SELECT evpg_state('counter', %1$s)$q$, 'aggregate id'),
     ($q$SELECT evpg_read_stream('counter', %1$s)$q$, 'aggregate id'),

@@ -14,7 +14,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(522);
+SELECT plan(530);
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
   FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
@@ -43,6 +43,7 @@ INSERT INTO test.call VALUES
   ('{executor,writer,operator}', $$SELECT evpg_schedule_command('2100-01-01', 'counter', 'w', 'Add')$$),
   ('{executor,writer,operator}', $$SELECT evpg_receive('elsewhere', '1')$$),
   ('{writer,operator}', $$SELECT evpg_append('counter', 'w', evpg_events('{"type": "Odd"}'))$$),
+    ('{writer,operator}', $$SELECT evpg_append_event('counter', 'w', 'Odd')$$),
   ('{writer,operator}', $$SELECT evpg_create_stream('counter', 'made')$$),
   ('{relay,operator}', $$SELECT evpg_inject('counter', 'w', evpg_event('Odd'))$$),
   ('{operator}', $$SELECT evpg_take_snapshot('counter', 'a')$$),

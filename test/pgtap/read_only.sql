@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(20);
+SELECT plan(22);
 SET test.kind = counter_c;
 SELECT is(try('a', 'Add', '{"n": 1}'), 'ok 1', 'a stream');
 
@@ -13,6 +13,7 @@ SELECT refused(statement, '25006 cannot execute ' || f || '() in a read-only tra
   ('evpg_execute', $$SELECT evpg_execute('counter', 'a', 'Add')$$),
   ('evpg_try_execute', $$SELECT evpg_try_execute('counter', 'a', 'Add')$$),
   ('evpg_append', $$SELECT evpg_append('counter', 'a', '{}')$$),
+  ('evpg_append_event', $$SELECT evpg_append_event('counter', 'a', 'Odd')$$),
   ('evpg_inject', $$SELECT evpg_inject('counter', 'a', evpg_event('Odd'))$$),
   ('evpg_create_stream', $$SELECT evpg_create_stream('counter', 'a')$$),
   ('evpg_take_snapshot', $$SELECT evpg_take_snapshot('counter', 'a')$$),
