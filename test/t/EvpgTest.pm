@@ -26,6 +26,20 @@ my $last;
 	*PostgreSQL::Test::BackgroundPsql::note = sub { };
 }
 
+# That of PostgreSQL 16 leaves its separator where a query returns nothing before it.
+{
+	no warnings 'redefine';
+
+	my $query = \&PostgreSQL::Test::BackgroundPsql::query;
+
+	*PostgreSQL::Test::BackgroundPsql::query = sub {
+		my ($output, @error) = $query->(@_);
+
+		$output =~ s/^background_psql: QUERY_SEPARATOR(?:\n|\z)//mg;
+		return wantarray ? ($output, @error) : $output;
+	};
+}
+
 # The top of the source tree.
 sub tree
 {
