@@ -37,7 +37,7 @@ help:
 	@echo 'make serve        start that server again with what the demo left, and print the psql line'
 	@echo 'make stop         stop it'
 	@echo 'make test         all tests; TESTS="unit regress isolation pgtap tap" or names of files choose some'
-	@echo 'make test-versions  all tests on PostgreSQL 15, 17 and 18, which are fetched once; VERSIONS and TESTS choose some'
+	@echo 'make test-versions  a demo and all tests on PostgreSQL 15, 17 and 18, fetched once; VERSIONS and TESTS choose some'
 	@echo 'make test-upgrade  pg_upgrade, dumps and replication between these versions; TESTS chooses files of test/upgrade'
 	@echo 'make test-settings  the tests under other settings, each a file of test/settings; SETTINGS and TESTS choose some'
 	@echo 'make test-assert  the isolation and pgTAP tests, or TESTS, on a PostgreSQL with assertions, which is built once'
