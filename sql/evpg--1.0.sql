@@ -1709,27 +1709,37 @@ COMMENT ON FUNCTION evpg_revoke(regrole, text) IS
 
 -- Every table refuses rows that neither evpg nor a superuser writes.  Tables that evpg writes in
 -- subtransactions have a trigger for each row: one for each statement would leave 8 kB in each of the many subtransactions
--- of a transaction.
+-- of a transaction.  Logical replication fires triggers for rows alone, so tables with work for workers, and those that
+-- sessions keep copies of, have one, too.
 DO $$
 DECLARE
   name pg_catalog.name;
   statement pg_catalog.text;
+  of_rows pg_catalog.text;
 BEGIN
   FOR name IN SELECT c.relname FROM pg_catalog.pg_class c
                WHERE c.relnamespace OPERATOR(pg_catalog.=) 'evpg'::pg_catalog.regnamespace::pg_catalog.oid
                  AND c.relkind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
   LOOP
+    of_rows := NULL;
+    statement := 'INSERT OR UPDATE OR DELETE OR TRUNCATE';
     IF name OPERATOR(pg_catalog.=) ANY (
          '{command_record,snapshot,inbox,saga_event,saga_instance,saga_total,timer,dead_letter}'::pg_catalog.name[]) THEN
-      EXECUTE pg_catalog.format(
-        'CREATE TRIGGER evpg_row_writer BEFORE INSERT OR UPDATE OR DELETE ON evpg.%I '
-        'FOR EACH ROW EXECUTE FUNCTION evpg.refuse_writer()', name);
-      EXECUTE pg_catalog.format('ALTER TABLE evpg.%I ENABLE ALWAYS TRIGGER evpg_row_writer', name);
+      of_rows := 'INSERT OR UPDATE OR DELETE';
       statement := 'TRUNCATE';
     ELSIF name OPERATOR(pg_catalog.=) ANY ('{event_log,stream}'::pg_catalog.name[]) THEN
       statement := 'INSERT';
-    ELSE
-      statement := 'INSERT OR UPDATE OR DELETE OR TRUNCATE';
+    ELSIF name OPERATOR(pg_catalog.=) ANY ('{consumer,rebuild,old_build,retention}'::pg_catalog.name[]) THEN
+      of_rows := 'INSERT';
+    ELSIF name OPERATOR(pg_catalog.=) ANY (
+            '{aggregate_type,interceptor,translator,projection,saga,listener,clock}'::pg_catalog.name[]) THEN
+      of_rows := 'INSERT OR UPDATE OR DELETE';
+    END IF;
+    IF of_rows IS NOT NULL THEN
+      EXECUTE pg_catalog.format(
+        'CREATE TRIGGER evpg_row_writer BEFORE %s ON evpg.%I '
+        'FOR EACH ROW EXECUTE FUNCTION evpg.refuse_writer()', of_rows, name);
+      EXECUTE pg_catalog.format('ALTER TABLE evpg.%I ENABLE ALWAYS TRIGGER evpg_row_writer', name);
     END IF;
     EXECUTE pg_catalog.format(
       'CREATE TRIGGER evpg_writer BEFORE %s ON evpg.%I '

@@ -44,6 +44,7 @@
 #include "saga/react_inline.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 #include "worker/launcher.h"
 #include "worker/utility_hook.h"
@@ -146,13 +147,18 @@ evpg_refuse_change(PG_FUNCTION_ARGS)
 			 errhint("Correct history with a new event.")));
 }
 
-/* Returns whether rows of a table of evpg are work for workers. */
-static bool
-has_work(Relation relation)
-{
-	static const char *const tables[] = {"consumer", "timer", "rebuild", "old_build", "retention"};
+/* Tables whose rows are work for workers. */
+static const char *const tables_of_work[] = {"consumer", "timer", "rebuild", "old_build", "retention"};
 
-	for (size_t i = 0; i < lengthof(tables); i++)
+/* Tables of whose rows sessions keep copies until an invalidation of the table (catalog.c). */
+static const char *const copied_tables[] = {
+	"aggregate_type", "interceptor", "translator", "projection", "saga", "listener", "clock"
+};
+
+static bool
+is_named_in(Relation relation, const char *const *tables, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
 		if (strcmp(RelationGetRelationName(relation), tables[i]) == 0)
 			return true;
 	return false;
@@ -182,8 +188,14 @@ evpg_refuse_writer(PG_FUNCTION_ARGS)
 				 errmsg("rows of evpg.%s are written by evpg alone", RelationGetRelationName(relation)),
 				 errhint("Call a function of evpg; rows can be repaired by a superuser.")));
 	/* evpg, and code of users, has changed the user */
-	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !InLocalUserIdChange() && has_work(relation))
-		EvpgActivationNoteForeignRows();
+	if (!InLocalUserIdChange())
+	{
+		if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
+			is_named_in(relation, tables_of_work, lengthof(tables_of_work)))
+			EvpgActivationNoteForeignRows();
+		if (is_named_in(relation, copied_tables, lengthof(copied_tables)))
+			CacheInvalidateRelcache(relation);
+	}
 	PG_RETURN_POINTER(!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ? NULL :
 					  TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple);
 }

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(170);
+SELECT plan(175);
 SET test.kind = counter;
 
 SELECT is(error_fields($$SELECT evpg_register_aggregate('x', handler => 'test.counter_handle')$$),
@@ -235,4 +235,16 @@ SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'Swapped', 'a handl
 SELECT is((SELECT type FROM evpg_execute('swap', 'a', 'X')), 'One', 'is replaced afterwards');
 SELECT is((SELECT version || ' ' || state FROM evpg_state('swap', 'a')), '2 {"swapped": true}',
   'the state of a handler that was replaced while it ran stays [rule 6]');
+
+-- by a superuser, past the functions of evpg, as a restore and logical replication do
+SELECT evpg_register_aggregate('direct', 'test.h_one', 'test.r_same', initial_state => '{"v": 1}') \g /dev/null
+SELECT is((SELECT state FROM evpg_state('direct', 'a')), NULL, 'a stream that does not exist has no state');
+SELECT evpg_create_stream('direct', 'a') \g /dev/null
+SELECT is((SELECT state FROM evpg_state('direct', 'a')), '{"v": 1}', 'its first state is that of the registration');
+UPDATE evpg.aggregate_type SET initial_state = '{"v": 2}' WHERE aggregate_type = 'direct';
+SELECT is((SELECT state FROM evpg_state('direct', 'a')), '{"v": 2}', 'a registration that a superuser changes is noticed');
+SET session_replication_role = replica;
+DELETE FROM evpg.aggregate_type WHERE aggregate_type = 'direct';
+RESET session_replication_role;
+SELECT refused($$SELECT evpg_state('direct', 'a')$$, 'VE003 %', 'so is one that is deleted by what replicates');
 SELECT * FROM finish();
