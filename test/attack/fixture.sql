@@ -79,6 +79,10 @@ BEGIN
   PERFORM attack.run('interceptor', command.data);
   RETURN command;
 END $$;
+CREATE OR REPLACE FUNCTION attack.hear(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM attack.run('listener', event.data);
+END $$;
 CREATE OR REPLACE FUNCTION attack.translate(payload jsonb) RETURNS SETOF evpg.command LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM attack.run('translator', payload);
@@ -171,8 +175,10 @@ SELECT evpg_register_projection('inline_table', handler => 'attack.write_inline'
          aggregate_types => '{note}', tables => '{async_row}', key_function => 'attack.async_key',
          on_error => 'park', max_attempts => 1);
 SET search_path = "$user", public;
-SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply', invariant => 'attack.keep', snapshot_every => 7),
+SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply', invariant => 'attack.keep', snapshot_every => 7,
+         broadcast => 'delta'),
        evpg_register_interceptor('interceptor', 'attack.intercept', '{note}'),
+       evpg_register_listener('listener', 'attack.hear', '{note}'),
        evpg_register_translator('translator', 'attack.translate'),
        evpg_register_projection('inline', 'attack.inline', aggregate_types => '{note}', key_function => 'attack.key'),
        evpg_register_projection('async', 'attack.async', mode => 'async', aggregate_types => '{note}', on_error => 'park',

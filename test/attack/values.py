@@ -4,7 +4,7 @@ import json
 
 from common import options
 
-NAMES = ['note', 'inline', 'async', 'inline_table', 'async_table', 'reset', 'saga', 'interceptor', 'translator', 'tail', 'm_echo', '', 'x' * 300,
+NAMES = ['note', 'inline', 'async', 'inline_table', 'async_table', 'reset', 'saga', 'interceptor', 'listener', 'translator', 'tail', 'm_echo', '', 'x' * 300,
          'Ünï', 'a"b', "a'b", '%s', 'evpg.resync']
 TEXTS = NAMES + ['a', 'b', 'c', 'c1', 'c2', 'X', 'Start', 'json', 'stop', 'park', 'skip', 'inline', 'async', 'none', 'full', 'saga:1', 'stream_created_at',
                  'reader', 'writer', 'operator', 'executor', 'monitor', 'relay', 'event_type', 'tags', '\u202e', '\x01', 'k' * 5000]
