@@ -31,6 +31,7 @@
 #include "aggregate/reducer.h"
 #include "aggregate/snapshot.h"
 #include "aggregate/state_cache.h"
+#include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/errors.h"
@@ -50,8 +51,7 @@
 /* Commands that this session is executing, innermost first. */
 typedef struct RunningCommand
 {
-	const char *aggregate_type;
-	const char *aggregate_id;
+	const EvpgCommand *command;
 	struct RunningCommand *outer;
 } RunningCommand;
 
@@ -379,8 +379,8 @@ refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 {
 	EvpgRefuseInProjection("write events");
 	for (RunningCommand *r = running_commands; r != NULL; r = r->outer)
-		if (strcmp(r->aggregate_type, aggregate_type) == 0 &&
-			strcmp(r->aggregate_id, aggregate_id) == 0)
+		if (strcmp(r->command->aggregate_type, aggregate_type) == 0 &&
+			strcmp(r->command->aggregate_id, aggregate_id) == 0)
 			ereport(ERROR,
 					(errcode(EVPG_ERRCODE_REENTERED),
 					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
@@ -443,8 +443,9 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	execution.found = outcome->stream;
 
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
-	self.aggregate_type = command->aggregate_type;
-	self.aggregate_id = command->aggregate_id;
+	if (running_commands != NULL)
+		command->metadata = EvpgInheritDepth(command->metadata, running_commands->command->metadata);
+	self.command = command;
 	self.outer = running_commands;
 	running_commands = &self;
 	/* A command that its handler executes has been asked for by the same. */
@@ -531,8 +532,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 	EvpgAggregate *aggregate;
 	EvpgStream *stream = &outcome->stream;
 	RunningCommand self = {
-		.aggregate_type = command->aggregate_type,
-		.aggregate_id = command->aggregate_id,
+		.command = command,
 		.outer = running_commands
 	};
 	bytea	   *hash;
@@ -542,6 +542,8 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 	stream->aggregate_id = command->aggregate_id;
 	aggregate = EvpgAggregateGet(command->aggregate_type);
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
+	if (running_commands != NULL)
+		command->metadata = EvpgInheritDepth(command->metadata, running_commands->command->metadata);
 	hash = command->command_id == NULL ? NULL : EvpgIdempotencyHash(command, events, count);
 
 	EVPG_WAIT_POINT("append_type_known");

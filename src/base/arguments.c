@@ -176,6 +176,35 @@ EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command)
 }
 
 /*
+ * EvpgInheritDepth
+ *		Returns metadata, which may be NULL, of a command that user code executes
+ *		inside another one, with the depth of the chain of sagas that the other one
+ *		belongs to, in CurrentMemoryContext.  So a chain that goes on in this way has
+ *		an end, too.
+ */
+Jsonb *
+EvpgInheritDepth(Jsonb *metadata, Jsonb *outer)
+{
+	JsonbValue *own = get_own_metadata(outer);
+	JsonbValue *depth;
+	JsonbParseState *state = NULL;
+
+	if (own == NULL || get_own_metadata(metadata) != NULL ||
+		own->type != jbvBinary || !JsonContainerIsObject(own->val.binary.data))
+		return metadata;
+	depth = getKeyJsonValueFromContainer(own->val.binary.data, "depth", strlen("depth"), NULL);
+	if (depth == NULL)
+		return metadata;
+	EvpgJsonbBegin(&state);
+	EvpgJsonbAddKey(&state, OWN_KEY);
+	EvpgJsonbBegin(&state);
+	EvpgJsonbAddKey(&state, "depth");
+	pushJsonbValue(&state, WJB_VALUE, depth);
+	(void) EvpgJsonbEnd(&state);
+	return EvpgJsonbConcat(metadata, EvpgJsonbFinish(&state));
+}
+
+/*
  * EvpgKeepOwnMetadata
  *		Returns metadata with what evpg has written into the original, in
  *		CurrentMemoryContext; either may be NULL.

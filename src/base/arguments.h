@@ -24,6 +24,7 @@ extern void EvpgCheckTags(ArrayType *tags);
 extern void EvpgCheckMetadata(const Jsonb *metadata);
 extern void EvpgCheckCallersMetadata(Jsonb *metadata);
 extern void EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command);
+extern Jsonb *EvpgInheritDepth(Jsonb *metadata, Jsonb *outer);
 extern Jsonb *EvpgKeepOwnMetadata(Jsonb *metadata, Jsonb *original);
 extern void EvpgCheckCallersCommandId(const char *command_id);
 pg_noreturn extern void EvpgRaiseTooDeep(const char *what);

@@ -216,7 +216,12 @@ EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, LOC
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, NoLock);
+
+	/*
+	 * A reader that keeps it would need a stronger lock on the table later,
+	 * see EvpgCatalogLockForAppend.
+	 */
+	index_close(index, mode == AccessShareLock ? mode : NoLock);
 	table_close(log, NoLock);
 	return found;
 }

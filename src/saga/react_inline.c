@@ -72,7 +72,7 @@ typedef struct SagaTotal
 	int64		sent;
 } SagaTotal;
 
-static List *noted = NIL;		/* of NotedEvent, by position */
+static List *noted = NIL;		/* of NotedEvent, as commands have ended */
 static MemoryContext noted_context = NULL;
 
 /* ------------------------------------------------------------------ what was appended */
@@ -329,6 +329,16 @@ add_totals(List *totals)
 	}
 }
 
+/* A list_sort_comparator.  A listener's command ends before the command whose event it hears. */
+static int
+compare_noted_positions(const ListCell *a, const ListCell *b)
+{
+	int64		left = ((NotedEvent *) lfirst(a))->event.position;
+	int64		right = ((NotedEvent *) lfirst(b))->event.position;
+
+	return left < right ? -1 : left > right;
+}
+
 /*
  * Lets instances react to events, which are not noted any more; memory for keys and reactions
  * is in step.  Counts what they send in a list, and returns it.
@@ -341,6 +351,7 @@ react_to_events(List *events, MemoryContext step, List *totals)
 	ListCell   *cell;
 
 	MemoryContextSwitchTo(step);
+	list_sort(events, compare_noted_positions);
 	foreach(cell, events)
 		reactions = add_event_reactions(reactions, &((NotedEvent *) lfirst(cell))->event);
 	lock_instances(reactions);

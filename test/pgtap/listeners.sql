@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(63);
+SELECT plan(67);
 
 -- Listeners write what they hear into heard.
 CREATE TABLE test.heard (n int GENERATED ALWAYS AS IDENTITY, who text, event evpg.event);
@@ -154,7 +154,53 @@ SELECT is(left(error_of($$SELECT evpg_execute('counter', 'x', 'Add', '{"n": 1}')
   'a listener whose events it hears itself, without an end, fails the command [B19]');
 SELECT is((SELECT count(*) FROM evpg_streams('counter') WHERE aggregate_id LIKE 'x%'), 0::bigint,
   'nothing of it is kept');
-SELECT evpg_drop_listener('all') \g /dev/null
+-- ------------------------------------------------------------------ sagas
+
+-- A saga that keeps the positions of its events, inline and asynchronous: both must have the same.
+CREATE FUNCTION test.positions(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction(jsonb_build_object('positions', coalesce(state->'positions', '[]') || to_jsonb(event.position)))
+$$;
+CREATE FUNCTION test.same_key(event evpg.event) RETURNS text LANGUAGE sql AS $$ SELECT 'one' $$;
+CREATE FUNCTION test.add_other(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN PERFORM evpg_append('counter', 'other', ARRAY[evpg_event('Other')]); END $$;
+SELECT evpg_register_saga('inline', 'test.positions', key_function => 'test.same_key', start_event_types => '{Started}',
+    mode => 'inline'),
+  evpg_register_saga('async', 'test.positions', key_function => 'test.same_key', start_event_types => '{Started}'),
+  evpg_register_listener('all', 'test.add_other', event_types => '{Started}') \g /dev/null
+SELECT evpg_append('counter', 'start', ARRAY[evpg_event('Started'), evpg_event('Started')]) \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT array_agg(jsonb_array_length(state->'positions')) FROM evpg.saga_instance
+  WHERE saga IN ('inline', 'async')), '{4,4}', 'sagas react to the events of a listener, too [rule 16]');
+SELECT is((SELECT state FROM evpg.saga_instance WHERE saga = 'inline'),
+  (SELECT state FROM evpg.saga_instance WHERE saga = 'async'),
+  'an inline saga reacts to an event before those of the commands that a listener has executed for it [rule 16]');
+SELECT evpg_drop_saga('inline'), evpg_drop_saga('async') \g /dev/null
+
+-- a chain that goes on by a saga and a listener
+CREATE FUNCTION test.chain(state jsonb, event evpg.event) RETURNS evpg.reaction LANGUAGE sql AS $$
+  SELECT evpg_reaction('{}', evpg_action_send('counter', 'linked', 'Add', '{"n": 1}'))
+$$;
+CREATE FUNCTION test.chain_on(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF event.aggregate_id = 'linked' THEN
+    PERFORM evpg_append('counter', 'kicked', ARRAY[evpg_event('Kicked')]);
+  END IF;
+END $$;
+SELECT evpg_register_listener('all', 'test.chain_on', event_types => '{Added}') \g /dev/null
+SELECT evpg_register_saga(kind, 'test.chain', key_function => 'test.same_key', event_types => '{Kicked}', max_attempts => 1,
+    mode => kind), evpg_append('counter', 'kicked', ARRAY[evpg_event('Kicked')])
+  FROM (VALUES ('inline')) x (kind) \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT sqlstate FROM evpg.dead_letter WHERE saga = 'inline'), 'VE014',
+  'evpg.max_saga_depth ends a chain that goes on by a listener, of an inline saga [rule 18]');
+SELECT evpg_drop_saga('inline') \g /dev/null
+SELECT evpg_register_saga('async', 'test.chain', key_function => 'test.same_key', event_types => '{Kicked}',
+  max_attempts => 1) \g /dev/null
+SELECT evpg_append('counter', 'kicked', ARRAY[evpg_event('Kicked')]) \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT sqlstate FROM evpg.dead_letter WHERE saga = 'async'), 'VE014',
+  'evpg.max_saga_depth ends a chain that goes on by a listener, of an asynchronous saga [rule 18]');
+SELECT evpg_drop_saga('async'), evpg_drop_listener('all') \g /dev/null
 
 -- ------------------------------------------------------------------ bad input
 
