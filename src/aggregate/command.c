@@ -385,8 +385,8 @@ refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 					(errcode(EVPG_ERRCODE_REENTERED),
 					 errmsg("a command on aggregate \"%s\", stream \"%s\" is being executed already",
 							aggregate_type, aggregate_id),
-					 errdetail("Neither its handler nor a trigger that it fires can write to its own stream."),
-					 errhint("Let the handler return the events instead.")));
+					 errdetail("Neither its handler nor a listener nor a trigger can write to its own stream."),
+					 errhint("Let the handler return all events of the stream.")));
 }
 
 /* Hands the events of a command that is over to what reacts to them. */
