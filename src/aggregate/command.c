@@ -389,6 +389,36 @@ refuse_reentry(const char *aggregate_type, const char *aggregate_id)
 					 errhint("Let the handler return all events of the stream.")));
 }
 
+/*
+ * EvpgCommandInheritDepth
+ *		Lets a command that the code of another one executes, or is about to
+ *		schedule, belong to the chain of sagas that led to that one, so that a chain
+ *		which goes on in this way has an end, too (rule 18).  Its metadata is in
+ *		CurrentMemoryContext then.
+ */
+void
+EvpgCommandInheritDepth(EvpgCommand *command)
+{
+	if (running_commands != NULL)
+		command->metadata = EvpgInheritDepth(command->metadata, running_commands->command->metadata);
+}
+
+/*
+ * EvpgCommandRefuseInside
+ *		Raises VE020 while a command is being executed: what reacts then cannot
+ *		write to its stream, through no fault of its own.  what completes "the code
+ *		of a command cannot ...".
+ */
+void
+EvpgCommandRefuseInside(const char *what)
+{
+	if (running_commands != NULL)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_REENTERED),
+				 errmsg("the code of a command cannot %s", what),
+				 errhint("Do it in a client.")));
+}
+
 /* Hands the events of a command that is over to what reacts to them. */
 static void
 end_command(const EvpgOutcome *outcome)
@@ -443,8 +473,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	execution.found = outcome->stream;
 
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
-	if (running_commands != NULL)
-		command->metadata = EvpgInheritDepth(command->metadata, running_commands->command->metadata);
+	EvpgCommandInheritDepth(command);
 	self.command = command;
 	self.outer = running_commands;
 	running_commands = &self;
@@ -542,8 +571,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 	stream->aggregate_id = command->aggregate_id;
 	aggregate = EvpgAggregateGet(command->aggregate_type);
 	refuse_reentry(command->aggregate_type, command->aggregate_id);
-	if (running_commands != NULL)
-		command->metadata = EvpgInheritDepth(command->metadata, running_commands->command->metadata);
+	EvpgCommandInheritDepth(command);
 	hash = command->command_id == NULL ? NULL : EvpgIdempotencyHash(command, events, count);
 
 	EVPG_WAIT_POINT("append_type_known");

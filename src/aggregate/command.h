@@ -23,6 +23,8 @@ extern EvpgCommandEndHook EvpgAtCommandEnd;
 extern void EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome);
 extern void EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_uuid_t *event_id,
 							  EvpgOutcome *outcome);
+extern void EvpgCommandInheritDepth(EvpgCommand *command);
+extern void EvpgCommandRefuseInside(const char *what);
 extern bool EvpgCommandCreateStream(EvpgStream *stream);
 
 #endif							/* EVPG_COMMAND_H */

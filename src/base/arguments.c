@@ -177,10 +177,9 @@ EvpgCheckDerivedMetadata(Jsonb *metadata, Jsonb *of_command)
 
 /*
  * EvpgInheritDepth
- *		Returns metadata, which may be NULL, of a command that user code executes
- *		inside another one, with the depth of the chain of sagas that the other one
- *		belongs to, in CurrentMemoryContext.  So a chain that goes on in this way has
- *		an end, too.
+ *		Returns metadata with the depth of a chain of sagas that evpg has written
+ *		into outer, in CurrentMemoryContext, unless evpg has written anything into
+ *		metadata itself; either may be NULL.
  */
 Jsonb *
 EvpgInheritDepth(Jsonb *metadata, Jsonb *outer)

@@ -109,6 +109,23 @@ handle_rejection(EvpgAttempt *attempt, const EvpgCommand *command, const EvpgOut
 	attempt->nested--;
 }
 
+/*
+ * Raises the error of a chain of reactions that is too long, which is not tried again,
+ * before it gets longer.  A reaction that only hears of it goes on.
+ */
+static void
+check_depth(EvpgAttempt *attempt)
+{
+	if (attempt->depth <= EvpgMaxSagaDepth)
+		return;
+	attempt->given_up = true;
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_LIMIT),
+			 errmsg("saga \"%s\" reacts to itself, or to others that react to it, without end", attempt->item->saga),
+			 errdetail("The chain is %d reactions long; the limit is %d.", attempt->depth, EvpgMaxSagaDepth),
+			 errhint("Let an event that a saga has caused end the chain, or let a superuser raise evpg.max_saga_depth.")));
+}
+
 static void
 send_command(EvpgAttempt *attempt, Jsonb *action)
 {
@@ -118,6 +135,7 @@ send_command(EvpgAttempt *attempt, Jsonb *action)
 
 	attempt->label = EvpgMemberText(action, "label", "a send", true);
 	attempt->command = action;
+	check_depth(attempt);
 	if (undo != NULL)
 	{
 		/* An invalid undo is reported now, not when it is needed. */
@@ -201,6 +219,9 @@ set_timer(EvpgAttempt *attempt, Jsonb *action)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("due_at of timer \"%s\" must be finite", timer.name)));
+	/* A chain that waits for a second or more is not a runaway. */
+	if (timer.due_at < timer.scheduled_at + USECS_PER_SEC)
+		check_depth(attempt);
 	(void) EvpgTimerWrite(attempt->item->saga, attempt->item->key, &timer);
 }
 

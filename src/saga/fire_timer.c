@@ -45,7 +45,6 @@ EvpgTimerFire(EvpgAttempt *attempt, const EvpgTimer *timer)
 	EvpgContextSetSessionRole(attempt->session_role);
 	/* A chain that waits for a second or more is not a runaway. */
 	attempt->depth = timer->due_at < timer->scheduled_at + USECS_PER_SEC ? timer->depth + 1 : 1;
-	EvpgReactionCheckDepth(attempt);
 	EvpgSagaCodeOnTimer(attempt->saga, instance->state, &fired, &reaction);
 	EVPG_WAIT_POINT("saga_handled");
 	EvpgReactionApply(attempt, &reaction, EvpgReactionStateName(instance->state));

@@ -16,7 +16,6 @@
 #include "aggregate/context.h"
 #include "base/errors.h"
 #include "base/jsonb.h"
-#include "base/settings.h"
 #include "base/testing.h"
 #include "saga/action.h"
 #include "saga/react.h"
@@ -45,20 +44,6 @@ EvpgReactionLoadSaga(EvpgAttempt *attempt)
 				(errcode(EVPG_ERRCODE_UNKNOWN_CONSUMER),
 				 errmsg("version %d of saga \"%s\" is not registered", attempt->instance.saga_version,
 						attempt->item->saga)));
-}
-
-/* Raises the error of a chain of reactions that is too long, which is not tried again. */
-void
-EvpgReactionCheckDepth(EvpgAttempt *attempt)
-{
-	if (attempt->depth <= EvpgMaxSagaDepth)
-		return;
-	attempt->given_up = true;
-	ereport(ERROR,
-			(errcode(EVPG_ERRCODE_LIMIT),
-			 errmsg("saga \"%s\" reacts to itself, or to others that react to it, without end", attempt->item->saga),
-			 errdetail("The chain is %d reactions long; the limit is %d.", attempt->depth, EvpgMaxSagaDepth),
-			 errhint("Let an event that a saga has caused end the chain, or let a superuser raise evpg.max_saga_depth.")));
 }
 
 /* Returns the name of a state, for declared transitions: its member "state", else an empty string. */
@@ -177,7 +162,6 @@ EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event)
 	attempt->session_role = event->session_role;
 	EvpgContextSetSessionRole(attempt->session_role);
 	attempt->depth = get_event_depth(event) + 1;
-	EvpgReactionCheckDepth(attempt);
 	if (!instance->exists)
 		begin_instance(attempt);
 	before = instance->exists ? EvpgReactionStateName(instance->state) : "";

@@ -13,7 +13,6 @@
 extern void EvpgReactToEvent(EvpgAttempt *attempt, const EvpgEvent *event);
 
 extern void EvpgReactionLoadSaga(EvpgAttempt *attempt);
-extern void EvpgReactionCheckDepth(EvpgAttempt *attempt);
 extern char *EvpgReactionStateName(Jsonb *state);
 extern void EvpgReactionApply(EvpgAttempt *attempt, const EvpgReaction *reaction, const char *before);
 

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "aggregate/command.h"
 #include "aggregate/decision.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
@@ -98,6 +99,7 @@ evpg_retry_dead_letter(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	EvpgRefuseInProjection("retry dead letters");
 	EvpgRefuseInSaga("retry dead letters");
+	EvpgCommandRefuseInside("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letter()");
 	EvpgActivationRequire();
 	if (EvpgDeadLetterLock(dead_letter_id, &item))
@@ -164,6 +166,7 @@ evpg_retry_dead_letters(PG_FUNCTION_ARGS)
 
 	EvpgRefuseInProjection("retry dead letters");
 	EvpgRefuseInSaga("retry dead letters");
+	EvpgCommandRefuseInside("retry dead letters");
 	EvpgEnter(&scope, "evpg_retry_dead_letters()");
 	EvpgActivationRequire();
 	if (!PG_ARGISNULL(0))

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "aggregate/command.h"
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/row.h"
@@ -70,6 +71,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 				 errmsg("max_events must not be negative")));
 	EvpgRefuseInProjection("run sagas");
 	EvpgRefuseInSaga("run sagas");
+	EvpgCommandRefuseInside("run sagas");
 	EvpgEnter(&scope, "evpg_run_sagas()");
 	EvpgActivationRequire();
 	if (EvpgFenceIsHeld())

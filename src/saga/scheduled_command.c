@@ -61,6 +61,9 @@ evpg_schedule_command(PG_FUNCTION_ARGS)
 	 * that executes it.
 	 */
 	EvpgContextFill(&command);
+	/* A chain that waits for a second or more is not a runaway. */
+	if (timer.due_at < timer.scheduled_at + USECS_PER_SEC)
+		EvpgCommandInheritDepth(&command);
 	EvpgRefuseInProjection("schedule commands");
 	EvpgEnter(&scope, "evpg_schedule_command()");
 

@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(67);
+SELECT plan(73);
 
 -- Listeners write what they hear into heard.
 CREATE TABLE test.heard (n int GENERATED ALWAYS AS IDENTITY, who text, event evpg.event);
@@ -187,6 +187,8 @@ BEGIN
   END IF;
 END $$;
 SELECT evpg_register_listener('all', 'test.chain_on', event_types => '{Added}') \g /dev/null
+SELECT evpg_register_saga('hears', 'test.positions', key_function => 'test.same_key', event_types => '{Kicked,Added}')
+  \g /dev/null
 SELECT evpg_register_saga(kind, 'test.chain', key_function => 'test.same_key', event_types => '{Kicked}', max_attempts => 1,
     mode => kind), evpg_append('counter', 'kicked', ARRAY[evpg_event('Kicked')])
   FROM (VALUES ('inline')) x (kind) \g /dev/null
@@ -200,7 +202,36 @@ SELECT evpg_append('counter', 'kicked', ARRAY[evpg_event('Kicked')]) \g /dev/nul
 CALL evpg_run();
 SELECT is((SELECT sqlstate FROM evpg.dead_letter WHERE saga = 'async'), 'VE014',
   'evpg.max_saga_depth ends a chain that goes on by a listener, of an asynchronous saga [rule 18]');
-SELECT evpg_drop_saga('async'), evpg_drop_listener('all') \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.dead_letter WHERE saga = 'hears'), 0::bigint,
+  'a saga that only hears the events of such a chain has no dead letter [rule 18]');
+SELECT is((SELECT count(*) FROM evpg.saga_event WHERE saga = 'hears'), 0::bigint, 'it has reacted to all of them [rule 18]');
+SELECT evpg_drop_saga('async'), evpg_drop_saga('hears') \g /dev/null
+
+-- the same over a scheduled command
+CREATE OR REPLACE FUNCTION test.chain_on(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF event.aggregate_id = 'linked' THEN
+    PERFORM evpg_schedule_command(evpg.clock_timestamp(), 'counter', 'later', 'Emit', '{"events": [{"type": "Kicked"}]}');
+  END IF;
+END $$;
+SELECT evpg_register_saga('async', 'test.chain', key_function => 'test.same_key', event_types => '{Kicked}',
+  max_attempts => 1) \g /dev/null
+SELECT evpg_append('counter', 'kicked', ARRAY[evpg_event('Kicked')]) \g /dev/null
+CALL evpg_run();
+SELECT is((SELECT sqlstate FROM evpg.dead_letter WHERE saga = 'async' ORDER BY dead_letter_id DESC LIMIT 1), 'VE014',
+  'evpg.max_saga_depth ends a chain that goes on by a scheduled command [rule 18]');
+SELECT evpg_drop_saga('async') \g /dev/null
+
+-- what clients do
+CREATE OR REPLACE FUNCTION test.chain_on(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN EXECUTE event.data->>'do'; END $$;
+SELECT evpg_register_listener('all', 'test.chain_on', event_types => '{Do}') \g /dev/null
+SELECT is(error_of(format('SELECT evpg_append(%L, %L, ARRAY[evpg_event(%L, %L)])', 'counter', 'do', 'Do',
+    jsonb_build_object('do', statement))), 'VE020 the code of a command cannot ' || what,
+    'a listener cannot ' || what || ' [rule 16]')
+  FROM (VALUES ('SELECT evpg_run_sagas()', 'run sagas'), ($$SELECT evpg_retry_dead_letters('echo')$$, 'retry dead letters'),
+    ('SELECT evpg_retry_dead_letter(1)', 'retry dead letters')) x (statement, what);
+SELECT evpg_drop_listener('all') \g /dev/null
 
 -- ------------------------------------------------------------------ bad input
 
