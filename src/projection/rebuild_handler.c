@@ -24,6 +24,7 @@
 #include "projection/declared_tables.h"
 #include "projection/rebuild_handler.h"
 #include "projection/rebuild_tables.h"
+#include "usercode/guard.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -124,6 +125,8 @@ EvpgRebuildHandlerInit(void)
 	ExecutorCheckPerms_hook = check_handler_permissions;
 	next_object_access = object_access_hook;
 	object_access_hook = check_handler_access;
+	if (next_object_access == NULL)
+		EvpgOwnAccessHook = check_handler_access;
 }
 
 /*

@@ -134,10 +134,10 @@ is_up_to_date(const EvpgFunction *function, const EvpgPreparedCall *call)
 	CachedPlanSource *source = get_plan_source(function);
 
 	/*
-	 * Hooks, of an audit for example, are told of a function when the state
-	 * of its call is made.
+	 * Hooks of others, of an audit for example, are told of a function when
+	 * the state of its call is made.
 	 */
-	if (object_access_hook != NULL || needs_fmgr_hook != NULL)
+	if ((object_access_hook != NULL && object_access_hook != EvpgOwnAccessHook) || needs_fmgr_hook != NULL)
 		return false;
 	return source->is_valid && source->gplan != NULL && source->gplan->is_valid &&
 		source->generation == call->generation && call->track_functions == pgstat_track_functions &&

@@ -13,6 +13,7 @@
 
 bool		EvpgInsideProjection = false;
 bool		EvpgInsideSaga = false;
+object_access_hook_type EvpgOwnAccessHook = NULL;
 
 /*
  * EvpgRefuseInProjection
