@@ -50,7 +50,9 @@ sub serve
 {
 	my ($id, $data) = @_;
 
-	return query("SELECT FROM evpg_append('account', '$id', ARRAY[evpg_event('Served', '$data')])");
+	# a crash that takes the event back takes back all that followed from it
+	return query("SET synchronous_commit = on;\n"
+		. "SELECT FROM evpg_append('account', '$id', ARRAY[evpg_event('Served', '$data')]);");
 }
 
 sub crashes
