@@ -1,6 +1,8 @@
 -- broadcast.sql: names of channels, and what a second connection hears (rule 14).
 
 \ir include/setup.sql
+-- rebuilds are for READ COMMITTED
+SET default_transaction_isolation = 'read committed';
 -- some of the text has characters of more than one byte
 SET client_encoding = 'UTF8';
 \ir include/counter.sql

@@ -1,6 +1,8 @@
 -- event_frames.sql: what a second connection hears of events (rule 14).
 
 \ir include/setup.sql
+-- rebuilds are for READ COMMITTED
+SET default_transaction_isolation = 'read committed';
 -- some of the text has characters of more than one byte
 SET client_encoding = 'UTF8';
 \ir include/counter.sql

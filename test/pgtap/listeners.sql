@@ -1,6 +1,8 @@
 -- listeners.sql: functions that are told of events in the transaction that appends them.
 
 \ir include/setup.sql
+-- rebuilds are for READ COMMITTED
+SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/projections.sql
 
