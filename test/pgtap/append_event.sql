@@ -77,7 +77,7 @@ SELECT refused(format($$SELECT evpg_append_event(%s)$$, arguments), error, 'evpg
   ($$'counter', 'a', 'evpg.erased'$$, 'VE017 event type "evpg.erased" is reserved'),
   ($$'counter', 'a', 'Odd', schema_version => 0$$, '22023 schema_version must be at least 1'),
   ($$'counter', 'a', 'Odd', occurred_at => 'infinity'$$, '22023 occurred_at must be finite'),
-  ($$'counter', 'a', 'Odd', tags => '{NULL}'$$, '22004 tag 1 must not be null'),
+  ($$'counter', 'a', 'Odd', tags => ARRAY[NULL]$$, '22004 tag 1 must not be null'),
   ($$'counter', 'a', 'Odd', metadata => '"x"'$$, '22023 %'),
   ($$'counter', 'a', 'Odd', metadata => '{"evpg": 1}'$$, 'VE017 metadata key "evpg" is reserved'),
   ($$'counter', 'a', 'Odd', command_id => 'saga:1'$$, 'VE017 command id "saga:1" is reserved'),

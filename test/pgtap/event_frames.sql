@@ -78,8 +78,8 @@ SELECT is(register('pointer'), false, 'a registration with the same broadcast is
 SELECT is((SELECT count(*) FROM frames()), 0::bigint, 'a registration sends nothing [rule 14]');
 SELECT position, event_id, correlation_id
   FROM evpg_execute('counter', 'a', 'Add', '{"n": 2}', command_id => 'c "1"', correlation_id => 'corr') \gset
-SELECT format('{"event": "Added", "aggregate_type": "counter", "aggregate_id": "a", "version": 2, "position": %s, '
-  '"event_id": "%s", "command_id": "c \"1\"", "correlation_id": "corr"}', :position, :'event_id') AS frame \gset
+SELECT format(E'{"event": "Added", "aggregate_type": "counter", "aggregate_id": "a", "version": 2, "position": %s, '
+  '"event_id": "%s", "command_id": "c \\"1\\"", "correlation_id": "corr"}', :position, :'event_id') AS frame \gset
 SELECT same('SELECT channel, frame FROM frames() ORDER BY n', format(
   $$VALUES ('events.counter.a', %1$L), ('events.counter', %1$L), ('events', %1$L)$$, :'frame'),
   'pointer: a frame without data goes to the channels of the stream, of its type and of all [rule 14, D01]');
@@ -179,13 +179,14 @@ SELECT same($$SELECT f->>'truncated', f ? 'data', f ? 'schema_version', f->>'agg
   'one byte more, and the frame names the event without its data [rule 14]');
 SELECT put('l', format('[{"type": "T", "data": %s}]', to_jsonb(repeat('€', 3000)))) \g /dev/null
 SELECT is(heard_events(), 'T l 2 truncated', 'bytes count for the size of a frame, not characters [rule 14]');
-SELECT evpg_register_aggregate(repeat('\"', 127), broadcast => 'delta'), listen_events(repeat('\"', 127)) \g /dev/null
-SELECT count(*) FROM evpg_append(repeat('\"', 127), repeat('\"', 512), ARRAY[evpg_event(repeat('\"', 127), '{"n": 1}')],
-  command_id => repeat('\"', 512), correlation_id => repeat('\"', 512)) \g /dev/null
+SELECT evpg_register_aggregate(repeat(E'\\"', 127), broadcast => 'delta'), listen_events(repeat(E'\\"', 127)) \g /dev/null
+SELECT count(*) FROM evpg_append(repeat(E'\\"', 127), repeat(E'\\"', 512),
+  ARRAY[evpg_event(repeat(E'\\"', 127), '{"n": 1}')],
+  command_id => repeat(E'\\"', 512), correlation_id => repeat(E'\\"', 512)) \g /dev/null
 SELECT same($$SELECT octet_length(frame) <= 7999, f->>'event', f->>'aggregate_type', f->>'aggregate_id', f->>'command_id',
   f->>'correlation_id', f->>'truncated'
   FROM (SELECT frame, frame::jsonb f FROM frames() WHERE channel LIKE 'events.#%') x$$,
-  format('VALUES (true, %1$L, %1$L, %2$L, %2$L, %2$L, NULL)', repeat('\"', 127), repeat('\"', 512)),
+  format('VALUES (true, %1$L, %1$L, %2$L, %2$L, %2$L, NULL)', repeat(E'\\"', 127), repeat(E'\\"', 512)),
   'the longest names and ids fit into a frame, on a hashed channel [rule 14]');
 
 SELECT register('none') \g /dev/null

@@ -143,8 +143,8 @@ BEGIN
   RETURN evpg_event('Said', command.data);
 END $$, 'LANGUAGE plpgsql') \g /dev/null
 SELECT is(said('nested', '{"n": 1}'), '{"n": 1}', 'a function without a call inside'),
-  is(said('nested', '{"n": 2, "inside": "b"}'), '"b {\"n\": 2}"', 'a function that is called while it is called'),
-  is(said('nested', '{"n": 3, "inside": "b"}'), '"b {\"n\": 3}"', 'and again'),
+  is(said('nested', '{"n": 2, "inside": "b"}'), E'"b {\\"n\\": 2}"', 'a function that is called while it is called'),
+  is(said('nested', '{"n": 3, "inside": "b"}'), E'"b {\\"n\\": 3}"', 'and again'),
   is(said('nested', '{"n": 4}'), '{"n": 4}', 'and without one');
 
 -- a set that is not read to its end, and one that is

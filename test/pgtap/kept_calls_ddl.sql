@@ -90,9 +90,11 @@ GRANT SELECT ON app.retyped_too TO ddl_owner;
 
 SELECT define('change_' || n, value) FROM change \g /dev/null
 SET enable_seqscan = off;
+SET row_security = on;
 SELECT is(around('change_' || n, statement), expected, name || ' between two calls of a function in SQL')
   FROM change ORDER BY n;
 RESET enable_seqscan;
+RESET row_security;
 
 -- the same for other code than handlers, in which a function in SQL is called many times in a command
 CREATE TABLE app.factor AS SELECT 1 AS f;

@@ -9,7 +9,7 @@ SET default_transaction_isolation = 'read committed';
 SELECT plan(73);
 
 -- Listeners write what they hear into heard.
-CREATE TABLE test.heard (n int GENERATED ALWAYS AS IDENTITY, who text, event evpg.event);
+CREATE TABLE test.heard (n int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, who text, event evpg.event);
 CREATE FUNCTION test.hear(event evpg.event) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO test.heard (who, event) VALUES ('hear', event); END $$;
 CREATE FUNCTION test.hear_too(event evpg.event) RETURNS void LANGUAGE sql AS $$
