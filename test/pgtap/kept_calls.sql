@@ -3,6 +3,7 @@
 
 \ir include/setup.sql
 
+SET track_functions = 'none';
 SELECT plan(45);
 
 CREATE ROLE kept_owner;
