@@ -172,7 +172,11 @@ take_turn()
 count_flushes()
 {
 	sleep 0.5
-	sql "$database" -c "SELECT wal_sync, xact_commit FROM pg_stat_wal, pg_stat_database WHERE datname = current_database()"
+	local flushes='SELECT wal_sync FROM pg_stat_wal'
+
+	[ "$(sql "$database" -c 'SHOW server_version_num')" -lt 180000 ] ||
+		flushes="SELECT sum(fsyncs) FROM pg_stat_io WHERE object = 'wal'"
+	sql "$database" -c "SELECT ($flushes), xact_commit FROM pg_stat_database WHERE datname = current_database()"
 }
 
 # flushes_of_commits <counts before> <counts after>: flushes of 1,000 commits

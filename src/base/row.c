@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -32,6 +33,7 @@
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "nodes/makefuncs.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -338,6 +340,30 @@ lock_without_waiting(EvpgRowWriter *writer, HeapTuple row)
 }
 
 /*
+ * Returns whether another transaction, or this one, has locked a row or is changing
+ * it.  heap_update(), unlike heap_delete(), must not find that out without waiting.
+ */
+static bool
+is_being_modified(EvpgRowWriter *writer, HeapTuple row)
+{
+	Buffer		buffer = ReadBuffer(writer->relation, ItemPointerGetBlockNumber(&row->t_self));
+	HeapTupleData stored = {.t_self = row->t_self,.t_tableOid = RelationGetRelid(writer->relation)};
+	ItemId		item;
+	bool		result = false;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	item = PageGetItemId(BufferGetPage(buffer), ItemPointerGetOffsetNumber(&row->t_self));
+	if (ItemIdIsNormal(item))
+	{
+		stored.t_data = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
+		stored.t_len = ItemIdGetLength(item);
+		result = HeapTupleSatisfiesUpdate(&stored, GetCurrentCommandId(false), buffer) == TM_BeingModified;
+	}
+	UnlockReleaseBuffer(buffer);
+	return result;
+}
+
+/*
  * EvpgRowTryReplace
  *		Like EvpgRowReplace for a row that other sessions may change: does nothing, and
  *		returns false, if it is not the version any more that the caller has read, or if
@@ -352,12 +378,15 @@ EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nul
 	TM_Result	result;
 
 	(void) modify_row(writer, row, values, nulls, replaced);
+
+	/*
+	 * It may be this transaction that has locked the row.  A lock that comes
+	 * after the look is waited for.
+	 */
+	if (!wait && is_being_modified(writer, row) && !lock_without_waiting(writer, row))
+		return false;
 	result = table_tuple_update(writer->relation, &row->t_self, writer->slot, GetCurrentCommandId(true), GetActiveSnapshot(),
-								InvalidSnapshot, wait, &failure, &mode, &update_indexes);
-	/* Or is it this transaction that has locked the row? */
-	if (result == TM_BeingModified && lock_without_waiting(writer, row))
-		result = table_tuple_update(writer->relation, &row->t_self, writer->slot, GetCurrentCommandId(true),
-									GetActiveSnapshot(), InvalidSnapshot, true, &failure, &mode, &update_indexes);
+								InvalidSnapshot, true, &failure, &mode, &update_indexes);
 	if (result != TM_Ok)
 		return false;
 	if (update_indexes != TU_None)
