@@ -45,6 +45,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef POSTGRES_H
@@ -368,6 +369,134 @@ typedef struct evpg_saga_definition
 
 #define EVPG_SAGA(symbol, ...) EVPG_DEFINE(EVPG_KIND_SAGA, evpg_saga_definition, symbol, __VA_ARGS__)
 
+/* ------------------------------------------------------------------ freeing values of any depth */
+
+/* Containers that evpg_free() still has to give back, in malloc'd memory. */
+typedef struct evpg_unfreed
+{
+	evpg_json **containers;
+	size_t		count;
+	size_t		space;
+	bool		kept;			/* others still have the container in hand */
+} evpg_unfreed;
+
+static inline bool
+evpg_is_container(const evpg_json *json)
+{
+	json_type	type = json_object_get_type(json);
+
+	return type == json_type_object || type == json_type_array;
+}
+
+/*
+ * Takes a reference to a part; without memory for that, json-c frees the part by
+ * recursion.
+ */
+static inline void
+evpg_free_later(evpg_unfreed *unfreed, evpg_json *part)
+{
+	if (unfreed->count == unfreed->space)
+	{
+		size_t		space = unfreed->space == 0 ? 64 : 2 * unfreed->space;
+		evpg_json **larger = (evpg_json **) realloc(unfreed->containers, space * sizeof(evpg_json *));
+
+		if (larger == NULL)
+			return;
+		unfreed->containers = larger;
+		unfreed->space = space;
+	}
+	unfreed->containers[unfreed->count++] = json_object_get(part);
+}
+
+/* Returns whether a container has containers as its parts; unfreed, if any, gets them. */
+static inline bool
+evpg_find_parts(const evpg_json *json, evpg_unfreed *unfreed)
+{
+	bool		found = false;
+
+	if (json_object_is_type(json, json_type_array))
+	{
+		for (size_t i = 0; i < json_object_array_length(json) && (unfreed != NULL || !found); i++)
+		{
+			evpg_json  *part = json_object_array_get_idx(json, i);
+
+			if (!evpg_is_container(part))
+				continue;
+			found = true;
+			if (unfreed != NULL)
+				evpg_free_later(unfreed, part);
+		}
+	}
+	else
+	{
+		for (struct lh_entry *entry = json_object_get_object(json)->head;
+			 entry != NULL && (unfreed != NULL || !found); entry = entry->next)
+		{
+			evpg_json  *part = (evpg_json *) lh_entry_v(entry);
+
+			if (!evpg_is_container(part))
+				continue;
+			found = true;
+			if (unfreed != NULL)
+				evpg_free_later(unfreed, part);
+		}
+	}
+	return found;
+}
+
+/*
+ * Keeps the parts of a container.  json-c calls this when the last reference to
+ * it is gone, before it drops its references to the parts.  The user data must be
+ * gone after it: json-c 0.19 takes what is left for a container that it frees next.
+ */
+static inline void
+evpg_keep_parts(evpg_json *json, void *user_data)
+{
+	evpg_unfreed *unfreed = (evpg_unfreed *) user_data;
+
+	if (!unfreed->kept)
+		return;
+	unfreed->kept = false;
+	(void) evpg_find_parts(json, unfreed);
+	json_object_set_userdata(json, NULL, NULL);
+}
+
+/*
+ * Drops a reference to a value, which may be NULL, as json_object_put() does, but
+ * without recursion: values of any depth are freed.  One that contains itself never
+ * is.  User data of your own stay, and what has them is freed in json-c's way.
+ */
+static inline void
+evpg_free(evpg_json *json)
+{
+	evpg_unfreed unfreed = {NULL, 0, 0, false};
+
+	for (;;)
+	{
+		if (!evpg_is_container(json) || json_object_get_userdata(json) != NULL || !evpg_find_parts(json, NULL))
+			json_object_put(json);
+		else
+		{
+			unfreed.kept = true;	/* until evpg_keep_parts is called */
+			json_object_set_userdata(json, &unfreed, evpg_keep_parts);
+			json_object_put(json);
+			if (unfreed.kept)
+			{
+				/*
+				 * json-c copies no value with user data that it does not
+				 * know.
+				 */
+				unfreed.kept = false;
+				json_object_set_userdata(json, NULL, NULL);
+			}
+		}
+		if (unfreed.count == 0)
+			break;
+		json = unfreed.containers[--unfreed.count];
+	}
+	free(unfreed.containers);
+}
+
 /* ------------------------------------------------------------------ JSON, short
  *
  * Readers never fail: a missing member gives the default, another type is
@@ -416,9 +545,22 @@ evpg_text(const evpg_json *object, const char *key)
 static inline void
 evpg_set(evpg_json *object, const char *key, evpg_json *value)
 {
-	if (key == NULL || json_object_get_type(object) != json_type_object ||
-		json_object_object_add(object, key, value) != 0)
-		json_object_put(value);
+	evpg_json  *old = NULL;
+	bool		replaces;
+
+	if (key == NULL || json_object_get_type(object) != json_type_object)
+	{
+		evpg_free(value);
+		return;
+	}
+	replaces = json_object_object_get_ex(object, key, &old);
+	if (evpg_is_container(old))
+		json_object_get(old);
+	else
+		old = NULL;
+	if (json_object_object_add_ex(object, key, value, replaces ? 0 : JSON_C_OBJECT_ADD_KEY_IS_NEW) != 0)
+		evpg_free(value);
+	evpg_free(old);
 }
 
 static inline void
@@ -444,8 +586,11 @@ evpg_set_text(evpg_json *object, const char *key, const char *value)
 static inline void
 evpg_remove(evpg_json *object, const char *key)
 {
+	evpg_json  *old = json_object_get(evpg_get(object, key));
+
 	if (key != NULL && json_object_get_type(object) == json_type_object)
 		json_object_object_del(object, key);
+	evpg_free(old);
 }
 
 /* A reference of your own: do not change what it refers to. */
@@ -516,7 +661,7 @@ evpg_append_to(evpg_json **array, evpg_json *value)
 		*array = json_object_new_array();
 	if (json_object_get_type(*array) == json_type_array && json_object_array_add(*array, value) == 0)
 		return true;
-	json_object_put(value);
+	evpg_free(value);
 	return false;
 }
 
@@ -589,7 +734,7 @@ evpg_reject(evpg_result *out, const char *code, const char *format,...)
 static inline void
 evpg_reject_detail(evpg_result *out, evpg_json *detail)
 {
-	json_object_put(out->detail);
+	evpg_free(out->detail);
 	out->detail = detail;
 }
 
@@ -607,7 +752,7 @@ evpg_wants_delta(const evpg_result *out)
 static inline void
 evpg_delta(evpg_result *out, evpg_json *delta)
 {
-	json_object_put(out->delta);
+	evpg_free(out->delta);
 	out->delta = delta;
 }
 
@@ -748,10 +893,10 @@ evpg_result_reset(evpg_result *out)
 {
 	const evpg_host *host = out->host;
 
-	json_object_put(out->events);
-	json_object_put(out->detail);
-	json_object_put(out->delta);
-	json_object_put(out->actions);
+	evpg_free(out->events);
+	evpg_free(out->detail);
+	evpg_free(out->delta);
+	evpg_free(out->actions);
 	*out = (evpg_result) EVPG_RESULT_INIT;
 	out->host = host;
 }

@@ -47,7 +47,7 @@ is_json(evpg_json *got, const char *expected, const char *name)
 	ok(equal, name);
 	if (!equal)
 		printf("# got      %s\n# expected %s\n", json_object_to_json_string(got), expected);
-	json_object_put(value);
+	evpg_free(value);
 }
 
 static bool
@@ -66,12 +66,12 @@ execute(const char *type, const char *json)
 	/* as the server does: a refused command leaves the state alone */
 	if (accepted)
 	{
-		json_object_put(state);
+		evpg_free(state);
 		state = next;
 	}
 	else
-		json_object_put(next);
-	json_object_put(data);
+		evpg_free(next);
+	evpg_free(data);
 	return accepted;
 }
 
@@ -89,13 +89,13 @@ fold(const char *type, const char *json)
 	};
 
 	evpg_apply(aggregate, state, &event);
-	json_object_put(data);
+	evpg_free(data);
 }
 
 static void
 given_new(void)
 {
-	json_object_put(state);
+	evpg_free(state);
 	state = evpg_initial_state(aggregate);
 }
 
@@ -139,7 +139,7 @@ rejects(const char *type, const char *json, const char *code, const char *messag
 		printf("# got %s: \"%s\" \"%s\"\n", accepted ? "accepted" : "refused", out.code, out.message);
 	is_json(out.detail, detail == NULL ? "null" : detail, "... and its detail");
 	ok(json_object_equal(before, state) != 0, "... and the state is as it was");
-	json_object_put(before);
+	evpg_free(before);
 }
 
 /* Given a row, when an event comes, then the row and the delta; a row NULL is none. */
@@ -168,10 +168,10 @@ projects(const char *row, const char *type, const char *json, const char *next, 
 	 * only the row counts from here on: it must not share what the event
 	 * loses
 	 */
-	json_object_put(data);
+	evpg_free(data);
 	if (next != NULL)
 		is_json(projected, next, "... and the row outlives the event");
-	json_object_put(projected);
+	evpg_free(projected);
 }
 
 /* Given a state, what a saga makes of something. */
@@ -181,7 +181,7 @@ reacts(bool taken, evpg_json *left, const char *next, const char *actions, const
 	ok(taken && !out.failed && !out.unhandled, name);
 	is_json(left, next, "... and its state");
 	is_json(out.actions, actions == NULL ? "null" : actions, "... and its actions");
-	json_object_put(left);
+	evpg_free(left);
 }
 
 static void
@@ -205,8 +205,8 @@ reacts_to_event(const char *given, const char *aggregate_type, const char *aggre
 
 	ok(key != NULL && strcmp(key, "t1") == 0, "an event of transfer t1");
 	/* what the saga keeps and sends must outlive the event */
-	json_object_put(data);
-	json_object_put(metadata);
+	evpg_free(data);
+	evpg_free(metadata);
 	reacts(taken, before, next, actions, name);
 }
 
@@ -326,7 +326,7 @@ test_saga(void)
 	ok(!evpg_react_rejection(bank_transfer(), unchanged, &refund, &out) && out.actions == NULL,
 	   "a refund that is refused is not handled");
 	is_json(unchanged, WITHDRAWN, "... and the state is as it was");
-	json_object_put(unchanged);
+	evpg_free(unchanged);
 	reacts_to_deadline(WITHDRAWN, FAILED, GIVE_UP("deadline"), "too late: what was withdrawn goes back");
 	reacts_to_deadline(DEPOSITED, DEPOSITED, NULL, "but not what has arrived");
 }
@@ -431,7 +431,7 @@ main(void)
 	test_transfer();
 	test_saga();
 
-	json_object_put(state);
+	evpg_free(state);
 	evpg_result_reset(&out);
 	printf("1..%d\n", tests);
 	return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -38,7 +38,7 @@ is_json(evpg_json *got, const char *expected, const char *name)
 	ok(equal, name);
 	if (!equal)
 		printf("# got      %s\n# expected %s\n", json_object_to_json_string(got), expected);
-	json_object_put(value);
+	evpg_free(value);
 }
 
 static bool
@@ -58,12 +58,12 @@ execute_as(const char *actor, const char *type, const char *json)
 	/* as the server does: a refused command leaves the state alone */
 	if (accepted)
 	{
-		json_object_put(state);
+		evpg_free(state);
 		state = next;
 	}
 	else
-		json_object_put(next);
-	json_object_put(data);
+		evpg_free(next);
+	evpg_free(data);
 	return accepted;
 }
 
@@ -81,14 +81,14 @@ fold(const char *type, const char *json)
 	};
 
 	evpg_apply(loan_application(), state, &event);
-	json_object_put(data);
+	evpg_free(data);
 }
 
 /* Events without data, by type; the last is NULL. */
 static void
 given_events(const char *const *types)
 {
-	json_object_put(state);
+	evpg_free(state);
 	state = evpg_initial_state(loan_application());
 	for (; *types != NULL; types++)
 		fold(*types, strcmp(*types, "A_SUBMITTED") == 0 ? "{\"amount\": 5000}" : "{}");
@@ -134,7 +134,7 @@ rejects(const char *type, const char *json, const char *code, const char *name)
 	ok(as_expected, name);
 	if (!as_expected)
 		printf("# got %s: \"%s\" \"%s\"\n", accepted ? "accepted" : "refused", out.code, out.message);
-	json_object_put(before);
+	evpg_free(before);
 }
 
 #define lengthof(array)	(sizeof(array) / sizeof((array)[0]))
@@ -291,7 +291,7 @@ test_folds(void)
 	given(SUBMITTED, "A_MOVED");
 	ok(strcmp(evpg_text(state, "stage"), "partly_submitted") == 0, "an unknown event changes nothing");
 
-	json_object_put(state);
+	evpg_free(state);
 	state = evpg_initial_state(loan_application());
 	for (const evpg_event_entry *entry = loan_application()->events; entry->type != NULL; entry++)
 	{
@@ -314,7 +314,7 @@ main(void)
 	test_work();
 	test_folds();
 
-	json_object_put(state);
+	evpg_free(state);
 	evpg_result_reset(&out);
 	printf("1..%d\n", tests);
 	return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

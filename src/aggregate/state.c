@@ -67,7 +67,7 @@ EvpgStateSet(EvpgState *state, const Jsonb *value, int64 version, int64 last_pos
 {
 	if (state->aggregate->has_module)
 	{
-		EvpgJsonFree(EvpgJsonLetGo(state->json));
+		evpg_free(EvpgJsonLetGo(state->json));
 		state->json->json = EvpgJsonFromJsonb(value, "state");
 		state->size = EvpgJsonSize(state->json->json, "state");
 		state->growth = 0;

@@ -59,7 +59,7 @@ static uint64 cache_identity = 0;	/* of the tables */
 static void
 remove_cache_entry(CacheEntry *entry)
 {
-	EvpgJsonFree(entry->json);
+	evpg_free(entry->json);
 	if (entry->jsonb != NULL)
 		pfree(entry->jsonb);
 	cache_size -= entry->size + entry->growth + ENTRY_OVERHEAD;
@@ -125,7 +125,7 @@ EvpgStateCacheTake(EvpgState *state, const EvpgStream *stream)
 	state->valid = true;
 	if (aggregate->has_module)
 	{
-		EvpgJsonFree(EvpgJsonLetGo(state->json));
+		evpg_free(EvpgJsonLetGo(state->json));
 		state->json->json = entry->json;
 		state->size = entry->size;
 		state->growth = entry->growth;

@@ -135,7 +135,7 @@ EvpgTupleUpdate(Relation table, ItemPointer tid, TupleTableSlot *slot, Snapshot 
 
 static inline TM_Result
 EvpgTryTupleUpdate(Relation table, ItemPointer tid, TupleTableSlot *slot, CommandId command, Snapshot snapshot,
-				   Snapshot crosscheck, bool wait, TM_FailureData *failure, LockTupleMode * mode, TU_UpdateIndexes *indexes)
+				   Snapshot crosscheck, bool wait, TM_FailureData *failure, LockTupleMode *mode, TU_UpdateIndexes *indexes)
 {
 	bool		all = false;
 	TM_Result	result = table_tuple_update(table, tid, slot, command, snapshot, crosscheck, wait, failure, mode, &all);

@@ -14,8 +14,8 @@
  *
  * Values that a module has built may be of any depth and size, share parts or
  * contain themselves.  json-c frees and serialises by recursion without a stack
- * check, so EvpgJsonFree does not recurse, and every walk here counts levels and
- * bytes.  A value that contains itself is never freed.
+ * check, so values are freed by evpg_free, which does not recurse, and every walk
+ * here counts levels and bytes.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,142 +37,12 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
-/* Containers that EvpgJsonFree still has to give back, in malloc'd memory. */
-static evpg_json **pending = NULL;
-static size_t npending = 0;
-static size_t pending_space = 0;
-
-static bool
-is_container(const evpg_json *json)
-{
-	json_type	type = json_object_get_type(json);
-
-	return type == json_type_object || type == json_type_array;
-}
-
-/*
- * Takes a reference to a part, which EvpgJsonFree gives back later; without
- * memory for that, json-c frees the part by recursion.
- */
-static void
-postpone_free(evpg_json *part)
-{
-	if (npending == pending_space)
-	{
-		size_t		space = pending_space == 0 ? 64 : 2 * pending_space;
-		evpg_json **larger = realloc(pending, space * sizeof(evpg_json *));
-
-		if (larger == NULL)
-			return;
-		pending = larger;
-		pending_space = space;
-	}
-	pending[npending++] = json_object_get(part);
-}
-
-/* Returns whether a container has containers as its parts; postpones them if asked. */
-static bool
-find_parts(evpg_json *json, bool postponing)
-{
-	bool		found = false;
-
-	if (json_object_is_type(json, json_type_array))
-	{
-		for (size_t i = 0; i < json_object_array_length(json); i++)
-			if (is_container(json_object_array_get_idx(json, i)))
-			{
-				found = true;
-				if (!postponing)
-					break;
-				postpone_free(json_object_array_get_idx(json, i));
-			}
-	}
-	else
-	{
-		json_object_object_foreach(json, name, member)
-		{
-			(void) name;
-			if (is_container(member))
-			{
-				found = true;
-				if (!postponing)
-					break;
-				postpone_free(member);
-			}
-		}
-	}
-	return found;
-}
-
-/*
- * Postpones the parts of a container. json-c calls this when the last
- * reference to it is gone, before it drops its references to the parts.  The
- * user data must be gone after it: json-c 0.19 takes what is left for a
- * container that it frees next.
- */
-static void
-postpone_parts(evpg_json *json, void *kept)
-{
-	if (!*(bool *) kept)
-		return;
-	*(bool *) kept = false;
-	(void) find_parts(json, true);
-	json_object_set_userdata(json, NULL, NULL);
-}
-
-/*
- * EvpgJsonFree
- *		Drops a reference to a value, which may be NULL, as json_object_put()
- *		does, but without recursion.  Raises no error.
- */
-void
-EvpgJsonFree(evpg_json *json)
-{
-	Assert(npending == 0);
-	if (json == NULL)
-		return;
-	for (;;)
-	{
-		bool		kept = true;	/* until postpone_parts is called */
-
-		/*
-		 * User data of a module's own stay; what has them is freed in
-		 * json-c's way.
-		 */
-		if (!is_container(json) || json_object_get_userdata(json) != NULL || !find_parts(json, false))
-			(void) json_object_put(json);
-		else
-		{
-			json_object_set_userdata(json, &kept, postpone_parts);
-			(void) json_object_put(json);
-			if (kept)
-			{
-				/*
-				 * Others still have it; json-c copies no value with user data
-				 * that it does not know.
-				 */
-				kept = false;
-				json_object_set_userdata(json, NULL, NULL);
-			}
-		}
-		if (npending == 0)
-			break;
-		json = pending[--npending];
-	}
-	if (pending_space > 1024)
-	{
-		free(pending);
-		pending = NULL;
-		pending_space = 0;
-	}
-}
-
 static void
 free_json(void *arg)
 {
 	EvpgJsonOwner *owner = arg;
 
-	EvpgJsonFree(owner->json);
+	evpg_free(owner->json);
 	owner->json = NULL;
 }
 

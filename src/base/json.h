@@ -24,6 +24,5 @@ extern void EvpgJsonFill(EvpgJsonOwner *owner, const Jsonb *jsonb, const char *w
 extern evpg_json *EvpgJsonFromJsonb(const Jsonb *jsonb, const char *what);
 extern Jsonb *EvpgJsonToJsonb(const evpg_json *json, const char *what);
 extern Size EvpgJsonSize(const evpg_json *json, const char *what);
-extern void EvpgJsonFree(evpg_json *json);
 
 #endif							/* EVPG_JSON_H */

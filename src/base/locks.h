@@ -100,7 +100,7 @@ typedef enum EvpgCountedLock
 	EVPG_COUNTED_INSTANCE,		/* EVPG_LOCK_INSTANCE */
 	EVPG_COUNTED_STREAM,		/* EVPG_LOCK_STREAM */
 	EVPG_COUNTED_LOCKS
-}			EvpgCountedLock;
+} EvpgCountedLock;
 
 extern void EvpgLocksInit(void);
 extern uint64 EvpgHashName(const char *name, uint64 seed);

@@ -253,7 +253,7 @@ keep_state(EvpgProjectionRow *row, const ApplyResult *applied)
 	Jsonb	   *before = row->state;
 
 	if (applied->deleted && row->json != NULL)
-		EvpgJsonFree(EvpgJsonLetGo(row->json));
+		evpg_free(EvpgJsonLetGo(row->json));
 	row->state = NULL;
 	if (applied->state != NULL)
 	{

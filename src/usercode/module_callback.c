@@ -73,10 +73,10 @@ EvpgModuleResultCreate(void)
 void
 EvpgModuleResultReset(evpg_result *result)
 {
-	EvpgJsonFree(result->events);
-	EvpgJsonFree(result->detail);
-	EvpgJsonFree(result->delta);
-	EvpgJsonFree(result->actions);
+	evpg_free(result->events);
+	evpg_free(result->detail);
+	evpg_free(result->delta);
+	evpg_free(result->actions);
 	result->events = result->detail = result->delta = result->actions = NULL;
 	result->rejected = result->failed = result->deleted = result->unhandled = result->unsent = false;
 	result->code[0] = result->message[0] = '\0';
@@ -177,8 +177,8 @@ EvpgModuleEventSet(EvpgModuleEvent *lent, const EvpgEvent *event, evpg_json *dat
 void
 EvpgModuleEventClear(EvpgModuleEvent *lent)
 {
-	EvpgJsonFree(EvpgJsonLetGo(lent->data));
-	EvpgJsonFree(EvpgJsonLetGo(lent->metadata));
+	evpg_free(EvpgJsonLetGo(lent->data));
+	evpg_free(EvpgJsonLetGo(lent->metadata));
 }
 
 /*

@@ -4,7 +4,7 @@
 \ir include/setup.sql
 \ir include/module.sql
 
-SELECT plan(55);
+SELECT plan(56);
 SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 1', 'a stream');
 
 -- depth and size
@@ -35,6 +35,13 @@ SELECT refused($$SELECT evpg_state('hostile', 'loaded')$$, 'VE014 state is neste
   'a state of no end, in a replay');
 SELECT refused($$SELECT evpg_execute('hostile', 'loaded', 'Nothing')$$, 'VE014 state is nested too deeply',
   'a state of no end, in a replay of a command');
+
+-- an event replaces the part of 300,000 levels that the event before it has put into the row
+SELECT evpg_register_aggregate('counter', library => 'evpg_test', symbol => 'counter') \g /dev/null
+SELECT evpg_register_projection('totals', library => 'evpg_test', symbol => 'totals') \g /dev/null
+SELECT count(*) FROM evpg_append('counter', 'replaced', ARRAY[evpg_event('Deep', '{"depth": 300000}'),
+  evpg_event('Deep', '{"depth": 300000}'), evpg_event('Deep', '{"depth": 1}')]) \g /dev/null
+SELECT is((SELECT state -> 'deep' FROM evpg_projection('totals', 'replaced')), '[null]', 'a deep part of a row is replaced');
 
 -- one level deeper with each event: refused before it is too deep to be kept
 CREATE FUNCTION test.nest_on() RETURNS text LANGUAGE plpgsql AS $$

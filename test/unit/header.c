@@ -126,6 +126,60 @@ test_ownership(void)
 	is_json(object, "{\"a\":2}", "a shared part replaces the whole");
 }
 
+/* An array in an array in an array ..., deeper than the stack lets json-c free it. */
+static evpg_json *
+nest(int depth)
+{
+	evpg_json  *inner = NULL;
+
+	while (depth-- > 0)
+	{
+		evpg_json  *outer = json_object_new_array();
+
+		json_object_array_add(outer, inner);
+		inner = outer;
+	}
+	return inner;
+}
+
+static void
+test_depth(void)
+{
+	enum
+	{
+	DEEP = 1000000};
+	evpg_json  *object = evpg_object(EVPG_JSON("a", nest(DEEP)), EVPG_JSON("b", nest(DEEP)));
+	evpg_json  *kept = evpg_share(evpg_get(object, "b"));
+	evpg_json  *array = json_object_new_string("no array");
+	evpg_result out = EVPG_RESULT_INIT;
+
+	evpg_set(object, "a", evpg_object(EVPG_JSON("nested", nest(DEEP))));
+	evpg_set_int(object, "a", 1);
+	evpg_remove(object, "b");
+	evpg_remove(object, "none");
+	evpg_set(object, NULL, nest(DEEP));
+	evpg_set(kept, "no object", nest(DEEP));
+	ok(!evpg_append_to(&array, nest(DEEP)), "a deep value for what is no array is freed");
+	json_object_put(array);
+	is_json(object, "{\"a\":1}", "deep values are replaced and removed");
+	ok(json_object_array_length(kept) == 1, "a deep value that is shared outlives its removal");
+	evpg_free(kept);
+
+	evpg_reject_detail(&out, nest(DEEP));
+	evpg_reject_detail(&out, nest(DEEP));
+	evpg_delta(&out, nest(DEEP));
+	evpg_delta(&out, nest(DEEP));
+	evpg_emit(&out, "Deep", nest(DEEP));
+	evpg_result_reset(&out);
+	ok(out.detail == NULL && out.delta == NULL && out.events == NULL, "a result with deep values is reset");
+
+	object = json_object_new_object();
+	array = evpg_object(EVPG_JSON("twice", evpg_share(object)), EVPG_JSON("again", evpg_share(object)));
+	evpg_free(array);
+	is_json(object, "{}", "parts that are shared are freed once for each reference");
+	evpg_free(NULL);
+}
+
 /* ------------------------------------------------------------------ results */
 
 static void
@@ -520,6 +574,7 @@ main(void)
 {
 	test_objects();
 	test_ownership();
+	test_depth();
 	test_results();
 	test_host();
 	test_definition();
