@@ -545,22 +545,19 @@ evpg_text(const evpg_json *object, const char *key)
 static inline void
 evpg_set(evpg_json *object, const char *key, evpg_json *value)
 {
-	evpg_json  *old = NULL;
-	bool		replaces;
+	struct lh_entry *entry;
 
-	if (key == NULL || json_object_get_type(object) != json_type_object)
+	if (key == NULL || value == object || json_object_get_type(object) != json_type_object)
+		evpg_free(value);
+	else if ((entry = lh_table_lookup_entry(json_object_get_object(object), key)) != NULL)
 	{
-		evpg_free(value);
-		return;
+		evpg_json  *old = (evpg_json *) lh_entry_v(entry);
+
+		lh_entry_set_val(entry, value);
+		evpg_free(old);
 	}
-	replaces = json_object_object_get_ex(object, key, &old);
-	if (evpg_is_container(old))
-		json_object_get(old);
-	else
-		old = NULL;
-	if (json_object_object_add_ex(object, key, value, replaces ? 0 : JSON_C_OBJECT_ADD_KEY_IS_NEW) != 0)
+	else if (json_object_object_add_ex(object, key, value, JSON_C_OBJECT_ADD_KEY_IS_NEW) != 0)
 		evpg_free(value);
-	evpg_free(old);
 }
 
 static inline void
@@ -586,10 +583,12 @@ evpg_set_text(evpg_json *object, const char *key, const char *value)
 static inline void
 evpg_remove(evpg_json *object, const char *key)
 {
-	evpg_json  *old = json_object_get(evpg_get(object, key));
+	evpg_json  *old = evpg_get(object, key);
 
-	if (key != NULL && json_object_get_type(object) == json_type_object)
-		json_object_object_del(object, key);
+	if (key == NULL || json_object_get_type(object) != json_type_object)
+		return;
+	json_object_get(old);
+	json_object_object_del(object, key);
 	evpg_free(old);
 }
 
