@@ -6,7 +6,7 @@ SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(73);
+SELECT plan(78);
 
 -- Listeners write what they hear into heard.
 CREATE TABLE test.heard (n int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, who text, event evpg.event);
@@ -120,6 +120,15 @@ RESET test.code;
 SELECT is((SELECT count(*) FROM test.heard), 0::bigint, 'what a listener has written goes with the failed command [B19]');
 SELECT is(try_in('counter', 'balk', 'Add', '{"n": 1}'), 'ok 1', 'the next command on the stream succeeds [B19]');
 SELECT evpg_drop_listener('balks') \g /dev/null
+
+-- in C
+CREATE FUNCTION test.hear_in_c(event evpg.event) RETURNS void LANGUAGE c AS 'evpg_test_listener', 'hear_in_c';
+SELECT evpg_register_listener('one', 'test.hear_in_c'), heard() \g /dev/null
+SELECT is(try_in(kind, 'c', 'AddMany', '{"count": 2}'), 'ok 2', kind || ': a command is heard by C') FROM kinds() kind;
+SELECT is(heard(), 'c Added 1, c Added 2, c Added 1, c Added 2', 'a listener may be a function in C [B19]');
+SELECT fails($$SELECT evpg_append('counter', 'c', ARRAY[evpg_event('Heard'), evpg_event('Unheard')])$$,
+  'P0001 this is not to be heard', 'its error fails an append [B19]');
+SELECT evpg_register_listener('one', 'test.hear') \g /dev/null
 
 -- ------------------------------------------------------------------ commands by listeners
 
