@@ -181,7 +181,8 @@ copy_server()
 	done
 }
 
-# make_each <target>... -- <assignment>...: in a mirror of evpg, then of the modules of the tests and of each example
+# make_each <target>... -- <assignment>...: in a mirror of evpg, then of the modules of the tests and of each example that
+# has a makefile
 make_each()
 {
 	local targets=() directory target
@@ -201,6 +202,7 @@ make_each()
 		mirror "${directory%/}" "$out/${directory%/}" \( -name '*.[ch]' -o -name Makefile \)
 	done
 	for directory in evpg test/modules examples/*/; do
+		[ -f "$out/$directory/Makefile" ] || continue		# nothing to build
 		for target in "${targets[@]}"; do
 			make -s -j "$jobs" -C "$out/$directory" with_llvm=no "$@" "$target" >"$out/make.log" 2>&1 || {
 				cat "$out/make.log" >&2
@@ -216,7 +218,8 @@ make_each()
 build()
 {
 	copy_server
-	make_each all install -- PG_CONFIG="$root$("$PG_CONFIG" --bindir)/pg_config" "$@"
+	# libpq is not in the copy
+	make_each all install -- PG_CONFIG="$root$("$PG_CONFIG" --bindir)/pg_config" LIBPQ_CONFIG="$PG_CONFIG" "$@"
 }
 
 # build_for_tests: in build/assert, with assertions and the hooks of src/base/testing.h

@@ -49,7 +49,12 @@ sub bank
 		'balances of ann and ben (300 700)',
 		"transfers requested, and settled once each ($transfers_c $transfers_c $transfers_c)",
 		"transfers requested, and settled once each ($transfers $transfers $transfers)",
-		'dead letters, timers and instances that are left (0 0 0)');
+		'dead letters, timers and instances that are left (0 0 0)',
+		'events that it has written out of their order (0)',
+		'events that it has written twice, for it was killed: at most a page (yes)');
+	like($output, qr/^evpg-tail was killed when it had written \d+ events, and is started again at position \d+$/m,
+		"$database: the consumer outside of the database is killed");
+	like($output, qr/^ok: events that it has written, one for each of the log \(\d+\)$/m, "$database: and has all events");
 	is(scalar(() = $output =~ /^a worker was terminated when \d+ of \d+ transfers had come to an end$/mg), 2,
 		"$database: a worker is terminated in each form of the saga");
 	is(scalar(() = $output =~ /^sum of all balances of account(?:_c)? before the transfers: (\d+); after them: \1$/mg), 2,

@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate worker_rounds);
-our @EXPORT_OK = qw(create_endless_function query soon processes crash set_mutation);
+our @EXPORT_OK = qw(create_endless_function query soon processes crash set_mutation wait_until);
 
 # The server that evpg_node() has made last, which query(), soon() and crash() ask.
 my $last;
