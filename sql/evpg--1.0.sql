@@ -278,7 +278,7 @@ COMMENT ON VIEW evpg.projected_state IS 'rows of projections, without deleted ke
 -- A transaction that changes a row holds the advisory lock of the consumer's name (src/consumer/consumer.c).
 CREATE TABLE evpg.consumer (
   name           text COLLATE "C" PRIMARY KEY,
-  kind           text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{projection,saga}'::pg_catalog.text[])),
+  kind           text NOT NULL CHECK (kind OPERATOR(pg_catalog.=) ANY ('{projection,saga,subscription}'::pg_catalog.text[])),
   status         text NOT NULL DEFAULT 'running'
     CHECK (status OPERATOR(pg_catalog.=) ANY ('{running,paused,stopped}'::pg_catalog.text[])),
   checkpoint     bigint NOT NULL,
@@ -299,8 +299,9 @@ CREATE TABLE evpg.consumer (
   cautious_to    bigint NOT NULL DEFAULT 0,
   proven         bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE evpg.consumer IS 'progress of asynchronous projections and sagas';
-COMMENT ON COLUMN evpg.consumer.checkpoint IS 'every event up to this position has been consumed';
+COMMENT ON TABLE evpg.consumer IS 'progress of asynchronous projections and sagas; status of these and of subscriptions';
+COMMENT ON COLUMN evpg.consumer.checkpoint IS
+  'every event up to this position has been consumed; that of a subscription is in evpg.stat_subscription';
 COMMENT ON COLUMN evpg.consumer.start_position IS 'the checkpoint with which it started';
 COMMENT ON COLUMN evpg.consumer.error_position IS 'position of the event that fails';
 COMMENT ON COLUMN evpg.consumer.server_start IS 'start of the server since which an event has been tried alone';
@@ -324,9 +325,11 @@ CREATE TABLE evpg.parked_event (
   parked_at       timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
   skip_reason     text,
   skipped_by      text,
-  skipped_at      timestamptz
+  skipped_at      timestamptz,
+  due             boolean NOT NULL DEFAULT false
 );
 CREATE INDEX ON evpg.parked_event (name, "position");
+CREATE INDEX parked_event_waiting ON evpg.parked_event (name, "position") WHERE skip_reason IS NULL;
 COMMENT ON SEQUENCE evpg.parked_event_parked_event_id_seq IS 'source of ids of parked events';
 COMMENT ON TABLE evpg.parked_event IS
   'events that a consumer could not apply, and later events of the same key, which wait behind them';
@@ -335,6 +338,71 @@ COMMENT ON COLUMN evpg.parked_event.error IS 'NULL if the event only waits behin
 COMMENT ON COLUMN evpg.parked_event.context IS 'context of the error';
 COMMENT ON COLUMN evpg.parked_event.skip_reason IS
   'why the event was given up; NULL if it is still to be replayed, empty if it was pruned';
+COMMENT ON COLUMN evpg.parked_event.due IS
+  'whether evpg_replay_parked() was called for the event of a subscription, which hands it out again';
+
+-- A subscription also has a row in evpg.consumer.
+CREATE TABLE evpg.subscription (
+  name            text COLLATE "C" PRIMARY KEY,
+  aggregate_types text[],
+  event_types     text[],
+  tags            text[],
+  aggregate_ids   text[],
+  id_prefix       text,
+  partitions      int NOT NULL,
+  lease_time      interval NOT NULL,
+  max_attempts    int NOT NULL,
+  backoff         interval NOT NULL,
+  max_backoff     interval NOT NULL,
+  created_at      timestamptz NOT NULL DEFAULT evpg.clock_timestamp()
+);
+COMMENT ON TABLE evpg.subscription IS
+  'subscriptions: which events they hand out, and how; NULL filters let all events through';
+
+-- A consumer of a subscription and the partitions that it holds; rows are kept and used again, so that a consumer that
+-- comes and goes leaves nothing behind.  The number of a lease ends with the slot.
+CREATE TABLE evpg.subscription_lease (
+  subscription text COLLATE "C",
+  slot         int,
+  consumer     text COLLATE "C",
+  lease        bigint NOT NULL,
+  acked        bigint NOT NULL,
+  handed       bigint NOT NULL,
+  delivered    bigint NOT NULL DEFAULT 0,
+  lease_until  timestamptz NOT NULL,
+  replaying    boolean NOT NULL DEFAULT false,
+  PRIMARY KEY (subscription, slot)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.subscription_lease IS 'consumers of subscriptions; read them through evpg.stat_subscription';
+COMMENT ON COLUMN evpg.subscription_lease.consumer IS 'NULL if the slot is free';
+COMMENT ON COLUMN evpg.subscription_lease.acked IS
+  'events up to here that were handed out are done, in the partitions that it holds';
+COMMENT ON COLUMN evpg.subscription_lease.handed IS 'events up to here were handed out';
+COMMENT ON COLUMN evpg.subscription_lease.delivered IS 'number of events that were handed out in this slot';
+COMMENT ON COLUMN evpg.subscription_lease.replaying IS 'parked events are handed out again, and nothing else';
+
+CREATE TABLE evpg.subscription_partition (
+  subscription     text COLLATE "C",
+  partition        int,
+  slot             int,
+  checkpoint       bigint NOT NULL,
+  replay_to        bigint,
+  cautious_to      bigint NOT NULL DEFAULT 0,
+  attempt_position bigint NOT NULL DEFAULT 0,
+  attempts         int NOT NULL DEFAULT 0,
+  retry_at         timestamptz,
+  PRIMARY KEY (subscription, partition)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evpg.subscription_partition IS 'partitions of subscriptions; read them through evpg.stat_subscription';
+COMMENT ON COLUMN evpg.subscription_partition.slot IS 'the lease that holds it; NULL if none does';
+COMMENT ON COLUMN evpg.subscription_partition.checkpoint IS
+  'its events up to this position are done; those up to the position acked of the lease that holds it are, too';
+COMMENT ON COLUMN evpg.subscription_partition.replay_to IS
+  'up to this position only parked events are handed out again; NULL if none are';
+COMMENT ON COLUMN evpg.subscription_partition.cautious_to IS
+  'events up to this position were handed out and not acknowledged, so they are handed out one at a time';
+COMMENT ON COLUMN evpg.subscription_partition.attempt_position IS 'the event whose attempts are counted';
+COMMENT ON COLUMN evpg.subscription_partition.retry_at IS 'it is not handed out before';
 
 -- Read by workers in each pass; a worker that prunes a table locks its row.
 CREATE TABLE evpg.retention (
@@ -605,6 +673,9 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.consumer', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.parked_event_parked_event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.subscription', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.subscription_lease', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.subscription_partition', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.retention', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.rebuild_part', '');
@@ -682,6 +753,14 @@ CREATE TYPE evpg.fired_timer AS (
 COMMENT ON TYPE evpg.fired_timer IS 'a timer of a saga that is due';
 
 -- ------------------------------------------------------------------ constructors
+
+CREATE TYPE evpg.delivery AS (
+  lease bigint, partition int, attempt int,
+  "position" bigint, aggregate_type text, aggregate_id text, version bigint, event_id uuid, type text,
+  schema_version int, data jsonb, metadata jsonb, tags text[], command_id text, correlation_id text, causation_id text,
+  actor text, occurred_at timestamptz, recorded_at timestamptz, session_role text
+);
+COMMENT ON TYPE evpg.delivery IS 'an event that a subscription hands out, and the lease under which it does';
 
 CREATE FUNCTION evpg_event(type text, data jsonb DEFAULT '{}', metadata jsonb DEFAULT NULL, tags text[] DEFAULT NULL,
     schema_version int DEFAULT 1, occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL,
@@ -1020,6 +1099,11 @@ COMMENT ON FUNCTION evpg_watch_projection(text, text, bigint, interval, int) IS
 
 -- ------------------------------------------------------------------ consumers
 
+CREATE FUNCTION evpg.is_activated() RETURNS boolean
+  AS 'MODULE_PATHNAME', 'evpg_is_activated' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg.is_activated() IS
+  'returns whether consumers may run in this database: it is no copy, or evpg_activate_consumers() was called';
+
 CREATE PROCEDURE evpg_run(max_rounds int DEFAULT 1)
   AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON PROCEDURE evpg_run(int) IS 'does the work of workers until nothing is left to do now; commits between batches';
@@ -1052,10 +1136,87 @@ COMMENT ON FUNCTION evpg_wait_for(text, bigint, interval) IS
   'waits until a projection has applied all events up to a position, or a saga has reacted to them; returns false if the '
   'timeout passed first';
 
-CREATE FUNCTION evpg.is_activated() RETURNS boolean
-  AS 'MODULE_PATHNAME', 'evpg_is_activated' LANGUAGE C STABLE;
-COMMENT ON FUNCTION evpg.is_activated() IS
-  'returns whether consumers may run in this database: it is no copy, or evpg_activate_consumers() was called';
+-- ------------------------------------------------------------------ subscriptions
+
+CREATE FUNCTION evpg_create_subscription(name text, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    tags text[] DEFAULT NULL, aggregate_ids text[] DEFAULT NULL, id_prefix text DEFAULT NULL,
+    start_at text DEFAULT 'beginning', start_position bigint DEFAULT NULL, start_time timestamptz DEFAULT NULL,
+    partitions int DEFAULT 1, lease_time interval DEFAULT '30 seconds', max_attempts int DEFAULT 10,
+    backoff interval DEFAULT '1 second', max_backoff interval DEFAULT '5 minutes')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_create_subscription(text, text[], text[], text[], text[], text, text, bigint, timestamptz, int,
+    interval, int, interval, interval) IS
+  'creates a subscription; returns false if it exists with the same filter and number of partitions';
+
+CREATE FUNCTION evpg_drop_subscription(name text, missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_drop_subscription(text, boolean) IS
+  'drops a subscription with its checkpoints and parked events; returns whether there was one';
+
+CREATE FUNCTION evpg_fetch(subscription text, consumer text, max_events int DEFAULT 100, max_bytes int DEFAULT NULL,
+    wait interval DEFAULT '0', lease bigint DEFAULT NULL)
+  RETURNS SETOF evpg.delivery AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_fetch(text, text, int, int, interval, bigint) IS
+  'hands out the next events of a subscription to a consumer, under a lease; with lease those after the ones that it has '
+  'under that lease, else also those again that it has not acknowledged';
+
+CREATE FUNCTION evpg_ack(subscription text, lease bigint, up_to_position bigint)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_ack(text, bigint, bigint) IS
+  'acknowledges all events of a lease up to a position; returns false if the lease is lost';
+
+CREATE FUNCTION evpg_nack(subscription text, lease bigint, event_position bigint, action text DEFAULT 'retry',
+    delay interval DEFAULT NULL, reason text DEFAULT NULL)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_nack(text, bigint, bigint, text, interval, text) IS
+  'acknowledges the events of a lease before a position and gives back the one at it: retry (after a delay), park or skip; '
+  'returns false if the lease is lost';
+
+CREATE FUNCTION evpg_extend_lease(subscription text, lease bigint, lease_time interval DEFAULT NULL)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_extend_lease(text, bigint, interval) IS
+  'lets a lease last from now on for a time, by default that of the subscription; returns false if it is lost';
+
+CREATE FUNCTION evpg_release_lease(subscription text, lease bigint)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_release_lease(text, bigint) IS
+  'ends a lease: other consumers get its partitions at once; returns false if it is lost';
+
+CREATE FUNCTION evpg.count_events(subscription text, partition int, after bigint, upto bigint) RETURNS bigint
+  AS 'MODULE_PATHNAME', 'evpg_count_events' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg.count_events(text, int, bigint, bigint) IS
+  'returns how many events of a partition of a subscription there are between two positions';
+
+CREATE FUNCTION evpg.partition_of(key text, partitions int) RETURNS int
+  AS 'MODULE_PATHNAME', 'evpg_partition_of' LANGUAGE C IMMUTABLE STRICT;
+COMMENT ON FUNCTION evpg.partition_of(text, int) IS 'returns the partition of a parked event of a subscription';
+
+CREATE VIEW evpg.stat_subscription AS
+  SELECT s.name, p.partition, CASE WHEN NOT h.activated THEN 'inactive' ELSE c.status END AS status,
+         l.consumer, l.lease, l.lease_until, k.checkpoint,
+         CASE WHEN l.handed OPERATOR(pg_catalog.>) k.checkpoint
+              THEN evpg.count_events(s.name, p.partition, k.checkpoint, l.handed) ELSE 0 END AS in_flight,
+         CASE WHEN p.attempt_position OPERATOR(pg_catalog.>) k.checkpoint THEN p.attempts ELSE 0 END AS attempts,
+         CASE WHEN p.retry_at OPERATOR(pg_catalog.>) evpg.clock_timestamp() THEN p.retry_at END AS retry_at,
+         (SELECT pg_catalog.count(*) FROM evpg.parked_event e
+           WHERE e.name OPERATOR(pg_catalog.=) s.name AND e.skip_reason IS NULL
+             AND evpg.partition_of(e.key, s.partitions) OPERATOR(pg_catalog.=) p.partition) AS parked,
+         CASE WHEN e.recorded_at IS NULL THEN 0 ELSE d.last_position OPERATOR(pg_catalog.-) k.checkpoint END AS lag_events,
+         coalesce(pg_catalog.round(
+           extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) AS lag_seconds,
+         e.recorded_at AS oldest
+    FROM evpg.subscription s
+    JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) s.name
+    JOIN evpg.subscription_partition p ON p.subscription OPERATOR(pg_catalog.=) s.name
+    LEFT JOIN evpg.subscription_lease l
+           ON l.subscription OPERATOR(pg_catalog.=) s.name AND l.slot OPERATOR(pg_catalog.=) p.slot
+    CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) d
+    CROSS JOIN (SELECT evpg.is_activated() AS activated) h
+    CROSS JOIN LATERAL (SELECT GREATEST(p.checkpoint, l.acked) AS checkpoint) k
+    LEFT JOIN LATERAL (SELECT g.recorded_at FROM evpg.event_log g WHERE g."position" OPERATOR(pg_catalog.>) k.checkpoint
+                        ORDER BY g."position" LIMIT 1) e ON true;
+COMMENT ON VIEW evpg.stat_subscription IS
+  'shows the partitions of subscriptions, which consumers hold them, and how far these are; lag_events counts positions';
 
 CREATE FUNCTION evpg_activate_consumers()
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -1066,16 +1227,17 @@ CREATE VIEW evpg.stat_consumer AS
   SELECT p.name, p.kind, p.mode,
          CASE WHEN c.status IS NULL AND p.mode OPERATOR(pg_catalog.=) 'inline' THEN 'running'
               WHEN c.status OPERATOR(pg_catalog.=) 'running' AND NOT h.activated THEN 'inactive' ELSE c.status END AS status,
-         p.version, CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN c.checkpoint END AS checkpoint,
-         CASE WHEN c.checkpoint IS NOT NULL THEN
+         p.version, CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN f.checkpoint END AS checkpoint,
+         CASE WHEN f.checkpoint IS NOT NULL THEN
               CASE WHEN e.recorded_at IS NULL OR p.mode OPERATOR(pg_catalog.=) 'inline' THEN 0
-                   ELSE l.last_position OPERATOR(pg_catalog.-) c.checkpoint END
+                   ELSE l.last_position OPERATOR(pg_catalog.-) f.checkpoint END
               OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.saga_event r
                                       WHERE r.saga OPERATOR(pg_catalog.=) p.name) END AS lag_events,
          CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN
               coalesce(pg_catalog.round(
                 extract(epoch FROM evpg.clock_timestamp() OPERATOR(pg_catalog.-) e.recorded_at), 3), 0) END AS lag_seconds,
-         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN c.events_total END AS events_total, c.errors_total,
+         CASE WHEN p.mode OPERATOR(pg_catalog.=) 'async' THEN coalesce(v.delivered, c.events_total) END AS events_total,
+         c.errors_total,
          (SELECT pg_catalog.count(*) FROM evpg.parked_event k
             WHERE k.name OPERATOR(pg_catalog.=) p.name AND k.skip_reason IS NULL)
            OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM evpg.dead_letter d
@@ -1092,15 +1254,27 @@ CREATE VIEW evpg.stat_consumer AS
                 THEN 'an event fails: repair its cause, then evpg_resume_consumer()' END AS reason,
          t.dispatched AS dispatched_total, t.dead_lettered AS dead_lettered_total
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
-          UNION ALL (SELECT DISTINCT ON (name) name, 'saga', mode, version FROM evpg.saga ORDER BY name, version DESC)) p
+          UNION ALL (SELECT DISTINCT ON (name) name, 'saga', mode, version FROM evpg.saga ORDER BY name, version DESC)
+          UNION ALL SELECT name, 'subscription', 'async', NULL FROM evpg.subscription) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
+    -- a subscription has a checkpoint for each partition
+    LEFT JOIN LATERAL (SELECT pg_catalog.min(GREATEST(q.checkpoint, b.acked)) AS checkpoint
+                         FROM evpg.subscription_partition q
+                         LEFT JOIN evpg.subscription_lease b ON b.subscription OPERATOR(pg_catalog.=) q.subscription
+                              AND b.slot OPERATOR(pg_catalog.=) q.slot
+                        WHERE q.subscription OPERATOR(pg_catalog.=) p.name) u
+           ON p.kind OPERATOR(pg_catalog.=) 'subscription'
+    LEFT JOIN LATERAL (SELECT pg_catalog.sum(b.delivered)::pg_catalog.int8 AS delivered
+                         FROM evpg.subscription_lease b WHERE b.subscription OPERATOR(pg_catalog.=) p.name) v
+           ON p.kind OPERATOR(pg_catalog.=) 'subscription'
+    CROSS JOIN LATERAL (SELECT coalesce(u.checkpoint, c.checkpoint) AS checkpoint) f
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) l
     CROSS JOIN (SELECT evpg.is_activated() AS activated) h
     LEFT JOIN LATERAL (SELECT coalesce(pg_catalog.sum(s.dispatched), 0)::pg_catalog.int8 AS dispatched,
                               coalesce(pg_catalog.sum(s.dead_lettered), 0)::pg_catalog.int8 AS dead_lettered
                          FROM evpg.saga_total s WHERE s.saga OPERATOR(pg_catalog.=) p.name) t
            ON p.kind OPERATOR(pg_catalog.=) 'saga'
-    LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" OPERATOR(pg_catalog.>) c.checkpoint
+    LEFT JOIN LATERAL (SELECT e.recorded_at FROM evpg.event_log e WHERE e."position" OPERATOR(pg_catalog.>) f.checkpoint
                         ORDER BY e."position" LIMIT 1) e ON true
     LEFT JOIN (SELECT pid,
                       (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
@@ -1111,6 +1285,7 @@ CREATE VIEW evpg.stat_consumer AS
                     SELECT oid FROM pg_catalog.pg_database
                      WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) w
            ON w.hash OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(p.name COLLATE "C", 0)
+          AND p.kind OPERATOR(pg_catalog.<>) 'subscription'
     -- instances of a saga that react, of which there may be many
     LEFT JOIN (SELECT pg_catalog.min(pid) AS pid,
                       (classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)
@@ -1124,8 +1299,8 @@ CREATE VIEW evpg.stat_consumer AS
            ON i.hash OPERATOR(pg_catalog.=)
               pg_catalog.hashtextextended('' COLLATE "C", pg_catalog.hashtextextended(p.name COLLATE "C", 0));
 COMMENT ON VIEW evpg.stat_consumer IS
-  'shows the progress of projections and sagas, their errors and their workers; lag_events counts positions, and events '
-  'that instances of sagas have not reacted to';
+  'shows the progress of projections, sagas and subscriptions, their errors and their workers; lag_events counts positions, '
+  'and events that instances of sagas have not reacted to';
 
 CREATE VIEW evpg.progress_rebuild AS
   SELECT r.name, r.build,
@@ -1510,8 +1685,8 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_stable_position', NULL, '{monitor,reader}'),
   ('routine', 'evpg_state', NULL, '{reader,executor}'),
   ('routine', 'evpg_take_snapshot', NULL, '{operator}'),
-  ('routine', 'evpg_version', NULL, '{monitor,reader,executor}'),
-  ('routine', 'evpg_session_stats', NULL, '{monitor,reader,executor}'),
+  ('routine', 'evpg_version', NULL, '{monitor,reader,subscriber,executor}'),
+  ('routine', 'evpg_session_stats', NULL, '{monitor,reader,subscriber,executor}'),
   ('routine', 'evpg_register_projection', NULL, '{operator}'),
   ('routine', 'evpg_drop_projection', NULL, '{operator}'),
   ('routine', 'evpg_projection', NULL, '{reader,executor}'),
@@ -1562,7 +1737,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_drop_translator', NULL, '{operator}'),
   ('routine', 'evpg_translate', NULL, '{executor}'),
   ('routine', 'evpg_activate_consumers', NULL, '{operator}'),
-  ('routine', 'clock_timestamp', NULL, '{monitor,reader,executor}'),
+  ('routine', 'clock_timestamp', NULL, '{monitor,reader,subscriber,executor}'),
   ('routine', 'evpg_set_clock_offset', NULL, '{operator}'),
   ('routine', 'access_parts', NULL, '{owner}'),
   ('routine', 'privileges', NULL, '{owner}'),
@@ -1575,7 +1750,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'stat_broadcast', NULL, '{monitor,reader}'),
   ('relation', 'stat_stable_position', NULL, '{monitor,reader}'),
   ('relation', 'stat_consumer', NULL, '{monitor,reader}'),
-  ('routine', 'is_activated', NULL, '{monitor,reader}'),
+  ('routine', 'is_activated', NULL, '{monitor,reader,subscriber}'),
   ('routine', 'database_slots', NULL, '{monitor,reader}'),
   ('relation', 'stat_database', NULL, '{monitor,reader}'),
   ('routine', 'worker_slots', NULL, '{monitor,reader}'),
@@ -1589,6 +1764,19 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'timer', '{timer_id,due_at,scheduled_at,retry_at,dead_letter_id,attempts,cancels,saga,name}', '{monitor}'),
   ('relation', 'dead_letter', '{dead_letter_id,created_at,source_position,timer_id,attempts,saga,label,'
    'sqlstate,code,resolved_at,resolution}', '{monitor}'),
+  ('routine', 'evpg_create_subscription', NULL, '{operator}'),
+  ('routine', 'evpg_drop_subscription', NULL, '{operator}'),
+  ('routine', 'evpg_fetch', NULL, '{subscriber}'),
+  ('routine', 'evpg_ack', NULL, '{subscriber}'),
+  ('routine', 'evpg_nack', NULL, '{subscriber}'),
+  ('routine', 'evpg_extend_lease', NULL, '{subscriber}'),
+  ('routine', 'evpg_release_lease', NULL, '{subscriber}'),
+  ('routine', 'count_events', NULL, '{monitor,reader,subscriber}'),
+  ('routine', 'partition_of', NULL, '{monitor,reader,subscriber}'),
+  ('relation', 'stat_subscription', NULL, '{monitor,reader,subscriber}'),
+  ('relation', 'subscription', NULL, '{operator}'),
+  ('relation', 'subscription_lease', NULL, '{operator}'),
+  ('relation', 'subscription_partition', NULL, '{operator}'),
   ('relation', 'consumer', NULL, '{operator}'),
   ('relation', 'parked_event', NULL, '{operator}'),
   ('relation', 'rebuild', NULL, '{operator}'),
@@ -1625,12 +1813,13 @@ BEGIN
     WHEN 'monitor' THEN RETURN '{monitor}';
     WHEN 'reader' THEN RETURN '{reader}';
     WHEN 'relay' THEN RETURN '{reader,relay}';
+    WHEN 'subscriber' THEN RETURN '{subscriber}';
     WHEN 'executor' THEN RETURN '{executor}';
     WHEN 'writer' THEN RETURN '{reader,executor,writer}';
-    WHEN 'operator' THEN RETURN '{monitor,reader,relay,executor,writer,operator}';
+    WHEN 'operator' THEN RETURN '{monitor,reader,relay,subscriber,executor,writer,operator}';
     ELSE
       RAISE EXCEPTION 'unknown access "%"', access USING ERRCODE = 'invalid_parameter_value',
-        HINT = 'Use monitor, reader, relay, executor, writer or operator.';
+        HINT = 'Use monitor, reader, relay, subscriber, executor, writer or operator.';
   END CASE;
 END $$;
 COMMENT ON FUNCTION evpg.access_parts(text) IS 'returns the accesses that an access includes';
@@ -1676,8 +1865,9 @@ BEGIN
   END LOOP;
 END $$;
 COMMENT ON FUNCTION evpg_grant(regrole, text) IS
-  'grants a role an access: monitor (progress and errors), reader (read), relay (read and inject), executor (execute '
-  'commands), writer (read, execute and append) or operator (all of these, and administration)';
+  'grants a role an access: monitor (progress and errors), reader (read), relay (read and inject), subscriber '
+  '(consume subscriptions), executor (execute commands), writer (read, execute and append) or operator (all of these, and '
+  'administration)';
 
 -- Privileges that another access of the role needs stay.  A role has an access if it has all privileges that belong to it.
 CREATE FUNCTION evpg_revoke(grantee regrole, access text) RETURNS void
@@ -1732,7 +1922,7 @@ BEGIN
     ELSIF name OPERATOR(pg_catalog.=) ANY ('{consumer,rebuild,old_build,retention}'::pg_catalog.name[]) THEN
       of_rows := 'INSERT';
     ELSIF name OPERATOR(pg_catalog.=) ANY (
-            '{aggregate_type,interceptor,translator,projection,saga,listener,clock}'::pg_catalog.name[]) THEN
+            '{aggregate_type,interceptor,translator,projection,saga,subscription,listener,clock}'::pg_catalog.name[]) THEN
       of_rows := 'INSERT OR UPDATE OR DELETE';
     END IF;
     IF of_rows IS NOT NULL THEN

@@ -11,8 +11,8 @@
  * flags: they run at any time, also while a command holds pointers.
  *
  * The registry (aggregate.c) is told of changes by an invalidation of the
- * relations evpg.aggregate_type, evpg.interceptor, evpg.listener, evpg.projection and
- * evpg.translator, which registration functions send, and of functions and
+ * relations evpg.aggregate_type, evpg.interceptor, evpg.listener, evpg.projection,
+ * evpg.saga, evpg.subscription and evpg.translator, which registration functions send, and of functions and
  * roles by the caches of pg_proc, pg_authid and pg_auth_members.
  *
  *-------------------------------------------------------------------------
@@ -83,6 +83,10 @@ static Known known[] = {
 	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL])},
 	{.name = "timer", .table = true, .shape = EVPG_SHAPE_TIMER,
 	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_TIMER])},
+	{.name = "subscription_lease", .table = true, .shape = EVPG_SHAPE_SUBSCRIPTION_LEASE,
+	.place = offsetof(EvpgCatalog, subscription_lease)},
+	{.name = "subscription_partition", .table = true, .shape = EVPG_SHAPE_SUBSCRIPTION_PARTITION,
+	.place = offsetof(EvpgCatalog, subscription_partition)},
 	{.name = "aggregate_type", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, aggregate_type)},
 	{.name = "consumer", .table = true, .shape = EVPG_SHAPE_CONSUMER,
 	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_CONSUMER])},
@@ -91,16 +95,19 @@ static Known known[] = {
 	{.name = "inbox", .table = true, .shape = NO_SHAPE},
 	{.name = "interceptor", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, interceptor)},
 	{.name = "listener", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, listener)},
-	{.name = "parked_event", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, consumer_tables[2])},
+	{.name = "parked_event", .table = true, .shape = NO_SHAPE,
+	.place = offsetof(EvpgCatalog, consumer_tables[EVPG_CONSUMER_TABLE_PARKED_EVENT])},
 	{.name = "projection", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, projection)},
 	{.name = "saga", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, saga)},
 	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
+	{.name = "subscription", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, subscription)},
 	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
 	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
 	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
 	{.name = "timer_timer_id_seq", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, timer_id_sequence)},
 	{.name = "fence", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, fence)},
 	{.name = "event", .table = false, .shape = EVPG_SHAPE_EVENT},
+	{.name = "delivery", .table = false, .shape = EVPG_SHAPE_DELIVERY},
 	{.name = "new_event", .table = false, .shape = EVPG_SHAPE_NEW_EVENT},
 	{.name = "command", .table = false, .shape = EVPG_SHAPE_COMMAND},
 	{.name = "outcome", .table = false, .shape = EVPG_SHAPE_OUTCOME},
@@ -128,6 +135,8 @@ static const Written written[] = {
 	{"saga_event", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE},
 	{"saga_total", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
 	{"timer", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE},
+	{"subscription_lease", TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE},
+	{"subscription_partition", TRIGGER_TYPE_UPDATE},
 };
 
 static MemoryContext EvpgCatalogContext = NULL;
@@ -165,7 +174,8 @@ invalidate_relation(Datum arg, Oid relid)
 		return;
 	}
 	if (relid == catalog.aggregate_type || relid == catalog.interceptor || relid == catalog.listener ||
-		relid == catalog.projection || relid == catalog.saga || relid == catalog.translator)
+		relid == catalog.projection || relid == catalog.saga || relid == catalog.subscription ||
+		relid == catalog.translator)
 		registry_generation++;
 	else if (relid == catalog.clock)
 		clock_generation++;
@@ -432,6 +442,15 @@ look_up_consumer_indexes(Oid schema, Oid relid)
 			require_index(find_index(schema, "timer_due_at_idx", relid, BTREE_AM_OID, "due_at", NULL, 1, false, false),
 						  "timer_due_at_idx", false);
 	}
+	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_PARKED_EVENT])
+	{
+		looked_up.parked_event_position_index =
+			require_index(find_index(schema, "parked_event_name_position_idx", relid, BTREE_AM_OID, "name", "position", 2,
+									 false, false), "parked_event_name_position_idx", false);
+		looked_up.parked_event_waiting_index =
+			require_index(find_index(schema, "parked_event_waiting", relid, BTREE_AM_OID, "name", "position", 2, false,
+									 true), "parked_event_waiting", false);
+	}
 	else if (relid == looked_up.consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER])
 		looked_up.dead_letter_key_index =
 			require_index(find_index(schema, "dead_letter_saga_key_idx", relid, BTREE_AM_OID, "saga", "key", 2, false, true),
@@ -456,6 +475,11 @@ look_up_details(Oid schema, Oid relid)
 		looked_up.command_record_key_index = lookup_index(schema, "command_record_pkey", relid, "stream_id", "command_id");
 	else if (relid == looked_up.saga_instance)
 		looked_up.saga_instance_key_index = lookup_index(schema, "saga_instance_pkey", relid, "saga", "key");
+	else if (relid == looked_up.subscription_lease)
+		looked_up.subscription_lease_index = lookup_index(schema, "subscription_lease_pkey", relid, "subscription", "slot");
+	else if (relid == looked_up.subscription_partition)
+		looked_up.subscription_partition_index = lookup_index(schema, "subscription_partition_pkey", relid, "subscription",
+															  "partition");
 	else if (relid == looked_up.event_log)
 	{
 		looked_up.event_log_event_id_index = lookup_index(schema, "event_log_event_id_key", relid, "event_id", NULL);
@@ -553,6 +577,7 @@ EvpgCatalogGet(void)
 													   ALLOCSET_SMALL_SIZES);
 		old = MemoryContextSwitchTo(EvpgCatalogContext);
 		looked_up.event = EvpgShapeType(find_relation(EVPG_SHAPE_EVENT));
+		looked_up.delivery = EvpgShapeType(find_relation(EVPG_SHAPE_DELIVERY));
 		looked_up.new_event = EvpgShapeType(find_relation(EVPG_SHAPE_NEW_EVENT));
 		looked_up.command = EvpgShapeType(find_relation(EVPG_SHAPE_COMMAND));
 		looked_up.outcome = EvpgShapeType(find_relation(EVPG_SHAPE_OUTCOME));
@@ -567,6 +592,8 @@ EvpgCatalogGet(void)
 		looked_up.saga_event_row = EvpgShapeRow(EVPG_SHAPE_SAGA_EVENT);
 		looked_up.saga_total_row = EvpgShapeRow(EVPG_SHAPE_SAGA_TOTAL);
 		looked_up.timer_row = EvpgShapeRow(EVPG_SHAPE_TIMER);
+		looked_up.subscription_lease_row = EvpgShapeRow(EVPG_SHAPE_SUBSCRIPTION_LEASE);
+		looked_up.subscription_partition_row = EvpgShapeRow(EVPG_SHAPE_SUBSCRIPTION_PARTITION);
 		MemoryContextSwitchTo(old);
 		identity++;
 		registry_generation++;

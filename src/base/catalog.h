@@ -20,6 +20,7 @@
 /* Places of some of them. */
 #define EVPG_CONSUMER_TABLE_CONSUMER 0
 #define EVPG_CONSUMER_TABLE_DEAD_LETTER 1
+#define EVPG_CONSUMER_TABLE_PARKED_EVENT 2
 #define EVPG_CONSUMER_TABLE_SAGA_EVENT 3
 #define EVPG_CONSUMER_TABLE_SAGA_TOTAL 4
 #define EVPG_CONSUMER_TABLE_TIMER 5
@@ -35,9 +36,17 @@ typedef struct EvpgCatalog
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			translator;
+	Oid			subscription;
+	Oid			subscription_lease;
+	Oid			subscription_lease_index;	/* on (subscription, slot) */
+	Oid			subscription_partition;
+	Oid			subscription_partition_index;	/* on (subscription,
+												 * partition) */
 	Oid			consumer_tables[EVPG_CONSUMER_TABLES];	/* of consumers, and */
 	Oid			saga_instance;
 	Oid			saga_instance_key_index;	/* unique on (saga, key) */
+	Oid			parked_event_position_index;	/* on (name, position) */
+	Oid			parked_event_waiting_index; /* the same, of those not skipped */
 	Oid			consumer_name_index;	/* unique on name */
 	Oid			saga_event_key_index;	/* unique on (saga, key, position) */
 	Oid			saga_event_position_index;	/* on position */
@@ -64,6 +73,7 @@ typedef struct EvpgCatalog
 	Oid			fence;
 	Oid			clock;
 	TupleDesc	event;			/* row types, see shape.h */
+	TupleDesc	delivery;
 	TupleDesc	new_event;
 	TupleDesc	command;
 	TupleDesc	outcome;
@@ -77,6 +87,8 @@ typedef struct EvpgCatalog
 	TupleDesc	saga_event_row;
 	TupleDesc	saga_total_row;
 	TupleDesc	timer_row;
+	TupleDesc	subscription_lease_row;
+	TupleDesc	subscription_partition_row;
 	TupleDesc	command_record_row;
 } EvpgCatalog;
 

@@ -5,8 +5,8 @@
  *
  * docs/reference.md lists them for users.  Errors that PostgreSQL already has
  * a code for (a NULL argument, a missing privilege) use PostgreSQL's code.
- * Not in use yet: VE013 (conditions of an append), VE016 (a subscription that
- * exists with another filter), VE019 (events of a schema that is not known).
+ * Not in use yet: VE013 (conditions of an append), VE019 (events of a schema that
+ * is not known).
  * A code is never given another meaning.
  *
  *-------------------------------------------------------------------------
@@ -30,11 +30,13 @@
 #define EVPG_ERRCODE_APPEND_ONLY		MAKE_SQLSTATE('V', 'E', '0', '1', '2')
 #define EVPG_ERRCODE_LIMIT				MAKE_SQLSTATE('V', 'E', '0', '1', '4')
 #define EVPG_ERRCODE_WAIT_IN_WRITER		MAKE_SQLSTATE('V', 'E', '0', '1', '5')
+#define EVPG_ERRCODE_OTHER_FILTER		MAKE_SQLSTATE('V', 'E', '0', '1', '6')
 #define EVPG_ERRCODE_RESERVED_NAME		MAKE_SQLSTATE('V', 'E', '0', '1', '7')
 #define EVPG_ERRCODE_UNKNOWN_COMMAND	MAKE_SQLSTATE('V', 'E', '0', '1', '8')
 #define EVPG_ERRCODE_REENTERED			MAKE_SQLSTATE('V', 'E', '0', '2', '0')
 #define EVPG_ERRCODE_TRANSITION			MAKE_SQLSTATE('V', 'E', '0', '2', '1')
 #define EVPG_ERRCODE_UNKNOWN_TRANSLATOR	MAKE_SQLSTATE('V', 'E', '0', '2', '2')
 #define EVPG_ERRCODE_SAGA_FAILED		MAKE_SQLSTATE('V', 'E', '0', '2', '3')
+#define EVPG_ERRCODE_LEASE_LOST			MAKE_SQLSTATE('V', 'E', '0', '2', '4')
 
 #endif							/* EVPG_ERRORS_H */

@@ -20,7 +20,7 @@
  *
  * Other files name the columns by constants: event.h, event_log.c, stream.c,
  * projection_row.c, consumer.c, instance.c, due_event.c, timer.c, saga.c,
- * idempotency.c, saga_code.c, command.c.
+ * idempotency.c, saga_code.c, command.c, lease.c, partition.c, fetch.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -108,6 +108,16 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("depth", INT4OID), COLUMN("correlation_id", TEXTOID), COLUMN("causation_id", TEXTOID),
 			COLUMN("session_role", TEXTOID), COLUMN("cancels", INT4OID)
 	}},
+	[EVPG_SHAPE_SUBSCRIPTION_LEASE] = {"subscription_lease", true, {
+			C_TEXT("subscription"), COLUMN("slot", INT4OID), C_TEXT("consumer"), COLUMN("lease", INT8OID),
+			COLUMN("acked", INT8OID), COLUMN("handed", INT8OID), COLUMN("delivered", INT8OID),
+			COLUMN("lease_until", TIMESTAMPTZOID), COLUMN("replaying", BOOLOID)
+	}},
+	[EVPG_SHAPE_SUBSCRIPTION_PARTITION] = {"subscription_partition", true, {
+			C_TEXT("subscription"), COLUMN("partition", INT4OID), COLUMN("slot", INT4OID), COLUMN("checkpoint", INT8OID),
+			COLUMN("replay_to", INT8OID), COLUMN("cautious_to", INT8OID), COLUMN("attempt_position", INT8OID),
+			COLUMN("attempts", INT4OID), COLUMN("retry_at", TIMESTAMPTZOID)
+	}},
 	[EVPG_SHAPE_CLOCK] = {"clock", true, {
 			COLUMN("one", BOOLOID), COLUMN("clock_offset", INT8OID)
 	}},
@@ -126,6 +136,17 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("tags", TEXTARRAYOID),
 			COLUMN("schema_version", INT4OID), COLUMN("occurred_at", TIMESTAMPTZOID),
 			COLUMN("event_id", UUIDOID), COLUMN("caused_by", INT4OID)
+	}},
+	[EVPG_SHAPE_DELIVERY] = {"delivery", false, {
+			COLUMN("lease", INT8OID), COLUMN("partition", INT4OID), COLUMN("attempt", INT4OID),
+			COLUMN("position", INT8OID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID),
+			COLUMN("version", INT8OID),
+			COLUMN("event_id", UUIDOID), COLUMN("type", TEXTOID), COLUMN("schema_version", INT4OID),
+			COLUMN("data", JSONBOID),
+			COLUMN("metadata", JSONBOID), COLUMN("tags", TEXTARRAYOID), COLUMN("command_id", TEXTOID),
+			COLUMN("correlation_id", TEXTOID),
+			COLUMN("causation_id", TEXTOID), COLUMN("actor", TEXTOID), COLUMN("occurred_at", TIMESTAMPTZOID),
+			COLUMN("recorded_at", TIMESTAMPTZOID), COLUMN("session_role", TEXTOID)
 	}},
 	[EVPG_SHAPE_COMMAND] = {"command", false, {
 			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID),

@@ -133,7 +133,10 @@ wake_at_end(void)
 	 */
 	pg_memory_barrier();
 	if (slot != NULL && wake_consumers)
+	{
 		wake_workers(slot);
+		wake_waiters(slot, UINT64CONST(1) << (EVPG_WAIT_EVENTS % EVPG_WAIT_BUCKETS));
+	}
 	if (slot != NULL && committed)
 		wake_waiters(slot, wake_buckets);
 	EvpgShmemReleaseHolds();

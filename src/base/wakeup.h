@@ -17,6 +17,9 @@ extern void EvpgWakeAllWaitersAtCommit(void);
 extern void EvpgRescanDatabasesAtEnd(void);
 extern void EvpgWakeAllProcesses(void);
 
+/* What a session waits for that waits for events: the end of any appender, and what makes older ones due. */
+#define EVPG_WAIT_EVENTS	UINT64CONST(0)
+
 extern bool EvpgWaitPrepare(uint64 hash);
 extern void EvpgWaitSleep(uint64 hash, int64 left);
 extern void EvpgWaitEnd(void);

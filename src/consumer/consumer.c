@@ -74,7 +74,7 @@ static EvpgStatement insert_consumer = {
 /*
  * EvpgConsumerCreate
  *		Inserts the row of a consumer that begins after a position; kind is
- *		'projection' or 'saga'.  The caller owns the consumer.
+ *		'projection', 'saga' or 'subscription'.  The caller owns the consumer.
  */
 void
 EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
@@ -88,6 +88,33 @@ EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint)
 
 	EvpgStatementExecute(&insert_consumer, values, NULL);
 	EvpgActivationNotice();
+}
+
+static EvpgStatement select_other_kind = {
+	.text = "SELECT k.kind"
+	" FROM (SELECT 'projection' AS kind FROM evpg.projection WHERE name = $1"
+	" UNION ALL SELECT 'saga' FROM evpg.saga WHERE name = $1"
+	" UNION ALL SELECT 'subscription' FROM evpg.subscription WHERE name = $1) k"
+	" WHERE k.kind <> $2 LIMIT 1",
+	.types = {TEXTOID, TEXTOID}
+};
+
+/*
+ * EvpgConsumerRefuseName
+ *		Raises 42710 if a name is that of a projection, saga or subscription of another kind.
+ *		The caller owns the consumer of that name.
+ */
+void
+EvpgConsumerRefuseName(const char *name, const char *kind)
+{
+	Datum		values[2] = {CStringGetTextDatum(name), CStringGetTextDatum(kind)};
+	List	   *other = EvpgStatementReadTexts(&select_other_kind, values, NULL);
+
+	if (other != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("%s \"%s\" already exists", (char *) linitial(other), name),
+				 errhint("Projections, sagas and subscriptions share one name space.")));
 }
 
 static EvpgStatement delete_consumer = {
@@ -139,6 +166,7 @@ static void
 fill_consumer(const TupleTableSlot *row, EvpgConsumer *consumer)
 {
 	consumer->is_saga = column_is(row, CONSUMER_KIND, "saga");
+	consumer->is_subscription = column_is(row, CONSUMER_KIND, "subscription");
 	consumer->running = column_is(row, CONSUMER_STATUS, "running");
 	consumer->stopped = column_is(row, CONSUMER_STATUS, "stopped");
 	consumer->checkpoint = get_number(row, CONSUMER_CHECKPOINT);

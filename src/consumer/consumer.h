@@ -16,7 +16,8 @@
 typedef struct EvpgConsumer
 {
 	const char *name;
-	bool		is_saga;		/* else an asynchronous projection */
+	bool		is_saga;		/* else an asynchronous projection or */
+	bool		is_subscription;
 	bool		running;
 	bool		stopped;		/* not running: an event fails */
 	int64		checkpoint;
@@ -35,6 +36,7 @@ typedef struct EvpgConsumer
 extern bool EvpgConsumerLock(const char *name, bool wait);
 extern void EvpgConsumerCreate(const char *name, const char *kind, int64 checkpoint);
 extern void EvpgConsumerDrop(const char *name, bool with_parked);
+extern void EvpgConsumerRefuseName(const char *name, const char *kind);
 extern bool EvpgConsumerRead(const char *name, EvpgConsumer *consumer);
 extern List *EvpgConsumerList(const char *kind, List **suspects);
 extern void EvpgConsumerReportCancel(const EvpgConsumer *consumer);

@@ -338,6 +338,24 @@ type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	return false;
 }
 
+/* Returns whether an aggregate id is wanted. */
+static bool
+id_is_wanted(const EvpgLogFilter *filter, const char *id)
+{
+	if (filter->id_prefix != NULL)
+	{
+		size_t		length = strlen(filter->id_prefix);
+
+		if (strncmp(id, filter->id_prefix, length) != 0 || (id[length] != '\0' && id[length] != ':'))
+			return false;
+	}
+	if (!EvpgNamesHave(filter->aggregate_ids, id))
+		return false;
+	if (filter->wanted_parts != NULL)
+		return filter->wanted_parts[EvpgLogPartOfKey(id, filter->parts)];
+	return filter->parts <= 1 || EvpgLogPartOfKey(id, filter->parts) == filter->part;
+}
+
 /* Returns whether the stream of an event is wanted; fills *stream. */
 static bool
 stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
@@ -350,7 +368,7 @@ stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	EvpgStreamGetById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
 	foreach(cell, filter->aggregate_types)
 		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
-	return wanted && (filter->parts <= 1 || EvpgLogPartOfKey(stream->aggregate_id, filter->parts) == filter->part);
+	return wanted && id_is_wanted(filter, stream->aggregate_id);
 }
 
 /* Returns whether an event has any of the wanted tags. */

@@ -24,8 +24,12 @@ typedef struct EvpgLogFilter
 	List	   *aggregate_types;	/* NIL: all, as the next one */
 	List	   *event_types;
 	List	   *tags;			/* any of them */
+	List	   *aggregate_ids;
+	const char *id_prefix;		/* NULL: all; else this id, and those that
+								 * continue it after a colon */
 	int			parts;			/* > 1: only the aggregate ids of one part */
 	int			part;
+	const bool *wanted_parts;	/* NULL, or: of these parts instead */
 } EvpgLogFilter;
 
 extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);

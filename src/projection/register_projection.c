@@ -347,19 +347,6 @@ apply_registration(const char *name, bool existed, EvpgProjectionMode mode_befor
 		EvpgRebuildStart(projection);
 }
 
-/* Raises an error if a saga has the name.  The caller owns the consumer of that name. */
-static void
-refuse_name_of_saga(const char *name)
-{
-	EvpgConsumer consumer;
-
-	if (EvpgConsumerRead(name, &consumer) && consumer.is_saga)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("saga \"%s\" already exists", name),
-				 errhint("Projections and sagas share one name space.")));
-}
-
 static EvpgStatement upsert_projection = {
 	.text =
 	"INSERT INTO evpg.projection AS p"
@@ -425,7 +412,7 @@ evpg_register_projection(PG_FUNCTION_ARGS)
 	before = EvpgProjectionGet(name, true);
 	if (tables != NULL)
 		EvpgDeclaredTablesCheckUnclaimed(name, tables);
-	refuse_name_of_saga(name);
+	EvpgConsumerRefuseName(name, "projection");
 	if (before != NULL)
 	{
 		mode_before = before->mode;

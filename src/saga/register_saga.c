@@ -27,7 +27,6 @@
 #include "log/fence.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
-#include "projection/projection.h"
 #include "saga/route.h"
 #include "saga/saga.h"
 #include "saga/saga_lock.h"
@@ -367,11 +366,7 @@ evpg_register_saga(PG_FUNCTION_ARGS)
 	EvpgSagaLockOut(name);
 	before = EvpgSagaGet(name, 0, true);
 	was_inline = before != NULL && before->is_inline;
-	if (EvpgProjectionGet(name, true) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("projection \"%s\" already exists", name),
-				 errhint("Projections and sagas share one name space.")));
+	EvpgConsumerRefuseName(name, "saga");
 	changed = EvpgStatementRun(&upsert_saga, values, nulls) > 0;
 	EvpgStatementDone();
 	if (!EvpgConsumerRead(name, &consumer))

@@ -104,6 +104,8 @@ set_consumer_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	/* Sessions know of each inline saga whether it runs. */
 	if (changed && consumer.is_saga)
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
+	if (changed && consumer.is_subscription)
+		EvpgRegistrationInvalidate(EvpgCatalogGet()->subscription);
 	if (running)
 	{
 		changed |= EvpgStatementExecute(&reset_saga_retries, values, NULL) > 0;
@@ -118,8 +120,8 @@ set_consumer_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 
 /*
  * evpg_pause_consumer(name)
- *		Keeps a consumer from consuming, and a saga from reacting; returns false if it is
- *		paused already.
+ *		Keeps a consumer from consuming, a saga from reacting, and a subscription from handing
+ *		out events; returns false if it is paused already.
  */
 Datum
 evpg_pause_consumer(PG_FUNCTION_ARGS)

@@ -7,7 +7,7 @@ SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 \ir include/projections.sql
 
-SELECT plan(50);
+SELECT plan(62);
 SET test.kind = counter;
 
 CREATE FUNCTION test.pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS $$ SELECT command $$;
@@ -30,7 +30,11 @@ INSERT INTO arrays VALUES
     ('evpg_register_projection', 'tables', $$SELECT evpg_register_projection('p', handler => 'test.statement_write', $$),
   ('evpg_register_saga', 'aggregate_types', $$SELECT evpg_register_saga('s', 'test.react', $$),
     ('evpg_register_saga', 'event_types', $$SELECT evpg_register_saga('s', 'test.react', $$),
-  ('evpg_register_saga', 'start_event_types', $$SELECT evpg_register_saga('s', 'test.react', $$);
+  ('evpg_register_saga', 'start_event_types', $$SELECT evpg_register_saga('s', 'test.react', $$),
+  ('evpg_create_subscription', 'aggregate_types', $$SELECT evpg_create_subscription('u1', $$),
+    ('evpg_create_subscription', 'event_types', $$SELECT evpg_create_subscription('u2', $$),
+    ('evpg_create_subscription', 'tags', $$SELECT evpg_create_subscription('u3', $$),
+    ('evpg_create_subscription', 'aggregate_ids', $$SELECT evpg_create_subscription('u4', $$);
 
 SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname, a.name)
   FROM pg_proc p, unnest(p.proallargtypes, p.proargmodes, p.proargnames) a (type, mode, name)

@@ -8,17 +8,19 @@ SET default_transaction_isolation = 'read committed';
 CREATE ROLE evpg_test_monitor;
 CREATE ROLE evpg_test_reader;
 CREATE ROLE evpg_test_relay;
+CREATE ROLE evpg_test_subscriber;
 CREATE ROLE evpg_test_executor;
 CREATE ROLE evpg_test_writer;
 CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(530);
+SELECT plan(653);
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
-  FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
+  FROM unnest('{monitor,reader,relay,subscriber,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
 SELECT is((SELECT count(*) FROM evpg_execute('counter', 'a', 'Add', '{"n": 1}')), 1::bigint, 'a stream');
+SELECT evpg_create_subscription('sub') \g /dev/null
 
 -- what each access allows
 CREATE TABLE test.call (given_by text[], statement text);
@@ -31,8 +33,8 @@ INSERT INTO test.call VALUES
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_read_stream('counter', 'a')$$),
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_state('counter', 'a')$$),
   ('{monitor,reader,relay,writer,operator}', 'SELECT evpg_stable_position()'),
-  ('{monitor,reader,relay,executor,writer,operator}', 'SELECT evpg_version()'),
-  ('{monitor,reader,relay,executor,writer,operator}', 'SELECT evpg_session_stats()'),
+  ('{monitor,reader,relay,subscriber,executor,writer,operator}', 'SELECT evpg_version()'),
+  ('{monitor,reader,relay,subscriber,executor,writer,operator}', 'SELECT evpg_session_stats()'),
   ('{monitor,reader,relay,writer,operator}', 'SELECT * FROM evpg.stat_stable_position'),
   ('{executor,writer,operator}', $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   ('{executor,writer,operator}', $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
@@ -70,10 +72,16 @@ INSERT INTO test.call VALUES
   ('{}', 'SELECT last_value FROM evpg.event_position'), ('{}', 'LOCK TABLE evpg.fence'), ('{}', 'CREATE TABLE evpg.mine ()'),
   ('{}', 'ALTER TABLE evpg.event_log DISABLE TRIGGER evpg_append_only'),
   ('{}', 'UPDATE evpg.aggregate_type SET library = ''x'''), ('{}', 'SELECT evpg_grant(''evpg_test_nobody'', ''reader'')'),
-  ('{}', 'SELECT evpg.privileges(''reader'')');
+  ('{}', 'SELECT evpg.privileges(''reader'')'),
+  ('{subscriber,operator}', $$SELECT * FROM evpg_fetch('sub', 'a')$$),
+    ('{subscriber,operator}', $$SELECT evpg_ack('sub', 1, 1)$$),
+  ('{subscriber,operator}', $$SELECT evpg_nack('sub', 1, 1)$$), ('{operator}', $$SELECT evpg_create_subscription('sub')$$),
+  ('{operator}', $$SELECT evpg_drop_subscription('nope', true)$$), ('{operator}', 'SELECT * FROM evpg.subscription_lease'),
+  ('{monitor,reader,relay,subscriber,writer,operator}', 'SELECT * FROM evpg.stat_subscription');
 SELECT alike(as_role('evpg_test_' || access, statement), CASE WHEN access = ANY (given_by) THEN 'done' ELSE '42501 %' END,
   access || ': ' || statement)
-  FROM unnest('{nobody,monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n), test.call c
+  FROM unnest('{nobody,monitor,reader,relay,subscriber,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n),
+    test.call c
     ORDER BY n, statement;
 SELECT is(as_role('evpg_test_monitor', 'SELECT * FROM evpg.' || c.relname), 'done',
   'monitor: every view of statistics: ' || relname)
@@ -99,7 +107,7 @@ SELECT is((SELECT string_agg(object || '.' || missing, ', ') FROM evpg.access_ob
    WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = ('evpg.' || object)::regclass AND attname = missing)), NULL,
      'evpg.access_object lists no column that does not exist');
 SELECT is((SELECT string_agg(object, ', ') FROM evpg.access_object
-  WHERE NOT given_by <@ '{monitor,reader,relay,executor,writer,operator,owner}' OR given_by = '{}'), NULL,
+  WHERE NOT given_by <@ '{monitor,reader,relay,subscriber,executor,writer,operator,owner}' OR given_by = '{}'), NULL,
   'evpg.access_object lists no access that does not exist');
 SELECT is((SELECT string_agg(o.object, ', ') FROM evpg.access_object o
   WHERE 'owner' <> ALL (o.given_by) AND o.kind = 'relation' AND o.columns IS NULL
@@ -108,7 +116,7 @@ SELECT is((SELECT string_agg(o.object, ', ') FROM evpg.access_object o
 -- what is taken back
 CREATE FUNCTION test.access_of(role text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(access, ',' ORDER BY n)
-    FROM unnest('{monitor,reader,relay,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n)
+    FROM unnest('{monitor,reader,relay,subscriber,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n)
    WHERE NOT EXISTS (SELECT FROM evpg.privileges(access) p
      WHERE NOT EXISTS (SELECT FROM aclexplode(p.acl) a WHERE a.grantee = role::regrole))
 $$;
@@ -129,12 +137,14 @@ SELECT is(test.left_over(granted, revoked), left_over, format('of %s, %s is take
   FROM (VALUES ('{reader,executor}'::text[], 'reader', 'executor'), ('{reader,executor}', 'executor', 'reader'),
     ('{writer,relay}', 'writer', 'reader,relay'),
     ('{writer,relay}', 'relay', 'reader,executor,writer'),
-      ('{operator}', 'reader', 'monitor,reader,relay,executor,writer,operator'), ('{operator}', 'operator', 'none'),
+      ('{operator}', 'reader', 'monitor,reader,relay,subscriber,executor,writer,operator'),
+    ('{operator}', 'operator', 'none'),
     ('{reader,writer}', 'writer', 'none'), ('{monitor,executor}', 'monitor', 'executor')) x (granted, revoked, left_over);
 DROP ROLE evpg_test_other;
 SELECT evpg_revoke(('evpg_test_' || access)::regrole, access)
-  FROM unnest('{monitor,reader,relay,executor,operator}'::text[]) access \g /dev/null
-DROP ROLE evpg_test_monitor, evpg_test_reader, evpg_test_relay, evpg_test_executor, evpg_test_writer, evpg_test_operator;
+  FROM unnest('{monitor,reader,relay,subscriber,executor,operator}'::text[]) access \g /dev/null
+DROP ROLE evpg_test_monitor, evpg_test_reader, evpg_test_relay, evpg_test_subscriber, evpg_test_executor, evpg_test_writer,
+  evpg_test_operator;
 SELECT pass('roles can be dropped when all that was granted is taken back');
 CREATE ROLE evpg_test_reader;
 CREATE ROLE evpg_test_writer;

@@ -1,0 +1,466 @@
+/*-------------------------------------------------------------------------
+ *
+ * fetch.c
+ *		The SQL function by which a consumer gets the next events of a subscription.
+ *
+ * A fetch looks first and writes last: it reads the group and the log, and only if there
+ * are events it writes the row of its lease, if it is still as it was read.  So one that
+ * finds nothing writes nothing, but for its place in the group, which it renews after a
+ * third of the lease time.  What is handed out is final and durable (rules 9 and 19).
+ *
+ * Events that were handed out before, and not acknowledged, are handed out one at a time,
+ * and each attempt is counted: so the event at which a consumer dies is found, and parked
+ * after max_attempts.
+ *
+ * A fetch that waits holds no lock on the subscription while it sleeps.  It returns once
+ * it has written anything, since other consumers see that when it has committed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/errors.h"
+#include "base/statement.h"
+#include "base/wakeup.h"
+#include "consumer/activation.h"
+#include "consumer/checkpoint.h"
+#include "log/fence.h"
+#include "portability/instr_time.h"
+#include "subscription/group.h"
+#include "subscription/parked_stream.h"
+#include "usercode/guard.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(evpg_fetch);
+
+/* Limits of the arguments. */
+#define MAX_EVENTS 100000
+
+/* That only events of others were passed is written down after so long, in microseconds. */
+#define MAX_UNWRITTEN_TIME USECS_PER_SEC
+
+/* Columns of evpg.delivery before those of evpg.event. */
+enum
+{
+	DELIVERY_LEASE, DELIVERY_PARTITION, DELIVERY_ATTEMPT, DELIVERY_EVENT
+};
+
+#define DELIVERY_NATTS (DELIVERY_EVENT + EVPG_EVENT_NATTS)
+
+/* What a call asks for. */
+typedef struct Fetch
+{
+	FunctionCallInfo fcinfo;
+	char	   *name;
+	char	   *consumer;
+	int			max_events;
+	int64		max_bytes;
+	int64		lease;			/* 0: none was given */
+} Fetch;
+
+/* An event that is going to be parked. */
+typedef struct Parking
+{
+	EvpgEvent	event;
+	int			attempts;
+	const char *reason;			/* NULL: it waits behind another one */
+} Parking;
+
+/* What a scan of the log has found. */
+typedef struct Handout
+{
+	const Fetch *fetch;
+	const EvpgGroup *group;
+	EvpgParkedStreams *streams;
+	MemoryContext row;
+	int64		lease;			/* under which it is handed out */
+	int			events;
+	int64		bytes;
+	int64		last;			/* position of the last of them */
+	int64		reached;		/* there are no more up to here */
+	EvpgPartition *counted;		/* whose attempts were counted; NULL: none */
+	List	   *parkings;
+} Handout;
+
+/* Returns about how much memory an event takes that a client gets. */
+static int64
+get_event_bytes(const EvpgEvent *event)
+{
+	return (event->data == NULL ? 0 : VARSIZE_ANY_EXHDR(event->data)) +
+		(event->metadata == NULL ? 0 : VARSIZE_ANY_EXHDR(event->metadata)) +
+		(event->tags == NULL ? 0 : VARSIZE_ANY_EXHDR(event->tags)) + strlen(event->aggregate_id) + strlen(event->type);
+}
+
+/* Adds an event to the rows of the call. */
+static void
+return_delivery(Handout *handout, const EvpgEvent *event, int partition, int attempt)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) handout->fetch->fcinfo->resultinfo;
+	MemoryContext old = MemoryContextSwitchTo(handout->row);
+	Datum		values[DELIVERY_NATTS];
+	bool		nulls[DELIVERY_NATTS];
+
+	memset(nulls, false, sizeof(nulls));
+	values[DELIVERY_LEASE] = Int64GetDatum(handout->lease);
+	values[DELIVERY_PARTITION] = Int32GetDatum(partition);
+	values[DELIVERY_ATTEMPT] = Int32GetDatum(attempt);
+	EvpgEventValues(event, values + DELIVERY_EVENT, nulls + DELIVERY_EVENT);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(handout->row);
+	handout->events++;
+	handout->last = event->position;
+}
+
+/* Notes that an event is going to be parked, and holds its stream. */
+static void
+plan_parking(Handout *handout, const EvpgEvent *event, int attempts, const char *reason)
+{
+	Parking    *parking = palloc(sizeof(Parking));
+
+	EvpgEventCopy(event, &parking->event);
+	parking->attempts = attempts;
+	parking->reason = reason;
+	handout->parkings = lappend(handout->parkings, parking);
+	EvpgParkedStreamsHold(handout->streams, event);
+}
+
+/*
+ * Hands out an event that was handed out before, alone, or plans to park it after too many
+ * attempts.  Returns whether the scan goes on.
+ */
+static bool
+hand_out_alone(Handout *handout, EvpgPartition *partition, const EvpgEvent *event)
+{
+	int			before = partition->attempt_position == event->position ? partition->attempts : 1;
+
+	if (handout->events > 0)
+		return false;
+	if (before >= handout->group->subscription->max_attempts)
+	{
+		plan_parking(handout, event, before, psprintf("it was not acknowledged in %d attempts", before));
+		return true;
+	}
+	partition->attempt_position = event->position;
+	partition->attempts = before + 1;
+	handout->counted = partition;
+	return_delivery(handout, event, partition->number, before + 1);
+	return false;
+}
+
+/* Deals with an event that the scan has found; returns whether the scan goes on. */
+static bool
+hand_out_event(Handout *handout, const EvpgEvent *event)
+{
+	const EvpgGroup *group = handout->group;
+	EvpgPartition *partition =
+	&group->partitions[EvpgLogPartOfKey(event->aggregate_id, group->subscription->partitions)];
+	int64		bytes;
+
+	if (event->position <= partition->checkpoint)
+		return true;
+	switch (EvpgParkedStreamsJudge(handout->streams, event))
+	{
+		case EVPG_PARKED_ALREADY:
+			return true;
+		case EVPG_PARKED_BEHIND:
+			plan_parking(handout, event, 0, NULL);
+			return true;
+		case EVPG_PARKED_NOT:
+			break;
+	}
+	if (event->position <= partition->cautious_to)
+		return hand_out_alone(handout, partition, event);
+	bytes = get_event_bytes(event);
+	if (handout->events > 0 && handout->bytes + bytes > handout->fetch->max_bytes)
+		return false;
+	handout->bytes += bytes;
+	return_delivery(handout, event, partition->number, 1);
+	return handout->events < handout->fetch->max_events;
+}
+
+/* Scans the log for events of the partitions that the consumer holds, up to a position. */
+static void
+scan_for_handout(Handout *handout, int64 upto)
+{
+	const EvpgGroup *group = handout->group;
+	int			partitions = group->subscription->partitions;
+	bool	   *wanted = palloc(sizeof(bool) * partitions);
+	EvpgLogFilter filter = group->subscription->filter;
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		more = true;
+
+	for (int i = 0; i < partitions; i++)
+		wanted[i] = group->partitions[i].slot == group->own->slot;
+	filter.after = group->own->handed;
+	filter.upto = upto;
+	filter.parts = partitions;
+	filter.wanted_parts = group->held == partitions ? NULL : wanted;
+	if (filter.wanted_parts == NULL)
+		filter.parts = 1;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	while (more)
+	{
+		if (EvpgLogScanNext(scan, &event))
+			more = hand_out_event(handout, &event);
+		/* After many events that are not wanted a scan pauses. */
+		else if (EvpgLogScanReached(scan) >= upto)
+			break;
+	}
+	handout->reached = EvpgLogScanReached(scan);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+}
+
+/* Returns whether an event that was handed out again is still in flight: no other is handed out meanwhile. */
+static bool
+tries_event(const EvpgGroup *group)
+{
+	for (int i = 0; EvpgLeaseInFlight(group->own) && i < group->subscription->partitions; i++)
+		if (group->partitions[i].slot == group->own->slot && group->partitions[i].cautious_to > group->own->acked)
+			return true;
+	return false;
+}
+
+/*
+ * Writes what a scan has found: the lease, what is parked, and the attempt that is counted.
+ * Returns false, and hands out nothing, if the lease was changed meanwhile.
+ */
+static bool
+write_handout(const Handout *handout)
+{
+	const EvpgGroup *group = handout->group;
+	EvpgLease  *own = group->own;
+	ListCell   *cell;
+
+	if (handout->events > 0)
+		own->handed = handout->last;
+	else if (!EvpgLeaseInFlight(own))
+		own->acked = own->handed = handout->reached;
+	own->lease = handout->lease;
+	own->delivered += handout->events;
+	own->until = group->now + group->subscription->lease_time;
+	if (!EvpgLeaseTryWrite(own, false))
+		return false;
+	foreach(cell, handout->parkings)
+	{
+		const Parking *parking = lfirst(cell);
+
+		EvpgParkedStreamInsert(group->subscription->name, &parking->event, parking->attempts, parking->reason);
+	}
+	if (handout->counted != NULL)
+		EvpgPartitionWrite(handout->counted);
+	return true;
+}
+
+/*
+ * Returns whether a scan that has found nothing should be written down: if it has passed
+ * many events of others, or some after a while, and before the lease runs out.
+ */
+static bool
+should_write_down(const Handout *handout)
+{
+	const EvpgLease *own = handout->group->own;
+	int64		lease_time = handout->group->subscription->lease_time;
+	int64		since = handout->group->now - (own->until - lease_time);
+
+	if (!EvpgLeaseInFlight(own) && handout->reached > own->handed &&
+		(handout->reached - own->handed > EVPG_MAX_UNWRITTEN || since > MAX_UNWRITTEN_TIME))
+		return true;
+	return since > lease_time / 3;
+}
+
+/*
+ * Hands out the next events to a consumer whose group is as it should be; returns whether
+ * it has written anything.
+ */
+static bool
+hand_out(const Fetch *fetch, EvpgGroup *group, bool wait)
+{
+	Handout		handout = {
+		.fetch = fetch,
+		.group = group,
+		.lease = group->own->lease,
+		.reached = group->own->handed
+	};
+	bool		written = false;
+
+	if (fetch->lease == 0)
+		handout.lease = EvpgLeaseNewNumber(group->own->slot);
+	if (group->held > 0 && !tries_event(group))
+	{
+		int64		upto = EvpgFenceDurablePosition(wait);
+
+		handout.streams = EvpgParkedStreamsRead(fetch->name, group->own->acked);
+		handout.row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
+		scan_for_handout(&handout, upto);
+		MemoryContextDelete(handout.row);
+	}
+	if (handout.events > 0 || handout.parkings != NIL || should_write_down(&handout))
+	{
+		written = write_handout(&handout);
+		if (!written)
+			tuplestore_clear(((ReturnSetInfo *) fetch->fcinfo->resultinfo)->setResult);
+	}
+	return written;
+}
+
+/* Raises VE024: the lease that a consumer has given is not its own any more. */
+static void
+raise_lease_lost(const Fetch *fetch)
+{
+	ereport(ERROR,
+			(errcode(EVPG_ERRCODE_LEASE_LOST),
+			 errmsg("consumer \"%s\" of subscription \"%s\" has lost its lease", fetch->consumer, fetch->name),
+			 errdetail("The lease has run out and its partitions were taken, the subscription was moved, "
+					   "or another session has the name of the consumer."),
+			 errhint("Fetch without a lease.")));
+}
+
+/* Fetches once, without waiting for events; returns whether anything was written, which ends a wait. */
+static bool
+fetch_once(const Fetch *fetch, bool wait)
+{
+	const EvpgSubscription *subscription = EvpgSubscriptionGet(fetch->name, false);
+	EvpgGroup	group;
+	bool		changed = false;
+
+	if (!subscription->running)
+		return false;
+	EvpgGroupRead(&group, subscription, fetch->consumer);
+	if (fetch->lease != 0 && (group.own == NULL || group.own->lease != fetch->lease))
+		raise_lease_lost(fetch);
+	if (group.own == NULL)
+	{
+		if (!EvpgLeaseCreate(fetch->name, fetch->consumer, group.now + subscription->lease_time))
+			return false;
+		EvpgGroupRead(&group, subscription, fetch->consumer);
+		changed = true;
+	}
+	if (changed || (fetch->lease == 0 && EvpgLeaseInFlight(group.own)) || EvpgGroupWantsChange(&group))
+	{
+		if (!EvpgGroupChange(&group, fetch->lease == 0))
+			return changed;
+		changed = true;
+	}
+	return hand_out(fetch, &group, wait) || changed;
+}
+
+/* Fetches once under the lock of the subscription; returns whether a wait has come to its end. */
+static bool
+try_fetch(const Fetch *fetch, bool wait)
+{
+	EvpgScope	scope;
+	bool		written = false;
+
+	EvpgEnter(&scope, "evpg_fetch()");
+	EvpgActivationRequire();
+	(void) EvpgSubscriptionGet(fetch->name, false);
+	/* A session that changes the subscription is not waited for. */
+	if (EvpgSubscriptionLock(fetch->name, false))
+	{
+		written = fetch_once(fetch, wait);
+		if (!written)
+			EvpgSubscriptionUnlock(fetch->name);
+	}
+	EvpgLeave(&scope);
+	return written;
+}
+
+/* Returns what is left of a wait, by the monotonic clock, in microseconds. */
+static int64
+compute_wait_left(instr_time started, int64 wait)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, started);
+	return wait - (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/* Raises VE015 in a transaction that has appended: it keeps its events from being handed out. */
+static void
+refuse_wait_in_appender(const Fetch *fetch)
+{
+	if (EvpgFenceIsHeld())
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
+				 errmsg("cannot wait for events of subscription \"%s\" in a transaction that has appended events",
+						fetch->name),
+				 errdetail("They are handed out when it has committed."),
+				 errhint("Commit first, or fetch without waiting.")));
+}
+
+/* Fetches again and again until there are events, or the time is over. */
+static void
+fetch_and_wait(const Fetch *fetch, int64 wait)
+{
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "EvpgFetch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(memory);
+	instr_time	started;
+
+	INSTR_TIME_SET_CURRENT(started);
+	(void) EvpgWaitPrepare(EVPG_WAIT_EVENTS);
+	PG_TRY();
+	{
+		int64		left;
+
+		while (!try_fetch(fetch, false) && (left = compute_wait_left(started, wait)) > 0)
+		{
+			MemoryContextReset(memory);
+			refuse_wait_in_appender(fetch);
+			EvpgWaitSleep(EVPG_WAIT_EVENTS, left);
+		}
+	}
+	PG_FINALLY();
+	{
+		EvpgWaitEnd();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+}
+
+/*
+ * evpg_fetch(subscription, consumer, max_events, max_bytes, wait, lease)
+ *		Returns the next events of a subscription for a consumer, which then holds them under
+ *		a lease.  Raises VE010 if there is no such subscription, VE024 if the lease that is
+ *		given is lost, 55000 in a copy of a database, 25000 unless the isolation level is READ
+ *		COMMITTED, and VE015 if it would wait in a transaction that has appended.
+ */
+Datum
+evpg_fetch(PG_FUNCTION_ARGS)
+{
+	enum
+	{
+		ARG_SUBSCRIPTION, ARG_CONSUMER, ARG_MAX_EVENTS, ARG_MAX_BYTES, ARG_WAIT, ARG_LEASE
+	};
+	Fetch		fetch = {
+		.fcinfo = fcinfo,
+		.name = EvpgArgName(fcinfo, ARG_SUBSCRIPTION, "subscription name"),
+		.consumer = EvpgArgName(fcinfo, ARG_CONSUMER, "consumer name"),
+		.max_events = EvpgArgInt(fcinfo, ARG_MAX_EVENTS, "max_events", 1),
+		.max_bytes = PG_ARGISNULL(ARG_MAX_BYTES) ? PG_INT64_MAX : EvpgArgInt(fcinfo, ARG_MAX_BYTES, "max_bytes", 1),
+		.lease = PG_ARGISNULL(ARG_LEASE) ? 0 : EvpgArgBigintAtLeast(fcinfo, ARG_LEASE, "lease", 1)
+	};
+	int64		wait = EvpgSubscriptionTime(fcinfo, ARG_WAIT, "wait", 0);
+
+	if (fetch.max_events > MAX_EVENTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_events must be at most %d", MAX_EVENTS)));
+	EvpgRefuseInProjection("fetch events");
+	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->delivery);
+	if (wait > 0)
+		fetch_and_wait(&fetch, wait);
+	else
+		(void) try_fetch(&fetch, true);
+	PG_RETURN_NULL();
+}

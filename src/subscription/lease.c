@@ -1,0 +1,254 @@
+/*-------------------------------------------------------------------------
+ *
+ * lease.c
+ *		The leases of a subscription: the rows of evpg.subscription_lease.
+ *
+ * A consumer has one row, which also is the guard of what it holds: a transaction that
+ * hands out, acknowledges or takes away events replaces it first, if it is still the
+ * version that was read, and keeps it locked to its end.  A row is never deleted; that
+ * of a consumer that has left is free for the next one.  So the number of a lease can
+ * carry the slot, by which the row is found: it is a random number, which no crash or
+ * restore can repeat, with the slot in the lowest bits, below 2^53, so that clients may
+ * keep it in a floating-point number.
+ *
+ * Rows are read as they are committed now, or written by this transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "base/catalog.h"
+#include "base/locks.h"
+#include "base/row.h"
+#include "base/row_scan.h"
+#include "base/errors.h"
+#include "storage/lmgr.h"
+#include "subscription/lease.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
+
+/* Columns of evpg.subscription_lease, see sql/evpg--1.0.sql. */
+enum
+{
+	LEASE_SUBSCRIPTION, LEASE_SLOT, LEASE_CONSUMER, LEASE_LEASE, LEASE_ACKED, LEASE_HANDED, LEASE_DELIVERED,
+	LEASE_UNTIL, LEASE_REPLAYING, LEASE_NATTS
+};
+
+/* Returns a number for a new lease in a slot. */
+int64
+EvpgLeaseNewNumber(int slot)
+{
+	uint64		number;
+
+	if (!pg_strong_random(&number, sizeof(number)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	/* 41 bits and 12 bits; 0 is no lease. */
+	return (int64) ((((number >> 23) | 1) * EVPG_MAX_LEASES) + slot);
+}
+
+/* Makes a lease of a row, which it owns. */
+static EvpgLease *
+make_lease(HeapTuple row)
+{
+	EvpgLease  *lease = palloc(sizeof(EvpgLease));
+	Datum		values[LEASE_NATTS];
+	bool		nulls[LEASE_NATTS];
+
+	heap_deform_tuple(row, EvpgCatalogGet()->subscription_lease_row, values, nulls);
+	lease->slot = DatumGetInt32(values[LEASE_SLOT]);
+	lease->consumer = nulls[LEASE_CONSUMER] ? NULL : TextDatumGetCString(values[LEASE_CONSUMER]);
+	lease->lease = DatumGetInt64(values[LEASE_LEASE]);
+	lease->acked = DatumGetInt64(values[LEASE_ACKED]);
+	lease->handed = DatumGetInt64(values[LEASE_HANDED]);
+	lease->delivered = DatumGetInt64(values[LEASE_DELIVERED]);
+	lease->until = DatumGetTimestampTz(values[LEASE_UNTIL]);
+	lease->replaying = DatumGetBool(values[LEASE_REPLAYING]);
+	lease->row = row;
+	return lease;
+}
+
+/* Lists all leases of a subscription (EvpgLease *), by slot, in CurrentMemoryContext; free slots as well. */
+List *
+EvpgLeaseList(const char *subscription)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	EvpgRowScan *scan = EvpgRowScanBegin(&catalog->subscription_lease, &catalog->subscription_lease_index, true);
+	ScanKeyData key;
+	TupleTableSlot *slot;
+	List	   *leases = NIL;
+
+	EvpgRowKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
+	EvpgRowScanTo(scan, &key, 1);
+	while ((slot = EvpgRowScanNext(scan)) != NULL)
+		leases = lappend(leases, make_lease(ExecCopySlotHeapTuple(slot)));
+	EvpgRowScanEnd(scan);
+	return leases;
+}
+
+/* Returns the lease of a number, in CurrentMemoryContext; NULL if it is lost, or was none. */
+EvpgLease *
+EvpgLeaseFind(const char *subscription, int64 number)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData keys[2];
+	HeapTuple	row;
+	EvpgLease  *lease;
+
+	if (number <= 0)
+		return NULL;
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
+	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum((int32) (number % EVPG_MAX_LEASES)));
+	row = EvpgRowFindFirst(&catalog->subscription_lease, &catalog->subscription_lease_index, keys, 2, true);
+	if (row == NULL)
+		return NULL;
+	lease = make_lease(row);
+	return lease->consumer != NULL && lease->lease == number ? lease : NULL;
+}
+
+/* Fills the columns of the row of a lease. */
+static void
+set_lease_values(const EvpgLease *lease, Datum *values, bool *nulls)
+{
+	memset(nulls, false, LEASE_NATTS);
+	values[LEASE_SUBSCRIPTION] = (Datum) 0;
+	values[LEASE_SLOT] = Int32GetDatum(lease->slot);
+	nulls[LEASE_CONSUMER] = (lease->consumer == NULL);
+	values[LEASE_CONSUMER] = lease->consumer == NULL ? (Datum) 0 : CStringGetTextDatum(lease->consumer);
+	values[LEASE_LEASE] = Int64GetDatum(lease->lease);
+	values[LEASE_ACKED] = Int64GetDatum(lease->acked);
+	values[LEASE_HANDED] = Int64GetDatum(lease->handed);
+	values[LEASE_DELIVERED] = Int64GetDatum(lease->delivered);
+	values[LEASE_UNTIL] = TimestampTzGetDatum(lease->until);
+	values[LEASE_REPLAYING] = BoolGetDatum(lease->replaying);
+}
+
+/*
+ * EvpgLeaseTryWrite
+ *		Writes a lease, which is locked from then on.  Returns false, and writes nothing,
+ *		if its row is not as it was read, or if another transaction has locked it and wait
+ *		is false.  The lease must be read again before it is written once more.
+ */
+bool
+EvpgLeaseTryWrite(EvpgLease *lease, bool wait)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Datum		values[LEASE_NATTS];
+	bool		nulls[LEASE_NATTS];
+	bool		replaced[LEASE_NATTS];
+	EvpgRowWriter *writer = EvpgRowWriterBegin(&catalog->subscription_lease, &catalog->subscription_lease_row);
+	bool		written;
+
+	set_lease_values(lease, values, nulls);
+	memset(replaced, true, sizeof(replaced));
+	replaced[LEASE_SUBSCRIPTION] = replaced[LEASE_SLOT] = false;
+	written = EvpgRowTryReplace(writer, lease->row, values, nulls, replaced, wait);
+	EvpgRowWriterEnd(writer);
+	return written;
+}
+
+/* Returns whether there is a row of a slot, also one of a transaction that has not ended. */
+static bool
+slot_exists(const char *subscription, int slot)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData keys[2];
+	TransactionId maker;
+	uint32		token;
+
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
+	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(slot));
+	return EvpgRowFindDirty(&catalog->subscription_lease, &catalog->subscription_lease_index, keys, 2, &maker,
+							&token) != NULL;
+}
+
+/* Inserts a lease in a slot without one. */
+static void
+insert_lease(const char *subscription, const EvpgLease *lease)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	Datum		values[LEASE_NATTS];
+	bool		nulls[LEASE_NATTS];
+	EvpgRowWriter *writer = EvpgRowWriterBegin(&catalog->subscription_lease, &catalog->subscription_lease_row);
+
+	set_lease_values(lease, values, nulls);
+	values[LEASE_SUBSCRIPTION] = CStringGetTextDatum(subscription);
+	(void) EvpgRowInsert(writer, values, nulls);
+	EvpgRowWriterEnd(writer);
+}
+
+/* Writes a lease into a new slot.  The lock makes sure that no other session inserts the same. */
+static void
+write_new_slot(const char *subscription, EvpgLease *lease, int first)
+{
+	uint64		hash = EvpgHashPair("evpg.subscription_lease", subscription);
+	bool		locked = EvpgLockKey(EVPG_LOCK_KEY, hash);
+
+	lease->slot = first;
+	while (lease->slot < EVPG_MAX_LEASES && slot_exists(subscription, lease->slot))
+		lease->slot++;
+	if (lease->slot == EVPG_MAX_LEASES)
+		ereport(ERROR,
+				(errcode(EVPG_ERRCODE_LIMIT),
+				 errmsg("subscription \"%s\" has too many consumers", subscription),
+				 errdetail("The limit is %d.", EVPG_MAX_LEASES)));
+	lease->lease = EvpgLeaseNewNumber(lease->slot);
+	insert_lease(subscription, lease);
+	if (locked)
+		EvpgReleaseKey(EVPG_LOCK_KEY, hash);
+}
+
+/* Writes a lease into a free slot of a list; returns false if there is none that it can get. */
+static bool
+write_free_slot(EvpgLease *lease, List *leases)
+{
+	ListCell   *cell;
+
+	foreach(cell, leases)
+	{
+		EvpgLease  *free = lfirst(cell);
+
+		if (free->consumer != NULL)
+			continue;
+		lease->slot = free->slot;
+		lease->lease = EvpgLeaseNewNumber(free->slot);
+		lease->delivered = free->delivered;
+		lease->row = free->row;
+		if (EvpgLeaseTryWrite(lease, false))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * EvpgLeaseCreate
+ *		Gives a consumer that has no lease a new one, without partitions.  Returns false if
+ *		another transaction has just done that or is doing it: two sessions have the same
+ *		name of a consumer.
+ */
+bool
+EvpgLeaseCreate(const char *subscription, const char *consumer, TimestampTz until)
+{
+	EvpgLease	lease = {.consumer = pstrdup(consumer), .until = until};
+	LOCKTAG		tag;
+	List	   *leases;
+	ListCell   *cell;
+
+	EvpgSetLockTag(&tag, EVPG_LOCK_CONSUMER, EvpgHashPair(subscription, consumer));
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	leases = EvpgLeaseList(subscription);
+	foreach(cell, leases)
+	{
+		EvpgLease  *other = lfirst(cell);
+
+		if (other->consumer != NULL && strcmp(other->consumer, consumer) == 0)
+			return false;
+	}
+	if (!write_free_slot(&lease, leases))
+		write_new_slot(subscription, &lease, list_length(leases));
+	return true;
+}

@@ -1,0 +1,245 @@
+/*-------------------------------------------------------------------------
+ *
+ * nack.c
+ *		The SQL function by which a consumer gives back an event that it cannot process.
+ *
+ * A consumer processes the events of a batch in order, so it has done what is before the
+ * event: a nack acknowledges that.  An event that is to be tried again makes its partition
+ * free, from that event on, when the pause is over; one that is parked holds the later
+ * events of its stream, those that are in flight as well.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/clock.h"
+#include "base/retry.h"
+#include "consumer/parked_event.h"
+#include "subscription/group.h"
+#include "subscription/parked_stream.h"
+#include "usercode/guard.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+
+PG_FUNCTION_INFO_V1(evpg_nack);
+
+typedef enum NackAction
+{
+	NACK_RETRY,
+	NACK_PARK,
+	NACK_SKIP
+} NackAction;
+
+/* What a call asks for. */
+typedef struct Nack
+{
+	const EvpgSubscription *subscription;
+	int64		lease;
+	int64		position;
+	NackAction	action;
+	int64		delay;			/* in microseconds; -1: the back-off */
+	char	   *reason;			/* NULL: none */
+	/* what was found */
+	EvpgEvent	event;
+	EvpgGroup	group;
+	EvpgPartition *partition;
+	int			attempts;		/* at the event */
+} Nack;
+
+static NackAction
+get_action(const char *name)
+{
+	if (strcmp(name, "retry") == 0)
+		return NACK_RETRY;
+	if (strcmp(name, "park") == 0)
+		return NACK_PARK;
+	if (strcmp(name, "skip") == 0)
+		return NACK_SKIP;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown action \"%s\"", name),
+			 errhint("Use retry, park or skip.")));
+}
+
+/* Reads the event of the call, in CurrentMemoryContext; returns false if the subscription takes none at its position. */
+static bool
+read_event(Nack *nack)
+{
+	EvpgLogFilter filter = nack->subscription->filter;
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		found;
+
+	filter.after = nack->position - 1;
+	filter.upto = nack->position;
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	found = EvpgLogScanNext(scan, &event);
+	if (found)
+		EvpgEventCopy(&event, &nack->event);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	return found;
+}
+
+/* Returns whether the event of the call is in flight under the lease; sets its partition. */
+static bool
+event_is_in_flight(Nack *nack)
+{
+	const EvpgLease *own = nack->group.own;
+
+	if (nack->position <= own->acked || nack->position > own->handed || !read_event(nack))
+		return false;
+	nack->partition = &nack->group.partitions[EvpgLogPartOfKey(nack->event.aggregate_id, nack->subscription->partitions)];
+	nack->attempts = nack->partition->attempt_position == nack->position ? nack->partition->attempts : 1;
+	return nack->partition->slot == own->slot && nack->position > nack->partition->checkpoint;
+}
+
+/* Makes the partition of the event free from the event on, but not before the pause is over. */
+static void
+retry_event(const Nack *nack)
+{
+	const EvpgSubscription *subscription = nack->subscription;
+	EvpgPartition *partition = nack->partition;
+
+	partition->checkpoint = nack->position - 1;
+	partition->slot = EVPG_NO_SLOT;
+	partition->cautious_to = Max(partition->cautious_to, nack->position);
+	partition->attempt_position = nack->position;
+	partition->attempts = nack->attempts;
+	partition->retry_at = nack->delay >= 0 ? EvpgClockNow() + nack->delay :
+		EvpgRetryAfterBackoff(nack->attempts, subscription->backoff, subscription->max_backoff);
+	EvpgPartitionWrite(partition);
+}
+
+/* Parks the event, and behind it the later ones of its stream that are in flight. */
+static void
+park_event(const Nack *nack, const char *reason)
+{
+	EvpgLogFilter filter = nack->subscription->filter;
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+
+	EvpgParkedStreamInsert(nack->subscription->name, &nack->event, nack->attempts, reason);
+	filter.after = nack->position;
+	filter.upto = nack->group.own->handed;
+	filter.aggregate_types = list_make1(unconstify(char *, nack->event.aggregate_type));
+	filter.aggregate_ids = list_make1(unconstify(char *, nack->event.aggregate_id));
+	PushActiveSnapshot(GetLatestSnapshot());
+	while (filter.after < filter.upto)
+	{
+		scan = EvpgLogScanAll(&filter);
+		while (EvpgLogScanNext(scan, &event))
+			EvpgParkedStreamInsert(nack->subscription->name, &event, 0, NULL);
+		filter.after = EvpgLogScanReached(scan);
+		EvpgLogScanEnd(scan);
+	}
+	PopActiveSnapshot();
+}
+
+/* Does with the event what the call asks for; the lease is written. */
+static void
+put_event_back(const Nack *nack)
+{
+	const char *name = nack->subscription->name;
+
+	switch (nack->action)
+	{
+		case NACK_RETRY:
+			if (nack->attempts < nack->subscription->max_attempts)
+				retry_event(nack);
+			else
+				park_event(nack, nack->reason != NULL ? nack->reason :
+						   psprintf("it was given back in %d attempts", nack->attempts));
+			break;
+		case NACK_PARK:
+			park_event(nack, nack->reason != NULL ? nack->reason : "it was parked by its consumer");
+			break;
+		case NACK_SKIP:
+			EvpgParkedEventInsertSkipped(name, nack->position,
+										 EvpgParkedStreamKey(nack->event.aggregate_type, nack->event.aggregate_id),
+										 nack->reason != NULL ? nack->reason : "it was skipped by its consumer",
+										 nack->attempts, NULL);
+			break;
+	}
+}
+
+/* Writes the lease: all before the event is done, and nothing else of its partition is in flight if it is given back. */
+static bool
+write_lease(const Nack *nack)
+{
+	EvpgLease  *own = nack->group.own;
+
+	/* No other partition has an event at this position. */
+	own->acked = nack->position;
+	if (nack->action == NACK_RETRY && nack->group.held == 1)
+		own->handed = own->acked;
+	own->until = nack->group.now + nack->subscription->lease_time;
+	return EvpgLeaseTryWrite(own, true);
+}
+
+/* Gives back the event of the call; returns false if the lease is lost. */
+static bool
+give_back(Nack *nack)
+{
+	const EvpgLease *lease;
+
+	do
+	{
+		lease = EvpgLeaseFind(nack->subscription->name, nack->lease);
+		if (lease == NULL)
+			return false;
+		EvpgGroupRead(&nack->group, nack->subscription, lease->consumer);
+		if (nack->group.own == NULL || nack->group.own->lease != nack->lease)
+			return false;
+		if (!event_is_in_flight(nack))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("no event at position " INT64_FORMAT " of subscription \"%s\" is in flight under this lease",
+							nack->position, nack->subscription->name),
+					 errdetail("Events up to position " INT64_FORMAT " are acknowledged, and events up to " INT64_FORMAT
+							   " were handed out.", nack->group.own->acked, nack->group.own->handed)));
+	} while (!write_lease(nack));
+	put_event_back(nack);
+	return true;
+}
+
+/*
+ * evpg_nack(subscription, lease, event_position, action, delay, reason)
+ *		Acknowledges the events before one, and gives that back, to be tried again, parked or
+ *		skipped.  Returns false if the lease is lost.
+ */
+Datum
+evpg_nack(PG_FUNCTION_ARGS)
+{
+	enum
+	{
+		ARG_SUBSCRIPTION, ARG_LEASE, ARG_POSITION, ARG_ACTION, ARG_DELAY, ARG_REASON
+	};
+	char	   *name = EvpgArgName(fcinfo, ARG_SUBSCRIPTION, "subscription name");
+	Nack		nack = {
+		.position = EvpgArgBigint(fcinfo, ARG_POSITION, "event_position"),
+		.action = get_action(EvpgArgText(fcinfo, ARG_ACTION, "action")),
+		.delay = PG_ARGISNULL(ARG_DELAY) ? -1 : EvpgSubscriptionTime(fcinfo, ARG_DELAY, "delay", 0),
+		.reason = PG_ARGISNULL(ARG_REASON) ? NULL : EvpgArgText(fcinfo, ARG_REASON, "reason")
+	};
+	bool		found;
+	EvpgScope	scope;
+
+	EvpgArgRefuseNull(fcinfo, ARG_LEASE, "lease");
+	nack.lease = PG_GETARG_INT64(ARG_LEASE);
+	if (nack.delay >= 0 && nack.action != NACK_RETRY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("delay is for action retry")));
+	EvpgRefuseInProjection("give back events");
+	EvpgEnter(&scope, "evpg_nack()");
+	(void) EvpgSubscriptionGet(name, false);
+	(void) EvpgSubscriptionLock(name, true);
+	nack.subscription = EvpgSubscriptionGet(name, false);
+	found = give_back(&nack);
+	EvpgLeave(&scope);
+	PG_RETURN_BOOL(found);
+}

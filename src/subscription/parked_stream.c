@@ -1,0 +1,252 @@
+/*-------------------------------------------------------------------------
+ *
+ * parked_stream.c
+ *		The events that a subscription has put aside, and the streams that they hold:
+ *		rows of evpg.parked_event, as projections have (consumer/parked_event.c).
+ *
+ * The key of such a row names the stream of the event.  Later events of the stream are
+ * parked behind it when they are about to be handed out; other streams go on.  A row
+ * that is due again (evpg_replay_parked) holds nothing: it is handed out.
+ *
+ * Rows are read with the latest snapshot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/arguments.h"
+#include "base/catalog.h"
+#include "base/row_scan.h"
+#include "base/statement.h"
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "log/event_log.h"
+#include "subscription/parked_stream.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+
+PG_FUNCTION_INFO_V1(evpg_partition_of);
+
+/* A row, or what it holds. */
+typedef struct ParkedRow
+{
+	int64		position;
+	char	   *key;
+	bool		holds;			/* it is parked, and not due; else skipped or
+								 * due */
+	bool		due;
+} ParkedRow;
+
+struct EvpgParkedStreams
+{
+	int			rows;
+	ParkedRow  *by_position;
+	ParkedRow  *by_key;			/* those that hold, in order of key and
+								 * position */
+	int			holding;
+	List	   *held;			/* keys of what was parked since (char *) */
+};
+
+/*
+ * EvpgParkedStreamKey
+ *		Returns what names a stream in evpg.parked_event: type/id, with a backslash before
+ *		each backslash and slash of the type.
+ */
+char *
+EvpgParkedStreamKey(const char *aggregate_type, const char *aggregate_id)
+{
+	StringInfoData key;
+
+	initStringInfo(&key);
+	for (const char *c = aggregate_type; *c != '\0'; c++)
+	{
+		if (*c == '\\' || *c == '/')
+			appendStringInfoChar(&key, '\\');
+		appendStringInfoChar(&key, *c);
+	}
+	appendStringInfoChar(&key, '/');
+	appendStringInfoString(&key, aggregate_id);
+	return key.data;
+}
+
+/* Returns the aggregate id in a key, which it points into. */
+static const char *
+get_key_id(const char *key)
+{
+	const char *c = key;
+
+	while (*c != '\0' && *c != '/')
+		c += (*c == '\\' && c[1] != '\0') ? 2 : 1;
+	return *c == '/' ? c + 1 : key;
+}
+
+/* SQL: evpg.partition_of(key, partitions).  Returns the partition of a parked event. */
+Datum
+evpg_partition_of(PG_FUNCTION_ARGS)
+{
+	char	   *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	int			partitions = EvpgArgInt(fcinfo, 1, "partitions", 1);
+
+	PG_RETURN_INT32(EvpgLogPartOfKey(get_key_id(key), partitions));
+}
+
+static int
+compare_parked_positions(const void *left, const void *right)
+{
+	int64		a = ((const ParkedRow *) left)->position;
+	int64		b = ((const ParkedRow *) right)->position;
+
+	return (a > b) - (a < b);
+}
+
+static int
+compare_parked_keys(const void *left, const void *right)
+{
+	int			order = strcmp(((const ParkedRow *) left)->key, ((const ParkedRow *) right)->key);
+
+	return order != 0 ? order : compare_parked_positions(left, right);
+}
+
+/* Returns whether a subscription has events that are parked, or skipped after a position: mostly there are none. */
+static bool
+any_is_parked(const char *subscription, int64 after)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	const Oid  *table = &catalog->consumer_tables[EVPG_CONSUMER_TABLE_PARKED_EVENT];
+	ScanKeyData keys[2];
+
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
+	EvpgRowKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
+	return EvpgRowFindFirst(table, &catalog->parked_event_waiting_index, keys, 1, true) != NULL ||
+		EvpgRowFindFirst(table, &catalog->parked_event_position_index, keys, 2, true) != NULL;
+}
+
+static EvpgStatement select_parked_rows = {
+	.text = "SELECT position, key, skip_reason IS NULL AND NOT due, due"
+	" FROM evpg.parked_event WHERE name = $1 AND skip_reason IS NULL"
+	" UNION ALL SELECT position, key, false, false"
+	" FROM evpg.parked_event WHERE name = $1 AND position > $2 AND skip_reason IS NOT NULL",
+	.types = {TEXTOID, INT8OID}
+};
+
+/*
+ * EvpgParkedStreamsRead
+ *		Reads what a subscription has parked, and what it has skipped after a position, into
+ *		CurrentMemoryContext.
+ */
+EvpgParkedStreams *
+EvpgParkedStreamsRead(const char *subscription, int64 after)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EvpgParkedStreams *streams = palloc0(sizeof(EvpgParkedStreams));
+	Datum		values[2] = {CStringGetTextDatum(subscription), Int64GetDatum(after)};
+	uint64		rows;
+	MemoryContext spi;
+
+	if (!any_is_parked(subscription, after))
+		return streams;
+	rows = EvpgStatementReadLatest(&select_parked_rows, values, NULL);
+	spi = MemoryContextSwitchTo(caller);
+	streams->rows = (int) rows;
+	streams->by_position = palloc(sizeof(ParkedRow) * (rows + 1));
+	streams->by_key = palloc(sizeof(ParkedRow) * (rows + 1));
+	for (uint64 i = 0; i < rows; i++)
+	{
+		ParkedRow  *row = &streams->by_position[i];
+
+		row->position = EvpgResultInt64(i, 1);
+		row->key = EvpgResultText(i, 2);
+		row->holds = row->key != NULL && EvpgResultInt64(i, 3) != 0;
+		row->due = EvpgResultInt64(i, 4) != 0;
+		if (row->holds)
+			streams->by_key[streams->holding++] = *row;
+	}
+	MemoryContextSwitchTo(spi);
+	EvpgStatementDone();
+	qsort(streams->by_position, streams->rows, sizeof(ParkedRow), compare_parked_positions);
+	qsort(streams->by_key, streams->holding, sizeof(ParkedRow), compare_parked_keys);
+	return streams;
+}
+
+/* Returns whether an earlier event of a stream than one at a position is parked. */
+static bool
+stream_is_held(const EvpgParkedStreams *streams, char *key, int64 position)
+{
+	int			low = 0;
+	int			high = streams->holding;
+	ListCell   *cell;
+
+	foreach(cell, streams->held)
+		if (strcmp(lfirst(cell), key) == 0)
+		return true;
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (strcmp(streams->by_key[middle].key, key) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < streams->holding && strcmp(streams->by_key[low].key, key) == 0 && streams->by_key[low].position < position;
+}
+
+/* Returns what is to be done with an event that is about to be handed out. */
+EvpgParkedVerdict
+EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event)
+{
+	ParkedRow	wanted = {.position = event->position};
+	ParkedRow  *row;
+
+	if (streams->rows == 0 && streams->held == NIL)
+		return EVPG_PARKED_NOT;
+	row = streams->rows == 0 ? NULL :
+		bsearch(&wanted, streams->by_position, streams->rows, sizeof(ParkedRow), compare_parked_positions);
+	if (row != NULL)
+		return row->due ? EVPG_PARKED_NOT : EVPG_PARKED_ALREADY;
+	return stream_is_held(streams, EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id), event->position) ?
+		EVPG_PARKED_BEHIND : EVPG_PARKED_NOT;
+}
+
+/* Holds the stream of an event, which the caller is going to park, for those that are judged later. */
+void
+EvpgParkedStreamsHold(EvpgParkedStreams *streams, const EvpgEvent *event)
+{
+	streams->held = lappend(streams->held, EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id));
+}
+
+static EvpgStatement park_again = {
+	.text = "UPDATE evpg.parked_event"
+	" SET due = false, attempts = CASE WHEN position = $2 THEN $4 ELSE attempts END,"
+	" error = CASE WHEN position = $2 THEN COALESCE($5, error) ELSE error END"
+	" WHERE name = $1 AND skip_reason IS NULL AND (position = $2 OR position > $2 AND key = $3 AND due)",
+	.types = {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID}
+};
+
+static EvpgStatement insert_parked_row = {
+	.text = "INSERT INTO evpg.parked_event (name, position, key, attempts, error)"
+	" SELECT $1, $2, $3, $4, $5"
+	" WHERE NOT EXISTS (SELECT FROM evpg.parked_event p WHERE p.name = $1 AND p.position = $2 AND p.skip_reason IS NULL)",
+	.types = {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID}
+};
+
+/*
+ * EvpgParkedStreamInsert
+ *		Parks an event of a subscription; reason is NULL if it waits behind another one of
+ *		its stream.  If it was due again, it and the later ones of its stream are no longer.
+ */
+void
+EvpgParkedStreamInsert(const char *subscription, const EvpgEvent *event, int attempts, const char *reason)
+{
+	Datum		values[5] = {
+		CStringGetTextDatum(subscription),
+		Int64GetDatum(event->position),
+		CStringGetTextDatum(EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id)),
+		Int32GetDatum(attempts)
+	};
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+
+	EvpgParameterText(values, nulls, 4, reason);
+	EvpgStatementExecute(&park_again, values, nulls);
+	EvpgStatementExecute(&insert_parked_row, values, nulls);
+}

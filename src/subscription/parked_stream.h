@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * parked_stream.h
+ *		The events that a subscription has put aside, and the streams that they hold.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVPG_PARKED_STREAM_H
+#define EVPG_PARKED_STREAM_H
+
+#include "log/event.h"
+
+typedef struct EvpgParkedStreams EvpgParkedStreams;
+
+/* What is to be done with an event. */
+typedef enum EvpgParkedVerdict
+{
+	EVPG_PARKED_NOT,			/* it is handed out */
+	EVPG_PARKED_ALREADY,		/* it is parked or skipped: it is passed over */
+	EVPG_PARKED_BEHIND			/* an earlier event of its stream is parked:
+								 * it has to be parked, too */
+} EvpgParkedVerdict;
+
+extern char *EvpgParkedStreamKey(const char *aggregate_type, const char *aggregate_id);
+extern EvpgParkedStreams *EvpgParkedStreamsRead(const char *subscription, int64 after);
+extern EvpgParkedVerdict EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event);
+extern void EvpgParkedStreamsHold(EvpgParkedStreams *streams, const EvpgEvent *event);
+extern void EvpgParkedStreamInsert(const char *subscription, const EvpgEvent *event, int attempts, const char *reason);
+
+#endif							/* EVPG_PARKED_STREAM_H */

@@ -1,0 +1,284 @@
+-- subscriptions.sql: creating and dropping subscriptions; fetching, acknowledging, giving back; leases.
+
+\ir include/setup.sql
+SET default_transaction_isolation = 'read committed';
+SELECT plan(123);
+SELECT evpg_register_aggregate('thing'), evpg_register_aggregate('other') \g /dev/null
+
+-- Appends an event to each of the streams s1, s2, ... of a type.
+CREATE FUNCTION append(streams int, type text DEFAULT 'Made', aggregate_type text DEFAULT 'thing') RETURNS void
+  LANGUAGE sql AS $$
+  SELECT evpg_append_event(aggregate_type, 's' || n, type, jsonb_build_object('n', n)) FROM generate_series(1, streams) AS n
+$$;
+-- What a consumer gets, as stream:version.
+CREATE FUNCTION fetched(subscription text, consumer text, max_events int DEFAULT 100, lease bigint DEFAULT NULL)
+  RETURNS text LANGUAGE sql AS $$
+  SELECT string_agg(aggregate_id || ':' || version || CASE WHEN attempt > 1 THEN '*' || attempt ELSE '' END, ' '
+                    ORDER BY "position")
+    FROM evpg_fetch(subscription, consumer, max_events, lease => fetched.lease)
+$$;
+-- The lease of a consumer, and the last position that it was handed out.
+CREATE FUNCTION lease_of(subscription text, name text) RETURNS bigint LANGUAGE sql AS $$
+  SELECT lease FROM evpg.subscription_lease l WHERE l.subscription = lease_of.subscription AND l.consumer = name
+$$;
+CREATE FUNCTION handed(subscription text, name text) RETURNS bigint LANGUAGE sql AS $$
+  SELECT handed FROM evpg.subscription_lease l WHERE l.subscription = handed.subscription AND l.consumer = name
+$$;
+-- Acknowledges all that a consumer was handed out.
+CREATE FUNCTION done(subscription text, name text) RETURNS boolean LANGUAGE sql AS $$
+  SELECT evpg_ack(subscription, lease_of(subscription, name), handed(subscription, name))
+$$;
+
+SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
+SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
+SELECT append(3) \g /dev/null
+SELECT is(fetched('all', 'a'), 's1:1 s2:1 s3:1', 'a consumer gets the events from the beginning, in order [rule 20]');
+SELECT is((SELECT array_agg(DISTINCT lease) FROM evpg_fetch('all', 'b')), NULL,
+  'another consumer gets nothing while the only partition is held [rule 20]');
+SELECT ok(done('all', 'a'), 'events are acknowledged');
+SELECT is(fetched('all', 'a'), NULL, 'and not handed out again [rule 20]');
+SELECT append(3) \g /dev/null
+SELECT is(fetched('all', 'a', 2), 's1:2 s2:2', 'new events come next, as many as are asked for');
+SELECT is(fetched('all', 'a', 2, lease_of('all', 'a')), 's3:2',
+  'with the lease a fetch goes on behind what was handed out [rule 20]');
+SELECT is(fetched('all', 'a'), 's1:2*2',
+  'without it what was not acknowledged is handed out again, alone, and counted [rule 20]');
+SELECT is(fetched('all', 'a', 100, lease_of('all', 'a')), NULL, 'nothing else is handed out while that is tried [rule 20]');
+SELECT ok(done('all', 'a'), 'it is acknowledged');
+SELECT is(fetched('all', 'a', 100, lease_of('all', 'a')), 's2:2*2', 'then the next one that was handed out before');
+SELECT ok(done('all', 'a'));
+SELECT is(fetched('all', 'a'), 's3:2*2');
+SELECT ok(done('all', 'a'));
+SELECT append(2) \g /dev/null
+SELECT is(fetched('all', 'a'), 's1:3 s2:3', 'then batches again');
+
+SELECT ok(done('all', 'a'));
+
+-- ------------------------------------------------------------------ leases
+
+SELECT append(2) \g /dev/null
+SELECT lease FROM evpg_fetch('all', 'a') LIMIT 1 \gset a_
+SELECT ok(NOT evpg_ack('all', :a_lease + 4096, 1), 'a lease that is none is lost [rule 20]');
+SELECT ok(NOT evpg_ack('all', -1, 1), 'a negative one, too');
+SELECT throws_ok(format('SELECT evpg_ack(''all'', %s, 1000000)', :a_lease), '22023', NULL,
+  'what was not handed out cannot be acknowledged');
+SELECT ok(evpg_ack('all', :a_lease, 1), 'a lower position than before is acknowledged already');
+SELECT is((SELECT in_flight FROM evpg.stat_subscription), 2::bigint, 'events are in flight');
+-- the clock moves on: the lease runs out
+SELECT is(fetched('all', 'b'), NULL, 'b gets nothing while the lease of a lasts [rule 20]');
+SELECT evpg_set_clock_offset('20 seconds') \g /dev/null
+SELECT ok(evpg_extend_lease('all', lease_of('all', 'a')), 'a lease is extended');
+SELECT evpg_set_clock_offset('40 seconds') \g /dev/null
+SELECT is(fetched('all', 'b'), NULL, 'and lasts [rule 20]');
+SELECT evpg_set_clock_offset('51 seconds') \g /dev/null
+SELECT is(fetched('all', 'b'), 's1:4*2',
+  'when it has run out, another consumer gets what was in flight, one by one [rule 20]');
+SELECT ok(NOT evpg_ack('all', :a_lease, handed('all', 'b')),
+  'the consumer that has lost its lease acknowledges nothing [rule 20]');
+SELECT ok(NOT evpg_nack('all', :a_lease, handed('all', 'b')), 'nor does it give anything back [rule 20]');
+SELECT ok(NOT evpg_extend_lease('all', :a_lease), 'nor extend it [rule 20]');
+SELECT ok(NOT evpg_release_lease('all', :a_lease), 'nor end it [rule 20]');
+SELECT is(error_of(format('SELECT * FROM evpg_fetch(''all'', ''a'', lease => %s)', :a_lease)),
+  'VE024 consumer "a" of subscription "all" has lost its lease', 'nor fetch with it [rule 20]');
+SELECT ok(done('all', 'b'));
+SELECT ok(evpg_release_lease('all', lease_of('all', 'b')), 'a consumer leaves');
+SELECT is(fetched('all', 'a'), 's2:4*2', 'and another gets its partition at once [rule 20]');
+SELECT ok(done('all', 'a'));
+SELECT is((SELECT count(*) FROM evpg.subscription_lease), 2::bigint, 'slots are used again');
+SELECT evpg_release_lease('all', lease_of('all', 'a')) \g /dev/null
+SELECT fetched('all', 'consumer ' || n), evpg_release_lease('all', lease_of('all', 'consumer ' || n))
+  FROM generate_series(1, 100) AS n \g /dev/null
+SELECT is((SELECT count(*) FROM evpg.subscription_lease), 2::bigint,
+  'by a hundred consumers that come and go, too [rule 20]');
+
+-- ------------------------------------------------------------------ partitions
+
+SELECT evpg_create_subscription('parts', partitions => 8) \g /dev/null
+CREATE FUNCTION shares() RETURNS text LANGUAGE sql AS $$
+  SELECT string_agg(coalesce(consumer, '-') || ':' || n, ' ' ORDER BY consumer) FROM (
+    SELECT consumer, count(*) AS n FROM evpg.stat_subscription WHERE name = 'parts' GROUP BY 1) s
+$$;
+SELECT count(*) AS all_events FROM evpg.event \gset
+SELECT is((SELECT count(*) FROM evpg_fetch('parts', 'a')), :all_events::bigint,
+  'one consumer gets all partitions [rule 20]');
+SELECT is(shares(), 'a:8');
+SELECT is(fetched('parts', 'b'), NULL, 'another one has to wait until what is in flight is acknowledged [rule 20]');
+SELECT is(fetched('parts', 'a', 100, lease_of('parts', 'a')), NULL);
+SELECT is(shares(), 'a:8');
+SELECT done('parts', 'a'), fetched('parts', 'a', 100, lease_of('parts', 'a')), fetched('parts', 'b') \g /dev/null
+SELECT is(shares(), 'a:4 b:4', 'then they share [rule 20]');
+SELECT fetched('parts', 'c'), fetched('parts', 'a'), fetched('parts', 'b'), fetched('parts', 'c') \g /dev/null
+SELECT is(shares(), 'a:3 b:3 c:2', 'and with a third [rule 20]');
+SELECT append(50) \g /dev/null
+CREATE TABLE got AS SELECT consumer, f.* FROM unnest('{a,b,c}'::text[]) AS consumer, evpg_fetch('parts', consumer) f;
+SELECT is((SELECT count(*) FROM got), 50::bigint, 'each event goes to one of them [rule 20]');
+SELECT is((SELECT count(DISTINCT "position") FROM got), 50::bigint);
+SELECT is((SELECT count(DISTINCT consumer) FROM got), 3::bigint);
+SELECT ok((SELECT bool_and(partition = evpg.partition_of('thing/' || aggregate_id, 8)) FROM got), 'by the aggregate id');
+SELECT is((SELECT sum(in_flight) FROM evpg.stat_subscription WHERE name = 'parts'), 50::numeric, 'which are in flight');
+SELECT evpg_ack('parts', lease, max("position")) FROM got WHERE consumer <> 'b' GROUP BY lease \g /dev/null
+SELECT evpg_set_clock_offset('120 seconds') \g /dev/null
+SELECT fetched('parts', 'a') IS NOT NULL AS any \gset
+SELECT is(shares(), 'a:8', 'consumers that do not come back lose theirs [rule 20]');
+CREATE FUNCTION drain(subscription text, consumer text) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+  n int := 0;
+  events int;
+BEGIN
+  LOOP
+    SELECT count(*) INTO events FROM evpg_fetch(subscription, consumer);
+    EXIT WHEN events = 0;
+    n := n + events;
+    PERFORM evpg_ack(subscription, lease_of(subscription, consumer), handed(subscription, consumer));
+  END LOOP;
+  RETURN n;
+END $$;
+SELECT ok(done('parts', 'a'));
+SELECT is((SELECT count(*)::int FROM got WHERE consumer = 'b') - 1, drain('parts', 'a'),
+  'what they had in flight is handed out again, and nothing else [rule 20]');
+SELECT evpg_set_clock_offset('122 seconds'), fetched('parts', 'a') \g /dev/null
+SELECT is((SELECT sum(lag_events) FROM evpg.stat_subscription WHERE name = 'parts'), 0::numeric, 'then all is done');
+
+-- ------------------------------------------------------------------ giving back
+
+SELECT evpg_create_subscription('back', start_at => 'now', max_attempts => 3, partitions => 1) \g /dev/null
+SELECT append(3), append(3) \g /dev/null
+SELECT is(fetched('back', 'a'), 's1:6 s2:6 s3:4 s1:7 s2:7 s3:5', 'a subscription starts now');
+SELECT min("position") AS first FROM evpg.event WHERE version = 6 \gset
+SELECT throws_ok(format('SELECT evpg_nack(''back'', %s, %s, ''drop'')', lease_of('back', 'a'), :first), '22023',
+  'unknown action "drop"', 'an unknown action');
+SELECT throws_ok(format('SELECT evpg_nack(''back'', %s, %s)', lease_of('back', 'a'), :first - 1), '22023', NULL,
+  'an event that is not in flight');
+SELECT ok(evpg_nack('back', lease_of('back', 'a'), :first + 1, 'park', reason => 'bad'), 'an event is parked');
+SELECT is((SELECT string_agg(key || ' ' || coalesce(error, '-'), ', ' ORDER BY "position") FROM evpg.parked_event),
+  'thing/s2 bad, thing/s2 -', 'and the later one of its stream behind it [rule 20]');
+SELECT ok(evpg_nack('back', lease_of('back', 'a'), :first + 2, 'skip'), 'one is skipped');
+SELECT is(fetched('back', 'a'), 's1:7*2', 'the others come again [rule 20]');
+SELECT ok(evpg_nack('back', lease_of('back', 'a'), :first + 3, delay => '10 seconds'), 'one is to be tried again');
+SELECT is(fetched('back', 'a'), NULL, 'it holds its partition [rule 20]');
+SELECT isnt((SELECT retry_at FROM evpg.stat_subscription WHERE name = 'back'), NULL, 'as the view shows');
+SELECT evpg_set_clock_offset('140 seconds') \g /dev/null
+SELECT is(fetched('back', 'a'), 's1:7*3', 'until the delay is over [rule 20]');
+SELECT append(3) \g /dev/null
+SELECT ok(evpg_nack('back', lease_of('back', 'a'), :first + 3), 'it is given back once more');
+SELECT is((SELECT string_agg(key || ' ' || attempts || ' ' || coalesce(error, '-'), ', ' ORDER BY "position")
+  FROM evpg.parked_event WHERE key = 'thing/s1'), 'thing/s1 3 it was given back in 3 attempts',
+  'and parked after max_attempts [rule 20]');
+SELECT is(fetched('back', 'a'), 's3:5*2', 'the next one that had been handed out comes alone');
+SELECT ok(done('back', 'a'));
+SELECT is(fetched('back', 'a'), 's3:6', 'others go on, and followers of parked ones do not [rule 20]');
+SELECT is((SELECT string_agg(key || ' ' || coalesce(error, '-'), ', ' ORDER BY "position")
+  FROM evpg.parked_event WHERE skip_reason IS NULL AND "position" > :first + 5), 'thing/s1 -, thing/s2 -',
+  'they are parked');
+SELECT is((SELECT parked FROM evpg.stat_subscription WHERE name = 'back'), 5::bigint, 'and counted');
+
+-- ------------------------------------------------------------------ filters
+
+CREATE FUNCTION takes(name text, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+    tags text[] DEFAULT NULL, aggregate_ids text[] DEFAULT NULL, id_prefix text DEFAULT NULL) RETURNS text LANGUAGE plpgsql
+AS $$
+BEGIN
+  PERFORM evpg_create_subscription(name, aggregate_types, event_types, tags, aggregate_ids, id_prefix,
+    start_position => current_setting('test.start')::bigint, partitions => 4);
+  RETURN (SELECT string_agg(aggregate_id, ' ' ORDER BY "position") FROM evpg_fetch(name, 'c'));
+END $$;
+SELECT set_config('test.start', evpg_stable_position()::text, false) \g /dev/null
+SELECT evpg_append_event('thing', 'alice', 'A'), evpg_append_event('thing', 'alice:child', 'B'),
+  evpg_append_event('thing', 'alice2', 'A'), evpg_append_event('other', 'alice', 'A'),
+  evpg_append_event('other', 'bob', 'A', tags => '{red,blue}') \g /dev/null
+SELECT is(takes('f0'), 'alice alice:child alice2 alice bob', 'no filter');
+SELECT is(takes('f1', id_prefix => 'alice'), 'alice alice:child alice', 'a prefix of ids ends at a colon');
+SELECT is(takes('f2', '{thing}', id_prefix => 'alice'), 'alice alice:child', 'with a type');
+SELECT is(takes('f3', event_types => '{B}'), 'alice:child', 'by event type');
+SELECT is(takes('f4', tags => '{blue,green}'), 'bob', 'by tags');
+SELECT is(takes('f5', aggregate_ids => '{bob,alice2}'), 'alice2 bob', 'by ids');
+SELECT is(takes('f6', '{none}'), NULL, 'one that nothing matches');
+SELECT ok(NOT evpg_create_subscription('f5', aggregate_ids => '{alice2,bob,bob}', partitions => 4),
+  'the order does not matter');
+SELECT is(error_of($$SELECT evpg_create_subscription('f5', aggregate_ids => '{bob}', partitions => 4)$$),
+  'VE016 subscription "f5" exists with another filter or number of partitions', 'another filter is refused');
+SELECT is(error_of($$SELECT evpg_create_subscription('f5', aggregate_ids => '{alice2,bob}')$$),
+  'VE016 subscription "f5" exists with another filter or number of partitions', 'another number of partitions, too');
+
+-- ------------------------------------------------------------------ starts, dropping, names
+
+SELECT recorded_at AS time FROM evpg.event WHERE aggregate_id = 'alice2' \gset
+SELECT evpg_create_subscription('since', start_time => :'time') \g /dev/null
+SELECT is(fetched('since', 'c'), 'alice2:1 alice:1 bob:1', 'from a time on');
+SELECT ok(evpg_drop_subscription('since'), 'a subscription is dropped');
+SELECT ok(NOT evpg_drop_subscription('since', true), 'once');
+SELECT is(error_of($$SELECT evpg_drop_subscription('since')$$), 'VE010 there is no subscription "since"');
+SELECT is(error_of($$SELECT * FROM evpg_fetch('since', 'c')$$), 'VE010 there is no subscription "since"');
+SELECT is(error_of($$SELECT evpg_ack('since', 1, 1)$$), 'VE010 there is no subscription "since"');
+SELECT evpg_register_projection('proj', mode => 'inline') \g /dev/null
+SELECT is(error_of($$SELECT evpg_create_subscription('proj')$$), '42710 projection "proj" already exists',
+  'projections and subscriptions share names');
+SELECT is(error_of($$SELECT evpg_register_projection('all')$$), '42710 subscription "all" already exists');
+SELECT evpg_drop_subscription('all') \g /dev/null
+
+-- ------------------------------------------------------------------ bad input
+
+SELECT is(error_of(statement), error, statement) FROM (VALUES
+  ($$SELECT * FROM evpg_fetch('back', 'a', 0)$$, '22023 max_events must be at least 1'),
+  ($$SELECT * FROM evpg_fetch('back', 'a', -1)$$, '22023 max_events must be at least 1'),
+  ($$SELECT * FROM evpg_fetch('back', 'a', 2000000000)$$, '22023 max_events must be at most 100000'),
+  ($$SELECT * FROM evpg_fetch('back', 'a', max_bytes => 0)$$, '22023 max_bytes must be at least 1'),
+  ($$SELECT * FROM evpg_fetch('back', 'a', wait => '-1 s')$$, '22023 wait is out of range'),
+  ($$SELECT * FROM evpg_fetch('back', '')$$, '22023 consumer name must not be empty'),
+  ($$SELECT * FROM evpg_fetch('back', NULL)$$, '22004 consumer name must not be null'),
+  ($$SELECT * FROM evpg_fetch(NULL, 'a')$$, '22004 subscription name must not be null'),
+  ($$SELECT evpg_create_subscription('x', partitions => 0)$$, '22023 partitions must be at least 1'),
+  ($$SELECT evpg_create_subscription('x', partitions => 5000)$$, '22023 partitions must be at most 1024'),
+  ($$SELECT evpg_create_subscription('x', lease_time => '0')$$, '22023 lease_time is out of range'),
+  ($$SELECT evpg_create_subscription('x', start_at => 'never')$$, '22023 unknown start_at "never"'),
+  ($$SELECT evpg_create_subscription('x', start_at => 'now', start_position => 1)$$,
+    '22023 a subscription starts at one point'),
+  ($$SELECT evpg_create_subscription('x', event_types => '{}')$$, '22023 event_types must not be an empty array'),
+  ($$SELECT evpg_create_subscription('evpg.x')$$, 'VE017 subscription name "evpg.x" is reserved'),
+  ($$SELECT evpg_create_subscription(E'a\nb')$$, '22023 subscription name contains a control character')
+) AS v (statement, error);
+
+-- limits of a batch
+SELECT evpg_create_subscription('bytes', start_at => 'now') \g /dev/null
+SELECT evpg_append_event('thing', 'b', 'A', jsonb_build_object('x', repeat('x', 1000)))
+  FROM generate_series(1, 5) \g /dev/null
+SELECT is((SELECT count(*) FROM evpg_fetch('bytes', 'a', max_bytes => 1)), 1::bigint, 'one event is handed out in any case');
+SELECT ok(done('bytes', 'a'));
+SELECT is((SELECT count(*) FROM evpg_fetch('bytes', 'a', max_bytes => 2500)), 2::bigint, 'as many as fit');
+SELECT ok(done('bytes', 'a'));
+
+-- ------------------------------------------------------------------ transactions
+
+SELECT fetched('bytes', 'w') \g /dev/null
+BEGIN;
+SELECT evpg_append_event('thing', 'w', 'A') \g /dev/null
+SAVEPOINT s;
+SELECT is(error_of($$SELECT * FROM evpg_fetch('bytes', 'w', wait => '1 s')$$),
+  'VE015 cannot wait for events of subscription "bytes" in a transaction that has appended events',
+  'a transaction that has appended does not wait');
+SELECT is((SELECT count(*) FROM evpg_fetch('bytes', 'a')), 2::bigint, 'but fetches what was there before');
+ROLLBACK;
+SELECT is((SELECT count(*) FROM evpg_fetch('bytes', 'a')), 2::bigint,
+  'what was rolled back is handed out as if for the first time');
+SELECT is((SELECT count(*) FROM evpg_fetch('bytes', 'a', wait => '1 ms')), 1::bigint, 'after a commit one by one');
+SELECT ok(done('bytes', 'a'));
+SELECT drain('bytes', 'a') \g /dev/null
+SELECT is((SELECT count(*) FROM evpg_fetch('bytes', 'a', wait => '10 ms')), 0::bigint, 'a wait comes to its end');
+
+-- pausing
+SELECT append(1) \g /dev/null
+SELECT ok(evpg_pause_consumer('bytes'), 'a subscription is paused');
+SELECT is(fetched('bytes', 'a'), NULL, 'and hands out nothing');
+SELECT is((SELECT status FROM evpg.stat_subscription WHERE name = 'bytes'), 'paused');
+SELECT is((SELECT status FROM evpg.stat_consumer WHERE name = 'bytes'), 'paused');
+SELECT ok(evpg_resume_consumer('bytes'), 'it goes on');
+SELECT is(fetched('bytes', 'a'), 's1:9');
+
+-- polling in vain writes nothing
+SELECT ok(done('bytes', 'a'));
+SELECT xmin AS before FROM evpg.subscription_lease WHERE subscription = 'bytes' AND consumer = 'a' \gset
+SELECT fetched('bytes', 'a') FROM generate_series(1, 20) \g /dev/null
+SELECT is((SELECT xmin FROM evpg.subscription_lease WHERE subscription = 'bytes' AND consumer = 'a')::text, :'before',
+  'a consumer that polls in vain writes nothing [rule 20]');
+
+SELECT * FROM finish();
