@@ -122,5 +122,24 @@ BEGIN
   END LOOP;
 END $$;
 
+-- A queue as applications build it: a row for each event, deleted when it was taken.
+CREATE TABLE bench.queue AS SELECT * FROM evpg.event WITH NO DATA;
+ALTER TABLE bench.queue ADD PRIMARY KEY ("position");
+
+-- Nothing of the subscription "bench" has been read then; of the queue neither, which has so many events.  Without a kind
+-- both are left as they are.
+CREATE PROCEDURE bench.begin_consumers(kind text, events int, partitions int) LANGUAGE plpgsql AS $$
+BEGIN
+  IF kind = 'queue' THEN
+    TRUNCATE bench.queue;
+    INSERT INTO bench.queue SELECT * FROM evpg.event ORDER BY "position" LIMIT events;
+  ELSIF kind IN ('fetch', 'next') THEN
+    PERFORM evpg_drop_subscription('bench', missing_ok => true);
+  END IF;
+  IF kind IS DISTINCT FROM 'queue' THEN
+    PERFORM evpg_create_subscription('bench', partitions => begin_consumers.partitions);
+  END IF;
+END $$;
+
 VACUUM ANALYZE;
 CHECKPOINT;

@@ -62,6 +62,7 @@ measure()
 	case $program in
 		statement) rate_of_statement ;;
 		pgbench) rate_of_pgbench ;;
+		consumer) rate_of_consumers ;;
 		client) rate_of_client "$work/client" "$kind" "$clients" "$streams" "$whose" ;;
 		emmett) rate_of_client node "$here/emmett.mjs" append "$clients" "$streams" ;;
 		*) die "no program $program" ;;
@@ -102,6 +103,17 @@ rate_of_client()
 		NF == 5 && $1 > 0 { print $1; print $2, $3, $4, $5 >turn; found = 1 }
 		END { exit !found }' "$work/out" ||
 		die "cannot read the report of $1: $(cat "$work/out" "$work/err")"
+}
+
+# rate_of_consumers: of bench/consumer.c, on a subscription and a queue of which nothing is read
+rate_of_consumers()
+{
+	local count=$((batch * 2000 < events ? batch * 2000 : events)) limit=60
+
+	[ "$kind" != cycle ] || count=1000000000 limit=$seconds
+	sql "$database" -o /dev/null -c "CALL bench.begin_consumers('$kind', $count, $((2 * clients)))"
+	timed "$work/consumer" "$kind" "$clients" "$batch" "$count" "$limit" || die "consumer failed: $(cat "$work/err")"
+	grep -Ex '[0-9.]+' "$work/out" || die "cannot read the report of consumer: $(cat "$work/out" "$work/err")"
 }
 
 # rate_of_pgbench: transactions per second, without those of the warm-up
@@ -154,6 +166,7 @@ take_turn()
 {
 	local clients=$given_clients commit=$given_commit before= measured
 	local host scripts database program script session streams statement kind whose wanted counts_flushes units variables
+	local batch
 
 	contender "$1"
 	set_workers "$wanted"
@@ -265,6 +278,40 @@ take_answer()
 		"SELECT NOT EXISTS (SELECT FROM evpg.saga_instance WHERE status = 'running' AND saga = 'transfer_c')"
 }
 
+# deliveries: how long an event takes to a consumer of a subscription, on an idle server and beside clients that execute
+# commands, which the subscription leaves out
+deliveries()
+{
+	sql evpg_bench -o /dev/null -c "SELECT evpg_create_subscription('bench_delivery',
+		aggregate_types => '{bench_events}', start_at => 'now')"
+	in_turns 'latency of deliveries' take_delivery delivery-wait-idle delivery-listen-idle delivery-wait-writers \
+		delivery-listen-writers
+	sql evpg_bench -o /dev/null -c "SELECT evpg_drop_subscription('bench_delivery')"
+}
+
+take_delivery()
+{
+	local clients=1 commit=on load= measured
+	local host scripts database program script session streams statement kind whose wanted counts_flushes units variables
+
+	contender "$1"
+	set_workers "$wanted"
+	if [[ $1 = *-writers ]]; then
+		pgbench -n -M prepared -c 8 -j 1 -T 600 "${variables[@]}" -f "$scripts/$script.sql" "$database" \
+			>"$work/out" 2>"$work/err" &
+		load=$!
+		sleep "$warm"
+	fi
+	if measured=$(PGDATABASE=$database "$here/latency" $((seconds * 100)) bench_events bench_delivery \
+		"$(cut -d- -f2 <<<"$1")"); then
+		echo "$1 $measured" >>"$work/latencies"
+	else
+		echo "$1 1 on" >>"$work/failures"
+	fi
+	[ -z "$load" ] || kill "$load" || die "pgbench failed with $script.sql: $(cat "$work/err")"
+	wait "$load" 2>/dev/null || true
+}
+
 # until_true <what> <database> <query>
 until_true()
 {
@@ -357,6 +404,74 @@ bytes_of_events()
 		for (i = 1; i <= 3; i++)
 			printf "%s-%s 8 off 1 %.2f\n", database, names[i], (a[i + 1] - b[i + 1]) / (a[1] - b[1])
 	}'
+}
+
+# consumers: outside of the database, of a log of $events events
+consumers()
+{
+	local n name batch
+	local -a names durable
+
+	for n in 1 4; do
+		names=()
+		for batch in $batches; do
+			for name in select read fetch next queue; do
+				names+=("consume-$name-$batch")
+			done
+		done
+		compare $n off "${names[@]}"
+		compare $n on consume-fetch-100 consume-next-100 consume-queue-100
+	done
+	sql evpg_bench_log -o /dev/null -c "SELECT evpg_drop_subscription('bench', missing_ok => true)"
+}
+
+# held_subscription: a consumer in two databases; in one of them another session is idle in a transaction all the time
+held_subscription()
+{
+	local given_clients=1 given_commit=off seconds=$(((held_seconds + 2 * rounds - 1) / (2 * rounds))) database holder_pid
+
+	for database in evpg_bench_free evpg_bench_held; do
+		make_evpg_database $database follow -v events=20000
+		sql $database -o /dev/null -c 'CALL bench.begin_consumers(NULL, 0, 2)'
+	done
+	coproc holder { exec psql -X -q -d evpg_bench_held >/dev/null; }
+	holder_pid=$!
+	echo 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM evpg.stream LIMIT 1;' >&"${holder[1]}"
+	in_turns "a session idle in a transaction for $((seconds * rounds * 2)) s" take_held_subscription \
+		held-subscription-free held-subscription-held
+	echo '\q' >&"${holder[1]}"
+	wait $holder_pid
+	awk '$1 == "held-subscription-held" { rate[++n] = $5 }
+		END { print "held-first 1 off 1", rate[1]; print "held-last 1 off 1", rate[n] }' "$work/rates" >>"$work/rates.held"
+	cat "$work/rates.held" >>"$work/rates"
+}
+
+# take_held_subscription <contender> <round>: its rate, and what 1,000 batches of it have left
+take_held_subscription()
+{
+	local name=${1##*-} before
+
+	before=$(look_at_subscriptions "evpg_bench_$name")
+	take_turn "$1" "$2"
+	awk -v name="$name" -v round="$2" -v seconds="$seconds" -v before="$before" \
+		-v after="$(look_at_subscriptions "evpg_bench_$name")" -v contender="$1" '
+		$1 == contender && $4 == round {
+			split(before, b, " ")
+			split(after, a, " ")
+			batches = $5 * seconds / 10 / 1000
+			printf "dead-%s 1 off %d %.1f\ngrown-%s 1 off %d %.1f\n", name, round, (a[1] - b[1]) / batches, name, round,
+				(a[2] - b[2]) / batches
+		}' "$work/rates" >"$work/left"
+	cat "$work/left" >>"$work/rates"
+}
+
+# look_at_subscriptions <database>: dead rows, as the last VACUUM and what came since have left them, and bytes
+look_at_subscriptions()
+{
+	sleep 0.5					# until the sessions have reported
+	sql "$1" -F ' ' -c "
+		SELECT sum(pg_stat_get_dead_tuples(oid)), sum(pg_total_relation_size(oid))
+		  FROM pg_class WHERE relnamespace = 'evpg'::regnamespace AND relname LIKE 'subscription%' AND relkind = 'r'"
 }
 
 # ------------------------------------------------------------------ bytes

@@ -29,9 +29,11 @@ SELECT evpg_register_aggregate('bench_append', library => 'evpg_bank', symbol =>
 SELECT evpg_register_aggregate('bench_c', library => 'evpg_bank', symbol => 'bank_account');
 SELECT evpg_register_aggregate('bench_sql', handler => 'bank.account_handle', reducer => 'bank.account_apply',
   invariant => 'bank.account_invariant', initial_state => '{"open": false, "balance": 0}');
--- The same in C, each with a projection: without frames, by a function, with frames of what changed.
+-- The same in C, each with a projection: without frames, by a function, with frames of what changed; and one with frames of
+-- its events.
 SELECT evpg_register_aggregate(t, library => 'evpg_bank', symbol => 'bank_account')
   FROM unnest(ARRAY['bench_projected_c', 'bench_projected_sql', 'bench_broadcast']) AS t;
+SELECT evpg_register_aggregate('bench_events', library => 'evpg_bank', symbol => 'bank_account', broadcast => 'pointer');
 SELECT evpg_register_projection('bench_projected_c', library => 'evpg_bank', symbol => 'bank_balances',
          aggregate_types => '{bench_projected_c}', broadcast => 'none');
 SELECT evpg_register_projection('bench_broadcast', library => 'evpg_bank', symbol => 'bank_balances',
@@ -64,7 +66,7 @@ END $$;
 SET evpg.broadcast = off;
 SELECT count(e.version)
   FROM unnest(ARRAY['bench_append', 'bench_c', 'bench_sql', 'bench_projected_c', 'bench_projected_sql',
-    'bench_broadcast']) AS t,
+    'bench_broadcast', 'bench_events']) AS t,
        generate_series(1, :streams) AS i,
        evpg_append(t, i::text, ARRAY[evpg_event('AccountOpened', '{"owner": "bench"}')]) AS e;
 
