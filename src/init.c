@@ -39,6 +39,7 @@
 #include "fmgr.h"
 #include "log/durable.h"
 #include "log/early_release.h"
+#include "log/stream_directory.h"
 #include "miscadmin.h"
 #include "projection/rebuild_handler.h"
 #include "saga/react_inline.h"
@@ -76,6 +77,7 @@ _PG_init(void)
 	EvpgWakeupInit();
 	EvpgFrameRingInit();
 	EvpgDurableInit();
+	EvpgStreamDirectoryInit();
 	EvpgCatalogInit();
 	EvpgLocksInit();
 	EvpgRegistrationInit();
@@ -187,6 +189,9 @@ evpg_refuse_writer(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("rows of evpg.%s are written by evpg alone", RelationGetRelationName(relation)),
 				 errhint("Call a function of evpg; rows can be repaired by a superuser.")));
+	/* evpg itself inserts there without SQL */
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && strcmp(RelationGetRelationName(relation), "event_log") == 0)
+		EvpgStreamDirectoryForgetAtCommit();
 	/* evpg, and code of users, has changed the user */
 	if (!InLocalUserIdChange())
 	{

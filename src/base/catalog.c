@@ -139,6 +139,9 @@ static const Written written[] = {
 	{"subscription_partition", TRIGGER_TYPE_UPDATE},
 };
 
+/* Triggers of evpg on the log: evpg_append_only, evpg_writer. */
+#define LOG_GUARDS	2
+
 static MemoryContext EvpgCatalogContext = NULL;
 static EvpgCatalog catalog;
 static EvpgCatalog looked_up;	/* the next one */
@@ -353,7 +356,8 @@ describe_refused_trigger(Form_pg_trigger trigger, HeapTuple tuple, TupleDesc des
 
 /*
  * Raises an error if a table that C code writes has something that works with
- * SQL alone.  CHECK and NOT NULL are kept there too (event_log.c, row.c).
+ * SQL alone.  CHECK and NOT NULL are kept there too (event_log.c, row.c).  Finds
+ * out whether the log is guarded.
  */
 static void
 refuse_additions(Oid schema, const Written *table, Oid relid)
@@ -364,6 +368,7 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 	HeapTuple	tuple;
 	CatCList   *rules;
 	bool		partition;
+	int			guards = 0;
 
 	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
 	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 1, &key);
@@ -372,6 +377,7 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
 		const char *why = describe_refused_trigger(trigger, tuple, RelationGetDescr(triggers), table, schema);
 
+		guards += trigger->tgenabled == TRIGGER_FIRES_ALWAYS && get_func_namespace(trigger->tgfoid) == schema;
 		if (why != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -384,6 +390,8 @@ refuse_additions(Oid schema, const Written *table, Oid relid)
 	}
 	systable_endscan(scan);
 	table_close(triggers, AccessShareLock);
+	if (table == &written[0])
+		looked_up.log_is_guarded = (guards == LOG_GUARDS);
 
 	rules = SearchSysCacheList1(RULERELNAME, ObjectIdGetDatum(relid));
 	for (int i = 0; i < rules->n_members; i++)

@@ -69,6 +69,7 @@ typedef struct EvpgCatalog
 	Oid			event_log_tags_index;	/* on tags (GIN), if enabled */
 	Oid			event_log_type_index;	/* on (type, position), if enabled */
 	Oid			event_log_stream_index; /* unique on (stream_id, version) */
+	bool		log_is_guarded; /* evpg's triggers of the log fire always */
 	Oid			event_position; /* sequence */
 	Oid			fence;
 	Oid			clock;

@@ -34,6 +34,7 @@ char	   *EvpgMetadata;
 int			EvpgNaptime;
 char	   *EvpgOrigin;
 int			EvpgStateCacheSize;
+int			EvpgStreamDirectorySize;
 int			EvpgWorkers;
 
 /* Refuses a name of the origin that does not fit into frames, which have little room and are text. */
@@ -63,6 +64,11 @@ define_for_postmaster(void)
 							NULL,
 							&EvpgMaxDatabases, 8, 1, EVPG_MAX_DATABASES, PGC_POSTMASTER,
 							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.stream_directory_size",
+							"Shared memory for versions and positions of the newest events of streams.",
+							"A command on a stream that is not there searches the index.",
+							&EvpgStreamDirectorySize, 8192, 0, 1024 * 1024, PGC_POSTMASTER,
+							GUC_UNIT_KB, NULL, NULL, NULL);
 }
 
 /* Defines how many advisory locks a transaction takes. */

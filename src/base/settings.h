@@ -26,6 +26,7 @@ extern char *EvpgMetadata;
 extern int	EvpgNaptime;
 extern char *EvpgOrigin;
 extern int	EvpgStateCacheSize;
+extern int	EvpgStreamDirectorySize;
 extern int	EvpgWorkers;
 
 extern void EvpgSettingsInit(void);

@@ -129,6 +129,7 @@ initialize_shmem(void)
 	pg_atomic_init_u32(&EvpgShmem->finishing, 0);
 	pg_atomic_init_u64(&EvpgShmem->released, 0);
 	pg_atomic_init_u32(&EvpgShmem->releasing, 0);
+	pg_atomic_init_u64(&EvpgShmem->last_epoch, 0);
 	EvpgShmem->count = EvpgMaxDatabases;
 	for (int i = 0; i < EvpgMaxDatabases; i++)
 	{
@@ -138,6 +139,7 @@ initialize_shmem(void)
 		for (int number = 0; number < EVPG_RESTRAINTS; number++)
 			pg_atomic_init_u64(&database->restrained[number], 0);
 		pg_atomic_init_u64(&database->all_restrained_until, 0);
+		pg_atomic_init_u64(&database->epoch, 0);
 		for (int number = 0; number < EVPG_PROCESSES; number++)
 		{
 			pg_atomic_init_u64(&database->processes[number].began, 0);
@@ -212,6 +214,13 @@ clear_ring(EvpgFrameRing *ring)
 	ring->commits = ring->put = ring->sent = ring->dropped = ring->announced = ring->resyncs = 0;
 }
 
+/* Gives a database a number that no database has had since the start of the server. */
+void
+EvpgShmemBeginEpoch(EvpgDatabase *database)
+{
+	pg_atomic_write_u64(&database->epoch, pg_atomic_add_fetch_u64(&EvpgShmem->last_epoch, 1));
+}
+
 /* Gives MyDatabaseId a slot, and lets the launcher know; NULL if there is none. */
 static EvpgDatabase *
 claim_slot(void)
@@ -228,6 +237,7 @@ claim_slot(void)
 		else
 		{
 			slot->wants_broadcaster = false;
+			EvpgShmemBeginEpoch(slot);
 			LWLockAcquire(slot->ring.lock, LW_EXCLUSIVE);
 			clear_ring(&slot->ring);
 			slot->database = MyDatabaseId;

@@ -78,6 +78,7 @@ typedef struct EvpgDatabase
 	int			holds;			/* transactions that want no process to be
 								 * connected */
 	bool		wants_broadcaster;
+	pg_atomic_uint64 epoch;		/* see log/stream_directory.c */
 	EvpgProcess processes[EVPG_PROCESSES];
 	pg_atomic_uint64 restrained[EVPG_RESTRAINTS];	/* what has had the last
 													 * worker; see
@@ -105,6 +106,7 @@ typedef struct EvpgSharedState
 	pg_atomic_uint64 released;	/* end of the last commit that was released
 								 * early, see early_release.c */
 	pg_atomic_uint32 releasing; /* sessions that have not noted theirs yet */
+	pg_atomic_uint64 last_epoch;	/* of all databases */
 	int			count;
 	EvpgDatabase databases[FLEXIBLE_ARRAY_MEMBER];
 } EvpgSharedState;
@@ -122,6 +124,7 @@ extern EvpgSharedState *EvpgShmem;	/* NULL: not preloaded */
 extern void EvpgShmemInit(void);
 extern bool EvpgShmemPreloaded(void);
 extern EvpgDatabase *EvpgShmemDatabase(bool claim);
+extern void EvpgShmemBeginEpoch(EvpgDatabase *database);
 extern void EvpgShmemFreeDatabase(Oid database);
 extern void EvpgShmemDismissDatabase(Oid database);
 extern bool EvpgShmemHasHolds(void);

@@ -39,6 +39,7 @@
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "log/log_columns.h"
+#include "log/stream_directory.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -140,13 +141,17 @@ is_plain_index(Relation index)
 		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 }
 
+/*
+ * Closes indexes; the locks stay to the end of the transaction, as that of the table
+ * does: the next append needs them again.
+ */
 static void
 close_indexes(List *indexes)
 {
 	ListCell   *cell;
 
 	foreach(cell, indexes)
-		index_close(lfirst(cell), RowExclusiveLock);
+		index_close(lfirst(cell), NoLock);
 	list_free(indexes);
 }
 
@@ -199,8 +204,7 @@ write_index_entries(Relation log, Relation index, TupleTableSlot **slots, int co
 	{
 		for (int column = 0; column < form->indnatts; column++)
 		{
-			values[column] = slots[i]->tts_values[form->indkey.values[column] - 1];
-			nulls[column] = slots[i]->tts_isnull[form->indkey.values[column] - 1];
+			values[column] = slot_getattr(slots[i], form->indkey.values[column], &nulls[column]);
 		}
 		(void) index_insert(index, values, nulls, &slots[i]->tts_tid, log,
 							form->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, &info);
@@ -223,42 +227,55 @@ count_batch(const EvpgEvent *events, int count)
 	return i;
 }
 
+/* Inserts so many events into the table and its indexes at once, by slots of the table. */
+static void
+insert_batch(Relation log, List *indexes, int64 stream_id, EvpgEvent *events, TupleTableSlot **slots, int count)
+{
+	CommandId	command = GetCurrentCommandId(true);
+	ListCell   *cell;
+
+	for (int i = 0; i < count; i++)
+		fill_log_slot(slots[i], stream_id, &events[i]);
+	if (count == 1)
+		table_tuple_insert(log, slots[0], command, 0, NULL);
+	else
+		table_multi_insert(log, slots, count, command, 0, NULL);
+	foreach(cell, indexes)
+		write_index_entries(log, lfirst(cell), slots, count);
+}
+
 static void
 insert_directly(Relation log, List *indexes, int64 stream_id, EvpgEvent *events, int count)
 {
-	CommandId	command = GetCurrentCommandId(true);
-	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "EvpgInsert", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = CurrentMemoryContext;
 	TupleTableSlot *slots[MAX_BATCH_EVENTS];
 	int			nslots = Min(count, MAX_BATCH_EVENTS);
 	bool		pushed = !ActiveSnapshotSet();
 	int			n;
-	ListCell   *cell;
 
 	/* For large values, which have a table of their own. */
 	if (pushed)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < nslots; i++)
-		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsVirtual);
-	for (int done = 0; done < count; done += n)
+		slots[i] = table_slot_create(log, NULL);
+	if (count == 1)
+		insert_batch(log, indexes, stream_id, events, slots, 1);
+	else
 	{
-		n = count_batch(events + done, count - done);
-		MemoryContextSwitchTo(batch);
-		for (int i = 0; i < n; i++)
-			fill_log_slot(slots[i], stream_id, &events[done + i]);
-		if (n == 1)
-			table_tuple_insert(log, slots[0], command, 0, NULL);
-		else
-			table_multi_insert(log, slots, n, command, 0, NULL);
-		foreach(cell, indexes)
-			write_index_entries(log, lfirst(cell), slots, n);
+		MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "EvpgInsert", ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(batch);
+
+		for (int done = 0; done < count; done += n)
+		{
+			n = count_batch(events + done, count - done);
+			insert_batch(log, indexes, stream_id, events + done, slots, n);
+			MemoryContextReset(batch);
+			CHECK_FOR_INTERRUPTS();
+		}
 		MemoryContextSwitchTo(old);
-		MemoryContextReset(batch);
-		CHECK_FOR_INTERRUPTS();
+		MemoryContextDelete(batch);
 	}
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
-	MemoryContextDelete(batch);
 	if (pushed)
 		PopActiveSnapshot();
 }
@@ -316,12 +333,14 @@ insert_by_executor(Relation log, int64 stream_id, EvpgEvent *events, int count)
  *		Appends events to a stream that the caller has locked: draws their
  *		positions, numbers them, inserts them and advances the stream.  Fills
  *		position and version of the events.  Fires the triggers of the log as
- *		one INSERT would.
+ *		one INSERT would.  The caller has locked the log (EvpgCatalogLockForAppend).
  */
 void
 EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 {
-	Relation	log = EvpgCatalogOpen(&EvpgCatalogGet()->event_log, RowExclusiveLock);
+	Relation	log = table_open(EvpgCatalogGet()->event_log, NoLock);
+	EvpgStream	newest = *stream;
+	EvpgEvent  *last = &events[count - 1];
 	List	   *indexes;
 	int64		position;
 
@@ -333,6 +352,15 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 		events[i].position = position + i;
 		events[i].version = stream->version + 1 + i + EVPG_MUTATION("version_wrong");
 	}
+
+	/*
+	 * Before the insert: if that fails, so does the transaction that the
+	 * directory names.
+	 */
+	newest.version = last->version;
+	newest.last_position = last->position;
+	newest.last_recorded_at = last->recorded_at;
+	EvpgStreamDirectoryPut(&newest, false);
 	indexes = open_plain_indexes(log);
 	if (indexes != NIL)
 		insert_directly(log, indexes, stream->stream_id, events, count);
@@ -342,6 +370,6 @@ EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count)
 	table_close(log, NoLock);
 	CommandCounterIncrement();
 
-	EVPG_PLANT(events[count - 1].version);
-	EvpgStreamAdvance(stream, events[count - 1].version, events[count - 1].position, events[count - 1].recorded_at);
+	EVPG_PLANT(last->version);
+	EvpgStreamAdvance(stream, last->version, last->position, last->recorded_at);
 }

@@ -4,8 +4,8 @@
  *		Streams: finding, locking and creating them.
  *
  * A stream has a row of evpg.stream, which is written once and never updated:
- * the version of a stream is that of its newest event, which one probe of the
- * unique index on (stream_id, version) finds.
+ * the version of a stream is that of its newest event, which the shared directory
+ * (stream_directory.c) or one probe of the unique index on (stream_id, version) finds.
  *
  * What makes the commands of a stream serial is an advisory lock on (type, id),
  * in a lock class of evpg's own, to the end of the transaction; it is the same
@@ -46,6 +46,7 @@
 #include "common/hashfn.h"
 #include "log/event_log.h"
 #include "log/stream.h"
+#include "log/stream_directory.h"
 #include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "utils/builtins.h"
@@ -102,6 +103,8 @@ typedef struct KnownStream
 #define SH_DECLARE
 #define SH_DEFINE
 #include "lib/simplehash.h"
+
+static bool directory_is_right(const EvpgStream *stream) pg_attribute_unused();
 
 static MemoryContext EvpgStreamContext = NULL;	/* of names */
 static streams_hash *stream_names = NULL;
@@ -210,6 +213,7 @@ clear_stream(EvpgStream *stream)
 {
 	stream->stream_id = stream->version = stream->last_position = 0;
 	stream->last_recorded_at = DT_NOBEGIN;
+	stream->epoch = 0;
 	ItemPointerSetInvalid(&stream->row);
 }
 
@@ -301,6 +305,24 @@ unlock_stream(EvpgStream *stream)
 }
 
 /*
+ * Tests only: returns whether the newest event of a stream is the one that the directory
+ * has found, unless a transaction that writes past evpg is in progress.
+ */
+static bool
+directory_is_right(const EvpgStream *stream)
+{
+	EvpgStream	read = *stream;
+	SnapshotData snapshot;
+	bool		visible;
+
+	InitDirtySnapshot(snapshot);
+	return EvpgLogReadNewest(&read, 0, &snapshot, RowExclusiveLock, &visible) &&
+		(TransactionIdIsValid(EvpgRowMaker(&snapshot)) ||
+		 (read.version == stream->version && read.last_position == stream->last_position &&
+		  read.last_recorded_at == stream->last_recorded_at));
+}
+
+/*
  * Finds row and newest event of a stream whose lock is held, committed or made by
  * this transaction.  One that another transaction has made or removed sets *maker, else
  * invalid, to that transaction, and *token as EvpgRowFindDirty does.  Returns false
@@ -318,6 +340,7 @@ find_locked_stream(EvpgStream *stream, uint64 hash, bool *visible, TransactionId
 	*maker = InvalidTransactionId;
 	*token = 0;
 	*visible = true;
+	stream->epoch = EvpgStreamDirectoryEpoch();
 	if (known != NULL)
 		stream->stream_id = known->stream_id;
 	else
@@ -333,12 +356,22 @@ find_locked_stream(EvpgStream *stream, uint64 hash, bool *visible, TransactionId
 			return true;
 		stream->stream_id = DatumGetInt64(get_stream_value(row, STREAM_STREAM_ID));
 	}
+	if (EvpgStreamDirectoryFind(stream))
+	{
+		EVPG_REQUIRE(directory_is_right(stream), "the directory has another event than the newest of a stream");
+		if (known == NULL)
+			remember_stream(stream, hash, row);
+		return true;
+	}
 	InitDirtySnapshot(snapshot);
 	if (read_newest_event(stream, known, &snapshot, visible))
 	{
 		*maker = EvpgRowMaker(&snapshot);
 		if (known == NULL)
 			remember_stream(stream, hash, row);
+		/* A transaction that has written nothing has not appended it. */
+		if (!TransactionIdIsValid(*maker) && !TransactionIdIsValid(GetTopTransactionIdIfAny()))
+			EvpgStreamDirectoryPut(stream, true);
 	}
 	else if (known != NULL)
 	{

@@ -21,6 +21,8 @@ typedef struct EvpgStream
 	int64		version;		/* 0: it has no event */
 	int64		last_position;
 	TimestampTz last_recorded_at;
+	uint64		epoch;			/* of the directory, before version was read
+								 * with the lock; 0: it was not */
 	ItemPointerData row;		/* of evpg.stream, if it was read */
 	bool		locked_now;		/* the transaction has not locked it before */
 } EvpgStream;

@@ -496,6 +496,21 @@ apply_handler(KeyEvent *first, int left, EvpgApplyScratch *scratch)
 	return count;
 }
 
+/* Applies events that are sorted by projection and key. */
+static void
+apply_key_events(KeyEvent *key_events, int count)
+{
+	MemoryContext key_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApply key", ALLOCSET_DEFAULT_SIZES);
+	EvpgApplyScratch scratch;
+
+	EvpgApplyScratchInit(&scratch);
+	MemoryContextSwitchTo(key_context);
+	for (int done = 0; done < count; MemoryContextReset(key_context))
+		done += key_events[done].projection->handler_signature != NULL ?
+			apply_handler(&key_events[done], count - done, &scratch) :
+			apply_key(&key_events[done], count - done, &scratch);
+}
+
 /*
  * EvpgApplyInline
  *		Applies events that this transaction has just appended to all inline projections
@@ -507,27 +522,20 @@ EvpgApplyInline(const EvpgEvent *events, int count)
 {
 	List	   *projections = EvpgProjectionList();
 	MemoryContext context;
-	MemoryContext key_context;
 	MemoryContext old;
-	EvpgApplyScratch scratch;
 
 	if (projections == NIL)
 		return;
 	context = AllocSetContextCreate(CurrentMemoryContext, "EvpgApplyInline", ALLOCSET_DEFAULT_SIZES);
-	key_context = AllocSetContextCreate(context, "EvpgApply key", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	EvpgApplyScratchInit(&scratch);
 	EvpgInsideProjection = true;
 	PG_TRY();
 	{
 		int			nkey_events;
 		KeyEvent   *key_events = collect_keys(projections, events, count, &nkey_events);
 
-		MemoryContextSwitchTo(key_context);
-		for (int done = 0; done < nkey_events; MemoryContextReset(key_context))
-			done += key_events[done].projection->handler_signature != NULL ?
-				apply_handler(&key_events[done], nkey_events - done, &scratch) :
-				apply_key(&key_events[done], nkey_events - done, &scratch);
+		if (nkey_events > 0)
+			apply_key_events(key_events, nkey_events);
 	}
 	PG_FINALLY();
 	{

@@ -2,8 +2,9 @@
  *
  * utility_hook.c
  *		The ProcessUtility hook: keeps background processes out of the way of
- *		commands on whole databases, and reports the end of prepared
- *		transactions, for which there is no callback.
+ *		commands on whole databases, reports the end of prepared transactions,
+ *		for which there is no callback, and lets the shared directory of streams forget
+ *		what may have been changed past evpg.
  *
  * It is installed only if the library was preloaded: else there are no
  * background processes.
@@ -21,6 +22,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "log/durable.h"
+#include "log/stream_directory.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "tcop/utility.h"
@@ -136,6 +138,21 @@ ends_prepared_transaction(Node *statement)
 		 ((TransactionStmt *) statement)->kind == TRANS_STMT_ROLLBACK_PREPARED);
 }
 
+/*
+ * Makes the shared directory of streams forget after a statement that may have let
+ * others, or the rest of the transaction, change the log past evpg, or that gives an
+ * OID of a database free (stream_directory.c).
+ */
+static void
+forget_streams(Node *statement)
+{
+	if (IsA(statement, AlterTableStmt) || IsA(statement, RenameStmt) || IsA(statement, CreateTrigStmt) ||
+		(IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_TRIGGER))
+		EvpgStreamDirectoryForget();
+	else if (IsA(statement, DropdbStmt))
+		EvpgStreamDirectoryForgetAll();
+}
+
 /* Runs a statement as if there were no hook of evpg. */
 static void
 run_utility_statement(PlannedStmt *statement, const char *query, bool read_only_tree,
@@ -149,8 +166,9 @@ run_utility_statement(PlannedStmt *statement, const char *query, bool read_only_
 }
 
 /*
- * Dismisses processes before commands on whole databases, and reports the end
- * of prepared transactions; the ProcessUtility hook.
+ * Dismisses processes before commands on whole databases, reports the end of
+ * prepared transactions, and lets the directory of streams forget; the ProcessUtility
+ * hook.
  */
 static void
 process_utility_statement(PlannedStmt *statement, const char *query, bool read_only_tree,
@@ -161,6 +179,7 @@ process_utility_statement(PlannedStmt *statement, const char *query, bool read_o
 	if (!ends_prepared_transaction(statement->utilityStmt))
 	{
 		run_utility_statement(statement, query, read_only_tree, context, params, environment, receiver, completion);
+		forget_streams(statement->utilityStmt);
 		return;
 	}
 	EvpgDurablePreparedBegin();
