@@ -326,7 +326,8 @@ CREATE TABLE evpg.parked_event (
   skip_reason     text,
   skipped_by      text,
   skipped_at      timestamptz,
-  due             boolean NOT NULL DEFAULT false
+  due             boolean NOT NULL DEFAULT false,
+  replaying       boolean NOT NULL DEFAULT false
 );
 CREATE INDEX ON evpg.parked_event (name, "position");
 CREATE INDEX parked_event_waiting ON evpg.parked_event (name, "position") WHERE skip_reason IS NULL;
@@ -340,6 +341,7 @@ COMMENT ON COLUMN evpg.parked_event.skip_reason IS
   'why the event was given up; NULL if it is still to be replayed, empty if it was pruned';
 COMMENT ON COLUMN evpg.parked_event.due IS
   'whether evpg_replay_parked() was called for the event of a subscription, which hands it out again';
+COMMENT ON COLUMN evpg.parked_event.replaying IS 'whether that has begun';
 
 -- A subscription also has a row in evpg.consumer.
 CREATE TABLE evpg.subscription (
@@ -354,8 +356,10 @@ CREATE TABLE evpg.subscription (
   max_attempts    int NOT NULL,
   backoff         interval NOT NULL,
   max_backoff     interval NOT NULL,
-  created_at      timestamptz NOT NULL DEFAULT evpg.clock_timestamp()
+  created_at      timestamptz NOT NULL DEFAULT evpg.clock_timestamp(),
+  notifies        boolean NOT NULL DEFAULT false
 );
+COMMENT ON COLUMN evpg.subscription.notifies IS 'whether a session has called evpg_listen_subscription()';
 COMMENT ON TABLE evpg.subscription IS
   'subscriptions: which events they hand out, and how; NULL filters let all events through';
 
@@ -949,11 +953,11 @@ COMMENT ON FUNCTION evpg_read_stream(text, text, bigint, int, boolean, boolean) 
 
 CREATE FUNCTION evpg_read_all(after_position bigint DEFAULT 0, max_count int DEFAULT 1000,
     aggregate_types text[] DEFAULT NULL,
-    event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true)
+    event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true, id_prefix text DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean) IS
+COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean, text) IS
   'returns events in the order of positions; stable_only ends at evpg_stable_position(), so that paging never skips one; '
-  'tags means any of them';
+  'tags means any of them; id_prefix takes this aggregate id, and those that continue it after a colon';
 
 CREATE FUNCTION evpg_stable_position()
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -1128,7 +1132,8 @@ COMMENT ON FUNCTION evpg_skip_event(text, bigint, text) IS
 CREATE FUNCTION evpg_replay_parked(name text, max_count int DEFAULT 100, key text DEFAULT NULL)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_replay_parked(text, int, text) IS
-  'applies parked events, each key in order, up to one that fails again; returns how many were applied';
+  'applies parked events, each key in order, up to one that fails again; returns how many were applied; a subscription '
+  'hands them out again';
 
 CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval DEFAULT '5 seconds')
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -1182,6 +1187,25 @@ CREATE FUNCTION evpg_release_lease(subscription text, lease bigint)
 COMMENT ON FUNCTION evpg_release_lease(text, bigint) IS
   'ends a lease: other consumers get its partitions at once; returns false if it is lost';
 
+CREATE FUNCTION evpg_seek(subscription text, to_position bigint DEFAULT NULL, to_time timestamptz DEFAULT NULL)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_seek(text, bigint, timestamptz) IS
+  'moves a subscription: the events after a position, or recorded since a time, are handed out next; returns the position';
+
+CREATE FUNCTION evpg_subscription_channel(subscription text)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION evpg_subscription_channel(text) IS
+  'returns the name of the channel on which consumers of a subscription are notified that there may be events';
+
+CREATE FUNCTION evpg_listen_subscription(subscription text)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_listen_subscription(text) IS
+  'listens to the channel of a subscription, and returns its name; a fetch after it loses no event';
+
+CREATE FUNCTION evpg_unlisten_subscription(subscription text)
+  RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_unlisten_subscription(text) IS 'ends what evpg_listen_subscription() began';
+
 CREATE FUNCTION evpg.count_events(subscription text, partition int, after bigint, upto bigint) RETURNS bigint
   AS 'MODULE_PATHNAME', 'evpg_count_events' LANGUAGE C STABLE;
 COMMENT ON FUNCTION evpg.count_events(text, int, bigint, bigint) IS
@@ -1194,8 +1218,13 @@ COMMENT ON FUNCTION evpg.partition_of(text, int) IS 'returns the partition of a 
 CREATE VIEW evpg.stat_subscription AS
   SELECT s.name, p.partition, CASE WHEN NOT h.activated THEN 'inactive' ELSE c.status END AS status,
          l.consumer, l.lease, l.lease_until, k.checkpoint,
-         CASE WHEN l.handed OPERATOR(pg_catalog.>) k.checkpoint
-              THEN evpg.count_events(s.name, p.partition, k.checkpoint, l.handed) ELSE 0 END AS in_flight,
+         CASE WHEN x.counts IS NOT TRUE OR l.handed OPERATOR(pg_catalog.<=) k.checkpoint THEN 0
+              WHEN l.replaying THEN (SELECT pg_catalog.count(*) FROM evpg.parked_event e
+                WHERE e.name OPERATOR(pg_catalog.=) s.name AND e.replaying
+                  AND e."position" OPERATOR(pg_catalog.>) k.checkpoint
+                  AND e."position" OPERATOR(pg_catalog.<=) l.handed
+                  AND evpg.partition_of(e.key, s.partitions) OPERATOR(pg_catalog.=) p.partition)
+              ELSE evpg.count_events(s.name, p.partition, k.checkpoint, l.handed) END AS in_flight,
          CASE WHEN p.attempt_position OPERATOR(pg_catalog.>) k.checkpoint THEN p.attempts ELSE 0 END AS attempts,
          CASE WHEN p.retry_at OPERATOR(pg_catalog.>) evpg.clock_timestamp() THEN p.retry_at END AS retry_at,
          (SELECT pg_catalog.count(*) FROM evpg.parked_event e
@@ -1212,7 +1241,9 @@ CREATE VIEW evpg.stat_subscription AS
            ON l.subscription OPERATOR(pg_catalog.=) s.name AND l.slot OPERATOR(pg_catalog.=) p.slot
     CROSS JOIN (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_position FROM evpg.event_position) d
     CROSS JOIN (SELECT evpg.is_activated() AS activated) h
-    CROSS JOIN LATERAL (SELECT GREATEST(p.checkpoint, l.acked) AS checkpoint) k
+    -- while a lease hands out parked events again, its positions are of the partitions that have some
+    CROSS JOIN LATERAL (SELECT l.replaying OPERATOR(pg_catalog.=) (p.replay_to IS NOT NULL) AS counts) x
+    CROSS JOIN LATERAL (SELECT GREATEST(p.checkpoint, CASE WHEN x.counts THEN l.acked END) AS checkpoint) k
     LEFT JOIN LATERAL (SELECT g.recorded_at FROM evpg.event_log g WHERE g."position" OPERATOR(pg_catalog.>) k.checkpoint
                         ORDER BY g."position" LIMIT 1) e ON true;
 COMMENT ON VIEW evpg.stat_subscription IS
@@ -1258,7 +1289,9 @@ CREATE VIEW evpg.stat_consumer AS
           UNION ALL SELECT name, 'subscription', 'async', NULL FROM evpg.subscription) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     -- a subscription has a checkpoint for each partition
-    LEFT JOIN LATERAL (SELECT pg_catalog.min(GREATEST(q.checkpoint, b.acked)) AS checkpoint
+    LEFT JOIN LATERAL (SELECT pg_catalog.min(GREATEST(q.checkpoint,
+                                CASE WHEN b.replaying OPERATOR(pg_catalog.=) (q.replay_to IS NOT NULL) THEN b.acked END))
+                              AS checkpoint
                          FROM evpg.subscription_partition q
                          LEFT JOIN evpg.subscription_lease b ON b.subscription OPERATOR(pg_catalog.=) q.subscription
                               AND b.slot OPERATOR(pg_catalog.=) q.slot
@@ -1766,6 +1799,10 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
    'sqlstate,code,resolved_at,resolution}', '{monitor}'),
   ('routine', 'evpg_create_subscription', NULL, '{operator}'),
   ('routine', 'evpg_drop_subscription', NULL, '{operator}'),
+  ('routine', 'evpg_seek', NULL, '{operator}'),
+  ('routine', 'evpg_subscription_channel', NULL, '{subscriber}'),
+  ('routine', 'evpg_listen_subscription', NULL, '{subscriber}'),
+  ('routine', 'evpg_unlisten_subscription', NULL, '{subscriber}'),
   ('routine', 'evpg_fetch', NULL, '{subscriber}'),
   ('routine', 'evpg_ack', NULL, '{subscriber}'),
   ('routine', 'evpg_nack', NULL, '{subscriber}'),

@@ -178,6 +178,7 @@ typedef struct ReadFilter
 	ArrayType  *aggregate_types;
 	ArrayType  *event_types;
 	ArrayType  *tags;
+	const char *id_prefix;
 } ReadFilter;
 
 /* Returns the names of an array argument; NIL, which is all, for NULL. */
@@ -212,7 +213,7 @@ return_page(FunctionCallInfo fcinfo, const ReadFilter *wanted, int64 after, int6
 	EvpgEvent	event;
 	int64		count = 0;
 
-	if (wanted->tags != NULL && OidIsValid(EvpgCatalogGet()->event_log_tags_index))
+	if (wanted->tags != NULL && wanted->id_prefix == NULL && OidIsValid(EvpgCatalogGet()->event_log_tags_index))
 	{
 		Datum		values[6] = {
 			PointerGetDatum(wanted->tags), Int64GetDatum(after), Int64GetDatum(upto),
@@ -228,6 +229,7 @@ return_page(FunctionCallInfo fcinfo, const ReadFilter *wanted, int64 after, int6
 	filter.aggregate_types = list_filter_names(wanted->aggregate_types);
 	filter.event_types = list_filter_names(wanted->event_types);
 	filter.tags = list_filter_names(wanted->tags);
+	filter.id_prefix = wanted->id_prefix;
 	row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan = EvpgLogScanAll(&filter);
@@ -260,7 +262,7 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	enum
 	{
 		ARG_AFTER_POSITION, ARG_MAX_COUNT, ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_TAGS,
-		ARG_STABLE_ONLY
+		ARG_STABLE_ONLY, ARG_ID_PREFIX
 	};
 	int64		after_position = EvpgArgBigint(fcinfo, ARG_AFTER_POSITION, "after_position");
 	int64		max_count = EvpgArgMaxCount(fcinfo, ARG_MAX_COUNT);
@@ -268,7 +270,8 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	ReadFilter	wanted = {
 		.aggregate_types = EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
 		.event_types = EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
-		.tags = EvpgArgTextArray(fcinfo, ARG_TAGS, "tags")
+		.tags = EvpgArgTextArray(fcinfo, ARG_TAGS, "tags"),
+		.id_prefix = EvpgArgOptionalId(fcinfo, ARG_ID_PREFIX, "id_prefix")
 	};
 	int64		count;
 	int64		stable;

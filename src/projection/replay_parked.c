@@ -16,6 +16,7 @@
 #include "consumer/parked_event.h"
 #include "miscadmin.h"
 #include "projection/batch.h"
+#include "subscription/replay.h"
 #include "usercode/guard.h"
 #include "utils/memutils.h"
 
@@ -177,7 +178,8 @@ replay_all(Replay *replay, const char *name)
  * evpg_replay_parked(name, max_count, key)
  *		Applies parked events of a projection, of each key in order of position, up to
  *		the first that fails again; only those of a key unless key is NULL.  Returns how
- *		many were applied.  Owns the consumer.
+ *		many were applied.  Those of a subscription are handed out again, to be
+ *		acknowledged.  Owns the consumer.
  */
 Datum
 evpg_replay_parked(PG_FUNCTION_ARGS)
@@ -187,14 +189,20 @@ evpg_replay_parked(PG_FUNCTION_ARGS)
 		.max_count = EvpgArgMaxCount(fcinfo, 1),
 		.only_key = PG_ARGISNULL(2) ? NULL : EvpgArgKey(fcinfo, 2)
 	};
+	EvpgConsumer consumer;
 	EvpgScope	scope;
 
 	EvpgRefuseInProjection("replay events");
 	EvpgBatchRequireNewSnapshots("evpg_replay_parked()");
 	EvpgEnter(&scope, "evpg_replay_parked()");
 	(void) EvpgConsumerLock(name, true);
-	replay.projection = EvpgProjectionGet(name, false);
-	replay_all(&replay, name);
+	if (EvpgConsumerRead(name, &consumer) && consumer.is_subscription)
+		replay.count = EvpgReplayRequest(name, replay.max_count, replay.only_key);
+	else
+	{
+		replay.projection = EvpgProjectionGet(name, false);
+		replay_all(&replay, name);
+	}
 	/* Workers that found the consumer owned meanwhile try it again. */
 	EvpgWakeConsumersAtEnd();
 	EvpgLeave(&scope);

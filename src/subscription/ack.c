@@ -16,7 +16,7 @@
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/clock.h"
-#include "subscription/group.h"
+#include "subscription/replay.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
 
@@ -67,19 +67,25 @@ evpg_ack(PG_FUNCTION_ARGS)
 	int64		position = EvpgArgBigint(fcinfo, ARG_OWN, "up_to_position");
 	const EvpgSubscription *subscription;
 	EvpgLease  *lease;
+	int64		acked_before = 0;
 	EvpgScope	scope;
 
 	subscription = begin_call(fcinfo, &scope, "evpg_ack()");
 	do
 	{
 		lease = EvpgLeaseFind(subscription->name, PG_GETARG_INT64(ARG_LEASE));
-		if (lease == NULL || position <= lease->acked)
+		if (lease == NULL)
+			break;
+		acked_before = lease->acked;
+		if (position <= acked_before)
 			break;
 		if (position > lease->handed)
 			refuse_position(subscription, lease, position);
 		lease->acked = position;
 		lease->until = EvpgClockNow() + subscription->lease_time;
 	} while (!EvpgLeaseTryWrite(lease, true));
+	if (lease != NULL && lease->replaying && lease->acked > acked_before)
+		EvpgReplayForget(subscription, lease->slot, acked_before, lease->acked, true);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(lease != NULL);
 }

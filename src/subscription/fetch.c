@@ -28,8 +28,7 @@
 #include "consumer/checkpoint.h"
 #include "log/fence.h"
 #include "portability/instr_time.h"
-#include "subscription/group.h"
-#include "subscription/parked_stream.h"
+#include "subscription/replay.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -85,6 +84,7 @@ typedef struct Handout
 	int64		reached;		/* there are no more up to here */
 	EvpgPartition *counted;		/* whose attempts were counted; NULL: none */
 	List	   *parkings;
+	bool		any_due;		/* some of them are parked, and due */
 } Handout;
 
 /* Returns about how much memory an event takes that a client gets. */
@@ -171,6 +171,9 @@ hand_out_event(Handout *handout, const EvpgEvent *event)
 		case EVPG_PARKED_BEHIND:
 			plan_parking(handout, event, 0, NULL);
 			return true;
+		case EVPG_PARKED_DUE:
+			handout->any_due = true;
+			break;
 		case EVPG_PARKED_NOT:
 			break;
 	}
@@ -182,6 +185,17 @@ hand_out_event(Handout *handout, const EvpgEvent *event)
 	handout->bytes += bytes;
 	return_delivery(handout, event, partition->number, 1);
 	return handout->events < handout->fetch->max_events;
+}
+
+/* Hands out parked events again. */
+static void
+replay_parked_events(Handout *handout)
+{
+	int64		after = handout->group->own->handed;
+	EvpgEvent	event;
+
+	while (EvpgReplayNext(handout->group, handout->streams, after, &event) && hand_out_event(handout, &event))
+		after = event.position;
 }
 
 /* Scans the log for events of the partitions that the consumer holds, up to a position. */
@@ -224,7 +238,8 @@ static bool
 tries_event(const EvpgGroup *group)
 {
 	for (int i = 0; EvpgLeaseInFlight(group->own) && i < group->subscription->partitions; i++)
-		if (group->partitions[i].slot == group->own->slot && group->partitions[i].cautious_to > group->own->acked)
+		if (group->partitions[i].slot == group->own->slot &&
+			group->partitions[i].cautious_to > EvpgGroupCheckpoint(group, &group->partitions[i]))
 			return true;
 	return false;
 }
@@ -238,6 +253,7 @@ write_handout(const Handout *handout)
 {
 	const EvpgGroup *group = handout->group;
 	EvpgLease  *own = group->own;
+	int64		handed_before = own->handed;
 	ListCell   *cell;
 
 	if (handout->events > 0)
@@ -255,6 +271,8 @@ write_handout(const Handout *handout)
 
 		EvpgParkedStreamInsert(group->subscription->name, &parking->event, parking->attempts, parking->reason);
 	}
+	if (handout->any_due && !own->replaying)
+		EvpgReplayForget(group->subscription, own->slot, handed_before, own->handed, false);
 	if (handout->counted != NULL)
 		EvpgPartitionWrite(handout->counted);
 	return true;
@@ -282,11 +300,12 @@ should_write_down(const Handout *handout)
  * it has written anything.
  */
 static bool
-hand_out(const Fetch *fetch, EvpgGroup *group, bool wait)
+hand_out(const Fetch *fetch, EvpgGroup *group, EvpgParkedStreams *streams, bool wait)
 {
 	Handout		handout = {
 		.fetch = fetch,
 		.group = group,
+		.streams = streams,
 		.lease = group->own->lease,
 		.reached = group->own->handed
 	};
@@ -298,9 +317,11 @@ hand_out(const Fetch *fetch, EvpgGroup *group, bool wait)
 	{
 		int64		upto = EvpgFenceDurablePosition(wait);
 
-		handout.streams = EvpgParkedStreamsRead(fetch->name, group->own->acked);
 		handout.row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
-		scan_for_handout(&handout, upto);
+		if (group->own->replaying)
+			replay_parked_events(&handout);
+		else
+			scan_for_handout(&handout, upto);
 		MemoryContextDelete(handout.row);
 	}
 	if (handout.events > 0 || handout.parkings != NIL || should_write_down(&handout))
@@ -330,6 +351,7 @@ fetch_once(const Fetch *fetch, bool wait)
 {
 	const EvpgSubscription *subscription = EvpgSubscriptionGet(fetch->name, false);
 	EvpgGroup	group;
+	EvpgParkedStreams *streams;
 	bool		changed = false;
 
 	if (!subscription->running)
@@ -350,7 +372,20 @@ fetch_once(const Fetch *fetch, bool wait)
 			return changed;
 		changed = true;
 	}
-	return hand_out(fetch, &group, wait) || changed;
+	streams = EvpgParkedStreamsRead(fetch->name, group.own->acked);
+	/* The end of one may be followed by the next. */
+	while (EvpgReplayIsWanted(&group, streams) || EvpgReplayIsOver(&group, streams))
+	{
+		if (!changed && !EvpgGroupChange(&group, fetch->lease == 0))
+			return false;
+		changed = true;
+		if (group.own->replaying)
+			EvpgReplayEnd(&group);
+		else
+			EvpgReplayBegin(&group, streams);
+		streams = EvpgParkedStreamsRead(fetch->name, group.own->acked);
+	}
+	return hand_out(fetch, &group, streams, wait) || changed;
 }
 
 /* Fetches once under the lock of the subscription; returns whether a wait has come to its end. */

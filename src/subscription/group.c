@@ -72,13 +72,30 @@ get_holder(const EvpgGroup *group, const EvpgPartition *partition)
 	return NULL;
 }
 
+/*
+ * Returns whether the positions of a lease are those of a partition that it holds: while it
+ * hands out parked events again, only of the partitions that have some.
+ */
+static bool
+lease_counts(const EvpgLease *lease, const EvpgPartition *partition)
+{
+	return lease->replaying == (partition->replay_to != 0);
+}
+
+/* Returns the position up to which the events of a partition are done that a lease holds. */
+static int64
+get_checkpoint(const EvpgLease *lease, const EvpgPartition *partition)
+{
+	return lease_counts(lease, partition) ? Max(partition->checkpoint, lease->acked) : partition->checkpoint;
+}
+
 /* Returns the position up to which the events of a partition are done. */
 int64
 EvpgGroupCheckpoint(const EvpgGroup *group, const EvpgPartition *partition)
 {
 	const EvpgLease *holder = get_holder(group, partition);
 
-	return holder == NULL ? partition->checkpoint : Max(partition->checkpoint, holder->acked);
+	return holder == NULL ? partition->checkpoint : get_checkpoint(holder, partition);
 }
 
 /* Returns whether a lease of another consumer has run out. */
@@ -129,6 +146,9 @@ EvpgGroupWantsChange(const EvpgGroup *group)
 	foreach(cell, group->leases)
 		if (has_run_out(group, lfirst(cell)))
 		return true;
+	/* First what is handed out again. */
+	if (group->own->replaying)
+		return false;
 	if (group->held > share)
 		return true;
 	for (int i = 0; group->held < share && i < group->subscription->partitions; i++)
@@ -141,8 +161,8 @@ EvpgGroupWantsChange(const EvpgGroup *group)
 static void
 free_partition(const EvpgLease *lease, EvpgPartition *partition)
 {
-	partition->checkpoint = Max(partition->checkpoint, lease->acked);
-	if (EvpgLeaseInFlight(lease))
+	partition->checkpoint = get_checkpoint(lease, partition);
+	if (EvpgLeaseInFlight(lease) && lease_counts(lease, partition))
 		partition->cautious_to = Max(partition->cautious_to, lease->handed);
 	partition->slot = EVPG_NO_SLOT;
 	EvpgPartitionWrite(partition);
@@ -195,20 +215,44 @@ write_checkpoints(EvpgGroup *group)
 	{
 		EvpgPartition *partition = &group->partitions[i];
 
-		if (partition->slot != group->own->slot || partition->checkpoint >= group->own->acked)
+		if (partition->slot != group->own->slot || partition->checkpoint >= get_checkpoint(group->own, partition))
 			continue;
-		partition->checkpoint = group->own->acked;
+		partition->checkpoint = get_checkpoint(group->own, partition);
 		EvpgPartitionWrite(partition);
 	}
 }
 
-/* Moves the positions of the lease back to a checkpoint, if it has just taken a partition that stands there. */
+/* Moves the positions of the lease to a checkpoint of one of its partitions. */
 static void
 move_back(EvpgGroup *group, int64 checkpoint)
 {
 	group->own->acked = group->own->handed = checkpoint;
 	if (!EvpgLeaseTryWrite(group->own, true))
 		elog(ERROR, "lease of subscription \"%s\" was changed by another transaction", group->subscription->name);
+}
+
+/*
+ * EvpgGroupSetPositions
+ *		Sets the positions of the lease to the lowest checkpoint of its partitions, of which
+ *		none is in flight; with replaying, of those that hand out parked events again, and
+ *		nothing else is handed out from then on.  The checkpoints, and the lease, are written
+ *		by this transaction before.  Reads the group anew.
+ */
+void
+EvpgGroupSetPositions(EvpgGroup *group, bool replaying)
+{
+	int64		lowest = PG_INT64_MAX;
+
+	for (int i = 0; i < group->subscription->partitions; i++)
+	{
+		const EvpgPartition *partition = &group->partitions[i];
+
+		if (partition->slot == group->own->slot && replaying == (partition->replay_to != 0))
+			lowest = Min(lowest, partition->checkpoint);
+	}
+	group->own->replaying = replaying;
+	move_back(group, lowest == PG_INT64_MAX ? 0 : lowest);
+	read_again(group);
 }
 
 /* Takes free partitions up to the share of the consumer. */
@@ -270,7 +314,7 @@ expect_redelivery(EvpgGroup *group, int64 handed)
 	{
 		EvpgPartition *partition = &group->partitions[i];
 
-		if (partition->slot != group->own->slot || partition->cautious_to >= handed)
+		if (partition->slot != group->own->slot || partition->cautious_to >= handed || !lease_counts(group->own, partition))
 			continue;
 		partition->cautious_to = handed;
 		EvpgPartitionWrite(partition);
@@ -303,7 +347,7 @@ EvpgGroupChange(EvpgGroup *group, bool new_lease)
 	if (again)
 		expect_redelivery(group, handed);
 	end_leases(group);
-	if (!EvpgLeaseInFlight(group->own))
+	if (!EvpgLeaseInFlight(group->own) && !group->own->replaying)
 	{
 		give_up_partitions(group);
 		take_partitions(group);

@@ -26,6 +26,7 @@ typedef struct EvpgGroup
 
 extern void EvpgGroupRead(EvpgGroup *group, const EvpgSubscription *subscription, const char *consumer);
 extern int64 EvpgGroupCheckpoint(const EvpgGroup *group, const EvpgPartition *partition);
+extern void EvpgGroupSetPositions(EvpgGroup *group, bool replaying);
 extern bool EvpgGroupWantsChange(const EvpgGroup *group);
 extern bool EvpgGroupChange(EvpgGroup *group, bool new_lease);
 extern bool EvpgGroupRelease(EvpgGroup *group);

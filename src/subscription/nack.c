@@ -16,9 +16,8 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/retry.h"
-#include "consumer/parked_event.h"
 #include "subscription/group.h"
-#include "subscription/parked_stream.h"
+#include "subscription/replay.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -46,6 +45,7 @@ typedef struct Nack
 	EvpgGroup	group;
 	EvpgPartition *partition;
 	int			attempts;		/* at the event */
+	int64		acked_before;	/* by the lease */
 } Nack;
 
 static NackAction
@@ -63,34 +63,14 @@ get_action(const char *name)
 			 errhint("Use retry, park or skip.")));
 }
 
-/* Reads the event of the call, in CurrentMemoryContext; returns false if the subscription takes none at its position. */
-static bool
-read_event(Nack *nack)
-{
-	EvpgLogFilter filter = nack->subscription->filter;
-	EvpgLogScan *scan;
-	EvpgEvent	event;
-	bool		found;
-
-	filter.after = nack->position - 1;
-	filter.upto = nack->position;
-	PushActiveSnapshot(GetLatestSnapshot());
-	scan = EvpgLogScanAll(&filter);
-	found = EvpgLogScanNext(scan, &event);
-	if (found)
-		EvpgEventCopy(&event, &nack->event);
-	EvpgLogScanEnd(scan);
-	PopActiveSnapshot();
-	return found;
-}
-
 /* Returns whether the event of the call is in flight under the lease; sets its partition. */
 static bool
 event_is_in_flight(Nack *nack)
 {
 	const EvpgLease *own = nack->group.own;
 
-	if (nack->position <= own->acked || nack->position > own->handed || !read_event(nack))
+	if (nack->position <= own->acked || nack->position > own->handed ||
+		!EvpgSubscriptionReadEvent(nack->subscription, nack->position, &nack->event))
 		return false;
 	nack->partition = &nack->group.partitions[EvpgLogPartOfKey(nack->event.aggregate_id, nack->subscription->partitions)];
 	nack->attempts = nack->partition->attempt_position == nack->position ? nack->partition->attempts : 1;
@@ -158,20 +138,19 @@ put_event_back(const Nack *nack)
 			park_event(nack, nack->reason != NULL ? nack->reason : "it was parked by its consumer");
 			break;
 		case NACK_SKIP:
-			EvpgParkedEventInsertSkipped(name, nack->position,
-										 EvpgParkedStreamKey(nack->event.aggregate_type, nack->event.aggregate_id),
-										 nack->reason != NULL ? nack->reason : "it was skipped by its consumer",
-										 nack->attempts, NULL);
+			EvpgParkedStreamSkip(name, &nack->event, nack->attempts,
+								 nack->reason != NULL ? nack->reason : "it was skipped by its consumer");
 			break;
 	}
 }
 
 /* Writes the lease: all before the event is done, and nothing else of its partition is in flight if it is given back. */
 static bool
-write_lease(const Nack *nack)
+write_lease(Nack *nack)
 {
 	EvpgLease  *own = nack->group.own;
 
+	nack->acked_before = own->acked;
 	/* No other partition has an event at this position. */
 	own->acked = nack->position;
 	if (nack->action == NACK_RETRY && nack->group.held == 1)
@@ -202,6 +181,9 @@ give_back(Nack *nack)
 					 errdetail("Events up to position " INT64_FORMAT " are acknowledged, and events up to " INT64_FORMAT
 							   " were handed out.", nack->group.own->acked, nack->group.own->handed)));
 	} while (!write_lease(nack));
+	if (nack->group.own->replaying)
+		EvpgReplayForget(nack->subscription, nack->group.own->slot, nack->acked_before,
+						 nack->position - 1, true);
 	put_event_back(nack);
 	return true;
 }

@@ -19,33 +19,15 @@
 #include "base/row_scan.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
+#include "consumer/parked_event.h"
 #include "lib/stringinfo.h"
 #include "log/event_log.h"
+#include "miscadmin.h"
 #include "subscription/parked_stream.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 
 PG_FUNCTION_INFO_V1(evpg_partition_of);
-
-/* A row, or what it holds. */
-typedef struct ParkedRow
-{
-	int64		position;
-	char	   *key;
-	bool		holds;			/* it is parked, and not due; else skipped or
-								 * due */
-	bool		due;
-} ParkedRow;
-
-struct EvpgParkedStreams
-{
-	int			rows;
-	ParkedRow  *by_position;
-	ParkedRow  *by_key;			/* those that hold, in order of key and
-								 * position */
-	int			holding;
-	List	   *held;			/* keys of what was parked since (char *) */
-};
 
 /*
  * EvpgParkedStreamKey
@@ -80,6 +62,13 @@ get_key_id(const char *key)
 	return *c == '/' ? c + 1 : key;
 }
 
+/* Returns the partition that a parked event belongs to by its key. */
+int
+EvpgParkedStreamPartition(const char *key, int partitions)
+{
+	return EvpgLogPartOfKey(get_key_id(key), partitions);
+}
+
 /* SQL: evpg.partition_of(key, partitions).  Returns the partition of a parked event. */
 Datum
 evpg_partition_of(PG_FUNCTION_ARGS)
@@ -87,14 +76,14 @@ evpg_partition_of(PG_FUNCTION_ARGS)
 	char	   *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	int			partitions = EvpgArgInt(fcinfo, 1, "partitions", 1);
 
-	PG_RETURN_INT32(EvpgLogPartOfKey(get_key_id(key), partitions));
+	PG_RETURN_INT32(EvpgParkedStreamPartition(key, partitions));
 }
 
 static int
 compare_parked_positions(const void *left, const void *right)
 {
-	int64		a = ((const ParkedRow *) left)->position;
-	int64		b = ((const ParkedRow *) right)->position;
+	int64		a = ((const EvpgParkedRow *) left)->position;
+	int64		b = ((const EvpgParkedRow *) right)->position;
 
 	return (a > b) - (a < b);
 }
@@ -102,7 +91,7 @@ compare_parked_positions(const void *left, const void *right)
 static int
 compare_parked_keys(const void *left, const void *right)
 {
-	int			order = strcmp(((const ParkedRow *) left)->key, ((const ParkedRow *) right)->key);
+	int			order = strcmp(((const EvpgParkedRow *) left)->key, ((const EvpgParkedRow *) right)->key);
 
 	return order != 0 ? order : compare_parked_positions(left, right);
 }
@@ -122,9 +111,9 @@ any_is_parked(const char *subscription, int64 after)
 }
 
 static EvpgStatement select_parked_rows = {
-	.text = "SELECT position, key, skip_reason IS NULL AND NOT due, due"
+	.text = "SELECT position, key, NOT due, due, replaying"
 	" FROM evpg.parked_event WHERE name = $1 AND skip_reason IS NULL"
-	" UNION ALL SELECT position, key, false, false"
+	" UNION ALL SELECT position, key, false, false, false"
 	" FROM evpg.parked_event WHERE name = $1 AND position > $2 AND skip_reason IS NOT NULL",
 	.types = {TEXTOID, INT8OID}
 };
@@ -148,23 +137,24 @@ EvpgParkedStreamsRead(const char *subscription, int64 after)
 	rows = EvpgStatementReadLatest(&select_parked_rows, values, NULL);
 	spi = MemoryContextSwitchTo(caller);
 	streams->rows = (int) rows;
-	streams->by_position = palloc(sizeof(ParkedRow) * (rows + 1));
-	streams->by_key = palloc(sizeof(ParkedRow) * (rows + 1));
+	streams->by_position = palloc(sizeof(EvpgParkedRow) * (rows + 1));
+	streams->by_key = palloc(sizeof(EvpgParkedRow) * (rows + 1));
 	for (uint64 i = 0; i < rows; i++)
 	{
-		ParkedRow  *row = &streams->by_position[i];
+		EvpgParkedRow *row = &streams->by_position[i];
 
 		row->position = EvpgResultInt64(i, 1);
 		row->key = EvpgResultText(i, 2);
 		row->holds = row->key != NULL && EvpgResultInt64(i, 3) != 0;
 		row->due = EvpgResultInt64(i, 4) != 0;
+		row->replaying = EvpgResultInt64(i, 5) != 0;
 		if (row->holds)
 			streams->by_key[streams->holding++] = *row;
 	}
 	MemoryContextSwitchTo(spi);
 	EvpgStatementDone();
-	qsort(streams->by_position, streams->rows, sizeof(ParkedRow), compare_parked_positions);
-	qsort(streams->by_key, streams->holding, sizeof(ParkedRow), compare_parked_keys);
+	qsort(streams->by_position, streams->rows, sizeof(EvpgParkedRow), compare_parked_positions);
+	qsort(streams->by_key, streams->holding, sizeof(EvpgParkedRow), compare_parked_keys);
 	return streams;
 }
 
@@ -195,15 +185,15 @@ stream_is_held(const EvpgParkedStreams *streams, char *key, int64 position)
 EvpgParkedVerdict
 EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event)
 {
-	ParkedRow	wanted = {.position = event->position};
-	ParkedRow  *row;
+	EvpgParkedRow wanted = {.position = event->position};
+	EvpgParkedRow *row;
 
 	if (streams->rows == 0 && streams->held == NIL)
 		return EVPG_PARKED_NOT;
 	row = streams->rows == 0 ? NULL :
-		bsearch(&wanted, streams->by_position, streams->rows, sizeof(ParkedRow), compare_parked_positions);
+		bsearch(&wanted, streams->by_position, streams->rows, sizeof(EvpgParkedRow), compare_parked_positions);
 	if (row != NULL)
-		return row->due ? EVPG_PARKED_NOT : EVPG_PARKED_ALREADY;
+		return row->due ? EVPG_PARKED_DUE : EVPG_PARKED_ALREADY;
 	return stream_is_held(streams, EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id), event->position) ?
 		EVPG_PARKED_BEHIND : EVPG_PARKED_NOT;
 }
@@ -217,7 +207,7 @@ EvpgParkedStreamsHold(EvpgParkedStreams *streams, const EvpgEvent *event)
 
 static EvpgStatement park_again = {
 	.text = "UPDATE evpg.parked_event"
-	" SET due = false, attempts = CASE WHEN position = $2 THEN $4 ELSE attempts END,"
+	" SET due = false, replaying = false, attempts = CASE WHEN position = $2 THEN $4 ELSE attempts END,"
 	" error = CASE WHEN position = $2 THEN COALESCE($5, error) ELSE error END"
 	" WHERE name = $1 AND skip_reason IS NULL AND (position = $2 OR position > $2 AND key = $3 AND due)",
 	.types = {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID}
@@ -249,4 +239,28 @@ EvpgParkedStreamInsert(const char *subscription, const EvpgEvent *event, int att
 	EvpgParameterText(values, nulls, 4, reason);
 	EvpgStatementExecute(&park_again, values, nulls);
 	EvpgStatementExecute(&insert_parked_row, values, nulls);
+}
+
+static EvpgStatement skip_parked_row = {
+	.text = "UPDATE evpg.parked_event"
+	" SET skip_reason = $3, skipped_by = $4, skipped_at = evpg.clock_timestamp(), due = false, replaying = false"
+	" WHERE name = $1 AND position = $2 AND skip_reason IS NULL",
+	.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID}
+};
+
+/* Skips an event of a subscription: it is never handed out again, and holds nothing. */
+void
+EvpgParkedStreamSkip(const char *subscription, const EvpgEvent *event, int attempts, const char *reason)
+{
+	Datum		values[4] = {
+		CStringGetTextDatum(subscription),
+		Int64GetDatum(event->position),
+		CStringGetTextDatum(reason),
+		CStringGetTextDatum(GetUserNameFromId(GetSessionUserId(), false))
+	};
+
+	if (EvpgStatementExecute(&skip_parked_row, values, NULL) == 0)
+		EvpgParkedEventInsertSkipped(subscription, event->position,
+									 EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id), reason, attempts,
+									 NULL);
 }

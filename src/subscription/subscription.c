@@ -32,6 +32,7 @@
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(evpg_count_events);
 
@@ -193,6 +194,31 @@ EvpgSubscriptionTime(FunctionCallInfo fcinfo, int arg, const char *what, int64 l
 				 errmsg("%s is out of range", what),
 				 errdetail("It must be from " INT64_FORMAT " milliseconds to one year.", least / 1000)));
 	return (int64) result;
+}
+
+/*
+ * EvpgSubscriptionReadEvent
+ *		Reads an event, in CurrentMemoryContext; returns false if the subscription takes none
+ *		at this position.
+ */
+bool
+EvpgSubscriptionReadEvent(const EvpgSubscription *subscription, int64 position, EvpgEvent *copy)
+{
+	EvpgLogFilter filter = subscription->filter;
+	EvpgLogScan *scan;
+	EvpgEvent	event;
+	bool		found;
+
+	filter.after = position - 1;
+	filter.upto = position;
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = EvpgLogScanAll(&filter);
+	found = EvpgLogScanNext(scan, &event);
+	if (found)
+		EvpgEventCopy(&event, copy);
+	EvpgLogScanEnd(scan);
+	PopActiveSnapshot();
+	return found;
 }
 
 /*

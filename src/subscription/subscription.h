@@ -36,6 +36,7 @@ extern const EvpgSubscription *EvpgSubscriptionGet(const char *name, bool missin
 extern bool EvpgSubscriptionLock(const char *name, bool wait);
 extern void EvpgSubscriptionUnlock(const char *name);
 extern int64 EvpgSubscriptionPositionAt(TimestampTz time);
+extern bool EvpgSubscriptionReadEvent(const EvpgSubscription *subscription, int64 position, EvpgEvent *copy);
 extern int64 EvpgSubscriptionTime(FunctionCallInfo fcinfo, int arg, const char *what, int64 least);
 
 #endif							/* EVPG_SUBSCRIPTION_H */

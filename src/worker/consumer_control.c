@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "projection/projection.h"
 #include "saga/saga_lock.h"
+#include "subscription/announce.h"
 #include "usercode/guard.h"
 #include "utils/builtins.h"
 
@@ -106,6 +107,8 @@ set_consumer_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->saga);
 	if (changed && consumer.is_subscription)
 		EvpgRegistrationInvalidate(EvpgCatalogGet()->subscription);
+	if (running && consumer.is_subscription)
+		EvpgAnnounceAtCommit(name);
 	if (running)
 	{
 		changed |= EvpgStatementExecute(&reset_saga_retries, values, NULL) > 0;
@@ -114,6 +117,7 @@ set_consumer_running(FunctionCallInfo fcinfo, bool running, const char *writer)
 	EvpgWakeLauncherAtCommit();
 	EvpgWakeConsumersAtEnd();
 	EvpgWakeWaitersAtCommit(EvpgHashPair(name, ""));
+	EvpgWakeWaitersAtCommit(EVPG_WAIT_EVENTS);
 	EvpgLeave(&scope);
 	return changed;
 }

@@ -34,6 +34,7 @@
 #include "saga/route.h"
 #include "tcop/pquery.h"
 #include "tcop/utility.h"
+#include "subscription/announce.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
@@ -298,6 +299,7 @@ static const TaskKind routing = {EvpgRouteBatch, EVPG_OCCUPATION_ROUTING};
 static const TaskKind applying = {EvpgAsyncApplyBatch, EVPG_OCCUPATION_BATCH};
 static const TaskKind rebuilding = {EvpgRebuildContinue, EVPG_OCCUPATION_REBUILD};
 static const TaskKind pruning = {EvpgPruneRun, EVPG_OCCUPATION_NONE};
+static const TaskKind announcing = {EvpgAnnounceRun, EVPG_OCCUPATION_NONE};
 static const TaskKind cleaning = {clean_old_rows, EVPG_OCCUPATION_NONE};
 
 /* Does one round of all tasks, in the order of EvpgRunPass. */
@@ -308,6 +310,7 @@ run_all_tasks(void (*commit) (void), MemoryContext context, TimestampTz *next)
 	bool		more = false;
 
 	suspected_sagas = suspected_projections = NIL;
+	more |= run_tasks(list_tasks(EvpgAnnounceList, context), &announcing, context, commit, next);
 	sagas = list_tasks(list_sagas, context);
 	pass_had_sagas = (sagas != NIL || suspected_sagas != NIL);
 	more |= run_tasks(sagas, &routing, context, commit, next);

@@ -1,33 +1,8 @@
 -- subscriptions.sql: creating and dropping subscriptions; fetching, acknowledging, giving back; leases.
 
 \ir include/setup.sql
-SET default_transaction_isolation = 'read committed';
-SELECT plan(123);
-SELECT evpg_register_aggregate('thing'), evpg_register_aggregate('other') \g /dev/null
-
--- Appends an event to each of the streams s1, s2, ... of a type.
-CREATE FUNCTION append(streams int, type text DEFAULT 'Made', aggregate_type text DEFAULT 'thing') RETURNS void
-  LANGUAGE sql AS $$
-  SELECT evpg_append_event(aggregate_type, 's' || n, type, jsonb_build_object('n', n)) FROM generate_series(1, streams) AS n
-$$;
--- What a consumer gets, as stream:version.
-CREATE FUNCTION fetched(subscription text, consumer text, max_events int DEFAULT 100, lease bigint DEFAULT NULL)
-  RETURNS text LANGUAGE sql AS $$
-  SELECT string_agg(aggregate_id || ':' || version || CASE WHEN attempt > 1 THEN '*' || attempt ELSE '' END, ' '
-                    ORDER BY "position")
-    FROM evpg_fetch(subscription, consumer, max_events, lease => fetched.lease)
-$$;
--- The lease of a consumer, and the last position that it was handed out.
-CREATE FUNCTION lease_of(subscription text, name text) RETURNS bigint LANGUAGE sql AS $$
-  SELECT lease FROM evpg.subscription_lease l WHERE l.subscription = lease_of.subscription AND l.consumer = name
-$$;
-CREATE FUNCTION handed(subscription text, name text) RETURNS bigint LANGUAGE sql AS $$
-  SELECT handed FROM evpg.subscription_lease l WHERE l.subscription = handed.subscription AND l.consumer = name
-$$;
--- Acknowledges all that a consumer was handed out.
-CREATE FUNCTION done(subscription text, name text) RETURNS boolean LANGUAGE sql AS $$
-  SELECT evpg_ack(subscription, lease_of(subscription, name), handed(subscription, name))
-$$;
+\ir include/subscriptions.sql
+SELECT plan(124);
 
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
@@ -188,6 +163,9 @@ SELECT evpg_append_event('thing', 'alice', 'A'), evpg_append_event('thing', 'ali
   evpg_append_event('other', 'bob', 'A', tags => '{red,blue}') \g /dev/null
 SELECT is(takes('f0'), 'alice alice:child alice2 alice bob', 'no filter');
 SELECT is(takes('f1', id_prefix => 'alice'), 'alice alice:child alice', 'a prefix of ids ends at a colon');
+SELECT is((SELECT string_agg(aggregate_id, ' ' ORDER BY "position")
+  FROM evpg_read_all(current_setting('test.start')::bigint, id_prefix => 'alice')), 'alice alice:child alice',
+  'so does evpg_read_all [D60]');
 SELECT is(takes('f2', '{thing}', id_prefix => 'alice'), 'alice alice:child', 'with a type');
 SELECT is(takes('f3', event_types => '{B}'), 'alice:child', 'by event type');
 SELECT is(takes('f4', tags => '{blue,green}'), 'bob', 'by tags');
