@@ -284,8 +284,8 @@ deliveries()
 {
 	sql evpg_bench -o /dev/null -c "SELECT evpg_create_subscription('bench_delivery',
 		aggregate_types => '{bench_events}', start_at => 'now')"
-	in_turns 'latency of deliveries' take_delivery delivery-wait-idle delivery-listen-idle delivery-wait-writers \
-		delivery-listen-writers
+	in_turns 'latency of deliveries' take_delivery delivery-wait-off-idle delivery-wait-on-idle delivery-listen-off-idle \
+		delivery-wait-off-writers delivery-listen-off-writers
 	sql evpg_bench -o /dev/null -c "SELECT evpg_drop_subscription('bench_delivery')"
 }
 
@@ -303,7 +303,7 @@ take_delivery()
 		sleep "$warm"
 	fi
 	if measured=$(PGDATABASE=$database "$here/latency" $((seconds * 100)) bench_events bench_delivery \
-		"$(cut -d- -f2 <<<"$1")"); then
+		$(cut -d- -f2,3 --output-delimiter=' ' <<<"$1")); then
 		echo "$1 $measured" >>"$work/latencies"
 	else
 		echo "$1 1 on" >>"$work/failures"
