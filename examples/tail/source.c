@@ -201,6 +201,7 @@ take_page_of_subscription(Session *session)
 	const char *fetch[] = {options.subscription, options.consumer, wanted, bytes, session->lease[0] ? session->lease : NULL};
 	const char *ack[] = {options.subscription, session->lease, position};
 	int64_t		last = 0;
+	int			count;
 	PGresult   *result;
 	Outcome		outcome;
 
@@ -217,7 +218,8 @@ take_page_of_subscription(Session *session)
 	}
 	if (outcome != OUTCOME_OK)
 		return outcome;
-	if (PQntuples(result) == 0)
+	count = PQntuples(result);
+	if (count == 0)
 	{
 		PQclear(result);
 		return OUTCOME_END;
@@ -234,7 +236,7 @@ take_page_of_subscription(Session *session)
 		return outcome;
 	if (strcmp(PQgetvalue(result, 0, 0), "t") != 0)
 	{
-		report("the lease was lost: another consumer has the last %s events, too", wanted);
+		report("the lease was lost: another consumer gets the last %d events, too", count);
 		session->lease[0] = '\0';
 	}
 	PQclear(result);

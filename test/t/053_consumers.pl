@@ -316,7 +316,52 @@ is(join("\n", sort { $a <=> $b } keys %lines),
 finish($_, 'SIGTERM ends one of them') foreach @processes;
 is(query(q{SELECT count(*) FROM evpg.stat_subscription WHERE consumer IS NOT NULL}), 0, 'and its partitions are free');
 
-# what becomes of a lease that another consumer takes
+# ------------------------------------------------------------------ evpg-tail and its lease
+
+# Starts one whose reader does not read, with more events than a pipe holds.
+sub start_stuck
+{
+	my ($consumer, $reader) = @_;
+
+	query(q{SELECT evpg_drop_subscription('lines')});
+	create('lines', '');
+	query(q{SELECT FROM generate_series(1, 300) AS n, evpg_append('deposit', 'long', ARRAY[
+	  evpg_event('Deposited', jsonb_build_object('amount', n, 'text', repeat('x', 1000)))])});
+	local $ENV{PGUSER} = 'consumer';
+	my $process = IPC::Run::start([ 'evpg-tail', '-s', 'lines', '-C', $consumer ],
+		'<', \undef, '>pipe', $reader, '2>>', "$directory/$consumer.err");
+	soon(qq{SELECT bool_or(in_flight = 300) FROM evpg.stat_subscription WHERE consumer = '$consumer'},
+		"$consumer has a batch that its reader does not take");
+	return $process;
+}
+
+my $stuck = start_stuck('slow', \*SLOW);
+my ($until) = query(q{SELECT max(lease_until) FROM evpg.stat_subscription WHERE consumer = 'slow'});
+soon("SELECT max(lease_until) > timestamptz '$until' + interval '3 s' FROM evpg.stat_subscription WHERE consumer = 'slow'",
+	'it keeps its lease');
+is(query(q{SELECT count(*) FROM evpg_fetch('lines', 'other')}), 0, 'so no other consumer gets the events');
+is(scalar(() = <SLOW>), 300, 'its reader gets them when it reads on');
+close SLOW;
+ok($stuck->finish, 'then it ends well');
+is(slurp_file("$directory/slow.err"), '', 'without complaints');
+
+$stuck = start_stuck('stopped', \*STOPPED);
+$stuck->signal('STOP');
+soon(q{SELECT max(lease_until) < clock_timestamp() FROM evpg.stat_subscription WHERE consumer = 'stopped'},
+	'one that is stopped loses its lease');
+# events that were handed out before come one at a time
+is(query(q{SELECT count(*) FROM evpg_fetch('lines', 'other')}), 1, 'and another consumer gets the events');
+$stuck->signal('CONT');
+is(scalar(() = <STOPPED>), 300, 'when it goes on, it writes what it has');
+close STOPPED;
+ok($stuck->finish, 'it ends well, too');
+like(slurp_file("$directory/stopped.err"), qr/the lease was lost: another consumer gets the last 300 events, too/,
+	'and tells that the events come twice');
+query(q{SELECT evpg_drop_subscription('lines')});
+create('lines', '');
+
+# ------------------------------------------------------------------ evpg-tail to the end of a subscription
+
 deposit('s3', 9);
 my ($out, $err) = ('', '');
 IPC::Run::run([ 'evpg-tail', '-s', 'lines', '-n', 1 ], '<', \undef, '>', \$out, '2>', \$err);
