@@ -125,7 +125,7 @@ class Consumer {
       client.on('notification', () => this.wake()); // what it contains does not matter
       try {
         await client.connect();
-        await client.query('SELECT evpg_listen_events()');
+        await client.query('SELECT evpg_listen_subscription($1)', [this.subscription]);
         while (!this.stopping) {
           if (this.lost) throw new Error('the connection was lost');
           this.woken = false;

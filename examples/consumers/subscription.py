@@ -118,7 +118,7 @@ class Consumer:
             try:
                 with psycopg.connect(self.dsn, autocommit=True, row_factory=namedtuple_row) as connection:
                     connection.add_notify_handler(self.notice)
-                    connection.execute("SELECT evpg_listen_events()")
+                    connection.execute("SELECT evpg_listen_subscription(%s)", (self.subscription,))
                     while not self.stopping:
                         self.notified = False
                         try:

@@ -16,7 +16,7 @@ use Test::More;
 my $node = evpg_node('consumers', conf => <<'CONF');
 synchronous_commit = on
 shared_preload_libraries = 'evpg'
-evpg.workers = 0
+evpg.workers = 1
 CONF
 my $directory = PostgreSQL::Test::Utils::tempdir;
 my $examples = tree() . '/examples/consumers';
