@@ -534,3 +534,53 @@ EvpgEventCopy(const EvpgEvent *event, EvpgEvent *copy)
 	COPY_TEXT(actor);
 	COPY_TEXT(session_role);
 }
+
+/* Returns a text that the last event had, or a copy of it in CurrentMemoryContext. */
+static const char *
+keep_text(const char *text, const char **last)
+{
+	if (*last == NULL || strcmp(*last, text) != 0)
+		*last = pstrdup(text);
+	return *last;
+}
+
+/* Copies a value to where there is room for it, and returns what is behind it. */
+static char *
+copy_value(char *to, const void *value, const void **copy)
+{
+	if (value == NULL)
+		return to;
+	memcpy(to, value, VARSIZE_ANY(value));
+	*copy = to;
+	return to + MAXALIGN(VARSIZE_ANY(value));
+}
+
+/*
+ * EvpgEventKeep
+ *		Returns a copy of one of many events of a scan, with all that it points to, in
+ *		CurrentMemoryContext and in one piece; but its aggregate_id is id, unless that is
+ *		NULL, and types and role of the session are those of the last event where they are
+ *		equal: last_texts, which the caller sets to NULL first.
+ */
+EvpgEvent *
+EvpgEventKeep(const EvpgEvent *event, const char *id, const char *last_texts[3])
+{
+#define SIZE_OF(field) (event->field == NULL ? 0 : MAXALIGN(VARSIZE_ANY(event->field)))
+	char	   *space = palloc(MAXALIGN(sizeof(EvpgEvent)) + SIZE_OF(data) + SIZE_OF(metadata) + SIZE_OF(tags));
+	EvpgEvent  *copy = (EvpgEvent *) space;
+
+	*copy = *event;
+	space += MAXALIGN(sizeof(EvpgEvent));
+	space = copy_value(space, event->data, (const void **) &copy->data);
+	space = copy_value(space, event->metadata, (const void **) &copy->metadata);
+	(void) copy_value(space, event->tags, (const void **) &copy->tags);
+	copy->aggregate_type = keep_text(event->aggregate_type, &last_texts[0]);
+	copy->type = keep_text(event->type, &last_texts[1]);
+	copy->session_role = keep_text(event->session_role, &last_texts[2]);
+	copy->aggregate_id = id != NULL ? id : pstrdup(event->aggregate_id);
+	COPY_TEXT(command_id);
+	COPY_TEXT(correlation_id);
+	COPY_TEXT(causation_id);
+	COPY_TEXT(actor);
+	return copy;
+}

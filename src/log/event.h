@@ -24,6 +24,7 @@ typedef struct EvpgEvent
 {
 	int64		position;		/* 0 until drawn */
 	int64		version;		/* 0 until appended to a stream */
+	int64		stream_id;		/* of an event that a scan has read */
 	const char *aggregate_type;
 	const char *aggregate_id;
 	const char *type;
@@ -123,6 +124,7 @@ extern void EvpgEventFromRow(HeapTuple tuple, TupleDesc desc, EvpgEvent *event);
 extern void EvpgEventCheck(const EvpgEvent *event, int number);
 extern void EvpgEventNewId(pg_uuid_t *id);
 extern void EvpgEventCopy(const EvpgEvent *event, EvpgEvent *copy);
+extern EvpgEvent *EvpgEventKeep(const EvpgEvent *event, const char *id, const char *last_texts[3]);
 extern char *EvpgUuidText(const pg_uuid_t *id);
 extern Datum EvpgCommandDatum(const EvpgCommand *command);
 extern bool EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command);

@@ -318,7 +318,7 @@ EvpgLogScanReached(EvpgLogScan *scan)
 int
 EvpgLogPartOfKey(const char *key, int parts)
 {
-	return DatumGetUInt32(hash_any((const unsigned char *) key, strlen(key))) % parts;
+	return EvpgStreamHashId(key) % parts;
 }
 
 /* Returns whether the type of an event is wanted; reads nothing else of it. */
@@ -338,10 +338,13 @@ type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	return false;
 }
 
-/* Returns whether an aggregate id is wanted. */
+/* Returns whether the aggregate id of a stream, which was found by its stream_id, is wanted. */
 static bool
-id_is_wanted(const EvpgLogFilter *filter, const char *id)
+id_is_wanted(const EvpgLogFilter *filter, const EvpgStream *stream)
 {
+	const char *id = stream->aggregate_id;
+	int			part;
+
 	if (filter->id_prefix != NULL)
 	{
 		size_t		length = strlen(filter->id_prefix);
@@ -351,9 +354,10 @@ id_is_wanted(const EvpgLogFilter *filter, const char *id)
 	}
 	if (!EvpgNamesHave(filter->aggregate_ids, id))
 		return false;
-	if (filter->wanted_parts != NULL)
-		return filter->wanted_parts[EvpgLogPartOfKey(id, filter->parts)];
-	return filter->parts <= 1 || EvpgLogPartOfKey(id, filter->parts) == filter->part;
+	if (filter->wanted_parts == NULL && filter->parts <= 1)
+		return true;
+	part = stream->id_hash % filter->parts;
+	return filter->wanted_parts != NULL ? filter->wanted_parts[part] : part == filter->part;
 }
 
 /* Returns whether the stream of an event is wanted; fills *stream. */
@@ -368,7 +372,7 @@ stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	EvpgStreamGetById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
 	foreach(cell, filter->aggregate_types)
 		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
-	return wanted && id_is_wanted(filter, stream->aggregate_id);
+	return wanted && id_is_wanted(filter, stream);
 }
 
 /* Returns whether an event has any of the wanted tags. */
@@ -518,6 +522,7 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	MemoryContextReset(scan->event_context);
 	old = MemoryContextSwitchTo(scan->event_context);
 	slot_getallattrs(slot);
+	event->stream_id = DatumGetInt64(slot->tts_values[LOG_STREAM_ID]);
 	event->position = DatumGetInt64(slot->tts_values[LOG_POSITION]);
 	event->version = DatumGetInt64(slot->tts_values[LOG_VERSION]);
 	if (stream != NULL)
@@ -534,7 +539,7 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 		event->aggregate_type = repeat_text(&scan->aggregate_type, found.aggregate_type, strlen(found.aggregate_type));
 		if (event->aggregate_type == NULL)
 			event->aggregate_type = pstrdup(found.aggregate_type);
-		event->aggregate_id = pstrdup(found.aggregate_id);
+		event->aggregate_id = scan->filter->lends_ids ? found.aggregate_id : pstrdup(found.aggregate_id);
 	}
 	event->type = get_repeated_text(slot, LOG_TYPE, &scan->type);
 	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);

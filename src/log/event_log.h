@@ -30,6 +30,8 @@ typedef struct EvpgLogFilter
 	int			parts;			/* > 1: only the aggregate ids of one part */
 	int			part;
 	const bool *wanted_parts;	/* NULL, or: of these parts instead */
+	bool		lends_ids;		/* ids of aggregates live only until another
+								 * scan begins */
 } EvpgLogFilter;
 
 extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);

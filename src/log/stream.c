@@ -66,8 +66,10 @@
 typedef struct StreamName
 {
 	int64		stream_id;
-	char	   *aggregate_type;
+	const char *aggregate_type; /* one copy for all streams in a row that have
+								 * it */
 	char	   *aggregate_id;
+	uint32		id_hash;		/* EvpgStreamHashId() */
 	char		status;
 } StreamName;
 
@@ -108,6 +110,7 @@ static bool directory_is_right(const EvpgStream *stream) pg_attribute_unused();
 
 static MemoryContext EvpgStreamContext = NULL;	/* of names */
 static streams_hash *stream_names = NULL;
+static const char *last_stream_type = NULL; /* in that context */
 static uint64 stream_names_identity = 0;	/* EvpgCatalogIdentity() */
 
 static MemoryContext EvpgKnownStreamContext = NULL;
@@ -457,6 +460,7 @@ reset_stream_names(void)
 
 	EvpgStreamContext = NULL;
 	stream_names = NULL;
+	last_stream_type = NULL;
 	if (old != NULL)
 		MemoryContextDelete(old);
 	EvpgStreamContext = AllocSetContextCreate(TopMemoryContext, "EvpgStream", ALLOCSET_DEFAULT_SIZES);
@@ -464,10 +468,17 @@ reset_stream_names(void)
 	stream_names_identity = EvpgCatalogIdentity();
 }
 
+/* Returns the hash of an id, which tells its part of a rebuild: the same on every server and in every version. */
+uint32
+EvpgStreamHashId(const char *aggregate_id)
+{
+	return DatumGetUInt32(hash_any((const unsigned char *) aggregate_id, strlen(aggregate_id)));
+}
+
 /*
  * EvpgStreamGetById
- *		Fills type and id of *stream by its stream_id; they live until the next
- *		call.  Raises XX001 if there is no such stream.
+ *		Fills type and id of *stream, and the hash of the id, by its stream_id;
+ *		they live until the next call.  Raises XX001 if there is no such stream.
  */
 void
 EvpgStreamGetById(int64 stream_id, EvpgStream *stream)
@@ -497,8 +508,13 @@ EvpgStreamGetById(int64 stream_id, EvpgStream *stream)
 		type = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_TYPE));
 		id = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_ID));
 		entry = streams_insert(stream_names, stream_id, &found);
-		entry->aggregate_type = type;
+		if (last_stream_type == NULL || strcmp(last_stream_type, type) != 0)
+			last_stream_type = type;
+		else
+			pfree(type);
+		entry->aggregate_type = last_stream_type;
 		entry->aggregate_id = id;
+		entry->id_hash = EvpgStreamHashId(id);
 		MemoryContextSwitchTo(old);
 		heap_freetuple(row);
 	}
@@ -506,6 +522,7 @@ EvpgStreamGetById(int64 stream_id, EvpgStream *stream)
 	stream->stream_id = stream_id;
 	stream->aggregate_type = entry->aggregate_type;
 	stream->aggregate_id = entry->aggregate_id;
+	stream->id_hash = entry->id_hash;
 }
 
 /* ------------------------------------------------------------------ writing */

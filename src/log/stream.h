@@ -25,12 +25,15 @@ typedef struct EvpgStream
 								 * with the lock; 0: it was not */
 	ItemPointerData row;		/* of evpg.stream, if it was read */
 	bool		locked_now;		/* the transaction has not locked it before */
+	uint32		id_hash;		/* of EvpgStreamHashId, if it was found by its
+								 * stream_id */
 } EvpgStream;
 
 extern bool EvpgStreamLock(EvpgStream *stream);
 extern void EvpgStreamUnlockUnneeded(EvpgStream *stream);
 extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);
 extern void EvpgStreamGetById(int64 stream_id, EvpgStream *stream);
+extern uint32 EvpgStreamHashId(const char *aggregate_id);
 extern void EvpgStreamCreate(EvpgStream *stream);
 extern void EvpgStreamAdvance(EvpgStream *stream, int64 version, int64 last_position, TimestampTz recorded_at);
 pg_noreturn extern void EvpgStreamRaiseMissing(const EvpgStream *stream);

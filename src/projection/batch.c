@@ -6,6 +6,13 @@
  *		rebuild.
  *
  * Each key is read when its first event comes and written once, at the end.
+ *
+ * Events are taken in rounds.  A module without frames gets those of a round key by
+ * key, each key's in order of position, because the state of a key, of which there may
+ * be thousands, is then in the caches of the processor for all its events but the first.
+ * Everything else gets them as they come, and so does a module when a batch has failed,
+ * since the first event that fails has to be found.
+ *
  * The caller has asked for the stable position before, so that the snapshot
  * that is taken here sees every event up to it: only under READ COMMITTED.  An
  * event is read once (rule 12).
@@ -15,8 +22,9 @@
  * the projection waits too long.  So a batch reads for a given time, and one event at
  * least.
  *
- * Memory: one context for a batch, in which the rows are, one for an event
- * below it.  MAX_BYTES bounds them, with what json-c holds for rows of modules.
+ * Memory: one context for a batch, in which the rows are, one for the events of a
+ * round and one for an event below it.  MAX_BYTES bounds them, with what json-c holds for
+ * rows of modules.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +32,7 @@
 
 #include "access/xact.h"
 #include "base/names.h"
+#include "base/retry.h"
 #include "base/testing.h"
 #include "common/hashfn.h"
 #include "log/event_log.h"
@@ -47,21 +56,53 @@
 /* The size of a module's state is measured once for so many events of its key. */
 #define MEASURE_EVERY 16
 
+/* A round that is followed by another takes twice the events of the one before, and begins with so many. */
+#define FIRST_ROUND 16
+
+/* A round ends when its events need more than this. */
+#define MAX_ROUND_BYTES (32 * 1024 * 1024)
+
+/* The clock is read once for so many events of rounds, which take their time when they end. */
+#define CLOCK_EVERY 16
+
+/* Distributing the events of a round, the entry that comes so many later is fetched into the caches. */
+#define PREFETCH_DISTANCE 8
+
+/* An event that waits for the end of its round. */
+typedef struct PendingEvent
+{
+	const EvpgEvent *event;
+	struct RowEntry *row;
+	struct PendingEvent *next;	/* of the same key, once the round has ended */
+} PendingEvent;
+
 typedef struct RowEntry
 {
-	const char *key;
+	EvpgProjectionRow row;
+	bool		opened;			/* the row has been read */
+	bool		written;
 	bool		waits;			/* an event of the key is parked */
-	EvpgProjectionRow *row;		/* NULL: not read yet */
 	int64		position;		/* the last event that was applied to it */
 	int64		events;			/* how many were */
 	Size		json;			/* what json-c holds for it, when it was
 								 * measured */
-	uint32		hash;
-	char		status;
+	PendingEvent *pending;		/* of the round that ends, in order of
+								 * position */
+	PendingEvent *last_pending;
+	struct RowEntry *next_touched;	/* another key that has pending events */
+	char		key[FLEXIBLE_ARRAY_MEMBER];
 } RowEntry;
 
-#define SH_PREFIX rows
-#define SH_ELEMENT_TYPE RowEntry
+typedef struct KeyEntry
+{
+	const char *key;
+	RowEntry   *row;
+	uint32		hash;
+	char		status;
+} KeyEntry;
+
+#define SH_PREFIX keys
+#define SH_ELEMENT_TYPE KeyEntry
 #define SH_KEY_TYPE const char *
 #define SH_KEY key
 #define SH_HASH_KEY(table, key) hash_bytes((const unsigned char *) (key), strlen(key))
@@ -75,61 +116,179 @@ typedef struct RowEntry
 #include "consumer/parked_event.h"
 #include "lib/simplehash.h"
 
-/* Returns the entry of a key, which is made if it is missing, in the context of rows. */
-static RowEntry *
-get_row_entry(rows_hash *rows, const char *key)
+/* The entry of a key by one of the streams whose events have it. */
+typedef struct StreamEntry
 {
-	RowEntry   *entry = rows_lookup(rows, key);
-	bool		found;
+	int64		stream_id;
+	RowEntry   *row;
+	char		status;
+} StreamEntry;
 
-	if (entry == NULL)
-	{
-		entry = rows_insert(rows, MemoryContextStrdup(rows->ctx, key), &found);
-		entry->waits = false;
-		entry->row = NULL;
-	}
-	return entry;
+#define SH_PREFIX key_streams
+#define SH_ELEMENT_TYPE StreamEntry
+#define SH_KEY_TYPE int64
+#define SH_KEY stream_id
+#define SH_HASH_KEY(table, key) murmurhash32((uint32) (key) ^ (uint32) ((key) >> 32))
+#define SH_EQUAL(table, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* A batch at work. */
+typedef struct BatchRun
+{
+	EvpgBatch  *batch;
+	EvpgApplyScratch scratch;
+	MemoryContext context;		/* of the rows */
+	keys_hash  *keys;
+	key_streams_hash *streams;
+	bool		by_id;			/* keys are ids of aggregates */
+	bool		has_rows;		/* the build may have rows already */
+	Size		limit;			/* of memory */
+	instr_time	started;
+	/* the round */
+	bool		by_stream;		/* by_key, each stream has one key, and no
+								 * event of any is treated otherwise */
+	MemoryContext round_context;
+	int64		round_end;		/* it ends when the batch has so many events */
+	EvpgEvent  *kept;			/* the copy of the event that is being given
+								 * out; NULL: none yet */
+	const char *kept_texts[3];	/* the last ones that were copied: types,
+								 * session_role */
+	PendingEvent *pending;		/* in order of position */
+	int64		npending;
+	int64		pending_space;
+} BatchRun;
+
+/* Returns the entry of a key, which is made if it is missing. */
+static RowEntry *
+get_row_entry(BatchRun *run, const char *key)
+{
+	KeyEntry   *entry = keys_lookup(run->keys, key);
+	bool		found;
+	RowEntry   *row;
+
+	if (entry != NULL)
+		return entry->row;
+	row = MemoryContextAllocZero(run->context, offsetof(RowEntry, key) + strlen(key) + 1);
+	strcpy(row->key, key);
+	keys_insert(run->keys, row->key, &found)->row = row;
+	return row;
 }
 
 /* Notes the keys whose events wait behind a parked one. */
 static void
-note_waiting_keys(EvpgBatch *batch, rows_hash *rows)
+note_waiting_keys(BatchRun *run)
 {
 	ListCell   *cell;
 
-	foreach(cell, batch->parked)
+	foreach(cell, run->batch->parked)
 	{
 		EvpgParkedEvent *parked = lfirst(cell);
 
 		if (!parked->skipped && parked->key != NULL)
-			get_row_entry(rows, parked->key)->waits = true;
+			get_row_entry(run, parked->key)->waits = true;
 	}
 }
 
 /* Returns the row of a key that is about to take an event; it is read when its first event comes. */
 static EvpgProjectionRow *
-open_row(EvpgBatch *batch, RowEntry *entry, const EvpgEvent *event)
+open_row(BatchRun *run, RowEntry *entry, const EvpgEvent *event)
 {
-	if (entry->row == NULL)
-	{
-		EvpgProjectionRow *row = palloc(sizeof(EvpgProjectionRow));
+	EvpgBatch  *batch = run->batch;
 
-		EvpgProjectionRowOpen(row, batch->projection, batch->build, entry->key);
-		entry->row = row;
-		entry->events = 0;
-		entry->json = 0;
+	if (!entry->opened)
+	{
+		MemoryContext old = MemoryContextSwitchTo(run->context);
+
+		EvpgProjectionRowOpen(&entry->row, batch->projection, batch->build, entry->key, run->has_rows);
+		entry->opened = true;
+		MemoryContextSwitchTo(old);
 	}
 	entry->position = event->position;
-	return entry->row;
+	return &entry->row;
 }
 
-/* Applies an event to each of its keys. */
+/* Applies an event to the row of a key. */
 static void
-apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
-			  EvpgApplyScratch *scratch)
+apply_to_entry(BatchRun *run, RowEntry *entry, const EvpgEvent *event)
 {
-	EvpgProjection *projection = batch->projection;
-	bool		by_id = EvpgProjectionIsKeyedById(projection);
+	EvpgBatch  *batch = run->batch;
+	EvpgProjectionRow *row = open_row(run, entry, event);
+
+	EvpgApplyReducer(row, event, &run->scratch, batch->send);
+	if (entry->events++ % MEASURE_EVERY == 0 && row->json != NULL && row->json->json != NULL)
+	{
+		Size		size = EvpgJsonSize(row->json->json, "projection state");
+
+		batch->json += size - entry->json;
+		entry->json = size;
+	}
+}
+
+/* Keeps an event for its key until the end of the round. */
+static void
+postpone_event(BatchRun *run, RowEntry *entry, const EvpgEvent *event)
+{
+	PendingEvent *pending;
+
+	if (run->npending == run->pending_space)
+	{
+		run->pending_space = Max(run->pending_space * 2, FIRST_ROUND);
+		run->pending = run->pending == NULL ? palloc(sizeof(PendingEvent) * run->pending_space) :
+			repalloc_huge(run->pending, sizeof(PendingEvent) * run->pending_space);
+	}
+	if (run->kept == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(run->round_context);
+
+		run->kept = EvpgEventKeep(event, run->by_id ? entry->key : NULL, run->kept_texts);
+		MemoryContextSwitchTo(old);
+	}
+	pending = &run->pending[run->npending++];
+	pending->event = run->kept;
+	pending->row = entry;
+	pending->next = NULL;
+}
+
+/* Gives the events of a round to their keys; returns these in the order of their first events. */
+static RowEntry *
+distribute_events(BatchRun *run)
+{
+	RowEntry   *first = NULL;
+	RowEntry   *last = NULL;
+
+	for (int64 i = 0; i < run->npending; i++)
+	{
+		PendingEvent *pending = &run->pending[i];
+		RowEntry   *entry = pending->row;
+
+		if (i + PREFETCH_DISTANCE < run->npending)
+			__builtin_prefetch(&run->pending[i + PREFETCH_DISTANCE].row->pending, 1);
+		if (entry->pending == NULL)
+		{
+			entry->pending = pending;
+			entry->next_touched = NULL;
+			if (last == NULL)
+				first = entry;
+			else
+				last->next_touched = entry;
+			last = entry;
+		}
+		else
+			entry->last_pending->next = pending;
+		entry->last_pending = pending;
+	}
+	run->npending = 0;
+	return first;
+}
+
+/* Applies an event to each of its keys, now or at the end of the round. */
+static void
+apply_to_keys(BatchRun *run, const EvpgEvent *event, List *keys, int next_parked)
+{
+	EvpgBatch  *batch = run->batch;
 	ListCell   *cell;
 
 	foreach(cell, keys)
@@ -138,26 +297,19 @@ apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *k
 		RowEntry   *entry;
 
 		/* Keyed by id, the scan has left out the other parts already. */
-		if (batch->parts > 1 && !by_id && EvpgLogPartOfKey(key, batch->parts) != batch->part)
+		if (batch->parts > 1 && !run->by_id && EvpgLogPartOfKey(key, batch->parts) != batch->part)
 			continue;
 		if ((batch->only_key != NULL && strcmp(key, batch->only_key) != 0) ||
 			(batch->except_keys != NIL && EvpgNamesHave(batch->except_keys, key)) ||
 			EvpgParkedEventIsSkipped(batch->parked, &next_parked, event->position, key))
 			continue;
-		entry = get_row_entry(rows, key);
+		entry = get_row_entry(run, key);
 		if (entry->waits || batch->give_up != NULL)
-		{
-			EvpgParkedEventInsert(projection->name, event->position, key, batch->attempts, batch->give_up);
-			continue;
-		}
-		EvpgApplyReducer(open_row(batch, entry, event), event, scratch, batch->send);
-		if (entry->events++ % MEASURE_EVERY == 0 && entry->row->json != NULL && entry->row->json->json != NULL)
-		{
-			Size		size = EvpgJsonSize(entry->row->json->json, "projection state");
-
-			batch->json += size - entry->json;
-			entry->json = size;
-		}
+			EvpgParkedEventInsert(batch->projection->name, event->position, key, batch->attempts, batch->give_up);
+		else if (batch->by_key)
+			postpone_event(run, entry, event);
+		else
+			apply_to_entry(run, entry, event);
 	}
 }
 
@@ -167,9 +319,9 @@ apply_to_keys(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *k
  * given up for one of them.
  */
 static void
-apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List *keys, int next_parked,
-				 EvpgApplyScratch *scratch)
+apply_by_handler(BatchRun *run, const EvpgEvent *event, List *keys, int next_parked)
 {
+	EvpgBatch  *batch = run->batch;
 	bool		waits = (batch->give_up != NULL);
 	List	   *of_event = NIL;
 	ListCell   *cell;
@@ -178,11 +330,11 @@ apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List
 	{
 		if (EvpgParkedEventIsSkipped(batch->parked, &next_parked, event->position, lfirst(cell)))
 			return;
-		waits |= get_row_entry(rows, lfirst(cell))->waits;
+		waits |= get_row_entry(run, lfirst(cell))->waits;
 	}
 	foreach(cell, keys)
 	{
-		RowEntry   *entry = get_row_entry(rows, lfirst(cell));
+		RowEntry   *entry = get_row_entry(run, lfirst(cell));
 
 		if (waits)
 		{
@@ -191,8 +343,8 @@ apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List
 		}
 		else
 		{
-			EvpgProjectionRow *row = open_row(batch, entry, event);
-			MemoryContext old = MemoryContextSwitchTo(scratch->context);
+			EvpgProjectionRow *row = open_row(run, entry, event);
+			MemoryContext old = MemoryContextSwitchTo(run->scratch.context);
 
 			of_event = lappend(of_event, row);
 			MemoryContextSwitchTo(old);
@@ -200,56 +352,132 @@ apply_by_handler(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, List
 		}
 	}
 	if (of_event != NIL)
-		EvpgApplyHandler(of_event, event, scratch, batch->send);
+		EvpgApplyHandler(of_event, event, &run->scratch, batch->send);
+}
+
+/* Keeps an event for the end of the round, without a look at its id. */
+static void
+postpone_by_stream(BatchRun *run, const EvpgEvent *event)
+{
+	bool		found;
+	StreamEntry *entry = key_streams_insert(run->streams, event->stream_id, &found);
+
+	if (!found)
+		entry->row = get_row_entry(run, event->aggregate_id);
+	run->kept = NULL;
+	postpone_event(run, entry->row, event);
 }
 
 /* Applies an event.  next_parked is where its own begin in the list of those to leave out. */
 static void
-apply_event(EvpgBatch *batch, rows_hash *rows, const EvpgEvent *event, int next_parked, EvpgApplyScratch *scratch)
+apply_event(BatchRun *run, const EvpgEvent *event, int next_parked)
 {
-	MemoryContext context = MemoryContextSwitchTo(scratch->context);
-	List	   *keys = EvpgApplyFindKeys(batch->projection, event);
+	MemoryContext context = MemoryContextSwitchTo(run->scratch.context);
+	List	   *keys = EvpgApplyFindKeys(run->batch->projection, event);
 
 	MemoryContextSwitchTo(context);
-	if (batch->projection->handler_signature != NULL)
-		apply_by_handler(batch, rows, event, keys, next_parked, scratch);
+	run->kept = NULL;
+	if (run->batch->projection->handler_signature != NULL)
+		apply_by_handler(run, event, keys, next_parked);
 	else
-		apply_to_keys(batch, rows, event, keys, next_parked, scratch);
+		apply_to_keys(run, event, keys, next_parked);
 }
 
 /* Returns whether a batch may take another event. */
 static bool
-has_room(const EvpgBatch *batch, const rows_hash *rows, Size limit, instr_time started)
+has_room(const BatchRun *run)
 {
+	const EvpgBatch *batch = run->batch;
 	instr_time	lasted;
 
 	if (batch->events >= (batch->max_events == 0 ? MAX_EVENTS : batch->max_events) ||
-		MemoryContextMemAllocated(rows->ctx, true) + batch->json >= limit)
+		MemoryContextMemAllocated(run->context, true) + batch->json >= run->limit)
 		return false;
-	if (batch->unhurried || batch->events == 0)
+	if (batch->unhurried || batch->events == 0 || (batch->by_key && batch->events % CLOCK_EVERY != 0))
 		return true;
 	if (EVPG_MUTATION("small_batches") && batch->events >= 100)
 		return false;
 	INSTR_TIME_SET_CURRENT(lasted);
-	INSTR_TIME_SUBTRACT(lasted, started);
+	INSTR_TIME_SUBTRACT(lasted, run->started);
 	return INSTR_TIME_GET_MILLISEC(lasted) < MAX_BATCH_TIME;
 }
 
-/* Reads the events of a batch and applies them. */
+/*
+ * Writes a row, in the context of an event.  Whether it can be written is known only
+ * after all its events: one of them is blamed, if it is known which.
+ */
 static void
-scan_log(EvpgBatch *batch, rows_hash *rows, EvpgApplyScratch *scratch)
+write_row(BatchRun *run, RowEntry *entry, EvpgRowWriter *writer)
 {
+	MemoryContext old = MemoryContextSwitchTo(run->scratch.context);
+
+	EvpgApplySetCurrent(entry->events == 1 || run->batch->narrow ? entry->position : 0, entry->key);
+	EvpgProjectionRowPut(writer, &entry->row);
+	entry->written = true;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(run->scratch.context);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Applies the events of a round, key by key, and writes the rows if it was the last one (writer is not NULL). */
+static void
+end_round(BatchRun *run, EvpgRowWriter *writer)
+{
+	for (RowEntry *entry = distribute_events(run); entry != NULL; entry = entry->next_touched)
+	{
+		for (PendingEvent *pending = entry->pending; pending != NULL; pending = pending->next)
+		{
+			apply_to_entry(run, entry, pending->event);
+			MemoryContextReset(run->scratch.context);
+		}
+		entry->pending = NULL;
+		if (writer != NULL)
+		{
+			write_row(run, entry, writer);
+			if (entry->row.json != NULL)
+				EvpgJsonFree(EvpgJsonLetGo(entry->row.json));
+		}
+	}
+	memset(run->kept_texts, 0, sizeof(run->kept_texts));
+	MemoryContextReset(run->round_context);
+}
+
+/* Begins a round of at most as many events as the batch has by now, if that is expected to take no more than its time. */
+static void
+begin_round(BatchRun *run)
+{
+	const EvpgBatch *batch = run->batch;
+	int64		events = Max(batch->events, FIRST_ROUND);
+
+	if (!batch->unhurried && batch->events > 0)
+	{
+		instr_time	lasted;
+		double		spent;
+
+		INSTR_TIME_SET_CURRENT(lasted);
+		INSTR_TIME_SUBTRACT(lasted, run->started);
+		spent = INSTR_TIME_GET_MILLISEC(lasted);
+		if (spent * 2 > MAX_BATCH_TIME)
+			events = (int64) (events * (MAX_BATCH_TIME - spent) / spent);
+	}
+	run->round_end = batch->events + Max(events, 1);
+}
+
+/* Reads the events of a batch and applies them, but for those of the last round. */
+static void
+scan_log(BatchRun *run)
+{
+	EvpgBatch  *batch = run->batch;
 	EvpgProjection *projection = batch->projection;
-	bool		by_id = EvpgProjectionIsKeyedById(projection);	/* loads the module,
-																 * which knows the types */
 	EvpgLogFilter filter = {
 		.after = batch->after,
 		.upto = batch->upto,
 		.aggregate_types = projection->aggregate_types,
 		.event_types = projection->event_types,
 		.tags = projection->tags,
-		.parts = by_id ? batch->parts : 1,
-		.part = batch->part
+		.parts = run->by_id ? batch->parts : 1,
+		.part = batch->part,
+		.lends_ids = run->by_stream /* nothing scans until the round ends */
 	};
 	EvpgLogScan *events;
 	EvpgEvent	event;
@@ -257,13 +485,12 @@ scan_log(EvpgBatch *batch, rows_hash *rows, EvpgApplyScratch *scratch)
 	int			next_parked = 0;
 
 	/* Besides the keys that wait, however many these are. */
-	Size		limit = MemoryContextMemAllocated(rows->ctx, true) + MAX_BYTES;
-	instr_time	started;
-
-	INSTR_TIME_SET_CURRENT(started);
+	run->limit = MemoryContextMemAllocated(run->context, true) + MAX_BYTES;
+	INSTR_TIME_SET_CURRENT(run->started);
+	begin_round(run);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	events = EvpgLogScanAll(&filter);
-	while (has_room(batch, rows, limit, started) && EvpgLogScanNext(events, &event))
+	while (has_room(run) && EvpgLogScanNext(events, &event))
 	{
 		if (event.position <= last)
 			elog(ERROR, "event at position " INT64_FORMAT " was read after " INT64_FORMAT, event.position, last);
@@ -272,40 +499,37 @@ scan_log(EvpgBatch *batch, rows_hash *rows, EvpgApplyScratch *scratch)
 			batch->first = event.position;
 		if (EvpgProjectionTakesWanted(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
 			!EvpgParkedEventIsSkipped(batch->parked, &next_parked, event.position, NULL))
-			apply_event(batch, rows, &event, next_parked, scratch);
-		MemoryContextReset(scratch->context);
-		batch->events++;
+		{
+			if (run->by_stream)
+				postpone_by_stream(run, &event);
+			else
+				apply_event(run, &event, next_parked);
+		}
+		MemoryContextReset(run->scratch.context);
+		if (++batch->events == run->round_end || MemoryContextMemAllocated(run->round_context, false) >= MAX_ROUND_BYTES)
+		{
+			end_round(run, NULL);
+			begin_round(run);
+		}
 	}
 	batch->reached = EvpgLogScanReached(events);
 	EvpgLogScanEnd(events);
 	PopActiveSnapshot();
 }
 
-/*
- * Writes all rows.  Whether a row can be written is known only after all its events:
- * one of them is blamed, if it is known which.
- */
+/* Ends the last round, and writes all rows. */
 static void
-write_rows(EvpgBatch *batch, rows_hash *rows, MemoryContext event_context)
+write_rows(BatchRun *run)
 {
 	EvpgRowWriter *writer = EvpgProjectionRowWriter();
-	rows_iterator iterator;
-	RowEntry   *entry;
+	keys_iterator iterator;
+	KeyEntry   *entry;
 
-	rows_start_iterate(rows, &iterator);
-	while ((entry = rows_iterate(rows, &iterator)) != NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(event_context);
-
-		if (entry->row != NULL)
-		{
-			EvpgApplySetCurrent(entry->events == 1 || batch->narrow ? entry->position : 0, entry->key);
-			EvpgProjectionRowPut(writer, entry->row);
-		}
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(event_context);
-		CHECK_FOR_INTERRUPTS();
-	}
+	end_round(run, writer);
+	keys_start_iterate(run->keys, &iterator);
+	while ((entry = keys_iterate(run->keys, &iterator)) != NULL)
+		if (entry->row->opened && !entry->row->written)
+			write_row(run, entry->row, writer);
 	EvpgRowWriterEnd(writer);
 }
 
@@ -352,22 +576,34 @@ EvpgBatchApply(EvpgBatch *batch)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgBatch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	rows_hash  *rows = rows_create(context, 256, NULL);
-	EvpgApplyScratch scratch;
+	BatchRun	run = {
+		.batch = batch,
+		.context = context,
+		.keys = keys_create(context, 256, NULL),
+		.streams = key_streams_create(context, 256, NULL)
+	};
 
 	EvpgBatchRequireNewSnapshots("applying events of the log");
 	batch->events = 0;
 	batch->first = 0;
 	batch->json = 0;
 	batch->reached = batch->after;
-	EvpgApplyScratchInit(&scratch);
+	run.round_context = GenerationContextCreate(context, "EvpgBatch events", ALLOCSET_DEFAULT_SIZES);
+	EvpgApplyScratchInit(&run.scratch);
 	EvpgApplySetCurrent(0, NULL);
 	EvpgInsideProjection = true;
 	PG_TRY();
 	{
-		note_waiting_keys(batch, rows);
-		scan_log(batch, rows, &scratch);
-		write_rows(batch, rows, scratch.context);
+		/* loads the module, which knows the types */
+		run.by_id = EvpgProjectionIsKeyedById(batch->projection);
+		batch->by_key = batch->projection->has_module && !batch->in_order &&
+			!(batch->send && batch->projection->broadcast != EVPG_BROADCAST_NONE);
+		run.by_stream = batch->by_key && run.by_id && batch->parked == NIL && batch->give_up == NULL &&
+			batch->only_key == NULL && batch->except_keys == NIL;
+		run.has_rows = EvpgProjectionBuildHasRows(batch->build);
+		note_waiting_keys(&run);
+		scan_log(&run);
+		write_rows(&run);
 		EvpgApplySetCurrent(0, NULL);
 	}
 	PG_FINALLY();
@@ -389,10 +625,17 @@ run_batch(void *arg)
 /*
  * EvpgBatchTry
  *		Applies a batch as EvpgBatchApply does, in a subtransaction; returns NULL, or the
- *		error, in CurrentMemoryContext, after which nothing of the batch is left.
+ *		error, in CurrentMemoryContext, after which nothing of the batch is left; if an event
+ *		has failed, it is the first one that does.
  */
 ErrorData *
 EvpgBatchTry(EvpgBatch *batch)
 {
+	ErrorData  *error = EvpgSubtransactionRun(run_batch, batch);
+
+	if (error == NULL || !batch->by_key || EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error) ||
+		error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		return error;
+	batch->in_order = true;
 	return EvpgSubtransactionRun(run_batch, batch);
 }

@@ -28,11 +28,13 @@ typedef struct EvpgBatch
 								 * this error */
 	int			attempts;		/* that led to it */
 	bool		send;			/* frames */
+	bool		in_order;		/* of position, over all keys */
 	bool		narrow;			/* the caller tries again with less than the
 								 * event that is blamed, so that it may be any
 								 * of those of its key */
 	List	   *parked;			/* of EvpgParkedEvent: events to leave out */
 	/* what became of it */
+	bool		by_key;			/* the order was only that of each key */
 	int64		reached;		/* all up to here has been applied */
 	int64		events;			/* so many events */
 	Size		json;			/* what json-c holds for its rows, about */

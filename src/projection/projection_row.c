@@ -34,6 +34,7 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/row.h"
+#include "base/row_scan.h"
 #include "base/settings.h"
 #include "base/statement.h"
 #include "miscadmin.h"
@@ -124,19 +125,35 @@ EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const 
 }
 
 /*
+ * EvpgProjectionBuildHasRows
+ *		Returns whether a build has any row, committed or of this transaction; those that
+ *		other sessions are writing for other parts of a rebuild do not count.
+ */
+bool
+EvpgProjectionBuildHasRows(int64 build)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	ScanKeyData key;
+
+	EvpgRowKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(build));
+	return EvpgRowFindFirst(&catalog->projection_state, &catalog->projection_state_key_index, &key, 1, true) != NULL;
+}
+
+/*
  * EvpgProjectionRowOpen
  *		Reads the row of a key in a build whose rows no other session changes, into
- *		CurrentMemoryContext; the row need not exist.  key must live as long as *row.
+ *		CurrentMemoryContext; the row need not exist, and is not looked for if has_rows is
+ *		false: see EvpgProjectionBuildHasRows.  key must live as long as *row.
  */
 void
-EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key)
+EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key, bool has_rows)
 {
 	memset(row, 0, sizeof(EvpgProjectionRow));
 	row->projection = projection;
 	row->build = build;
 	row->key = key;
 	row->ordered = true;
-	if (!find_projection_row(row, false))
+	if (!has_rows || !find_projection_row(row, false))
 	{
 		row->generation = 1;
 		row->deleted = true;

@@ -32,7 +32,9 @@ typedef struct EvpgProjectionRow
 } EvpgProjectionRow;
 
 extern void EvpgProjectionRowLock(EvpgProjectionRow *row, EvpgProjection *projection, const char *key);
-extern void EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key);
+extern void EvpgProjectionRowOpen(EvpgProjectionRow *row, EvpgProjection *projection, int64 build, const char *key,
+								  bool has_rows);
+extern bool EvpgProjectionBuildHasRows(int64 build);
 extern void EvpgProjectionRowWrite(EvpgProjectionRow *row);
 extern EvpgRowWriter *EvpgProjectionRowWriter(void);
 extern void EvpgProjectionRowPut(EvpgRowWriter *writer, EvpgProjectionRow *row);

@@ -68,14 +68,17 @@ foreach my $symbol ('poisonable_seen', 'poisonable_key_seen')
 {
 	my $poison = $symbol eq 'poisonable_seen' ? 'poison' : 'poison_key';
 
+	# without frames, a module gets the events of a batch key by key
+	my $broadcast = $symbol eq 'poisonable_seen' ? 'none' : 'pointer';
+
 	foreach my $on_error ('stop', 'park', 'skip')
 	{
 		my $name = "$symbol $on_error";
 		my $before = crashes();
 
 		query("SELECT evpg_register_projection('$name', library => 'evpg_test', symbol => '$symbol', event_types => "
-			. "'{Served}', mode => 'async', on_error => '$on_error', max_attempts => 2, start_position => "
-			. "evpg_stable_position())");
+			. "'{Served}', mode => 'async', on_error => '$on_error', max_attempts => 2, broadcast => '$broadcast', "
+			. "start_position => evpg_stable_position())");
 		eventually("SELECT lag_events = 0 FROM evpg.stat_consumer WHERE name = '$name'", "$name: goes on");
 		poison(<<"SQL");
 SELECT count(*) FROM (VALUES (1, 'fine', '{}'), (2, 'ill', '{"$poison": true}'), (3, 'fine', '{}'), (4, 'ill', '{}')) x
