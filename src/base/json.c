@@ -149,13 +149,13 @@ number_to_json(Numeric number)
 
 /* Adds a member or element to its parent; containers are attached empty and filled afterwards. */
 static void
-attach_child(evpg_json *parent, const char *key, evpg_json *child)
+attach_child(evpg_json *parent, const char *key, evpg_json *child, unsigned key_flags)
 {
 	int			result;
 
 	/* jsonb has each key once. */
 	if (key != NULL)
-		result = json_object_object_add_ex(parent, key, child, JSON_C_OBJECT_ADD_KEY_IS_NEW);
+		result = json_object_object_add_ex(parent, key, child, JSON_C_OBJECT_ADD_KEY_IS_NEW | key_flags);
 	else
 		result = json_object_array_add(parent, child);
 	if (unlikely(result != 0))
@@ -165,16 +165,65 @@ attach_child(evpg_json *parent, const char *key, evpg_json *child)
 	}
 }
 
+/*
+ * Keys that are kept to the end of the session, so that json-c need not copy them for
+ * each value: the first ones that come, if they are short.  None is ever freed, since
+ * modules may keep values.
+ */
+#define KEPT_KEYS 256
+#define KEPT_KEY_TRIES 4
+#define MAX_KEPT_KEY 31
+
+static char *kept_keys[KEPT_KEYS];
+
+/* Returns a key as it is kept; NULL if it is not. */
+static const char *
+keep_key(const char *key, size_t length)
+{
+	uint32		place;
+
+	if (length == 0 || length > MAX_KEPT_KEY)
+		return NULL;
+	place = length + 31 * (unsigned char) key[0] + 37 * (unsigned char) key[length / 2] + 41 * (unsigned char) key[length - 1];
+	for (int try = 0; try < KEPT_KEY_TRIES; try++)
+	{
+		char	  **kept = &kept_keys[(place + try) % KEPT_KEYS];
+
+		if (*kept == NULL)
+		{
+			char	   *copy = malloc(length + 1);
+
+			if (copy == NULL)
+				return NULL;
+			memcpy(copy, key, length);
+			copy[length] = '\0';
+			*kept = copy;
+			return copy;
+		}
+		if (strncmp(*kept, key, length) == 0 && (*kept)[length] == '\0')
+			return *kept;
+	}
+	return NULL;
+}
+
 /* Adds a member whose key is a part of a jsonb, without an end. */
 static void
 attach_member(evpg_json *object, const char *key, size_t length, evpg_json *child)
 {
+	const char *kept = keep_key(key, length);
 	char		short_key[64];
-	char	   *copy = length < sizeof(short_key) ? short_key : palloc(length + 1);
+	char	   *copy;
+
+	if (kept != NULL)
+	{
+		attach_child(object, kept, child, JSON_C_OBJECT_ADD_CONSTANT_KEY);
+		return;
+	}
+	copy = length < sizeof(short_key) ? short_key : palloc(length + 1);
 
 	memcpy(copy, key, length);
 	copy[length] = '\0';
-	attach_child(object, copy, child);
+	attach_child(object, copy, child, 0);
 	if (copy != short_key)
 		pfree(copy);
 }
@@ -231,7 +280,7 @@ fill_json(evpg_json *json, const JsonbContainer *container, int depth, const cha
 		JBE_ADVANCE_OFFSET(value_end, values[i]);
 		child = entry_to_json(values[i], base + value, base + value_end);
 		if (keys == NULL)
-			attach_child(json, NULL, child);
+			attach_child(json, NULL, child, 0);
 		else
 		{
 			JBE_ADVANCE_OFFSET(key_end, keys[i]);

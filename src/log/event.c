@@ -272,21 +272,18 @@ EvpgEventNewId(pg_uuid_t *id)
 	id->data[8] = (id->data[8] & 0x3F) | 0x80;
 }
 
-#define UUID_TEXT_LEN 36
-
 /*
- * EvpgUuidText
- *		Returns a UUID as text, in CurrentMemoryContext, in a fraction of the
- *		time of uuid_out: modules get every event with its id as text.
+ * EvpgUuidFillText
+ *		Fills a UUID into a text of EVPG_UUID_TEXT_SIZE bytes, in a fraction of the time of
+ *		uuid_out: modules get every event with its id as text.  Returns the text.
  */
 char *
-EvpgUuidText(const pg_uuid_t *id)
+EvpgUuidFillText(const pg_uuid_t *id, char *text)
 {
 	static const char digits[] = "0123456789abcdef";
 	static const int8 places[UUID_LEN] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
 	static char bytes[256][2];	/* each as two digits */
 	static bool ready = false;
-	char	   *text = palloc(UUID_TEXT_LEN + 1);
 
 	for (int i = 0; !ready && i < 256; i++)
 	{
@@ -297,8 +294,15 @@ EvpgUuidText(const pg_uuid_t *id)
 	text[8] = text[13] = text[18] = text[23] = '-';
 	for (int i = 0; i < UUID_LEN; i++)
 		memcpy(text + places[i], bytes[id->data[i]], 2);
-	text[UUID_TEXT_LEN] = '\0';
+	text[EVPG_UUID_TEXT_SIZE - 1] = '\0';
 	return text;
+}
+
+/* Returns a UUID as text, in CurrentMemoryContext. */
+char *
+EvpgUuidText(const pg_uuid_t *id)
+{
+	return EvpgUuidFillText(id, palloc(EVPG_UUID_TEXT_SIZE));
 }
 
 /* Pushes an event object with the names of evpg.event. */

@@ -113,6 +113,9 @@ typedef struct EvpgCommand
 #define EVPG_COMMAND_SESSION_ROLE		12
 #define EVPG_COMMAND_NATTS				13
 
+/* Of a UUID as text, with its end. */
+#define EVPG_UUID_TEXT_SIZE 37
+
 extern void EvpgEventValues(const EvpgEvent *event, Datum *values, bool *nulls);
 extern Datum EvpgEventDatum(const EvpgEvent *event);
 extern bool EvpgEventFromNewEvent(HeapTupleHeader tuple, EvpgEvent *event);
@@ -125,6 +128,7 @@ extern void EvpgEventCheck(const EvpgEvent *event, int number);
 extern void EvpgEventNewId(pg_uuid_t *id);
 extern void EvpgEventCopy(const EvpgEvent *event, EvpgEvent *copy);
 extern EvpgEvent *EvpgEventKeep(const EvpgEvent *event, const char *id, const char *last_texts[3]);
+extern char *EvpgUuidFillText(const pg_uuid_t *id, char *text);
 extern char *EvpgUuidText(const pg_uuid_t *id);
 extern Datum EvpgCommandDatum(const EvpgCommand *command);
 extern bool EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command);

@@ -64,6 +64,9 @@ typedef struct RepeatedText
 	char		text[NAMEDATALEN];
 } RepeatedText;
 
+/* So much is needed for a value that is stored with a short header, with a long one. */
+#define SHORT_VALUE_WORDS ((VARATT_SHORT_MAX + VARHDRSZ) / sizeof(int64) + 1)
+
 struct EvpgLogScan
 {
 	const EvpgStream *stream;	/* NULL: all streams */
@@ -82,6 +85,10 @@ struct EvpgLogScan
 	RepeatedText aggregate_type;	/* of the last event */
 	RepeatedText type;
 	RepeatedText session_role;
+	/* copies of short values, as their users need them aligned */
+	int64		short_data[SHORT_VALUE_WORDS];
+	int64		short_metadata[SHORT_VALUE_WORDS];
+	int64		short_tags[SHORT_VALUE_WORDS];
 };
 
 static uint64
@@ -495,10 +502,19 @@ get_repeated_text(TupleTableSlot *slot, int column, RepeatedText *last)
 	return text != NULL ? text : get_slot_text(slot, column);
 }
 
+/* Returns a value with a long header, NULL for NULL; a short one is copied to where there is room for it. */
 static void *
-get_slot_varlena(TupleTableSlot *slot, int column)
+get_slot_value(TupleTableSlot *slot, int column, int64 *room)
 {
-	return slot->tts_isnull[column] ? NULL : PG_DETOAST_DATUM(slot->tts_values[column]);
+	struct varlena *value = slot->tts_isnull[column] ? NULL : (struct varlena *) DatumGetPointer(slot->tts_values[column]);
+	Size		size;
+
+	if (value == NULL || VARATT_IS_EXTERNAL(value) || !VARATT_IS_SHORT(value))
+		return value == NULL ? NULL : PG_DETOAST_DATUM(PointerGetDatum(value));
+	size = VARSIZE_SHORT(value) - VARHDRSZ_SHORT;
+	SET_VARSIZE(room, size + VARHDRSZ);
+	memcpy(VARDATA(room), VARDATA_SHORT(value), size);
+	return room;
 }
 
 /*
@@ -543,9 +559,9 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	}
 	event->type = get_repeated_text(slot, LOG_TYPE, &scan->type);
 	event->schema_version = DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]);
-	event->data = get_slot_varlena(slot, LOG_DATA);
-	event->metadata = get_slot_varlena(slot, LOG_METADATA);
-	event->tags = get_slot_varlena(slot, LOG_TAGS);
+	event->data = get_slot_value(slot, LOG_DATA, scan->short_data);
+	event->metadata = get_slot_value(slot, LOG_METADATA, scan->short_metadata);
+	event->tags = get_slot_value(slot, LOG_TAGS, scan->short_tags);
 	event->event_id = *DatumGetUUIDP(slot->tts_values[LOG_EVENT_ID]);
 	event->has_event_id = true;
 	event->has_occurred_at = true;

@@ -205,13 +205,16 @@ saga_is_ready(Search *search, const char *saga)
 /*
  * Returns whether the first event that an instance has not reacted to need not wait: for a
  * dead letter, for its next attempt, for the saga to be resumed or to be loaded, or for a
- * worker that may do what is due in this saga.
+ * worker that may do what is due in this saga.  What was claimed did not wait for the dead
+ * letter of a timer then, and EvpgDueEventTake looks again.
  */
 static bool
 head_is_due(Search *search, const Head *head)
 {
+	bool		is_claimed = (head->attempts > 0 && head->retry_at == 0);
+
 	return !head->is_dead && head->retry_at <= search->now && saga_is_ready(search, head->saga) &&
-		!EvpgTimerAnyIsDead(head->saga, head->key);
+		(is_claimed || !EvpgTimerAnyIsDead(head->saga, head->key));
 }
 
 static int
@@ -223,17 +226,20 @@ compare_heads(const ListCell *a, const ListCell *b)
 	return first->position < second->position ? -1 : first->position > second->position;
 }
 
-/* Reads the oldest events, NEAR at most; returns those that are the first of their instances.  *all: there are no more. */
+/*
+ * Reads the oldest events, NEAR at most, until max_count are found that are due.  Returns
+ * these; *heads are all that are the first of their instances.  *all: there are no more.
+ */
 static List *
-list_old_heads(Search *search, bool *all)
+list_old_due_heads(Search *search, int max_count, List **heads, bool *all)
 {
 	EvpgRowScan *by_position = EvpgRowScanBegin(table_of_events(), &EvpgCatalogGet()->saga_event_position_index, false);
-	List	   *heads = NIL;
+	List	   *due = NIL;
 	TupleTableSlot *slot = NULL;
 	int			count = 0;
 
 	EvpgRowScanTo(by_position, NULL, 0);
-	while (count < NEAR && (slot = EvpgRowScanNext(by_position)) != NULL)
+	while (count < NEAR && list_length(due) < max_count && (slot = EvpgRowScanNext(by_position)) != NULL)
 	{
 		Head	   *head = make_head(slot);
 		ScanKeyData keys[3];
@@ -242,12 +248,15 @@ list_old_heads(Search *search, bool *all)
 		count++;
 		EvpgRowScanTo(search->by_instance, keys, nkeys);
 		slot = EvpgRowScanNext(search->by_instance);
-		if (slot != NULL && DatumGetInt64(slot->tts_values[EVENT_POSITION]) == head->position)
-			heads = lappend(heads, head);
+		if (slot == NULL || DatumGetInt64(slot->tts_values[EVENT_POSITION]) != head->position)
+			continue;
+		*heads = lappend(*heads, head);
+		if (head_is_due(search, head))
+			due = lappend(due, head);
 	}
-	*all = (count < NEAR);
+	*all = (count < NEAR && list_length(due) < max_count);
 	EvpgRowScanEnd(by_position);
-	return heads;
+	return due;
 }
 
 /* Returns the heads of a list that are due, max_count at most; those that are not in it come later. */
@@ -326,8 +335,8 @@ static List *
 find_due_heads(Search *search, int max_count)
 {
 	bool		all;
-	List	   *heads = list_old_heads(search, &all);
-	List	   *due = list_due_heads(search, heads, max_count);
+	List	   *heads = NIL;
+	List	   *due = list_old_due_heads(search, max_count, &heads, &all);
 
 	if (all || list_length(due) == max_count)
 		return due;

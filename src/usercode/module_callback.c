@@ -121,7 +121,7 @@ EvpgModuleEventInit(EvpgModuleEvent *lent)
 
 /*
  * EvpgModuleEventSet
- *		Fills lent->event.  Strings are the event's or in
+ *		Fills lent->event.  Strings are the event's, lent's or in
  *		CurrentMemoryContext; data is the event's data as json-c if the caller
  *		has it, else NULL.  The caller calls EvpgModuleEventClear after the
  *		callback.
@@ -129,7 +129,7 @@ EvpgModuleEventInit(EvpgModuleEvent *lent)
 void
 EvpgModuleEventSet(EvpgModuleEvent *lent, const EvpgEvent *event, evpg_json *data)
 {
-	char	   *event_id = EvpgUuidText(&event->event_id);
+	char	   *event_id = EvpgUuidFillText(&event->event_id, lent->event_id);
 	char	  **tags = NULL;
 	int			ntags = 0;
 

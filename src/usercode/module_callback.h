@@ -19,6 +19,7 @@ typedef struct EvpgModuleEvent
 	evpg_event	event;
 	EvpgJsonOwner *data;
 	EvpgJsonOwner *metadata;
+	char		event_id[EVPG_UUID_TEXT_SIZE];
 } EvpgModuleEvent;
 
 extern const evpg_host EvpgModuleHost;
