@@ -30,6 +30,8 @@
  */
 #include "postgres.h"
 
+#include "evpg.h"
+
 #include "access/xact.h"
 #include "base/names.h"
 #include "base/retry.h"
@@ -435,7 +437,7 @@ end_round(BatchRun *run, EvpgRowWriter *writer)
 		{
 			write_row(run, entry, writer);
 			if (entry->row.json != NULL)
-				EvpgJsonFree(EvpgJsonLetGo(entry->row.json));
+				evpg_free(EvpgJsonLetGo(entry->row.json));
 		}
 	}
 	memset(run->kept_texts, 0, sizeof(run->kept_texts));
