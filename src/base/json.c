@@ -184,7 +184,8 @@ keep_key(const char *key, size_t length)
 
 	if (length == 0 || length > MAX_KEPT_KEY)
 		return NULL;
-	place = length + 31 * (unsigned char) key[0] + 37 * (unsigned char) key[length / 2] + 41 * (unsigned char) key[length - 1];
+	place = length + 31 * (unsigned char) key[0] + 37 * (unsigned char) key[length / 2] +
+		41 * (unsigned char) key[length - 1];
 	for (int try = 0; try < KEPT_KEY_TRIES; try++)
 	{
 		char	  **kept = &kept_keys[(place + try) % KEPT_KEYS];

@@ -408,6 +408,13 @@ EvpgRowTryDelete(EvpgRowWriter *writer, HeapTuple row)
 							  InvalidSnapshot, true, &failure, false) == TM_Ok;
 }
 
+/* Returns where the row is that was written last. */
+ItemPointerData
+EvpgRowWriterPlace(const EvpgRowWriter *writer)
+{
+	return writer->slot->tts_tid;
+}
+
 /* Makes the rows visible to what comes after in this transaction. */
 void
 EvpgRowWriterEnd(EvpgRowWriter *writer)

@@ -26,6 +26,7 @@ extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls
 extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
 extern bool EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced, bool wait);
 extern bool EvpgRowTryDelete(EvpgRowWriter *writer, HeapTuple row);
+extern ItemPointerData EvpgRowWriterPlace(const EvpgRowWriter *writer);
 extern void EvpgRowWriterEnd(EvpgRowWriter *writer);
 extern TransactionId EvpgRowMaker(const SnapshotData *dirty);
 extern Datum EvpgRowOfCounts(FunctionCallInfo fcinfo, int64 first, int64 second);

@@ -113,3 +113,37 @@ EvpgRowFindFirst(const Oid *table, const Oid *index, ScanKey keys, int nkeys, bo
 	EvpgRowScanEnd(scan);
 	return row;
 }
+
+/*
+ * EvpgRowFindNewest
+ *		Returns the version of a row that is committed now, or written by this transaction,
+ *		in CurrentMemoryContext, given the place of that version or of an earlier one; NULL
+ *		if it is not found from there.  The place may have become that of another row: the
+ *		caller compares the key, and looks in an index if it is not the right one.  While a
+ *		snapshot is held an index leads to all versions that there have been since.  write:
+ *		see EvpgRowScanBegin.
+ */
+HeapTuple
+EvpgRowFindNewest(const Oid *table, const ItemPointerData *tid, bool write)
+{
+	Relation	relation = EvpgCatalogOpen(table, write ? RowExclusiveLock : AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	ItemPointerData newest = *tid;
+	HeapTuple	row = NULL;
+	TableScanDesc scan;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = table_beginscan_tid(relation, GetActiveSnapshot());
+	/* The table may have become shorter. */
+	if (ItemPointerIsValid(&newest) && table_tuple_tid_valid(scan, &newest))
+	{
+		table_tuple_get_latest_tid(scan, &newest);
+		if (table_tuple_fetch_row_version(relation, &newest, GetActiveSnapshot(), slot))
+			row = ExecCopySlotHeapTuple(slot);
+	}
+	table_endscan(scan);
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(relation, NoLock);
+	return row;
+}

@@ -485,7 +485,7 @@ claim_due_items(MemoryContext context, bool suspect)
 
 	for (int count = by_hindrance ? MOST_DUE : CLAIMS; claimed == NIL && count <= MOST_DUE; count *= 4)
 	{
-		due = EvpgDueItemList(count, now, but_not_in);
+		due = EvpgDueItemList(count, now, but_not_in, true);
 		if (due != NIL && (count == CLAIMS || by_hindrance))
 			EVPG_WAIT_POINT("saga_due");
 		if (suspect)

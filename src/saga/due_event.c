@@ -19,6 +19,7 @@
 #include "base/row_scan.h"
 #include "consumer/consumer.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "saga/due_event.h"
 #include "saga/instance.h"
 #include "saga/timer.h"
@@ -83,6 +84,8 @@ typedef struct Search
 {
 	TimestampTz now;
 	List	   *but_not_in;		/* sagas, char * */
+	bool		from_last;		/* it may begin where the last one has found
+								 * something */
 	List	   *readiness;		/* of SagaReadiness */
 	EvpgRowScan *by_instance;	/* in the order of instances and positions */
 	bool		in_saga;		/* it is bounded to the saga of the last head */
@@ -227,32 +230,62 @@ compare_heads(const ListCell *a, const ListCell *b)
 }
 
 /*
- * Reads the oldest events, NEAR at most, until max_count are found that are due.  Returns
- * these; *heads are all that are the first of their instances.  *all: there are no more.
+ * While a snapshot is held, an index leads to all rows that were deleted since, which
+ * are those of the oldest events.  So the next search begins where the last one has found
+ * something that is due, unless that finds nothing, and from the first row of all again
+ * after a pause that is ten times as long as it took to pass those rows, at most a second.
+ */
+#define PAUSE_FACTOR 10
+#define MAX_PAUSE 1000			/* ms */
+
+static int64 next_search_after = 0;
+static double next_full_search_at = 0;
+
+/* Returns the time in ms since some moment, by a clock that is never set. */
+static double
+get_steady_time(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/*
+ * Reads the oldest events above a position, NEAR at most, until max_count are found that are
+ * due.  Returns these; *heads are all that are the first of their instances.  *all: there
+ * are no more.
  */
 static List *
-list_old_due_heads(Search *search, int max_count, List **heads, bool *all)
+list_old_due_heads(Search *search, int64 after, int max_count, List **heads, bool *all)
 {
+	double		started = get_steady_time();
+	ScanKeyData above;
 	EvpgRowScan *by_position = EvpgRowScanBegin(table_of_events(), &EvpgCatalogGet()->saga_event_position_index, false);
 	List	   *due = NIL;
 	TupleTableSlot *slot = NULL;
 	int			count = 0;
 
-	EvpgRowScanTo(by_position, NULL, 0);
+	EvpgRowKeyInit(&above, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
+	EvpgRowScanTo(by_position, &above, after > 0 ? 1 : 0);
 	while (count < NEAR && list_length(due) < max_count && (slot = EvpgRowScanNext(by_position)) != NULL)
 	{
 		Head	   *head = make_head(slot);
 		ScanKeyData keys[3];
 		int			nkeys = make_event_keys(keys, head->saga, head->key, 0);
 
-		count++;
+		if (count++ == 0 && after == 0)
+			next_full_search_at = get_steady_time() + Min(PAUSE_FACTOR * (get_steady_time() - started), MAX_PAUSE);
 		EvpgRowScanTo(search->by_instance, keys, nkeys);
 		slot = EvpgRowScanNext(search->by_instance);
 		if (slot == NULL || DatumGetInt64(slot->tts_values[EVENT_POSITION]) != head->position)
 			continue;
 		*heads = lappend(*heads, head);
-		if (head_is_due(search, head))
-			due = lappend(due, head);
+		if (!head_is_due(search, head))
+			continue;
+		if (due == NIL)
+			next_search_after = head->position - 1;
+		due = lappend(due, head);
 	}
 	*all = (count < NEAR && list_length(due) < max_count);
 	EvpgRowScanEnd(by_position);
@@ -336,8 +369,14 @@ find_due_heads(Search *search, int max_count)
 {
 	bool		all;
 	List	   *heads = NIL;
-	List	   *due = list_old_due_heads(search, max_count, &heads, &all);
+	List	   *due = NIL;
 
+	if (search->from_last && next_search_after > 0 && get_steady_time() < next_full_search_at)
+		due = list_old_due_heads(search, next_search_after, max_count, &heads, &all);
+	if (due != NIL)
+		return due;
+	heads = NIL;
+	due = list_old_due_heads(search, 0, max_count, &heads, &all);
 	if (all || list_length(due) == max_count)
 		return due;
 	heads = add_near_heads(search, heads, &all);
@@ -349,15 +388,17 @@ find_due_heads(Search *search, int max_count)
  * EvpgDueEventList
  *		Lists the first event of each instance, if it is due at a time: a list of EvpgDueItem
  *		in CurrentMemoryContext, at most max_count, in the order of their positions unless very
- *		many instances have some.  Leaves out some sagas (char *).  Nothing is locked: another session may do
- *		any of it at any time.
+ *		many instances have some.  Leaves out some sagas (char *).  With from_last it may leave
+ *		out, for a second at most, what is older than what was due at the last call, if
+ *		anything else is due: for callers that call it until nothing is.  Nothing is locked:
+ *		another session may do any of it at any time.
  */
 List *
-EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in)
+EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in, bool from_last)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "EvpgDueEvent", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
-	Search		search = {.now = now, .but_not_in = but_not_in};
+	Search		search = {.now = now, .but_not_in = but_not_in, .from_last = from_last};
 	List	   *due = NIL;
 	ListCell   *cell;
 

@@ -10,7 +10,7 @@
 
 #include "saga/due_item.h"
 
-extern List *EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in);
+extern List *EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in, bool from_last);
 extern bool EvpgDueEventCount(const EvpgDueItem *item, TimestampTz retry_at_before, int attempts, TimestampTz retry_at);
 extern bool EvpgDueEventTake(const EvpgDueItem *item);
 extern void EvpgDueEventInsertAll(const char *saga, List *keys, List *positions);

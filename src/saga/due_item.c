@@ -100,14 +100,15 @@ append_due_timers(List *due, int max_count, TimestampTz now, List *but_not_in)
  *		at most max_count events, in the order of their positions unless very many
  *		instances have some, then at most max_count timers and commands.  Leaves out
  *		what is due in some sagas (char *), "" for scheduled commands.  Lists nothing if
- *		consumers are inactive: a restore may have brought it a moment ago.
+ *		consumers are inactive: a restore may have brought it a moment ago.  With from_last
+ *		older events than those of the last call may be left out: see EvpgDueEventList.
  *
  * Nothing is locked: another session may do any of it at any time.
  */
 List *
-EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in)
+EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in, bool from_last)
 {
-	List	   *due = EvpgDueEventList(max_count, now, but_not_in);
+	List	   *due = EvpgDueEventList(max_count, now, but_not_in, from_last);
 
 	due = append_due_timers(due, max_count, now, but_not_in);
 	return due != NIL && EvpgActivationIsValid() ? due : NIL;

@@ -35,7 +35,7 @@ typedef struct EvpgDueItem
 								 * given back */
 } EvpgDueItem;
 
-extern List *EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in);
+extern List *EvpgDueItemList(int max_count, TimestampTz now, List *but_not_in, bool from_last);
 extern List *EvpgDueItemListFollowing(EvpgDueItem *first, int max_count);
 extern TimestampTz EvpgDueItemNextTime(TimestampTz now);
 extern void EvpgDueItemInsert(const EvpgDueItem *item);

@@ -85,7 +85,7 @@ evpg_run_sagas(PG_FUNCTION_ARGS)
 		idle = true;
 		MemoryContextResetOnly(pass);
 		MemoryContextSwitchTo(pass);
-		foreach(cell, EvpgDueItemList((int) Min(left, 100), EvpgClockNow(), NULL))
+		foreach(cell, EvpgDueItemList((int) Min(left, 100), EvpgClockNow(), NULL, false))
 		{
 			EvpgDueItem *item = lfirst(cell);
 			ListCell   *next;

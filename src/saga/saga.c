@@ -21,7 +21,9 @@
 #include "base/row.h"
 #include "base/row_scan.h"
 #include "base/statement.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "saga/saga.h"
@@ -252,6 +254,55 @@ enum
 	TOTAL_SAGA, TOTAL_PART, TOTAL_DISPATCHED, TOTAL_DEAD_LETTERED, TOTAL_NATTS
 };
 
+/*
+ * Where this session has written the row of a part last: each reaction replaces one, so
+ * while a snapshot is held, the index leads to as many versions as there were reactions.
+ */
+#define TOTAL_PLACES 8
+
+static ItemPointerData total_places[TOTAL_PLACES];
+
+/* Returns the place of a part, which need not be its own. */
+static ItemPointerData *
+get_total_place(const Datum *added)
+{
+	text	   *saga = DatumGetTextPP(added[TOTAL_SAGA]);
+	uint32		hash = hash_bytes((unsigned char *) VARDATA_ANY(saga), VARSIZE_ANY_EXHDR(saga));
+
+	/* The last byte counts the parts. */
+	return &total_places[(hash + DatumGetUUIDP(added[TOTAL_PART])->data[UUID_LEN - 1]) % TOTAL_PLACES];
+}
+
+/* Returns whether a row is that of a part. */
+static bool
+is_total_of(HeapTuple row, const Datum *added)
+{
+	TupleDesc	desc = EvpgCatalogGet()->saga_total_row;
+	bool		isnull;
+
+	return DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, heap_getattr(row, TOTAL_SAGA + 1, desc, &isnull),
+												added[TOTAL_SAGA])) &&
+		memcmp(DatumGetUUIDP(heap_getattr(row, TOTAL_PART + 1, desc, &isnull)), DatumGetUUIDP(added[TOTAL_PART]),
+			   UUID_LEN) == 0;
+}
+
+/* Finds the row of a part; NULL if there is none. */
+static HeapTuple
+find_total(const Datum *added)
+{
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	const Oid  *table = &catalog->consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL];
+	const ItemPointerData *place = get_total_place(added);
+	HeapTuple	row = ItemPointerIsValid(place) ? EvpgRowFindNewest(table, place, true) : NULL;
+	ScanKeyData keys[2];
+
+	if (row != NULL && is_total_of(row, added))
+		return row;
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, added[TOTAL_SAGA]);
+	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_UUID_EQ, added[TOTAL_PART]);
+	return EvpgRowFindFirst(table, &catalog->saga_total_key_index, keys, lengthof(keys), true);
+}
+
 /* Adds to the row of a part, which is locked, or inserts it, without a statement. */
 static void
 add_directly(const Datum *added)
@@ -259,13 +310,10 @@ add_directly(const Datum *added)
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	const Oid  *table = &catalog->consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL];
 	bool		written = false;
-	ScanKeyData keys[2];
 
-	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, added[TOTAL_SAGA]);
-	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_UUID_EQ, added[TOTAL_PART]);
 	while (!written)
 	{
-		HeapTuple	row = EvpgRowFindFirst(table, &catalog->saga_total_key_index, keys, lengthof(keys), true);
+		HeapTuple	row = find_total(added);
 		EvpgRowWriter *writer = EvpgRowWriterBegin(table, &catalog->saga_total_row);
 		bool		nulls[TOTAL_NATTS] = {false};
 		bool		replaced[TOTAL_NATTS] = {[TOTAL_DISPATCHED] = true,[TOTAL_DEAD_LETTERED] = true};
@@ -280,6 +328,8 @@ add_directly(const Datum *added)
 				values[column] = Int64GetDatum(DatumGetInt64(values[column]) + DatumGetInt64(added[column]));
 			written = EvpgRowTryReplace(writer, row, values, nulls, replaced, true);
 		}
+		if (written)
+			*get_total_place(added) = EvpgRowWriterPlace(writer);
 		EvpgRowWriterEnd(writer);
 		CHECK_FOR_INTERRUPTS();
 	}
