@@ -617,11 +617,34 @@ EvpgBatchApply(EvpgBatch *batch)
 	MemoryContextDelete(context);
 }
 
-/* Applies a batch; run by EvpgSubtransactionRun. */
+/* A batch, and where it has its memory, for EvpgSubtransactionRun. */
+typedef struct BatchAttempt
+{
+	EvpgBatch  *batch;
+	MemoryContext context;
+} BatchAttempt;
+
 static void
 run_batch(void *arg)
 {
-	EvpgBatchApply(arg);
+	BatchAttempt *attempt = arg;
+
+	MemoryContextSwitchTo(attempt->context);
+	EvpgBatchApply(attempt->batch);
+}
+
+/* Tries a batch in a subtransaction; nothing but the error is left of its memory. */
+static ErrorData *
+try_batch(EvpgBatch *batch)
+{
+	BatchAttempt attempt = {
+		.batch = batch,
+		.context = AllocSetContextCreate(CurrentMemoryContext, "EvpgBatch attempt", ALLOCSET_SMALL_SIZES)
+	};
+	ErrorData  *error = EvpgSubtransactionRun(run_batch, &attempt);
+
+	MemoryContextDelete(attempt.context);
+	return error;
 }
 
 /*
@@ -633,11 +656,12 @@ run_batch(void *arg)
 ErrorData *
 EvpgBatchTry(EvpgBatch *batch)
 {
-	ErrorData  *error = EvpgSubtransactionRun(run_batch, batch);
+	ErrorData  *error = try_batch(batch);
 
 	if (error == NULL || !batch->by_key || EvpgErrorIsCancel(error) || EvpgErrorIsTransient(error) ||
 		error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		return error;
+	FreeErrorData(error);
 	batch->in_order = true;
-	return EvpgSubtransactionRun(run_batch, batch);
+	return try_batch(batch);
 }

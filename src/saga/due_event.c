@@ -208,16 +208,13 @@ saga_is_ready(Search *search, const char *saga)
 /*
  * Returns whether the first event that an instance has not reacted to need not wait: for a
  * dead letter, for its next attempt, for the saga to be resumed or to be loaded, or for a
- * worker that may do what is due in this saga.  What was claimed did not wait for the dead
- * letter of a timer then, and EvpgDueEventTake looks again.
+ * worker that may do what is due in this saga.
  */
 static bool
 head_is_due(Search *search, const Head *head)
 {
-	bool		is_claimed = (head->attempts > 0 && head->retry_at == 0);
-
 	return !head->is_dead && head->retry_at <= search->now && saga_is_ready(search, head->saga) &&
-		(is_claimed || !EvpgTimerAnyIsDead(head->saga, head->key));
+		!EvpgTimerAnyIsDead(head->saga, head->key);
 }
 
 static int
