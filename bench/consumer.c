@@ -35,7 +35,8 @@
 
 #define LEASE_LOST "VE024"
 #define NUMBER_SIZE 24			/* of a 64-bit integer as text */
-#define PAUSE 1000000			/* nanoseconds before another look, where others have all that is left */
+#define PAUSE 1000000			/* nanoseconds before another look, where
+								 * others have all that is left */
 
 typedef struct Consumer
 {
@@ -288,6 +289,8 @@ static void *
 run_consumer(void *argument)
 {
 	Consumer   *consumer = argument;
+	const char *const ack[] = {consumer->lease, consumer->position};
+	const struct timespec pause = {.tv_nsec = PAUSE};
 
 	connect_consumer(consumer);
 	if (pthread_barrier_wait(&ready) == PTHREAD_BARRIER_SERIAL_THREAD)
@@ -308,11 +311,11 @@ run_consumer(void *argument)
 		else
 			count = fetch_batch(consumer);
 		if (count == 0)
-			nanosleep(&(struct timespec){.tv_nsec = PAUSE}, NULL);
+			nanosleep(&pause, NULL);
 		__atomic_add_fetch(&consumed, count, __ATOMIC_RELAXED);
 	}
 	if (consumer->unacknowledged)
-		run_alone(consumer, "ack", 2, (const char *[]){consumer->lease, consumer->position});
+		run_alone(consumer, "ack", 2, ack);
 	pthread_mutex_lock(&mutex);
 	end = look_at_clock();
 	pthread_mutex_unlock(&mutex);
