@@ -87,6 +87,22 @@ EvpgRowScanNext(EvpgRowScan *scan)
 	return scan->slot;
 }
 
+/*
+ * EvpgRowScanLast
+ *		Returns the last row that meets the conditions of EvpgRowScanTo, after which nothing
+ *		was read; NULL if none does.  A row that is updated all the time has an index entry
+ *		for each page that versions of it lie on, and the newest is mostly the last: versions
+ *		that a long transaction keeps from being removed are not walked through.
+ */
+TupleTableSlot *
+EvpgRowScanLast(EvpgRowScan *scan)
+{
+	if (!index_getnext_slot(scan->scan, BackwardScanDirection, scan->slot))
+		return NULL;
+	slot_getallattrs(scan->slot);
+	return scan->slot;
+}
+
 /* Ends a scan; what it has returned is gone. */
 void
 EvpgRowScanEnd(EvpgRowScan *scan)

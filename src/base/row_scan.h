@@ -18,6 +18,7 @@ extern void EvpgRowKeyInit(ScanKey key, int column, StrategyNumber strategy, Reg
 extern EvpgRowScan *EvpgRowScanBegin(const Oid *table, const Oid *index, bool write);
 extern void EvpgRowScanTo(EvpgRowScan *scan, ScanKey keys, int nkeys);
 extern TupleTableSlot *EvpgRowScanNext(EvpgRowScan *scan);
+extern TupleTableSlot *EvpgRowScanLast(EvpgRowScan *scan);
 extern void EvpgRowScanEnd(EvpgRowScan *scan);
 extern HeapTuple EvpgRowFindNewest(const Oid *table, const ItemPointerData *tid, bool write);
 extern HeapTuple EvpgRowFindFirst(const Oid *table, const Oid *index, ScanKey keys, int nkeys, bool write);

@@ -77,14 +77,23 @@ EvpgLeaseList(const char *subscription)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	EvpgRowScan *scan = EvpgRowScanBegin(&catalog->subscription_lease, &catalog->subscription_lease_index, true);
-	ScanKeyData key;
+	ScanKeyData keys[2];
 	TupleTableSlot *slot;
 	List	   *leases = NIL;
+	int			below = EVPG_MAX_LEASES;
 
-	EvpgRowKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
-	EvpgRowScanTo(scan, &key, 1);
-	while ((slot = EvpgRowScanNext(scan)) != NULL)
-		leases = lappend(leases, make_lease(ExecCopySlotHeapTuple(slot)));
+	/* One at a time: see EvpgRowScanLast. */
+	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
+	while (below > 0)
+	{
+		EvpgRowKeyInit(&keys[1], 2, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(below));
+		EvpgRowScanTo(scan, keys, 2);
+		slot = EvpgRowScanLast(scan);
+		if (slot == NULL)
+			break;
+		leases = lcons(make_lease(ExecCopySlotHeapTuple(slot)), leases);
+		below = ((EvpgLease *) linitial(leases))->slot;
+	}
 	EvpgRowScanEnd(scan);
 	return leases;
 }
@@ -95,18 +104,21 @@ EvpgLeaseFind(const char *subscription, int64 number)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	ScanKeyData keys[2];
-	HeapTuple	row;
-	EvpgLease  *lease;
+	EvpgRowScan *scan;
+	TupleTableSlot *slot;
+	EvpgLease  *lease = NULL;
 
 	if (number <= 0)
 		return NULL;
+	scan = EvpgRowScanBegin(&catalog->subscription_lease, &catalog->subscription_lease_index, true);
 	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
 	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum((int32) (number % EVPG_MAX_LEASES)));
-	row = EvpgRowFindFirst(&catalog->subscription_lease, &catalog->subscription_lease_index, keys, 2, true);
-	if (row == NULL)
-		return NULL;
-	lease = make_lease(row);
-	return lease->consumer != NULL && lease->lease == number ? lease : NULL;
+	EvpgRowScanTo(scan, keys, 2);
+	slot = EvpgRowScanLast(scan);
+	if (slot != NULL)
+		lease = make_lease(ExecCopySlotHeapTuple(slot));
+	EvpgRowScanEnd(scan);
+	return lease != NULL && lease->consumer != NULL && lease->lease == number ? lease : NULL;
 }
 
 /* Fills the columns of the row of a lease. */

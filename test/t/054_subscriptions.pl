@@ -148,6 +148,21 @@ is(query(q{SELECT string_agg(e.aggregate_id || ':' || e.version || ' ' || coales
 	'then the event is parked, and the later ones of its stream behind it [rule 20]');
 is(query("SELECT lag_events FROM evpg.stat_subscription WHERE name = 'poison'"), '0', 'the others are done [rule 20]');
 
+# ------------------------------------------------------------------ notifications
+
+query("SELECT evpg_create_subscription('noted', event_types => '{Noted}', start_at => 'now')");
+ok( wait_until(
+		sub {
+			my ($result, $out) = run_command(
+				[ 'psql', '-XAtq', '-d', $node->connstr('postgres'),
+					'-c', "SELECT evpg_listen_subscription('noted')",
+					'-c', "SELECT 1 FROM evpg_append_event('thing', 'n', 'Noted')",
+					'-c', 'SELECT pg_sleep(0.3)' ]);
+
+			return $result =~ /Asynchronous notification "subscription\.noted"/;
+		}),
+	'a worker notifies consumers that listen [rule 20]');
+
 # ------------------------------------------------------------------ consumers come and go
 
 my $position = query('SELECT evpg_stable_position()');
