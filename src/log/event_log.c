@@ -314,7 +314,7 @@ EvpgLogHasEvent(int64 position)
 	return found;
 }
 
-/* Returns the position up to which every wanted event has been returned. */
+/* Returns the position up to which every wanted event has been returned; never one below filter->after. */
 int64
 EvpgLogScanReached(EvpgLogScan *scan)
 {
@@ -450,7 +450,8 @@ fetch_wanted_event(EvpgLogScan *scan, EvpgStream *stream)
 		CHECK_FOR_INTERRUPTS();
 		if (slot == NULL)
 		{
-			scan->reached = scan->filter->upto;
+			/* Not below where it began: a stable position may go back. */
+			scan->reached = Max(scan->reached, scan->filter->upto);
 			return NULL;
 		}
 		if (type_is_wanted(scan, slot) && tags_are_wanted(scan, slot) && stream_is_wanted(scan, slot, stream))

@@ -259,7 +259,7 @@ write_handout(const Handout *handout)
 	if (handout->events > 0)
 		own->handed = handout->last;
 	else if (!EvpgLeaseInFlight(own))
-		own->acked = own->handed = handout->reached;
+		own->acked = own->handed = Max(own->handed, handout->reached);
 	own->lease = handout->lease;
 	own->delivered += handout->events;
 	own->until = group->now + group->subscription->lease_time;
@@ -320,7 +320,8 @@ hand_out(const Fetch *fetch, EvpgGroup *group, EvpgParkedStreams *streams, bool 
 		handout.row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
 		if (group->own->replaying)
 			replay_parked_events(&handout);
-		else
+		/* The stable position may have gone back (fence.c), behind what is done. */
+		else if (upto > group->own->handed)
 			scan_for_handout(&handout, upto);
 		MemoryContextDelete(handout.row);
 	}
