@@ -97,6 +97,12 @@ CREATE SEQUENCE evpg.event_position CACHE 1;
 COMMENT ON SEQUENCE evpg.event_position IS
   'source of positions, drawn only under the lock on evpg.fence; its CACHE must stay 1';
 
+-- A sequence can be written in place, without a transaction id and without a dead row; see src/log/position.c.  Not
+-- dumped: a restored database begins anew.
+CREATE SEQUENCE evpg.logged_position;
+COMMENT ON SEQUENCE evpg.logged_position IS
+  'the stable position that was written into WAL last, up to which standbys read; nothing is drawn from it';
+
 CREATE TABLE evpg.event_log (
   "position"     bigint PRIMARY KEY,
   stream_id      bigint NOT NULL,
@@ -631,12 +637,13 @@ CREATE VIEW evpg.fence AS SELECT 1 AS nothing;
 COMMENT ON VIEW evpg.fence IS
   'object to lock, not to read: an appending transaction locks it before it draws its first position, until it ends';
 
--- An appender's lock carries the last position drawn before it (src/log/fence.c).  A standby has no locks of appenders,
--- so its stable position is NULL.
+-- An appender's lock carries the last position drawn before it (src/log/fence.c).  A standby has no locks of appenders:
+-- its stable position is the one that was written into WAL.
 CREATE VIEW evpg.stat_stable_position AS
   WITH drawn AS MATERIALIZED (
-    SELECT CASE WHEN is_called THEN last_value ELSE last_value OPERATOR(pg_catalog.-) 1 END
-           AS last_position FROM evpg.event_position),
+    SELECT CASE WHEN p.is_called THEN p.last_value ELSE p.last_value OPERATOR(pg_catalog.-) 1 END AS last_position,
+           CASE WHEN l.is_called THEN l.last_value ELSE l.last_value OPERATOR(pg_catalog.-) 1 END AS logged_position
+      FROM evpg.event_position p CROSS JOIN evpg.logged_position l),
   held AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted),
   appender AS (
     SELECT h.pid, h.virtualtransaction,
@@ -650,11 +657,12 @@ CREATE VIEW evpg.stat_stable_position AS
     SELECT h.virtualtransaction, p.gid, p.prepared
       FROM pg_catalog.pg_prepared_xacts p
            JOIN held h ON h.pid IS NULL AND h.transactionid OPERATOR(pg_catalog.=) p.transaction)
-  SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-              THEN least(d.last_position, pg_catalog.min(a.drawn_before) OVER ()) END AS stable_position,
+  SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN least(d.last_position, d.logged_position)
+              ELSE least(d.last_position, pg_catalog.min(a.drawn_before) OVER ()) END AS stable_position,
          d.last_position, a.pid AS blocker_pid, p.gid AS blocker_gid,
          coalesce(s.xact_start, p.prepared) AS blocker_xact_start,
-         CASE WHEN p.gid IS NOT NULL THEN 'prepared' ELSE s.state END AS blocker_state, s.query AS blocker_query
+         CASE WHEN p.gid IS NOT NULL THEN 'prepared' ELSE s.state END AS blocker_state, s.query AS blocker_query,
+         d.logged_position
     FROM drawn d
     LEFT JOIN appender a ON a.drawn_before OPERATOR(pg_catalog.<) d.last_position
     LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid OPERATOR(pg_catalog.=) a.pid
@@ -963,6 +971,11 @@ CREATE FUNCTION evpg_stable_position()
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_stable_position() IS 'returns a position at or below which no further event can appear';
 
+CREATE FUNCTION evpg_log_stable_position()
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_log_stable_position() IS
+  'writes the stable position into WAL, as workers do, for standbys and logical slots; returns it';
+
 CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bigint DEFAULT NULL,
     at_time timestamptz DEFAULT NULL)
   RETURNS TABLE (version bigint, state jsonb, last_position bigint) AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 1;
@@ -1140,6 +1153,12 @@ CREATE FUNCTION evpg_wait_for(name text, min_position bigint, timeout interval D
 COMMENT ON FUNCTION evpg_wait_for(text, bigint, interval) IS
   'waits until a projection has applied all events up to a position, or a saga has reacted to them; returns false if the '
   'timeout passed first';
+
+CREATE FUNCTION evpg_wait_for_position(min_position bigint, timeout interval DEFAULT '5 seconds')
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_wait_for_position(bigint, interval) IS
+  'waits until the event at a position can be read here, also on a standby, or no event can appear there any more; '
+  'returns false if the timeout passed first';
 
 -- ------------------------------------------------------------------ subscriptions
 
@@ -1716,6 +1735,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_read_stream', NULL, '{reader,executor}'),
   ('routine', 'evpg_read_all', NULL, '{reader}'),
   ('routine', 'evpg_stable_position', NULL, '{monitor,reader}'),
+  ('routine', 'evpg_log_stable_position', NULL, '{operator}'),
   ('routine', 'evpg_state', NULL, '{reader,executor}'),
   ('routine', 'evpg_take_snapshot', NULL, '{operator}'),
   ('routine', 'evpg_version', NULL, '{monitor,reader,subscriber,executor}'),
@@ -1735,6 +1755,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_unlisten_events', NULL, '{reader,executor}'),
   ('routine', 'broadcast_counters', NULL, '{monitor,reader}'),
   ('routine', 'evpg_wait_for', NULL, '{reader,executor}'),
+  ('routine', 'evpg_wait_for_position', NULL, '{reader,executor}'),
   ('routine', 'evpg_watch_projection', NULL, '{reader,executor}'),
   ('routine', 'evpg_run', NULL, '{operator}'),
   ('routine', 'evpg_pause_consumer', NULL, '{operator}'),

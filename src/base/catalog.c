@@ -104,6 +104,7 @@ static Known known[] = {
 	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
 	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
 	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
+	{.name = "logged_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, logged_position)},
 	{.name = "timer_timer_id_seq", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, timer_id_sequence)},
 	{.name = "fence", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, fence)},
 	{.name = "event", .table = false, .shape = EVPG_SHAPE_EVENT},

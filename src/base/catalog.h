@@ -70,7 +70,8 @@ typedef struct EvpgCatalog
 	Oid			event_log_type_index;	/* on (type, position), if enabled */
 	Oid			event_log_stream_index; /* unique on (stream_id, version) */
 	bool		log_is_guarded; /* evpg's triggers of the log fire always */
-	Oid			event_position; /* sequence */
+	Oid			event_position; /* sequences */
+	Oid			logged_position;
 	Oid			fence;
 	Oid			clock;
 	TupleDesc	event;			/* row types, see shape.h */

@@ -22,6 +22,7 @@
 #include "common/string.h"
 #include "executor/executor.h"
 #include "pgstat.h"
+#include "replication/message.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -68,6 +69,9 @@ EvpgLockHeldByMe(const LOCKTAG *tag, LOCKMODE mode, bool or_stronger)
 }
 
 #define LockHeldByMe EvpgLockHeldByMe
+
+#define LogLogicalMessage(prefix, message, size, transactional, flush) \
+	LogLogicalMessage(prefix, message, size, transactional)
 
 #else
 

@@ -33,6 +33,7 @@ int			EvpgMaxSagaDepth;
 char	   *EvpgMetadata;
 int			EvpgNaptime;
 char	   *EvpgOrigin;
+int			EvpgStablePositionInterval;
 int			EvpgStateCacheSize;
 int			EvpgStreamDirectorySize;
 int			EvpgWorkers;
@@ -143,6 +144,11 @@ EvpgSettingsInit(void)
 							   "A client that hears its own id need not do anything.",
 							   &EvpgOrigin, "", PGC_USERSET,
 							   0, check_origin, NULL, NULL);
+	DefineCustomIntVariable("evpg.stable_position_interval",
+							"Shortest time between two writes of the stable position into WAL by workers.",
+							"Standbys read up to it.  -1 writes none.",
+							&EvpgStablePositionInterval, 100, -1, 3600 * 1000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("evpg.state_cache_size",
 							"Memory that each backend may use to keep states of aggregates.",
 							"0 keeps none: every command reads the events since the last snapshot.",

@@ -25,6 +25,7 @@ extern int	EvpgMaxSagaDepth;
 extern char *EvpgMetadata;
 extern int	EvpgNaptime;
 extern char *EvpgOrigin;
+extern int	EvpgStablePositionInterval;
 extern int	EvpgStateCacheSize;
 extern int	EvpgStreamDirectorySize;
 extern int	EvpgWorkers;

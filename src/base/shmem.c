@@ -140,6 +140,7 @@ initialize_shmem(void)
 			pg_atomic_init_u64(&database->restrained[number], 0);
 		pg_atomic_init_u64(&database->all_restrained_until, 0);
 		pg_atomic_init_u64(&database->epoch, 0);
+		pg_atomic_init_u64(&database->position_logged, 0);
 		for (int number = 0; number < EVPG_PROCESSES; number++)
 		{
 			pg_atomic_init_u64(&database->processes[number].began, 0);

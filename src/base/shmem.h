@@ -84,6 +84,9 @@ typedef struct EvpgDatabase
 													 * worker; see
 													 * consumer/last_worker.c */
 	pg_atomic_uint64 all_restrained_until;	/* in EvpgMonotonicMs() */
+	pg_atomic_uint64 position_logged;	/* when a worker has written the
+										 * stable position into WAL, in
+										 * EvpgMonotonicMs(); 0: never */
 	EvpgFrameRing ring;
 	ConditionVariable wakers[EVPG_WAIT_BUCKETS];
 	pg_atomic_uint32 waiters[EVPG_WAIT_BUCKETS];

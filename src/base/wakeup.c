@@ -43,7 +43,7 @@ static bool committed = false;
 static int	wait_bucket = -1;
 static EvpgDatabase *wait_slot;
 static SubTransactionId wait_subid;
-static long wait_pause;			/* without shared memory, in ms */
+static long wait_pause;			/* of one that polls, in ms */
 
 /* ------------------------------------------------------------------ end of a transaction */
 
@@ -199,7 +199,7 @@ bool
 EvpgWaitPrepare(uint64 hash)
 {
 	EvpgWaitEnd();
-	wait_pause = 10;
+	wait_pause = 1;
 	wait_slot = EvpgShmemDatabase(false);
 	if (wait_slot == NULL)
 		return false;

@@ -20,7 +20,17 @@
  * rolled-back subtransaction drew is never appended later, so it does not
  * matter that ROLLBACK TO releases both locks early.
  *
- * Nothing is ever stored, so a dump, a restart or a failover leaves no trace.
+ * No reader depends on anything that is stored, so a dump, a restart or a failover
+ * leaves no trace.
+ *
+ * A standby does not see the locks of the primary.  There the stable position is the
+ * last one that it has replayed of those that the primary has written into WAL
+ * (EvpgFenceLogStablePosition).  An appender writes its commit record before it releases
+ * its locks, and the position is written after these were looked at.  So whatever is
+ * committed up to the position has been replayed before it, and replaying a commit
+ * record makes the transaction visible to snapshots that are taken afterwards, as a
+ * commit does: also that of a prepared transaction, and one that was not flushed before
+ * its locks were released.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +39,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/locks.h"
 #include "base/testing.h"
 #include "base/wakeup.h"
@@ -37,13 +48,18 @@
 #include "log/position.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "replication/message.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "utils/builtins.h"
 #include "utils/wait_event.h"
 
 /* How often the stable position is computed again, after 1 ms each, to wait for in-progress appenders. */
 #define MAX_RECHECKS 100
+
+/* The logical messages with stable positions have this prefix. */
+#define MESSAGE_PREFIX "evpg.stable_position"
 
 /* Returns whether this transaction holds the locks of an appender. */
 static bool
@@ -146,6 +162,20 @@ compute_stable_position(const EvpgCatalog *catalog, int64 drawn)
 }
 
 /*
+ * Returns the stable position of a standby, which only has WAL that is durable
+ * where it comes from.  It is never above the sequence, which the database of a copy may
+ * have lost (see EvpgFenceLogStablePosition).
+ */
+static int64
+read_replayed_position(XLogRecPtr *lsn)
+{
+	int64		logged = EvpgPositionReadLogged();
+	int64		drawn = EvpgPositionReadLast(lsn);
+
+	return Min(logged, drawn);
+}
+
+/*
  * Returns the stable position (EvpgFenceStablePosition), and up to where WAL must
  * be durable for a crash not to forget what was drawn (lsn).
  *
@@ -165,12 +195,6 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 	int64		wanted;
 	int64		position;
 
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("there is no stable position during recovery"),
-				 errdetail("A standby does not see the appenders of the primary."),
-				 errhint("Ask the primary, or read with stable_only => false.")));
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
@@ -178,6 +202,8 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 				 errdetail("The snapshot of this transaction may be older than the position."),
 				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
 
+	if (RecoveryInProgress())
+		return read_replayed_position(lsn);
 	wanted = EvpgPositionReadLast(lsn);
 	position = compute_stable_position(catalog, wanted);
 	if (wait && position != held_position && !fence_is_held(catalog->fence))
@@ -202,8 +228,8 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
  *		Returns a position at or below which no event can still appear.  Read
  *		events up to it with a snapshot taken afterwards.  With wait,
  *		in-progress appenders are waited for, a tenth of a second at most.
- *		Raises 25000 unless the isolation level is READ COMMITTED, and 55000 on
- *		a standby.
+ *		On a standby it is what the primary has written into WAL last.  Raises 25000
+ *		unless the isolation level is READ COMMITTED.
  *
  * A crash may take back the last of these events.  That does no harm to what
  * is stored in this database, whose own commit comes later in the WAL.
@@ -231,6 +257,46 @@ EvpgFenceDurablePosition(bool wait)
 
 	EvpgDurableAwaitAppends(lsn);
 	return position;
+}
+
+/*
+ * EvpgFenceLogStablePosition
+ *		Writes the stable position into WAL, for standbys and, with wal_level =
+ *		logical, for readers of a logical slot; sets *position to what they have then.
+ *		Returns false, and nothing is written, if it has not moved since.  Does not flush.
+ *		On a primary, under any isolation level.
+ *
+ * What was written may lie above all positions drawn in a copy of a database whose
+ * sequence was not in WAL (see docs/operations.md, CREATE DATABASE … TEMPLATE), and is
+ * taken back then.
+ */
+bool
+EvpgFenceLogStablePosition(int64 *position)
+{
+	int64		logged = EvpgPositionReadLogged();
+	XLogRecPtr	lsn;
+	int64		drawn = EvpgPositionReadLast(&lsn);
+	int64		stable = EVPG_MUTATION("logged_unstable") ? drawn : compute_stable_position(EvpgCatalogGet(), drawn);
+	XLogRecPtr	end;
+
+	*position = logged;
+	if (stable <= logged && logged <= drawn)
+		return false;
+	EVPG_WAIT_POINT("position_log");
+	*position = stable;
+	end = EvpgPositionLog(stable, logged > drawn);
+	if (end == InvalidXLogRecPtr)
+		return false;
+	if (XLogLogicalInfoActive())
+	{
+		char		text[MAXINT8LEN + 1];
+		int			length = pg_lltoa(stable, text);
+
+		end = LogLogicalMessage(MESSAGE_PREFIX, text, length, false, false);
+	}
+	/* The WAL writer flushes it soon, unless a commit does. */
+	XLogSetAsyncXactLSN(end);
+	return true;
 }
 
 /*

@@ -14,5 +14,6 @@ extern int64 EvpgFenceLastDrawn(void);
 extern bool EvpgFenceIsHeld(void);
 extern int64 EvpgFenceStablePosition(bool wait);
 extern int64 EvpgFenceDurablePosition(bool wait);
+extern bool EvpgFenceLogStablePosition(int64 *position);
 
 #endif							/* EVPG_FENCE_H */

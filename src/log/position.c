@@ -1,13 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * position.c
- *		The sequence of positions, evpg.event_position.
+ *		The sequence of positions, evpg.event_position, and how far it is final as
+ *		standbys are told, evpg.logged_position.
  *
  * Positions are drawn without nextval(), several at once for a call with several
  * events.  What is written is what nextval() writes: most draws change the page of
  * the sequence alone; one in LOGGED_AHEAD, and the first after a checkpoint, also
  * writes a WAL record that is so many positions ahead, so that none is drawn again
  * after a crash.  INCREMENT, CACHE, MAXVALUE and CYCLE of the sequence have no effect.
+ *
+ * evpg.logged_position is a sequence because of what writing one costs: one WAL record,
+ * which changes a page in place, without transaction id, commit or dead row, however
+ * many there are and however old the oldest snapshot is.  Replaying that record shows
+ * a standby what the primary wrote, and everything that was committed before it
+ * (fence.c).  Nothing is drawn from it.
  *
  * Locks: RowExclusiveLock on the sequence, from the first draw to the end of the
  * transaction, as nextval() takes it.
@@ -44,11 +51,11 @@ typedef struct PositionPage
 } PositionPage;
 
 static void
-open_page(PositionPage *page, LOCKMODE mode, int buffer_mode)
+open_page(PositionPage *page, Oid sequence, LOCKMODE mode, int buffer_mode)
 {
 	HeapTupleHeader tuple;
 
-	page->sequence = relation_open(EvpgCatalogGet()->event_position, mode);
+	page->sequence = relation_open(sequence, mode);
 	page->buffer = ReadBuffer(page->sequence, 0);
 	LockBuffer(page->buffer, buffer_mode);
 	page->page = BufferGetPage(page->buffer);
@@ -81,7 +88,7 @@ EvpgPositionReadLast(XLogRecPtr *lsn)
 	PositionPage page;
 	int64		last;
 
-	open_page(&page, AccessShareLock, BUFFER_LOCK_SHARE);
+	open_page(&page, EvpgCatalogGet()->event_position, AccessShareLock, BUFFER_LOCK_SHARE);
 	last = get_last(&page);
 	*lsn = PageGetLSN(page.page);
 	close_page(&page, AccessShareLock);
@@ -95,23 +102,24 @@ EvpgPositionLockAndReadLast(void)
 	PositionPage page;
 	int64		last;
 
-	open_page(&page, RowExclusiveLock, BUFFER_LOCK_SHARE);
+	open_page(&page, EvpgCatalogGet()->event_position, RowExclusiveLock, BUFFER_LOCK_SHARE);
 	last = get_last(&page);
 	close_page(&page, NoLock);
 	return last;
 }
 
 /*
- * Writes the WAL record of a draw, which shows the sequence at the last position
- * that it covers; the caller changes the page to what it really is.
+ * Changes the page to a value, and writes the WAL record of that; returns its end.
+ * Of a draw it is the last position that the record covers: the caller changes the page
+ * to what it really is.
  */
-static void
-log_draw(PositionPage *page, int64 covered)
+static XLogRecPtr
+log_value(PositionPage *page, int64 value)
 {
 	xl_seq_rec	record = EvpgSequenceRecord(page->sequence);
 	XLogRecPtr	end;
 
-	page->data->last_value = covered;
+	page->data->last_value = value;
 	page->data->is_called = true;
 	page->data->log_cnt = 0;
 	XLogBeginInsert();
@@ -120,6 +128,7 @@ log_draw(PositionPage *page, int64 covered)
 	XLogRegisterData((char *) PageGetItem(page->page, page->item), ItemIdGetLength(page->item));
 	end = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
 	PageSetLSN(page->page, end);
+	return end;
 }
 
 /*
@@ -138,7 +147,7 @@ EvpgPositionDraw(int count)
 	Assert(count > 0);
 	PreventCommandIfReadOnly("an append");
 	PreventCommandIfParallelMode("an append");
-	open_page(&page, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	open_page(&page, EvpgCatalogGet()->event_position, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 	last = get_last(&page);
 	if (last > PG_INT64_MAX - LOGGED_AHEAD - count)
 		ereport(ERROR,
@@ -166,7 +175,7 @@ EvpgPositionDraw(int count)
 	START_CRIT_SECTION();
 	MarkBufferDirty(page.buffer);
 	if (must_log)
-		log_draw(&page, last + logged);
+		(void) log_value(&page, last + logged);
 	page.data->last_value = last + count;
 	page.data->is_called = true;
 	page.data->log_cnt = logged - count;
@@ -174,4 +183,45 @@ EvpgPositionDraw(int count)
 
 	close_page(&page, NoLock);
 	return last + 1;
+}
+
+/*
+ * EvpgPositionReadLogged
+ *		Returns the stable position as it was last written into WAL, 0 if never: on a
+ *		standby as it was last replayed.
+ */
+int64
+EvpgPositionReadLogged(void)
+{
+	PositionPage page;
+	int64		logged;
+
+	open_page(&page, EvpgCatalogGet()->logged_position, AccessShareLock, BUFFER_LOCK_SHARE);
+	logged = get_last(&page);
+	close_page(&page, AccessShareLock);
+	return logged;
+}
+
+/*
+ * EvpgPositionLog
+ *		Writes a stable position into WAL, and returns the end of its record;
+ *		InvalidXLogRecPtr, and nothing is written, if one as high was written before, which
+ *		is not to be taken back.  Does not flush.
+ */
+XLogRecPtr
+EvpgPositionLog(int64 stable, bool take_back)
+{
+	PositionPage page;
+	XLogRecPtr	end = InvalidXLogRecPtr;
+
+	open_page(&page, EvpgCatalogGet()->logged_position, AccessShareLock, BUFFER_LOCK_EXCLUSIVE);
+	if (stable > get_last(&page) || take_back)
+	{
+		START_CRIT_SECTION();
+		MarkBufferDirty(page.buffer);
+		end = log_value(&page, stable);
+		END_CRIT_SECTION();
+	}
+	close_page(&page, AccessShareLock);
+	return end;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * position.h
- *		The sequence of positions, evpg.event_position.
+ *		The sequence of positions, evpg.event_position, and evpg.logged_position.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,5 +13,7 @@
 extern int64 EvpgPositionReadLast(XLogRecPtr *lsn);
 extern int64 EvpgPositionLockAndReadLast(void);
 extern int64 EvpgPositionDraw(int count);
+extern int64 EvpgPositionReadLogged(void);
+extern XLogRecPtr EvpgPositionLog(int64 stable, bool take_back);
 
 #endif							/* EVPG_POSITION_H */

@@ -5,18 +5,21 @@
  *
  * STABLE ones see what the calling statement sees.  evpg_read_all with
  * stable_only and evpg_stable_position are VOLATILE: they must read with a
- * snapshot that is newer than the stable position.
+ * snapshot that is newer than the stable position.  And the one that writes the stable
+ * position for standbys.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/names.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "log/durable.h"
 #include "log/event_log.h"
 #include "log/fence.h"
 #include "miscadmin.h"
@@ -31,6 +34,7 @@ PG_FUNCTION_INFO_V1(evpg_stream_version);
 PG_FUNCTION_INFO_V1(evpg_read_stream);
 PG_FUNCTION_INFO_V1(evpg_read_all);
 PG_FUNCTION_INFO_V1(evpg_stable_position);
+PG_FUNCTION_INFO_V1(evpg_log_stable_position);
 
 static EvpgStatement select_streams = {
 	.text = "SELECT aggregate_type, aggregate_id,"
@@ -303,4 +307,20 @@ Datum
 evpg_stable_position(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(EvpgFenceDurablePosition(true));
+}
+
+/*
+ * SQL: evpg_log_stable_position().  Writes the stable position into WAL, as workers do, and waits until it is
+ * durable.
+ */
+Datum
+evpg_log_stable_position(PG_FUNCTION_ARGS)
+{
+	int64		position;
+
+	PreventCommandIfReadOnly("evpg_log_stable_position()");
+	PreventCommandDuringRecovery("evpg_log_stable_position()");
+	(void) EvpgFenceLogStablePosition(&position);
+	EvpgDurableAwaitAll();
+	PG_RETURN_INT64(position);
 }

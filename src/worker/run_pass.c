@@ -26,6 +26,7 @@
 #include "consumer/last_worker.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "log/fence.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "projection/async.h"
@@ -390,7 +391,8 @@ commit_in_procedure(void)
  * evpg_run
  *		SQL: CALL evpg_run(max_rounds). Runs passes in rounds: a round is over
  *		when there is nothing more to do now.  What a round makes necessary, the
- *		next one does.  Commits, so it is refused inside a transaction block.
+ *		next one does.  After each the stable position is written into WAL.
+ *		Commits, so it is refused inside a transaction block.
  */
 Datum
 evpg_run(PG_FUNCTION_ARGS)
@@ -398,6 +400,7 @@ evpg_run(PG_FUNCTION_ARGS)
 	int			max_rounds;
 	CallContext *call = (CallContext *) fcinfo->context;
 	TimestampTz next;
+	int64		logged;
 	EvpgScope	scope;
 
 	if (call == NULL || !IsA(call, CallContext) || call->atomic)
@@ -424,6 +427,7 @@ evpg_run(PG_FUNCTION_ARGS)
 
 		while (EvpgRunPass(commit_in_procedure, &next))
 			idle = false;
+		(void) EvpgFenceLogStablePosition(&logged);
 		if (idle)
 			break;
 	}

@@ -41,6 +41,7 @@
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(evpg_wait_for);
+PG_FUNCTION_INFO_V1(evpg_wait_for_position);
 PG_FUNCTION_INFO_V1(evpg_watch_projection);
 
 /* Returns how long to wait, in microseconds; NULL is without limit. */
@@ -63,7 +64,7 @@ get_timeout(FunctionCallInfo fcinfo, int arg)
 /* What is waited for, and how it is found out. */
 typedef struct AwaitedState
 {
-	char	   *name;
+	char	   *name;			/* NULL: the log */
 	char	   *key;
 	int64		position;
 	int64		after_version;
@@ -84,6 +85,8 @@ refuse_wait_in_writer(const AwaitedState *wait)
 	if (EvpgFenceIsHeld())
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_WAIT_IN_WRITER),
+				 wait->name == NULL ?
+				 errmsg("cannot wait for a position in a transaction that has appended events") :
 				 errmsg("cannot wait for \"%s\" in a transaction that has appended events", wait->name),
 				 errdetail("Consumers see its events when it has committed."),
 				 errhint("Commit first.")));
@@ -165,15 +168,14 @@ wait_until(bool (*condition) (const AwaitedState *wait), const AwaitedState *wai
 
 /*
  * Returns whether an inline projection or saga was given everything up to a position: the
- * event is seen, or no event can appear there any more.  A standby, and a
- * transaction whose snapshot is older than the stable position, can only look
- * for the event.
+ * event is seen, or no event can appear there any more.  A transaction whose snapshot
+ * is older than the stable position can only look for the event.
  */
 static bool
 position_is_decided(int64 position)
 {
 	return EvpgLogHasEvent(position) ||
-		(!RecoveryInProgress() && !IsolationUsesXactSnapshot() && EvpgFenceStablePosition(false) >= position);
+		(!IsolationUsesXactSnapshot() && EvpgFenceStablePosition(false) >= position);
 }
 
 /* Returns whether a projection or saga has reached a position. */
@@ -211,6 +213,27 @@ evpg_wait_for(PG_FUNCTION_ARGS)
 
 	wait.position = EvpgArgBigint(fcinfo, 1, "min_position");
 	PG_RETURN_BOOL(wait_until(consumer_has_reached, &wait, EvpgHashPair(wait.name, ""), get_timeout(fcinfo, 2)));
+}
+
+/* Returns whether the event at a position can be read, or none can appear there. */
+static bool
+log_has_reached(const AwaitedState *wait)
+{
+	return position_is_decided(wait->position);
+}
+
+/*
+ * evpg_wait_for_position
+ *		SQL: evpg_wait_for_position(min_position, timeout).  Waits until the event at a position can
+ *		be read here, or no event can appear there any more; returns false if the timeout
+ *		has passed.
+ */
+Datum
+evpg_wait_for_position(PG_FUNCTION_ARGS)
+{
+	AwaitedState wait = {.position = EvpgArgBigint(fcinfo, 0, "min_position")};
+
+	PG_RETURN_BOOL(wait_until(log_has_reached, &wait, EVPG_WAIT_EVENTS, get_timeout(fcinfo, 1)));
 }
 
 enum

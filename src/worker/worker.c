@@ -18,6 +18,7 @@
 #include "utils/timestamp.h"
 #include "worker/background_process.h"
 #include "worker/broadcaster.h"
+#include "worker/log_position.h"
 #include "worker/run_pass.h"
 #include "worker/worker.h"
 
@@ -69,6 +70,7 @@ run_worker_pass(void)
 {
 	begin_worker_transaction();
 	more_is_due = EvpgRunPass(commit_batch, &next_due_at);
+	EvpgLogPositionIfDue(&next_due_at);
 	commit_worker_transaction();
 	if (EVPG_MUTATION("woken_late"))
 		EvpgBackgroundProcess->woken = false;

@@ -233,7 +233,8 @@ SELECT format('SELECT %L, count(*), md5(string_agg(t::text, '','' ORDER BY t::te
 SQL
 	my $sequences = $node->safe_psql($database, <<'SQL');
 SELECT format('SELECT %L, last_value, is_called FROM %s;', oid::regclass, oid::regclass)
-  FROM pg_class WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'S' ORDER BY oid::regclass::text
+  FROM pg_class WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'S'
+   AND relname <> 'logged_position' ORDER BY oid::regclass::text
 SQL
 	return $node->safe_psql($database, "$tables\n$sequences");
 }
