@@ -47,7 +47,8 @@ is($session->query_safe('SELECT count(*) FROM evpg_read_all(0, stable_only => fa
 	'all events, without the stable position');
 is($standby->safe_psql('postgres', 'SELECT stable_position, last_position >= 6, blocker_pid FROM evpg.stat_stable_position'),
 	'0|t|', 'the primary has written no stable position: the view shows that [rule 9]');
-is($session->query_safe('SELECT count(*), evpg_stable_position() FROM evpg_read_all(0)'), '0|0', 'and readers end there [rule 9]');
+is($session->query_safe('SELECT count(*), evpg_stable_position() FROM evpg_read_all(0)'), '0|0',
+	'and readers end there [rule 9]');
 $primary->safe_psql('postgres', 'SELECT evpg_log_stable_position()');
 $primary->wait_for_catchup($standby);
 is($session->query_safe('SELECT count(*), evpg_stable_position() FROM evpg_read_all(0)'), '6|6',

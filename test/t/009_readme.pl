@@ -114,7 +114,8 @@ my %does_not_run = (
 	# the code is that of examples/consumers, see 053
 	'docs/consumers.md' => [ 'evpg-tail', '\{"position":', '(?:async function|def) ', '        (?:with|status, )' ],
 	'docs/operations.md' =>
-	  [ 'shared_preload_libraries', '-- at the primary', 'SELECT cron\.schedule', 'while true', '"\$(?:old|new|bin)/', 'sequences=' ],
+	  [ 'shared_preload_libraries', '-- at the primary',
+		'SELECT cron\.schedule', 'while true', '"\$(?:old|new|bin)/', 'sequences=' ],
 	'docs/projections.md' => ['\{"event": "delta"'],
 	'docs/reference.md' => [ 'evpg_\w+\(', 'SELECT evpg_inject\(e\.' ],
 	'docs/tour.md' => ['Asynchronous notification'],
