@@ -913,20 +913,37 @@ RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
 COMMENT ON FUNCTION evpg_operation_key(text, VARIADIC text[]) IS
   'returns a command_id derived from what an operation is about: equal parts give equal ids';
 
+CREATE FUNCTION evpg_condition(event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, after_position bigint DEFAULT 0,
+    aggregate_types text[] DEFAULT NULL) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.jsonb_build_array(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+  'aggregate_types', pg_catalog.to_jsonb(aggregate_types), 'event_types', pg_catalog.to_jsonb(event_types),
+  'tags', pg_catalog.to_jsonb(tags), 'after_position', after_position)));
+COMMENT ON FUNCTION evpg_condition(text[], text[], bigint, text[]) IS
+  'returns a condition of an append: that no event with all of the tags and one of the types exists after a position; '
+  'conditions are joined by ||';
+
+CREATE FUNCTION evpg_condition_position(condition jsonb)
+  RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_condition_position(jsonb) IS
+  'returns a position at or below which no further event that matches the condition can appear; read the events after '
+  'it was called, and append under a condition after it';
+
 CREATE FUNCTION evpg_append(aggregate_type text, aggregate_id text, events evpg.new_event[],
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
-    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
+    correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, condition jsonb DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 5;
-COMMENT ON FUNCTION evpg_append(text, text, evpg.new_event[], bigint, text, jsonb, text, text, text) IS
+COMMENT ON FUNCTION evpg_append(text, text, evpg.new_event[], bigint, text, jsonb, text, text, text, jsonb) IS
   'appends events that the caller has decided, without handler and invariant, and returns them';
 
 CREATE FUNCTION evpg_append_event(aggregate_type text, aggregate_id text, event_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
     correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL, tags text[] DEFAULT NULL, schema_version int DEFAULT 1,
-    occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, OUT version bigint, OUT "position" bigint)
+    occurred_at timestamptz DEFAULT NULL, event_id uuid DEFAULT NULL, condition jsonb DEFAULT NULL,
+    OUT version bigint, OUT "position" bigint)
   AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_append_event(text, text, text, jsonb, bigint, text, jsonb, text, text, text, text[], int,
-    timestamptz, uuid) IS
+    timestamptz, uuid, jsonb) IS
   'appends one event, as evpg_append does, and returns its place; not as (…).*, which appends one for each column';
 
 CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false,
@@ -1726,6 +1743,8 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_set_context', NULL, '{executor}'),
   ('routine', 'evpg_execute', NULL, '{executor}'),
   ('routine', 'evpg_try_execute', NULL, '{executor}'),
+  ('routine', 'evpg_condition', NULL, '{writer}'),
+  ('routine', 'evpg_condition_position', NULL, '{writer}'),
   ('routine', 'evpg_append', NULL, '{writer}'),
   ('routine', 'evpg_append_event', NULL, '{writer}'),
   ('routine', 'evpg_inject', NULL, '{relay}'),

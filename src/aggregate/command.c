@@ -38,9 +38,11 @@
 #include "base/subtransaction.h"
 #include "base/testing.h"
 #include "broadcast/event_frame.h"
+#include "log/condition.h"
 #include "log/early_release.h"
 #include "log/event_log.h"
 #include "log/fence.h"
+#include "log/tag_lock.h"
 #include "miscadmin.h"
 #include "projection/apply.h"
 #include "usercode/guard.h"
@@ -243,6 +245,8 @@ decide_and_write(CommandExecution *execution)
 
 	if (!fold_decision(command, stream, &decision, &state, outcome))
 		return true;
+
+	EvpgTagLockEvents(decision.events, decision.count);
 
 	/*
 	 * A transaction that has entered the fence knows all projections, see
@@ -515,6 +519,10 @@ append_to_stream(EvpgCommand *command, const EvpgAggregate *aggregate, EvpgEvent
 
 	if (!must_execute(command, &outcome->stream, hash, outcome))
 		return;
+	if (command->condition != NULL)
+		EvpgConditionEnforce(command->condition, events, count);
+	else
+		EvpgTagLockEvents(events, count);
 	outcome->status = EVPG_STATUS_NOOP;
 	if (count == 0)
 		return;

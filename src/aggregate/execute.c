@@ -23,6 +23,7 @@
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "log/condition.h"
 #include "log/early_release.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
@@ -203,6 +204,7 @@ typedef struct AppendArguments
 	int			actor;
 	int			correlation_id;
 	int			causation_id;
+	int			condition;
 } AppendArguments;
 
 /* Appends checked events as the other arguments of the call ask for; the outcome lives to the end of the call. */
@@ -226,6 +228,8 @@ append_with_arguments(FunctionCallInfo fcinfo, WriteCall *call, const char *writ
 	EvpgCommandCheck(&command);
 	EvpgCheckCallersMetadata(command.metadata);
 	EvpgCheckCallersCommandId(command.command_id);
+	if (!PG_ARGISNULL(args->condition))
+		command.condition = EvpgConditionFromJsonb(PG_GETARG_JSONB_P(args->condition));
 
 	EvpgContextFill(&command);
 	EvpgEnterUnpinned(&call->scope, writer);
@@ -242,7 +246,7 @@ append_with_arguments(FunctionCallInfo fcinfo, WriteCall *call, const char *writ
 Datum
 evpg_append(PG_FUNCTION_ARGS)
 {
-	static const AppendArguments args = {3, 4, 5, 6, 7, 8};
+	static const AppendArguments args = {3, 4, 5, 6, 7, 8, 9};
 	WriteCall	call;
 	EvpgOutcome outcome;
 	EvpgEvent  *events;
@@ -308,7 +312,7 @@ get_place_desc(FunctionCallInfo fcinfo)
 Datum
 evpg_append_event(PG_FUNCTION_ARGS)
 {
-	static const AppendArguments args = {4, 5, 6, 7, 8, 9};
+	static const AppendArguments args = {4, 5, 6, 7, 8, 9, 14};
 	WriteCall	call;
 	EvpgOutcome outcome;
 	EvpgEvent	event;

@@ -5,8 +5,7 @@
  *
  * docs/reference.md lists them for users.  Errors that PostgreSQL already has
  * a code for (a NULL argument, a missing privilege) use PostgreSQL's code.
- * Not in use yet: VE013 (conditions of an append), VE019 (events of a schema that
- * is not known).
+ * Not in use yet: VE019 (events of a schema that is not known).
  * A code is never given another meaning.
  *
  *-------------------------------------------------------------------------
@@ -28,6 +27,7 @@
 #define EVPG_ERRCODE_UNKNOWN_CONSUMER	MAKE_SQLSTATE('V', 'E', '0', '1', '0')
 #define EVPG_ERRCODE_INTERCEPTED		MAKE_SQLSTATE('V', 'E', '0', '1', '1')
 #define EVPG_ERRCODE_APPEND_ONLY		MAKE_SQLSTATE('V', 'E', '0', '1', '2')
+#define EVPG_ERRCODE_CONDITION			MAKE_SQLSTATE('V', 'E', '0', '1', '3')
 #define EVPG_ERRCODE_LIMIT				MAKE_SQLSTATE('V', 'E', '0', '1', '4')
 #define EVPG_ERRCODE_WAIT_IN_WRITER		MAKE_SQLSTATE('V', 'E', '0', '1', '5')
 #define EVPG_ERRCODE_OTHER_FILTER		MAKE_SQLSTATE('V', 'E', '0', '1', '6')

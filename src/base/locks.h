@@ -9,7 +9,7 @@
  * of 64 bits, which hashtextextended(name COLLATE "C", 0) computes too.
  *
  * One transaction takes them in this order: consumer, rebuild, part of a rebuild,
- * saga, instance, streams, the fence (a lock on table evpg.fence) with that of an appender,
+ * saga, instance, streams, tags, the fence (a lock on view evpg.fence) with that of an appender,
  * keys, a part of totals.  Workers and evpg_run wait for none of the first five: what
  * they do not get they leave for later.
  *
@@ -90,7 +90,15 @@ typedef enum EvpgLockClass
 	 * evpg.max_stream_locks of a transaction to its end, others to the end of
 	 * the command.
 	 */
-	EVPG_LOCK_STREAM = 17759
+	EVPG_LOCK_STREAM = 17759,
+
+	/*
+	 * A tag.  Its hash: a transaction that appends events with it
+	 * (RowExclusive), that checks that there are none (Share), or both
+	 * (ShareRowExclusive).  The first evpg.max_tag_locks of a transaction;
+	 * beyond, 0, which stands for all tags.
+	 */
+	EVPG_LOCK_TAG = 17760
 } EvpgLockClass;
 
 /* Locks of which a transaction keeps only so many, since the lock table is small. */
@@ -99,6 +107,7 @@ typedef enum EvpgCountedLock
 	EVPG_COUNTED_KEY,			/* EVPG_LOCK_KEY of an inline apply */
 	EVPG_COUNTED_INSTANCE,		/* EVPG_LOCK_INSTANCE */
 	EVPG_COUNTED_STREAM,		/* EVPG_LOCK_STREAM */
+	EVPG_COUNTED_TAG,			/* EVPG_LOCK_TAG */
 	EVPG_COUNTED_LOCKS
 } EvpgCountedLock;
 

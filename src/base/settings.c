@@ -29,6 +29,7 @@ int			EvpgMaxEvents;
 int			EvpgMaxJsonDepth;
 int			EvpgMaxKeyLocks;
 int			EvpgMaxStreamLocks;
+int			EvpgMaxTagLocks;
 int			EvpgMaxSagaDepth;
 char	   *EvpgMetadata;
 int			EvpgNaptime;
@@ -85,6 +86,11 @@ define_lock_settings(void)
 							"Most streams that one transaction keeps locked by advisory locks.",
 							"Further streams are guarded by what the transaction has appended to them.",
 							&EvpgMaxStreamLocks, 64, 0, 100000, PGC_SUSET,
+							0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evpg.max_tag_locks",
+							"Most tags that one transaction locks by advisory locks.",
+							"Beyond, one lock stands for all tags.",
+							&EvpgMaxTagLocks, 64, 0, 100000, PGC_SUSET,
 							0, NULL, NULL, NULL);
 }
 

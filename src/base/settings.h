@@ -21,6 +21,7 @@ extern int	EvpgMaxEvents;
 extern int	EvpgMaxJsonDepth;
 extern int	EvpgMaxKeyLocks;
 extern int	EvpgMaxStreamLocks;
+extern int	EvpgMaxTagLocks;
 extern int	EvpgMaxSagaDepth;
 extern char *EvpgMetadata;
 extern int	EvpgNaptime;

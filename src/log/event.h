@@ -64,6 +64,7 @@ typedef struct EvpgCommand
 	TimestampTz received_at;
 	const char *session_role;	/* of the session that asked; NULL: not known
 								 * yet */
+	const struct EvpgCondition *condition;	/* of an append; NULL: none */
 } EvpgCommand;
 
 /* evpg.event */

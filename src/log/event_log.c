@@ -382,19 +382,34 @@ stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	return wanted && id_is_wanted(filter, stream);
 }
 
-/* Returns whether an event has any of the wanted tags. */
-static bool
-tags_are_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
+/* Returns the tags of an event; those that are NULL, which a superuser has written, are none. */
+static List *
+list_tags(ArrayType *tags)
 {
-	List	   *wanted = scan->filter->tags;
-	MemoryContext old;
-	ArrayType  *tags;
 	Datum	   *elements;
 	bool	   *nulls;
 	int			count;
-	bool		found = false;
+	List	   *names = NIL;
 
-	if (wanted == NIL)
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		if (!nulls[i])
+			names = lappend(names, TextDatumGetCString(elements[i]));
+	return names;
+}
+
+/* Returns whether the tags of an event are wanted: one of some, all of others. */
+static bool
+tags_are_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
+{
+	const EvpgLogFilter *filter = scan->filter;
+	MemoryContext old;
+	ArrayType  *tags;
+	List	   *names;
+	ListCell   *cell;
+	bool		wanted;
+
+	if (filter->tags == NIL && filter->all_tags == NIL)
 		return true;
 	slot_getsomeattrs(slot, LOG_TAGS + 1);
 	if (slot->tts_isnull[LOG_TAGS])
@@ -402,11 +417,14 @@ tags_are_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 	MemoryContextReset(scan->event_context);
 	old = MemoryContextSwitchTo(scan->event_context);
 	tags = DatumGetArrayTypeP(slot->tts_values[LOG_TAGS]);
-	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
-	for (int i = 0; i < count && !found; i++)
-		found = !nulls[i] && EvpgNamesHave(wanted, TextDatumGetCString(elements[i]));
+	names = list_tags(tags);
+	wanted = filter->tags == NIL;
+	foreach(cell, names)
+		wanted |= EvpgNamesHave(filter->tags, lfirst(cell));
+	foreach(cell, filter->all_tags)
+		wanted &= names != NIL && EvpgNamesHave(names, lfirst(cell));
 	MemoryContextSwitchTo(old);
-	return found;
+	return wanted;
 }
 
 /* Fetches the next event of all sources, in order of position; NULL at the end. */

@@ -24,6 +24,7 @@ typedef struct EvpgLogFilter
 	List	   *aggregate_types;	/* NIL: all, as the next one */
 	List	   *event_types;
 	List	   *tags;			/* any of them */
+	List	   *all_tags;		/* all of them; NIL: any */
 	List	   *aggregate_ids;
 	const char *id_prefix;		/* NULL: all; else this id, and those that
 								 * continue it after a colon */

@@ -161,6 +161,18 @@ compute_stable_position(const EvpgCatalog *catalog, int64 drawn)
 	return position;
 }
 
+/* Raises 25000 above READ COMMITTED, where the snapshot may not show what is committed up to a position. */
+void
+EvpgFenceRefuseStale(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("the stable position needs isolation level READ COMMITTED"),
+				 errdetail("The snapshot of this transaction may be older than the position."),
+				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
+}
+
 /*
  * Returns the stable position of a standby, which only has WAL that is durable
  * where it comes from.  It is never above the sequence, which the database of a copy may
@@ -195,13 +207,7 @@ find_stable_position(bool wait, XLogRecPtr *lsn)
 	int64		wanted;
 	int64		position;
 
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("the stable position needs isolation level READ COMMITTED"),
-				 errdetail("The snapshot of this transaction may be older than the position."),
-				 errhint("Use READ COMMITTED, or read with stable_only => false.")));
-
+	EvpgFenceRefuseStale();
 	if (RecoveryInProgress())
 		return read_replayed_position(lsn);
 	wanted = EvpgPositionReadLast(lsn);

@@ -10,6 +10,7 @@
 
 extern void EvpgFenceEnter(void);
 extern int64 EvpgFenceDrawPositions(int count);
+extern void EvpgFenceRefuseStale(void);
 extern int64 EvpgFenceLastDrawn(void);
 extern bool EvpgFenceIsHeld(void);
 extern int64 EvpgFenceStablePosition(bool wait);
