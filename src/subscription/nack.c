@@ -6,7 +6,9 @@
  * A consumer processes the events of a batch in order, so it has done what is before the
  * event: a nack acknowledges that.  An event that is to be tried again makes its partition
  * free, from that event on, when the pause is over; one that is parked holds the later
- * events of its stream, those that are in flight as well.
+ * events of its stream, those that are in flight as well.  If it is parked because it was
+ * tried too often, its partition becomes free, too: its consumer cannot know that, and
+ * drops the rest of the partition.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +18,7 @@
 #include "base/catalog.h"
 #include "base/clock.h"
 #include "base/retry.h"
+#include "base/wakeup.h"
 #include "subscription/group.h"
 #include "subscription/replay.h"
 #include "usercode/guard.h"
@@ -46,6 +49,7 @@ typedef struct Nack
 	EvpgPartition *partition;
 	int			attempts;		/* at the event */
 	int64		acked_before;	/* by the lease */
+	int64		handed_before;	/* under it */
 } Nack;
 
 static NackAction
@@ -77,6 +81,15 @@ event_is_in_flight(Nack *nack)
 	return nack->partition->slot == own->slot && nack->position > nack->partition->checkpoint;
 }
 
+/* Makes the partition of the event free after a position: what is in flight of it comes again. */
+static void
+release_partition(const Nack *nack, int64 checkpoint)
+{
+	nack->partition->checkpoint = checkpoint;
+	nack->partition->slot = EVPG_NO_SLOT;
+	EvpgPartitionWrite(nack->partition);
+}
+
 /* Makes the partition of the event free from the event on, but not before the pause is over. */
 static void
 retry_event(const Nack *nack)
@@ -84,14 +97,12 @@ retry_event(const Nack *nack)
 	const EvpgSubscription *subscription = nack->subscription;
 	EvpgPartition *partition = nack->partition;
 
-	partition->checkpoint = nack->position - 1;
-	partition->slot = EVPG_NO_SLOT;
 	partition->cautious_to = Max(partition->cautious_to, nack->position);
 	partition->attempt_position = nack->position;
 	partition->attempts = nack->attempts;
 	partition->retry_at = nack->delay >= 0 ? EvpgClockNow() + nack->delay :
 		EvpgRetryAfterBackoff(nack->attempts, subscription->backoff, subscription->max_backoff);
-	EvpgPartitionWrite(partition);
+	release_partition(nack, nack->position - 1);
 }
 
 /* Parks the event, and behind it the later ones of its stream that are in flight. */
@@ -104,7 +115,7 @@ park_event(const Nack *nack, const char *reason)
 
 	EvpgParkedStreamInsert(nack->subscription->name, &nack->event, nack->attempts, reason);
 	filter.after = nack->position;
-	filter.upto = nack->group.own->handed;
+	filter.upto = nack->handed_before;
 	filter.aggregate_types = list_make1(unconstify(char *, nack->event.aggregate_type));
 	filter.aggregate_ids = list_make1(unconstify(char *, nack->event.aggregate_id));
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -131,8 +142,12 @@ put_event_back(const Nack *nack)
 			if (nack->attempts < nack->subscription->max_attempts)
 				retry_event(nack);
 			else
+			{
 				park_event(nack, nack->reason != NULL ? nack->reason :
 						   psprintf("it was given back in %d attempts", nack->attempts));
+				release_partition(nack, nack->position);
+				EvpgWakeWaitersAtCommit(EVPG_WAIT_EVENTS);
+			}
 			break;
 		case NACK_PARK:
 			park_event(nack, nack->reason != NULL ? nack->reason : "it was parked by its consumer");
@@ -151,6 +166,7 @@ write_lease(Nack *nack)
 	EvpgLease  *own = nack->group.own;
 
 	nack->acked_before = own->acked;
+	nack->handed_before = own->handed;
 	/* No other partition has an event at this position. */
 	own->acked = nack->position;
 	if (nack->action == NACK_RETRY && nack->group.held == 1)

@@ -408,7 +408,7 @@ class Model:
                         raise Wrong('event %d is not parked behind %d' % (other, position))
                     session.set(self.world.aside, other, 'parked')
             session.flight = [f for f in session.flight if f[1] != stream]
-        else:
+        if action == 'retry':
             session.flight = [f for f in session.flight if f[2] != partition]
 
     def parked(self, session):
