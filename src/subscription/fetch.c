@@ -40,6 +40,9 @@ PG_FUNCTION_INFO_V1(evpg_fetch);
 /* Limits of the arguments. */
 #define MAX_EVENTS 100000
 
+/* So many events are parked at most by one call; the next one goes on behind them. */
+#define MAX_PARKINGS 10000
+
 /* That only events of others were passed is written down after so long, in microseconds. */
 #define MAX_UNWRITTEN_TIME USECS_PER_SEC
 
@@ -62,14 +65,6 @@ typedef struct Fetch
 	int64		lease;			/* 0: none was given */
 } Fetch;
 
-/* An event that is going to be parked. */
-typedef struct Parking
-{
-	EvpgEvent	event;
-	int			attempts;
-	const char *reason;			/* NULL: it waits behind another one */
-} Parking;
-
 /* What a scan of the log has found. */
 typedef struct Handout
 {
@@ -83,7 +78,7 @@ typedef struct Handout
 	int64		last;			/* position of the last of them */
 	int64		reached;		/* there are no more up to here */
 	EvpgPartition *counted;		/* whose attempts were counted; NULL: none */
-	List	   *parkings;
+	List	   *parkings;		/* EvpgParking * */
 	bool		any_due;		/* some of them are parked, and due */
 } Handout;
 
@@ -117,17 +112,12 @@ return_delivery(Handout *handout, const EvpgEvent *event, int partition, int att
 	handout->last = event->position;
 }
 
-/* Notes that an event is going to be parked, and holds its stream. */
-static void
+/* Notes that an event is going to be parked; returns whether the scan goes on. */
+static bool
 plan_parking(Handout *handout, const EvpgEvent *event, int attempts, const char *reason)
 {
-	Parking    *parking = palloc(sizeof(Parking));
-
-	EvpgEventCopy(event, &parking->event);
-	parking->attempts = attempts;
-	parking->reason = reason;
-	handout->parkings = lappend(handout->parkings, parking);
-	EvpgParkedStreamsHold(handout->streams, event);
+	handout->parkings = lappend(handout->parkings, EvpgParkingPlan(handout->streams, event, attempts, reason));
+	return list_length(handout->parkings) < MAX_PARKINGS;
 }
 
 /*
@@ -142,10 +132,7 @@ hand_out_alone(Handout *handout, EvpgPartition *partition, const EvpgEvent *even
 	if (handout->events > 0)
 		return false;
 	if (before >= handout->group->subscription->max_attempts)
-	{
-		plan_parking(handout, event, before, psprintf("it was not acknowledged in %d attempts", before));
-		return true;
-	}
+		return plan_parking(handout, event, before, psprintf("it was not acknowledged in %d attempts", before));
 	partition->attempt_position = event->position;
 	partition->attempts = before + 1;
 	handout->counted = partition;
@@ -169,8 +156,7 @@ hand_out_event(Handout *handout, const EvpgEvent *event)
 		case EVPG_PARKED_ALREADY:
 			return true;
 		case EVPG_PARKED_BEHIND:
-			plan_parking(handout, event, 0, NULL);
-			return true;
+			return plan_parking(handout, event, 0, NULL);
 		case EVPG_PARKED_DUE:
 			handout->any_due = true;
 			break;
@@ -254,7 +240,6 @@ write_handout(const Handout *handout)
 	const EvpgGroup *group = handout->group;
 	EvpgLease  *own = group->own;
 	int64		handed_before = own->handed;
-	ListCell   *cell;
 
 	if (handout->events > 0)
 		own->handed = handout->last;
@@ -265,12 +250,8 @@ write_handout(const Handout *handout)
 	own->until = group->now + group->subscription->lease_time;
 	if (!EvpgLeaseTryWrite(own, false))
 		return false;
-	foreach(cell, handout->parkings)
-	{
-		const Parking *parking = lfirst(cell);
-
-		EvpgParkedStreamInsert(group->subscription->name, &parking->event, parking->attempts, parking->reason);
-	}
+	if (handout->parkings != NIL)
+		EvpgParkedStreamInsert(group->subscription->name, handout->parkings);
 	if (handout->any_due && !own->replaying)
 		EvpgReplayForget(group->subscription, own->slot, handed_before, own->handed, false);
 	if (handout->counted != NULL)
@@ -320,7 +301,11 @@ hand_out(const Fetch *fetch, EvpgGroup *group, EvpgParkedStreams *streams, bool 
 		handout.row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
 		if (group->own->replaying)
 			replay_parked_events(&handout);
-		/* The stable position may have gone back (fence.c), behind what is done. */
+
+		/*
+		 * The stable position may have gone back (fence.c), behind what is
+		 * done.
+		 */
 		else if (upto > group->own->handed)
 			scan_for_handout(&handout, upto);
 		MemoryContextDelete(handout.row);

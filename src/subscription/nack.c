@@ -109,11 +109,13 @@ retry_event(const Nack *nack)
 static void
 park_event(const Nack *nack, const char *reason)
 {
+	const char *name = nack->subscription->name;
+	EvpgParkedStreams *streams = EvpgParkedStreamsRead(name, nack->acked_before);
+	List	   *parkings = list_make1(EvpgParkingPlan(streams, &nack->event, nack->attempts, reason));
 	EvpgLogFilter filter = nack->subscription->filter;
 	EvpgLogScan *scan;
 	EvpgEvent	event;
 
-	EvpgParkedStreamInsert(nack->subscription->name, &nack->event, nack->attempts, reason);
 	filter.after = nack->position;
 	filter.upto = nack->handed_before;
 	filter.aggregate_types = list_make1(unconstify(char *, nack->event.aggregate_type));
@@ -123,11 +125,13 @@ park_event(const Nack *nack, const char *reason)
 	{
 		scan = EvpgLogScanAll(&filter);
 		while (EvpgLogScanNext(scan, &event))
-			EvpgParkedStreamInsert(nack->subscription->name, &event, 0, NULL);
+			if (EvpgParkedStreamsJudge(streams, &event) == EVPG_PARKED_BEHIND)
+				parkings = lappend(parkings, EvpgParkingPlan(streams, &event, 0, NULL));
 		filter.after = EvpgLogScanReached(scan);
 		EvpgLogScanEnd(scan);
 	}
 	PopActiveSnapshot();
+	EvpgParkedStreamInsert(name, parkings);
 }
 
 /* Does with the event what the call asks for; the lease is written. */

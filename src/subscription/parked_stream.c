@@ -16,6 +16,7 @@
 
 #include "base/arguments.h"
 #include "base/catalog.h"
+#include "base/names.h"
 #include "base/row_scan.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
@@ -24,6 +25,7 @@
 #include "log/event_log.h"
 #include "miscadmin.h"
 #include "subscription/parked_stream.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 
@@ -158,17 +160,25 @@ EvpgParkedStreamsRead(const char *subscription, int64 after)
 	return streams;
 }
 
-/* Returns whether an earlier event of a stream than one at a position is parked. */
+/* Returns whether an event of a stream is going to be parked. */
 static bool
-stream_is_held(const EvpgParkedStreams *streams, char *key, int64 position)
+stream_is_held_since(const EvpgParkedStreams *streams, const char *key)
 {
-	int			low = 0;
-	int			high = streams->holding;
 	ListCell   *cell;
 
 	foreach(cell, streams->held)
 		if (strcmp(lfirst(cell), key) == 0)
 		return true;
+	return false;
+}
+
+/* Returns whether an earlier event of a stream than one at a position is parked. */
+static bool
+stream_is_held(const EvpgParkedStreams *streams, const char *key, int64 position)
+{
+	int			low = 0;
+	int			high = streams->holding;
+
 	while (low < high)
 	{
 		int			middle = (low + high) / 2;
@@ -187,22 +197,41 @@ EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event)
 {
 	EvpgParkedRow wanted = {.position = event->position};
 	EvpgParkedRow *row;
+	const char *key;
 
 	if (streams->rows == 0 && streams->held == NIL)
 		return EVPG_PARKED_NOT;
 	row = streams->rows == 0 ? NULL :
 		bsearch(&wanted, streams->by_position, streams->rows, sizeof(EvpgParkedRow), compare_parked_positions);
+	if (row != NULL && !row->due)
+		return EVPG_PARKED_ALREADY;
+	key = EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id);
+	if (stream_is_held_since(streams, key))
+		return row != NULL ? EVPG_PARKED_ALREADY : EVPG_PARKED_BEHIND;
 	if (row != NULL)
-		return row->due ? EVPG_PARKED_DUE : EVPG_PARKED_ALREADY;
-	return stream_is_held(streams, EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id), event->position) ?
-		EVPG_PARKED_BEHIND : EVPG_PARKED_NOT;
+		return EVPG_PARKED_DUE;
+	return stream_is_held(streams, key, event->position) ? EVPG_PARKED_BEHIND : EVPG_PARKED_NOT;
 }
 
-/* Holds the stream of an event, which the caller is going to park, for those that are judged later. */
-void
-EvpgParkedStreamsHold(EvpgParkedStreams *streams, const EvpgEvent *event)
+/*
+ * EvpgParkingPlan
+ *		Returns an event as one that is going to be parked, in CurrentMemoryContext; reason is
+ *		NULL if it waits behind another one of its stream.  Later events of the stream are
+ *		judged accordingly.
+ */
+EvpgParking *
+EvpgParkingPlan(EvpgParkedStreams *streams, const EvpgEvent *event, int attempts, const char *reason)
 {
-	streams->held = lappend(streams->held, EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id));
+	EvpgParking *parking = palloc(sizeof(EvpgParking));
+
+	parking->position = event->position;
+	parking->key = EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id);
+	parking->attempts = attempts;
+	parking->reason = reason;
+	/* The stream of one that waits is held already. */
+	if (reason != NULL)
+		streams->held = lappend(streams->held, parking->key);
+	return parking;
 }
 
 static EvpgStatement park_again = {
@@ -220,25 +249,60 @@ static EvpgStatement insert_parked_row = {
 	.types = {TEXTOID, INT8OID, TEXTOID, INT4OID, TEXTOID}
 };
 
-/*
- * EvpgParkedStreamInsert
- *		Parks an event of a subscription; reason is NULL if it waits behind another one of
- *		its stream.  If it was due again, it and the later ones of its stream are no longer.
- */
-void
-EvpgParkedStreamInsert(const char *subscription, const EvpgEvent *event, int attempts, const char *reason)
+/* Parks an event that holds its stream; those of the stream that were due are no longer. */
+static void
+insert_parking(const char *subscription, const EvpgParking * parking)
 {
 	Datum		values[5] = {
 		CStringGetTextDatum(subscription),
-		Int64GetDatum(event->position),
-		CStringGetTextDatum(EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id)),
-		Int32GetDatum(attempts)
+		Int64GetDatum(parking->position),
+		CStringGetTextDatum(parking->key),
+		Int32GetDatum(parking->attempts)
 	};
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
 
-	EvpgParameterText(values, nulls, 4, reason);
+	EvpgParameterText(values, nulls, 4, parking->reason);
 	EvpgStatementExecute(&park_again, values, nulls);
 	EvpgStatementExecute(&insert_parked_row, values, nulls);
+}
+
+static EvpgStatement insert_followers = {
+	.text = "INSERT INTO evpg.parked_event (name, position, key, attempts)"
+	" SELECT $1, f.position, f.key, 0 FROM ROWS FROM (unnest($2), unnest($3)) AS f (position, key)",
+	.types = {TEXTOID, INT8ARRAYOID, TEXTARRAYOID}
+};
+
+/*
+ * EvpgParkedStreamInsert
+ *		Parks events of a subscription (EvpgParking *).  Those that wait behind others were
+ *		judged not to be parked yet, after the lease of their partition was read or written.
+ */
+void
+EvpgParkedStreamInsert(const char *subscription, List *parkings)
+{
+	Datum	   *positions = palloc(sizeof(Datum) * Max(list_length(parkings), 1));
+	List	   *keys = NIL;
+	Datum		values[3];
+	ListCell   *cell;
+
+	foreach(cell, parkings)
+	{
+		EvpgParking *parking = lfirst(cell);
+
+		if (parking->reason != NULL)
+		{
+			insert_parking(subscription, parking);
+			continue;
+		}
+		positions[list_length(keys)] = Int64GetDatum(parking->position);
+		keys = lappend(keys, parking->key);
+	}
+	if (keys == NIL)
+		return;
+	values[0] = CStringGetTextDatum(subscription);
+	values[1] = PointerGetDatum(construct_array(positions, list_length(keys), INT8OID, 8, true, TYPALIGN_DOUBLE));
+	values[2] = EvpgNamesToArray(keys);
+	EvpgStatementExecute(&insert_followers, values, NULL);
 }
 
 static EvpgStatement skip_parked_row = {

@@ -29,8 +29,18 @@ typedef struct EvpgParkedStreams
 	EvpgParkedRow *by_key;		/* those that hold, in order of key and
 								 * position */
 	int			holding;
-	List	   *held;			/* keys of what was parked since (char *) */
+	List	   *held;			/* keys of what is parked since (char *) */
 } EvpgParkedStreams;
+
+/* An event that is going to be parked. */
+typedef struct EvpgParking
+{
+	int64		position;
+	char	   *key;
+	int			attempts;
+	const char *reason;			/* NULL: it waits behind another one of its
+								 * stream */
+}			EvpgParking;
 
 /* What is to be done with an event. */
 typedef enum EvpgParkedVerdict
@@ -46,8 +56,8 @@ extern char *EvpgParkedStreamKey(const char *aggregate_type, const char *aggrega
 extern int	EvpgParkedStreamPartition(const char *key, int partitions);
 extern EvpgParkedStreams *EvpgParkedStreamsRead(const char *subscription, int64 after);
 extern EvpgParkedVerdict EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event);
-extern void EvpgParkedStreamsHold(EvpgParkedStreams *streams, const EvpgEvent *event);
-extern void EvpgParkedStreamInsert(const char *subscription, const EvpgEvent *event, int attempts, const char *reason);
+extern EvpgParking * EvpgParkingPlan(EvpgParkedStreams *streams, const EvpgEvent *event, int attempts, const char *reason);
+extern void EvpgParkedStreamInsert(const char *subscription, List *parkings);
 extern void EvpgParkedStreamSkip(const char *subscription, const EvpgEvent *event, int attempts, const char *reason);
 
 #endif							/* EVPG_PARKED_STREAM_H */

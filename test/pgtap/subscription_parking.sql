@@ -1,0 +1,42 @@
+-- subscription_parking.sql: how events of subscriptions are parked: many of one stream, and those that come back.
+
+\ir include/setup.sql
+\ir include/subscriptions.sql
+SELECT plan(12);
+
+CREATE FUNCTION parked(subscription text) RETURNS text LANGUAGE sql AS $$
+  SELECT string_agg(e.aggregate_id || ':' || e.version || CASE WHEN p.due THEN '!' ELSE '' END, ' ' ORDER BY e."position")
+    FROM evpg.parked_event p JOIN evpg.event e USING ("position") WHERE p.name = subscription AND p.skip_reason IS NULL
+$$;
+CREATE FUNCTION first_in_flight(subscription text, name text) RETURNS bigint LANGUAGE sql AS $$
+  SELECT min(e."position") FROM evpg.event e JOIN evpg.subscription_lease l ON e."position" > l.acked
+   WHERE l.subscription = first_in_flight.subscription AND l.consumer = name
+$$;
+
+-- ------------------------------------------------------------------ a replay that fails
+
+SELECT evpg_create_subscription('again', max_attempts => 2) \g /dev/null
+SELECT append(1), append(1) \g /dev/null
+SELECT is(fetched('again', 'a'), 's1:1 s1:2');
+SELECT ok(evpg_nack('again', lease_of('again', 'a'), first_in_flight('again', 'a'), 'park'), 'an event is parked');
+SELECT is(evpg_replay_parked('again'), 2::bigint, 'it and the later one are to be replayed');
+SELECT ok(done('again', 'a'));
+SELECT is(fetched('again', 'a'), 's1:1 s1:2', 'both come again');
+SELECT is(fetched('again', 'a'), 's1:1*2', 'the first one alone when they were not acknowledged');
+SELECT is(fetched('again', 'a'), NULL, 'after max_attempts it is parked again, and not followed by the later one [rule 20]');
+SELECT is(parked('again'), 's1:1 s1:2', 'but waits behind it [rule 20]');
+
+-- ------------------------------------------------------------------ many events behind one
+
+SELECT evpg_create_subscription('hot', start_at => 'now') \g /dev/null
+SELECT evpg_append_event('thing', 'hot', 'Made') \g /dev/null
+SELECT evpg_nack('hot', lease, "position", 'park') FROM evpg_fetch('hot', 'a') \g /dev/null
+SELECT count(*) FROM generate_series(1, 11) AS n, LATERAL evpg_append('thing', 'hot',
+  array_fill(evpg_event('Made'), ARRAY[1000 + 0 * n])) \g /dev/null
+SELECT evpg_append_event('thing', 'cold', 'Made') \g /dev/null
+SELECT is(fetched('hot', 'a'), NULL, 'a fetch that comes to many events behind a parked one stops');
+SELECT is((SELECT count(*) FROM evpg.parked_event WHERE name = 'hot'), 10001::bigint, 'after it has parked 10,000 of them');
+SELECT is(fetched('hot', 'a'), 'cold:1', 'the next one goes on behind them [rule 20]');
+SELECT is((SELECT count(*) FROM evpg.parked_event WHERE name = 'hot'), 11001::bigint, 'and parks the rest [rule 20]');
+
+SELECT * FROM finish();
