@@ -122,16 +122,18 @@ plan_parking(Handout *handout, const EvpgEvent *event, int attempts, const char 
 
 /*
  * Hands out an event that was handed out before, alone, or plans to park it after too many
- * attempts.  Returns whether the scan goes on.
+ * attempts, the last of which it was alone: in a batch it may never have had its turn.
+ * Returns whether the scan goes on.
  */
 static bool
 hand_out_alone(Handout *handout, EvpgPartition *partition, const EvpgEvent *event)
 {
-	int			before = partition->attempt_position == event->position ? partition->attempts : 1;
+	bool		was_alone = (partition->attempt_position == event->position);
+	int			before = was_alone ? partition->attempts : 1;
 
 	if (handout->events > 0)
 		return false;
-	if (before >= handout->group->subscription->max_attempts)
+	if (was_alone && before >= handout->group->subscription->max_attempts)
 		return plan_parking(handout, event, before, psprintf("it was not acknowledged in %d attempts", before));
 	partition->attempt_position = event->position;
 	partition->attempts = before + 1;

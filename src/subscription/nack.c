@@ -148,7 +148,7 @@ put_event_back(const Nack *nack)
 			else
 			{
 				park_event(nack, nack->reason != NULL ? nack->reason :
-						   psprintf("it was given back in %d attempts", nack->attempts));
+						   psprintf("it was given back in %d attempt%s", nack->attempts, nack->attempts == 1 ? "" : "s"));
 				release_partition(nack, nack->position);
 				EvpgWakeWaitersAtCommit(EVPG_WAIT_EVENTS);
 			}

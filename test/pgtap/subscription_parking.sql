@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(12);
+SELECT plan(20);
 
 CREATE FUNCTION parked(subscription text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(e.aggregate_id || ':' || e.version || CASE WHEN p.due THEN '!' ELSE '' END, ' ' ORDER BY e."position")
@@ -25,6 +25,24 @@ SELECT is(fetched('again', 'a'), 's1:1 s1:2', 'both come again');
 SELECT is(fetched('again', 'a'), 's1:1*2', 'the first one alone when they were not acknowledged');
 SELECT is(fetched('again', 'a'), NULL, 'after max_attempts it is parked again, and not followed by the later one [rule 20]');
 SELECT is(parked('again'), 's1:1 s1:2', 'but waits behind it [rule 20]');
+
+-- ------------------------------------------------------------------ one attempt
+
+SELECT evpg_create_subscription('once', start_at => 'now', max_attempts => 1) \g /dev/null
+SELECT append(3) \g /dev/null
+SELECT is(fetched('once', 'a'), 's1:3 s2:1 s3:1');
+SELECT is(fetched('once', 'a'), 's1:3*2', 'with one attempt, too, an event of a lost batch is tried alone [rule 20]');
+SELECT is(fetched('once', 'a'), 's2:1*2', 'then it is parked, and the one behind it is tried [rule 20]');
+SELECT is((SELECT string_agg(error, ', ') FROM evpg.parked_event WHERE name = 'once'),
+  'it was not acknowledged in 2 attempts', 'alone it has failed');
+SELECT ok(done('once', 'a'));
+SELECT ok(evpg_nack('once', lease, "position"), 'an event is given back') FROM evpg_fetch('once', 'a');
+SELECT is((SELECT error FROM evpg.parked_event WHERE name = 'once' ORDER BY "position" DESC LIMIT 1),
+  'it was given back in 2 attempts', 'and parked [rule 20]');
+SELECT fetched('once', 'a'), done('once', 'a'), evpg_append_event('thing', 'new', 'Made') \g /dev/null
+SELECT evpg_nack('once', lease, "position") FROM evpg_fetch('once', 'a') \g /dev/null
+SELECT is((SELECT error FROM evpg.parked_event WHERE name = 'once' ORDER BY "position" DESC LIMIT 1),
+  'it was given back in 1 attempt', 'one that its consumer gives back is parked after its only attempt [rule 20]');
 
 -- ------------------------------------------------------------------ many events behind one
 
