@@ -334,7 +334,8 @@ class Model:
                     raise Wrong('event %d is handed out, but %d of its stream is parked' % (position, earlier))
                 if earlier not in world.done and earlier not in world.aside and earlier not in flying:
                     raise Wrong('event %d is handed out before %d of its stream' % (position, earlier))
-            if attempt > self.max_attempts:
+            # an event of a lost batch is tried alone in any case
+            if attempt > max(self.max_attempts, 2):
                 raise Wrong('attempt %d of %d' % (attempt, self.max_attempts))
             if attempt > 1 and len(rows) > 1:
                 raise Wrong('attempt %d is not alone' % attempt)
