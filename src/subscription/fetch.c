@@ -120,24 +120,33 @@ plan_parking(Handout *handout, const EvpgEvent *event, int attempts, const char 
 	return list_length(handout->parkings) < MAX_PARKINGS;
 }
 
+/* Returns how often an event was handed out before, if it was; one that is parked and due begins anew. */
+static int
+count_attempts_before(const Handout *handout, const EvpgPartition *partition, const EvpgEvent *event, bool due)
+{
+	if (due)
+		return EvpgParkedStreamsFind(handout->streams, event->position)->attempts;
+	return partition->attempt_position == event->position ? partition->attempts : 1;
+}
+
 /*
- * Hands out an event that was handed out before, alone, or plans to park it after too many
- * attempts, the last of which it was alone: in a batch it may never have had its turn.
- * Returns whether the scan goes on.
+ * Hands out an event alone that was handed out before, so many times, or plans to park it
+ * after too many attempts, the last of which it was alone, so not the first one: in a batch
+ * it may never have had its turn.  Returns whether the scan goes on.
  */
 static bool
-hand_out_alone(Handout *handout, EvpgPartition *partition, const EvpgEvent *event)
+hand_out_alone(Handout *handout, EvpgPartition *partition, const EvpgEvent *event, int before)
 {
-	bool		was_alone = (partition->attempt_position == event->position);
-	int			before = was_alone ? partition->attempts : 1;
-
 	if (handout->events > 0)
 		return false;
-	if (was_alone && before >= handout->group->subscription->max_attempts)
+	if (before >= Max(handout->group->subscription->max_attempts, 2))
 		return plan_parking(handout, event, before, psprintf("it was not acknowledged in %d attempts", before));
-	partition->attempt_position = event->position;
-	partition->attempts = before + 1;
-	handout->counted = partition;
+	if (!handout->group->own->replaying)
+	{
+		partition->attempt_position = event->position;
+		partition->attempts = before + 1;
+		handout->counted = partition;
+	}
 	return_delivery(handout, event, partition->number, before + 1);
 	return false;
 }
@@ -149,6 +158,8 @@ hand_out_event(Handout *handout, const EvpgEvent *event)
 	const EvpgGroup *group = handout->group;
 	EvpgPartition *partition =
 	&group->partitions[EvpgLogPartOfKey(event->aggregate_id, group->subscription->partitions)];
+	bool		due = false;
+	int			before;
 	int64		bytes;
 
 	if (event->position <= partition->checkpoint)
@@ -160,13 +171,14 @@ hand_out_event(Handout *handout, const EvpgEvent *event)
 		case EVPG_PARKED_BEHIND:
 			return plan_parking(handout, event, 0, NULL);
 		case EVPG_PARKED_DUE:
-			handout->any_due = true;
+			handout->any_due = due = true;
 			break;
 		case EVPG_PARKED_NOT:
 			break;
 	}
-	if (event->position <= partition->cautious_to)
-		return hand_out_alone(handout, partition, event);
+	before = count_attempts_before(handout, partition, event, due);
+	if (group->own->replaying ? before > 0 : event->position <= partition->cautious_to)
+		return hand_out_alone(handout, partition, event, before);
 	bytes = get_event_bytes(event);
 	if (handout->events > 0 && handout->bytes + bytes > handout->fetch->max_bytes)
 		return false;
@@ -223,8 +235,10 @@ scan_for_handout(Handout *handout, int64 upto)
 
 /* Returns whether an event that was handed out again is still in flight: no other is handed out meanwhile. */
 static bool
-tries_event(const EvpgGroup *group)
+tries_event(const EvpgGroup *group, const EvpgParkedStreams *streams)
 {
+	if (group->own->replaying)
+		return EvpgReplayTriesEvent(group, streams);
 	for (int i = 0; EvpgLeaseInFlight(group->own) && i < group->subscription->partitions; i++)
 		if (group->partitions[i].slot == group->own->slot &&
 			group->partitions[i].cautious_to > EvpgGroupCheckpoint(group, &group->partitions[i]))
@@ -254,7 +268,9 @@ write_handout(const Handout *handout)
 		return false;
 	if (handout->parkings != NIL)
 		EvpgParkedStreamInsert(group->subscription->name, handout->parkings);
-	if (handout->any_due && !own->replaying)
+	if (handout->any_due && own->replaying)
+		EvpgReplayCount(group->subscription, own->slot, handed_before, own->handed);
+	else if (handout->any_due)
 		EvpgReplayForget(group->subscription, own->slot, handed_before, own->handed, false);
 	if (handout->counted != NULL)
 		EvpgPartitionWrite(handout->counted);
@@ -296,7 +312,7 @@ hand_out(const Fetch *fetch, EvpgGroup *group, EvpgParkedStreams *streams, bool 
 
 	if (fetch->lease == 0)
 		handout.lease = EvpgLeaseNewNumber(group->own->slot);
-	if (group->held > 0 && !tries_event(group))
+	if (group->held > 0 && !tries_event(group, streams))
 	{
 		int64		upto = EvpgFenceDurablePosition(wait);
 

@@ -77,14 +77,21 @@ event_is_in_flight(Nack *nack)
 		!EvpgSubscriptionReadEvent(nack->subscription, nack->position, &nack->event))
 		return false;
 	nack->partition = &nack->group.partitions[EvpgLogPartOfKey(nack->event.aggregate_id, nack->subscription->partitions)];
-	nack->attempts = nack->partition->attempt_position == nack->position ? nack->partition->attempts : 1;
-	return nack->partition->slot == own->slot && nack->position > nack->partition->checkpoint;
+	if (nack->partition->slot != own->slot || nack->position <= nack->partition->checkpoint)
+		return false;
+	if (own->replaying)
+		nack->attempts = EvpgReplayAttempts(nack->subscription->name, nack->position);
+	else
+		nack->attempts = nack->partition->attempt_position == nack->position ? nack->partition->attempts : 1;
+	return nack->attempts > 0;
 }
 
 /* Makes the partition of the event free after a position: what is in flight of it comes again. */
 static void
 release_partition(const Nack *nack, int64 checkpoint)
 {
+	if (nack->group.own->replaying)
+		EvpgReplayUncount(nack->subscription, nack->partition->number, nack->position, nack->handed_before);
 	nack->partition->checkpoint = checkpoint;
 	nack->partition->slot = EVPG_NO_SLOT;
 	EvpgPartitionWrite(nack->partition);
@@ -97,9 +104,13 @@ retry_event(const Nack *nack)
 	const EvpgSubscription *subscription = nack->subscription;
 	EvpgPartition *partition = nack->partition;
 
-	partition->cautious_to = Max(partition->cautious_to, nack->position);
-	partition->attempt_position = nack->position;
-	partition->attempts = nack->attempts;
+	/* What is replayed has its attempts in its own row. */
+	if (!nack->group.own->replaying)
+	{
+		partition->cautious_to = Max(partition->cautious_to, nack->position);
+		partition->attempt_position = nack->position;
+		partition->attempts = nack->attempts;
+	}
 	partition->retry_at = nack->delay >= 0 ? EvpgClockNow() + nack->delay :
 		EvpgRetryAfterBackoff(nack->attempts, subscription->backoff, subscription->max_backoff);
 	release_partition(nack, nack->position - 1);

@@ -113,9 +113,9 @@ any_is_parked(const char *subscription, int64 after)
 }
 
 static EvpgStatement select_parked_rows = {
-	.text = "SELECT position, key, NOT due, due, replaying"
+	.text = "SELECT position, key, NOT due, due, replaying, attempts"
 	" FROM evpg.parked_event WHERE name = $1 AND skip_reason IS NULL"
-	" UNION ALL SELECT position, key, false, false, false"
+	" UNION ALL SELECT position, key, false, false, false, 0"
 	" FROM evpg.parked_event WHERE name = $1 AND position > $2 AND skip_reason IS NOT NULL",
 	.types = {TEXTOID, INT8OID}
 };
@@ -150,6 +150,7 @@ EvpgParkedStreamsRead(const char *subscription, int64 after)
 		row->holds = row->key != NULL && EvpgResultInt64(i, 3) != 0;
 		row->due = EvpgResultInt64(i, 4) != 0;
 		row->replaying = EvpgResultInt64(i, 5) != 0;
+		row->attempts = (int) EvpgResultInt64(i, 6);
 		if (row->holds)
 			streams->by_key[streams->holding++] = *row;
 	}
@@ -191,18 +192,27 @@ stream_is_held(const EvpgParkedStreams *streams, const char *key, int64 position
 	return low < streams->holding && strcmp(streams->by_key[low].key, key) == 0 && streams->by_key[low].position < position;
 }
 
+/* Returns the row of an event that is parked or skipped, as it was read; NULL if there is none. */
+const		EvpgParkedRow *
+EvpgParkedStreamsFind(const EvpgParkedStreams *streams, int64 position)
+{
+	EvpgParkedRow wanted = {.position = position};
+
+	if (streams->rows == 0)
+		return NULL;
+	return bsearch(&wanted, streams->by_position, streams->rows, sizeof(EvpgParkedRow), compare_parked_positions);
+}
+
 /* Returns what is to be done with an event that is about to be handed out. */
 EvpgParkedVerdict
 EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event)
 {
-	EvpgParkedRow wanted = {.position = event->position};
-	EvpgParkedRow *row;
+	const		EvpgParkedRow *row;
 	const char *key;
 
 	if (streams->rows == 0 && streams->held == NIL)
 		return EVPG_PARKED_NOT;
-	row = streams->rows == 0 ? NULL :
-		bsearch(&wanted, streams->by_position, streams->rows, sizeof(EvpgParkedRow), compare_parked_positions);
+	row = EvpgParkedStreamsFind(streams, event->position);
 	if (row != NULL && !row->due)
 		return EVPG_PARKED_ALREADY;
 	key = EvpgParkedStreamKey(event->aggregate_type, event->aggregate_id);

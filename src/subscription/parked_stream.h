@@ -20,6 +20,7 @@ typedef struct EvpgParkedRow
 								 * due */
 	bool		due;
 	bool		replaying;		/* it is due, and is handed out */
+	int			attempts;		/* if it is due, those since then */
 }			EvpgParkedRow;
 
 typedef struct EvpgParkedStreams
@@ -55,6 +56,7 @@ typedef enum EvpgParkedVerdict
 extern char *EvpgParkedStreamKey(const char *aggregate_type, const char *aggregate_id);
 extern int	EvpgParkedStreamPartition(const char *key, int partitions);
 extern EvpgParkedStreams *EvpgParkedStreamsRead(const char *subscription, int64 after);
+extern const EvpgParkedRow *EvpgParkedStreamsFind(const EvpgParkedStreams *streams, int64 position);
 extern EvpgParkedVerdict EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event);
 extern EvpgParking * EvpgParkingPlan(EvpgParkedStreams *streams, const EvpgEvent *event, int attempts, const char *reason);
 extern void EvpgParkedStreamInsert(const char *subscription, List *parkings);

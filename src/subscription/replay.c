@@ -10,7 +10,8 @@
  * acknowledged, like other events, and are acknowledged, given back and counted like them.
  *
  * A row that a replay includes is marked (replaying), and deleted when it is acknowledged.
- * One that becomes due meanwhile waits for the next replay.
+ * One that becomes due meanwhile waits for the next replay.  Its attempts are counted anew,
+ * in the row: what the partition says of attempts is about the events where it has been.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,7 +25,7 @@
 #include "utils/builtins.h"
 
 static EvpgStatement mark_due = {
-	.text = "UPDATE evpg.parked_event SET due = true"
+	.text = "UPDATE evpg.parked_event SET due = true, attempts = 0"
 	" WHERE parked_event_id IN (SELECT p.parked_event_id FROM evpg.parked_event p"
 	" WHERE p.name = $1 AND p.skip_reason IS NULL AND NOT p.due AND ($3 IS NULL OR p.key = $3)"
 	" ORDER BY p.position LIMIT $2)",
@@ -34,7 +35,8 @@ static EvpgStatement mark_due = {
 /*
  * EvpgReplayRequest
  *		Marks the first parked events as due, at most so many (-1: all), of one stream unless
- *		key is NULL; returns their number.  The caller owns the consumer.
+ *		key is NULL; returns their number.  Their attempts begin anew.  The caller owns the
+ *		consumer.
  */
 int64
 EvpgReplayRequest(const char *subscription, int64 max_count, const char *key)
@@ -227,4 +229,89 @@ EvpgReplayForget(const EvpgSubscription *subscription, int slot, int64 after, in
 	};
 
 	EvpgStatementExecute(&delete_replayed, values, NULL);
+}
+
+static EvpgStatement count_attempts = {
+	.text = "UPDATE evpg.parked_event e SET attempts = attempts + 1"
+	" WHERE e.name = $1 AND e.skip_reason IS NULL AND e.due AND e.replaying AND e.position > $2 AND e.position <= $3"
+	" AND evpg.partition_of(e.key, $5) IN (SELECT p.partition FROM evpg.subscription_partition p"
+	" WHERE p.subscription = $1 AND p.slot = $4 AND p.checkpoint < e.position AND p.replay_to >= e.position)",
+	.types = {TEXTOID, INT8OID, INT8OID, INT4OID, INT4OID}
+};
+
+/* Counts an attempt at the parked events between two positions, which are handed out again under the lease of a slot. */
+void
+EvpgReplayCount(const EvpgSubscription *subscription, int slot, int64 after, int64 upto)
+{
+	Datum		values[5] = {
+		CStringGetTextDatum(subscription->name),
+		Int64GetDatum(after),
+		Int64GetDatum(upto),
+		Int32GetDatum(slot),
+		Int32GetDatum(subscription->partitions)
+	};
+
+	EvpgStatementExecute(&count_attempts, values, NULL);
+}
+
+static EvpgStatement reset_attempts = {
+	.text = "UPDATE evpg.parked_event SET attempts = 0"
+	" WHERE name = $1 AND skip_reason IS NULL AND due AND replaying AND position > $2 AND position <= $3"
+	" AND attempts > 0 AND evpg.partition_of(key, $5) = $4",
+	.types = {TEXTOID, INT8OID, INT8OID, INT4OID, INT4OID}
+};
+
+/*
+ * EvpgReplayUncount
+ *		Takes back what is counted of the parked events of a partition between two positions,
+ *		which were handed out again, and were not tried.
+ */
+void
+EvpgReplayUncount(const EvpgSubscription *subscription, int partition, int64 after, int64 upto)
+{
+	Datum		values[5] = {
+		CStringGetTextDatum(subscription->name),
+		Int64GetDatum(after),
+		Int64GetDatum(upto),
+		Int32GetDatum(partition),
+		Int32GetDatum(subscription->partitions)
+	};
+
+	EvpgStatementExecute(&reset_attempts, values, NULL);
+}
+
+/* Returns whether a parked event is in flight under the lease of the consumer that was tried before. */
+bool
+EvpgReplayTriesEvent(const EvpgGroup *group, const EvpgParkedStreams *streams)
+{
+	const EvpgLease *own = group->own;
+
+	for (int i = 0; i < streams->rows; i++)
+	{
+		const		EvpgParkedRow *row = &streams->by_position[i];
+
+		if (row->replaying && row->attempts > 1 && row->position > own->acked && row->position <= own->handed &&
+			get_own_partition(group, row) != NULL)
+			return true;
+	}
+	return false;
+}
+
+static EvpgStatement select_attempts = {
+	.text = "SELECT attempts FROM evpg.parked_event"
+	" WHERE name = $1 AND position = $2 AND skip_reason IS NULL AND due AND replaying",
+	.types = {TEXTOID, INT8OID}
+};
+
+/* Returns how often a parked event was handed out since it is due; 0 if it was not. */
+int
+EvpgReplayAttempts(const char *subscription, int64 position)
+{
+	Datum		values[2] = {CStringGetTextDatum(subscription), Int64GetDatum(position)};
+	int			attempts = 0;
+
+	if (EvpgStatementReadLatest(&select_attempts, values, NULL) > 0)
+		attempts = (int) EvpgResultInt64(0, 1);
+	EvpgStatementDone();
+	return attempts;
 }

@@ -18,5 +18,9 @@ extern bool EvpgReplayNext(const EvpgGroup *group, const EvpgParkedStreams *stre
 extern bool EvpgReplayIsOver(const EvpgGroup *group, const EvpgParkedStreams *streams);
 extern void EvpgReplayEnd(EvpgGroup *group);
 extern void EvpgReplayForget(const EvpgSubscription *subscription, int slot, int64 after, int64 upto, bool replaying);
+extern void EvpgReplayCount(const EvpgSubscription *subscription, int slot, int64 after, int64 upto);
+extern void EvpgReplayUncount(const EvpgSubscription *subscription, int partition, int64 after, int64 upto);
+extern bool EvpgReplayTriesEvent(const EvpgGroup *group, const EvpgParkedStreams *streams);
+extern int	EvpgReplayAttempts(const char *subscription, int64 position);
 
 #endif							/* EVPG_REPLAY_H */
