@@ -29,6 +29,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/row.h"
+#include "base/testing.h"
 #include "catalog/pg_collation.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -324,9 +325,14 @@ EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls,
 	return new;
 }
 
-/* Locks a row against changes, unless another transaction has locked or changed it. */
-static bool
-lock_without_waiting(EvpgRowWriter *writer, HeapTuple row)
+/*
+ * EvpgRowTryLock
+ *		Locks a row against changes until the end of the transaction; returns false, without
+ *		waiting, if another transaction has locked it or it is not the version any more that
+ *		the caller has read.
+ */
+bool
+EvpgRowTryLock(EvpgRowWriter *writer, HeapTuple row)
 {
 	TupleTableSlot *slot = table_slot_create(writer->relation, NULL);
 	ItemPointerData tid = row->t_self;
@@ -339,35 +345,54 @@ lock_without_waiting(EvpgRowWriter *writer, HeapTuple row)
 	return result == TM_Ok;
 }
 
-/*
- * Returns whether another transaction, or this one, has locked a row or is changing
- * it.  heap_update(), unlike heap_delete(), must not find that out without waiting.
- */
-static bool
-is_being_modified(EvpgRowWriter *writer, HeapTuple row)
+/* Returns what an update of a row would find now, without waiting, and whether it is this transaction that has locked it. */
+static TM_Result
+check_row(Relation relation, HeapTuple row, bool *own)
 {
-	Buffer		buffer = ReadBuffer(writer->relation, ItemPointerGetBlockNumber(&row->t_self));
-	HeapTupleData stored = {.t_self = row->t_self,.t_tableOid = RelationGetRelid(writer->relation)};
+	Buffer		buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&row->t_self));
+	HeapTupleData stored = {.t_self = row->t_self,.t_tableOid = RelationGetRelid(relation)};
 	ItemId		item;
-	bool		result = false;
+	TM_Result	result = TM_Deleted;
 
+	*own = false;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	item = PageGetItemId(BufferGetPage(buffer), ItemPointerGetOffsetNumber(&row->t_self));
 	if (ItemIdIsNormal(item))
 	{
 		stored.t_data = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
 		stored.t_len = ItemIdGetLength(item);
-		result = HeapTupleSatisfiesUpdate(&stored, GetCurrentCommandId(false), buffer) == TM_BeingModified;
+		result = HeapTupleSatisfiesUpdate(&stored, GetCurrentCommandId(false), buffer);
+		*own = !(stored.t_data->t_infomask & HEAP_XMAX_IS_MULTI) &&
+			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(stored.t_data));
 	}
 	UnlockReleaseBuffer(buffer);
 	return result;
 }
 
 /*
+ * EvpgRowIsFree
+ *		Returns whether a row is still the version that the caller has read, and no other
+ *		transaction has locked it or is changing it.  Locks and writes nothing, so it may be
+ *		otherwise at once.  A row that this transaction has locked together with others, or
+ *		in several subtransactions, is not free.  table points into the catalog.
+ */
+bool
+EvpgRowIsFree(const Oid *table, HeapTuple row)
+{
+	Relation	relation = EvpgCatalogOpen(table, AccessShareLock);
+	bool		own;
+	TM_Result	result = check_row(relation, row, &own);
+
+	table_close(relation, NoLock);
+	return result == TM_Ok || (result == TM_BeingModified && own);
+}
+
+/*
  * EvpgRowTryReplace
  *		Like EvpgRowReplace for a row that other sessions may change: does nothing, and
  *		returns false, if it is not the version any more that the caller has read, or if
- *		another transaction has locked it and wait is false.  Under READ COMMITTED.
+ *		another transaction has locked it and wait is false: a lock that comes in between is
+ *		waited for, unless EvpgRowTryLock has locked the row before.  Under READ COMMITTED.
  */
 bool
 EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced, bool wait)
@@ -376,15 +401,17 @@ EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nul
 	TM_FailureData failure;
 	LockTupleMode mode;
 	TM_Result	result;
+	bool		own;
 
 	(void) modify_row(writer, row, values, nulls, replaced);
 
 	/*
-	 * It may be this transaction that has locked the row.  A lock that comes
-	 * after the look is waited for.
+	 * It may be this transaction that has locked the row.  heap_update(),
+	 * unlike heap_delete(), must not find that out without waiting.
 	 */
-	if (!wait && is_being_modified(writer, row) && !lock_without_waiting(writer, row))
+	if (!wait && check_row(writer->relation, row, &own) == TM_BeingModified && !EvpgRowTryLock(writer, row))
 		return false;
+	EVPG_WAIT_POINT("row_replace");
 	result = table_tuple_update(writer->relation, &row->t_self, writer->slot, GetCurrentCommandId(true), GetActiveSnapshot(),
 								InvalidSnapshot, true, &failure, &mode, &update_indexes);
 	if (result != TM_Ok)

@@ -24,6 +24,8 @@ extern HeapTuple EvpgRowFindById(const Oid *table, const Oid *index, int64 id);
 extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row);
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);
 extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);
+extern bool EvpgRowTryLock(EvpgRowWriter *writer, HeapTuple row);
+extern bool EvpgRowIsFree(const Oid *table, HeapTuple row);
 extern bool EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced, bool wait);
 extern bool EvpgRowTryDelete(EvpgRowWriter *writer, HeapTuple row);
 extern ItemPointerData EvpgRowWriterPlace(const EvpgRowWriter *writer);

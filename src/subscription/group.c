@@ -136,23 +136,37 @@ is_free(const EvpgGroup *group, const EvpgPartition *partition)
 	return get_holder(group, partition) == NULL && partition->retry_at <= group->now;
 }
 
-/* Returns whether something of the group, which the consumer has joined, should be changed by it. */
+/* Returns whether the consumer can take or give up partitions: first it is done with what it has in flight. */
+static bool
+can_move(const EvpgGroup *group)
+{
+	return !EvpgLeaseInFlight(group->own) && !group->own->replaying;
+}
+
+/*
+ * EvpgGroupWantsChange
+ *		Returns whether something of the group, which the consumer has joined, should be
+ *		changed by it, and can be now: what another transaction has locked is left to a later
+ *		fetch, so that fetches write nothing meanwhile.
+ */
 bool
 EvpgGroupWantsChange(const EvpgGroup *group)
 {
 	int			share = compute_share(group);
 	ListCell   *cell;
 
-	foreach(cell, group->leases)
-		if (has_run_out(group, lfirst(cell)))
+	/* From then on others may take it: it is renewed before it is used. */
+	if (group->own->until <= group->now)
 		return true;
-	/* First what is handed out again. */
-	if (group->own->replaying)
+	foreach(cell, group->leases)
+		if (has_run_out(group, lfirst(cell)) && EvpgLeaseIsFree(lfirst(cell)))
+		return true;
+	if (!can_move(group))
 		return false;
 	if (group->held > share)
 		return true;
 	for (int i = 0; group->held < share && i < group->subscription->partitions; i++)
-		if (is_free(group, &group->partitions[i]))
+		if (is_free(group, &group->partitions[i]) && EvpgPartitionIsFree(&group->partitions[i]))
 			return true;
 	return false;
 }
@@ -168,7 +182,7 @@ free_partition(const EvpgLease *lease, EvpgPartition *partition)
 	EvpgPartitionWrite(partition);
 }
 
-/* Ends a lease and frees its partitions; returns false if its row has changed, or is locked. */
+/* Ends a lease and frees its partitions; returns false if its row has changed, or is locked and it may not wait. */
 static bool
 end_lease(EvpgGroup *group, const EvpgLease *lease, bool wait)
 {
@@ -177,7 +191,7 @@ end_lease(EvpgGroup *group, const EvpgLease *lease, bool wait)
 	ended.consumer = NULL;
 	ended.lease = ended.acked = ended.handed = 0;
 	ended.replaying = false;
-	if (!EvpgLeaseTryWrite(&ended, wait))
+	if (!(wait ? EvpgLeaseTryWrite(&ended, true) : EvpgLeaseTryTake(&ended)))
 		return false;
 	for (int i = 0; i < group->subscription->partitions; i++)
 		if (group->partitions[i].slot == lease->slot)
@@ -341,13 +355,13 @@ EvpgGroupChange(EvpgGroup *group, bool new_lease)
 	if (again)
 		own->handed = own->acked;
 	own->until = group->now + group->subscription->lease_time;
-	if (!EvpgLeaseTryWrite(own, false))
+	if (!EvpgLeaseTryTake(own))
 		return false;
 	read_again(group);
 	if (again)
 		expect_redelivery(group, handed);
 	end_leases(group);
-	if (!EvpgLeaseInFlight(group->own) && !group->own->replaying)
+	if (can_move(group))
 	{
 		give_up_partitions(group);
 		take_partitions(group);

@@ -22,6 +22,7 @@
 #include "base/locks.h"
 #include "base/row.h"
 #include "base/row_scan.h"
+#include "base/testing.h"
 #include "base/errors.h"
 #include "storage/lmgr.h"
 #include "subscription/lease.h"
@@ -138,14 +139,9 @@ set_lease_values(const EvpgLease *lease, Datum *values, bool *nulls)
 	values[LEASE_REPLAYING] = BoolGetDatum(lease->replaying);
 }
 
-/*
- * EvpgLeaseTryWrite
- *		Writes a lease, which is locked from then on.  Returns false, and writes nothing,
- *		if its row is not as it was read, or if another transaction has locked it and wait
- *		is false.  The lease must be read again before it is written once more.
- */
-bool
-EvpgLeaseTryWrite(EvpgLease *lease, bool wait)
+/* Writes a lease, with try_lock after having locked its row without waiting; returns false if it cannot. */
+static bool
+write_lease_row(EvpgLease *lease, bool try_lock, bool wait)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	Datum		values[LEASE_NATTS];
@@ -157,9 +153,40 @@ EvpgLeaseTryWrite(EvpgLease *lease, bool wait)
 	set_lease_values(lease, values, nulls);
 	memset(replaced, true, sizeof(replaced));
 	replaced[LEASE_SUBSCRIPTION] = replaced[LEASE_SLOT] = false;
-	written = EvpgRowTryReplace(writer, lease->row, values, nulls, replaced, wait);
+	written = (!try_lock || EvpgRowTryLock(writer, lease->row)) &&
+		EvpgRowTryReplace(writer, lease->row, values, nulls, replaced, wait);
 	EvpgRowWriterEnd(writer);
 	return written;
+}
+
+/*
+ * EvpgLeaseTryWrite
+ *		Writes a lease, which is locked from then on.  Returns false, and writes nothing,
+ *		if its row is not as it was read, or if another transaction has locked it and wait
+ *		is false: that is looked at before, so a lock that comes at the same moment is waited
+ *		for.  The lease must be read again before it is written once more.
+ */
+bool
+EvpgLeaseTryWrite(EvpgLease *lease, bool wait)
+{
+	return write_lease_row(lease, false, wait);
+}
+
+/*
+ * EvpgLeaseTryTake
+ *		Like EvpgLeaseTryWrite, for a lease that other consumers may write, too: never waits.
+ */
+bool
+EvpgLeaseTryTake(EvpgLease *lease)
+{
+	return write_lease_row(lease, true, false);
+}
+
+/* Returns whether the row of a lease is as it was read, and no transaction has locked it now. */
+bool
+EvpgLeaseIsFree(const EvpgLease *lease)
+{
+	return EvpgRowIsFree(&EvpgCatalogGet()->subscription_lease, lease->row);
 }
 
 /* Returns whether there is a row of a slot, also one of a transaction that has not ended. */
@@ -229,7 +256,7 @@ write_free_slot(EvpgLease *lease, List *leases)
 		lease->lease = EvpgLeaseNewNumber(free->slot);
 		lease->delivered = free->delivered;
 		lease->row = free->row;
-		if (EvpgLeaseTryWrite(lease, false))
+		if (EvpgLeaseTryTake(lease))
 			return true;
 	}
 	return false;
@@ -239,7 +266,7 @@ write_free_slot(EvpgLease *lease, List *leases)
  * EvpgLeaseCreate
  *		Gives a consumer that has no lease a new one, without partitions.  Returns false if
  *		another transaction has just done that or is doing it: two sessions have the same
- *		name of a consumer.
+ *		name of a consumer.  Else holds a lock on the name to the end of the transaction.
  */
 bool
 EvpgLeaseCreate(const char *subscription, const char *consumer, TimestampTz until)
@@ -249,6 +276,7 @@ EvpgLeaseCreate(const char *subscription, const char *consumer, TimestampTz unti
 	List	   *leases;
 	ListCell   *cell;
 
+	EVPG_WAIT_POINT("lease_create");
 	EvpgSetLockTag(&tag, EVPG_LOCK_CONSUMER, EvpgHashPair(subscription, consumer));
 	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
@@ -257,8 +285,11 @@ EvpgLeaseCreate(const char *subscription, const char *consumer, TimestampTz unti
 	{
 		EvpgLease  *other = lfirst(cell);
 
-		if (other->consumer != NULL && strcmp(other->consumer, consumer) == 0)
-			return false;
+		if (other->consumer == NULL || strcmp(other->consumer, consumer) != 0)
+			continue;
+		/* No third session may have to wait for the end of this transaction. */
+		(void) LockRelease(&tag, ExclusiveLock, false);
+		return false;
 	}
 	if (!write_free_slot(&lease, leases))
 		write_new_slot(subscription, &lease, list_length(leases));

@@ -40,6 +40,8 @@ extern int64 EvpgLeaseNewNumber(int slot);
 extern List *EvpgLeaseList(const char *subscription);
 extern EvpgLease *EvpgLeaseFind(const char *subscription, int64 number);
 extern bool EvpgLeaseTryWrite(EvpgLease *lease, bool wait);
+extern bool EvpgLeaseTryTake(EvpgLease *lease);
+extern bool EvpgLeaseIsFree(const EvpgLease *lease);
 extern bool EvpgLeaseCreate(const char *subscription, const char *consumer, TimestampTz until);
 
 #endif							/* EVPG_LEASE_H */

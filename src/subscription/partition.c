@@ -94,11 +94,18 @@ EvpgPartitionRead(const char *subscription, int partitions)
 	return result;
 }
 
+/* Returns whether the row of a partition is as it was read, and no transaction has locked it now. */
+bool
+EvpgPartitionIsFree(const EvpgPartition *partition)
+{
+	return EvpgRowIsFree(&EvpgCatalogGet()->subscription_partition, partition->row);
+}
+
 /*
  * EvpgPartitionTryWrite
  *		Writes a partition.  Returns false, and writes nothing, if its row is not as it was
- *		read, or if another transaction has locked it.  It must be read again before it is
- *		written once more.
+ *		read, or if another transaction has locked it; never waits.  It must be read again
+ *		before it is written once more.
  */
 bool
 EvpgPartitionTryWrite(const EvpgPartition *partition)
@@ -124,7 +131,8 @@ EvpgPartitionTryWrite(const EvpgPartition *partition)
 
 	memset(replaced, true, sizeof(replaced));
 	replaced[PARTITION_SUBSCRIPTION] = replaced[PARTITION_PARTITION] = false;
-	written = EvpgRowTryReplace(writer, partition->row, values, nulls, replaced, false);
+	written = EvpgRowTryLock(writer, partition->row) &&
+		EvpgRowTryReplace(writer, partition->row, values, nulls, replaced, false);
 	EvpgRowWriterEnd(writer);
 	return written;
 }

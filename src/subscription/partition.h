@@ -30,6 +30,7 @@ typedef struct EvpgPartition
 
 extern void EvpgPartitionCreate(const char *subscription, int partitions, int64 checkpoint);
 extern EvpgPartition *EvpgPartitionRead(const char *subscription, int partitions);
+extern bool EvpgPartitionIsFree(const EvpgPartition *partition);
 extern bool EvpgPartitionTryWrite(const EvpgPartition *partition);
 extern void EvpgPartitionWrite(const EvpgPartition *partition);
 

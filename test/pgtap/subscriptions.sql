@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(124);
+SELECT plan(125);
 
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
@@ -78,8 +78,11 @@ SELECT is((SELECT count(*) FROM evpg_fetch('parts', 'a')), :all_events::bigint,
   'one consumer gets all partitions [rule 20]');
 SELECT is(shares(), 'a:8');
 SELECT is(fetched('parts', 'b'), NULL, 'another one has to wait until what is in flight is acknowledged [rule 20]');
+SELECT xmin AS before FROM evpg.subscription_lease WHERE subscription = 'parts' AND consumer = 'a' \gset
 SELECT is(fetched('parts', 'a', 100, lease_of('parts', 'a')), NULL);
 SELECT is(shares(), 'a:8');
+SELECT is((SELECT xmin FROM evpg.subscription_lease WHERE subscription = 'parts' AND consumer = 'a')::text, :'before',
+  'a consumer that cannot give up partitions yet writes nothing [rule 20]');
 SELECT done('parts', 'a'), fetched('parts', 'a', 100, lease_of('parts', 'a')), fetched('parts', 'b') \g /dev/null
 SELECT is(shares(), 'a:4 b:4', 'then they share [rule 20]');
 SELECT fetched('parts', 'c'), fetched('parts', 'a'), fetched('parts', 'b'), fetched('parts', 'c') \g /dev/null
