@@ -4,7 +4,7 @@
  *		The SQL functions that create and drop subscriptions.
  *
  * They own the consumer of the name, so they wait for transactions that have fetched or
- * acknowledged.
+ * acknowledged, unless there is nothing to create.
  *
  *-------------------------------------------------------------------------
  */
@@ -100,9 +100,9 @@ EvpgSubscriptionPositionAt(TimestampTz time)
 	return first == 0 ? stable : Min(stable, first - 1);
 }
 
-/* Returns the position after which a new subscription starts. */
-static int64
-get_start_position(FunctionCallInfo fcinfo)
+/* Checks the arguments that name the point where a subscription starts. */
+static void
+check_start(FunctionCallInfo fcinfo)
 {
 	char	   *start_at = EvpgArgText(fcinfo, ARG_START_AT, "start_at");
 	bool		is_now = (strcmp(start_at, "now") == 0);
@@ -117,11 +117,19 @@ get_start_position(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a subscription starts at one point"),
 				 errhint("Give start_at, or start_position, or start_time.")));
-	if (is_now)
+	if (!PG_ARGISNULL(ARG_START_POSITION))
+		(void) EvpgArgBigintAtLeast(fcinfo, ARG_START_POSITION, "start_position", 0);
+}
+
+/* Returns the position after which a new subscription starts. */
+static int64
+get_start_position(FunctionCallInfo fcinfo)
+{
+	if (strcmp(EvpgArgText(fcinfo, ARG_START_AT, "start_at"), "now") == 0)
 		return EvpgFenceDurablePosition(true);
 	if (!PG_ARGISNULL(ARG_START_TIME))
 		return EvpgSubscriptionPositionAt(PG_GETARG_TIMESTAMPTZ(ARG_START_TIME));
-	return PG_ARGISNULL(ARG_START_POSITION) ? 0 : EvpgArgBigintAtLeast(fcinfo, ARG_START_POSITION, "start_position", 0);
+	return PG_ARGISNULL(ARG_START_POSITION) ? 0 : PG_GETARG_INT64(ARG_START_POSITION);
 }
 
 /* ------------------------------------------------------------------ registering */
@@ -159,6 +167,38 @@ require_same_filter(const char *name, Datum *values, const char *nulls)
 				 errhint("Choose another name, or drop the subscription first.")));
 }
 
+/* Inserts the rows of a new subscription, whose name this transaction owns. */
+static void
+create_subscription(FunctionCallInfo fcinfo, const char *name, Datum *values, const char *nulls)
+{
+	int64		start = get_start_position(fcinfo);
+
+	EvpgConsumerRefuseName(name, "subscription");
+	EvpgStatementExecute(&insert_subscription, values, nulls);
+	EvpgConsumerCreate(name, "subscription", start);
+	EvpgPartitionCreate(name, DatumGetInt32(values[COLUMN_PARTITIONS]), start);
+	EvpgRegistrationInvalidate(EvpgCatalogGet()->subscription);
+}
+
+/*
+ * Returns whether there is a subscription; this transaction shares its lock from then on.
+ * It does not wait for consumers, so that a service can create what it needs at each start.
+ */
+static bool
+subscription_exists(const char *name)
+{
+	(void) EvpgSubscriptionLock(name, true);
+	if (EvpgSubscriptionGet(name, true) != NULL)
+		return true;
+
+	/*
+	 * To strengthen it would be a deadlock of two sessions that create the
+	 * same.
+	 */
+	EvpgSubscriptionUnlock(name);
+	return false;
+}
+
 /*
  * evpg_create_subscription(...)
  *		Creates a subscription; returns false if there is one of the same filter and number
@@ -172,26 +212,23 @@ evpg_create_subscription(PG_FUNCTION_ARGS)
 	char		nulls[COLUMNS];
 	char	   *name;
 	bool		exists;
-	int64		start;
 	EvpgScope	scope;
 
 	set_subscription_parameters(fcinfo, values, nulls);
+	check_start(fcinfo);
 	name = TextDatumGetCString(values[COLUMN_NAME]);
 	EvpgRefuseInProjection("create subscriptions");
 	EvpgEnter(&scope, "evpg_create_subscription()");
-	(void) EvpgConsumerLock(name, true);
-	exists = (EvpgSubscriptionGet(name, true) != NULL);
-	start = get_start_position(fcinfo);
+	exists = subscription_exists(name);
+	if (!exists)
+	{
+		(void) EvpgConsumerLock(name, true);
+		exists = (EvpgSubscriptionGet(name, true) != NULL);
+	}
 	if (exists)
 		require_same_filter(name, values, nulls);
 	else
-	{
-		EvpgConsumerRefuseName(name, "subscription");
-		EvpgStatementExecute(&insert_subscription, values, nulls);
-		EvpgConsumerCreate(name, "subscription", start);
-		EvpgPartitionCreate(name, DatumGetInt32(values[COLUMN_PARTITIONS]), start);
-		EvpgRegistrationInvalidate(EvpgCatalogGet()->subscription);
-	}
+		create_subscription(fcinfo, name, values, nulls);
 	EvpgLeave(&scope);
 	PG_RETURN_BOOL(!exists);
 }
