@@ -43,6 +43,9 @@ PG_FUNCTION_INFO_V1(evpg_fetch);
 /* So many events are parked at most by one call; the next one goes on behind them. */
 #define MAX_PARKINGS 10000
 
+/* A wait keeps the snapshot of its statement, and VACUUM everything that is deleted meanwhile. */
+#define MAX_WAIT USECS_PER_HOUR
+
 /* That only events of others were passed is written down after so long, in microseconds. */
 #define MAX_UNWRITTEN_TIME USECS_PER_SEC
 
@@ -495,6 +498,12 @@ evpg_fetch(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_events must be at most %d", MAX_EVENTS)));
+	if (wait > MAX_WAIT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("wait must be at most one hour"),
+				 errdetail("VACUUM keeps what is deleted while a statement waits."),
+				 errhint("Fetch in a loop.")));
 	EvpgRefuseInProjection("fetch events");
 	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->delivery);
 	if (wait > 0)

@@ -114,6 +114,8 @@ retry_event(const Nack *nack)
 	partition->retry_at = nack->delay >= 0 ? EvpgClockNow() + nack->delay :
 		EvpgRetryAfterBackoff(nack->attempts, subscription->backoff, subscription->max_backoff);
 	release_partition(nack, nack->position - 1);
+	if (nack->delay == 0)
+		EvpgWakeWaitersAtCommit(EVPG_WAIT_EVENTS);
 }
 
 /* Parks the event, and behind it the later ones of its stream that are in flight. */

@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(20);
+SELECT plan(26);
 
 CREATE FUNCTION parked(subscription text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(e.aggregate_id || ':' || e.version || CASE WHEN p.due THEN '!' ELSE '' END, ' ' ORDER BY e."position")
@@ -43,6 +43,19 @@ SELECT fetched('once', 'a'), done('once', 'a'), evpg_append_event('thing', 'new'
 SELECT evpg_nack('once', lease, "position") FROM evpg_fetch('once', 'a') \g /dev/null
 SELECT is((SELECT error FROM evpg.parked_event WHERE name = 'once' ORDER BY "position" DESC LIMIT 1),
   'it was given back in 1 attempt', 'one that its consumer gives back is parked after its only attempt [rule 20]');
+
+-- ------------------------------------------------------------------ what was not tried
+
+SELECT evpg_create_subscription('given', start_at => 'now') \g /dev/null
+SELECT append(3, aggregate_type => 'other') \g /dev/null
+SELECT is(fetched('given', 'a'), 's1:1 s2:1 s3:1');
+SELECT ok(evpg_nack('given', lease_of('given', 'a'), first_in_flight('given', 'a') + 1, delay => '0'),
+  'an event is to be tried again at once');
+SELECT is(fetched('given', 'a'), 's2:1*2', 'it comes alone [rule 20]');
+SELECT ok(done('given', 'a'));
+SELECT is(fetched('given', 'a'), 's3:1', 'the one behind it, which was not tried, as if for the first time [rule 20]');
+SELECT is(error_of($$SELECT * FROM evpg_fetch('given', 'a', wait => '2 hours')$$),
+  '22023 wait must be at most one hour', 'a wait is limited');
 
 -- ------------------------------------------------------------------ many events behind one
 
