@@ -38,6 +38,7 @@ begin_call(FunctionCallInfo fcinfo, EvpgScope *scope, const char *function)
 
 	EvpgArgRefuseNull(fcinfo, ARG_LEASE, "lease");
 	EvpgRefuseInProjection("acknowledge events");
+	EvpgSubscriptionRequireReadCommitted(function);
 	EvpgEnter(scope, function);
 	(void) EvpgSubscriptionGet(name, false);
 	(void) EvpgSubscriptionLock(name, true);

@@ -505,6 +505,7 @@ evpg_fetch(PG_FUNCTION_ARGS)
 				 errdetail("VACUUM keeps what is deleted while a statement waits."),
 				 errhint("Fetch in a loop.")));
 	EvpgRefuseInProjection("fetch events");
+	EvpgSubscriptionRequireReadCommitted("evpg_fetch()");
 	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->delivery);
 	if (wait > 0)
 		fetch_and_wait(&fetch, wait);

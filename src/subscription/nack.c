@@ -250,6 +250,7 @@ evpg_nack(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("delay is for action retry")));
 	EvpgRefuseInProjection("give back events");
+	EvpgSubscriptionRequireReadCommitted("evpg_nack()");
 	EvpgEnter(&scope, "evpg_nack()");
 	(void) EvpgSubscriptionGet(name, false);
 	(void) EvpgSubscriptionLock(name, true);

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/errors.h"
@@ -139,6 +140,22 @@ EvpgSubscriptionGet(const char *name, bool missing_ok)
 	kept->subscription = read;
 	kept->subscription.name = kept->name;
 	return &kept->subscription;
+}
+
+/*
+ * EvpgSubscriptionRequireReadCommitted
+ *		Raises 25000 unless the isolation level is READ COMMITTED.  With an older snapshot a
+ *		consumer would not see the rows that it is going to change.
+ */
+void
+EvpgSubscriptionRequireReadCommitted(const char *function)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("%s needs isolation level READ COMMITTED", function),
+				 errdetail("The snapshot of this transaction may be older than what consumers have done."),
+				 errhint("Use READ COMMITTED in the transactions of consumers.")));
 }
 
 /*

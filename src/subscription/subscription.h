@@ -33,9 +33,11 @@ typedef struct EvpgSubscription
 } EvpgSubscription;
 
 extern const EvpgSubscription *EvpgSubscriptionGet(const char *name, bool missing_ok);
+extern void EvpgSubscriptionRequireReadCommitted(const char *function);
 extern bool EvpgSubscriptionLock(const char *name, bool wait);
 extern void EvpgSubscriptionUnlock(const char *name);
 extern int64 EvpgSubscriptionPositionAt(TimestampTz time);
+extern void EvpgSubscriptionRequirePosition(int64 position);
 extern bool EvpgSubscriptionReadEvent(const EvpgSubscription *subscription, int64 position, EvpgEvent *copy);
 extern int64 EvpgSubscriptionTime(FunctionCallInfo fcinfo, int arg, const char *what, int64 least);
 

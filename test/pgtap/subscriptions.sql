@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(125);
+SELECT plan(130);
 
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
@@ -261,5 +261,16 @@ SELECT xmin AS before FROM evpg.subscription_lease WHERE subscription = 'bytes' 
 SELECT fetched('bytes', 'a') FROM generate_series(1, 20) \g /dev/null
 SELECT is((SELECT xmin FROM evpg.subscription_lease WHERE subscription = 'bytes' AND consumer = 'a')::text, :'before',
   'a consumer that polls in vain writes nothing [rule 20]');
+
+-- ------------------------------------------------------------------ isolation levels
+
+SELECT evpg_create_subscription('levels') \g /dev/null
+SELECT lease FROM evpg_fetch('levels', 'a') LIMIT 1 \gset levels_
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT is(error_of(format(statement, :levels_lease)), '25000 evpg_' || name || '() needs isolation level READ COMMITTED', name)
+  FROM (VALUES ('fetch', $$SELECT * FROM evpg_fetch('levels', 'b')$$), ('ack', $$SELECT evpg_ack('levels', %s, 1)$$),
+    ('nack', $$SELECT evpg_nack('levels', %s, 1)$$), ('extend_lease', $$SELECT evpg_extend_lease('levels', %s)$$),
+    ('release_lease', $$SELECT evpg_release_lease('levels', %s)$$)) AS v (name, statement);
+ROLLBACK;
 
 SELECT * FROM finish();
