@@ -100,6 +100,17 @@ EvpgSubscriptionPositionAt(TimestampTz time)
 	return first == 0 ? stable : Min(stable, first - 1);
 }
 
+/* Raises 22023 if a position is not reached yet: events could still appear below it, which would be left out. */
+void
+EvpgSubscriptionRequirePosition(int64 position)
+{
+	if (position > EvpgFenceStablePosition(true))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("position " INT64_FORMAT " is not reached yet", position),
+				 errhint("evpg_stable_position() is the last one.")));
+}
+
 /* Checks the arguments that name the point where a subscription starts. */
 static void
 check_start(FunctionCallInfo fcinfo)
@@ -129,7 +140,10 @@ get_start_position(FunctionCallInfo fcinfo)
 		return EvpgFenceDurablePosition(true);
 	if (!PG_ARGISNULL(ARG_START_TIME))
 		return EvpgSubscriptionPositionAt(PG_GETARG_TIMESTAMPTZ(ARG_START_TIME));
-	return PG_ARGISNULL(ARG_START_POSITION) ? 0 : PG_GETARG_INT64(ARG_START_POSITION);
+	if (PG_ARGISNULL(ARG_START_POSITION) || PG_GETARG_INT64(ARG_START_POSITION) == 0)
+		return 0;
+	EvpgSubscriptionRequirePosition(PG_GETARG_INT64(ARG_START_POSITION));
+	return PG_GETARG_INT64(ARG_START_POSITION);
 }
 
 /* ------------------------------------------------------------------ registering */

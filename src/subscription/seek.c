@@ -17,7 +17,6 @@
 #include "base/wakeup.h"
 #include "catalog/pg_type.h"
 #include "consumer/consumer.h"
-#include "log/fence.h"
 #include "subscription/announce.h"
 #include "subscription/subscription.h"
 #include "usercode/guard.h"
@@ -61,11 +60,7 @@ get_target(FunctionCallInfo fcinfo)
 	if (!PG_ARGISNULL(2))
 		return EvpgSubscriptionPositionAt(PG_GETARG_TIMESTAMPTZ(2));
 	position = EvpgArgBigintAtLeast(fcinfo, 1, "to_position", 0);
-	if (position > EvpgFenceStablePosition(true))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("position " INT64_FORMAT " is not reached yet", position),
-				 errhint("evpg_stable_position() is the last one.")));
+	EvpgSubscriptionRequirePosition(position);
 	return position;
 }
 

@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(130);
+SELECT plan(132);
 
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
@@ -272,5 +272,12 @@ SELECT is(error_of(format(statement, :levels_lease)), '25000 evpg_' || name || '
     ('nack', $$SELECT evpg_nack('levels', %s, 1)$$), ('extend_lease', $$SELECT evpg_extend_lease('levels', %s)$$),
     ('release_lease', $$SELECT evpg_release_lease('levels', %s)$$)) AS v (name, statement);
 ROLLBACK;
+
+-- ------------------------------------------------------------------ starts and times out of range
+
+SELECT is(error_of(format($$SELECT evpg_create_subscription('x', start_position => %s)$$, evpg_stable_position() + 1)),
+  format('22023 position %s is not reached yet', evpg_stable_position() + 1),
+  'a subscription does not start behind the last event, since it would not hand out the next ones');
+SELECT ok(evpg_create_subscription('x', start_position => evpg_stable_position()), 'but after it');
 
 SELECT * FROM finish();
