@@ -1216,7 +1216,8 @@ COMMENT ON FUNCTION evpg_nack(text, bigint, bigint, text, interval, text) IS
 CREATE FUNCTION evpg_extend_lease(subscription text, lease bigint, lease_time interval DEFAULT NULL)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION evpg_extend_lease(text, bigint, interval) IS
-  'lets a lease last from now on for a time, by default that of the subscription; returns false if it is lost';
+  'lets a lease last from now on for a time, a day at most, by default that of the subscription; returns false if it is '
+  'lost';
 
 CREATE FUNCTION evpg_release_lease(subscription text, lease bigint)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;

@@ -83,7 +83,7 @@ evpg_ack(PG_FUNCTION_ARGS)
 		if (position > lease->handed)
 			refuse_position(subscription, lease, position);
 		lease->acked = position;
-		lease->until = EvpgClockNow() + subscription->lease_time;
+		EvpgLeaseRenew(lease, EvpgClockNow(), subscription->lease_time);
 	} while (!EvpgLeaseTryWrite(lease, true));
 	if (lease != NULL && lease->replaying && lease->acked > acked_before)
 		EvpgReplayForget(subscription, lease->slot, acked_before, lease->acked, true);
@@ -93,7 +93,9 @@ evpg_ack(PG_FUNCTION_ARGS)
 
 /*
  * evpg_extend_lease(subscription, lease, lease_time)
- *		Lets a lease last from now on for a time; returns false if it is lost.
+ *		Lets a lease last from now on for a time; returns false if it is lost.  The time is a
+ *		day at most, or the lease time of the subscription if that is longer: a consumer that
+ *		dies then keeps its partitions no longer.
  */
 Datum
 evpg_extend_lease(PG_FUNCTION_ARGS)
@@ -104,6 +106,12 @@ evpg_extend_lease(PG_FUNCTION_ARGS)
 	EvpgScope	scope;
 
 	subscription = begin_call(fcinfo, &scope, "evpg_extend_lease()");
+	if (lease_time > Max(EVPG_MAX_LEASE_EXTENSION, subscription->lease_time))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("lease_time is out of range"),
+				 errdetail("It must be at most one day, or the lease_time of the subscription."),
+				 errhint("Extend the lease again before its time is over.")));
 	do
 	{
 		lease = EvpgLeaseFind(subscription->name, PG_GETARG_INT64(ARG_LEASE));

@@ -266,7 +266,7 @@ write_handout(const Handout *handout)
 		own->acked = own->handed = Max(own->handed, handout->reached);
 	own->lease = handout->lease;
 	own->delivered += handout->events;
-	own->until = group->now + group->subscription->lease_time;
+	EvpgLeaseRenew(own, group->now, group->subscription->lease_time);
 	if (!EvpgLeaseTryWrite(own, false))
 		return false;
 	if (handout->parkings != NIL)

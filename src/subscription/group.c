@@ -102,7 +102,8 @@ EvpgGroupCheckpoint(const EvpgGroup *group, const EvpgPartition *partition)
 static bool
 has_run_out(const EvpgGroup *group, const EvpgLease *lease)
 {
-	return lease->consumer != NULL && lease != group->own && lease->until <= group->now;
+	return lease->consumer != NULL && lease != group->own &&
+		EvpgLeaseIsOver(lease, group->now, group->subscription->lease_time);
 }
 
 /*
@@ -156,7 +157,7 @@ EvpgGroupWantsChange(const EvpgGroup *group)
 	ListCell   *cell;
 
 	/* From then on others may take it: it is renewed before it is used. */
-	if (group->own->until <= group->now)
+	if (EvpgLeaseIsOver(group->own, group->now, group->subscription->lease_time))
 		return true;
 	foreach(cell, group->leases)
 		if (has_run_out(group, lfirst(cell)) && EvpgLeaseIsFree(lfirst(cell)))
@@ -354,7 +355,7 @@ EvpgGroupChange(EvpgGroup *group, bool new_lease)
 		own->lease = EvpgLeaseNewNumber(own->slot);
 	if (again)
 		own->handed = own->acked;
-	own->until = group->now + group->subscription->lease_time;
+	EvpgLeaseRenew(own, group->now, group->subscription->lease_time);
 	if (!EvpgLeaseTryTake(own))
 		return false;
 	read_again(group);

@@ -188,7 +188,7 @@ write_lease(Nack *nack)
 	own->acked = nack->position;
 	if (nack->action == NACK_RETRY && nack->group.held == 1)
 		own->handed = own->acked;
-	own->until = nack->group.now + nack->subscription->lease_time;
+	EvpgLeaseRenew(own, nack->group.now, nack->subscription->lease_time);
 	return EvpgLeaseTryWrite(own, true);
 }
 

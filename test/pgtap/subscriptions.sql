@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(132);
+SELECT plan(139);
 
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
@@ -279,5 +279,21 @@ SELECT is(error_of(format($$SELECT evpg_create_subscription('x', start_position 
   format('22023 position %s is not reached yet', evpg_stable_position() + 1),
   'a subscription does not start behind the last event, since it would not hand out the next ones');
 SELECT ok(evpg_create_subscription('x', start_position => evpg_stable_position()), 'but after it');
+CREATE FUNCTION lasts() RETURNS interval LANGUAGE sql AS $$
+  SELECT date_trunc('hour', lease_until - evpg.clock_timestamp() + interval '30 minutes')
+    FROM evpg.subscription_lease WHERE subscription = 'levels' AND consumer = 'a'
+$$;
+SELECT is(error_of(format($$SELECT evpg_extend_lease('levels', %s, '2 days')$$, :levels_lease)),
+  '22023 lease_time is out of range', 'a lease is extended by a day at most');
+SELECT ok(evpg_extend_lease('levels', :levels_lease, '1 hour'), 'a lease is extended for long work');
+SELECT ok(evpg_ack('levels', :levels_lease, 1), 'part of which is acknowledged');
+SELECT is(lasts(), interval '1 hour', 'the lease lasts as long as it was extended [rule 20]');
+SELECT append(1), fetched('levels', 'a', 1, :levels_lease) \g /dev/null
+SELECT is(lasts(), interval '1 hour', 'also when more is fetched [rule 20]');
+SELECT done('levels', 'a') \g /dev/null
+SELECT is(lasts(), interval '0', 'until all that was handed out is acknowledged [rule 20]');
+SELECT append(1), fetched('levels', 'a', 1, :levels_lease), evpg_set_clock_offset('-3 days') \g /dev/null
+SELECT isnt(fetched('levels', 'b'), NULL,
+  'a lease that lasts longer than any can, since the clock was moved back, has run out [rule 20]');
 
 SELECT * FROM finish();
