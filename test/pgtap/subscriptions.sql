@@ -267,7 +267,8 @@ SELECT is((SELECT xmin FROM evpg.subscription_lease WHERE subscription = 'bytes'
 SELECT evpg_create_subscription('levels') \g /dev/null
 SELECT lease FROM evpg_fetch('levels', 'a') LIMIT 1 \gset levels_
 BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT is(error_of(format(statement, :levels_lease)), '25000 evpg_' || name || '() needs isolation level READ COMMITTED', name)
+SELECT is(error_of(format(statement, :levels_lease)),
+    '25000 evpg_' || name || '() needs isolation level READ COMMITTED', name)
   FROM (VALUES ('fetch', $$SELECT * FROM evpg_fetch('levels', 'b')$$), ('ack', $$SELECT evpg_ack('levels', %s, 1)$$),
     ('nack', $$SELECT evpg_nack('levels', %s, 1)$$), ('extend_lease', $$SELECT evpg_extend_lease('levels', %s)$$),
     ('release_lease', $$SELECT evpg_release_lease('levels', %s)$$)) AS v (name, statement);
