@@ -86,7 +86,17 @@ lease_counts(const EvpgLease *lease, const EvpgPartition *partition)
 static int64
 get_checkpoint(const EvpgLease *lease, const EvpgPartition *partition)
 {
-	return lease_counts(lease, partition) ? Max(partition->checkpoint, lease->acked) : partition->checkpoint;
+	int64		checkpoint = partition->checkpoint;
+
+	if (!lease_counts(lease, partition))
+		return checkpoint;
+	checkpoint = Max(checkpoint, lease->acked);
+
+	/*
+	 * Parked events of another partition may lie behind those that this one
+	 * has handed out at all.
+	 */
+	return lease->replaying ? Min(checkpoint, partition->replay_to) : checkpoint;
 }
 
 /* Returns the position up to which the events of a partition are done. */
@@ -172,12 +182,15 @@ EvpgGroupWantsChange(const EvpgGroup *group)
 	return false;
 }
 
-/* Frees a partition of a lease: what was handed out and not acknowledged is handed out one by one. */
+/*
+ * Frees a partition of a lease: what was handed out and not acknowledged is handed out one by
+ * one; parked events that were handed out again have their attempts in their own rows.
+ */
 static void
 free_partition(const EvpgLease *lease, EvpgPartition *partition)
 {
 	partition->checkpoint = get_checkpoint(lease, partition);
-	if (EvpgLeaseInFlight(lease) && lease_counts(lease, partition))
+	if (EvpgLeaseInFlight(lease) && !lease->replaying && lease_counts(lease, partition))
 		partition->cautious_to = Max(partition->cautious_to, lease->handed);
 	partition->slot = EVPG_NO_SLOT;
 	EvpgPartitionWrite(partition);
@@ -359,7 +372,8 @@ EvpgGroupChange(EvpgGroup *group, bool new_lease)
 	if (!EvpgLeaseTryTake(own))
 		return false;
 	read_again(group);
-	if (again)
+	/* Parked events have their attempts in their own rows. */
+	if (again && !group->own->replaying)
 		expect_redelivery(group, handed);
 	end_leases(group);
 	if (can_move(group))

@@ -3,7 +3,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(52);
+SELECT plan(65);
 
 CREATE FUNCTION parked(subscription text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(e.aggregate_id || ':' || e.version || CASE WHEN p.due THEN '!' ELSE '' END, ' ' ORDER BY e."position")
@@ -103,5 +103,27 @@ SELECT is(fetched('early', 'w'), :'a' || ':3', 'and begins anew as well [rule 20
 SELECT is(fetched('early', 'w'), :'a' || ':3*2', 'then its attempts are counted [rule 20]');
 SELECT fetched('early', 'w') \g /dev/null
 SELECT is(parked('early'), :'a' || ':3 ' || :'c' || ':3', 'and it is parked again; so is the other one [rule 20]');
+
+-- ------------------------------------------------------------------ partitions that are not equally far
+
+SELECT evpg_create_subscription('far', partitions => 2, start_at => 'now') \g /dev/null
+SELECT fetched('far', 'w'), fetched('far', 'v'), fetched('far', 'w'), fetched('far', 'v') \g /dev/null
+SELECT evpg_append_event('thing', s, 'Made') FROM unnest(ARRAY[:'a', :'b', :'c', :'c']) WITH ORDINALITY AS t (s, n)
+  ORDER BY n \g /dev/null
+SELECT is(fetched('far', 'w', 1), :'a' || ':4', 'a consumer has one partition');
+SELECT ok(evpg_nack('far', lease_of('far', 'w'), at(:'a', 4), 'park'));
+SELECT is(fetched('far', 'v', 1), :'c' || ':4', 'another one has the other, and is further');
+SELECT ok(evpg_nack('far', lease_of('far', 'v'), at(:'c', 4), 'park'));
+SELECT is(evpg_replay_parked('far'), 2::bigint, 'events of both are replayed');
+SELECT evpg_release_lease('far', lease_of('far', 'v')) \g /dev/null
+SELECT is(fetched('far', 'w'), :'a' || ':4 ' || :'c' || ':4', 'by one of them');
+SELECT ok(evpg_release_lease('far', lease_of('far', 'w')), 'its lease ends');
+SELECT is(fetched('far', 'u', 1), :'a' || ':4*2', 'another consumer goes on with that');
+SELECT ok(done('far', 'u'));
+SELECT is(fetched('far', 'u', 1), :'c' || ':4*2');
+SELECT ok(done('far', 'u'));
+SELECT ok(evpg_release_lease('far', lease_of('far', 'u')), 'its lease ends as well');
+SELECT is(fetched('far', 'x'), :'b' || ':2 ' || :'c' || ':5',
+  'what the one had not handed out yet is handed out, as if for the first time [rule 20]');
 
 SELECT * FROM finish();
