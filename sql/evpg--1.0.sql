@@ -1280,7 +1280,8 @@ CREATE VIEW evpg.stat_subscription AS
     CROSS JOIN (SELECT evpg.is_activated() AS activated) h
     -- while a lease hands out parked events again, its positions are of the partitions that have some
     CROSS JOIN LATERAL (SELECT l.replaying OPERATOR(pg_catalog.=) (p.replay_to IS NOT NULL) AS counts) x
-    CROSS JOIN LATERAL (SELECT GREATEST(p.checkpoint, CASE WHEN x.counts THEN l.acked END) AS checkpoint) k
+    CROSS JOIN LATERAL (SELECT LEAST(GREATEST(p.checkpoint, CASE WHEN x.counts THEN l.acked END),
+                                     CASE WHEN l.replaying THEN p.replay_to END) AS checkpoint) k
     LEFT JOIN LATERAL (SELECT g.recorded_at FROM evpg.event_log g WHERE g."position" OPERATOR(pg_catalog.>) k.checkpoint
                         ORDER BY g."position" LIMIT 1) e ON true;
 COMMENT ON VIEW evpg.stat_subscription IS
@@ -1326,9 +1327,9 @@ CREATE VIEW evpg.stat_consumer AS
           UNION ALL SELECT name, 'subscription', 'async', NULL FROM evpg.subscription) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     -- a subscription has a checkpoint for each partition
-    LEFT JOIN LATERAL (SELECT pg_catalog.min(GREATEST(q.checkpoint,
-                                CASE WHEN b.replaying OPERATOR(pg_catalog.=) (q.replay_to IS NOT NULL) THEN b.acked END))
-                              AS checkpoint
+    LEFT JOIN LATERAL (SELECT pg_catalog.min(LEAST(GREATEST(q.checkpoint,
+                                CASE WHEN b.replaying OPERATOR(pg_catalog.=) (q.replay_to IS NOT NULL) THEN b.acked END),
+                                CASE WHEN b.replaying THEN q.replay_to END)) AS checkpoint
                          FROM evpg.subscription_partition q
                          LEFT JOIN evpg.subscription_lease b ON b.subscription OPERATOR(pg_catalog.=) q.subscription
                               AND b.slot OPERATOR(pg_catalog.=) q.slot

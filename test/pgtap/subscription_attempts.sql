@@ -3,7 +3,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(65);
+SELECT plan(67);
 
 CREATE FUNCTION parked(subscription text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(e.aggregate_id || ':' || e.version || CASE WHEN p.due THEN '!' ELSE '' END, ' ' ORDER BY e."position")
@@ -122,6 +122,9 @@ SELECT is(fetched('far', 'u', 1), :'a' || ':4*2', 'another consumer goes on with
 SELECT ok(done('far', 'u'));
 SELECT is(fetched('far', 'u', 1), :'c' || ':4*2');
 SELECT ok(done('far', 'u'));
+SELECT is((SELECT checkpoint FROM evpg.stat_subscription WHERE name = 'far' AND partition = 0), at(:'a', 4),
+  'the one is shown no further than it is');
+SELECT is((SELECT checkpoint FROM evpg.stat_consumer WHERE name = 'far'), at(:'a', 4));
 SELECT ok(evpg_release_lease('far', lease_of('far', 'u')), 'its lease ends as well');
 SELECT is(fetched('far', 'x'), :'b' || ':2 ' || :'c' || ':5',
   'what the one had not handed out yet is handed out, as if for the first time [rule 20]');
