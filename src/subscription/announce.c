@@ -43,7 +43,7 @@ typedef struct Announced
 {
 	char		name[EVPG_MAX_NAME + 1];
 	int64		position;
-}			Announced;
+} Announced;
 
 static HTAB *announced = NULL;
 

@@ -193,7 +193,7 @@ stream_is_held(const EvpgParkedStreams *streams, const char *key, int64 position
 }
 
 /* Returns the row of an event that is parked or skipped, as it was read; NULL if there is none. */
-const		EvpgParkedRow *
+const EvpgParkedRow *
 EvpgParkedStreamsFind(const EvpgParkedStreams *streams, int64 position)
 {
 	EvpgParkedRow wanted = {.position = position};
@@ -207,7 +207,7 @@ EvpgParkedStreamsFind(const EvpgParkedStreams *streams, int64 position)
 EvpgParkedVerdict
 EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event)
 {
-	const		EvpgParkedRow *row;
+	const EvpgParkedRow *row;
 	const char *key;
 
 	if (streams->rows == 0 && streams->held == NIL)
@@ -261,7 +261,7 @@ static EvpgStatement insert_parked_row = {
 
 /* Parks an event that holds its stream; those of the stream that were due are no longer. */
 static void
-insert_parking(const char *subscription, const EvpgParking * parking)
+insert_parking(const char *subscription, const EvpgParking *parking)
 {
 	Datum		values[5] = {
 		CStringGetTextDatum(subscription),

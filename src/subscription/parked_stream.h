@@ -21,7 +21,7 @@ typedef struct EvpgParkedRow
 	bool		due;
 	bool		replaying;		/* it is due, and is handed out */
 	int			attempts;		/* if it is due, those since then */
-}			EvpgParkedRow;
+} EvpgParkedRow;
 
 typedef struct EvpgParkedStreams
 {
@@ -41,7 +41,7 @@ typedef struct EvpgParking
 	int			attempts;
 	const char *reason;			/* NULL: it waits behind another one of its
 								 * stream */
-}			EvpgParking;
+} EvpgParking;
 
 /* What is to be done with an event. */
 typedef enum EvpgParkedVerdict
@@ -58,7 +58,7 @@ extern int	EvpgParkedStreamPartition(const char *key, int partitions);
 extern EvpgParkedStreams *EvpgParkedStreamsRead(const char *subscription, int64 after);
 extern const EvpgParkedRow *EvpgParkedStreamsFind(const EvpgParkedStreams *streams, int64 position);
 extern EvpgParkedVerdict EvpgParkedStreamsJudge(const EvpgParkedStreams *streams, const EvpgEvent *event);
-extern EvpgParking * EvpgParkingPlan(EvpgParkedStreams *streams, const EvpgEvent *event, int attempts, const char *reason);
+extern EvpgParking *EvpgParkingPlan(EvpgParkedStreams *streams, const EvpgEvent *event, int attempts, const char *reason);
 extern void EvpgParkedStreamInsert(const char *subscription, List *parkings);
 extern void EvpgParkedStreamSkip(const char *subscription, const EvpgEvent *event, int attempts, const char *reason);
 

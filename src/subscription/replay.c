@@ -55,7 +55,7 @@ EvpgReplayRequest(const char *subscription, int64 max_count, const char *key)
 
 /* Returns the partition that the consumer holds and a parked event belongs to; NULL if it holds another one. */
 static EvpgPartition *
-get_own_partition(const EvpgGroup *group, const EvpgParkedRow * row)
+get_own_partition(const EvpgGroup *group, const EvpgParkedRow *row)
 {
 	EvpgPartition *partition =
 	&group->partitions[EvpgParkedStreamPartition(row->key, group->subscription->partitions)];
@@ -65,7 +65,7 @@ get_own_partition(const EvpgGroup *group, const EvpgParkedRow * row)
 
 /* Returns whether a parked event makes its partition, which the consumer holds, go back. */
 static bool
-starts_replay(const EvpgGroup *group, const EvpgParkedRow * row)
+starts_replay(const EvpgGroup *group, const EvpgParkedRow *row)
 {
 	EvpgPartition *partition;
 
@@ -123,7 +123,7 @@ EvpgReplayBegin(EvpgGroup *group, const EvpgParkedStreams *streams)
 
 	for (int i = 0; i < streams->rows; i++)
 	{
-		const		EvpgParkedRow *row = &streams->by_position[i];
+		const EvpgParkedRow *row = &streams->by_position[i];
 		int			number;
 
 		if (!starts_replay(group, row))
@@ -160,7 +160,7 @@ EvpgReplayNext(const EvpgGroup *group, const EvpgParkedStreams *streams, int64 a
 {
 	for (int i = 0; i < streams->rows; i++)
 	{
-		const		EvpgParkedRow *row = &streams->by_position[i];
+		const EvpgParkedRow *row = &streams->by_position[i];
 		const EvpgPartition *partition;
 
 		if (!row->due || !row->replaying || row->position <= after)
@@ -288,7 +288,7 @@ EvpgReplayTriesEvent(const EvpgGroup *group, const EvpgParkedStreams *streams)
 
 	for (int i = 0; i < streams->rows; i++)
 	{
-		const		EvpgParkedRow *row = &streams->by_position[i];
+		const EvpgParkedRow *row = &streams->by_position[i];
 
 		if (row->replaying && row->attempts > 1 && row->position > own->acked && row->position <= own->handed &&
 			get_own_partition(group, row) != NULL)

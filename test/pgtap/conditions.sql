@@ -127,7 +127,7 @@ INSERT INTO bad (condition, error) VALUES
   (evpg_condition(after_position => 1), '22023 item 1 of the condition is not valid'),
   (evpg_condition(tags => '{a}') || evpg_condition(), '22023 item 2 of the condition is not valid'),
   (evpg_condition(tags => '{}'), '22023 item 1 of the condition is not valid'),
-  (evpg_condition(tags => '{NULL}'), '22023 item 1 of the condition is not valid'),
+  (evpg_condition(tags => ARRAY[NULL]::text[]), '22023 item 1 of the condition is not valid'),
   (evpg_condition(tags => '{{a,b}}'), '22023 item 1 of the condition is not valid'),
   (evpg_condition(tags => '{""}'), '22023 tag %'),
   (evpg_condition(tags => ARRAY[repeat('t', 10000)]), 'VE014 tag is too long'),

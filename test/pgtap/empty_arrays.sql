@@ -46,8 +46,9 @@ SELECT is((SELECT string_agg(p.proname || ' ' || a.name, ', ' ORDER BY p.proname
   FROM pg_proc p, unnest(p.proargtypes::oid[], p.proargnames[1:p.pronargs]) a (type, name)
             WHERE p.proname LIKE 'evpg%' AND p.proallargtypes IS NULL AND a.type = 'text[]'::regtype
               AND NOT EXISTS (SELECT FROM arrays t WHERE t.function = p.proname AND t.argument = a.name)),
-  'evpg_event tags',
-    'every function that takes an array of filters refuses an empty one; the tags of an event are no filter [B30]');
+  'evpg_condition aggregate_types, evpg_condition event_types, evpg_condition tags, evpg_event tags',
+    'every function that takes an array of filters refuses an empty one; the tags of an event are no filter, and what a '
+    || 'condition has is looked at by its append [B30]');
 SELECT refused(call || argument || ' => ''{}'')', '22023 ' || argument || ' must not be an empty array',
   function || ' ' || argument || ' [B30]') FROM arrays;
 SELECT is(error_of(call || argument || ' => ''{x}'')') IN ('no error', '42P01 relation "x" does not exist') , true,

@@ -7,7 +7,8 @@ SELECT plan(139);
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
 SELECT append(3) \g /dev/null
-SELECT is(fetched('all', 'a'), 's1:1 s2:1 s3:1', 'a consumer gets the events from the beginning, in order [rule 20]');
+SELECT is(fetched('all', 'a'), 's1:1 s2:1 s3:1',
+  'a consumer gets the events from the beginning, in order [rule 20, B20, B41, D10, D20]');
 SELECT is((SELECT array_agg(DISTINCT lease) FROM evpg_fetch('all', 'b')), NULL,
   'another consumer gets nothing while the only partition is held [rule 20]');
 SELECT ok(done('all', 'a'), 'events are acknowledged');
@@ -38,7 +39,7 @@ SELECT ok(NOT evpg_ack('all', -1, 1), 'a negative one, too');
 SELECT throws_ok(format('SELECT evpg_ack(''all'', %s, 1000000)', :a_lease), '22023', NULL,
   'what was not handed out cannot be acknowledged');
 SELECT ok(evpg_ack('all', :a_lease, 1), 'a lower position than before is acknowledged already');
-SELECT is((SELECT in_flight FROM evpg.stat_subscription), 2::bigint, 'events are in flight');
+SELECT is((SELECT in_flight FROM evpg.stat_subscription), 2::bigint, 'events are in flight [D93]');
 -- the clock moves on: the lease runs out
 SELECT is(fetched('all', 'b'), NULL, 'b gets nothing while the lease of a lasts [rule 20]');
 SELECT evpg_set_clock_offset('20 seconds') \g /dev/null
@@ -56,7 +57,7 @@ SELECT ok(NOT evpg_release_lease('all', :a_lease), 'nor end it [rule 20]');
 SELECT is(error_of(format('SELECT * FROM evpg_fetch(''all'', ''a'', lease => %s)', :a_lease)),
   'VE024 consumer "a" of subscription "all" has lost its lease', 'nor fetch with it [rule 20]');
 SELECT ok(done('all', 'b'));
-SELECT ok(evpg_release_lease('all', lease_of('all', 'b')), 'a consumer leaves');
+SELECT ok(evpg_release_lease('all', lease_of('all', 'b')), 'a consumer leaves [D25]');
 SELECT is(fetched('all', 'a'), 's2:4*2', 'and another gets its partition at once [rule 20]');
 SELECT ok(done('all', 'a'));
 SELECT is((SELECT count(*) FROM evpg.subscription_lease), 2::bigint, 'slots are used again');
@@ -89,7 +90,7 @@ SELECT fetched('parts', 'c'), fetched('parts', 'a'), fetched('parts', 'b'), fetc
 SELECT is(shares(), 'a:3 b:3 c:2', 'and with a third [rule 20]');
 SELECT append(50) \g /dev/null
 CREATE TABLE got AS SELECT consumer, f.* FROM unnest('{a,b,c}'::text[]) AS consumer, evpg_fetch('parts', consumer) f;
-SELECT is((SELECT count(*) FROM got), 50::bigint, 'each event goes to one of them [rule 20]');
+SELECT is((SELECT count(*) FROM got), 50::bigint, 'each event goes to one of them [rule 20, D97]');
 SELECT is((SELECT count(DISTINCT "position") FROM got), 50::bigint);
 SELECT is((SELECT count(DISTINCT consumer) FROM got), 3::bigint);
 SELECT ok((SELECT bool_and(partition = evpg.partition_of('thing/' || aggregate_id, 8)) FROM got), 'by the aggregate id');
@@ -127,7 +128,7 @@ SELECT throws_ok(format('SELECT evpg_nack(''back'', %s, %s, ''drop'')', lease_of
   'unknown action "drop"', 'an unknown action');
 SELECT throws_ok(format('SELECT evpg_nack(''back'', %s, %s)', lease_of('back', 'a'), :first - 1), '22023', NULL,
   'an event that is not in flight');
-SELECT ok(evpg_nack('back', lease_of('back', 'a'), :first + 1, 'park', reason => 'bad'), 'an event is parked');
+SELECT ok(evpg_nack('back', lease_of('back', 'a'), :first + 1, 'park', reason => 'bad'), 'an event is parked [C32, D24]');
 SELECT is((SELECT string_agg(key || ' ' || coalesce(error, '-'), ', ' ORDER BY "position") FROM evpg.parked_event),
   'thing/s2 bad, thing/s2 -', 'and the later one of its stream behind it [rule 20]');
 SELECT ok(evpg_nack('back', lease_of('back', 'a'), :first + 2, 'skip'), 'one is skipped');
@@ -170,14 +171,14 @@ SELECT is((SELECT string_agg(aggregate_id, ' ' ORDER BY "position")
   FROM evpg_read_all(current_setting('test.start')::bigint, id_prefix => 'alice')), 'alice alice:child alice',
   'so does evpg_read_all [D60]');
 SELECT is(takes('f2', '{thing}', id_prefix => 'alice'), 'alice alice:child', 'with a type');
-SELECT is(takes('f3', event_types => '{B}'), 'alice:child', 'by event type');
+SELECT is(takes('f3', event_types => '{B}'), 'alice:child', 'by event type [D05]');
 SELECT is(takes('f4', tags => '{blue,green}'), 'bob', 'by tags');
 SELECT is(takes('f5', aggregate_ids => '{bob,alice2}'), 'alice2 bob', 'by ids');
 SELECT is(takes('f6', '{none}'), NULL, 'one that nothing matches');
 SELECT ok(NOT evpg_create_subscription('f5', aggregate_ids => '{alice2,bob,bob}', partitions => 4),
   'the order does not matter');
 SELECT is(error_of($$SELECT evpg_create_subscription('f5', aggregate_ids => '{bob}', partitions => 4)$$),
-  'VE016 subscription "f5" exists with another filter or number of partitions', 'another filter is refused');
+  'VE016 subscription "f5" exists with another filter or number of partitions', 'another filter is refused [D22]');
 SELECT is(error_of($$SELECT evpg_create_subscription('f5', aggregate_ids => '{alice2,bob}')$$),
   'VE016 subscription "f5" exists with another filter or number of partitions', 'another number of partitions, too');
 
@@ -197,7 +198,7 @@ SELECT is(error_of($$SELECT evpg_create_subscription('proj')$$), '42710 projecti
 SELECT is(error_of($$SELECT evpg_register_projection('all')$$), '42710 subscription "all" already exists');
 SELECT evpg_drop_subscription('all') \g /dev/null
 
--- ------------------------------------------------------------------ bad input
+-- ------------------------------------------------------------------ bad input [D23]
 
 SELECT is(error_of(statement), error, statement) FROM (VALUES
   ($$SELECT * FROM evpg_fetch('back', 'a', 0)$$, '22023 max_events must be at least 1'),

@@ -198,7 +198,7 @@ foreach my $language (@languages)
 	deposit('s1', 7);
 	soon(is_through('totals'), "$language: they come to the end");
 	is(query(q{SELECT * FROM account_total WHERE account LIKE 's%' ORDER BY account}),
-		deposits_after($mark), "$language: each event is counted exactly once");
+		deposits_after($mark), "$language: each event is counted exactly once [D26]");
 	finish($_, "$language: a consumer ends well") foreach @processes;
 	query(q{SELECT evpg_drop_subscription('totals')});
 }

@@ -161,7 +161,7 @@ ok( wait_until(
 
 			return $result =~ /Asynchronous notification "subscription\.noted"/;
 		}),
-	'a worker notifies consumers that listen [rule 20]');
+	'a worker notifies consumers that listen [rule 20, D21]');
 
 # ------------------------------------------------------------------ consumers come and go
 
