@@ -139,18 +139,17 @@ ends_prepared_transaction(Node *statement)
 }
 
 /*
- * Makes the shared directory of streams forget after a statement that may have let
- * others, or the rest of the transaction, change the log past evpg, or that gives an
- * OID of a database free (stream_directory.c).
+ * Returns what is to be done after a statement that may have let others, or the rest of
+ * the transaction, change the log past evpg, or that gives an OID of a database free: a
+ * function of stream_directory.c, or NULL.  Asked before the statement runs, since it may
+ * be gone afterwards: a procedure that ends its transaction frees the CALL.
  */
-static void
-forget_streams(Node *statement)
+static void (*get_forgetting(Node *statement)) (void)
 {
 	if (IsA(statement, AlterTableStmt) || IsA(statement, RenameStmt) || IsA(statement, CreateTrigStmt) ||
 		(IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_TRIGGER))
-		EvpgStreamDirectoryForget();
-	else if (IsA(statement, DropdbStmt))
-		EvpgStreamDirectoryForgetAll();
+		return EvpgStreamDirectoryForget;
+	return IsA(statement, DropdbStmt) ? EvpgStreamDirectoryForgetAll : NULL;
 }
 
 /* Runs a statement as if there were no hook of evpg. */
@@ -175,11 +174,14 @@ process_utility_statement(PlannedStmt *statement, const char *query, bool read_o
 						  ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
 						  DestReceiver *receiver, QueryCompletion *completion)
 {
+	void		(*forget) (void) = get_forgetting(statement->utilityStmt);
+
 	dismiss_processes(statement->utilityStmt);
 	if (!ends_prepared_transaction(statement->utilityStmt))
 	{
 		run_utility_statement(statement, query, read_only_tree, context, params, environment, receiver, completion);
-		forget_streams(statement->utilityStmt);
+		if (forget != NULL)
+			forget();
 		return;
 	}
 	EvpgDurablePreparedBegin();
