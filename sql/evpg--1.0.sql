@@ -1324,7 +1324,7 @@ CREATE VIEW evpg.stat_consumer AS
          t.dispatched AS dispatched_total, t.dead_lettered AS dead_lettered_total
     FROM (SELECT name, 'projection' AS kind, mode, version FROM evpg.projection
           UNION ALL (SELECT DISTINCT ON (name) name, 'saga', mode, version FROM evpg.saga ORDER BY name, version DESC)
-          UNION ALL SELECT name, 'subscription', 'async', NULL FROM evpg.subscription) p
+          UNION ALL SELECT name, 'subscription', 'async', NULL AS version FROM evpg.subscription) p
     LEFT JOIN evpg.consumer c ON c.name OPERATOR(pg_catalog.=) p.name
     -- a subscription has a checkpoint for each partition
     LEFT JOIN LATERAL (SELECT pg_catalog.min(LEAST(GREATEST(q.checkpoint,
