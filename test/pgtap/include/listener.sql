@@ -6,10 +6,9 @@ CREATE FUNCTION test.connect(name text) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT dblink_connect(name, format('host=%s port=%s user=%s dbname=%s',
     split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user,
       current_database()));
-  SELECT dblink_exec(name, $x$SET default_transaction_isolation = 'read committed'$x$)
+  SELECT dblink_exec(name, $x$SET default_transaction_isolation = 'read committed'; SET search_path = public, test$x$)
 $$;
 SELECT connect('listener') \g /dev/null
-SELECT dblink_exec('listener', 'SET search_path = public, test') \g /dev/null
 CREATE FUNCTION test.listen(name text, key text DEFAULT NULL) RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT * FROM dblink('listener', format('SELECT evpg_listen(%L, %L)', name, key)) x (channel text) $$;
 -- What has come since the last call.  Frames that were sent before a query are there before its answer.
