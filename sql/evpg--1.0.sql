@@ -1009,7 +1009,8 @@ CREATE FUNCTION evpg_enable_index(index_name text, enabled boolean DEFAULT true)
 DECLARE
   definition text := CASE index_name
     WHEN 'event_type' THEN '(type, "position")'
-    WHEN 'correlation' THEN '(correlation_id)'
+    -- as the view has it
+    WHEN 'correlation' THEN '((coalesce(correlation_id, event_id::text)))'
     WHEN 'recorded_at' THEN '(recorded_at)'
     WHEN 'tags' THEN 'USING gin (tags)' END;
   existed boolean := to_regclass('evpg.event_log_' || index_name) IS NOT NULL;
@@ -1701,6 +1702,112 @@ RETURN evpg.prune_all('parked_events', older_than);
 COMMENT ON FUNCTION evpg_prune_parked_events(interval) IS
   'empties events that were given up longer ago, which rebuilds still leave out; returns their number';
 
+-- ------------------------------------------------------------------ traces
+
+CREATE FUNCTION evpg.trace(correlation_id text, max_count int)
+  RETURNS TABLE (depth int, "position" bigint, cause bigint, aggregate_type text, aggregate_id text, version bigint,
+    type text, event_id uuid, command_id text, causation_id text, actor text, recorded_at timestamptz)
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM evpg.refuse_null(trace.correlation_id, 'correlation_id');
+  IF max_count < 1 THEN
+    RAISE EXCEPTION 'max_count must be at least 1' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  RETURN QUERY
+    WITH RECURSIVE traced AS MATERIALIZED (
+      SELECT e.* FROM evpg.event e WHERE e.correlation_id = trace.correlation_id ORDER BY e."position" LIMIT max_count),
+    -- A cause is an event, or a command, whose first event stands for it.  Only what came earlier is one, whatever a client
+    -- wrote, so that there is no circle.
+    caused AS MATERIALIZED (
+      SELECT e.*, coalesce(c."position", f."position") AS cause
+        FROM traced e
+        LEFT JOIN traced c ON c.event_id::text = e.causation_id AND c."position" < e."position"
+        LEFT JOIN (SELECT t.command_id, min(t."position") AS "position" FROM traced t GROUP BY 1) f
+          ON f.command_id = e.causation_id AND f."position" < e."position"),
+    tree AS (
+      SELECT 0 AS depth, ARRAY[e."position"] AS path, e."position" FROM caused e WHERE e.cause IS NULL
+      UNION ALL
+      SELECT t.depth + 1, t.path || e."position", e."position" FROM tree t JOIN caused e ON e.cause = t."position")
+    SELECT t.depth, e."position", e.cause, e.aggregate_type, e.aggregate_id, e.version, e.type, e.event_id, e.command_id,
+           e.causation_id, e.actor, e.recorded_at
+      FROM tree t JOIN caused e ON e."position" = t."position" ORDER BY t.path;
+END $$;
+COMMENT ON FUNCTION evpg.trace(text, int) IS 'returns the tree of a correlation_id, for evpg_trace and what is made of it';
+
+CREATE FUNCTION evpg_trace(correlation_id text, max_count int DEFAULT 1000)
+  RETURNS TABLE (depth int, "position" bigint, cause bigint, aggregate_type text, aggregate_id text, version bigint,
+    type text, event_id uuid, command_id text, causation_id text, actor text, recorded_at timestamptz)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT t.* FROM evpg.trace(correlation_id, max_count) t;
+END;
+COMMENT ON FUNCTION evpg_trace(text, int) IS
+  'returns the first max_count events with a correlation_id (NULL: all) as a tree, causes before their effects: depth, '
+  'and position of the cause, which is an event or a command of the trace; the index correlation makes it fast';
+
+-- What a label of Mermaid may not contain is written as its entity codes.
+CREATE FUNCTION evpg.diagram_text(label text) RETURNS text
+  LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+  SELECT string_agg(CASE WHEN c ~ '["#<>&`\\]' THEN '#' || ascii(c) || ';' ELSE c END, '' ORDER BY n)
+    FROM string_to_table(label, NULL) WITH ORDINALITY AS x (c, n) $$;
+COMMENT ON FUNCTION evpg.diagram_text(text) IS 'returns a text as a label in a diagram';
+
+CREATE FUNCTION evpg_trace_diagram(correlation_id text, max_count int DEFAULT 100)
+  RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT pg_catalog.concat('flowchart LR', pg_catalog.string_agg(pg_catalog.concat(
+           pg_catalog.format(E'\n  e%s["%s/%s %s<br/>%s"]', t."position", evpg.diagram_text(t.aggregate_type),
+             evpg.diagram_text(t.aggregate_id), t.version, evpg.diagram_text(t.type)),
+           CASE WHEN t.cause IS NOT NULL THEN pg_catalog.format(E'\n  e%s --> e%s', t.cause, t."position") END),
+           '' ORDER BY t."position"))
+    FROM evpg.trace(correlation_id, max_count) t;
+END;
+COMMENT ON FUNCTION evpg_trace_diagram(text, int) IS
+  'returns the tree of evpg_trace as a flowchart in the language of Mermaid';
+
+CREATE FUNCTION evpg_trace_progress(correlation_id text)
+  RETURNS TABLE (name text, kind text, mode text, status text, passed bigint, remaining bigint)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+  SELECT c.name, c.kind, c.mode, c.status,
+         pg_catalog.count(t."position")
+           FILTER (WHERE c.checkpoint IS NULL OR t."position" OPERATOR(pg_catalog.<=) c.checkpoint),
+         pg_catalog.count(t."position") FILTER (WHERE t."position" OPERATOR(pg_catalog.>) c.checkpoint)
+    FROM evpg.stat_consumer c LEFT JOIN evpg.trace(correlation_id, NULL) t ON true
+   GROUP BY c.name, c.kind, c.mode, c.status ORDER BY c.kind, c.name;
+END;
+COMMENT ON FUNCTION evpg_trace_progress(text) IS
+  'returns how many events with a correlation_id each consumer has passed, whether it takes them or not, and how many are '
+  'ahead of it; inline consumers pass events as they are appended';
+
+CREATE FUNCTION evpg_ancestors(event_id uuid, max_count int DEFAULT 100)
+  RETURNS SETOF evpg.event LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  wanted uuid := evpg_ancestors.event_id;
+  earlier_than bigint;
+  event evpg.event;
+BEGIN
+  PERFORM evpg.refuse_null(wanted::text, 'event_id'), evpg.refuse_null(max_count::text, 'max_count');
+  IF max_count < 1 THEN
+    RAISE EXCEPTION 'max_count must be at least 1' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  FOR generation IN 1 .. max_count LOOP
+    -- a cause came earlier, whatever a client wrote, so that there is no circle
+    SELECT * INTO event FROM evpg.event e
+     WHERE e.event_id = wanted AND (earlier_than IS NULL OR e."position" < earlier_than);
+    EXIT WHEN NOT FOUND;
+    RETURN NEXT event;
+    -- the id of a command is none of an event
+    wanted := CASE WHEN event.causation_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                   THEN event.causation_id::uuid END;
+    earlier_than := event."position";
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION evpg_ancestors(uuid, int) IS
+  'returns an event, the event that caused it, and so on, at most max_count; ends where the cause is no event';
+
 -- ------------------------------------------------------------------ sessions, versions
 
 CREATE FUNCTION evpg_version()
@@ -1722,7 +1829,7 @@ COMMENT ON FUNCTION evpg_session_stats() IS
 CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine'::pg_catalog.text, 'refuse_change'::pg_catalog.text, NULL::pg_catalog.text[], '{owner}'::pg_catalog.text[]),
   ('routine', 'refuse_writer', NULL, '{owner}'),
-  ('routine', 'refuse_null', NULL, '{owner}'),
+  ('routine', 'refuse_null', NULL, '{reader}'),
   ('routine', 'evpg_event', NULL, '{relay,executor}'),
   ('routine', 'evpg_events', NULL, '{relay,executor}'),
   ('routine', 'evpg_command', NULL, '{executor}'),
@@ -1759,6 +1866,12 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_log_stable_position', NULL, '{operator}'),
   ('routine', 'evpg_state', NULL, '{reader,executor}'),
   ('routine', 'evpg_take_snapshot', NULL, '{operator}'),
+  ('routine', 'evpg_trace', NULL, '{reader}'),
+  ('routine', 'evpg_trace_diagram', NULL, '{reader}'),
+  ('routine', 'evpg_trace_progress', NULL, '{reader}'),
+  ('routine', 'evpg_ancestors', NULL, '{reader}'),
+  ('routine', 'trace', NULL, '{reader}'),
+  ('routine', 'diagram_text', NULL, '{reader}'),
   ('routine', 'evpg_version', NULL, '{monitor,reader,subscriber,executor}'),
   ('routine', 'evpg_session_stats', NULL, '{monitor,reader,subscriber,executor}'),
   ('routine', 'evpg_register_projection', NULL, '{operator}'),

@@ -1,0 +1,124 @@
+-- traces.sql: what followed from what: evpg_trace, its diagram and progress, evpg_ancestors.
+
+\ir include/setup.sql
+\ir include/counter.sql
+\ir include/projections.sql
+SET default_transaction_isolation = 'read committed';
+SELECT plan(26);
+SET test.kind = counter;
+
+-- "depth position<cause id version type" of each event of a trace, in order
+CREATE FUNCTION test.traced(correlation_id text, max_count int DEFAULT NULL) RETURNS text LANGUAGE sql AS $$
+  SELECT string_agg(concat(t.depth, ' ', t."position", '<' || t.cause, ' ', t.aggregate_id, t.version, ' ', t.type), ', '
+                    ORDER BY t.n)
+    FROM evpg_trace(correlation_id, max_count) WITH ORDINALITY t (depth, "position", cause, aggregate_type, aggregate_id,
+      version, type, event_id, command_id, causation_id, actor, recorded_at, n)
+$$;
+-- the events of an array, each with the id of event of its number
+CREATE FUNCTION test.id_of(n int) RETURNS uuid LANGUAGE sql AS $$
+  SELECT format('00000000-0000-7000-8000-0000000000%s', to_char(n, 'FM00'))::uuid $$;
+CREATE FUNCTION test.put(n int, id text, correlation text, causation text DEFAULT NULL, command text DEFAULT NULL)
+RETURNS void LANGUAGE sql AS $$
+  SELECT count(*) FROM evpg_append('counter', id, ARRAY[evpg_event('Added', '{"n": 1}', event_id => id_of(n))],
+    correlation_id => correlation, causation_id => causation, command_id => command)
+$$;
+
+-- ------------------------------------------------------------------ a tree
+
+SELECT put(1, 'a', 'order'), put(2, 'b', 'order', id_of(1)::text, 'pay'), put(3, 'c', 'other'),
+  put(4, 'd', 'order', 'pay'), put(5, 'b', 'order', id_of(2)::text),
+  put(6, 'a', 'order', id_of(1)::text), put(7, 'e', 'order', 'unheard of') \g /dev/null
+SELECT is(traced('order'),
+  '0 1 a1 Added, 1 2<1 b1 Added, 2 4<2 d1 Added, 2 5<2 b2 Added, 1 6<1 a2 Added, 0 7 e1 Added',
+  'a trace has causes before their effects; a cause is an event, or the first event of a command [D63]');
+SELECT is(traced('order', 3), '0 1 a1 Added, 1 2<1 b1 Added, 2 4<2 d1 Added',
+  'a trace has its first max_count events [D63]');
+SELECT is(traced('nothing'), NULL, 'a trace without events is empty [D63]');
+SELECT is((SELECT count(*)::int FROM evpg_trace('order', NULL) t JOIN evpg.event e USING ("position")
+            WHERE (t.aggregate_type, t.event_id, t.command_id, t.causation_id, t.recorded_at) IS NOT DISTINCT FROM
+                  (e.aggregate_type, e.event_id, e.command_id, e.causation_id, e.recorded_at)), 6,
+  'a trace shows the events as they are [D63]');
+SELECT is(evpg_trace_diagram('order', 3), $$flowchart LR
+  e1["counter/a 1<br/>Added"]
+  e2["counter/b 1<br/>Added"]
+  e1 --> e2
+  e4["counter/d 1<br/>Added"]
+  e2 --> e4$$, 'a trace is drawn [D63]');
+SELECT is(evpg_trace_diagram('nothing'), 'flowchart LR', 'the diagram of an empty trace has no nodes [D63]');
+SELECT put(8, '"#<b>&`\é', 'odd') \g /dev/null
+SELECT is(evpg_trace_diagram('odd'), $$flowchart LR
+  e8["counter/#34;#35;#60;b#62;#38;#96;#92;é 1<br/>Added"]$$, 'no id breaks a diagram [D63]');
+
+-- an event without correlation is the beginning of one
+SELECT count(*) FROM evpg_append('counter', 'f', ARRAY[evpg_event('Added', '{"n": 1}', event_id => id_of(9)),
+  evpg_event('Added', '{"n": 1}', event_id => id_of(10), caused_by => 1)]) \g /dev/null
+SELECT is(traced(id_of(9)::text), '0 9 f1 Added, 1 10<9 f2 Added', 'an event without correlation_id begins a trace [D63]');
+
+-- ids that a client chose
+SELECT put(11, 'g', 'circle', id_of(12)::text), put(12, 'g', 'circle', id_of(11)::text),
+  put(13, 'g', 'circle', id_of(13)::text) \g /dev/null
+SELECT is(traced('circle'), '0 11 g1 Added, 1 12<11 g2 Added, 0 13 g3 Added',
+  'only an earlier event is a cause: a trace has no circle [D63]');
+SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_ancestors(id_of(12)) e), '12 11',
+  'only an earlier event is a cause: ancestors have no circle [D62]');
+SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_ancestors(id_of(13)) e), '13',
+  'an event is not its own ancestor [D62]');
+
+-- ------------------------------------------------------------------ ancestors
+
+SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_ancestors(id_of(5)) e), '5 2 1',
+  'ancestors begin with the event and end with the first cause [D62]');
+SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_ancestors(id_of(5), 2) e), '5 2', 'at most max_count [D62]');
+SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_ancestors(id_of(4)) e), '4',
+  'ancestors end where the cause is a command [D62]');
+SELECT is((SELECT count(*)::int FROM evpg_ancestors(id_of(99))), 0, 'an unknown event has none [D62]');
+SELECT is((SELECT count(*)::int FROM evpg_ancestors(id_of(5)) a JOIN evpg.event e ON a = e), 3,
+  'ancestors are events [D62]');
+
+-- ------------------------------------------------------------------ how far consumers are
+
+SELECT evpg_register_projection('inline', 'test.sum_apply'),
+  evpg_register_projection('async', 'test.sum_apply', mode => 'async', start_position => 2),
+  evpg_create_subscription('feed') \g /dev/null
+SELECT is((SELECT string_agg(concat_ws(' ', name, kind, mode, status, passed, remaining), ', ')
+             FROM evpg_trace_progress('order')),
+  'async projection async running 2 4, inline projection inline running 6 0, feed subscription async running 0 6',
+  'progress of a trace: events that each consumer has passed, and those ahead of it [D63, D80]');
+CALL evpg_run();
+SELECT is((SELECT string_agg(concat_ws(' ', name, passed, remaining), ', ') FROM evpg_trace_progress('order')),
+  'async 6 0, inline 6 0, feed 0 6', 'progress of a trace changes as consumers run [D63, D80]');
+
+-- ------------------------------------------------------------------ the index
+
+SELECT evpg_enable_index('correlation') \g /dev/null
+SET enable_seqscan = off;
+CREATE FUNCTION test.uses_index(statement text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  plan json;
+BEGIN
+  EXECUTE 'EXPLAIN (FORMAT json) ' || statement INTO plan;
+  RETURN plan::text LIKE '%event_log_correlation%';
+END $$;
+SELECT ok(uses_index($$SELECT FROM evpg.event WHERE correlation_id = 'order'$$),
+  'the index on correlations serves the view of events [D63]');
+RESET enable_seqscan;
+SELECT is(traced('order', 3) || ', ' || traced(id_of(9)::text),
+  '0 1 a1 Added, 1 2<1 b1 Added, 2 4<2 d1 Added, 0 9 f1 Added, 1 10<9 f2 Added', 'a trace by the index is the same [D63]');
+
+-- ------------------------------------------------------------------ bad input, privileges
+
+SELECT is(error_of('SELECT evpg_trace(NULL)'), '22004 correlation_id must not be null', 'a trace of NULL');
+SELECT is(error_of('SELECT evpg_trace(''order'', 0)'), '22023 max_count must be at least 1', 'a trace of no events');
+SELECT is(error_of('SELECT evpg_ancestors(NULL)'), '22004 event_id must not be null', 'ancestors of NULL');
+SELECT is(error_of('SELECT evpg_ancestors(gen_random_uuid(), 0)'), '22023 max_count must be at least 1', 'no ancestors');
+CREATE ROLE evpg_test_tracer;
+SELECT is(as_role('evpg_test_tracer', 'SELECT evpg_trace(''order'')'), '42501 permission denied for function evpg_trace',
+  'a trace without privileges [A50]');
+SELECT evpg_grant('evpg_test_tracer', 'reader') \g /dev/null
+SELECT is(as_role('evpg_test_tracer', 'SELECT evpg_trace(''order''), evpg_trace_diagram(''order''), '
+  'evpg_trace_progress(''order''), evpg_ancestors(''00000000-0000-7000-8000-000000000001'')'),
+  'done', 'a reader traces [A50]');
+DROP OWNED BY evpg_test_tracer;
+DROP ROLE evpg_test_tracer;
+
+SELECT * FROM finish();
