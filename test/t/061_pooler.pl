@@ -49,6 +49,7 @@ INI
 
 append_to_file("$directory/client.py", <<'PYTHON');
 """client.py produce|consume NAME: a client of the pool."""
+import logging
 import random
 import sys
 import time
@@ -56,6 +57,7 @@ import psycopg
 
 POOL = sys.argv[1]
 ROLE, NAME = sys.argv[2:4]
+logging.disable()  # psycopg warns of a session that ends in a rollback
 
 
 def connect():
@@ -137,8 +139,8 @@ while turns > 0 and time.monotonic() < last + 4:
         if (produce if ROLE == "produce" else consume)(connection):
             last = time.monotonic()
         turns -= 1
-    except psycopg.OperationalError:
-        # The session has ended, or the pooler has; another one goes on.
+    except (psycopg.OperationalError, psycopg.Rollback):
+        # The session has ended, or the pooler has, also in a rollback; another one goes on.
         connection = None
         time.sleep(0.02)
 PYTHON
