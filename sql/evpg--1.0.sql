@@ -1746,25 +1746,92 @@ COMMENT ON FUNCTION evpg_trace(text, int) IS
   'returns the first max_count events with a correlation_id (NULL: all) as a tree, causes before their effects: depth, '
   'and position of the cause, which is an event or a command of the trace; the index correlation makes it fast';
 
--- What a label of Mermaid may not contain is written as its entity codes.
-CREATE FUNCTION evpg.diagram_text(label text) RETURNS text
-  LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
-  SELECT string_agg(CASE WHEN c ~ '["#<>&`\\]' THEN '#' || ascii(c) || ';' ELSE c END, '' ORDER BY n)
-    FROM string_to_table(label, NULL) WITH ORDINALITY AS x (c, n) $$;
-COMMENT ON FUNCTION evpg.diagram_text(text) IS 'returns a text as a label in a diagram';
+CREATE FUNCTION evpg.diagram_text(lines jsonb, format text) RETURNS text
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT string_agg(CASE format
+             WHEN 'dot' THEN replace(replace(line, '\', '\\'), '"', '\"')
+             ELSE (SELECT string_agg(CASE WHEN c ~ '["#<>&`\\|]' THEN '#' || ascii(c) || ';' ELSE c END, '' ORDER BY n)
+                     FROM string_to_table(line, NULL) WITH ORDINALITY AS x (c, n)) END,
+           CASE format WHEN 'dot' THEN '\n' ELSE '<br/>' END ORDER BY ordinality)
+    FROM jsonb_array_elements_text(lines) WITH ORDINALITY AS x (line) $$;
+COMMENT ON FUNCTION evpg.diagram_text(jsonb, text) IS
+  'returns lines as a label of a diagram, with what the format may not contain written as it demands';
 
-CREATE FUNCTION evpg_trace_diagram(correlation_id text, max_count int DEFAULT 100)
-  RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-  SELECT pg_catalog.concat('flowchart LR', pg_catalog.string_agg(pg_catalog.concat(
-           pg_catalog.format(E'\n  e%s["%s/%s %s<br/>%s"]', t."position", evpg.diagram_text(t.aggregate_type),
-             evpg.diagram_text(t.aggregate_id), t.version, evpg.diagram_text(t.type)),
-           CASE WHEN t.cause IS NOT NULL THEN pg_catalog.format(E'\n  e%s --> e%s', t.cause, t."position") END),
-           '' ORDER BY t."position"))
-    FROM evpg.trace(correlation_id, max_count) t;
-END;
-COMMENT ON FUNCTION evpg_trace_diagram(text, int) IS
-  'returns the tree of evpg_trace as a flowchart in the language of Mermaid';
+-- nodes: {"id", "kind", "lines"}, edges: {"from", "to", "lines"}; what has no lines has no label
+CREATE FUNCTION evpg.draw(nodes jsonb, edges jsonb, format text) RETURNS text
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  drawn text;
+BEGIN
+  IF format IS NULL OR format NOT IN ('mermaid', 'dot') THEN
+    RAISE EXCEPTION 'there is no format "%"', format
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Use mermaid or dot.';
+  END IF;
+  SELECT string_agg(CASE format
+             WHEN 'dot' THEN format(E'  %s [shape=%s, label="%s"];\n', n->>'id', shape, label)
+             ELSE format(E'  %s%s"%s"%s\n', n->>'id', opening, label, closing) END, '' ORDER BY ordinality)
+    INTO drawn
+    FROM jsonb_array_elements(nodes) WITH ORDINALITY AS x (n)
+    JOIN (VALUES ('event', 'box', '[', ']'), ('aggregate', 'box', '[', ']'), ('projection', 'cylinder', '[(', ')]'),
+                 ('saga', 'hexagon', '{{', '}}'), ('subscription', 'parallelogram', '[/', '/]'),
+                 ('listener', 'oval', '([', '])'), ('interceptor', 'cds', '>', ']')) AS k (kind, shape, opening, closing)
+      ON k.kind = n->>'kind',
+    LATERAL evpg.diagram_text(n->'lines', format) AS label;
+  drawn := concat(drawn, (SELECT string_agg(CASE format
+             WHEN 'dot' THEN format(E'  %s -> %s%s;\n', e->>'from', e->>'to', ' [label="' || label || '"]')
+             ELSE format(E'  %s -->%s %s\n', e->>'from', '|"' || label || '"|', e->>'to') END, '' ORDER BY ordinality)
+    FROM jsonb_array_elements(edges) WITH ORDINALITY AS x (e), LATERAL evpg.diagram_text(e->'lines', format) AS label));
+  RETURN CASE format WHEN 'dot' THEN format(E'digraph evpg {\n  rankdir=LR;\n%s}\n', drawn)
+                     ELSE E'flowchart LR\n' || drawn END;
+END $$;
+COMMENT ON FUNCTION evpg.draw(jsonb, jsonb, text) IS 'returns a diagram in the language of Mermaid or Graphviz';
+
+CREATE FUNCTION evpg_trace_diagram(correlation_id text, max_count int DEFAULT 100, format text DEFAULT 'mermaid')
+  RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT evpg.draw(
+           coalesce(jsonb_agg(jsonb_build_object('id', 'e' || t."position", 'kind', 'event', 'lines',
+             jsonb_build_array(format('%s/%s %s', t.aggregate_type, t.aggregate_id, t.version), t.type))
+             ORDER BY t."position"), '[]'),
+           coalesce(jsonb_agg(jsonb_build_object('from', 'e' || t.cause, 'to', 'e' || t."position") ORDER BY t."position")
+             FILTER (WHERE t.cause IS NOT NULL), '[]'), format)
+    FROM evpg.trace(correlation_id, max_count) t $$;
+COMMENT ON FUNCTION evpg_trace_diagram(text, int, text) IS
+  'returns the tree of evpg_trace as a diagram; format is mermaid or dot';
+
+CREATE FUNCTION evpg_diagram(format text DEFAULT 'mermaid')
+  RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH consumers AS (
+      SELECT 'interceptor' AS kind, name, '' AS mode, aggregate_types, command_types AS types FROM evpg.interceptor
+      UNION ALL SELECT 'projection', name, mode, aggregate_types, event_types FROM evpg.projection
+      UNION ALL SELECT 'saga', name, mode, aggregate_types, event_types
+                  FROM (SELECT DISTINCT ON (name) * FROM evpg.saga ORDER BY name, version DESC) newest
+      UNION ALL SELECT 'subscription', name, '', aggregate_types, event_types FROM evpg.subscription
+      UNION ALL SELECT 'listener', name, '', aggregate_types, event_types FROM evpg.listener),
+    named AS (
+      SELECT c.*, left(kind, 2) || row_number() OVER (PARTITION BY kind ORDER BY name) AS id FROM consumers c),
+    -- also those of which a consumer knows before they are registered
+    aggregates AS (
+      SELECT t AS name, 'ag' || row_number() OVER (ORDER BY t) AS id
+        FROM (SELECT aggregate_type FROM evpg.aggregate_type
+              UNION SELECT unnest(aggregate_types) FROM consumers) x (t)),
+    edges AS (
+      SELECT c.kind, c.name, CASE c.kind WHEN 'interceptor' THEN c.id ELSE a.id END AS source,
+             CASE c.kind WHEN 'interceptor' THEN a.id ELSE c.id END AS target, a.name AS aggregate,
+             (SELECT jsonb_build_array(string_agg(t, ', ' ORDER BY n)
+                                       || CASE WHEN cardinality(c.types) > 6 THEN ', …' ELSE '' END)
+                FROM unnest(c.types[:6]) WITH ORDINALITY AS x (t, n)) AS lines
+        FROM named c JOIN aggregates a ON c.aggregate_types IS NULL OR a.name = ANY (c.aggregate_types))
+  SELECT evpg.draw(
+           (SELECT coalesce(jsonb_agg(jsonb_build_object('id', id, 'kind', kind, 'lines', lines) ORDER BY rank, name), '[]')
+              FROM (SELECT 1 AS rank, 'aggregate' AS kind, name, id, jsonb_build_array(name) AS lines FROM aggregates
+                    UNION ALL
+                    SELECT 2, kind, name, id, jsonb_build_array(name, concat_ws(', ', kind, nullif(mode, ''))) FROM named
+                   ) nodes),
+           (SELECT coalesce(jsonb_agg(jsonb_build_object('from', source, 'to', target, 'lines', lines)
+                                      ORDER BY kind, name, aggregate), '[]') FROM edges), format) $$;
+COMMENT ON FUNCTION evpg_diagram(text) IS
+  'returns a diagram of what is registered: aggregates, and the interceptors, projections, sagas, subscriptions and '
+  'listeners of their commands and events; format is mermaid or dot';
 
 CREATE FUNCTION evpg_trace_progress(correlation_id text)
   RETURNS TABLE (name text, kind text, mode text, status text, passed bigint, remaining bigint)
@@ -1872,6 +1939,8 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_ancestors', NULL, '{reader}'),
   ('routine', 'trace', NULL, '{reader}'),
   ('routine', 'diagram_text', NULL, '{reader}'),
+  ('routine', 'draw', NULL, '{reader}'),
+  ('routine', 'evpg_diagram', NULL, '{monitor,reader}'),
   ('routine', 'evpg_version', NULL, '{monitor,reader,subscriber,executor}'),
   ('routine', 'evpg_session_stats', NULL, '{monitor,reader,subscriber,executor}'),
   ('routine', 'evpg_register_projection', NULL, '{operator}'),

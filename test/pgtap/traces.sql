@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 SET default_transaction_isolation = 'read committed';
-SELECT plan(26);
+SELECT plan(32);
 SET test.kind = counter;
 
 -- "depth position<cause id version type" of each event of a trace, in order
@@ -41,13 +41,27 @@ SELECT is((SELECT count(*)::int FROM evpg_trace('order', NULL) t JOIN evpg.event
 SELECT is(evpg_trace_diagram('order', 3), $$flowchart LR
   e1["counter/a 1<br/>Added"]
   e2["counter/b 1<br/>Added"]
-  e1 --> e2
   e4["counter/d 1<br/>Added"]
-  e2 --> e4$$, 'a trace is drawn [D63]');
-SELECT is(evpg_trace_diagram('nothing'), 'flowchart LR', 'the diagram of an empty trace has no nodes [D63]');
-SELECT put(8, '"#<b>&`\é', 'odd') \g /dev/null
+  e1 --> e2
+  e2 --> e4
+$$, 'a trace is drawn for Mermaid [D63]');
+SELECT is(evpg_trace_diagram('order', 2, 'dot'), $$digraph evpg {
+  rankdir=LR;
+  e1 [shape=box, label="counter/a 1\nAdded"];
+  e2 [shape=box, label="counter/b 1\nAdded"];
+  e1 -> e2;
+}
+$$, 'a trace is drawn for Graphviz [D63]');
+SELECT is(evpg_trace_diagram('nothing'), E'flowchart LR\n', 'the diagram of an empty trace has no nodes [D63]');
+SELECT put(8, '"#<b>&`|\é', 'odd') \g /dev/null
 SELECT is(evpg_trace_diagram('odd'), $$flowchart LR
-  e8["counter/#34;#35;#60;b#62;#38;#96;#92;é 1<br/>Added"]$$, 'no id breaks a diagram [D63]');
+  e8["counter/#34;#35;#60;b#62;#38;#96;#124;#92;é 1<br/>Added"]
+$$, 'no id breaks a diagram for Mermaid [D63]');
+SELECT is(evpg_trace_diagram('odd', format => 'dot'), $$digraph evpg {
+  rankdir=LR;
+  e8 [shape=box, label="counter/\"#<b>&`|\\é 1\nAdded"];
+}
+$$, 'no id breaks a diagram for Graphviz [D63]');
 
 -- an event without correlation is the beginning of one
 SELECT count(*) FROM evpg_append('counter', 'f', ARRAY[evpg_event('Added', '{"n": 1}', event_id => id_of(9)),
@@ -88,6 +102,46 @@ CALL evpg_run();
 SELECT is((SELECT string_agg(concat_ws(' ', name, passed, remaining), ', ') FROM evpg_trace_progress('order')),
   'async 6 0, inline 6 0, feed 0 6', 'progress of a trace changes as consumers run [D63, D80]');
 
+-- ------------------------------------------------------------------ what is registered
+
+CREATE FUNCTION test.heed(event evpg.event) RETURNS void LANGUAGE sql AS '';
+CREATE FUNCTION test.let_pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS 'SELECT command';
+CREATE FUNCTION test.react(state jsonb, event evpg.event) RETURNS evpg.reaction
+  LANGUAGE sql AS 'SELECT evpg_reaction(state)';
+SELECT evpg_drop_projection('inline'), evpg_drop_projection('async'), evpg_drop_subscription('feed') \g /dev/null
+SELECT evpg_drop_aggregate(aggregate_type) FROM evpg.aggregate_type WHERE aggregate_type <> 'counter' \g /dev/null
+SELECT is(evpg_diagram(), E'flowchart LR\n  ag1["counter"]\n', 'a diagram of aggregates alone');
+SET client_min_messages = error;
+SELECT evpg_register_projection('sums', 'test.sum_apply', aggregate_types => '{counter}', event_types => '{Added,Odd}'),
+  evpg_register_projection('all', 'test.sum_apply', mode => 'async', event_types => '{A,B,C,D,E,F,G}'),
+  evpg_register_saga('moves', 'test.react', aggregate_types => '{counter,later}', start_event_types => '{Added}',
+    key_path => '$.data.k'),
+  evpg_create_subscription('feed', aggregate_types => '{counter}'),
+  evpg_register_listener('ears', 'test.heed', aggregate_types => '{counter}'),
+  evpg_register_interceptor('guard', 'test.let_pass', aggregate_types => '{counter}', command_types => '{Add}') \g /dev/null
+RESET client_min_messages;
+SELECT is(evpg_diagram(), $$flowchart LR
+  ag1["counter"]
+  ag2["later"]
+  pr1[("all<br/>projection, async")]
+  li1(["ears<br/>listener"])
+  su1[/"feed<br/>subscription"/]
+  in1>"guard<br/>interceptor"]
+  sa1{{"moves<br/>saga, async"}}
+  pr2[("sums<br/>projection, inline")]
+  in1 -->|"Add"| ag1
+  ag1 --> li1
+  ag1 -->|"A, B, C, D, E, F, …"| pr1
+  ag2 -->|"A, B, C, D, E, F, …"| pr1
+  ag1 -->|"Added, Odd"| pr2
+  ag1 --> sa1
+  ag2 --> sa1
+  ag1 --> su1
+$$, 'a diagram shows aggregates, and what sees their commands and events');
+SELECT is(split_part(evpg_diagram('dot'), E'\n', 3) || split_part(evpg_diagram('dot'), E'\n', 11),
+  '  ag1 [shape=box, label="counter"];  in1 -> ag1 [label="Add"];', 'a diagram for Graphviz');
+SELECT is(error_of('SELECT evpg_diagram(''svg'')'), '22023 there is no format "svg"', 'a diagram in an unknown format');
+
 -- ------------------------------------------------------------------ the index
 
 SELECT evpg_enable_index('correlation') \g /dev/null
@@ -115,7 +169,7 @@ CREATE ROLE evpg_test_tracer;
 SELECT is(as_role('evpg_test_tracer', 'SELECT evpg_trace(''order'')'), '42501 permission denied for function evpg_trace',
   'a trace without privileges [A50]');
 SELECT evpg_grant('evpg_test_tracer', 'reader') \g /dev/null
-SELECT is(as_role('evpg_test_tracer', 'SELECT evpg_trace(''order''), evpg_trace_diagram(''order''), '
+SELECT is(as_role('evpg_test_tracer', 'SELECT evpg_trace(''order''), evpg_trace_diagram(''order''), evpg_diagram(), '
   'evpg_trace_progress(''order''), evpg_ancestors(''00000000-0000-7000-8000-000000000001'')'),
   'done', 'a reader traces [A50]');
 DROP OWNED BY evpg_test_tracer;
