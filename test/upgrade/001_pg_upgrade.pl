@@ -20,7 +20,8 @@ my $oldest = server('oldest', $others[0]);
 fill($oldest);
 is( under_way($oldest),
 	'events for sagas, one waits for a dead letter, one is retried, timers, scheduled commands, dead letters, lag, parked, '
-	  . 'paused, running, stopped, a rebuild in 3 parts, an old build, 3 snapshots, an inbox, a completed instance',
+	  . 'paused, running, stopped, a rebuild in 3 parts, an old build, 3 snapshots, an inbox, a completed instance, '
+	  . '2 events in flight, 1 parked',
 	'all kinds of work are under way');
 my $contents = contents($oldest);
 my $figures = figures($oldest);

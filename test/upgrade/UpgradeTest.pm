@@ -186,6 +186,12 @@ SQL
 		q(SELECT count(*) FROM unnest('{transfer,transfer_c}'::text[]) t,
 			evpg_execute(t, 'y', 'Request', '{"from": "y1", "to": "y2", "amount": 1}')),
 		q(SELECT evpg_run_sagas(1)),
+		# one event is done, one is parked, two are in flight
+		q(SELECT evpg_create_subscription('mail', aggregate_types => '{thing}', event_types => '{Done}', partitions => 2,
+			lease_time => '1 day'), evpg_listen_subscription('mail')),
+		q(WITH f AS MATERIALIZED (SELECT lease, "position" FROM evpg_fetch('mail', 'mailer', 4))
+			SELECT evpg_nack('mail', max(lease), (array_agg("position" ORDER BY "position"))[2], 'park',
+				reason => 'gone') FROM f),
 		q(SELECT evpg_rebuild_projection('replaced', background => true)),
 		q(SELECT evpg_cancel_rebuild('replaced')),
 		q(SELECT evpg_schedule_command('2001-01-01', 'account', 'payee', 'Deposit', '{"amount": 9}', command_id => 'due')),
@@ -213,7 +219,8 @@ SELECT concat_ws(', ', (SELECT 'events for sagas' FROM evpg.saga_event HAVING co
   (SELECT 'a rebuild in ' || count(*) || ' parts' FROM evpg.rebuild_part HAVING sum(events) > 0),
   (SELECT 'an old build' FROM evpg.old_build), (SELECT count(*) || ' snapshots' FROM evpg.snapshot),
   (SELECT 'an inbox' FROM evpg.inbox),
-  (SELECT 'a completed instance' FROM evpg.saga_instance WHERE status = 'completed' HAVING count(*) > 0))
+  (SELECT 'a completed instance' FROM evpg.saga_instance WHERE status = 'completed' HAVING count(*) > 0),
+  (SELECT sum(in_flight) || ' events in flight, ' || sum(parked) || ' parked' FROM evpg.stat_subscription))
 SQL
 }
 
@@ -249,6 +256,8 @@ SELECT 'stable position', evpg_stable_position(), s.last_position FROM evpg.stat
 SELECT 'events', count(*), md5(string_agg(e::text, ',' ORDER BY position)) FROM evpg_read_all(max_count => 100000) e;
 SELECT name, mode, version, checkpoint, lag_events, events_total, errors_total, parked, last_error, retry_at
   FROM evpg.stat_consumer ORDER BY name;
+SELECT name, partition, consumer, lease, checkpoint, in_flight, attempts, parked, lag_events FROM evpg.stat_subscription
+ ORDER BY name, partition;
 SELECT name, build, phase, events_done, events_total, parts, attempts FROM evpg.progress_rebuild;
 SELECT s.aggregate_type, s.aggregate_id, f.* FROM evpg.stream s
   CROSS JOIN LATERAL evpg_state(s.aggregate_type, s.aggregate_id) f WHERE s.aggregate_type IN (SELECT aggregate_type FROM
@@ -314,14 +323,30 @@ sub finish
 SELECT NOT EXISTS (SELECT FROM evpg.saga_event) AND NOT EXISTS (SELECT FROM evpg.rebuild)
    AND NOT EXISTS (SELECT FROM evpg.timer WHERE due_at < '2100-01-01')
    AND NOT EXISTS (SELECT FROM evpg.old_build)
-   AND (SELECT bool_and(checkpoint = evpg_stable_position()) FROM evpg.consumer)
+   AND (SELECT bool_and(checkpoint = evpg_stable_position()) FROM evpg.consumer
+       WHERE kind <> 'subscription')
+SQL
+	# the consumer comes back, and then the parked event is replayed
+	my $hand_out = <<'SQL';
+DO $$
+DECLARE
+  batch evpg.delivery[];
+BEGIN
+  FOR n IN 1 .. 20 LOOP
+    batch := ARRAY(SELECT d FROM evpg_fetch('mail', 'mailer') d ORDER BY d."position");
+    INSERT INTO handed_out SELECT d.aggregate_id, d.version, d.attempt FROM unnest(batch) d;
+    PERFORM evpg_ack('mail', d.lease, d."position") FROM unnest(batch[cardinality(batch):]) d;
+    IF n = 10 THEN PERFORM evpg_replay_parked('mail'); END IF;
+  END LOOP;
+END $$
 SQL
 
 	$database //= 'postgres';
 	$node->safe_psql($database, $_)
 	  foreach 'DELETE FROM broken', 'SELECT evpg_activate_consumers()', 'ALTER SYSTEM SET evpg.workers = 2',
 	  'SELECT pg_reload_conf()', "SELECT evpg_resume_consumer(name) FROM evpg.consumer",
-	  "SELECT evpg_replay_parked('counts')";
+	  "SELECT evpg_replay_parked('counts')",
+	  'CREATE TABLE IF NOT EXISTS handed_out (aggregate_id text, version bigint, attempt int)', $hand_out;
 	$node->poll_query_until($database, 'SELECT NOT EXISTS (SELECT FROM evpg.timer WHERE saga IS NULL AND due_at < now()
 		AND dead_letter_id IS NULL)')
 	  or return 0;
@@ -350,6 +375,8 @@ SELECT name, kind, status, parked FROM evpg.stat_consumer ORDER BY 1;
 SELECT name, events_total FROM evpg.consumer ORDER BY 1;
 SELECT stream_id, command_id FROM evpg.command_record WHERE command_id !~ ':' ORDER BY 1, 2;
 SELECT source, message_key FROM evpg.inbox;
+SELECT aggregate_id, version, attempt FROM handed_out ORDER BY 1, 2, 3;
+SELECT sum(in_flight), sum(parked) FROM evpg.stat_subscription;
 SELECT saga, sum(dispatched), sum(dead_lettered) FROM evpg.saga_total GROUP BY saga ORDER BY saga;
 SQL
 }
