@@ -1,5 +1,5 @@
-# Subscriptions in dumps, copies, on a standby that is promoted, and in prepared transactions: what is acknowledged, in flight,
-# parked and skipped is the same there, and every place ends with the same events handed out (rules 9 and 20).
+# Subscriptions in dumps, copies, on a standby that is promoted, and in prepared transactions: what is acknowledged, in
+# flight, parked and skipped is the same there, and every place ends with the same events handed out (rules 9 and 20).
 
 use strict;
 use warnings;
