@@ -20,11 +20,12 @@ my $directory = PostgreSQL::Test::Utils::tempdir;
 
 # The functions, as they are documented.
 my $recipes = join "\n", slurp_file(tree() . '/docs/boundaries.md') =~ /^(CREATE FUNCTION .*?^END \$\$;)$/msg;
-is(() = $recipes =~ /^CREATE/mg, 3, 'the page has three functions');
+is(() = $recipes =~ /^CREATE/mg, 6, 'the page has six functions');
 query(<<"SQL");
 CREATE EXTENSION evpg;
 $recipes
-SELECT evpg_register_aggregate(t) FROM unnest('{race,alone,course,student,account,invoice}'::text[]) t;
+SELECT evpg_register_aggregate(t) FROM unnest(
+  '{race,alone,course,student,account,invoice,order,product,sign_up,customer}'::text[]) t;
 SQL
 
 # Starts a client that runs statements one after the other, whatever becomes of each.
@@ -159,5 +160,40 @@ my ($numbers) = finish_clients(
 	map { start_client("invoice-$_", map { $_ % 5 ? 'SELECT create_invoice(2026, 1);' : $undone } 1 .. 25) } 1 .. $clients);
 is(join(' ', sort { $a <=> $b } grep { $_ } @$numbers), join(' ', 1 .. 20 * $clients),
 	'invoices have numbers without gaps and doubles, whatever rolls back [rule 21]');
+
+# One client sets prices, the others order at the price that they have seen.
+my $price = "SELECT version FROM evpg_append_event('product', 'p', 'PriceSet', '{\"price\": %d}', tags => '{product:p}');";
+my $seen = "SELECT (data->>'price')::numeric FROM evpg.event WHERE type = 'PriceSet' ORDER BY position DESC LIMIT 1";
+query(sprintf $price, 0);
+my ($orders) = finish_clients(
+	start_client('price', map { sprintf $price, $_ } 1 .. 60),
+	map {
+		my $client = $_;
+		start_client("order-$client", map { "SELECT place_order('$client-$_', 'p', ($seen), grace => '0');" } 1 .. 40)
+	} 2 .. $clients);
+is(scalar(grep { /^\d+$/ } @$orders), 60, 'prices are set, whatever is ordered');
+my $ordered = grep { $_ eq 'ordered' } @$orders;
+is(query(<<'SQL'), $ordered, 'each order has the price that was set last before it [rule 21]');
+SELECT concat(count(*) FILTER (WHERE paid = price), ' of ' || nullif(count(*) FILTER (WHERE paid <> price), 0))
+  FROM (SELECT (o.data->>'price')::numeric AS paid,
+               (SELECT (p.data->>'price')::numeric FROM evpg.event p
+                 WHERE p.type = 'PriceSet' AND p.position < o.position ORDER BY p.position DESC LIMIT 1) AS price
+          FROM evpg.event o WHERE o.type = 'ProductOrdered') x
+SQL
+
+query(<<'SQL');
+SELECT evpg_append_event('sign_up', format('%s@example.org', n), 'SignUpBegun',
+  tags => ARRAY['token:' || n, format('email:%s@example.org', n)]) FROM generate_series(1, 50) n;
+SQL
+my @confirmations = map { sprintf "SELECT confirm_sign_up('%s@%s', '%s');", $_, 'example.org', $_ } 1 .. 50;
+my ($confirmed) = finish_clients(map { start_client("confirm-$_", @confirmations) } 1 .. $clients);
+is(join(' ', map { my $what = $_; scalar grep { $_ eq $what } @$confirmed } 'confirmed', 'the token was used'), '50 150',
+	'each token is used once [rule 21]');
+
+my ($imported) = finish_clients(
+	map { my $client = $_; start_client("import-$client", map { "SELECT import_customer('crm', '$_', '{}');" } 1 .. 50) }
+	  1 .. $clients);
+is(join(' ', map { my $what = $_; scalar grep { $_ eq $what } @$imported } 't', 'f'), '50 150',
+	'each record of another system is imported once, by several imports at once [rule 21]');
 
 done_testing();
