@@ -231,6 +231,21 @@ EvpgReplayForget(const EvpgSubscription *subscription, int slot, int64 after, in
 	EvpgStatementExecute(&delete_replayed, values, NULL);
 }
 
+/* Executes a statement about the parked events between two positions, and a slot or a partition. */
+static void
+execute_between(EvpgStatement *statement, const EvpgSubscription *subscription, int number, int64 after, int64 upto)
+{
+	Datum		values[5] = {
+		CStringGetTextDatum(subscription->name),
+		Int64GetDatum(after),
+		Int64GetDatum(upto),
+		Int32GetDatum(number),
+		Int32GetDatum(subscription->partitions)
+	};
+
+	EvpgStatementExecute(statement, values, NULL);
+}
+
 static EvpgStatement count_attempts = {
 	.text = "UPDATE evpg.parked_event e SET attempts = attempts + 1"
 	" WHERE e.name = $1 AND e.skip_reason IS NULL AND e.due AND e.replaying AND e.position > $2 AND e.position <= $3"
@@ -243,15 +258,7 @@ static EvpgStatement count_attempts = {
 void
 EvpgReplayCount(const EvpgSubscription *subscription, int slot, int64 after, int64 upto)
 {
-	Datum		values[5] = {
-		CStringGetTextDatum(subscription->name),
-		Int64GetDatum(after),
-		Int64GetDatum(upto),
-		Int32GetDatum(slot),
-		Int32GetDatum(subscription->partitions)
-	};
-
-	EvpgStatementExecute(&count_attempts, values, NULL);
+	execute_between(&count_attempts, subscription, slot, after, upto);
 }
 
 static EvpgStatement reset_attempts = {
@@ -269,15 +276,7 @@ static EvpgStatement reset_attempts = {
 void
 EvpgReplayUncount(const EvpgSubscription *subscription, int partition, int64 after, int64 upto)
 {
-	Datum		values[5] = {
-		CStringGetTextDatum(subscription->name),
-		Int64GetDatum(after),
-		Int64GetDatum(upto),
-		Int32GetDatum(partition),
-		Int32GetDatum(subscription->partitions)
-	};
-
-	EvpgStatementExecute(&reset_attempts, values, NULL);
+	execute_between(&reset_attempts, subscription, partition, after, upto);
 }
 
 /* Returns whether a parked event is in flight under the lease of the consumer that was tried before. */
