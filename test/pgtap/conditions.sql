@@ -3,7 +3,10 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(94);
+SELECT plan(97);
+-- what an index serves is shown at the end
+SET enable_indexscan = on;
+SET enable_bitmapscan = on;
 SET default_transaction_isolation = 'read committed';
 SET test.kind = counter;
 SELECT evpg_register_aggregate('course'), evpg_register_aggregate('student') \g /dev/null
@@ -211,5 +214,44 @@ SELECT is(error_of($$SELECT evpg_condition_position(evpg_condition(tags => '{a}'
   '25000 the stable position needs isolation level READ COMMITTED',
   'it is refused where the snapshot may be older [rule 21]');
 ROLLBACK;
+
+-- ------------------------------------------------------------------ by the index on tags, as without
+
+SELECT count(*) FROM generate_series(1, 1000) n, LATERAL evpg_append_event('course', 'r' || n % 5, 'T' || n % 4, tags =>
+  (SELECT array_agg(DISTINCT 'r:' || hashint4(n * 7 + i) % 20) FROM generate_series(0, n % 3) i)) \g /dev/null
+ANALYZE evpg.event_log;
+CREATE TEMP TABLE searches AS
+  SELECT n, ARRAY(SELECT 'r:' || hashint4(n * 3 + i) % 20 FROM generate_series(0, n % 2) i) AS tags,
+         CASE WHEN n % 3 = 0 THEN ARRAY['T' || n % 4, 'T1'] END AS types,
+         CASE WHEN n % 5 = 0 THEN '{course}'::text[] WHEN n % 7 = 0 THEN '{student}' END AS aggregate_types,
+         (SELECT max("position") FROM evpg.event) - 1 - n * 9 % 1000 AS after
+    FROM generate_series(1, 200) n;
+CREATE FUNCTION first_match(s searches) RETURNS bigint LANGUAGE sql AS $$
+  SELECT min(e."position") FROM evpg.event e WHERE e.tags @> s.tags AND e."position" > s.after
+     AND (s.types IS NULL OR e.type = ANY (s.types))
+     AND (s.aggregate_types IS NULL OR e.aggregate_type = ANY (s.aggregate_types))
+$$;
+CREATE FUNCTION match_in_error(s searches) RETURNS bigint LANGUAGE sql AS $$
+  SELECT (regexp_match(error_fields(format(
+    'SELECT evpg_append_event(''student'', ''never'', ''Tried'', condition => %L)',
+    evpg_condition(s.types, s.tags, s.after, s.aggregate_types))), '"position": (\d+)'))[1]::bigint
+$$;
+CREATE FUNCTION looks_into_index() RETURNS bigint LANGUAGE sql AS $$
+  SELECT coalesce(pg_stat_get_xact_numscans(to_regclass('evpg.event_log_tags')), 0) $$;
+CREATE FUNCTION search() RETURNS TABLE (wrong bigint, looks bigint) LANGUAGE plpgsql AS $$
+DECLARE
+  before bigint := looks_into_index();
+BEGIN
+  SELECT count(*) INTO wrong FROM searches s WHERE first_match(s) IS DISTINCT FROM match_in_error(s);
+  looks := looks_into_index() - before;
+  RETURN NEXT;
+END $$;
+SELECT is((SELECT count(*) > 10 FROM searches s WHERE first_match(s) IS NULL), true, 'some conditions match no event');
+SELECT is((SELECT format('%s wrong, %s looks', wrong, looks) FROM search()), '0 wrong, 0 looks',
+  'the first event that matches is found, whatever the condition [rule 21]');
+SELECT evpg_enable_index('tags') \g /dev/null
+SELECT is((SELECT format('%s wrong, %s', wrong, CASE WHEN looks > 50 THEN 'by the index' ELSE looks::text END)
+             FROM search()),
+  '0 wrong, by the index', 'it is found by the index on tags as well [rule 21]');
 
 SELECT * FROM finish();
