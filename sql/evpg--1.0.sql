@@ -1746,13 +1746,14 @@ COMMENT ON FUNCTION evpg_trace(text, int) IS
   'returns the first max_count events with a correlation_id (NULL: all) as a tree, causes before their effects: depth, '
   'and position of the cause, which is an event or a command of the trace; the index correlation makes it fast';
 
+-- E'' means the same whatever the session's standard_conforming_strings.
 CREATE FUNCTION evpg.diagram_text(lines jsonb, format text) RETURNS text
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT string_agg(CASE format
-             WHEN 'dot' THEN replace(replace(line, '\', '\\'), '"', '\"')
-             ELSE (SELECT string_agg(CASE WHEN c ~ '["#<>&`\\|]' THEN '#' || ascii(c) || ';' ELSE c END, '' ORDER BY n)
+             WHEN 'dot' THEN replace(replace(line, E'\\', E'\\\\'), '"', E'\\"')
+             ELSE (SELECT string_agg(CASE WHEN c ~ E'["#<>&`\\\\|%{}]' THEN '#' || ascii(c) || ';' ELSE c END, '' ORDER BY n)
                      FROM string_to_table(line, NULL) WITH ORDINALITY AS x (c, n)) END,
-           CASE format WHEN 'dot' THEN '\n' ELSE '<br/>' END ORDER BY ordinality)
+           CASE format WHEN 'dot' THEN E'\\n' ELSE '<br/>' END ORDER BY ordinality)
     FROM jsonb_array_elements_text(lines) WITH ORDINALITY AS x (line) $$;
 COMMENT ON FUNCTION evpg.diagram_text(jsonb, text) IS
   'returns lines as a label of a diagram, with what the format may not contain written as it demands';
@@ -1818,7 +1819,7 @@ CREATE FUNCTION evpg_diagram(format text DEFAULT 'mermaid')
       SELECT c.kind, c.name, CASE c.kind WHEN 'interceptor' THEN c.id ELSE a.id END AS source,
              CASE c.kind WHEN 'interceptor' THEN a.id ELSE c.id END AS target, a.name AS aggregate,
              (SELECT jsonb_build_array(string_agg(t, ', ' ORDER BY n)
-                                       || CASE WHEN cardinality(c.types) > 6 THEN ', …' ELSE '' END)
+                                       || CASE WHEN cardinality(c.types) > 6 THEN ', ...' ELSE '' END)
                 FROM unnest(c.types[:6]) WITH ORDINALITY AS x (t, n)) AS lines
         FROM named c JOIN aggregates a ON c.aggregate_types IS NULL OR a.name = ANY (c.aggregate_types))
   SELECT evpg.draw(

@@ -234,7 +234,7 @@ $$;
 CREATE FUNCTION match_in_error(s searches) RETURNS bigint LANGUAGE sql AS $$
   SELECT (regexp_match(error_fields(format(
     'SELECT evpg_append_event(''student'', ''never'', ''Tried'', condition => %L)',
-    evpg_condition(s.types, s.tags, s.after, s.aggregate_types))), '"position": (\d+)'))[1]::bigint
+    evpg_condition(s.types, s.tags, s.after, s.aggregate_types))), '"position": ([0-9]+)'))[1]::bigint
 $$;
 CREATE FUNCTION looks_into_index() RETURNS bigint LANGUAGE sql AS $$
   SELECT coalesce(pg_stat_get_xact_numscans(to_regclass('evpg.event_log_tags')), 0) $$;

@@ -53,13 +53,13 @@ SELECT is(evpg_trace_diagram('order', 2, 'dot'), $$digraph evpg {
 }
 $$, 'a trace is drawn for Graphviz [D63]');
 SELECT is(evpg_trace_diagram('nothing'), E'flowchart LR\n', 'the diagram of an empty trace has no nodes [D63]');
-SELECT put(8, '"#<b>&`|\é', 'odd') \g /dev/null
+SELECT put(8, E'"#<b>&`|\\é%{}', 'odd') \g /dev/null
 SELECT is(evpg_trace_diagram('odd'), $$flowchart LR
-  e8["counter/#34;#35;#60;b#62;#38;#96;#124;#92;é 1<br/>Added"]
+  e8["counter/#34;#35;#60;b#62;#38;#96;#124;#92;é#37;#123;#125; 1<br/>Added"]
 $$, 'no id breaks a diagram for Mermaid [D63]');
 SELECT is(evpg_trace_diagram('odd', format => 'dot'), $$digraph evpg {
   rankdir=LR;
-  e8 [shape=box, label="counter/\"#<b>&`|\\é 1\nAdded"];
+  e8 [shape=box, label="counter/\"#<b>&`|\\é%{} 1\nAdded"];
 }
 $$, 'no id breaks a diagram for Graphviz [D63]');
 
@@ -131,8 +131,8 @@ SELECT is(evpg_diagram(), $$flowchart LR
   pr2[("sums<br/>projection, inline")]
   in1 -->|"Add"| ag1
   ag1 --> li1
-  ag1 -->|"A, B, C, D, E, F, …"| pr1
-  ag2 -->|"A, B, C, D, E, F, …"| pr1
+  ag1 -->|"A, B, C, D, E, F, ..."| pr1
+  ag2 -->|"A, B, C, D, E, F, ..."| pr1
   ag1 -->|"Added, Odd"| pr2
   ag1 --> sa1
   ag2 --> sa1
@@ -146,6 +146,8 @@ SELECT is(error_of('SELECT evpg_diagram(''svg'')'), '22023 there is no format "s
 
 SELECT evpg_enable_index('correlation') \g /dev/null
 SET enable_seqscan = off;
+SET enable_indexscan = on;
+SET enable_bitmapscan = on;
 CREATE FUNCTION test.uses_index(statement text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   plan json;
