@@ -474,6 +474,51 @@ look_at_subscriptions()
 		  FROM pg_class WHERE relnamespace = 'evpg'::regnamespace AND relname LIKE 'subscription%' AND relkind = 'r'"
 }
 
+# ------------------------------------------------------------------ a standby
+
+# standby: commands, while a session reads on a standby what they append, or on the primary, or none does
+standby()
+{
+	local given_clients=8 given_commit=off
+
+	say "makes a standby"
+	mkdir "$work/socket"
+	sql evpg_bench -o /dev/null -f "$here/read.sql"
+	pg_basebackup -D "$work/standby" -R -c fast >"$work/log" 2>&1 || die "cannot copy the server: $(cat "$work/log")"
+	pg_ctl -D "$work/standby" -w -l "$work/standby.log" -o "-k $work/socket -c listen_addresses=''" start \
+		>"$work/log" 2>&1 ||
+		die "the standby does not start: $(cat "$work/log" "$work/standby.log")"
+	in_turns 'a reader of the log' take_read read-nowhere read-standby read-primary
+	stop_standby
+}
+
+stop_standby()
+{
+	[ ! -s "$work/standby/postmaster.pid" ] || pg_ctl -D "$work/standby" -m immediate stop >"$work/log" || true
+	rm -rf "$work/standby"
+}
+
+# take_read <contender> <round>: its rate; the reader begins at the end of the log, and must have read all when it is over
+take_read()
+{
+	local reader= from=${PGHOST:-} end
+
+	[ "$1" != read-standby ] || from=$work/socket
+	end=$(sql evpg_bench -c 'SELECT max(position) FROM evpg.event_log')
+	if [ "$1" != read-nowhere ]; then
+		PGHOST=$from sql evpg_bench -c "CALL bench.read_on($end)" >"$work/reader" 2>&1 &
+		reader=$!
+	fi
+	take_turn "$1" "$2"
+	[ -n "$reader" ] || return 0
+	end=$(sql evpg_bench -c 'SELECT max(position) FROM evpg.event_log')
+	PGHOST=$from until_true "the reader of $1 is at $end: $(cat "$work/reader")" evpg_bench \
+		"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'reader at $end')"
+	PGHOST=$from sql evpg_bench -o /dev/null \
+		-c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'reader at %'"
+	wait $reader || true
+}
+
 # ------------------------------------------------------------------ bytes
 
 # sizes: WAL, and bytes of tables with their indexes, for each of $SIZE_EVENTS events that one client appends, one in each

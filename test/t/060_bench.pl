@@ -16,6 +16,8 @@ my $node = evpg_node('bench', bare => 1, conf => <<'CONF');
 shared_preload_libraries = 'evpg'
 evpg.workers = 0
 max_connections = 100
+wal_level = replica
+max_wal_senders = 4
 max_worker_processes = 20
 CONF
 my @short = ('--quick', '--rounds', 1, '--warm', 0);
@@ -106,6 +108,7 @@ foreach my $heading (
 	'Loading a stream of 10,000 events',
 	'evpg_try_execute many times',
 	'Growth of the log',
+	'evpg_execute in C while another session reads the log',
 	'A session idle in a transaction for \d+ s',
 	'The same: bytes per event',
 	'Bytes of WAL per event',
