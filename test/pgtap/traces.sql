@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/projections.sql
 SET default_transaction_isolation = 'read committed';
-SELECT plan(32);
+SELECT plan(39);
 SET test.kind = counter;
 
 -- "depth position<cause id version type" of each event of a trace, in order
@@ -77,6 +77,67 @@ SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_ancestors(id_of(
   'only an earlier event is a cause: ancestors have no circle [D62]');
 SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_ancestors(id_of(13)) e), '13',
   'an event is not its own ancestor [D62]');
+
+-- ------------------------------------------------------------------ any tree, and long ones
+
+-- The same by the path to each event, which takes a path for each event.
+CREATE FUNCTION test.traced_by_paths(correlation_id text) RETURNS text LANGUAGE sql AS $$
+  WITH RECURSIVE traced AS (SELECT * FROM evpg.event e WHERE e.correlation_id = traced_by_paths.correlation_id),
+    caused AS (
+      SELECT e.*, coalesce(
+               (SELECT c."position" FROM traced c WHERE c.event_id::text = e.causation_id AND c."position" < e."position"),
+               (SELECT min(c."position") FROM traced c WHERE c.command_id = e.causation_id AND c."position" < e."position")
+             ) AS cause
+        FROM traced e),
+    tree AS (
+      SELECT 0 AS depth, ARRAY[e."position"] AS path, e.* FROM caused e WHERE e.cause IS NULL
+      UNION ALL
+      SELECT t.depth + 1, t.path || e."position", e.* FROM tree t JOIN caused e ON e.cause = t."position")
+  SELECT string_agg(concat(depth, ' ', "position", '<' || cause, ' ', aggregate_id, version, ' ', type), ', ' ORDER BY path)
+    FROM tree
+$$;
+-- an id for each event of a trace
+CREATE FUNCTION test.id_in(correlation_id text, n int) RETURNS text LANGUAGE sql AS $$
+  SELECT md5(correlation_id || n)::uuid::text $$;
+
+-- some are caused by events or commands that come later, by themselves, or by what the trace does not contain
+SELECT count(*) FROM generate_series(1, 300) n, LATERAL evpg_append('counter', 'r' || n % 7,
+  ARRAY[evpg_event('Added', '{"n": 1}', event_id => test.id_in('any', n)::uuid)], correlation_id => 'any',
+  command_id => CASE WHEN n % 5 = 0 THEN 'any ' || n / 10 END,
+  causation_id => CASE WHEN n % 3 = 0 THEN 'any ' || abs(hashint4(n)) % (n / 7 + 2)
+                       ELSE test.id_in('any', abs(hashint4(n)) % (n + 2)) END) \g /dev/null
+SELECT is(traced('any'), traced_by_paths('any'), 'a trace is in the order of paths [D63]');
+SELECT ok(max(depth) > 4 AND count(*) FILTER (WHERE depth = 0) > 10 AND count(*) FILTER (WHERE previous > "position") > 10
+    AND count(*) FILTER (WHERE causation_id LIKE 'any %' AND cause IS NOT NULL) > 10, 'which is not that of positions')
+  FROM (SELECT *, lag("position") OVER () AS previous FROM evpg_trace('any')) t;
+SELECT is(traced('any', 299), (SELECT string_agg(t, ', ') FROM (
+  SELECT t FROM string_to_table(traced('any'), ', ') t
+   WHERE split_part(split_part(t, ' ', 2), '<', 1)::bigint < (SELECT max("position") FROM evpg_trace('any'))) t),
+  'without its last event it is the same [D63]');
+
+-- each is caused by the one before it; all by the first; each by the one that comes after it, and the last by the first
+SELECT count(*) FROM (VALUES ('chain'), ('fan'), ('ring')) c (correlation_id), generate_series(1, 6000) n,
+  LATERAL evpg_inject('counter', correlation_id,
+    evpg_event('Added', '{"n": 1}', event_id => test.id_in(correlation_id, n)::uuid),
+    correlation_id => correlation_id, causation_id => test.id_in(correlation_id, CASE correlation_id WHEN 'chain' THEN n - 1
+      WHEN 'fan' THEN 1 ELSE n % 6000 + 1 END)) \g /dev/null
+SET work_mem = '1MB';
+SET temp_file_limit = '16MB';
+CREATE FUNCTION test.summary(correlation_id text) RETURNS text LANGUAGE sql AS $$
+  SELECT format('%s events, %s deep, %s in order of positions, %s caused by the one before', count(*), max(depth),
+                count(*) FILTER (WHERE previous < "position"), count(*) FILTER (WHERE cause = previous))
+    FROM (SELECT *, lag("position") OVER (ORDER BY n) AS previous
+            FROM evpg_trace(correlation_id, NULL) WITH ORDINALITY t (depth, "position", cause, aggregate_type, aggregate_id,
+              version, type, event_id, command_id, causation_id, actor, recorded_at, n)) t
+$$;
+SELECT is(summary('chain'), '6000 events, 5999 deep, 5999 in order of positions, 5999 caused by the one before',
+  'a long chain is traced in little memory [D63]');
+SELECT is(summary('fan'), '6000 events, 1 deep, 5999 in order of positions, 1 caused by the one before',
+  'so is an event with many effects [D63]');
+SELECT is(summary('ring'), '6000 events, 1 deep, 5998 in order of positions, 1 caused by the one before',
+  'and injected events whose causes are a ring [D63]');
+RESET work_mem;
+RESET temp_file_limit;
 
 -- ------------------------------------------------------------------ ancestors
 
@@ -164,6 +225,7 @@ SELECT is(traced('order', 3) || ', ' || traced(id_of(9)::text),
 -- ------------------------------------------------------------------ bad input, privileges
 
 SELECT is(error_of('SELECT evpg_trace(NULL)'), '22004 correlation_id must not be null', 'a trace of NULL');
+SELECT is(error_of('SELECT evpg_trace_progress(NULL)'), '22004 correlation_id must not be null', 'progress of NULL');
 SELECT is(error_of('SELECT evpg_trace(''order'', 0)'), '22023 max_count must be at least 1', 'a trace of no events');
 SELECT is(error_of('SELECT evpg_ancestors(NULL)'), '22004 event_id must not be null', 'ancestors of NULL');
 SELECT is(error_of('SELECT evpg_ancestors(gen_random_uuid(), 0)'), '22023 max_count must be at least 1', 'no ancestors');
