@@ -73,9 +73,11 @@ CREATE TABLE evpg.aggregate_type (
   registered_at   timestamptz NOT NULL,
   broadcast       text NOT NULL DEFAULT 'none'
                   CHECK (broadcast OPERATOR(pg_catalog.=) ANY ('{none,pointer,delta}'::pg_catalog.text[])),
+  boundary        text,
   CHECK ((library IS NULL) OPERATOR(pg_catalog.=) (symbol IS NULL)),
   CHECK (library IS NULL OR handler IS NULL),
-  CHECK ((handler IS NULL) OPERATOR(pg_catalog.=) (reducer IS NULL))
+  CHECK ((handler IS NULL) OPERATOR(pg_catalog.=) (reducer IS NULL)),
+  CHECK (boundary IS NULL OR handler IS NOT NULL)
 );
 COMMENT ON TABLE evpg.aggregate_type IS 'registered aggregates: functions, or a symbol of a shared object';
 COMMENT ON COLUMN evpg.aggregate_type.generation IS 'number that rises with each change of the registration';
@@ -853,9 +855,10 @@ COMMENT ON FUNCTION evpg_action_fail(text) IS
 CREATE FUNCTION evpg_register_aggregate(aggregate_type text, handler regproc DEFAULT NULL, reducer regproc DEFAULT NULL,
     invariant regproc DEFAULT NULL, library text DEFAULT NULL, symbol text DEFAULT NULL, initial_state jsonb DEFAULT '{}',
     snapshot_every int DEFAULT 100, snapshot_keep int DEFAULT 1, reducer_version int DEFAULT 1,
-    broadcast text DEFAULT 'none')
+    broadcast text DEFAULT 'none', boundary regproc DEFAULT NULL)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int, text) IS
+COMMENT ON FUNCTION evpg_register_aggregate(text, regproc, regproc, regproc, text, text, jsonb, int, int, int, text,
+    regproc) IS
   'registers an aggregate: functions, a symbol of a shared object, or neither if its type only stores events; returns true '
   'if something changed';
 
@@ -999,6 +1002,12 @@ CREATE FUNCTION evpg_state(aggregate_type text, aggregate_id text, at_version bi
 COMMENT ON FUNCTION evpg_state(text, text, bigint, timestamptz) IS
   'returns the state of an aggregate: now, at a version, or of the events that had occurred by a time; no row if it was '
   'never created';
+
+CREATE FUNCTION evpg_boundary_state(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}')
+  RETURNS TABLE (events bigint, state jsonb, last_position bigint) AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 1;
+COMMENT ON FUNCTION evpg_boundary_state(text, text, text, jsonb) IS
+  'returns the state on which a command of an aggregate with a boundary would be decided, and how many events it is '
+  'folded of';
 
 CREATE FUNCTION evpg_take_snapshot(aggregate_type text, aggregate_id text)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C;
@@ -1954,7 +1963,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_set_context', NULL, '{executor}'),
   ('routine', 'evpg_execute', NULL, '{executor}'),
   ('routine', 'evpg_try_execute', NULL, '{executor}'),
-  ('routine', 'evpg_condition', NULL, '{writer}'),
+  ('routine', 'evpg_condition', NULL, '{executor}'),
   ('routine', 'evpg_condition_position', NULL, '{writer}'),
   ('routine', 'evpg_append', NULL, '{writer}'),
   ('routine', 'evpg_append_event', NULL, '{writer}'),
@@ -1967,6 +1976,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_stable_position', NULL, '{monitor,reader}'),
   ('routine', 'evpg_log_stable_position', NULL, '{operator}'),
   ('routine', 'evpg_state', NULL, '{reader,executor}'),
+  ('routine', 'evpg_boundary_state', NULL, '{executor}'),
   ('routine', 'evpg_take_snapshot', NULL, '{operator}'),
   ('routine', 'evpg_trace', NULL, '{reader}'),
   ('routine', 'evpg_trace_diagram', NULL, '{reader}'),

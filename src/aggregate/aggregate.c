@@ -120,7 +120,8 @@ get_result_value(int column)
 
 static EvpgStatement select_aggregate = {
 	.text = "SELECT library, symbol, handler, reducer, invariant, initial_state, snapshot_every, snapshot_keep,"
-	" reducer_version, generation, search_path, fold_generation, registered_by, broadcast"
+	" reducer_version, generation, search_path, fold_generation, registered_by, broadcast,"
+	" boundary"
 	" FROM evpg.aggregate_type"
 	" WHERE aggregate_type = $1",
 	.types = {TEXTOID}
@@ -142,8 +143,37 @@ enum
 	AGGREGATE_SEARCH_PATH,
 	AGGREGATE_FOLD_GENERATION,
 	AGGREGATE_REGISTERED_BY,
-	AGGREGATE_BROADCAST
+	AGGREGATE_BROADCAST,
+	AGGREGATE_BOUNDARY
 };
+
+/* The code of an aggregate, as it is registered; what is not given is NULL. */
+typedef struct AggregateCode
+{
+	char	   *library;
+	char	   *symbol;
+	char	   *handler;
+	char	   *reducer;
+	char	   *invariant;
+	char	   *boundary;
+	Jsonb	   *initial_state;
+	int			reducer_version;
+} AggregateCode;
+
+/* Finds the functions of an aggregate, in CurrentMemoryContext. */
+static void
+resolve_functions(EvpgAggregate *aggregate, const AggregateCode *code, const char *registered_by, const char *search_path)
+{
+	aggregate->handler = EvpgFunctionResolve(code->handler, EVPG_ROLE_HANDLER, registered_by, search_path);
+	aggregate->reducer = EvpgFunctionResolve(code->reducer, EVPG_ROLE_REDUCER, registered_by, search_path);
+	if (code->invariant != NULL)
+		aggregate->invariant = EvpgFunctionResolve(code->invariant, EVPG_ROLE_INVARIANT, registered_by, search_path);
+	if (code->boundary != NULL)
+		aggregate->boundary = EvpgFunctionResolve(code->boundary, EVPG_ROLE_BOUNDARY, registered_by, search_path);
+	aggregate->has_boundary = code->boundary != NULL;
+	aggregate->stamp = aggregate->reducer->stamp;
+	aggregate->definition_hash = aggregate->reducer->definition_hash;
+}
 
 /*
  * Reads the registration of an aggregate type and makes it usable.  The result
@@ -157,11 +187,7 @@ load_aggregate(const char *aggregate_type)
 	MemoryContext context;
 	MemoryContext old;
 	EvpgAggregate *aggregate;
-	char	   *library;
-	char	   *symbol;
-	char	   *handler;
-	char	   *reducer;
-	char	   *invariant;
+	AggregateCode code;
 	char	   *search_path;
 	char	   *registered_by;
 
@@ -175,11 +201,12 @@ load_aggregate(const char *aggregate_type)
 	aggregate = MemoryContextAllocZero(context, sizeof(EvpgAggregate));
 	strlcpy(aggregate->aggregate_type, aggregate_type, sizeof(aggregate->aggregate_type));
 	aggregate->context = context;
-	library = copy_result_text(AGGREGATE_LIBRARY, context);
-	symbol = copy_result_text(AGGREGATE_SYMBOL, context);
-	handler = copy_result_text(AGGREGATE_HANDLER, context);
-	reducer = copy_result_text(AGGREGATE_REDUCER, context);
-	invariant = copy_result_text(AGGREGATE_INVARIANT, context);
+	code.library = copy_result_text(AGGREGATE_LIBRARY, context);
+	code.symbol = copy_result_text(AGGREGATE_SYMBOL, context);
+	code.handler = copy_result_text(AGGREGATE_HANDLER, context);
+	code.reducer = copy_result_text(AGGREGATE_REDUCER, context);
+	code.invariant = copy_result_text(AGGREGATE_INVARIANT, context);
+	code.boundary = copy_result_text(AGGREGATE_BOUNDARY, context);
 	old = MemoryContextSwitchTo(context);
 	aggregate->initial_state = DatumGetJsonbPCopy(get_result_value(AGGREGATE_INITIAL_STATE));
 	MemoryContextSwitchTo(old);
@@ -194,11 +221,11 @@ load_aggregate(const char *aggregate_type)
 	EvpgStatementDone();
 
 	old = MemoryContextSwitchTo(context);
-	aggregate->has_module = (library != NULL);
+	aggregate->has_module = (code.library != NULL);
 	if (aggregate->has_module)
 	{
-		EvpgModuleCheckRegistrant(library, registered_by);
-		EvpgModuleLoadAggregate(library, symbol, &aggregate->module);
+		EvpgModuleCheckRegistrant(code.library, registered_by);
+		EvpgModuleLoadAggregate(code.library, code.symbol, &aggregate->module);
 
 		/*
 		 * The fold is that of the module in memory, not of the one that was
@@ -206,15 +233,8 @@ load_aggregate(const char *aggregate_type)
 		 */
 		aggregate->reducer_version = Max(aggregate->module.reducer_version, 1);
 	}
-	else if (handler != NULL)
-	{
-		aggregate->handler = EvpgFunctionResolve(handler, EVPG_ROLE_HANDLER, registered_by, search_path);
-		aggregate->reducer = EvpgFunctionResolve(reducer, EVPG_ROLE_REDUCER, registered_by, search_path);
-		if (invariant != NULL)
-			aggregate->invariant = EvpgFunctionResolve(invariant, EVPG_ROLE_INVARIANT, registered_by, search_path);
-		aggregate->stamp = aggregate->reducer->stamp;
-		aggregate->definition_hash = aggregate->reducer->definition_hash;
-	}
+	else if (code.handler != NULL)
+		resolve_functions(aggregate, &code, registered_by, search_path);
 	MemoryContextSwitchTo(old);
 	aggregate->counters = get_counters(aggregate_type);
 	MemoryContextSetParent(context, EvpgRegistrationMemory());
@@ -274,51 +294,58 @@ EvpgAggregateGetWithState(const char *aggregate_type)
 	return aggregate;
 }
 
+/*
+ * EvpgAggregateGetOfStreams
+ *		Returns an aggregate type each of whose streams has a state, as
+ *		EvpgAggregateGetWithState does; raises 55000 for one with a boundary.
+ */
+EvpgAggregate *
+EvpgAggregateGetOfStreams(const char *aggregate_type)
+{
+	EvpgAggregate *aggregate = EvpgAggregateGetWithState(aggregate_type);
+
+	if (aggregate->has_boundary)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("aggregate type \"%s\" has a boundary, so its streams have no state", aggregate_type),
+				 errdetail("A command is decided on the events that the boundary names for it."),
+				 errhint("evpg_boundary_state() returns the state on which a command would be decided.")));
+	return aggregate;
+}
+
 /* ------------------------------------------------------------------ registration */
 
 /* Arguments of evpg_register_aggregate(). */
 enum
 {
 	ARG_AGGREGATE_TYPE, ARG_HANDLER, ARG_REDUCER, ARG_INVARIANT, ARG_LIBRARY, ARG_SYMBOL, ARG_INITIAL_STATE,
-	ARG_SNAPSHOT_EVERY, ARG_SNAPSHOT_KEEP, ARG_REDUCER_VERSION, ARG_BROADCAST
+	ARG_SNAPSHOT_EVERY, ARG_SNAPSHOT_KEEP, ARG_REDUCER_VERSION, ARG_BROADCAST, ARG_BOUNDARY
 };
 
 static EvpgStatement insert_aggregate = {
 	.text = "INSERT INTO evpg.aggregate_type AS a (aggregate_type, library, symbol, handler, reducer, invariant,"
 	" initial_state, snapshot_every, snapshot_keep, reducer_version, search_path, registered_by, generation,"
-	" fold_generation, registered_at, broadcast)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, evpg.clock_timestamp(), $14)"
+	" fold_generation, registered_at, broadcast, boundary)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, evpg.clock_timestamp(), $14, $15)"
 	" ON CONFLICT (aggregate_type) DO UPDATE"
 	" SET library = excluded.library, symbol = excluded.symbol,"
 	" handler = excluded.handler, reducer = excluded.reducer, invariant = excluded.invariant,"
 	" initial_state = excluded.initial_state, snapshot_every = excluded.snapshot_every,"
 	" snapshot_keep = excluded.snapshot_keep, reducer_version = excluded.reducer_version,"
 	" search_path = excluded.search_path, registered_by = excluded.registered_by,"
-	" registered_at = excluded.registered_at, broadcast = excluded.broadcast,"
+	" registered_at = excluded.registered_at, broadcast = excluded.broadcast, boundary = excluded.boundary,"
 	" generation = GREATEST(excluded.generation, a.generation + 1),"
 	" fold_generation = CASE WHEN (a.library, a.symbol, a.reducer, a.initial_state) IS DISTINCT FROM"
 	" (excluded.library, excluded.symbol, excluded.reducer, excluded.initial_state)"
 	" THEN GREATEST(excluded.generation, a.generation + 1) ELSE a.fold_generation END"
 	" WHERE (a.library, a.symbol, a.handler, a.reducer, a.invariant, a.initial_state, a.snapshot_every,"
-	" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by, a.broadcast) IS DISTINCT FROM"
+	" a.snapshot_keep, a.reducer_version, a.search_path, a.registered_by, a.broadcast, a.boundary) IS DISTINCT FROM"
 	" (excluded.library, excluded.symbol, excluded.handler, excluded.reducer, excluded.invariant,"
 	" excluded.initial_state, excluded.snapshot_every, excluded.snapshot_keep, excluded.reducer_version,"
-	" excluded.search_path, excluded.registered_by, excluded.broadcast)",
+	" excluded.search_path, excluded.registered_by, excluded.broadcast, excluded.boundary)",
 	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID,
-	INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID}
+	INT4OID, TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID}
 };
-
-/* The code of an aggregate that is being registered; what is not given is NULL. */
-typedef struct AggregateCode
-{
-	char	   *library;
-	char	   *symbol;
-	char	   *handler;
-	char	   *reducer;
-	char	   *invariant;
-	Jsonb	   *initial_state;
-	int			reducer_version;
-} AggregateCode;
 
 /* Raises an error if one of the two functions is missing that only serve together. */
 static void
@@ -329,7 +356,7 @@ require_function(FunctionCallInfo fcinfo, int arg, const char *what)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be null", what),
 				 errdetail("A handler decides by the state that the reducer makes of the events."),
-				 errhint("Give handler and reducer, or neither of them, nor an invariant, "
+				 errhint("Give handler and reducer, or neither of them, nor an invariant or a boundary, "
 						 "for a type that only stores events.")));
 }
 
@@ -345,6 +372,8 @@ read_functions(FunctionCallInfo fcinfo, AggregateCode *code)
 	code->reducer = EvpgFunctionCheck(PG_GETARG_OID(ARG_REDUCER), EVPG_ROLE_REDUCER, registrant);
 	if (!PG_ARGISNULL(ARG_INVARIANT))
 		code->invariant = EvpgFunctionCheck(PG_GETARG_OID(ARG_INVARIANT), EVPG_ROLE_INVARIANT, registrant);
+	if (!PG_ARGISNULL(ARG_BOUNDARY))
+		code->boundary = EvpgFunctionCheck(PG_GETARG_OID(ARG_BOUNDARY), EVPG_ROLE_BOUNDARY, registrant);
 }
 
 /* Reads and checks the symbol that the arguments name, which also gives initial state and reducer version. */
@@ -388,10 +417,11 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	};
 	char	   *broadcast = EvpgArgText(fcinfo, ARG_BROADCAST, "broadcast");
 	char	   *search_path = EvpgFunctionSearchPath();
-	bool		by_functions = !PG_ARGISNULL(ARG_HANDLER) || !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_INVARIANT);
+	bool		by_functions = !PG_ARGISNULL(ARG_HANDLER) || !PG_ARGISNULL(ARG_REDUCER) || !PG_ARGISNULL(ARG_INVARIANT) ||
+	!PG_ARGISNULL(ARG_BOUNDARY);
 	bool		by_library = !PG_ARGISNULL(ARG_LIBRARY) || !PG_ARGISNULL(ARG_SYMBOL);
-	Datum		values[14];
-	char		nulls[14];
+	Datum		values[15];
+	char		nulls[15];
 	uint64		changed;
 	EvpgScope	scope;
 
@@ -434,6 +464,7 @@ evpg_register_aggregate(PG_FUNCTION_ARGS)
 	 */
 	values[12] = Int64GetDatum(GetCurrentTimestamp());
 	EvpgParameterText(values, nulls, 13, broadcast);
+	EvpgParameterText(values, nulls, 14, code.boundary);
 
 	EvpgEnter(&scope, "evpg_register_aggregate()");
 	changed = EvpgStatementRun(&insert_aggregate, values, nulls);

@@ -39,6 +39,8 @@ typedef struct EvpgAggregate
 	EvpgFunction *handler;		/* if not; NULL: stores events alone */
 	EvpgFunction *reducer;
 	EvpgFunction *invariant;	/* may be NULL */
+	EvpgFunction *boundary;		/* may be NULL */
+	bool		has_boundary;	/* a function, or one of the module */
 	Jsonb	   *initial_state;
 	int			snapshot_every; /* 0: never */
 	int			snapshot_keep;
@@ -53,5 +55,6 @@ typedef struct EvpgAggregate
 
 extern EvpgAggregate *EvpgAggregateGet(const char *aggregate_type);
 extern EvpgAggregate *EvpgAggregateGetWithState(const char *aggregate_type);
+extern EvpgAggregate *EvpgAggregateGetOfStreams(const char *aggregate_type);
 
 #endif							/* EVPG_AGGREGATE_H */

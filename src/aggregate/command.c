@@ -4,7 +4,8 @@
  *		The command path (rules 1 to 5): one function that every caller uses.
  *
  * In this order: interceptors, lock the stream, duplicate command?,
- * expected_version, load the state, handler, fold and invariant, append,
+ * expected_version, boundary and its locks if the aggregate has one, load the
+ * state, handler, fold and invariant, append,
  * projections, idempotency record, snapshot.  Nothing is written before handler
  * and invariant have passed, so a refusal leaves no trace, without a
  * subtransaction.  Only a constraint of a user's table can refuse later.
@@ -21,6 +22,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "aggregate/boundary.h"
 #include "aggregate/command.h"
 #include "aggregate/context.h"
 #include "aggregate/handler.h"
@@ -186,26 +188,60 @@ write_events(const EvpgCommand *command, const EvpgAggregate *aggregate, EvpgStr
 }
 
 /*
- * Stamps the events of a decision, folds them into the state, and checks the
- * invariant; makes the outcome a refusal and returns false if it does not hold.
+ * Stamps the events of a decision, folds them into the state, or those that its
+ * boundary names if there is one, and checks the invariant; makes the outcome a
+ * refusal and returns false if it does not hold.
  */
 static bool
-fold_decision(EvpgCommand *command, const EvpgStream *stream, EvpgDecision *decision, EvpgState *state,
-			  EvpgOutcome *outcome)
+fold_decision(EvpgCommand *command, const EvpgStream *stream, const EvpgCondition *boundary, EvpgDecision *decision,
+			  EvpgState *state, EvpgOutcome *outcome)
 {
 	EvpgDecision why;
 
 	EvpgContextStamp(command, decision->events, decision->count);
 	for (int i = 0; i < decision->count; i++)
 	{
-		decision->events[i].version = stream->version + 1 + i;
-		EvpgReducerFold(state, &decision->events[i], decision->data != NULL ? decision->data[i] : NULL);
+		EvpgEvent  *event = &decision->events[i];
+
+		event->version = stream->version + 1 + i;
+		if (boundary == NULL || EvpgConditionMatches(boundary, event))
+			EvpgReducerFold(state, event, decision->data != NULL ? decision->data[i] : NULL);
 		CHECK_FOR_INTERRUPTS();
 	}
 	if (EvpgInvariantHolds(state, command, &why))
 		return true;
 	EvpgOutcomeRefuse(outcome, EVPG_STATUS_INVARIANT, &why);
 	return false;
+}
+
+/*
+ * Loads the state and calls the handler, or refuses a command whose boundary does;
+ * returns the boundary, NULL: the stream alone.
+ */
+static const EvpgCondition *
+decide_command(CommandExecution *execution, EvpgState *state, EvpgDecision *decision)
+{
+	EvpgCommand *command = execution->command;
+	EvpgAggregate *aggregate = execution->aggregate;
+	const EvpgStream *stream = &execution->outcome->stream;
+	EvpgCondition *boundary = NULL;
+
+	command->version = stream->version;
+	if (aggregate->has_boundary)
+	{
+		execution->phase = PHASE_DECIDING;
+		boundary = EvpgBoundaryGet(aggregate, command, false, decision);
+		execution->phase = PHASE_OURS;
+		if (decision->rejected)
+			return boundary;
+		EvpgBoundaryLoad(state, aggregate, boundary);
+	}
+	else
+		EvpgStateLoad(state, aggregate, stream, false);
+	execution->phase = PHASE_DECIDING;
+	EvpgHandlerDecide(state, command, decision);
+	execution->phase = PHASE_OURS;
+	return boundary;
 }
 
 /*
@@ -219,6 +255,7 @@ decide_and_write(CommandExecution *execution)
 	EvpgAggregate *aggregate = execution->aggregate;
 	EvpgOutcome *outcome = execution->outcome;
 	EvpgStream *stream = &outcome->stream;
+	const EvpgCondition *boundary;
 	EvpgState	state;
 	EvpgDecision decision;
 	int64		before;
@@ -227,23 +264,19 @@ decide_and_write(CommandExecution *execution)
 	if (!must_execute(command, stream, execution->hash, outcome))
 		return true;
 
-	EvpgStateLoad(&state, aggregate, stream, false);
-	command->version = stream->version;
-	execution->phase = PHASE_DECIDING;
-	EvpgHandlerDecide(&state, command, &decision);
-	execution->phase = PHASE_OURS;
+	boundary = decide_command(execution, &state, &decision);
 	if (decision.rejected || decision.count == 0)
 	{
 		if (decision.rejected)
 			EvpgOutcomeRefuse(outcome, EVPG_STATUS_REJECTED, &decision);
 		else
 			outcome->status = EVPG_STATUS_NOOP;
-		if (stream->stream_id != 0)
+		if (stream->stream_id != 0 && !aggregate->has_boundary)
 			EvpgStateCachePut(&state, stream->stream_id);
 		return true;
 	}
 
-	if (!fold_decision(command, stream, &decision, &state, outcome))
+	if (!fold_decision(command, stream, boundary, &decision, &state, outcome))
 		return true;
 
 	EvpgTagLockEvents(decision.events, decision.count);
@@ -260,10 +293,13 @@ decide_and_write(CommandExecution *execution)
 	}
 	before = stream->version;
 	write_events(command, aggregate, stream, decision.events, decision.count, execution->hash, &execution->phase);
-	state.last_position = stream->last_position;
-	if (EvpgSnapshotIsDue(&state, stream->stream_id, before))
-		(void) EvpgSnapshotWrite(&state, stream->stream_id);
-	EvpgStateCachePut(&state, stream->stream_id);
+	if (!aggregate->has_boundary)
+	{
+		state.last_position = stream->last_position;
+		if (EvpgSnapshotIsDue(&state, stream->stream_id, before))
+			(void) EvpgSnapshotWrite(&state, stream->stream_id);
+		EvpgStateCachePut(&state, stream->stream_id);
+	}
 
 	outcome->status = EVPG_STATUS_OK;
 	outcome->events = decision.events;

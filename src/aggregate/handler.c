@@ -153,7 +153,7 @@ decide_by_module(EvpgState *state, const EvpgCommand *command, EvpgDecision *dec
 
 	in = (evpg_command)
 	{
-		.version = state->version,
+		.version = command->version,
 			.aggregate_type = command->aggregate_type,
 			.aggregate_id = command->aggregate_id,
 			.type = command->command_type,
@@ -248,7 +248,7 @@ EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *de
 		.aggregate_type = command->aggregate_type,
 		.aggregate_id = command->aggregate_id,
 		.type = command->command_type,
-		.version = state->version
+		.version = command->version
 	};
 
 	Assert(state->valid);

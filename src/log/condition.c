@@ -48,21 +48,6 @@ PG_FUNCTION_INFO_V1(evpg_condition_position);
 /* Positions that a scan passes in about the time in which a statement is planned. */
 #define SHORT_SEARCH 500
 
-/* Which events of all streams must not exist. */
-typedef struct ConditionItem
-{
-	List	   *aggregate_types;	/* NIL: all, as the next two */
-	List	   *event_types;
-	List	   *tags;
-	int64		after;
-} ConditionItem;
-
-struct EvpgCondition
-{
-	int			count;
-	ConditionItem items[FLEXIBLE_ARRAY_MEMBER];
-};
-
 /* An event that matches an item. */
 typedef struct ConditionMatch
 {
@@ -140,7 +125,7 @@ key_is(const JsonbValue *key, const char *name)
 }
 
 static void
-read_item(const JsonbValue *value, int number, ConditionItem *item)
+read_item(const JsonbValue *value, int number, EvpgConditionItem *item)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -197,7 +182,7 @@ EvpgConditionFromJsonb(Jsonb *jsonb)
 				(errcode(EVPG_ERRCODE_LIMIT),
 				 errmsg("condition has too many items"),
 				 errdetail("There are %d; the limit is %d.", count, MAX_ITEMS)));
-	condition = palloc0(offsetof(EvpgCondition, items) + sizeof(ConditionItem) * count);
+	condition = palloc0(offsetof(EvpgCondition, items) + sizeof(EvpgConditionItem) * count);
 	condition->count = count;
 	for (int i = 0; i < count; i++)
 	{
@@ -214,6 +199,59 @@ EvpgConditionFromJsonb(Jsonb *jsonb)
 		read_item(value, i + 1, &condition->items[i]);
 	}
 	return condition;
+}
+
+/* ------------------------------------------------------------------ matching an event */
+
+/* Returns whether tags, NULL if there are none, have all that are wanted. */
+static bool
+have_tags(ArrayType *tags, List *wanted)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+	int			found = 0;
+	ListCell   *cell;
+
+	if (wanted == NIL)
+		return true;
+	if (tags == NULL)
+		return false;
+	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	foreach(cell, wanted)
+	{
+		const char *name = lfirst(cell);
+		size_t		length = strlen(name);
+		int			i = 0;
+
+		while (i < count && (nulls[i] || VARSIZE_ANY_EXHDR(DatumGetPointer(elements[i])) != length ||
+							 memcmp(VARDATA_ANY(DatumGetPointer(elements[i])), name, length) != 0))
+			i++;
+		found += i < count;
+	}
+	pfree(elements);
+	pfree(nulls);
+	return found == list_length(wanted);
+}
+
+/*
+ * EvpgConditionMatches
+ *		Returns whether an event matches an item of a condition.  One that has no
+ *		position yet comes after every position.
+ */
+bool
+EvpgConditionMatches(const EvpgCondition *condition, const EvpgEvent *event)
+{
+	for (int i = 0; i < condition->count; i++)
+	{
+		const EvpgConditionItem *item = &condition->items[i];
+
+		if ((event->position == 0 || event->position > item->after) &&
+			EvpgNamesHave(item->event_types, event->type) &&
+			EvpgNamesHave(item->aggregate_types, event->aggregate_type) && have_tags(event->tags, item->tags))
+			return true;
+	}
+	return false;
 }
 
 /* ------------------------------------------------------------------ enforcing it */
@@ -235,7 +273,7 @@ static EvpgStatement select_tagged_match = {
 
 /* Looks for an earlier event than *match by the index on tags, or by that on positions if that is to read less. */
 static void
-find_tagged_match(const ConditionItem *item, int number, int64 after, ConditionMatch *match)
+find_tagged_match(const EvpgConditionItem *item, int number, int64 after, ConditionMatch *match)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		values[5] = {
@@ -265,7 +303,7 @@ find_tagged_match(const ConditionItem *item, int number, int64 after, ConditionM
 
 /* Scans the log up to a position for an earlier event than *match that matches an item, under the active snapshot. */
 static void
-scan_for_match(const ConditionItem *item, int number, int64 upto, ConditionMatch *match)
+scan_for_match(const EvpgConditionItem *item, int number, int64 upto, ConditionMatch *match)
 {
 	EvpgLogFilter filter = {
 		.after = item->after,
@@ -299,7 +337,7 @@ scan_for_match(const ConditionItem *item, int number, int64 upto, ConditionMatch
  * where a look into it conflicts with appends of any tags.
  */
 static void
-find_item_match(const ConditionItem *item, int number, ConditionMatch *match)
+find_item_match(const EvpgConditionItem *item, int number, ConditionMatch *match)
 {
 	int64		upto = Min(EvpgFenceLastDrawn(), match->position - 1);
 	int64		stretch = item->after + SHORT_SEARCH;
@@ -361,19 +399,33 @@ check_positions(const EvpgCondition *condition)
 							 "before reading.")));
 }
 
-/* Returns the locks of an append of events under a condition, which are not taken yet. */
+/* Returns the locks of an append of events under a condition, which are not taken yet; see EvpgTagLocksCheck. */
 static EvpgTagLocks *
-collect_locks(const EvpgCondition *condition, const EvpgEvent *events, int count)
+collect_locks(const EvpgCondition *condition, const EvpgEvent *events, int count, bool may_append)
 {
 	EvpgTagLocks *locks = EvpgTagLocksBegin(events, count);
 
 	for (int i = 0; i < condition->count; i++)
 	{
-		const ConditionItem *item = &condition->items[i];
+		const EvpgConditionItem *item = &condition->items[i];
 
-		EvpgTagLocksCheck(locks, item->tags == NIL ? NULL : linitial(item->tags));
+		EvpgTagLocksCheck(locks, item->tags == NIL ? NULL : linitial(item->tags), may_append);
 	}
 	return locks;
+}
+
+/*
+ * EvpgConditionLock
+ *		Waits until no other transaction that has appended an event which matches a
+ *		condition is in progress; none appends one then before this one has ended.  The
+ *		caller holds the stream, has not entered the fence for this call, and then
+ *		reads with a new snapshot.
+ */
+void
+EvpgConditionLock(const EvpgCondition *condition)
+{
+	check_positions(condition);
+	EvpgTagLocksTake(collect_locks(condition, NULL, 0, true));
 }
 
 /*
@@ -390,7 +442,7 @@ EvpgConditionEnforce(const EvpgCondition *condition, const EvpgEvent *events, in
 	ConditionMatch match;
 
 	check_positions(condition);
-	EvpgTagLocksTake(collect_locks(condition, events, count));
+	EvpgTagLocksTake(collect_locks(condition, events, count, false));
 
 	/* Whatever has been committed since, it existed before. */
 	if (IsolationUsesXactSnapshot() && find_match(condition, GetTransactionSnapshot(), &match))
@@ -429,7 +481,7 @@ evpg_condition_position(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, NULL);
 	PreventCommandDuringRecovery("evpg_condition_position()");
 	EvpgFenceRefuseStale();
-	locks = collect_locks(condition, NULL, 0);
+	locks = collect_locks(condition, NULL, 0, false);
 	EvpgTagLocksTake(locks);
 	position = EvpgPositionReadLast(&lsn);
 	EvpgTagLocksRelease(locks);

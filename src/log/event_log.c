@@ -269,7 +269,8 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	/* So that no session drops the index in between. */
 	LockRelationOid(EvpgCatalogGet()->event_log, AccessShareLock);
 	catalog = EvpgCatalogGet();
-	by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES;
+	by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES &&
+		filter->positions == NULL;
 	scan = by_type ? open_scan(&catalog->event_log_type_index, ntypes) : open_scan(&catalog->event_log_position_index, 1);
 	scan->filter = filter;
 	scan->reached = filter->after;
@@ -288,11 +289,17 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	}
 	else
 	{
+		int			nkeys = 2;
+
 		scan->event_types = ntypes > 0 ? types : NULL;
 		scan->ntypes = ntypes;
 		ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
 		ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
-		open_source(scan, &scan->sources[0], keys, 2);
+		/* The index returns the rows of an array in its own order, each once. */
+		if (filter->positions != NULL)
+			ScanKeyEntryInitialize(&keys[nkeys++], SK_SEARCHARRAY, 1, BTEqualStrategyNumber, InvalidOid, InvalidOid,
+								   F_INT8EQ, PointerGetDatum(filter->positions));
+		open_source(scan, &scan->sources[0], keys, nkeys);
 	}
 	return scan;
 }

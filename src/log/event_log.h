@@ -21,6 +21,8 @@ typedef struct EvpgLogFilter
 {
 	int64		after;			/* positions above this */
 	int64		upto;			/* and up to this */
+	ArrayType  *positions;		/* NULL, or: only these, of bigint, in any
+								 * order */
 	List	   *aggregate_types;	/* NIL: all, as the next one */
 	List	   *event_types;
 	List	   *tags;			/* any of them */

@@ -6,7 +6,9 @@
  *
  * An appender locks each tag of its events in a mode that other appenders share, a
  * checker one tag of each item of its condition in a mode that other checkers share;
- * a tag that a transaction checks and appends, in a mode that no other shares.  So
+ * a tag that a transaction checks and appends, or may append after it has checked, in
+ * a mode that no other shares: two that have checked, and then want to append, would
+ * wait for each other.  So
  * appenders never wait for appenders, and if no condition is in use, no session waits.
  * An event that matches an item has all tags of the item, so one of them is enough.
  * Locks last to the end of the transaction: what a checker has found stays true until
@@ -62,7 +64,7 @@ struct EvpgTagLocks
 };
 
 static void
-add_lock(EvpgTagLocks *locks, uint64 hash, bool appended)
+add_lock(EvpgTagLocks *locks, uint64 hash, bool appended, bool checked)
 {
 	if (locks->count == locks->size)
 	{
@@ -71,7 +73,7 @@ add_lock(EvpgTagLocks *locks, uint64 hash, bool appended)
 	}
 	locks->locks[locks->count++] = (TagLock)
 	{
-		.hash = EVPG_MUTATION("tags_collide") ? 1 : hash, .appended = appended, .checked = !appended
+		.hash = EVPG_MUTATION("tags_collide") ? 1 : hash, .appended = appended, .checked = checked
 	};
 }
 
@@ -83,7 +85,7 @@ add_tags(EvpgTagLocks *locks, ArrayType *tags)
 
 	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
 	for (int i = 0; i < count; i++)
-		add_lock(locks, EvpgHashName(TextDatumGetCString(values[i]), 0), true);
+		add_lock(locks, EvpgHashName(TextDatumGetCString(values[i]), 0), true, false);
 }
 
 static int
@@ -135,6 +137,8 @@ lock_key(TagLock *lock, LOCKMODE mode)
 	if (EVPG_MUTATION("tags_unlocked"))
 		return;
 	EvpgSetLockTag(&tag, EVPG_LOCK_TAG, lock->hash);
+	if (mode == APPENDED && EvpgLockIsHeld(&tag, BOTH))
+		return;
 	lock->taken = mode;
 	lock->counted = LockAcquire(&tag, mode, false, false) == LOCKACQUIRE_OK && lock->hash != ALL_TAGS;
 	if (lock->counted)
@@ -172,14 +176,19 @@ EvpgTagLocksBegin(const EvpgEvent *events, int count)
 	return locks;
 }
 
-/* Adds a check for events that have a tag; NULL: for any events, with tags or without. */
+/*
+ * EvpgTagLocksCheck
+ *		Adds a check for events that have a tag; NULL: for any events, with tags or
+ *		without.  may_append: events with the tag may be appended later in the
+ *		transaction.
+ */
 void
-EvpgTagLocksCheck(EvpgTagLocks *locks, const char *tag)
+EvpgTagLocksCheck(EvpgTagLocks *locks, const char *tag, bool may_append)
 {
 	if (tag == NULL)
 		locks->check_all = true;
 	else
-		add_lock(locks, EvpgHashName(tag, 0), false);
+		add_lock(locks, EvpgHashName(tag, 0), may_append, true);
 }
 
 /*

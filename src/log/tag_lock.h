@@ -15,7 +15,7 @@ typedef struct EvpgTagLocks EvpgTagLocks;
 
 extern void EvpgTagLockEvents(const EvpgEvent *events, int count);
 extern EvpgTagLocks *EvpgTagLocksBegin(const EvpgEvent *events, int count);
-extern void EvpgTagLocksCheck(EvpgTagLocks *locks, const char *tag);
+extern void EvpgTagLocksCheck(EvpgTagLocks *locks, const char *tag, bool may_append);
 extern void EvpgTagLocksTake(EvpgTagLocks *locks);
 extern void EvpgTagLocksRelease(EvpgTagLocks *locks);
 

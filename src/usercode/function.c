@@ -45,6 +45,7 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_HANDLER] = "handler",
 	[EVPG_ROLE_REDUCER] = "reducer",
 	[EVPG_ROLE_INVARIANT] = "invariant",
+	[EVPG_ROLE_BOUNDARY] = "boundary",
 	[EVPG_ROLE_INTERCEPTOR] = "interceptor",
 	[EVPG_ROLE_LISTENER] = "listener",
 	[EVPG_ROLE_PROJECTION_REDUCER] = "projection reducer",
@@ -61,6 +62,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_HANDLER] = "f(state jsonb, command evpg.command) returning evpg.new_event, a set of it, or jsonb",
 	[EVPG_ROLE_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb",
 	[EVPG_ROLE_INVARIANT] = "f(state jsonb) returning boolean",
+	[EVPG_ROLE_BOUNDARY] = "f(command evpg.command) returning jsonb",
 	[EVPG_ROLE_INTERCEPTOR] = "f(command evpg.command) returning evpg.command",
 	[EVPG_ROLE_LISTENER] = "f(event evpg.event) returning void",
 	[EVPG_ROLE_PROJECTION_REDUCER] = "f(state jsonb, event evpg.event) returning jsonb or evpg.projected",
@@ -112,6 +114,7 @@ EvpgFunctionArguments(EvpgRole role, Oid *types)
 			types[0] = JSONBOID;
 			return 1;
 		case EVPG_ROLE_INTERCEPTOR:
+		case EVPG_ROLE_BOUNDARY:
 			types[0] = catalog->command->tdtypeid;
 			return 1;
 		case EVPG_ROLE_RESET:
@@ -141,6 +144,7 @@ function_fits_role(Form_pg_proc proc, EvpgRole role)
 			return proc->prorettype == catalog->new_event->tdtypeid ||
 				(proc->prorettype == JSONBOID && !proc->proretset);
 		case EVPG_ROLE_REDUCER:
+		case EVPG_ROLE_BOUNDARY:
 			return proc->prorettype == JSONBOID && !proc->proretset;
 		case EVPG_ROLE_INVARIANT:
 			return proc->prorettype == BOOLOID && !proc->proretset;

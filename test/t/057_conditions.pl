@@ -19,7 +19,8 @@ my $node = evpg_node('conditions', bare => 1, conf => "synchronous_commit = on\n
 my $directory = PostgreSQL::Test::Utils::tempdir;
 
 # The functions, as they are documented.
-my $recipes = join "\n", slurp_file(tree() . '/docs/boundaries.md') =~ /^(CREATE FUNCTION .*?^END \$\$;)$/msg;
+my $recipes = join "\n",
+  slurp_file(tree() . '/docs/boundaries.md') =~ /^(CREATE FUNCTION (?:(?!^CREATE FUNCTION).)*?^END \$\$;)$/msg;
 is(() = $recipes =~ /^CREATE/mg, 6, 'the page has six functions');
 query(<<"SQL");
 CREATE EXTENSION evpg;
