@@ -359,7 +359,7 @@ find_match(const EvpgCondition *condition, Snapshot snapshot, ConditionMatch *ma
 	for (int i = 0; i < condition->count; i++)
 		find_item_match(&condition->items[i], i + 1, match);
 	PopActiveSnapshot();
-	return match->position != PG_INT64_MAX;
+	return match->position != PG_INT64_MAX && !EVPG_MUTATION("condition_ignored");
 }
 
 pg_noreturn static void

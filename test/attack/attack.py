@@ -92,6 +92,8 @@ def call_many(rng, session, functions, trapped):
     contexts += [None] * (len(results) - len(contexts))
     for statement, result, context in zip(statements, results, contexts):
         check_state(result[:5], result[6:], statement[:3000])
+        if re.match('SELECT .*condition => ', statement) and not statement.endswith('false'):
+            report['conditions'][result[:5]] = report['conditions'].get(result[:5], 0) + 1
         # code of the caller may be caught in a trap, evpg's must not
         if 'trapped' in result and not re.search(r'function attack\.(?!call\()|SQL function "(?!evpg_)', context or ''):
             check(False, 'a trap is sprung', '%s\n%s' % (statement[:3000], context))
@@ -134,7 +136,7 @@ def call_hostilely(number_of, seed, user, functions, terminated):
 
 def in_process(function, *arguments):
     """Runs a part in this process, which is a child, and returns its report."""
-    report.update({'passed': 0, 'failed': 0, 'failures': [], 'states': {}, 'done': 0})
+    report.update({'passed': 0, 'failed': 0, 'failures': [], 'states': {}, 'conditions': {}, 'done': 0})
     try:
         function(*arguments)
     except BaseException as error:          # a process of its own would end in silence
@@ -182,6 +184,7 @@ INVARIANTS = {
     'and those of an inline saga': """SELECT i.*, e.* FROM (SELECT * FROM attack.replayed WHERE reacted > 0) e FULL JOIN (SELECT key, state FROM evpg.saga_instance WHERE saga = 'guard_inline') i USING (key)
         WHERE (i.state->>'n')::bigint IS DISTINCT FROM e.reacted OR (i.state->>'torn')::boolean""",
     'no event of a guard is parked or a dead letter': """SELECT to_jsonb(p) FROM evpg.parked_event p WHERE name LIKE 'guard%' UNION ALL SELECT to_jsonb(d) FROM evpg.dead_letter d WHERE saga LIKE 'guard%' AND resolved_at IS NULL""",
+    'no two events exist of which the condition of each excludes the other': """SELECT tags, count(*) FROM evpg.event WHERE type = 'Unique' GROUP BY tags HAVING count(*) > 1""",
     'no prepared transaction is left': 'SELECT gid FROM pg_prepared_xacts',
 }
 
@@ -327,7 +330,7 @@ def in_parallel(tasks):
         try:
             found.append(here.recv())
         except EOFError:
-            found.append({'passed': 0, 'failed': 1, 'failures': ['a process of the attack died'], 'states': {}, 'done': 0})
+            found.append({'passed': 0, 'failed': 1, 'failures': ['a process of the attack died'], 'states': {}, 'conditions': {}, 'done': 0})
             print('FAILED: a process of the attack died', flush=True)
         process.join()
     return found
@@ -342,6 +345,7 @@ FAULTS = {
     # the next command takes its version, since the newest event is what tells of it
     'event_lost': 'an inline projection is what the log replays to',
     'version_wrong': 'versions of a stream are contiguous',
+    'condition_ignored': 'no two events exist of which the condition of each excludes the other',
     'event_skipped': 'so is an asynchronous one',
     'saga_kept': 'so are the states of a saga',
 }
@@ -381,6 +385,10 @@ def find_faults(functions, log):
         yield good
 
 
+def by_count(counts):
+    return ', '.join('%s %d' % i for i in sorted(counts.items(), key=lambda i: -i[1]))
+
+
 def main():
     print('attack.py --seed %d --calls %d' % (options.seed, options.calls), flush=True)
     log = open(options.log, errors='replace')
@@ -403,7 +411,11 @@ def main():
         parts[name]()
         read_log(log)
         print('%s: %d passed, %d failed so far (%.0f s)' % (name, report['passed'], report['failed'], time.time() - started), flush=True)
-    print('calls by SQLSTATE: ' + ', '.join('%s %d' % i for i in sorted(report['states'].items(), key=lambda i: -i[1])))
+    if report['done'] >= 4 * ROUND:         # some of these are rare
+        for state in ('00000', 'VE013', 'VE014', '22023'):
+            check(report['conditions'].get(state, 0) > 0, 'conditions are attacked', 'no append under one has ended with %s' % state)
+    print('appends under a condition by SQLSTATE: ' + by_count(report['conditions']))
+    print('calls by SQLSTATE: ' + by_count(report['states']))
     print('%d passed, %d failed' % (report['passed'], report['failed']))
     return 1 if report['failed'] else 0
 

@@ -35,7 +35,7 @@ ALLOWED = (
     (r'cache lookup failed for function \d+ \(.*DROP FUNCTION', 'PostgreSQL\'s answer to DROP FUNCTION in two workers at once'),
 )
 
-report = {'passed': 0, 'failed': 0, 'failures': [], 'states': {}, 'done': 0}    # of this process
+report = {'passed': 0, 'failed': 0, 'failures': [], 'states': {}, 'conditions': {}, 'done': 0}    # of this process
 
 
 def check(good, what, detail=''):
@@ -54,8 +54,9 @@ def add(other):
     for name in ('passed', 'failed', 'done'):
         report[name] += other[name]
     report['failures'] += other['failures']
-    for state, count in other['states'].items():
-        report['states'][state] = report['states'].get(state, 0) + count
+    for counts in ('states', 'conditions'):
+        for state, count in other[counts].items():
+            report[counts][state] = report[counts].get(state, 0) + count
 
 
 def check_state(state, message, detail):

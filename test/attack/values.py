@@ -16,6 +16,7 @@ INTERVALS = ['0', '1 ms', '-1 second', '5 ms', '1 month', '178000000 years', '-1
 FUNCTIONS = ['attack.handle', 'attack.apply', 'attack.keep', 'attack.intercept', 'attack.inline', 'attack.count', 'attack.key', 'attack.async_key',
              'attack.write_inline', 'attack.write_async', 'attack.reset', 'attack.saga', 'attack.reject', 'attack.timer', 'attack.translate',
              'pg_catalog.pg_sleep', 'pg_catalog.jsonb_in', 'pg_catalog.now', 'public.evpg_state', '0', '4294967295']
+TAGS = ['t1', 't2', 't3', 'é', 'a"b', "a'b", '', 'x' * 10000]
 POOLS = {'integer': INTS, 'bigint': BIGINTS, 'timestamp with time zone': TIMES, 'interval': INTERVALS, 'regproc': FUNCTIONS,
          'boolean': ['true', 'false'], 'jsonpath': ['$', '$.data.a', '$[*]', '$.data.*', '$.**', 'strict $.x'], 'double precision': ['NaN', '0', '1e308'],
          'uuid': ['00000000-0000-0000-0000-000000000000', '11111111-1111-1111-1111-111111111111'], 'regrole': ['attack_reader', 'attack_writer']}
@@ -62,6 +63,50 @@ def cast(text, kind):
     return '%s::%s%s' % (text, 'pg_catalog.' if kind in QUALIFIED else '', kind)
 
 
+def tags(rng):
+    """An array of few tags, so that events share them."""
+    chosen = rng.choices(TAGS[:3], k=rng.choice((1, 1, 1, 2, 3))) if rng.random() < .9 else [rng.choice(TAGS)]
+    return 'ARRAY[%s]::pg_catalog.text[]' % ', '.join(map(literal, chosen))
+
+
+def after(rng):
+    """A position to check after: mostly about the last one, of which all roles but the writer may know."""
+    if rng.random() < .4:
+        return cast(rng.choice(('0', '0', '1', '1000', '-1', '9223372036854775807', 'NULL')), 'bigint')
+    return '(SELECT pg_catalog.max(e."position") OPERATOR(pg_catalog.+) %d FROM evpg.event e)' % rng.choice((-100, -2, -1, 0, 0, 0, 1, 100))
+
+
+def item(rng):
+    arguments = [('tags', tags(rng))] if rng.random() < .8 else []
+    if not arguments or rng.random() < .3:
+        arguments.append(rng.choice((('event_types', "'{X,Start}'"), ('event_types', "'{Never}'"), ('aggregate_types', "'{note}'"))))
+    if rng.random() < .7:
+        arguments.append(('after_position', after(rng)))
+    return 'public.evpg_condition(%s)' % ', '.join('%s => %s' % a for a in arguments)
+
+
+def condition(rng):
+    """A condition: of one item or several, of very many, or of none."""
+    kind = rng.random()
+    if kind < .75:
+        return '(%s)' % ' OPERATOR(pg_catalog.||) '.join(item(rng) for _ in range(rng.choice((1, 1, 1, 2, 5))))
+    if kind < .85:
+        return "(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('tags', ARRAY['many ' OPERATOR(pg_catalog.||) n::pg_catalog.text])) " \
+            'FROM pg_catalog.generate_series(1, %d) n)' % rng.choice((70, 1000, 10000, 10000))
+    return rng.choice(('public.evpg_condition()',) + tuple(cast(literal(text), 'jsonb') for text in (
+        document(rng), '[]', '{}', '[null]', '[{"tags": []}]', '[{"tags": [1]}]', '[{"tags": ["t1"], "after_position": 1e30}]', '{"tags": ["t1"], "x": 1}')))
+
+
+def append(rng):
+    """An append under a condition in which the rest is as it should be; those of type Unique exist once for each tag."""
+    if rng.random() < .4:
+        tag = literal('unique %d' % rng.randrange(50))
+        return "public.evpg_append_event('note', %s, 'Unique', tags => ARRAY[%s], condition => public.evpg_condition('{Unique}', ARRAY[%s]))" % (
+            literal(rng.choice('abc')), tag, tag)
+    return "public.evpg_append('note', %s, ARRAY[public.evpg_event('X', tags => %s)], condition => %s)" % (
+        literal(rng.choice('abc')), tags(rng), condition(rng))
+
+
 def value(rng, kind, name, brief):
     """An SQL expression of a type, mostly a plausible one; brief: none that waits for long."""
     if name == 'timeout' and brief:
@@ -79,6 +124,8 @@ def value(rng, kind, name, brief):
     if kind == 'text[]':
         if name == 'tables':
             return cast(rng.choice(('NULL', "'{inline_row}'", "'{attack.async_row}'", "'{pg_class}'", "'{evpg.stream}'")), kind)
+        if name == 'tags' and rng.random() < .7:
+            return tags(rng)
         return cast(literal(rng.choice(ARRAYS)), kind)
     if kind == 'jsonb[]':
         return cast('ARRAY[%s, evpg_action_complete()]' % cast(literal(document(rng)), 'jsonb'), kind)
@@ -87,6 +134,8 @@ def value(rng, kind, name, brief):
         if kind == 'evpg.new_event':
             return rng.choice((event, event, 'ROW(NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL)::evpg.new_event'))
         return rng.choice(("'{}'::evpg.new_event[]", 'ARRAY[NULL]::evpg.new_event[]', 'ARRAY[%s]' % event, 'ARRAY[%s, %s]' % (event, event)))
+    if kind == 'jsonb' and name == 'condition':
+        return condition(rng)
     if kind == 'jsonb':
         return cast(literal(rng.choice((document(rng), '{}', '[]', 'null', '{"evpg": {"no_sagas": true}}', rng.choice(scripts)))), kind)
     return cast(literal(rng.choice(POOLS.get(kind, ['1']))), kind)
@@ -95,6 +144,8 @@ def value(rng, kind, name, brief):
 def call(rng, function, brief=False):
     """A call of one of the functions that the catalog lists."""
     name, procedure, names, types, defaults, variadic = function
+    if rng.random() < .05 and not procedure:
+        return append(rng)
     arguments = [value(rng, t, n, brief) for t, n in zip(types, names)]
     if variadic or rng.random() < .5:
         count = len(types) if variadic else rng.randint(len(types) - defaults, len(types))

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(97);
+SELECT plan(102);
 -- what an index serves is shown at the end
 SET enable_indexscan = on;
 SET enable_bitmapscan = on;
@@ -131,9 +131,11 @@ INSERT INTO bad (condition, error) VALUES
   (evpg_condition(tags => '{a}') || evpg_condition(), '22023 item 2 of the condition is not valid'),
   (evpg_condition(tags => '{}'), '22023 item 1 of the condition is not valid'),
   (evpg_condition(tags => ARRAY[NULL]::text[]), '22023 item 1 of the condition is not valid'),
+  (evpg_condition(tags => NULL), '22023 item 1 of the condition is not valid'),
   (evpg_condition(tags => '{{a,b}}'), '22023 item 1 of the condition is not valid'),
   (evpg_condition(tags => '{""}'), '22023 tag %'),
   (evpg_condition(tags => ARRAY[repeat('t', 10000)]), 'VE014 tag is too long'),
+  (evpg_condition(tags => ARRAY[E'a\x01']), '22023 tag %'),
   (evpg_condition('{""}'), '22023 event type %'),
   ('[{"tag": ["a"]}]', '22023 item 1 of the condition is not valid'),
   ('[{"tags": "a"}]', '22023 item 1 of the condition is not valid'),
@@ -141,6 +143,8 @@ INSERT INTO bad (condition, error) VALUES
   ('[{"tags": ["a"], "after_position": 1.5}]', '22023 item 1 of the condition is not valid'),
   ('[{"tags": ["a"], "after_position": -1}]', '22023 item 1 of the condition is not valid'),
   ('[{"tags": ["a"], "after_position": 1e30}]', '22003 %'),
+  (evpg_condition(tags => '{a}', after_position => (SELECT last_value FROM evpg.event_position) + 1),
+   '22023 item 1 of the condition begins after a position that does not exist'),
   (evpg_condition(tags => '{a}', after_position => 9223372036854775807),
    '22023 item 1 of the condition begins after a position that does not exist'),
   (evpg_condition(tags => ARRAY(SELECT 't' || n FROM generate_series(1, 101) n)),
@@ -149,6 +153,11 @@ INSERT INTO bad (condition, error) VALUES
 SELECT ok(try_condition(condition) LIKE error, format('%s is refused, not %s', left(condition::text, 50),
   try_condition(condition)))
   FROM bad ORDER BY n;
+SELECT is(try_condition(evpg_condition(tags => '{a}', after_position => (SELECT last_value FROM evpg.event_position))),
+  'done', 'the last position that was drawn is one to check after [rule 21]');
+-- neither text nor jsonb can have the character 0
+SELECT is(error_of($$SELECT try_condition(E'{"tags": ["\\u0000"]}')$$), '22P05 unsupported Unicode escape sequence',
+  'a tag with the character 0 cannot be written');
 SELECT is(try_condition((SELECT jsonb_agg(jsonb_build_object('tags', ARRAY['t' || n])) FROM generate_series(1, 1000) n)),
   'done',
   'a condition of 1,000 items can be met [rule 21]');
