@@ -6,8 +6,7 @@
  *		evpg_create_stream.
  *
  * Each checks its arguments, becomes the owner of the tables, calls the command
- * path, and returns rows.  All memory of a call is in one context, deleted at
- * its end, or by an ERROR with its parent.
+ * path, and returns rows (write_call.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -16,10 +15,9 @@
 #include "access/htup_details.h"
 #include "aggregate/command.h"
 #include "aggregate/context.h"
+#include "aggregate/write_call.h"
 #include "base/arguments.h"
 #include "base/catalog.h"
-#include "base/errors.h"
-#include "base/settings.h"
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
@@ -27,11 +25,8 @@
 #include "log/early_release.h"
 #include "log/event_log.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/memutils.h"
-#include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(evpg_execute);
 PG_FUNCTION_INFO_V1(evpg_try_execute);
@@ -39,31 +34,6 @@ PG_FUNCTION_INFO_V1(evpg_append);
 PG_FUNCTION_INFO_V1(evpg_append_event);
 PG_FUNCTION_INFO_V1(evpg_inject);
 PG_FUNCTION_INFO_V1(evpg_create_stream);
-
-/* One call from SQL. */
-typedef struct WriteCall
-{
-	MemoryContext caller;
-	MemoryContext context;
-	EvpgScope	scope;
-} WriteCall;
-
-/* Makes the memory context of one call the current one. */
-static void
-begin_write_call(WriteCall *call)
-{
-	call->caller = CurrentMemoryContext;
-	call->context = AllocSetContextCreate(CurrentMemoryContext, "EvpgCall", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(call->context);
-}
-
-/* Ends a call and frees its memory. */
-static void
-end_write_call(WriteCall *call)
-{
-	MemoryContextSwitchTo(call->caller);
-	MemoryContextDelete(call->context);
-}
 
 /* Reads and checks the arguments of evpg_execute and evpg_try_execute. */
 static void
@@ -93,30 +63,14 @@ read_command_from_arguments(FunctionCallInfo fcinfo, EvpgCommand *command)
 	EvpgCheckCallersCommandId(command->command_id);
 }
 
-/* Returns the events of an outcome as rows. */
-static void
-return_events(FunctionCallInfo fcinfo, const EvpgOutcome *outcome)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	for (int i = 0; i < outcome->count; i++)
-	{
-		Datum		values[EVPG_EVENT_NATTS];
-		bool		nulls[EVPG_EVENT_NATTS];
-
-		EvpgEventValues(&outcome->events[i], values, nulls);
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-	}
-}
-
 /* Executes the command of evpg_execute or evpg_try_execute; the outcome lives to the end of the call. */
 static void
-execute_arguments(FunctionCallInfo fcinfo, WriteCall *call, bool catch, const char *writer, EvpgOutcome *outcome)
+execute_arguments(FunctionCallInfo fcinfo, EvpgWriteCall *call, bool catch, const char *writer, EvpgOutcome *outcome)
 {
 	EvpgCommand command;
 
 	EvpgReturnSetBegin(fcinfo, catch ? EvpgCatalogGet()->outcome : EvpgCatalogGet()->event);
-	begin_write_call(call);
+	EvpgWriteCallBegin(call);
 	read_command_from_arguments(fcinfo, &command);
 	EvpgEnterUnpinned(&call->scope, writer);
 	EvpgCommandExecute(&command, catch, outcome);
@@ -132,13 +86,13 @@ execute_arguments(FunctionCallInfo fcinfo, WriteCall *call, bool catch, const ch
 Datum
 evpg_execute(PG_FUNCTION_ARGS)
 {
-	WriteCall	call;
+	EvpgWriteCall call;
 	EvpgOutcome outcome;
 
 	execute_arguments(fcinfo, &call, false, "evpg_execute()", &outcome);
 	EvpgOutcomeRaise(&outcome);
-	return_events(fcinfo, &outcome);
-	end_write_call(&call);
+	EvpgReturnEvents(fcinfo, outcome.events, outcome.count);
+	EvpgWriteCallEnd(&call);
 	PG_RETURN_NULL();
 }
 
@@ -150,49 +104,13 @@ evpg_execute(PG_FUNCTION_ARGS)
 Datum
 evpg_try_execute(PG_FUNCTION_ARGS)
 {
-	WriteCall	call;
+	EvpgWriteCall call;
 	EvpgOutcome outcome;
 
 	execute_arguments(fcinfo, &call, true, "evpg_try_execute()", &outcome);
 	EvpgOutcomeReturnRow(fcinfo, &outcome);
-	end_write_call(&call);
+	EvpgWriteCallEnd(&call);
 	PG_RETURN_NULL();
-}
-
-/* Raises an error unless callers may append these events. */
-static void
-check_callers_events(const EvpgEvent *events, int count)
-{
-	for (int i = 0; i < count; i++)
-	{
-		EvpgEventCheck(&events[i], i + 1);
-		EvpgCheckCallersMetadata(events[i].metadata);
-	}
-}
-
-/* Reads and checks the events of an array argument; NULL rows are no event. */
-static int
-read_events_from_array(ArrayType *array, EvpgEvent **events)
-{
-	Datum	   *elements;
-	bool	   *nulls;
-	int			nelements;
-	int			count = 0;
-
-	deconstruct_array(array, EvpgCatalogGet()->new_event->tdtypeid, -1, false, TYPALIGN_DOUBLE,
-					  &elements, &nulls, &nelements);
-	if (nelements > EvpgMaxEvents)
-		ereport(ERROR,
-				(errcode(EVPG_ERRCODE_LIMIT),
-				 errmsg("too many events in one call"),
-				 errdetail("There are %d; the limit is %d.", nelements, EvpgMaxEvents),
-				 errhint("Split the call, or let a superuser raise evpg.max_events.")));
-	*events = palloc(sizeof(EvpgEvent) * Max(nelements, 1));
-	for (int i = 0; i < nelements; i++)
-		if (!nulls[i] && EvpgEventFromNewEvent(DatumGetHeapTupleHeader(elements[i]), &(*events)[count]))
-			count++;
-	check_callers_events(*events, count);
-	return count;
 }
 
 /* Where the arguments are that evpg_append and evpg_append_event have in common, behind those that identify the stream. */
@@ -209,7 +127,7 @@ typedef struct AppendArguments
 
 /* Appends checked events as the other arguments of the call ask for; the outcome lives to the end of the call. */
 static void
-append_with_arguments(FunctionCallInfo fcinfo, WriteCall *call, const char *writer, const AppendArguments *args,
+append_with_arguments(FunctionCallInfo fcinfo, EvpgWriteCall *call, const char *writer, const AppendArguments *args,
 					  EvpgEvent *events, int count, EvpgOutcome *outcome)
 {
 	/* One name for both: a command id is known to both, too. */
@@ -247,18 +165,19 @@ Datum
 evpg_append(PG_FUNCTION_ARGS)
 {
 	static const AppendArguments args = {3, 4, 5, 6, 7, 8, 9};
-	WriteCall	call;
+	EvpgWriteCall call;
 	EvpgOutcome outcome;
 	EvpgEvent  *events;
 	int			count;
 
 	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->event);
-	begin_write_call(&call);
+	EvpgWriteCallBegin(&call);
 	EvpgArgRefuseNull(fcinfo, 2, "events");
-	count = read_events_from_array(PG_GETARG_ARRAYTYPE_P(2), &events);
+	count = EvpgEventsFromArray(PG_GETARG_ARRAYTYPE_P(2), &events);
+	EvpgCheckCallersEvents(events, count);
 	append_with_arguments(fcinfo, &call, "evpg_append()", &args, events, count, &outcome);
-	return_events(fcinfo, &outcome);
-	end_write_call(&call);
+	EvpgReturnEvents(fcinfo, outcome.events, outcome.count);
+	EvpgWriteCallEnd(&call);
 	PG_RETURN_NULL();
 }
 
@@ -283,7 +202,7 @@ read_event_from_arguments(FunctionCallInfo fcinfo, EvpgEvent *event)
 	event->has_event_id = !PG_ARGISNULL(ARG_EVENT_ID);
 	if (event->has_event_id)
 		event->event_id = *PG_GETARG_UUID_P(ARG_EVENT_ID);
-	check_callers_events(event, 1);
+	EvpgCheckCallersEvents(event, 1);
 }
 
 /* Returns the descriptor of the row (version, position), which lives as long as the calls of this place in a statement. */
@@ -313,19 +232,19 @@ Datum
 evpg_append_event(PG_FUNCTION_ARGS)
 {
 	static const AppendArguments args = {4, 5, 6, 7, 8, 9, 14};
-	WriteCall	call;
+	EvpgWriteCall call;
 	EvpgOutcome outcome;
 	EvpgEvent	event;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 
-	begin_write_call(&call);
+	EvpgWriteCallBegin(&call);
 	read_event_from_arguments(fcinfo, &event);
 	append_with_arguments(fcinfo, &call, "evpg_append_event()", &args, &event, 1, &outcome);
 	Assert(outcome.count == 1);
 	values[0] = Int64GetDatum(outcome.events[0].version);
 	values[1] = Int64GetDatum(outcome.events[0].position);
-	end_write_call(&call);
+	EvpgWriteCallEnd(&call);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(get_place_desc(fcinfo), values, nulls)));
 }
 
@@ -376,13 +295,13 @@ evpg_inject(PG_FUNCTION_ARGS)
 		ARG_AGGREGATE_TYPE, ARG_AGGREGATE_ID, ARG_EVENT, ARG_RUN_SAGAS, ARG_ACTOR, ARG_CORRELATION_ID,
 		ARG_CAUSATION_ID
 	};
-	WriteCall	call;
+	EvpgWriteCall call;
 	EvpgCommand command = {.command_type = "evpg_inject"};
 	EvpgOutcome outcome;
 	EvpgEvent	event;
 
 	EvpgReturnSetBegin(fcinfo, EvpgCatalogGet()->event);
-	begin_write_call(&call);
+	EvpgWriteCallBegin(&call);
 	command.aggregate_type = EvpgArgName(fcinfo, ARG_AGGREGATE_TYPE, "aggregate type");
 	command.aggregate_id = EvpgArgId(fcinfo, ARG_AGGREGATE_ID, "aggregate id");
 	if (PG_ARGISNULL(ARG_EVENT) || !EvpgEventFromNewEvent(PG_GETARG_HEAPTUPLEHEADER(ARG_EVENT), &event))
@@ -414,12 +333,12 @@ evpg_inject(PG_FUNCTION_ARGS)
 		/* The append fills in an id that is missing. */
 		EvpgCommandAppend(&command, &event, 1, event.has_event_id ? &event_id : NULL, &outcome);
 		if (outcome.status == EVPG_STATUS_OK)
-			return_events(fcinfo, &outcome);
+			EvpgReturnEvents(fcinfo, outcome.events, outcome.count);
 	}
 	else
 		EvpgEarlyReleaseAwaitOthers();
 	EvpgLeave(&call.scope);
-	end_write_call(&call);
+	EvpgWriteCallEnd(&call);
 	PG_RETURN_NULL();
 }
 
@@ -431,11 +350,11 @@ evpg_inject(PG_FUNCTION_ARGS)
 Datum
 evpg_create_stream(PG_FUNCTION_ARGS)
 {
-	WriteCall	call;
+	EvpgWriteCall call;
 	EvpgStream	stream = {0};
 	bool		created;
 
-	begin_write_call(&call);
+	EvpgWriteCallBegin(&call);
 	stream.aggregate_type = EvpgArgName(fcinfo, 0, "aggregate type");
 	stream.aggregate_id = EvpgArgId(fcinfo, 1, "aggregate id");
 	EvpgEnter(&call.scope, "evpg_create_stream()");
@@ -443,6 +362,6 @@ evpg_create_stream(PG_FUNCTION_ARGS)
 	EvpgLeave(&call.scope);
 	if (!created)
 		EvpgEarlyReleaseAwaitOthers();
-	end_write_call(&call);
+	EvpgWriteCallEnd(&call);
 	PG_RETURN_BOOL(created);
 }
