@@ -731,6 +731,10 @@ CREATE TYPE evpg.new_event AS (
   occurred_at timestamptz, event_id uuid, caused_by int);
 COMMENT ON TYPE evpg.new_event IS 'an event to append; evpg_event() makes it';
 
+CREATE TYPE evpg.stream_append AS (aggregate_type text, aggregate_id text, events evpg.new_event[], expected_version bigint);
+COMMENT ON TYPE evpg.stream_append IS
+  'events to append to a stream, and the version that it must have; evpg_stream_append() makes it';
+
 CREATE TYPE evpg.stream_info AS (
   aggregate_type text, aggregate_id text, version bigint, created_at timestamptz);
 COMMENT ON TYPE evpg.stream_info IS 'a stream as evpg_streams() returns it';
@@ -787,6 +791,17 @@ CREATE FUNCTION evpg_events(events jsonb)
   RETURNS evpg.new_event[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evpg_events(jsonb) IS
   'returns events made from a JSON object or an array of objects; an unknown key is an error';
+
+CREATE FUNCTION evpg_stream_append(aggregate_type text, aggregate_id text, events evpg.new_event[] DEFAULT NULL,
+    expected_version bigint DEFAULT NULL)
+  RETURNS evpg.stream_append AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_stream_append(text, text, evpg.new_event[], bigint) IS
+  'returns what evpg_append_many() appends to one stream; without events it only checks the version of the stream';
+
+CREATE FUNCTION evpg_stream_appends(appends jsonb)
+  RETURNS evpg.stream_append[] AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evpg_stream_appends(jsonb) IS
+  'returns what evpg_append_many() appends, made from a JSON object or an array of objects; an unknown key is an error';
 
 CREATE FUNCTION evpg_command(aggregate_type text, aggregate_id text, command_type text, data jsonb DEFAULT '{}',
     expected_version bigint DEFAULT NULL, command_id text DEFAULT NULL, metadata jsonb DEFAULT NULL, actor text DEFAULT NULL,
@@ -948,6 +963,12 @@ CREATE FUNCTION evpg_append_event(aggregate_type text, aggregate_id text, event_
 COMMENT ON FUNCTION evpg_append_event(text, text, text, jsonb, bigint, text, jsonb, text, text, text, text[], int,
     timestamptz, uuid, jsonb) IS
   'appends one event, as evpg_append does, and returns its place; not as (…).*, which appends one for each column';
+
+CREATE FUNCTION evpg_append_many(appends evpg.stream_append[], condition jsonb DEFAULT NULL, command_id text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL, actor text DEFAULT NULL, correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
+  RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 10;
+COMMENT ON FUNCTION evpg_append_many(evpg.stream_append[], jsonb, text, jsonb, text, text, text) IS
+  'appends events to several streams, all or nothing and under one condition, and returns them in the order of positions';
 
 CREATE FUNCTION evpg_inject(aggregate_type text, aggregate_id text, event evpg.new_event, run_sagas boolean DEFAULT false,
     actor text DEFAULT NULL, correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL)
@@ -1943,6 +1964,8 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'refuse_null', NULL, '{reader}'),
   ('routine', 'evpg_event', NULL, '{relay,executor}'),
   ('routine', 'evpg_events', NULL, '{relay,executor}'),
+  ('routine', 'evpg_stream_append', NULL, '{writer}'),
+  ('routine', 'evpg_stream_appends', NULL, '{writer}'),
   ('routine', 'evpg_command', NULL, '{executor}'),
   ('routine', 'evpg_commands', NULL, '{executor}'),
   ('routine', 'evpg_reject', NULL, '{executor}'),
@@ -1967,6 +1990,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_condition_position', NULL, '{writer}'),
   ('routine', 'evpg_append', NULL, '{writer}'),
   ('routine', 'evpg_append_event', NULL, '{writer}'),
+  ('routine', 'evpg_append_many', NULL, '{writer}'),
   ('routine', 'evpg_inject', NULL, '{relay}'),
   ('routine', 'evpg_create_stream', NULL, '{writer}'),
   ('routine', 'evpg_streams', NULL, '{reader}'),

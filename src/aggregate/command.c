@@ -67,11 +67,12 @@ EvpgCommandEndHook EvpgAtCommandEnd = NULL;
 /* ------------------------------------------------------------------ the steps */
 
 /*
- * Compares the stream with expected_version (rule 2); makes the outcome a
- * conflict and returns false if they differ.
+ * EvpgCommandMeetsVersion
+ *		Compares a stream, which the caller has locked, with the expected_version of a
+ *		command (rule 2); makes the outcome a conflict and returns false if they differ.
  */
-static bool
-check_expected_version(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome)
+bool
+EvpgCommandMeetsVersion(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome)
 {
 	char	   *detail;
 
@@ -116,7 +117,7 @@ must_execute(EvpgCommand *command, const EvpgStream *stream, const bytea *hash, 
 		outcome->status = EVPG_STATUS_DUPLICATE;
 		return false;
 	}
-	return check_expected_version(command, stream, outcome);
+	return EvpgCommandMeetsVersion(command, stream, outcome);
 }
 
 /* Whose refusal an error would be: none but the last two make an outcome of it. */
@@ -410,12 +411,13 @@ count_outcome(EvpgAggregateCounters *counters, const EvpgOutcome *outcome)
 }
 
 /*
- * Raises VE020 if a command on the stream is being executed already: a handler
- * that writes to its own stream would change the state under the command.  A
- * projection that writes events would do so to its rows.
+ * EvpgCommandRefuseReentry
+ *		Raises VE020 if a command on the stream is being executed already: a handler
+ *		that writes to its own stream would change the state under the command.  A
+ *		projection that writes events would do so to its rows.
  */
-static void
-refuse_reentry(const char *aggregate_type, const char *aggregate_id)
+void
+EvpgCommandRefuseReentry(const char *aggregate_type, const char *aggregate_id)
 {
 	EvpgRefuseInProjection("write events");
 	for (RunningCommand *r = running_commands; r != NULL; r = r->outer)
@@ -459,12 +461,23 @@ EvpgCommandRefuseInside(const char *what)
 				 errhint("Do it in a client.")));
 }
 
+/*
+ * EvpgCommandEnd
+ *		Hands the events that a command or an append, which is over, has written to
+ *		what reacts to them.
+ */
+void
+EvpgCommandEnd(const EvpgEvent *events, int count)
+{
+	if (EvpgAtCommandEnd != NULL)
+		EvpgAtCommandEnd(events, count, running_commands != NULL);
+}
+
 /* Hands the events of a command that is over to what reacts to them. */
 static void
 end_command(const EvpgOutcome *outcome)
 {
-	if (EvpgAtCommandEnd != NULL)
-		EvpgAtCommandEnd(outcome->events, outcome->status == EVPG_STATUS_OK ? outcome->count : 0, running_commands != NULL);
+	EvpgCommandEnd(outcome->events, outcome->status == EVPG_STATUS_OK ? outcome->count : 0);
 }
 
 /*
@@ -481,6 +494,37 @@ await_answer_of_error(void)
 		category == ERRCODE_TO_CATEGORY(ERRCODE_RAISE_EXCEPTION) ||
 		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
 		EvpgEarlyReleaseAwaitOthers();
+}
+
+/*
+ * EvpgCommandsRun
+ *		Calls action(arg) while these commands, of one call, count as being executed:
+ *		the code that they call can write to none of their streams.
+ */
+void
+EvpgCommandsRun(const EvpgCommand *commands, int count, void (*action) (void *arg), void *arg)
+{
+	RunningCommand *outer = running_commands;
+	RunningCommand *running = palloc(sizeof(RunningCommand) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+	{
+		running[i].command = &commands[i];
+		running[i].outer = running_commands;
+		running_commands = &running[i];
+	}
+	PG_TRY();
+	{
+		action(arg);
+	}
+	PG_CATCH();
+	{
+		running_commands = outer;
+		await_answer_of_error();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	running_commands = outer;
 }
 
 /*
@@ -512,7 +556,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	outcome->stream.aggregate_id = command->aggregate_id;
 	execution.found = outcome->stream;
 
-	refuse_reentry(command->aggregate_type, command->aggregate_id);
+	EvpgCommandRefuseReentry(command->aggregate_type, command->aggregate_id);
 	EvpgCommandInheritDepth(command);
 	self.command = command;
 	self.outer = running_commands;
@@ -614,7 +658,7 @@ EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count, const pg_u
 	stream->aggregate_type = command->aggregate_type;
 	stream->aggregate_id = command->aggregate_id;
 	aggregate = EvpgAggregateGet(command->aggregate_type);
-	refuse_reentry(command->aggregate_type, command->aggregate_id);
+	EvpgCommandRefuseReentry(command->aggregate_type, command->aggregate_id);
 	EvpgCommandInheritDepth(command);
 	hash = command->command_id == NULL ? NULL : EvpgIdempotencyHash(command, events, count);
 
@@ -651,7 +695,7 @@ EvpgCommandCreateStream(EvpgStream *stream)
 	bool		created;
 
 	(void) EvpgAggregateGet(stream->aggregate_type);
-	refuse_reentry(stream->aggregate_type, stream->aggregate_id);
+	EvpgCommandRefuseReentry(stream->aggregate_type, stream->aggregate_id);
 	if (EvpgStreamRead(stream, false))
 		return false;
 	EvpgCatalogLockForAppend(false);

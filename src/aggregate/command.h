@@ -25,6 +25,10 @@ extern void EvpgCommandAppend(EvpgCommand *command, EvpgEvent *events, int count
 							  EvpgOutcome *outcome);
 extern void EvpgCommandInheritDepth(EvpgCommand *command);
 extern void EvpgCommandRefuseInside(const char *what);
+extern bool EvpgCommandMeetsVersion(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome);
+extern void EvpgCommandRefuseReentry(const char *aggregate_type, const char *aggregate_id);
+extern void EvpgCommandsRun(const EvpgCommand *commands, int count, void (*action) (void *arg), void *arg);
+extern void EvpgCommandEnd(const EvpgEvent *events, int count);
 extern bool EvpgCommandCreateStream(EvpgStream *stream);
 
 #endif							/* EVPG_COMMAND_H */

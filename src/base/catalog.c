@@ -110,6 +110,7 @@ static Known known[] = {
 	{.name = "event", .table = false, .shape = EVPG_SHAPE_EVENT},
 	{.name = "delivery", .table = false, .shape = EVPG_SHAPE_DELIVERY},
 	{.name = "new_event", .table = false, .shape = EVPG_SHAPE_NEW_EVENT},
+	{.name = "stream_append", .table = false, .shape = EVPG_SHAPE_STREAM_APPEND},
 	{.name = "command", .table = false, .shape = EVPG_SHAPE_COMMAND},
 	{.name = "outcome", .table = false, .shape = EVPG_SHAPE_OUTCOME},
 	{.name = "projected", .table = false, .shape = EVPG_SHAPE_PROJECTED},
@@ -588,6 +589,7 @@ EvpgCatalogGet(void)
 		looked_up.event = EvpgShapeType(find_relation(EVPG_SHAPE_EVENT));
 		looked_up.delivery = EvpgShapeType(find_relation(EVPG_SHAPE_DELIVERY));
 		looked_up.new_event = EvpgShapeType(find_relation(EVPG_SHAPE_NEW_EVENT));
+		looked_up.stream_append = EvpgShapeType(find_relation(EVPG_SHAPE_STREAM_APPEND));
 		looked_up.command = EvpgShapeType(find_relation(EVPG_SHAPE_COMMAND));
 		looked_up.outcome = EvpgShapeType(find_relation(EVPG_SHAPE_OUTCOME));
 		looked_up.projected = EvpgShapeType(find_relation(EVPG_SHAPE_PROJECTED));

@@ -77,6 +77,7 @@ typedef struct EvpgCatalog
 	TupleDesc	event;			/* row types, see shape.h */
 	TupleDesc	delivery;
 	TupleDesc	new_event;
+	TupleDesc	stream_append;
 	TupleDesc	command;
 	TupleDesc	outcome;
 	TupleDesc	projected;

@@ -57,6 +57,9 @@ typedef struct Shape
 #define COLUMN(name, type) {name, type, InvalidOid}
 #define C_TEXT(name) {name, TEXTOID, C_COLLATION_OID}
 
+/* The type of a column: an array of evpg.new_event, which has no fixed oid. */
+#define NEW_EVENTS InvalidOid
+
 /* In the order of sql/evpg--1.0.sql. */
 static const Shape shapes[EVPG_SHAPE_COUNT] = {
 	[EVPG_SHAPE_EVENT_LOG] = {"event_log", true, {
@@ -137,6 +140,10 @@ static const Shape shapes[EVPG_SHAPE_COUNT] = {
 			COLUMN("schema_version", INT4OID), COLUMN("occurred_at", TIMESTAMPTZOID),
 			COLUMN("event_id", UUIDOID), COLUMN("caused_by", INT4OID)
 	}},
+	[EVPG_SHAPE_STREAM_APPEND] = {"stream_append", false, {
+			COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID), COLUMN("events", NEW_EVENTS),
+			COLUMN("expected_version", INT8OID)
+	}},
 	[EVPG_SHAPE_DELIVERY] = {"delivery", false, {
 			COLUMN("lease", INT8OID), COLUMN("partition", INT4OID), COLUMN("attempt", INT4OID),
 			COLUMN("position", INT8OID), COLUMN("aggregate_type", TEXTOID), COLUMN("aggregate_id", TEXTOID),
@@ -201,9 +208,16 @@ raise_changed(const Shape *shape, const char *detail)
 					 "Columns of your own belong into a table of your own.")));
 }
 
+static Oid
+get_column_type(Oid schema, const Column *column)
+{
+	return column->type != NEW_EVENTS ? column->type :
+		get_array_type(get_rel_type_id(get_relname_relid(shapes[EVPG_SHAPE_NEW_EVENT].name, schema)));
+}
+
 /* Raises an error unless a column is the expected one; column NULL: nothing but dropped columns may follow. */
 static void
-check_column(const Shape *shape, const Column *column, Oid relid, int number)
+check_column(Oid schema, const Shape *shape, const Column *column, Oid relid, int number)
 {
 	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(number));
 	Form_pg_attribute attribute = HeapTupleIsValid(tuple) ? (Form_pg_attribute) GETSTRUCT(tuple) : NULL;
@@ -215,9 +229,10 @@ check_column(const Shape *shape, const Column *column, Oid relid, int number)
 	}
 	else if (attribute == NULL || attribute->attisdropped || strcmp(NameStr(attribute->attname), column->name) != 0)
 		raise_changed(shape, psprintf("Column %d is not \"%s\".", number, column->name));
-	else if (attribute->atttypid != column->type ||
+	else if (attribute->atttypid != get_column_type(schema, column) ||
 			 (OidIsValid(column->collation) && attribute->attcollation != column->collation))
-		raise_changed(shape, psprintf("Column \"%s\" is not of type %s%s.", column->name, format_type_be(column->type),
+		raise_changed(shape, psprintf("Column \"%s\" is not of type %s%s.", column->name,
+									  format_type_be(get_column_type(schema, column)),
 									  OidIsValid(column->collation) ? " with collation \"C\"" : ""));
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
@@ -249,10 +264,10 @@ EvpgShapeCheck(Oid schema, EvpgShape which)
 	while (shape->columns[expected].name != NULL)
 	{
 		expected++;
-		check_column(shape, &shape->columns[expected - 1], relid, expected);
+		check_column(schema, shape, &shape->columns[expected - 1], relid, expected);
 	}
 	for (int number = expected + 1; number <= columns; number++)
-		check_column(shape, NULL, relid, number);
+		check_column(schema, shape, NULL, relid, number);
 	return relid;
 }
 

@@ -466,6 +466,32 @@ EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command)
 	return any;
 }
 
+/*
+ * EvpgStreamAppendFromTuple
+ *		Reads a row of evpg.stream_append: stream and expected_version into *command,
+ *		all else of which is cleared, and its events, NULL if there are none; both point
+ *		into the row.  Returns false if every column is NULL, which is no append.
+ */
+bool
+EvpgStreamAppendFromTuple(HeapTupleHeader tuple, EvpgCommand *command, ArrayType **events)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	bool		any = false;
+
+	deform_row(tuple, &values, &nulls);
+	memset(command, 0, sizeof(EvpgCommand));
+	command->aggregate_type = get_row_text(values, nulls, EVPG_STREAM_APPEND_AGGREGATE_TYPE);
+	command->aggregate_id = get_row_text(values, nulls, EVPG_STREAM_APPEND_AGGREGATE_ID);
+	command->has_expected = !nulls[EVPG_STREAM_APPEND_EXPECTED_VERSION];
+	if (command->has_expected)
+		command->expected_version = DatumGetInt64(values[EVPG_STREAM_APPEND_EXPECTED_VERSION]);
+	*events = nulls[EVPG_STREAM_APPEND_EVENTS] ? NULL : DatumGetArrayTypeP(values[EVPG_STREAM_APPEND_EVENTS]);
+	for (int i = 0; i < EVPG_STREAM_APPEND_NATTS; i++)
+		any |= !nulls[i];
+	return any;
+}
+
 static void
 check_required(const char *text, const char *what)
 {

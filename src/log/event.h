@@ -98,6 +98,13 @@ typedef struct EvpgCommand
 #define EVPG_NEW_EVENT_CAUSED_BY		7
 #define EVPG_NEW_EVENT_NATTS			8
 
+/* evpg.stream_append */
+#define EVPG_STREAM_APPEND_AGGREGATE_TYPE	0
+#define EVPG_STREAM_APPEND_AGGREGATE_ID		1
+#define EVPG_STREAM_APPEND_EVENTS			2
+#define EVPG_STREAM_APPEND_EXPECTED_VERSION	3
+#define EVPG_STREAM_APPEND_NATTS			4
+
 /* evpg.command */
 #define EVPG_COMMAND_AGGREGATE_TYPE		0
 #define EVPG_COMMAND_AGGREGATE_ID		1
@@ -133,6 +140,7 @@ extern char *EvpgUuidFillText(const pg_uuid_t *id, char *text);
 extern char *EvpgUuidText(const pg_uuid_t *id);
 extern Datum EvpgCommandDatum(const EvpgCommand *command);
 extern bool EvpgCommandFromTuple(HeapTupleHeader tuple, EvpgCommand *command);
+extern bool EvpgStreamAppendFromTuple(HeapTupleHeader tuple, EvpgCommand *command, ArrayType **events);
 extern void EvpgCommandCheck(EvpgCommand *command);
 
 #endif							/* EVPG_EVENT_H */

@@ -19,11 +19,14 @@
 #include "funcapi.h"
 #include "log/event.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 PG_FUNCTION_INFO_V1(evpg_event);
 PG_FUNCTION_INFO_V1(evpg_events);
 PG_FUNCTION_INFO_V1(evpg_command);
 PG_FUNCTION_INFO_V1(evpg_commands);
+PG_FUNCTION_INFO_V1(evpg_stream_append);
+PG_FUNCTION_INFO_V1(evpg_stream_appends);
 
 /* ------------------------------------------------------------------ JSON forms */
 
@@ -73,9 +76,11 @@ raise_wrong_type(const char *what, TupleDesc desc, int column, const char *wante
 			 errmsg("\"%s\" of %s must be %s", NameStr(TupleDescAttr(desc, column)->attname), what, wanted)));
 }
 
+static ArrayType *form_events_from_jsonb(Jsonb *jsonb);
+
 /*
  * Makes the Datum of a JSON value for a column of type text, bigint, int,
- * jsonb, text[], timestamptz or uuid.
+ * jsonb, text[], timestamptz, uuid or evpg.new_event[].
  */
 static Datum
 convert_json_value(JsonbValue *value, const char *what, TupleDesc desc, int column)
@@ -118,6 +123,12 @@ convert_json_value(JsonbValue *value, const char *what, TupleDesc desc, int colu
 				return makeArrayResult(array, CurrentMemoryContext);
 			}
 		default:
+			if (type == get_array_type(EvpgCatalogGet()->new_event->tdtypeid))
+			{
+				if (value->type != jbvBinary)
+					raise_wrong_type(what, desc, column, "an object or an array of objects");
+				return PointerGetDatum(form_events_from_jsonb(JsonbValueToJsonb(value)));
+			}
 			if (value->type != jbvString)
 				raise_wrong_type(what, desc, column, "a string");
 			text = pnstrdup(value->val.string.val, value->val.string.len);
@@ -243,13 +254,13 @@ evpg_event(PG_FUNCTION_ARGS)
 	PG_RETURN_HEAPTUPLEHEADER(row);
 }
 
-/* SQL: evpg_events(jsonb).  Returns an array of the events that a JSON object or array describes. */
-Datum
-evpg_events(PG_FUNCTION_ARGS)
+/* Returns an array of the events that a JSON object or array describes. */
+static ArrayType *
+form_events_from_jsonb(Jsonb *jsonb)
 {
 	TupleDesc	desc = EvpgCatalogGet()->new_event;
 	Datum	   *rows;
-	int			count = form_rows_from_jsonb(PG_GETARG_JSONB_P(0), "event", desc, EVPG_NEW_EVENT_NATTS, &rows);
+	int			count = form_rows_from_jsonb(jsonb, "event", desc, EVPG_NEW_EVENT_NATTS, &rows);
 
 	/* A row of NULLs would be taken for no event later. */
 	for (int i = 0; i < count; i++)
@@ -261,6 +272,49 @@ evpg_events(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("event type must not be null"),
 					 errdetail("Event %d of the call has none.", i + 1)));
+	}
+	return form_array_of_rows(rows, count, desc);
+}
+
+/* SQL: evpg_events(jsonb).  Returns an array of the events that a JSON object or array describes. */
+Datum
+evpg_events(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_ARRAYTYPE_P(form_events_from_jsonb(PG_GETARG_JSONB_P(0)));
+}
+
+/* SQL: evpg_stream_append(aggregate_type, aggregate_id, events, expected_version).  Returns what to append to a stream. */
+Datum
+evpg_stream_append(PG_FUNCTION_ARGS)
+{
+	HeapTupleHeader row;
+
+	(void) EvpgArgName(fcinfo, 0, "aggregate type");
+	(void) EvpgArgId(fcinfo, 1, "aggregate id");
+	row = form_row_from_arguments(fcinfo, EvpgCatalogGet()->stream_append);
+	PG_RETURN_HEAPTUPLEHEADER(row);
+}
+
+/* SQL: evpg_stream_appends(jsonb).  Returns an array of the appends that a JSON object or array describes. */
+Datum
+evpg_stream_appends(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc = EvpgCatalogGet()->stream_append;
+	Datum	   *rows;
+	int			count = form_rows_from_jsonb(PG_GETARG_JSONB_P(0), "append", desc, EVPG_STREAM_APPEND_NATTS, &rows);
+
+	/* A row of NULLs would be taken for no append later. */
+	for (int i = 0; i < count; i++)
+	{
+		EvpgCommand append;
+		ArrayType  *events;
+
+		if (!EvpgStreamAppendFromTuple(DatumGetHeapTupleHeader(rows[i]), &append, &events) ||
+			append.aggregate_type == NULL || append.aggregate_id == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("aggregate type and aggregate id must not be null"),
+					 errdetail("Append %d of the call has not both.", i + 1)));
 	}
 	PG_RETURN_ARRAYTYPE_P(form_array_of_rows(rows, count, desc));
 }

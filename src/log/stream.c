@@ -87,7 +87,7 @@ typedef struct StreamName
 /* What a session remembers of a stream by the hash of its name. */
 typedef struct KnownStream
 {
-	uint64		hash;			/* hash_stream() */
+	uint64		hash;			/* EvpgStreamLockKey() */
 	int64		stream_id;
 	int64		version;		/* when it was last looked at; a hint */
 	char	   *aggregate_type;
@@ -127,8 +127,8 @@ get_stream_value(HeapTuple row, int column)
 }
 
 /* Returns the key of a stream's lock.  Streams that share one take turns, no more. */
-static uint64
-hash_stream(const EvpgStream *stream)
+uint64
+EvpgStreamLockKey(const EvpgStream *stream)
 {
 	return EVPG_MUTATION("streams_collide") ? 0 : EvpgHashPair(stream->aggregate_type, stream->aggregate_id);
 }
@@ -263,7 +263,7 @@ find_stream_row(EvpgStream *stream, Snapshot snapshot, HeapTuple *row)
 bool
 EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 {
-	uint64		hash = hash_stream(stream);
+	uint64		hash = EvpgStreamLockKey(stream);
 	KnownStream *known;
 	HeapTuple	row;
 	bool		found = false;
@@ -301,7 +301,7 @@ EvpgStreamRead(EvpgStream *stream, bool caller_snapshot)
 static void
 unlock_stream(EvpgStream *stream)
 {
-	EvpgReleaseKey(EVPG_LOCK_STREAM, hash_stream(stream));
+	EvpgReleaseKey(EVPG_LOCK_STREAM, EvpgStreamLockKey(stream));
 	if (stream->locked_now)
 		EvpgLockCountRemove(EVPG_COUNTED_STREAM);
 	stream->locked_now = false;
@@ -397,7 +397,7 @@ find_locked_stream(EvpgStream *stream, uint64 hash, bool *visible, TransactionId
 bool
 EvpgStreamLock(EvpgStream *stream)
 {
-	uint64		hash = hash_stream(stream);
+	uint64		hash = EvpgStreamLockKey(stream);
 	TransactionId maker;
 	uint32		token;
 	bool		visible;

@@ -29,6 +29,7 @@ typedef struct EvpgStream
 								 * stream_id */
 } EvpgStream;
 
+extern uint64 EvpgStreamLockKey(const EvpgStream *stream);
 extern bool EvpgStreamLock(EvpgStream *stream);
 extern void EvpgStreamUnlockUnneeded(EvpgStream *stream);
 extern bool EvpgStreamRead(EvpgStream *stream, bool caller_snapshot);

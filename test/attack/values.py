@@ -136,6 +136,13 @@ def value(rng, kind, name, brief):
         return rng.choice(("'{}'::evpg.new_event[]", 'ARRAY[NULL]::evpg.new_event[]', 'ARRAY[%s]' % event, 'ARRAY[%s, %s]' % (event, event)))
     if kind == 'jsonb' and name == 'condition':
         return condition(rng)
+    if kind == 'evpg.stream_append[]':
+        streams = ['evpg_stream_append(%s, %s, %s, %s)' % (
+            value(rng, 'text', 'aggregate_type', brief), literal(rng.choice(('a', 'b', 'c', rng.choice(TEXTS)))),
+            value(rng, 'evpg.new_event[]', 'events', brief), rng.choice(('NULL', 'NULL', cast(literal(rng.choice(BIGINTS)), 'bigint'))))
+            for _ in range(rng.choice((1, 2, 3, 70)))]
+        return rng.choice(("'{}'::evpg.stream_append[]", 'ARRAY[ROW(NULL,NULL,NULL,NULL)]::evpg.stream_append[]',
+                           'ARRAY[NULL, %s]' % streams[0], 'ARRAY[%s]' % ', '.join(streams), 'ARRAY[%s]' % ', '.join(streams)))
     if kind == 'jsonb':
         return cast(literal(rng.choice((document(rng), '{}', '[]', 'null', '{"evpg": {"no_sagas": true}}', rng.choice(scripts)))), kind)
     return cast(literal(rng.choice(POOLS.get(kind, ['1']))), kind)

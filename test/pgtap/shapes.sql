@@ -25,7 +25,7 @@ CREATE VIEW test.way AS SELECT unnest(ARRAY[
 
 \ir include/changes.sql
 
-SELECT plan(59);
+SELECT plan(61);
 SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || detail || '|Undo the change: %',
   change || ': every way says so')
   FROM (VALUES
@@ -52,6 +52,10 @@ SELECT alike(test.after(change), '55000 ' || what || ' has been changed|' || det
     ('CREATE OR REPLACE VIEW evpg.event AS SELECT *, ''x''::text AS tenant FROM evpg.event', 'type evpg.event',
       'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.new_event ADD ATTRIBUTE tenant text', 'type evpg.new_event', 'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TYPE evpg.stream_append ADD ATTRIBUTE tenant text', 'type evpg.stream_append',
+      'Column "tenant" is not one of evpg''s.'),
+    ('ALTER TYPE evpg.stream_append ALTER ATTRIBUTE events TYPE text', 'type evpg.stream_append',
+      'Column "events" is not of type evpg.new_event[].'),
     ('ALTER TYPE evpg.command ADD ATTRIBUTE tenant text', 'type evpg.command', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.outcome ADD ATTRIBUTE tenant text', 'type evpg.outcome', 'Column "tenant" is not one of evpg''s.'),
     ('ALTER TYPE evpg.projected ADD ATTRIBUTE tenant text', 'type evpg.projected', 'Column "tenant" is not one of evpg''s.'),

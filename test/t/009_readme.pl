@@ -293,8 +293,9 @@ sub plain_signature
 {
 	my ($text) = @_;
 
-	return $text =~ s/\btimestamp with time zone\b/timestamptz/gr =~ s/\binteger\b/int/gr =~ s/::[\w ]+(?:\[\])?//gr
-	  =~ s/ DEFAULT / = /gr =~ s/'@ /'/gr =~ s/\(IN /(/r =~ s/ (min|sec)(?:ute|ond)?/ $1/gr =~ s/["\s]//gr;
+	return $text =~ s/\btimestamp with time zone\b/timestamptz/gr =~ s/\binteger\b/int/gr
+	  =~ s/::(?:\w+\.)?[\w ]+(?:\[\])?//gr =~ s/ DEFAULT / = /gr =~ s/'@ /'/gr =~ s/\(IN /(/r
+	  =~ s/ (min|sec)(?:ute|ond)?/ $1/gr =~ s/["\s]//gr;
 }
 
 my @signatures = split /\n/, $node->safe_psql('readme', <<'SQL');
