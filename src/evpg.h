@@ -205,6 +205,8 @@ typedef struct evpg_result
 								 * dead letters */
 	bool		unsent;			/* projection: no listener gets a delta; see
 								 * evpg_wants_delta() */
+	evpg_json  *boundary;		/* boundary: array of {tags, event_types},
+								 * items as of evpg_condition() */
 } evpg_result;
 
 #define EVPG_RESULT_INIT {.size = sizeof(evpg_result)}
@@ -219,6 +221,12 @@ typedef void (*evpg_apply_fn) (evpg_json *state, const evpg_event *event);
 
 /* Checks what must hold of every state that a command leaves; refuses with evpg_reject(). */
 typedef bool (*evpg_invariant_fn) (evpg_result *why, const evpg_json *state);
+
+/*
+ * Names with evpg_reads() the events of all streams that a command is decided on, or
+ * refuses.  Pure.
+ */
+typedef void (*evpg_boundary_fn) (evpg_result *out, const evpg_command *command);
 
 /*
  * Projects: changes the state of a key in place, sets what listeners get with
@@ -294,6 +302,7 @@ typedef struct evpg_timer_entry
 #define EVPG_REACTS(...)	(const evpg_react_entry[]) {__VA_ARGS__, {.type = NULL}}
 #define EVPG_TIMERS(...)	(const evpg_timer_entry[]) {__VA_ARGS__, {.type = NULL}}
 #define EVPG_TYPES(...)		(const char *const[]) {__VA_ARGS__, NULL}
+#define EVPG_TAGS(...)		(const char *const[]) {__VA_ARGS__, NULL}
 
 /* ------------------------------------------------------------------ definitions */
 typedef enum evpg_kind
@@ -323,6 +332,7 @@ typedef struct evpg_aggregate_definition
 	const evpg_event_entry *events; /* required; unknown event types fold to
 									 * the same state */
 	evpg_invariant_fn invariant;	/* NULL = none */
+	evpg_boundary_fn boundary;	/* NULL = the events of the stream */
 } evpg_aggregate_definition;
 
 typedef struct evpg_projection_definition
@@ -690,6 +700,33 @@ evpg_with_tag(evpg_json *event, const char *tag)
 	return event;
 }
 
+/* Sets a member to an array of strings, which end with NULL; strings NULL: nothing happens. */
+static inline void
+evpg_set_texts(evpg_json *object, const char *key, const char *const *strings)
+{
+	evpg_json  *array = NULL;
+
+	for (; strings != NULL && *strings != NULL; strings++)
+		evpg_append_to(&array, json_object_new_string(*strings));
+	if (array != NULL)
+		evpg_set(object, key, array);
+}
+
+/*
+ * Boundary: the decision reads the events that have all of these tags and one of these
+ * types; NULL: whatever their tags, or types, are.  Each call adds such an item;
+ * returns it, lent.
+ */
+static inline evpg_json *
+evpg_reads(evpg_result *out, const char *const *tags, const char *const *event_types)
+{
+	evpg_json  *item = json_object_new_object();
+
+	evpg_set_texts(item, "tags", tags);
+	evpg_set_texts(item, "event_types", event_types);
+	return evpg_append_to(&out->boundary, item) ? item : NULL;
+}
+
 /* Takes metadata, an object. */
 static inline evpg_json *
 evpg_with_metadata(evpg_json *event, evpg_json *metadata)
@@ -710,7 +747,7 @@ evpg_print(char *text, size_t size, const char *format, va_list args)
 }
 
 /*
- * Handler, invariant: refuse.  Events already emitted are dropped; the first
+ * Handler, boundary, invariant: refuse.  Events already emitted are dropped; the first
  * refusal counts.  code NULL = none; without a message, a default one names the
  * command that was refused.
  */
@@ -896,6 +933,7 @@ evpg_result_reset(evpg_result *out)
 	evpg_free(out->detail);
 	evpg_free(out->delta);
 	evpg_free(out->actions);
+	evpg_free(out->boundary);
 	*out = (evpg_result) EVPG_RESULT_INIT;
 	out->host = host;
 }

@@ -232,6 +232,7 @@ load_aggregate(const char *aggregate_type)
 		 * there at registration.
 		 */
 		aggregate->reducer_version = Max(aggregate->module.reducer_version, 1);
+		aggregate->has_boundary = aggregate->module.boundary != NULL;
 	}
 	else if (code.handler != NULL)
 		resolve_functions(aggregate, &code, registered_by, search_path);

@@ -22,8 +22,11 @@
  */
 #include "postgres.h"
 
+#include "evpg.h"
+
 #include "access/xact.h"
 #include "aggregate/boundary.h"
+#include "aggregate/handler.h"
 #include "aggregate/reducer.h"
 #include "base/errors.h"
 #include "base/testing.h"
@@ -31,6 +34,7 @@
 #include "log/condition_scan.h"
 #include "miscadmin.h"
 #include "usercode/function_call.h"
+#include "usercode/module_callback.h"
 #include "utils/snapmgr.h"
 
 /* Calls the boundary function for a command; NULL if it returned null, in SQL or JSON. */
@@ -49,6 +53,24 @@ call_function(EvpgFunction *boundary, const EvpgCommand *command, bool read_only
 	return JsonbExtractScalar(&jsonb->root, &scalar) && scalar.type == jbvNull ? NULL : jsonb;
 }
 
+/* Calls the boundary of a module for a command; NULL if it named nothing, or refused, which *decision tells. */
+static Jsonb *
+call_module(const EvpgAggregate *aggregate, const EvpgCommand *command, EvpgDecision *decision)
+{
+	evpg_result *result = EvpgModuleResultCreate();
+	evpg_command in;
+
+	(void) EvpgHandlerOfModule(aggregate, command);
+	EvpgModuleCommandSet(&in, command);
+	aggregate->module.boundary(result, &in);
+	if (result->failed)
+		EvpgRaiseModuleFailed(result, "boundary", command);
+	EvpgModuleResultCheck(result, EVPG_MAY_READ | EVPG_MAY_REJECT, "a boundary");
+	if (result->rejected)
+		EvpgDecisionFromModule(result, command, decision);
+	return result->rejected || result->boundary == NULL ? NULL : EvpgJsonToJsonb(result->boundary, "boundary");
+}
+
 /* Raises an error if a boundary names nothing. */
 static void
 refuse_empty_boundary(const Jsonb *jsonb, const EvpgCommand *command)
@@ -59,16 +81,16 @@ refuse_empty_boundary(const Jsonb *jsonb, const EvpgCommand *command)
 			(errcode(EVPG_ERRCODE_MODULE),
 			 errmsg("boundary of aggregate \"%s\" names no events for command \"%s\"",
 					command->aggregate_type, command->command_type),
-			 errdetail("It returned %s.", jsonb == NULL ? "null" : "an empty array"),
-			 errhint("Return the events that the decision reads, made with evpg_condition() and joined by ||.  A CASE "
-					 "without ELSE returns null, and so does || with a null.")));
+			 errdetail("It returned %s.", jsonb == NULL ? "nothing" : "an empty array"),
+			 errhint("Return the events that the decision reads, made with evpg_condition() and joined by ||, or in C name "
+					 "them with evpg_reads().  A CASE without ELSE returns null, and so does || with a null.")));
 }
 
 /*
  * EvpgBoundaryGet
  *		Calls the boundary of an aggregate for a command whose version is known, and
- *		returns the events that it names.  A refusal by a function is raised.  The
- *		result is in CurrentMemoryContext.  The caller is inside EvpgEnter.
+ *		returns the events that it names.  A refusal by a module is returned in
+ *		*decision, one by a function is raised.  The result is in CurrentMemoryContext.  The caller is inside EvpgEnter.
  *		read_only: the function sees what the active snapshot sees.
  */
 EvpgCondition *
@@ -82,13 +104,17 @@ EvpgBoundaryGet(EvpgAggregate *aggregate, const EvpgCommand *command, bool read_
 		.version = command->version
 	};
 	Jsonb	   *jsonb;
-	EvpgCondition *boundary;
+	EvpgCondition *boundary = NULL;
 
 	memset(decision, 0, sizeof(EvpgDecision));
 	EvpgAggregateCallBegin(&code);
-	jsonb = call_function(aggregate->boundary, command, read_only);
-	refuse_empty_boundary(jsonb, command);
-	boundary = EvpgConditionFromJsonb(jsonb);
+	jsonb = aggregate->has_module ? call_module(aggregate, command, decision) :
+		call_function(aggregate->boundary, command, read_only);
+	if (!decision->rejected)
+	{
+		refuse_empty_boundary(jsonb, command);
+		boundary = EvpgConditionFromJsonb(jsonb);
+	}
 	EvpgAggregateCallEnd(&code);
 	return boundary;
 }

@@ -126,46 +126,31 @@ raise_too_many_events(const EvpgCommand *command)
 			 errhint("Split the command, or let a superuser raise evpg.max_events.")));
 }
 
-/* Calls the callback of a module for a command. */
-static void
-decide_by_module(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+/*
+ * EvpgHandlerOfModule
+ *		Returns the callback of a module for a command; raises VE018 if it has none.
+ */
+const evpg_command_entry *
+EvpgHandlerOfModule(const EvpgAggregate *aggregate, const EvpgCommand *command)
 {
-	const evpg_command_entry *entry = evpg_find_command(&state->aggregate->module, command->command_type);
-	evpg_result *result = EvpgModuleResultCreate();
-	EvpgJsonOwner *data = EvpgJsonOwn(NULL);
-	EvpgJsonOwner *metadata = EvpgJsonOwn(NULL);
-	evpg_command in;
+	const evpg_command_entry *entry = evpg_find_command(&aggregate->module, command->command_type);
 
 	if (entry == NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_UNKNOWN_COMMAND),
 				 errmsg("aggregate \"%s\" has no command \"%s\"", command->aggregate_type, command->command_type)));
-	if (command->data != NULL)
-	{
-		data->json = EvpgJsonFromJsonb(command->data, "command data");
-		if (data->json != NULL && json_object_get_type(data->json) != json_type_object)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("data of command \"%s\" must be a JSON object", command->command_type)));
-	}
-	if (command->metadata != NULL)
-		metadata->json = EvpgJsonFromJsonb(command->metadata, "command metadata");
+	return entry;
+}
 
-	in = (evpg_command)
-	{
-		.version = command->version,
-			.aggregate_type = command->aggregate_type,
-			.aggregate_id = command->aggregate_id,
-			.type = command->command_type,
-			.data = data->json,
-			.metadata = metadata->json,
-			.command_id = command->command_id,
-			.correlation_id = command->correlation_id,
-			.causation_id = command->causation_id,
-			.actor = command->actor,
-			.session_role = command->session_role,
-			.received_at = EvpgModuleTime(command->received_at)
-	};
+/* Calls the callback of a module for a command. */
+static void
+decide_by_module(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision)
+{
+	const evpg_command_entry *entry = EvpgHandlerOfModule(state->aggregate, command);
+	evpg_result *result = EvpgModuleResultCreate();
+	evpg_command in;
+
+	EvpgModuleCommandSet(&in, command);
 	entry->call(result, state->json->json, &in);
 
 	if (result->failed)

@@ -11,6 +11,7 @@
 #include "aggregate/decision.h"
 #include "aggregate/state.h"
 
+extern const evpg_command_entry *EvpgHandlerOfModule(const EvpgAggregate *aggregate, const EvpgCommand *command);
 extern void EvpgHandlerDecide(EvpgState *state, const EvpgCommand *command, EvpgDecision *decision);
 
 #endif							/* EVPG_HANDLER_H */

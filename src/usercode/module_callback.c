@@ -77,7 +77,8 @@ EvpgModuleResultReset(evpg_result *result)
 	evpg_free(result->detail);
 	evpg_free(result->delta);
 	evpg_free(result->actions);
-	result->events = result->detail = result->delta = result->actions = NULL;
+	evpg_free(result->boundary);
+	result->events = result->detail = result->delta = result->actions = result->boundary = NULL;
 	result->rejected = result->failed = result->deleted = result->unhandled = result->unsent = false;
 	result->code[0] = result->message[0] = '\0';
 }
@@ -105,6 +106,8 @@ EvpgModuleResultCheck(const evpg_result *result, int may, const char *whose)
 		called = "evpg_act";
 	else if (result->unhandled && !(may & EVPG_MAY_ACT))
 		called = "evpg_unhandled";
+	else if (result->boundary != NULL && !(may & EVPG_MAY_READ))
+		called = "evpg_reads";
 	if (called != NULL)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_MODULE),
@@ -179,6 +182,45 @@ EvpgModuleEventClear(EvpgModuleEvent *lent)
 {
 	evpg_free(EvpgJsonLetGo(lent->data));
 	evpg_free(EvpgJsonLetGo(lent->metadata));
+}
+
+/*
+ * EvpgModuleCommandSet
+ *		Fills *lent of a command, with the data and the metadata as json-c, which are
+ *		freed with CurrentMemoryContext.  Raises 22023 unless the data is an object or
+ *		null.
+ */
+void
+EvpgModuleCommandSet(evpg_command *lent, const EvpgCommand *command)
+{
+	EvpgJsonOwner *data = EvpgJsonOwn(NULL);
+	EvpgJsonOwner *metadata = EvpgJsonOwn(NULL);
+
+	if (command->data != NULL)
+	{
+		data->json = EvpgJsonFromJsonb(command->data, "command data");
+		if (data->json != NULL && json_object_get_type(data->json) != json_type_object)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("data of command \"%s\" must be a JSON object", command->command_type)));
+	}
+	if (command->metadata != NULL)
+		metadata->json = EvpgJsonFromJsonb(command->metadata, "command metadata");
+	*lent = (evpg_command)
+	{
+		.version = command->version,
+			.aggregate_type = command->aggregate_type,
+			.aggregate_id = command->aggregate_id,
+			.type = command->command_type,
+			.data = data->json,
+			.metadata = metadata->json,
+			.command_id = command->command_id,
+			.correlation_id = command->correlation_id,
+			.causation_id = command->causation_id,
+			.actor = command->actor,
+			.session_role = command->session_role,
+			.received_at = EvpgModuleTime(command->received_at)
+	};
 }
 
 /*

@@ -29,6 +29,7 @@ extern const evpg_host EvpgModuleHost;
 #define EVPG_MAY_REJECT		0x02
 #define EVPG_MAY_PROJECT	0x04
 #define EVPG_MAY_ACT		0x08
+#define EVPG_MAY_READ		0x10
 
 extern evpg_result *EvpgModuleResultCreate(void);
 extern void EvpgModuleResultReset(evpg_result *result);
@@ -36,6 +37,7 @@ extern void EvpgModuleResultCheck(const evpg_result *result, int may, const char
 extern void EvpgModuleEventInit(EvpgModuleEvent *lent);
 extern void EvpgModuleEventSet(EvpgModuleEvent *lent, const EvpgEvent *event, evpg_json *data);
 extern void EvpgModuleEventClear(EvpgModuleEvent *lent);
+extern void EvpgModuleCommandSet(evpg_command *lent, const EvpgCommand *command);
 extern evpg_result *EvpgModuleResultClip(evpg_result *result);
 extern char *EvpgModuleCopyText(const char *text, const char *what);
 extern int64 EvpgModuleTime(TimestampTz time);

@@ -7,6 +7,7 @@
  * counter_twice	the same with another fold, hence another reducer_version
  * echo			gives back what it is given: values, commands, events
  * hostile		does what a module must not do
+ * course		the twin of the functions in test/pgtap/include/courses.sql, with a boundary
  *
  * and projections of them: totals, group_totals (by a key of its own), bad_key_totals, asking;
  * and sagas: script, which does what the event's data say, group_script (by a key of
@@ -535,6 +536,8 @@ say(evpg_result *out, const char *what)
 		evpg_complete(out);
 	else if (strcmp(what, "unhandled") == 0)
 		evpg_unhandled(out);
+	else if (strcmp(what, "reads") == 0)
+		evpg_reads(out, NULL, NULL);
 	else if (strcmp(what, "no code") == 0)
 		evpg_reject(out, NULL, "refused without a code");
 	else if (strcmp(what, "nothing") == 0)
@@ -645,6 +648,133 @@ EVPG_AGGREGATE(hostile,
 									 EVPG_ON("Misshaped", misshaped), EVPG_ON("Misused", misused),
 									 EVPG_ON("Thrown", thrown)),
 			   .invariant = misusing);
+
+/* ------------------------------------------------------------------ a boundary */
+
+static void
+define_course(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	char		tag[300];
+
+	snprintf(tag, sizeof(tag), "course:%s", evpg_text(command->data, "course"));
+	evpg_with_tag(evpg_emit(out, "Defined", evpg_copy(command->data)), tag);
+}
+
+/* How many of the entries "course student" begin with the course, and end with the student. */
+static void
+count_taken(const evpg_json *taken, const char *course, const char *student, int *of_course, int *of_student, int *of_both)
+{
+	*of_course = *of_student = *of_both = 0;
+	for (size_t i = 0; i < length_of(taken); i++)
+	{
+		const char *entry = json_object_get_string(json_object_array_get_idx(taken, i));
+		const char *space = strchr(entry, ' ');
+		bool		same_course = strncmp(entry, course, strlen(course)) == 0 && entry + strlen(course) == space;
+		bool		same_student = strcmp(space + 1, student) == 0;
+
+		*of_course += same_course;
+		*of_student += same_student;
+		*of_both += same_course && same_student;
+	}
+}
+
+static void
+subscribe(evpg_result *out, const evpg_json *state, const evpg_command *command)
+{
+	const char *course = evpg_text(command->data, "course");
+	const char *student = command->aggregate_id;
+	const evpg_json *capacities = evpg_get(state, "capacities");
+	evpg_json  *event;
+	char		tag[600];
+	int			of_course,
+				of_student,
+				of_both;
+
+	count_taken(evpg_get(state, "taken"), course, student, &of_course, &of_student, &of_both);
+	if (evpg_get(capacities, course) == NULL)
+		evpg_reject(out, "no_course", "%s", "");
+	else if (of_both == 0 && of_course >= evpg_int(capacities, course))
+		evpg_reject(out, "full", "%s", "");
+	else if (of_both == 0 && of_student >= 2)
+		evpg_reject(out, "busy", "%s", "");
+	if (out->rejected || of_both > 0)
+		return;
+	event = evpg_emit(out, "Subscribed", evpg_object(EVPG_TEXT("course", course), EVPG_TEXT("student", student)));
+	snprintf(tag, sizeof(tag), "course:%s", course);
+	evpg_with_tag(event, tag);
+	snprintf(tag, sizeof(tag), "student:%s", student);
+	evpg_with_tag(event, tag);
+}
+
+static void
+course_defined(evpg_json *state, const evpg_event *event)
+{
+	evpg_set_int(evpg_get(state, "capacities"), evpg_text(event->data, "course"), evpg_int(event->data, "capacity"));
+}
+
+static void
+subscribed(evpg_json *state, const evpg_event *event)
+{
+	char		entry[600];
+
+	snprintf(entry, sizeof(entry), "%s %s", evpg_text(event->data, "course"), evpg_text(event->data, "student"));
+	json_object_array_add(evpg_get(state, "taken"), json_object_new_string(entry));
+}
+
+/* What a boundary must not do, or may, as the data of the command ask for. */
+static void
+odd_boundary(evpg_result *out, const evpg_command *command)
+{
+	const char *how = evpg_text(command->data, "how");
+
+	if (strcmp(how, "refuse") == 0)
+	{
+		evpg_reads(out, EVPG_TAGS("a"), NULL);
+		evpg_reject(out, "unbounded", "no boundary for %s", command->aggregate_id);
+		evpg_reject_detail(out, evpg_copy(command->data));
+	}
+	else if (strcmp(how, "fail") == 0)
+		evpg_fail(out, "cannot tell");
+	else if (strcmp(how, "emit") == 0)
+		evpg_emit(out, "Odd", NULL);
+	else if (strcmp(how, "everything") == 0)
+		evpg_reads(out, NULL, NULL);
+	else if (strcmp(how, "string") == 0)
+		evpg_set(evpg_reads(out, NULL, NULL), "tags", json_object_new_string("a"));
+	else if (strcmp(how, "latin1") == 0)
+		evpg_reads(out, EVPG_TAGS("caf\xe9"), NULL);
+	else if (strcmp(how, "types") == 0)
+		evpg_reads(out, NULL, EVPG_TYPES("Defined", "Subscribed"));
+	else if (strcmp(how, "loop") == 0)
+		for (;;)
+			evpg_check_interrupts(out->host);
+}
+
+static void
+course_boundary(evpg_result *out, const evpg_command *command)
+{
+	char		tag[300];
+
+	if (strcmp(command->type, "Odd") == 0)
+	{
+		odd_boundary(out, command);
+		return;
+	}
+	snprintf(tag, sizeof(tag), "course:%s", evpg_text(command->data, "course"));
+	evpg_reads(out, EVPG_TAGS(tag), NULL);
+	if (strcmp(command->type, "Subscribe") == 0)
+	{
+		snprintf(tag, sizeof(tag), "student:%s", command->aggregate_id);
+		evpg_reads(out, EVPG_TAGS(tag), NULL);
+	}
+}
+
+EVPG_AGGREGATE(course,
+			   .initial_state = "{\"capacities\": {}, \"taken\": []}",
+			   .commands = EVPG_COMMANDS(EVPG_ON("Define", define_course), EVPG_ON("Subscribe", subscribe),
+										 EVPG_ON("Odd", nothing)),
+			   .events = EVPG_EVENTS(EVPG_ON("Defined", course_defined), EVPG_ON("Subscribed", subscribed)),
+			   .boundary = course_boundary);
 
 /* ------------------------------------------------------------------ projections */
 

@@ -101,6 +101,28 @@ evpg_definition_larger(void)
 	return &larger_definition.known.header;
 }
 
+/* Of the time before a member was added: what lies there is not read. */
+static void
+never_called(evpg_result *out, const evpg_command *command)
+{
+	abort();
+}
+
+static const evpg_aggregate_definition before_boundaries_definition = {
+	.header = {EVPG_MAGIC, EVPG_ABI_MAJOR, EVPG_ABI_MINOR, offsetof(evpg_aggregate_definition, boundary),
+	EVPG_KIND_AGGREGATE},
+	.commands = COMMANDS,
+	.events = EVENTS,
+	.boundary = never_called
+};
+
+extern EVPG_EXPORT const evpg_header *evpg_definition_before_boundaries(void);
+const evpg_header *
+evpg_definition_before_boundaries(void)
+{
+	return &before_boundaries_definition.header;
+}
+
 /* Neither is a version: both count as 1. */
 EVPG_AGGREGATE(older_fold, .reducer_version = -5, .commands = COMMANDS, .events = EVENTS);
 

@@ -261,11 +261,10 @@ SELECT is(do_error(boundary), error, label) FROM (VALUES
   (jsonb_build_array(jsonb_build_object('tags', ARRAY[repeat('x', 10240)])), 'VE014 tag is too long', 'a tag of 10 kB'),
   ((SELECT jsonb_agg('{"tags": ["a"]}'::jsonb) FROM generate_series(1, 10000)), 'VE014 condition has too many items',
    '10,000 items')) bad (boundary, error, label);
-SELECT is(do_fields('null'), '|It returned null.|Return the events that the decision reads, made with evpg_condition() and '
-  'joined by ||.  A CASE without ELSE returns null, and so does || with a null.', 'the error tells of null');
-SELECT is(do_fields('[]'), '|It returned an empty array.|Return the events that the decision reads, made with '
-  'evpg_condition() and joined by ||.  A CASE without ELSE returns null, and so does || with a null.',
-  'and of an empty array');
+SELECT is(do_fields(boundary), format('|It returned %s.|%s%s', returned,
+    'Return the events that the decision reads, made with evpg_condition() and joined by ||, or in C name them with '
+    'evpg_reads().', '  A CASE without ELSE returns null, and so does || with a null.'), 'the error tells of ' || returned)
+  FROM (VALUES ('null'::jsonb, 'nothing'), ('[]', 'an empty array')) bad (boundary, returned);
 SELECT matches(context_of($$SELECT test.do('{}')$$), 'boundary of aggregate "free", stream "f", "Do" at version [0-9]+',
   'the context names the boundary');
 SELECT is(test.do((SELECT jsonb_agg(jsonb_build_object('tags', ARRAY['n:' || n])) FROM generate_series(1, 1000) n)),

@@ -6,7 +6,7 @@
 SET client_encoding = 'UTF8';
 \ir include/module.sql
 
-SELECT plan(31);
+SELECT plan(33);
 SELECT is(try('a', 'Number', '{"which": "tenth"}'), 'ok 1', 'a stream');
 
 -- refusals: cut where they are too long, not in the middle of a character
@@ -38,7 +38,7 @@ SELECT is((SELECT (status, code = repeat('c', 63), message = repeat('m', 511))::
 -- what only callbacks of other kinds can say is not dropped in silence
 SELECT refused(hostile('Misuse', jsonb_build_object('say', say)), 'VE009 a handler must not call evpg_' || f || '()',
   'a handler says what it cannot: ' || say || ' [rule 8]') FROM (VALUES ('delta', 'delta'), ('delete', 'delete'),
-  ('complete', 'act'), ('unhandled', 'unhandled')) x (say, f);
+  ('complete', 'act'), ('unhandled', 'unhandled'), ('reads', 'reads')) x (say, f);
 SELECT refused(hostile('TellInvariant', jsonb_build_object('say', say)),
   'VE009 an invariant must not call evpg_' || f || '()',
   'an invariant says what it cannot: ' || say || ' [rule 8]') FROM (VALUES ('emit', 'emit'), ('delta', 'delta'),

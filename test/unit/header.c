@@ -266,6 +266,28 @@ test_results(void)
 	ok(!out.failed, "a result that is reset has not failed");
 }
 
+static void
+test_boundary(void)
+{
+	evpg_result out = EVPG_RESULT_INIT;
+	evpg_json  *item;
+
+	evpg_reads(&out, EVPG_TAGS("a", "b"), NULL);
+	item = evpg_reads(&out, NULL, EVPG_TYPES("Happened"));
+	evpg_set_texts(item, "aggregate_types", EVPG_TYPES("counter"));
+	evpg_set_texts(item, "tags", NULL);
+	evpg_reads(&out, EVPG_TAGS(NULL), EVPG_TYPES("Added"));
+	is(json_object_to_json_string_ext(out.boundary, JSON_C_TO_STRING_PLAIN),
+	   "[{\"tags\":[\"a\",\"b\"]},{\"event_types\":[\"Happened\"],\"aggregate_types\":[\"counter\"]},"
+	   "{\"event_types\":[\"Added\"]}]",
+	   "a boundary has an item for each call");
+	evpg_result_reset(&out);
+	ok(out.boundary == NULL, "a result that is reset has none");
+	out.boundary = json_object_new_object();
+	ok(evpg_reads(&out, EVPG_TAGS("a"), NULL) == NULL, "where no array is, nothing is added");
+	evpg_result_reset(&out);
+}
+
 /* ------------------------------------------------------------------ host */
 
 static int	checks = 0;
@@ -576,6 +598,7 @@ main(void)
 	test_ownership();
 	test_depth();
 	test_results();
+	test_boundary();
 	test_host();
 	test_definition();
 	test_decide();
