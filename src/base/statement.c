@@ -34,6 +34,8 @@
  * when much is pending.  Generic plans, made once; no JIT, which the costs of
  * disabled paths would start.
  *
+ * An index that has no order, as GIN, is read by a bitmap alone.
+ *
  * A statement that is planned by its values is the other way round: which of two
  * indexes is the better one depends on them, and the statistics know.
  *
@@ -71,7 +73,15 @@ set_planning(Planning ways)
 }
 
 static const Planning by_index = {false, false, false, false, false, false};
+static const Planning by_bitmap = {false, true, false, false, false, false};
 static const Planning by_cost = {true, true, true, true, true, false};
+
+/* Returns how a statement is planned. */
+static Planning
+get_planning(const EvpgStatement *statement)
+{
+	return statement->by_values ? by_cost : statement->by_bitmap ? by_bitmap : by_index;
+}
 
 static SPIPlanPtr
 connect_spi(EvpgStatement *statement)
@@ -100,7 +110,7 @@ static uint64
 run_statement(EvpgStatement *statement, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect_spi(statement);
-	Planning	before = set_planning(statement->by_values ? by_cost : by_index);
+	Planning	before = set_planning(get_planning(statement));
 	int			result = 0;
 
 	PG_TRY();
@@ -127,7 +137,7 @@ Portal
 EvpgStatementOpen(EvpgStatement *statement, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = connect_spi(statement);
-	Planning	before = set_planning(statement->by_values ? by_cost : by_index);
+	Planning	before = set_planning(get_planning(statement));
 	Portal		portal = NULL;
 
 	PG_TRY();

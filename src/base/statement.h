@@ -23,7 +23,8 @@ typedef struct EvpgStatement
 	const char *text;
 	Oid			types[24];
 	bool		by_values;		/* planned anew each time: see Planning in
-								 * statement.c */
+								 * statement.c, also for the next one */
+	bool		by_bitmap;		/* the index that serves it has no order */
 	SPIPlanPtr	plan;			/* NULL until the session runs it first */
 } EvpgStatement;
 

@@ -36,13 +36,18 @@ struct EvpgConditionScan
 	EvpgLogScan *scan;
 };
 
+/*
+ * Always by the index on tags: who reads all that match has to read them in any case, and
+ * a plan for each item would cost more than to read a few.  So the position is no
+ * condition of an index.
+ */
 static EvpgStatement select_tagged_positions = {
 	.text = "SELECT array_agg(e.position)"
 	" FROM evpg.event_log e"
-	" WHERE e.tags @> $1 AND e.position > $2 AND ($3 IS NULL OR e.type = ANY ($3)) AND ($4 IS NULL OR EXISTS"
+	" WHERE e.tags @> $1 AND ($2 = 0 OR e.position > $2) AND ($3 IS NULL OR e.type = ANY ($3)) AND ($4 IS NULL OR EXISTS"
 	" (SELECT FROM evpg.stream s WHERE s.stream_id = e.stream_id AND s.aggregate_type = ANY ($4)))",
 	.types = {TEXTARRAYOID, INT8OID, TEXTARRAYOID, TEXTARRAYOID},
-	.by_values = true
+	.by_bitmap = true
 };
 
 /* Returns the positions of the events that match an item with tags, as bigint[]; NULL if there are none. */
