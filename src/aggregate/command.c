@@ -56,6 +56,8 @@
 typedef struct RunningCommand
 {
 	const EvpgCommand *command;
+	const EvpgCondition *boundary;	/* what it was or is being decided on,
+									 * until it appends; NULL: its stream */
 	struct RunningCommand *outer;
 } RunningCommand;
 
@@ -169,6 +171,24 @@ call_interceptors(CommandExecution *execution)
 	return true;
 }
 
+/*
+ * Raises VE020 if events match the boundary of a command whose handler has led to this
+ * one, which is being decided without them.
+ */
+static void
+refuse_in_boundary(const EvpgEvent *events, int count)
+{
+	for (RunningCommand *r = running_commands; r != NULL; r = r->outer)
+		for (int i = 0; r->boundary != NULL && i < count; i++)
+			if (EvpgConditionMatches(r->boundary, &events[i]))
+				ereport(ERROR,
+						(errcode(EVPG_ERRCODE_REENTERED),
+						 errmsg("event \"%s\" is within the boundary of a command that is being decided", events[i].type),
+						 errdetail("Command \"%s\" of aggregate \"%s\", stream \"%s\" is decided without it.",
+								   r->command->command_type, r->command->aggregate_type, r->command->aggregate_id),
+						 errhint("Let the handler return the event, or append it in a listener.")));
+}
+
 /* Writes events and everything that follows from them but the snapshot; creates the stream if it does not exist. */
 static void
 write_events(const EvpgCommand *command, const EvpgAggregate *aggregate, EvpgStream *stream, EvpgEvent *events, int count,
@@ -176,6 +196,8 @@ write_events(const EvpgCommand *command, const EvpgAggregate *aggregate, EvpgStr
 {
 	int64		first = stream->version + 1;
 
+	running_commands->boundary = NULL;
+	refuse_in_boundary(events, count);
 	if (stream->stream_id == 0)
 		EvpgStreamCreate(stream);
 	EvpgLogAppend(stream, events, count);
@@ -236,6 +258,7 @@ decide_command(CommandExecution *execution, EvpgState *state, EvpgDecision *deci
 		if (decision->rejected)
 			return boundary;
 		EvpgBoundaryLoad(state, aggregate, boundary);
+		running_commands->boundary = boundary;
 	}
 	else
 		EvpgStateLoad(state, aggregate, stream, false);
@@ -559,6 +582,7 @@ EvpgCommandExecute(EvpgCommand *command, bool catch, EvpgOutcome *outcome)
 	EvpgCommandRefuseReentry(command->aggregate_type, command->aggregate_id);
 	EvpgCommandInheritDepth(command);
 	self.command = command;
+	self.boundary = NULL;
 	self.outer = running_commands;
 	running_commands = &self;
 	/* A command that its handler executes has been asked for by the same. */

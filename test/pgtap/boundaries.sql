@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/courses.sql
 
-SELECT plan(103);
+SELECT plan(108);
 SET default_transaction_isolation = 'read committed';
 SET test.kind = course;
 CREATE FUNCTION test.register_course(boundary regproc DEFAULT 'test.course_boundary', invariant regproc DEFAULT NULL)
@@ -313,6 +313,31 @@ SET statement_timeout = '100ms';
 SELECT is(error_of($$SELECT evpg_execute('odd', 'o', 'Spin')$$), '57014 canceling statement due to statement timeout',
   'a boundary that loops is ended');
 RESET statement_timeout;
+
+-- what a handler executes does not change what its command is decided on
+CREATE FUNCTION test.nested_events(state jsonb, command evpg.command) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  IF command.command_type = 'Append' THEN
+    PERFORM evpg_append_event('student', 'nested', command.data->>'type', tags => '{nested}');
+  ELSE
+    PERFORM evpg_execute('nested', 'inner of ' || command.aggregate_id, 'Append', command.data);
+  END IF;
+  RETURN '{"type": "N", "tags": ["nested"]}';
+END $$;
+CREATE FUNCTION test.nested_boundary(command evpg.command) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT evpg_condition('{N}', '{nested}') $$;
+SELECT evpg_register_aggregate('nested', 'test.nested_events', 'test.list_positions', initial_state => '[]',
+  boundary => 'test.nested_boundary') \g /dev/null
+SELECT refused($$SELECT evpg_execute('nested', 'n', 'Append', '{"type": "N"}')$$,
+  'VE020 event "N" is within the boundary of a command that is being decided',
+  'a handler cannot append what its command is decided on [rule 22]');
+SELECT is(error_fields($$SELECT evpg_execute('nested', 'n', 'Append', '{"type": "N"}')$$),
+  '|Command "Append" of aggregate "nested", stream "n" is decided without it.|Let the handler return the event, or append it '
+  'in a listener.', 'the error names the command');
+SELECT is(error_of($$SELECT evpg_execute('nested', 'n', 'Execute', '{"type": "O"}')$$),
+  'VE020 event "N" is within the boundary of a command that is being decided', 'nor can a command that it executes [rule 22]');
+SET test.kind = nested;
+SELECT is(try('n', 'Append', '{"type": "O"}'), 'ok 1', 'it can append what it is not decided on');
 
 -- registrations
 CREATE FUNCTION test.of_state(state jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT state';
