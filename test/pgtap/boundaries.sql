@@ -332,10 +332,11 @@ SELECT refused($$SELECT evpg_execute('nested', 'n', 'Append', '{"type": "N"}')$$
   'VE020 event "N" is within the boundary of a command that is being decided',
   'a handler cannot append what its command is decided on [rule 22]');
 SELECT is(error_fields($$SELECT evpg_execute('nested', 'n', 'Append', '{"type": "N"}')$$),
-  '|Command "Append" of aggregate "nested", stream "n" is decided without it.|Let the handler return the event, or append it '
-  'in a listener.', 'the error names the command');
+  '|Command "Append" of aggregate "nested", stream "n" is decided without it.|Let the handler return the event, or append '
+  'it in a listener.', 'the error names the command');
 SELECT is(error_of($$SELECT evpg_execute('nested', 'n', 'Execute', '{"type": "O"}')$$),
-  'VE020 event "N" is within the boundary of a command that is being decided', 'nor can a command that it executes [rule 22]');
+  'VE020 event "N" is within the boundary of a command that is being decided',
+  'nor can a command that it executes [rule 22]');
 SET test.kind = nested;
 SELECT is(try('n', 'Append', '{"type": "O"}'), 'ok 1', 'it can append what it is not decided on');
 
