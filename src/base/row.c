@@ -30,6 +30,8 @@
 #include "base/compat.h"
 #include "base/row.h"
 #include "base/testing.h"
+#include "catalog/index.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -96,6 +98,9 @@ lock_slot(Relation table, Snapshot snapshot, TupleTableSlot *slot)
  * the table for that at once: to strengthen it later would be a deadlock with
  * REINDEX, which gets its own lock on the table in between and then waits for
  * the index.
+ *
+ * The scan goes backward: while a session holds a snapshot the index has an entry for each
+ * page with versions of a row, and the newest is mostly the last.
  */
 HeapTuple
 EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first, const char *second,
@@ -114,7 +119,7 @@ EvpgRowFind(const Oid *table, const Oid *index, RegProcedure equal, Datum first,
 	PushActiveSnapshot(snapshot);
 	scan = index_beginscan(relation, key, GetActiveSnapshot(), NULL, 2, 0);
 	index_rescan(scan, keys, 2, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot) &&
+	if (index_getnext_slot(scan, BackwardScanDirection, slot) &&
 		(!lock || lock_slot(relation, GetActiveSnapshot(), slot)))
 		row = ExecCopySlotHeapTuple(slot);
 	index_endscan(scan);
@@ -261,12 +266,62 @@ check_constraints(EvpgRowWriter *writer, HeapTuple row)
 	ExecConstraints(writer->target, writer->slot, writer->estate);
 }
 
-/* Inserts the index entries of a new row, or of a row version that did not fit on its page. */
+/* Inserts the index entries of a new row. */
 static void
-insert_index_entries(EvpgRowWriter *writer, bool update, bool only_summarizing)
+insert_index_entries(EvpgRowWriter *writer)
 {
 	prepare_target(writer);
-	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, update, false, NULL, NIL, only_summarizing);
+	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, false, false, NULL, NIL, false);
+	ResetPerTupleExprContext(writer->estate);
+}
+
+/* Returns whether the key of a unique index is the same in the version of a row that is about to be replaced. */
+static bool
+keeps_key(const EvpgRowWriter *writer, Relation index, const IndexInfo *info, const bool *replaced)
+{
+	if (!info->ii_Unique || info->ii_Expressions != NIL || info->ii_Predicate != NIL || !info->ii_ReadyForInserts ||
+		!index->rd_index->indimmediate || index->rd_rel->relam != BTREE_AM_OID)
+		return false;
+	for (int i = 0; i < info->ii_NumIndexKeyAttrs; i++)
+	{
+		int			column = info->ii_IndexAttrNumbers[i];
+
+		if (column <= 0 || (column <= writer->row->natts && replaced[column - 1]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Inserts the index entries of a version of a row that did not fit on the page of the one
+ * before.  No other session can have inserted a key that both have, so that is not checked:
+ * the check would look at each version that a snapshot of another session keeps.
+ */
+static void
+update_index_entries(EvpgRowWriter *writer, const bool *replaced, bool only_summarizing)
+{
+	bool	   *ready;
+
+	prepare_target(writer);
+	ready = palloc(sizeof(bool) * writer->target->ri_NumIndices);
+	for (int i = 0; i < writer->target->ri_NumIndices; i++)
+	{
+		Relation	index = writer->target->ri_IndexRelationDescs[i];
+		IndexInfo  *info = writer->target->ri_IndexRelationInfo[i];
+		Datum		values[INDEX_MAX_KEYS];
+		bool		nulls[INDEX_MAX_KEYS];
+
+		ready[i] = info->ii_ReadyForInserts;
+		if (only_summarizing || !keeps_key(writer, index, info, replaced))
+			continue;
+		FormIndexDatum(info, writer->slot, writer->estate, values, nulls);
+		(void) index_insert(index, values, nulls, &writer->slot->tts_tid, writer->relation, UNIQUE_CHECK_NO, true, info);
+		info->ii_ReadyForInserts = false;
+	}
+	(void) ExecInsertIndexTuples(writer->target, writer->slot, writer->estate, true, false, NULL, NIL, only_summarizing);
+	for (int i = 0; i < writer->target->ri_NumIndices; i++)
+		writer->target->ri_IndexRelationInfo[i]->ii_ReadyForInserts = ready[i];
+	pfree(ready);
 	ResetPerTupleExprContext(writer->estate);
 }
 
@@ -280,7 +335,7 @@ EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls)
 	writer->slot->tts_tableOid = RelationGetRelid(writer->relation);
 	check_constraints(writer, new);
 	simple_table_tuple_insert(writer->relation, writer->slot);
-	insert_index_entries(writer, false, false);
+	insert_index_entries(writer);
 	new->t_self = writer->slot->tts_tid;
 	return new;
 }
@@ -320,7 +375,7 @@ EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls,
 
 	simple_table_tuple_update(writer->relation, &row->t_self, writer->slot, GetActiveSnapshot(), &update_indexes);
 	if (update_indexes != TU_None)
-		insert_index_entries(writer, true, update_indexes == TU_Summarizing);
+		update_index_entries(writer, replaced, update_indexes == TU_Summarizing);
 	new->t_self = writer->slot->tts_tid;
 	return new;
 }
@@ -417,7 +472,7 @@ EvpgRowTryReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nul
 	if (result != TM_Ok)
 		return false;
 	if (update_indexes != TU_None)
-		insert_index_entries(writer, true, update_indexes == TU_Summarizing);
+		update_index_entries(writer, replaced, update_indexes == TU_Summarizing);
 	return true;
 }
 

@@ -33,6 +33,7 @@ struct EvpgRowScan
 	TupleTableSlot *slot;
 	Snapshot	snapshot;		/* the active one when it was begun */
 	IndexScanDesc scan;			/* NULL: before the first EvpgRowScanTo */
+	TableScanDesc places;		/* NULL: before the first EvpgRowScanNewest */
 };
 
 /* Makes a condition on a column of an index, counted from 1; texts have collation "C". */
@@ -103,12 +104,46 @@ EvpgRowScanLast(EvpgRowScan *scan)
 	return scan->slot;
 }
 
+/*
+ * Fetches the version of a row that a snapshot shows, given the place of that version or of an
+ * earlier one; false if it is not found from there.
+ */
+static bool
+fetch_newest(TableScanDesc scan, const ItemPointerData *tid, TupleTableSlot *slot)
+{
+	ItemPointerData newest = *tid;
+
+	/* The table may have become shorter. */
+	if (!ItemPointerIsValid(&newest) || !table_tuple_tid_valid(scan, &newest))
+		return false;
+	table_tuple_get_latest_tid(scan, &newest);
+	return table_tuple_fetch_row_version(scan->rs_rd, &newest, scan->rs_snapshot, slot);
+}
+
+/*
+ * EvpgRowScanNewest
+ *		Returns a row, given its place or that of an earlier version, as EvpgRowFindNewest
+ *		does; until the scan moves on.  Moves to no place of the index.
+ */
+TupleTableSlot *
+EvpgRowScanNewest(EvpgRowScan *scan, const ItemPointerData *tid)
+{
+	if (scan->places == NULL)
+		scan->places = table_beginscan_tid(scan->table, scan->snapshot);
+	if (!fetch_newest(scan->places, tid, scan->slot))
+		return NULL;
+	slot_getallattrs(scan->slot);
+	return scan->slot;
+}
+
 /* Ends a scan; what it has returned is gone. */
 void
 EvpgRowScanEnd(EvpgRowScan *scan)
 {
 	if (scan->scan != NULL)
 		index_endscan(scan->scan);
+	if (scan->places != NULL)
+		table_endscan(scan->places);
 	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(scan->slot);
 	index_close(scan->index, AccessShareLock);
@@ -144,19 +179,13 @@ EvpgRowFindNewest(const Oid *table, const ItemPointerData *tid, bool write)
 {
 	Relation	relation = EvpgCatalogOpen(table, write ? RowExclusiveLock : AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	ItemPointerData newest = *tid;
 	HeapTuple	row = NULL;
 	TableScanDesc scan;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	scan = table_beginscan_tid(relation, GetActiveSnapshot());
-	/* The table may have become shorter. */
-	if (ItemPointerIsValid(&newest) && table_tuple_tid_valid(scan, &newest))
-	{
-		table_tuple_get_latest_tid(scan, &newest);
-		if (table_tuple_fetch_row_version(relation, &newest, GetActiveSnapshot(), slot))
-			row = ExecCopySlotHeapTuple(slot);
-	}
+	if (fetch_newest(scan, tid, slot))
+		row = ExecCopySlotHeapTuple(slot);
 	table_endscan(scan);
 	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(slot);

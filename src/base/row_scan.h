@@ -19,6 +19,7 @@ extern EvpgRowScan *EvpgRowScanBegin(const Oid *table, const Oid *index, bool wr
 extern void EvpgRowScanTo(EvpgRowScan *scan, ScanKey keys, int nkeys);
 extern TupleTableSlot *EvpgRowScanNext(EvpgRowScan *scan);
 extern TupleTableSlot *EvpgRowScanLast(EvpgRowScan *scan);
+extern TupleTableSlot *EvpgRowScanNewest(EvpgRowScan *scan, const ItemPointerData *tid);
 extern void EvpgRowScanEnd(EvpgRowScan *scan);
 extern HeapTuple EvpgRowFindNewest(const Oid *table, const ItemPointerData *tid, bool write);
 extern HeapTuple EvpgRowFindFirst(const Oid *table, const Oid *index, ScanKey keys, int nkeys, bool write);

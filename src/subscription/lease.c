@@ -11,13 +11,18 @@
  * restore can repeat, with the slot in the lowest bits, below 2^53, so that clients may
  * keep it in a floating-point number.
  *
- * Rows are read as they are committed now, or written by this transaction.
+ * Rows are read as they are committed now, or written by this transaction.  While another
+ * session holds a snapshot all versions of a row stay, and an index leads through all that
+ * lie on its last page.  So a session remembers where it has last seen the rows of one
+ * subscription, and goes on from there: what it finds is compared with the key, and whatever
+ * has become of the place, the index has the answer.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/locks.h"
 #include "base/row.h"
@@ -36,6 +41,9 @@ enum
 	LEASE_SUBSCRIPTION, LEASE_SLOT, LEASE_CONSUMER, LEASE_LEASE, LEASE_ACKED, LEASE_HANDED, LEASE_DELIVERED,
 	LEASE_UNTIL, LEASE_REPLAYING, LEASE_NATTS
 };
+
+/* So many leases are remembered; of more consumers each fetch looks into the index. */
+#define MAX_KNOWN_PLACES 64
 
 /* Returns a number for a new lease in a slot. */
 int64
@@ -72,30 +80,97 @@ make_lease(HeapTuple row)
 	return lease;
 }
 
+/* ------------------------------------------------------------------ reading */
+
+/* Where the session has last seen the leases of a subscription, by slot; it has all from 0 on. */
+static struct
+{
+	char		subscription[EVPG_MAX_NAME + 1];
+	int			count;
+	ItemPointerData places[MAX_KNOWN_PLACES];
+}			known;
+
+/* Remembers where the leases of a subscription are, unless they are many or a slot is missing. */
+static void
+remember_places(const char *subscription, List *leases)
+{
+	ListCell   *cell;
+
+	strlcpy(known.subscription, subscription, sizeof(known.subscription));
+	known.count = 0;
+	foreach(cell, leases)
+	{
+		const EvpgLease *lease = lfirst(cell);
+
+		if (lease->slot != known.count || known.count == MAX_KNOWN_PLACES)
+		{
+			known.count = 0;
+			return;
+		}
+		known.places[known.count++] = lease->row->t_self;
+	}
+}
+
+/* Returns the row of a slot, if the session has seen it and finds it from there; else NULL. */
+static TupleTableSlot *
+find_known_row(EvpgRowScan *scan, const char *subscription, int slot)
+{
+	TupleTableSlot *row;
+
+	if (slot >= known.count || strcmp(known.subscription, subscription) != 0)
+		return NULL;
+	row = EvpgRowScanNewest(scan, &known.places[slot]);
+	if (row == NULL || DatumGetInt32(row->tts_values[LEASE_SLOT]) != slot ||
+		strcmp(TextDatumGetCString(row->tts_values[LEASE_SUBSCRIPTION]), subscription) != 0)
+		return NULL;
+	return row;
+}
+
+/* Returns the leases that the session has seen before, in the order of slots; NIL if one is not where it was. */
+static List *
+list_known_leases(EvpgRowScan *scan, const char *subscription)
+{
+	List	   *leases = NIL;
+
+	for (int slot = 0; slot < known.count; slot++)
+	{
+		TupleTableSlot *row = find_known_row(scan, subscription, slot);
+
+		if (row == NULL)
+			return NIL;
+		leases = lappend(leases, make_lease(ExecCopySlotHeapTuple(row)));
+	}
+	return leases;
+}
+
 /* Lists all leases of a subscription (EvpgLease *), by slot, in CurrentMemoryContext; free slots as well. */
 List *
 EvpgLeaseList(const char *subscription)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	EvpgRowScan *scan = EvpgRowScanBegin(&catalog->subscription_lease, &catalog->subscription_lease_index, true);
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];
 	TupleTableSlot *slot;
-	List	   *leases = NIL;
+	List	   *leases = list_known_leases(scan, subscription);
+	List	   *others = NIL;
 	int			below = EVPG_MAX_LEASES;
 
 	/* One at a time: see EvpgRowScanLast. */
 	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
-	while (below > 0)
+	EvpgRowKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT4GE, Int32GetDatum(list_length(leases)));
+	while (below > list_length(leases))
 	{
-		EvpgRowKeyInit(&keys[1], 2, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(below));
-		EvpgRowScanTo(scan, keys, 2);
+		EvpgRowKeyInit(&keys[2], 2, BTLessStrategyNumber, F_INT4LT, Int32GetDatum(below));
+		EvpgRowScanTo(scan, keys, 3);
 		slot = EvpgRowScanLast(scan);
 		if (slot == NULL)
 			break;
-		leases = lcons(make_lease(ExecCopySlotHeapTuple(slot)), leases);
-		below = ((EvpgLease *) linitial(leases))->slot;
+		others = lcons(make_lease(ExecCopySlotHeapTuple(slot)), others);
+		below = ((EvpgLease *) linitial(others))->slot;
 	}
 	EvpgRowScanEnd(scan);
+	leases = list_concat(leases, others);
+	remember_places(subscription, leases);
 	return leases;
 }
 
@@ -104,23 +179,30 @@ EvpgLease *
 EvpgLeaseFind(const char *subscription, int64 number)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
+	int			slot = (int) (number % EVPG_MAX_LEASES);
 	ScanKeyData keys[2];
 	EvpgRowScan *scan;
-	TupleTableSlot *slot;
+	TupleTableSlot *row;
 	EvpgLease  *lease = NULL;
 
 	if (number <= 0)
 		return NULL;
 	scan = EvpgRowScanBegin(&catalog->subscription_lease, &catalog->subscription_lease_index, true);
-	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
-	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum((int32) (number % EVPG_MAX_LEASES)));
-	EvpgRowScanTo(scan, keys, 2);
-	slot = EvpgRowScanLast(scan);
-	if (slot != NULL)
-		lease = make_lease(ExecCopySlotHeapTuple(slot));
+	row = find_known_row(scan, subscription, slot);
+	if (row == NULL)
+	{
+		EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(subscription));
+		EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(slot));
+		EvpgRowScanTo(scan, keys, 2);
+		row = EvpgRowScanLast(scan);
+	}
+	if (row != NULL)
+		lease = make_lease(ExecCopySlotHeapTuple(row));
 	EvpgRowScanEnd(scan);
 	return lease != NULL && lease->consumer != NULL && lease->lease == number ? lease : NULL;
 }
+
+/* ------------------------------------------------------------------ writing */
 
 /* Fills the columns of the row of a lease. */
 static void
