@@ -8,7 +8,7 @@ SET test.kind = counter;
 
 SELECT is(error_fields($$SELECT evpg_register_aggregate('x', handler => 'test.counter_handle')$$),
   '|A handler decides by the state that the reducer makes of the events.|'
-  'Give handler and reducer, or neither of them, nor an invariant, for a type that only stores events.',
+  'Give handler and reducer, or neither of them, nor an invariant or a boundary, for a type that only stores events.',
   'a missing reducer is explained');
 
 -- what may be a handler, a reducer, an invariant
