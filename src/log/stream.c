@@ -441,12 +441,14 @@ EvpgStreamLock(EvpgStream *stream)
  * EvpgStreamUnlockUnneeded
  *		Ends what a command does to a stream that it has locked, in the same
  *		subtransaction: gives the lock back if the stream still does not exist, or
- *		if the transaction holds enough locks.
+ *		if the transaction holds enough locks.  If the transaction had locked it before,
+ *		it keeps that, and who did so decides: a call with several commands (stream_set.c)
+ *		holds its streams until all are done.
  */
 void
 EvpgStreamUnlockUnneeded(EvpgStream *stream)
 {
-	if (stream->stream_id == 0 || (stream->locked_now && EvpgLockCount(EVPG_COUNTED_STREAM) > EvpgMaxStreamLocks))
+	if (!stream->locked_now || stream->stream_id == 0 || EvpgLockCount(EVPG_COUNTED_STREAM) > EvpgMaxStreamLocks)
 		unlock_stream(stream);
 }
 
