@@ -749,8 +749,8 @@ CREATE TYPE evpg.outcome AS (
   status text, aggregate_type text, aggregate_id text, version bigint, last_position bigint,
   events jsonb, sqlstate text, code text, message text, detail jsonb, hint text);
 COMMENT ON TYPE evpg.outcome IS
-  'outcome of a command: status is ok, noop, duplicate, rejected, conflict, invariant or intercepted; after the retry of a '
-  'dead letter also failed';
+  'outcome of a command: status is ok, noop, duplicate, rejected, conflict, invariant or intercepted; of evpg_execute_many '
+  'also skipped, and after the retry of a dead letter also failed';
 
 CREATE TYPE evpg.projected AS (state jsonb, delta jsonb);
 COMMENT ON TYPE evpg.projected IS
@@ -922,6 +922,12 @@ CREATE FUNCTION evpg_try_execute(aggregate_type text, aggregate_id text, command
   RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1;
 COMMENT ON FUNCTION evpg_try_execute(text, text, text, jsonb, bigint, text, jsonb, text, text, text) IS
   'executes a command and returns its outcome, also if it is refused';
+
+CREATE FUNCTION evpg_execute_many(commands evpg.command[], atomic boolean DEFAULT true, caused_by int[] DEFAULT NULL)
+  RETURNS SETOF evpg.outcome AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 10;
+COMMENT ON FUNCTION evpg_execute_many(evpg.command[], boolean, int[]) IS
+  'executes commands on several streams, all or nothing or each alone, and returns their outcomes; caused_by has for each '
+  'the number, from 1, of an earlier one whose last event is its cause';
 
 -- As a JSON array, ('ab', 'c') and ('a', 'bc') differ.
 CREATE FUNCTION evpg_operation_key(domain text, VARIADIC components text[]) RETURNS text
@@ -1986,6 +1992,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_set_context', NULL, '{executor}'),
   ('routine', 'evpg_execute', NULL, '{executor}'),
   ('routine', 'evpg_try_execute', NULL, '{executor}'),
+  ('routine', 'evpg_execute_many', NULL, '{executor}'),
   ('routine', 'evpg_condition', NULL, '{executor}'),
   ('routine', 'evpg_condition_position', NULL, '{writer}'),
   ('routine', 'evpg_append', NULL, '{writer}'),

@@ -430,6 +430,8 @@ count_outcome(EvpgAggregateCounters *counters, const EvpgOutcome *outcome)
 		case EVPG_STATUS_INTERCEPTED:
 			counters->rejected++;
 			break;
+		case EVPG_STATUS_SKIPPED:
+			break;
 	}
 }
 

@@ -62,6 +62,7 @@ static const struct
 	[EVPG_STATUS_CONFLICT] = {"conflict", EVPG_ERRCODE_VERSION_CONFLICT},
 	[EVPG_STATUS_INVARIANT] = {"invariant", EVPG_ERRCODE_INVARIANT},
 	[EVPG_STATUS_INTERCEPTED] = {"intercepted", EVPG_ERRCODE_INTERCEPTED},
+	[EVPG_STATUS_SKIPPED] = {"skipped", ERRCODE_SUCCESSFUL_COMPLETION},
 };
 
 /* Returns the name of an outcome's status, as SQL callers get it; static. */

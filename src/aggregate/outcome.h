@@ -21,7 +21,9 @@ typedef enum EvpgStatus
 	EVPG_STATUS_REJECTED,
 	EVPG_STATUS_CONFLICT,
 	EVPG_STATUS_INVARIANT,
-	EVPG_STATUS_INTERCEPTED
+	EVPG_STATUS_INTERCEPTED,
+	EVPG_STATUS_SKIPPED			/* not carried out, since another command of
+								 * the call was refused */
 } EvpgStatus;
 
 /* What became of a command. */

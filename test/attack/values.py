@@ -17,7 +17,7 @@ FUNCTIONS = ['attack.handle', 'attack.apply', 'attack.keep', 'attack.intercept',
              'attack.write_inline', 'attack.write_async', 'attack.reset', 'attack.saga', 'attack.reject', 'attack.timer', 'attack.translate',
              'pg_catalog.pg_sleep', 'pg_catalog.jsonb_in', 'pg_catalog.now', 'public.evpg_state', '0', '4294967295']
 TAGS = ['t1', 't2', 't3', 'é', 'a"b', "a'b", '', 'x' * 10000]
-POOLS = {'integer': INTS, 'bigint': BIGINTS, 'timestamp with time zone': TIMES, 'interval': INTERVALS, 'regproc': FUNCTIONS,
+POOLS = {'integer': INTS, 'integer[]': ['{}', '{NULL}', '{NULL,1}', '{1}', '{NULL,-1}', '{NULL,1,2}', '{{NULL,1}}', '[0:1]={NULL,1}'], 'bigint': BIGINTS, 'timestamp with time zone': TIMES, 'interval': INTERVALS, 'regproc': FUNCTIONS,
          'boolean': ['true', 'false'], 'jsonpath': ['$', '$.data.a', '$[*]', '$.data.*', '$.**', 'strict $.x'], 'double precision': ['NaN', '0', '1e308'],
          'uuid': ['00000000-0000-0000-0000-000000000000', '11111111-1111-1111-1111-111111111111'], 'regrole': ['attack_reader', 'attack_writer']}
 QUALIFIED = ('text', 'text[]', 'jsonb', 'jsonb[]', 'regproc', 'jsonpath', 'uuid', 'regrole')
@@ -143,6 +143,13 @@ def value(rng, kind, name, brief):
             for _ in range(rng.choice((1, 2, 3, 70)))]
         return rng.choice(("'{}'::evpg.stream_append[]", 'ARRAY[ROW(NULL,NULL,NULL,NULL)]::evpg.stream_append[]',
                            'ARRAY[NULL, %s]' % streams[0], 'ARRAY[%s]' % ', '.join(streams), 'ARRAY[%s]' % ', '.join(streams)))
+    if kind == 'evpg.command[]':
+        commands = ['evpg_command(%s, %s, %s, %s, %s)' % (
+            value(rng, 'text', 'aggregate_type', brief), literal(rng.choice(('a', 'b', 'c', rng.choice(TEXTS)))),
+            literal(rng.choice(('X', 'X', rng.choice(TEXTS)))), value(rng, 'jsonb', 'data', brief),
+            rng.choice(('NULL', 'NULL', cast(literal(rng.choice(BIGINTS)), 'bigint')))) for _ in range(rng.choice((1, 2, 3, 70)))]
+        return rng.choice(("'{}'::evpg.command[]", 'ARRAY[NULL]::evpg.command[]', 'ARRAY[NULL, %s]' % commands[0],
+                           'ARRAY[%s]' % ', '.join(commands), 'ARRAY[%s]' % ', '.join(commands)))
     if kind == 'jsonb':
         return cast(literal(rng.choice((document(rng), '{}', '[]', 'null', '{"evpg": {"no_sagas": true}}', rng.choice(scripts)))), kind)
     return cast(literal(rng.choice(POOLS.get(kind, ['1']))), kind)

@@ -24,7 +24,7 @@ CREATE TEMP TABLE first AS SELECT * FROM evpg_append_many(ARRAY[
 SELECT same('SELECT aggregate_type, aggregate_id, version, data FROM first',
   $$VALUES ('counter', 'b', 1::bigint, '{"n": 1}'::jsonb), ('counter', 'b', 2, '{"n": 2}'),
   ('counter_c', 'b', 1, '{"n": 10}'), ('counter', 'a', 1, '{"n": 20}')$$,
-  'events of several streams and types come back as they were named [rule 23]');
+  'events of several streams and types come back as they were named [rule 23, D46]');
 SELECT ok(bool_and(position > before), 'in the order of positions [rule 23]')
   FROM (SELECT position, lag(position, 1, 0) OVER () AS before FROM first) f;
 SELECT same('SELECT * FROM evpg.event ORDER BY position', 'SELECT * FROM first',
