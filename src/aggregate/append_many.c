@@ -350,6 +350,7 @@ write_appends(const AppendCall *call)
 {
 	int64	   *first = palloc(sizeof(int64) * Max(call->streams.count, 1));
 
+	EvpgCommandRefuseInBoundary(call->events, call->nevents);
 	for (int i = 0; i < call->streams.count; i++)
 		first[i] = call->streams.streams[i].version + 1;
 	for (int i = 0; i < call->count; i++)

@@ -172,11 +172,12 @@ call_interceptors(CommandExecution *execution)
 }
 
 /*
- * Raises VE020 if events match the boundary of a command whose handler has led to this
- * one, which is being decided without them.
+ * EvpgCommandRefuseInBoundary
+ *		Raises VE020 if events, which are stamped, match the boundary of a command whose
+ *		handler has led to this one, which is being decided without them.
  */
-static void
-refuse_in_boundary(const EvpgEvent *events, int count)
+void
+EvpgCommandRefuseInBoundary(const EvpgEvent *events, int count)
 {
 	for (RunningCommand *r = running_commands; r != NULL; r = r->outer)
 		for (int i = 0; r->boundary != NULL && i < count; i++)
@@ -197,7 +198,7 @@ write_events(const EvpgCommand *command, const EvpgAggregate *aggregate, EvpgStr
 	int64		first = stream->version + 1;
 
 	running_commands->boundary = NULL;
-	refuse_in_boundary(events, count);
+	EvpgCommandRefuseInBoundary(events, count);
 	if (stream->stream_id == 0)
 		EvpgStreamCreate(stream);
 	EvpgLogAppend(stream, events, count);
@@ -534,8 +535,10 @@ EvpgCommandsRun(const EvpgCommand *commands, int count, void (*action) (void *ar
 
 	for (int i = 0; i < count; i++)
 	{
-		running[i].command = &commands[i];
-		running[i].outer = running_commands;
+		running[i] = (RunningCommand)
+		{
+			.command = &commands[i], .outer = running_commands
+		};
 		running_commands = &running[i];
 	}
 	PG_TRY();

@@ -27,6 +27,7 @@ extern void EvpgCommandInheritDepth(EvpgCommand *command);
 extern void EvpgCommandRefuseInside(const char *what);
 extern bool EvpgCommandMeetsVersion(const EvpgCommand *command, const EvpgStream *stream, EvpgOutcome *outcome);
 extern void EvpgCommandRefuseReentry(const char *aggregate_type, const char *aggregate_id);
+extern void EvpgCommandRefuseInBoundary(const EvpgEvent *events, int count);
 extern void EvpgCommandsRun(const EvpgCommand *commands, int count, void (*action) (void *arg), void *arg);
 extern void EvpgCommandEnd(const EvpgEvent *events, int count);
 extern bool EvpgCommandCreateStream(EvpgStream *stream);

@@ -5,7 +5,7 @@
 SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
-SELECT plan(125);
+SELECT plan(128);
 SET test.kind = counter;
 
 CREATE FUNCTION test.added(n int, tag text DEFAULT NULL) RETURNS evpg.new_event[] LANGUAGE sql AS $$
@@ -239,6 +239,22 @@ SELECT is(error_of(format($$SELECT evpg_append_many(ARRAY[evpg_stream_append('co
   'a listener cannot write to a stream of the call: ' || id || ' [rule 23]') FROM unnest('{p,q,r}'::text[]) id;
 SELECT is((SELECT count(*)::int FROM evpg_append_many(ARRAY[evpg_stream_append('counter', 'p', ARRAY[evpg_event('Odd',
   '{"echo": "s"}')]), evpg_stream_append('counter', 'q', added(1))])), 2, 'but to another one [rule 23]');
+
+-- a handler that appends to streams, while its command is decided on what its boundary names
+CREATE FUNCTION test.bounded(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM evpg_append_many(ARRAY[evpg_stream_append('counter', 'other', ARRAY[evpg_event('Odd')]),
+    evpg_stream_append('counter', 'bounded', ARRAY[evpg_event(command.command_type, tags => '{bounded}')])]);
+  RETURN evpg_event('Done', tags => '{bounded}');
+END $$;
+CREATE FUNCTION test.boundary(command evpg.command) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT evpg_condition('{In}', '{bounded}') $$;
+SELECT evpg_register_aggregate('bounded', 'test.bounded', 'test.last_of', initial_state => '[]', boundary => 'test.boundary')
+  \g /dev/null
+SELECT refused($$SELECT evpg_execute('bounded', 'b', 'In')$$,
+  'VE020 event "In" is within the boundary of a command that is being decided',
+  'a handler cannot append what its command is decided on [rule 22, rule 23]');
+SELECT is((SELECT type FROM evpg_execute('bounded', 'b', 'Out')), 'Done', 'but anything else [rule 23]');
 
 -- ------------------------------------------------------------------ JSON
 
