@@ -9,7 +9,7 @@
  * levels keep the speed of their commits; a session that hands out what they
  * have written waits for it instead: readers of the stable position, frames,
  * waits.  Most of the time there is nothing to wait for, and nothing is
- * written.
+ * written; a wait for standbys writes a record to wait for.
  *
  * How far the WAL must be durable for the stable position is known in shared
  * memory: every appender notes the end of its commit there, before it releases
@@ -28,8 +28,10 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "access/xloginsert.h"
 #include "base/shmem.h"
 #include "base/testing.h"
+#include "catalog/pg_control.h"
 #include "log/durable.h"
 #include "miscadmin.h"
 #include "replication/syncrep.h"
@@ -177,25 +179,51 @@ EvpgDurableInit(void)
 	RegisterXactCallback(durable_xact_callback, NULL);
 }
 
-/* Waits until synchronous standbys have the WAL, if this session's commits wait for that. */
-static void
-await_standbys(XLogRecPtr lsn)
+/*
+ * Writes a record that says nothing, and returns its end.  The server queues those
+ * that wait for standbys by what they wait for, which is the end of a record of their
+ * own: no two are equal.  What this session waits for may be the commit of another one,
+ * which is waiting, too.
+ */
+static XLogRecPtr
+write_own_record(void)
+{
+	char		nothing = 0;
+
+	XLogBeginInsert();
+	/* A record has data. */
+	XLogRegisterData(&nothing, sizeof(nothing));
+	return XLogInsert(RM_XLOG_ID, XLOG_NOOP);
+}
+
+/* Returns whether synchronous standbys lack the WAL up to lsn, and this session's commits wait for them. */
+static bool
+lacks_standbys(XLogRecPtr lsn)
 {
 	int			mode = synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_WRITE ? SYNC_REP_WAIT_WRITE : SYNC_REP_WAIT_FLUSH;
 
-	if (!SyncRepRequested() || SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0' ||
-		WalSndCtl->lsn[mode] >= lsn)
-		return;
+	return SyncRepRequested() && SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0' &&
+		WalSndCtl->lsn[mode] < lsn;
+}
+
+/* Waits until synchronous standbys have the WAL up to lsn, which they lack. */
+static void
+await_standbys(XLogRecPtr lsn)
+{
+	XLogRecPtr	own;
+
 	CHECK_FOR_INTERRUPTS();
+	own = write_own_record();
+	XLogFlush(own);
 	HOLD_INTERRUPTS();
-	SyncRepWaitForLSN(lsn, false);
+	SyncRepWaitForLSN(own, false);
 	RESUME_INTERRUPTS();
 
 	/*
 	 * It gives up at an interrupt, with a warning, and takes a request to
 	 * cancel away; without one there are no synchronous standbys any more.
 	 */
-	if (WalSndCtl->lsn[mode] < lsn && InterruptPending)
+	if (lacks_standbys(lsn) && InterruptPending)
 	{
 		CHECK_FOR_INTERRUPTS();
 		ereport(ERROR,
@@ -217,7 +245,8 @@ EvpgDurableAwait(XLogRecPtr lsn)
 	if (RecoveryInProgress() || EVPG_MUTATION("undurable"))
 		return;
 	XLogFlush(lsn);
-	await_standbys(lsn);
+	if (lacks_standbys(lsn))
+		await_standbys(lsn);
 }
 
 /* Waits, as EvpgDurableAwait does, for everything that this session sees. */
