@@ -146,7 +146,7 @@ evpg_resume_consumer(PG_FUNCTION_ARGS)
 
 static EvpgStatement skip_parked_event = {
 	.text = "UPDATE evpg.parked_event"
-	" SET skip_reason = $3, skipped_by = $4, skipped_at = evpg.clock_timestamp()"
+	" SET skip_reason = $3, skipped_by = $4, skipped_at = evpg.clock_timestamp(), due = false, replaying = false"
 	" WHERE name = $1 AND position = $2 AND skip_reason IS NULL",
 	.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID}
 };

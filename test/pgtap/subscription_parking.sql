@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(26);
+SELECT plan(33);
 
 CREATE FUNCTION parked(subscription text) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(e.aggregate_id || ':' || e.version || CASE WHEN p.due THEN '!' ELSE '' END, ' ' ORDER BY e."position")
@@ -69,5 +69,20 @@ SELECT is(fetched('hot', 'a'), NULL, 'a fetch that comes to many events behind a
 SELECT is((SELECT count(*) FROM evpg.parked_event WHERE name = 'hot'), 10001::bigint, 'after it has parked 10,000 of them');
 SELECT is(fetched('hot', 'a'), 'cold:1', 'the next one goes on behind them [rule 20]');
 SELECT is((SELECT count(*) FROM evpg.parked_event WHERE name = 'hot'), 11001::bigint, 'and parks the rest [rule 20]');
+
+-- ------------------------------------------------------------------ given up while it is handed out again
+
+SELECT evpg_create_subscription('up', start_at => 'now') \g /dev/null
+SELECT append(2) \g /dev/null
+SELECT evpg_nack('up', lease, "position", 'park') FROM evpg_fetch('up', 'a', 1) \g /dev/null
+SELECT evpg_replay_parked('up'), fetched('up', 'a', 1) \g /dev/null
+SELECT is((SELECT due AND replaying FROM evpg.parked_event WHERE name = 'up'), true, 'a parked event is handed out again');
+SELECT ok(evpg_skip_event('up', "position", 'of no use'), 'and is skipped meanwhile') FROM evpg.parked_event
+ WHERE name = 'up';
+SELECT is((SELECT due OR replaying FROM evpg.parked_event WHERE name = 'up'), false, 'it is not due any more');
+SELECT ok(done('up', 'a'), 'its consumer acknowledges it');
+SELECT is((SELECT skip_reason FROM evpg.parked_event WHERE name = 'up'), 'of no use', 'the reason is kept');
+SELECT is(evpg_replay_parked('up'), 0::bigint, 'nothing is left to be replayed');
+SELECT is((SELECT count(*) FROM evpg_fetch('up', 'a')), 1::bigint, 'the next event follows [rule 20]');
 
 SELECT * FROM finish();
