@@ -236,17 +236,22 @@ scan_for_handout(Handout *handout, int64 upto)
 	PopActiveSnapshot();
 }
 
-/* Returns whether an event that was handed out again is still in flight: no other is handed out meanwhile. */
+/*
+ * Returns whether nothing may be handed out before what is in flight is done: an event that
+ * is tried again, which is alone, or one that delays a replay.
+ */
 static bool
-tries_event(const EvpgGroup *group, const EvpgParkedStreams *streams)
+awaits_ack(const EvpgGroup *group, const EvpgParkedStreams *streams)
 {
 	if (group->own->replaying)
 		return EvpgReplayTriesEvent(group, streams);
-	for (int i = 0; EvpgLeaseInFlight(group->own) && i < group->subscription->partitions; i++)
+	if (!EvpgLeaseInFlight(group->own))
+		return false;
+	for (int i = 0; i < group->subscription->partitions; i++)
 		if (group->partitions[i].slot == group->own->slot &&
 			group->partitions[i].cautious_to > EvpgGroupCheckpoint(group, &group->partitions[i]))
 			return true;
-	return false;
+	return EvpgReplayIsDue(group, streams);
 }
 
 /*
@@ -315,7 +320,7 @@ hand_out(const Fetch *fetch, EvpgGroup *group, EvpgParkedStreams *streams, bool 
 
 	if (fetch->lease == 0)
 		handout.lease = EvpgLeaseNewNumber(group->own->slot);
-	if (group->held > 0 && !tries_event(group, streams))
+	if (group->held > 0 && !awaits_ack(group, streams))
 	{
 		int64		upto = EvpgFenceDurablePosition(wait);
 

@@ -3,11 +3,12 @@
  * replay.c
  *		Handing out parked events again, in order, before newer ones of their partitions.
  *
- * evpg_replay_parked marks rows as due.  The consumer that holds their partition notices
- * that in a fetch when nothing is in flight: the partition goes back to the first of them
- * (replay_to is where it has been), and the lease with it; until they are all acknowledged
- * its consumer is handed out nothing else.  So they have positions above what the lease has
- * acknowledged, like other events, and are acknowledged, given back and counted like them.
+ * evpg_replay_parked marks rows as due.  From then on the consumer that holds their
+ * partition is handed out nothing else.  When nothing is in flight its next fetch lets the
+ * partition go back to the first of them (replay_to is where it has been), and the lease
+ * with it, until they are all acknowledged.  So they come before all newer events, have
+ * positions above what the lease has acknowledged, like other events, and are acknowledged,
+ * given back and counted like them.
  *
  * A row that a replay includes is marked (replaying), and deleted when it is acknowledged.
  * One that becomes due meanwhile waits for the next replay.  Its attempts are counted anew,
@@ -63,7 +64,10 @@ get_own_partition(const EvpgGroup *group, const EvpgParkedRow *row)
 	return partition->slot == group->own->slot ? partition : NULL;
 }
 
-/* Returns whether a parked event makes its partition, which the consumer holds, go back. */
+/*
+ * Returns whether a parked event makes its partition, which the consumer holds, go back
+ * when nothing is in flight: one behind what was handed out; others are still to come.
+ */
 static bool
 starts_replay(const EvpgGroup *group, const EvpgParkedRow *row)
 {
@@ -72,7 +76,22 @@ starts_replay(const EvpgGroup *group, const EvpgParkedRow *row)
 	if (!row->due || row->key == NULL)
 		return false;
 	partition = get_own_partition(group, row);
-	return partition != NULL && partition->replay_to == 0 && row->position <= EvpgGroupCheckpoint(group, partition);
+	return partition != NULL && partition->replay_to == 0 &&
+		row->position <= Max(partition->checkpoint, group->own->handed);
+}
+
+/*
+ * EvpgReplayIsDue
+ *		Returns whether a replay begins when nothing is in flight any more.  Until then
+ *		nothing else may be handed out: it could be a later event of the same stream.
+ */
+bool
+EvpgReplayIsDue(const EvpgGroup *group, const EvpgParkedStreams *streams)
+{
+	for (int i = 0; i < streams->rows; i++)
+		if (starts_replay(group, &streams->by_position[i]))
+			return true;
+	return false;
 }
 
 /*
@@ -88,10 +107,7 @@ EvpgReplayIsWanted(const EvpgGroup *group, const EvpgParkedStreams *streams)
 	for (int i = 0; i < group->subscription->partitions; i++)
 		if (group->partitions[i].slot == group->own->slot && group->partitions[i].replay_to != 0)
 			return true;
-	for (int i = 0; i < streams->rows; i++)
-		if (starts_replay(group, &streams->by_position[i]))
-			return true;
-	return false;
+	return EvpgReplayIsDue(group, streams);
 }
 
 static EvpgStatement mark_replaying = {

@@ -12,6 +12,7 @@
 #include "subscription/parked_stream.h"
 
 extern int64 EvpgReplayRequest(const char *subscription, int64 max_count, const char *key);
+extern bool EvpgReplayIsDue(const EvpgGroup *group, const EvpgParkedStreams *streams);
 extern bool EvpgReplayIsWanted(const EvpgGroup *group, const EvpgParkedStreams *streams);
 extern void EvpgReplayBegin(EvpgGroup *group, const EvpgParkedStreams *streams);
 extern bool EvpgReplayNext(const EvpgGroup *group, const EvpgParkedStreams *streams, int64 after, EvpgEvent *event);

@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(49);
+SELECT plan(62);
 
 SELECT evpg_create_subscription('s', partitions => 1) \g /dev/null
 SELECT append(3), append(3), append(3) \g /dev/null
@@ -24,15 +24,17 @@ SELECT is(parked(), 's1:1 s1:2 s1:3', 'followers wait [rule 20]');
 SELECT is(evpg_replay_parked('s'), 3::bigint, 'all are to be replayed');
 SELECT is(parked(), 's1:1! s1:2! s1:3!');
 SELECT append(1) \g /dev/null
-SELECT is(fetched('s', 'a', lease => lease_of('s', 'a')), 's1:4', 'not before what is in flight is acknowledged');
+SELECT is(fetched('s', 'a', lease => lease_of('s', 'a')), NULL,
+  'while others are in flight nothing comes, not even a newer event of their stream [rule 20]');
 SELECT ok(done('s', 'a'));
-SELECT is(fetched('s', 'a'), 's1:1 s1:2 s1:3', 'then they come in order, and nothing else [rule 20]');
+SELECT is(fetched('s', 'a', lease => lease_of('s', 'a')), 's1:1 s1:2 s1:3',
+  'then they come in order, and nothing else [rule 20]');
 SELECT is((SELECT in_flight FROM evpg.stat_subscription), 3::bigint, 'they are in flight');
 SELECT append(2) \g /dev/null
 SELECT is(fetched('s', 'a', lease => lease_of('s', 'a')), NULL, 'newer ones wait [rule 20]');
 SELECT ok(done('s', 'a'));
 SELECT is(parked(), NULL, 'what is acknowledged is not parked any more');
-SELECT is(fetched('s', 'a'), 's1:5 s2:4', 'then the newer ones [rule 20]');
+SELECT is(fetched('s', 'a'), 's1:4 s1:5 s2:4', 'then the newer ones [rule 20]');
 SELECT ok(done('s', 'a'));
 SELECT is((SELECT lag_events FROM evpg.stat_subscription), 0::bigint, 'all is done');
 
@@ -65,9 +67,27 @@ SELECT is(fetched('s', 'b'), 's2:5 s1:7 s2:6 s1:8 s2:7', 'all that was parked, i
 SELECT ok(done('s', 'b'));
 SELECT is(fetched('s', 'b'), NULL);
 
+-- one that is in flight itself when it is parked, and replayed while others are in flight
+SELECT append(2), append(2) \g /dev/null
+SELECT is(fetched('s', 'b'), 's1:9 s2:8 s1:10 s2:9');
+SELECT ok(evpg_nack('s', lease_of('s', 'b'), at('s1', 9), 'park'));
+SELECT is(parked(), 's1:9 s1:10');
+SELECT is(evpg_replay_parked('s', 1), 1::bigint, 'the first of two is to be replayed');
+SELECT append(1) \g /dev/null
+SELECT is(fetched('s', 'b', lease => lease_of('s', 'b')), NULL, 'no newer event of its stream comes before it [rule 20]');
+SELECT ok(done('s', 'b'));
+SELECT is(fetched('s', 'b'), 's1:9', 'it does');
+SELECT ok(done('s', 'b'));
+SELECT is(evpg_replay_parked('s'), 1::bigint);
+SELECT is(fetched('s', 'b'), 's1:10', 'the next one follows [rule 20]');
+SELECT ok(done('s', 'b'));
+SELECT is(fetched('s', 'b'), 's1:11');
+SELECT ok(done('s', 'b'));
+
 -- moving
 SELECT is(evpg_seek('s', at('s1', 8) - 1), at('s1', 8) - 1, 'a subscription is moved back');
-SELECT is(fetched('s', 'a'), 's1:8 s2:7 s3:6', 'and hands out events again [rule 20]');
+SELECT is(fetched('s', 'a'), 's1:8 s2:7 s3:6 s1:9 s2:8 s1:10 s2:9 s1:11',
+  'and hands out events again [rule 20]');
 SELECT lease_of('s', 'a') AS lease \gset
 SELECT is(evpg_seek('s', evpg_stable_position()), evpg_stable_position(), 'or forth');
 SELECT ok(NOT evpg_ack('s', :lease, 1), 'leases are lost [rule 20]');
