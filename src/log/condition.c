@@ -25,7 +25,6 @@
 #include "base/catalog.h"
 #include "base/errors.h"
 #include "base/names.h"
-#include "base/statement.h"
 #include "base/testing.h"
 #include "log/condition.h"
 #include "log/durable.h"
@@ -45,14 +44,11 @@ PG_FUNCTION_INFO_V1(evpg_condition_position);
 /* Items of a condition: each is a search of the log. */
 #define MAX_ITEMS 1000
 
-/* Positions that a scan passes in about the time in which a statement is planned. */
-#define SHORT_SEARCH 500
-
 /* An event that matches an item. */
 typedef struct ConditionMatch
 {
-	int64		position;		/* PG_INT64_MAX: none is found yet */
-	int			item;
+	int64		position;
+	int			item;			/* counted from 1 */
 	char	   *type;
 	char	   *aggregate_type;
 	char	   *aggregate_id;
@@ -256,110 +252,31 @@ EvpgConditionMatches(const EvpgCondition *condition, const EvpgEvent *event)
 
 /* ------------------------------------------------------------------ enforcing it */
 
-/*
- * All that match are found, so that the planner compares what the two indexes have to
- * read, and does not hope for an early one on the way along the positions.
- */
-static EvpgStatement select_tagged_match = {
-	.text = "WITH tagged AS MATERIALIZED ("
-	" SELECT e.position, e.stream_id, e.type FROM evpg.event_log e"
-	" WHERE e.tags @> $1 AND e.position > $2 AND e.position <= $3 AND ($4 IS NULL OR e.type = ANY ($4)))"
-	" SELECT t.position, t.type, s.aggregate_type, s.aggregate_id"
-	" FROM tagged t JOIN evpg.stream s ON s.stream_id = t.stream_id"
-	" WHERE $5 IS NULL OR s.aggregate_type = ANY ($5) ORDER BY t.position LIMIT 1",
-	.types = {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID},
-	.by_values = true
-};
-
-/* Looks for an earlier event than *match by the index on tags, or by that on positions if that is to read less. */
-static void
-find_tagged_match(const EvpgConditionItem *item, int number, int64 after, ConditionMatch *match)
+/* Finds the first event that matches any item under a snapshot; false if there is none. */
+static bool
+find_match(const EvpgCondition *condition, Snapshot snapshot, ConditionMatch *match)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[5] = {
-		EvpgNamesToArray(item->tags),
-		Int64GetDatum(after),
-		Int64GetDatum(match->position - 1),
-		EvpgNamesToArray(item->event_types),
-		EvpgNamesToArray(item->aggregate_types)
-	};
-	char		nulls[5] = {
-		' ', ' ', ' ', item->event_types == NIL ? 'n' : ' ', item->aggregate_types == NIL ? 'n' : ' '
-	};
-
-	if (EvpgStatementRead(&select_tagged_match, values, nulls) > 0)
-	{
-		MemoryContext spi = MemoryContextSwitchTo(caller);
-
-		match->position = EvpgResultInt64(0, 1);
-		match->item = number;
-		match->type = EvpgResultText(0, 2);
-		match->aggregate_type = EvpgResultText(0, 3);
-		match->aggregate_id = EvpgResultText(0, 4);
-		MemoryContextSwitchTo(spi);
-	}
-	EvpgStatementDone();
-}
-
-/* Scans the log up to a position for an earlier event than *match that matches an item, under the active snapshot. */
-static void
-scan_for_match(const EvpgConditionItem *item, int number, int64 upto, ConditionMatch *match)
-{
-	EvpgLogFilter filter = {
-		.after = item->after,
-		.upto = Min(upto, match->position - 1),
-		.aggregate_types = item->aggregate_types,
-		.event_types = item->event_types,
-		.all_tags = item->tags
-	};
-	EvpgLogScan *scan = EvpgLogScanAll(&filter);
+	EvpgLogFilter filter = {.upto = EvpgFenceLastDrawn(), .condition = condition};
+	EvpgLogScan *scan;
 	EvpgEvent	event;
 	bool		found;
 
+	PushActiveSnapshot(snapshot);
+	scan = EvpgLogScanAll(&filter);
 	/* After many events that do not match a scan pauses. */
 	while (!(found = EvpgLogScanNext(scan, &event)) && EvpgLogScanReached(scan) < filter.upto)
 		CHECK_FOR_INTERRUPTS();
 	if (found)
 	{
 		match->position = event.position;
-		match->item = number;
+		match->item = EvpgLogScanItem(scan) + 1;
 		match->type = pstrdup(event.type);
 		match->aggregate_type = pstrdup(event.aggregate_type);
 		match->aggregate_id = pstrdup(event.aggregate_id);
 	}
 	EvpgLogScanEnd(scan);
-}
-
-/*
- * Looks for an earlier event than *match that matches an item, under the active
- * snapshot.  A short stretch of the log is scanned, which finds tags that many events
- * have; for the rest the index on tags is asked, if it exists.  Not under SERIALIZABLE,
- * where a look into it conflicts with appends of any tags.
- */
-static void
-find_item_match(const EvpgConditionItem *item, int number, ConditionMatch *match)
-{
-	int64		upto = Min(EvpgFenceLastDrawn(), match->position - 1);
-	int64		stretch = item->after + SHORT_SEARCH;
-
-	if (item->tags == NIL || upto <= stretch || IsolationIsSerializable() ||
-		!OidIsValid(EvpgCatalogGet()->event_log_tags_index))
-		stretch = PG_INT64_MAX;
-	scan_for_match(item, number, stretch, match);
-	if (stretch < match->position)
-		find_tagged_match(item, number, stretch, match);
-}
-
-/* Finds the first event that matches any item under a snapshot; false if there is none. */
-static bool
-find_match(const EvpgCondition *condition, Snapshot snapshot, ConditionMatch *match)
-{
-	match->position = PG_INT64_MAX;
-	PushActiveSnapshot(snapshot);
-	for (int i = 0; i < condition->count; i++)
-		find_item_match(&condition->items[i], i + 1, match);
 	PopActiveSnapshot();
-	return match->position != PG_INT64_MAX && !EVPG_MUTATION("condition_ignored");
+	return found && !EVPG_MUTATION("condition_ignored");
 }
 
 pg_noreturn static void

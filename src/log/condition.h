@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * condition.h
- *		Conditions of an append: that no event of some kind exists after a position.
+ *		Conditions: which events of all streams are meant, to read them, or to append
+ *		only if none exists.
  *
  *-------------------------------------------------------------------------
  */

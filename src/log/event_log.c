@@ -26,8 +26,11 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
+#include "log/condition.h"
 #include "log/event_log.h"
+#include "log/fence.h"
 #include "log/log_columns.h"
+#include "log/log_hits.h"
 #include "log/log_page.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -39,11 +42,18 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* Scans with more types than this do not use the index on types. */
-#define MAX_TYPE_SOURCES 16
-
 /* A scan of all streams ends after this many unwanted events in a row: a transaction should not last. */
 #define MAX_UNWANTED 200000
+
+/* Events that a scan passes over in about the time in which a statement is planned. */
+#define SHORT_SEARCH 500
+
+/* Stretches in which the indexes are asked for events, in positions: the first one, and the longest. */
+#define FIRST_STRETCH (10 * SHORT_SEARCH)
+#define MAX_STRETCH INT64CONST(1000000000000000)
+
+/* Scan keys of a source at most: the positions between two, and a type or the positions of an array. */
+#define SOURCE_KEYS 3
 
 /* An index scan, which yields events in the order that is wanted. */
 typedef struct IndexSource
@@ -55,6 +65,7 @@ typedef struct IndexSource
 								 * yet */
 	bool		ended;
 	int64		position;		/* of that event */
+	text	   *type;			/* NULL, or: all its events are of this type */
 } IndexSource;
 
 /* A text that many events have in a row, so that it need not be copied for each. */
@@ -71,10 +82,17 @@ struct EvpgLogScan
 {
 	const EvpgStream *stream;	/* NULL: all streams */
 	const EvpgLogFilter *filter;	/* if all streams */
-	text	  **event_types;	/* of the filter; NULL: none, or each has a
-								 * source */
-	int			ntypes;
+	bool		sources_behind; /* they are to go on after reached */
+	int			item;			/* of the condition, that the event matches */
 	int64		reached;
+	int			unwanted;		/* events that were passed over since one was
+								 * wanted */
+	bool		by_hits;		/* hits are what is visited next */
+	EvpgLogHits hits;
+	TupleTableSlot *hit_slot;	/* NULL until there are hits */
+	int64		stretch_begin;	/* where they were looked for */
+	int64		stretch;		/* how far the next ones are */
+	Snapshot	snapshot;
 	LOCKMODE	mode;			/* in which log and index are locked */
 	Relation	log;
 	Relation	index;
@@ -82,6 +100,9 @@ struct EvpgLogScan
 	IndexSource *sources;
 	ScanDirection direction;
 	MemoryContext event_context;	/* reset for each event */
+	bool		tags_known;		/* tags are those of the event that is looked
+								 * at */
+	List	   *tags;			/* char *; in event_context */
 	RepeatedText aggregate_type;	/* of the last event */
 	RepeatedText type;
 	RepeatedText session_role;
@@ -154,16 +175,16 @@ open_scan(const Oid *index, int nsources)
 	scan->nsources = nsources;
 	scan->sources = palloc0(sizeof(IndexSource) * nsources);
 	scan->direction = ForwardScanDirection;
+	scan->snapshot = GetActiveSnapshot();
 	scan->event_context = AllocSetContextCreate(CurrentMemoryContext, "EvpgEvent", ALLOCSET_DEFAULT_SIZES);
 	return scan;
 }
 
 static void
-open_source(EvpgLogScan *scan, IndexSource *source, ScanKey keys, int nkeys)
+open_source(EvpgLogScan *scan, IndexSource *source, int nkeys)
 {
 	source->slot = table_slot_create(scan->log, NULL);
-	source->scan = index_beginscan(scan->log, scan->index, GetActiveSnapshot(), NULL, nkeys, 0);
-	index_rescan(source->scan, keys, nkeys, NULL, 0);
+	source->scan = index_beginscan(scan->log, scan->index, scan->snapshot, NULL, nkeys, 0);
 }
 
 /*
@@ -183,7 +204,8 @@ EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
 	scan->direction = backwards ? BackwardScanDirection : ForwardScanDirection;
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->stream_id));
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
-	open_source(scan, &scan->sources[0], keys, 2);
+	open_source(scan, &scan->sources[0], 2);
+	index_rescan(scan->sources[0].scan, keys, 2, NULL, 0);
 	return scan;
 }
 
@@ -246,13 +268,55 @@ remove_duplicates(List *names)
 	return result;
 }
 
+/* Lets all sources begin after a position, up to the end of the filter. */
+static void
+seek_sources(EvpgLogScan *scan, int64 after)
+{
+	for (int i = 0; i < scan->nsources; i++)
+	{
+		IndexSource *source = &scan->sources[i];
+		ScanKeyData keys[SOURCE_KEYS];
+		int			nkeys = 0;
+		AttrNumber	column = source->type == NULL ? 1 : 2;
+
+		if (source->type != NULL)
+			ScanKeyEntryInitialize(&keys[nkeys++], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+								   PointerGetDatum(source->type));
+		ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
+		ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(scan->filter->upto));
+		/* The index returns the rows of an array in its own order, each once. */
+		if (scan->filter->positions != NULL)
+			ScanKeyEntryInitialize(&keys[nkeys++], SK_SEARCHARRAY, column, BTEqualStrategyNumber, InvalidOid, InvalidOid,
+								   F_INT8EQ, PointerGetDatum(scan->filter->positions));
+		index_rescan(source->scan, keys, nkeys, NULL, 0);
+		source->page.begun = source->page.checked = false;
+		source->fetched = source->ended = false;
+	}
+	scan->sources_behind = false;
+}
+
+/* Returns the position after which the first event can be that a filter wants. */
+static int64
+get_begin(const EvpgLogFilter *filter)
+{
+	const EvpgCondition *condition = filter->condition;
+	int64		after = condition == NULL ? filter->after : PG_INT64_MAX;
+
+	for (int i = 0; condition != NULL && i < condition->count; i++)
+		after = Min(after, condition->items[i].after);
+	return Max(Max(after, filter->after), 0);
+}
+
 /*
  * EvpgLogScanAll
  *		Begins to scan the events of all streams in order of position, under the
- *		active snapshot; with the optional index on types only those of the
- *		wanted types, however rare they are.  It may end early, after many
- *		events that are not wanted: go on from EvpgLogScanReached.  The filter
- *		must outlive the scan.  The caller ends it with EvpgLogScanEnd.
+ *		active snapshot, which must stay that of the caller to the end of the scan.  It
+ *		goes along the positions, or with the optional index on types along the events
+ *		of the wanted types, and after many that are not wanted asks the optional
+ *		indexes on tags and types for the next ones (log_hits.c).  It may end early,
+ *		after many events that are not wanted: go on from EvpgLogScanReached.  The
+ *		filter must outlive the scan.  The caller is inside EvpgEnter if the filter has
+ *		tags or a condition; it ends the scan with EvpgLogScanEnd.
  */
 EvpgLogScan *
 EvpgLogScanAll(const EvpgLogFilter *filter)
@@ -260,47 +324,28 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	const EvpgCatalog *catalog;
 	List	   *wanted = remove_duplicates(filter->event_types);
 	int			ntypes = list_length(wanted);
-	bool		by_type;
 	EvpgLogScan *scan;
-	text	  **types = palloc(sizeof(text *) * Max(ntypes, 1));
-	ScanKeyData keys[3];
 	ListCell   *cell;
 
 	/* So that no session drops the index in between. */
 	LockRelationOid(EvpgCatalogGet()->event_log, AccessShareLock);
 	catalog = EvpgCatalogGet();
-	by_type = OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= MAX_TYPE_SOURCES &&
-		filter->positions == NULL;
-	scan = by_type ? open_scan(&catalog->event_log_type_index, ntypes) : open_scan(&catalog->event_log_position_index, 1);
-	scan->filter = filter;
-	scan->reached = filter->after;
-	foreach(cell, wanted)
-		types[foreach_current_index(cell)] = cstring_to_text(lfirst(cell));
-	if (by_type)
+	if (OidIsValid(catalog->event_log_type_index) && ntypes > 0 && ntypes <= EVPG_MAX_TYPE_SCANS &&
+		filter->positions == NULL)
 	{
-		ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
-		ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
-		for (int i = 0; i < ntypes; i++)
-		{
-			ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-								   F_TEXTEQ, PointerGetDatum(types[i]));
-			open_source(scan, &scan->sources[i], keys, 3);
-		}
+		scan = open_scan(&catalog->event_log_type_index, ntypes);
+		foreach(cell, wanted)
+			scan->sources[foreach_current_index(cell)].type = cstring_to_text(lfirst(cell));
 	}
 	else
-	{
-		int			nkeys = 2;
-
-		scan->event_types = ntypes > 0 ? types : NULL;
-		scan->ntypes = ntypes;
-		ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(filter->after));
-		ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(filter->upto));
-		/* The index returns the rows of an array in its own order, each once. */
-		if (filter->positions != NULL)
-			ScanKeyEntryInitialize(&keys[nkeys++], SK_SEARCHARRAY, 1, BTEqualStrategyNumber, InvalidOid, InvalidOid,
-								   F_INT8EQ, PointerGetDatum(filter->positions));
-		open_source(scan, &scan->sources[0], keys, nkeys);
-	}
+		scan = open_scan(&catalog->event_log_position_index, 1);
+	scan->filter = filter;
+	scan->reached = get_begin(filter);
+	scan->stretch = FIRST_STRETCH;
+	scan->hits.context = CurrentMemoryContext;
+	for (int i = 0; i < scan->nsources; i++)
+		open_source(scan, &scan->sources[i], scan->sources[i].type == NULL && filter->positions == NULL ? 2 : SOURCE_KEYS);
+	seek_sources(scan, scan->reached);
 	return scan;
 }
 
@@ -335,21 +380,40 @@ EvpgLogPartOfKey(const char *key, int parts)
 	return EvpgStreamHashId(key) % parts;
 }
 
+/* Returns the number of the item of its condition, from 0, that the last event of a scan matches: the first such item. */
+int
+EvpgLogScanItem(const EvpgLogScan *scan)
+{
+	return scan->item;
+}
+
+/* As EvpgNamesHave, of a text. */
+static bool
+names_have_text(List *names, const text * name)
+{
+	ListCell   *cell;
+
+	if (names == NIL)
+		return true;
+	foreach(cell, names)
+	{
+		const char *each = lfirst(cell);
+		size_t		length = VARSIZE_ANY_EXHDR(name);
+
+		if (strncmp(each, VARDATA_ANY(name), length) == 0 && each[length] == '\0')
+			return true;
+	}
+	return false;
+}
+
 /* Returns whether the type of an event is wanted; reads nothing else of it. */
 static bool
 type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
-	text	   *type;
-
-	if (scan->event_types == NULL)
+	if (scan->filter->event_types == NIL || scan->sources[0].type != NULL)
 		return true;
 	slot_getsomeattrs(slot, LOG_TYPE + 1);
-	type = DatumGetTextPP(slot->tts_values[LOG_TYPE]);
-	for (int i = 0; i < scan->ntypes; i++)
-		if (VARSIZE_ANY_EXHDR(type) == VARSIZE_ANY_EXHDR(scan->event_types[i]) &&
-			memcmp(VARDATA_ANY(type), VARDATA_ANY(scan->event_types[i]), VARSIZE_ANY_EXHDR(type)) == 0)
-			return true;
-	return false;
+	return names_have_text(scan->filter->event_types, DatumGetTextPP(slot->tts_values[LOG_TYPE]));
 }
 
 /* Returns whether the aggregate id of a stream, which was found by its stream_id, is wanted. */
@@ -389,49 +453,93 @@ stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	return wanted && id_is_wanted(filter, stream);
 }
 
-/* Returns the tags of an event; those that are NULL, which a superuser has written, are none. */
+/* Returns the tags of an event, NIL for none; those that are NULL, which a superuser has written, are none. */
 static List *
-list_tags(ArrayType *tags)
+get_tags(EvpgLogScan *scan, TupleTableSlot *slot)
 {
+	MemoryContext old;
 	Datum	   *elements;
 	bool	   *nulls;
 	int			count;
-	List	   *names = NIL;
 
-	deconstruct_array(tags, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	if (scan->tags_known)
+		return scan->tags;
+	scan->tags = NIL;
+	scan->tags_known = true;
+	slot_getsomeattrs(slot, LOG_TAGS + 1);
+	if (slot->tts_isnull[LOG_TAGS])
+		return NIL;
+	MemoryContextReset(scan->event_context);
+	old = MemoryContextSwitchTo(scan->event_context);
+	deconstruct_array(DatumGetArrayTypeP(slot->tts_values[LOG_TAGS]), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls,
+					  &count);
 	for (int i = 0; i < count; i++)
 		if (!nulls[i])
-			names = lappend(names, TextDatumGetCString(elements[i]));
-	return names;
+			scan->tags = lappend(scan->tags, TextDatumGetCString(elements[i]));
+	MemoryContextSwitchTo(old);
+	return scan->tags;
 }
 
-/* Returns whether the tags of an event are wanted: one of some, all of others. */
+/* Returns whether an event has one of the wanted tags. */
 static bool
 tags_are_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
-	const EvpgLogFilter *filter = scan->filter;
-	MemoryContext old;
-	ArrayType  *tags;
-	List	   *names;
 	ListCell   *cell;
-	bool		wanted;
 
-	if (filter->tags == NIL && filter->all_tags == NIL)
+	if (scan->filter->tags == NIL)
 		return true;
-	slot_getsomeattrs(slot, LOG_TAGS + 1);
-	if (slot->tts_isnull[LOG_TAGS])
+	foreach(cell, get_tags(scan, slot))
+		if (EvpgNamesHave(scan->filter->tags, lfirst(cell)))
+		return true;
+	return false;
+}
+
+/* Returns whether an event has all tags of an item of the condition. */
+static bool
+has_item_tags(EvpgLogScan *scan, TupleTableSlot *slot, const EvpgConditionItem *item)
+{
+	List	   *tags = item->tags == NIL ? NIL : get_tags(scan, slot);
+	ListCell   *cell;
+
+	foreach(cell, item->tags)
+		if (tags == NIL || !EvpgNamesHave(tags, lfirst(cell)))
 		return false;
-	MemoryContextReset(scan->event_context);
-	old = MemoryContextSwitchTo(scan->event_context);
-	tags = DatumGetArrayTypeP(slot->tts_values[LOG_TAGS]);
-	names = list_tags(tags);
-	wanted = filter->tags == NIL;
-	foreach(cell, names)
-		wanted |= EvpgNamesHave(filter->tags, lfirst(cell));
-	foreach(cell, filter->all_tags)
-		wanted &= names != NIL && EvpgNamesHave(names, lfirst(cell));
-	MemoryContextSwitchTo(old);
-	return wanted;
+	return true;
+}
+
+/*
+ * Returns whether an event matches an item of the condition, and notes the first that it
+ * matches.  Without a stream, whether one in some stream might.
+ */
+static bool
+item_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, const EvpgStream *stream)
+{
+	const EvpgCondition *condition = scan->filter->condition;
+	text	   *type;
+
+	if (condition == NULL)
+		return true;
+	slot_getsomeattrs(slot, LOG_TYPE + 1);
+	type = DatumGetTextPP(slot->tts_values[LOG_TYPE]);
+	for (scan->item = 0; scan->item < condition->count; scan->item++)
+	{
+		const EvpgConditionItem *item = &condition->items[scan->item];
+
+		if (DatumGetInt64(slot->tts_values[LOG_POSITION]) > item->after && names_have_text(item->event_types, type) &&
+			has_item_tags(scan, slot, item) &&
+			(stream == NULL || EvpgNamesHave(item->aggregate_types, stream->aggregate_type)))
+			return true;
+	}
+	return false;
+}
+
+/* Returns whether an event is wanted; fills *stream if it is.  The stream is looked up last, since that may read a row. */
+static bool
+event_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
+{
+	scan->tags_known = false;
+	return type_is_wanted(scan, slot) && tags_are_wanted(scan, slot) && item_is_wanted(scan, slot, NULL) &&
+		stream_is_wanted(scan, slot, stream) && item_is_wanted(scan, slot, stream);
 }
 
 /* Fetches the next event of all sources, in order of position; NULL at the end. */
@@ -440,6 +548,8 @@ fetch_next_position(EvpgLogScan *scan)
 {
 	IndexSource *first = NULL;
 
+	if (scan->sources_behind)
+		seek_sources(scan, scan->reached);
 	for (int i = 0; i < scan->nsources; i++)
 	{
 		IndexSource *source = &scan->sources[i];
@@ -464,13 +574,82 @@ fetch_next_position(EvpgLogScan *scan)
 	return first->slot;
 }
 
+/*
+ * Asks the indexes for the events of the next stretch; false if they cannot tell.  A
+ * stretch is ten times as long as what the last one covered, so what the index on
+ * positions has to read for it, if that is less than the others have, is not much more
+ * than what is passed over.
+ */
+static bool
+find_hits(EvpgLogScan *scan)
+{
+	int64		upto = EvpgLogHitsServed(scan->filter, scan->reached);
+	MemoryContext old;
+
+	scan->unwanted = 0;
+	if (upto <= scan->reached)
+		return false;
+	if (upto - scan->reached > scan->stretch && EvpgFenceLastDrawn() - scan->reached > scan->stretch)
+		upto = scan->reached + scan->stretch;
+	scan->stretch_begin = scan->reached;
+	MemoryContextReset(scan->event_context);
+	old = MemoryContextSwitchTo(scan->event_context);
+	EvpgLogHitsFind(&scan->hits, scan->filter, scan->log, scan->snapshot, scan->reached, upto);
+	MemoryContextSwitchTo(old);
+	if (scan->hit_slot == NULL)
+		scan->hit_slot = table_slot_create(scan->log, NULL);
+	scan->by_hits = scan->sources_behind = true;
+	return true;
+}
+
+/* Ends a stretch whose hits were all visited; the indexes are asked for the next one at once if there were few. */
+static void
+end_stretch(EvpgLogScan *scan)
+{
+	int64		covered = scan->hits.upto - scan->stretch_begin;
+
+	scan->by_hits = false;
+	scan->reached = scan->hits.upto;
+	scan->stretch = Max(FIRST_STRETCH, Min(covered, MAX_STRETCH / 10) * 10);
+	scan->unwanted = covered / SHORT_SEARCH > scan->hits.count ? SHORT_SEARCH : 0;
+}
+
+/* Fetches the next event that the indexes have found. */
+static TupleTableSlot *
+fetch_hit(EvpgLogScan *scan)
+{
+	EvpgLogHit *hit = &scan->hits.hits[scan->hits.next++];
+
+	if (!table_tuple_fetch_row_version(scan->log, &hit->tid, scan->snapshot, scan->hit_slot))
+		elog(ERROR, "event at position " INT64_FORMAT " is not where an index has found it", hit->position);
+	scan->reached = hit->position;
+	return scan->hit_slot;
+}
+
+/* Fetches the next event that may be wanted; NULL at the end. */
+static TupleTableSlot *
+fetch_candidate(EvpgLogScan *scan)
+{
+	while (scan->by_hits || scan->unwanted >= SHORT_SEARCH)
+	{
+		if (!scan->by_hits && !find_hits(scan))
+			break;
+		if (scan->hits.next < scan->hits.count)
+			return fetch_hit(scan);
+		end_stretch(scan);
+		if (scan->reached >= scan->filter->upto)
+			return NULL;
+	}
+	return fetch_next_position(scan);
+}
+
 /* Fetches the next event of all streams that is wanted; NULL at the end. */
 static TupleTableSlot *
 fetch_wanted_event(EvpgLogScan *scan, EvpgStream *stream)
 {
 	for (int looks = 0; looks < MAX_UNWANTED; looks++)
 	{
-		TupleTableSlot *slot = fetch_next_position(scan);
+		TupleTableSlot *slot = fetch_candidate(scan);
 
 		CHECK_FOR_INTERRUPTS();
 		if (slot == NULL)
@@ -479,8 +658,12 @@ fetch_wanted_event(EvpgLogScan *scan, EvpgStream *stream)
 			scan->reached = Max(scan->reached, scan->filter->upto);
 			return NULL;
 		}
-		if (type_is_wanted(scan, slot) && tags_are_wanted(scan, slot) && stream_is_wanted(scan, slot, stream))
+		if (event_is_wanted(scan, slot, stream))
+		{
+			scan->unwanted = 0;
 			return slot;
+		}
+		scan->unwanted++;
 	}
 	return NULL;
 }
@@ -612,6 +795,10 @@ EvpgLogScanEnd(EvpgLogScan *scan)
 		index_endscan(scan->sources[i].scan);
 		ExecDropSingleTupleTableSlot(scan->sources[i].slot);
 	}
+	if (scan->hit_slot != NULL)
+		ExecDropSingleTupleTableSlot(scan->hit_slot);
+	if (scan->hits.hits != NULL)
+		pfree(scan->hits.hits);
 	index_close(scan->index, scan->mode);
 	table_close(scan->log, scan->mode);
 	MemoryContextDelete(scan->event_context);

@@ -14,6 +14,9 @@
 #include "storage/lockdefs.h"
 #include "utils/snapshot.h"
 
+/* So many types are read by the index on types at most. */
+#define EVPG_MAX_TYPE_SCANS 16
+
 typedef struct EvpgLogScan EvpgLogScan;
 
 /* Which events of all streams are wanted. */
@@ -26,7 +29,7 @@ typedef struct EvpgLogFilter
 	List	   *aggregate_types;	/* NIL: all, as the next one */
 	List	   *event_types;
 	List	   *tags;			/* any of them */
-	List	   *all_tags;		/* all of them; NIL: any */
+	const struct EvpgCondition *condition;	/* NULL, or: and any of its items */
 	List	   *aggregate_ids;
 	const char *id_prefix;		/* NULL: all; else this id, and those that
 								 * continue it after a colon */
@@ -47,6 +50,7 @@ extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_versio
 extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
 extern bool EvpgLogHasEvent(int64 position);
 extern int64 EvpgLogScanReached(EvpgLogScan *scan);
+extern int	EvpgLogScanItem(const EvpgLogScan *scan);
 extern int	EvpgLogPartOfKey(const char *key, int parts);
 extern bool EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event);
 extern void EvpgLogScanEnd(EvpgLogScan *scan);

@@ -176,65 +176,30 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/* Which events evpg_read_all is asked for; NULL: all. */
-typedef struct ReadFilter
-{
-	ArrayType  *aggregate_types;
-	ArrayType  *event_types;
-	ArrayType  *tags;
-	const char *id_prefix;
-} ReadFilter;
-
 /* Returns the names of an array argument; NIL, which is all, for NULL. */
 static List *
-list_filter_names(ArrayType *array)
+get_filter_names(FunctionCallInfo fcinfo, int arg, const char *what)
 {
+	ArrayType  *array = EvpgArgTextArray(fcinfo, arg, what);
+
 	return array == NULL ? NIL : EvpgNamesFromArray(array);
 }
 
-static EvpgStatement select_events_tagged = {
-	.text = "SELECT *"
-	" FROM evpg.event e"
-	" WHERE e.tags && $1 AND e.position > $2 AND e.position <= $3"
-	" AND ($4 IS NULL OR e.aggregate_type = ANY ($4)) AND ($5 IS NULL OR e.type = ANY ($5))"
-	" ORDER BY e.position LIMIT $6",
-	.types = {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, INT8OID},
-	.by_values = true
-};
-
 /*
- * Returns the events of positions above after and up to upto, in order, under
- * a new snapshot: by the index on types if there is one, else by position.
- * Whether the index on tags is better than that on positions depends on the
- * tags, so the planner decides if it exists.  Returns their number.
+ * Returns the events of positions above after and up to upto, in order, under a new
+ * snapshot; returns their number.
  */
 static int64
-return_page(FunctionCallInfo fcinfo, const ReadFilter *wanted, int64 after, int64 upto, int64 max_count)
+return_page(FunctionCallInfo fcinfo, const EvpgLogFilter *wanted, int64 after, int64 upto, int64 max_count)
 {
-	EvpgLogFilter filter = {.after = after, .upto = upto};
+	EvpgLogFilter filter = *wanted;
 	EvpgLogScan *scan;
-	MemoryContext row;
+	MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
 	EvpgEvent	event;
 	int64		count = 0;
 
-	if (wanted->tags != NULL && wanted->id_prefix == NULL && OidIsValid(EvpgCatalogGet()->event_log_tags_index))
-	{
-		Datum		values[6] = {
-			PointerGetDatum(wanted->tags), Int64GetDatum(after), Int64GetDatum(upto),
-			PointerGetDatum(wanted->aggregate_types), PointerGetDatum(wanted->event_types), Int64GetDatum(max_count)
-		};
-		char		nulls[6] = {
-			' ', ' ', ' ', wanted->aggregate_types == NULL ? 'n' : ' ', wanted->event_types == NULL ? 'n' : ' ',
-			max_count < 0 ? 'n' : ' '
-		};
-
-		return EvpgStatementReturnAll(fcinfo, &select_events_tagged, values, nulls, false);
-	}
-	filter.aggregate_types = list_filter_names(wanted->aggregate_types);
-	filter.event_types = list_filter_names(wanted->event_types);
-	filter.tags = list_filter_names(wanted->tags);
-	filter.id_prefix = wanted->id_prefix;
-	row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
+	filter.after = after;
+	filter.upto = upto;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan = EvpgLogScanAll(&filter);
 	while (count != max_count)
@@ -271,10 +236,10 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	int64		after_position = EvpgArgBigint(fcinfo, ARG_AFTER_POSITION, "after_position");
 	int64		max_count = EvpgArgMaxCount(fcinfo, ARG_MAX_COUNT);
 	bool		stable_only = EvpgArgBool(fcinfo, ARG_STABLE_ONLY, "stable_only");
-	ReadFilter	wanted = {
-		.aggregate_types = EvpgArgTextArray(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
-		.event_types = EvpgArgTextArray(fcinfo, ARG_EVENT_TYPES, "event_types"),
-		.tags = EvpgArgTextArray(fcinfo, ARG_TAGS, "tags"),
+	EvpgLogFilter wanted = {
+		.aggregate_types = get_filter_names(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
+		.event_types = get_filter_names(fcinfo, ARG_EVENT_TYPES, "event_types"),
+		.tags = get_filter_names(fcinfo, ARG_TAGS, "tags"),
 		.id_prefix = EvpgArgOptionalId(fcinfo, ARG_ID_PREFIX, "id_prefix")
 	};
 	int64		count;

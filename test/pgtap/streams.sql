@@ -179,11 +179,12 @@ SELECT pg_stat_force_next_flush() \g /dev/null
 SELECT scans('event_log_tags') AS before \gset
 SELECT found('tags => ''{few7}''') \g /dev/null
 SELECT pg_stat_force_next_flush() \g /dev/null
-SELECT is(scans('event_log_tags') - :before, 1::bigint, 'by the index [B38]');
+SELECT cmp_ok(scans('event_log_tags'), '>', :before::bigint, 'by the index [B38]');
+SELECT scans('event_log_tags') AS before \gset
 SELECT found('tags => ''{many}'', after_position => 9990') \g /dev/null
 SELECT pg_stat_force_next_flush() \g /dev/null
-SELECT is(scans('event_log_tags') - :before, 1::bigint,
-  'the index on event types is not used where little of the log is left [B38]');
+SELECT is(scans('event_log_tags') - :before, 0::bigint,
+  'the index on tags is not used where little of the log is left [B38]');
 SELECT evpg_enable_index('event_type') \g /dev/null
 SELECT is(found(args), wanted, 'with both, read_all(' || args || ') [A45, B38]') FROM more;
 
