@@ -944,8 +944,19 @@ RETURN pg_catalog.jsonb_build_array(pg_catalog.jsonb_strip_nulls(pg_catalog.json
   'aggregate_types', pg_catalog.to_jsonb(aggregate_types), 'event_types', pg_catalog.to_jsonb(event_types),
   'tags', pg_catalog.to_jsonb(tags), 'after_position', after_position)));
 COMMENT ON FUNCTION evpg_condition(text[], text[], bigint, text[]) IS
-  'returns a condition of an append: that no event with all of the tags and one of the types exists after a position; '
-  'conditions are joined by ||';
+  'returns a condition: which events of all streams are meant, those with all of the tags and one of the types after a '
+  'position, to read them or to append only if none exists; conditions are joined by ||';
+
+CREATE FUNCTION evpg_condition_after(condition jsonb, after_position bigint) RETURNS jsonb
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE
+-- what is not a condition does not become one, and never NULL, which would be none
+RETURN (SELECT coalesce(pg_catalog.jsonb_agg(i.item OPERATOR(pg_catalog.||)
+                  pg_catalog.jsonb_build_object('after_position', after_position) ORDER BY i.number), '[]')
+          FROM pg_catalog.jsonb_array_elements(CASE WHEN pg_catalog.jsonb_typeof(condition) OPERATOR(pg_catalog.=) 'array'
+                 THEN condition ELSE pg_catalog.jsonb_build_array(condition) END) WITH ORDINALITY AS i (item, number));
+COMMENT ON FUNCTION evpg_condition_after(jsonb, bigint) IS
+  'returns the same condition with another position, after which its events are: that of an append, from that by which '
+  'events were read';
 
 CREATE FUNCTION evpg_condition_position(condition jsonb)
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -1008,11 +1019,13 @@ COMMENT ON FUNCTION evpg_read_stream(text, text, bigint, int, boolean, boolean) 
 
 CREATE FUNCTION evpg_read_all(after_position bigint DEFAULT 0, max_count int DEFAULT 1000,
     aggregate_types text[] DEFAULT NULL,
-    event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true, id_prefix text DEFAULT NULL)
+    event_types text[] DEFAULT NULL, tags text[] DEFAULT NULL, stable_only boolean DEFAULT true, id_prefix text DEFAULT NULL,
+    condition jsonb DEFAULT NULL)
   RETURNS SETOF evpg.event AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean, text) IS
+COMMENT ON FUNCTION evpg_read_all(bigint, int, text[], text[], text[], boolean, text, jsonb) IS
   'returns events in the order of positions; stable_only ends at evpg_stable_position(), so that paging never skips one; '
-  'tags means any of them; id_prefix takes this aggregate id, and those that continue it after a colon';
+  'tags means any of them; id_prefix takes this aggregate id, and those that continue it after a colon; condition takes the '
+  'events that match it';
 
 CREATE FUNCTION evpg_stable_position()
   RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -1993,7 +2006,8 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_execute', NULL, '{executor}'),
   ('routine', 'evpg_try_execute', NULL, '{executor}'),
   ('routine', 'evpg_execute_many', NULL, '{executor}'),
-  ('routine', 'evpg_condition', NULL, '{executor}'),
+  ('routine', 'evpg_condition', NULL, '{reader,executor}'),
+  ('routine', 'evpg_condition_after', NULL, '{reader,executor}'),
   ('routine', 'evpg_condition_position', NULL, '{writer}'),
   ('routine', 'evpg_append', NULL, '{writer}'),
   ('routine', 'evpg_append_event', NULL, '{writer}'),

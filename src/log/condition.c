@@ -172,7 +172,7 @@ EvpgConditionFromJsonb(Jsonb *jsonb)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("condition must not be empty"),
-				 errhint("Leave the argument out, or pass NULL, to append without a condition.")));
+				 errhint("Leave the argument out, or pass NULL, for no condition.")));
 	if (count > MAX_ITEMS)
 		ereport(ERROR,
 				(errcode(EVPG_ERRCODE_LIMIT),

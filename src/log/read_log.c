@@ -19,6 +19,7 @@
 #include "base/statement.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "log/condition.h"
 #include "log/durable.h"
 #include "log/event_log.h"
 #include "log/fence.h"
@@ -231,7 +232,7 @@ evpg_read_all(PG_FUNCTION_ARGS)
 	enum
 	{
 		ARG_AFTER_POSITION, ARG_MAX_COUNT, ARG_AGGREGATE_TYPES, ARG_EVENT_TYPES, ARG_TAGS,
-		ARG_STABLE_ONLY, ARG_ID_PREFIX
+		ARG_STABLE_ONLY, ARG_ID_PREFIX, ARG_CONDITION
 	};
 	int64		after_position = EvpgArgBigint(fcinfo, ARG_AFTER_POSITION, "after_position");
 	int64		max_count = EvpgArgMaxCount(fcinfo, ARG_MAX_COUNT);
@@ -240,7 +241,8 @@ evpg_read_all(PG_FUNCTION_ARGS)
 		.aggregate_types = get_filter_names(fcinfo, ARG_AGGREGATE_TYPES, "aggregate_types"),
 		.event_types = get_filter_names(fcinfo, ARG_EVENT_TYPES, "event_types"),
 		.tags = get_filter_names(fcinfo, ARG_TAGS, "tags"),
-		.id_prefix = EvpgArgOptionalId(fcinfo, ARG_ID_PREFIX, "id_prefix")
+		.id_prefix = EvpgArgOptionalId(fcinfo, ARG_ID_PREFIX, "id_prefix"),
+		.condition = PG_ARGISNULL(ARG_CONDITION) ? NULL : EvpgConditionFromJsonb(PG_GETARG_JSONB_P(ARG_CONDITION))
 	};
 	int64		count;
 	int64		stable;

@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(102);
+SELECT plan(134);
 -- what an index serves is shown at the end
 SET enable_indexscan = on;
 SET enable_bitmapscan = on;
@@ -62,6 +62,28 @@ SELECT is(error_fields(format($$SELECT evpg_append_event('student', 'matching', 
                  found, e.type, e.aggregate_type, e.aggregate_id),
           label || ' is reported with its first event')
   FROM matching JOIN evpg.event e ON e.position = found WHERE n <> 17 ORDER BY n;
+
+-- what matches can be read
+SELECT is((SELECT min(r."position") FROM evpg_read_all(condition => m.condition, stable_only => false) r), found,
+          label || CASE WHEN found IS NULL THEN ' reads nothing' ELSE ' reads that event first' END || ' [rule 21]')
+  FROM matching m ORDER BY n;
+SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_read_all(stable_only => false,
+    condition => evpg_condition(tags => '{course:c1}') || evpg_condition(tags => '{student:s1}')) e),
+  concat_ws(' ', :defined, :first, :last), 'an event that matches two items is read once, in order of position [rule 21]');
+SELECT is((SELECT string_agg(e."position"::text, ' ') FROM evpg_read_all(:defined, 1, stable_only => false,
+    event_types => '{Subscribed,CourseDefined}', condition => evpg_condition(tags => '{course:c1}')) e), :first::text,
+  'other filters of evpg_read_all count as well, and the page begins after its position [rule 21]');
+SELECT is(evpg_condition_after(evpg_condition('{T}', '{a}', 3) || evpg_condition(aggregate_types => '{course}'), 7),
+  evpg_condition('{T}', '{a}', 7) || evpg_condition(after_position => 7, aggregate_types => '{course}'),
+  'a condition is moved to another position');
+SELECT is(evpg_condition_after('{"tags": ["a"]}', 7), evpg_condition(tags => '{a}', after_position => 7),
+  'an object is moved as well');
+SELECT is(error_of(format('SELECT * FROM evpg_read_all(condition => %L)', c)), e, 'refused: ' || c::text)
+  FROM (VALUES (evpg_condition_after(NULL, 7), '22023 item 1 of the condition is not valid'),
+               (evpg_condition_after('[]', 7), '22023 condition must not be empty'),
+               (evpg_condition_after('"a"', 7), '22023 item 1 of the condition is not valid'),
+               (evpg_condition_after('[["a"]]', 7), '22023 item 1 of the condition is not valid'),
+               (evpg_condition_after('{}', 7), '22023 item 1 of the condition is not valid')) v (c, e);
 
 -- a condition that is not met leaves no trace, and comes after what the stream itself refuses
 SELECT refused($$SELECT evpg_append('course', 'new', ARRAY[evpg_event('CourseDefined')],

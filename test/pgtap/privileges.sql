@@ -15,7 +15,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(662);
+SELECT plan(671);
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
   FROM unnest('{monitor,reader,relay,subscriber,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
@@ -39,7 +39,8 @@ INSERT INTO test.call VALUES
   ('{executor,writer,operator}', $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   ('{executor,writer,operator}', $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   ('{executor,writer,operator}', $$SELECT evpg_command('counter', 'a', 'Add')$$),
-  ('{executor,writer,operator}', $$SELECT evpg_condition('{Added}')$$),
+  ('{reader,relay,executor,writer,operator}', $$SELECT evpg_condition('{Added}')$$),
+  ('{reader,relay,executor,writer,operator}', $$SELECT evpg_condition_after(evpg_condition('{Added}'), 1)$$),
     ('{executor,writer,operator}', $$SELECT evpg_commands('[]')$$),
   ('{executor,writer,operator}', $$SELECT evpg_set_context('me')$$),
     ('{relay,executor,writer,operator}', $$SELECT evpg_event('Odd')$$),

@@ -4,7 +4,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(24);
+SELECT plan(28);
 -- what is read, and by which index, is counted
 SET enable_seqscan = on;
 SET enable_indexscan = on;
@@ -155,17 +155,41 @@ BEGIN
   END LOOP;
   RETURN found;
 END $$;
-CREATE TABLE test.results AS SELECT n, wanted(s) AS wanted FROM searches s;
+-- all events that match two items: those with all of the tags, and those with the last one and a type, in two ways
+CREATE FUNCTION test.two_items(s searches) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT evpg_condition(s.types, s.tags, s.after, s.aggregate_types)
+      || evpg_condition('{T2}', s.tags[cardinality(s.tags):], s.after + s.page)
+      || CASE WHEN s.page % 3 = 0 THEN evpg_condition('{T3}') ELSE '[]' END
+$$;
+CREATE FUNCTION test.matching(s searches) RETURNS bigint[] LANGUAGE sql AS $$
+  SELECT array_agg(e."position" ORDER BY e."position") FROM evpg.event e
+   WHERE (e.tags @> s.tags AND e."position" > s.after AND (s.types IS NULL OR e.type = ANY (s.types))
+          AND (s.aggregate_types IS NULL OR e.aggregate_type = ANY (s.aggregate_types)))
+      OR (e.tags @> s.tags[cardinality(s.tags):] AND e."position" > s.after + s.page AND e.type = 'T2')
+$$;
+CREATE FUNCTION test.matched(s searches) RETURNS bigint[] LANGUAGE sql AS $$
+  SELECT array_agg(e."position" ORDER BY ordinality)
+    FROM evpg_read_all(max_count => NULL, condition => two_items(s)) WITH ORDINALITY AS e ("position", a, b, v, t)
+$$;
+CREATE TABLE test.results AS SELECT n, wanted(s) AS wanted, matching(s) AS matching FROM searches s;
 SELECT ok((SELECT count(wanted) BETWEEN 1 AND count(*) - 1 FROM results), 'searches find something, but not all do');
 SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE pages(s) IS DISTINCT FROM wanted',
   'pages of events are the same by the index on tags [rule 9]');
+SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE matched(s) IS DISTINCT FROM matching',
+  'the events that match a condition are the same by the index on tags [rule 21]');
 SELECT evpg_enable_index('event_type') \g /dev/null
 SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE pages(s) IS DISTINCT FROM wanted',
   'pages of events are the same by the indexes on tags and types [rule 9]');
+SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE matched(s) IS DISTINCT FROM matching',
+  'the events that match a condition are the same by the indexes on tags and types [rule 21]');
 SELECT evpg_enable_index('tags', false) \g /dev/null
 SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE pages(s) IS DISTINCT FROM wanted',
   'pages of events are the same by the index on types [rule 9]');
+SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE matched(s) IS DISTINCT FROM matching',
+  'the events that match a condition are the same by the index on types [rule 21]');
 SELECT evpg_enable_index('event_type', false) \g /dev/null
 SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE pages(s) IS DISTINCT FROM wanted',
   'pages of events are the same without an index [rule 9]');
+SELECT is_empty('SELECT n FROM searches s JOIN results USING (n) WHERE matched(s) IS DISTINCT FROM matching',
+  'the events that match a condition are the same without an index [rule 21]');
 SELECT * FROM finish();
