@@ -349,7 +349,8 @@ EvpgAsyncHasReached(const char *name, int64 position)
 	EvpgProjection *projection = EvpgProjectionGet(name, false);
 	EvpgLogFilter filter = {
 		.aggregate_types = projection->aggregate_types,
-		.event_types = projection->event_types
+		.event_types = projection->event_types,
+		.tags = projection->tags
 	};
 	EvpgConsumer consumer;
 

@@ -270,6 +270,7 @@ EvpgRebuildHasEventsLeft(const EvpgRebuild *rebuild, int64 upto)
 			.upto = upto,
 			.aggregate_types = projection->aggregate_types,
 			.event_types = projection->event_types,
+			.tags = projection->tags,
 			.parts = by_id ? rebuild->parts : 1,
 			.part = part
 		};

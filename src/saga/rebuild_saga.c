@@ -255,7 +255,7 @@ replay_saga(const char *saga, rebuilt_hash *instances, List *unseen, int64 after
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRebuildSaga event", ALLOCSET_DEFAULT_SIZES);
 	List	   *versions = EvpgSagaVersions(saga);
-	EvpgLogFilter filter = {.after = after, .upto = upto};
+	EvpgLogFilter filter = EvpgSagaFilter(versions, after, upto);
 	int64		count = 0;
 
 	PushActiveSnapshot(GetTransactionSnapshot());

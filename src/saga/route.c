@@ -155,28 +155,6 @@ route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContex
 	}
 }
 
-/* Lists the types of events, or of their aggregates, that any version takes; NIL: all. */
-static List *
-list_types(List *versions, bool of_aggregates)
-{
-	List	   *all = NIL;
-	ListCell   *cell;
-
-	foreach(cell, versions)
-	{
-		EvpgSaga   *saga = lfirst(cell);
-		List	   *types = of_aggregates ? saga->aggregate_types : saga->event_types;
-		ListCell   *type;
-
-		if (types == NIL)
-			return NIL;
-		foreach(type, types)
-			if (all == NIL || !EvpgNamesHave(all, lfirst(type)))
-			all = lappend(all, lfirst(type));
-	}
-	return all;
-}
-
 static EvpgStatement insert_events = {
 	.text =
 	"INSERT INTO evpg.saga_event (saga, key, position)"
@@ -216,12 +194,7 @@ route_batch(const EvpgConsumer *consumer, int64 stable, int limit, int64 *dead_l
 	MemoryContext event_context = AllocSetContextCreate(context, "EvpgRoute event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	List	   *versions = EvpgSagaVersions(consumer->name);
-	EvpgLogFilter filter = {
-		.after = EvpgCheckpointPosition(checkpoint, consumer),
-		.upto = stable,
-		.aggregate_types = list_types(versions, true),
-		.event_types = list_types(versions, false)
-	};
+	EvpgLogFilter filter = EvpgSagaFilter(versions, EvpgCheckpointPosition(checkpoint, consumer), stable);
 	Routes		routes = {0};
 	EvpgLogScan *scan;
 	EvpgEvent	event;
@@ -322,12 +295,8 @@ route_cautiously(const EvpgConsumer *consumer, int64 stable, TimestampTz *next)
 {
 	List	   *versions = EvpgSagaVersions(consumer->name);
 	EvpgSaga   *saga = linitial(versions);
-	EvpgLogFilter filter = {
-		.after = EvpgCheckpointPosition(EvpgCheckpointGet(consumer->name), consumer),
-		.upto = stable,
-		.aggregate_types = list_types(versions, true),
-		.event_types = list_types(versions, false)
-	};
+	EvpgLogFilter filter = EvpgSagaFilter(versions,
+										  EvpgCheckpointPosition(EvpgCheckpointGet(consumer->name), consumer), stable);
 	EvpgEvent	event = {0};
 	int64		dead_letters = 0;
 	int			limit;
@@ -465,7 +434,7 @@ bool
 EvpgRouteHasReached(const char *saga, int64 position)
 {
 	List	   *versions = EvpgSagaVersions(saga);
-	EvpgLogFilter filter = {.aggregate_types = list_types(versions, true), .event_types = list_types(versions, false)};
+	EvpgLogFilter filter = EvpgSagaFilter(versions, 0, 0);
 	EvpgConsumer consumer;
 
 	return EvpgConsumerRead(saga, &consumer) &&

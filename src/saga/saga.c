@@ -223,6 +223,41 @@ EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event)
 		EvpgNamesHave(saga->event_types, event->type) && EvpgEventBookkeeping(event, "no_sagas") == NULL;
 }
 
+/* Lists the types of events, or of their aggregates, that any version takes; NIL: all. */
+static List *
+list_types(List *versions, bool of_aggregates)
+{
+	List	   *all = NIL;
+	ListCell   *cell;
+
+	foreach(cell, versions)
+	{
+		EvpgSaga   *saga = lfirst(cell);
+		List	   *types = of_aggregates ? saga->aggregate_types : saga->event_types;
+		ListCell   *type;
+
+		if (types == NIL)
+			return NIL;
+		foreach(type, types)
+			if (all == NIL || !EvpgNamesHave(all, lfirst(type)))
+			all = lappend(all, lfirst(type));
+	}
+	return all;
+}
+
+/* Returns a filter of the log that lets through the events between two positions which any of some versions may take. */
+EvpgLogFilter
+EvpgSagaFilter(List *versions, int64 after, int64 upto)
+{
+	return (EvpgLogFilter)
+	{
+		.after = after,
+			.upto = upto,
+			.aggregate_types = list_types(versions, true),
+			.event_types = list_types(versions, false)
+	};
+}
+
 /* Returns whether an event may begin an instance. */
 bool
 EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event)

@@ -10,7 +10,7 @@
 
 #include "evpg.h"
 
-#include "log/event.h"
+#include "log/event_log.h"
 #include "nodes/pg_list.h"
 #include "usercode/function.h"
 
@@ -57,6 +57,7 @@ extern List *EvpgSagaVersions(const char *name);
 extern List *EvpgSagaListInline(const EvpgEvent *event);
 extern bool EvpgSagaModeIsInline(const char *mode);
 extern bool EvpgSagaDeleteUnusedVersions(const char *name, int version);
+extern EvpgLogFilter EvpgSagaFilter(List *versions, int64 after, int64 upto);
 extern bool EvpgSagaTakes(const EvpgSaga *saga, const EvpgEvent *event);
 extern bool EvpgSagaStarts(const EvpgSaga *saga, const EvpgEvent *event);
 extern void EvpgSagaAddTotals(const char *saga, int64 dispatched, int64 dead_lettered);
