@@ -71,11 +71,11 @@ SELECT refused(format('SELECT evpg_execute_many(%s)', arguments), error, argumen
   ($$ARRAY[add('a', 1, NULL, 'saga:1')]$$, 'VE017 %'),
   ($$ARRAY[add('a', 1), add('a', 1)], caused_by => '{1}'$$, '22023 caused_by must have an element for each command'),
   ($$ARRAY[add('a', 1)], caused_by => '{}'$$, '22023 caused_by must have an element for each command'),
-  ($$ARRAY[add('a', 1), add('a', 1)], caused_by => '{1,NULL}'$$,
+  ($$ARRAY[add('a', 1), add('a', 1)], caused_by => ARRAY[1, NULL]$$,
     '22023 caused_by must be the number of an earlier command of the call'),
-  ($$ARRAY[add('a', 1), add('a', 1)], caused_by => '{NULL,0}'$$,
+  ($$ARRAY[add('a', 1), add('a', 1)], caused_by => ARRAY[NULL, 0]$$,
     '22023 caused_by must be the number of an earlier command of the call'),
-  ($$ARRAY[add('a', 1), add('a', 1)], caused_by => '{NULL,2}'$$,
+  ($$ARRAY[add('a', 1), add('a', 1)], caused_by => ARRAY[NULL, 2]$$,
     '22023 caused_by must be the number of an earlier command of the call')) x (arguments, error);
 SELECT alike(context_of($$SELECT evpg_execute_many(ARRAY[add('a', 1), NULL])$$), 'command 2 of the call%',
   'the context names the command that is wrong [rule 23]');

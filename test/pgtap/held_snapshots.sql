@@ -7,9 +7,11 @@ CREATE EXTENSION dblink;
 SET max_parallel_workers_per_gather = 0;
 \ir include/counter.sql
 
+SET default_transaction_isolation = 'read committed';
 SELECT plan(13);
 SELECT dblink_connect('other', format('host=%s port=%s dbname=%s user=%s', (string_to_array(current_setting(
-  'unix_socket_directories'), ','))[1], current_setting('port'), current_database(), current_user))
+  'unix_socket_directories'), ','))[1], current_setting('port'), current_database(), current_user)),
+  dblink_exec('other', $$SET default_transaction_isolation = 'read committed'$$)
   \g /dev/null
 
 -- Executes a statement so many times, each in a transaction of its own, and notes how many blocks they have needed.

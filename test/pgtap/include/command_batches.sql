@@ -60,7 +60,7 @@ SELECT is((SELECT array_agg(total(id)) FROM unnest('{a,b,none}'::text[]) id), AR
 CREATE TEMP TABLE of_call AS SELECT * FROM evpg_execute_many(ARRAY[evpg_command(kind(), 'e', 'AddEach', '{"ns": [1, 2]}'),
   add('f', 1), evpg_command(kind(), 'g', 'Add', '{"n": 1}', causation_id => 'own', correlation_id => 'own'),
   evpg_command(kind(), 'h', 'Nothing'), evpg_command(kind(), 'i', 'Add', '{"n": 1}', causation_id => 'own')],
-  caused_by => '{NULL,1,2,NULL,4}');
+  caused_by => ARRAY[NULL, 1, 2, NULL, 4]);
 SELECT same($$SELECT e->>'aggregate_id', e->>'causation_id', e->>'correlation_id' FROM of_call,
   jsonb_array_elements(events) e$$,
   $$SELECT v.id, v.cause, v.correlation FROM (SELECT events->0->>'event_id' AS first, events->1->>'event_id' AS second
