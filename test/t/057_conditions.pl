@@ -237,6 +237,39 @@ SELECT count(*) FROM (SELECT FROM evpg.event WHERE type = 'StudentSubscribed' GR
                       HAVING count(*) > 2 OR count(*) > count(DISTINCT tags[1])) s
 SQL
 
+# The same decided in C, by the clients: for one place four students, one student four times, for one student four courses.
+query(<<'SQL');
+CREATE ROLE registrar LOGIN;
+SELECT evpg_grant('registrar', 'writer');
+SELECT evpg_append_event('course', c || n, 'CourseDefined',
+    jsonb_build_object('capacity', CASE c WHEN 'one' THEN 1 ELSE 9 END), tags => ARRAY[format('course:%s%s', c, n)])
+  FROM unnest('{one,same,many}'::text[]) c, generate_series(1, 60) n;
+SQL
+my %counts;
+{
+	local @ENV{qw(PGHOST PGPORT PGUSER PGDATABASE)} = ($node->host, $node->port, 'registrar', 'postgres');
+	my @programs = map {
+		my ($client, $file) = ($_, "$directory/course-$_");
+
+		append_to_file("$file.in",
+			join '', map { "one$_ s$client-$_\nsame$_ twin$_\nmany$_ eager" . int($_ / 4) . "\n" } 1 .. 60);
+		+{
+			name => "course-$client",
+			run => IPC::Run::start(['evpg-course'], '<', "$file.in", '>', "$file.out", '2>', "$file.err")
+		};
+	} 1 .. $clients;
+	my ($answered) = finish_clients(@programs);
+
+	s/\d+ \S+/:/ && $counts{$_}++ foreach @$answered;
+}
+is(join(', ', map { "$_ $counts{$_}" } grep { /^(?:one|same)/ } sort keys %counts),
+	'one: course is full 180, one: subscribed 60, same: subscribed 60, same: subscribed already 180',
+	'in C: one of four clients subscribes, each time [rule 21]');
+is(query(<<'SQL'), '0', 'in C: no student has more than two courses, or one twice [rule 21]');
+SELECT count(*) FROM (SELECT FROM evpg.event WHERE type = 'StudentSubscribed' GROUP BY tags[2]
+                      HAVING count(*) > 2 OR count(*) > count(DISTINCT tags[1])) s
+SQL
+
 my ($names) = finish_clients(
 	map { my $client = $_; start_client("name-$client", map { "SELECT register_account('$client-$_', 'Name$_');" } 1 .. 50) }
 	  1 .. $clients);
