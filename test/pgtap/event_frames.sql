@@ -8,7 +8,7 @@ SET client_encoding = 'UTF8';
 \ir include/counter.sql
 \ir include/listener.sql
 
-SELECT plan(93);
+SELECT plan(95);
 
 -- ------------------------------------------------------------------ channels
 
@@ -108,6 +108,14 @@ SELECT is(heard_events(), 'Added e 1 {"n": 1}, Added e 2 {"n": 1}',
   'each event of a call has a frame, equal events too, in the order of versions [rule 14]');
 SELECT count(*) FROM evpg_inject('counter', 'i', evpg_event('Added', '{"n": 5}')) \g /dev/null
 SELECT is(heard_events(), 'Added i 1 {"n": 5}', 'an injected event has a frame [rule 14]');
+SELECT count(*) FROM evpg_append_many(ARRAY[evpg_stream_append('counter', 'm1', evpg_events('{"type": "Added", "data": 1}')),
+  evpg_stream_append('counter', 'm2', evpg_events('{"type": "Added", "data": 2}')), evpg_stream_append('counter', 'm3'),
+  evpg_stream_append('counter', 'm1', evpg_events('{"type": "Added", "data": 3}'))]) \g /dev/null
+SELECT is(heard_events(), 'Added m1 1 1, Added m2 1 2, Added m1 2 3',
+  'events that one call appends to several streams have frames in the order of positions [rule 14, rule 23]');
+SELECT count(*) FROM evpg_execute_many(ARRAY[evpg_command('counter', 'm3', 'Add', '{"n": 1}'),
+  evpg_command('counter', 'm4', 'Subtract', '{"n": 1}')]) \g /dev/null
+SELECT is(heard_events(), '', 'commands that are undone because another one was refused have none [rule 14, rule 23]');
 SELECT count(*) FROM evpg_create_stream('counter', 'empty') \g /dev/null
 SELECT is(heard_events(), '', 'a stream without events has none [rule 14]');
 

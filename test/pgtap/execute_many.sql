@@ -10,7 +10,7 @@ CREATE FUNCTION test.held(type text, id text) RETURNS boolean LANGUAGE sql AS $$
                   WHERE l.locktype = 'advisory' AND l.objsubid = 17759 AND l.pid = pg_backend_pid()
                     AND (l.classid::bigint << 32 | l.objid::bigint) = h) $$;
 
-SELECT plan(93);
+SELECT plan(95);
 SET test.kind = counter;
 \ir include/command_batches.sql
 SET test.kind = counter_c;
@@ -55,6 +55,21 @@ SELECT is((SELECT array_agg(total(id)) FROM unnest('{heard,heard 2}'::text[]) id
   'on other streams [rule 23]');
 SELECT alike(error_of($$SELECT tried(ARRAY[add('p', 98)])$$), 'VE020 %stream "p" is being executed already',
   'not on its own [rule 23]');
+
+-- commands that are decided on the events of all streams
+CREATE FUNCTION test.take_seat(state jsonb, command evpg.command) RETURNS evpg.new_event LANGUAGE sql AS $$
+  SELECT CASE WHEN state::int > 0 THEN evpg_reject('full') ELSE evpg_event('Seated', tags => '{seat}') END $$;
+CREATE FUNCTION test.count_seats(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT to_jsonb(state::int + 1) $$;
+CREATE FUNCTION test.of_seats(command evpg.command) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT evpg_condition('{Seated}', '{seat}') $$;
+SELECT evpg_register_aggregate('guest', 'test.take_seat', 'test.count_seats', initial_state => '0',
+  boundary => 'test.of_seats') \g /dev/null
+SELECT is(tried(ARRAY[evpg_command('guest', 'one', 'Sit'), evpg_command('guest', 'two', 'Sit')]),
+  'one skipped 0, two rejected 0 full',
+  'a boundary has what commands before it in the call have appended [rule 22, rule 23]');
+SELECT is(tried(ARRAY[evpg_command('guest', 'one', 'Sit'), evpg_command('guest', 'two', 'Sit')], false),
+  'one ok 1, two rejected 0 full', 'one of them gets the last seat [rule 22, rule 23]');
 
 -- ------------------------------------------------------------------ bad arguments
 

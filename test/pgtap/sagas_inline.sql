@@ -4,7 +4,7 @@
 \ir include/counter.sql
 \ir include/sagas.sql
 
-SELECT plan(74);
+SELECT plan(77);
 SET test.kind = counter;
 SET test.saga_mode = inline;
 SET test.kind_of_saga = functions;
@@ -36,6 +36,20 @@ SELECT is(instance('y2'), 'running 1 {"seen": 1}', 'a command that appends nothi
 SELECT evpg_schedule_command('2001-01-01', 'counter', 'y2', 'Emit', '{"events": [{"type": "Told"}]}') \g /dev/null
 SELECT run() \g /dev/null
 SELECT is(instance('y2'), 'running 2 {"seen": 2}', 'events of a scheduled command are, in its transaction [rule 16]');
+
+-- calls with several streams
+SELECT count(*) FROM evpg_append_many(ARRAY[
+  evpg_stream_append('counter', 'many 1', ARRAY[evpg_event('Started', script(send('y3', 'Add', 1)))]),
+  evpg_stream_append('counter', 'many 2', ARRAY[evpg_event('Started', script(send('y3', 'Add', 2)))])]) \g /dev/null
+SELECT is(instance('many 1') || ', ' || instance('many 2') || ', ' || (SELECT string_agg(data->>'n', ' ' ORDER BY version)
+  FROM evpg_read_stream('counter', 'y3')), 'running 1 {"seen": 1}, running 1 {"seen": 1}, 1 2',
+  'instances react to the events of a call in the order of positions [rule 16, rule 23]');
+SELECT is((SELECT string_agg(status, ' ') FROM evpg_execute_many(ARRAY[
+  evpg_command('counter', 'many 3', 'Emit', jsonb_build_object('events', jsonb_build_array(
+    jsonb_build_object('type', 'Started', 'data', script(send('y3', 'Add', 3)))))),
+  evpg_command('counter', 'many 4', 'Subtract', '{"n": 1}')])), 'skipped rejected', 'a call is undone [rule 23]');
+SELECT is((SELECT coalesce(instance('many 3'), 'none') || ' ' || (SELECT count(*) FROM evpg.saga_event) || ' '
+  || evpg_stream_version('counter', 'y3')), 'none 0 2', 'so is the reaction between its commands [rule 16, rule 23]');
 
 -- a handler that executes another command: reactions begin when the outermost command has ended
 CREATE TABLE test.nested (id text);
