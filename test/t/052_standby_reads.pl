@@ -8,14 +8,12 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest qw(:DEFAULT set_mutation);
-use IPC::Run;
+use EvpgTest qw(:DEFAULT run_writers set_mutation);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $directory = PostgreSQL::Test::Utils::tempdir;
 my $max_rounds = 30;			# of the load, until the defect shows
 my $primary = evpg_node('primary', allows_streaming => 1, conf => <<'EOC');
 shared_preload_libraries = 'evpg'
@@ -240,14 +238,6 @@ PREPARE TRANSACTION 'p:client_id-:n';
 COMMIT PREPARED 'p:client_id-:n';
 SQL
 );
-my @files;
-
-foreach my $name (sort keys %scripts)
-{
-	append_to_file("$directory/$name.sql", $scripts{$name});
-	push @files, '-f', "$directory/$name.sql";
-}
-
 # A reader on a node: what it has seen, in the order in which it came.
 sub begin_reading
 {
@@ -269,27 +259,12 @@ sub read_page
 	return scalar @page;
 }
 
-# Eight writers for some seconds, or until the server is gone; all readers read meanwhile, each page by page.
+# Writers for some seconds, or until the server is gone; all readers read meanwhile, each page by page.
 sub load
 {
 	my ($node, $seconds, $at_half, @readers) = @_;
-	my $errors = "$directory/errors";
-	my $writers = IPC::Run::start([ 'pgbench', '-n', '-c', 8, '-T', $seconds, @files, '-d', $node->connstr('postgres') ],
-		'>', "$directory/out", '2>', $errors);
-	my $half = time + $seconds / 2;
 
-	# it dies when pgbench has ended
-	while (eval { $writers->pump_nb; 1 } && $writers->pumpable)
-	{
-		read_page($_) foreach @readers;
-		if ($at_half && time >= $half)
-		{
-			$at_half->();
-			$at_half = undef;
-		}
-	}
-	$writers->finish;
-	return $writers->result(0) == 0 ? '' : slurp_file($errors);
+	return run_writers($node, $seconds, \%scripts, sub { read_page($_) foreach @readers }, $at_half);
 }
 
 # Reads until everything that a node has written is read; returns how many events the reader has not, or not in their place.

@@ -7,8 +7,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use EvpgTest qw(:DEFAULT set_mutation);
-use IPC::Run;
+use EvpgTest qw(:DEFAULT run_writers set_mutation);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -310,42 +309,24 @@ PREPARE TRANSACTION 'p:client_id-:n';
 COMMIT PREPARED 'p:client_id-:n';
 SQL
 );
-my @files;
-
-foreach my $name (sort keys %scripts)
-{
-	append_to_file("$directory/$name.sql", $scripts{$name});
-	push @files, '-f', "$directory/$name.sql";
-}
-
 my $orphans = 0;				# events whose stream a receiver had not
 
-# Eight writers for some seconds, or until the source is gone; the mark moves and readers read meanwhile.
+# Writers for some seconds, or until the source is gone; the mark moves and readers read meanwhile.
 sub load
 {
-	my ($seconds, $at_half, @readers) = @_;
-	my ($output, $errors) = ('', '');
-	my $writers = IPC::Run::start([ 'pgbench', '-n', '-c', 8, '-T', $seconds, @files, '-d', $source->connstr('postgres') ],
-		'>', \$output, '2>', \$errors);
-	my $half = time + $seconds / 2;
+	my ($seconds, $crashes, @readers) = @_;
 	my $killed = 0;
 
-	# it dies when pgbench has ended
-	while (eval { $writers->pump_nb; 1 } && $writers->pumpable)
-	{
-		move_mark() unless $killed;
-		read_page($_) foreach @readers;
-		$orphans += $target->safe_psql($_, 'SELECT count(*) FROM evpg.event_log e
-		  WHERE NOT EXISTS (SELECT FROM evpg.stream s WHERE s.stream_id = e.stream_id)') foreach @receivers;
-		if ($at_half && time >= $half)
-		{
-			$source->kill9;
-			$at_half = 0;
-			$killed = 1;
-		}
-	}
-	$writers->finish;
-	return $writers->result(0) == 0 ? '' : $errors;
+	return run_writers(
+		$source, $seconds,
+		\%scripts,
+		sub {
+			move_mark() unless $killed;
+			read_page($_) foreach @readers;
+			$orphans += $target->safe_psql($_, 'SELECT count(*) FROM evpg.event_log e
+			  WHERE NOT EXISTS (SELECT FROM evpg.stream s WHERE s.stream_id = e.stream_id)') foreach @receivers;
+		},
+		$crashes && sub { $source->kill9; $killed = 1 });
 }
 
 # Ends what a crash has left prepared, and brings everything to the receivers.

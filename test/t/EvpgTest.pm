@@ -8,6 +8,7 @@ use warnings;
 
 use Exporter 'import';
 use FindBin;
+use IPC::Run;
 use PostgreSQL::Test::BackgroundPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -15,7 +16,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(evpg_node create_evpg start_again inspect tree sqlstate worker_rounds);
-our @EXPORT_OK = qw(create_endless_function query soon processes crash set_mutation wait_until);
+our @EXPORT_OK = qw(create_endless_function query soon processes crash set_mutation wait_until run_writers);
 
 # The server that evpg_node() has made last, which query(), soon() and crash() ask.
 my $last;
@@ -248,6 +249,37 @@ SELECT count(*) = 1 FROM pg_stat_activity
 SQL
 	}
 	return 1;
+}
+
+# Lets eight clients of pgbench run scripts on a node for some seconds, or until it is gone.  Meanwhile a function is called
+# again and again, and another one, if there is one, at half of the time.  Returns what the clients complain of, or ''.
+sub run_writers
+{
+	my ($node, $seconds, $scripts, $meanwhile, $at_half) = @_;
+	my $directory = PostgreSQL::Test::Utils::tempdir;
+	my @files;
+
+	foreach my $name (sort keys %$scripts)
+	{
+		append_to_file("$directory/$name.sql", $scripts->{$name});
+		push @files, '-f', "$directory/$name.sql";
+	}
+	my $writers = IPC::Run::start([ 'pgbench', '-n', '-c', 8, '-T', $seconds, @files, '-d', $node->connstr('postgres') ],
+		'>', "$directory/out", '2>', "$directory/errors");
+	my $half = time + $seconds / 2;
+
+	# it dies when pgbench has ended
+	while (eval { $writers->pump_nb; 1 } && $writers->pumpable)
+	{
+		$meanwhile->();
+		if ($at_half && time >= $half)
+		{
+			$at_half->();
+			$at_half = undef;
+		}
+	}
+	$writers->finish;
+	return $writers->result(0) == 0 ? '' : slurp_file("$directory/errors");
 }
 
 # The SQLSTATE with which a statement fails, '00000' if it does not.
