@@ -124,10 +124,11 @@ sub attempt_all
 	foreach my $round (0 .. @victims)
 	{
 		my $victim = $victims[$round];
+		# asked before any client starts, which may be the one that kills the server
+		my @last = map { query("SELECT coalesce(max(key), 0) FROM attempt WHERE kind = '$kind' AND session = $_") } 0 .. 7;
 		my @sessions = map {
 			my $session = $_;
-			my $last = query("SELECT coalesce(max(key), 0) FROM attempt WHERE kind = '$kind' AND session = $session");
-			my @keys = grep { $_ % $sharing == $session % $sharing } $last + 1 .. $count;
+			my @keys = grep { $_ % $sharing == $session % $sharing } $last[$session] + 1 .. $count;
 			my @statements;
 
 			foreach my $n (0 .. $#keys)
