@@ -34,7 +34,8 @@
  * - Other types of users: enums (labels in the type cache), domains (constraints), types in C.
  * - C functions of users and extensions, and those of other languages: these may keep
  *	 anything that is true to the end of the query.
- * - Nodes that make rows, whose state has the descriptor; function_call.c compares that of a set.
+ * - Nodes that make rows, whose state has the descriptor; but function_call.c compares that
+ *	 of the result, so a row of evpg that is one, as of evpg_projected(), can be kept.
  *
  *-------------------------------------------------------------------------
  */
@@ -126,6 +127,13 @@ is_row_of_evpg(Oid type)
 	return false;
 }
 
+/* An expression that is examined. */
+typedef struct Examination
+{
+	EvpgExpressionTraits *traits;
+	Oid			result_type;	/* of the whole expression */
+} Examination;
+
 /* Returns whether a type is a base type or a range of PostgreSQL, or an array of one: no DDL changes what it is. */
 static bool
 is_unchanging_type(Oid type)
@@ -180,11 +188,12 @@ is_call_of_others(Node *node)
  * evpg and in PL/pgSQL.
  */
 static bool
-can_keep_node(Node *node)
+can_keep_node(Node *node, Oid result_type)
 {
 	Oid			type = exprType(node);
 	bool		passes_rows = IsA(node, Param) || IsA(node, Const) || IsA(node, FieldSelect) || IsA(node, CaseExpr) ||
-	IsA(node, CoalesceExpr) || IsA(node, NullTest) || is_call_of_others(node);
+	IsA(node, CoalesceExpr) || IsA(node, NullTest) || is_call_of_others(node) ||
+	(IsA(node, RowExpr) && type == result_type);
 
 	if (!is_unchanging_type(type) && !(passes_rows && is_row_of_evpg(type)))
 		return false;
@@ -193,11 +202,19 @@ can_keep_node(Node *node)
 	return !check_functions_in_node(node, is_unkept_function, NULL);
 }
 
+/* Returns whether a value of a type depends on no setting, and what makes it calls no user's function. */
+static bool
+is_pure_type(Oid type, Oid result_type)
+{
+	return IS_LISTED(type, plain_types) || IS_LISTED(type, known_types) || (type == result_type && is_row_of_evpg(type));
+}
+
 /* Lowers what the traits say of an expression by one of its nodes and those below it. */
 static bool
 examine_node(Node *node, void *context)
 {
-	EvpgExpressionTraits *traits = context;
+	const Examination *examination = context;
+	EvpgExpressionTraits *traits = examination->traits;
 
 	if (node == NULL)
 		return false;
@@ -225,6 +242,7 @@ examine_node(Node *node, void *context)
 		case T_MinMaxExpr:
 		case T_NullTest:
 		case T_BooleanTest:
+		case T_RowExpr:
 			break;
 		case T_SubscriptingRef:
 		case T_SQLValueFunction:
@@ -237,10 +255,9 @@ examine_node(Node *node, void *context)
 			traits->can_be_kept = false;
 			return true;
 	}
-	traits->is_pure = traits->is_pure &&
-		(IS_LISTED(exprType(node), plain_types) || IS_LISTED(exprType(node), known_types)) &&
+	traits->is_pure = traits->is_pure && is_pure_type(exprType(node), examination->result_type) &&
 		!check_functions_in_node(node, is_impure_function, node);
-	traits->can_be_kept = traits->can_be_kept && can_keep_node(node);
+	traits->can_be_kept = traits->can_be_kept && can_keep_node(node, examination->result_type);
 	return expression_tree_walker(node, examine_node, context);
 }
 
@@ -255,8 +272,10 @@ examine_node(Node *node, void *context)
 void
 EvpgExpressionExamine(Expr *expression, EvpgExpressionTraits *traits)
 {
+	Examination examination = {traits, exprType((Node *) expression)};
+
 	traits->can_be_kept = true;
 	traits->is_pure = true;
-	(void) examine_node((Node *) expression, traits);
+	(void) examine_node((Node *) expression, &examination);
 	traits->is_pure = traits->is_pure && traits->can_be_kept;
 }

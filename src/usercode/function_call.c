@@ -60,7 +60,7 @@ typedef struct EvpgPreparedCall
 	Expr	   *expression;
 	EvpgExpressionTraits traits;
 	bool		returns_set;
-	uint64		row_version;	/* of the type of a set of rows */
+	uint64		row_version;	/* of the type of the result; 0: no row */
 	int16		length;			/* of the type of the result */
 	bool		by_value;
 	ParamListInfo params;
@@ -115,12 +115,11 @@ get_plan_source(const EvpgFunction *function)
 	return linitial(SPI_plan_get_plan_sources(function->plan));
 }
 
-/* Returns a number that changes with the type of the rows that a function returns as a set; 0 if it returns none. */
+/* Returns a number that changes with the type of the rows that a function returns. */
 static uint64
 get_row_version(const EvpgFunction *function)
 {
-	return function->returns_set && type_is_rowtype(function->result_type) ?
-		assign_record_type_identifier(function->result_type, -1) : 0;
+	return assign_record_type_identifier(function->result_type, -1);
 }
 
 /*
@@ -248,12 +247,11 @@ prepare_expression(const EvpgFunction *function, Expr *planned, MemoryContext pa
 	call->params = make_parameters(function);
 	call->returns_set = function->returns_set;
 	EvpgExpressionExamine(call->expression, &call->traits);
-	if (call->returns_set)
-	{
-		/* Its state has the descriptor of the rows. */
-		call->traits.is_pure = false;
+	/* The state has the descriptor of such rows. */
+	if (type_is_rowtype(function->result_type))
 		call->row_version = get_row_version(function);
-	}
+	if (call->returns_set)
+		call->traits.is_pure = false;
 	get_typlenbyval(function->result_type, &call->length, &call->by_value);
 	MemoryContextSwitchTo(old);
 	return call;

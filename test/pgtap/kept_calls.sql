@@ -4,7 +4,7 @@
 \ir include/setup.sql
 
 SET track_functions = 'none';
-SELECT plan(45);
+SELECT plan(52);
 
 CREATE ROLE kept_owner;
 CREATE SCHEMA app AUTHORIZATION kept_owner;
@@ -95,6 +95,36 @@ SELECT is(said('whose'), :'whose', 'a function runs as its owner in later calls,
 RESET TimeZone;
 SET search_path = public, test;
 SELECT is(said('whose'), :'whose', 'a function runs as its owner in a third call [rule 8]');
+
+-- a reducer of a projection that makes a row: evpg_projected() is inlined
+CREATE FUNCTION app.shown(state jsonb, event evpg.event) RETURNS evpg.projected LANGUAGE sql STABLE AS $$
+  SELECT CASE WHEN event.data ? 'gone' THEN evpg_projected(NULL, event.data)
+    WHEN event.data ? 'whose' THEN evpg_projected(jsonb_build_object('user', current_user,
+      'zone', to_char('2026-01-01 12:00Z'::timestamptz, 'HH24')), NULL)
+    ELSE evpg_projected(state || event.data, event.data) END $$;
+ALTER FUNCTION app.shown(jsonb, evpg.event) OWNER TO kept_owner;
+SELECT app.define('showing', $$SELECT evpg_event('Said', command.data)$$) \g /dev/null
+SELECT evpg_register_projection('shown', reducer => 'app.shown', aggregate_types => '{showing}', initial_state => '{"n": 0}')
+  \g /dev/null
+-- the row after a command
+CREATE FUNCTION test.shown(data jsonb) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM said('showing', data);
+  RETURN (SELECT state FROM evpg_projection('shown', 'a'));
+END $$;
+SET TimeZone = 'Asia/Tokyo';
+SELECT is(shown('{"n": 1}'), '{"n": 1}', 'a reducer makes a row'),
+  is(shown('{"m": 2}'), '{"m": 2, "n": 1}', 'a reducer makes a row of the one before'),
+  is(shown('{"whose": 1}'), '{"user": "kept_owner", "zone": "12"}', 'a reducer that makes a row runs as its owner [rule 8]'),
+  is(shown('{"gone": 1}'), NULL, 'a reducer makes a row without a state'),
+  is(shown('{"n": 3}'), '{"n": 3}', 'a reducer makes a row again');
+RESET TimeZone;
+BEGIN;
+ALTER TYPE evpg.projected ADD ATTRIBUTE short_lived int;
+ALTER TYPE evpg.projected DROP ATTRIBUTE short_lived;
+SELECT is(shown('{"m": 4}'), '{"m": 4, "n": 3}', 'the type of the row of a reducer has lost a column');
+ROLLBACK;
+SELECT is(shown('{"m": 5}'), '{"m": 5, "n": 3}', 'the type of the row of a reducer is as it was');
 
 -- ------------------------------------------------------------------ what one call leaves for the next one
 
