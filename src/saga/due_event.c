@@ -88,6 +88,7 @@ typedef struct Search
 								 * something */
 	List	   *readiness;		/* of SagaReadiness */
 	EvpgRowScan *by_instance;	/* in the order of instances and positions */
+	EvpgRowScan *timers;		/* of the instances, EvpgTimerScanBegin */
 	bool		in_saga;		/* it is bounded to the saga of the last head */
 	Head	   *last;			/* the last head of the walk; NULL: none yet */
 } Search;
@@ -214,7 +215,7 @@ static bool
 head_is_due(Search *search, const Head *head)
 {
 	return !head->is_dead && head->retry_at <= search->now && saga_is_ready(search, head->saga) &&
-		!EvpgTimerAnyIsDead(head->saga, head->key);
+		!EvpgTimerScanAnyIsDead(search->timers, head->saga, head->key);
 }
 
 static int
@@ -400,6 +401,7 @@ EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in, bool from_las
 	ListCell   *cell;
 
 	search.by_instance = EvpgRowScanBegin(table_of_events(), &EvpgCatalogGet()->saga_event_key_index, false);
+	search.timers = EvpgTimerScanBegin();
 	foreach(cell, find_due_heads(&search, max_count))
 	{
 		const Head *head = lfirst(cell);
@@ -416,6 +418,7 @@ EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in, bool from_las
 		due = lappend(due, item);
 		MemoryContextSwitchTo(context);
 	}
+	EvpgRowScanEnd(search.timers);
 	EvpgRowScanEnd(search.by_instance);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);

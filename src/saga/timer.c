@@ -119,19 +119,39 @@ EvpgTimerAnyIsDue(TimestampTz now)
 	return any;
 }
 
-/* Returns whether an instance waits for a dead letter of one of its timers. */
-bool
-EvpgTimerAnyIsDead(const char *saga, const char *key)
+/*
+ * EvpgTimerScanBegin
+ *		Begins to read timers by their instances, for EvpgTimerScanAnyIsDead, with what is
+ *		committed now; EvpgRowScanEnd ends it.  See EvpgRowScanBegin.
+ */
+EvpgRowScan *
+EvpgTimerScanBegin(void)
 {
-	EvpgRowScan *timers = EvpgRowScanBegin(table_of_timers(), &EvpgCatalogGet()->timer_key_index, false);
+	return EvpgRowScanBegin(table_of_timers(), &EvpgCatalogGet()->timer_key_index, false);
+}
+
+/* Returns whether an instance waits for a dead letter of one of its timers, as a scan of EvpgTimerScanBegin shows them. */
+bool
+EvpgTimerScanAnyIsDead(EvpgRowScan *timers, const char *saga, const char *key)
+{
 	ScanKeyData keys[3];
 	TupleTableSlot *slot;
 
 	EvpgRowScanTo(timers, keys, make_timer_keys(keys, saga, key, NULL));
 	while ((slot = EvpgRowScanNext(timers)) != NULL && slot->tts_isnull[ROW_DEAD_LETTER_ID])
 		;
-	EvpgRowScanEnd(timers);
 	return slot != NULL;
+}
+
+/* Returns whether an instance waits for a dead letter of one of its timers now. */
+bool
+EvpgTimerAnyIsDead(const char *saga, const char *key)
+{
+	EvpgRowScan *timers = EvpgTimerScanBegin();
+	bool		any = EvpgTimerScanAnyIsDead(timers, saga, key);
+
+	EvpgRowScanEnd(timers);
+	return any;
 }
 
 static EvpgStatement upsert_timer = {
@@ -243,23 +263,46 @@ EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer)
 		upsert_directly(saga, key, timer);
 }
 
+/* Deletes timers that a scan finds; returns false if another session has changed one since it began. */
+static bool
+delete_found_timers(EvpgRowScan *timers, ScanKey keys, int nkeys)
+{
+	EvpgRowWriter *writer = NULL;
+	bool		all = true;
+	TupleTableSlot *slot;
+
+	EvpgRowScanTo(timers, keys, nkeys);
+	while ((slot = EvpgRowScanNext(timers)) != NULL)
+	{
+		HeapTuple	row = ExecCopySlotHeapTuple(slot);
+
+		if (writer == NULL)
+			writer = EvpgRowWriterBegin(table_of_timers(), &EvpgCatalogGet()->timer_row);
+		if (!EvpgRowTryDelete(writer, row))
+			all = false;
+		heap_freetuple(row);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (writer != NULL)
+		EvpgRowWriterEnd(writer);
+	return all;
+}
+
 /* Deletes the timers of an instance, or that of a name, without a statement. */
 static void
 delete_directly(const char *saga, const char *key, const char *name)
 {
-	const EvpgCatalog *catalog = EvpgCatalogGet();
 	ScanKeyData keys[3];
 	int			nkeys = make_timer_keys(keys, saga, key, name);
-	HeapTuple	row;
+	bool		all = false;
 
 	/* One that another session has moved meanwhile is found again. */
-	while ((row = EvpgRowFindFirst(table_of_timers(), &catalog->timer_key_index, keys, nkeys, true)) != NULL)
+	while (!all)
 	{
-		EvpgRowWriter *writer = EvpgRowWriterBegin(table_of_timers(), &catalog->timer_row);
+		EvpgRowScan *timers = EvpgRowScanBegin(table_of_timers(), &EvpgCatalogGet()->timer_key_index, true);
 
-		(void) EvpgRowTryDelete(writer, row);
-		EvpgRowWriterEnd(writer);
-		CHECK_FOR_INTERRUPTS();
+		all = delete_found_timers(timers, keys, nkeys);
+		EvpgRowScanEnd(timers);
 	}
 }
 
