@@ -29,7 +29,8 @@
 struct EvpgRowScan
 {
 	Relation	table;
-	Relation	index;
+	const Oid  *known_index;
+	Relation	index;			/* NULL: before the first EvpgRowScanTo */
 	TupleTableSlot *slot;
 	Snapshot	snapshot;		/* the active one when it was begun */
 	IndexScanDesc scan;			/* NULL: before the first EvpgRowScanTo */
@@ -45,10 +46,11 @@ EvpgRowKeyInit(ScanKey key, int column, StrategyNumber strategy, RegProcedure pr
 
 /*
  * EvpgRowScanBegin
- *		Begins to read rows of a table by an index; EvpgRowScanTo comes next.  Both point
- *		into the catalog.  write: the caller is going to write rows that it finds, so the
- *		table is locked for that at once.  Pushes a snapshot: to be ended before those that
- *		were pushed earlier.  Lives in CurrentMemoryContext.
+ *		Begins to read rows of a table by an index; EvpgRowScanTo, EvpgRowScanAt or
+ *		EvpgRowScanNewest comes next.  Both point into the catalog.  write: the caller is
+ *		going to write rows that it finds, so the table is locked for that at once.  Pushes a
+ *		snapshot: to be ended before those that were pushed earlier.  Lives in
+ *		CurrentMemoryContext.
  */
 EvpgRowScan *
 EvpgRowScanBegin(const Oid *table, const Oid *index, bool write)
@@ -56,7 +58,7 @@ EvpgRowScanBegin(const Oid *table, const Oid *index, bool write)
 	EvpgRowScan *scan = palloc0(sizeof(EvpgRowScan));
 
 	scan->table = EvpgCatalogOpen(table, write ? RowExclusiveLock : AccessShareLock);
-	scan->index = index_open(*index, AccessShareLock);
+	scan->known_index = index;
 	scan->slot = table_slot_create(scan->table, NULL);
 	PushActiveSnapshot(GetLatestSnapshot());
 	scan->snapshot = GetActiveSnapshot();
@@ -68,6 +70,8 @@ void
 EvpgRowScanTo(EvpgRowScan *scan, ScanKey keys, int nkeys)
 {
 	Assert(nkeys <= MAX_KEYS);
+	if (scan->index == NULL)
+		scan->index = index_open(*scan->known_index, AccessShareLock);
 	if (scan->scan != NULL && scan->scan->numberOfKeys != nkeys)
 	{
 		index_endscan(scan->scan);
@@ -114,7 +118,7 @@ fetch_newest(TableScanDesc scan, const ItemPointerData *tid, TupleTableSlot *slo
 	ItemPointerData newest = *tid;
 
 	/* The table may have become shorter. */
-	if (!ItemPointerIsValid(&newest) || !table_tuple_tid_valid(scan, &newest))
+	if (!table_tuple_tid_valid(scan, &newest))
 		return false;
 	table_tuple_get_latest_tid(scan, &newest);
 	return table_tuple_fetch_row_version(scan->rs_rd, &newest, scan->rs_snapshot, slot);
@@ -122,18 +126,56 @@ fetch_newest(TableScanDesc scan, const ItemPointerData *tid, TupleTableSlot *slo
 
 /*
  * EvpgRowScanNewest
- *		Returns a row, given its place or that of an earlier version, as EvpgRowFindNewest
- *		does; until the scan moves on.  Moves to no place of the index.
+ *		Returns the version of a row that the scan shows, given the place of that version or
+ *		of an earlier one, until the scan moves on; NULL if it is not found from there.  The
+ *		place may have become that of another row: the caller compares the key, and looks in
+ *		an index if it is not the right one.  While a snapshot is held an index leads to all
+ *		versions that there have been since.  Moves to no place of the index.
  */
 TupleTableSlot *
 EvpgRowScanNewest(EvpgRowScan *scan, const ItemPointerData *tid)
 {
+	if (!ItemPointerIsValid(tid))
+		return NULL;
 	if (scan->places == NULL)
 		scan->places = table_beginscan_tid(scan->table, scan->snapshot);
 	if (!fetch_newest(scan->places, tid, scan->slot))
 		return NULL;
 	slot_getallattrs(scan->slot);
 	return scan->slot;
+}
+
+/* Returns whether a row meets conditions on the first columns of its table. */
+static bool
+row_meets(TupleTableSlot *row, ScanKey keys, int nkeys)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(row, keys[i].sk_attno, &isnull);
+
+		if (isnull ||
+			!DatumGetBool(FunctionCall2Coll(&keys[i].sk_func, keys[i].sk_collation, value, keys[i].sk_argument)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * EvpgRowScanAt
+ *		Returns the first row that meets the conditions, until the scan moves on; NULL if none
+ *		does.  Looks first at a place, if it is valid, where the only one that does was seen
+ *		before.  The columns of the index are the first ones of the table.
+ */
+TupleTableSlot *
+EvpgRowScanAt(EvpgRowScan *scan, const ItemPointerData *place, ScanKey keys, int nkeys)
+{
+	TupleTableSlot *row = EvpgRowScanNewest(scan, place);
+
+	if (row != NULL && row_meets(row, keys, nkeys))
+		return row;
+	EvpgRowScanTo(scan, keys, nkeys);
+	return EvpgRowScanNext(scan);
 }
 
 /* Ends a scan; what it has returned is gone. */
@@ -146,7 +188,8 @@ EvpgRowScanEnd(EvpgRowScan *scan)
 		table_endscan(scan->places);
 	PopActiveSnapshot();
 	ExecDropSingleTupleTableSlot(scan->slot);
-	index_close(scan->index, AccessShareLock);
+	if (scan->index != NULL)
+		index_close(scan->index, AccessShareLock);
 	table_close(scan->table, NoLock);
 	pfree(scan);
 }
@@ -165,30 +208,14 @@ EvpgRowFindFirst(const Oid *table, const Oid *index, ScanKey keys, int nkeys, bo
 	return row;
 }
 
-/*
- * EvpgRowFindNewest
- *		Returns the version of a row that is committed now, or written by this transaction,
- *		in CurrentMemoryContext, given the place of that version or of an earlier one; NULL
- *		if it is not found from there.  The place may have become that of another row: the
- *		caller compares the key, and looks in an index if it is not the right one.  While a
- *		snapshot is held an index leads to all versions that there have been since.  write:
- *		see EvpgRowScanBegin.
- */
+/* Returns that row in CurrentMemoryContext, looking first at a place where it was seen before.  See EvpgRowScanAt. */
 HeapTuple
-EvpgRowFindNewest(const Oid *table, const ItemPointerData *tid, bool write)
+EvpgRowFindAt(const Oid *table, const Oid *index, const ItemPointerData *place, ScanKey keys, int nkeys, bool write)
 {
-	Relation	relation = EvpgCatalogOpen(table, write ? RowExclusiveLock : AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	HeapTuple	row = NULL;
-	TableScanDesc scan;
+	EvpgRowScan *scan = EvpgRowScanBegin(table, index, write);
+	TupleTableSlot *found = EvpgRowScanAt(scan, place, keys, nkeys);
+	HeapTuple	row = found == NULL ? NULL : ExecCopySlotHeapTuple(found);
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	scan = table_beginscan_tid(relation, GetActiveSnapshot());
-	if (fetch_newest(scan, tid, slot))
-		row = ExecCopySlotHeapTuple(slot);
-	table_endscan(scan);
-	PopActiveSnapshot();
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(relation, NoLock);
+	EvpgRowScanEnd(scan);
 	return row;
 }

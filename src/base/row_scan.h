@@ -20,8 +20,10 @@ extern void EvpgRowScanTo(EvpgRowScan *scan, ScanKey keys, int nkeys);
 extern TupleTableSlot *EvpgRowScanNext(EvpgRowScan *scan);
 extern TupleTableSlot *EvpgRowScanLast(EvpgRowScan *scan);
 extern TupleTableSlot *EvpgRowScanNewest(EvpgRowScan *scan, const ItemPointerData *tid);
+extern TupleTableSlot *EvpgRowScanAt(EvpgRowScan *scan, const ItemPointerData *place, ScanKey keys, int nkeys);
 extern void EvpgRowScanEnd(EvpgRowScan *scan);
-extern HeapTuple EvpgRowFindNewest(const Oid *table, const ItemPointerData *tid, bool write);
 extern HeapTuple EvpgRowFindFirst(const Oid *table, const Oid *index, ScanKey keys, int nkeys, bool write);
+extern HeapTuple EvpgRowFindAt(const Oid *table, const Oid *index, const ItemPointerData *place, ScanKey keys, int nkeys,
+							   bool write);
 
 #endif							/* EVPG_ROW_SCAN_H */

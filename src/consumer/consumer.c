@@ -182,6 +182,14 @@ fill_consumer(const TupleTableSlot *row, EvpgConsumer *consumer)
 }
 
 /*
+ * Where this session has seen the rows of consumers last: each batch replaces one, and what
+ * reads them, each reaction of a saga for one, need not search the index.
+ */
+#define CONSUMER_PLACES 8
+
+static ItemPointerData consumer_places[CONSUMER_PLACES];
+
+/*
  * EvpgConsumerRead
  *		Reads the row of a consumer with the latest snapshot; returns false if there is
  *		none.  name must live as long as *consumer.  The row stays as it is read only if
@@ -193,6 +201,7 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	EvpgRowScan *scan = EvpgRowScanBegin(&catalog->consumer_tables[EVPG_CONSUMER_TABLE_CONSUMER],
 										 &catalog->consumer_name_index, false);
+	ItemPointerData *place = &consumer_places[EvpgHashName(name, 0) % CONSUMER_PLACES];
 	ScanKeyData keys[1];
 	TupleTableSlot *row;
 	bool		found;
@@ -200,11 +209,13 @@ EvpgConsumerRead(const char *name, EvpgConsumer *consumer)
 	memset(consumer, 0, sizeof(EvpgConsumer));
 	consumer->name = name;
 	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
-	EvpgRowScanTo(scan, keys, 1);
-	row = EvpgRowScanNext(scan);
+	row = EvpgRowScanAt(scan, place, keys, 1);
 	found = (row != NULL);
 	if (found)
+	{
 		fill_consumer(row, consumer);
+		*place = row->tts_tid;
+	}
 	EvpgRowScanEnd(scan);
 	return found;
 }

@@ -70,6 +70,7 @@ typedef struct Head
 	int			attempts;
 	TimestampTz retry_at;		/* 0: none */
 	bool		is_dead;
+	ItemPointerData place;		/* of the row version that was read */
 } Head;
 
 /* Whether a saga may react now. */
@@ -103,6 +104,7 @@ make_head(const TupleTableSlot *slot)
 	head->position = DatumGetInt64(slot->tts_values[EVENT_POSITION]);
 	head->attempts = DatumGetInt32(slot->tts_values[EVENT_ATTEMPTS]);
 	head->retry_at = slot->tts_isnull[EVENT_RETRY_AT] ? 0 : DatumGetTimestampTz(slot->tts_values[EVENT_RETRY_AT]);
+	head->place = slot->tts_tid;
 	head->is_dead = !slot->tts_isnull[EVENT_DEAD_LETTER_ID];
 	return head;
 }
@@ -412,6 +414,7 @@ EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in, bool from_las
 		item->saga = pstrdup(head->saga);
 		item->key = pstrdup(head->key);
 		item->position = head->position;
+		item->place = head->place;
 		item->attempts = head->attempts;
 		item->retry_at = head->retry_at;
 		item->pending = item->attempts > 0 && item->retry_at == 0;
@@ -451,7 +454,7 @@ EvpgDueEventCount(const EvpgDueItem *item, TimestampTz retry_at_before, int atte
 	const EvpgCatalog *catalog = EvpgCatalogGet();
 	ScanKeyData keys[3];
 	int			nkeys = make_event_keys(keys, item->saga, item->key, item->position);
-	HeapTuple	row = EvpgRowFindFirst(table_of_events(), &catalog->saga_event_key_index, keys, nkeys, true);
+	HeapTuple	row = EvpgRowFindAt(table_of_events(), &catalog->saga_event_key_index, &item->place, keys, nkeys, true);
 	Datum		values[EVENT_NATTS] = {
 		[EVENT_ATTEMPTS] = Int32GetDatum(attempts),[EVENT_RETRY_AT] = TimestampTzGetDatum(retry_at)
 	};

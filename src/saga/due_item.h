@@ -11,6 +11,7 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 
 /* An event or a timer that an instance has to react to, or a scheduled command. */
 typedef struct EvpgDueItem
@@ -19,6 +20,8 @@ typedef struct EvpgDueItem
 	char	   *key;
 	int64		position;		/* of the event; 0: a timer or a command */
 	int64		timer_id;
+	ItemPointerData place;		/* where the row of an event was when it was
+								 * listed; invalid: not known */
 	int			attempts;		/* so far, with this one */
 	bool		pending;		/* an attempt is counted and has no result: it
 								 * is claimed, or the server has crashed */

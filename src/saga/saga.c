@@ -308,34 +308,17 @@ get_total_place(const Datum *added)
 	return &total_places[(hash + DatumGetUUIDP(added[TOTAL_PART])->data[UUID_LEN - 1]) % TOTAL_PLACES];
 }
 
-/* Returns whether a row is that of a part. */
-static bool
-is_total_of(HeapTuple row, const Datum *added)
-{
-	TupleDesc	desc = EvpgCatalogGet()->saga_total_row;
-	bool		isnull;
-
-	return DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, heap_getattr(row, TOTAL_SAGA + 1, desc, &isnull),
-												added[TOTAL_SAGA])) &&
-		memcmp(DatumGetUUIDP(heap_getattr(row, TOTAL_PART + 1, desc, &isnull)), DatumGetUUIDP(added[TOTAL_PART]),
-			   UUID_LEN) == 0;
-}
-
 /* Finds the row of a part; NULL if there is none. */
 static HeapTuple
 find_total(const Datum *added)
 {
 	const EvpgCatalog *catalog = EvpgCatalogGet();
-	const Oid  *table = &catalog->consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL];
-	const ItemPointerData *place = get_total_place(added);
-	HeapTuple	row = ItemPointerIsValid(place) ? EvpgRowFindNewest(table, place, true) : NULL;
 	ScanKeyData keys[2];
 
-	if (row != NULL && is_total_of(row, added))
-		return row;
 	EvpgRowKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, added[TOTAL_SAGA]);
 	EvpgRowKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_UUID_EQ, added[TOTAL_PART]);
-	return EvpgRowFindFirst(table, &catalog->saga_total_key_index, keys, lengthof(keys), true);
+	return EvpgRowFindAt(&catalog->consumer_tables[EVPG_CONSUMER_TABLE_SAGA_TOTAL], &catalog->saga_total_key_index,
+						 get_total_place(added), keys, lengthof(keys), true);
 }
 
 /* Adds to the row of a part, which is locked, or inserts it, without a statement. */
