@@ -77,12 +77,6 @@ find_log()
 private=${EVPG_TMP:-/var/tmp}/evpg-$(cksum <<<"$top" | cut -d ' ' -f 1)
 private_user=postgres
 
-# The directory of EVPG_CACHE is that of root's user.
-make_cache()
-{
-	[ "$(id -u)" != 0 ] || [ -d "$EVPG_CACHE" ] || install -d -o "$private_user" -g "$(id -g "$private_user")" "$EVPG_CACHE"
-}
-
 # run_private <command>...: in root's copy, as its user
 run_private()
 {
@@ -102,7 +96,7 @@ lock()
 	}
 }
 
-# as_ordinary_user <script> <argument>...: returns if this process is fit to run PostgreSQL
+# as_ordinary_user <script> <argument>...: returns if this process is fit to run PostgreSQL; root's user gets $EVPG_CACHE
 as_ordinary_user()
 {
 	if [ "$(id -u)" != 0 ]; then
@@ -117,6 +111,7 @@ as_ordinary_user()
 	mkdir -m 711 "$private" 2>/dev/null || [ -O "$private" ] && [ ! -L "$private" ] || die "$private is not root's"
 	lock "$private/lock"
 	install -d "${own[@]}" "$private/tree" "$private/home" "$private/input"
+	[ -d "$EVPG_CACHE" ] || install -d "${own[@]:0:4}" "$EVPG_CACHE"
 	say "root becomes $private_user, in $private/tree"
 	(run_private find . -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +)
 	tar -c --exclude=./.git --exclude-from=.gitignore . | (run_private tar -x)
