@@ -35,7 +35,7 @@ SELECT add('i', 1, 'Rare') \g /dev/null
 SELECT dblink_exec('listener', 'BEGIN') \g /dev/null
 SELECT * FROM dblink('listener', $$SELECT evpg_enable_index('event_type', false)$$) x (changed boolean) \g /dev/null
 SELECT dblink_send_query('runner', 'CALL evpg_run()') \g /dev/null
-SELECT is(wait_until($$SELECT count(*) > 0 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass AND NOT granted$$),
+SELECT is(wait_until($$SELECT count(*) > 0 FROM own_lock WHERE relation = 'evpg.event_log'::regclass AND NOT granted$$),
   true, 'a consumer waits while an index of the log is dropped [rule 10]');
 SELECT dblink_exec('listener', 'COMMIT') \g /dev/null
 SELECT * FROM dblink_get_result('runner') x (r text) \g /dev/null
@@ -53,7 +53,7 @@ CREATE PROCEDURE test.register_meanwhile(registration text) LANGUAGE plpgsql AS 
 BEGIN
   PERFORM dblink_exec('listener', 'BEGIN'), dblink_exec('listener', 'LOCK TABLE evpg.event_log');
   PERFORM dblink_send_query('runner', registration);
-  PERFORM wait_until($q$SELECT count(*) > 0 FROM pg_locks WHERE relation = 'evpg.event_log'::regclass AND NOT granted$q$);
+  PERFORM wait_until($q$SELECT count(*) > 0 FROM own_lock WHERE relation = 'evpg.event_log'::regclass AND NOT granted$q$);
 END $$;
 CREATE PROCEDURE test.registered() LANGUAGE plpgsql AS $$
 BEGIN
@@ -62,7 +62,7 @@ BEGIN
   PERFORM * FROM dblink_get_result('runner') x (r text);
 END $$;
 CREATE FUNCTION test.fence_locks() RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  SELECT count(*) FROM pg_locks WHERE relation = 'evpg.fence'::regclass AND mode = 'ShareLock' $$;
+  SELECT count(*) FROM own_lock WHERE relation = 'evpg.fence'::regclass AND mode = 'ShareLock' $$;
 CALL register_meanwhile($$SELECT evpg_register_projection('advised', 'test.sum_apply', event_types => '{Rare}')$$);
 SELECT is(fence_locks(), 0::bigint,
   'the log is read for advice on a projection before appenders have to wait for its registration [rule 11]');

@@ -298,7 +298,7 @@ SELECT dblink_send_query('listener', 'CALL evpg_run()') \g /dev/null
 CREATE PROCEDURE test.await_waiter() LANGUAGE plpgsql AS $$
 BEGIN
   FOR look IN 1 .. 1000 LOOP
-    EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 17700 AND NOT granted);
+    EXIT WHEN EXISTS (SELECT FROM own_lock WHERE locktype = 'advisory' AND objid = 17700 AND NOT granted);
     PERFORM pg_sleep(0.01);
     COMMIT;
   END LOOP;

@@ -28,11 +28,11 @@ BEGIN
   PERFORM pg_advisory_lock(42);
   COMMIT;
   PERFORM dblink_send_query('runner', 'CALL evpg_run()');
-  PERFORM wait_until('SELECT count(*) = 1 FROM pg_locks WHERE locktype = ''advisory'' AND objid = 42 AND NOT granted');
+  PERFORM wait_until('SELECT count(*) = 1 FROM own_lock WHERE locktype = ''advisory'' AND objid = 42 AND NOT granted');
   PERFORM dblink_send_query('listener', change);
 END $$;
 CALL hold_rebuild($$SELECT evpg_register_projection('held', 'test.held_apply', mode => 'async', version => 2)$$);
-SELECT is(wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 17753 AND NOT granted$$),
+SELECT is(wait_until($$SELECT count(*) = 1 FROM own_lock WHERE locktype = 'advisory' AND objsubid = 17753 AND NOT granted$$),
   true, 'who registers a projection again waits for a batch of its rebuild [rule 13]');
 -- before a deadlock would be found
 SET lock_timeout = '500ms';
@@ -48,7 +48,7 @@ SELECT is((SELECT version FROM evpg.projection WHERE name = 'held'), 2,
   'a registration that has waited for a batch of the rebuild is done then [rule 13]');
 SELECT evpg_drop_projection('held') \g /dev/null
 CALL hold_rebuild($$SELECT evpg_drop_projection('held')$$);
-SELECT is(wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 17753 AND NOT granted$$),
+SELECT is(wait_until($$SELECT count(*) = 1 FROM own_lock WHERE locktype = 'advisory' AND objsubid = 17753 AND NOT granted$$),
   true, 'who drops a projection waits for a batch of its rebuild [rule 13]');
 -- before a deadlock would be found
 SET lock_timeout = '500ms';

@@ -127,7 +127,7 @@ SELECT dblink_send_query('other', $$INSERT INTO evpg.event_log ("position", stre
       FROM (SELECT stream_id, pg_advisory_xact_lock(17701) FROM evpg.stream WHERE aggregate_id = 'a' OFFSET 0) s$$)
   \g /dev/null
 CREATE FUNCTION test.others_wait() RETURNS bigint LANGUAGE sql AS $$
-  SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 17701 AND NOT granted
+  SELECT count(*) FROM own_lock WHERE locktype = 'advisory' AND objid = 17701 AND NOT granted
 $$;
 DO $$ BEGIN WHILE others_wait() = 0 LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;
 SELECT is(more('a'), 25::bigint, 'while a statement that writes past evpg has no row yet');

@@ -106,7 +106,7 @@ SELECT evpg_enable_index('event_type', false) \g /dev/null
 BEGIN ISOLATION LEVEL SERIALIZABLE;
 SELECT is((SELECT count(*) FROM evpg_read_all(tags => '{rare}', stable_only => false)), 60::bigint,
   'under SERIALIZABLE the events with a tag are found [B38]');
-SELECT is((SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock' AND relation = 'evpg.event_log_tags'::regclass),
+SELECT is((SELECT count(*) FROM own_lock WHERE mode = 'SIReadLock' AND relation = 'evpg.event_log_tags'::regclass),
   0::bigint,
   'under SERIALIZABLE the index on tags is left alone [B38]');
 ROLLBACK;

@@ -277,7 +277,7 @@ SELECT is(translated(), 'a', 'and the new one that another session has registere
 -- one that another session registers while this one is loaded
 SELECT dblink_exec('listener', $$SET evpg.test_wait = 'translator_loaded'$$), pg_advisory_lock(17700) \g /dev/null
 SELECT dblink_send_query('listener', 'SELECT translated() FROM generate_series(1, 2)') \g /dev/null
-SELECT wait_until($$SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 17700 AND NOT granted$$)
+SELECT wait_until($$SELECT count(*) = 1 FROM own_lock WHERE locktype = 'advisory' AND objid = 17700 AND NOT granted$$)
   \g /dev/null
 SELECT evpg_register_translator('kept', 'test.to_b') \g /dev/null
 SELECT pg_advisory_unlock(17700) \g /dev/null

@@ -144,6 +144,11 @@ while turns > 0 and time.monotonic() < last + 4:
         # The session has ended, or the pooler has, also in a rollback; another one goes on.
         connection = None
         time.sleep(0.02)
+    except psycopg.InternalError as error:
+        # So psycopg calls a session that ends between the result of a COMMIT and the end of the answer.
+        if error.sqlstate or not connection.closed:
+            raise
+        connection = None
 PYTHON
 
 my $pool = "host=$directory port=$port dbname=postgres user=$user";

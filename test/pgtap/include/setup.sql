@@ -9,6 +9,10 @@ SET client_min_messages = warning;
 CREATE SCHEMA test;
 SET search_path = public, test;
 
+-- The locks in this database: the copies in which other files run at the same time have tables of the same numbers.
+CREATE VIEW test.own_lock AS SELECT * FROM pg_locks
+  WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database());
+
 -- All that evpg has written, and how many positions were drawn, also by what rolled back.
 CREATE FUNCTION test.trace() RETURNS text LANGUAGE sql VOLATILE AS $$
   SELECT format('events %s, streams %s of versions %s, records %s, snapshots %s, types %s, drawn %s',
