@@ -89,7 +89,7 @@ typedef struct Search
 								 * something */
 	List	   *readiness;		/* of SagaReadiness */
 	EvpgRowScan *by_instance;	/* in the order of instances and positions */
-	EvpgRowScan *timers;		/* of the instances, EvpgTimerScanBegin */
+	EvpgRowScan *dead_timers;	/* EvpgDeadTimerScanBegin */
 	bool		in_saga;		/* it is bounded to the saga of the last head */
 	Head	   *last;			/* the last head of the walk; NULL: none yet */
 } Search;
@@ -217,7 +217,7 @@ static bool
 head_is_due(Search *search, const Head *head)
 {
 	return !head->is_dead && head->retry_at <= search->now && saga_is_ready(search, head->saga) &&
-		!EvpgTimerScanAnyIsDead(search->timers, head->saga, head->key);
+		!EvpgDeadTimerScanFind(search->dead_timers, head->saga, head->key);
 }
 
 static int
@@ -403,7 +403,7 @@ EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in, bool from_las
 	ListCell   *cell;
 
 	search.by_instance = EvpgRowScanBegin(table_of_events(), &EvpgCatalogGet()->saga_event_key_index, false);
-	search.timers = EvpgTimerScanBegin();
+	search.dead_timers = EvpgDeadTimerScanBegin();
 	foreach(cell, find_due_heads(&search, max_count))
 	{
 		const Head *head = lfirst(cell);
@@ -421,7 +421,7 @@ EvpgDueEventList(int max_count, TimestampTz now, List *but_not_in, bool from_las
 		due = lappend(due, item);
 		MemoryContextSwitchTo(context);
 	}
-	EvpgRowScanEnd(search.timers);
+	EvpgRowScanEnd(search.dead_timers);
 	EvpgRowScanEnd(search.by_instance);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
@@ -471,6 +471,17 @@ EvpgDueEventCount(const EvpgDueItem *item, TimestampTz retry_at_before, int atte
 	return written;
 }
 
+/* Returns whether an instance waits for a dead letter of one of its timers now. */
+static bool
+any_timer_is_dead_now(const char *saga, const char *key)
+{
+	EvpgRowScan *dead_timers = EvpgDeadTimerScanBegin();
+	bool		any = EvpgDeadTimerScanFind(dead_timers, saga, key);
+
+	EvpgRowScanEnd(dead_timers);
+	return any;
+}
+
 /*
  * EvpgDueEventTake
  *		Deletes the row of an event that is claimed, see EvpgDueItemTake.
@@ -493,7 +504,7 @@ EvpgDueEventTake(const EvpgDueItem *item)
 
 		if (row == NULL ||
 			DatumGetInt64(heap_getattr(row, EVENT_POSITION + 1, catalog->saga_event_row, &isnull)) != item->position ||
-			!row_is_as_listed(row, item->attempts, 0) || EvpgTimerAnyIsDead(item->saga, item->key))
+			!row_is_as_listed(row, item->attempts, 0) || any_timer_is_dead_now(item->saga, item->key))
 			return false;
 		writer = EvpgRowWriterBegin(table_of_events(), &catalog->saga_event_row);
 		deleted = EvpgRowTryDelete(writer, row);

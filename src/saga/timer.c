@@ -119,39 +119,47 @@ EvpgTimerAnyIsDue(TimestampTz now)
 	return any;
 }
 
-/*
- * EvpgTimerScanBegin
- *		Begins to read timers by their instances, for EvpgTimerScanAnyIsDead, with what is
- *		committed now; EvpgRowScanEnd ends it.  See EvpgRowScanBegin.
- */
-EvpgRowScan *
-EvpgTimerScanBegin(void)
+/* Returns whether an instance has a timer that is a dead letter. */
+static bool
+any_timer_is_dead(const char *saga, const char *key)
 {
-	return EvpgRowScanBegin(table_of_timers(), &EvpgCatalogGet()->timer_key_index, false);
-}
-
-/* Returns whether an instance waits for a dead letter of one of its timers, as a scan of EvpgTimerScanBegin shows them. */
-bool
-EvpgTimerScanAnyIsDead(EvpgRowScan *timers, const char *saga, const char *key)
-{
+	EvpgRowScan *timers = EvpgRowScanBegin(table_of_timers(), &EvpgCatalogGet()->timer_key_index, false);
 	ScanKeyData keys[3];
 	TupleTableSlot *slot;
 
 	EvpgRowScanTo(timers, keys, make_timer_keys(keys, saga, key, NULL));
 	while ((slot = EvpgRowScanNext(timers)) != NULL && slot->tts_isnull[ROW_DEAD_LETTER_ID])
 		;
+	EvpgRowScanEnd(timers);
 	return slot != NULL;
 }
 
-/* Returns whether an instance waits for a dead letter of one of its timers now. */
-bool
-EvpgTimerAnyIsDead(const char *saga, const char *key)
+/*
+ * EvpgDeadTimerScanBegin
+ *		Begins to look for instances that wait for a dead letter of a timer, with what is
+ *		committed now, for EvpgDeadTimerScanFind; EvpgRowScanEnd ends it.  See
+ *		EvpgRowScanBegin.
+ *
+ * It reads open dead letters, which nearly no instance has, and timers only of one that
+ * has some: many have timers.
+ */
+EvpgRowScan *
+EvpgDeadTimerScanBegin(void)
 {
-	EvpgRowScan *timers = EvpgTimerScanBegin();
-	bool		any = EvpgTimerScanAnyIsDead(timers, saga, key);
+	const EvpgCatalog *catalog = EvpgCatalogGet();
 
-	EvpgRowScanEnd(timers);
-	return any;
+	return EvpgRowScanBegin(&catalog->consumer_tables[EVPG_CONSUMER_TABLE_DEAD_LETTER], &catalog->dead_letter_key_index,
+							false);
+}
+
+/* Returns whether an instance waits for a dead letter of one of its timers. */
+bool
+EvpgDeadTimerScanFind(EvpgRowScan *dead_letters, const char *saga, const char *key)
+{
+	ScanKeyData keys[2];
+
+	EvpgRowScanTo(dead_letters, keys, make_timer_keys(keys, saga, key, NULL));
+	return EvpgRowScanNext(dead_letters) != NULL && any_timer_is_dead(saga, key);
 }
 
 static EvpgStatement upsert_timer = {

@@ -30,9 +30,8 @@ extern void EvpgTimerCheckDue(TimestampTz due_at);
 extern bool EvpgTimerRead(int64 timer_id, EvpgTimer *timer);
 extern int64 EvpgTimerWrite(const char *saga, const char *key, const EvpgTimer *timer);
 extern bool EvpgTimerAnyIsDue(TimestampTz now);
-extern EvpgRowScan *EvpgTimerScanBegin(void);
-extern bool EvpgTimerScanAnyIsDead(EvpgRowScan *timers, const char *saga, const char *key);
-extern bool EvpgTimerAnyIsDead(const char *saga, const char *key);
+extern EvpgRowScan *EvpgDeadTimerScanBegin(void);
+extern bool EvpgDeadTimerScanFind(EvpgRowScan *dead_letters, const char *saga, const char *key);
 extern void EvpgTimerDeleteAll(const char *saga, const char *key);
 extern void EvpgTimerCancel(const char *saga, const char *key, const char *name);
 
