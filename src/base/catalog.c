@@ -761,6 +761,18 @@ EvpgPinSearchPath(void)
 }
 
 /*
+ * EvpgKeepSearchPath
+ *		Sets evpg's search_path for the whole session of a process that makes nothing but calls
+ *		of evpg, so that none of them has to: PostgreSQL 15 looks through all settings at the
+ *		end of each subtransaction and each call if any has been set.  Outside of a transaction.
+ */
+void
+EvpgKeepSearchPath(void)
+{
+	(void) set_config_option("search_path", EVPG_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SET, true, 0, false);
+}
+
+/*
  * EvpgEnterAs
  *		Switches to a user and, unless it is NULL, to a search_path, for evpg's own
  *		work or a user's function.

@@ -116,6 +116,7 @@ extern uint64 EvpgCatalogIdentity(void);
 extern uint64 EvpgCatalogCallNumber(void);
 extern void EvpgEnter(EvpgScope *scope, const char *writer);
 extern void EvpgEnterUnpinned(EvpgScope *scope, const char *writer);
+extern void EvpgKeepSearchPath(void);
 extern void EvpgEnterAs(EvpgScope *scope, Oid userid, const char *search_path);
 extern void EvpgPinSearchPath(void);
 extern void EvpgLeave(const EvpgScope *scope);

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/catalog.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
 #include "base/testing.h"
@@ -86,6 +87,7 @@ evpg_worker_main(Datum arg)
 	TimestampTz frames_at;
 
 	EvpgBackgroundConnect();
+	EvpgKeepSearchPath();
 	EvpgTrackCancels();
 	EvpgBackgroundForceSetting("deadlock_timeout", DEADLOCK_CHECK_AFTER);
 	EvpgBackgroundAttach();
