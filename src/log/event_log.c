@@ -32,6 +32,7 @@
 #include "log/log_columns.h"
 #include "log/log_hits.h"
 #include "log/log_page.h"
+#include "log/log_row.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -105,6 +106,10 @@ struct EvpgLogScan
 	List	   *tags;			/* char *; in event_context */
 	RepeatedText aggregate_type;	/* of the last event */
 	RepeatedText type;
+	RepeatedText command_id;
+	RepeatedText correlation_id;
+	RepeatedText causation_id;
+	RepeatedText actor;
 	RepeatedText session_role;
 	/* copies of short values, as their users need them aligned */
 	int64		short_data[SHORT_VALUE_WORDS];
@@ -406,13 +411,12 @@ names_have_text(List *names, const text * name)
 	return false;
 }
 
-/* Returns whether the type of an event is wanted; reads nothing else of it. */
+/* Returns whether the type of an event is wanted. */
 static bool
 type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot)
 {
 	if (scan->filter->event_types == NIL || scan->sources[0].type != NULL)
 		return true;
-	slot_getsomeattrs(slot, LOG_TYPE + 1);
 	return names_have_text(scan->filter->event_types, DatumGetTextPP(slot->tts_values[LOG_TYPE]));
 }
 
@@ -446,7 +450,6 @@ stream_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 	ListCell   *cell;
 	bool		wanted = (filter->aggregate_types == NIL);
 
-	slot_getsomeattrs(slot, LOG_STREAM_ID + 1);
 	EvpgStreamGetById(DatumGetInt64(slot->tts_values[LOG_STREAM_ID]), stream);
 	foreach(cell, filter->aggregate_types)
 		wanted |= strcmp(lfirst(cell), stream->aggregate_type) == 0;
@@ -466,7 +469,6 @@ get_tags(EvpgLogScan *scan, TupleTableSlot *slot)
 		return scan->tags;
 	scan->tags = NIL;
 	scan->tags_known = true;
-	slot_getsomeattrs(slot, LOG_TAGS + 1);
 	if (slot->tts_isnull[LOG_TAGS])
 		return NIL;
 	MemoryContextReset(scan->event_context);
@@ -519,7 +521,6 @@ item_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, const EvpgStream *stream
 
 	if (condition == NULL)
 		return true;
-	slot_getsomeattrs(slot, LOG_TYPE + 1);
 	type = DatumGetTextPP(slot->tts_values[LOG_TYPE]);
 	for (scan->item = 0; scan->item < condition->count; scan->item++)
 	{
@@ -542,7 +543,7 @@ event_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 		stream_is_wanted(scan, slot, stream) && item_is_wanted(scan, slot, stream);
 }
 
-/* Fetches the next event of all sources, in order of position; NULL at the end. */
+/* Fetches the next event of all sources, in order of position, and reads its columns; NULL at the end. */
 static TupleTableSlot *
 fetch_next_position(EvpgLogScan *scan)
 {
@@ -559,8 +560,7 @@ fetch_next_position(EvpgLogScan *scan)
 			source->ended = !EvpgLogPageFetch(&source->page, source->scan, ForwardScanDirection, source->slot);
 			if (source->ended)
 				continue;
-			/* all that the filter needs, at once */
-			slot_getsomeattrs(source->slot, LOG_TYPE + 1);
+			EvpgLogRowRead(source->slot);
 			source->position = DatumGetInt64(source->slot->tts_values[LOG_POSITION]);
 			source->fetched = true;
 		}
@@ -614,7 +614,7 @@ end_stretch(EvpgLogScan *scan)
 	scan->unwanted = covered / SHORT_SEARCH > scan->hits.count ? SHORT_SEARCH : 0;
 }
 
-/* Fetches the next event that the indexes have found. */
+/* Fetches the next event that the indexes have found, and reads its columns. */
 static TupleTableSlot *
 fetch_hit(EvpgLogScan *scan)
 {
@@ -622,6 +622,7 @@ fetch_hit(EvpgLogScan *scan)
 
 	if (!table_tuple_fetch_row_version(scan->log, &hit->tid, scan->snapshot, scan->hit_slot))
 		elog(ERROR, "event at position " INT64_FORMAT " is not where an index has found it", hit->position);
+	EvpgLogRowRead(scan->hit_slot);
 	scan->reached = hit->position;
 	return scan->hit_slot;
 }
@@ -668,14 +669,17 @@ fetch_wanted_event(EvpgLogScan *scan, EvpgStream *stream)
 	return NULL;
 }
 
-/* Fetches the next event of one stream; NULL at the end. */
+/* Fetches the next event of one stream, and reads its columns; NULL at the end. */
 static TupleTableSlot *
 fetch_stream_event(EvpgLogScan *scan)
 {
 	IndexSource *source = &scan->sources[0];
 
 	CHECK_FOR_INTERRUPTS();
-	return EvpgLogPageFetch(&source->page, source->scan, scan->direction, source->slot) ? source->slot : NULL;
+	if (!EvpgLogPageFetch(&source->page, source->scan, scan->direction, source->slot))
+		return NULL;
+	EvpgLogRowRead(source->slot);
+	return source->slot;
 }
 
 static char *
@@ -746,7 +750,6 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 
 	MemoryContextReset(scan->event_context);
 	old = MemoryContextSwitchTo(scan->event_context);
-	slot_getallattrs(slot);
 	event->stream_id = DatumGetInt64(slot->tts_values[LOG_STREAM_ID]);
 	event->position = DatumGetInt64(slot->tts_values[LOG_POSITION]);
 	event->version = DatumGetInt64(slot->tts_values[LOG_VERSION]);
@@ -775,10 +778,10 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	event->has_event_id = true;
 	event->has_occurred_at = true;
 	event->caused_by = 0;
-	event->command_id = get_slot_text(slot, LOG_COMMAND_ID);
-	event->correlation_id = get_slot_text(slot, LOG_CORRELATION_ID);
-	event->causation_id = get_slot_text(slot, LOG_CAUSATION_ID);
-	event->actor = get_slot_text(slot, LOG_ACTOR);
+	event->command_id = get_repeated_text(slot, LOG_COMMAND_ID, &scan->command_id);
+	event->correlation_id = get_repeated_text(slot, LOG_CORRELATION_ID, &scan->correlation_id);
+	event->causation_id = get_repeated_text(slot, LOG_CAUSATION_ID, &scan->causation_id);
+	event->actor = get_repeated_text(slot, LOG_ACTOR, &scan->actor);
 	event->session_role = get_repeated_text(slot, LOG_SESSION_ROLE, &scan->session_role);
 	event->occurred_at = DatumGetTimestampTz(slot->tts_values[LOG_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
