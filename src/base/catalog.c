@@ -617,6 +617,18 @@ EvpgCatalogGet(void)
 }
 
 /*
+ * EvpgCatalogIsKnown
+ *		Returns whether the objects that the catalog knows are there, as far as this session has
+ *		been told: DROP EXTENSION tells it before it releases its locks.  If not, they may be
+ *		there all the same.
+ */
+bool
+EvpgCatalogIsKnown(void)
+{
+	return catalog_valid;
+}
+
+/*
  * EvpgCatalogOpen
  *		Opens and locks one of evpg's tables, given by where its oid stands in
  *		the catalog.  What the catalog holds of it afterwards, shape and

@@ -105,6 +105,7 @@ typedef struct EvpgScope
 
 extern void EvpgCatalogInit(void);
 extern const EvpgCatalog *EvpgCatalogGet(void);
+extern bool EvpgCatalogIsKnown(void);
 extern Relation EvpgCatalogOpen(const Oid *table, LOCKMODE mode);
 extern void EvpgCatalogLockForAppend(bool command_id);
 extern void EvpgCatalogLockForConsumer(void);

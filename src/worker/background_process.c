@@ -20,6 +20,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "base/catalog.h"
 #include "base/interference.h"
 #include "base/retry.h"
 #include "base/settings.h"
@@ -192,12 +193,23 @@ EvpgBackgroundReleaseLocks(void)
 	LockReleaseSession(USER_LOCKMETHOD);
 }
 
-/* Returns whether the extension exists, and then keeps it to the end of the transaction. */
+/*
+ * Returns whether the extension exists, and then keeps it to the end of the transaction.  It
+ * is looked up only if it may have been dropped since the last time.
+ */
 static bool
 lock_extension(void)
 {
-	Oid			extension = get_extension_oid("evpg", true);
+	static Oid	extension = InvalidOid;
 
+	if (OidIsValid(extension))
+	{
+		/* Hears of what was changed until it has the lock. */
+		LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+		if (EvpgCatalogIsKnown())
+			return true;
+	}
+	extension = get_extension_oid("evpg", true);
 	if (!OidIsValid(extension))
 		return false;
 	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
