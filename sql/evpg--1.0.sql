@@ -177,8 +177,8 @@ CREATE TABLE evpg.snapshot (
   PRIMARY KEY (stream_id, version)
 );
 COMMENT ON COLUMN evpg.snapshot.definition_hash IS
-  'hash of the reducer function that folded the state; a different reducer does not use the snapshot; 0 for a shared '
-  'object, which has a reducer_version';
+  'hash of the reducer function that folded the state, and of the upcasters of its events; a different reducer, or other '
+  'upcasters, do not use the snapshot; 0 for a shared object, which has a reducer_version, without upcasters';
 COMMENT ON TABLE evpg.snapshot IS 'folded states: a cache whose rows can be deleted at any time';
 
 CREATE TABLE evpg.interceptor (
@@ -204,6 +204,24 @@ CREATE TABLE evpg.listener (
   registered_at   timestamptz NOT NULL
 );
 COMMENT ON TABLE evpg.listener IS 'functions that are told of events in the transaction that appends them';
+
+CREATE TABLE evpg.upcaster (
+  event_type     text COLLATE "C" NOT NULL,
+  from_version   int NOT NULL,
+  aggregate_type text COLLATE "C",
+  new_event_type text COLLATE "C" NOT NULL,
+  to_version     int NOT NULL,
+  upcaster       text,
+  search_path    text NOT NULL,
+  registered_by  text NOT NULL,
+  registered_at  timestamptz NOT NULL,
+  UNIQUE NULLS NOT DISTINCT (event_type, from_version, aggregate_type)
+);
+COMMENT ON TABLE evpg.upcaster IS
+  'functions that bring events of an old schema version up to a later one when they are read';
+COMMENT ON COLUMN evpg.upcaster.aggregate_type IS 'NULL: all';
+COMMENT ON COLUMN evpg.upcaster.new_event_type IS 'event_type, unless the upcaster renames it';
+COMMENT ON COLUMN evpg.upcaster.upcaster IS 'NULL if data stays as it is';
 
 CREATE TABLE evpg.translator (
   name          text COLLATE "C" PRIMARY KEY,
@@ -681,6 +699,7 @@ SELECT pg_catalog.pg_extension_config_dump('evpg.command_record', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.snapshot', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.interceptor', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.listener', '');
+SELECT pg_catalog.pg_extension_config_dump('evpg.upcaster', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection_build', '');
 SELECT pg_catalog.pg_extension_config_dump('evpg.projection_state', '');
@@ -903,6 +922,27 @@ COMMENT ON FUNCTION evpg_register_listener(text, regproc, text[], text[], int) I
 CREATE FUNCTION evpg_drop_listener(name text, missing_ok boolean DEFAULT false)
   RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION evpg_drop_listener(text, boolean) IS 'removes a listener; returns false if there was none';
+
+CREATE FUNCTION evpg_register_upcaster(event_type text, from_version int, upcaster regproc DEFAULT NULL,
+    to_version int DEFAULT NULL, new_event_type text DEFAULT NULL, aggregate_type text DEFAULT NULL)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_register_upcaster(text, int, regproc, int, text, text) IS
+  'registers a function jsonb -> jsonb that brings the data of events of a schema version up to a later one, or to another '
+  'type, whenever they are read; returns true if something changed';
+
+CREATE FUNCTION evpg_drop_upcaster(event_type text, from_version int, aggregate_type text DEFAULT NULL,
+    missing_ok boolean DEFAULT false)
+  RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_drop_upcaster(text, int, text, boolean) IS
+  'removes an upcaster; returns false if there was none';
+
+CREATE FUNCTION evpg_check_upcasters(all_events boolean DEFAULT false)
+  RETURNS TABLE (aggregate_type text, event_type text, schema_version int, new_event_type text, new_schema_version int,
+    events bigint, failed bigint, "position" bigint, sqlstate text, error text)
+  AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION evpg_check_upcasters(boolean) IS
+  'returns each version of an event type in the log, what it is read as, and the first error of its upcasters, which are '
+  'tried on the first event of each version, or on all events; reads the whole log';
 
 CREATE FUNCTION evpg_set_context(actor text DEFAULT NULL, correlation_id text DEFAULT NULL, metadata jsonb DEFAULT NULL)
   RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -2002,6 +2042,9 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('routine', 'evpg_drop_interceptor', NULL, '{operator}'),
   ('routine', 'evpg_register_listener', NULL, '{operator}'),
   ('routine', 'evpg_drop_listener', NULL, '{operator}'),
+  ('routine', 'evpg_register_upcaster', NULL, '{operator}'),
+  ('routine', 'evpg_drop_upcaster', NULL, '{operator}'),
+  ('routine', 'evpg_check_upcasters', NULL, '{operator}'),
   ('routine', 'evpg_set_context', NULL, '{executor}'),
   ('routine', 'evpg_execute', NULL, '{executor}'),
   ('routine', 'evpg_try_execute', NULL, '{executor}'),
@@ -2145,6 +2188,7 @@ CREATE VIEW evpg.access_object (kind, object, columns, given_by) AS VALUES
   ('relation', 'snapshot', NULL, '{operator}'),
   ('relation', 'interceptor', NULL, '{operator}'),
   ('relation', 'listener', NULL, '{operator}'),
+  ('relation', 'upcaster', NULL, '{operator}'),
   ('relation', 'projection', NULL, '{operator}'),
   ('relation', 'activation', NULL, '{operator}'),
   ('relation', 'clock', NULL, '{operator}'),
@@ -2273,7 +2317,8 @@ BEGIN
     ELSIF name OPERATOR(pg_catalog.=) ANY ('{consumer,rebuild,old_build,retention}'::pg_catalog.name[]) THEN
       of_rows := 'INSERT';
     ELSIF name OPERATOR(pg_catalog.=) ANY (
-            '{aggregate_type,interceptor,translator,projection,saga,subscription,listener,clock}'::pg_catalog.name[]) THEN
+            '{aggregate_type,interceptor,translator,upcaster,projection,saga,subscription,listener,clock}'
+            ::pg_catalog.name[]) THEN
       of_rows := 'INSERT OR UPDATE OR DELETE';
     END IF;
     IF of_rows IS NOT NULL THEN

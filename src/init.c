@@ -43,6 +43,7 @@
 #include "miscadmin.h"
 #include "projection/rebuild_handler.h"
 #include "saga/react_inline.h"
+#include "usercode/upcaster.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -81,6 +82,7 @@ _PG_init(void)
 	EvpgCatalogInit();
 	EvpgLocksInit();
 	EvpgRegistrationInit();
+	EvpgUpcasterInit();
 	EvpgReactInlineInit();
 	EvpgRebuildHandlerInit();
 	EvpgLauncherInit();

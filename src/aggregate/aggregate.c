@@ -22,6 +22,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "usercode/module.h"
+#include "usercode/upcaster.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -237,6 +238,8 @@ load_aggregate(const char *aggregate_type)
 	else if (code.handler != NULL)
 		resolve_functions(aggregate, &code, registered_by, search_path);
 	MemoryContextSwitchTo(old);
+	aggregate->upcasters = EvpgUpcastersGet();
+	EvpgUpcasterAddHashes(aggregate->upcasters, aggregate_type, &aggregate->stamp, &aggregate->definition_hash);
 	aggregate->counters = get_counters(aggregate_type);
 	MemoryContextSetParent(context, EvpgRegistrationMemory());
 	return aggregate;

@@ -48,8 +48,10 @@ typedef struct EvpgAggregate
 	EvpgBroadcast broadcast;	/* of its events */
 	int64		generation;		/* of the registration */
 	int64		fold_generation;	/* the first with this fold */
-	uint64		stamp;			/* of the reducer function */
-	uint64		definition_hash;	/* of it; 0: of a module */
+	struct EvpgUpcasters *upcasters;	/* of the events that it folds, and
+										 * appends; NULL: none */
+	uint64		stamp;			/* of reducer function and upcasters */
+	uint64		definition_hash;	/* of them; 0: of a module without any */
 	EvpgAggregateCounters *counters;
 } EvpgAggregate;
 

@@ -341,6 +341,7 @@ stamp_events(AppendCall *call)
 
 			event->aggregate_type = call->commands[i].aggregate_type;
 			event->aggregate_id = call->commands[i].aggregate_id;
+			EvpgUpcastNewEvents(call->appends[i].aggregate->upcasters, event, 1);
 		}
 }
 

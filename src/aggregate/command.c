@@ -223,13 +223,14 @@ fold_decision(EvpgCommand *command, const EvpgStream *stream, const EvpgConditio
 	EvpgDecision why;
 
 	EvpgContextStamp(command, decision->events, decision->count);
+	EvpgUpcastNewEvents(state->aggregate->upcasters, decision->events, decision->count);
 	for (int i = 0; i < decision->count; i++)
 	{
 		EvpgEvent  *event = &decision->events[i];
 
 		event->version = stream->version + 1 + i;
 		if (boundary == NULL || EvpgConditionMatches(boundary, event))
-			EvpgReducerFold(state, event, decision->data != NULL ? decision->data[i] : NULL);
+			EvpgReducerFold(state, event, decision->data != NULL && event->stored == NULL ? decision->data[i] : NULL);
 		CHECK_FOR_INTERRUPTS();
 	}
 	if (EvpgInvariantHolds(state, command, &why))
@@ -636,6 +637,7 @@ append_to_stream(EvpgCommand *command, const EvpgAggregate *aggregate, EvpgEvent
 	if (count == 0)
 		return;
 	EvpgContextStamp(command, events, count);
+	EvpgUpcastNewEvents(aggregate->upcasters, events, count);
 	write_events(command, aggregate, &outcome->stream, events, count, hash, &phase);
 	outcome->status = EVPG_STATUS_OK;
 	outcome->events = events;

@@ -187,7 +187,7 @@ read_recorded_events(const EvpgStream *stream, int64 first, int64 last, EvpgOutc
 
 	outcome->events = palloc(sizeof(EvpgEvent) * (last - first + 1));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	scan = EvpgLogScanBegin(stream, first, false);
+	scan = EvpgLogScanBegin(stream, first, false, EvpgUpcastersGet());
 	while (outcome->count < last - first + 1 && EvpgLogScanNext(scan, &event))
 		EvpgEventCopy(&event, &outcome->events[outcome->count++]);
 	EvpgLogScanEnd(scan);

@@ -106,7 +106,8 @@ replay_stream(EvpgState *state, const EvpgStream *stream, int64 to_version, bool
 
 	if (state->version == to_version)
 		return true;
-	scan = EvpgLogScanBegin(stream, verify ? state->version : state->version + 1, false);
+	scan = EvpgLogScanBegin(stream, verify ? state->version : state->version + 1, false,
+							state->aggregate->upcasters);
 	if (verify &&
 		(!EvpgLogScanNext(scan, &event) || event.version != state->version || event.position != state->last_position))
 	{
@@ -205,7 +206,7 @@ EvpgStateLoadVersion(EvpgState *state, EvpgAggregate *aggregate, const EvpgStrea
 	{
 		/* A snapshot comes without the position of its last event. */
 		EvpgEvent	event;
-		EvpgLogScan *scan = EvpgLogScanBegin(stream, version, false);
+		EvpgLogScan *scan = EvpgLogScanBegin(stream, version, false, aggregate->upcasters);
 
 		if (!EvpgLogScanNext(scan, &event) || event.version != version)
 			EvpgStreamRaiseDamaged(stream, version);
@@ -227,7 +228,7 @@ EvpgStateLoadTime(EvpgState *state, EvpgAggregate *aggregate, const EvpgStream *
 
 	EvpgStateInit(state, aggregate);
 	EvpgStateSet(state, aggregate->initial_state, 0, 0);
-	scan = EvpgLogScanBegin(stream, 1, false);
+	scan = EvpgLogScanBegin(stream, 1, false, aggregate->upcasters);
 	while (EvpgLogScanNext(scan, &event))
 		if (event.version <= stream->version && event.occurred_at <= time)
 			EvpgReducerFold(state, &event, NULL);

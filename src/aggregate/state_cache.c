@@ -8,7 +8,7 @@
  * sees: then nothing else can have happened to the stream, whatever was rolled
  * back, in this session or another. A version alone proves nothing: two sessions
  * can write different events of version 5, if one rolls back. Besides, the
- * registration and the reducer function must be the same.
+ * registration, the reducer function and the upcasters must be the same.
  *
  * A module folds in place, so its entry leaves the cache while it is used, and
  * comes back (EvpgStateCachePut) only with a state that is known to be right; an
@@ -36,7 +36,7 @@ typedef struct CacheEntry
 	int64		stream_id;		/* hash key */
 	dlist_node	node;			/* in recently_used */
 	int64		generation;		/* of the registration */
-	uint64		stamp;			/* of the reducer function */
+	uint64		stamp;			/* of reducer function and upcasters */
 	int64		version;
 	int64		last_position;
 	int64		snapshot_version;

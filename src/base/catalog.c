@@ -12,8 +12,8 @@
  *
  * The registry (aggregate.c) is told of changes by an invalidation of the
  * relations evpg.aggregate_type, evpg.interceptor, evpg.listener, evpg.projection,
- * evpg.saga, evpg.subscription and evpg.translator, which registration functions send, and of functions and
- * roles by the caches of pg_proc, pg_authid and pg_auth_members.
+ * evpg.saga, evpg.subscription, evpg.translator and evpg.upcaster, which registration functions send, and of
+ * functions and roles by the caches of pg_proc, pg_authid and pg_auth_members.
  *
  *-------------------------------------------------------------------------
  */
@@ -102,6 +102,7 @@ static Known known[] = {
 	{.name = "snapshot", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, snapshot)},
 	{.name = "subscription", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, subscription)},
 	{.name = "translator", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, translator)},
+	{.name = "upcaster", .table = true, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, upcaster)},
 	{.name = "clock", .table = false, .shape = EVPG_SHAPE_CLOCK, .place = offsetof(EvpgCatalog, clock)},
 	{.name = "event_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, event_position)},
 	{.name = "logged_position", .table = false, .shape = NO_SHAPE, .place = offsetof(EvpgCatalog, logged_position)},
@@ -180,7 +181,7 @@ invalidate_relation(Datum arg, Oid relid)
 	}
 	if (relid == catalog.aggregate_type || relid == catalog.interceptor || relid == catalog.listener ||
 		relid == catalog.projection || relid == catalog.saga || relid == catalog.subscription ||
-		relid == catalog.translator)
+		relid == catalog.translator || relid == catalog.upcaster)
 		registry_generation++;
 	else if (relid == catalog.clock)
 		clock_generation++;

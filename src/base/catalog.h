@@ -36,6 +36,7 @@ typedef struct EvpgCatalog
 	Oid			projection_state;
 	Oid			projection_state_key_index; /* unique on (build, key) */
 	Oid			translator;
+	Oid			upcaster;
 	Oid			subscription;
 	Oid			subscription_lease;
 	Oid			subscription_lease_index;	/* on (subscription, slot) */

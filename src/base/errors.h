@@ -5,7 +5,6 @@
  *
  * docs/reference.md lists them for users.  Errors that PostgreSQL already has
  * a code for (a NULL argument, a missing privilege) use PostgreSQL's code.
- * Not in use yet: VE019 (events of a schema that is not known).
  * A code is never given another meaning.
  *
  *-------------------------------------------------------------------------
@@ -33,6 +32,7 @@
 #define EVPG_ERRCODE_OTHER_FILTER		MAKE_SQLSTATE('V', 'E', '0', '1', '6')
 #define EVPG_ERRCODE_RESERVED_NAME		MAKE_SQLSTATE('V', 'E', '0', '1', '7')
 #define EVPG_ERRCODE_UNKNOWN_COMMAND	MAKE_SQLSTATE('V', 'E', '0', '1', '8')
+#define EVPG_ERRCODE_SCHEMA				MAKE_SQLSTATE('V', 'E', '0', '1', '9')
 #define EVPG_ERRCODE_REENTERED			MAKE_SQLSTATE('V', 'E', '0', '2', '0')
 #define EVPG_ERRCODE_TRANSITION			MAKE_SQLSTATE('V', 'E', '0', '2', '1')
 #define EVPG_ERRCODE_UNKNOWN_TRANSLATOR	MAKE_SQLSTATE('V', 'E', '0', '2', '2')

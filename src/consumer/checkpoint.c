@@ -140,6 +140,7 @@ EvpgCheckpointHasPassed(const EvpgConsumer *consumer, int64 position, EvpgLogFil
 		return false;
 	filter->after = consumer->checkpoint;
 	filter->upto = position;
+	filter->leaves_upcasting = true;
 	PushActiveSnapshot(GetLatestSnapshot());
 	scan = EvpgLogScanAll(filter);
 	while (!any && EvpgLogScanNext(scan, &event))

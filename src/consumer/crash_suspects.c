@@ -394,14 +394,16 @@ settle_consumer_attempt(bool fatal)
 
 /* Returns the position of the first event that a filter lets through, 0 if there is none. */
 static int64
-find_first_event(const EvpgLogFilter *filter)
+find_first_event(const EvpgLogFilter *wanted)
 {
+	EvpgLogFilter filter = *wanted;
 	EvpgLogScan *scan;
 	EvpgEvent	event;
 	int64		position = 0;
 
+	filter.leaves_upcasting = true;
 	PushActiveSnapshot(GetTransactionSnapshot());
-	scan = EvpgLogScanAll(filter);
+	scan = EvpgLogScanAll(&filter);
 	if (EvpgLogScanNext(scan, &event))
 		position = event.position;
 	EvpgLogScanEnd(scan);

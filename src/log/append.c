@@ -68,6 +68,8 @@ set_slot_pointer(TupleTableSlot *slot, int column, void *pointer)
 static void
 fill_log_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 {
+	const EvpgEvent *stored = unlikely(event->stored != NULL) ? event->stored : event;
+
 	/* without the executor nothing else looks at NOT NULL */
 	Assert(event->type != NULL && event->session_role != NULL);
 	ExecClearTuple(slot);
@@ -80,9 +82,9 @@ fill_log_slot(TupleTableSlot *slot, int64 stream_id, EvpgEvent *event)
 	slot->tts_values[LOG_OCCURRED_AT] = TimestampTzGetDatum(event->occurred_at);
 	slot->tts_values[LOG_RECORDED_AT] = TimestampTzGetDatum(event->recorded_at);
 	slot->tts_values[LOG_EVENT_ID] = UUIDPGetDatum(&event->event_id);
-	slot->tts_values[LOG_SCHEMA_VERSION] = Int32GetDatum(event->schema_version);
-	set_slot_text(slot, LOG_TYPE, event->type);
-	set_slot_pointer(slot, LOG_DATA, event->data);
+	slot->tts_values[LOG_SCHEMA_VERSION] = Int32GetDatum(stored->schema_version);
+	set_slot_text(slot, LOG_TYPE, stored->type);
+	set_slot_pointer(slot, LOG_DATA, stored->data);
 	set_slot_pointer(slot, LOG_METADATA, event->metadata);
 	set_slot_pointer(slot, LOG_TAGS, event->tags);
 	set_slot_text(slot, LOG_COMMAND_ID, event->command_id);

@@ -256,7 +256,7 @@ EvpgConditionMatches(const EvpgCondition *condition, const EvpgEvent *event)
 static bool
 find_match(const EvpgCondition *condition, Snapshot snapshot, ConditionMatch *match)
 {
-	EvpgLogFilter filter = {.upto = EvpgFenceLastDrawn(), .condition = condition};
+	EvpgLogFilter filter = {.upto = EvpgFenceLastDrawn(), .condition = condition, .leaves_upcasting = true};
 	EvpgLogScan *scan;
 	EvpgEvent	event;
 	bool		found;

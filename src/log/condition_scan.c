@@ -34,6 +34,7 @@ struct EvpgConditionScan
 	const EvpgCondition *condition;
 	EvpgLogFilter filter;		/* what it lets through may match */
 	EvpgLogScan *scan;
+	bool		upcasts;		/* types need not be those of the log */
 };
 
 /*
@@ -56,13 +57,14 @@ find_positions(const EvpgConditionItem *item)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ArrayType  *positions = NULL;
+	List	   *event_types = EvpgUpcastStoredTypes(EvpgUpcastersGet(), item->event_types);
 	Datum		values[4] = {
 		EvpgNamesToArray(item->tags),
 		Int64GetDatum(item->after),
-		EvpgNamesToArray(item->event_types),
+		EvpgNamesToArray(event_types),
 		EvpgNamesToArray(item->aggregate_types)
 	};
-	char		nulls[4] = {' ', ' ', item->event_types == NIL ? 'n' : ' ', item->aggregate_types == NIL ? 'n' : ' '};
+	char		nulls[4] = {' ', ' ', event_types == NIL ? 'n' : ' ', item->aggregate_types == NIL ? 'n' : ' '};
 	Datum		found;
 
 	(void) EvpgStatementRead(&select_tagged_positions, values, nulls);
@@ -155,7 +157,9 @@ EvpgConditionScanBegin(const EvpgCondition *condition)
 
 	scan->condition = condition;
 	fill_filter(condition, &scan->filter);
+	scan->filter.leaves_upcasting = true;
 	scan->scan = EvpgLogScanAll(&scan->filter);
+	scan->upcasts = EvpgUpcastersGet() != NULL;
 	return scan;
 }
 
@@ -167,8 +171,12 @@ EvpgConditionScanNext(EvpgConditionScan *scan, EvpgEvent *event)
 	{
 		if (EvpgLogScanNext(scan->scan, event))
 		{
-			if (scan->filter.positions != NULL || EvpgConditionMatches(scan->condition, event))
+			/* The index on tags has not seen types that events are read as. */
+			if ((scan->filter.positions != NULL && !scan->upcasts) || EvpgConditionMatches(scan->condition, event))
+			{
+				EvpgLogScanUpcast(scan->scan, event);
 				return true;
+			}
 		}
 		/* After many events that are not wanted a scan pauses. */
 		else if (EvpgLogScanReached(scan->scan) >= scan->filter.upto)

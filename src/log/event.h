@@ -44,6 +44,10 @@ typedef struct EvpgEvent
 	bool		has_occurred_at;
 	TimestampTz recorded_at;
 	const char *session_role;	/* of the session that asked */
+	const struct EvpgUpcastChain *chain;	/* of an event that was read: has
+											 * to be upcast; NULL: need not */
+	const struct EvpgEvent *stored; /* of a new one: type, schema_version and
+									 * data in the log; NULL: its own */
 } EvpgEvent;
 
 /* A command, checked. */

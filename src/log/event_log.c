@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "base/arguments.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/locks.h"
@@ -82,7 +83,10 @@ typedef struct RepeatedText
 struct EvpgLogScan
 {
 	const EvpgStream *stream;	/* NULL: all streams */
-	const EvpgLogFilter *filter;	/* if all streams */
+	const EvpgLogFilter *filter;	/* if all streams: of what is stored */
+	const EvpgLogFilter *asked; /* the caller's, if types are among it that
+								 * upcasters lead to; else NULL */
+	EvpgUpcasters *upcasters;	/* NULL: none */
 	bool		sources_behind; /* they are to go on after reached */
 	int			item;			/* of the condition, that the event matches */
 	int64		reached;
@@ -196,16 +200,17 @@ open_source(EvpgLogScan *scan, IndexSource *source, int nkeys)
  * EvpgLogScanBegin
  *		Begins to scan the events of a stream whose version is at least
  *		from_version, in order of version or, backwards, from the last, under
- *		the active snapshot.  The stream must outlive the scan.  The caller ends
- *		it with EvpgLogScanEnd.
+ *		the active snapshot.  They are upcast.  The stream must outlive the scan.
+ *		The caller is inside EvpgEnter, and ends it with EvpgLogScanEnd.
  */
 EvpgLogScan *
-EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards)
+EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards, EvpgUpcasters *upcasters)
 {
 	EvpgLogScan *scan = open_scan(&EvpgCatalogGet()->event_log_stream_index, 1);
 	ScanKeyData keys[2];
 
 	scan->stream = stream;
+	scan->upcasters = upcasters;
 	scan->direction = backwards ? BackwardScanDirection : ForwardScanDirection;
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream->stream_id));
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from_version));
@@ -312,21 +317,56 @@ get_begin(const EvpgLogFilter *filter)
 	return Max(Max(after, filter->after), 0);
 }
 
+/* Returns a condition about the types that events have in the log, instead of those that they are read as. */
+static EvpgCondition *
+widen_condition(const EvpgUpcasters *upcasters, const EvpgCondition *condition)
+{
+	Size		size = offsetof(EvpgCondition, items) + sizeof(EvpgConditionItem) * condition->count;
+	EvpgCondition *wide = memcpy(palloc(size), condition, size);
+
+	for (int i = 0; i < wide->count; i++)
+		wide->items[i].event_types = EvpgUpcastStoredTypes(upcasters, wide->items[i].event_types);
+	return wide;
+}
+
+/*
+ * Returns a filter that lets through all events whose types may be wanted, by the names
+ * that they have in the log; the filter itself if that makes no difference.
+ */
+static const EvpgLogFilter *
+widen_filter(const EvpgUpcasters *upcasters, const EvpgLogFilter *filter)
+{
+	EvpgLogFilter *wide;
+
+	if (likely(upcasters == NULL) || (filter->event_types == NIL && filter->condition == NULL))
+		return filter;
+	wide = palloc(sizeof(EvpgLogFilter));
+	*wide = *filter;
+	wide->event_types = EvpgUpcastStoredTypes(upcasters, filter->event_types);
+	if (filter->condition != NULL)
+		wide->condition = widen_condition(upcasters, filter->condition);
+	return wide;
+}
+
 /*
  * EvpgLogScanAll
  *		Begins to scan the events of all streams in order of position, under the
- *		active snapshot, which must stay that of the caller to the end of the scan.  It
+ *		active snapshot, which must stay that of the caller to the end of the scan.  They
+ *		are upcast, unless the filter leaves that to the caller; the types of the filter
+ *		are those that events have when they are read.  It
  *		goes along the positions, or with the optional index on types along the events
  *		of the wanted types, and after many that are not wanted asks the optional
  *		indexes on tags and types for the next ones (log_hits.c).  It may end early,
  *		after many events that are not wanted: go on from EvpgLogScanReached.  The
- *		filter must outlive the scan.  The caller is inside EvpgEnter if the filter has
- *		tags or a condition; it ends the scan with EvpgLogScanEnd.
+ *		filter must outlive the scan.  The caller is inside EvpgEnter, and ends the scan
+ *		with EvpgLogScanEnd.
  */
 EvpgLogScan *
-EvpgLogScanAll(const EvpgLogFilter *filter)
+EvpgLogScanAll(const EvpgLogFilter *asked)
 {
 	const EvpgCatalog *catalog;
+	EvpgUpcasters *upcasters = EvpgUpcastersGet();
+	const EvpgLogFilter *filter = widen_filter(upcasters, asked);
 	List	   *wanted = remove_duplicates(filter->event_types);
 	int			ntypes = list_length(wanted);
 	EvpgLogScan *scan;
@@ -345,6 +385,8 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 	else
 		scan = open_scan(&catalog->event_log_position_index, 1);
 	scan->filter = filter;
+	scan->asked = filter == asked ? NULL : asked;
+	scan->upcasters = upcasters;
 	scan->reached = get_begin(filter);
 	scan->stretch = FIRST_STRETCH;
 	scan->hits.context = CurrentMemoryContext;
@@ -358,7 +400,7 @@ EvpgLogScanAll(const EvpgLogFilter *filter)
 bool
 EvpgLogHasEvent(int64 position)
 {
-	EvpgLogFilter filter = {.after = position - 1, .upto = position};
+	EvpgLogFilter filter = {.after = position - 1, .upto = position, .leaves_upcasting = true};
 	EvpgLogScan *scan;
 	EvpgEvent	event;
 	bool		found;
@@ -534,13 +576,47 @@ item_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, const EvpgStream *stream
 	return false;
 }
 
+/*
+ * Returns whether an event is wanted by the type that it is read as, and notes the first
+ * item of the condition that it matches then.
+ */
+static bool
+present_type_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, const EvpgStream *stream)
+{
+	const EvpgLogFilter *asked = scan->asked;
+	const EvpgCondition *condition = asked->condition;
+	char		stored_type[EVPG_MAX_NAME + 1];
+	const char *type = stored_type;
+	const EvpgUpcastChain *chain;
+
+	text_to_cstring_buffer(DatumGetTextPP(slot->tts_values[LOG_TYPE]), stored_type, sizeof(stored_type));
+	chain = EvpgUpcastFind(scan->upcasters, stream->aggregate_type, stored_type,
+						   DatumGetInt32(slot->tts_values[LOG_SCHEMA_VERSION]));
+	if (chain != NULL)
+		type = chain->type;
+	if (!EvpgNamesHave(asked->event_types, type))
+		return false;
+	if (condition == NULL)
+		return true;
+	for (scan->item = 0; scan->item < condition->count; scan->item++)
+	{
+		const EvpgConditionItem *item = &condition->items[scan->item];
+
+		if (DatumGetInt64(slot->tts_values[LOG_POSITION]) > item->after && EvpgNamesHave(item->event_types, type) &&
+			EvpgNamesHave(item->aggregate_types, stream->aggregate_type) && has_item_tags(scan, slot, item))
+			return true;
+	}
+	return false;
+}
+
 /* Returns whether an event is wanted; fills *stream if it is.  The stream is looked up last, since that may read a row. */
 static bool
 event_is_wanted(EvpgLogScan *scan, TupleTableSlot *slot, EvpgStream *stream)
 {
 	scan->tags_known = false;
 	return type_is_wanted(scan, slot) && tags_are_wanted(scan, slot) && item_is_wanted(scan, slot, NULL) &&
-		stream_is_wanted(scan, slot, stream) && item_is_wanted(scan, slot, stream);
+		stream_is_wanted(scan, slot, stream) && item_is_wanted(scan, slot, stream) &&
+		(likely(scan->asked == NULL) || present_type_is_wanted(scan, slot, stream));
 }
 
 /* Fetches the next event of all sources, in order of position, and reads its columns; NULL at the end. */
@@ -734,7 +810,8 @@ get_slot_value(TupleTableSlot *slot, int column, int64 *room)
  * EvpgLogScanNext
  *		Fetches the next event of a scan; false at the end.  The event lives
  *		until the next call, in memory of the scan; type and id of a stream
- *		that is scanned are those of the caller.
+ *		that is scanned are those of the caller.  Raises VE019, and what upcasters
+ *		raise, if it is to be upcast.
  */
 bool
 EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
@@ -785,8 +862,35 @@ EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event)
 	event->session_role = get_repeated_text(slot, LOG_SESSION_ROLE, &scan->session_role);
 	event->occurred_at = DatumGetTimestampTz(slot->tts_values[LOG_OCCURRED_AT]);
 	event->recorded_at = DatumGetTimestampTz(slot->tts_values[LOG_RECORDED_AT]);
+	event->chain = NULL;
+	event->stored = NULL;
+	if (unlikely(scan->upcasters != NULL))
+	{
+		EvpgUpcastMark(scan->upcasters, event);
+		if (scan->filter == NULL || !scan->filter->leaves_upcasting)
+			EvpgUpcastEvent(event);
+	}
 	MemoryContextSwitchTo(old);
 	return true;
+}
+
+/*
+ * EvpgLogScanUpcast
+ *		Upcasts the last event of a scan whose filter leaves that to its caller, in memory of
+ *		the scan; raises what EvpgUpcastEvent raises.
+ */
+void
+EvpgLogScanUpcast(EvpgLogScan *scan, EvpgEvent *event)
+{
+	MemoryContext old;
+
+	if (likely(event->chain == NULL))
+		return;
+	old = MemoryContextSwitchTo(scan->event_context);
+	if (scan->filter->lends_ids)
+		event->aggregate_id = pstrdup(event->aggregate_id);
+	EvpgUpcastEvent(event);
+	MemoryContextSwitchTo(old);
 }
 
 /* Ends a scan and frees it; after an ERROR the resource owner and the memory context do that. */

@@ -10,6 +10,7 @@
 
 #include "log/event.h"
 #include "log/stream.h"
+#include "log/upcast.h"
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 #include "utils/snapshot.h"
@@ -38,6 +39,7 @@ typedef struct EvpgLogFilter
 	const bool *wanted_parts;	/* NULL, or: of these parts instead */
 	bool		lends_ids;		/* ids of aggregates live only until another
 								 * scan begins */
+	bool		leaves_upcasting;	/* to the caller: EvpgLogScanUpcast */
 } EvpgLogFilter;
 
 extern void EvpgLogAppend(EvpgStream *stream, EvpgEvent *events, int count);
@@ -46,13 +48,15 @@ extern bool EvpgLogReserveEventId(const pg_uuid_t *event_id);
 extern void EvpgLogReleaseEventId(const pg_uuid_t *event_id);
 extern bool EvpgLogReadNewest(EvpgStream *stream, int64 from_version, Snapshot snapshot, LOCKMODE mode,
 							  bool *visible);
-extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards);
+extern EvpgLogScan *EvpgLogScanBegin(const EvpgStream *stream, int64 from_version, bool backwards,
+									 EvpgUpcasters *upcasters);
 extern EvpgLogScan *EvpgLogScanAll(const EvpgLogFilter *filter);
 extern bool EvpgLogHasEvent(int64 position);
 extern int64 EvpgLogScanReached(EvpgLogScan *scan);
 extern int	EvpgLogScanItem(const EvpgLogScan *scan);
 extern int	EvpgLogPartOfKey(const char *key, int parts);
 extern bool EvpgLogScanNext(EvpgLogScan *scan, EvpgEvent *event);
+extern void EvpgLogScanUpcast(EvpgLogScan *scan, EvpgEvent *event);
 extern void EvpgLogScanEnd(EvpgLogScan *scan);
 
 #endif							/* EVPG_EVENT_LOG_H */

@@ -151,7 +151,7 @@ evpg_read_stream(PG_FUNCTION_ARGS)
 	EvpgEnter(&scope, NULL);
 	if (EvpgStreamRead(&stream, true))
 	{
-		EvpgLogScan *scan = EvpgLogScanBegin(&stream, from_version, backwards);
+		EvpgLogScan *scan = EvpgLogScanBegin(&stream, from_version, backwards, EvpgUpcastersGet());
 		MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "EvpgRow", ALLOCSET_DEFAULT_SIZES);
 		EvpgEvent	event;
 		int64		first = Max(from_version, 1);

@@ -353,6 +353,21 @@ EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event)
 	return keys;
 }
 
+/*
+ * EvpgApplyUpcast
+ *		Upcasts the last event of a scan; if that fails, it is the event of the projection that
+ *		has failed, without a key.
+ */
+void
+EvpgApplyUpcast(const EvpgProjection *projection, EvpgLogScan *scan, EvpgEvent *event)
+{
+	ApplyErrorContext where;
+
+	push_projection_context(&where, projection, NULL, 0, event);
+	EvpgLogScanUpcast(scan, event);
+	EvpgErrorContextPop(&where.callback);
+}
+
 /* ------------------------------------------------------------------ inline projections */
 
 /* Returns whether the projection is inline, and takes the event. */

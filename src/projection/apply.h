@@ -8,7 +8,7 @@
 #ifndef EVPG_APPLY_H
 #define EVPG_APPLY_H
 
-#include "log/event.h"
+#include "log/event_log.h"
 #include "projection/projection_row.h"
 #include "usercode/module_callback.h"
 
@@ -26,6 +26,7 @@ extern const char *EvpgApplyCurrentKey;
 extern void EvpgApplySetCurrent(int64 position, const char *key);
 extern bool EvpgApplyInlineIsNeeded(const EvpgEvent *events, int count);
 extern void EvpgApplyInline(const EvpgEvent *events, int count);
+extern void EvpgApplyUpcast(const EvpgProjection *projection, EvpgLogScan *scan, EvpgEvent *event);
 extern List *EvpgApplyFindKeys(EvpgProjection *projection, const EvpgEvent *event);
 extern void EvpgApplyScratchInit(EvpgApplyScratch *scratch);
 extern void EvpgApplyReducer(EvpgProjectionRow *row, const EvpgEvent *event, EvpgApplyScratch *scratch, bool send);

@@ -479,7 +479,8 @@ scan_log(BatchRun *run)
 		.tags = projection->tags,
 		.parts = run->by_id ? batch->parts : 1,
 		.part = batch->part,
-		.lends_ids = run->by_stream /* nothing scans until the round ends */
+		.lends_ids = run->by_stream,	/* nothing scans until the round ends */
+		.leaves_upcasting = true
 	};
 	EvpgLogScan *events;
 	EvpgEvent	event;
@@ -502,6 +503,8 @@ scan_log(BatchRun *run)
 		if (EvpgProjectionTakesWanted(projection, &event) && !(EVPG_MUTATION("event_skipped") && event.version % 2 == 0) &&
 			!EvpgParkedEventIsSkipped(batch->parked, &next_parked, event.position, NULL))
 		{
+			if (unlikely(event.chain != NULL))
+				EvpgApplyUpcast(projection, events, &event);
 			if (run->by_stream)
 				postpone_by_stream(run, &event);
 			else

@@ -272,7 +272,8 @@ EvpgRebuildHasEventsLeft(const EvpgRebuild *rebuild, int64 upto)
 			.event_types = projection->event_types,
 			.tags = projection->tags,
 			.parts = by_id ? rebuild->parts : 1,
-			.part = part
+			.part = part,
+			.leaves_upcasting = true
 		};
 
 		while (filter.after < upto && !found)

@@ -117,6 +117,8 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 	EvpgProjection *projection = row->projection;
 	bool		by_id = EvpgProjectionIsKeyedById(projection);
 	List	   *parked = EvpgParkedEventList(projection->name, 0);
+	EvpgUpcasters *upcasters = EvpgUpcastersGet();
+	List	   *event_types = EvpgUpcastStoredTypes(upcasters, projection->event_types);
 	int			next_parked = 0;
 	Datum		values[5];
 	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
@@ -133,8 +135,8 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 	nulls[0] = by_id ? ' ' : 'n';
 	values[1] = EvpgNamesToArray(projection->aggregate_types);
 	nulls[1] = projection->aggregate_types == NIL ? 'n' : ' ';
-	values[2] = EvpgNamesToArray(projection->event_types);
-	nulls[2] = projection->event_types == NIL ? 'n' : ' ';
+	values[2] = EvpgNamesToArray(event_types);
+	nulls[2] = event_types == NIL ? 'n' : ' ';
 	values[3] = Int64GetDatum(projection->start_position);
 	values[4] = Int64GetDatum(upto);
 	portal = EvpgStatementOpen(&select_projection_events, values, nulls, false);
@@ -154,10 +156,14 @@ replay_key(EvpgProjectionRow *row, int64 upto)
 
 			MemoryContextSwitchTo(scratch.context);
 			EvpgEventFromRow(rows->vals[i], rows->tupdesc, &event);
+			EvpgUpcastMark(upcasters, &event);
 			if (EvpgProjectionTakes(projection, &event) &&
 				!EvpgParkedEventIsSkipped(parked, &next_parked, event.position, row->key))
+			{
+				EvpgUpcastEvent(&event);
 				foreach(key, EvpgApplyFindKeys(projection, &event))
 					ours |= strcmp(lfirst(key), row->key) == 0;
+			}
 			MemoryContextSwitchTo(caller);
 			if (ours)
 			{

@@ -112,15 +112,49 @@ is_routed(const Routes *routes, const char *key, int64 position)
 	return false;
 }
 
+static void
+upcast_event(void *event)
+{
+	EvpgUpcastEvent(event);
+}
+
+/*
+ * Upcasts an event; false if that has failed, and then it is given up as one whose keys
+ * cannot be found.
+ */
+static bool
+try_to_upcast(Routes *routes, List *versions, EvpgEvent *event)
+{
+	ErrorData  *error;
+	ListCell   *cell;
+
+	if (likely(event->chain == NULL))
+		return true;
+	error = EvpgSubtransactionRun(upcast_event, event);
+	if (error == NULL)
+		return true;
+	foreach(cell, versions)
+	{
+		if (!EvpgSagaTakes(lfirst(cell), event))
+			continue;
+		EvpgRouteGiveUp(lfirst(cell), event, 1, error);
+		routes->dead_letters++;
+		break;
+	}
+	return false;
+}
+
 /* Adds the routes of an event, to the lists in context. */
 static void
-route_event(Routes *routes, List *versions, const EvpgEvent *event, MemoryContext context)
+route_event(Routes *routes, List *versions, EvpgEvent *event, MemoryContext context)
 {
 	ListCell   *cell;
 	List	   *found = NIL;
 
 	routes->events++;
 	EvpgOccupationSteps++;
+	if (!try_to_upcast(routes, versions, event))
+		return;
 	foreach(cell, versions)
 	{
 		KeySearch	search = {.saga = lfirst(cell), .event = event};
@@ -200,6 +234,7 @@ route_batch(const EvpgConsumer *consumer, int64 stable, int limit, int64 *dead_l
 	EvpgEvent	event;
 	int64		reached;
 
+	filter.leaves_upcasting = true;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan = EvpgLogScanAll(&filter);
 	while (routes.events < limit && EvpgLogScanNext(scan, &event))

@@ -116,6 +116,7 @@ has_events(const EvpgSubscription *subscription, int64 after, int64 upto)
 
 	filter.after = after;
 	filter.upto = upto;
+	filter.leaves_upcasting = true;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	while (!found && filter.after < upto)
 	{

@@ -197,8 +197,13 @@ replay_parked_events(Handout *handout)
 	int64		after = handout->group->own->handed;
 	EvpgEvent	event;
 
-	while (EvpgReplayNext(handout->group, handout->streams, after, &event) && hand_out_event(handout, &event))
+	while (EvpgReplayNext(handout->group, handout->streams, after, &event))
+	{
+		EvpgUpcastEvent(&event);
+		if (!hand_out_event(handout, &event))
+			break;
 		after = event.position;
+	}
 }
 
 /* Scans the log for events of the partitions that the consumer holds, up to a position. */

@@ -130,6 +130,7 @@ park_event(const Nack *nack, const char *reason)
 	EvpgEvent	event;
 
 	filter.after = nack->position;
+	filter.leaves_upcasting = true;
 	filter.upto = nack->handed_before;
 	filter.aggregate_types = list_make1(unconstify(char *, nack->event.aggregate_type));
 	filter.aggregate_ids = list_make1(unconstify(char *, nack->event.aggregate_id));

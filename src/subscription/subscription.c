@@ -216,7 +216,7 @@ EvpgSubscriptionTime(FunctionCallInfo fcinfo, int arg, const char *what, int64 l
 /*
  * EvpgSubscriptionReadEvent
  *		Reads an event, in CurrentMemoryContext; returns false if the subscription takes none
- *		at this position.
+ *		at this position.  To be upcast by the caller (EvpgUpcastEvent), if it is handed out.
  */
 bool
 EvpgSubscriptionReadEvent(const EvpgSubscription *subscription, int64 position, EvpgEvent *copy)
@@ -228,6 +228,7 @@ EvpgSubscriptionReadEvent(const EvpgSubscription *subscription, int64 position, 
 
 	filter.after = position - 1;
 	filter.upto = position;
+	filter.leaves_upcasting = true;
 	PushActiveSnapshot(GetLatestSnapshot());
 	scan = EvpgLogScanAll(&filter);
 	found = EvpgLogScanNext(scan, &event);
@@ -266,6 +267,7 @@ evpg_count_events(PG_FUNCTION_ARGS)
 		filter.parts = subscription->partitions;
 		filter.part = partition;
 		filter.after = after;
+		filter.leaves_upcasting = true;
 		while (filter.after < upto)
 		{
 			scan = EvpgLogScanAll(&filter);

@@ -56,6 +56,7 @@ static const char *const role_names[] = {
 	[EVPG_ROLE_SAGA_REJECTION] = "rejection handler",
 	[EVPG_ROLE_SAGA_TIMER] = "timer handler",
 	[EVPG_ROLE_TRANSLATOR] = "translator",
+	[EVPG_ROLE_UPCASTER] = "upcaster",
 };
 
 static const char *const role_shapes[] = {
@@ -73,6 +74,7 @@ static const char *const role_shapes[] = {
 	[EVPG_ROLE_SAGA_REJECTION] = "f(state jsonb, rejection evpg.rejection) returning evpg.reaction",
 	[EVPG_ROLE_SAGA_TIMER] = "f(state jsonb, timer evpg.fired_timer) returning evpg.reaction",
 	[EVPG_ROLE_TRANSLATOR] = "f(payload jsonb) returning evpg.command or a set of it",
+	[EVPG_ROLE_UPCASTER] = "f(data jsonb) returning jsonb",
 };
 
 /* Fills the argument types of a role and returns their number, the most that a function may have. */
@@ -111,6 +113,7 @@ EvpgFunctionArguments(EvpgRole role, Oid *types)
 			return 1;
 		case EVPG_ROLE_INVARIANT:
 		case EVPG_ROLE_TRANSLATOR:
+		case EVPG_ROLE_UPCASTER:
 			types[0] = JSONBOID;
 			return 1;
 		case EVPG_ROLE_INTERCEPTOR:
@@ -145,6 +148,7 @@ function_fits_role(Form_pg_proc proc, EvpgRole role)
 				(proc->prorettype == JSONBOID && !proc->proretset);
 		case EVPG_ROLE_REDUCER:
 		case EVPG_ROLE_BOUNDARY:
+		case EVPG_ROLE_UPCASTER:
 			return proc->prorettype == JSONBOID && !proc->proretset;
 		case EVPG_ROLE_INVARIANT:
 			return proc->prorettype == BOOLOID && !proc->proretset;
@@ -273,6 +277,50 @@ hash_definition(HeapTuple tuple, const char *search_path)
 	return hash_proc_column(tuple, Anum_pg_proc_proconfig, hash);
 }
 
+/* Returns the row of a function, which the caller releases, and sets its oid; NULL if it does not exist. */
+static HeapTuple
+find_function(const char *signature, Oid *oid)
+{
+	HeapTuple	tuple = NULL;
+
+	LOCAL_FCINFO(fcinfo, 1);
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = CStringGetTextDatum(signature);
+	fcinfo->args[0].isnull = false;
+	*oid = DatumGetObjectId(to_regprocedure(fcinfo));
+	if (!fcinfo->isnull)
+		tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(*oid));
+	return tuple;
+}
+
+/* Returns a number that differs once a function is replaced. */
+static uint64
+get_stamp(HeapTuple tuple, Oid oid)
+{
+	return ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
+		((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^ ItemPointerGetOffsetNumber(&tuple->t_self) ^ oid;
+}
+
+/*
+ * EvpgFunctionHashes
+ *		Sets what a registered function is, as EvpgFunction has it: for this session, and
+ *		also after a dump.  Returns false if it does not exist.  The caller is inside EvpgEnter.
+ */
+bool
+EvpgFunctionHashes(const char *signature, const char *search_path, uint64 *stamp, uint64 *definition_hash)
+{
+	Oid			oid;
+	HeapTuple	tuple = find_function(signature, &oid);
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	*stamp = get_stamp(tuple, oid);
+	*definition_hash = hash_definition(tuple, search_path);
+	ReleaseSysCache(tuple);
+	return true;
+}
+
 static void
 free_function_plan(void *arg)
 {
@@ -293,17 +341,9 @@ EvpgFunction *
 EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered_by, const char *search_path)
 {
 	EvpgFunction *function = palloc0(sizeof(EvpgFunction));
-	HeapTuple	tuple = NULL;
+	HeapTuple	tuple = find_function(signature, &function->oid);
 	Form_pg_proc proc;
 
-	LOCAL_FCINFO(fcinfo, 1);
-
-	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = CStringGetTextDatum(signature);
-	fcinfo->args[0].isnull = false;
-	function->oid = DatumGetObjectId(to_regprocedure(fcinfo));
-	if (!fcinfo->isnull)
-		tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->oid));
 	if (!HeapTupleIsValid(tuple))
 		raise_missing_function(signature, role);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
@@ -321,9 +361,7 @@ EvpgFunctionResolve(const char *signature, EvpgRole role, const char *registered
 	function->owner = proc->proowner;
 	function->result_type = proc->prorettype;
 	function->returns_set = proc->proretset;
-	function->stamp = ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
-		((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^ ItemPointerGetOffsetNumber(&tuple->t_self) ^
-		function->oid;
+	function->stamp = get_stamp(tuple, function->oid);
 	if (role == EVPG_ROLE_REDUCER)
 		function->definition_hash = hash_definition(tuple, search_path);
 	ReleaseSysCache(tuple);

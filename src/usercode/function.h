@@ -25,7 +25,8 @@ typedef enum EvpgRole
 	EVPG_ROLE_SAGA_HANDLER,
 	EVPG_ROLE_SAGA_REJECTION,
 	EVPG_ROLE_SAGA_TIMER,
-	EVPG_ROLE_TRANSLATOR
+	EVPG_ROLE_TRANSLATOR,
+	EVPG_ROLE_UPCASTER
 } EvpgRole;
 
 /* A function ready to be called. */
@@ -52,6 +53,7 @@ extern EvpgFunction *EvpgFunctionResolve(const char *signature, EvpgRole role, c
 										 const char *search_path);
 extern EvpgFunction *EvpgFunctionResolveIn(MemoryContext parent, const char *signature, EvpgRole role,
 										   const char *registered_by, const char *search_path);
+extern bool EvpgFunctionHashes(const char *signature, const char *search_path, uint64 *stamp, uint64 *definition_hash);
 extern int	EvpgFunctionArguments(EvpgRole role, Oid *types);
 extern void EvpgFunctionPlan(EvpgFunction *function);
 extern char *EvpgFunctionSearchPath(void);

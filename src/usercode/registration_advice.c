@@ -229,6 +229,7 @@ advise_missing_keys(const char *argument, const char *kind, const char *name, st
 
 	filter.upto = EvpgFenceLastDrawn();
 	filter.after = Max(filter.upto - KEYED_POSITIONS, 0);
+	filter.leaves_upcasting = true;
 	EvpgSettingsPin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	while (filter.after < filter.upto && !found)
@@ -236,8 +237,14 @@ advise_missing_keys(const char *argument, const char *kind, const char *name, st
 		EvpgLogScan *scan = EvpgLogScanAll(&filter);
 		EvpgEvent	event;
 
-		for (; !found && EvpgLogScanNext(scan, &event); events++)
+		while (!found && EvpgLogScanNext(scan, &event))
+		{
+			/* Of an old schema: what upcasters raise is not about the path. */
+			if (event.chain != NULL)
+				continue;
 			found = finds_key(path, &event);
+			events++;
+		}
 		filter.after = EvpgLogScanReached(scan);
 		EvpgLogScanEnd(scan);
 	}

@@ -159,6 +159,12 @@ BEGIN
   RETURN evpg_reaction(state, evpg_action_complete());
 END $$;
 
+CREATE OR REPLACE FUNCTION attack.upcast(data jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM attack.run('upcaster', data);
+  RETURN data;
+END $$;
+
 -- The guards: how many events a stream has had, and whether each was the next one.
 CREATE OR REPLACE FUNCTION attack.count(state jsonb, event evpg.event) RETURNS jsonb LANGUAGE sql AS $$
   SELECT jsonb_build_object('n', coalesce((state->>'n')::bigint, 0) + 1, 'last', event.version,
@@ -180,6 +186,7 @@ SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply', invarian
        evpg_register_interceptor('interceptor', 'attack.intercept', '{note}'),
        evpg_register_listener('listener', 'attack.hear', '{note}'),
        evpg_register_translator('translator', 'attack.translate'),
+       evpg_register_upcaster('X', 1, 'attack.upcast', aggregate_type => 'note'),
        evpg_register_projection('inline', 'attack.inline', aggregate_types => '{note}', key_function => 'attack.key'),
        evpg_register_projection('async', 'attack.async', mode => 'async', aggregate_types => '{note}', on_error => 'park',
          max_attempts => 1),

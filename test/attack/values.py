@@ -14,7 +14,7 @@ BIGINTS = INTS + ['9223372036854775807', '-9223372036854775808']
 TIMES = ['infinity', '-infinity', 'now', 'epoch', '294276-12-31', '4713-01-01 BC']
 INTERVALS = ['0', '1 ms', '-1 second', '5 ms', '1 month', '178000000 years', '-178000000 years']
 FUNCTIONS = ['attack.handle', 'attack.apply', 'attack.keep', 'attack.intercept', 'attack.inline', 'attack.count', 'attack.key', 'attack.async_key',
-             'attack.write_inline', 'attack.write_async', 'attack.reset', 'attack.saga', 'attack.reject', 'attack.timer', 'attack.translate',
+             'attack.write_inline', 'attack.write_async', 'attack.reset', 'attack.saga', 'attack.reject', 'attack.timer', 'attack.translate', 'attack.upcast',
              'pg_catalog.pg_sleep', 'pg_catalog.jsonb_in', 'pg_catalog.now', 'public.evpg_state', '0', '4294967295']
 TAGS = ['t1', 't2', 't3', 'é', 'a"b', "a'b", '', 'x' * 10000]
 POOLS = {'integer': INTS, 'integer[]': ['{}', '{NULL}', '{NULL,1}', '{1}', '{NULL,-1}', '{NULL,1,2}', '{{NULL,1}}', '[0:1]={NULL,1}'], 'bigint': BIGINTS, 'timestamp with time zone': TIMES, 'interval': INTERVALS, 'regproc': FUNCTIONS,

@@ -15,7 +15,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(671);
+SELECT plan(707);
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
   FROM unnest('{monitor,reader,relay,subscriber,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
@@ -54,6 +54,9 @@ INSERT INTO test.call VALUES
   ('{operator}', $$SELECT evpg_drop_aggregate('nope', true)$$),
     ('{operator}', $$SELECT evpg_drop_interceptor('nope', true)$$),
     ('{operator}', $$SELECT evpg_drop_listener('nope', true)$$),
+  ('{operator}', $$SELECT evpg_drop_upcaster('nope', 1, missing_ok => true)$$),
+    ('{operator}', $$SELECT evpg_register_upcaster('nope', 1, new_event_type => 'no')$$),
+    ('{operator}', 'SELECT evpg_check_upcasters()'), ('{operator}', 'SELECT * FROM evpg.upcaster'),
   ('{operator}', 'SELECT * FROM evpg.aggregate_type'), ('{operator}', 'SELECT * FROM evpg.command_record'),
     ('{operator}', 'SELECT * FROM evpg.snapshot'),
   ('{operator}', 'SELECT * FROM evpg.interceptor'), ('{operator}', 'SELECT * FROM evpg.listener'),

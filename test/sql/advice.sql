@@ -126,6 +126,12 @@ ROLLBACK TO s;
 SELECT * FROM evpg_run_sagas();
 ROLLBACK;
 
+-- an upcaster lists the projections that may have rows of old events; another one does not
+CREATE FUNCTION to_freed(data jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT data $$;
+SELECT evpg_register_upcaster('SeatFreed', 1, 'to_freed'), evpg_register_upcaster('SeatFreed', 1, 'to_freed');
+SELECT evpg_drop_upcaster('SeatFreed', 1);
+SELECT evpg_register_upcaster('SeatFreed', 1, 'to_freed', aggregate_type => 'no seat');
+
 SET client_min_messages = warning;
 DROP SCHEMA advice CASCADE;
 DROP EXTENSION evpg;

@@ -24,6 +24,8 @@ SELECT * FROM evpg.snapshot ORDER BY stream_id, version;
 SELECT * FROM evpg.aggregate_type ORDER BY aggregate_type;
 SELECT * FROM evpg.interceptor ORDER BY name;
 SELECT * FROM evpg.listener ORDER BY name;
+SELECT * FROM evpg.upcaster ORDER BY event_type, from_version, aggregate_type;
+SELECT * FROM SCHEMA.evpg_read_all(aggregate_types => '{account}', stable_only => false);
 SELECT * FROM evpg.projection ORDER BY name;
 SELECT * FROM evpg.projection_state ORDER BY build, key;
 SELECT * FROM evpg.consumer ORDER BY name;
@@ -49,7 +51,7 @@ foreach my $schema ('public', 'es')
 {
 	my $from = "from_$schema";
 	my $path = "SET search_path = $schema;";
-	(my $look = $contents) =~ s/SCHEMA/$schema/;
+	(my $look = $contents) =~ s/SCHEMA/$schema/g;
 
 	$node->safe_psql('postgres', "CREATE DATABASE $from");
 	$node->safe_psql($from, $schema eq 'public' ? 'CREATE EXTENSION evpg'
@@ -60,6 +62,9 @@ CREATE FUNCTION pass(command evpg.command) RETURNS evpg.command LANGUAGE sql AS 
 SELECT evpg_register_interceptor('pass', 'pass', aggregate_types => '{account}', priority => 3);
 CREATE FUNCTION hear(event evpg.event) RETURNS void LANGUAGE sql AS 'SELECT';
 SELECT evpg_register_listener('hear', 'hear', event_types => '{Opened}', priority => 4);
+CREATE FUNCTION to_text(data jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('n', data->>'n') $$;
+SELECT evpg_register_upcaster('Noted', 3, 'to_text'),
+  evpg_register_upcaster('Written', 1, new_event_type => 'Noted', to_version => 4);
 CREATE FUNCTION nothing(payload jsonb) RETURNS evpg.command LANGUAGE sql AS 'SELECT NULL::evpg.command';
 SELECT evpg_register_translator('nothing', 'nothing');
 SELECT count(*) FROM evpg_receive_message('shop', '1', 'nothing', '{}');
