@@ -481,6 +481,8 @@ evpg_free(evpg_json *json)
 {
 	evpg_unfreed unfreed = {NULL, 0, 0, false};
 
+	if (json == NULL)
+		return;
 	for (;;)
 	{
 		if (!evpg_is_container(json) || json_object_get_userdata(json) != NULL || !evpg_find_parts(json, NULL))
