@@ -178,30 +178,35 @@ EvpgRowFindDirty(const Oid *table, const Oid *index, ScanKey keys, int nkeys, Tr
 }
 
 /*
- * EvpgRowFindById
- *		Returns the row whose key, unique by index, is a number, in
- *		CurrentMemoryContext; NULL if the active snapshot shows none.
+ * EvpgRowListFromId
+ *		Returns the row whose key, unique by index, is a number, and those that follow in the
+ *		order of the index, max_count at most: a list of HeapTuple in CurrentMemoryContext, as the
+ *		active snapshot shows them.  If it shows none with this number, the list begins with a
+ *		later one, or is NIL.
  */
-HeapTuple
-EvpgRowFindById(const Oid *table, const Oid *index, int64 id)
+List *
+EvpgRowListFromId(const Oid *table, const Oid *index, int64 id, int max_count)
 {
 	Relation	relation = EvpgCatalogOpen(table, AccessShareLock);
 	Relation	key = index_open(*index, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	HeapTuple	row = NULL;
+	List	   *rows = NIL;
 	IndexScanDesc scan;
 	ScanKeyData keys[1];
 
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	if (max_count == 1)
+		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	else
+		ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(id));
 	scan = index_beginscan(relation, key, GetActiveSnapshot(), NULL, 1, 0);
 	index_rescan(scan, keys, 1, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
-		row = ExecCopySlotHeapTuple(slot);
+	while (list_length(rows) < max_count && index_getnext_slot(scan, ForwardScanDirection, slot))
+		rows = lappend(rows, ExecCopySlotHeapTuple(slot));
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(key, AccessShareLock);
 	table_close(relation, AccessShareLock);
-	return row;
+	return rows;
 }
 
 /* Writes rows of a table, which is set up once for all of them. */

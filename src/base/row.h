@@ -20,7 +20,7 @@ extern HeapTuple EvpgRowFind(const Oid *table, const Oid *index, RegProcedure eq
 							 Snapshot snapshot, bool lock);
 extern HeapTuple EvpgRowFindDirty(const Oid *table, const Oid *index, ScanKey keys, int nkeys, TransactionId *maker,
 								  uint32 *token);
-extern HeapTuple EvpgRowFindById(const Oid *table, const Oid *index, int64 id);
+extern List *EvpgRowListFromId(const Oid *table, const Oid *index, int64 id, int max_count);
 extern EvpgRowWriter *EvpgRowWriterBegin(const Oid *table, const TupleDesc *row);
 extern HeapTuple EvpgRowInsert(EvpgRowWriter *writer, Datum *values, bool *nulls);
 extern HeapTuple EvpgRowReplace(EvpgRowWriter *writer, HeapTuple row, Datum *values, bool *nulls, bool *replaced);

@@ -63,6 +63,9 @@
 #define MAX_STREAM_NAMES 100000
 #define MAX_STREAM_NAMES_SIZE (32 * 1024 * 1024)
 
+/* So many of them are read with the one that is asked for, at most. */
+#define MAX_STREAMS_AHEAD 64
+
 typedef struct StreamName
 {
 	int64		stream_id;
@@ -477,6 +480,69 @@ EvpgStreamHashId(const char *aggregate_id)
 	return DatumGetUInt32(hash_any((const unsigned char *) aggregate_id, strlen(aggregate_id)));
 }
 
+/* Remembers the stream of a row, unless it is known. */
+static void
+remember_stream_name(HeapTuple row)
+{
+	int64		stream_id = DatumGetInt64(get_stream_value(row, STREAM_STREAM_ID));
+	StreamName *entry;
+	MemoryContext old;
+	char	   *type;
+	char	   *id;
+	bool		found;
+
+	if (streams_lookup(stream_names, stream_id) != NULL)
+		return;
+	old = MemoryContextSwitchTo(EvpgStreamContext);
+	type = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_TYPE));
+	id = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_ID));
+	entry = streams_insert(stream_names, stream_id, &found);
+	if (last_stream_type == NULL || strcmp(last_stream_type, type) != 0)
+		last_stream_type = type;
+	else
+		pfree(type);
+	entry->aggregate_type = last_stream_type;
+	entry->aggregate_id = id;
+	entry->id_hash = EvpgStreamHashId(id);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Reads a stream, and remembers it.  The events of a log come from streams about in the
+ * order in which these were made: if those that are asked for follow each other, more are
+ * read with each, up to MAX_STREAMS_AHEAD.  Not under REPEATABLE READ and above, since what
+ * a SERIALIZABLE transaction has read may be what it fails by.
+ */
+static void
+load_stream_name(int64 stream_id)
+{
+	static int64 last_id = 0;
+	static int	ahead = 1;
+	const EvpgCatalog *catalog = EvpgCatalogGet();
+	List	   *rows;
+	ListCell   *cell;
+
+	if (stream_id > last_id && stream_id - last_id <= ahead && !IsolationUsesXactSnapshot())
+		ahead = Min(ahead * 2, MAX_STREAMS_AHEAD);
+	else
+		ahead = 1;
+	rows = EvpgRowListFromId(&catalog->stream, &catalog->stream_id_index, stream_id, ahead);
+	if (rows == NIL || DatumGetInt64(get_stream_value(linitial(rows), STREAM_STREAM_ID)) != stream_id)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stream with id " INT64_FORMAT " is missing", stream_id),
+				 errdetail("There is an event of it.")));
+	last_id = DatumGetInt64(get_stream_value(llast(rows), STREAM_STREAM_ID));
+	if (MemoryContextMemAllocated(EvpgStreamContext, false) > MAX_STREAM_NAMES_SIZE)
+		reset_stream_names();
+	foreach(cell, rows)
+	{
+		remember_stream_name(lfirst(cell));
+		heap_freetuple(lfirst(cell));
+	}
+	list_free(rows);
+}
+
 /*
  * EvpgStreamGetById
  *		Fills type and id of *stream, and the hash of the id, by its stream_id;
@@ -485,40 +551,15 @@ EvpgStreamHashId(const char *aggregate_id)
 void
 EvpgStreamGetById(int64 stream_id, EvpgStream *stream)
 {
-	const EvpgCatalog *catalog = EvpgCatalogGet();
 	StreamName *entry;
-	bool		found;
 
 	if (stream_names == NULL || stream_names->members >= MAX_STREAM_NAMES || stream_names_identity != EvpgCatalogIdentity())
 		reset_stream_names();
 	entry = streams_lookup(stream_names, stream_id);
 	if (entry == NULL)
 	{
-		HeapTuple	row = EvpgRowFindById(&catalog->stream, &catalog->stream_id_index, stream_id);
-		MemoryContext old;
-		char	   *type;
-		char	   *id;
-
-		if (row == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("stream with id " INT64_FORMAT " is missing", stream_id),
-					 errdetail("There is an event of it.")));
-		if (MemoryContextMemAllocated(EvpgStreamContext, false) > MAX_STREAM_NAMES_SIZE)
-			reset_stream_names();
-		old = MemoryContextSwitchTo(EvpgStreamContext);
-		type = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_TYPE));
-		id = TextDatumGetCString(get_stream_value(row, STREAM_AGGREGATE_ID));
-		entry = streams_insert(stream_names, stream_id, &found);
-		if (last_stream_type == NULL || strcmp(last_stream_type, type) != 0)
-			last_stream_type = type;
-		else
-			pfree(type);
-		entry->aggregate_type = last_stream_type;
-		entry->aggregate_id = id;
-		entry->id_hash = EvpgStreamHashId(id);
-		MemoryContextSwitchTo(old);
-		heap_freetuple(row);
+		load_stream_name(stream_id);
+		entry = streams_lookup(stream_names, stream_id);
 	}
 	memset(stream, 0, sizeof(EvpgStream));
 	stream->stream_id = stream_id;

@@ -5,7 +5,7 @@
 SET default_transaction_isolation = 'read committed';
 \ir include/counter.sql
 
-SELECT plan(32);
+SELECT plan(33);
 SET test.kind = counter;
 
 -- what is returned is all that there is, or an error
@@ -63,4 +63,13 @@ SELECT is((SELECT count(*) FROM evpg_read_all()), (SELECT count(*) FROM evpg.eve
   'readers find all after evpg_activate_consumers()'),
        is(evpg_activate_consumers(), false, 'once');
 
+
+-- a stream that is gone, among others that are read ahead
+SELECT count(*) FROM generate_series(1, 9) i, evpg_append('counter', 'lost' || i, ARRAY[evpg_event('Noted')]) \g /dev/null
+BEGIN;
+ALTER TABLE evpg.stream DISABLE TRIGGER USER;
+DELETE FROM evpg.stream WHERE aggregate_id = 'lost7';
+COMMIT;
+SELECT alike(error_of('SELECT count(*) FROM evpg_read_all(max_count => 100000)'), 'XX001 stream with id % is missing',
+  'a stream that is missing');
 SELECT * FROM finish();

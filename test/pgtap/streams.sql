@@ -4,7 +4,7 @@
 -- stable positions and consumers need it
 SET default_transaction_isolation = 'read committed';
 
-SELECT plan(165);
+SELECT plan(167);
 SELECT is((SELECT count(*) FROM evpg_streams()), 0::bigint, 'an empty store has no streams [A14, A15, 1.2 test 6]');
 SELECT is((SELECT count(*) FROM evpg_read_all()), 0::bigint, 'an empty store has no events [A42]');
 SELECT is(evpg_stable_position(), 0::bigint, 'an empty store has drawn no position [rule 9]');
@@ -219,4 +219,24 @@ SELECT FROM evpg_append('counter_c', 'kept2', ARRAY[evpg_event('Noted')]) \g /de
 SELECT FROM evpg_append('counter_c', 'beyond', ARRAY[evpg_event('Noted')]) \g /dev/null
 SELECT is(locked_streams(), 2::bigint, 'as many streams are kept as if what was rolled back had never been [rule 2]');
 COMMIT;
+
+-- streams that are read ahead by their ids, which have gaps
+DO $$
+BEGIN
+  FOR i IN 1..300 LOOP
+    BEGIN
+      PERFORM evpg_append('counter' || (ARRAY['', '_c'])[1 + i % 2], 'ahead' || i, ARRAY[evpg_event('Noted')]);
+      IF i % 7 = 0 THEN
+        RAISE EXCEPTION 'undo';
+      END IF;
+    EXCEPTION WHEN raise_exception THEN
+    END;
+  END LOOP;
+END $$;
+SELECT is((SELECT count(*) FROM evpg_read_all(max_count => 100000) WHERE aggregate_id LIKE 'ahead%'), 258::bigint,
+  'events of many new streams are read');
+SELECT is((SELECT count(*) FROM evpg_read_all(max_count => 100000) e JOIN evpg.event_log l USING ("position")
+    JOIN evpg.stream s USING (stream_id)
+   WHERE (e.aggregate_type, e.aggregate_id) IS DISTINCT FROM (s.aggregate_type, s.aggregate_id)), 0::bigint,
+  'each with the type and the id of its own stream');
 SELECT * FROM finish();
