@@ -3,12 +3,21 @@
 PGHOST and PGDATABASE lead to a database with evpg whose clock nothing else moves.  One process drives many connections,
 so a seed repeats a run: consumers fetch, acknowledge, give back, release, extend, roll back whole transactions or to
 savepoints, prepare them, crash, come and go, two sessions under one name; writers append and roll back; the clock is
-moved so that leases run out.  The model knows what was handed out, what is done and what is put aside, as it is
-committed, and what a transaction sees of its own.  A statement that another transaction blocks ends by lock_timeout.
+moved so that leases run out; parked events are replayed and skipped; the subscription is moved, paused, resumed and
+dropped.  The model knows what was handed out, what is done and what is put aside, as it is committed, and what a
+transaction sees of its own.  A statement that another transaction blocks ends by lock_timeout.
+
+With --kill server processes are killed while they run a statement, as the user of the server; with --restart, a command
+that starts the server, its postmaster as well.  Clients connect again, with what they had when their last transaction
+had committed.
 """
 
 import argparse
+import os
 import random
+import signal
+import subprocess
+import threading
 import time
 
 import psycopg
@@ -18,11 +27,17 @@ parser.add_argument('--seed', type=int, default=int(time.time()))
 parser.add_argument('--runs', type=int, default=1, help='so many seeds, one after the other')
 parser.add_argument('--steps', type=int, default=600)
 parser.add_argument('--replay', type=int, default=0, help='how often parked events are replayed; 0: never')
+parser.add_argument('--control', type=int, default=0, help='how often the subscription is moved, paused, dropped; 0: never')
+parser.add_argument('--kill', type=int, default=0, help='how often a server process is killed; 0: never')
+parser.add_argument('--restart', help='starts the server when its postmaster is killed')
 parser.add_argument('--trace', action='store_true', help='print each step')
 options = parser.parse_args()
 
 # What a statement may fail by: a lost lease, a lock of another transaction of this test.
 EXPECTED = ('VE024', '55P03')
+
+
+FETCH = "SELECT lease, partition, attempt, position, aggregate_id FROM evpg_fetch('model', %s, %s, lease => %s)"
 
 
 class Wrong(Exception):
@@ -37,8 +52,8 @@ class World:
         self.done = {}          # position -> lease that has acknowledged it
         self.aside = {}         # position -> 'parked' or 'skipped'
         self.given = {}         # position -> how often it was handed out
-        self.lost = set()       # numbers of leases that are replaced or released
         self.clock = 0          # hours
+        self.paused = False
 
 
 class Session:
@@ -82,32 +97,35 @@ class Session:
 
 
 class Model:
-    def __init__(self, seed, dsn=''):
+    def __init__(self, seed):
         self.random = random.Random(seed)
-        self.dsn = dsn
         self.log = []
         self.world = World()
         self.states = {}
         self.counts = {}
+        self.places = {}
         self.control = self.connect()
-        self.partitions = self.random.choice((1, 2, 3, 8))
-        self.max_attempts = self.random.choice((1, 2, 3, 10))
-        self.streams = ['s%d' % n for n in range(self.random.choice((2, 6, 20)))]
         self.control.execute("SELECT evpg_register_aggregate('model')")
         self.control.execute('SELECT evpg_set_clock_offset()')
         self.control.execute("SELECT evpg_drop_subscription('model', missing_ok => true)")
-        self.start = self.control.execute('SELECT evpg_stable_position()').fetchone()[0]
-        self.control.execute(
-            "SELECT evpg_create_subscription('model', aggregate_types => '{model}', start_at => 'now', partitions => %s,"
-            " lease_time => '1 hour', max_attempts => %s)", (self.partitions, self.max_attempts))
+        self.create(self.control.execute('SELECT evpg_stable_position()').fetchone()[0])
+        self.streams = ['s%d' % n for n in range(self.random.choice((2, 6, 20)))]
         self.names = 0
         self.sessions = []
         self.writers = [[self.connect(), None] for _ in range(3)]
         self.prepared = []      # (name, journal, name of consumer)
         self.prepared_names = 0
 
+    def create(self, start):
+        self.start = start
+        self.partitions = self.random.choice((1, 2, 3, 8))
+        self.max_attempts = self.random.choice((1, 2, 3, 10))
+        self.control.execute(
+            "SELECT evpg_create_subscription('model', aggregate_types => '{model}', start_position => %s, partitions => %s,"
+            " lease_time => '1 hour', max_attempts => %s)", (start, self.partitions, self.max_attempts))
+
     def connect(self):
-        connection = psycopg.connect(self.dsn, autocommit=True, prepare_threshold=None)
+        connection = psycopg.connect('', autocommit=True, prepare_threshold=None)
         connection.execute("SET lock_timeout = '30ms'")
         return connection
 
@@ -291,13 +309,15 @@ class Model:
         lease = session.lease if session.lease is not None and self.random.random() < 0.7 else None
         most = self.random.choice((1, 2, 5, 20))
         try:
-            rows = session.execute(
-                "SELECT lease, partition, attempt, position, aggregate_id FROM evpg_fetch('model', %s, %s, lease => %s)",
-                session.name, most, lease)
+            rows = session.execute(FETCH, session.name, most, lease)
         except psycopg.Error as error:
             if error.sqlstate == 'VE024' and session.journal is None:
                 session.lease, session.flight = None, []
             return self.fail(session, error)
+        self.note_rows(session, rows, most, lease)
+
+    def note_rows(self, session, rows, most, lease):
+        """A fetch has returned."""
         self.trace('  ', rows)
         session.keep()
         if lease is None:
@@ -310,6 +330,8 @@ class Model:
     def check_rows(self, session, rows, most, lease):
         world = self.world
         self.count('batches')
+        if world.paused:
+            raise Wrong('a batch while the subscription is paused')
         if len(rows) > most:
             raise Wrong('more than max_events')
         if len({row[0] for row in rows}) != 1:
@@ -329,6 +351,12 @@ class Model:
                 raise Wrong('event %d was acknowledged, and is handed out again' % position)
             if world.aside.get(position, 'due') != 'due':
                 raise Wrong('event %d is %s, and is handed out' % (position, world.aside[position]))
+            # what becomes due in the course of a replay waits for the next one
+            due = [p for p, kind in world.aside.items() if kind == 'due' and p < position and p not in flying and
+                   position not in world.aside and self.partition_of(world.events[p]) == partition]
+            # one whose replay has failed is parked again, with the later ones of its stream
+            if due and any(p not in dict(self.parked(session.connection)) for p in due):
+                raise Wrong('event %d is handed out before %s of its partition, which are replayed' % (position, due))
             for earlier in (p for p, s in world.events.items() if s == stream and p < position):
                 if world.aside.get(earlier) in ('parked', 'due') and earlier not in flying:
                     raise Wrong('event %d is handed out, but %d of its stream is parked' % (position, earlier))
@@ -396,7 +424,7 @@ class Model:
             session.lease, session.flight = None, []
             return
         self.count(action)
-        parked = dict(self.parked(session))
+        parked = dict(self.parked(session.connection))
         self.finish(session, position, position)
         if action == 'skip':
             session.set(self.world.aside, position, 'skipped')
@@ -412,21 +440,154 @@ class Model:
         if action == 'retry':
             session.flight = [f for f in session.flight if f[2] != partition]
 
-    def parked(self, session):
-        return session.connection.execute(
-            "SELECT position, key FROM evpg.parked_event WHERE name = 'model' AND skip_reason IS NULL ORDER BY 1").fetchall()
+    def parked(self, connection):
+        return connection.execute(
+            "SELECT position, key FROM evpg.parked_event WHERE name = 'model' AND skip_reason IS NULL AND NOT due"
+            " ORDER BY 1").fetchall()
 
     def step_replay(self):
         """Parked events become due again: they may be handed out, in order, and are done when acknowledged."""
         if self.open() or not any(kind == 'parked' for kind in self.world.aside.values()):
             return
         most = self.random.choice((1, 3, None))
-        count = self.control.execute("SELECT evpg_replay_parked('model', %s)", (most,)).fetchone()[0]
-        self.trace('replay', most, count)
+        if not self.operate("SELECT evpg_replay_parked('model', %s)", most):
+            return
         self.count('replays')
         due = self.control.execute("SELECT position FROM evpg.parked_event WHERE name = 'model' AND due").fetchall()
         for position, in due:
             self.world.aside[position] = 'due'
+
+    # what an operator does
+
+    def partition_of(self, stream):
+        """The partition of a stream, which never changes."""
+        key = (stream, self.partitions)
+        if key not in self.places:
+            self.places[key] = self.control.execute(
+                'SELECT evpg.partition_of(%s, %s)', ('model/' + stream, self.partitions)).fetchone()[0]
+        return self.places[key]
+
+    def operate(self, statement, *values):
+        """Returns whether an operator can do that now: what has fetched keeps the subscription to its end."""
+        self.trace(statement, values)
+        try:
+            with self.control.transaction():
+                self.control.execute(statement, values)
+        except psycopg.Error as error:
+            self.trace('  ', error.sqlstate)
+            # a lock, or a position that is not stable yet
+            if error.sqlstate not in ('55P03', '22023'):
+                raise Wrong('%s: %s %s' % (statement, error.sqlstate, error))
+            return False
+        return True
+
+    def choose_position(self):
+        return self.random.choice([self.start] + sorted(self.world.events))
+
+    def forget_after(self, position):
+        """The subscription goes on behind a position: what is before is done, what comes later is not."""
+        world = self.world
+        waiting = {p for p, in self.control.execute(
+            "SELECT position FROM evpg.parked_event WHERE name = 'model'").fetchall()}
+        world.aside = {p: kind for p, kind in world.aside.items() if p in waiting}
+        world.done = {p: 0 for p in world.events if p <= position and p not in world.aside}
+
+    def step_seek(self):
+        position = self.choose_position()
+        if self.operate("SELECT evpg_seek('model', %s)", position):
+            self.count('seeks')
+            self.note_parked()
+            self.forget_after(position)
+
+    def step_pause(self):
+        if self.operate('SELECT evpg_%s_consumer(\'model\')' % ('resume' if self.world.paused else 'pause')):
+            self.count('resumed' if self.world.paused else 'paused')
+            self.world.paused = not self.world.paused
+
+    def step_drop(self):
+        """Drops the subscription, and creates it with other properties."""
+        if self.random.random() < 0.5 or not self.operate("SELECT evpg_drop_subscription('model')"):
+            return
+        self.count('drops')
+        stable = self.control.execute('SELECT evpg_stable_position()').fetchone()[0]
+        self.create(min(self.choose_position(), stable))
+        self.world.given = {}
+        self.world.paused = False
+        self.forget_after(self.start)
+
+    # kill -9
+
+    def step_kill(self):
+        """Kills the server process of a consumer, at a place of what it does, or the postmaster."""
+        session = self.pick()
+        outcome = []
+        if session.flight and self.random.random() < 0.6:
+            position = self.random.choice(session.flight)[0]
+            statement, values = self.random.choice((
+                ("SELECT evpg_ack('model', %s, %s)", (session.lease, position)),
+                ("SELECT evpg_nack('model', %s, %s, 'retry')", (session.lease, position)),
+                ("SELECT evpg_nack('model', %s, %s, 'park')", (session.lease, position))))
+        else:
+            statement, values = FETCH, (session.name, 5, None)
+        point = self.random.choice(('lease_create', 'row_replace', 'row_replace:2', 'row_replace:3'))
+        self.trace(session.name, statement, values, 'killed at', point)
+        self.count('kills')
+        self.control.execute('SELECT pg_advisory_lock(17700)')
+        # a transaction, so that the statement has no effect when it was not killed there
+        if session.journal is None:
+            session.connection.execute('BEGIN')
+        session.connection.execute("SET LOCAL evpg.test_wait = '%s'" % point)
+        session.connection.execute('SET LOCAL lock_timeout = 0')
+
+        def run():
+            try:
+                outcome.append(session.connection.execute(statement, values).fetchall())
+            except psycopg.Error as error:
+                outcome.append(error.sqlstate)
+
+        pid = session.connection.info.backend_pid
+        thread = threading.Thread(target=run)
+        thread.start()
+        while thread.is_alive() and not self.control.execute(
+                "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", (pid,)).fetchall():
+            thread.join(0.01)
+        self.trace('  ', outcome or 'waits')
+        self.count('kills in a statement' if thread.is_alive() else 'kills after one')
+        if options.restart and self.random.random() < 0.3:
+            directory = self.control.execute('SHOW data_directory').fetchone()[0]
+            with open(directory + '/postmaster.pid') as file:
+                victim = int(file.readline())
+        else:
+            victim = pid
+        os.kill(victim, signal.SIGKILL)
+        thread.join()
+        self.come_back(victim != pid)
+
+    def come_back(self, start):
+        """Connects all clients again when the server has come to its end."""
+        # until then it may still answer
+        while True:
+            try:
+                self.control.execute('SELECT')
+                time.sleep(0.01)
+            except psycopg.Error:
+                break
+        for attempt in range(600):
+            if start:
+                subprocess.run(options.restart, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                self.control = self.connect()
+                break
+            except psycopg.Error:
+                time.sleep(0.1)
+        else:
+            raise Wrong('the server does not come back')
+        for session in self.sessions:
+            if session.journal is not None:
+                session.undo()
+                session.journal = None
+            session.connection = self.connect()
+        self.writers = [[self.connect(), None] for _ in self.writers]
 
     def step_extend(self):
         session = self.pick()
@@ -446,20 +607,17 @@ class Model:
             session.keep()
             session.lease, session.flight = None, []
 
-    def is_due(self, position):
-        return self.control.execute("SELECT due FROM evpg.parked_event WHERE name = 'model' AND skip_reason IS NULL"
-                                    " AND position = %s", (position,)).fetchall() == [(True,)]
-
     def note_parked(self):
         """Fetches park, too: the model learns that from the table, and checks that these are right."""
-        for position, key in self.parked(type('', (), {'connection': self.control})):
+        parked = self.parked(self.control)
+        for position, key in parked:
             stream = key.split('/', 1)[1]
             if position in self.world.done:
                 raise Wrong('event %d is acknowledged and parked' % position)
             if self.world.events.get(position) != stream:
                 raise Wrong('event %d of %s is parked, and was never committed' % (position, stream))
-            if self.world.aside.get(position) != 'parked' and not self.is_due(position):
-                first = min(p for p, k in self.parked(type('', (), {'connection': self.control})) if k == key)
+            if self.world.aside.get(position) != 'parked':
+                first = min(p for p, k in parked if k == key)
                 if position == first and self.world.given.get(position, 0) < self.max_attempts:
                     raise Wrong('event %d is parked after %d of %d attempts' %
                                 (position, self.world.given.get(position, 0), self.max_attempts))
@@ -472,7 +630,9 @@ class Model:
         steps = ([self.step_fetch] * 12 + [self.step_ack] * 10 + [self.step_append] * 8 + [self.step_begin] * 2 +
                  [self.step_end] * 4 + [self.step_prepared] * 3 + [self.step_nack] * 2 + [self.step_savepoint] * 2 +
                  [self.step_come, self.step_crash, self.step_clock, self.step_extend, self.step_release] +
-                 [self.step_replay] * options.replay)
+                 [self.step_replay] * options.replay +
+                 [self.step_seek, self.step_pause, self.step_pause, self.step_drop] * options.control +
+                 [self.step_kill] * options.kill)
         for _ in range(options.steps):
             self.random.choice(steps)()
             if not self.open():
@@ -490,6 +650,9 @@ class Model:
         self.sessions = []
         for writer in self.writers:
             writer[0].execute('ROLLBACK')
+        if self.world.paused:
+            self.control.execute("SELECT evpg_resume_consumer('model')")
+            self.world.paused = False
         self.note_parked()
         self.world.clock += 1000
         self.control.execute('SELECT evpg_set_clock_offset(make_interval(secs => %s))', (self.world.clock * 3600,))
@@ -497,8 +660,7 @@ class Model:
         self.sessions = [session]
         vain = 0
         while vain < 3:
-            rows = session.execute(
-                "SELECT lease, partition, attempt, position, aggregate_id FROM evpg_fetch('model', 'last', 50)")
+            rows = session.execute(FETCH, 'last', 50, None)
             self.note_parked()
             vain = vain + 1 if not rows else 0
             if rows:
@@ -523,12 +685,15 @@ for seed in range(options.seed, options.seed + options.runs):
     model = Model(seed)
     what = 'seed %d, %d partitions, max_attempts %d, %d streams' % (
         seed, model.partitions, model.max_attempts, len(model.streams))
+    again = '--seed %d --steps %d --replay %d --control %d --kill %d' % (
+        seed, options.steps, options.replay, options.control, options.kill)
     try:
         model.run()
         print('ok - %s: %d events, %s, errors %s' % (what, len(model.world.events), model.counts, model.states), flush=True)
     except Wrong as wrong:
         failed += 1
         print('not ok - %s: %s' % (what, wrong), flush=True)
+        print('# again with %s%s' % (again, " --restart '%s'" % options.restart if options.restart else ''))
         for line in model.log[-25:]:
             print('#', *line)
         for name, _ in model.prepared:
