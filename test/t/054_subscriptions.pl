@@ -1,6 +1,6 @@
 # Rule 20: three consumers share eight partitions of a subscription while sessions append and roll back; one is killed,
-# others come and go, and the postmaster is killed under fetches and acks.  No event is lost, each stream is in order, and
-# what is acknowledged in the transaction of its work is done once.
+# others come and go, and server processes and the postmaster are killed under fetches and acks.  No event is lost, each
+# stream is in order, and what is acknowledged in the transaction of its work is done once.
 
 use strict;
 use warnings;
@@ -16,6 +16,7 @@ my $node = evpg_node('subscriptions', conf => <<'EOC');
 shared_preload_libraries = 'evpg'
 max_worker_processes = 12
 fsync = on
+restart_after_crash = on
 EOC
 
 query(<<'SQL');
@@ -184,12 +185,12 @@ query("CALL consume('guests', 'last')");
 is(wrong($position), '', 'no event is lost, out of order or done twice [rule 20]');
 cmp_ok(query('SELECT count(*) FROM evpg.subscription_lease'), '<', 40, 'slots are used again');
 
-# ------------------------------------------------------------------ the postmaster is killed
+# ------------------------------------------------------------------ a consumer's process, or the postmaster, is killed
 
 $position = query('SELECT evpg_stable_position()');
 query("SELECT evpg_create_subscription('crash', start_at => 'now', partitions => 8,
   lease_time => '1 s', max_attempts => 1000)");
-foreach my $round (1 .. 3)
+foreach my $round (1 .. 4)
 {
 	my $before = query('SELECT count(*) FROM got');
 	my @sessions = (
@@ -197,11 +198,34 @@ foreach my $round (1 .. 3)
 		(map { begin("consumer $_", "CALL consume('crash', 'k$_')") } 1 .. 3));
 
 	soon("SELECT count(*) > $before + 100 FROM got", "events are consumed, round $round");
-	crash('postmaster');
+	# the server ends all sessions when one of them is killed
+	crash($round % 2
+		? 'postmaster'
+		: ('consumer', query("SELECT pid FROM pg_stat_activity WHERE application_name = 'consumer 2'")));
 	$_->{run}->finish foreach @sessions;
 }
 query("CALL consume('crash', 'last', 1000)");
 is(wrong($position), '', 'after crashes, too, none is lost, out of order or done twice [rule 20]');
+
+# ------------------------------------------------------------------ ten thousand subscriptions
+
+# each takes a lock to the end of the transaction that creates it
+query(<<'SQL');
+DO $$
+BEGIN
+  FOR i IN 1 .. 10000 LOOP
+    PERFORM evpg_create_subscription('many' || i, start_at => 'now');
+    IF i % 500 = 0 THEN COMMIT; END IF;
+  END LOOP;
+END $$;
+SELECT evpg_append_event('thing', 'last', 'Made');
+SQL
+is(query(<<'SQL'), 'last true last true last true', 'of ten thousand subscriptions each hands out its events [rule 20]');
+SELECT string_agg(f.aggregate_id || ' ' || evpg_ack('many' || n, f.lease, f."position"), ' ')
+  FROM unnest('{1,5000,10000}'::int[]) AS n, evpg_fetch('many' || n, 'a') AS f
+SQL
+is(query("SELECT count(*), sum(lag_events) FROM evpg.stat_subscription WHERE name LIKE 'many%'"), '10000|9997',
+	'and the view shows how far each of them is');
 
 $node->stop;
 done_testing();
