@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(139);
+SELECT plan(149);
 
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
@@ -36,6 +36,12 @@ SELECT append(2) \g /dev/null
 SELECT lease FROM evpg_fetch('all', 'a') LIMIT 1 \gset a_
 SELECT ok(NOT evpg_ack('all', :a_lease + 4096, 1), 'a lease that is none is lost [rule 20]');
 SELECT ok(NOT evpg_ack('all', -1, 1), 'a negative one, too');
+SELECT evpg_create_subscription('near') \g /dev/null
+SELECT lease FROM evpg_fetch('near', 'a') LIMIT 1 \gset near_
+SELECT ok(NOT evpg_ack('all', :near_lease, 1), 'one of another subscription as well [rule 20]');
+SELECT is(error_of(format('SELECT * FROM evpg_fetch(''all'', ''b'', lease => %s)', :a_lease)),
+  'VE024 consumer "b" of subscription "all" has lost its lease', 'no consumer fetches under the lease of another [rule 20]');
+SELECT evpg_drop_subscription('near') \g /dev/null
 SELECT throws_ok(format('SELECT evpg_ack(''all'', %s, 1000000)', :a_lease), '22023', NULL,
   'what was not handed out cannot be acknowledged');
 SELECT ok(evpg_ack('all', :a_lease, 1), 'a lower position than before is acknowledged already');
@@ -175,6 +181,8 @@ SELECT is(takes('f3', event_types => '{B}'), 'alice:child', 'by event type [D05]
 SELECT is(takes('f4', tags => '{blue,green}'), 'bob', 'by tags');
 SELECT is(takes('f5', aggregate_ids => '{bob,alice2}'), 'alice2 bob', 'by ids');
 SELECT is(takes('f6', '{none}'), NULL, 'one that nothing matches');
+SELECT evpg_set_clock_offset('150 seconds'), fetched('f6', 'c') \g /dev/null
+SELECT is((SELECT sum(lag_events) FROM evpg.stat_subscription WHERE name = 'f6'), 0::numeric, 'and which gets to the end');
 SELECT ok(NOT evpg_create_subscription('f5', aggregate_ids => '{alice2,bob,bob}', partitions => 4),
   'the order does not matter');
 SELECT is(error_of($$SELECT evpg_create_subscription('f5', aggregate_ids => '{bob}', partitions => 4)$$),
@@ -192,6 +200,12 @@ SELECT ok(NOT evpg_drop_subscription('since', true), 'once');
 SELECT is(error_of($$SELECT evpg_drop_subscription('since')$$), 'VE010 there is no subscription "since"');
 SELECT is(error_of($$SELECT * FROM evpg_fetch('since', 'c')$$), 'VE010 there is no subscription "since"');
 SELECT is(error_of($$SELECT evpg_ack('since', 1, 1)$$), 'VE010 there is no subscription "since"');
+SELECT is(error_of(statement), 'VE010 there is no subscription "since"', statement) FROM (VALUES
+  ($$SELECT evpg_nack('since', 1, 1)$$), ($$SELECT evpg_extend_lease('since', 1)$$),
+  ($$SELECT evpg_release_lease('since', 1)$$), ($$SELECT evpg_seek('since', 0)$$)) AS v (statement);
+SELECT is(error_of(statement), 'VE010 there is no consumer "since"', statement) FROM (VALUES
+  ($$SELECT evpg_pause_consumer('since')$$), ($$SELECT evpg_resume_consumer('since')$$),
+  ($$SELECT evpg_skip_event('since', 1, 'x')$$)) AS v (statement);
 SELECT evpg_register_projection('proj', mode => 'inline') \g /dev/null
 SELECT is(error_of($$SELECT evpg_create_subscription('proj')$$), '42710 projection "proj" already exists',
   'projections and subscriptions share names');
