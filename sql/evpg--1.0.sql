@@ -1110,6 +1110,14 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Use event_type, correlation, recorded_at or tags.';
   END IF;
   IF enabled THEN
+    -- left by a CREATE INDEX CONCURRENTLY that has failed, or still being made by one: dropping it here would wait for that
+    IF EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('evpg.event_log_' || index_name) AND NOT indisvalid) THEN
+      RAISE EXCEPTION 'index "evpg.event_log_%" is not valid', index_name
+        USING ERRCODE = 'object_not_in_prerequisite_state',
+          DETAIL = 'It is being created concurrently, or that has failed.',
+          HINT = format('If pg_stat_progress_create_index does not show it, drop it with evpg_enable_index(%L, false), and '
+                        'create it again.', index_name);
+    END IF;
     INSERT INTO evpg.optional_index VALUES (index_name) ON CONFLICT DO NOTHING;
     EXECUTE format('CREATE INDEX IF NOT EXISTS event_log_%s ON evpg.event_log %s', index_name, definition);
   ELSE

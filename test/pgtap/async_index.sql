@@ -6,7 +6,7 @@
 \ir include/listener.sql
 \ir include/async.sql
 
-SELECT plan(7);
+SELECT plan(12);
 SET test.kind = counter;
 SELECT add('first', 0) \g /dev/null
 SELECT connect('runner') \g /dev/null
@@ -44,6 +44,17 @@ SELECT is((SELECT status || ' ' || errors_total FROM evpg.consumer WHERE name = 
   'running 0 i: 1.1 {"sum": 0, "count": 1}',
     'a consumer waits while an index of the log is dropped, and then does without it [rule 10]');
 SELECT evpg_drop_projection('indexed') \g /dev/null
+
+-- ------------------------------------------------------------------ an index that is not valid
+
+SELECT matches(error_of($$SELECT dblink_exec('runner',
+    'CREATE UNIQUE INDEX CONCURRENTLY event_log_event_type ON evpg.event_log (type)')$$), '^23505 ',
+  'an index that is made concurrently fails');
+SELECT is(error_of($$SELECT evpg_enable_index('event_type')$$), '55000 index "evpg.event_log_event_type" is not valid',
+  'an index that is not valid is not enabled');
+SELECT is_empty('SELECT FROM evpg.optional_index', 'nor recorded');
+SELECT is(evpg_enable_index('event_type', false), true, 'an index that is not valid is dropped');
+SELECT is(evpg_enable_index('event_type'), true, 'and created again');
 
 -- ------------------------------------------------------------------ advice for a registration
 

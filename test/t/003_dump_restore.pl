@@ -36,6 +36,7 @@ SELECT * FROM evpg.old_build ORDER BY build;
 SELECT * FROM evpg.translator ORDER BY name;
 SELECT * FROM evpg.inbox ORDER BY source, message_key;
 SELECT * FROM bank.statement ORDER BY account, version;
+SELECT * FROM evpg.optional_index ORDER BY index_name;
 SELECT last_value, is_called FROM evpg.event_position;
 SELECT last_value, is_called FROM evpg.stream_stream_id_seq;
 SELECT last_value, is_called FROM evpg.projection_build;
@@ -45,6 +46,14 @@ SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'evpg.event_log'::regcl
 SELECT s.aggregate_type, s.aggregate_id, f.* FROM evpg.stream s
   CROSS JOIN LATERAL SCHEMA.evpg_state(s.aggregate_type, s.aggregate_id) f
  ORDER BY s.aggregate_type, s.aggregate_id;
+SQL
+
+# Optional indexes of the log: how they are defined, whether they are valid, and whether a search by tag uses one.
+my $indexes = <<'SQL';
+SELECT pg_get_indexdef(indexrelid), indisvalid FROM pg_index
+ WHERE indrelid = 'evpg.event_log'::regclass AND indexrelid::regclass::text ~ 'event_log_(tags|event_type)$' ORDER BY 1;
+SET enable_seqscan = off;
+EXPLAIN (COSTS off) SELECT position FROM evpg.event_log WHERE tags && '{x}';
 SQL
 
 foreach my $schema ('public', 'es')
@@ -84,6 +93,7 @@ BEGIN
   END IF;
   RETURN jsonb_build_object('count', coalesce((state->>'count')::int, 0) + 1);
 END $$;
+SELECT evpg_enable_index('tags'), evpg_enable_index('event_type');
 SELECT evpg_register_projection('counts', 'count_apply', mode => 'async', on_error => 'park', max_attempts => 1);
 SELECT evpg_register_projection('again', 'count_apply', event_types => '{AccountOpened,MoneyDeposited}');
 CALL evpg_run();
@@ -93,6 +103,9 @@ SELECT count(*) FROM evpg_execute('account', 'a', 'Deposit', '{"amount": 7}');
 ROLLBACK;
 SQL
 	my $before = $node->safe_psql($from, $look);
+	my $indexes_before = $node->safe_psql($from, $indexes);
+	like($indexes_before, qr/\(type, "?position"?\)\|t\n.*gin \(tags\)\|t\n(?:.*\n)*.*event_log_tags/,
+		"$schema: indexes are enabled");
 	cmp_ok(length $before, '>', 2000, "$schema: there is something to dump");
 
 	$node->command_ok([ 'pg_dump', '-Fc', '-f', "$directory/$schema.dump", '-d', $node->connstr($from) ],
@@ -112,6 +125,10 @@ SQL
 			"$what: restored without an error");
 		is($node->safe_psql($to, $look), $before, "$what: all is there as it was");
 		is(inspect_in($to, $schema), '', "$what: all that is stored agrees");
+
+		is($node->safe_psql($to, "$path SELECT evpg_enable_index(index_name) FROM evpg.optional_index"), "t\nt",
+			"$what: what indexes were enabled is known, and they are made again [B38]");
+		is($node->safe_psql($to, $indexes), $indexes_before, "$what: they are valid and used as before [B38]");
 
 		# rule 4: in a new session, with the right payload and with another
 		is( $node->safe_psql($to, "$path SELECT status, version, events->0->>'event_id' =

@@ -312,6 +312,17 @@ my ($confirmed) = finish_clients(map { start_client("confirm-$_", @confirmations
 is(join(' ', map { my $what = $_; scalar grep { $_ eq $what } @$confirmed } 'confirmed', 'the token was used'), '50 150',
 	'each token is used once [rule 21]');
 
+# All clients send the same form, without a function: all that they need is the condition.
+my ($placed, $refused) = finish_clients(
+	map {
+		my $client = $_;
+		start_client("form-$client",
+			map { "SELECT 'placed' FROM evpg_append_event('order', 'form $client-$_', 'OrderPlaced', tags => '{form:$_}', "
+				. "condition => evpg_condition(tags => '{form:$_}'));" } 1 .. 50)
+	} 1 .. $clients);
+is(scalar(@$placed) . ' ' . join(' ', map { my $code = $_; scalar grep { $_ eq $code } @$refused } 'VE013'), '50 150',
+	'each form is recorded once, and refused to the others [rule 21]');
+
 my ($imported) = finish_clients(
 	map { my $client = $_; start_client("import-$client", map { "SELECT import_customer('crm', '$_', '{}');" } 1 .. 50) }
 	  1 .. $clients);
