@@ -496,7 +496,7 @@ look_up_details(Oid schema, Oid relid)
 		looked_up.event_log_event_id_index = lookup_index(schema, "event_log_event_id_key", relid, "event_id", NULL);
 		looked_up.event_log_position_index = lookup_index(schema, "event_log_pkey", relid, "position", NULL);
 		looked_up.event_log_tags_index = find_index(schema, "event_log_tags", relid, GIN_AM_OID, "tags", NULL, 1, false,
-													false);
+													true);
 		looked_up.event_log_type_index = find_index(schema, "event_log_event_type", relid, BTREE_AM_OID,
 													"type", "position", 2, false, false);
 		looked_up.event_log_stream_index = lookup_index(schema, "event_log_stream_id_version_key", relid,

@@ -4,7 +4,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(28);
+SELECT plan(29);
 -- what is read, and by which index, is counted
 SET enable_seqscan = on;
 SET enable_indexscan = on;
@@ -74,6 +74,12 @@ SELECT matches(
   '^7 [0-9]+ [0-9]+, cheap$', 'the events with a rare tag are found, of one aggregate type [B38]');
 SELECT matches(cost($$SELECT * FROM evpg_read_all(tags => '{even}', max_count => 1000)$$, 2100),
   '^1000 [0-9]+ [0-9]+, cheap$', 'a page of the events with a frequent tag is read along the log [B38]');
+
+-- events without tags are not in it
+SELECT pg_relation_size('evpg.event_log_tags') AS before \gset
+SELECT count(e.version) FROM evpg_append('course', 'untagged',
+  ARRAY(SELECT evpg_event('Untagged') FROM generate_series(1, 3000))) e \gset untagged_
+SELECT is(pg_relation_size('evpg.event_log_tags'), :before::bigint, 'an event without tags adds nothing to the index [B38]');
 
 -- a tag that many events have, but none of the first: not all of them are read, over and over
 CREATE FUNCTION test.refused_by(condition jsonb) RETURNS bigint LANGUAGE sql AS $$
