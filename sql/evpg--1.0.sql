@@ -217,6 +217,7 @@ CREATE TABLE evpg.upcaster (
   registered_at  timestamptz NOT NULL,
   UNIQUE NULLS NOT DISTINCT (event_type, from_version, aggregate_type)
 );
+ALTER TABLE evpg.upcaster REPLICA IDENTITY FULL;
 COMMENT ON TABLE evpg.upcaster IS
   'functions that bring events of an old schema version up to a later one when they are read';
 COMMENT ON COLUMN evpg.upcaster.aggregate_type IS 'NULL: all';
