@@ -50,6 +50,9 @@
 /* Events that a scan passes over in about the time in which a statement is planned. */
 #define SHORT_SEARCH 500
 
+/* The same without a plan, for what has few events; conditions mostly ask for such. */
+#define SHORTER_SEARCH 20
+
 /* Stretches in which the indexes are asked for events, in positions: the first one, and the longest. */
 #define FIRST_STRETCH (10 * SHORT_SEARCH)
 #define MAX_STRETCH INT64CONST(1000000000000000)
@@ -90,6 +93,10 @@ struct EvpgLogScan
 	bool		sources_behind; /* they are to go on after reached */
 	int			item;			/* of the condition, that the event matches */
 	int64		reached;
+	int			patience;		/* so many unwanted events, and the indexes
+								 * are asked */
+	bool		asked_for_few;	/* for all that is wanted, which is not many
+								 * events */
 	int			unwanted;		/* events that were passed over since one was
 								 * wanted */
 	bool		by_hits;		/* hits are what is visited next */
@@ -389,6 +396,9 @@ EvpgLogScanAll(const EvpgLogFilter *asked)
 	scan->upcasters = upcasters;
 	scan->reached = get_begin(filter);
 	scan->stretch = FIRST_STRETCH;
+	scan->patience = filter->condition == NULL ? SHORT_SEARCH : SHORTER_SEARCH;
+	if (filter->condition != NULL && EvpgFenceLastDrawn() - scan->reached > SHORTER_SEARCH)
+		scan->unwanted = SHORTER_SEARCH;
 	scan->hits.context = CurrentMemoryContext;
 	for (int i = 0; i < scan->nsources; i++)
 		open_source(scan, &scan->sources[i], scan->sources[i].type == NULL && filter->positions == NULL ? 2 : SOURCE_KEYS);
@@ -650,31 +660,49 @@ fetch_next_position(EvpgLogScan *scan)
 	return first->slot;
 }
 
+/* Asks the indexes for the events up to a position; few: false if some tags have many. */
+static bool
+ask_indexes(EvpgLogScan *scan, int64 upto, bool few)
+{
+	MemoryContext old;
+
+	scan->stretch_begin = scan->reached;
+	MemoryContextReset(scan->event_context);
+	old = MemoryContextSwitchTo(scan->event_context);
+	scan->by_hits = EvpgLogHitsFind(&scan->hits, scan->filter, scan->log, scan->snapshot, scan->reached, upto, few);
+	MemoryContextSwitchTo(old);
+	return scan->by_hits;
+}
+
 /*
- * Asks the indexes for the events of the next stretch; false if they cannot tell.  A
- * stretch is ten times as long as what the last one covered, so what the index on
- * positions has to read for it, if that is less than the others have, is not much more
- * than what is passed over.
+ * Asks the indexes for events; false if they cannot tell.  First for all of them, which
+ * succeeds if they are few.  Then for those of the next stretch, which is ten times as
+ * long as what the last one covered, so what the index on positions has to read for it,
+ * if that is less than the others have, is not much more than what is passed over.
  */
 static bool
 find_hits(EvpgLogScan *scan)
 {
 	int64		upto = EvpgLogHitsServed(scan->filter, scan->reached);
-	MemoryContext old;
+	bool		early = scan->patience < SHORT_SEARCH;
+	bool		asked_for_few = scan->asked_for_few;
 
 	scan->unwanted = 0;
+	scan->patience = SHORT_SEARCH;
 	if (upto <= scan->reached)
 		return false;
-	if (upto - scan->reached > scan->stretch && EvpgFenceLastDrawn() - scan->reached > scan->stretch)
-		upto = scan->reached + scan->stretch;
-	scan->stretch_begin = scan->reached;
-	MemoryContextReset(scan->event_context);
-	old = MemoryContextSwitchTo(scan->event_context);
-	EvpgLogHitsFind(&scan->hits, scan->filter, scan->log, scan->snapshot, scan->reached, upto);
-	MemoryContextSwitchTo(old);
+	scan->asked_for_few = true;
+	if (asked_for_few || !ask_indexes(scan, upto, true))
+	{
+		if (early)
+			return false;
+		if (upto - scan->reached > scan->stretch && EvpgFenceLastDrawn() - scan->reached > scan->stretch)
+			upto = scan->reached + scan->stretch;
+		(void) ask_indexes(scan, upto, false);
+	}
 	if (scan->hit_slot == NULL)
 		scan->hit_slot = table_slot_create(scan->log, NULL);
-	scan->by_hits = scan->sources_behind = true;
+	scan->sources_behind = true;
 	return true;
 }
 
@@ -707,7 +735,7 @@ fetch_hit(EvpgLogScan *scan)
 static TupleTableSlot *
 fetch_candidate(EvpgLogScan *scan)
 {
-	while (scan->by_hits || scan->unwanted >= SHORT_SEARCH)
+	while (scan->by_hits || scan->unwanted >= scan->patience)
 	{
 		if (!scan->by_hits && !find_hits(scan))
 			break;

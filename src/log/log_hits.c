@@ -14,6 +14,9 @@
  * Under SERIALIZABLE a look into GIN conflicts with appends of any tags, so there it is
  * not used.
  *
+ * Most tags have few events, and all of these are found at once, by a statement that needs
+ * no plan.  Tags with more are remembered by the session, so that it tries each only once.
+ *
  * The index on types has positions in its second column, and is read directly.
  *
  *-------------------------------------------------------------------------
@@ -30,6 +33,7 @@
 #include "base/statement.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "log/condition.h"
 #include "log/log_columns.h"
@@ -41,6 +45,15 @@
 
 /* So many events are found at once, at most, for each item. */
 #define MAX_HITS 1000
+
+/* Events of an item that are few: it takes no longer to find them all than to plan a search. */
+#define MAX_FEW 2000
+
+/* Hashes of tags that have had more events than that; one that is missing costs a look in vain. */
+#define MAX_FREQUENT 64
+
+static uint32 frequent[MAX_FREQUENT];
+static uint32 nfrequent = 0;
 
 /* Whether the index on tags, or the one on types, finds all events that have some tags and types. */
 static bool
@@ -111,13 +124,31 @@ static EvpgStatement select_all_tagged = {
 	.by_values = true
 };
 
-/* Adds events with some tags between two positions, by the index that has less to read. */
-static void
-find_tagged(EvpgLogHits *hits, EvpgStatement *statement, List *tags, List *event_types, int64 after)
+/* The same for tags with few events: by the index on tags alone, which has no order. */
+#define SELECT_FEW(operator) \
+	"SELECT e.position, e.ctid FROM evpg.event_log e" \
+	" WHERE e.tags " operator " $1 AND e.position + 0 > $2 AND e.position + 0 <= $3" \
+	" AND ($4 IS NULL OR e.type = ANY ($4)) LIMIT $5"
+
+static EvpgStatement select_few_any_tagged = {
+	.text = SELECT_FEW("&&"),
+	.types = {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID},
+	.by_bitmap = true
+};
+
+static EvpgStatement select_few_all_tagged = {
+	.text = SELECT_FEW("@>"),
+	.types = {TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID},
+	.by_bitmap = true
+};
+
+/* Adds events with some tags between two positions, at most so many; returns how many. */
+static uint64
+read_tagged(EvpgLogHits *hits, EvpgStatement *statement, List *tags, List *event_types, int64 after, int64 limit)
 {
 	Datum		values[5] = {
 		EvpgNamesToArray(tags), Int64GetDatum(after), Int64GetDatum(hits->upto), EvpgNamesToArray(event_types),
-		Int64GetDatum(MAX_HITS)
+		Int64GetDatum(limit)
 	};
 	char		nulls[5] = {' ', ' ', ' ', event_types == NIL ? 'n' : ' ', ' '};
 	uint64		rows = EvpgStatementRead(statement, values, nulls);
@@ -130,8 +161,33 @@ find_tagged(EvpgLogHits *hits, EvpgStatement *statement, List *tags, List *event
 		add_hit(hits, EvpgResultInt64(i, 1), (ItemPointer) DatumGetPointer(tid));
 	}
 	EvpgStatementDone();
-	if (rows == MAX_HITS)
+	return rows;
+}
+
+/* Adds events with some tags between two positions, by the index that has less to read. */
+static void
+find_tagged(EvpgLogHits *hits, EvpgStatement *statement, List *tags, List *event_types, int64 after)
+{
+	if (read_tagged(hits, statement, tags, event_types, after, MAX_HITS) == MAX_HITS)
 		hits->upto = hits->hits[hits->count - 1].position;
+}
+
+/* The same by the index on tags alone; false if there are too many, which is tried once. */
+static bool
+find_few_tagged(EvpgLogHits *hits, EvpgStatement *statement, List *tags, List *event_types, int64 after)
+{
+	uint32		hash = statement == &select_few_any_tagged;
+	ListCell   *cell;
+
+	foreach(cell, tags)
+		hash = hash_combine(hash, hash_bytes(lfirst(cell), strlen(lfirst(cell))));
+	for (uint32 i = 0; i < Min(nfrequent, MAX_FREQUENT); i++)
+		if (frequent[i] == hash)
+			return false;
+	if (read_tagged(hits, statement, tags, event_types, after, MAX_FEW) < MAX_FEW)
+		return true;
+	frequent[nfrequent++ % MAX_FREQUENT] = hash;
+	return false;
 }
 
 /* Adds events of a type between two positions, by the index on types. */
@@ -184,25 +240,19 @@ sort_hits(EvpgLogHits *hits)
 	hits->count = kept;
 }
 
-/*
- * EvpgLogHitsFind
- *		Finds the events after a position and up to another that a filter may want, under a
- *		snapshot: those of the beginning of the stretch if there are many, where hits->upto
- *		is where it ends.  upto is at most EvpgLogHitsServed.  The caller has locked the log
- *		since before it asked for that, and is inside EvpgEnter; what is not of the result is
- *		allocated in CurrentMemoryContext.
- */
-void
-EvpgLogHitsFind(EvpgLogHits *hits, const EvpgLogFilter *filter, Relation log, Snapshot snapshot, int64 after, int64 upto)
+/* Adds the events of all items of a filter; few: false if the tags of one have many. */
+static bool
+find_all(EvpgLogHits *hits, const EvpgLogFilter *filter, Relation log, Snapshot snapshot, int64 after, bool few)
 {
 	const EvpgCondition *condition = filter->condition;
+	int			count = condition == NULL ? 0 : condition->count;
+	bool		found = true;
 
-	hits->count = hits->next = 0;
-	hits->upto = upto;
-	PushActiveSnapshot(snapshot);
+	if (condition == NULL && few)
+		return find_few_tagged(hits, &select_few_any_tagged, filter->tags, filter->event_types, after);
 	if (condition == NULL)
 		find_tagged(hits, &select_any_tagged, filter->tags, filter->event_types, after);
-	for (int i = 0; condition != NULL && i < condition->count; i++)
+	for (int i = 0; i < count && found; i++)
 	{
 		const EvpgConditionItem *item = &condition->items[i];
 		int64		begin = Max(after, item->after);
@@ -210,12 +260,37 @@ EvpgLogHitsFind(EvpgLogHits *hits, const EvpgLogFilter *filter, Relation log, Sn
 
 		if (begin >= hits->upto)
 			continue;
-		if (tags_serve(item->tags))
-			find_tagged(hits, &select_all_tagged, item->tags, item->event_types, begin);
-		else
+		if (!tags_serve(item->tags))
 			foreach(cell, item->event_types)
 				find_typed(hits, log, snapshot, lfirst(cell), begin);
+		else if (few)
+			found = find_few_tagged(hits, &select_few_all_tagged, item->tags, item->event_types, begin);
+		else
+			find_tagged(hits, &select_all_tagged, item->tags, item->event_types, begin);
 	}
+	return found;
+}
+
+/*
+ * EvpgLogHitsFind
+ *		Finds the events after a position and up to another that a filter may want, under a
+ *		snapshot: those of the beginning of the stretch if there are many, where hits->upto
+ *		is where it ends.  upto is at most EvpgLogHitsServed.  few: returns false if the tags
+ *		that it asks for have many events, and then has found nothing.  The caller has locked
+ *		the log since before it asked for that, and is inside EvpgEnter; what is not of the
+ *		result is allocated in CurrentMemoryContext.
+ */
+bool
+EvpgLogHitsFind(EvpgLogHits *hits, const EvpgLogFilter *filter, Relation log, Snapshot snapshot, int64 after, int64 upto,
+				bool few)
+{
+	bool		found;
+
+	hits->count = hits->next = 0;
+	hits->upto = upto;
+	PushActiveSnapshot(snapshot);
+	found = find_all(hits, filter, log, snapshot, after, few);
 	PopActiveSnapshot();
 	sort_hits(hits);
+	return found;
 }

@@ -31,7 +31,7 @@ typedef struct EvpgLogHits
 } EvpgLogHits;
 
 extern int64 EvpgLogHitsServed(const EvpgLogFilter *filter, int64 after);
-extern void EvpgLogHitsFind(EvpgLogHits *hits, const EvpgLogFilter *filter, Relation log, Snapshot snapshot, int64 after,
-							int64 upto);
+extern bool EvpgLogHitsFind(EvpgLogHits *hits, const EvpgLogFilter *filter, Relation log, Snapshot snapshot, int64 after,
+							int64 upto, bool few);
 
 #endif							/* EVPG_LOG_HITS_H */

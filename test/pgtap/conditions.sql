@@ -3,7 +3,7 @@
 \ir include/setup.sql
 \ir include/counter.sql
 
-SELECT plan(134);
+SELECT plan(138);
 -- what an index serves is shown at the end
 SET enable_indexscan = on;
 SET enable_bitmapscan = on;
@@ -284,5 +284,18 @@ SELECT evpg_enable_index('tags') \g /dev/null
 SELECT is((SELECT format('%s wrong, %s', wrong, CASE WHEN looks > 50 THEN 'by the index' ELSE looks::text END)
              FROM search()),
   '0 wrong, by the index', 'it is found by the index on tags as well [rule 21]');
+
+-- a tag of so many events that the index is not asked for all of them, which a session remembers
+SELECT count(e.version) FROM generate_series(1, 25) i, evpg_append('course', 'crowd' || i,
+  ARRAY(SELECT evpg_event('Came', tags => '{crowd}') FROM generate_series(1, 100))) e \g /dev/null
+SELECT min("position") AS first, max("position") AS last FROM evpg.event WHERE tags @> '{crowd}' \gset
+SELECT alike(error_fields(format($$SELECT evpg_append_event('course', 'late', 'Came', tags => '{crowd}',
+    condition => evpg_condition(tags => '{crowd}', after_position => %s))$$, after)), format('%%"position": %s,%%', found),
+  format('of 2,500 events with a tag the first one %s is found [rule 21]', what)) FROM (VALUES
+  (0, :first, 'of all'), (0, :first, 'of all, again'), (:first + 100, :first + 101, 'after a position'))
+  v (after, found, what);
+SELECT is((SELECT version FROM evpg_append_event('course', 'late', 'Came', tags => '{crowd}',
+    condition => evpg_condition(tags => '{crowd}', after_position => :last))), 1::bigint,
+  'after the last one of them there is none [rule 21]');
 
 SELECT * FROM finish();
