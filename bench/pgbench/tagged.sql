@@ -1,0 +1,5 @@
+-- One event with two tags: one of its own, and one of many events.
+\set id random(1, :streams)
+\set key random(1000000001, 1000000000000)
+SELECT version FROM evpg_append_event('bench_tagged', :id, 'Made', :data,
+  tags => ARRAY['key:' || :key::bigint, 'group:' || :id::bigint]);
