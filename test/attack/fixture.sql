@@ -186,7 +186,7 @@ SELECT evpg_register_aggregate('note', 'attack.handle', 'attack.apply', invarian
        evpg_register_interceptor('interceptor', 'attack.intercept', '{note}'),
        evpg_register_listener('listener', 'attack.hear', '{note}'),
        evpg_register_translator('translator', 'attack.translate'),
-       evpg_register_upcaster('X', 1, 'attack.upcast', aggregate_type => 'note'),
+       evpg_register_upcaster('Old', 1, 'attack.upcast', aggregate_type => 'note'),
        evpg_register_projection('inline', 'attack.inline', aggregate_types => '{note}', key_function => 'attack.key'),
        evpg_register_projection('async', 'attack.async', mode => 'async', aggregate_types => '{note}', on_error => 'park',
          max_attempts => 1),

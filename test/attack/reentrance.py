@@ -53,15 +53,16 @@ CREATE OR REPLACE FUNCTION attack.key(event evpg.event) RETURNS text LANGUAGE sq
 """.strip().replace('\n', '|').split('|')
 
 # each function of the fixture that user code may drop, rename, change or give away while it runs
-FUNCTIONS = ('handle', 'apply', 'keep', 'intercept', 'hear', 'translate', 'inline', 'async', 'key', 'async_key', 'write_inline', 'write_async', 'reset', 'saga', 'saga_key', 'reject', 'timer')
+FUNCTIONS = ('handle', 'apply', 'keep', 'intercept', 'hear', 'translate', 'inline', 'async', 'key', 'async_key', 'write_inline', 'write_async', 'reset', 'saga', 'saga_key', 'reject', 'timer', 'upcast')
 CHANGES = ('DROP FUNCTION attack.%s', 'ALTER FUNCTION attack.%s RENAME TO gone', 'ALTER FUNCTION attack.%s OWNER TO attack_reader', "ALTER FUNCTION attack.%s SET search_path = ''", 'ALTER FUNCTION attack.%s STRICT')
-DROPS = ("aggregate('note')", "interceptor('interceptor')", "listener('listener')", "translator('translator')", "projection('inline')", "projection('async')", "projection('inline_table')",
+DROPS = ("aggregate('note')", "interceptor('interceptor')", "listener('listener')", "translator('translator')", "upcaster('Old', 1, 'note')", "projection('inline')", "projection('async')", "projection('inline_table')",
          "projection('async_table')", "projection('reset')", "saga('saga')")
 CONSUMER_VERBS = ("SELECT evpg_pause_consumer('%s')", "SELECT evpg_resume_consumer('%s')", "SELECT evpg_skip_event('%s', 1, 'x')")
 
 HEALTH = r"""SELECT md5(concat_ws(' ',
   (SELECT string_agg(concat_ws(' ', aggregate_type, handler, reducer, invariant, snapshot_every, registered_by), ',' ORDER BY aggregate_type) FROM evpg.aggregate_type),
   (SELECT string_agg(concat_ws(' ', name, interceptor), ',' ORDER BY name) FROM evpg.interceptor), (SELECT string_agg(concat_ws(' ', name, listener), ',' ORDER BY name) FROM evpg.listener), (SELECT string_agg(concat_ws(' ', name, translator), ',' ORDER BY name) FROM evpg.translator),
+  (SELECT string_agg(concat_ws(' ', event_type, from_version, aggregate_type, upcaster), ',' ORDER BY event_type, from_version) FROM evpg.upcaster),
   (SELECT string_agg(concat_ws(' ', name, reducer, handler, mode, key_function, reset, tables), ',' ORDER BY name) FROM evpg.projection),
   (SELECT string_agg(concat_ws(' ', name, status), ',' ORDER BY name) FROM evpg.consumer), (SELECT string_agg(concat_ws(' ', name, handler, rejection_handler, timer_handler), ',' ORDER BY name) FROM evpg.saga),
   (SELECT string_agg(concat_ws(' ', proname, proowner, proconfig, proisstrict, md5(prosrc)), ',' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'attack'::regnamespace),
@@ -90,6 +91,7 @@ def scripts():
 def mend(session):
     """The fixture again, whatever was dropped, and nothing besides."""
     for drops in ("evpg_drop_aggregate('note', true)", 'evpg_drop_interceptor(name) FROM evpg.interceptor', 'evpg_drop_listener(name) FROM evpg.listener', 'evpg_drop_translator(name) FROM evpg.translator',
+                  'evpg_drop_upcaster(event_type, from_version, aggregate_type) FROM evpg.upcaster',
                   "evpg_drop_projection(name) FROM evpg.projection WHERE name NOT LIKE 'guard%'", "evpg_drop_saga(name) FROM (SELECT DISTINCT name FROM evpg.saga WHERE name NOT LIKE 'guard%') s"):
         try:
             session.execute('SELECT ' + drops)

@@ -5,7 +5,7 @@
 -- asynchronous projections and rebuilds are for READ COMMITTED
 SET default_transaction_isolation = 'read committed';
 \ir include/listener.sql
-SELECT plan(116);
+SELECT plan(118);
 
 -- An account: Paid had an amount in euros in version 1, and cents in version 2; since then it is Payment, with a currency,
 -- of version 3.  All code below knows Payment alone, and counts what else it sees as odd.
@@ -341,6 +341,8 @@ CREATE OR REPLACE FUNCTION test.to_cents(data jsonb) RETURNS jsonb LANGUAGE sql 
   SELECT data - 'amount' || jsonb_build_object('cents', (data->>'amount')::int * 1000) $$;
 SELECT is(state('a'), '{"in": "EUR", "total": 4057}',
   'what is replaced by CREATE OR REPLACE takes effect, past cache and snapshots [rule 24, rule 6, rule 7]');
+SELECT is(evpg_replay_parked('by_async'), 1::bigint, 'the parked event is replayed');
+SELECT is(rows('by_async', '{n}'), 'n 2 {"in": "EUR", "total": -600}', 'and applied as it is read now [rule 24, rule 10]');
 SELECT is(error_of($$SELECT evpg_retry_dead_letter(dead_letter_id) FROM evpg.dead_letter$$), 'no error',
   'with a better upcaster the dead letter is retried');
 CALL evpg_run(20);
