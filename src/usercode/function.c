@@ -298,8 +298,16 @@ find_function(const char *signature, Oid *oid)
 static uint64
 get_stamp(HeapTuple tuple, Oid oid)
 {
-	return ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
-		((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^ ItemPointerGetOffsetNumber(&tuple->t_self) ^ oid;
+	uint32		version[4] = {
+		oid, HeapTupleHeaderGetRawXmin(tuple->t_data), ItemPointerGetBlockNumber(&tuple->t_self),
+		ItemPointerGetOffsetNumber(&tuple->t_self)
+	};
+
+	/*
+	 * Hashed: the numbers of functions that one transaction creates differ
+	 * alike.
+	 */
+	return DatumGetUInt64(hash_any_extended((const unsigned char *) version, sizeof(version), 0));
 }
 
 /*

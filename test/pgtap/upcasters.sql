@@ -5,7 +5,7 @@
 -- asynchronous projections and rebuilds are for READ COMMITTED
 SET default_transaction_isolation = 'read committed';
 \ir include/listener.sql
-SELECT plan(118);
+SELECT plan(119);
 
 -- An account: Paid had an amount in euros in version 1, and cents in version 2; since then it is Payment, with a currency,
 -- of version 3.  All code below knows Payment alone, and counts what else it sees as odd.
@@ -401,6 +401,27 @@ SELECT is(try('m', 'Add', '{"n": 1}'), 'ok 3', 'and when they are decided');
 SELECT is(total('m'), '3 16', 'the cached state has them as they are read [rule 24, rule 6]');
 SELECT is((SELECT version || ' ' || (state->>'total') FROM evpg_state('counter_c', 'm', at_version => 3)), total('m'),
   'as a replay has [rule 24, rule 6]');
+
+-- functions that one transaction has created are others all the same
+BEGIN;
+DO $$
+BEGIN
+  FOR i IN 1 .. 64 LOOP
+    EXECUTE format('CREATE FUNCTION test.make_%s(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS '
+      '$f$ SELECT jsonb_build_object(''n'', %1$s) $f$', i);
+  END LOOP;
+END $$;
+COMMIT;
+SELECT evpg_append('counter_c', 'many', ARRAY[evpg_event('Made', '{"n": 0}')]) \g /dev/null
+SELECT evpg_register_upcaster('Made', 1, 'test.make_1', 1, 'Added', 'counter_c') \g /dev/null
+SELECT evpg_drop_upcaster('Added', 1, 'counter_c') \g /dev/null
+CREATE FUNCTION test.made(i int) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM evpg_register_upcaster('Made', 1, ('test.make_' || i)::regproc, 1, 'Added', 'counter_c');
+  RETURN total('many');
+END $$;
+SELECT is((SELECT count(*) FROM generate_series(1, 64) i WHERE made(i) <> '1 ' || i), 0::bigint,
+  'each function that takes the place of another has states of its own [rule 24, rule 6]');
 
 -- ROLLBACK takes a registration back
 SELECT evpg_drop_upcaster('Closed', 1) \g /dev/null
