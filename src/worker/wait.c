@@ -219,7 +219,13 @@ evpg_wait_for(PG_FUNCTION_ARGS)
 static bool
 log_has_reached(const AwaitedState *wait)
 {
-	return position_is_decided(wait->position);
+	EvpgScope	scope;
+	bool		reached;
+
+	EvpgEnter(&scope, NULL);
+	reached = position_is_decided(wait->position);
+	EvpgLeave(&scope);
+	return reached;
 }
 
 /*

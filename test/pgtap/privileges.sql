@@ -15,7 +15,7 @@ CREATE ROLE evpg_test_operator;
 CREATE ROLE evpg_test_nobody;
 CREATE ROLE evpg_test_owner;
 GRANT USAGE ON SCHEMA test TO PUBLIC;
-SELECT plan(707);
+SELECT plan(717);
 
 SELECT is((SELECT string_agg(evpg_grant(('evpg_test_' || access)::regrole, access)::text, '')
   FROM unnest('{monitor,reader,relay,subscriber,executor,writer,operator}'::text[]) access), '', 'evpg_grant [A50]');
@@ -39,6 +39,7 @@ INSERT INTO test.call VALUES
   ('{executor,writer,operator}', $$SELECT evpg_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   ('{executor,writer,operator}', $$SELECT evpg_try_execute('counter', 'w', 'Add', '{"n": 1}')$$),
   ('{executor,writer,operator}', $$SELECT evpg_command('counter', 'a', 'Add')$$),
+  ('{reader,relay,executor,writer,operator}', 'SELECT evpg_wait_for_position(1)'),
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_condition('{Added}')$$),
   ('{reader,relay,executor,writer,operator}', $$SELECT evpg_condition_after(evpg_condition('{Added}'), 1)$$),
     ('{executor,writer,operator}', $$SELECT evpg_commands('[]')$$),
@@ -88,6 +89,10 @@ SELECT alike(as_role('evpg_test_' || access, statement), CASE WHEN access = ANY 
   FROM unnest('{nobody,monitor,reader,relay,subscriber,executor,writer,operator}'::text[]) WITH ORDINALITY r (access, n),
     test.call c
     ORDER BY n, statement;
+-- which looks at registrations that were changed
+SELECT evpg_register_upcaster('nope', 1, new_event_type => 'other') \g /dev/null
+SELECT is(as_role('evpg_test_reader', 'SELECT evpg_wait_for_position(1)'), 'done', 'reader: waits for a position');
+SELECT evpg_drop_upcaster('nope', 1) \g /dev/null
 SELECT is(as_role('evpg_test_monitor', 'SELECT * FROM evpg.' || c.relname), 'done',
   'monitor: every view of statistics: ' || relname)
   FROM pg_class c WHERE relnamespace = 'evpg'::regnamespace AND relkind = 'v' AND relname ~ '^(stat|progress)_'
