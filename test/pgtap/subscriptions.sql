@@ -2,7 +2,7 @@
 
 \ir include/setup.sql
 \ir include/subscriptions.sql
-SELECT plan(149);
+SELECT plan(151);
 
 SELECT ok(evpg_create_subscription('all'), 'a subscription is created');
 SELECT ok(NOT evpg_create_subscription('all'), 'it exists when it is created again');
@@ -219,6 +219,8 @@ SELECT is(error_of(statement), error, statement) FROM (VALUES
   ($$SELECT * FROM evpg_fetch('back', 'a', -1)$$, '22023 max_events must be at least 1'),
   ($$SELECT * FROM evpg_fetch('back', 'a', 2000000000)$$, '22023 max_events must be at most 100000'),
   ($$SELECT * FROM evpg_fetch('back', 'a', max_bytes => 0)$$, '22023 max_bytes must be at least 1'),
+  ($$SELECT * FROM evpg_fetch('back', 'a', max_bytes => -1)$$, '22023 max_bytes must be at least 1'),
+  ($$SELECT * FROM evpg_fetch('back', 'a', max_bytes => 2147483647)$$, 'no error'),
   ($$SELECT * FROM evpg_fetch('back', 'a', wait => '-1 s')$$, '22023 wait is out of range'),
   ($$SELECT * FROM evpg_fetch('back', '')$$, '22023 consumer name must not be empty'),
   ($$SELECT * FROM evpg_fetch('back', NULL)$$, '22004 consumer name must not be null'),
